@@ -1,0 +1,239 @@
+-- The audit log: append-only, and chained by hash for each organization.
+
+SET lock_timeout TO '5s';
+SET client_min_messages TO warning;
+SET citus.multi_shard_modify_mode TO 'sequential';
+SET ROLE billing_owner;
+
+-- No foreign key to organizations: the log outlives them.
+CREATE TABLE IF NOT EXISTS billing_audit_log (
+  organization_id uuid NOT NULL,
+  id uuid NOT NULL DEFAULT gen_random_uuid(),
+  -- The place in the organization's chain; null for test entries, which are
+  -- outside of it.
+  sequence bigint CHECK (sequence > 0),
+  action text NOT NULL CHECK (action <> ''),
+  actor_type text NOT NULL CHECK (actor_type IN ('user', 'system', 'webhook', 'api_key')),
+  actor_id uuid,
+  resource_type text NOT NULL,
+  resource_id text,
+  before_state jsonb,
+  after_state jsonb,
+  metadata jsonb,
+  ip_address inet,
+  user_agent text,
+  created_at timestamptz NOT NULL,
+  hash bytea,
+  PRIMARY KEY (organization_id, id),
+  UNIQUE (organization_id, sequence),
+  CHECK ((action = 'test_action') = (sequence IS NULL)),
+  CHECK ((sequence IS NULL) = (hash IS NULL))
+);
+CREATE INDEX IF NOT EXISTS billing_audit_log_created_idx
+  ON billing_audit_log (organization_id, created_at DESC);
+
+-- The last entry of each chain. Locking its row is what puts an
+-- organization's changes one after another.
+CREATE TABLE IF NOT EXISTS billing_audit_chain_heads (
+  organization_id uuid PRIMARY KEY,
+  last_sequence bigint NOT NULL CHECK (last_sequence >= 0),
+  last_hash bytea NOT NULL
+);
+
+-- sha256(previous hash, each field as length:text, or - where null). Lengths
+-- are in bytes of UTF-8, times in microseconds since 1970, so that the same
+-- can be computed outside of the database.
+CREATE OR REPLACE FUNCTION billing_audit_entry_hash(p_previous_hash bytea, p_entry billing_audit_log)
+  RETURNS bytea
+  LANGUAGE plpgsql STABLE SECURITY INVOKER PARALLEL SAFE
+  SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  field text;
+  canonical text := '';
+BEGIN
+  FOREACH field IN ARRAY ARRAY[
+    p_entry.organization_id::text,
+    p_entry.id::text,
+    p_entry.sequence::text,
+    p_entry.action,
+    p_entry.actor_type,
+    p_entry.actor_id::text,
+    p_entry.resource_type,
+    p_entry.resource_id,
+    p_entry.before_state::text,
+    p_entry.after_state::text,
+    p_entry.metadata::text,
+    p_entry.ip_address::text,
+    p_entry.user_agent,
+    (extract(epoch FROM p_entry.created_at) * 1000000)::bigint::text
+  ] LOOP
+    canonical := canonical || coalesce(octet_length(field)::text || ':' || field, '-');
+  END LOOP;
+  RETURN sha256(p_previous_hash || convert_to(canonical, 'UTF8'));
+END
+$$;
+REVOKE ALL ON FUNCTION billing_audit_entry_hash(bytea, billing_audit_log) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION billing_audit_entry_hash(bytea, billing_audit_log)
+  TO billing_app, billing_worker;
+
+CREATE OR REPLACE FUNCTION log_billing_action(
+  p_organization_id uuid,
+  p_action text,
+  p_actor_type text,
+  p_actor_id uuid DEFAULT NULL,
+  p_resource_type text DEFAULT NULL,
+  p_resource_id text DEFAULT NULL,
+  p_before_state jsonb DEFAULT NULL,
+  p_after_state jsonb DEFAULT NULL,
+  p_metadata jsonb DEFAULT NULL,
+  p_ip_address inet DEFAULT NULL,
+  p_user_agent text DEFAULT NULL
+) RETURNS uuid
+  LANGUAGE plpgsql VOLATILE SECURITY INVOKER
+  SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  head public.billing_audit_chain_heads;
+  entry public.billing_audit_log;
+BEGIN
+  IF p_organization_id IS NULL THEN
+    RAISE EXCEPTION 'log_billing_action needs an organization: p_organization_id is null'
+      USING ERRCODE = 'not_null_violation',
+            HINT = 'Is there a row in organizations? `valuecanvas-billing organizations create` makes one.';
+  END IF;
+
+  entry.organization_id := p_organization_id;
+  entry.id := gen_random_uuid();
+  entry.action := p_action;
+  entry.actor_type := p_actor_type;
+  entry.actor_id := p_actor_id;
+  entry.resource_type := p_resource_type;
+  entry.resource_id := p_resource_id;
+  entry.before_state := p_before_state;
+  entry.after_state := p_after_state;
+  entry.metadata := p_metadata;
+  entry.ip_address := p_ip_address;
+  entry.user_agent := p_user_agent;
+
+  IF p_action IS DISTINCT FROM 'test_action' THEN
+    SELECT * INTO head FROM public.billing_audit_chain_heads h
+     WHERE h.organization_id = p_organization_id FOR UPDATE;
+    IF NOT FOUND THEN
+      INSERT INTO public.billing_audit_chain_heads (organization_id, last_sequence, last_hash)
+        VALUES (p_organization_id, 0, sha256('')) ON CONFLICT DO NOTHING;
+      SELECT * INTO STRICT head FROM public.billing_audit_chain_heads h
+       WHERE h.organization_id = p_organization_id FOR UPDATE;
+    END IF;
+    entry.sequence := head.last_sequence + 1;
+  END IF;
+
+  -- After the lock, so that times follow the chain.
+  entry.created_at := clock_timestamp();
+
+  IF entry.sequence IS NOT NULL THEN
+    entry.hash := public.billing_audit_entry_hash(head.last_hash, entry);
+    UPDATE public.billing_audit_chain_heads h
+       SET last_sequence = entry.sequence, last_hash = entry.hash
+     WHERE h.organization_id = p_organization_id;
+  END IF;
+
+  INSERT INTO public.billing_audit_log (
+    organization_id, id, sequence, action, actor_type, actor_id, resource_type, resource_id,
+    before_state, after_state, metadata, ip_address, user_agent, created_at, hash
+  ) VALUES (
+    entry.organization_id, entry.id, entry.sequence, entry.action, entry.actor_type,
+    entry.actor_id, entry.resource_type, entry.resource_id, entry.before_state,
+    entry.after_state, entry.metadata, entry.ip_address, entry.user_agent,
+    entry.created_at, entry.hash
+  );
+  RETURN entry.id;
+END
+$$;
+COMMENT ON FUNCTION log_billing_action(uuid, text, text, uuid, text, text, jsonb, jsonb, jsonb, inet, text) IS
+  'Appends an entry to the organization''s audit chain and returns its id.';
+REVOKE ALL ON FUNCTION
+  log_billing_action(uuid, text, text, uuid, text, text, jsonb, jsonb, jsonb, inet, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+  log_billing_action(uuid, text, text, uuid, text, text, jsonb, jsonb, jsonb, inet, text)
+  TO billing_app, billing_worker;
+
+CREATE OR REPLACE FUNCTION billing_audit_log_refuse_change() RETURNS trigger
+  LANGUAGE plpgsql SECURITY INVOKER
+  SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  IF TG_OP = 'DELETE' AND OLD.action = 'test_action'
+     AND pg_has_role(current_user, 'billing_owner', 'USAGE') THEN
+    RETURN OLD;
+  END IF;
+  RAISE EXCEPTION 'billing_audit_log is append-only: % is refused', lower(TG_OP)
+    USING ERRCODE = 'insufficient_privilege',
+          HINT = 'Only the owner may delete entries, and only those with action test_action.';
+END
+$$;
+CREATE OR REPLACE FUNCTION billing_audit_chain_heads_refuse_change() RETURNS trigger
+  LANGUAGE plpgsql SECURITY INVOKER
+  SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  IF TG_OP = 'UPDATE' AND NEW.organization_id = OLD.organization_id
+     AND NEW.last_sequence = OLD.last_sequence + 1 THEN
+    RETURN NEW;
+  END IF;
+  RAISE EXCEPTION 'an audit chain only grows: % of its head is refused', lower(TG_OP)
+    USING ERRCODE = 'insufficient_privilege',
+          HINT = 'Append entries with log_billing_action().';
+END
+$$;
+REVOKE ALL ON FUNCTION billing_audit_log_refuse_change() FROM PUBLIC;
+REVOKE ALL ON FUNCTION billing_audit_chain_heads_refuse_change() FROM PUBLIC;
+
+CREATE OR REPLACE TRIGGER billing_audit_log_append_only
+  BEFORE UPDATE OR DELETE ON billing_audit_log
+  FOR EACH ROW EXECUTE FUNCTION billing_audit_log_refuse_change();
+CREATE OR REPLACE TRIGGER billing_audit_log_no_truncate
+  BEFORE TRUNCATE ON billing_audit_log
+  FOR EACH STATEMENT EXECUTE FUNCTION billing_audit_log_refuse_change();
+CREATE OR REPLACE TRIGGER billing_audit_chain_heads_grow_only
+  BEFORE UPDATE OR DELETE ON billing_audit_chain_heads
+  FOR EACH ROW EXECUTE FUNCTION billing_audit_chain_heads_refuse_change();
+CREATE OR REPLACE TRIGGER billing_audit_chain_heads_no_truncate
+  BEFORE TRUNCATE ON billing_audit_chain_heads
+  FOR EACH STATEMENT EXECUTE FUNCTION billing_audit_chain_heads_refuse_change();
+
+ALTER TABLE billing_audit_log ENABLE ROW LEVEL SECURITY;
+ALTER TABLE billing_audit_log FORCE ROW LEVEL SECURITY;
+DROP POLICY IF EXISTS billing_audit_log_owner ON billing_audit_log;
+CREATE POLICY billing_audit_log_owner ON billing_audit_log TO billing_owner
+  USING (true) WITH CHECK (true);
+DROP POLICY IF EXISTS billing_audit_log_select ON billing_audit_log;
+CREATE POLICY billing_audit_log_select ON billing_audit_log FOR SELECT TO billing_app
+  USING (organization_id = auth.get_current_org_id());
+DROP POLICY IF EXISTS billing_audit_log_append ON billing_audit_log;
+CREATE POLICY billing_audit_log_append ON billing_audit_log FOR INSERT TO billing_app
+  WITH CHECK (organization_id = auth.get_current_org_id());
+DROP POLICY IF EXISTS billing_audit_log_worker ON billing_audit_log;
+CREATE POLICY billing_audit_log_worker ON billing_audit_log TO billing_worker
+  USING (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL)
+  WITH CHECK (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL);
+GRANT SELECT, INSERT ON billing_audit_log TO billing_app, billing_worker;
+
+ALTER TABLE billing_audit_chain_heads ENABLE ROW LEVEL SECURITY;
+ALTER TABLE billing_audit_chain_heads FORCE ROW LEVEL SECURITY;
+DROP POLICY IF EXISTS billing_audit_chain_heads_owner ON billing_audit_chain_heads;
+CREATE POLICY billing_audit_chain_heads_owner ON billing_audit_chain_heads TO billing_owner
+  USING (true) WITH CHECK (true);
+DROP POLICY IF EXISTS billing_audit_chain_heads_app ON billing_audit_chain_heads;
+CREATE POLICY billing_audit_chain_heads_app ON billing_audit_chain_heads TO billing_app
+  USING (organization_id = auth.get_current_org_id())
+  WITH CHECK (organization_id = auth.get_current_org_id());
+DROP POLICY IF EXISTS billing_audit_chain_heads_worker ON billing_audit_chain_heads;
+CREATE POLICY billing_audit_chain_heads_worker ON billing_audit_chain_heads TO billing_worker
+  USING (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL)
+  WITH CHECK (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL);
+GRANT SELECT, INSERT, UPDATE ON billing_audit_chain_heads TO billing_app, billing_worker;
+
+INSERT INTO billing_schema_migrations (version, name)
+  VALUES ('20260101091000', 'billing_audit_log') ON CONFLICT DO NOTHING;
+RESET ROLE;
