@@ -40,12 +40,12 @@ CREATE TABLE IF NOT EXISTS billing_subscriptions (
   latest_invoice_id text,
   default_payment_method_id text,
   metadata jsonb NOT NULL DEFAULT '{}',
-  api_version text,
   livemode boolean NOT NULL,
   stripe_created_at timestamptz,
   -- The event that last wrote this row, and all events that share its place
   -- in the order: together they decide whether another event is newer.
   last_event_at timestamptz NOT NULL,
+  last_event_rank smallint NOT NULL,
   last_event_id text NOT NULL,
   tied_event_ids text[] NOT NULL,
   updated_at timestamptz NOT NULL DEFAULT now(),
@@ -116,12 +116,12 @@ CREATE TABLE IF NOT EXISTS billing_invoices (
   -- More lines than the event carried are with Stripe.
   has_more_items boolean NOT NULL DEFAULT false,
   metadata jsonb NOT NULL DEFAULT '{}',
-  api_version text,
   livemode boolean NOT NULL,
   stripe_created_at timestamptz,
   -- The event that last wrote this row, and all events that share its place
   -- in the order: together they decide whether another event is newer.
   last_event_at timestamptz NOT NULL,
+  last_event_rank smallint NOT NULL,
   last_event_id text NOT NULL,
   tied_event_ids text[] NOT NULL,
   updated_at timestamptz NOT NULL DEFAULT now(),
@@ -176,12 +176,12 @@ CREATE TABLE IF NOT EXISTS billing_charges (
   description text,
   receipt_url text,
   metadata jsonb NOT NULL DEFAULT '{}',
-  api_version text,
   livemode boolean NOT NULL,
   stripe_created_at timestamptz,
   -- The event that last wrote this row, and all events that share its place
   -- in the order: together they decide whether another event is newer.
   last_event_at timestamptz NOT NULL,
+  last_event_rank smallint NOT NULL,
   last_event_id text NOT NULL,
   tied_event_ids text[] NOT NULL,
   updated_at timestamptz NOT NULL DEFAULT now(),
@@ -203,12 +203,12 @@ CREATE TABLE IF NOT EXISTS billing_payment_methods (
   funding text,
   country text,
   metadata jsonb NOT NULL DEFAULT '{}',
-  api_version text,
   livemode boolean NOT NULL,
   stripe_created_at timestamptz,
   -- The event that last wrote this row, and all events that share its place
   -- in the order: together they decide whether another event is newer.
   last_event_at timestamptz NOT NULL,
+  last_event_rank smallint NOT NULL,
   last_event_id text NOT NULL,
   tied_event_ids text[] NOT NULL,
   updated_at timestamptz NOT NULL DEFAULT now(),
@@ -222,13 +222,14 @@ CREATE INDEX IF NOT EXISTS billing_payment_methods_stripe_idx
 CREATE TABLE IF NOT EXISTS billing_alerts (
   organization_id uuid NOT NULL,
   kind text NOT NULL,
-  stripe_event_id text NOT NULL,
+  -- What makes it one alert: the event, or the object where one is enough.
+  alert_key text NOT NULL,
   resource_type text NOT NULL,
   resource_id text NOT NULL,
   message text NOT NULL,
   occurred_at timestamptz NOT NULL,
   created_at timestamptz NOT NULL DEFAULT now(),
-  PRIMARY KEY (organization_id, kind, stripe_event_id)
+  PRIMARY KEY (organization_id, kind, alert_key)
 );
 
 -- Which events reached an organization's state, and how: written in the same
