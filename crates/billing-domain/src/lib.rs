@@ -1,1 +1,10 @@
 //! The pure rules of billing.
+//!
+//! Nothing here touches the outside world: no clock, randomness, database or
+//! environment. Time and chance are arguments, so every rule can be tested by
+//! itself and cannot fail for reasons of its surroundings.
+
+pub mod event_order;
+pub mod money;
+pub mod retry;
+pub mod subscription;

@@ -1,0 +1,44 @@
+//! Amounts as people write them.
+
+/// How many decimals Stripe's amounts in `currency` (ISO 4217, any case) have.
+///
+/// Source: Stripe's list of zero-decimal and three-decimal currencies; ISK and
+/// UGX have no decimals any more, but Stripe still counts them in hundredths.
+pub fn decimals(currency: &str) -> u32 {
+    match currency.to_ascii_lowercase().as_str() {
+        "bif" | "clp" | "djf" | "gnf" | "jpy" | "kmf" | "krw" | "mga" | "pyg" | "rwf" | "vnd"
+        | "vuv" | "xaf" | "xof" | "xpf" => 0,
+        "bhd" | "jod" | "kwd" | "omr" | "tnd" => 3,
+        _ => 2,
+    }
+}
+
+/// `4550, "usd"` is `45.50 USD`; `-5, "usd"` is `-0.05 USD`; `500, "jpy"` is `500 JPY`.
+pub fn display(minor: i64, currency: &str) -> String {
+    let decimals = decimals(currency);
+    let unit = 10_u64.pow(decimals);
+    let sign = if minor < 0 { "-" } else { "" };
+    let (whole, part) = (minor.unsigned_abs() / unit, minor.unsigned_abs() % unit);
+    let code = currency.to_ascii_uppercase();
+    if decimals == 0 {
+        format!("{sign}{whole} {code}")
+    } else {
+        let width = decimals as usize;
+        format!("{sign}{whole}.{part:0width$} {code}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_follow_their_currency() {
+        assert_eq!(display(4550, "usd"), "45.50 USD");
+        assert_eq!(display(-5, "eur"), "-0.05 EUR");
+        assert_eq!(display(500, "jpy"), "500 JPY");
+        assert_eq!(display(1, "KWD"), "0.001 KWD");
+        assert_eq!(display(500, "isk"), "5.00 ISK");
+        assert_eq!(display(i64::MIN, "usd"), "-92233720368547758.08 USD");
+    }
+}
