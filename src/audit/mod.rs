@@ -1,0 +1,36 @@
+//! The audit log: every billing action, in one hash chain for each organization.
+
+pub mod store;
+pub mod verify;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+/// Who acted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Actor {
+    System,
+    Webhook,
+}
+
+impl Actor {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::Webhook => "webhook",
+        }
+    }
+}
+
+/// What is to be entered.
+#[derive(Debug, Clone)]
+pub struct NewEntry {
+    pub organization_id: Uuid,
+    pub action: &'static str,
+    pub actor: Actor,
+    pub resource_type: &'static str,
+    pub resource_id: String,
+    pub before: Option<Value>,
+    pub after: Option<Value>,
+    pub metadata: Value,
+}

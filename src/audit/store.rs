@@ -1,0 +1,252 @@
+//! The audit log's SQL.
+
+use jiff_sqlx::ToSqlx as _;
+use serde_json::Value;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::NewEntry;
+use super::verify::Fields;
+
+/// Locks the chains of `organizations`, making those that are missing. Whoever
+/// holds a chain is the only one who changes that organization's billing
+/// state; they are locked in one order, so that two batches never wait for
+/// each other.
+pub async fn lock_chains(
+    conn: &mut PgConnection,
+    organizations: &[Uuid],
+) -> Result<(), sqlx::Error> {
+    let locked = lock_existing(conn, organizations).await?;
+    if locked < organizations.len() {
+        sqlx::query!(
+            "INSERT INTO billing_audit_chain_heads (organization_id, last_sequence, last_hash)
+             SELECT id, 0, sha256('') FROM unnest($1::uuid[]) AS t(id) ORDER BY id
+             ON CONFLICT DO NOTHING",
+            organizations
+        )
+        .execute(&mut *conn)
+        .await?;
+        lock_existing(conn, organizations).await?;
+    }
+    Ok(())
+}
+
+async fn lock_existing(
+    conn: &mut PgConnection,
+    organizations: &[Uuid],
+) -> Result<usize, sqlx::Error> {
+    let rows = sqlx::query!(
+        "SELECT organization_id FROM billing_audit_chain_heads
+          WHERE organization_id = ANY($1) ORDER BY organization_id FOR UPDATE",
+        organizations
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.len())
+}
+
+/// Appends `entries`, those of one organization in the order given.
+pub async fn append(conn: &mut PgConnection, entries: &[NewEntry]) -> Result<(), sqlx::Error> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let column = |field: fn(&NewEntry) -> &str| entries.iter().map(field).collect::<Vec<_>>();
+    let json = |field: fn(&NewEntry) -> Option<&Value>| {
+        entries
+            .iter()
+            .map(|e| field(e).map(Value::to_string))
+            .collect::<Vec<_>>()
+    };
+    let organizations: Vec<Uuid> = entries.iter().map(|e| e.organization_id).collect();
+    sqlx::query!(
+        "SELECT log_billing_action(
+                  p_organization_id => e.organization_id, p_action => e.action,
+                  p_actor_type => e.actor_type, p_resource_type => e.resource_type,
+                  p_resource_id => e.resource_id, p_before_state => e.before_state::jsonb,
+                  p_after_state => e.after_state::jsonb, p_metadata => e.metadata::jsonb)
+           FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+                       $7::text[], $8::text[])
+                WITH ORDINALITY
+             AS e(organization_id, action, actor_type, resource_type, resource_id, before_state,
+                  after_state, metadata, position)
+          ORDER BY e.organization_id, e.position",
+        &organizations,
+        &column(|e| e.action) as &[&str],
+        &column(|e| e.actor.as_str()) as &[&str],
+        &column(|e| e.resource_type) as &[&str],
+        &column(|e| &e.resource_id) as &[&str],
+        &json(|e| e.before.as_ref()) as &[Option<String>],
+        &json(|e| e.after.as_ref()) as &[Option<String>],
+        &json(|e| Some(&e.metadata)) as &[Option<String>],
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(())
+}
+
+/// The last link of an organization's chain.
+pub struct Head {
+    pub organization_id: Uuid,
+    pub last_sequence: i64,
+    pub last_hash: Vec<u8>,
+}
+
+/// The heads of all chains, or of one organization's, those that have entries
+/// but no head included: their sequence is 0.
+pub async fn heads(conn: &mut PgConnection, only: Option<Uuid>) -> Result<Vec<Head>, sqlx::Error> {
+    sqlx::query_as!(
+        Head,
+        r#"SELECT organization_id AS "organization_id!", last_sequence AS "last_sequence!",
+                  last_hash AS "last_hash!"
+             FROM (SELECT organization_id, last_sequence, last_hash FROM billing_audit_chain_heads
+                   UNION ALL
+                   SELECT DISTINCT organization_id, 0::bigint, sha256('') FROM billing_audit_log l
+                    WHERE sequence IS NOT NULL
+                      AND NOT EXISTS (SELECT FROM billing_audit_chain_heads h
+                                       WHERE h.organization_id = l.organization_id)) chains
+            WHERE $1::uuid IS NULL OR organization_id = $1
+            ORDER BY organization_id"#,
+        only
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// A link of a chain, with its fields as the hash sees them.
+pub struct Link {
+    pub sequence: i64,
+    pub hash: Vec<u8>,
+    pub fields: Fields,
+}
+
+/// Up to `limit` links of a chain after `after`.
+pub async fn links(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<Link>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT sequence AS "sequence!", hash AS "hash!",
+                  organization_id::text AS "organization_id!", id::text AS "id!", action, actor_type,
+                  actor_id::text AS actor_id, resource_type, resource_id,
+                  before_state::text AS before_state, after_state::text AS after_state,
+                  metadata::text AS metadata, ip_address::text AS ip_address, user_agent,
+                  (extract(epoch FROM created_at) * 1000000)::bigint::text AS "created_at!"
+             FROM billing_audit_log
+            WHERE organization_id = $1 AND sequence > $2
+            ORDER BY sequence LIMIT $3"#,
+        organization_id,
+        after,
+        limit
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Link {
+            sequence: row.sequence,
+            hash: row.hash,
+            fields: [
+                Some(row.organization_id),
+                Some(row.id),
+                Some(row.sequence.to_string()),
+                Some(row.action),
+                Some(row.actor_type),
+                row.actor_id,
+                Some(row.resource_type),
+                row.resource_id,
+                row.before_state,
+                row.after_state,
+                row.metadata,
+                row.ip_address,
+                row.user_agent,
+                Some(row.created_at),
+            ],
+        })
+        .collect())
+}
+
+/// An entry as it is shown.
+#[derive(Debug, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    pub id: Uuid,
+    pub organization_id: Uuid,
+    pub sequence: Option<i64>,
+    pub action: String,
+    pub actor_type: String,
+    pub actor_id: Option<Uuid>,
+    pub resource_type: String,
+    pub resource_id: Option<String>,
+    pub before_state: Option<Value>,
+    pub after_state: Option<Value>,
+    pub metadata: Option<Value>,
+    pub ip_address: Option<String>,
+    pub user_agent: Option<String>,
+    pub created_at: jiff::Timestamp,
+    pub hash: Option<String>,
+}
+
+/// Which entries to show. `before` is the place of the last entry shown.
+#[derive(Debug, Default, Clone)]
+pub struct Filter {
+    pub organization_id: Option<Uuid>,
+    pub action: Option<String>,
+    pub resource_type: Option<String>,
+    pub from: Option<jiff::Timestamp>,
+    pub to: Option<jiff::Timestamp>,
+    pub before: Option<(jiff::Timestamp, Uuid)>,
+}
+
+/// Up to `limit` entries, newest first.
+pub async fn list(
+    conn: &mut PgConnection,
+    filter: &Filter,
+    limit: i64,
+) -> Result<Vec<Entry>, sqlx::Error> {
+    let (before_time, before_id) = filter.before.unzip();
+    let rows = sqlx::query!(
+        r#"SELECT id, organization_id, sequence, action, actor_type, actor_id, resource_type,
+                  resource_id, before_state, after_state, metadata, ip_address::text AS ip_address,
+                  user_agent, created_at, encode(hash, 'hex') AS hash
+             FROM billing_audit_log
+            WHERE ($1::uuid IS NULL OR organization_id = $1)
+              AND ($2::text IS NULL OR action = $2)
+              AND ($3::text IS NULL OR resource_type = $3)
+              AND ($4::timestamptz IS NULL OR created_at >= $4)
+              AND ($5::timestamptz IS NULL OR created_at < $5)
+              AND ($6::timestamptz IS NULL OR (created_at, id) < ($6, $7))
+            ORDER BY created_at DESC, id DESC LIMIT $8"#,
+        filter.organization_id,
+        filter.action,
+        filter.resource_type,
+        filter.from.map(|t| t.to_sqlx()) as _,
+        filter.to.map(|t| t.to_sqlx()) as _,
+        before_time.map(|t| t.to_sqlx()) as _,
+        before_id,
+        limit
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Entry {
+            id: row.id,
+            organization_id: row.organization_id,
+            sequence: row.sequence,
+            action: row.action,
+            actor_type: row.actor_type,
+            actor_id: row.actor_id,
+            resource_type: row.resource_type,
+            resource_id: row.resource_id,
+            before_state: row.before_state,
+            after_state: row.after_state,
+            metadata: row.metadata,
+            ip_address: row.ip_address,
+            user_agent: row.user_agent,
+            created_at: row.created_at.to_jiff(),
+            hash: row.hash,
+        })
+        .collect())
+}

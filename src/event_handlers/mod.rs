@@ -1,0 +1,275 @@
+//! What Stripe's events do: they mirror its objects, and with them set an
+//! organization's plan and quotas.
+//!
+//! Events are applied in batches. A batch is decoded, its organizations are
+//! found and locked, the stored state of every object it names is read, the
+//! events are folded over that state by pure rules, and what came out is
+//! written with its audit entries: the cost of a round trip is shared by the
+//! whole batch, and its transaction has all of it or nothing.
+
+mod charge;
+mod decode;
+mod fold;
+mod invoice;
+mod owner;
+mod payment_method;
+mod plan;
+mod store;
+mod subscription;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde_json::json;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::audit::{self, Actor, NewEntry};
+use crate::plans::Catalogue;
+use crate::stripe::event::EventData;
+use crate::stripe::objects::{Invoice, PaymentMethod, Subscription};
+use decode::Decoded;
+pub use fold::action;
+
+/// The event types that have a handler.
+pub const HANDLED_TYPES: [&str; 12] = [
+    "invoice.created",
+    "invoice.finalized",
+    "invoice.updated",
+    "invoice.payment_succeeded",
+    "invoice.payment_failed",
+    "customer.subscription.created",
+    "customer.subscription.updated",
+    "customer.subscription.deleted",
+    "charge.succeeded",
+    "charge.failed",
+    "payment_method.attached",
+    "payment_method.detached",
+];
+
+/// An event as the inbox keeps it.
+#[derive(Debug, Clone)]
+pub struct StoredEvent {
+    pub bucket: i16,
+    pub id: String,
+    pub event_type: String,
+    pub api_version: Option<String>,
+    pub livemode: bool,
+    pub account: Option<String>,
+    pub created: Timestamp,
+    pub payload: String,
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Handled {
+    /// It changed, or confirmed, the state of its object.
+    Applied(Uuid),
+    /// A later event of the object was applied before it.
+    Superseded(Uuid),
+    /// Its type has no handler.
+    Ignored,
+    /// It belongs to the other mode than the configured key.
+    LivemodeMismatch,
+    /// It belongs to a connected account.
+    ForeignAccount,
+}
+
+impl Handled {
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Applied(_) => "applied",
+            Self::Superseded(_) => "superseded",
+            Self::Ignored => "ignored",
+            Self::LivemodeMismatch => "livemode_mismatch",
+            Self::ForeignAccount => "foreign_account",
+        }
+    }
+
+    pub fn organization_id(&self) -> Option<Uuid> {
+        match self {
+            Self::Applied(id) | Self::Superseded(id) => Some(*id),
+            _ => None,
+        }
+    }
+}
+
+/// Why an event could not be applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HandlerError {
+    /// It may be applied once its customer is known.
+    #[error("{problem}")]
+    UnknownOrganization {
+        customer_id: Option<String>,
+        problem: String,
+    },
+    /// The database refused it for a reason that may pass.
+    #[error("{0}")]
+    Refused(String),
+    /// No retry changes what it says.
+    #[error("{0}")]
+    Permanent(String),
+}
+
+/// What the handlers know besides the events.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    pub catalogue: &'a Catalogue,
+    /// The mode of the configured key; None without one: both modes are taken.
+    pub key_is_live: Option<bool>,
+}
+
+/// The result of a batch: one result for each event, and what to count once
+/// the transaction is committed.
+#[derive(Debug, Default)]
+pub struct Applied {
+    pub results: Vec<Option<Result<Handled, HandlerError>>>,
+    /// The actions of the audit entries that were written.
+    pub audit_actions: Vec<&'static str>,
+    /// The kinds of the alerts that were raised.
+    pub alerts: Vec<&'static str>,
+}
+
+/// Something an operator or the customer should hear about.
+#[derive(Debug, Clone)]
+pub struct NewAlert {
+    pub organization_id: Uuid,
+    pub kind: &'static str,
+    /// What makes it one alert: raised again, it is the same.
+    pub key: String,
+    pub resource_type: &'static str,
+    pub resource_id: String,
+    pub message: String,
+    pub occurred_at: Timestamp,
+}
+
+/// What a batch is about to write.
+#[derive(Default)]
+struct Effects {
+    entries: Vec<NewEntry>,
+    alerts: Vec<NewAlert>,
+}
+
+impl Effects {
+    fn record(&mut self, event: &Decoded<'_>, entry: NewEntry) {
+        let metadata = json!({
+            "stripe_event_id": event.stored.id,
+            "event_type": event.stored.event_type,
+        });
+        self.entries.push(NewEntry {
+            actor: Actor::Webhook,
+            metadata,
+            ..entry
+        });
+    }
+}
+
+/// Applies `events` within the transaction of `conn`.
+///
+/// # Errors
+/// Of the database only: what is wrong with an event is in its result, and
+/// does not keep the others from being applied.
+pub async fn apply(
+    conn: &mut PgConnection,
+    context: Context<'_>,
+    events: &[StoredEvent],
+) -> Result<Applied, sqlx::Error> {
+    let mut applied = Applied {
+        results: vec![None; events.len()],
+        ..Applied::default()
+    };
+    let mut decoded = Vec::new();
+    for (index, event) in events.iter().enumerate() {
+        match decode::decode(context, index, event) {
+            Ok(event) => decoded.push(event),
+            Err(result) => applied.results[index] = Some(result),
+        }
+    }
+    let unowned = owner::find(conn, &mut decoded).await?;
+    for (index, error) in unowned {
+        applied.results[index] = Some(Err(error));
+    }
+    decoded.retain(|event| event.owner.is_some());
+    if decoded.is_empty() {
+        return Ok(applied);
+    }
+    decoded.sort_by(|a, b| {
+        (a.place.created, a.place.rank, &a.stored.id).cmp(&(
+            b.place.created,
+            b.place.rank,
+            &b.stored.id,
+        ))
+    });
+
+    let organizations: BTreeSet<Uuid> = decoded.iter().filter_map(|event| event.owner).collect();
+    let organizations: Vec<Uuid> = organizations.into_iter().collect();
+    audit::store::lock_chains(conn, &organizations).await?;
+    owner::remember_customers(conn, &decoded).await?;
+
+    let mut effects = Effects::default();
+    let results = apply_decoded(conn, context, &decoded, &mut effects).await?;
+    for (event, result) in decoded.iter().zip(results) {
+        applied.results[event.index] = Some(Ok(result));
+    }
+    store::applied_events(conn, &decoded).await?;
+    store::alerts(conn, &effects.alerts).await?;
+    audit::store::append(conn, &effects.entries)
+        .await
+        .inspect_err(|_| crate::metrics::audit_error())?;
+    applied.audit_actions = effects.entries.iter().map(|entry| entry.action).collect();
+    applied.alerts = effects.alerts.iter().map(|alert| alert.kind).collect();
+    Ok(applied)
+}
+
+/// Invoices come before subscriptions: a failed payment shows in the status of
+/// its subscription.
+async fn apply_decoded(
+    conn: &mut PgConnection,
+    context: Context<'_>,
+    decoded: &[Decoded<'_>],
+    effects: &mut Effects,
+) -> Result<Vec<Handled>, sqlx::Error> {
+    let mut results = Results {
+        decoded,
+        newer: vec![false; decoded.len()],
+    };
+    charge::apply(conn, &mut results, effects).await?;
+    payment_method::apply(conn, &mut results, effects).await?;
+    invoice::apply(conn, &mut results, effects).await?;
+    subscription::apply(conn, context.catalogue, &mut results, effects).await?;
+    let handled = decoded.iter().zip(&results.newer).map(|(event, newer)| {
+        let owner = event.owner.expect("events without an owner were left out");
+        if *newer {
+            Handled::Applied(owner)
+        } else {
+            Handled::Superseded(owner)
+        }
+    });
+    Ok(handled.collect())
+}
+
+/// The events of a batch, and which of them turned out to be newer than what
+/// was stored.
+struct Results<'a> {
+    decoded: &'a [Decoded<'a>],
+    newer: Vec<bool>,
+}
+
+/// The events of a batch by the object they are about.
+type ByObject<'a, T> = BTreeMap<(Uuid, String), Vec<(usize, &'a Decoded<'a>, &'a T)>>;
+
+impl<'a> Results<'a> {
+    fn by_object<T: fold::Mirrored>(&self) -> ByObject<'a, T> {
+        let mut objects = ByObject::new();
+        for (position, event) in self.decoded.iter().enumerate() {
+            if let (Some(owner), Some(object)) = (event.owner, T::of(&event.object)) {
+                let key = (owner, object.id().to_owned());
+                objects
+                    .entry(key)
+                    .or_insert_with(Vec::new)
+                    .push((position, event, object));
+            }
+        }
+        objects
+    }
+}

@@ -1,0 +1,189 @@
+//! The SQL of the event handlers.
+//!
+//! Rows go to PostgreSQL as one JSON document a statement: a batch is one
+//! round trip for each table, and the table itself says the types.
+
+pub mod charges;
+pub mod invoices;
+pub mod payment_methods;
+pub mod subscriptions;
+
+use std::collections::{HashMap, HashSet};
+
+use jiff_sqlx::ToSqlx as _;
+use serde::Serialize;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::NewAlert;
+use super::decode::Decoded;
+use super::fold::{Key, Version};
+use crate::inbox::bucket_of;
+
+pub async fn organizations_of_customers(
+    conn: &mut PgConnection,
+    customers: &HashSet<&str>,
+) -> Result<HashMap<String, Uuid>, sqlx::Error> {
+    let customers: Vec<&str> = customers.iter().copied().collect();
+    let rows = sqlx::query!(
+        "SELECT stripe_customer_id, organization_id FROM billing_customers
+          WHERE stripe_customer_id = ANY($1)",
+        &customers as &[&str]
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.stripe_customer_id, row.organization_id))
+        .collect())
+}
+
+/// Those of `claimed` that exist, each by itself.
+pub async fn existing_organizations(
+    conn: &mut PgConnection,
+    claimed: &HashSet<Uuid>,
+) -> Result<HashMap<Uuid, Uuid>, sqlx::Error> {
+    if claimed.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let claimed: Vec<Uuid> = claimed.iter().copied().collect();
+    let ids = sqlx::query_scalar!("SELECT id FROM organizations WHERE id = ANY($1)", &claimed)
+        .fetch_all(conn)
+        .await?;
+    Ok(ids.into_iter().map(|id| (id, id)).collect())
+}
+
+pub async fn organizations_of_payment_methods(
+    conn: &mut PgConnection,
+    payment_methods: &[&str],
+) -> Result<HashMap<String, Uuid>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "SELECT stripe_payment_method_id, organization_id FROM billing_payment_methods
+          WHERE stripe_payment_method_id = ANY($1)",
+        payment_methods as &[&str]
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.stripe_payment_method_id, row.organization_id))
+        .collect())
+}
+
+pub async fn remember_customers(
+    conn: &mut PgConnection,
+    customers: &HashMap<&str, Uuid>,
+) -> Result<(), sqlx::Error> {
+    if customers.is_empty() {
+        return Ok(());
+    }
+    let (ids, organizations): (Vec<&str>, Vec<Uuid>) =
+        customers.iter().map(|(c, o)| (*c, *o)).unzip();
+    sqlx::query!(
+        "INSERT INTO billing_customers (stripe_customer_id, organization_id)
+         SELECT * FROM unnest($1::text[], $2::uuid[]) AS t(customer, organization) ORDER BY customer
+         ON CONFLICT DO NOTHING",
+        &ids as &[&str],
+        &organizations
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Id, type and payload of the events with these ids, as far as they are kept.
+pub async fn payloads(
+    conn: &mut PgConnection,
+    ids: &[String],
+) -> Result<Vec<(String, String, String)>, sqlx::Error> {
+    let buckets: Vec<i16> = ids.iter().map(|id| bucket_of(id)).collect();
+    let rows = sqlx::query!(
+        r#"SELECT e.stripe_event_id, e.event_type, e.payload::text AS "payload!"
+             FROM unnest($1::smallint[], $2::text[]) AS wanted(bucket, id)
+             JOIN webhook_events e ON e.bucket = wanted.bucket AND e.stripe_event_id = wanted.id"#,
+        &buckets,
+        ids
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.stripe_event_id, row.event_type, row.payload))
+        .collect())
+}
+
+/// Enters the batch in its organizations' ledgers.
+pub async fn applied_events(
+    conn: &mut PgConnection,
+    events: &[Decoded<'_>],
+) -> Result<(), sqlx::Error> {
+    let owned = || {
+        events
+            .iter()
+            .filter_map(|event| Some((event.owner?, event)))
+    };
+    let organizations: Vec<Uuid> = owned().map(|(owner, _)| owner).collect();
+    let ids: Vec<&str> = owned().map(|(_, event)| event.stored.id.as_str()).collect();
+    let types: Vec<&str> = owned()
+        .map(|(_, event)| event.stored.event_type.as_str())
+        .collect();
+    let resources: Vec<&str> = owned().map(|(_, event)| event.object.id()).collect();
+    sqlx::query!(
+        "INSERT INTO billing_applied_events (organization_id, stripe_event_id, event_type, resource_id)
+         SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])
+         ON CONFLICT DO NOTHING",
+        &organizations,
+        &ids as &[&str],
+        &types as &[&str],
+        &resources as &[&str]
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+pub async fn alerts(conn: &mut PgConnection, alerts: &[NewAlert]) -> Result<(), sqlx::Error> {
+    for alert in alerts {
+        sqlx::query!(
+            "INSERT INTO billing_alerts (organization_id, kind, alert_key, resource_type, resource_id,
+                                         message, occurred_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+            alert.organization_id,
+            alert.kind,
+            alert.key,
+            alert.resource_type,
+            alert.resource_id,
+            alert.message,
+            alert.occurred_at.to_sqlx() as _
+        )
+        .execute(&mut *conn)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Rows as the one JSON document that `json_populate_recordset` takes.
+fn document<T: Serialize>(rows: &[T]) -> Result<String, sqlx::Error> {
+    serde_json::to_string(rows).map_err(|error| sqlx::Error::Encode(error.into()))
+}
+
+/// The keys as two arrays, as `unnest` takes them.
+fn unzip(keys: &[Key]) -> (Vec<Uuid>, Vec<&str>) {
+    keys.iter()
+        .map(|(organization, id)| (*organization, id.as_str()))
+        .unzip()
+}
+
+fn version(
+    last_event_at: jiff_sqlx::Timestamp,
+    last_event_rank: i16,
+    last_event_id: String,
+    tied_event_ids: Vec<String>,
+) -> Version {
+    Version {
+        last_event_at: last_event_at.to_jiff(),
+        last_event_rank,
+        last_event_id,
+        tied_event_ids,
+    }
+}

@@ -1,0 +1,256 @@
+//! Subscriptions and their items as rows, and what decides an organization's plan.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{document, unzip, version};
+use crate::event_handlers::fold::{Key, Row};
+use crate::event_handlers::invoice::Payment;
+use crate::event_handlers::plan::Standing;
+use crate::event_handlers::subscription::{Change, StoredSubscription};
+use crate::stripe::objects::{Subscription, SubscriptionItem};
+
+/// All subscriptions of `organizations`.
+pub async fn load(
+    conn: &mut PgConnection,
+    organizations: &[Uuid],
+) -> Result<BTreeMap<Key, StoredSubscription>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "SELECT organization_id, stripe_subscription_id, status, stripe_status, plan_tier,
+                current_period_start, current_period_end, trial_end, cancel_at_period_end,
+                last_event_at, last_event_rank, last_event_id, tied_event_ids
+           FROM billing_subscriptions WHERE organization_id = ANY($1)",
+        organizations
+    )
+    .fetch_all(conn)
+    .await?;
+    let stored = rows.into_iter().map(|row| {
+        let subscription = StoredSubscription {
+            status: row.status,
+            stripe_status: row.stripe_status,
+            plan_tier: row.plan_tier,
+            current_period_start: row.current_period_start.map(|t| t.to_jiff()),
+            current_period_end: row.current_period_end.map(|t| t.to_jiff()),
+            trial_end: row.trial_end.map(|t| t.to_jiff()),
+            cancel_at_period_end: row.cancel_at_period_end,
+            version: version(
+                row.last_event_at,
+                row.last_event_rank,
+                row.last_event_id,
+                row.tied_event_ids,
+            ),
+        };
+        (
+            (row.organization_id, row.stripe_subscription_id),
+            subscription,
+        )
+    });
+    Ok(stored.collect())
+}
+
+/// The newest payment outcome of each subscription of `organizations`.
+pub async fn payments(
+    conn: &mut PgConnection,
+    organizations: &[Uuid],
+) -> Result<BTreeMap<Key, Payment>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "SELECT organization_id, stripe_subscription_id, outcome, billing_reason, stripe_invoice_id,
+                last_event_at, last_event_id
+           FROM billing_subscription_payments WHERE organization_id = ANY($1)",
+        organizations
+    )
+    .fetch_all(conn)
+    .await?;
+    let payments = rows.into_iter().map(|row| {
+        let payment = Payment {
+            organization_id: row.organization_id,
+            stripe_subscription_id: row.stripe_subscription_id.clone(),
+            outcome: if row.outcome == "failed" {
+                "failed"
+            } else {
+                "succeeded"
+            },
+            billing_reason: row.billing_reason,
+            stripe_invoice_id: row.stripe_invoice_id,
+            last_event_at: row.last_event_at.to_jiff(),
+            last_event_id: row.last_event_id,
+        };
+        ((row.organization_id, row.stripe_subscription_id), payment)
+    });
+    Ok(payments.collect())
+}
+
+#[derive(Serialize)]
+struct SubscriptionRow<'a> {
+    #[serde(flatten)]
+    row: Row<'a, Subscription>,
+    status: &'a str,
+    plan_tier: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ItemRow<'a> {
+    organization_id: Uuid,
+    stripe_subscription_id: &'a str,
+    #[serde(flatten)]
+    item: &'a SubscriptionItem,
+}
+
+pub async fn save(conn: &mut PgConnection, changes: &[Change]) -> Result<(), sqlx::Error> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<SubscriptionRow<'_>> = changes
+        .iter()
+        .map(|change| SubscriptionRow {
+            row: change.folded.row(),
+            status: &change.status,
+            plan_tier: change.plan_tier.as_deref(),
+        })
+        .collect();
+    sqlx::query!(
+        "INSERT INTO billing_subscriptions (
+           organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
+           plan_tier, currency, current_period_start, current_period_end, billing_cycle_anchor,
+           billing_mode, collection_method, trial_start, trial_end, cancel_at,
+           cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
+           default_payment_method_id, metadata, livemode, stripe_created_at, last_event_at,
+           last_event_rank, last_event_id, tied_event_ids)
+         SELECT
+           organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
+           plan_tier, currency, current_period_start, current_period_end, billing_cycle_anchor,
+           billing_mode, collection_method, trial_start, trial_end, cancel_at,
+           cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
+           default_payment_method_id, metadata, livemode, stripe_created_at, last_event_at,
+           last_event_rank, last_event_id, tied_event_ids
+           FROM json_populate_recordset(NULL::billing_subscriptions, $1::text::json)
+         ON CONFLICT (organization_id, stripe_subscription_id) DO UPDATE SET
+           stripe_customer_id = excluded.stripe_customer_id, status = excluded.status,
+           stripe_status = excluded.stripe_status, plan_tier = excluded.plan_tier, currency =
+           excluded.currency, current_period_start = excluded.current_period_start,
+           current_period_end = excluded.current_period_end, billing_cycle_anchor =
+           excluded.billing_cycle_anchor, billing_mode = excluded.billing_mode,
+           collection_method = excluded.collection_method, trial_start = excluded.trial_start,
+           trial_end = excluded.trial_end, cancel_at = excluded.cancel_at, cancel_at_period_end
+           = excluded.cancel_at_period_end, canceled_at = excluded.canceled_at, ended_at =
+           excluded.ended_at, latest_invoice_id = excluded.latest_invoice_id,
+           default_payment_method_id = excluded.default_payment_method_id, metadata =
+           excluded.metadata, livemode = excluded.livemode, stripe_created_at =
+           excluded.stripe_created_at, last_event_at = excluded.last_event_at, last_event_rank =
+           excluded.last_event_rank, last_event_id = excluded.last_event_id, tied_event_ids =
+           excluded.tied_event_ids, updated_at = excluded.updated_at",
+        document(&rows)?
+    )
+    .execute(&mut *conn)
+    .await?;
+    replace_items(conn, changes).await
+}
+
+async fn replace_items(conn: &mut PgConnection, changes: &[Change]) -> Result<(), sqlx::Error> {
+    let (organizations, ids): (Vec<Uuid>, Vec<&str>) = changes
+        .iter()
+        .map(|change| {
+            (
+                change.folded.organization_id,
+                change.folded.snapshot.id.as_str(),
+            )
+        })
+        .unzip();
+    sqlx::query!(
+        "DELETE FROM billing_subscription_items i
+          USING unnest($1::uuid[], $2::text[]) AS gone(organization, id)
+          WHERE i.organization_id = gone.organization AND i.stripe_subscription_id = gone.id",
+        &organizations,
+        &ids as &[&str]
+    )
+    .execute(&mut *conn)
+    .await?;
+    let items: Vec<ItemRow<'_>> = changes
+        .iter()
+        .flat_map(|change| {
+            change.folded.snapshot.items.iter().map(|item| ItemRow {
+                organization_id: change.folded.organization_id,
+                stripe_subscription_id: &change.folded.snapshot.id,
+                item,
+            })
+        })
+        .collect();
+    if items.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "INSERT INTO billing_subscription_items (
+           organization_id, stripe_subscription_id, stripe_subscription_item_id,
+           stripe_price_id, stripe_product_id, lookup_key, usage_type, unit_amount,
+           unit_amount_decimal, currency, recurring_interval, recurring_interval_count,
+           quantity, current_period_start, current_period_end)
+         SELECT
+           organization_id, stripe_subscription_id, stripe_subscription_item_id,
+           stripe_price_id, stripe_product_id, lookup_key, usage_type, unit_amount,
+           unit_amount_decimal, currency, recurring_interval, recurring_interval_count,
+           quantity, current_period_start, current_period_end
+           FROM json_populate_recordset(NULL::billing_subscription_items, $1::text::json)",
+        document(&items)?
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Sets the status of subscriptions whose payments changed it.
+pub async fn set_status(
+    conn: &mut PgConnection,
+    statuses: &[(Key, String)],
+) -> Result<(), sqlx::Error> {
+    if statuses.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<Key> = statuses.iter().map(|(key, _)| key.clone()).collect();
+    let (organizations, ids) = unzip(&keys);
+    let statuses: Vec<&str> = statuses.iter().map(|(_, status)| status.as_str()).collect();
+    sqlx::query!(
+        "UPDATE billing_subscriptions s SET status = new.status, updated_at = now()
+           FROM unnest($1::uuid[], $2::text[], $3::text[]) AS new(organization, id, status)
+          WHERE s.organization_id = new.organization AND s.stripe_subscription_id = new.id",
+        &organizations,
+        &ids as &[&str],
+        &statuses as &[&str]
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// What decides the plans of `organizations`.
+pub async fn standings(
+    conn: &mut PgConnection,
+    organizations: &[Uuid],
+) -> Result<Vec<Standing>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT o.id, o.plan_tier, o.base_plan_tier,
+                  array_remove(array_agg(s.status ORDER BY s.stripe_subscription_id), NULL) AS "statuses!",
+                  array_agg(s.plan_tier ORDER BY s.stripe_subscription_id)
+                    FILTER (WHERE s.status IS NOT NULL) AS "tiers?: Vec<Option<String>>"
+             FROM organizations o
+             LEFT JOIN billing_subscriptions s ON s.organization_id = o.id
+            WHERE o.id = ANY($1)
+            GROUP BY o.id, o.plan_tier, o.base_plan_tier ORDER BY o.id"#,
+        organizations
+    )
+    .fetch_all(conn)
+    .await?;
+    let standings = rows.into_iter().map(|row| Standing {
+        organization_id: row.id,
+        plan_tier: row.plan_tier,
+        base_plan_tier: row.base_plan_tier,
+        subscriptions: row
+            .statuses
+            .into_iter()
+            .zip(row.tiers.unwrap_or_default())
+            .collect(),
+    });
+    Ok(standings.collect())
+}

@@ -1,0 +1,3 @@
+//! Quotas: what each organization may use of each metric.
+
+pub mod store;

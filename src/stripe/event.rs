@@ -1,0 +1,320 @@
+//! Stripe's event envelope: what the inbox needs to file an event, and what
+//! the handlers need to apply it.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+/// Stripe's ids have at most 255 characters.
+const MAX_ID_BYTES: usize = 255;
+/// serde_json's own limit while it builds values.
+const MAX_DEPTH: usize = 100;
+
+/// What the inbox files an event under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    pub id: String,
+    pub event_type: String,
+    pub api_version: Option<String>,
+    pub livemode: bool,
+    /// The connected account it belongs to, if it is not our own.
+    pub account: Option<String>,
+    /// Unix seconds.
+    pub created: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PayloadError {
+    #[error("the body is not UTF-8")]
+    NotUtf8,
+    #[error("the body is nested deeper than {MAX_DEPTH} levels")]
+    TooDeep,
+    #[error("the body is not a Stripe event: {0}")]
+    NotAnEvent(String),
+    #[error("the event has no usable `{0}`")]
+    Field(&'static str),
+}
+
+#[derive(Deserialize)]
+struct RawEnvelope<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow, default)]
+    object: Option<Cow<'a, str>>,
+    #[serde(rename = "type", borrow)]
+    event_type: Cow<'a, str>,
+    #[serde(default)]
+    api_version: Option<String>,
+    #[serde(default)]
+    livemode: Option<bool>,
+    #[serde(default)]
+    account: Option<String>,
+    // Thin events have an RFC 3339 text here.
+    #[serde(borrow, default)]
+    created: Option<&'a RawValue>,
+    #[serde(default)]
+    data: Option<RawData>,
+}
+
+#[derive(Deserialize)]
+struct RawData {
+    #[serde(default)]
+    object: Option<AnyObject>,
+}
+
+/// Some JSON object, whose members do not matter yet.
+struct AnyObject;
+
+impl<'de> Deserialize<'de> for AnyObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor;
+        impl<'de> Visitor<'de> for ObjectVisitor {
+            type Value = AnyObject;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<AnyObject, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(AnyObject)
+            }
+        }
+        deserializer.deserialize_map(ObjectVisitor)
+    }
+}
+
+impl Envelope {
+    /// Reads the envelope of `body`. `now` (unix seconds) stands in where a
+    /// thin event has no `created` in seconds.
+    pub fn read(body: &[u8], now: i64) -> Result<(Self, &str), PayloadError> {
+        let text = std::str::from_utf8(body).map_err(|_| PayloadError::NotUtf8)?;
+        if depth_exceeds(text.as_bytes(), MAX_DEPTH) {
+            return Err(PayloadError::TooDeep);
+        }
+        let raw: RawEnvelope<'_> = serde_json::from_str(text)
+            .map_err(|error| PayloadError::NotAnEvent(error.to_string()))?;
+        let thin = raw.object.as_deref() == Some("v2.core.event");
+        if !thin && !raw.data.is_some_and(|data| data.object.is_some()) {
+            return Err(PayloadError::Field("data.object"));
+        }
+        let created = match raw.created.map(|created| created.get().parse::<i64>()) {
+            Some(Ok(created)) if (0..=MAX_UNIX_SECONDS).contains(&created) => created,
+            Some(_) if !thin => return Err(PayloadError::Field("created")),
+            _ => now,
+        };
+        let envelope = Self {
+            id: name(&raw.id, "id")?,
+            event_type: name(&raw.event_type, "type")?,
+            api_version: raw.api_version.filter(|v| is_name(v)),
+            livemode: raw.livemode.unwrap_or(false),
+            account: raw.account.filter(|v| is_name(v)),
+            created,
+        };
+        Ok((envelope, text))
+    }
+}
+
+/// The end of the year 9999.
+const MAX_UNIX_SECONDS: i64 = 253_402_300_799;
+
+fn name(value: &str, field: &'static str) -> Result<String, PayloadError> {
+    if is_name(value) {
+        Ok(value.to_owned())
+    } else {
+        Err(PayloadError::Field(field))
+    }
+}
+
+fn is_name(value: &str) -> bool {
+    !value.is_empty() && value.len() <= MAX_ID_BYTES && !value.contains('\0')
+}
+
+/// Whether the brackets of `json` nest deeper than `limit`, strings left out.
+fn depth_exceeds(json: &[u8], limit: usize) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in json {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'{' | b'[' => {
+                depth += 1;
+                if depth > limit {
+                    return true;
+                }
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// An event as the handlers read it.
+#[derive(Debug, Clone)]
+pub struct EventData {
+    pub object: Value,
+    pub previous_attributes: Option<Map<String, Value>>,
+}
+
+impl EventData {
+    /// Reads `data` of a stored payload.
+    pub fn read(payload: &str) -> Result<Self, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Event {
+            data: Data,
+        }
+        #[derive(Deserialize)]
+        struct Data {
+            object: Value,
+            #[serde(default)]
+            previous_attributes: Option<Map<String, Value>>,
+        }
+        let event: Event = serde_json::from_str(&replace_unstorable(payload))?;
+        Ok(Self {
+            object: event.data.object,
+            previous_attributes: event.data.previous_attributes,
+        })
+    }
+}
+
+/// Replaces by U+FFFD the escapes that JSON allows and text columns cannot
+/// hold: NUL and lone surrogates. The stored payload keeps them.
+fn replace_unstorable(json: &str) -> Cow<'_, str> {
+    if !json.contains("\\u") {
+        return Cow::Borrowed(json);
+    }
+    let mut mended = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        mended.push_str(before);
+        let taken = match unicode_escape(escape) {
+            Some(0) => 0,
+            Some(high @ 0xD800..=0xDBFF) => {
+                let low = escape.get(6..).and_then(unicode_escape);
+                if high < 0xDC00 && matches!(low, Some(0xDC00..=0xDFFF)) {
+                    12
+                } else {
+                    0
+                }
+            }
+            Some(0xDC00..=0xDFFF) => 0,
+            Some(_) => 6,
+            // A short escape, such as \" or \\.
+            None => 2.min(escape.len()),
+        };
+        if taken == 0 {
+            mended.push_str("\\ufffd");
+            rest = &escape[6..];
+        } else {
+            mended.push_str(&escape[..taken]);
+            rest = &escape[taken..];
+        }
+    }
+    mended.push_str(rest);
+    Cow::Owned(mended)
+}
+
+fn unicode_escape(text: &str) -> Option<u32> {
+    let digits = text.strip_prefix("\\u")?.get(..4)?;
+    u32::from_str_radix(digits, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: &str) -> Result<Envelope, PayloadError> {
+        Envelope::read(body.as_bytes(), 7).map(|(envelope, _)| envelope)
+    }
+
+    #[test]
+    fn an_event_is_filed_by_its_envelope() {
+        let envelope = read(
+            r#"{"id":"evt_1","object":"event","api_version":"2020-03-02","created":5,
+                "type":"invoice.paid","livemode":true,"data":{"object":{"id":"in_1"}}}"#,
+        )
+        .unwrap();
+        assert_eq!(envelope.id, "evt_1");
+        assert_eq!(envelope.event_type, "invoice.paid");
+        assert_eq!(envelope.api_version.as_deref(), Some("2020-03-02"));
+        assert!(envelope.livemode);
+        assert_eq!(envelope.created, 5);
+    }
+
+    #[test]
+    fn a_thin_event_needs_no_object() {
+        let thin = read(
+            r#"{"id":"evt_2","object":"v2.core.event","type":"v1.billing.meter.no_meter_found",
+                "created":"2026-01-01T00:00:00Z"}"#,
+        )
+        .unwrap();
+        assert_eq!(thin.created, 7);
+    }
+
+    #[test]
+    fn what_is_no_event_is_refused() {
+        let long_id = format!(
+            r#"{{"id":"{}","type":"a","data":{{"object":{{}}}}}}"#,
+            "x".repeat(256)
+        );
+        let deep = format!(
+            r#"{{"id":"a","type":"b","data":{{"object":{{"x":{}{}}}}}}}"#,
+            "[".repeat(100_000),
+            "]".repeat(100_000)
+        );
+        for body in [
+            "",
+            "null",
+            "[]",
+            "\u{feff}{}",
+            "{\"test\": true}",
+            r#"{"id":"a","data":{"object":{}}}"#,
+            r#"{"type":"a","data":{"object":{}}}"#,
+            r#"{"id":"a","type":"b"}"#,
+            r#"{"id":"a","type":"b","data":{}}"#,
+            r#"{"id":"a","type":"b","data":{"object":[]}}"#,
+            r#"{"id":"a","type":"b","data":{"object":null}}"#,
+            r#"{"id":"a","id":"b","type":"b","data":{"object":{}}}"#,
+            r#"{"id":"a","type":"b","type":"c","data":{"object":{}}}"#,
+            r#"{"id":"","type":"b","data":{"object":{}}}"#,
+            r#"{"id":"a\u0000","type":"b","data":{"object":{}}}"#,
+            r#"{"id":"\ud800","type":"b","data":{"object":{}}}"#,
+            r#"{"id":1,"type":"b","data":{"object":{}}}"#,
+            r#"{"id":"a","type":"b","created":-1,"data":{"object":{}}}"#,
+            r#"{"id":"a","type":"b","created":1e400,"data":{"object":{}}}"#,
+            &long_id,
+            &deep,
+        ] {
+            assert!(read(body).is_err(), "{}", &body[..body.len().min(80)]);
+        }
+        assert_eq!(
+            Envelope::read(b"\xff", 0).unwrap_err(),
+            PayloadError::NotUtf8
+        );
+    }
+
+    #[test]
+    fn text_that_columns_cannot_hold_is_replaced_when_read() {
+        let payload = r#"{"data":{"object":{"a":"x\u0000y","b":"\ud800!","c":"\ud83d\ude00","d":"\\u0000","e":"\udc00"}}}"#;
+        let object = EventData::read(payload).unwrap().object;
+        assert_eq!(object["a"], "x\u{fffd}y");
+        assert_eq!(object["b"], "\u{fffd}!");
+        assert_eq!(object["c"], "😀");
+        assert_eq!(object["d"], "\\u0000");
+        assert_eq!(object["e"], "\u{fffd}");
+    }
+}

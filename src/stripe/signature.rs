@@ -1,0 +1,201 @@
+//! The `Stripe-Signature` header: `t=<unix seconds>,v1=<hex>[,v1=…][,v0=…]`.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+
+/// A signing secret: the whole string that Stripe shows, `whsec_` included, is
+/// the key. It never appears in logs or errors.
+#[derive(Clone)]
+pub struct SigningSecret(String);
+
+impl SigningSecret {
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// The secret itself, for writing it where only its owner reads.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    fn mac(&self, timestamp: &str, body: &[u8]) -> [u8; 32] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.as_bytes())
+            .expect("HMAC takes keys of any length");
+        mac.update(timestamp.as_bytes());
+        mac.update(b".");
+        mac.update(body);
+        mac.finalize().into_bytes().into()
+    }
+}
+
+impl fmt::Debug for SigningSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SigningSecret(…)")
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    #[error("the Stripe-Signature header is missing")]
+    Missing,
+    #[error("no signature in the Stripe-Signature header matches the body")]
+    Invalid,
+    #[error("the signature's time is too far from now")]
+    OutOfTolerance,
+}
+
+/// Whether one of `secrets` signed `body` within `tolerance_secs` of `now`
+/// (both in seconds, `now` since 1970).
+///
+/// Any `v1` may match, since secrets overlap while they are rolled; other
+/// schemes are ignored. A second `t` is refused: it would leave open which
+/// time was signed. Stripe's own libraries accept any future time; this does
+/// not, so that a stolen clock cannot make a signature that lasts.
+pub fn verify(
+    header: Option<&str>,
+    body: &[u8],
+    secrets: &[SigningSecret],
+    now: i64,
+    tolerance_secs: u32,
+) -> Result<(), SignatureError> {
+    let header = header.ok_or(SignatureError::Missing)?;
+    let mut timestamp = None;
+    for value in fields(header, "t") {
+        if timestamp.replace(value).is_some() {
+            return Err(SignatureError::Invalid);
+        }
+    }
+    let timestamp = timestamp.ok_or(SignatureError::Invalid)?;
+    let signed_at = unix_seconds(timestamp).ok_or(SignatureError::Invalid)?;
+
+    let expected: Vec<[u8; 32]> = secrets
+        .iter()
+        .map(|secret| secret.mac(timestamp, body))
+        .collect();
+    let mut matches = false;
+    for candidate in fields(header, "v1").filter_map(lower_hex) {
+        for mac in &expected {
+            matches |= bool::from(mac[..].ct_eq(&candidate[..]));
+        }
+    }
+    if !matches {
+        return Err(SignatureError::Invalid);
+    }
+    if now.abs_diff(signed_at) > u64::from(tolerance_secs) {
+        return Err(SignatureError::OutOfTolerance);
+    }
+    Ok(())
+}
+
+/// The header that Stripe would send with `body` at `now` (unix seconds).
+pub fn sign(secret: &SigningSecret, body: &[u8], now: i64) -> String {
+    format!(
+        "t={now},v1={}",
+        hex::encode(secret.mac(&now.to_string(), body))
+    )
+}
+
+fn fields<'a>(header: &'a str, key: &'a str) -> impl Iterator<Item = &'a str> {
+    header
+        .split(',')
+        .filter_map(|field| field.split_once('='))
+        .filter(move |(name, _)| *name == key)
+        .map(|(_, value)| value)
+}
+
+/// Digits only: `str::parse` would also take a sign.
+fn unix_seconds(text: &str) -> Option<i64> {
+    text.bytes()
+        .all(|b| b.is_ascii_digit())
+        .then(|| text.parse().ok())?
+}
+
+fn lower_hex(text: &str) -> Option<[u8; 32]> {
+    if text.bytes().any(|b| b.is_ascii_uppercase()) {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(text, &mut bytes).ok()?;
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BODY: &[u8] =
+        br#"{"id":"evt_1","object":"event","type":"invoice.paid","data":{"object":{}}}"#;
+    const T: i64 = 1_700_000_000;
+    const V1: &str = "f5cea1cf83fdb88f207396bf70178f94f66c7b7c8b15f68a223eede5a7b27faf";
+
+    fn secrets() -> Vec<SigningSecret> {
+        vec![SigningSecret::new("whsec_test_secret")]
+    }
+
+    fn check(header: &str) -> Result<(), SignatureError> {
+        verify(Some(header), BODY, &secrets(), T, 300)
+    }
+
+    #[test]
+    fn the_known_vector_of_stripes_libraries_verifies() {
+        assert_eq!(sign(&secrets()[0], BODY, T), format!("t={T},v1={V1}"));
+        assert_eq!(check(&format!("t={T},v1={V1}")), Ok(()));
+        assert_eq!(
+            check(&format!("t={T},v1={},v1={V1},v0=00", "0".repeat(64))),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn each_of_several_secrets_is_accepted() {
+        let rolled = vec![SigningSecret::new("whsec_new"), secrets().remove(0)];
+        let header = format!("t={T},v1={V1}");
+        assert_eq!(verify(Some(&header), BODY, &rolled, T, 300), Ok(()));
+    }
+
+    #[test]
+    fn what_stripe_would_not_send_is_refused() {
+        let upper = V1.to_uppercase();
+        for header in [
+            String::new(),
+            format!("v1={V1}"),
+            format!("t={T}"),
+            format!("t={T},v0={V1}"),
+            format!("t={T},t={T},v1={V1}"),
+            format!("t={T}, v1={V1}"),
+            format!("t={T},v1={upper}"),
+            format!("t={T},v1={}", &V1[1..]),
+            format!("t=+{T},v1={V1}"),
+            format!("t={T}.0,v1={V1}"),
+            format!("t=-1,v1={V1}"),
+            format!("t=,v1={V1}"),
+            format!("t=99999999999999999999,v1={V1}"),
+            format!("t={},v1={V1}", T + 1),
+            format!("t={T},v1={}", V1.replace('f', "e")),
+        ] {
+            assert_eq!(check(&header), Err(SignatureError::Invalid), "{header}");
+        }
+        assert_eq!(
+            verify(None, BODY, &secrets(), T, 300),
+            Err(SignatureError::Missing)
+        );
+        assert_eq!(
+            verify(Some(&format!("t={T},v1={V1}")), b"{}", &secrets(), T, 300),
+            Err(SignatureError::Invalid)
+        );
+    }
+
+    #[test]
+    fn the_time_may_differ_by_the_tolerance_and_no_more() {
+        let header = format!("t={T},v1={V1}");
+        let at = |now| verify(Some(&header), BODY, &secrets(), now, 300);
+        assert_eq!(at(T + 300), Ok(()));
+        assert_eq!(at(T - 300), Ok(()));
+        assert_eq!(at(T + 301), Err(SignatureError::OutOfTolerance));
+        assert_eq!(at(T - 301), Err(SignatureError::OutOfTolerance));
+        assert_eq!(at(i64::MIN), Err(SignatureError::OutOfTolerance));
+    }
+}
