@@ -1,0 +1,339 @@
+//! `serve`: what runs together, and how it starts and stops.
+//!
+//! Intake has the main thread to itself, on a runtime of one thread: between a
+//! delivery and its commit nothing waits for another core. Processing has a
+//! thread of its own, so that it never stands in intake's way.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::ConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgListener};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{DatabaseConfig, DatabaseLocation, ServeConfig, StripeConfig};
+use crate::db::{self, DatabaseError};
+use crate::embedded_postgres::{DATABASE, EmbeddedPostgres, EmbeddedPostgresError};
+use crate::http::{self, Probes};
+use crate::inbox::routes::Endpoint;
+use crate::inbox::worker::Processor;
+use crate::inbox::{self, group_commit};
+use crate::migrations::{self, MigrationError};
+use crate::plans::{Catalogue, CatalogueError};
+use crate::stripe::signature::SigningSecret;
+
+/// The login that the service uses on the embedded cluster.
+const EMBEDDED_LOGIN: &str = "billing_service";
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Embedded(#[from] EmbeddedPostgresError),
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    #[error(transparent)]
+    Migration(#[from] MigrationError),
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    #[error("{variable}: cannot listen on {address}: {error}")]
+    Listen {
+        variable: &'static str,
+        address: std::net::SocketAddr,
+        error: std::io::Error,
+    },
+    #[error("DATA_DIR: cannot keep the generated webhook secret in {path}: {error}")]
+    Secret {
+        path: std::path::PathBuf,
+        error: std::io::Error,
+    },
+}
+
+/// The database, ready to be used.
+pub struct Database {
+    /// For `serve` and the jobs.
+    pub service: PgConnectOptions,
+    /// For migrations.
+    pub owner: PgConnectOptions,
+    pub embedded: Option<EmbeddedPostgres>,
+    allow_privileged: bool,
+}
+
+impl Database {
+    /// Finds the database; the embedded one is started, and migrated.
+    pub async fn open(config: &DatabaseConfig) -> Result<Self, StartError> {
+        match &config.location {
+            DatabaseLocation::Url(url) => {
+                let owner = config.migration.clone().unwrap_or_else(|| url.clone());
+                let allow_privileged = config.allow_privileged_role;
+                Ok(Self {
+                    allow_privileged,
+                    ..Self::external(url.clone(), owner)
+                })
+            }
+            DatabaseLocation::Embedded => {
+                let embedded = EmbeddedPostgres::start(&config.data_dir).await?;
+                let owner = options(&embedded.admin_url());
+                let service = options(&embedded.url_for(EMBEDDED_LOGIN, DATABASE));
+                prepare_embedded(&owner).await?;
+                Ok(Self {
+                    service,
+                    owner,
+                    embedded: Some(embedded),
+                    allow_privileged: false,
+                })
+            }
+        }
+    }
+
+    /// A database that is there: `service` for serving, `owner` for migrating.
+    pub fn external(service: PgConnectOptions, owner: PgConnectOptions) -> Self {
+        Self {
+            service,
+            owner,
+            embedded: None,
+            allow_privileged: false,
+        }
+    }
+
+    /// Refuses a login that row-level security would not bind.
+    pub async fn check_login(&self) -> Result<(), DatabaseError> {
+        let mut conn = db::connect(&self.service).await?;
+        db::check_login(&mut conn, self.allow_privileged).await
+    }
+
+    /// Lets the embedded cluster go; the last to do so stops it.
+    pub async fn close(self) {
+        if let Some(embedded) = self.embedded
+            && let Err(error) = embedded.stop().await
+        {
+            tracing::warn!(%error, "the embedded database could not be stopped");
+        }
+    }
+}
+
+fn options(url: &str) -> PgConnectOptions {
+    let options: PgConnectOptions = url
+        .parse()
+        .expect("the embedded database's URL is well formed");
+    // Nothing on a private socket needs it, whatever PGSSLMODE says.
+    options.ssl_mode(sqlx::postgres::PgSslMode::Disable)
+}
+
+async fn prepare_embedded(owner: &PgConnectOptions) -> Result<(), StartError> {
+    let mut conn = db::connect(owner).await?;
+    migrations::up(&mut conn, |migration| {
+        tracing::info!(
+            version = migration.version,
+            name = migration.name,
+            "applying migration"
+        );
+    })
+    .await?;
+    sqlx::raw_sql(
+        "DO $$ BEGIN
+           IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'billing_service') THEN
+             CREATE ROLE billing_service LOGIN NOINHERIT;
+           END IF;
+           GRANT billing_app, billing_worker TO billing_service;
+         END $$",
+    )
+    .execute(&mut conn)
+    .await
+    .map_err(DatabaseError::from)?;
+    Ok(())
+}
+
+/// The secrets that deliveries are checked with: those configured, else one
+/// that is made once and kept in the data directory.
+pub fn webhook_secrets(
+    stripe: &StripeConfig,
+    data_dir: &Path,
+) -> Result<Vec<SigningSecret>, StartError> {
+    if let Some(secrets) = &stripe.webhook_secrets {
+        return Ok(secrets.clone());
+    }
+    let path = data_dir.join("webhook-secret");
+    let secret = kept_secret(&path).map_err(|error| StartError::Secret { path, error })?;
+    Ok(vec![SigningSecret::new(secret)])
+}
+
+fn kept_secret(path: &Path) -> std::io::Result<String> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    match std::fs::read_to_string(path) {
+        Ok(secret) if secret.trim().starts_with("whsec_") => return Ok(secret.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let secret = format!("whsec_{}", hex::encode(rand::random::<[u8; 32]>()));
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    // Written aside and renamed: whoever reads sees all of it or nothing.
+    let aside = path.with_extension(format!("{}.new", std::process::id()));
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&aside)?;
+    writeln!(file, "{secret}")?;
+    file.sync_all()?;
+    std::fs::rename(&aside, path)?;
+    Ok(secret)
+}
+
+/// A service that listens.
+pub struct Service {
+    pub address: std::net::SocketAddr,
+    stop: CancellationToken,
+    parts: Vec<tokio::task::JoinHandle<()>>,
+    writer: tokio::task::JoinHandle<()>,
+    processing: Option<std::thread::JoinHandle<()>>,
+}
+
+/// Starts to listen and to process.
+pub async fn start(
+    database: &Database,
+    serve: &ServeConfig,
+    stripe: &StripeConfig,
+    data_dir: &Path,
+) -> Result<Service, StartError> {
+    let catalogue = Catalogue::load(stripe.plans_file.as_deref())?;
+    let secrets = webhook_secrets(stripe, data_dir)?;
+    database.check_login().await?;
+    let listener = listen("LISTEN_ADDR", serve.listen_addr).await?;
+    let address = listener.local_addr().unwrap_or(serve.listen_addr);
+    let stop = CancellationToken::new();
+    let wake = Arc::new(Notify::new());
+
+    let waking = wake.clone();
+    let (intake, writer) =
+        group_commit::new(database.service.clone(), move || waking.notify_waiters());
+    let probes = Probes {
+        pool: db::pool(database.service.clone(), 4),
+        metrics: crate::metrics::install(),
+    };
+    let endpoint = Endpoint {
+        intake,
+        secrets,
+        tolerance_secs: serve.tolerance_secs,
+    };
+    let mut router = inbox::routes::router(endpoint).merge(http::health_router(probes.clone()));
+    let mut parts = Vec::new();
+    match serve.metrics_addr {
+        None => router = router.merge(http::metrics_router(probes)),
+        Some(metrics_addr) => {
+            let listener = listen("METRICS_ADDR", metrics_addr).await?;
+            let router = http::finish(http::metrics_router(probes));
+            parts.push(tokio::spawn(http::serve(listener, router, stop.clone())));
+        }
+    }
+    parts.push(tokio::spawn(http::serve(
+        listener,
+        http::finish(router),
+        stop.clone(),
+    )));
+    let writer = tokio::spawn(writer.run());
+    let processing = (serve.worker_concurrency > 0).then(|| {
+        let work = Processing {
+            options: database.service.clone(),
+            workers: serve.worker_concurrency,
+            catalogue,
+            stripe: stripe.clone(),
+            wake,
+            stop: stop.clone(),
+        };
+        std::thread::Builder::new()
+            .name("processing".to_owned())
+            .spawn(move || work.run())
+            .expect("the system can start a thread")
+    });
+    tracing::info!(%address, workers = serve.worker_concurrency, "Listening");
+    Ok(Service {
+        address,
+        stop,
+        parts,
+        writer,
+        processing,
+    })
+}
+
+async fn listen(
+    variable: &'static str,
+    address: std::net::SocketAddr,
+) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| StartError::Listen {
+            variable,
+            address,
+            error,
+        })
+}
+
+impl Service {
+    /// Answers what was accepted, finishes what is being processed, and stops.
+    pub async fn drain(self) {
+        self.stop.cancel();
+        for part in self.parts {
+            let _ = part.await;
+        }
+        // The last connection took the last intake with it, and the writer has
+        // written what it was given.
+        let _ = tokio::time::timeout(Duration::from_secs(10), self.writer).await;
+        if let Some(processing) = self.processing {
+            let _ = tokio::task::spawn_blocking(move || processing.join()).await;
+        }
+    }
+}
+
+/// The processing thread's share.
+struct Processing {
+    options: PgConnectOptions,
+    workers: u32,
+    catalogue: Catalogue,
+    stripe: StripeConfig,
+    wake: Arc<Notify>,
+    stop: CancellationToken,
+}
+
+impl Processing {
+    fn run(self) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("the system can start a runtime");
+        runtime.block_on(async {
+            let processor = Processor {
+                pool: db::pool(self.options.clone(), self.workers + 1),
+                catalogue: self.catalogue,
+                key_is_live: self.stripe.key_is_live,
+                max_retries: self.stripe.max_retries,
+            };
+            let listening = tokio::spawn(hear(self.options, self.wake.clone()));
+            let workers = (0..self.workers).map(|_| processor.run(&self.wake, &self.stop));
+            futures_util::future::join_all(workers).await;
+            listening.abort();
+        });
+    }
+}
+
+/// Wakes the workers when another replica stored something. Deaf, they poll.
+async fn hear(options: PgConnectOptions, wake: Arc<Notify>) {
+    let pool = db::pool(options.log_statements(tracing::log::LevelFilter::Off), 1);
+    loop {
+        if let Ok(mut listener) = PgListener::connect_with(&pool).await
+            && listener.listen(inbox::store::CHANNEL).await.is_ok()
+        {
+            while listener.recv().await.is_ok() {
+                wake.notify_waiters();
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}

@@ -1,0 +1,270 @@
+//! `audit`
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use jiff::Timestamp;
+use sqlx::postgres::PgPool;
+use uuid::Uuid;
+
+use super::Failure;
+use super::output::{Format, table};
+use crate::app::Database;
+use crate::audit::store::{self, Entry, Filter};
+use crate::audit::verify;
+use crate::config::GlobalArgs;
+use crate::db::{self, WorkerTx};
+
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// List the newest entries.
+    List {
+        #[command(flatten)]
+        filter: FilterArgs,
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+        limit: u16,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Walk the hash chains: find entries that were changed or removed.
+    Verify {
+        #[arg(long, value_name = "ORG")]
+        organization: Option<Uuid>,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Write all entries, newest first.
+    Export {
+        #[command(flatten)]
+        filter: FilterArgs,
+        #[arg(long, value_enum, default_value_t = ExportFormat::Jsonl)]
+        format: ExportFormat,
+        /// Where to; unset: standard output.
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct FilterArgs {
+    #[arg(long, value_name = "ORG")]
+    organization: Option<Uuid>,
+    #[arg(long)]
+    action: Option<String>,
+    #[arg(long)]
+    resource_type: Option<String>,
+    /// From this time on (RFC 3339).
+    #[arg(long)]
+    from: Option<Timestamp>,
+    /// Before this time (RFC 3339).
+    #[arg(long)]
+    to: Option<Timestamp>,
+}
+
+impl From<FilterArgs> for Filter {
+    fn from(args: FilterArgs) -> Self {
+        Self {
+            organization_id: args.organization,
+            action: args.action,
+            resource_type: args.resource_type,
+            from: args.from,
+            to: args.to,
+            before: None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ExportFormat {
+    /// One JSON object a line.
+    Jsonl,
+    Csv,
+}
+
+const ENTRIES_AT_ONCE: i64 = 1_000;
+
+impl Audit {
+    pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        let database = Database::open(&global.database()?).await?;
+        let result = match database.check_login().await {
+            Ok(()) => self.run_on(&db::pool(database.service.clone(), 1)).await,
+            Err(error) => Err(error.into()),
+        };
+        database.close().await;
+        result
+    }
+
+    async fn run_on(self, pool: &PgPool) -> Result<(), Failure> {
+        let mut tx = WorkerTx::begin(pool).await?;
+        match self {
+            Self::List {
+                filter,
+                limit,
+                format,
+            } => {
+                let entries = store::list(tx.conn(), &filter.into(), i64::from(limit)).await?;
+                format.print(&entries, |entries| describe(entries))
+            }
+            Self::Verify {
+                organization,
+                format,
+            } => {
+                sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                    .execute(tx.conn())
+                    .await?;
+                let report = verify::verify(tx.conn(), organization).await?;
+                format.print(&report, describe_report)?;
+                if report.breaks.is_empty() {
+                    Ok(())
+                } else {
+                    Err(Failure::silent())
+                }
+            }
+            Self::Export {
+                filter,
+                format,
+                output,
+            } => export(&mut tx, filter.into(), format, output).await,
+        }
+    }
+}
+
+fn describe(entries: &[Entry]) -> String {
+    let rows: Vec<Vec<String>> = entries
+        .iter()
+        .map(|entry| {
+            vec![
+                entry.created_at.to_string(),
+                entry.organization_id.to_string(),
+                entry.actor_type.clone(),
+                entry.action.clone(),
+                entry.resource_id.clone().unwrap_or_default(),
+            ]
+        })
+        .collect();
+    table(
+        &["TIME", "ORGANIZATION", "ACTOR", "ACTION", "RESOURCE"],
+        &rows,
+    )
+}
+
+fn describe_report(report: &verify::Report) -> String {
+    let mut lines: Vec<String> = report
+        .breaks
+        .iter()
+        .map(|broken| format!("BROKEN {}: {}", broken.organization_id, broken.problem))
+        .collect();
+    lines.push(match report.breaks.len() {
+        0 => format!(
+            "{} entries in {} chains: all intact",
+            report.entries, report.chains
+        ),
+        n => format!("{n} of {} chains are broken", report.chains),
+    });
+    lines.join("\n")
+}
+
+async fn export(
+    tx: &mut WorkerTx,
+    mut filter: Filter,
+    format: ExportFormat,
+    output: Option<PathBuf>,
+) -> Result<(), Failure> {
+    let writing = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Failure {
+            status: 0,
+            message: None,
+        },
+        _ => Failure::failed(format!("the export cannot be written: {error}")),
+    };
+    let mut writer: Box<dyn Write> = match &output {
+        Some(path) => Box::new(std::io::BufWriter::new(
+            std::fs::File::create(path).map_err(writing)?,
+        )),
+        None => Box::new(std::io::BufWriter::new(std::io::stdout().lock())),
+    };
+    if matches!(format, ExportFormat::Csv) {
+        writeln!(writer, "{}", CSV_HEADINGS.join(",")).map_err(writing)?;
+    }
+    loop {
+        let entries = store::list(tx.conn(), &filter, ENTRIES_AT_ONCE).await?;
+        for entry in &entries {
+            let line = match format {
+                ExportFormat::Jsonl => serde_json::to_string(entry)
+                    .map_err(|error| Failure::failed(error.to_string()))?,
+                ExportFormat::Csv => csv_line(entry),
+            };
+            writeln!(writer, "{line}").map_err(writing)?;
+        }
+        match entries.last() {
+            Some(last) => filter.before = Some((last.created_at, last.id)),
+            None => break,
+        }
+    }
+    writer.flush().map_err(writing)
+}
+
+const CSV_HEADINGS: [&str; 13] = [
+    "id",
+    "organizationId",
+    "sequence",
+    "action",
+    "actorType",
+    "actorId",
+    "resourceType",
+    "resourceId",
+    "beforeState",
+    "afterState",
+    "metadata",
+    "createdAt",
+    "hash",
+];
+
+fn csv_line(entry: &Entry) -> String {
+    let json = |value: &Option<serde_json::Value>| value.as_ref().map(ToString::to_string);
+    let fields = [
+        Some(entry.id.to_string()),
+        Some(entry.organization_id.to_string()),
+        entry.sequence.map(|n| n.to_string()),
+        Some(entry.action.clone()),
+        Some(entry.actor_type.clone()),
+        entry.actor_id.map(|id| id.to_string()),
+        Some(entry.resource_type.clone()),
+        entry.resource_id.clone(),
+        json(&entry.before_state),
+        json(&entry.after_state),
+        json(&entry.metadata),
+        Some(entry.created_at.to_string()),
+        entry.hash.clone(),
+    ];
+    fields
+        .map(|field| csv_field(&field.unwrap_or_default()))
+        .join(",")
+}
+
+/// RFC 4180. A leading sign or formula character is kept from spreadsheets.
+fn csv_field(text: &str) -> String {
+    let guarded = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        format!("'{text}")
+    } else {
+        text.to_owned()
+    };
+    if guarded.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", guarded.replace('"', "\"\""))
+    } else {
+        guarded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::csv_field;
+
+    #[test]
+    fn csv_fields_are_quoted_and_inert() {
+        assert_eq!(csv_field("plain"), "plain");
+        assert_eq!(csv_field("a,\"b\""), "\"a,\"\"b\"\"\"");
+        assert_eq!(csv_field("=1+1"), "'=1+1");
+    }
+}

@@ -1,0 +1,136 @@
+//! How a command failed, as its exit status says it.
+
+use crate::app::StartError;
+use crate::config::ConfigError;
+use crate::db::{self, DatabaseError};
+use crate::jobs::PushUrlError;
+use crate::migrations::MigrationError;
+use crate::organizations::CreateError;
+use crate::plans::CatalogueError;
+
+/// 1: the work failed, or a check did not hold. 2: bad usage or configuration.
+/// 3: a service it needs cannot be reached.
+#[derive(Debug)]
+pub struct Failure {
+    pub status: u8,
+    /// None: it was said already.
+    pub message: Option<String>,
+}
+
+impl Failure {
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self {
+            status: 1,
+            message: Some(message.into()),
+        }
+    }
+
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self {
+            status: 2,
+            message: Some(message.into()),
+        }
+    }
+
+    pub fn unreachable(message: impl Into<String>) -> Self {
+        Self {
+            status: 3,
+            message: Some(message.into()),
+        }
+    }
+
+    /// The output has said what is wrong.
+    pub fn silent() -> Self {
+        Self {
+            status: 1,
+            message: None,
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::usage(error.to_string())
+    }
+}
+
+impl From<CatalogueError> for Failure {
+    fn from(error: CatalogueError) -> Self {
+        Self::usage(error.to_string())
+    }
+}
+
+impl From<PushUrlError> for Failure {
+    fn from(error: PushUrlError) -> Self {
+        Self::usage(error.to_string())
+    }
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        if db::is_outage(&error) {
+            return Self::unreachable(format!("the database cannot be reached: {error}"));
+        }
+        let code = error
+            .as_database_error()
+            .and_then(|e| e.code().map(String::from));
+        match code.as_deref() {
+            // No such table, column, function or role.
+            Some("42P01" | "42703" | "42883" | "22023" | "42704") => Self::failed(format!(
+                "the database's schema is not as expected ({error}); `migrate status` and `migrate verify` say more"
+            )),
+            Some("28P01" | "28000" | "3D000" | "42501") => Self::usage(format!(
+                "DATABASE_URL: the database refuses this login: {error}"
+            )),
+            _ => Self::failed(format!("the database reports: {error}")),
+        }
+    }
+}
+
+impl From<DatabaseError> for Failure {
+    fn from(error: DatabaseError) -> Self {
+        match error {
+            DatabaseError::Unreachable(error) if !db::is_outage(&error) => error.into(),
+            DatabaseError::Unreachable(_) => Self::unreachable(error.to_string()),
+            DatabaseError::Privileged(_) | DatabaseError::NotDurable(_) => {
+                Self::usage(error.to_string())
+            }
+            DatabaseError::Query(error) => error.into(),
+        }
+    }
+}
+
+impl From<MigrationError> for Failure {
+    fn from(error: MigrationError) -> Self {
+        match error {
+            MigrationError::Database(error) => error.into(),
+            MigrationError::UnknownVersion(_) => Self::usage(error.to_string()),
+            MigrationError::Failed {
+                error: ref cause, ..
+            } if db::is_outage(cause) => Self::unreachable(error.to_string()),
+            _ => Self::failed(error.to_string()),
+        }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Database(error) => error.into(),
+            StartError::Migration(error) => error.into(),
+            StartError::Catalogue(error) => error.into(),
+            StartError::Embedded(error) => Self::unreachable(error.to_string()),
+            StartError::Listen { .. } | StartError::Secret { .. } => Self::usage(error.to_string()),
+        }
+    }
+}
+
+impl From<CreateError> for Failure {
+    fn from(error: CreateError) -> Self {
+        match error {
+            CreateError::Database(error) => error.into(),
+            CreateError::CustomerTaken(_) => Self::failed(error.to_string()),
+            _ => Self::usage(error.to_string()),
+        }
+    }
+}

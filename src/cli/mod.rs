@@ -1,0 +1,92 @@
+//! The commands: each reads its arguments, does its work through a feature,
+//! prints the result and says by its exit status how it went.
+
+mod audit;
+mod demo;
+mod failure;
+mod migrate;
+mod organizations;
+mod output;
+mod samples;
+mod serve;
+mod status;
+mod webhooks;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::config::GlobalArgs;
+use crate::telemetry;
+pub use failure::Failure;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Take webhooks, process them, and answer the API.
+    Serve(serve::Serve),
+    /// Everything at once, on the embedded database, with sample traffic.
+    Demo(demo::Demo),
+    /// Bring the database's schema up to date, look at it, or undo it.
+    #[command(subcommand)]
+    Migrate(migrate::Migrate),
+    /// Stripe's events: retry, look at, replay, and send samples.
+    #[command(subcommand)]
+    Webhooks(webhooks::Webhooks),
+    /// The audit log: look at it, verify its chains, export it.
+    #[command(subcommand)]
+    Audit(audit::Audit),
+    /// The tenants.
+    #[command(subcommand)]
+    Organizations(organizations::Organizations),
+    /// What runs where.
+    Status(status::Status),
+}
+
+impl Command {
+    /// What is logged where RUST_LOG is unset: a command that prints data says
+    /// only what went wrong.
+    fn log_filter(&self) -> &'static str {
+        let job = matches!(self, Self::Webhooks(webhooks::Webhooks::Retry(_)));
+        match self {
+            Self::Serve(_) | Self::Demo(_) => "info",
+            _ if job => "info",
+            _ => "warn",
+        }
+    }
+}
+
+/// Runs a command on a runtime of one thread.
+pub fn run(command: Command, global: &GlobalArgs) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => telemetry::install(global.log_format, command.log_filter())
+            .map_err(Failure::from)
+            .and_then(|()| runtime.block_on(dispatch(command, global))),
+        Err(error) => Err(Failure::failed(format!(
+            "the runtime cannot be started: {error}"
+        ))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Some(message) = &failure.message {
+                eprintln!("error: {message}");
+            }
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+async fn dispatch(command: Command, global: &GlobalArgs) -> Result<(), Failure> {
+    match command {
+        Command::Serve(serve) => serve.run(global).await,
+        Command::Demo(demo) => demo.run(global).await,
+        Command::Migrate(migrate) => migrate.run(global).await,
+        Command::Webhooks(webhooks) => webhooks.run(global).await,
+        Command::Audit(audit) => audit.run(global).await,
+        Command::Organizations(organizations) => organizations.run(global).await,
+        Command::Status(status) => status.run(global).await,
+    }
+}

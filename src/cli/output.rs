@@ -1,0 +1,118 @@
+//! What commands print: one JSON document, or text for people.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::Failure;
+
+/// How a command that prints data prints it.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Format {
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Format {
+    /// Prints `value` as JSON, or the text that `human` makes of it.
+    pub fn print<T: Serialize + ?Sized>(
+        self,
+        value: &T,
+        human: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
+        let text = if self.json {
+            serde_json::to_string_pretty(value)
+                .map_err(|error| Failure::failed(error.to_string()))?
+        } else {
+            human(value)
+        };
+        print(text.trim_end())
+    }
+}
+
+/// Prints a text and a line end. A reader that went away ends the command
+/// quietly, as other tools do.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure {
+            status: 0,
+            message: None,
+        }),
+        Err(error) => Err(Failure::failed(format!(
+            "cannot write to standard output: {error}"
+        ))),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Columns under headings, each as wide as its widest cell.
+pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| printable(cell)).collect())
+        .collect();
+    let widths: Vec<usize> = headings
+        .iter()
+        .enumerate()
+        .map(|(i, heading)| {
+            let cells = rows.iter().map(|row| row[i].chars().count());
+            cells.max().unwrap_or(0).max(heading.chars().count())
+        })
+        .collect();
+    let line = |cells: &[String]| {
+        let padded: Vec<String> = cells
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    let headings: Vec<String> = headings
+        .iter()
+        .map(|heading| (*heading).to_owned())
+        .collect();
+    let mut lines = vec![line(&headings)];
+    lines.extend(rows.iter().map(|row| line(row)));
+    lines.join("\n")
+}
+
+/// Stored text must not steer the terminal that shows it.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+/// How far long work is: one line that is written over on a terminal, plain
+/// lines elsewhere, on stderr.
+pub struct Progress {
+    total: usize,
+    done: usize,
+    terminal: bool,
+}
+
+impl Progress {
+    pub fn new(total: usize) -> Self {
+        Self {
+            total,
+            done: 0,
+            terminal: io::stderr().is_terminal(),
+        }
+    }
+
+    pub fn step(&mut self, what: &str) {
+        self.done += 1;
+        let (done, total, what) = (self.done, self.total, printable(what));
+        if self.terminal {
+            eprint!("\r\u{1b}[K{done}/{total} {what}");
+            if done == total {
+                eprintln!();
+            }
+        } else if done == total || done.is_multiple_of(100) {
+            eprintln!("{done}/{total}");
+        }
+    }
+}

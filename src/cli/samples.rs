@@ -1,0 +1,293 @@
+//! Sample events, as Stripe's current API would send them.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use jiff::{Timestamp, ToSpan as _};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::jobs::http_client;
+
+const API_VERSION: &str = "2025-03-31.basil";
+
+/// A sample event, ready to be signed.
+pub struct SampleEvent {
+    pub id: String,
+    pub body: String,
+}
+
+/// The objects of one organization's sample subscription: events of one sample
+/// are about the same objects.
+pub struct Sample {
+    organization_id: Uuid,
+    customer: String,
+    tag: String,
+    pub tier: &'static str,
+    /// The subscription's status.
+    pub status: &'static str,
+    /// Which invoice of the subscription events are about.
+    pub invoice: u32,
+    /// The invoice's status.
+    pub invoice_status: &'static str,
+    pub attempts: u32,
+}
+
+impl Sample {
+    pub fn new(organization_id: Uuid, customer: Option<&str>) -> Self {
+        Self {
+            organization_id,
+            customer: customer.map_or_else(
+                || format!("cus_sample{}", organization_id.simple()),
+                str::to_owned,
+            ),
+            tag: Uuid::now_v7().simple().to_string()[16..].to_owned(),
+            tier: "standard",
+            status: "active",
+            invoice: 1,
+            invoice_status: "paid",
+            attempts: 1,
+        }
+    }
+
+    /// An event of `event_type` at `now`.
+    pub fn event(&self, event_type: &str, now: Timestamp, livemode: bool) -> SampleEvent {
+        let id = format!("evt_sample{}", Uuid::now_v7().simple());
+        let mut object = match event_type.split('.').next() {
+            Some("customer") => self.subscription(event_type, now),
+            Some("invoice") => self.invoice(event_type, now),
+            Some("charge") => self.charge(event_type, now),
+            _ => self.payment_method(event_type, now),
+        };
+        object["livemode"] = json!(livemode);
+        let mut data = json!({"object": object});
+        if event_type == "payment_method.detached" {
+            data["previous_attributes"] = json!({"customer": self.customer});
+        }
+        let body = json!({
+            "id": id,
+            "object": "event",
+            "api_version": API_VERSION,
+            "created": now.as_second(),
+            "data": data,
+            "livemode": livemode,
+            "pending_webhooks": 1,
+            "request": {"id": null, "idempotency_key": null},
+            "type": event_type,
+        });
+        SampleEvent {
+            id,
+            body: body.to_string(),
+        }
+    }
+
+    fn amount(&self) -> i64 {
+        if self.tier == "enterprise" {
+            49_900
+        } else {
+            9_900
+        }
+    }
+
+    fn metadata(&self) -> Value {
+        json!({"organization_id": self.organization_id})
+    }
+
+    fn period(now: Timestamp) -> (i64, i64) {
+        let end = now.checked_add((30 * 24).hours()).unwrap_or(now);
+        (now.as_second(), end.as_second())
+    }
+
+    fn subscription(&self, event_type: &str, now: Timestamp) -> Value {
+        let (start, end) = Self::period(now);
+        let ended = event_type == "customer.subscription.deleted";
+        let ended_at = ended.then_some(start);
+        json!({
+            "id": format!("sub_{}", self.tag),
+            "object": "subscription",
+            "billing_cycle_anchor": start,
+            "billing_mode": {"type": "flexible"},
+            "cancel_at": null,
+            "cancel_at_period_end": false,
+            "canceled_at": ended_at,
+            "collection_method": "charge_automatically",
+            "created": start,
+            "currency": "usd",
+            "customer": self.customer,
+            "default_payment_method": format!("pm_{}", self.tag),
+            "ended_at": ended_at,
+            "items": {"object": "list", "has_more": false, "data": [{
+                "id": format!("si_{}", self.tag),
+                "object": "subscription_item",
+                "current_period_start": start,
+                "current_period_end": end,
+                "price": {
+                    "id": format!("price_{}", self.tier),
+                    "object": "price",
+                    "currency": "usd",
+                    "lookup_key": format!("valuecanvas_{}_monthly", self.tier),
+                    "metadata": {},
+                    "product": format!("prod_{}", self.tier),
+                    "recurring": {"interval": "month", "interval_count": 1, "usage_type": "licensed"},
+                    "type": "recurring",
+                    "unit_amount": self.amount(),
+                    "unit_amount_decimal": self.amount().to_string(),
+                },
+                "quantity": 1,
+            }]},
+            "latest_invoice": self.invoice_id(),
+            "metadata": self.metadata(),
+            "status": if ended { "canceled" } else { self.status },
+            "trial_end": null,
+            "trial_start": null,
+        })
+    }
+
+    fn invoice_id(&self) -> String {
+        format!("in_{}{}", self.tag, self.invoice)
+    }
+
+    fn invoice(&self, event_type: &str, now: Timestamp) -> Value {
+        let (start, end) = Self::period(now);
+        let status = match event_type {
+            "invoice.created" => "draft",
+            "invoice.finalized" | "invoice.payment_failed" => "open",
+            "invoice.payment_succeeded" => "paid",
+            _ => self.invoice_status,
+        };
+        let paid = if status == "paid" { self.amount() } else { 0 };
+        let reason = if self.invoice == 1 {
+            "subscription_create"
+        } else {
+            "subscription_cycle"
+        };
+        json!({
+            "id": self.invoice_id(),
+            "object": "invoice",
+            "amount_due": self.amount(),
+            "amount_paid": paid,
+            "amount_remaining": self.amount() - paid,
+            "attempt_count": if status == "draft" { 0 } else { self.attempts },
+            "billing_reason": reason,
+            "collection_method": "charge_automatically",
+            "created": start,
+            "currency": "usd",
+            "customer": self.customer,
+            "hosted_invoice_url": format!("https://invoice.example/{}", self.invoice_id()),
+            "invoice_pdf": format!("https://invoice.example/{}.pdf", self.invoice_id()),
+            "lines": {"object": "list", "has_more": false, "data": [{
+                "id": format!("il_{}{}", self.tag, self.invoice),
+                "object": "line_item",
+                "amount": self.amount(),
+                "currency": "usd",
+                "description": format!("1 × {} (at ${}.00 / month)", self.tier, self.amount() / 100),
+                "metadata": {},
+                "parent": {
+                    "type": "subscription_item_details",
+                    "subscription_item_details": {
+                        "proration": false,
+                        "subscription": format!("sub_{}", self.tag),
+                        "subscription_item": format!("si_{}", self.tag),
+                    },
+                },
+                "period": {"start": start, "end": end},
+                "pricing": {"price_details": {"price": format!("price_{}", self.tier)}},
+                "quantity": 1,
+            }]},
+            "metadata": {},
+            "next_payment_attempt": (event_type == "invoice.payment_failed").then_some(start + 86_400),
+            "number": format!("SAMPLE-{:04}", self.invoice),
+            "parent": {
+                "type": "subscription_details",
+                "subscription_details": {
+                    "metadata": self.metadata(),
+                    "subscription": format!("sub_{}", self.tag),
+                },
+            },
+            "period_start": start,
+            "period_end": end,
+            "status": status,
+            "status_transitions": {
+                "finalized_at": (status != "draft").then_some(start),
+                "paid_at": (status == "paid").then_some(start),
+                "voided_at": null,
+            },
+            "subtotal": self.amount(),
+            "total": self.amount(),
+            "total_taxes": [],
+        })
+    }
+
+    fn charge(&self, event_type: &str, now: Timestamp) -> Value {
+        let failed = event_type == "charge.failed";
+        json!({
+            "id": format!("ch_{}{}{}", self.tag, self.invoice, self.attempts),
+            "object": "charge",
+            "amount": self.amount(),
+            "amount_captured": if failed { 0 } else { self.amount() },
+            "amount_refunded": 0,
+            "captured": !failed,
+            "created": now.as_second(),
+            "currency": "usd",
+            "customer": self.customer,
+            "description": "Subscription update",
+            "disputed": false,
+            "failure_code": failed.then_some("card_declined"),
+            "failure_message": failed.then_some("Your card was declined."),
+            "metadata": self.metadata(),
+            "outcome": if failed {
+                json!({"type": "issuer_declined", "network_status": "declined_by_network",
+                       "reason": "insufficient_funds", "risk_level": "normal",
+                       "seller_message": "The bank returned the decline code `insufficient_funds`."})
+            } else {
+                json!({"type": "authorized", "network_status": "approved_by_network", "reason": null,
+                       "risk_level": "normal", "seller_message": "Payment complete."})
+            },
+            "paid": !failed,
+            "payment_intent": format!("pi_{}{}", self.tag, self.invoice),
+            "payment_method": format!("pm_{}", self.tag),
+            "payment_method_details": {"type": "card", "card": {"brand": "visa", "last4": "4242"}},
+            "refunded": false,
+            "status": if failed { "failed" } else { "succeeded" },
+        })
+    }
+
+    fn payment_method(&self, event_type: &str, now: Timestamp) -> Value {
+        let customer = (event_type != "payment_method.detached").then_some(&self.customer);
+        json!({
+            "id": format!("pm_{}", self.tag),
+            "object": "payment_method",
+            "card": {"brand": "visa", "country": "US", "exp_month": 12, "exp_year": 2034,
+                     "funding": "credit", "last4": "4242"},
+            "created": now.as_second(),
+            "customer": customer,
+            "metadata": self.metadata(),
+            "type": "card",
+        })
+    }
+}
+
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+}
+
+/// Posts a signed event as Stripe would.
+pub async fn post(
+    address: SocketAddr,
+    body: &str,
+    signature: &str,
+) -> Result<Answer, reqwest::Error> {
+    let response = http_client()?
+        .post(format!("http://{address}/api/billing/webhooks/stripe"))
+        .header("content-type", "application/json; charset=utf-8")
+        .header("stripe-signature", signature)
+        .timeout(Duration::from_secs(20))
+        .body(body.to_owned())
+        .send()
+        .await?;
+    Ok(Answer {
+        status: response.status().as_u16(),
+        body: response.text().await?,
+    })
+}

@@ -1,0 +1,82 @@
+//! `serve`
+
+use std::time::Duration;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::Failure;
+use crate::app::{self, Database, Service};
+use crate::config::{GlobalArgs, ServeArgs, StripeArgs};
+
+#[derive(Debug, Args)]
+pub struct Serve {
+    #[command(flatten)]
+    serve: ServeArgs,
+    #[command(flatten)]
+    stripe: StripeArgs,
+}
+
+impl Serve {
+    pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        let serve = self.serve.check()?;
+        let stripe = self.stripe.check()?;
+        let config = global.database()?;
+        crate::plans::Catalogue::load(stripe.plans_file.as_deref())?;
+        let database = Database::open(&config).await?;
+        let started = app::start(&database, &serve, &stripe, &config.data_dir).await;
+        match started {
+            Ok(service) => {
+                until_stopped(service, database, CancellationToken::new()).await;
+                Ok(())
+            }
+            Err(error) => {
+                database.close().await;
+                Err(error.into())
+            }
+        }
+    }
+}
+
+/// Runs until SIGTERM or ^C, then cancels `stopping` and drains. A second signal
+/// does not wait.
+pub async fn until_stopped(service: Service, database: Database, stopping: CancellationToken) {
+    tokio::select! {
+        () = stop_signal() => {}
+        () = revive(&database) => {}
+    }
+    tracing::info!("Stopping");
+    stopping.cancel();
+    tokio::select! {
+        () = service.drain() => {}
+        () = stop_signal() => tracing::warn!("stopped without draining; what was not answered will be sent again"),
+    }
+    database.close().await;
+}
+
+pub async fn stop_signal() {
+    let terminate = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signals) => signals.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = terminate => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+/// Starts the embedded server again when something killed it.
+async fn revive(database: &Database) {
+    let Some(embedded) = &database.embedded else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if let Err(error) = embedded.ensure_running().await {
+            tracing::error!(%error, "the embedded database cannot be started again");
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! Settings: environment variables (a `.env` file is read if present), which
+//! flags override. Everything is checked before anything is touched.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use sqlx::postgres::PgConnectOptions;
+
+use crate::stripe::signature::SigningSecret;
+
+/// A setting that is missing, malformed or contradictory: exit status 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{variable}: {problem}")]
+pub struct ConfigError {
+    pub variable: &'static str,
+    pub problem: String,
+}
+
+impl ConfigError {
+    pub fn new(variable: &'static str, problem: impl Into<String>) -> Self {
+        Self {
+            variable,
+            problem: problem.into(),
+        }
+    }
+}
+
+/// The settings that every command takes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Settings")]
+pub struct GlobalArgs {
+    /// PostgreSQL 15 or later, for `serve` and the jobs; unset: a private
+    /// cluster under the data directory.
+    #[arg(long, env = "DATABASE_URL", global = true, hide_env_values = true)]
+    database_url: Option<String>,
+    /// The owner's login, for `migrate`; unset: DATABASE_URL.
+    #[arg(
+        long,
+        env = "MIGRATION_DATABASE_URL",
+        global = true,
+        hide_env_values = true
+    )]
+    migration_database_url: Option<String>,
+    /// Let `serve` and the jobs run as an owner or superuser (development only).
+    #[arg(long, env = "ALLOW_PRIVILEGED_DATABASE_ROLE", global = true, default_value = "false",
+          num_args = 0..=1, default_missing_value = "true")]
+    allow_privileged_database_role: String,
+    /// Where the embedded cluster and generated secrets live.
+    #[arg(long, env = "DATA_DIR", global = true, default_value = ".data")]
+    pub data_dir: PathBuf,
+    /// How logs are written; unset: pretty on a terminal, else json.
+    #[arg(long, env = "LOG_FORMAT", global = true)]
+    pub log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Pretty,
+    Json,
+}
+
+/// Where the database is.
+#[derive(Debug, Clone)]
+pub enum DatabaseLocation {
+    /// A private cluster under the data directory.
+    Embedded,
+    Url(PgConnectOptions),
+}
+
+#[derive(Debug, Clone)]
+pub struct DatabaseConfig {
+    pub location: DatabaseLocation,
+    /// The owner's login, where it is another one.
+    pub migration: Option<PgConnectOptions>,
+    pub allow_privileged_role: bool,
+    pub data_dir: PathBuf,
+}
+
+impl GlobalArgs {
+    /// The URL as it was given, password included.
+    pub fn database_url(&self) -> Option<String> {
+        secret("DATABASE_URL", self.database_url.as_deref())
+            .ok()
+            .flatten()
+    }
+
+    pub fn database(&self) -> Result<DatabaseConfig, ConfigError> {
+        let url = secret("DATABASE_URL", self.database_url.as_deref())?;
+        let migration = secret(
+            "MIGRATION_DATABASE_URL",
+            self.migration_database_url.as_deref(),
+        )?;
+        if url.is_none() && migration.is_some() {
+            return Err(ConfigError::new(
+                "MIGRATION_DATABASE_URL",
+                "is set without DATABASE_URL; set both, or neither for the embedded database",
+            ));
+        }
+        Ok(DatabaseConfig {
+            location: match url {
+                Some(url) => DatabaseLocation::Url(connect_options("DATABASE_URL", &url)?),
+                None => DatabaseLocation::Embedded,
+            },
+            migration: migration
+                .map(|url| connect_options("MIGRATION_DATABASE_URL", &url))
+                .transpose()?,
+            allow_privileged_role: boolean(
+                "ALLOW_PRIVILEGED_DATABASE_ROLE",
+                &self.allow_privileged_database_role,
+            )?,
+            data_dir: self.data_dir.clone(),
+        })
+    }
+}
+
+fn connect_options(variable: &'static str, url: &str) -> Result<PgConnectOptions, ConfigError> {
+    let known = ["postgres://", "postgresql://"]
+        .iter()
+        .any(|scheme| url.starts_with(scheme));
+    // The parser's own errors may repeat the URL, and with it the password.
+    let malformed = || {
+        ConfigError::new(
+            variable,
+            "is no PostgreSQL URL; write postgresql://user:password@host:5432/database",
+        )
+    };
+    if !known {
+        return Err(malformed());
+    }
+    PgConnectOptions::from_str(url).map_err(|_| malformed())
+}
+
+/// The settings of what listens to Stripe. STRIPE_SECRET_KEY and
+/// STRIPE_WEBHOOK_SECRET have no flags: the arguments of a process are public.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Stripe")]
+pub struct StripeArgs {
+    /// The plan catalogue; unset: config/plans.toml, else the built-in one.
+    #[arg(long, env = "PLANS_FILE")]
+    pub plans_file: Option<PathBuf>,
+    /// Attempts after the first before an event is dead-lettered.
+    #[arg(long, env = "WEBHOOK_MAX_RETRIES", default_value = "20")]
+    webhook_max_retries: String,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct StripeConfig {
+    /// Whether the configured key is for live mode; None without a key.
+    pub key_is_live: Option<bool>,
+    /// None: none is configured, and one is generated.
+    pub webhook_secrets: Option<Vec<SigningSecret>>,
+    pub plans_file: Option<PathBuf>,
+    pub max_retries: u32,
+}
+
+impl StripeArgs {
+    pub fn check(&self) -> Result<StripeConfig, ConfigError> {
+        let key = secret_of_environment("STRIPE_SECRET_KEY")?;
+        let key_is_live = key.as_deref().map(key_mode).transpose()?;
+        let secrets = secret_of_environment("STRIPE_WEBHOOK_SECRET")?;
+        let webhook_secrets = secrets.as_deref().map(signing_secrets).transpose()?;
+        if key_is_live.is_some() && webhook_secrets.is_none() {
+            return Err(ConfigError::new(
+                "STRIPE_WEBHOOK_SECRET",
+                "is required with STRIPE_SECRET_KEY; copy the endpoint's signing secret (whsec_…) from Stripe",
+            ));
+        }
+        Ok(StripeConfig {
+            key_is_live,
+            webhook_secrets,
+            plans_file: self.plans_file.clone(),
+            max_retries: number("WEBHOOK_MAX_RETRIES", &self.webhook_max_retries, 0, 1_000)?,
+        })
+    }
+}
+
+fn key_mode(key: &str) -> Result<bool, ConfigError> {
+    let mode = |prefix: &str| {
+        key.strip_prefix(prefix)
+            .is_some_and(|rest| !rest.is_empty())
+    };
+    if mode("sk_live_") || mode("rk_live_") {
+        Ok(true)
+    } else if mode("sk_test_") || mode("rk_test_") {
+        Ok(false)
+    } else {
+        Err(ConfigError::new(
+            "STRIPE_SECRET_KEY",
+            "does not start with sk_test_, sk_live_, rk_test_ or rk_live_; a publishable key (pk_…) cannot be used here",
+        ))
+    }
+}
+
+fn signing_secrets(list: &str) -> Result<Vec<SigningSecret>, ConfigError> {
+    let secrets: Vec<&str> = list
+        .split(',')
+        .map(str::trim)
+        .filter(|s| !s.is_empty())
+        .collect();
+    let usable = |secret: &&str| secret.len() > "whsec_".len() && secret.starts_with("whsec_");
+    if secrets.is_empty() || !secrets.iter().all(usable) {
+        return Err(ConfigError::new(
+            "STRIPE_WEBHOOK_SECRET",
+            "each secret must start with whsec_; separate several by commas",
+        ));
+    }
+    Ok(secrets.into_iter().map(SigningSecret::new).collect())
+}
+
+/// The settings of `serve`.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Service")]
+pub struct ServeArgs {
+    /// Where the HTTP API listens.
+    #[arg(long, env = "LISTEN_ADDR", default_value = "127.0.0.1:8080")]
+    listen_addr: String,
+    /// A separate listener for /metrics; unset: on the API's.
+    #[arg(long, env = "METRICS_ADDR")]
+    metrics_addr: Option<String>,
+    /// Processing workers; 0: intake only. Unset: by cores.
+    #[arg(long, env = "WORKER_CONCURRENCY")]
+    worker_concurrency: Option<String>,
+    /// How old, in seconds, a signature may be.
+    #[arg(long, env = "WEBHOOK_TOLERANCE_SECONDS", default_value = "300")]
+    webhook_tolerance_seconds: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct ServeConfig {
+    pub listen_addr: SocketAddr,
+    pub metrics_addr: Option<SocketAddr>,
+    pub worker_concurrency: u32,
+    pub tolerance_secs: u32,
+}
+
+impl ServeArgs {
+    pub fn check(&self) -> Result<ServeConfig, ConfigError> {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        Ok(ServeConfig {
+            listen_addr: address("LISTEN_ADDR", &self.listen_addr)?,
+            metrics_addr: given(self.metrics_addr.as_deref())
+                .map(|addr| address("METRICS_ADDR", addr))
+                .transpose()?,
+            worker_concurrency: match given(self.worker_concurrency.as_deref()) {
+                Some(text) => number("WORKER_CONCURRENCY", text, 0, 64)?,
+                None => cores.clamp(1, 8),
+            },
+            tolerance_secs: number(
+                "WEBHOOK_TOLERANCE_SECONDS",
+                &self.webhook_tolerance_seconds,
+                1,
+                86_400,
+            )?,
+        })
+    }
+}
+
+/// Where `webhooks trigger` finds the running service.
+pub fn address(variable: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
+    text.trim().parse().map_err(|_| {
+        ConfigError::new(
+            variable,
+            format!("{text:?} is no address; write IP:PORT, such as 127.0.0.1:8080"),
+        )
+    })
+}
+
+/// An empty variable is as good as none.
+fn given(value: Option<&str>) -> Option<&str> {
+    value.map(str::trim).filter(|value| !value.is_empty())
+}
+
+/// A secret given by itself or by a file that `<variable>_FILE` names; white
+/// space around it is dropped.
+fn secret(variable: &'static str, value: Option<&str>) -> Result<Option<String>, ConfigError> {
+    let file = std::env::var(format!("{variable}_FILE")).ok();
+    match (given(value), given(file.as_deref())) {
+        (Some(_), Some(_)) => Err(ConfigError::new(
+            variable,
+            format!("is set, and so is {variable}_FILE; set one of them"),
+        )),
+        (Some(value), None) => Ok(Some(value.to_owned())),
+        (None, None) => Ok(None),
+        (None, Some(path)) => {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                ConfigError::new(
+                    variable,
+                    format!("cannot read {variable}_FILE ({path}): {error}"),
+                )
+            })?;
+            match given(Some(&text)) {
+                Some(value) => Ok(Some(value.to_owned())),
+                None => Err(ConfigError::new(
+                    variable,
+                    format!("{variable}_FILE ({path}) is empty"),
+                )),
+            }
+        }
+    }
+}
+
+fn secret_of_environment(variable: &'static str) -> Result<Option<String>, ConfigError> {
+    secret(variable, std::env::var(variable).ok().as_deref())
+}
+
+fn boolean(variable: &'static str, text: &str) -> Result<bool, ConfigError> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" => Ok(true),
+        "false" | "0" | "no" | "" => Ok(false),
+        _ => Err(ConfigError::new(
+            variable,
+            format!("{text:?} is neither true nor false"),
+        )),
+    }
+}
+
+fn number(variable: &'static str, text: &str, least: u32, most: u32) -> Result<u32, ConfigError> {
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|n| (least..=most).contains(n))
+        .ok_or_else(|| {
+            ConfigError::new(
+                variable,
+                format!("{text:?} is no number from {least} to {most}"),
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_tell_their_mode() {
+        assert!(key_mode("sk_live_x").unwrap());
+        assert!(!key_mode("rk_test_x").unwrap());
+        for wrong in ["pk_test_x", "sk_test_", "whsec_x", "sk_prod_x"] {
+            let error = key_mode(wrong).unwrap_err().to_string();
+            assert!(error.starts_with("STRIPE_SECRET_KEY: "));
+            assert!(!error.contains(wrong), "secrets stay out of errors");
+        }
+    }
+
+    #[test]
+    fn secrets_are_trimmed_and_may_overlap() {
+        let secrets = signing_secrets(" whsec_a ,whsec_b\n").unwrap();
+        let texts: Vec<&str> = secrets.iter().map(SigningSecret::expose).collect();
+        assert_eq!(texts, ["whsec_a", "whsec_b"]);
+        assert!(signing_secrets("whsec_").is_err());
+        assert!(signing_secrets("sk_test_x").is_err());
+    }
+
+    #[test]
+    fn a_malformed_url_is_refused_without_repeating_it() {
+        let error = connect_options("DATABASE_URL", "mysql://me:hunter2@host/db").unwrap_err();
+        assert!(!error.to_string().contains("hunter2"));
+    }
+}

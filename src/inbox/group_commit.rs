@@ -1,0 +1,233 @@
+//! Group commit: deliveries that arrive while a commit is in flight form the
+//! next one. An idle inbox adds no latency, a busy one shares each fsync.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{Connection, Executor};
+use tokio::sync::{mpsc, oneshot};
+
+use super::store;
+use crate::db;
+use crate::metrics;
+use crate::stripe::event::Envelope;
+
+/// How many deliveries wait at most; more are told to come back.
+const QUEUE: usize = 4_096;
+/// How many deliveries one commit takes at most.
+const LARGEST_GROUP: usize = 256;
+/// Other replicas' workers poll; this only spares them the wait.
+const NOTIFY_EVERY: Duration = Duration::from_millis(200);
+/// A group that takes longer has failed, and may be sent again.
+const STATEMENT_TIMEOUT: &str = "SET ROLE billing_worker; SET statement_timeout = '4s'";
+
+/// What became of a delivery that was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receipt {
+    Stored,
+    /// The event was there already.
+    Duplicate,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IntakeError {
+    #[error("the inbox is full")]
+    Full,
+    #[error("the event could not be stored")]
+    Unavailable,
+    #[error("PostgreSQL does not take the payload as JSON: {0}")]
+    Payload(String),
+}
+
+/// An event on its way into the inbox. `payload` is UTF-8.
+pub struct Delivery {
+    pub envelope: Envelope,
+    pub payload: Bytes,
+    answer: oneshot::Sender<Result<Receipt, IntakeError>>,
+}
+
+/// Where deliveries are handed in.
+#[derive(Clone)]
+pub struct Intake {
+    queue: mpsc::Sender<Delivery>,
+}
+
+impl Intake {
+    /// Stores an event; returns once it is durable, or was refused.
+    pub async fn store(&self, envelope: Envelope, payload: Bytes) -> Result<Receipt, IntakeError> {
+        let (answer, answered) = oneshot::channel();
+        let delivery = Delivery {
+            envelope,
+            payload,
+            answer,
+        };
+        self.queue.try_send(delivery).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => IntakeError::Full,
+            mpsc::error::TrySendError::Closed(_) => IntakeError::Unavailable,
+        })?;
+        answered.await.unwrap_or(Err(IntakeError::Unavailable))
+    }
+}
+
+/// The one who writes. More writers than one did not make it faster.
+pub struct Writer {
+    options: PgConnectOptions,
+    queue: mpsc::Receiver<Delivery>,
+    connection: Option<PgConnection>,
+    notified: Option<Instant>,
+    /// Called after each commit that stored something.
+    on_commit: Box<dyn Fn() + Send>,
+}
+
+type Outcome = Result<HashSet<String>, IntakeError>;
+
+/// An intake and its writer, which stops when every clone of the intake is gone.
+pub fn new(options: PgConnectOptions, on_commit: impl Fn() + Send + 'static) -> (Intake, Writer) {
+    let (sender, queue) = mpsc::channel(QUEUE);
+    let writer = Writer {
+        options: db::prepare(options),
+        queue,
+        connection: None,
+        notified: None,
+        on_commit: Box::new(on_commit),
+    };
+    (Intake { queue: sender }, writer)
+}
+
+impl Writer {
+    pub async fn run(mut self) {
+        let mut committed: Option<(Vec<Delivery>, Outcome)> = None;
+        let mut group = Vec::new();
+        while self.queue.recv_many(&mut group, LARGEST_GROUP).await > 0 {
+            // In one order everywhere, so that two replicas that store the same
+            // events never wait for each other.
+            group.sort_unstable_by(|a, b| a.envelope.id.cmp(&b.envelope.id));
+            let mut next = std::mem::take(&mut group);
+            // The next group goes out before the answers to the last are written.
+            let (outcome, ()) = tokio::join!(
+                biased;
+                self.commit(&mut next),
+                async { committed.take().into_iter().for_each(answer) }
+            );
+            if self.queue.is_empty() {
+                answer((next, outcome));
+            } else {
+                committed = Some((next, outcome));
+            }
+        }
+        committed.into_iter().for_each(answer);
+        if let Some(connection) = self.connection {
+            let _ = connection.close().await;
+        }
+    }
+
+    /// Stores a group, and returns the ids that were new.
+    async fn commit(&mut self, group: &mut Vec<Delivery>) -> Outcome {
+        let started = Instant::now();
+        let outcome = match self.try_commit(group).await {
+            Err(error) if store::is_conflict(&error) => self.try_commit(group).await,
+            outcome => outcome,
+        };
+        match outcome {
+            Ok(stored) => {
+                metrics::intake_group(group.len(), started.elapsed());
+                self.announce(&stored).await;
+                Ok(stored)
+            }
+            Err(error) if store::is_bad_value(&error) && group.len() == 1 => {
+                Err(IntakeError::Payload(error.to_string()))
+            }
+            // One delivery must not spoil the others.
+            Err(error) if store::is_bad_value(&error) => self.commit_each(group).await,
+            Err(error) => {
+                tracing::error!(%error, events = group.len(), "events could not be stored");
+                self.connection = None;
+                Err(IntakeError::Unavailable)
+            }
+        }
+    }
+
+    async fn try_commit(&mut self, group: &[Delivery]) -> Result<HashSet<String>, sqlx::Error> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            None => {
+                let mut connection = connect(&self.options).await?;
+                connection.execute(STATEMENT_TIMEOUT).await?;
+                self.connection.insert(connection)
+            }
+        };
+        store::insert(connection, group).await
+    }
+
+    /// Stores each delivery by itself, and answers those that fail.
+    async fn commit_each(&mut self, group: &mut Vec<Delivery>) -> Outcome {
+        let mut stored = HashSet::new();
+        let mut kept = Vec::with_capacity(group.len());
+        for delivery in group.drain(..) {
+            match self.try_commit(std::slice::from_ref(&delivery)).await {
+                Ok(new) => {
+                    stored.extend(new);
+                    kept.push(delivery);
+                }
+                Err(error) if store::is_bad_value(&error) => {
+                    let _ = delivery
+                        .answer
+                        .send(Err(IntakeError::Payload(error.to_string())));
+                }
+                Err(error) => {
+                    tracing::error!(%error, "an event could not be stored");
+                    self.connection = None;
+                    let _ = delivery.answer.send(Err(IntakeError::Unavailable));
+                }
+            }
+        }
+        *group = kept;
+        Ok(stored)
+    }
+
+    async fn announce(&mut self, stored: &HashSet<String>) {
+        if stored.is_empty() {
+            return;
+        }
+        (self.on_commit)();
+        if self.notified.is_some_and(|at| at.elapsed() < NOTIFY_EVERY) {
+            return;
+        }
+        self.notified = Some(Instant::now());
+        if let Some(connection) = &mut self.connection {
+            // Lost, it costs a poll interval.
+            let _ = connection.execute(store::NOTIFY).await;
+        }
+    }
+}
+
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    let connecting = PgConnection::connect_with(options);
+    tokio::time::timeout(Duration::from_secs(2), connecting)
+        .await
+        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+}
+
+fn answer((group, outcome): (Vec<Delivery>, Outcome)) {
+    match outcome {
+        Ok(mut stored) => {
+            for delivery in group {
+                // Of two deliveries of one event in a group, one stored it.
+                let new = stored.remove(&delivery.envelope.id);
+                let receipt = if new {
+                    Receipt::Stored
+                } else {
+                    Receipt::Duplicate
+                };
+                let _ = delivery.answer.send(Ok(receipt));
+            }
+        }
+        Err(error) => {
+            for delivery in group {
+                let _ = delivery.answer.send(Err(error.clone()));
+            }
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! The inbox: verify, then store, then answer; process later, retry, and keep
+//! what cannot be processed.
+
+pub mod group_commit;
+pub mod inspect;
+pub mod replay;
+pub mod routes;
+pub mod store;
+pub mod worker;
+
+use sha2::{Digest, Sha256};
+
+const BUCKETS: u16 = 1_024;
+
+/// Where an event is filed: a hash of its id. It is part of the table's key,
+/// so it must never change.
+pub fn bucket_of(event_id: &str) -> i16 {
+    let digest = Sha256::digest(event_id.as_bytes());
+    let bucket = u16::from_be_bytes([digest[0], digest[1]]) % BUCKETS;
+    i16::try_from(bucket).expect("there are fewer buckets than i16 has numbers")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bucket_of;
+
+    #[test]
+    fn buckets_never_change() {
+        assert_eq!(bucket_of("evt_1"), 401);
+        assert_eq!(bucket_of(""), 176);
+    }
+}

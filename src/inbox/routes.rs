@@ -1,0 +1,199 @@
+//! `POST /api/billing/webhooks/stripe`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::routing::post;
+use axum::{Json, Router};
+use futures_util::StreamExt as _;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::group_commit::{Intake, IntakeError, Receipt};
+use crate::error::Problem;
+use crate::metrics;
+use crate::stripe::event::{Envelope, PayloadError};
+use crate::stripe::signature::{self, SignatureError, SigningSecret};
+
+const MAX_BODY_BYTES: usize = 1024 * 1024;
+/// Stripe waits longer than this for an answer.
+const DEADLINE: Duration = Duration::from_secs(5);
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the endpoint needs.
+pub struct Endpoint {
+    pub intake: Intake,
+    pub secrets: Vec<SigningSecret>,
+    pub tolerance_secs: u32,
+}
+
+pub fn router(endpoint: Endpoint) -> Router {
+    Router::new()
+        .route("/api/billing/webhooks/stripe", post(receive))
+        .with_state(Arc::new(endpoint))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Received {
+    received: bool,
+    event_id: String,
+    duplicate: bool,
+}
+
+async fn receive(
+    State(endpoint): State<Arc<Endpoint>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Received>, Problem> {
+    let started = Instant::now();
+    let result = accept(&endpoint, &headers, body).await;
+    let label = match &result {
+        Ok(received) if received.duplicate => "duplicate",
+        Ok(_) => "stored",
+        Err(problem) => problem.code(),
+    };
+    metrics::delivery(label, started.elapsed());
+    result.map(Json)
+}
+
+async fn accept(endpoint: &Endpoint, headers: &HeaderMap, body: Body) -> Result<Received, Problem> {
+    let body = read_body(headers, body).await?;
+    let now = Timestamp::now().as_second();
+    signature::verify(
+        signature_header(headers)?,
+        &body,
+        &endpoint.secrets,
+        now,
+        endpoint.tolerance_secs,
+    )?;
+    let (envelope, _) = Envelope::read(&body, now)?;
+    let event_id = envelope.id.clone();
+    let event_type = envelope.event_type.clone();
+
+    let storing = tokio::time::timeout(DEADLINE, endpoint.intake.store(envelope, body));
+    let receipt = storing.await.unwrap_or(Err(IntakeError::Unavailable))?;
+    let duplicate = receipt == Receipt::Duplicate;
+    tracing::info!(event_id, event_type, duplicate, "Webhook received");
+    Ok(Received {
+        received: true,
+        event_id,
+        duplicate,
+    })
+}
+
+async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    let declared = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > MAX_BODY_BYTES as u64) {
+        return Err(too_large());
+    }
+    let reading = tokio::time::timeout(BODY_DEADLINE, collect(body));
+    reading.await.unwrap_or_else(|_| {
+        Err(Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_timeout",
+            "the body took too long to arrive",
+        ))
+    })
+}
+
+/// Stops at the limit, however much follows.
+async fn collect(body: Body) -> Result<Bytes, Problem> {
+    let mut stream = body.into_data_stream();
+    let mut collected: Option<Vec<u8>> = None;
+    let mut first = Bytes::new();
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(|_| {
+            Problem::new(
+                StatusCode::BAD_REQUEST,
+                "payload_invalid",
+                "the body ended before its time",
+            )
+        })?;
+        let so_far = collected.as_ref().map_or(first.len(), Vec::len);
+        if so_far + chunk.len() > MAX_BODY_BYTES {
+            return Err(too_large());
+        }
+        match &mut collected {
+            Some(collected) => collected.extend_from_slice(&chunk),
+            // Most bodies come in one piece, which is kept as it is.
+            None if first.is_empty() => first = chunk,
+            None => collected = Some([&first[..], &chunk[..]].concat()),
+        }
+    }
+    Ok(collected.map_or(first, Bytes::from))
+}
+
+fn too_large() -> Problem {
+    Problem::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "payload_too_large",
+        "an event has at most 1 MiB",
+    )
+}
+
+/// The one Stripe-Signature header.
+fn signature_header(headers: &HeaderMap) -> Result<Option<&str>, SignatureError> {
+    let mut values = headers.get_all("stripe-signature").iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => value
+            .to_str()
+            .map(Some)
+            .map_err(|_| SignatureError::Invalid),
+        // Which of two was meant is not for us to say.
+        (Some(_), Some(_)) => Err(SignatureError::Invalid),
+    }
+}
+
+impl From<SignatureError> for Problem {
+    fn from(error: SignatureError) -> Self {
+        let (code, advice) = match error {
+            SignatureError::Missing => ("signature_missing", "only Stripe posts here"),
+            SignatureError::Invalid => (
+                "signature_invalid",
+                "check that STRIPE_WEBHOOK_SECRET is this endpoint's signing secret",
+            ),
+            SignatureError::OutOfTolerance => (
+                "timestamp_out_of_tolerance",
+                "check this host's clock, and WEBHOOK_TOLERANCE_SECONDS",
+            ),
+        };
+        Self::new(StatusCode::BAD_REQUEST, code, format!("{error}; {advice}"))
+    }
+}
+
+impl From<PayloadError> for Problem {
+    fn from(error: PayloadError) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "payload_invalid",
+            error.to_string(),
+        )
+    }
+}
+
+impl From<IntakeError> for Problem {
+    fn from(error: IntakeError) -> Self {
+        match error {
+            IntakeError::Full => Self::unavailable(
+                "inbox_full",
+                "too many events wait to be stored; send it again",
+            ),
+            IntakeError::Unavailable => Self::unavailable(
+                "inbox_unavailable",
+                "the event could not be stored; send it again",
+            ),
+            IntakeError::Payload(_) => Self::new(
+                StatusCode::BAD_REQUEST,
+                "payload_invalid",
+                "the event is no JSON that PostgreSQL can store",
+            ),
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! The inbox's SQL.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx as _;
+use serde_json::{Value, json};
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgArgumentBuffer, PgConnection, PgHasArrayType, PgTypeInfo};
+use sqlx::{Encode, Postgres, Type};
+use uuid::Uuid;
+
+use super::bucket_of;
+use super::group_commit::Delivery;
+use crate::event_handlers::{Handled, StoredEvent};
+
+/// Wakes the workers of other replicas.
+pub const NOTIFY: &str = "NOTIFY webhook_events";
+pub const CHANNEL: &str = "webhook_events";
+
+/// How long a worker may take for a batch before another takes it over.
+const LEASE_SECS: i64 = 60;
+
+/// JSON text that goes to PostgreSQL as it is, byte for byte.
+struct RawJson<'a>(&'a [u8]);
+
+impl Type<Postgres> for RawJson<'_> {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_name("json")
+    }
+}
+
+impl PgHasArrayType for RawJson<'_> {
+    fn array_type_info() -> PgTypeInfo {
+        PgTypeInfo::with_name("_json")
+    }
+}
+
+impl Encode<'_, Postgres> for RawJson<'_> {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        buffer.extend_from_slice(self.0);
+        Ok(IsNull::No)
+    }
+}
+
+/// Stores `group` in one statement, which is its own transaction, and returns
+/// the ids that were not there before, neither in the inbox nor among the dead
+/// letters.
+pub async fn insert(
+    conn: &mut PgConnection,
+    group: &[Delivery],
+) -> Result<HashSet<String>, sqlx::Error> {
+    let size = group.len();
+    let mut buckets = Vec::with_capacity(size);
+    let mut ids = Vec::with_capacity(size);
+    let mut types = Vec::with_capacity(size);
+    let mut versions = Vec::with_capacity(size);
+    let mut modes = Vec::with_capacity(size);
+    let mut accounts = Vec::with_capacity(size);
+    let mut times = Vec::with_capacity(size);
+    let mut payloads = Vec::with_capacity(size);
+    for delivery in group {
+        let envelope = &delivery.envelope;
+        buckets.push(bucket_of(&envelope.id));
+        ids.push(envelope.id.as_str());
+        types.push(envelope.event_type.as_str());
+        versions.push(envelope.api_version.as_deref());
+        modes.push(envelope.livemode);
+        accounts.push(envelope.account.as_deref());
+        times.push(
+            Timestamp::from_second(envelope.created)
+                .unwrap_or_default()
+                .to_sqlx(),
+        );
+        payloads.push(RawJson(&delivery.payload));
+    }
+    let stored = sqlx::query_scalar!(
+        "INSERT INTO webhook_events (bucket, stripe_event_id, event_type, api_version, livemode,
+                                     account, event_created_at, payload)
+         SELECT * FROM unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::boolean[],
+                              $6::text[], $7::timestamptz[], $8::json[])
+             AS new(bucket, id, type, version, livemode, account, created, payload)
+          WHERE NOT EXISTS (SELECT FROM webhook_dead_letter_queue dead
+                             WHERE dead.bucket = new.bucket AND dead.stripe_event_id = new.id)
+         ON CONFLICT DO NOTHING
+         RETURNING stripe_event_id",
+        &buckets,
+        &ids as &[&str],
+        &types as &[&str],
+        &versions as &[Option<&str>],
+        &modes,
+        &accounts as &[Option<&str>],
+        &times as _,
+        &payloads as &[RawJson<'_>] as _,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(stored.into_iter().collect())
+}
+
+/// Whether the same statement may succeed when it is run again.
+pub fn is_conflict(error: &sqlx::Error) -> bool {
+    sql_state(error).is_some_and(|code| matches!(code.as_str(), "40001" | "40P01"))
+}
+
+/// Whether a value of the statement is what PostgreSQL refused.
+pub fn is_bad_value(error: &sqlx::Error) -> bool {
+    sql_state(error).is_some_and(|code| {
+        code.starts_with("22") || code.starts_with("23") || code.starts_with("54")
+    })
+}
+
+fn sql_state(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error()?.code().map(String::from)
+}
+
+/// An event that a worker holds.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    pub event: StoredEvent,
+    pub retry_count: i32,
+    pub received_at: Timestamp,
+}
+
+/// Leases up to `limit` due events to `lease_id`. `buckets` are those to look
+/// at, None being all of them; `due_by` leaves out what became due later.
+pub async fn claim(
+    conn: &mut PgConnection,
+    lease_id: Uuid,
+    buckets: Option<&[i16]>,
+    due_by: Option<Timestamp>,
+    limit: i64,
+) -> Result<Vec<Claimed>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"UPDATE webhook_events e
+              SET lease_id = $1, lease_expires_at = now() + $4::bigint * interval '1 second'
+             FROM (SELECT bucket, stripe_event_id FROM webhook_events
+                    WHERE NOT processed
+                      AND ($2::smallint[] IS NULL OR bucket = ANY($2))
+                      AND coalesce(next_retry_at, received_at) <= coalesce($5, now())
+                      AND (lease_expires_at IS NULL OR lease_expires_at <= now())
+                    ORDER BY coalesce(next_retry_at, received_at)
+                    LIMIT $3
+                    FOR UPDATE SKIP LOCKED) due
+            WHERE e.bucket = due.bucket AND e.stripe_event_id = due.stripe_event_id
+        RETURNING e.bucket, e.stripe_event_id, e.event_type, e.api_version, e.livemode, e.account,
+                  e.event_created_at, e.payload::text AS "payload!", e.retry_count, e.received_at"#,
+        lease_id,
+        buckets,
+        limit,
+        LEASE_SECS,
+        due_by.map(|time| time.to_sqlx()) as _
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Claimed {
+            event: StoredEvent {
+                bucket: row.bucket,
+                id: row.stripe_event_id,
+                event_type: row.event_type,
+                api_version: row.api_version,
+                livemode: row.livemode,
+                account: row.account,
+                created: row.event_created_at.to_jiff(),
+                payload: row.payload,
+            },
+            retry_count: row.retry_count,
+            received_at: row.received_at.to_jiff(),
+        })
+        .collect())
+}
+
+/// How many events are due and in nobody's hands, and the database's time.
+pub async fn count_due(conn: &mut PgConnection) -> Result<(i64, Timestamp), sqlx::Error> {
+    let row = sqlx::query!(
+        r#"SELECT count(*) AS "count!", now() AS "now!" FROM webhook_events
+            WHERE NOT processed AND coalesce(next_retry_at, received_at) <= now()
+              AND (lease_expires_at IS NULL OR lease_expires_at <= now())"#
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok((row.count, row.now.to_jiff()))
+}
+
+/// Marks events processed that `lease_id` still holds, and returns how many
+/// those were: fewer than given means that another worker took over, and the
+/// transaction must not commit.
+pub async fn mark_processed(
+    conn: &mut PgConnection,
+    lease_id: Uuid,
+    handled: &[(&StoredEvent, &Handled)],
+) -> Result<usize, sqlx::Error> {
+    let buckets: Vec<i16> = handled.iter().map(|(event, _)| event.bucket).collect();
+    let ids: Vec<&str> = handled.iter().map(|(event, _)| event.id.as_str()).collect();
+    let outcomes: Vec<&str> = handled
+        .iter()
+        .map(|(_, handled)| handled.outcome())
+        .collect();
+    let owners: Vec<Option<Uuid>> = handled
+        .iter()
+        .map(|(_, handled)| handled.organization_id())
+        .collect();
+    let marked = sqlx::query_scalar!(
+        "UPDATE webhook_events e
+            SET processed = true, processed_at = now(), outcome = done.outcome,
+                organization_id = done.organization, next_retry_at = NULL, error_message = NULL,
+                waiting_for_customer_id = NULL, lease_id = NULL, lease_expires_at = NULL
+           FROM unnest($2::smallint[], $3::text[], $4::text[], $5::uuid[])
+             AS done(bucket, id, outcome, organization)
+          WHERE e.bucket = done.bucket AND e.stripe_event_id = done.id
+            AND e.lease_id = $1 AND NOT e.processed
+        RETURNING e.bucket",
+        lease_id,
+        &buckets,
+        &ids as &[&str],
+        &outcomes as &[&str],
+        &owners as &[Option<Uuid>]
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(marked.len())
+}
+
+/// What is recorded of a failed attempt.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    pub error: String,
+    /// The customer that the event waits for.
+    pub waiting_for: Option<String>,
+}
+
+impl Failure {
+    /// One entry of the event's `attempts`.
+    pub fn entry(&self) -> Value {
+        json!([{"at": Timestamp::now(), "error": self.error}])
+    }
+}
+
+/// Records a failed attempt, after which the event waits for `delay_ms`.
+/// Whether `lease_id` still held the event.
+pub async fn schedule_retry(
+    conn: &mut PgConnection,
+    lease_id: Uuid,
+    event: &StoredEvent,
+    failure: &Failure,
+    delay_ms: i64,
+) -> Result<bool, sqlx::Error> {
+    let scheduled = sqlx::query_scalar!(
+        "UPDATE webhook_events
+            SET retry_count = retry_count + 1,
+                next_retry_at = now() + $4::bigint * interval '1 millisecond',
+                error_message = $5, attempts = attempts || $6::jsonb, waiting_for_customer_id = $7,
+                lease_id = NULL, lease_expires_at = NULL
+          WHERE bucket = $1 AND stripe_event_id = $2 AND lease_id = $3 AND NOT processed
+        RETURNING bucket",
+        event.bucket,
+        event.id,
+        lease_id,
+        delay_ms,
+        failure.error,
+        failure.entry(),
+        failure.waiting_for
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(scheduled.is_some())
+}
+
+/// Moves an event to the dead letters, in one statement. Whether `lease_id`
+/// still held it.
+pub async fn dead_letter(
+    conn: &mut PgConnection,
+    lease_id: Uuid,
+    event: &StoredEvent,
+    failure: &Failure,
+) -> Result<bool, sqlx::Error> {
+    let moved = sqlx::query_scalar!(
+        "WITH gone AS (
+           DELETE FROM webhook_events
+            WHERE bucket = $1 AND stripe_event_id = $2 AND lease_id = $3 AND NOT processed
+           RETURNING *)
+         INSERT INTO webhook_dead_letter_queue AS known (
+           bucket, stripe_event_id, event_type, api_version, livemode, account, event_created_at,
+           payload, received_at, organization_id, retry_count, error_message, attempts)
+         SELECT bucket, stripe_event_id, event_type, api_version, livemode, account, event_created_at,
+                payload, received_at, organization_id, retry_count, $4, attempts || $5::jsonb
+           FROM gone
+         ON CONFLICT (bucket, stripe_event_id) DO UPDATE SET
+           error_message = excluded.error_message, attempts = excluded.attempts
+         RETURNING bucket",
+        event.bucket,
+        event.id,
+        lease_id,
+        failure.error,
+        failure.entry()
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(moved.is_some())
+}
+
+/// Drops dead letters whose events were processed after all: Stripe may send
+/// one again while it is being moved.
+pub async fn forget_dead_letters(
+    conn: &mut PgConnection,
+    events: &[&StoredEvent],
+) -> Result<(), sqlx::Error> {
+    let buckets: Vec<i16> = events.iter().map(|event| event.bucket).collect();
+    let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
+    sqlx::query!(
+        "DELETE FROM webhook_dead_letter_queue d
+          USING unnest($1::smallint[], $2::text[]) AS done(bucket, id)
+          WHERE d.bucket = done.bucket AND d.stripe_event_id = done.id",
+        &buckets,
+        &ids as &[&str]
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Lets the events that wait for `customer_id` be tried now.
+pub async fn wake_waiting(conn: &mut PgConnection, customer_id: &str) -> Result<u64, sqlx::Error> {
+    let woken = sqlx::query!(
+        "UPDATE webhook_events SET next_retry_at = now()
+          WHERE waiting_for_customer_id = $1 AND NOT processed",
+        customer_id
+    )
+    .execute(conn)
+    .await?;
+    Ok(woken.rows_affected())
+}
+
+/// The inbox in numbers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Backlog {
+    pub dead_letters: i64,
+    pub unprocessed: i64,
+    pub oldest_unprocessed_secs: i64,
+}
+
+pub async fn backlog(conn: &mut PgConnection) -> Result<Backlog, sqlx::Error> {
+    sqlx::query_as!(
+        Backlog,
+        r#"SELECT (SELECT count(*) FROM webhook_dead_letter_queue) AS "dead_letters!",
+                  count(*) AS "unprocessed!",
+                  coalesce(extract(epoch FROM now() - min(received_at)), 0)::bigint
+                    AS "oldest_unprocessed_secs!"
+             FROM webhook_events WHERE NOT processed"#
+    )
+    .fetch_one(conn)
+    .await
+}

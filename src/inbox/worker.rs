@@ -1,0 +1,259 @@
+//! Processing: claim due events under a lease, apply them, and commit their
+//! effects, audit entries and the processed mark together.
+
+use std::time::{Duration, Instant};
+
+use billing_domain::retry::{self, NextStep};
+use jiff::Timestamp;
+use sqlx::postgres::PgPool;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::store::{self, Claimed, Failure};
+use crate::db::{self, WorkerTx};
+use crate::event_handlers::{self, Applied, Context, Handled, HandlerError, StoredEvent};
+use crate::metrics;
+use crate::plans::Catalogue;
+
+/// How many events share a transaction at most.
+const BATCH: i64 = 256;
+/// How often an idle worker looks, should no notification reach it.
+const POLL: Duration = Duration::from_secs(1);
+/// How long a worker waits while the database is gone.
+const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What processing needs to know.
+pub struct Processor {
+    pub pool: PgPool,
+    pub catalogue: Catalogue,
+    /// The mode of the configured key; None without one.
+    pub key_is_live: Option<bool>,
+    pub max_retries: u32,
+}
+
+/// What was done.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Tally {
+    pub processed: u64,
+    pub succeeded: u64,
+    pub failed: u64,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.processed += other.processed;
+        self.succeeded += other.succeeded;
+        self.failed += other.failed;
+    }
+}
+
+/// Why a batch was not committed.
+#[derive(Debug, thiserror::Error)]
+enum BatchError {
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    #[error("another worker took the events over")]
+    LeaseLost,
+}
+
+impl Processor {
+    pub fn context(&self) -> Context<'_> {
+        Context {
+            catalogue: &self.catalogue,
+            key_is_live: self.key_is_live,
+        }
+    }
+
+    /// Processes events as they become due, until `stop`.
+    pub async fn run(&self, wake: &Notify, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            let pause = match self.process_due(None).await {
+                Ok(tally) if tally.processed > 0 => continue,
+                Ok(_) => POLL,
+                Err(error) => {
+                    tracing::warn!(%error, "processing waits for the database");
+                    OUTAGE_PAUSE
+                }
+            };
+            tokio::select! {
+                () = wake.notified() => {}
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Claims one batch of due events and processes it. Nothing due: nothing
+    /// processed. `due_by` leaves out what became due later.
+    ///
+    /// # Errors
+    /// When the database cannot be asked; what is wrong with an event is
+    /// recorded with it.
+    pub async fn process_due(&self, due_by: Option<Timestamp>) -> Result<Tally, sqlx::Error> {
+        let lease_id = Uuid::now_v7();
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let claimed = store::claim(tx.conn(), lease_id, None, due_by, BATCH).await?;
+        tx.commit().await?;
+        if claimed.is_empty() {
+            return Ok(Tally::default());
+        }
+        self.process(lease_id, claimed).await
+    }
+
+    async fn process(&self, lease_id: Uuid, claimed: Vec<Claimed>) -> Result<Tally, sqlx::Error> {
+        let started = Instant::now();
+        match self.attempt(lease_id, &claimed).await {
+            Ok(applied) => {
+                metrics::processing_batch(claimed.len(), started.elapsed());
+                self.settle(lease_id, &claimed, applied).await
+            }
+            Err(BatchError::Database(error)) if db::is_outage(&error) => Err(error),
+            Err(error) if claimed.len() > 1 => {
+                tracing::info!(%error, events = claimed.len(), "a batch failed; each event is tried by itself");
+                let mut tally = Tally::default();
+                for one in claimed {
+                    tally += Box::pin(self.process(lease_id, vec![one])).await?;
+                }
+                Ok(tally)
+            }
+            Err(BatchError::LeaseLost) => Ok(Tally::default()),
+            Err(BatchError::Database(error)) => {
+                let result = Err(refused(&error));
+                let applied = Applied {
+                    results: vec![Some(result)],
+                    ..Applied::default()
+                };
+                self.settle(lease_id, &claimed, applied).await
+            }
+        }
+    }
+
+    /// Applies the events and marks those that succeeded, in one transaction.
+    async fn attempt(&self, lease_id: Uuid, claimed: &[Claimed]) -> Result<Applied, BatchError> {
+        let events: Vec<StoredEvent> = claimed.iter().map(|one| one.event.clone()).collect();
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let applied = event_handlers::apply(tx.conn(), self.context(), &events).await?;
+        let handled: Vec<(&StoredEvent, &Handled)> = events
+            .iter()
+            .zip(&applied.results)
+            .filter_map(|(event, result)| Some((event, result.as_ref()?.as_ref().ok()?)))
+            .collect();
+        if handled.is_empty() {
+            tx.rollback().await?;
+            return Ok(applied);
+        }
+        if store::mark_processed(tx.conn(), lease_id, &handled).await? < handled.len() {
+            return Err(BatchError::LeaseLost);
+        }
+        let events: Vec<&StoredEvent> = handled.iter().map(|(event, _)| *event).collect();
+        store::forget_dead_letters(tx.conn(), &events).await?;
+        tx.commit().await?;
+        Ok(applied)
+    }
+
+    /// Records the failures of a batch whose successes are committed.
+    async fn settle(
+        &self,
+        lease_id: Uuid,
+        claimed: &[Claimed],
+        applied: Applied,
+    ) -> Result<Tally, sqlx::Error> {
+        let mut tally = Tally::default();
+        for (one, result) in claimed.iter().zip(&applied.results) {
+            let Some(result) = result else { continue };
+            tally.processed += 1;
+            match result {
+                Ok(handled) => {
+                    tally.succeeded += 1;
+                    report_success(one, handled);
+                }
+                Err(error) => {
+                    tally.failed += 1;
+                    self.fail(lease_id, one, error).await?;
+                }
+            }
+        }
+        metrics::applied(&applied);
+        Ok(tally)
+    }
+
+    async fn fail(
+        &self,
+        lease_id: Uuid,
+        claimed: &Claimed,
+        error: &HandlerError,
+    ) -> Result<(), sqlx::Error> {
+        let event = &claimed.event;
+        let failure = failure_of(error);
+        let failed_before = u32::try_from(claimed.retry_count).unwrap_or(0);
+        let next = match error {
+            HandlerError::Permanent(_) => NextStep::DeadLetter,
+            _ => retry::after_failure(failed_before, self.max_retries, rand::random()),
+        };
+        metrics::attempt_failed(failed_before > 0);
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        match next {
+            NextStep::RetryAfter(delay) => {
+                tracing::warn!(
+                    event_id = event.id, event_type = event.event_type, %error,
+                    retry_count = failed_before + 1, retry_in_ms = delay.as_millis(),
+                    "Webhook event failed, will be retried"
+                );
+                let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+                store::schedule_retry(tx.conn(), lease_id, event, &failure, delay_ms).await?;
+            }
+            NextStep::DeadLetter => {
+                tracing::error!(
+                    event_id = event.id, event_type = event.event_type, %error,
+                    "Webhook event moved to the dead letter queue"
+                );
+                store::dead_letter(tx.conn(), lease_id, event, &failure).await?;
+            }
+        }
+        tx.commit().await
+    }
+}
+
+/// What is recorded of an error.
+pub fn failure_of(error: &HandlerError) -> Failure {
+    let waiting_for = match error {
+        HandlerError::UnknownOrganization { customer_id, .. } => customer_id.clone(),
+        HandlerError::Permanent(_) | HandlerError::Refused(_) => None,
+    };
+    Failure {
+        error: error.to_string(),
+        waiting_for,
+    }
+}
+
+/// A database that refuses an event's values refuses them again; anything else
+/// (a missing table, a lock) may heal.
+pub fn refused(error: &sqlx::Error) -> HandlerError {
+    let said = match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        error => error.to_string(),
+    };
+    if store::is_bad_value(error) {
+        HandlerError::Permanent(format!("the database refuses it: {said}"))
+    } else {
+        HandlerError::Refused(format!("the database refused it: {said}"))
+    }
+}
+
+fn report_success(claimed: &Claimed, handled: &Handled) {
+    let event = &claimed.event;
+    let waited = Timestamp::now().duration_since(claimed.received_at);
+    metrics::attempt_succeeded(
+        handled.outcome(),
+        claimed.retry_count > 0,
+        waited.try_into().unwrap_or_default(),
+    );
+    tracing::info!(
+        event_id = event.id,
+        event_type = event.event_type,
+        organization_id = handled.organization_id().map(tracing::field::display),
+        outcome = handled.outcome(),
+        "Webhook event processed"
+    );
+}

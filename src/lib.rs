@@ -1,0 +1,22 @@
+//! A billing back end between Stripe, a product and its operators.
+//!
+//! `ARCHITECTURE.md` is the map; `src/main.rs` the list of processes.
+
+pub mod app;
+pub mod audit;
+pub mod cli;
+pub mod config;
+pub mod db;
+pub mod embedded_postgres;
+pub mod error;
+pub mod event_handlers;
+pub mod http;
+pub mod inbox;
+pub mod jobs;
+pub mod metrics;
+pub mod migrations;
+pub mod organizations;
+pub mod plans;
+pub mod quotas;
+pub mod stripe;
+pub mod telemetry;

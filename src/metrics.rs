@@ -1,0 +1,221 @@
+//! What is counted and measured. No organization, user or event id is ever a
+//! label.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::event_handlers::{Applied, HANDLED_TYPES};
+use crate::inbox::store::Backlog;
+
+const ATTEMPTS: &str = "stripe_webhook_events_total";
+const DELIVERIES: &str = "stripe_webhook_deliveries_total";
+const OUTCOMES: &str = "stripe_webhook_outcomes_total";
+const RETRIES: &str = "stripe_webhook_retries_total";
+const REPLAYS: &str = "stripe_webhook_replays_total";
+const INTAKE: &str = "stripe_webhook_intake_duration_seconds";
+const COMMIT: &str = "stripe_webhook_commit_duration_seconds";
+const GROUP: &str = "stripe_webhook_commit_group_size";
+const PROCESSING: &str = "stripe_webhook_processing_duration_seconds";
+const BATCH: &str = "stripe_webhook_processing_batch_size";
+const WAIT: &str = "stripe_webhook_processing_delay_seconds";
+const DEAD_LETTERS: &str = "webhook_dead_letter_queue_size";
+const UNPROCESSED: &str = "stripe_webhook_unprocessed_events";
+const OLDEST: &str = "stripe_webhook_oldest_unprocessed_seconds";
+const AUDIT_ENTRIES: &str = "billing_audit_log_entries_total";
+const AUDIT_ERRORS: &str = "billing_audit_log_errors_total";
+const ALERTS: &str = "billing_alerts_total";
+const POOL: &str = "billing_database_connections";
+const BUILD: &str = "billing_build_info";
+
+const SECONDS: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 60.0, 3600.0,
+];
+const SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+/// Starts to record, and returns what the metrics are read from. Every series
+/// that an alert or a quotient needs exists from the start, at zero.
+pub fn install() -> PrometheusHandle {
+    let buckets = |builder: PrometheusBuilder, name: &str, buckets: &[f64]| {
+        builder
+            .set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)
+            .expect("the list of buckets is not empty")
+    };
+    let builder = [INTAKE, COMMIT, PROCESSING, WAIT]
+        .iter()
+        .fold(PrometheusBuilder::new(), |builder, name| {
+            buckets(builder, name, &SECONDS)
+        });
+    let builder = [GROUP, BATCH]
+        .iter()
+        .fold(builder, |builder, name| buckets(builder, name, &SIZES));
+    let recorder = builder.build_recorder();
+    let handle = recorder.handle();
+    // A second service in one process (a test) keeps the first one's recorder.
+    let _ = metrics::set_global_recorder(recorder);
+    describe();
+    start_at_zero();
+    handle
+}
+
+fn describe() {
+    describe_counter!(
+        ATTEMPTS,
+        "Processing attempts, by status: processed or failed."
+    );
+    describe_counter!(DELIVERIES, "Deliveries to the webhook endpoint, by result.");
+    describe_counter!(OUTCOMES, "Events processed, by outcome.");
+    describe_counter!(
+        RETRIES,
+        "Processing attempts that were not an event's first, by status."
+    );
+    describe_counter!(REPLAYS, "Replays by an operator, by status.");
+    describe_histogram!(
+        INTAKE,
+        Unit::Seconds,
+        "From a delivery's headers to its answer."
+    );
+    describe_histogram!(COMMIT, Unit::Seconds, "Storing one group of deliveries.");
+    describe_histogram!(GROUP, "Deliveries that share a commit.");
+    describe_histogram!(
+        PROCESSING,
+        Unit::Seconds,
+        "Applying one batch of events, commit included."
+    );
+    describe_histogram!(BATCH, "Events that share a batch.");
+    describe_histogram!(
+        WAIT,
+        Unit::Seconds,
+        "From an event's receipt to its processed mark."
+    );
+    describe_gauge!(DEAD_LETTERS, "Events that could not be processed.");
+    describe_gauge!(
+        UNPROCESSED,
+        "Events that wait to be processed, those to be retried included."
+    );
+    describe_gauge!(OLDEST, Unit::Seconds, "Age of the oldest event that waits.");
+    describe_counter!(
+        AUDIT_ENTRIES,
+        "Entries appended to the audit log, by action."
+    );
+    describe_counter!(
+        AUDIT_ERRORS,
+        "Audit entries that could not be appended; their changes were undone."
+    );
+    describe_counter!(ALERTS, "Alerts raised, by kind.");
+    describe_gauge!(POOL, "Database connections of this process, by state.");
+    describe_gauge!(BUILD, "1, with the version as label.");
+}
+
+fn start_at_zero() {
+    for status in ["processed", "failed"] {
+        counter!(ATTEMPTS, "status" => status).absolute(0);
+        counter!(RETRIES, "status" => status).absolute(0);
+    }
+    for kind in ["payment_failed", "unknown_plan"] {
+        counter!(ALERTS, "kind" => kind).absolute(0);
+    }
+    for event_type in HANDLED_TYPES {
+        counter!(AUDIT_ENTRIES, "action" => crate::event_handlers::action(event_type)).absolute(0);
+    }
+    counter!(AUDIT_ERRORS).absolute(0);
+    gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+/// One answer of the webhook endpoint.
+pub fn delivery(result: &'static str, took: Duration) {
+    counter!(DELIVERIES, "result" => result).increment(1);
+    histogram!(INTAKE).record(took);
+}
+
+/// One group of deliveries that was stored.
+pub fn intake_group(size: usize, took: Duration) {
+    histogram!(GROUP).record(size as f64);
+    histogram!(COMMIT).record(took);
+}
+
+/// One batch of events that was applied and committed.
+pub fn processing_batch(size: usize, took: Duration) {
+    histogram!(BATCH).record(size as f64);
+    histogram!(PROCESSING).record(took);
+}
+
+/// One processing attempt that succeeded.
+pub fn attempt_succeeded(outcome: &'static str, is_retry: bool, waited: Duration) {
+    attempt("processed", is_retry);
+    counter!(OUTCOMES, "outcome" => outcome).increment(1);
+    histogram!(WAIT).record(waited);
+}
+
+/// One processing attempt that failed.
+pub fn attempt_failed(is_retry: bool) {
+    attempt("failed", is_retry);
+}
+
+fn attempt(status: &'static str, is_retry: bool) {
+    counter!(ATTEMPTS, "status" => status).increment(1);
+    if is_retry {
+        counter!(RETRIES, "status" => status).increment(1);
+    }
+}
+
+/// One attempt that an operator asked for.
+pub fn attempt_replayed(succeeded: bool) {
+    let status = if succeeded { "processed" } else { "failed" };
+    counter!(ATTEMPTS, "status" => status).increment(1);
+    counter!(REPLAYS, "status" => status).increment(1);
+}
+
+/// What a committed batch wrote.
+pub fn applied(applied: &Applied) {
+    audit_entries(&applied.audit_actions);
+    for kind in &applied.alerts {
+        counter!(ALERTS, "kind" => *kind).increment(1);
+    }
+}
+
+/// Audit entries that were committed.
+pub fn audit_entries(actions: &[&'static str]) {
+    for action in actions {
+        counter!(AUDIT_ENTRIES, "action" => *action).increment(1);
+    }
+}
+
+/// Audit entries that could not be appended.
+pub fn audit_error() {
+    counter!(AUDIT_ERRORS).increment(1);
+}
+
+/// The state of the inbox, as the database has it.
+pub fn backlog(backlog: Backlog) {
+    gauge!(DEAD_LETTERS).set(backlog.dead_letters as f64);
+    gauge!(UNPROCESSED).set(backlog.unprocessed as f64);
+    gauge!(OLDEST).set(backlog.oldest_unprocessed_secs as f64);
+}
+
+/// The use of a connection pool.
+pub fn connections(open: u32, idle: usize) {
+    gauge!(POOL, "state" => "open").set(f64::from(open));
+    gauge!(POOL, "state" => "idle").set(idle as f64);
+}
+
+/// The counters in a rendered text, by name and labels: what a short-lived
+/// job adds to its running totals.
+pub fn counters(text: &str) -> BTreeMap<String, u64> {
+    let is_counter = |series: &str| {
+        series
+            .split('{')
+            .next()
+            .is_some_and(|name| name.ends_with("_total"))
+    };
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter(|(series, _)| is_counter(series))
+        .filter_map(|(series, value)| Some((series.to_owned(), value.parse().ok()?)))
+        .collect()
+}

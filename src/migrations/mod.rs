@@ -1,0 +1,59 @@
+//! The schema: which migrations there are, which are applied, applying and
+//! undoing them, and verifying what they made.
+
+mod runner;
+pub mod verify;
+
+pub use runner::{MigrationError, rollback, status, up};
+
+/// A file of `supabase/migrations`, and its inverse in `supabase/rollbacks`.
+#[derive(Debug, Clone, Copy)]
+pub struct Migration {
+    pub version: &'static str,
+    pub name: &'static str,
+    up: &'static str,
+    down: &'static str,
+}
+
+macro_rules! migrations {
+    ($(($version:literal, $name:literal)),* $(,)?) => {
+        &[$(Migration {
+            version: $version,
+            name: $name,
+            up: include_str!(concat!("../../supabase/migrations/", $version, "_", $name, ".sql")),
+            down: include_str!(concat!("../../supabase/rollbacks/", $version, "_", $name, ".sql")),
+        }),*]
+    };
+}
+
+/// All migrations, in order.
+pub const MIGRATIONS: &[Migration] = migrations![
+    ("20260101090000", "billing_roles"),
+    ("20260101090100", "organizations"),
+    ("20260101090200", "billing_mirror"),
+    ("20260101090300", "webhook_events"),
+    ("20260101091000", "billing_audit_log"),
+    ("20260101092000", "grace_periods"),
+    ("20260101093000", "webhook_retry"),
+];
+
+/// A migration, as the database has it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MigrationStatus {
+    pub version: String,
+    pub name: String,
+    pub state: State,
+    pub applied_at: Option<jiff::Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Applied,
+    Pending,
+    /// Applied from a file that differs from this program's.
+    Changed,
+    /// Applied by a later program.
+    Unknown,
+}

@@ -1,0 +1,287 @@
+//! Applying and undoing migrations.
+//!
+//! Each migration is one transaction with its entry in the ledger, so a run
+//! that was killed goes on where it stopped. An advisory lock keeps two runs
+//! apart; a lock timeout in each file keeps a run that waits for a table from
+//! holding up everyone who comes after it.
+
+use std::time::Duration;
+
+use jiff_sqlx::Timestamp;
+use sha2::{Digest, Sha256};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection, Executor, Row};
+
+use super::{MIGRATIONS, Migration, MigrationStatus, State};
+
+/// Any number that no other program uses.
+const ADVISORY_LOCK: i64 = 7_226_831_505_411;
+const LOCK_ATTEMPTS: u32 = 3;
+
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    #[error("another migration is running; wait for it, or end it, and run this again")]
+    Busy,
+    #[error(
+        "migration {version} gave up waiting for a lock, so that nobody waits for it; nothing of it is done: \
+         run this again when the database is less busy"
+    )]
+    Locked { version: &'static str },
+    #[error("migration {version} failed, and nothing of it is done: {error}")]
+    Failed {
+        version: &'static str,
+        error: sqlx::Error,
+    },
+    #[error("there is no migration {0}; `migrate status` lists them")]
+    UnknownVersion(String),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// What the database has of each migration.
+pub async fn status(conn: &mut PgConnection) -> Result<Vec<MigrationStatus>, sqlx::Error> {
+    let ledger = ledger(conn).await?;
+    let mut statuses: Vec<MigrationStatus> = MIGRATIONS
+        .iter()
+        .map(|migration| {
+            let entry = ledger
+                .iter()
+                .find(|entry| entry.version == migration.version);
+            MigrationStatus {
+                version: migration.version.to_owned(),
+                name: migration.name.to_owned(),
+                state: match entry {
+                    None => State::Pending,
+                    Some(entry)
+                        if entry
+                            .checksum
+                            .as_ref()
+                            .is_some_and(|c| *c != migration.checksum()) =>
+                    {
+                        State::Changed
+                    }
+                    Some(_) => State::Applied,
+                },
+                applied_at: entry.map(|entry| entry.applied_at),
+            }
+        })
+        .collect();
+    let is_known = |version: &str| {
+        MIGRATIONS
+            .iter()
+            .any(|migration| migration.version == version)
+    };
+    statuses.extend(
+        ledger
+            .into_iter()
+            .filter(|entry| !is_known(&entry.version))
+            .map(|entry| MigrationStatus {
+                version: entry.version,
+                name: entry.name,
+                state: State::Unknown,
+                applied_at: Some(entry.applied_at),
+            }),
+    );
+    Ok(statuses)
+}
+
+/// Applies what is pending, calling `progress` for each, and returns how many
+/// that were.
+pub async fn up(
+    conn: &mut PgConnection,
+    mut progress: impl FnMut(&Migration),
+) -> Result<usize, MigrationError> {
+    lock(conn).await?;
+    let result = apply_pending(conn, &mut progress).await;
+    unlock(conn).await?;
+    result
+}
+
+async fn apply_pending(
+    conn: &mut PgConnection,
+    progress: &mut impl FnMut(&Migration),
+) -> Result<usize, MigrationError> {
+    let ledger = ledger(conn).await?;
+    let mut applied = 0;
+    for migration in MIGRATIONS {
+        let entry = ledger
+            .iter()
+            .find(|entry| entry.version == migration.version);
+        match entry {
+            Some(entry) if entry.checksum.is_some() => continue,
+            // Applied by psql or supabase, which know no checksum.
+            Some(_) => record_checksum(conn, migration).await?,
+            None => {
+                progress(migration);
+                run(conn, migration, migration.up, true).await?;
+                applied += 1;
+            }
+        }
+    }
+    Ok(applied)
+}
+
+/// Undoes migrations from the newest down to, but not including, `to`; without
+/// `to`, the newest applied one. Returns the versions undone.
+pub async fn rollback(
+    conn: &mut PgConnection,
+    to: Option<&str>,
+    mut progress: impl FnMut(&Migration),
+) -> Result<Vec<&'static str>, MigrationError> {
+    if let Some(to) = to
+        && !MIGRATIONS.iter().any(|migration| migration.version == to)
+    {
+        return Err(MigrationError::UnknownVersion(to.to_owned()));
+    }
+    lock(conn).await?;
+    let result = undo(conn, to, &mut progress).await;
+    unlock(conn).await?;
+    result
+}
+
+async fn undo(
+    conn: &mut PgConnection,
+    to: Option<&str>,
+    progress: &mut impl FnMut(&Migration),
+) -> Result<Vec<&'static str>, MigrationError> {
+    let ledger = ledger(conn).await?;
+    let applied = |migration: &&Migration| {
+        ledger
+            .iter()
+            .any(|entry| entry.version == migration.version)
+    };
+    let newest_first = MIGRATIONS.iter().rev().filter(applied);
+    let chosen: Vec<&Migration> = match to {
+        Some(to) => newest_first
+            .take_while(|migration| migration.version > to)
+            .collect(),
+        None => newest_first.take(1).collect(),
+    };
+    let mut undone = Vec::new();
+    for migration in chosen {
+        progress(migration);
+        run(conn, migration, migration.down, false).await?;
+        undone.push(migration.version);
+    }
+    Ok(undone)
+}
+
+impl Migration {
+    fn checksum(&self) -> String {
+        hex::encode(Sha256::digest(self.up.as_bytes()))
+    }
+}
+
+/// Runs a file in a transaction, trying again when a lock could not be had.
+async fn run(
+    conn: &mut PgConnection,
+    migration: &Migration,
+    sql: &'static str,
+    record: bool,
+) -> Result<(), MigrationError> {
+    let version = migration.version;
+    for attempt in 1..=LOCK_ATTEMPTS {
+        let error = match run_once(conn, migration, sql, record).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let code = error
+            .as_database_error()
+            .and_then(|e| e.code().map(String::from));
+        if code.as_deref() != Some("55P03") {
+            return Err(MigrationError::Failed { version, error });
+        }
+        if attempt < LOCK_ATTEMPTS {
+            tracing::warn!(version, attempt, "a lock could not be had; trying again");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+    Err(MigrationError::Locked { version })
+}
+
+async fn run_once(
+    conn: &mut PgConnection,
+    migration: &Migration,
+    sql: &'static str,
+    record: bool,
+) -> Result<(), sqlx::Error> {
+    let mut tx = conn.begin().await?;
+    tx.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+    if record {
+        record_checksum(&mut tx, migration).await?;
+    }
+    tx.commit().await
+}
+
+async fn record_checksum(
+    conn: &mut PgConnection,
+    migration: &Migration,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE billing_schema_migrations SET checksum = $2 WHERE version = $1")
+        .bind(migration.version)
+        .bind(migration.checksum())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+async fn lock(conn: &mut PgConnection) -> Result<(), MigrationError> {
+    conn.execute("SET lock_timeout = '30s'").await?;
+    let locked = sqlx::query("SELECT pg_advisory_lock($1)")
+        .bind(ADVISORY_LOCK)
+        .execute(&mut *conn)
+        .await;
+    match locked {
+        Ok(_) => Ok(()),
+        Err(error)
+            if error
+                .as_database_error()
+                .is_some_and(|e| e.code().as_deref() == Some("55P03")) =>
+        {
+            Err(MigrationError::Busy)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn unlock(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_advisory_unlock($1)")
+        .bind(ADVISORY_LOCK)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+struct Entry {
+    version: String,
+    name: String,
+    checksum: Option<String>,
+    applied_at: jiff::Timestamp,
+}
+
+/// What is entered in the ledger; nothing, where there is none yet. Not
+/// checked at compile time: the table may not be there.
+async fn ledger(conn: &mut PgConnection) -> Result<Vec<Entry>, sqlx::Error> {
+    let exists: bool =
+        sqlx::query_scalar("SELECT to_regclass('public.billing_schema_migrations') IS NOT NULL")
+            .fetch_one(&mut *conn)
+            .await?;
+    if !exists {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query(
+        "SELECT version, name, checksum, applied_at FROM public.billing_schema_migrations ORDER BY version",
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(Entry {
+                version: row.try_get("version")?,
+                name: row.try_get("name")?,
+                checksum: row.try_get("checksum")?,
+                applied_at: row.try_get::<Timestamp, _>("applied_at")?.to_jiff(),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,348 @@
+//! `migrate verify`: whether the database is as the migrations leave it, in
+//! words. It does what steps 4 and 5 of the deployment guide do, and more.
+
+use serde_json::Value;
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection, Executor, Row};
+
+use super::State;
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Check {
+    pub name: String,
+    pub ok: bool,
+    /// What is wrong, and what to do.
+    pub problem: Option<String>,
+}
+
+/// The tables that hold tenants' data, and whether a request may read them.
+pub const TENANT_TABLES: &[(&str, bool)] = &[
+    ("organizations", true),
+    ("usage_quotas", true),
+    ("billing_customers", true),
+    ("billing_subscriptions", true),
+    ("billing_subscription_items", true),
+    ("billing_subscription_payments", true),
+    ("billing_invoices", true),
+    ("billing_invoice_items", true),
+    ("billing_charges", true),
+    ("billing_payment_methods", true),
+    ("billing_alerts", true),
+    ("billing_applied_events", true),
+    ("webhook_events", false),
+    ("billing_audit_log", true),
+    ("billing_audit_chain_heads", true),
+    ("grace_periods", true),
+    ("webhook_dead_letter_queue", false),
+];
+
+/// Tables without a tenant that row-level security closes all the same.
+const CLOSED_TABLES: &[&str] = &["users", "billing_job_runs"];
+
+const RETRY_COLUMNS: &[&str] = &[
+    "stripe_event_id",
+    "event_type",
+    "retry_count",
+    "next_retry_at",
+    "processed",
+    "received_at",
+    "error_message",
+    "attempts",
+    "lease_id",
+    "lease_expires_at",
+];
+
+const FUNCTIONS: &[&str] = &[
+    "auth.get_current_org_id",
+    "public.log_billing_action",
+    "public.billing_audit_entry_hash",
+    "public.billing_audit_log_refuse_change",
+    "public.billing_audit_chain_heads_refuse_change",
+];
+
+const TRIGGERS: &[(&str, &str)] = &[
+    ("billing_audit_log", "billing_audit_log_append_only"),
+    ("billing_audit_log", "billing_audit_log_no_truncate"),
+    (
+        "billing_audit_chain_heads",
+        "billing_audit_chain_heads_grow_only",
+    ),
+    (
+        "billing_audit_chain_heads",
+        "billing_audit_chain_heads_no_truncate",
+    ),
+];
+
+const RERUN: &str = "run its migration again (`psql -f supabase/migrations/…`: each may be rerun)";
+
+/// Looks at everything; the connection should be the owner's.
+pub async fn verify(conn: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> {
+    let mut checks = Vec::new();
+    migrations(conn, &mut checks).await?;
+    tables(conn, &mut checks).await?;
+    if checks.iter().any(|check| !check.ok) {
+        // What follows would only repeat that things are missing.
+        return Ok(checks);
+    }
+    roles(conn, &mut checks).await?;
+    row_level_security(conn, &mut checks).await?;
+    functions(conn, &mut checks).await?;
+    triggers(conn, &mut checks).await?;
+    audit_round_trip(conn, &mut checks).await?;
+    Ok(checks)
+}
+
+fn check(checks: &mut Vec<Check>, name: impl Into<String>, problem: Option<String>) {
+    checks.push(Check {
+        name: name.into(),
+        ok: problem.is_none(),
+        problem,
+    });
+}
+
+async fn migrations(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), sqlx::Error> {
+    for status in super::status(conn).await? {
+        let problem = match status.state {
+            State::Applied | State::Unknown => None,
+            State::Pending => Some("is not applied: run `migrate up`".to_owned()),
+            State::Changed => Some("was applied from another version of its file".to_owned()),
+        };
+        check(
+            checks,
+            format!("migration {}_{}", status.version, status.name),
+            problem,
+        );
+    }
+    Ok(())
+}
+
+async fn tables(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), sqlx::Error> {
+    let names = TENANT_TABLES
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(CLOSED_TABLES.iter().copied());
+    for table in names {
+        let columns: Vec<String> = sqlx::query_scalar(
+            "SELECT column_name::text FROM information_schema.columns
+              WHERE table_schema = 'public' AND table_name = $1",
+        )
+        .bind(table)
+        .fetch_all(&mut *conn)
+        .await?;
+        let wanted = if table == "webhook_events" {
+            RETRY_COLUMNS
+        } else {
+            &[]
+        };
+        let missing: Vec<&str> = wanted
+            .iter()
+            .copied()
+            .filter(|c| !columns.iter().any(|column| column == c))
+            .collect();
+        let problem = if columns.is_empty() {
+            Some(format!("is missing: {RERUN}"))
+        } else if !missing.is_empty() {
+            Some(format!("lacks {}: {RERUN}", missing.join(", ")))
+        } else {
+            None
+        };
+        check(checks, format!("table {table}"), problem);
+    }
+    Ok(())
+}
+
+async fn roles(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), sqlx::Error> {
+    for role in ["billing_owner", "billing_app", "billing_worker"] {
+        let row = sqlx::query(
+            "SELECT rolcanlogin, rolsuper OR rolbypassrls AS unbound FROM pg_roles WHERE rolname = $1",
+        )
+        .bind(role)
+        .fetch_optional(&mut *conn)
+        .await?;
+        let problem = match row {
+            None => Some(format!("is missing: {RERUN}")),
+            Some(row) if row.try_get("rolcanlogin")? => {
+                Some(format!("may log in: ALTER ROLE {role} NOLOGIN"))
+            }
+            Some(row) if row.try_get("unbound")? => Some(format!(
+                "escapes row-level security: ALTER ROLE {role} NOSUPERUSER NOBYPASSRLS"
+            )),
+            Some(_) => None,
+        };
+        check(checks, format!("role {role}"), problem);
+    }
+    Ok(())
+}
+
+async fn row_level_security(
+    conn: &mut PgConnection,
+    checks: &mut Vec<Check>,
+) -> Result<(), sqlx::Error> {
+    let tables = TENANT_TABLES
+        .iter()
+        .map(|(table, read)| {
+            (
+                *table,
+                if *read {
+                    &["owner", "app", "worker"][..]
+                } else {
+                    &["owner", "worker"]
+                },
+            )
+        })
+        .chain([
+            ("users", &["owner"][..]),
+            ("billing_job_runs", &["owner", "worker"]),
+        ]);
+    for (table, roles) in tables {
+        let row = sqlx::query(
+            "SELECT c.relrowsecurity, c.relforcerowsecurity, pg_get_userbyid(c.relowner)::text AS owner,
+                    ARRAY(SELECT role::text FROM pg_policies p, unnest(p.roles) role
+                           WHERE p.schemaname = 'public' AND p.tablename = c.relname) AS roles
+               FROM pg_class c WHERE c.oid = to_regclass('public.' || quote_ident($1))",
+        )
+        .bind(table)
+        .fetch_one(&mut *conn)
+        .await?;
+        let enabled: bool = row.try_get("relrowsecurity")?;
+        let forced: bool = row.try_get("relforcerowsecurity")?;
+        let owner: String = row.try_get("owner")?;
+        let policies: Vec<String> = row.try_get("roles")?;
+        let problem = if !enabled {
+            Some(format!(
+                "is off: ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"
+            ))
+        } else if !forced {
+            Some(format!(
+                "does not bind the owner: ALTER TABLE {table} FORCE ROW LEVEL SECURITY"
+            ))
+        } else if owner != "billing_owner" {
+            Some(format!(
+                "is the table's of {owner}: ALTER TABLE {table} OWNER TO billing_owner"
+            ))
+        } else {
+            // A policy for everyone counts for each role, as the guide's repair makes it.
+            let has = |role: &&&str| {
+                policies
+                    .iter()
+                    .any(|p| *p == format!("billing_{role}") || p == "public")
+            };
+            let missing: Vec<&&str> = roles.iter().filter(|role| !has(role)).collect();
+            (!missing.is_empty()).then(|| {
+                let names: Vec<String> = missing
+                    .iter()
+                    .map(|role| format!("billing_{role}"))
+                    .collect();
+                format!("has no policy for {}: {RERUN}", names.join(", "))
+            })
+        };
+        check(checks, format!("row-level security of {table}"), problem);
+    }
+    Ok(())
+}
+
+async fn functions(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), sqlx::Error> {
+    for function in FUNCTIONS {
+        let row = sqlx::query(
+            "SELECT prosecdef, coalesce(proconfig::text LIKE '%search_path=%', false) AS fixed_path
+               FROM pg_proc WHERE oid = to_regproc($1)",
+        )
+        .bind(*function)
+        .fetch_optional(&mut *conn)
+        .await?;
+        let problem = match row {
+            None => Some(format!("is missing, or there are several: {RERUN}")),
+            Some(row) if row.try_get("prosecdef")? => {
+                Some(format!("runs as its owner (SECURITY DEFINER): {RERUN}"))
+            }
+            Some(row) if !row.try_get::<bool, _>("fixed_path")? => {
+                Some(format!("takes its search_path from the caller: {RERUN}"))
+            }
+            Some(_) => None,
+        };
+        check(checks, format!("function {function}"), problem);
+    }
+    Ok(())
+}
+
+async fn triggers(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), sqlx::Error> {
+    for (table, trigger) in TRIGGERS {
+        let enabled: Option<String> = sqlx::query_scalar(
+            "SELECT tgenabled::text FROM pg_trigger
+              WHERE tgrelid = to_regclass('public.' || $1) AND tgname = $2",
+        )
+        .bind(*table)
+        .bind(*trigger)
+        .fetch_optional(&mut *conn)
+        .await?;
+        let problem = match enabled.as_deref() {
+            Some("O" | "A") => None,
+            Some(_) => Some(format!(
+                "is disabled: ALTER TABLE {table} ENABLE TRIGGER {trigger}"
+            )),
+            None => Some(format!("is missing: {RERUN}")),
+        };
+        check(checks, format!("trigger {trigger}"), problem);
+    }
+    Ok(())
+}
+
+/// Appends an entry as the guide does, sees that it is there, that it can be
+/// deleted and that no other can; leaves nothing behind.
+async fn audit_round_trip(
+    conn: &mut PgConnection,
+    checks: &mut Vec<Check>,
+) -> Result<(), sqlx::Error> {
+    let mut tx = conn.begin().await?;
+    let problem = match round_trip(&mut tx).await {
+        Ok(problem) => problem,
+        Err(sqlx::Error::Database(error)) => Some(format!("fails: {error}")),
+        Err(error) => return Err(error),
+    };
+    tx.rollback().await?;
+    check(checks, "log_billing_action round trip", problem);
+    Ok(())
+}
+
+async fn round_trip(conn: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    let entry: Value = sqlx::query_scalar(
+        "WITH logged AS MATERIALIZED (
+           SELECT log_billing_action(
+             p_organization_id := coalesce((SELECT id FROM organizations LIMIT 1), gen_random_uuid()),
+             p_action := 'test_action', p_actor_type := 'system', p_actor_id := NULL,
+             p_resource_type := 'test', p_resource_id := NULL, p_metadata := '{\"test\": true}'::jsonb
+           ) AS id)
+         SELECT to_jsonb(id) FROM logged",
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    let seen: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM billing_audit_log WHERE id = ($1 #>> '{}')::uuid AND action = 'test_action'",
+    )
+    .bind(&entry)
+    .fetch_one(&mut *conn)
+    .await?;
+    if seen != 1 {
+        return Ok(Some("the entry it returned cannot be read".to_owned()));
+    }
+    let deleted = sqlx::query("DELETE FROM billing_audit_log WHERE id = ($1 #>> '{}')::uuid")
+        .bind(&entry)
+        .execute(&mut *conn)
+        .await?;
+    if deleted.rows_affected() != 1 {
+        return Ok(Some("the owner cannot delete its test entry".to_owned()));
+    }
+    conn.execute(
+        "SELECT log_billing_action(gen_random_uuid(), 'verify', 'system', p_resource_type => 'test')",
+    )
+    .await?;
+    let mut savepoint = conn.begin().await?;
+    let refused = savepoint
+        .execute("UPDATE billing_audit_log SET action = 'x' WHERE action = 'verify'")
+        .await;
+    savepoint.rollback().await?;
+    Ok(refused
+        .is_ok()
+        .then(|| "entries can be changed: the log is not append-only".to_owned()))
+}

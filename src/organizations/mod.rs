@@ -1,0 +1,112 @@
+//! Organizations: the tenants.
+
+pub mod store;
+
+use serde_json::json;
+use sqlx::postgres::PgPool;
+use uuid::Uuid;
+
+use crate::audit::{self, Actor, NewEntry};
+use crate::db::TenantTx;
+use crate::inbox;
+use crate::plans::Catalogue;
+use crate::{metrics, quotas};
+pub use store::Organization;
+
+/// Who is to be created.
+#[derive(Debug, Clone)]
+pub struct NewOrganization {
+    pub name: String,
+    /// The plan while no subscription says otherwise.
+    pub plan_tier: String,
+    pub stripe_customer_id: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    #[error("an organization needs a name of 1 to 200 characters, without control characters")]
+    Name,
+    #[error("there is no plan {0:?}; `PLANS_FILE` lists the tiers")]
+    Plan(String),
+    #[error("{0:?} is no Stripe customer id (cus_…)")]
+    CustomerId(String),
+    #[error("the Stripe customer {0} belongs to another organization")]
+    CustomerTaken(String),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// Creates an organization with its quotas, its billing customer and its audit
+/// entry. Events that waited for the customer are processed next.
+pub async fn create(
+    pool: &PgPool,
+    catalogue: &Catalogue,
+    new: NewOrganization,
+) -> Result<Organization, CreateError> {
+    let name = new.name.trim();
+    if name.is_empty() || name.chars().count() > 200 || name.chars().any(char::is_control) {
+        return Err(CreateError::Name);
+    }
+    if catalogue.plan(&new.plan_tier).is_none() {
+        return Err(CreateError::Plan(new.plan_tier));
+    }
+    let customer = new.stripe_customer_id.as_deref();
+    if let Some(id) = customer.filter(|id| !is_customer_id(id)) {
+        return Err(CreateError::CustomerId(id.to_owned()));
+    }
+
+    let id = Uuid::now_v7();
+    let mut tx = TenantTx::begin(pool, id).await?;
+    let organization = store::insert(&mut tx, name, &new.plan_tier).await?;
+    quotas::store::set_plan(tx.conn(), catalogue, id, &new.plan_tier).await?;
+    if let Some(customer) = customer
+        && !store::insert_customer(&mut tx, customer).await?
+    {
+        return Err(CreateError::CustomerTaken(customer.to_owned()));
+    }
+    let entry = NewEntry {
+        organization_id: id,
+        action: "organization_created",
+        actor: Actor::System,
+        resource_type: "organization",
+        resource_id: id.to_string(),
+        before: None,
+        after: Some(json!({
+            "name": name,
+            "planTier": new.plan_tier,
+            "stripeCustomerId": customer,
+        })),
+        metadata: json!({}),
+    };
+    audit::store::append(tx.conn(), std::slice::from_ref(&entry)).await?;
+    tx.commit().await?;
+    metrics::audit_entries(&[entry.action]);
+    if let Some(customer) = customer {
+        wake_waiting(pool, customer).await?;
+    }
+    Ok(Organization {
+        stripe_customer_id: customer.map(str::to_owned),
+        ..organization
+    })
+}
+
+async fn wake_waiting(pool: &PgPool, customer: &str) -> Result<(), sqlx::Error> {
+    let mut tx = crate::db::WorkerTx::begin(pool).await?;
+    let woken = inbox::store::wake_waiting(tx.conn(), customer).await?;
+    tx.commit().await?;
+    if woken > 0 {
+        tracing::info!(
+            customer,
+            events = woken,
+            "events that waited for this customer are processed next"
+        );
+    }
+    Ok(())
+}
+
+fn is_customer_id(id: &str) -> bool {
+    id.len() > 4
+        && id.len() <= 255
+        && id.starts_with("cus_")
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}

@@ -1,0 +1,78 @@
+//! The organizations' SQL.
+
+use serde::Serialize;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::db::TenantTx;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Organization {
+    pub id: Uuid,
+    pub name: String,
+    pub plan_tier: String,
+    pub stripe_customer_id: Option<String>,
+    pub created_at: jiff::Timestamp,
+}
+
+/// Inserts the organization of `tx`.
+pub async fn insert(
+    tx: &mut TenantTx,
+    name: &str,
+    plan_tier: &str,
+) -> Result<Organization, sqlx::Error> {
+    let id = tx.organization_id();
+    let row = sqlx::query!(
+        "INSERT INTO organizations (id, name, plan_tier, base_plan_tier) VALUES ($1, $2, $3, $3)
+         RETURNING created_at",
+        id,
+        name,
+        plan_tier
+    )
+    .fetch_one(tx.conn())
+    .await?;
+    Ok(Organization {
+        id,
+        name: name.to_owned(),
+        plan_tier: plan_tier.to_owned(),
+        stripe_customer_id: None,
+        created_at: row.created_at.to_jiff(),
+    })
+}
+
+/// Gives the organization of `tx` a billing customer; false if another has it.
+pub async fn insert_customer(tx: &mut TenantTx, customer_id: &str) -> Result<bool, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let inserted = sqlx::query_scalar!(
+        "INSERT INTO billing_customers (stripe_customer_id, organization_id) VALUES ($1, $2)
+         ON CONFLICT DO NOTHING RETURNING organization_id",
+        customer_id,
+        organization_id
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(inserted.is_some())
+}
+
+/// All organizations, oldest first.
+pub async fn list(conn: &mut PgConnection) -> Result<Vec<Organization>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT o.id, o.name, o.plan_tier, o.created_at,
+                  (SELECT min(c.stripe_customer_id) FROM billing_customers c
+                    WHERE c.organization_id = o.id) AS customer
+             FROM organizations o ORDER BY o.created_at, o.id"#
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Organization {
+            id: row.id,
+            name: row.name,
+            plan_tier: row.plan_tier,
+            stripe_customer_id: row.customer,
+            created_at: row.created_at.to_jiff(),
+        })
+        .collect())
+}

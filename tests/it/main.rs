@@ -1,0 +1,5 @@
+//! The integration tests: one binary, so that it links once.
+
+mod embedded_postgres;
+mod inbox;
+mod support;

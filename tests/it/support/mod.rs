@@ -1,0 +1,10 @@
+//! What the tests stand on: a real PostgreSQL, a fresh database for each test,
+//! and the service as it runs in production.
+
+pub mod database;
+pub mod events;
+pub mod program;
+pub mod service;
+
+pub use database::TestDatabase;
+pub use service::TestService;

@@ -1,0 +1,170 @@
+//! The service, started as `serve` starts it, on a port of its own.
+
+use std::time::Duration;
+
+use reqwest::{Client, RequestBuilder, Response};
+use serde_json::Value;
+use valuecanvas_billing::app::{self, Database, Service};
+use valuecanvas_billing::config::{ServeConfig, StripeConfig};
+use valuecanvas_billing::inbox::worker::Processor;
+use valuecanvas_billing::plans::Catalogue;
+use valuecanvas_billing::stripe::signature::SigningSecret;
+
+use super::TestDatabase;
+use super::events::{SECRET, sign};
+
+pub const WEBHOOKS: &str = "/api/billing/webhooks/stripe";
+
+pub struct TestService {
+    pub db: TestDatabase,
+    pub client: Client,
+    pub base: String,
+    service: Option<Service>,
+    _data_dir: tempfile::TempDir,
+}
+
+/// What a test may want otherwise.
+pub struct Options {
+    pub workers: u32,
+    pub max_retries: u32,
+    pub key_is_live: Option<bool>,
+    pub secrets: Vec<&'static str>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            workers: 2,
+            max_retries: 20,
+            key_is_live: None,
+            secrets: vec![SECRET],
+        }
+    }
+}
+
+impl TestService {
+    pub async fn start() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    /// Takes events and leaves them: the test processes them itself.
+    pub async fn intake_only() -> Self {
+        Self::with(Options {
+            workers: 0,
+            ..Options::default()
+        })
+        .await
+    }
+
+    pub async fn with(options: Options) -> Self {
+        let db = TestDatabase::new().await;
+        let data_dir = tempfile::tempdir().unwrap();
+        let serve = ServeConfig {
+            listen_addr: "127.0.0.1:0".parse().unwrap(),
+            metrics_addr: None,
+            worker_concurrency: options.workers,
+            tolerance_secs: 300,
+        };
+        let stripe = StripeConfig {
+            key_is_live: options.key_is_live,
+            webhook_secrets: Some(
+                options
+                    .secrets
+                    .iter()
+                    .copied()
+                    .map(SigningSecret::new)
+                    .collect(),
+            ),
+            plans_file: None,
+            max_retries: options.max_retries,
+        };
+        let database = Database::external(db.service(), db.options("postgres"));
+        let service = app::start(&database, &serve, &stripe, data_dir.path())
+            .await
+            .expect("the service starts");
+        // A second service of this process finds the provider installed.
+        let client = valuecanvas_billing::jobs::http_client().unwrap();
+        let base = format!("http://{}", service.address);
+        Self {
+            db,
+            client,
+            base,
+            service: Some(service),
+            _data_dir: data_dir,
+        }
+    }
+
+    pub fn get(&self, path: &str) -> RequestBuilder {
+        self.client.get(format!("{}{path}", self.base))
+    }
+
+    pub fn post(&self, path: &str) -> RequestBuilder {
+        self.client.post(format!("{}{path}", self.base))
+    }
+
+    /// Posts `body` with `signature`.
+    pub async fn deliver_raw(&self, body: impl Into<Vec<u8>>, signature: &str) -> Response {
+        let request = self
+            .post(WEBHOOKS)
+            .header("stripe-signature", signature)
+            .body(body.into());
+        request.send().await.expect("the service answers")
+    }
+
+    /// Delivers a signed event, which must be stored.
+    pub async fn deliver(&self, event: &Value) -> Value {
+        let body = event.to_string();
+        let response = self.deliver_raw(body.clone(), &sign(body.as_bytes())).await;
+        assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
+        response.json().await.unwrap()
+    }
+
+    /// Waits until every event is processed or waits for its retry.
+    pub async fn settle(&self) {
+        for _ in 0..2_000 {
+            let open = self
+                .db
+                .count("webhook_events WHERE NOT processed AND (retry_count = 0 OR next_retry_at <= now())")
+                .await;
+            if open == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("events stayed unprocessed: {}", self.db.value(
+            "SELECT string_agg(stripe_event_id || ' ' || event_type || ' ' || coalesce(error_message, ''), E'\\n')
+               FROM webhook_events WHERE NOT processed").await);
+    }
+
+    /// The value of a series in `/metrics`.
+    pub async fn metric(&self, series: &str) -> Option<i64> {
+        let text = self
+            .get("/metrics")
+            .send()
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map(|value| value.parse().unwrap())
+    }
+
+    pub async fn stop(&mut self) {
+        if let Some(service) = self.service.take() {
+            service.drain().await;
+        }
+    }
+}
+
+/// Processing as `serve` and the jobs do it, called by hand.
+pub fn processor(db: &TestDatabase) -> Processor {
+    Processor {
+        pool: db.service_pool(),
+        catalogue: Catalogue::load(None).unwrap(),
+        key_is_live: None,
+        max_retries: 20,
+    }
+}
