@@ -213,7 +213,7 @@ pub async fn start(
 
     let waking = wake.clone();
     let (intake, writer) =
-        group_commit::new(database.service.clone(), move || waking.notify_waiters());
+        group_commit::new(database.service.clone(), move || wake_workers(&waking));
     let probes = Probes {
         pool: db::pool(database.service.clone(), 4),
         metrics: crate::metrics::install(),
@@ -323,6 +323,12 @@ impl Processing {
     }
 }
 
+/// Wakes the workers that wait, and leaves word for one that is about to.
+fn wake_workers(wake: &Notify) {
+    wake.notify_waiters();
+    wake.notify_one();
+}
+
 /// Wakes the workers when another replica stored something. Deaf, they poll.
 async fn hear(options: PgConnectOptions, wake: Arc<Notify>) {
     let pool = db::pool(options.log_statements(tracing::log::LevelFilter::Off), 1);
@@ -331,7 +337,7 @@ async fn hear(options: PgConnectOptions, wake: Arc<Notify>) {
             && listener.listen(inbox::store::CHANNEL).await.is_ok()
         {
             while listener.recv().await.is_ok() {
-                wake.notify_waiters();
+                wake_workers(&wake);
             }
         }
         tokio::time::sleep(Duration::from_secs(1)).await;

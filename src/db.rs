@@ -58,6 +58,15 @@ impl WorkerTx {
             .map(Self)
     }
 
+    /// For claiming work: the planner takes a queue's conditions for selective
+    /// and would sort the whole backlog for each batch, where the index has its
+    /// head.
+    pub async fn begin_claim(pool: &PgPool) -> Result<Self, sqlx::Error> {
+        let opening = "BEGIN; SET LOCAL ROLE billing_worker; \
+                       SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off";
+        pool.begin_with(opening).await.map(Self)
+    }
+
     pub fn conn(&mut self) -> &mut PgConnection {
         &mut self.0
     }

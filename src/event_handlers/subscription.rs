@@ -115,7 +115,32 @@ pub async fn apply(
 
     let late = late_payments(&stored, &changes, &payments, effects);
     store::subscriptions::set_status(conn, &late).await?;
-    plan::settle(conn, catalogue, &organizations, effects).await
+    let standing = running(&stored, &changes, &late);
+    plan::settle(conn, catalogue, &organizations, &standing, effects).await
+}
+
+/// Status and tier of every subscription, as the batch leaves them.
+fn running<'a>(
+    stored: &'a BTreeMap<Key, StoredSubscription>,
+    changes: &'a [Change],
+    late: &'a [(Key, String)],
+) -> plan::Subscriptions<'a> {
+    let mut by_key: BTreeMap<(Uuid, &str), (&str, Option<&str>)> = stored
+        .iter()
+        .map(|((owner, id), row)| ((*owner, id.as_str()), (row.status.as_str(), row.plan_tier.as_deref())))
+        .collect();
+    for ((owner, id), status) in late {
+        by_key.entry((*owner, id)).and_modify(|(known, _)| *known = status);
+    }
+    for change in changes {
+        let key = (change.folded.organization_id, change.folded.snapshot.id.as_str());
+        by_key.insert(key, (&change.status, change.plan_tier.as_deref()));
+    }
+    let mut subscriptions = plan::Subscriptions::new();
+    for ((owner, _), subscription) in by_key {
+        subscriptions.entry(owner).or_default().push(subscription);
+    }
+    subscriptions
 }
 
 /// The organizations whose subscriptions the batch may change.

@@ -92,7 +92,7 @@ impl Processor {
     /// recorded with it.
     pub async fn process_due(&self, due_by: Option<Timestamp>) -> Result<Tally, sqlx::Error> {
         let lease_id = Uuid::now_v7();
-        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let mut tx = WorkerTx::begin_claim(&self.pool).await?;
         let claimed = store::claim(tx.conn(), lease_id, None, due_by, BATCH).await?;
         tx.commit().await?;
         if claimed.is_empty() {

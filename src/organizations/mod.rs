@@ -58,7 +58,7 @@ pub async fn create(
     let id = Uuid::now_v7();
     let mut tx = TenantTx::begin(pool, id).await?;
     let organization = store::insert(&mut tx, name, &new.plan_tier).await?;
-    quotas::store::set_plan(tx.conn(), catalogue, id, &new.plan_tier).await?;
+    quotas::store::set_plan(tx.conn(), catalogue, &[id], &new.plan_tier).await?;
     if let Some(customer) = customer
         && !store::insert_customer(&mut tx, customer).await?
     {

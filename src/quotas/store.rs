@@ -4,27 +4,27 @@ use rust_decimal::Decimal;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::plans::Catalogue;
+use crate::plans::{Catalogue, Plan};
 
-/// Sets an organization's plan, and its quotas to those of the plan. A tier
-/// that the catalogue no longer has keeps the quotas it had.
+/// Sets the plan of `organizations`, and their quotas to those of the plan. A
+/// tier that the catalogue no longer has leaves the quotas as they were.
 pub async fn set_plan(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
-    organization_id: Uuid,
+    organizations: &[Uuid],
     tier: &str,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "UPDATE organizations SET plan_tier = $2, updated_at = now() WHERE id = $1",
-        organization_id,
+        "UPDATE organizations SET plan_tier = $2, updated_at = now() WHERE id = ANY($1)",
+        organizations,
         tier
     )
     .execute(&mut *conn)
     .await?;
     match catalogue.plan(tier) {
-        Some(_) => set_quotas(conn, catalogue, organization_id, tier).await,
+        Some(plan) => set_quotas(conn, organizations, plan).await,
         None => {
-            tracing::warn!(%organization_id, tier, "the catalogue has no such tier; quotas stay as they were");
+            tracing::warn!(tier, "the catalogue has no such tier; quotas stay as they were");
             Ok(())
         }
     }
@@ -32,17 +32,11 @@ pub async fn set_plan(
 
 async fn set_quotas(
     conn: &mut PgConnection,
-    catalogue: &Catalogue,
-    organization_id: Uuid,
-    tier: &str,
+    organizations: &[Uuid],
+    plan: &Plan,
 ) -> Result<(), sqlx::Error> {
-    let quotas = catalogue
-        .plan(tier)
-        .map(|plan| &plan.quotas)
-        .into_iter()
-        .flatten();
     let (mut metrics, mut limits, mut kinds, mut rates) = (vec![], vec![], vec![], vec![]);
-    for (metric, quota) in quotas {
+    for (metric, quota) in &plan.quotas {
         metrics.push(metric.as_str());
         limits.push(quota.quota);
         kinds.push(quota.over_limit.as_str());
@@ -51,15 +45,16 @@ async fn set_quotas(
     sqlx::query!(
         "INSERT INTO usage_quotas (organization_id, metric, plan_tier, unlimited, quota, over_limit,
                                    overage_rate)
-         SELECT $1, metric, $2, quota IS NULL, quota, kind, rate
-           FROM unnest($3::text[], $4::numeric[], $5::text[], $6::numeric[])
+         SELECT organization, metric, $2, quota IS NULL, quota, kind, rate
+           FROM unnest($1::uuid[]) AS o(organization)
+          CROSS JOIN unnest($3::text[], $4::numeric[], $5::text[], $6::numeric[])
              AS t(metric, quota, kind, rate)
          ON CONFLICT (organization_id, metric) DO UPDATE SET
            plan_tier = excluded.plan_tier, unlimited = excluded.unlimited, quota = excluded.quota,
            over_limit = excluded.over_limit, overage_rate = excluded.overage_rate,
            updated_at = excluded.updated_at",
-        organization_id,
-        tier,
+        organizations,
+        plan.tier,
         &metrics as &[&str],
         &limits as &[Option<Decimal>],
         &kinds as &[&str],

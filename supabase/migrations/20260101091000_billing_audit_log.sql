@@ -40,43 +40,10 @@ CREATE TABLE IF NOT EXISTS billing_audit_chain_heads (
   last_hash bytea NOT NULL
 );
 
--- sha256(previous hash, each field as length:text, or - where null). Lengths
--- are in bytes of UTF-8, times in microseconds since 1970, so that the same
--- can be computed outside of the database.
-CREATE OR REPLACE FUNCTION billing_audit_entry_hash(p_previous_hash bytea, p_entry billing_audit_log)
-  RETURNS bytea
-  LANGUAGE plpgsql STABLE SECURITY INVOKER PARALLEL SAFE
-  SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-  field text;
-  canonical text := '';
-BEGIN
-  FOREACH field IN ARRAY ARRAY[
-    p_entry.organization_id::text,
-    p_entry.id::text,
-    p_entry.sequence::text,
-    p_entry.action,
-    p_entry.actor_type,
-    p_entry.actor_id::text,
-    p_entry.resource_type,
-    p_entry.resource_id,
-    p_entry.before_state::text,
-    p_entry.after_state::text,
-    p_entry.metadata::text,
-    p_entry.ip_address::text,
-    p_entry.user_agent,
-    (extract(epoch FROM p_entry.created_at) * 1000000)::bigint::text
-  ] LOOP
-    canonical := canonical || coalesce(octet_length(field)::text || ':' || field, '-');
-  END LOOP;
-  RETURN sha256(p_previous_hash || convert_to(canonical, 'UTF8'));
-END
-$$;
-REVOKE ALL ON FUNCTION billing_audit_entry_hash(bytea, billing_audit_log) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION billing_audit_entry_hash(bytea, billing_audit_log)
-  TO billing_app, billing_worker;
-
+-- Appends an entry. Its hash is
+--   sha256(previous hash, each field as length:text, or - where null),
+-- with lengths in bytes of UTF-8 and times in microseconds since 1970, so that
+-- `audit verify` can compute the same outside of the database.
 CREATE OR REPLACE FUNCTION log_billing_action(
   p_organization_id uuid,
   p_action text,
@@ -94,8 +61,16 @@ CREATE OR REPLACE FUNCTION log_billing_action(
   SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  head public.billing_audit_chain_heads;
-  entry public.billing_audit_log;
+  new_id uuid := gen_random_uuid();
+  new_sequence bigint;
+  -- The previous entry's, until this one is hashed.
+  new_hash bytea;
+  new_time timestamptz;
+  micros bigint;
+  before_text text := p_before_state::text;
+  after_text text := p_after_state::text;
+  metadata_text text := p_metadata::text;
+  canonical text;
 BEGIN
   IF p_organization_id IS NULL THEN
     RAISE EXCEPTION 'log_billing_action needs an organization: p_organization_id is null'
@@ -103,38 +78,40 @@ BEGIN
             HINT = 'Is there a row in organizations? `valuecanvas-billing organizations create` makes one.';
   END IF;
 
-  entry.organization_id := p_organization_id;
-  entry.id := gen_random_uuid();
-  entry.action := p_action;
-  entry.actor_type := p_actor_type;
-  entry.actor_id := p_actor_id;
-  entry.resource_type := p_resource_type;
-  entry.resource_id := p_resource_id;
-  entry.before_state := p_before_state;
-  entry.after_state := p_after_state;
-  entry.metadata := p_metadata;
-  entry.ip_address := p_ip_address;
-  entry.user_agent := p_user_agent;
-
   IF p_action IS DISTINCT FROM 'test_action' THEN
-    SELECT * INTO head FROM public.billing_audit_chain_heads h
+    SELECT h.last_sequence + 1, h.last_hash INTO new_sequence, new_hash
+      FROM public.billing_audit_chain_heads h
      WHERE h.organization_id = p_organization_id FOR UPDATE;
     IF NOT FOUND THEN
       INSERT INTO public.billing_audit_chain_heads (organization_id, last_sequence, last_hash)
         VALUES (p_organization_id, 0, sha256('')) ON CONFLICT DO NOTHING;
-      SELECT * INTO STRICT head FROM public.billing_audit_chain_heads h
+      SELECT h.last_sequence + 1, h.last_hash INTO STRICT new_sequence, new_hash
+        FROM public.billing_audit_chain_heads h
        WHERE h.organization_id = p_organization_id FOR UPDATE;
     END IF;
-    entry.sequence := head.last_sequence + 1;
   END IF;
 
   -- After the lock, so that times follow the chain.
-  entry.created_at := clock_timestamp();
+  new_time := clock_timestamp();
+  micros := extract(epoch FROM new_time) * 1000000;
 
-  IF entry.sequence IS NOT NULL THEN
-    entry.hash := public.billing_audit_entry_hash(head.last_hash, entry);
+  IF new_sequence IS NOT NULL THEN
+    canonical := concat(
+      '36:', p_organization_id, '36:', new_id, length(new_sequence::text), ':', new_sequence,
+      octet_length(p_action) || ':' || p_action,
+      octet_length(p_actor_type) || ':' || p_actor_type,
+      coalesce('36:' || p_actor_id::text, '-'),
+      octet_length(p_resource_type) || ':' || p_resource_type,
+      coalesce(octet_length(p_resource_id) || ':' || p_resource_id, '-'),
+      coalesce(octet_length(before_text) || ':' || before_text, '-'),
+      coalesce(octet_length(after_text) || ':' || after_text, '-'),
+      coalesce(octet_length(metadata_text) || ':' || metadata_text, '-'),
+      coalesce(length(p_ip_address::text) || ':' || p_ip_address::text, '-'),
+      coalesce(octet_length(p_user_agent) || ':' || p_user_agent, '-'),
+      length(micros::text), ':', micros);
+    new_hash := sha256(new_hash || convert_to(canonical, 'UTF8'));
     UPDATE public.billing_audit_chain_heads h
-       SET last_sequence = entry.sequence, last_hash = entry.hash
+       SET last_sequence = new_sequence, last_hash = new_hash
      WHERE h.organization_id = p_organization_id;
   END IF;
 
@@ -142,12 +119,11 @@ BEGIN
     organization_id, id, sequence, action, actor_type, actor_id, resource_type, resource_id,
     before_state, after_state, metadata, ip_address, user_agent, created_at, hash
   ) VALUES (
-    entry.organization_id, entry.id, entry.sequence, entry.action, entry.actor_type,
-    entry.actor_id, entry.resource_type, entry.resource_id, entry.before_state,
-    entry.after_state, entry.metadata, entry.ip_address, entry.user_agent,
-    entry.created_at, entry.hash
+    p_organization_id, new_id, new_sequence, p_action, p_actor_type, p_actor_id, p_resource_type,
+    p_resource_id, p_before_state, p_after_state, p_metadata, p_ip_address, p_user_agent,
+    new_time, new_hash
   );
-  RETURN entry.id;
+  RETURN new_id;
 END
 $$;
 COMMENT ON FUNCTION log_billing_action(uuid, text, text, uuid, text, text, jsonb, jsonb, jsonb, inet, text) IS

@@ -224,33 +224,17 @@ pub async fn set_status(
     Ok(())
 }
 
-/// What decides the plans of `organizations`.
+/// The plans that `organizations` have.
 pub async fn standings(
     conn: &mut PgConnection,
     organizations: &[Uuid],
 ) -> Result<Vec<Standing>, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"SELECT o.id, o.plan_tier, o.base_plan_tier,
-                  array_remove(array_agg(s.status ORDER BY s.stripe_subscription_id), NULL) AS "statuses!",
-                  array_agg(s.plan_tier ORDER BY s.stripe_subscription_id)
-                    FILTER (WHERE s.status IS NOT NULL) AS "tiers?: Vec<Option<String>>"
-             FROM organizations o
-             LEFT JOIN billing_subscriptions s ON s.organization_id = o.id
-            WHERE o.id = ANY($1)
-            GROUP BY o.id, o.plan_tier, o.base_plan_tier ORDER BY o.id"#,
+    sqlx::query_as!(
+        Standing,
+        "SELECT id AS organization_id, plan_tier, base_plan_tier FROM organizations
+          WHERE id = ANY($1) ORDER BY id",
         organizations
     )
     .fetch_all(conn)
-    .await?;
-    let standings = rows.into_iter().map(|row| Standing {
-        organization_id: row.id,
-        plan_tier: row.plan_tier,
-        base_plan_tier: row.base_plan_tier,
-        subscriptions: row
-            .statuses
-            .into_iter()
-            .zip(row.tiers.unwrap_or_default())
-            .collect(),
-    });
-    Ok(standings.collect())
+    .await
 }

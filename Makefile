@@ -1,0 +1,41 @@
+# `make` lists the targets.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long lint fmt bench setup db-reset sqlx-prepare
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+demo: ## Run the service with an embedded database and sample traffic
+	@scripts/setup
+	@cargo run --quiet -- demo
+
+test: ## Run all tests, against a real PostgreSQL
+	@scripts/setup test
+	@scripts/test
+
+test-long: ## Run the tests with more cases and more crashes
+	@scripts/setup test
+	@VCB_CASES=2000 VCB_SERVICE_KILLS=1000 VCB_POSTGRES_KILLS=200 scripts/test
+
+lint: ## Check formatting and clippy's findings
+	cargo fmt --check
+	cargo clippy --all-targets --workspace -- -D warnings
+
+fmt: ## Format the code
+	cargo fmt
+
+bench: ## Measure beside pgbench on this machine (PART=intake|latency|processing|footprint)
+	@scripts/setup bench
+	@cargo build --release
+	@scripts/bench $(PART)
+
+setup: ## Install what demo and tests need
+	@scripts/setup test
+
+db-reset: ## Throw the embedded database away (DATA_DIR, .data by default)
+	@scripts/db-reset
+
+sqlx-prepare: ## Record the queries for the compile-time checks
+	@scripts/setup
+	@scripts/sqlx-prepare
