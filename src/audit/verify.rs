@@ -14,7 +14,7 @@ const LINKS_AT_ONCE: i64 = 1_000;
 pub type Fields = [Option<String>; 14];
 
 /// `sha256(previous hash, each field as length:text, or - where null)`: the
-/// same as in the database's log_billing_action, computed apart from it, so
+/// same as the database's billing_audit_entry_hash, computed apart from it, so
 /// that a function replaced there deceives nobody here.
 pub fn entry_hash(previous: &[u8], fields: &Fields) -> [u8; 32] {
     let mut hasher = Sha256::new();

@@ -203,7 +203,7 @@ pub async fn apply(
 
     let organizations: BTreeSet<Uuid> = decoded.iter().filter_map(|event| event.owner).collect();
     let organizations: Vec<Uuid> = organizations.into_iter().collect();
-    audit::store::lock_chains(conn, &organizations).await?;
+    let locked = audit::store::lock_chains(conn, &organizations).await?;
     owner::remember_customers(conn, &decoded).await?;
 
     let mut effects = Effects::default();
@@ -213,7 +213,7 @@ pub async fn apply(
     }
     store::applied_events(conn, &decoded).await?;
     store::alerts(conn, &effects.alerts).await?;
-    audit::store::append(conn, &effects.entries)
+    audit::store::append(conn, &locked, &effects.entries)
         .await
         .inspect_err(|_| crate::metrics::audit_error())?;
     applied.audit_actions = effects.entries.iter().map(|entry| entry.action).collect();

@@ -33,12 +33,17 @@ pub async fn settle(
 ) -> Result<(), sqlx::Error> {
     let mut changed = BTreeMap::<String, Vec<Uuid>>::new();
     for standing in store::subscriptions::standings(conn, organizations).await? {
-        let subscriptions = subscriptions.get(&standing.organization_id).map_or(&[][..], Vec::as_slice);
+        let subscriptions = subscriptions
+            .get(&standing.organization_id)
+            .map_or(&[][..], Vec::as_slice);
         let tier = tier_of(catalogue, subscriptions).unwrap_or(&standing.base_plan_tier);
         if tier == standing.plan_tier {
             continue;
         }
-        changed.entry(tier.to_owned()).or_default().push(standing.organization_id);
+        changed
+            .entry(tier.to_owned())
+            .or_default()
+            .push(standing.organization_id);
         effects.entries.push(NewEntry {
             organization_id: standing.organization_id,
             action: "plan_changed",
@@ -57,7 +62,10 @@ pub async fn settle(
 }
 
 /// The highest tier that a running subscription pays for.
-fn tier_of<'a>(catalogue: &Catalogue, subscriptions: &[(&str, Option<&'a str>)]) -> Option<&'a str> {
+fn tier_of<'a>(
+    catalogue: &Catalogue,
+    subscriptions: &[(&str, Option<&'a str>)],
+) -> Option<&'a str> {
     subscriptions
         .iter()
         .filter(|(status, _)| grants_plan(status))

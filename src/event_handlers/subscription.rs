@@ -127,13 +127,23 @@ fn running<'a>(
 ) -> plan::Subscriptions<'a> {
     let mut by_key: BTreeMap<(Uuid, &str), (&str, Option<&str>)> = stored
         .iter()
-        .map(|((owner, id), row)| ((*owner, id.as_str()), (row.status.as_str(), row.plan_tier.as_deref())))
+        .map(|((owner, id), row)| {
+            (
+                (*owner, id.as_str()),
+                (row.status.as_str(), row.plan_tier.as_deref()),
+            )
+        })
         .collect();
     for ((owner, id), status) in late {
-        by_key.entry((*owner, id)).and_modify(|(known, _)| *known = status);
+        by_key
+            .entry((*owner, id))
+            .and_modify(|(known, _)| *known = status);
     }
     for change in changes {
-        let key = (change.folded.organization_id, change.folded.snapshot.id.as_str());
+        let key = (
+            change.folded.organization_id,
+            change.folded.snapshot.id.as_str(),
+        );
         by_key.insert(key, (&change.status, change.plan_tier.as_deref()));
     }
     let mut subscriptions = plan::Subscriptions::new();

@@ -64,8 +64,10 @@ async fn work(processor: &Processor) -> Result<Tally, sqlx::Error> {
 
     // Two at once: while the database works for one, the other reads events.
     let deadline = Instant::now() + TIME_LIMIT;
-    let (mut tally, other) =
-        tokio::try_join!(drain(processor, now, deadline), drain(processor, now, deadline))?;
+    let (mut tally, other) = tokio::try_join!(
+        drain(processor, now, deadline),
+        drain(processor, now, deadline)
+    )?;
     tally += other;
     Ok(tally)
 }

@@ -56,6 +56,7 @@ const RETRY_COLUMNS: &[&str] = &[
 const FUNCTIONS: &[&str] = &[
     "auth.get_current_org_id",
     "public.log_billing_action",
+    "public.billing_audit_entry_hash",
     "public.billing_audit_log_refuse_change",
     "public.billing_audit_chain_heads_refuse_change",
 ];

@@ -57,6 +57,7 @@ pub async fn create(
 
     let id = Uuid::now_v7();
     let mut tx = TenantTx::begin(pool, id).await?;
+    let locked = audit::store::lock_chains(tx.conn(), &[id]).await?;
     let organization = store::insert(&mut tx, name, &new.plan_tier).await?;
     quotas::store::set_plan(tx.conn(), catalogue, &[id], &new.plan_tier).await?;
     if let Some(customer) = customer
@@ -78,7 +79,7 @@ pub async fn create(
         })),
         metadata: json!({}),
     };
-    audit::store::append(tx.conn(), std::slice::from_ref(&entry)).await?;
+    audit::store::append(tx.conn(), &locked, std::slice::from_ref(&entry)).await?;
     tx.commit().await?;
     metrics::audit_entries(&[entry.action]);
     if let Some(customer) = customer {

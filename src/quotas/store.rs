@@ -24,7 +24,10 @@ pub async fn set_plan(
     match catalogue.plan(tier) {
         Some(plan) => set_quotas(conn, organizations, plan).await,
         None => {
-            tracing::warn!(tier, "the catalogue has no such tier; quotas stay as they were");
+            tracing::warn!(
+                tier,
+                "the catalogue has no such tier; quotas stay as they were"
+            );
             Ok(())
         }
     }

@@ -40,10 +40,56 @@ CREATE TABLE IF NOT EXISTS billing_audit_chain_heads (
   last_hash bytea NOT NULL
 );
 
--- Appends an entry. Its hash is
---   sha256(previous hash, each field as length:text, or - where null),
--- with lengths in bytes of UTF-8 and times in microseconds since 1970, so that
--- `audit verify` can compute the same outside of the database.
+-- sha256(previous hash, each field as length:text, or - where null). Lengths
+-- are in bytes of UTF-8, times in microseconds since 1970, so that the same
+-- can be computed outside of the database.
+CREATE OR REPLACE FUNCTION billing_audit_entry_hash(
+  p_previous_hash bytea,
+  p_organization_id uuid,
+  p_id uuid,
+  p_sequence bigint,
+  p_action text,
+  p_actor_type text,
+  p_actor_id uuid,
+  p_resource_type text,
+  p_resource_id text,
+  p_before_state jsonb,
+  p_after_state jsonb,
+  p_metadata jsonb,
+  p_ip_address inet,
+  p_user_agent text,
+  p_created_at timestamptz
+) RETURNS bytea
+  LANGUAGE plpgsql STABLE SECURITY INVOKER PARALLEL SAFE
+  SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  before_text text := p_before_state::text;
+  after_text text := p_after_state::text;
+  metadata_text text := p_metadata::text;
+  micros text := (extract(epoch FROM p_created_at) * 1000000)::bigint::text;
+BEGIN
+  RETURN sha256(p_previous_hash || convert_to(concat(
+    '36:', p_organization_id, '36:', p_id, length(p_sequence::text), ':', p_sequence,
+    octet_length(p_action), ':', p_action,
+    octet_length(p_actor_type), ':', p_actor_type,
+    coalesce('36:' || p_actor_id, '-'),
+    octet_length(p_resource_type), ':', p_resource_type,
+    coalesce(octet_length(p_resource_id) || ':' || p_resource_id, '-'),
+    coalesce(octet_length(before_text) || ':' || before_text, '-'),
+    coalesce(octet_length(after_text) || ':' || after_text, '-'),
+    coalesce(octet_length(metadata_text) || ':' || metadata_text, '-'),
+    coalesce(length(p_ip_address::text) || ':' || p_ip_address::text, '-'),
+    coalesce(octet_length(p_user_agent) || ':' || p_user_agent, '-'),
+    length(micros), ':', micros
+  ), 'UTF8'));
+END
+$$;
+REVOKE ALL ON FUNCTION billing_audit_entry_hash(
+  bytea, uuid, uuid, bigint, text, text, uuid, text, text, jsonb, jsonb, jsonb, inet, text, timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION billing_audit_entry_hash(
+  bytea, uuid, uuid, bigint, text, text, uuid, text, text, jsonb, jsonb, jsonb, inet, text, timestamptz) TO billing_app, billing_worker;
+
 CREATE OR REPLACE FUNCTION log_billing_action(
   p_organization_id uuid,
   p_action text,
@@ -63,14 +109,9 @@ AS $$
 DECLARE
   new_id uuid := gen_random_uuid();
   new_sequence bigint;
+  new_time timestamptz;
   -- The previous entry's, until this one is hashed.
   new_hash bytea;
-  new_time timestamptz;
-  micros bigint;
-  before_text text := p_before_state::text;
-  after_text text := p_after_state::text;
-  metadata_text text := p_metadata::text;
-  canonical text;
 BEGIN
   IF p_organization_id IS NULL THEN
     RAISE EXCEPTION 'log_billing_action needs an organization: p_organization_id is null'
@@ -93,23 +134,12 @@ BEGIN
 
   -- After the lock, so that times follow the chain.
   new_time := clock_timestamp();
-  micros := extract(epoch FROM new_time) * 1000000;
 
   IF new_sequence IS NOT NULL THEN
-    canonical := concat(
-      '36:', p_organization_id, '36:', new_id, length(new_sequence::text), ':', new_sequence,
-      octet_length(p_action) || ':' || p_action,
-      octet_length(p_actor_type) || ':' || p_actor_type,
-      coalesce('36:' || p_actor_id::text, '-'),
-      octet_length(p_resource_type) || ':' || p_resource_type,
-      coalesce(octet_length(p_resource_id) || ':' || p_resource_id, '-'),
-      coalesce(octet_length(before_text) || ':' || before_text, '-'),
-      coalesce(octet_length(after_text) || ':' || after_text, '-'),
-      coalesce(octet_length(metadata_text) || ':' || metadata_text, '-'),
-      coalesce(length(p_ip_address::text) || ':' || p_ip_address::text, '-'),
-      coalesce(octet_length(p_user_agent) || ':' || p_user_agent, '-'),
-      length(micros::text), ':', micros);
-    new_hash := sha256(new_hash || convert_to(canonical, 'UTF8'));
+    new_hash := public.billing_audit_entry_hash(
+      new_hash, p_organization_id, new_id, new_sequence, p_action, p_actor_type, p_actor_id,
+      p_resource_type, p_resource_id, p_before_state, p_after_state, p_metadata, p_ip_address,
+      p_user_agent, new_time);
     UPDATE public.billing_audit_chain_heads h
        SET last_sequence = new_sequence, last_hash = new_hash
      WHERE h.organization_id = p_organization_id;
@@ -154,7 +184,7 @@ CREATE OR REPLACE FUNCTION billing_audit_chain_heads_refuse_change() RETURNS tri
 AS $$
 BEGIN
   IF TG_OP = 'UPDATE' AND NEW.organization_id = OLD.organization_id
-     AND NEW.last_sequence = OLD.last_sequence + 1 THEN
+     AND NEW.last_sequence > OLD.last_sequence THEN
     RETURN NEW;
   END IF;
   RAISE EXCEPTION 'an audit chain only grows: % of its head is refused', lower(TG_OP)

@@ -7,6 +7,8 @@ SET ROLE billing_owner;
 
 DROP FUNCTION IF EXISTS
   log_billing_action(uuid, text, text, uuid, text, text, jsonb, jsonb, jsonb, inet, text);
+DROP FUNCTION IF EXISTS billing_audit_entry_hash(
+  bytea, uuid, uuid, bigint, text, text, uuid, text, text, jsonb, jsonb, jsonb, inet, text, timestamptz);
 DROP TABLE IF EXISTS billing_audit_chain_heads;
 DROP TABLE IF EXISTS billing_audit_log;
 DROP FUNCTION IF EXISTS billing_audit_chain_heads_refuse_change();
