@@ -74,10 +74,44 @@ const TRIGGERS: &[(&str, &str)] = &[
     ),
 ];
 
+/// What a role may do to the table $1, but no policy lets it do to any row.
+const UNCOVERED_PRIVILEGES: &str = "
+SELECT string_agg(lower(privilege_type) || ' by ' || grantee::regrole, ', ' ORDER BY grantee, privilege_type)
+  FROM pg_class c, aclexplode(coalesce(relacl, acldefault('r', relowner)))
+ WHERE c.oid = to_regclass('public.' || quote_ident($1))
+   AND privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+   AND grantee::regrole::text IN ('billing_owner', 'billing_app', 'billing_worker')
+   AND NOT EXISTS (
+     SELECT FROM pg_policy p
+      WHERE polrelid = c.oid AND polpermissive AND polroles && ARRAY[grantee, 0::oid]
+        AND polcmd IN ('*', CASE privilege_type WHEN 'SELECT' THEN 'r' WHEN 'INSERT' THEN 'a'
+                                                WHEN 'UPDATE' THEN 'w' ELSE 'd' END))";
+
+/// The policies of the table $1 that let those who serve past the current
+/// organization. Everyone's policies, as the guide's repair makes one, are held
+/// to what binds a request.
+const OPEN_POLICIES: &str = "
+WITH here(is_org, is_unset) AS (
+  SELECT format('(%s = auth.get_current_org_id())',
+                CASE $1 WHEN 'organizations' THEN 'id' ELSE 'organization_id' END),
+         '(auth.get_current_org_id() IS NULL)')
+SELECT string_agg(DISTINCT polname, ', ')
+  FROM here, pg_policy, unnest(polroles) AS role,
+       unnest(ARRAY[pg_get_expr(polqual, polrelid),
+                    coalesce(pg_get_expr(polwithcheck, polrelid),
+                             CASE WHEN polqual IS NULL THEN 'true' END)]) AS expression
+ WHERE polrelid = to_regclass('public.' || quote_ident($1)) AND polpermissive
+   AND (role = 0 OR role::regrole::text IN ('billing_app', 'billing_worker'))
+   AND expression <> is_org
+   AND NOT (role::regrole::text = 'billing_worker'
+            AND expression IN (is_unset, format('(%s OR %s)', is_org, is_unset)))";
+
 const RERUN: &str = "run its migration again (`psql -f supabase/migrations/…`: each may be rerun)";
 
 /// Looks at everything; the connection should be the owner's.
 pub async fn verify(conn: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> {
+    // Names are found, and expressions printed, alike for every login.
+    conn.execute("SET search_path TO public, pg_temp").await?;
     let mut checks = Vec::new();
     migrations(conn, &mut checks).await?;
     tables(conn, &mut checks).await?;
@@ -88,6 +122,7 @@ pub async fn verify(conn: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> 
     roles(conn, &mut checks).await?;
     row_level_security(conn, &mut checks).await?;
     functions(conn, &mut checks).await?;
+    ledger_view(conn, &mut checks).await?;
     triggers(conn, &mut checks).await?;
     audit_round_trip(conn, &mut checks).await?;
     Ok(checks)
@@ -205,6 +240,14 @@ async fn row_level_security(
         .bind(table)
         .fetch_one(&mut *conn)
         .await?;
+        let uncovered: Option<String> = sqlx::query_scalar(UNCOVERED_PRIVILEGES)
+            .bind(table)
+            .fetch_one(&mut *conn)
+            .await?;
+        let open: Option<String> = sqlx::query_scalar(OPEN_POLICIES)
+            .bind(table)
+            .fetch_one(&mut *conn)
+            .await?;
         let enabled: bool = row.try_get("relrowsecurity")?;
         let forced: bool = row.try_get("relforcerowsecurity")?;
         let owner: String = row.try_get("owner")?;
@@ -229,13 +272,19 @@ async fn row_level_security(
                     .any(|p| *p == format!("billing_{role}") || p == "public")
             };
             let missing: Vec<&&str> = roles.iter().filter(|role| !has(role)).collect();
-            (!missing.is_empty()).then(|| {
+            if !missing.is_empty() {
                 let names: Vec<String> = missing
                     .iter()
                     .map(|role| format!("billing_{role}"))
                     .collect();
-                format!("has no policy for {}: {RERUN}", names.join(", "))
-            })
+                Some(format!("has no policy for {}: {RERUN}", names.join(", ")))
+            } else if let Some(uncovered) = uncovered {
+                Some(format!("has no policy for {uncovered}: {RERUN}"))
+            } else {
+                open.map(|open| {
+                    format!("lets through other organizations' rows, by the policy {open}: {RERUN}")
+                })
+            }
         };
         check(checks, format!("row-level security of {table}"), problem);
     }
@@ -245,7 +294,11 @@ async fn row_level_security(
 async fn functions(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), sqlx::Error> {
     for function in FUNCTIONS {
         let row = sqlx::query(
-            "SELECT prosecdef, coalesce(proconfig::text LIKE '%search_path=%', false) AS fixed_path
+            "SELECT prosecdef, coalesce(proconfig::text LIKE '%search_path=%', false) AS fixed_path,
+                    has_function_privilege('billing_worker', oid, 'EXECUTE') OR prorettype = 'trigger'::regtype
+                      AS granted,
+                    EXISTS (SELECT FROM aclexplode(coalesce(proacl, acldefault('f', proowner)))
+                             WHERE grantee = 0) AS public
                FROM pg_proc WHERE oid = to_regproc($1)",
         )
         .bind(*function)
@@ -259,10 +312,36 @@ async fn functions(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(
             Some(row) if !row.try_get::<bool, _>("fixed_path")? => {
                 Some(format!("takes its search_path from the caller: {RERUN}"))
             }
+            Some(row) if row.try_get("public")? => {
+                Some(format!("may be called by everyone: {RERUN}"))
+            }
+            Some(row) if !row.try_get::<bool, _>("granted")? => {
+                Some(format!("may not be called by billing_worker: {RERUN}"))
+            }
             Some(_) => None,
         };
         check(checks, format!("function {function}"), problem);
     }
+    Ok(())
+}
+
+/// The ledger under the name that operators look for; or a table of Prisma's.
+async fn ledger_view(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), sqlx::Error> {
+    let as_caller: Option<bool> = sqlx::query_scalar(
+        "SELECT relkind <> 'v' OR coalesce('security_invoker=true' = ANY(reloptions), false)
+           FROM pg_class WHERE oid = to_regclass('public._prisma_migrations')",
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    let problem = match as_caller {
+        None => Some(format!("is missing: {RERUN}")),
+        Some(false) => Some(
+            "reads as its owner: ALTER VIEW _prisma_migrations SET (security_invoker = true)"
+                .to_owned(),
+        ),
+        Some(true) => None,
+    };
+    check(checks, "view _prisma_migrations", problem);
     Ok(())
 }
 
