@@ -3,8 +3,14 @@
 
 mod audit;
 mod catalog;
+mod guide;
+mod interruptions;
 mod isolation;
+mod logins;
+mod migrations;
 mod mutations;
+mod privileged;
+mod psql;
 mod rules;
 mod tampering;
 mod tenants;
