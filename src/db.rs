@@ -40,7 +40,8 @@ pub fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
 
 /// One connection, of which the caller is the only user.
 pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, DatabaseError> {
-    let connecting = PgConnection::connect_with(options);
+    let options = prepare(options.clone());
+    let connecting = PgConnection::connect_with(&options);
     match tokio::time::timeout(ACQUIRE_TIMEOUT, connecting).await {
         Ok(connected) => connected.map_err(DatabaseError::Unreachable),
         Err(_) => Err(DatabaseError::Unreachable(sqlx::Error::PoolTimedOut)),
@@ -143,7 +144,8 @@ pub async fn check_login(conn: &mut PgConnection, allow: bool) -> Result<(), Dat
             role = name,
             "the login role {reason}: row-level security does not bind it (ALLOW_PRIVILEGED_DATABASE_ROLE)"
         );
-    } else if !login.may_serve {
+    }
+    if !login.may_serve {
         return Err(DatabaseError::Privileged(format!(
             "DATABASE_URL: the login role {name:?} may not become billing_app and billing_worker. \
              Run as the owner: GRANT billing_app, billing_worker TO \"{name}\";",
@@ -174,7 +176,7 @@ impl Login {
         if self.superuser {
             Some("is a superuser")
         } else if self.bypasses_rls {
-            Some("has BYPASSRLS")
+            Some("has BYPASSRLS, by itself or through a role it belongs to")
         } else if self.owner {
             Some("owns billing objects, by itself or through a role it belongs to")
         } else {
@@ -187,7 +189,10 @@ async fn inspect_login(conn: &mut PgConnection) -> Result<Login, DatabaseError> 
     // Not checked at compile time: the roles may not exist yet, and
     // to_regrole() answers null then.
     let row = sqlx::query(
-        "SELECT r.rolname, r.rolsuper, r.rolbypassrls,
+        "SELECT r.rolname, r.rolsuper,
+                EXISTS (SELECT FROM pg_roles unbound
+                         WHERE (unbound.rolbypassrls OR unbound.rolsuper)
+                           AND pg_has_role(session_user, unbound.oid, 'MEMBER')) AS rolbypassrls,
                 coalesce(pg_has_role(session_user, to_regrole('billing_owner')::oid, 'MEMBER'), false)
                   OR EXISTS (SELECT FROM pg_class c
                               WHERE c.relname IN ('webhook_events', 'billing_audit_log')

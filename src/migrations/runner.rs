@@ -1,16 +1,16 @@
 //! Applying and undoing migrations.
 //!
-//! Each migration is one transaction with its entry in the ledger, so a run
-//! that was killed goes on where it stopped. An advisory lock keeps two runs
-//! apart; a lock timeout in each file keeps a run that waits for a table from
-//! holding up everyone who comes after it.
+//! Each file is one transaction with its entry in the ledger, by its own BEGIN
+//! and COMMIT, so a run that was killed goes on where it stopped. An advisory
+//! lock keeps two runs apart; a lock timeout in each file keeps a run that
+//! waits for a table from holding up everyone who comes after it.
 
 use std::time::Duration;
 
 use jiff_sqlx::Timestamp;
 use sha2::{Digest, Sha256};
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Connection, Executor, Row};
+use sqlx::{AssertSqlSafe, Executor, Row};
 
 use super::{MIGRATIONS, Migration, MigrationStatus, State};
 
@@ -92,9 +92,8 @@ pub async fn up(
     mut progress: impl FnMut(&Migration),
 ) -> Result<usize, MigrationError> {
     lock(conn).await?;
-    let result = apply_pending(conn, &mut progress).await;
-    unlock(conn).await?;
-    result
+    let applied = apply_pending(conn, &mut progress).await;
+    unlock_after(conn, applied).await
 }
 
 async fn apply_pending(
@@ -109,11 +108,13 @@ async fn apply_pending(
             .find(|entry| entry.version == migration.version);
         match entry {
             Some(entry) if entry.checksum.is_some() => continue,
-            // Applied by psql or supabase, which know no checksum.
+            // Applied by psql or supabase, which know no checksum, or by a run
+            // that was killed before it recorded one.
             Some(_) => record_checksum(conn, migration).await?,
             None => {
                 progress(migration);
-                run(conn, migration, migration.up, true).await?;
+                run(conn, migration, migration.up).await?;
+                record_checksum(conn, migration).await?;
                 applied += 1;
             }
         }
@@ -134,9 +135,8 @@ pub async fn rollback(
         return Err(MigrationError::UnknownVersion(to.to_owned()));
     }
     lock(conn).await?;
-    let result = undo(conn, to, &mut progress).await;
-    unlock(conn).await?;
-    result
+    let undone = undo(conn, to, &mut progress).await;
+    unlock_after(conn, undone).await
 }
 
 async fn undo(
@@ -160,7 +160,7 @@ async fn undo(
     let mut undone = Vec::new();
     for migration in chosen {
         progress(migration);
-        run(conn, migration, migration.down, false).await?;
+        run(conn, migration, migration.down).await?;
         undone.push(migration.version);
     }
     Ok(undone)
@@ -172,16 +172,15 @@ impl Migration {
     }
 }
 
-/// Runs a file in a transaction, trying again when a lock could not be had.
+/// Runs a file, trying again when a lock could not be had.
 async fn run(
     conn: &mut PgConnection,
     migration: &Migration,
     sql: &'static str,
-    record: bool,
 ) -> Result<(), MigrationError> {
     let version = migration.version;
     for attempt in 1..=LOCK_ATTEMPTS {
-        let error = match run_once(conn, migration, sql, record).await {
+        let error = match run_once(conn, sql).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -199,25 +198,21 @@ async fn run(
     Err(MigrationError::Locked { version })
 }
 
-async fn run_once(
-    conn: &mut PgConnection,
-    migration: &Migration,
-    sql: &'static str,
-    record: bool,
-) -> Result<(), sqlx::Error> {
-    let mut tx = conn.begin().await?;
-    tx.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
-    if record {
-        record_checksum(&mut tx, migration).await?;
+async fn run_once(conn: &mut PgConnection, sql: &'static str) -> Result<(), sqlx::Error> {
+    let result = conn.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await;
+    if result.is_err() {
+        // Ends the file's transaction. What went wrong before says more than
+        // that this failed too, as it does when the connection is gone.
+        let _ = conn.execute("ROLLBACK").await;
     }
-    tx.commit().await
+    result.map(|_| ())
 }
 
 async fn record_checksum(
     conn: &mut PgConnection,
     migration: &Migration,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE billing_schema_migrations SET checksum = $2 WHERE version = $1")
+    sqlx::query("UPDATE public.billing_schema_migrations SET checksum = $2 WHERE version = $1")
         .bind(migration.version)
         .bind(migration.checksum())
         .execute(conn)
@@ -244,12 +239,19 @@ async fn lock(conn: &mut PgConnection) -> Result<(), MigrationError> {
     }
 }
 
-async fn unlock(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT pg_advisory_unlock($1)")
+/// Gives the lock back. Why the work failed says more than that this failed
+/// too, as it does when the connection is gone.
+async fn unlock_after<T>(
+    conn: &mut PgConnection,
+    work: Result<T, MigrationError>,
+) -> Result<T, MigrationError> {
+    let unlocked = sqlx::query("SELECT pg_advisory_unlock($1)")
         .bind(ADVISORY_LOCK)
         .execute(conn)
-        .await?;
-    Ok(())
+        .await;
+    let done = work?;
+    unlocked?;
+    Ok(done)
 }
 
 struct Entry {

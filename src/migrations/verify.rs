@@ -1,6 +1,8 @@
 //! `migrate verify`: whether the database is as the migrations leave it, in
 //! words. It does what steps 4 and 5 of the deployment guide do, and more.
 
+mod tenancy;
+
 use serde_json::Value;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor, Row};
@@ -78,6 +80,8 @@ const RERUN: &str = "run its migration again (`psql -f supabase/migrations/…`:
 
 /// Looks at everything; the connection should be the owner's.
 pub async fn verify(conn: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> {
+    // Names are found, and expressions printed, alike for every login.
+    conn.execute("SET search_path TO public, pg_temp").await?;
     let mut checks = Vec::new();
     migrations(conn, &mut checks).await?;
     tables(conn, &mut checks).await?;
@@ -86,8 +90,10 @@ pub async fn verify(conn: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> 
         return Ok(checks);
     }
     roles(conn, &mut checks).await?;
-    row_level_security(conn, &mut checks).await?;
+    tenancy::row_level_security(conn, &mut checks).await?;
+    tenancy::privileges(conn, &mut checks).await?;
     functions(conn, &mut checks).await?;
+    ledger_view(conn, &mut checks).await?;
     triggers(conn, &mut checks).await?;
     audit_round_trip(conn, &mut checks).await?;
     Ok(checks)
@@ -175,77 +181,14 @@ async fn roles(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), s
     Ok(())
 }
 
-async fn row_level_security(
-    conn: &mut PgConnection,
-    checks: &mut Vec<Check>,
-) -> Result<(), sqlx::Error> {
-    let tables = TENANT_TABLES
-        .iter()
-        .map(|(table, read)| {
-            (
-                *table,
-                if *read {
-                    &["owner", "app", "worker"][..]
-                } else {
-                    &["owner", "worker"]
-                },
-            )
-        })
-        .chain([
-            ("users", &["owner"][..]),
-            ("billing_job_runs", &["owner", "worker"]),
-        ]);
-    for (table, roles) in tables {
-        let row = sqlx::query(
-            "SELECT c.relrowsecurity, c.relforcerowsecurity, pg_get_userbyid(c.relowner)::text AS owner,
-                    ARRAY(SELECT role::text FROM pg_policies p, unnest(p.roles) role
-                           WHERE p.schemaname = 'public' AND p.tablename = c.relname) AS roles
-               FROM pg_class c WHERE c.oid = to_regclass('public.' || quote_ident($1))",
-        )
-        .bind(table)
-        .fetch_one(&mut *conn)
-        .await?;
-        let enabled: bool = row.try_get("relrowsecurity")?;
-        let forced: bool = row.try_get("relforcerowsecurity")?;
-        let owner: String = row.try_get("owner")?;
-        let policies: Vec<String> = row.try_get("roles")?;
-        let problem = if !enabled {
-            Some(format!(
-                "is off: ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"
-            ))
-        } else if !forced {
-            Some(format!(
-                "does not bind the owner: ALTER TABLE {table} FORCE ROW LEVEL SECURITY"
-            ))
-        } else if owner != "billing_owner" {
-            Some(format!(
-                "is the table's of {owner}: ALTER TABLE {table} OWNER TO billing_owner"
-            ))
-        } else {
-            // A policy for everyone counts for each role, as the guide's repair makes it.
-            let has = |role: &&&str| {
-                policies
-                    .iter()
-                    .any(|p| *p == format!("billing_{role}") || p == "public")
-            };
-            let missing: Vec<&&str> = roles.iter().filter(|role| !has(role)).collect();
-            (!missing.is_empty()).then(|| {
-                let names: Vec<String> = missing
-                    .iter()
-                    .map(|role| format!("billing_{role}"))
-                    .collect();
-                format!("has no policy for {}: {RERUN}", names.join(", "))
-            })
-        };
-        check(checks, format!("row-level security of {table}"), problem);
-    }
-    Ok(())
-}
-
 async fn functions(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), sqlx::Error> {
     for function in FUNCTIONS {
         let row = sqlx::query(
-            "SELECT prosecdef, coalesce(proconfig::text LIKE '%search_path=%', false) AS fixed_path
+            "SELECT prosecdef, coalesce(proconfig::text LIKE '%search_path=%', false) AS fixed_path,
+                    has_function_privilege('billing_worker', oid, 'EXECUTE') OR prorettype = 'trigger'::regtype
+                      AS granted,
+                    EXISTS (SELECT FROM aclexplode(coalesce(proacl, acldefault('f', proowner)))
+                             WHERE grantee = 0) AS public
                FROM pg_proc WHERE oid = to_regproc($1)",
         )
         .bind(*function)
@@ -259,10 +202,36 @@ async fn functions(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(
             Some(row) if !row.try_get::<bool, _>("fixed_path")? => {
                 Some(format!("takes its search_path from the caller: {RERUN}"))
             }
+            Some(row) if row.try_get("public")? => {
+                Some(format!("may be called by everyone: {RERUN}"))
+            }
+            Some(row) if !row.try_get::<bool, _>("granted")? => {
+                Some(format!("may not be called by billing_worker: {RERUN}"))
+            }
             Some(_) => None,
         };
         check(checks, format!("function {function}"), problem);
     }
+    Ok(())
+}
+
+/// The ledger under the name that operators look for; or a table of Prisma's.
+async fn ledger_view(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), sqlx::Error> {
+    let as_caller: Option<bool> = sqlx::query_scalar(
+        "SELECT relkind <> 'v' OR coalesce('security_invoker=true' = ANY(reloptions), false)
+           FROM pg_class WHERE oid = to_regclass('public._prisma_migrations')",
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    let problem = match as_caller {
+        None => Some(format!("is missing: {RERUN}")),
+        Some(false) => Some(
+            "reads as its owner: ALTER VIEW _prisma_migrations SET (security_invoker = true)"
+                .to_owned(),
+        ),
+        Some(true) => None,
+    };
+    check(checks, "view _prisma_migrations", problem);
     Ok(())
 }
 

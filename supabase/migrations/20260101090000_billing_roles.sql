@@ -3,11 +3,20 @@
 -- Every file of this directory may be run again, by `migrate up`, by
 -- `psql -f` or by `supabase db push`: each statement either makes what is
 -- missing or replaces what is there, and the last one enters the file in the
--- ledger.
+-- ledger. Each is one transaction, so that a file that failed is not entered
+-- even where psql goes on after an error. It waits for a lock no longer than
+-- a delivery of Stripe's, queued behind it, waits for its answer.
+--
+-- A superuser may run them, and so may the owner of the database with
+-- CREATEROLE, which is what the administrator of a hosted PostgreSQL is.
+-- Where the three roles exist already, membership in billing_owner does
+-- instead of CREATEROLE.
 
-SET lock_timeout TO '5s';
-SET client_min_messages TO warning;
-SET citus.multi_shard_modify_mode TO 'sequential';
+BEGIN;
+SET LOCAL lock_timeout TO '2s';
+SET LOCAL client_min_messages TO warning;
+SET LOCAL search_path TO public, pg_temp;
+SET LOCAL citus.multi_shard_modify_mode TO 'sequential';
 
 -- Roles belong to the whole cluster: another database, or another run at the
 -- same moment, may have made them already.
@@ -24,8 +33,11 @@ BEGIN
       END;
     END IF;
   END LOOP;
-  -- Whoever migrates acts as the owner. A superuser needs no membership.
-  IF NOT pg_has_role(current_user, 'billing_owner', 'MEMBER') THEN
+  -- Whoever migrates acts as the owner. A superuser needs no membership. From
+  -- PostgreSQL 16 on, whoever makes a role may grant it, not yet become it.
+  IF NOT pg_has_role(current_user, 'billing_owner',
+                     CASE WHEN current_setting('server_version_num')::integer >= 160000
+                          THEN 'SET' ELSE 'MEMBER' END) THEN
     EXECUTE format('GRANT billing_owner TO %I', current_user);
   END IF;
   EXECUTE format('GRANT CREATE ON DATABASE %I TO billing_owner', current_database());
@@ -38,7 +50,7 @@ BEGIN
 END
 $$;
 
-SET ROLE billing_owner;
+SET LOCAL ROLE billing_owner;
 
 -- The organization of the current request; null where there is none, and then
 -- no tenant's row is visible to billing_app. An unreadable setting is an error
@@ -94,4 +106,4 @@ $$;
 
 INSERT INTO billing_schema_migrations (version, name)
   VALUES ('20260101090000', 'billing_roles') ON CONFLICT DO NOTHING;
-RESET ROLE;
+COMMIT;

@@ -1,9 +1,11 @@
 -- Organizations (the tenants), the people who log in, and quotas by plan.
 
-SET lock_timeout TO '5s';
-SET client_min_messages TO warning;
-SET citus.multi_shard_modify_mode TO 'sequential';
-SET ROLE billing_owner;
+BEGIN;
+SET LOCAL lock_timeout TO '2s';
+SET LOCAL client_min_messages TO warning;
+SET LOCAL search_path TO public, pg_temp;
+SET LOCAL citus.multi_shard_modify_mode TO 'sequential';
+SET LOCAL ROLE billing_owner;
 
 CREATE TABLE IF NOT EXISTS organizations (
   id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -77,4 +79,4 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON usage_quotas TO billing_worker;
 
 INSERT INTO billing_schema_migrations (version, name)
   VALUES ('20260101090100', 'organizations') ON CONFLICT DO NOTHING;
-RESET ROLE;
+COMMIT;

@@ -1,10 +1,12 @@
 -- Stripe's objects, mirrored. They may arrive in any order, so none refers to
 -- another by a foreign key; amounts are integers in the currency's minor unit.
 
-SET lock_timeout TO '5s';
-SET client_min_messages TO warning;
-SET citus.multi_shard_modify_mode TO 'sequential';
-SET ROLE billing_owner;
+BEGIN;
+SET LOCAL lock_timeout TO '2s';
+SET LOCAL client_min_messages TO warning;
+SET LOCAL search_path TO public, pg_temp;
+SET LOCAL citus.multi_shard_modify_mode TO 'sequential';
+SET LOCAL ROLE billing_owner;
 
 -- Which organization a Stripe customer belongs to. Keyed by the customer, which
 -- makes a customer belong to one organization only.
@@ -395,4 +397,4 @@ GRANT SELECT, INSERT, UPDATE ON billing_applied_events TO billing_worker;
 
 INSERT INTO billing_schema_migrations (version, name)
   VALUES ('20260101090200', 'billing_mirror') ON CONFLICT DO NOTHING;
-RESET ROLE;
+COMMIT;

@@ -1,9 +1,11 @@
 -- The inbox: every event that Stripe delivered, as it was received.
 
-SET lock_timeout TO '5s';
-SET client_min_messages TO warning;
-SET citus.multi_shard_modify_mode TO 'sequential';
-SET ROLE billing_owner;
+BEGIN;
+SET LOCAL lock_timeout TO '2s';
+SET LOCAL client_min_messages TO warning;
+SET LOCAL search_path TO public, pg_temp;
+SET LOCAL citus.multi_shard_modify_mode TO 'sequential';
+SET LOCAL ROLE billing_owner;
 
 -- An event has no organization when it arrives: it is kept under a hash of its
 -- id (`bucket`, computed by the service), which makes event ids unique.
@@ -49,4 +51,4 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON webhook_events TO billing_worker;
 
 INSERT INTO billing_schema_migrations (version, name)
   VALUES ('20260101090300', 'webhook_events') ON CONFLICT DO NOTHING;
-RESET ROLE;
+COMMIT;

@@ -1,9 +1,11 @@
 -- The audit log: append-only, and chained by hash for each organization.
 
-SET lock_timeout TO '5s';
-SET client_min_messages TO warning;
-SET citus.multi_shard_modify_mode TO 'sequential';
-SET ROLE billing_owner;
+BEGIN;
+SET LOCAL lock_timeout TO '2s';
+SET LOCAL client_min_messages TO warning;
+SET LOCAL search_path TO public, pg_temp;
+SET LOCAL citus.multi_shard_modify_mode TO 'sequential';
+SET LOCAL ROLE billing_owner;
 
 -- No foreign key to organizations: the log outlives them.
 CREATE TABLE IF NOT EXISTS billing_audit_log (
@@ -242,4 +244,4 @@ GRANT SELECT, INSERT, UPDATE ON billing_audit_chain_heads TO billing_app, billin
 
 INSERT INTO billing_schema_migrations (version, name)
   VALUES ('20260101091000', 'billing_audit_log') ON CONFLICT DO NOTHING;
-RESET ROLE;
+COMMIT;

@@ -1,9 +1,11 @@
 -- Grace periods: the time for which a soft limit may be exceeded.
 
-SET lock_timeout TO '5s';
-SET client_min_messages TO warning;
-SET citus.multi_shard_modify_mode TO 'sequential';
-SET ROLE billing_owner;
+BEGIN;
+SET LOCAL lock_timeout TO '2s';
+SET LOCAL client_min_messages TO warning;
+SET LOCAL search_path TO public, pg_temp;
+SET LOCAL citus.multi_shard_modify_mode TO 'sequential';
+SET LOCAL ROLE billing_owner;
 
 -- At most one for each organization, metric and billing period.
 CREATE TABLE IF NOT EXISTS grace_periods (
@@ -42,4 +44,4 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON grace_periods TO billing_worker;
 
 INSERT INTO billing_schema_migrations (version, name)
   VALUES ('20260101092000', 'grace_periods') ON CONFLICT DO NOTHING;
-RESET ROLE;
+COMMIT;

@@ -1,9 +1,11 @@
 -- Retry with backoff, the dead-letter queue, and the record of job runs.
 
-SET lock_timeout TO '5s';
-SET client_min_messages TO warning;
-SET citus.multi_shard_modify_mode TO 'sequential';
-SET ROLE billing_owner;
+BEGIN;
+SET LOCAL lock_timeout TO '2s';
+SET LOCAL client_min_messages TO warning;
+SET LOCAL search_path TO public, pg_temp;
+SET LOCAL citus.multi_shard_modify_mode TO 'sequential';
+SET LOCAL ROLE billing_owner;
 
 ALTER TABLE webhook_events
   ADD COLUMN IF NOT EXISTS retry_count integer NOT NULL DEFAULT 0,
@@ -87,4 +89,4 @@ GRANT SELECT, INSERT ON billing_job_runs TO billing_worker;
 
 INSERT INTO billing_schema_migrations (version, name)
   VALUES ('20260101093000', 'webhook_retry') ON CONFLICT DO NOTHING;
-RESET ROLE;
+COMMIT;

@@ -1,9 +1,11 @@
 -- Undoes 20260101090000_billing_roles.sql. The roles stay: other databases of the
 -- cluster may use them.
 
-SET lock_timeout TO '5s';
-SET client_min_messages TO warning;
-SET ROLE billing_owner;
+BEGIN;
+SET LOCAL lock_timeout TO '2s';
+SET LOCAL client_min_messages TO warning;
+SET LOCAL search_path TO public, pg_temp;
+SET LOCAL ROLE billing_owner;
 
 DO $$
 BEGIN
@@ -27,4 +29,4 @@ BEGIN
   END IF;
 END
 $$;
-RESET ROLE;
+COMMIT;

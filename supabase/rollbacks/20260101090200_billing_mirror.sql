@@ -1,8 +1,10 @@
 -- Undoes 20260101090200_billing_mirror.sql. The rows of these tables are lost: back them up first.
 
-SET lock_timeout TO '5s';
-SET client_min_messages TO warning;
-SET ROLE billing_owner;
+BEGIN;
+SET LOCAL lock_timeout TO '2s';
+SET LOCAL client_min_messages TO warning;
+SET LOCAL search_path TO public, pg_temp;
+SET LOCAL ROLE billing_owner;
 
 DROP TABLE IF EXISTS billing_applied_events;
 DROP TABLE IF EXISTS billing_alerts;
@@ -16,4 +18,4 @@ DROP TABLE IF EXISTS billing_subscriptions;
 DROP TABLE IF EXISTS billing_customers;
 
 DELETE FROM billing_schema_migrations WHERE version = '20260101090200';
-RESET ROLE;
+COMMIT;

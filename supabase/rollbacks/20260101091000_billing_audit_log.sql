@@ -1,9 +1,11 @@
 -- Undoes 20260101091000_billing_audit_log.sql. The audit log is lost: back it up first
 -- (`valuecanvas-billing audit export`).
 
-SET lock_timeout TO '5s';
-SET client_min_messages TO warning;
-SET ROLE billing_owner;
+BEGIN;
+SET LOCAL lock_timeout TO '2s';
+SET LOCAL client_min_messages TO warning;
+SET LOCAL search_path TO public, pg_temp;
+SET LOCAL ROLE billing_owner;
 
 DROP FUNCTION IF EXISTS
   log_billing_action(uuid, text, text, uuid, text, text, jsonb, jsonb, jsonb, inet, text);
@@ -15,4 +17,4 @@ DROP FUNCTION IF EXISTS billing_audit_chain_heads_refuse_change();
 DROP FUNCTION IF EXISTS billing_audit_log_refuse_change();
 
 DELETE FROM billing_schema_migrations WHERE version = '20260101091000';
-RESET ROLE;
+COMMIT;

@@ -1,0 +1,344 @@
+//! Every way to apply the migrations, and to undo them.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::logins::Login;
+use super::{psql, tenants};
+use crate::support::TestDatabase;
+use crate::support::database::migration_files;
+use crate::support::program::{Ran, program, program_on, run};
+
+const NEWEST: &str = "20260101093000";
+const BEFORE_THE_GUIDE: &str = "20260101090300";
+
+fn migrate(db: &TestDatabase, arguments: &[&str]) -> Ran {
+    run(&mut program_on(db, &[&["migrate"], arguments].concat()))
+}
+
+fn done(ran: &Ran) {
+    assert_eq!(ran.status, 0, "{}\n{}", ran.stdout, ran.stderr);
+}
+
+/// The states of all migrations.
+fn states(db: &TestDatabase) -> Vec<String> {
+    let status = migrate(db, &["status", "--json"]);
+    done(&status);
+    let state = |entry: &Value| entry["state"].as_str().unwrap().to_owned();
+    status
+        .json()
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(state)
+        .collect()
+}
+
+fn all(state: &str) -> Vec<String> {
+    vec![state.to_owned(); migration_files().len()]
+}
+
+#[tokio::test]
+async fn up_takes_an_empty_database_to_a_whole_one() {
+    let db = TestDatabase::empty().await;
+    assert_eq!(states(&db), all("pending"));
+    let first = migrate(&db, &["up"]);
+    done(&first);
+    assert!(
+        first
+            .stderr
+            .contains("applying 20260101090000_billing_roles"),
+        "{}",
+        first.stderr
+    );
+    assert_eq!(states(&db), all("applied"));
+    done(&migrate(&db, &["verify"]));
+    let second = migrate(&db, &["up"]);
+    done(&second);
+    assert!(
+        second.stderr.contains("0 migrations applied"),
+        "{}",
+        second.stderr
+    );
+}
+
+#[tokio::test]
+async fn psql_applies_each_file_once_or_twice_and_up_adopts_them() {
+    let db = TestDatabase::empty().await;
+    for round in ["first", "second"] {
+        for path in migration_files() {
+            let ran = psql::file(&db.url("postgres"), &path);
+            assert_eq!(
+                (ran.status, ran.stderr.as_str()),
+                (0, ""),
+                "{round}: {}",
+                path.display()
+            );
+        }
+        assert_eq!(states(&db), all("applied"));
+    }
+    let unknown = "billing_schema_migrations WHERE checksum IS NULL";
+    assert_eq!(db.count(unknown).await, 7);
+    let up = migrate(&db, &["up"]);
+    assert!(up.stderr.contains("0 migrations applied"), "{}", up.stderr);
+    assert_eq!(db.count(unknown).await, 0);
+    done(&migrate(&db, &["verify"]));
+}
+
+#[tokio::test]
+async fn running_every_file_again_keeps_the_rows() {
+    let db = TestDatabase::new().await;
+    tenants::two(&db).await;
+    let before = rows(&db).await;
+    for path in migration_files() {
+        assert_eq!(
+            psql::file(&db.url("postgres"), &path).stderr,
+            "",
+            "{}",
+            path.display()
+        );
+    }
+    assert_eq!(rows(&db).await, before);
+    done(&migrate(&db, &["verify"]));
+}
+
+/// Where the login's search_path leads elsewhere, the tables are in public.
+#[tokio::test]
+async fn the_logins_search_path_does_not_matter() {
+    let db = TestDatabase::empty().await;
+    db.execute("CREATE SCHEMA elsewhere").await;
+    db.execute(&format!(
+        "ALTER DATABASE {} SET search_path = elsewhere",
+        db.name
+    ))
+    .await;
+    done(&migrate(&db, &["up"]));
+    assert_eq!(
+        db.count("pg_tables WHERE schemaname = 'elsewhere'").await,
+        0
+    );
+    done(&migrate(&db, &["verify"]));
+    done(&migrate(&db, &["rollback", "--to", "20260101090000"]));
+    done(&migrate(&db, &["rollback"]));
+    assert_eq!(db.count("pg_tables WHERE schemaname = 'public'").await, 0);
+}
+
+#[tokio::test]
+async fn a_hosted_administrator_migrates_without_being_superuser() {
+    let db = TestDatabase::empty().await;
+    let administrator = Login::hosted_administrator(&db).await;
+    let url = db.url(&administrator.name);
+    for arguments in [
+        &["migrate", "up"][..],
+        &["migrate", "verify"],
+        &["migrate", "rollback", "--to", "20260101090000"],
+        &["migrate", "rollback"],
+        &["migrate", "up"],
+        &["migrate", "verify"],
+    ] {
+        let mut command = program_on(&db, arguments);
+        done(&run(command.env("MIGRATION_DATABASE_URL", &url)));
+    }
+    for path in migration_files() {
+        let ran = psql::file(&url, &path);
+        assert_eq!(
+            (ran.status, ran.stderr.as_str()),
+            (0, ""),
+            "{}",
+            path.display()
+        );
+    }
+    // With this login operators look at everything.
+    tenants::two(&db).await;
+    let seen = psql::typed(&url, "\\t\n\\a\nSELECT count(*) FROM organizations;\n");
+    assert_eq!(seen.stdout.lines().last(), Some("2"), "{}", seen.stderr);
+    // pg_dump leaves row-level security off unless told, which only those may
+    // who bypass it.
+    let directory = tempfile::tempdir().unwrap();
+    let dump = psql::shell(
+        &url,
+        directory.path(),
+        "pg_dump --enable-row-security $DATABASE_URL",
+    );
+    assert_eq!(dump.status, 0, "{}", dump.stderr);
+    let dumped = dump
+        .stdout
+        .matches("payment_failed\t1\tinvoice\tin")
+        .count();
+    assert_eq!(dumped, 2);
+}
+
+#[tokio::test]
+async fn where_the_roles_exist_membership_in_the_owner_is_enough() {
+    let db = TestDatabase::empty().await;
+    let login = Login::new(&db, "").await;
+    db.execute(&format!(
+        "ALTER DATABASE {} OWNER TO {}",
+        db.name, login.name
+    ))
+    .await;
+    let up = || {
+        run(program_on(&db, &["migrate", "up"]).env("MIGRATION_DATABASE_URL", db.url(&login.name)))
+    };
+    let refused = up();
+    assert_eq!(refused.status, 1, "{}", refused.stderr);
+    assert!(
+        refused
+            .stderr
+            .contains("must have admin option on role \"billing_owner\""),
+        "{}",
+        refused.stderr
+    );
+    db.execute(&format!("GRANT billing_owner TO {}", login.name))
+        .await;
+    done(&up());
+}
+
+#[tokio::test]
+async fn two_at_once_apply_each_migration_once() {
+    let db = TestDatabase::empty().await;
+    let runs: Vec<_> = (0..2)
+        .map(|_| {
+            let mut command = program_on(&db, &["migrate", "up"]);
+            std::thread::spawn(move || run(&mut command))
+        })
+        .collect();
+    let mut applied = 0;
+    for ran in runs {
+        let ran = ran.join().unwrap();
+        done(&ran);
+        applied += ran.stderr.matches("applying").count();
+    }
+    assert_eq!(applied, migration_files().len());
+    done(&migrate(&db, &["verify"]));
+}
+
+/// The tenants' rows, whole but for what a migration adds.
+async fn rows(db: &TestDatabase) -> BTreeSet<String> {
+    let mut rows = BTreeSet::new();
+    for table in tenants::tables(db).await {
+        let added = "{retry_count,next_retry_at,error_message,attempts,waiting_for_customer_id,lease_id,lease_expires_at}";
+        rows.insert(
+            db.value(&format!(
+                "SELECT '{table} ' || coalesce(jsonb_agg((to_jsonb(t) - '{added}'::text[]) ORDER BY t::text)::text, '') FROM {table} t"
+            ))
+            .await,
+        );
+    }
+    rows
+}
+
+#[tokio::test]
+async fn the_guides_migrations_go_and_come_back_without_loss() {
+    let db = TestDatabase::new().await;
+    tenants::two(&db).await;
+    let letters = db.count("webhook_dead_letter_queue").await;
+    let events = db.count("webhook_events").await;
+    let older: Vec<String> = rows(&db)
+        .await
+        .into_iter()
+        .filter(|row| {
+            !["webhook", "billing_audit", "grace"]
+                .iter()
+                .any(|new| row.starts_with(new))
+        })
+        .collect();
+    // The same event in both places is the inbox's.
+    db.execute("UPDATE webhook_dead_letter_queue SET stripe_event_id = replace(stripe_event_id, 'b1', 'b2')")
+        .await;
+
+    done(&migrate(&db, &["rollback", "--to", BEFORE_THE_GUIDE]));
+    assert_eq!(
+        states(&db)[3..],
+        ["applied", "pending", "pending", "pending"]
+    );
+    let kept = rows(&db).await;
+    assert!(
+        older.iter().all(|row| kept.contains(row)),
+        "{older:#?}\n{kept:#?}"
+    );
+    assert_eq!(
+        db.count("webhook_events WHERE NOT processed").await,
+        events + letters - 1
+    );
+
+    done(&migrate(&db, &["up"]));
+    done(&migrate(&db, &["verify"]));
+    let back = rows(&db).await;
+    assert!(older.iter().all(|row| back.contains(row)));
+    assert_eq!(
+        db.count("webhook_events WHERE retry_count = 0").await,
+        events + letters - 1
+    );
+}
+
+#[tokio::test]
+async fn rollback_undoes_the_newest_or_down_to_a_version_or_everything() {
+    let db = TestDatabase::new().await;
+    tenants::two(&db).await;
+    let newest = migrate(&db, &["rollback"]);
+    done(&newest);
+    assert!(
+        newest
+            .stderr
+            .contains("undoing 20260101093000_webhook_retry"),
+        "{}",
+        newest.stderr
+    );
+    assert!(
+        newest.stderr.contains("1 migrations undone"),
+        "{}",
+        newest.stderr
+    );
+    done(&migrate(&db, &["rollback", "--to", "20260101090100"]));
+    assert_eq!(db.count("organizations").await, 2);
+    done(&migrate(&db, &["rollback", "--to", "20260101090000"]));
+    done(&migrate(&db, &["rollback"]));
+    assert_eq!(states(&db), all("pending"));
+    let left = "pg_class WHERE relnamespace IN ('public'::regnamespace, to_regnamespace('auth'))";
+    assert_eq!(db.count(left).await, 0);
+    assert_eq!(
+        db.count("pg_proc WHERE pronamespace = 'public'::regnamespace")
+            .await,
+        0
+    );
+    let nothing = migrate(&db, &["rollback"]);
+    done(&nothing);
+    assert!(
+        nothing.stderr.contains("0 migrations undone"),
+        "{}",
+        nothing.stderr
+    );
+    done(&migrate(&db, &["up"]));
+    done(&migrate(&db, &["verify"]));
+}
+
+#[tokio::test]
+async fn the_exit_status_tells_usage_from_outage() {
+    let db = TestDatabase::new().await;
+    for version in ["20260101093001", "newest", "", "0"] {
+        let unknown = migrate(&db, &["rollback", "--to", version]);
+        assert_eq!(unknown.status, 2, "{version}: {}", unknown.stderr);
+    }
+    assert_eq!(
+        db.value("SELECT max(version) FROM billing_schema_migrations")
+            .await,
+        NEWEST
+    );
+    for arguments in [
+        ["migrate", "up"],
+        ["migrate", "status"],
+        ["migrate", "verify"],
+    ] {
+        let mut command = program(&arguments);
+        command.env("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nowhere");
+        let away = run(&mut command);
+        assert_eq!(away.status, 3, "{arguments:?}: {}", away.stderr);
+        assert!(
+            away.stderr.contains("the database cannot be reached"),
+            "{}",
+            away.stderr
+        );
+    }
+}

@@ -1,0 +1,17 @@
+//! The database by itself: its catalog, its roles, its audit log, its
+//! migrations, and what operators type at it.
+
+mod audit;
+mod catalog;
+mod guide;
+mod interruptions;
+mod isolation;
+mod logins;
+mod migrations;
+mod mutations;
+mod privileged;
+mod psql;
+mod rules;
+mod tampering;
+mod tenants;
+mod verify;

@@ -1,0 +1,127 @@
+//! `migrate verify` says what is wrong with a database, in words.
+
+use sqlx::{AssertSqlSafe, Executor};
+use valuecanvas_billing::migrations::verify::verify;
+
+use crate::support::TestDatabase;
+use crate::support::program::{program_on, run};
+
+/// What somebody did, and what is said of it.
+const DAMAGES: &[(&str, &str)] = &[
+    ("DROP TABLE grace_periods", "table grace_periods is missing"),
+    ("DROP TABLE webhook_dead_letter_queue CASCADE", "table webhook_dead_letter_queue is missing"),
+    ("ALTER TABLE webhook_events DROP COLUMN retry_count, DROP COLUMN next_retry_at",
+     "table webhook_events lacks retry_count, next_retry_at"),
+    ("DELETE FROM billing_schema_migrations WHERE version = '20260101092000'",
+     "migration 20260101092000_grace_periods is not applied: run `migrate up`"),
+    ("UPDATE billing_schema_migrations SET checksum = 'x' WHERE version = '20260101092000'",
+     "migration 20260101092000_grace_periods was applied from another version"),
+    ("DROP TABLE billing_schema_migrations CASCADE", "migration 20260101090000_billing_roles is not applied"),
+    ("ALTER ROLE billing_app LOGIN", "role billing_app may log in: ALTER ROLE billing_app NOLOGIN"),
+    ("ALTER ROLE billing_worker BYPASSRLS", "role billing_worker escapes row-level security"),
+    ("ALTER TABLE grace_periods DISABLE ROW LEVEL SECURITY",
+     "row-level security of grace_periods is off: ALTER TABLE grace_periods ENABLE ROW LEVEL SECURITY"),
+    ("ALTER TABLE grace_periods NO FORCE ROW LEVEL SECURITY",
+     "row-level security of grace_periods does not bind the owner"),
+    ("ALTER TABLE grace_periods OWNER TO postgres", "row-level security of grace_periods is the table's of postgres"),
+    ("DROP POLICY grace_periods_worker ON grace_periods",
+     "row-level security of grace_periods has no policy for billing_worker"),
+    ("DROP POLICY billing_audit_log_append ON billing_audit_log",
+     "row-level security of billing_audit_log has no policy for insert by billing_app"),
+    ("ALTER POLICY grace_periods_select ON grace_periods USING (true)",
+     "lets through other organizations' rows, by the policy grace_periods_select"),
+    ("CREATE POLICY everyone ON grace_periods USING (true)",
+     "lets through other organizations' rows, by the policy everyone"),
+    ("CREATE POLICY careless ON grace_periods FOR INSERT TO billing_worker",
+     "lets through other organizations' rows, by the policy careless"),
+    ("REVOKE SELECT ON grace_periods FROM billing_app", "privileges on grace_periods: it may not be read by billing_app"),
+    ("REVOKE ALL ON billing_invoices FROM billing_worker", "privileges on billing_invoices: it may not be read by billing_worker"),
+    ("GRANT UPDATE ON billing_invoices TO billing_app", "privileges on billing_invoices: it may be changed by billing_app"),
+    ("DROP FUNCTION log_billing_action", "function public.log_billing_action is missing"),
+    ("CREATE FUNCTION log_billing_action(text) RETURNS uuid LANGUAGE sql AS 'SELECT NULL::uuid'",
+     "function public.log_billing_action is missing, or there are several"),
+    ("ALTER FUNCTION log_billing_action SECURITY DEFINER", "function public.log_billing_action runs as its owner"),
+    ("ALTER FUNCTION auth.get_current_org_id RESET search_path",
+     "function auth.get_current_org_id takes its search_path from the caller"),
+    ("GRANT EXECUTE ON FUNCTION log_billing_action TO PUBLIC",
+     "function public.log_billing_action may be called by everyone"),
+    ("REVOKE EXECUTE ON FUNCTION log_billing_action FROM billing_worker",
+     "function public.log_billing_action may not be called by billing_worker"),
+    ("DROP VIEW _prisma_migrations", "view _prisma_migrations is missing"),
+    ("DROP TRIGGER billing_audit_log_append_only ON billing_audit_log", "trigger billing_audit_log_append_only is missing"),
+    ("ALTER TABLE billing_audit_log DISABLE TRIGGER ALL", "trigger billing_audit_log_append_only is disabled"),
+    ("CREATE OR REPLACE FUNCTION billing_audit_log_refuse_change() RETURNS trigger LANGUAGE plpgsql
+        SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN coalesce(NEW, OLD); END'",
+     "log_billing_action round trip entries can be changed"),
+    ("CREATE OR REPLACE FUNCTION billing_audit_log_refuse_change() RETURNS trigger LANGUAGE plpgsql
+        SET search_path = pg_catalog, pg_temp AS $$BEGIN RAISE EXCEPTION 'no'; END$$",
+     "log_billing_action round trip fails"),
+    ("ALTER TABLE billing_audit_log DROP COLUMN user_agent", "log_billing_action round trip fails"),
+];
+
+#[tokio::test]
+async fn each_damage_is_named() {
+    let db = TestDatabase::new().await;
+    let mut tx = db.pool.begin().await.unwrap();
+    for (damage, said) in DAMAGES {
+        tx.execute("SAVEPOINT whole").await.unwrap();
+        tx.execute(sqlx::raw_sql(AssertSqlSafe(*damage)))
+            .await
+            .unwrap_or_else(|e| panic!("{damage}: {e}"));
+        let problems: Vec<String> = verify(&mut tx)
+            .await
+            .unwrap_or_else(|e| panic!("{damage}: {e}"))
+            .into_iter()
+            .filter_map(|check| Some(format!("{} {}", check.name, check.problem?)))
+            .collect();
+        assert!(
+            problems.iter().any(|problem| problem.contains(said)),
+            "{damage}\nshould be: {said}\nis: {problems:#?}"
+        );
+        tx.execute("ROLLBACK TO whole").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_exit_status_says_whether_all_is_well() {
+    let db = TestDatabase::new().await;
+    let sound = run(&mut program_on(&db, &["migrate", "verify"]));
+    assert_eq!(sound.status, 0, "{}", sound.stdout);
+    assert!(sound.stdout.contains("checks hold"), "{}", sound.stdout);
+    assert_eq!(db.count("billing_audit_log").await, 0);
+    assert_eq!(db.count("billing_audit_chain_heads").await, 0);
+
+    db.execute("ALTER TABLE grace_periods NO FORCE ROW LEVEL SECURITY")
+        .await;
+    let damaged = run(&mut program_on(&db, &["migrate", "verify"]));
+    assert_eq!(damaged.status, 1);
+    assert!(
+        damaged
+            .stdout
+            .contains("WRONG row-level security of grace_periods does not bind the owner"),
+        "{}",
+        damaged.stdout
+    );
+    let damaged = run(&mut program_on(&db, &["migrate", "verify", "--json"]));
+    assert_eq!(damaged.status, 1);
+    let wrong = damaged
+        .json()
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|check| check["ok"] == false)
+        .count();
+    assert_eq!(wrong, 1);
+}
+
+#[tokio::test]
+async fn an_empty_database_is_not_well() {
+    let db = TestDatabase::empty().await;
+    let empty = run(&mut program_on(&db, &["migrate", "verify"]));
+    assert_eq!(empty.status, 1, "{}", empty.stderr);
+    assert!(
+        empty
+            .stdout
+            .contains("20260101090000_billing_roles is not applied: run `migrate up`")
+    );
+}
