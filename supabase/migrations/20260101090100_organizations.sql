@@ -52,8 +52,8 @@ CREATE POLICY organizations_select ON organizations FOR SELECT TO billing_app
   USING (id = auth.get_current_org_id());
 DROP POLICY IF EXISTS organizations_worker ON organizations;
 CREATE POLICY organizations_worker ON organizations TO billing_worker
-  USING (id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL)
-  WITH CHECK (id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL);
+  USING (auth.get_current_org_id() IS NULL OR id = auth.get_current_org_id())
+  WITH CHECK (auth.get_current_org_id() IS NULL OR id = auth.get_current_org_id());
 GRANT SELECT ON organizations TO billing_app;
 GRANT SELECT, INSERT, UPDATE ON organizations TO billing_worker;
 
@@ -72,8 +72,8 @@ CREATE POLICY usage_quotas_select ON usage_quotas FOR SELECT TO billing_app
   USING (organization_id = auth.get_current_org_id());
 DROP POLICY IF EXISTS usage_quotas_worker ON usage_quotas;
 CREATE POLICY usage_quotas_worker ON usage_quotas TO billing_worker
-  USING (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL)
-  WITH CHECK (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL);
+  USING (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id())
+  WITH CHECK (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id());
 GRANT SELECT ON usage_quotas TO billing_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON usage_quotas TO billing_worker;
 

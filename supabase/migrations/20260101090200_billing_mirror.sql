@@ -255,8 +255,8 @@ CREATE POLICY billing_customers_select ON billing_customers FOR SELECT TO billin
   USING (organization_id = auth.get_current_org_id());
 DROP POLICY IF EXISTS billing_customers_worker ON billing_customers;
 CREATE POLICY billing_customers_worker ON billing_customers TO billing_worker
-  USING (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL)
-  WITH CHECK (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL);
+  USING (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id())
+  WITH CHECK (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id());
 GRANT SELECT ON billing_customers TO billing_app;
 GRANT SELECT, INSERT, UPDATE ON billing_customers TO billing_worker;
 
@@ -270,8 +270,8 @@ CREATE POLICY billing_subscriptions_select ON billing_subscriptions FOR SELECT T
   USING (organization_id = auth.get_current_org_id());
 DROP POLICY IF EXISTS billing_subscriptions_worker ON billing_subscriptions;
 CREATE POLICY billing_subscriptions_worker ON billing_subscriptions TO billing_worker
-  USING (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL)
-  WITH CHECK (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL);
+  USING (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id())
+  WITH CHECK (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id());
 GRANT SELECT ON billing_subscriptions TO billing_app;
 GRANT SELECT, INSERT, UPDATE ON billing_subscriptions TO billing_worker;
 
@@ -285,8 +285,8 @@ CREATE POLICY billing_subscription_items_select ON billing_subscription_items FO
   USING (organization_id = auth.get_current_org_id());
 DROP POLICY IF EXISTS billing_subscription_items_worker ON billing_subscription_items;
 CREATE POLICY billing_subscription_items_worker ON billing_subscription_items TO billing_worker
-  USING (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL)
-  WITH CHECK (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL);
+  USING (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id())
+  WITH CHECK (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id());
 GRANT SELECT ON billing_subscription_items TO billing_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON billing_subscription_items TO billing_worker;
 
@@ -300,8 +300,8 @@ CREATE POLICY billing_subscription_payments_select ON billing_subscription_payme
   USING (organization_id = auth.get_current_org_id());
 DROP POLICY IF EXISTS billing_subscription_payments_worker ON billing_subscription_payments;
 CREATE POLICY billing_subscription_payments_worker ON billing_subscription_payments TO billing_worker
-  USING (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL)
-  WITH CHECK (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL);
+  USING (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id())
+  WITH CHECK (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id());
 GRANT SELECT ON billing_subscription_payments TO billing_app;
 GRANT SELECT, INSERT, UPDATE ON billing_subscription_payments TO billing_worker;
 
@@ -315,8 +315,8 @@ CREATE POLICY billing_invoices_select ON billing_invoices FOR SELECT TO billing_
   USING (organization_id = auth.get_current_org_id());
 DROP POLICY IF EXISTS billing_invoices_worker ON billing_invoices;
 CREATE POLICY billing_invoices_worker ON billing_invoices TO billing_worker
-  USING (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL)
-  WITH CHECK (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL);
+  USING (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id())
+  WITH CHECK (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id());
 GRANT SELECT ON billing_invoices TO billing_app;
 GRANT SELECT, INSERT, UPDATE ON billing_invoices TO billing_worker;
 
@@ -330,8 +330,8 @@ CREATE POLICY billing_invoice_items_select ON billing_invoice_items FOR SELECT T
   USING (organization_id = auth.get_current_org_id());
 DROP POLICY IF EXISTS billing_invoice_items_worker ON billing_invoice_items;
 CREATE POLICY billing_invoice_items_worker ON billing_invoice_items TO billing_worker
-  USING (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL)
-  WITH CHECK (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL);
+  USING (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id())
+  WITH CHECK (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id());
 GRANT SELECT ON billing_invoice_items TO billing_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON billing_invoice_items TO billing_worker;
 
@@ -345,8 +345,8 @@ CREATE POLICY billing_charges_select ON billing_charges FOR SELECT TO billing_ap
   USING (organization_id = auth.get_current_org_id());
 DROP POLICY IF EXISTS billing_charges_worker ON billing_charges;
 CREATE POLICY billing_charges_worker ON billing_charges TO billing_worker
-  USING (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL)
-  WITH CHECK (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL);
+  USING (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id())
+  WITH CHECK (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id());
 GRANT SELECT ON billing_charges TO billing_app;
 GRANT SELECT, INSERT, UPDATE ON billing_charges TO billing_worker;
 
@@ -360,8 +360,8 @@ CREATE POLICY billing_payment_methods_select ON billing_payment_methods FOR SELE
   USING (organization_id = auth.get_current_org_id());
 DROP POLICY IF EXISTS billing_payment_methods_worker ON billing_payment_methods;
 CREATE POLICY billing_payment_methods_worker ON billing_payment_methods TO billing_worker
-  USING (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL)
-  WITH CHECK (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL);
+  USING (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id())
+  WITH CHECK (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id());
 GRANT SELECT ON billing_payment_methods TO billing_app;
 GRANT SELECT, INSERT, UPDATE ON billing_payment_methods TO billing_worker;
 
@@ -375,8 +375,8 @@ CREATE POLICY billing_alerts_select ON billing_alerts FOR SELECT TO billing_app
   USING (organization_id = auth.get_current_org_id());
 DROP POLICY IF EXISTS billing_alerts_worker ON billing_alerts;
 CREATE POLICY billing_alerts_worker ON billing_alerts TO billing_worker
-  USING (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL)
-  WITH CHECK (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL);
+  USING (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id())
+  WITH CHECK (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id());
 GRANT SELECT ON billing_alerts TO billing_app;
 GRANT SELECT, INSERT, UPDATE ON billing_alerts TO billing_worker;
 
@@ -390,8 +390,8 @@ CREATE POLICY billing_applied_events_select ON billing_applied_events FOR SELECT
   USING (organization_id = auth.get_current_org_id());
 DROP POLICY IF EXISTS billing_applied_events_worker ON billing_applied_events;
 CREATE POLICY billing_applied_events_worker ON billing_applied_events TO billing_worker
-  USING (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL)
-  WITH CHECK (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL);
+  USING (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id())
+  WITH CHECK (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id());
 GRANT SELECT ON billing_applied_events TO billing_app;
 GRANT SELECT, INSERT, UPDATE ON billing_applied_events TO billing_worker;
 

@@ -45,8 +45,8 @@ CREATE POLICY webhook_events_owner ON webhook_events TO billing_owner
   USING (true) WITH CHECK (true);
 DROP POLICY IF EXISTS webhook_events_worker ON webhook_events;
 CREATE POLICY webhook_events_worker ON webhook_events TO billing_worker
-  USING (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL)
-  WITH CHECK (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL);
+  USING (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id())
+  WITH CHECK (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id());
 GRANT SELECT, INSERT, UPDATE, DELETE ON webhook_events TO billing_worker;
 
 INSERT INTO billing_schema_migrations (version, name)

@@ -223,8 +223,8 @@ CREATE POLICY billing_audit_log_append ON billing_audit_log FOR INSERT TO billin
   WITH CHECK (organization_id = auth.get_current_org_id());
 DROP POLICY IF EXISTS billing_audit_log_worker ON billing_audit_log;
 CREATE POLICY billing_audit_log_worker ON billing_audit_log TO billing_worker
-  USING (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL)
-  WITH CHECK (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL);
+  USING (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id())
+  WITH CHECK (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id());
 GRANT SELECT, INSERT ON billing_audit_log TO billing_app, billing_worker;
 
 ALTER TABLE billing_audit_chain_heads ENABLE ROW LEVEL SECURITY;
@@ -238,8 +238,8 @@ CREATE POLICY billing_audit_chain_heads_app ON billing_audit_chain_heads TO bill
   WITH CHECK (organization_id = auth.get_current_org_id());
 DROP POLICY IF EXISTS billing_audit_chain_heads_worker ON billing_audit_chain_heads;
 CREATE POLICY billing_audit_chain_heads_worker ON billing_audit_chain_heads TO billing_worker
-  USING (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL)
-  WITH CHECK (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL);
+  USING (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id())
+  WITH CHECK (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id());
 GRANT SELECT, INSERT, UPDATE ON billing_audit_chain_heads TO billing_app, billing_worker;
 
 INSERT INTO billing_schema_migrations (version, name)

@@ -37,8 +37,8 @@ CREATE POLICY grace_periods_select ON grace_periods FOR SELECT TO billing_app
   USING (organization_id = auth.get_current_org_id());
 DROP POLICY IF EXISTS grace_periods_worker ON grace_periods;
 CREATE POLICY grace_periods_worker ON grace_periods TO billing_worker
-  USING (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL)
-  WITH CHECK (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL);
+  USING (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id())
+  WITH CHECK (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id());
 GRANT SELECT ON grace_periods TO billing_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON grace_periods TO billing_worker;
 

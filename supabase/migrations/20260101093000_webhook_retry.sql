@@ -61,8 +61,8 @@ CREATE POLICY webhook_dead_letter_queue_owner ON webhook_dead_letter_queue TO bi
   USING (true) WITH CHECK (true);
 DROP POLICY IF EXISTS webhook_dead_letter_queue_worker ON webhook_dead_letter_queue;
 CREATE POLICY webhook_dead_letter_queue_worker ON webhook_dead_letter_queue TO billing_worker
-  USING (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL)
-  WITH CHECK (organization_id = auth.get_current_org_id() OR auth.get_current_org_id() IS NULL);
+  USING (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id())
+  WITH CHECK (auth.get_current_org_id() IS NULL OR organization_id = auth.get_current_org_id());
 GRANT SELECT, INSERT, UPDATE, DELETE ON webhook_dead_letter_queue TO billing_worker;
 
 -- What the scheduled jobs did. Their processes are short-lived, so what they
