@@ -52,7 +52,9 @@ pub async fn deliver(bench: &Workbench, events: &[Value], seed: u64) {
                 // One whose customer is unknown yet fails, and is left alone.
                 replay::replay(&bench.processor, id).await.unwrap();
             }
-            _ => drop(bench.processor.process_due(None).await.unwrap()),
+            _ => {
+                bench.processor.process_due(None).await.unwrap();
+            }
         }
         if dice.one_in(3) {
             pass_time(bench).await;
@@ -113,7 +115,7 @@ async fn die_at_some_moment(bench: &Workbench, dice: &mut Dice) {
 /// Several workers at once, one of which loses its leases to another, while
 /// more events come in.
 async fn work_together(bench: &Workbench, beside: &[Value]) {
-    let work = || async { drop(bench.processor.process_due(None).await.unwrap()) };
+    let work = || async { bench.processor.process_due(None).await.unwrap() };
     let disturb = async {
         bench.store(beside).await;
         tokio::join!(work(), async {
