@@ -274,6 +274,26 @@ async fn what_ended_is_not_revived_by_late_updates() {
 }
 
 #[tokio::test]
+async fn what_is_said_of_an_ended_subscription_in_its_last_second_counts() {
+    let mut noted = of("canceled", "standard");
+    noted["metadata"] = json!({"reason": "too dear"});
+    let deleted = event("evt_z", DELETED, 200, of("canceled", "standard"));
+    let noted = event("evt_a", UPDATED, 200, noted);
+    for order in [[&deleted, &noted], [&noted, &deleted]] {
+        let bench = Workbench::new().await;
+        for event in order {
+            bench.process(std::slice::from_ref(event)).await;
+        }
+        bench
+            .shows(
+                "SELECT status, metadata FROM billing_subscriptions",
+                json!({"status": "canceled", "metadata": {"reason": "too dear"}}),
+            )
+            .await;
+    }
+}
+
+#[tokio::test]
 async fn an_end_that_comes_first_stays_the_end() {
     let bench = Workbench::new().await;
     bench
