@@ -34,9 +34,10 @@ impl Mirrored for Invoice {
         let (terminal, life) = match status {
             "draft" => (false, 0),
             "open" => (false, 1),
-            "uncollectible" => (false, 2),
             // Neither is ever left.
-            _ => (true, 3),
+            "paid" | "void" => (true, 3),
+            // Uncollectible, or a status that Stripe did not have yet.
+            _ => (false, 2),
         };
         // Of one second and status, the first to tell is not the last word.
         let told = match event_type {

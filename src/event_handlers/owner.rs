@@ -12,8 +12,9 @@ use crate::stripe::objects::BillingObject;
 
 /// Sets each event's owner: by the billing customer, else by the metadata
 /// `organization_id` or `tenant_id`, else (for a detached payment method that
-/// names no customer) by what is known of the object. Returns the events for
-/// which there is none, by their place in the batch.
+/// names no customer) by what is known of the object, or by another event of
+/// the batch. Returns the events for which there is none, by their place in
+/// the batch.
 pub async fn find(
     conn: &mut PgConnection,
     events: &mut [Decoded<'_>],
@@ -25,26 +26,36 @@ pub async fn find(
     let by_customer = store::organizations_of_customers(conn, &customers).await?;
     let claimed: HashSet<Uuid> = events
         .iter()
-        .filter_map(|e| claimed_organization(&e.object)?.parse().ok())
+        .flat_map(|e| claims(&e.object).filter_map(|text| text.parse().ok()))
         .collect();
     let existing = store::existing_organizations(conn, &claimed).await?;
     let unnamed: Vec<&str> = events
         .iter()
         .filter_map(|e| unnamed_payment_method(&e.object))
         .collect();
-    let by_payment_method = if unnamed.is_empty() {
+    let mut by_payment_method = if unnamed.is_empty() {
         HashMap::new()
     } else {
         store::organizations_of_payment_methods(conn, &unnamed).await?
     };
 
-    let mut unowned = Vec::new();
-    for event in events {
+    for event in &mut *events {
         event.owner = customer_of(&event.object)
             .and_then(|id| by_customer.get(id))
-            .or_else(|| existing.get(&claimed_organization(&event.object)?.parse().ok()?))
-            .or_else(|| by_payment_method.get(unnamed_payment_method(&event.object)?))
+            .or_else(|| {
+                claims(&event.object).find_map(|text| existing.get(&text.parse::<Uuid>().ok()?))
+            })
             .copied();
+        if let (BillingObject::PaymentMethod(method), Some(owner)) = (&event.object, event.owner) {
+            by_payment_method.insert(method.id.clone(), owner);
+        }
+    }
+    let mut unowned = Vec::new();
+    for event in events {
+        if event.owner.is_none() {
+            let method = unnamed_payment_method(&event.object);
+            event.owner = method.and_then(|id| by_payment_method.get(id)).copied();
+        }
         if event.owner.is_none() {
             unowned.push((event.index, no_owner(&event.object)));
         }
@@ -60,7 +71,7 @@ pub async fn remember_customers(
 ) -> Result<(), sqlx::Error> {
     let found: HashMap<&str, Uuid> = events
         .iter()
-        .filter(|event| claimed_organization(&event.object).is_some())
+        .filter(|event| claims(&event.object).next().is_some())
         .filter_map(|event| Some((customer_of(&event.object)?, event.owner?)))
         .collect();
     store::remember_customers(conn, &found).await
@@ -75,20 +86,23 @@ fn customer_of(object: &BillingObject) -> Option<&str> {
     }
 }
 
-fn claimed_organization(object: &BillingObject) -> Option<&str> {
+/// What the object's metadata says of its organization.
+fn claims(object: &BillingObject) -> impl Iterator<Item = &str> {
     let (metadata, inherited) = match object {
         BillingObject::Subscription(o) => (&o.metadata, None),
         BillingObject::Invoice(o) => (&o.metadata, Some(&o.subscription_metadata)),
         BillingObject::Charge(o) => (&o.metadata, None),
         BillingObject::PaymentMethod(o) => (&o.metadata, None),
     };
-    organization_in(metadata).or_else(|| organization_in(inherited?))
+    std::iter::once(metadata)
+        .chain(inherited)
+        .flat_map(organizations_in)
 }
 
-fn organization_in(metadata: &Map<String, Value>) -> Option<&str> {
+fn organizations_in(metadata: &Map<String, Value>) -> impl Iterator<Item = &str> {
     ["organization_id", "tenant_id"]
         .iter()
-        .find_map(|key| metadata.get(*key)?.as_str())
+        .filter_map(|key| metadata.get(*key)?.as_str())
 }
 
 fn unnamed_payment_method(object: &BillingObject) -> Option<&str> {
@@ -99,10 +113,11 @@ fn unnamed_payment_method(object: &BillingObject) -> Option<&str> {
 }
 
 fn no_owner(object: &BillingObject) -> HandlerError {
-    let claimed = claimed_organization(object);
+    let is_uuid = |text: &&str| text.parse::<Uuid>().is_ok();
+    let claimed = claims(object).find(is_uuid).or(claims(object).next());
     let claim = match claimed {
         None => "its metadata names no organization_id".to_owned(),
-        Some(text) if text.parse::<Uuid>().is_err() => {
+        Some(text) if !is_uuid(&text) => {
             format!("its metadata's organization_id {text:?} is no UUID")
         }
         Some(text) => format!("there is no organization {text}, which its metadata names"),

@@ -31,9 +31,11 @@ impl Mirrored for Subscription {
     }
 
     fn place(&self, event_type: &str, created: i64) -> Place {
+        // An update that shows an ended subscription was made after its end:
+        // its metadata, say, may still change.
         let rank = match event_type {
             "customer.subscription.created" => 0,
-            "customer.subscription.updated" => 1,
+            "customer.subscription.deleted" => 1,
             _ => 2,
         };
         let terminal = is_ended(&self.status) || event_type == "customer.subscription.deleted";

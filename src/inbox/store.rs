@@ -239,8 +239,9 @@ impl Failure {
     }
 }
 
-/// Records a failed attempt, after which the event waits for `delay_ms`.
-/// Whether `lease_id` still held the event.
+/// Records a failed attempt, after which the event waits for `delay_ms`; not
+/// at all if the customer it waited for became known meanwhile. Whether
+/// `lease_id` still held the event.
 pub async fn schedule_retry(
     conn: &mut PgConnection,
     lease_id: Uuid,
@@ -251,7 +252,9 @@ pub async fn schedule_retry(
     let scheduled = sqlx::query_scalar!(
         "UPDATE webhook_events
             SET retry_count = retry_count + 1,
-                next_retry_at = now() + $4::bigint * interval '1 millisecond',
+                next_retry_at = now() + CASE
+                  WHEN EXISTS (SELECT FROM billing_customers WHERE stripe_customer_id = $7)
+                  THEN interval '0' ELSE $4::bigint * interval '1 millisecond' END,
                 error_message = $5, attempts = attempts || $6::jsonb, waiting_for_customer_id = $7,
                 lease_id = NULL, lease_expires_at = NULL
           WHERE bucket = $1 AND stripe_event_id = $2 AND lease_id = $3 AND NOT processed

@@ -68,6 +68,8 @@ impl Processor {
     /// Processes events as they become due, until `stop`.
     pub async fn run(&self, wake: &Notify, stop: &CancellationToken) {
         while !stop.is_cancelled() {
+            // Made before looking, so that what is stored meanwhile wakes it.
+            let woken = wake.notified();
             let pause = match self.process_due(None).await {
                 Ok(tally) if tally.processed > 0 => continue,
                 Ok(_) => POLL,
@@ -77,7 +79,7 @@ impl Processor {
                 }
             };
             tokio::select! {
-                () = wake.notified() => {}
+                () = woken => {}
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(pause) => {}
             }
@@ -110,11 +112,11 @@ impl Processor {
             }
             Err(BatchError::Database(error)) if db::is_outage(&error) => Err(error),
             Err(error) if claimed.len() > 1 => {
-                tracing::info!(%error, events = claimed.len(), "a batch failed; each event is tried by itself");
-                let mut tally = Tally::default();
-                for one in claimed {
-                    tally += Box::pin(self.process(lease_id, vec![one])).await?;
-                }
+                tracing::info!(%error, events = claimed.len(), "a batch failed; each half is tried by itself");
+                let mut first = claimed;
+                let second = first.split_off(first.len() / 2);
+                let mut tally = Box::pin(self.process(lease_id, first)).await?;
+                tally += Box::pin(self.process(lease_id, second)).await?;
                 Ok(tally)
             }
             Err(BatchError::LeaseLost) => Ok(Tally::default()),
@@ -178,40 +180,108 @@ impl Processor {
         Ok(tally)
     }
 
+    /// Records a failed attempt.
+    ///
+    /// # Errors
+    /// When the database is gone. A failure that it refuses to record is
+    /// logged, and the event tried again when its lease ends: the others of
+    /// its batch must not wait for it.
     async fn fail(
         &self,
         lease_id: Uuid,
         claimed: &Claimed,
         error: &HandlerError,
     ) -> Result<(), sqlx::Error> {
-        let event = &claimed.event;
-        let failure = failure_of(error);
         let failed_before = u32::try_from(claimed.retry_count).unwrap_or(0);
         let next = match error {
             HandlerError::Permanent(_) => NextStep::DeadLetter,
             _ => retry::after_failure(failed_before, self.max_retries, rand::random()),
         };
         metrics::attempt_failed(failed_before > 0);
-        let mut tx = WorkerTx::begin(&self.pool).await?;
-        match next {
+        let failure = failure_of(error);
+        let recorded = match next {
             NextStep::RetryAfter(delay) => {
-                tracing::warn!(
-                    event_id = event.id, event_type = event.event_type, %error,
-                    retry_count = failed_before + 1, retry_in_ms = delay.as_millis(),
-                    "Webhook event failed, will be retried"
-                );
-                let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
-                store::schedule_retry(tx.conn(), lease_id, event, &failure, delay_ms).await?;
+                self.schedule_retry(lease_id, claimed, &failure, delay)
+                    .await
             }
-            NextStep::DeadLetter => {
+            NextStep::DeadLetter => self.dead_letter(lease_id, claimed, &failure).await,
+        };
+        match recorded {
+            Err(refusal) if !db::is_outage(&refusal) => {
                 tracing::error!(
-                    event_id = event.id, event_type = event.event_type, %error,
-                    "Webhook event moved to the dead letter queue"
+                    event_id = claimed.event.id, event_type = claimed.event.event_type,
+                    %error, %refusal, "a failed attempt could not be recorded"
                 );
-                store::dead_letter(tx.conn(), lease_id, event, &failure).await?;
+                Ok(())
             }
+            recorded => recorded,
         }
-        tx.commit().await
+    }
+
+    async fn schedule_retry(
+        &self,
+        lease_id: Uuid,
+        claimed: &Claimed,
+        failure: &Failure,
+        delay: Duration,
+    ) -> Result<(), sqlx::Error> {
+        let event = &claimed.event;
+        let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let held = store::schedule_retry(tx.conn(), lease_id, event, failure, delay_ms).await?;
+        tx.commit().await?;
+        if held {
+            tracing::warn!(
+                event_id = event.id,
+                event_type = event.event_type,
+                error = failure.error,
+                retry_count = claimed.retry_count + 1,
+                retry_in_ms = delay_ms,
+                "Webhook event failed, will be retried"
+            );
+        }
+        Ok(())
+    }
+
+    /// Moves an event to the dead letters; if they do not take it, it is
+    /// retried like any other.
+    async fn dead_letter(
+        &self,
+        lease_id: Uuid,
+        claimed: &Claimed,
+        failure: &Failure,
+    ) -> Result<(), sqlx::Error> {
+        let event = &claimed.event;
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        match store::dead_letter(tx.conn(), lease_id, event, failure).await {
+            Ok(held) => {
+                tx.commit().await?;
+                if held {
+                    tracing::error!(
+                        event_id = event.id,
+                        event_type = event.event_type,
+                        error = failure.error,
+                        "Webhook event moved to the dead letter queue"
+                    );
+                }
+                Ok(())
+            }
+            Err(refusal) if !db::is_outage(&refusal) => {
+                tx.rollback().await?;
+                let failure = Failure {
+                    error: format!(
+                        "{}; the dead letter queue refused it: {refusal}",
+                        failure.error
+                    ),
+                    ..failure.clone()
+                };
+                let failed_before = u32::try_from(claimed.retry_count).unwrap_or(0);
+                let delay = retry::delay(failed_before, rand::random());
+                self.schedule_retry(lease_id, claimed, &failure, delay)
+                    .await
+            }
+            Err(outage) => Err(outage),
+        }
     }
 }
 

@@ -29,24 +29,98 @@ pub struct Contender<'a> {
     pub previous_attributes: Option<&'a Map<String, Value>>,
 }
 
-/// The index of the last of `contenders`, all of one place: the one that no
-/// other follows; where that leaves several, the greatest event id.
+/// The index of the last of `contenders`, all of one place.
+///
+/// Their changes are a chain: it is the one that shows the state in which the
+/// chain ends. Where changes are missing, it is the one that no other follows;
+/// where that leaves several, the greatest event id.
 ///
 /// # Panics
 /// With no contenders.
 pub fn last_of(contenders: &[Contender<'_>]) -> usize {
+    let by_id = |i: &usize| contenders[*i].event_id;
+    if let Some(end) = end_of_chain(contenders) {
+        let shows_end = |i: &usize| without_nulls(contenders[*i].object) == end;
+        let last = (0..contenders.len()).filter(shows_end).max_by_key(by_id);
+        return last.expect("a chain ends with one of its changes");
+    }
     let followed = |i: usize| {
         (0..contenders.len()).any(|j| {
             follows(&contenders[j], &contenders[i]) && !follows(&contenders[i], &contenders[j])
         })
     };
-    let by_id = |i: &usize| contenders[*i].event_id;
     (0..contenders.len())
         .filter(|i| !followed(*i))
         .max_by_key(by_id)
         // Only a ring of changes leaves nobody.
         .or_else(|| (0..contenders.len()).max_by_key(by_id))
         .expect("there is at least one contender")
+}
+
+/// The state in which the changes end. Each leaves a state and enters another,
+/// so it is the only one that was entered more often than left. None where
+/// changes are missing, or lead back to where they began.
+fn end_of_chain(contenders: &[Contender<'_>]) -> Option<Value> {
+    // How much more often each state was entered than left.
+    let mut balances: Vec<(Value, i32)> = Vec::new();
+    let mut count =
+        |state: Value, by: i32| match balances.iter_mut().find(|(known, _)| *known == state) {
+            Some((_, balance)) => *balance += by,
+            None => balances.push((state, by)),
+        };
+    for contender in contenders {
+        let after = without_nulls(contender.object);
+        if let Some(changed) = contender.previous_attributes.filter(|p| !p.is_empty()) {
+            count(before(&after, changed), -1);
+            count(after, 1);
+        }
+    }
+    // An event that names no change must be one of the states in between.
+    let is_linked = |contender: &Contender<'_>| {
+        let state = without_nulls(contender.object);
+        balances.iter().any(|(known, _)| *known == state)
+    };
+    if !contenders.iter().all(is_linked) {
+        return None;
+    }
+    let mut ends = balances.into_iter().filter(|(_, balance)| *balance > 0);
+    match (ends.next(), ends.next()) {
+        (Some((end, _)), None) => Some(end),
+        _ => None,
+    }
+}
+
+/// `object` before it was changed; `changed` are the attributes as they were.
+fn before(object: &Value, changed: &Map<String, Value>) -> Value {
+    let mut earlier = object.clone();
+    let Some(attributes) = earlier.as_object_mut() else {
+        return earlier;
+    };
+    for (name, was) in changed {
+        let was = match (object.get(name), was) {
+            // A changed hash lists only the keys that changed.
+            (Some(now), Value::Object(was)) if now.is_object() => before(now, was),
+            (_, was) => without_nulls(was),
+        };
+        if was.is_null() {
+            attributes.remove(name);
+        } else {
+            attributes.insert(name.clone(), was);
+        }
+    }
+    earlier
+}
+
+/// An attribute that is null is as good as absent.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(attributes) => attributes
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, value)| (name.clone(), without_nulls(value)))
+            .collect(),
+        other => other.clone(),
+    }
 }
 
 /// Whether `later` changed what `earlier` shows.
@@ -126,6 +200,34 @@ mod tests {
             ("evt_a", json!({"seats": 5})),
         ]);
         assert_eq!(last_id(&events), "evt_a");
+    }
+
+    #[test]
+    fn a_chain_that_comes_by_a_state_twice_ends_where_it_ends() {
+        let events = chain(&[
+            ("evt_a", json!({"seats": 2})),
+            ("evt_z", json!({"seats": 1})),
+            ("evt_c", json!({"metadata": {"a": "1", "b": "2"}})),
+            ("evt_b", json!({"seats": 2, "status": "active"})),
+            ("evt_y", json!({"seats": 1})),
+            ("evt_d", json!({"seats": 2})),
+        ]);
+        assert_eq!(last_id(&events[..3]), "evt_c");
+        assert_eq!(last_id(&events[..5]), "evt_y");
+        assert!(["evt_b", "evt_d"].contains(&last_id(&events).as_str()));
+    }
+
+    #[test]
+    fn a_snapshot_beside_a_chain_does_not_hide_its_end() {
+        let mut events = chain(&[
+            ("evt_b", json!({"seats": 2})),
+            ("evt_c", json!({})),
+            ("evt_a", json!({"seats": 3})),
+        ]);
+        assert_eq!(last_id(&events), "evt_a");
+        // Without the change between them there is no telling.
+        events.push(("evt_d".to_owned(), json!({"seats": 9}), None));
+        assert_eq!(last_id(&events), "evt_d");
     }
 
     #[test]

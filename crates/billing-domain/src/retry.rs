@@ -23,8 +23,13 @@ pub fn after_failure(failed_before: u32, max_retries: u32, jitter: u32) -> NextS
     if failed_before >= max_retries {
         NextStep::DeadLetter
     } else {
-        NextStep::RetryAfter(jittered(backoff(failed_before), jitter))
+        NextStep::RetryAfter(delay(failed_before, jitter))
     }
+}
+
+/// How long to wait after `failed_before` failed attempts and one more.
+pub fn delay(failed_before: u32, jitter: u32) -> Duration {
+    jittered(backoff(failed_before), jitter)
 }
 
 /// `min(1 s · 2ⁿ, 1 h)`.

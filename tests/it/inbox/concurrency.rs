@@ -1,0 +1,464 @@
+//! Several workers on one database: no event twice, none in another's way.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+use valuecanvas_billing::db::WorkerTx;
+use valuecanvas_billing::inbox::store::{self, Failure};
+use valuecanvas_billing::inbox::worker::{Processor, Tally};
+
+use super::workbench::Workbench;
+use crate::support::TestDatabase;
+use crate::support::events::{event, invoice, subscription};
+use crate::support::program::{program_on, run};
+use crate::support::service::processor;
+
+/// A failed payment of an invoice of its own: each raises an alert.
+fn failed_payment(n: usize, customer: &str) -> Value {
+    let object = invoice(&format!("in_{n}"), customer, "sub_1", "open");
+    let id = format!("evt_{n:05}");
+    event(
+        &id,
+        "invoice.payment_failed",
+        1_760_000_000 + n as i64,
+        object,
+    )
+}
+
+fn subscribed(id: &str, customer: &str) -> Value {
+    let object = subscription(&format!("sub_{id}"), customer, "active", "standard");
+    event(id, "customer.subscription.created", 100, object)
+}
+
+/// No handler can read it.
+fn unreadable(id: &str, customer: &str) -> Value {
+    let mut event = subscribed(id, customer);
+    event["data"]["object"]["current_period_start"] = json!("yesterday");
+    event["data"]["object"]["trial_end"] = json!("yesterday");
+    event
+}
+
+async fn work_off(processor: &Processor) -> Tally {
+    let mut tally = Tally::default();
+    loop {
+        let batch = processor.process_due(None).await.unwrap();
+        if batch.processed == 0 {
+            return tally;
+        }
+        tally += batch;
+    }
+}
+
+/// Each of `events` failed payments had its effects once.
+async fn each_applied_once(db: &TestDatabase, events: i64) {
+    for (table, condition) in [
+        ("webhook_events", "processed AND outcome = 'applied'"),
+        ("billing_applied_events", "true"),
+        ("billing_alerts", "kind = 'payment_failed'"),
+        ("billing_audit_log", "action = 'invoice_payment_failed'"),
+    ] {
+        assert_eq!(
+            db.count(&format!("{table} WHERE {condition}")).await,
+            events,
+            "{table}"
+        );
+    }
+    super::workbench::verify_audit(db).await;
+}
+
+async fn several_workers_share(workers: usize) {
+    let bench = Workbench::new().await;
+    bench.db.organization("cus_2").await;
+    let events: Vec<Value> = (0..900)
+        .map(|n| failed_payment(n, ["cus_1", "cus_2"][n % 2]))
+        .collect();
+    bench.store(&events).await;
+    let processors: Vec<Processor> = (0..workers).map(|_| processor(&bench.db)).collect();
+    let tallies = futures_util::future::join_all(processors.iter().map(work_off)).await;
+    let succeeded: u64 = tallies.iter().map(|tally| tally.succeeded).sum();
+    assert_eq!(succeeded, 900);
+    each_applied_once(&bench.db, 900).await;
+}
+
+#[tokio::test]
+async fn two_workers_never_process_one_event_twice() {
+    several_workers_share(2).await;
+}
+
+#[tokio::test]
+async fn four_workers_never_process_one_event_twice() {
+    several_workers_share(4).await;
+}
+
+#[tokio::test]
+async fn the_retry_job_and_serve_never_work_on_the_same_event() {
+    let bench = Workbench::new().await;
+    let events: Vec<Value> = (0..600).map(|n| failed_payment(n, "cus_1")).collect();
+    bench.store(&events).await;
+    let mut job = program_on(&bench.db, &["webhooks", "retry", "--json"]);
+    let job = tokio::task::spawn_blocking(move || run(&mut job));
+    let served = async {
+        let mut served = Tally::default();
+        while bench.db.count("webhook_events WHERE NOT processed").await > 0 {
+            served += bench.processor.process_due(None).await.unwrap();
+        }
+        served
+    };
+    let (job, served) = tokio::join!(job, served);
+    let job = job.unwrap();
+    assert_eq!(job.status, 0, "{}", job.stderr);
+    let by_job = job.json()["succeeded"].as_u64().unwrap();
+    assert_eq!(by_job + served.succeeded, 600);
+    each_applied_once(&bench.db, 600).await;
+}
+
+#[tokio::test]
+async fn a_worker_whose_lease_was_taken_over_commits_nothing() {
+    let bench = Workbench::new().await;
+    bench.store(&[failed_payment(1, "cus_1")]).await;
+    // The first worker hangs in its handler, behind the organization's chain.
+    let mut holder = bench.db.pool.begin().await.unwrap();
+    sqlx::query("SELECT * FROM billing_audit_chain_heads FOR UPDATE")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    let slow = processor(&bench.db);
+    let other = Uuid::now_v7();
+    // Meanwhile another takes the event over, and holds it.
+    let taking_over = async {
+        until_blocked(&bench.db).await;
+        let expire = "UPDATE webhook_events SET lease_expires_at = now()";
+        bench.db.execute(expire).await;
+        assert_eq!(claim(&bench, other).await.len(), 1);
+        holder.rollback().await.unwrap();
+    };
+    let (tally, ()) = tokio::join!(slow.process_due(None), taking_over);
+    assert_eq!(tally.unwrap(), Tally::default());
+    bench
+        .shows(
+            "SELECT processed, lease_id, retry_count,
+                    (SELECT count(*) FROM billing_invoices) AS invoices,
+                    (SELECT count(*) FROM billing_alerts) AS alerts,
+                    (SELECT count(*) FROM billing_applied_events) AS applied FROM webhook_events",
+            json!({"processed": false, "lease_id": other, "retry_count": 0, "invoices": 0, "alerts": 0, "applied": 0}),
+        )
+        .await;
+    bench
+        .db
+        .execute("UPDATE webhook_events SET lease_expires_at = now()")
+        .await;
+    bench.work().await;
+    each_applied_once(&bench.db, 1).await;
+}
+
+/// Returns when a worker waits for a lock.
+async fn until_blocked(db: &TestDatabase) {
+    let blocked =
+        "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while db.count(blocked).await == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_failure_is_recorded_only_by_the_holder_of_the_lease() {
+    let bench = Workbench::without_customers().await;
+    bench.store(&[subscribed("evt_1", "cus_late")]).await;
+    let (first, second) = (Uuid::now_v7(), Uuid::now_v7());
+    let claimed = claim(&bench, first).await;
+    bench
+        .db
+        .execute("UPDATE webhook_events SET lease_expires_at = now()")
+        .await;
+    claim(&bench, second).await;
+    let failure = Failure {
+        error: "too late".to_owned(),
+        waiting_for: None,
+    };
+    let mut tx = WorkerTx::begin(&bench.processor.pool).await.unwrap();
+    let event = &claimed[0].event;
+    assert!(
+        !store::schedule_retry(tx.conn(), first, event, &failure, 0)
+            .await
+            .unwrap()
+    );
+    assert!(
+        !store::dead_letter(tx.conn(), first, event, &failure)
+            .await
+            .unwrap()
+    );
+    tx.commit().await.unwrap();
+    bench
+        .shows(
+            "SELECT retry_count, lease_id, (SELECT count(*) FROM webhook_dead_letter_queue) AS dead
+               FROM webhook_events",
+            json!({"retry_count": 0, "lease_id": second, "dead": 0}),
+        )
+        .await;
+}
+
+async fn claim(bench: &Workbench, lease_id: Uuid) -> Vec<store::Claimed> {
+    let mut tx = WorkerTx::begin(&bench.processor.pool).await.unwrap();
+    let claimed = store::claim(tx.conn(), lease_id, None, None, 10)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    claimed
+}
+
+#[tokio::test]
+async fn a_customer_that_became_known_during_the_attempt_is_not_waited_for() {
+    let bench = Workbench::without_customers().await;
+    bench.store(&[subscribed("evt_1", "cus_late")]).await;
+    let lease_id = Uuid::now_v7();
+    let claimed = claim(&bench, lease_id).await;
+    bench.db.organization("cus_late").await;
+    let failure = Failure {
+        error: "no organization has the Stripe customer cus_late".to_owned(),
+        waiting_for: Some("cus_late".to_owned()),
+    };
+    let an_hour = 3_600_000;
+    let mut tx = WorkerTx::begin(&bench.processor.pool).await.unwrap();
+    store::schedule_retry(tx.conn(), lease_id, &claimed[0].event, &failure, an_hour)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(bench.work().await.succeeded, 1);
+}
+
+#[tokio::test]
+async fn poison_of_one_organization_delays_no_other() {
+    let bench = Workbench::new().await;
+    bench.db.organization("cus_2").await;
+    // What the database refuses comes out only when a batch is written.
+    bench
+        .db
+        .execute("ALTER TABLE billing_alerts ADD CHECK (resource_id NOT LIKE 'in_9%') NOT VALID")
+        .await;
+    let mut events: Vec<Value> = (1_000..1_200).map(|n| failed_payment(n, "cus_1")).collect();
+    for n in 0..5 {
+        events.insert(n * 40, failed_payment(9_000 + n, "cus_2"));
+        events.insert(n * 40, unreadable(&format!("evt_unreadable_{n}"), "cus_2"));
+    }
+    bench.store(&events).await;
+    let tally = bench.processor.process_due(None).await.unwrap();
+    assert_eq!((tally.succeeded, tally.failed), (200, 10));
+    each_applied_once(&bench.db, 200).await;
+    assert_eq!(
+        bench
+            .rows("SELECT count(*) AS dead, count(*) FILTER (WHERE error_message ~ 'check constraint') AS refused
+                     FROM webhook_dead_letter_queue")
+            .await,
+        json!([{"dead": 10, "refused": 5}])
+    );
+}
+
+#[tokio::test]
+async fn a_dead_letter_queue_that_is_broken_stops_nobody() {
+    let mut bench = Workbench::new().await;
+    bench.processor.max_retries = 0;
+    bench
+        .db
+        .execute("ALTER TABLE webhook_dead_letter_queue ADD CHECK (stripe_event_id <> 'evt_b') NOT VALID")
+        .await;
+    bench
+        .store(&[
+            unreadable("evt_a", "cus_1"),
+            unreadable("evt_b", "cus_1"),
+            unreadable("evt_c", "cus_1"),
+            subscribed("evt_d", "cus_unknown"),
+            subscribed("evt_e", "cus_1"),
+        ])
+        .await;
+    let tally = bench.processor.process_due(None).await.unwrap();
+    assert_eq!((tally.succeeded, tally.failed), (1, 4));
+    assert_eq!(
+        bench
+            .rows("SELECT stripe_event_id AS id FROM webhook_dead_letter_queue ORDER BY 1")
+            .await,
+        json!([{"id": "evt_a"}, {"id": "evt_c"}, {"id": "evt_d"}])
+    );
+    bench
+        .shows(
+            "SELECT stripe_event_id AS id, retry_count, next_retry_at > now() AS later,
+                    error_message ~ 'yesterday' AND error_message ~ 'dead letter queue refused it' AS says_both
+               FROM webhook_events WHERE NOT processed",
+            json!({"id": "evt_b", "retry_count": 1, "later": true, "says_both": true}),
+        )
+        .await;
+    bench
+        .db
+        .execute("ALTER TABLE webhook_dead_letter_queue DROP CONSTRAINT webhook_dead_letter_queue_stripe_event_id_check")
+        .await;
+    bench.let_retries_be_due().await;
+    bench.work().await;
+    assert_eq!(bench.db.count("webhook_dead_letter_queue").await, 4);
+}
+
+#[tokio::test]
+async fn without_a_dead_letter_table_the_others_go_on() {
+    let mut bench = Workbench::new().await;
+    bench.processor.max_retries = 0;
+    bench
+        .store(&[
+            subscribed("evt_a", "cus_unknown"),
+            subscribed("evt_b", "cus_unknown"),
+        ])
+        .await;
+    bench
+        .db
+        .execute("REVOKE ALL ON webhook_dead_letter_queue FROM billing_worker")
+        .await;
+    bench.work().await;
+    assert_eq!(
+        bench
+            .rows("SELECT retry_count, next_retry_at > now() AS later FROM webhook_events")
+            .await,
+        json!([{"retry_count": 1, "later": true}, {"retry_count": 1, "later": true}])
+    );
+}
+
+#[tokio::test]
+async fn each_failed_attempt_doubles_the_delay_until_the_last_is_a_dead_letter() {
+    let mut bench = Workbench::without_customers().await;
+    bench.processor.max_retries = 14;
+    bench.store(&[subscribed("evt_1", "cus_late")]).await;
+    let longest = [
+        1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600, 3600,
+    ];
+    for (n, longest) in longest.into_iter().enumerate() {
+        // The delay is counted from the database's clock.
+        let before = "CREATE TABLE IF NOT EXISTS clock (before timestamptz);
+                      DELETE FROM clock; INSERT INTO clock VALUES (clock_timestamp())";
+        bench.db.execute(before).await;
+        assert_eq!(bench.work().await.failed, 1);
+        bench
+            .shows(
+                &format!(
+                    "SELECT retry_count, error_message IS NOT NULL AS says_why,
+                            jsonb_array_length(attempts) AS attempts,
+                            next_retry_at >= before + interval '{longest} s' / 2
+                              AND next_retry_at <= clock_timestamp() + interval '{longest} s'
+                              AS in_time
+                       FROM webhook_events, clock"
+                ),
+                json!({"retry_count": n + 1, "says_why": true, "attempts": n + 1, "in_time": true}),
+            )
+            .await;
+        bench.let_retries_be_due().await;
+    }
+    bench.work().await;
+    bench
+        .shows(
+            "SELECT retry_count, jsonb_array_length(attempts) AS attempts,
+                    (SELECT count(*) FROM webhook_events) AS left FROM webhook_dead_letter_queue",
+            json!({"retry_count": 14, "attempts": 15, "left": 0}),
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn no_retries_means_one_attempt() {
+    let mut bench = Workbench::without_customers().await;
+    bench.processor.max_retries = 0;
+    bench.store(&[subscribed("evt_1", "cus_late")]).await;
+    bench.work().await;
+    bench
+        .shows(
+            "SELECT retry_count, jsonb_array_length(attempts) AS attempts FROM webhook_dead_letter_queue",
+            json!({"retry_count": 0, "attempts": 1}),
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn connections_that_break_lose_nothing_and_double_nothing() {
+    let bench = Workbench::new().await;
+    let events: Vec<Value> = (0..400).map(|n| failed_payment(n, "cus_1")).collect();
+    bench.store(&events).await;
+    // As a restart of the database does it, at any moment of a transaction.
+    let breaking = async {
+        for _ in 0..15 {
+            bench
+                .db
+                .execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                      WHERE datname = current_database() AND usename = 'billing_service';
+                     UPDATE webhook_events SET lease_expires_at = now() WHERE NOT processed",
+                )
+                .await;
+            tokio::time::sleep(Duration::from_millis(7)).await;
+        }
+    };
+    let working = async {
+        for _ in 0..30 {
+            // What it was doing when the connection broke is unknown to it.
+            let _ = bench.processor.process_due(None).await;
+        }
+    };
+    tokio::join!(breaking, working);
+    bench
+        .db
+        .execute("UPDATE webhook_events SET lease_expires_at = now() WHERE NOT processed")
+        .await;
+    bench.work().await;
+    each_applied_once(&bench.db, 400).await;
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_is_not_repeated() {
+    let bench = Workbench::new().await;
+    bench.store(&[failed_payment(1, "cus_1")]).await;
+    // The commit succeeds, and the worker does not hear of it.
+    bench
+        .db
+        .execute(
+            "CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS $$
+               BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER hang AFTER INSERT ON billing_alerts
+               DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION hang()",
+        )
+        .await;
+    let until_committing = async {
+        let committing =
+            "pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
+        while bench.db.count(committing).await == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let lost = processor(&bench.db);
+    tokio::select! {
+        _ = lost.process_due(None) => panic!("the commit hangs"),
+        () = until_committing => drop(lost),
+    }
+    while bench.db.count("webhook_events WHERE processed").await == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(bench.work().await, Tally::default());
+    each_applied_once(&bench.db, 1).await;
+}
+
+#[tokio::test]
+async fn two_replays_at_once_have_one_effect() {
+    let mut bench = Workbench::without_customers().await;
+    bench.processor.max_retries = 0;
+    let events: Vec<Value> = (0..20).map(|n| failed_payment(n, "cus_1")).collect();
+    bench.store(&events).await;
+    bench.work().await;
+    assert_eq!(bench.db.count("webhook_dead_letter_queue").await, 20);
+    bench.db.organization("cus_1").await;
+    let ids: BTreeSet<&str> = events.iter().map(|e| e["id"].as_str().unwrap()).collect();
+    for id in ids {
+        let replay = || valuecanvas_billing::inbox::replay::replay(&bench.processor, id);
+        let (one, other) = tokio::join!(replay(), replay());
+        for replayed in [one.unwrap(), other.unwrap()] {
+            let succeeded =
+                valuecanvas_billing::inbox::replay::Replayed::Succeeded { outcome: "applied" };
+            assert_eq!(replayed, succeeded);
+        }
+    }
+    each_applied_once(&bench.db, 20).await;
+    assert_eq!(bench.db.count("webhook_dead_letter_queue").await, 0);
+}

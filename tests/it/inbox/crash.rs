@@ -1,0 +1,99 @@
+//! kill -9 of the service and of PostgreSQL under load: nothing that was
+//! acknowledged is lost, nothing is applied twice, and the chain holds.
+//!
+//! `VCB_SERVICE_KILLS` and `VCB_POSTGRES_KILLS` raise the number of rounds.
+
+mod client;
+mod rig;
+
+use std::collections::BTreeSet;
+
+use client::Client;
+use rig::Rig;
+
+fn rounds(variable: &str, default: usize) -> usize {
+    let asked = std::env::var(variable).ok();
+    asked.map_or(default, |rounds| {
+        rounds.parse().expect("a number of rounds")
+    })
+}
+
+#[tokio::test]
+async fn no_kill_loses_or_doubles_an_acknowledged_event() {
+    let mut rig = Rig::start().await;
+    rig.program(&[
+        "organizations",
+        "create",
+        "--name",
+        "One",
+        "--stripe-customer",
+        "cus_1",
+    ]);
+    rig.program(&[
+        "organizations",
+        "create",
+        "--name",
+        "Two",
+        "--stripe-customer",
+        "cus_2",
+    ]);
+    let service_kills = rounds("VCB_SERVICE_KILLS", 3);
+    let postgres_kills = rounds("VCB_POSTGRES_KILLS", 2);
+
+    let client = Client::start(&rig.base);
+    for round in 0..service_kills.max(postgres_kills) {
+        client.until_acknowledged(200).await;
+        if round < service_kills {
+            rig.kill_service();
+            rig.spawn_service();
+            client.until_acknowledged(1).await;
+        }
+        client.until_acknowledged(100).await;
+        if round < postgres_kills {
+            rig.kill_postgres();
+            client.until_acknowledged(1).await;
+        }
+    }
+    let acknowledged = client.stop().await;
+    let inbox = rig.connect().await;
+    inbox.settle().await;
+
+    let stored = inbox
+        .ids("SELECT stripe_event_id FROM webhook_events")
+        .await;
+    let dead = inbox
+        .ids("SELECT stripe_event_id FROM webhook_dead_letter_queue")
+        .await;
+    let lost: BTreeSet<_> = acknowledged
+        .iter()
+        .filter(|id| !stored.contains(*id) && !dead.contains(*id))
+        .collect();
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    assert_eq!(stored.intersection(&dead).next(), None, "kept twice");
+    assert!(!dead.is_empty() && dead.iter().all(|id| id.starts_with("evt_unknown_")));
+
+    let doubled = "SELECT metadata ->> 'stripe_event_id' || ' ' || action FROM billing_audit_log
+                    WHERE actor_type = 'webhook' AND metadata ? 'stripe_event_id'
+                    GROUP BY 1 HAVING count(*) > 1";
+    assert_eq!(inbox.ids(doubled).await, BTreeSet::new());
+    let applied = inbox
+        .ids("SELECT stripe_event_id FROM billing_applied_events")
+        .await;
+    assert_eq!(applied, stored);
+    let failed =
+        "SELECT stripe_event_id FROM webhook_events WHERE event_type = 'invoice.payment_failed'";
+    let alerted = "SELECT alert_key FROM billing_alerts WHERE kind = 'payment_failed'";
+    assert_eq!(inbox.ids(alerted).await, inbox.ids(failed).await);
+    let audited = "SELECT metadata ->> 'stripe_event_id' FROM billing_audit_log
+                    WHERE action = 'invoice_payment_failed'";
+    assert_eq!(inbox.ids(audited).await, inbox.ids(failed).await);
+    let newest = "SELECT last_event_id FROM billing_subscriptions";
+    let last = "SELECT DISTINCT ON (payload -> 'data' -> 'object' ->> 'id') stripe_event_id
+                  FROM webhook_events WHERE event_type = 'customer.subscription.updated'
+                 ORDER BY payload -> 'data' -> 'object' ->> 'id', event_created_at DESC";
+    assert_eq!(inbox.ids(newest).await, inbox.ids(last).await);
+    inbox.close().await;
+
+    rig.program(&["audit", "verify"]);
+    rig.stop();
+}

@@ -1,0 +1,392 @@
+//! Histories as Stripe writes them: objects change, and each change is an
+//! event with the object as it is then, and what it was before.
+
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::dice::Dice;
+use crate::support::events::{event, invoice, subscription};
+
+#[derive(Debug, Clone, Copy)]
+pub struct Organization {
+    pub customer: &'static str,
+    /// Its subscriptions have its id in their metadata.
+    pub named_by_metadata: Option<Uuid>,
+}
+
+/// Something that happens to an organization, `seconds` after the last step.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    pub organization: usize,
+    pub action: u8,
+    pub choice: u8,
+    pub seconds: i64,
+}
+
+/// Events in the order in which they happened.
+#[derive(Debug)]
+pub struct History {
+    pub events: Vec<Value>,
+    /// The objects as they are in the end.
+    pub truth: Value,
+    /// Objects whose changes of one second lead back to where they began: which
+    /// was the last, nobody can tell.
+    pub ambiguous: Vec<String>,
+}
+
+impl History {
+    pub fn write(steps: &[Step], seed: u64, organizations: &[Organization]) -> Self {
+        let mut stripe = Stripe {
+            now: 1_760_000_000,
+            dice: Dice::new(seed ^ 0x5717_19e5),
+            events: Vec::new(),
+            objects: Vec::new(),
+        };
+        for organization in organizations {
+            stripe.subscribe(organization, 0);
+        }
+        for step in steps {
+            stripe.now += step.seconds;
+            stripe.take(&organizations[step.organization], step.action, step.choice);
+        }
+        stripe.finish()
+    }
+}
+
+#[derive(Debug)]
+struct Object {
+    customer: &'static str,
+    kind: &'static str,
+    now: Value,
+    /// When it last changed, and what it was when that second began.
+    second: (i64, Value),
+}
+
+struct Stripe {
+    now: i64,
+    dice: Dice,
+    events: Vec<Value>,
+    objects: Vec<Object>,
+}
+
+const TIERS: [&str; 3] = ["free", "standard", "enterprise"];
+
+impl Stripe {
+    fn take(&mut self, organization: &Organization, action: u8, choice: u8) {
+        let customer = organization.customer;
+        let running = |o: &Object| o.now["status"] != "canceled";
+        let open = |o: &Object| o.now["status"] == "open";
+        match action % 12 {
+            0 => self.subscribe(organization, choice),
+            1 => self.attach(customer),
+            2 => self.detach(customer, choice),
+            3 => self.renew(customer, choice),
+            4 => {
+                if let Some(index) = self.find(customer, "invoice", open, choice) {
+                    self.attempt(index, choice & 1 == 0);
+                }
+            }
+            5 => {
+                if let Some(index) = self.find(customer, "invoice", open, choice) {
+                    let status = ["void", "uncollectible"][usize::from(choice & 1)];
+                    self.change("invoice.updated", index, |o| o["status"] = json!(status));
+                }
+            }
+            6 => {
+                let succeeded = |o: &Object| o.now["status"] == "succeeded";
+                if let Some(index) = self.find(customer, "charge", succeeded, choice) {
+                    self.objects[index].now["status"] = json!("failed");
+                    self.tell("charge.failed", index, None);
+                }
+            }
+            7 if choice & 1 == 0 => {
+                if let Some(index) = self.find(customer, "subscription", running, choice) {
+                    self.objects[index].now["status"] = json!("canceled");
+                    self.tell("customer.subscription.deleted", index, None);
+                }
+            }
+            _ => {
+                let any = |_: &Object| true;
+                if let Some(index) = self.find(customer, "subscription", any, choice >> 3) {
+                    self.change("customer.subscription.updated", index, |o| edit(o, choice));
+                }
+            }
+        }
+    }
+
+    fn find(
+        &self,
+        customer: &str,
+        kind: &str,
+        which: impl Fn(&Object) -> bool,
+        choice: u8,
+    ) -> Option<usize> {
+        let fits = |o: &Object| o.customer == customer && o.kind == kind && which(o);
+        let found: Vec<usize> = (0..self.objects.len())
+            .filter(|i| fits(&self.objects[*i]))
+            .collect();
+        (!found.is_empty()).then(|| found[usize::from(choice) % found.len()])
+    }
+
+    fn create(
+        &mut self,
+        customer: &'static str,
+        kind: &'static str,
+        event_type: &str,
+        object: Value,
+    ) -> usize {
+        self.objects.push(Object {
+            customer,
+            kind,
+            second: (self.now, object.clone()),
+            now: object,
+        });
+        let index = self.objects.len() - 1;
+        self.tell(event_type, index, None);
+        index
+    }
+
+    fn change(&mut self, event_type: &str, index: usize, edit: impl FnOnce(&mut Value)) {
+        let object = &mut self.objects[index];
+        let before = object.now.clone();
+        edit(&mut object.now);
+        let previous = previous_attributes(&before, &object.now);
+        if previous.is_empty() {
+            return;
+        }
+        if object.second.0 != self.now {
+            object.second = (self.now, before);
+        }
+        self.tell(event_type, index, Some(previous));
+    }
+
+    fn tell(&mut self, event_type: &str, index: usize, previous: Option<Map<String, Value>>) {
+        let id = format!("evt_{:016x}", self.dice.number());
+        let object = self.objects[index].now.clone();
+        let mut event = event(&id, event_type, self.now, object);
+        if let Some(previous) = previous {
+            event["data"]["previous_attributes"] = previous.into();
+        }
+        self.events.push(event);
+    }
+
+    fn new_id(&mut self, prefix: &str) -> String {
+        format!("{prefix}_{:012x}", self.dice.number() >> 16)
+    }
+
+    fn subscribe(&mut self, organization: &Organization, choice: u8) {
+        let customer = organization.customer;
+        let id = self.new_id("sub");
+        let status = ["active", "trialing", "incomplete"][usize::from(choice) % 3];
+        let tier = TIERS[usize::from(choice / 3) % 3];
+        let mut object = subscription(&id, customer, status, tier);
+        object["quantity"] = json!(1);
+        if let Some(organization) = organization.named_by_metadata {
+            object["metadata"]["organization_id"] = json!(organization);
+        }
+        let kind = "subscription";
+        let index = self.create(customer, kind, "customer.subscription.created", object);
+        if status != "trialing" {
+            self.bill(index, "subscription_create", choice);
+        }
+    }
+
+    fn renew(&mut self, customer: &str, choice: u8) {
+        let running = |o: &Object| matches!(o.now["status"].as_str(), Some("active" | "past_due"));
+        if let Some(index) = self.find(customer, "subscription", running, choice >> 2) {
+            self.bill(index, "subscription_cycle", choice);
+        }
+    }
+
+    fn bill(&mut self, subscription: usize, reason: &str, choice: u8) {
+        let Object { customer, now, .. } = &self.objects[subscription];
+        let (customer, metadata) = (*customer, now["metadata"].clone());
+        let subscription_id = now["id"].as_str().unwrap().to_owned();
+        let id = self.new_id("in");
+        let mut object = invoice(&id, customer, &subscription_id, "draft");
+        object["attempt_count"] = json!(0);
+        object["billing_reason"] = json!(reason);
+        object["parent"]["subscription_details"]["metadata"] = metadata;
+        let index = self.create(customer, "invoice", "invoice.created", object);
+        self.now += i64::from(choice >> 6 & 1);
+        self.objects[index].now["status"] = json!("open");
+        self.tell("invoice.finalized", index, None);
+        self.now += i64::from(choice >> 7);
+        self.attempt(index, choice & 3 != 0);
+    }
+
+    /// Tries to collect an open invoice: a charge, the invoice, the payment
+    /// and the subscription each have their event, in one second.
+    fn attempt(&mut self, invoice: usize, succeeds: bool) {
+        let customer = self.objects[invoice].customer;
+        let charge = json!({
+            "id": self.new_id("ch"),
+            "object": "charge",
+            "amount": 9900,
+            "created": self.now,
+            "currency": "usd",
+            "customer": customer,
+            "failure_code": if succeeds { Value::Null } else { json!("card_declined") },
+            "livemode": false,
+            "paid": succeeds,
+            "status": if succeeds { "succeeded" } else { "failed" },
+        });
+        let outcome = if succeeds { "succeeded" } else { "failed" };
+        self.create(customer, "charge", &format!("charge.{outcome}"), charge);
+        self.change("invoice.updated", invoice, |o| {
+            o["attempt_count"] = json!(o["attempt_count"].as_i64().unwrap() + 1);
+            if succeeds {
+                o["status"] = json!("paid");
+                o["amount_paid"] = json!(9900);
+                o["amount_remaining"] = json!(0);
+            }
+        });
+        self.tell(&format!("invoice.payment_{outcome}"), invoice, None);
+        let id = &self.objects[invoice].now["parent"]["subscription_details"]["subscription"];
+        let index = self
+            .objects
+            .iter()
+            .position(|o| o.now["id"] == *id)
+            .unwrap();
+        self.change("customer.subscription.updated", index, |o| {
+            let status = o["status"].as_str().unwrap();
+            let next = match (status, succeeds) {
+                ("active", false) => "past_due",
+                ("past_due" | "incomplete", true) => "active",
+                (status, _) => status,
+            };
+            o["status"] = json!(next);
+        });
+    }
+
+    fn attach(&mut self, customer: &'static str) {
+        let id = self.new_id("pm");
+        let object = json!({
+            "id": id,
+            "object": "payment_method",
+            "card": {"brand": "visa", "last4": &id[3..7], "exp_month": 1, "exp_year": 2030},
+            "created": self.now,
+            "customer": customer,
+            "livemode": false,
+            "metadata": {},
+            "type": "card",
+        });
+        self.create(
+            customer,
+            "payment_method",
+            "payment_method.attached",
+            object,
+        );
+    }
+
+    fn detach(&mut self, customer: &'static str, choice: u8) {
+        let attached = |o: &Object| !o.now["customer"].is_null();
+        if let Some(index) = self.find(customer, "payment_method", attached, choice >> 1) {
+            self.objects[index].now["customer"] = Value::Null;
+            let previous = json!({"customer": customer}).as_object().cloned();
+            let says_whose = choice & 1 == 0;
+            self.tell(
+                "payment_method.detached",
+                index,
+                previous.filter(|_| says_whose),
+            );
+        }
+    }
+
+    fn finish(self) -> History {
+        let is_ring = |o: &&Object| o.kind == "subscription" && o.second.1 == o.now;
+        let untouched = |o: &Object| {
+            let events = self.events.iter();
+            let about = |e: &&Value| e["data"]["object"]["id"] == o.now["id"];
+            events.filter(about).count() == 1
+        };
+        let ambiguous: Vec<String> = self
+            .objects
+            .iter()
+            .filter(is_ring)
+            .filter(|o| !untouched(o))
+            .map(|o| o.now["id"].as_str().unwrap().to_owned())
+            .collect();
+        let mut rows: Vec<Value> = self.objects.iter().map(row).collect();
+        rows.retain(|row| !ambiguous.iter().any(|id| row["id"] == **id));
+        History {
+            events: self.events,
+            truth: json!({"objects": rows}),
+            ambiguous,
+        }
+    }
+}
+
+/// What the mirror should show of an object.
+fn row(object: &Object) -> Value {
+    let o = &object.now;
+    let detail = match object.kind {
+        "subscription" => json!([o["quantity"], o["cancel_at_period_end"], o["metadata"]]),
+        "invoice" => json!([o["attempt_count"], o["amount_paid"]]),
+        "charge" => json!([o["amount"]]),
+        _ => json!([o["card"]["last4"]]),
+    };
+    let attached = if o["customer"].is_null() {
+        "detached"
+    } else {
+        "attached"
+    };
+    let status = match object.kind {
+        "payment_method" => json!(attached),
+        _ => o["status"].clone(),
+    };
+    json!({"id": o["id"], "status": status, "detail": detail})
+}
+
+/// What customers and operators change of a subscription, often back and forth.
+fn edit(object: &mut Value, choice: u8) {
+    let ended = object["status"] == "canceled";
+    match choice % 5 {
+        0 if !ended => {
+            let quantity = 1 + i64::from(choice >> 5 & 1);
+            object["quantity"] = json!(quantity);
+            object["items"]["data"][0]["quantity"] = json!(quantity);
+        }
+        1 if !ended => {
+            let cancels = object["cancel_at_period_end"] == true;
+            object["cancel_at_period_end"] = json!(!cancels);
+        }
+        2 if !ended => {
+            let tier = TIERS[usize::from(choice >> 5) % 3];
+            let price = &mut object["items"]["data"][0]["price"];
+            price["id"] = json!(format!("price_{tier}"));
+            price["lookup_key"] = json!(format!("valuecanvas_{tier}_monthly"));
+        }
+        3 => {
+            let metadata = object["metadata"].as_object_mut().unwrap();
+            if metadata.remove("note").is_none() {
+                metadata.insert("note".to_owned(), json!(choice.to_string()));
+            }
+        }
+        _ => object["metadata"]["version"] = json!((choice >> 6).to_string()),
+    }
+}
+
+/// What `after` changed of `before`, as Stripe lists it: of a hash only the
+/// keys that changed, with null where there was nothing.
+fn previous_attributes(before: &Value, after: &Value) -> Map<String, Value> {
+    let (Some(before), Some(after)) = (before.as_object(), after.as_object()) else {
+        unreachable!("objects are compared");
+    };
+    let keys = before
+        .keys()
+        .chain(after.keys().filter(|k| !before.contains_key(*k)));
+    let mut changed = Map::new();
+    for key in keys {
+        match (before.get(key), after.get(key)) {
+            (was, now) if was == now => {}
+            (Some(was), Some(now)) if was.is_object() && now.is_object() => {
+                changed.insert(key.clone(), previous_attributes(was, now).into());
+            }
+            (was, _) => {
+                changed.insert(key.clone(), was.cloned().unwrap_or(Value::Null));
+            }
+        }
+    }
+    changed
+}
