@@ -36,7 +36,7 @@ SELECT string_agg(DISTINCT polname, ', ')
    AND (role = 0 OR role::regrole::text IN ('billing_app', 'billing_worker'))
    AND expression <> is_org
    AND NOT (role::regrole::text = 'billing_worker'
-            AND expression IN (is_unset, format('(%s OR %s)', is_org, is_unset)))";
+            AND expression IN (is_unset, format('(%s OR %s)', is_unset, is_org)))";
 
 pub(super) async fn row_level_security(
     conn: &mut PgConnection,

@@ -211,13 +211,13 @@ async fn moments_hash_alike_to_the_microsecond() {
     ] {
         let mut tx = db.pool.begin().await.unwrap();
         sqlx::query(
-            "WITH entry AS (SELECT r FROM jsonb_populate_record(NULL::billing_audit_log, jsonb_build_object(
-               'organization_id', $1::uuid, 'id', $1::uuid, 'sequence', 1, 'action', 'x', 'actor_type', 'user',
-               'resource_type', 'y', 'created_at', $2::timestamptz)) AS r),
-             hashed AS (SELECT r, billing_audit_entry_hash(sha256(''), r) AS hash FROM entry),
+            "WITH hashed AS (
+               SELECT $2::timestamptz AS created_at,
+                      billing_audit_entry_hash(sha256(''), $1, $1, 1, 'x', 'user', NULL, 'y', NULL, NULL,
+                                               NULL, NULL, NULL, NULL, $2::timestamptz) AS hash),
              head AS (INSERT INTO billing_audit_chain_heads SELECT $1, 1, hash FROM hashed)
              INSERT INTO billing_audit_log (organization_id, id, sequence, action, actor_type, resource_type, created_at, hash)
-               SELECT (r).organization_id, (r).id, 1, 'x', 'user', 'y', (r).created_at, hash FROM hashed",
+               SELECT $1, $1, 1, 'x', 'user', 'y', created_at, hash FROM hashed",
         )
         .bind(ORGANIZATION)
         .bind(moment)

@@ -122,7 +122,7 @@ const RULES: &[(&str, &str)] = &[
          WHEN role <> 'billing_worker'::regrole
            THEN ARRAY[format('(%s = auth.get_current_org_id())', tenant_column)]
          WHEN without_tenant THEN ARRAY['(auth.get_current_org_id() IS NULL)']
-         ELSE ARRAY[format('((%s = auth.get_current_org_id()) OR (auth.get_current_org_id() IS NULL))',
+         ELSE ARRAY[format('((auth.get_current_org_id() IS NULL) OR (%s = auth.get_current_org_id()))',
                            tenant_column)] END)"),
 
     ("policies say what may be written",
