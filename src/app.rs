@@ -64,6 +64,18 @@ pub struct Database {
 impl Database {
     /// Finds the database; the embedded one is started, and migrated.
     pub async fn open(config: &DatabaseConfig) -> Result<Self, StartError> {
+        let database = Self::locate(config).await?;
+        if database.embedded.is_some()
+            && let Err(error) = prepare_embedded(&database.owner).await
+        {
+            database.close().await;
+            return Err(error);
+        }
+        Ok(database)
+    }
+
+    /// Finds the database; the embedded one is started, and left as it is.
+    pub async fn locate(config: &DatabaseConfig) -> Result<Self, StartError> {
         match &config.location {
             DatabaseLocation::Url(url) => {
                 let owner = config.migration.clone().unwrap_or_else(|| url.clone());
@@ -77,7 +89,6 @@ impl Database {
                 let embedded = EmbeddedPostgres::start(&config.data_dir).await?;
                 let owner = options(&embedded.admin_url());
                 let service = options(&embedded.url_for(EMBEDDED_LOGIN, DATABASE));
-                prepare_embedded(&owner).await?;
                 Ok(Self {
                     service,
                     owner,

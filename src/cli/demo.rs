@@ -10,7 +10,8 @@ use sqlx::postgres::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use super::samples::{self, Sample, SampleEvent};
-use super::{Failure, output, serve};
+use super::serve::{self, StopSignals};
+use super::{Failure, output};
 use crate::app::{self, Database};
 use crate::config::{DatabaseConfig, DatabaseLocation, GlobalArgs, ServeArgs, StripeConfig};
 use crate::db::{self, WorkerTx};
@@ -51,6 +52,7 @@ impl Demo {
             data_dir: global.data_dir.clone(),
         };
         let catalogue = Catalogue::load(None)?;
+        let signals = StopSignals::listen()?;
         let database = Database::open(&config).await?;
         let started = app::start(&database, &serve_config, &stripe, &config.data_dir).await;
         let service = match started {
@@ -73,7 +75,7 @@ impl Demo {
             organizations,
             stop.clone(),
         ));
-        serve::until_stopped(service, database, stop.clone()).await;
+        serve::until_stopped(service, database, signals, stop.clone()).await;
         let _ = traffic.await;
         Ok(())
     }

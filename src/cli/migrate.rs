@@ -33,7 +33,7 @@ pub enum Migrate {
 
 impl Migrate {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
-        let database = Database::open(&global.database()?).await?;
+        let database = Database::locate(&global.database()?).await?;
         let result = self.run_on(&database).await;
         database.close().await;
         result

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::Failure;
@@ -24,11 +24,12 @@ impl Serve {
         let stripe = self.stripe.check()?;
         let config = global.database()?;
         crate::plans::Catalogue::load(stripe.plans_file.as_deref())?;
+        let signals = StopSignals::listen()?;
         let database = Database::open(&config).await?;
         let started = app::start(&database, &serve, &stripe, &config.data_dir).await;
         match started {
             Ok(service) => {
-                until_stopped(service, database, CancellationToken::new()).await;
+                until_stopped(service, database, signals, CancellationToken::new()).await;
                 Ok(())
             }
             Err(error) => {
@@ -41,30 +42,49 @@ impl Serve {
 
 /// Runs until SIGTERM or ^C, then cancels `stopping` and drains. A second signal
 /// does not wait.
-pub async fn until_stopped(service: Service, database: Database, stopping: CancellationToken) {
+pub async fn until_stopped(
+    service: Service,
+    database: Database,
+    mut signals: StopSignals,
+    stopping: CancellationToken,
+) {
     tokio::select! {
-        () = stop_signal() => {}
+        () = signals.received() => {}
         () = revive(&database) => {}
     }
     tracing::info!("Stopping");
     stopping.cancel();
     tokio::select! {
         () = service.drain() => {}
-        () = stop_signal() => tracing::warn!("stopped without draining; what was not answered will be sent again"),
+        () = signals.received() => tracing::warn!("stopped without draining; what was not answered will be sent again"),
     }
     database.close().await;
 }
 
-pub async fn stop_signal() {
-    let terminate = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signals) => signals.recv().await,
-            Err(_) => std::future::pending().await,
+/// SIGTERM and ^C, heard from the moment this is made: whoever is asked to stop
+/// while it starts, starts and drains.
+pub struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    pub fn listen() -> Result<Self, Failure> {
+        let listen = |kind| {
+            signal(kind)
+                .map_err(|error| Failure::failed(format!("cannot listen to signals: {error}")))
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-    };
-    tokio::select! {
-        _ = terminate => {}
-        _ = tokio::signal::ctrl_c() => {}
     }
 }
 
