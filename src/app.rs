@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{DatabaseConfig, DatabaseLocation, ServeConfig, StripeConfig};
 use crate::db::{self, DatabaseError};
 use crate::embedded_postgres::{DATABASE, EmbeddedPostgres, EmbeddedPostgresError};
+use crate::event_handlers;
 use crate::http::{self, Probes};
 use crate::inbox::routes::Endpoint;
 use crate::inbox::worker::Processor;
@@ -227,7 +228,7 @@ pub async fn start(
         group_commit::new(database.service.clone(), move || wake_workers(&waking));
     let probes = Probes {
         pool: db::pool(database.service.clone(), 4),
-        metrics: crate::metrics::install(),
+        metrics: crate::metrics::install(event_handlers::audit_actions()),
     };
     let endpoint = Endpoint {
         intake,

@@ -135,7 +135,11 @@ async fn pending_migrations(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
 async fn scrape(State(probes): State<Arc<Probes>>) -> Response {
     metrics::connections(probes.pool.size(), probes.pool.num_idle());
     match tokio::time::timeout(PROBE_TIMEOUT, backlog(&probes.pool)).await {
-        Ok(Ok(backlog)) => metrics::backlog(backlog),
+        Ok(Ok(found)) => metrics::backlog(
+            found.dead_letters,
+            found.unprocessed,
+            found.oldest_unprocessed_secs,
+        ),
         Ok(Err(error)) => tracing::warn!(%error, "the inbox could not be counted for the metrics"),
         Err(_) => tracing::warn!("the inbox could not be counted for the metrics in time"),
     }

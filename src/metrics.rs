@@ -9,9 +9,6 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::event_handlers::{Applied, HANDLED_TYPES};
-use crate::inbox::store::Backlog;
-
 const ATTEMPTS: &str = "stripe_webhook_events_total";
 const DELIVERIES: &str = "stripe_webhook_deliveries_total";
 const OUTCOMES: &str = "stripe_webhook_outcomes_total";
@@ -38,8 +35,9 @@ const SECONDS: [f64; 14] = [
 const SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 /// Starts to record, and returns what the metrics are read from. Every series
-/// that an alert or a quotient needs exists from the start, at zero.
-pub fn install() -> PrometheusHandle {
+/// that an alert or a quotient needs exists from the start, at zero, those of
+/// `audit_actions` among them.
+pub fn install(audit_actions: impl Iterator<Item = &'static str>) -> PrometheusHandle {
     let buckets = |builder: PrometheusBuilder, name: &str, buckets: &[f64]| {
         builder
             .set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)
@@ -58,7 +56,7 @@ pub fn install() -> PrometheusHandle {
     // A second service in one process (a test) keeps the first one's recorder.
     let _ = metrics::set_global_recorder(recorder);
     describe();
-    start_at_zero();
+    start_at_zero(audit_actions);
     handle
 }
 
@@ -111,7 +109,7 @@ fn describe() {
     describe_gauge!(BUILD, "1, with the version as label.");
 }
 
-fn start_at_zero() {
+fn start_at_zero(audit_actions: impl Iterator<Item = &'static str>) {
     for status in ["processed", "failed"] {
         counter!(ATTEMPTS, "status" => status).absolute(0);
         counter!(RETRIES, "status" => status).absolute(0);
@@ -119,8 +117,8 @@ fn start_at_zero() {
     for kind in ["payment_failed", "unknown_plan"] {
         counter!(ALERTS, "kind" => kind).absolute(0);
     }
-    for event_type in HANDLED_TYPES {
-        counter!(AUDIT_ENTRIES, "action" => crate::event_handlers::action(event_type)).absolute(0);
+    for action in audit_actions {
+        counter!(AUDIT_ENTRIES, "action" => action).absolute(0);
     }
     counter!(AUDIT_ERRORS).absolute(0);
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
@@ -170,10 +168,9 @@ pub fn attempt_replayed(succeeded: bool) {
     counter!(REPLAYS, "status" => status).increment(1);
 }
 
-/// What a committed batch wrote.
-pub fn applied(applied: &Applied) {
-    audit_entries(&applied.audit_actions);
-    for kind in &applied.alerts {
+/// Alerts that were committed.
+pub fn alerts(kinds: &[&'static str]) {
+    for kind in kinds {
         counter!(ALERTS, "kind" => *kind).increment(1);
     }
 }
@@ -190,11 +187,11 @@ pub fn audit_error() {
     counter!(AUDIT_ERRORS).increment(1);
 }
 
-/// The state of the inbox, as the database has it.
-pub fn backlog(backlog: Backlog) {
-    gauge!(DEAD_LETTERS).set(backlog.dead_letters as f64);
-    gauge!(UNPROCESSED).set(backlog.unprocessed as f64);
-    gauge!(OLDEST).set(backlog.oldest_unprocessed_secs as f64);
+/// The inbox, as the database has it.
+pub fn backlog(dead_letters: i64, unprocessed: i64, oldest_secs: i64) {
+    gauge!(DEAD_LETTERS).set(dead_letters as f64);
+    gauge!(UNPROCESSED).set(unprocessed as f64);
+    gauge!(OLDEST).set(oldest_secs as f64);
 }
 
 /// The use of a connection pool.

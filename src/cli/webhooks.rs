@@ -12,7 +12,7 @@ use super::{Failure, samples};
 use crate::app::{self, Database};
 use crate::config::{self, DatabaseConfig, GlobalArgs, StripeArgs, StripeConfig};
 use crate::db::{self, WorkerTx};
-use crate::event_handlers::HANDLED_TYPES;
+use crate::event_handlers::{self, HANDLED_TYPES};
 use crate::inbox::inspect::{self, DeadLetter, Details, Listed};
 use crate::inbox::replay::{self, Replayed};
 use crate::inbox::worker::Processor;
@@ -130,7 +130,7 @@ impl Webhooks {
     ) -> Result<(), Failure> {
         match self {
             Self::Retry(retry) => {
-                let metrics = metrics::install();
+                let metrics = metrics::install(event_handlers::audit_actions());
                 let gateway = plan.gateway.as_ref();
                 let tally = webhook_retry::run(&plan.processor(pool), &metrics, gateway).await?;
                 if retry.format.json {

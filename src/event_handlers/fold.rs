@@ -323,7 +323,7 @@ fn audit_entry<T: Mirrored>(
 }
 
 /// The audit log's word for what an event of `event_type` does.
-pub fn action(event_type: &str) -> &'static str {
+pub(super) fn action(event_type: &str) -> &'static str {
     match event_type {
         "invoice.created" => "invoice_created",
         "invoice.finalized" => "invoice_finalized",

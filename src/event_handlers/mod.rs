@@ -25,11 +25,12 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::audit::{self, Actor, NewEntry};
+use crate::metrics;
 use crate::plans::Catalogue;
 use crate::stripe::event::EventData;
 use crate::stripe::objects::{Invoice, PaymentMethod, Subscription};
 use decode::Decoded;
-pub use fold::action;
+use fold::action;
 
 /// The event types that have a handler.
 pub const HANDLED_TYPES: [&str; 12] = [
@@ -130,6 +131,19 @@ pub struct Applied {
     pub alerts: Vec<&'static str>,
 }
 
+impl Applied {
+    /// Counts what was written; to be called once it is committed.
+    pub fn count(&self) {
+        metrics::audit_entries(&self.audit_actions);
+        metrics::alerts(&self.alerts);
+    }
+}
+
+/// The actions that audit entries of events have.
+pub fn audit_actions() -> impl Iterator<Item = &'static str> {
+    HANDLED_TYPES.into_iter().map(action)
+}
+
 /// Something an operator or the customer should hear about.
 #[derive(Debug, Clone)]
 pub struct NewAlert {
@@ -215,7 +229,7 @@ pub async fn apply(
     store::alerts(conn, &effects.alerts).await?;
     audit::store::append(conn, &locked, &effects.entries)
         .await
-        .inspect_err(|_| crate::metrics::audit_error())?;
+        .inspect_err(|_| metrics::audit_error())?;
     applied.audit_actions = effects.entries.iter().map(|entry| entry.action).collect();
     applied.alerts = effects.alerts.iter().map(|alert| alert.kind).collect();
     Ok(applied)

@@ -48,7 +48,7 @@ pub async fn replay(processor: &Processor, event_id: &str) -> Result<Replayed, s
         Some(Ok(handled)) => {
             place.finish(tx.conn(), &event, &handled).await?;
             tx.commit().await?;
-            metrics::applied(&applied);
+            applied.count();
             metrics::attempt_replayed(true);
             tracing::info!(
                 event_id,

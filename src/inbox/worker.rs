@@ -176,7 +176,7 @@ impl Processor {
                 }
             }
         }
-        metrics::applied(&applied);
+        applied.count();
         Ok(tally)
     }
 

@@ -1,0 +1,180 @@
+//! The catalogue's file, and what must hold in it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use rust_decimal::Decimal;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{Catalogue, FREE_TIER, OverLimit, Plan, Price, Quota};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    metrics: BTreeMap<String, MetricEntry>,
+    plans: Vec<PlanEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MetricEntry {
+    // Read by the usage meters; named here so that a wrong word is an error.
+    #[expect(dead_code)]
+    aggregation: Aggregation,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Aggregation {
+    Sum,
+    Max,
+    Last,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlanEntry {
+    tier: Spanned<String>,
+    name: String,
+    price: Spanned<Price>,
+    quotas: BTreeMap<Spanned<String>, Spanned<QuotaEntry>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QuotaEntry {
+    quota: QuotaValue,
+    over_limit: OverLimit,
+    #[serde(default)]
+    overage_rate: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum QuotaValue {
+    Number(i64),
+    Text(String),
+}
+
+/// A problem and the byte where it stands.
+type Problem = (usize, String);
+
+impl File {
+    pub(super) fn check(self) -> Result<Catalogue, Problem> {
+        let mut catalogue = Catalogue {
+            plans: Vec::new(),
+            by_lookup_key: HashMap::new(),
+            by_price_id: HashMap::new(),
+        };
+        for entry in self.plans {
+            let at = entry.tier.span().start;
+            let tier = entry.tier.into_inner();
+            if tier.is_empty() {
+                return Err((at, "a tier needs a name".to_owned()));
+            }
+            if catalogue.plan(&tier).is_some() {
+                return Err((at, format!("the tier {tier:?} is listed twice")));
+            }
+            let quotas = check_quotas(&tier, at, &self.metrics, entry.quotas)?;
+            let (price_at, price) = (entry.price.span().start, entry.price.into_inner());
+            if price.amount < 0 {
+                return Err((price_at, format!("the price of {tier:?} is negative")));
+            }
+            let reachable = price.lookup_key.is_some() || !price.stripe_price_ids.is_empty();
+            if price.amount > 0 && !reachable {
+                return Err((
+                    price_at,
+                    format!("the price of {tier:?} needs a lookup_key or stripe_price_ids"),
+                ));
+            }
+            let index = catalogue.plans.len();
+            if let Some(key) = &price.lookup_key {
+                claim(&mut catalogue.by_lookup_key, key, index, "lookup_key")?;
+            }
+            for id in &price.stripe_price_ids {
+                claim(&mut catalogue.by_price_id, id, index, "price id")?;
+            }
+            catalogue.plans.push(Plan {
+                tier,
+                name: entry.name,
+                price,
+                quotas,
+            });
+        }
+        if catalogue.plan(FREE_TIER).is_none() {
+            return Err((0, format!("there is no plan with tier {FREE_TIER:?}")));
+        }
+        Ok(catalogue)
+    }
+}
+
+fn claim(
+    taken: &mut HashMap<String, usize>,
+    name: &Spanned<String>,
+    index: usize,
+    what: &str,
+) -> Result<(), Problem> {
+    match taken.insert(name.get_ref().clone(), index) {
+        None => Ok(()),
+        Some(_) => Err((
+            name.span().start,
+            format!("the {what} {:?} is used twice", name.get_ref()),
+        )),
+    }
+}
+
+fn check_quotas(
+    tier: &str,
+    tier_at: usize,
+    metrics: &BTreeMap<String, MetricEntry>,
+    entries: BTreeMap<Spanned<String>, Spanned<QuotaEntry>>,
+) -> Result<BTreeMap<String, Quota>, Problem> {
+    let mut quotas = BTreeMap::new();
+    for (metric, entry) in entries {
+        let at = metric.span().start;
+        let metric = metric.into_inner();
+        if !metrics.contains_key(&metric) {
+            return Err((at, format!("{metric:?} is not among [metrics]")));
+        }
+        let quota = check_quota(entry.into_inner()).map_err(|problem| (at, problem))?;
+        quotas.insert(metric, quota);
+    }
+    match metrics.keys().find(|metric| !quotas.contains_key(*metric)) {
+        Some(metric) => Err((tier_at, format!("{tier:?} says no quota for {metric:?}"))),
+        None => Ok(quotas),
+    }
+}
+
+fn check_quota(entry: QuotaEntry) -> Result<Quota, String> {
+    let quota = match entry.quota {
+        QuotaValue::Text(word) if word == "unlimited" => None,
+        QuotaValue::Text(text) => Some(decimal(&text, "quota")?),
+        QuotaValue::Number(number) => Some(Decimal::from(number)),
+    };
+    if quota.is_some_and(|quota| quota.is_sign_negative()) {
+        return Err("a quota cannot be negative; write \"unlimited\" for no limit".to_owned());
+    }
+    let rate = entry
+        .overage_rate
+        .map(|rate| decimal(&rate, "overage_rate"))
+        .transpose()?;
+    if rate.is_some_and(|rate| rate.is_sign_negative()) {
+        return Err("an overage_rate cannot be negative".to_owned());
+    }
+    let billed = entry.over_limit == OverLimit::Overage && quota.is_some();
+    match (billed, rate) {
+        (true, None) => Err("over_limit = \"overage\" needs an overage_rate".to_owned()),
+        (false, Some(_)) => {
+            Err("an overage_rate needs over_limit = \"overage\" and a quota".to_owned())
+        }
+        _ => Ok(Quota {
+            quota,
+            over_limit: entry.over_limit,
+            overage_rate: rate,
+        }),
+    }
+}
+
+fn decimal(text: &str, what: &str) -> Result<Decimal, String> {
+    Decimal::from_str_exact(text).map_err(|_| format!("{what} {text:?} is no decimal number"))
+}

@@ -1,0 +1,141 @@
+//! Subscriptions and their items.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Metadata;
+use super::fields::{Fields, ShapeError};
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Subscription {
+    #[serde(rename = "stripe_subscription_id")]
+    pub id: String,
+    #[serde(rename = "stripe_customer_id")]
+    pub customer_id: String,
+    #[serde(rename = "stripe_status")]
+    pub status: String,
+    pub currency: Option<String>,
+    pub current_period_start: Option<Timestamp>,
+    pub current_period_end: Option<Timestamp>,
+    pub billing_cycle_anchor: Option<Timestamp>,
+    pub billing_mode: Option<String>,
+    pub collection_method: Option<String>,
+    pub trial_start: Option<Timestamp>,
+    pub trial_end: Option<Timestamp>,
+    pub cancel_at: Option<Timestamp>,
+    pub cancel_at_period_end: bool,
+    pub canceled_at: Option<Timestamp>,
+    pub ended_at: Option<Timestamp>,
+    pub latest_invoice_id: Option<String>,
+    pub default_payment_method_id: Option<String>,
+    pub metadata: Metadata,
+    pub livemode: bool,
+    #[serde(rename = "stripe_created_at")]
+    pub created: Option<Timestamp>,
+    #[serde(skip)]
+    pub items: Vec<SubscriptionItem>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct SubscriptionItem {
+    #[serde(rename = "stripe_subscription_item_id")]
+    pub id: String,
+    #[serde(rename = "stripe_price_id")]
+    pub price_id: Option<String>,
+    #[serde(rename = "stripe_product_id")]
+    pub product_id: Option<String>,
+    pub lookup_key: Option<String>,
+    #[serde(skip)]
+    pub price_metadata: Metadata,
+    pub usage_type: Option<String>,
+    pub unit_amount: Option<i64>,
+    /// Exact, in minor units, where a price is below one of them.
+    pub unit_amount_decimal: Option<String>,
+    pub currency: Option<String>,
+    #[serde(rename = "recurring_interval")]
+    pub interval: Option<String>,
+    #[serde(rename = "recurring_interval_count")]
+    pub interval_count: Option<i32>,
+    pub quantity: Option<i64>,
+    pub current_period_start: Option<Timestamp>,
+    pub current_period_end: Option<Timestamp>,
+}
+
+impl Subscription {
+    pub fn read(object: &Value) -> Result<Self, ShapeError> {
+        let o = Fields::root(object);
+        let items = o
+            .list("items")?
+            .map(SubscriptionItem::read)
+            .collect::<Result<Vec<_>, _>>()?;
+        let with_period = items.iter().find(|item| item.current_period_end.is_some());
+        Ok(Self {
+            id: o.text("id")?,
+            customer_id: o.id("customer")?.ok_or_else(|| o.missing("customer"))?,
+            status: o.text("status")?,
+            currency: o.maybe_text("currency")?,
+            current_period_start: match with_period {
+                Some(item) => item.current_period_start,
+                None => o.time("current_period_start")?,
+            },
+            current_period_end: match with_period {
+                Some(item) => item.current_period_end,
+                None => o.time("current_period_end")?,
+            },
+            billing_cycle_anchor: o.time("billing_cycle_anchor")?,
+            billing_mode: o.within("billing_mode")?.maybe_text("type")?,
+            collection_method: o.maybe_text("collection_method")?,
+            trial_start: o.time("trial_start")?,
+            trial_end: o.time("trial_end")?,
+            cancel_at: o.time("cancel_at")?,
+            cancel_at_period_end: o.flag("cancel_at_period_end")?,
+            canceled_at: o.time("canceled_at")?,
+            ended_at: o.time("ended_at")?,
+            latest_invoice_id: o.id("latest_invoice")?,
+            default_payment_method_id: o.id("default_payment_method")?,
+            metadata: o.map("metadata")?,
+            livemode: o.flag("livemode")?,
+            created: o.time("created")?,
+            items,
+        })
+    }
+}
+
+impl SubscriptionItem {
+    fn read(o: Fields<'_>) -> Result<Self, ShapeError> {
+        let price = match o.within("price")? {
+            price if price.is_present() => price,
+            _ => o.within("plan")?,
+        };
+        let recurring = price.within("recurring")?;
+        // A plan has on itself what a price has under `recurring`.
+        let recurring = if recurring.is_present() {
+            recurring
+        } else {
+            price.clone()
+        };
+        Ok(Self {
+            id: o.text("id")?,
+            price_id: price.maybe_text("id")?,
+            product_id: price.id("product")?,
+            lookup_key: price.maybe_text("lookup_key")?,
+            price_metadata: price.map("metadata")?,
+            usage_type: recurring.maybe_text("usage_type")?,
+            unit_amount: match price.maybe_integer("unit_amount")? {
+                Some(amount) => Some(amount),
+                None => price.maybe_integer("amount")?,
+            },
+            unit_amount_decimal: match price.decimal("unit_amount_decimal")? {
+                Some(amount) => Some(amount),
+                None => price.decimal("amount_decimal")?,
+            },
+            currency: price.maybe_text("currency")?,
+            interval: recurring.maybe_text("interval")?,
+            interval_count: recurring.small("interval_count")?,
+            quantity: o.maybe_integer("quantity")?,
+            current_period_start: o.time("current_period_start")?,
+            current_period_end: o.time("current_period_end")?,
+        })
+    }
+}
