@@ -10,6 +10,7 @@
 mod charge;
 mod decode;
 mod fold;
+mod history;
 mod invoice;
 mod owner;
 mod payment_method;
@@ -259,7 +260,7 @@ struct Results<'a> {
 type ByObject<'a, T> = BTreeMap<(Uuid, String), Vec<(usize, &'a Decoded<'a>, &'a T)>>;
 
 impl<'a> Results<'a> {
-    fn by_object<T: fold::Mirrored>(&self) -> ByObject<'a, T> {
+    fn by_object<T: history::Mirrored>(&self) -> ByObject<'a, T> {
         let mut objects = ByObject::new();
         for (position, event) in self.decoded.iter().enumerate() {
             if let (Some(owner), Some(object)) = (event.owner, T::of(&event.object)) {

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::fold::{self, Key, Mirrored, Stored, StoredRows, Version};
+use super::fold::{self, Key, Stored, StoredRows};
+use super::history::{Mirrored, Version};
 use super::invoice::Payment;
 use super::{Effects, NewAlert, Results, Subscription, plan, store};
 use crate::audit::{Actor, NewEntry};

@@ -17,7 +17,8 @@ use uuid::Uuid;
 
 use super::NewAlert;
 use super::decode::Decoded;
-use super::fold::{Key, Version};
+use super::fold::Key;
+use super::history::Version;
 use crate::inbox::bucket_of;
 
 pub async fn organizations_of_customers(
