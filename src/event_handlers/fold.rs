@@ -123,12 +123,11 @@ async fn load_earlier<'a>(
     if wanted.is_empty() {
         return Ok(Earlier::default());
     }
-    let payloads = store::payloads(conn, &wanted.into_iter().collect::<Vec<_>>()).await?;
-    let read = payloads
-        .into_iter()
-        .filter_map(|(id, event_type, payload)| {
-            Some((id, (event_type, EventData::read(&payload).ok()?)))
-        });
+    let kept = store::kept_events(conn, &wanted.into_iter().collect::<Vec<_>>()).await?;
+    let read = kept.into_iter().filter_map(|event| {
+        let data = EventData::read(&event.payload).ok()?;
+        Some((event.id, (event.event_type, data)))
+    });
     Ok(Earlier(read.collect()))
 }
 

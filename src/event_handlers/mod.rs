@@ -206,13 +206,13 @@ pub async fn apply(
     let organizations: Vec<Uuid> = organizations.into_iter().collect();
     audit::store::lock_chains(conn, &organizations).await?;
     owner::remember_customers(conn, &decoded).await?;
+    store::applied_events(conn, &decoded).await?;
 
     let mut effects = Effects::default();
     let results = apply_decoded(conn, context, &decoded, &mut effects).await?;
     for (event, result) in decoded.iter().zip(results) {
         applied.results[event.index] = Some(Ok(result));
     }
-    store::applied_events(conn, &decoded).await?;
     store::alerts(conn, &effects.alerts).await?;
     audit::store::append(conn, &effects.entries)
         .await

@@ -6,7 +6,8 @@ use uuid::Uuid;
 
 use billing_domain::subscription::grants_plan;
 
-use super::{Effects, store};
+use super::history::Mirrored as _;
+use super::{Effects, EventData, Subscription, store};
 use crate::audit::{Actor, NewEntry};
 use crate::plans::Catalogue;
 use crate::quotas;
@@ -17,8 +18,15 @@ pub struct Standing {
     pub plan_tier: String,
     /// What applies without a subscription.
     pub base_plan_tier: String,
-    /// Status and tier of each subscription.
-    pub subscriptions: Vec<(String, Option<String>)>,
+    pub subscriptions: Vec<Holding>,
+}
+
+/// What a subscription adds to it.
+pub struct Holding {
+    pub subscription_id: String,
+    pub status: String,
+    /// None: the catalogue knows none of its prices.
+    pub plan_tier: Option<String>,
 }
 
 /// Sets plan and quotas of `organizations` to what their subscriptions say.
@@ -28,7 +36,8 @@ pub async fn settle(
     organizations: &[Uuid],
     effects: &mut Effects,
 ) -> Result<(), sqlx::Error> {
-    for standing in store::subscriptions::standings(conn, organizations).await? {
+    for mut standing in store::subscriptions::standings(conn, organizations).await? {
+        keep_known_tiers(conn, catalogue, &mut standing).await?;
         let tier = tier_of(catalogue, &standing);
         if tier == standing.plan_tier {
             continue;
@@ -48,13 +57,40 @@ pub async fn settle(
     Ok(())
 }
 
+/// A price that the catalogue does not know takes no plan away: its
+/// subscription keeps the tier that its newest event had which the catalogue
+/// does know.
+async fn keep_known_tiers(
+    conn: &mut PgConnection,
+    catalogue: &Catalogue,
+    standing: &mut Standing,
+) -> Result<(), sqlx::Error> {
+    let organization_id = standing.organization_id;
+    for holding in &mut standing.subscriptions {
+        if holding.plan_tier.is_some() || !grants_plan(&holding.status) {
+            continue;
+        }
+        let events = store::events_of(conn, organization_id, &holding.subscription_id).await?;
+        let known = events.iter().filter_map(|event| {
+            let data = EventData::read(&event.payload).ok()?;
+            let subscription = Subscription::read(&data.object).ok()?;
+            let place = subscription.place(&event.event_type, event.created.as_second());
+            let tier = &catalogue.plan_of(&subscription)?.tier;
+            Some(((place, &event.id), tier))
+        });
+        let newest = known.max_by_key(|(order, _)| *order);
+        holding.plan_tier = newest.map(|(_, tier)| tier.clone());
+    }
+    Ok(())
+}
+
 /// The highest tier that a running subscription pays for.
 fn tier_of<'a>(catalogue: &Catalogue, standing: &'a Standing) -> &'a str {
     standing
         .subscriptions
         .iter()
-        .filter(|(status, _)| grants_plan(status))
-        .filter_map(|(_, tier)| tier.as_deref())
+        .filter(|holding| grants_plan(&holding.status))
+        .filter_map(|holding| holding.plan_tier.as_deref())
         .max_by_key(|tier| catalogue.rank(tier))
         .unwrap_or(&standing.base_plan_tier)
 }

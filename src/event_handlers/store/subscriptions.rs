@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{document, unzip, version};
 use crate::event_handlers::fold::{Key, Row};
 use crate::event_handlers::invoice::Payment;
-use crate::event_handlers::plan::Standing;
+use crate::event_handlers::plan::{Holding, Standing};
 use crate::event_handlers::subscription::{Change, StoredSubscription};
 use crate::stripe::objects::{Subscription, SubscriptionItem};
 
@@ -231,26 +231,37 @@ pub async fn standings(
 ) -> Result<Vec<Standing>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT o.id, o.plan_tier, o.base_plan_tier,
-                  array_remove(array_agg(s.status ORDER BY s.stripe_subscription_id), NULL) AS "statuses!",
-                  array_agg(s.plan_tier ORDER BY s.stripe_subscription_id)
-                    FILTER (WHERE s.status IS NOT NULL) AS "tiers?: Vec<Option<String>>"
+                  s.stripe_subscription_id AS "subscription_id?", s.status AS "status?",
+                  s.plan_tier AS subscription_tier
              FROM organizations o
              LEFT JOIN billing_subscriptions s ON s.organization_id = o.id
-            WHERE o.id = ANY($1)
-            GROUP BY o.id, o.plan_tier, o.base_plan_tier ORDER BY o.id"#,
+            WHERE o.id = ANY($1) ORDER BY o.id, s.stripe_subscription_id"#,
         organizations
     )
     .fetch_all(conn)
     .await?;
-    let standings = rows.into_iter().map(|row| Standing {
-        organization_id: row.id,
-        plan_tier: row.plan_tier,
-        base_plan_tier: row.base_plan_tier,
-        subscriptions: row
-            .statuses
-            .into_iter()
-            .zip(row.tiers.unwrap_or_default())
-            .collect(),
-    });
-    Ok(standings.collect())
+    let mut standings = Vec::<Standing>::new();
+    for row in rows {
+        if standings
+            .last()
+            .is_none_or(|last| last.organization_id != row.id)
+        {
+            standings.push(Standing {
+                organization_id: row.id,
+                plan_tier: row.plan_tier,
+                base_plan_tier: row.base_plan_tier,
+                subscriptions: Vec::new(),
+            });
+        }
+        if let (Some(standing), Some(id), Some(status)) =
+            (standings.last_mut(), row.subscription_id, row.status)
+        {
+            standing.subscriptions.push(Holding {
+                subscription_id: id,
+                status,
+                plan_tier: row.subscription_tier,
+            });
+        }
+    }
+    Ok(standings)
 }
