@@ -267,7 +267,7 @@ impl<'a> Results<'a> {
                 let key = (owner, object.id().to_owned());
                 objects
                     .entry(key)
-                    .or_insert_with(Vec::new)
+                    .or_default()
                     .push((position, event, object));
             }
         }
