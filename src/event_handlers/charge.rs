@@ -4,7 +4,8 @@ use billing_domain::event_order::Place;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use super::fold::{self, Mirrored};
+use super::fold;
+use super::history::Mirrored;
 use super::{Effects, Results, store};
 use crate::stripe::objects::{BillingObject, Charge};
 

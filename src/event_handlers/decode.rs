@@ -3,7 +3,7 @@
 use billing_domain::event_order::Place;
 use uuid::Uuid;
 
-use super::fold::Mirrored as _;
+use super::history::Mirrored as _;
 use super::{
     Context, EventData, Handled, HandlerError, Invoice, PaymentMethod, StoredEvent, Subscription,
 };

@@ -11,7 +11,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::decode::Decoded;
-use super::fold::{self, Mirrored};
+use super::fold;
+use super::history::Mirrored;
 use super::{Effects, Invoice, NewAlert, Results, store};
 use crate::stripe::objects::BillingObject;
 

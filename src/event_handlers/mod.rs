@@ -10,6 +10,7 @@
 mod charge;
 mod decode;
 mod fold;
+mod history;
 mod invoice;
 mod owner;
 mod payment_method;
@@ -219,13 +220,13 @@ pub async fn apply(
     let organizations: Vec<Uuid> = organizations.into_iter().collect();
     let locked = audit::store::lock_chains(conn, &organizations).await?;
     owner::remember_customers(conn, &decoded).await?;
+    store::applied_events(conn, &decoded).await?;
 
     let mut effects = Effects::default();
     let results = apply_decoded(conn, context, &decoded, &mut effects).await?;
     for (event, result) in decoded.iter().zip(results) {
         applied.results[event.index] = Some(Ok(result));
     }
-    store::applied_events(conn, &decoded).await?;
     store::alerts(conn, &effects.alerts).await?;
     audit::store::append(conn, &locked, &effects.entries)
         .await
@@ -273,7 +274,7 @@ struct Results<'a> {
 type ByObject<'a, T> = BTreeMap<(Uuid, String), Vec<(usize, &'a Decoded<'a>, &'a T)>>;
 
 impl<'a> Results<'a> {
-    fn by_object<T: fold::Mirrored>(&self) -> ByObject<'a, T> {
+    fn by_object<T: history::Mirrored>(&self) -> ByObject<'a, T> {
         let mut objects = ByObject::new();
         for (position, event) in self.decoded.iter().enumerate() {
             if let (Some(owner), Some(object)) = (event.owner, T::of(&event.object)) {

@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::fold::{self, Key, Mirrored, Stored, StoredRows, Version};
+use super::fold::{self, Key, Stored, StoredRows};
+use super::history::{Mirrored, Version};
 use super::invoice::Payment;
+use super::plan::Holding;
 use super::{Effects, NewAlert, Results, Subscription, plan, store};
 use crate::audit::{Actor, NewEntry};
 use crate::plans::Catalogue;
@@ -117,42 +119,36 @@ pub async fn apply(
 
     let late = late_payments(&stored, &changes, &payments, effects);
     store::subscriptions::set_status(conn, &late).await?;
-    let standing = running(&stored, &changes, &late);
-    plan::settle(conn, catalogue, &organizations, &standing, effects).await
+    let holdings = holdings(stored, changes, late);
+    plan::settle(conn, catalogue, &organizations, holdings, effects).await
 }
 
-/// Status and tier of every subscription, as the batch leaves them.
-fn running<'a>(
-    stored: &'a BTreeMap<Key, StoredSubscription>,
-    changes: &'a [Change],
-    late: &'a [(Key, String)],
-) -> plan::Subscriptions<'a> {
-    let mut by_key: BTreeMap<(Uuid, &str), (&str, Option<&str>)> = stored
-        .iter()
-        .map(|((owner, id), row)| {
-            (
-                (*owner, id.as_str()),
-                (row.status.as_str(), row.plan_tier.as_deref()),
-            )
-        })
+/// Every subscription, as the batch leaves it.
+fn holdings(
+    stored: BTreeMap<Key, StoredSubscription>,
+    changes: Vec<Change>,
+    late: Vec<(Key, String)>,
+) -> plan::Holdings {
+    let mut left: BTreeMap<Key, (String, Option<String>)> = stored
+        .into_iter()
+        .map(|(key, row)| (key, (row.status, row.plan_tier)))
         .collect();
-    for ((owner, id), status) in late {
-        by_key
-            .entry((*owner, id))
-            .and_modify(|(known, _)| *known = status);
+    for (key, status) in late {
+        left.entry(key).and_modify(|(known, _)| *known = status);
     }
     for change in changes {
-        let key = (
-            change.folded.organization_id,
-            change.folded.snapshot.id.as_str(),
-        );
-        by_key.insert(key, (&change.status, change.plan_tier.as_deref()));
+        let key = (change.folded.organization_id, change.folded.snapshot.id);
+        left.insert(key, (change.status, change.plan_tier));
     }
-    let mut subscriptions = plan::Subscriptions::new();
-    for ((owner, _), subscription) in by_key {
-        subscriptions.entry(owner).or_default().push(subscription);
+    let mut holdings = plan::Holdings::new();
+    for ((owner, subscription_id), (status, plan_tier)) in left {
+        holdings.entry(owner).or_default().push(Holding {
+            subscription_id,
+            status,
+            plan_tier,
+        });
     }
-    subscriptions
+    holdings
 }
 
 /// The organizations whose subscriptions the batch may change.

@@ -92,9 +92,11 @@ pub async fn create(
 }
 
 async fn wake_waiting(pool: &PgPool, customer: &str) -> Result<(), sqlx::Error> {
-    let mut tx = crate::db::WorkerTx::begin(pool).await?;
-    let woken = inbox::store::wake_waiting(tx.conn(), customer).await?;
-    tx.commit().await?;
+    let woken = match try_wake(pool, customer).await {
+        // A worker marked some of them at this moment, in another order.
+        Err(error) if inbox::store::is_conflict(&error) => try_wake(pool, customer).await?,
+        woken => woken?,
+    };
     if woken > 0 {
         tracing::info!(
             customer,
@@ -103,6 +105,13 @@ async fn wake_waiting(pool: &PgPool, customer: &str) -> Result<(), sqlx::Error> 
         );
     }
     Ok(())
+}
+
+async fn try_wake(pool: &PgPool, customer: &str) -> Result<u64, sqlx::Error> {
+    let mut tx = crate::db::WorkerTx::begin(pool).await?;
+    let woken = inbox::store::wake_waiting(tx.conn(), customer).await?;
+    tx.commit().await?;
+    Ok(woken)
 }
 
 fn is_customer_id(id: &str) -> bool {

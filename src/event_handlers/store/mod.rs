@@ -10,6 +10,7 @@ pub mod subscriptions;
 
 use std::collections::{HashMap, HashSet};
 
+use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -17,7 +18,8 @@ use uuid::Uuid;
 
 use super::NewAlert;
 use super::decode::Decoded;
-use super::fold::{Key, Version};
+use super::fold::Key;
+use super::history::Version;
 use crate::inbox::bucket_of;
 
 pub async fn organizations_of_customers(
@@ -91,25 +93,61 @@ pub async fn remember_customers(
     Ok(())
 }
 
-/// Id, type and payload of the events with these ids, as far as they are kept.
-pub async fn payloads(
+/// An event that was applied before, as it is kept.
+pub struct Kept {
+    pub id: String,
+    pub event_type: String,
+    pub created: Timestamp,
+    pub payload: String,
+}
+
+/// The events with these ids, as far as they are kept. One that is replayed is
+/// among the dead letters until it succeeded.
+pub async fn kept_events(
     conn: &mut PgConnection,
     ids: &[String],
-) -> Result<Vec<(String, String, String)>, sqlx::Error> {
+) -> Result<Vec<Kept>, sqlx::Error> {
     let buckets: Vec<i16> = ids.iter().map(|id| bucket_of(id)).collect();
     let rows = sqlx::query!(
-        r#"SELECT e.stripe_event_id, e.event_type, e.payload::text AS "payload!"
-             FROM unnest($1::smallint[], $2::text[]) AS wanted(bucket, id)
-             JOIN webhook_events e ON e.bucket = wanted.bucket AND e.stripe_event_id = wanted.id"#,
+        r#"WITH wanted AS (SELECT * FROM unnest($1::smallint[], $2::text[]) AS wanted(bucket, id))
+           SELECT e.stripe_event_id AS "id!", e.event_type AS "event_type!",
+                  e.event_created_at AS "created!", e.payload::text AS "payload!"
+             FROM wanted
+             JOIN webhook_events e ON e.bucket = wanted.bucket AND e.stripe_event_id = wanted.id
+           UNION ALL
+           SELECT d.stripe_event_id, d.event_type, d.event_created_at, d.payload::text
+             FROM wanted
+             JOIN webhook_dead_letter_queue d
+               ON d.bucket = wanted.bucket AND d.stripe_event_id = wanted.id"#,
         &buckets,
         ids
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (row.stripe_event_id, row.event_type, row.payload))
-        .collect())
+    let kept = rows.into_iter().map(|row| Kept {
+        id: row.id,
+        event_type: row.event_type,
+        created: row.created.to_jiff(),
+        payload: row.payload,
+    });
+    Ok(kept.collect())
+}
+
+/// The events that were applied to the object `resource_id`.
+pub async fn events_of(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    resource_id: &str,
+) -> Result<Vec<Kept>, sqlx::Error> {
+    let ids = sqlx::query_scalar!(
+        "SELECT stripe_event_id FROM billing_applied_events
+          WHERE organization_id = $1 AND resource_id = $2",
+        organization_id,
+        resource_id
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    kept_events(conn, &ids).await
 }
 
 /// Enters the batch in its organizations' ledgers.

@@ -9,7 +9,7 @@ use valuecanvas_billing::db::WorkerTx;
 use valuecanvas_billing::inbox::store::{self, Failure};
 use valuecanvas_billing::inbox::worker::{Processor, Tally};
 
-use super::workbench::Workbench;
+use super::workbench::{PASS_TIME, Workbench};
 use crate::support::TestDatabase;
 use crate::support::events::{event, invoice, subscription};
 use crate::support::program::{program_on, run};
@@ -381,14 +381,10 @@ async fn connections_that_break_lose_nothing_and_double_nothing() {
     // As a restart of the database does it, at any moment of a transaction.
     let breaking = async {
         for _ in 0..15 {
-            bench
-                .db
-                .execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                      WHERE datname = current_database() AND usename = 'billing_service';
-                     UPDATE webhook_events SET lease_expires_at = now() WHERE NOT processed",
-                )
-                .await;
+            let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                         WHERE datname = current_database() AND usename = 'billing_service'";
+            bench.db.execute(kill).await;
+            bench.db.execute(PASS_TIME).await;
             tokio::time::sleep(Duration::from_millis(7)).await;
         }
     };
@@ -399,10 +395,7 @@ async fn connections_that_break_lose_nothing_and_double_nothing() {
         }
     };
     tokio::join!(breaking, working);
-    bench
-        .db
-        .execute("UPDATE webhook_events SET lease_expires_at = now() WHERE NOT processed")
-        .await;
+    bench.db.execute(PASS_TIME).await;
     bench.work().await;
     each_applied_once(&bench.db, 400).await;
 }

@@ -396,6 +396,29 @@ async fn an_unknown_plan_raises_an_alert_and_leaves_the_plan() {
 }
 
 #[tokio::test]
+async fn a_change_to_an_unknown_plan_leaves_the_plan_in_any_order() {
+    let known = event("evt_1", CREATED, 100, of("active", "standard"));
+    let unknown = event("evt_2", UPDATED, 200, of("active", "unheard_of"));
+    for order in [[&known, &unknown], [&unknown, &known]] {
+        let bench = Workbench::new().await;
+        for event in order {
+            bench.process(std::slice::from_ref(event)).await;
+        }
+        bench.shows(PLAN, json!({"plan_tier": "standard"})).await;
+        assert_eq!(
+            bench
+                .db
+                .count("usage_quotas WHERE plan_tier = 'standard'")
+                .await,
+            5
+        );
+        let ended = event("evt_3", DELETED, 300, of("canceled", "unheard_of"));
+        bench.process(&[ended]).await;
+        bench.shows(PLAN, json!({"plan_tier": "free"})).await;
+    }
+}
+
+#[tokio::test]
 async fn a_subscription_is_settled_with_the_payments_that_came_before_it() {
     let bench = Workbench::new().await;
     let failed = event(

@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tempfile::TempDir;
 use valuecanvas_billing::embedded_postgres::EmbeddedPostgres;
 
+use crate::inbox::workbench::PASS_TIME;
 use crate::support::events::SECRET;
 use crate::support::program;
 
@@ -149,22 +150,17 @@ impl Inbox {
     /// Returns when the running service has processed everything. The leases
     /// of those that were killed end, and retries are due.
     pub async fn settle(&self) {
-        for _ in 0..600 {
-            let pass_time =
-                "UPDATE webhook_events SET next_retry_at = now(), lease_expires_at = now()
-                              WHERE NOT processed AND received_at < now() - interval '2 s'
-                                AND (lease_expires_at > now() + interval '50 s') IS NOT TRUE";
+        for _ in 0..60 {
             let mut connection = self.0.lock().await;
-            connection.execute(pass_time).await.unwrap();
+            connection.execute(PASS_TIME).await.unwrap();
             drop(connection);
-            if self
-                .ids("SELECT stripe_event_id FROM webhook_events WHERE NOT processed")
-                .await
-                .is_empty()
-            {
-                return;
+            let left = "SELECT stripe_event_id FROM webhook_events WHERE NOT processed";
+            for _ in 0..20 {
+                if self.ids(left).await.is_empty() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
         }
         panic!("events stay unprocessed");
     }

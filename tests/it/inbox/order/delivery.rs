@@ -8,7 +8,7 @@ use valuecanvas_billing::db::WorkerTx;
 use valuecanvas_billing::inbox::{replay, store};
 
 use super::dice::Dice;
-use crate::inbox::workbench::Workbench;
+use crate::inbox::workbench::{PASS_TIME, Workbench};
 
 /// The tables whose loss makes handlers fail.
 const BREAKABLE: [&str; 6] = [
@@ -78,17 +78,8 @@ pub async fn finish(bench: &Workbench) {
     panic!("events stay unprocessed: {:#}", bench.rows(left).await);
 }
 
-/// Leases end, and retries are due.
 async fn pass_time(bench: &Workbench) {
-    bench
-        .db
-        .execute(
-            "UPDATE webhook_events
-                SET lease_expires_at = least(lease_expires_at, now()),
-                    next_retry_at = least(next_retry_at, now())
-              WHERE NOT processed",
-        )
-        .await;
+    bench.db.execute(PASS_TIME).await;
 }
 
 async fn with_a_table_gone(bench: &Workbench, table: &str) {

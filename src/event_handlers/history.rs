@@ -1,0 +1,187 @@
+//! What the events of one object make of it, whatever their order.
+//!
+//! The newest event decides the state. Events that share a place in the order
+//! are decided by [`event_order::last_of`] over all of them, so their ids are
+//! kept with the state. The result depends on the set of events alone. Nothing
+//! here touches the database.
+
+use std::collections::HashMap;
+
+use billing_domain::event_order::{self, Contender, Place};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::json;
+
+use super::EventData;
+use super::decode::{Decoded, read_object};
+use crate::stripe::objects::BillingObject;
+
+/// An object of Stripe's that is kept as a row.
+pub trait Mirrored: Clone {
+    /// The word for it in audit entries.
+    const RESOURCE: &'static str;
+
+    fn of(object: &BillingObject) -> Option<&Self>;
+    fn id(&self) -> &str;
+    /// Where an event of `event_type`, made at `created`, stands.
+    fn place(&self, event_type: &str, created: i64) -> Place;
+}
+
+/// Ranks of terminal states are stored from here on.
+const TERMINAL: i16 = 100;
+
+/// Which event wrote a row, and which others share its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Version {
+    pub last_event_at: Timestamp,
+    pub last_event_rank: i16,
+    pub last_event_id: String,
+    pub tied_event_ids: Vec<String>,
+}
+
+impl Version {
+    pub fn place(&self) -> Place {
+        Place {
+            terminal: self.last_event_rank >= TERMINAL,
+            created: self.last_event_at.as_second(),
+            rank: u8::try_from(self.last_event_rank % TERMINAL).unwrap_or(u8::MAX),
+        }
+    }
+
+    fn of(event: &Decoded<'_>) -> Self {
+        let Place { terminal, rank, .. } = event.place;
+        Self {
+            last_event_at: event.stored.created,
+            last_event_rank: i16::from(rank) + if terminal { TERMINAL } else { 0 },
+            last_event_id: event.stored.id.clone(),
+            tied_event_ids: vec![event.stored.id.clone()],
+        }
+    }
+}
+
+/// An object's state while events are folded over it.
+pub struct History<T> {
+    pub version: Option<Version>,
+    /// The newest snapshot, if the fold brought one.
+    pub snapshot: Option<T>,
+    /// Whether the row must be written.
+    pub changed: bool,
+    contenders: Vec<(String, EventData, Option<T>)>,
+}
+
+/// What an event did to the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// It is the state.
+    Newest,
+    /// A later event is the state.
+    Older,
+}
+
+impl<T: Mirrored> History<T> {
+    pub fn new(version: Option<Version>) -> Self {
+        Self {
+            version,
+            snapshot: None,
+            changed: false,
+            contenders: Vec::new(),
+        }
+    }
+
+    /// Folds `event`, which shows `object`. `earlier` has the payloads of
+    /// events that share their place with others.
+    pub fn fold(&mut self, event: &Decoded<'_>, object: &T, earlier: &Earlier) -> Step {
+        let Some(version) = &self.version else {
+            return self.replace(event, object);
+        };
+        match event.place.cmp(&version.place()) {
+            std::cmp::Ordering::Less => Step::Older,
+            std::cmp::Ordering::Greater => self.replace(event, object),
+            std::cmp::Ordering::Equal => self.contend(event, object, earlier),
+        }
+    }
+
+    fn replace(&mut self, event: &Decoded<'_>, object: &T) -> Step {
+        self.version = Some(Version::of(event));
+        self.snapshot = Some(object.clone());
+        self.changed = true;
+        self.contenders = vec![(
+            event.stored.id.clone(),
+            event.data.clone(),
+            Some(object.clone()),
+        )];
+        Step::Newest
+    }
+
+    fn contend(&mut self, event: &Decoded<'_>, object: &T, earlier: &Earlier) -> Step {
+        let id = &event.stored.id;
+        let Some(version) = &mut self.version else {
+            unreachable!("only a known version can tie")
+        };
+        for tied in &version.tied_event_ids {
+            if tied != id && !self.contenders.iter().any(|(known, ..)| known == tied) {
+                let (data, object) = earlier.get::<T>(tied);
+                self.contenders.push((tied.clone(), data, object));
+            }
+        }
+        self.contenders.retain(|(known, ..)| known != id);
+        self.contenders
+            .push((id.clone(), event.data.clone(), Some(object.clone())));
+        if !version.tied_event_ids.contains(id) {
+            version.tied_event_ids.push(id.clone());
+            version.tied_event_ids.sort();
+            self.changed = true;
+        }
+
+        let contenders: Vec<Contender<'_>> = self
+            .contenders
+            .iter()
+            .map(|(event_id, data, _)| Contender {
+                event_id,
+                object: &data.object,
+                previous_attributes: data.previous_attributes.as_ref(),
+            })
+            .collect();
+        let (winner_id, _, winner) = &self.contenders[event_order::last_of(&contenders)];
+        // The winner may be an event other than this one: this one may have
+        // shown that what was thought newest was followed by another. A replay
+        // of the newest writes the row again.
+        self.changed |= winner_id == id || *winner_id != version.last_event_id;
+        if let (true, Some(winner)) = (self.changed, winner) {
+            self.snapshot = Some(winner.clone());
+            version.last_event_id.clone_from(winner_id);
+        }
+        if winner_id == id {
+            Step::Newest
+        } else {
+            Step::Older
+        }
+    }
+}
+
+/// Type and data, by id, of events that were applied before and share their
+/// place with events of this batch.
+#[derive(Default)]
+pub struct Earlier(pub HashMap<String, (String, EventData)>);
+
+impl Earlier {
+    /// An event that is no longer in the inbox is decided by its id alone.
+    fn get<T: Mirrored>(&self, id: &str) -> (EventData, Option<T>) {
+        match self.0.get(id) {
+            Some((event_type, data)) => {
+                let object = read_object(event_type, data).ok();
+                (data.clone(), object.as_ref().and_then(T::of).cloned())
+            }
+            None => (
+                EventData {
+                    object: json!({}),
+                    previous_attributes: None,
+                },
+                None,
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
