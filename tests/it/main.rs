@@ -2,4 +2,5 @@
 
 mod embedded_postgres;
 mod inbox;
+mod routes;
 mod support;
