@@ -3,4 +3,5 @@
 mod embedded_postgres;
 mod inbox;
 mod routes;
+mod signers;
 mod support;
