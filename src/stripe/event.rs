@@ -99,7 +99,7 @@ impl Envelope {
         let raw: RawEnvelope<'_> = serde_json::from_str(text)
             .map_err(|error| PayloadError::NotAnEvent(error.to_string()))?;
         let thin = raw.object.as_deref() == Some("v2.core.event");
-        if !thin && !raw.data.is_some_and(|data| data.object.is_some()) {
+        if !thin && raw.data.is_none_or(|data| data.object.is_none()) {
             return Err(PayloadError::Field("data.object"));
         }
         let created = match raw.created.map(|created| created.get().parse::<i64>()) {
