@@ -1,5 +1,6 @@
 //! The integration tests: one binary, so that it links once.
 
+mod cli;
 mod embedded_postgres;
 mod inbox;
 mod routes;

@@ -67,11 +67,6 @@ impl Serving {
         self.log.lock().unwrap().clone()
     }
 
-    /// The log entries with this message.
-    pub fn entries(&self, message: &str) -> Vec<Value> {
-        entries(&self.log(), message)
-    }
-
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
