@@ -1,11 +1,12 @@
 //! Settings: environment variables (a `.env` file is read if present), which
 //! flags override. Everything is checked before anything is touched.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use sqlx::postgres::PgConnectOptions;
 
 use crate::stripe::signature::SigningSecret;
@@ -25,6 +26,47 @@ impl ConfigError {
             problem: problem.into(),
         }
     }
+}
+
+/// The variables that are read, besides those of the secrets' files.
+const VARIABLES: [&str; 17] = [
+    "DATABASE_URL",
+    "MIGRATION_DATABASE_URL",
+    "ALLOW_PRIVILEGED_DATABASE_ROLE",
+    "DATA_DIR",
+    "LOG_FORMAT",
+    "RUST_LOG",
+    "PLANS_FILE",
+    "WEBHOOK_MAX_RETRIES",
+    "STRIPE_SECRET_KEY",
+    "STRIPE_WEBHOOK_SECRET",
+    "STRIPE_PUBLISHABLE_KEY",
+    "LISTEN_ADDR",
+    "METRICS_ADDR",
+    "WORKER_CONCURRENCY",
+    "WEBHOOK_TOLERANCE_SECONDS",
+    "PUSHGATEWAY_URL",
+    "GRACE_PERIOD_HOURS",
+];
+
+/// Reads `.env`, and refuses what is no text before anything else reads it.
+pub fn read_environment() -> Result<(), ConfigError> {
+    match dotenvy::dotenv() {
+        Ok(_) => {}
+        Err(error) if error.not_found() => {}
+        // The error would repeat the line, and with it a secret.
+        Err(dotenvy::Error::LineParse(..)) => {
+            let problem = "has a line that is not NAME=value; quote a value that has spaces";
+            return Err(ConfigError::new(".env", problem));
+        }
+        Err(error) => return Err(ConfigError::new(".env", error.to_string())),
+    }
+    for variable in VARIABLES {
+        if let Err(std::env::VarError::NotUnicode(_)) = std::env::var(variable) {
+            return Err(ConfigError::new(variable, "is not UTF-8"));
+        }
+    }
+    Ok(())
 }
 
 /// The settings that every command takes.
@@ -48,14 +90,21 @@ pub struct GlobalArgs {
           num_args = 0..=1, default_missing_value = "true")]
     allow_privileged_database_role: String,
     /// Where the embedded cluster and generated secrets live.
-    #[arg(long, env = "DATA_DIR", global = true, default_value = ".data")]
+    #[arg(long, env = "DATA_DIR", global = true, default_value = DATA_DIR, value_parser = data_dir)]
     pub data_dir: PathBuf,
-    /// How logs are written; unset: pretty on a terminal, else json.
+    /// How logs are written, `pretty` or `json`; unset: pretty on a terminal,
+    /// else json.
     #[arg(long, env = "LOG_FORMAT", global = true)]
-    pub log_format: Option<LogFormat>,
+    log_format: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+const DATA_DIR: &str = ".data";
+
+fn data_dir(text: &str) -> Result<PathBuf, Infallible> {
+    Ok(given(Some(text)).unwrap_or(DATA_DIR).into())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     Pretty,
     Json,
@@ -63,6 +112,7 @@ pub enum LogFormat {
 
 /// Where the database is.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 pub enum DatabaseLocation {
     /// A private cluster under the data directory.
     Embedded,
@@ -84,6 +134,18 @@ impl GlobalArgs {
         secret("DATABASE_URL", self.database_url.as_deref())
             .ok()
             .flatten()
+    }
+
+    pub fn log_format(&self) -> Result<Option<LogFormat>, ConfigError> {
+        match given(self.log_format.as_deref()) {
+            None => Ok(None),
+            Some("pretty") => Ok(Some(LogFormat::Pretty)),
+            Some("json") => Ok(Some(LogFormat::Json)),
+            Some(other) => Err(ConfigError::new(
+                "LOG_FORMAT",
+                format!("{other:?} is neither pretty nor json"),
+            )),
+        }
     }
 
     pub fn database(&self) -> Result<DatabaseConfig, ConfigError> {
@@ -129,7 +191,50 @@ fn connect_options(variable: &'static str, url: &str) -> Result<PgConnectOptions
     if !known {
         return Err(malformed());
     }
-    PgConnectOptions::from_str(url).map_err(|_| malformed())
+    PgConnectOptions::from_str(&without_unknown_parameters(variable, url)).map_err(|_| malformed())
+}
+
+/// What sqlx reads of a URL's parameters. It logs the others with their values,
+/// and a misspelt password among them.
+const PARAMETERS: [&str; 18] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
+
+fn without_unknown_parameters(variable: &'static str, url: &str) -> String {
+    let Some((base, query)) = url.split_once('?') else {
+        return url.to_owned();
+    };
+    let known = |pair: &&str| {
+        let name = pair.split('=').next().unwrap_or_default();
+        let known = PARAMETERS.contains(&name) || name.starts_with("options[");
+        if !known {
+            tracing::warn!(
+                variable,
+                parameter = name,
+                "a parameter that is not used here"
+            );
+        }
+        known
+    };
+    let kept: Vec<&str> = query.split('&').filter(known).collect();
+    format!("{base}?{}", kept.join("&"))
 }
 
 /// The settings of what listens to Stripe. STRIPE_SECRET_KEY and
@@ -139,7 +244,7 @@ fn connect_options(variable: &'static str, url: &str) -> Result<PgConnectOptions
 pub struct StripeArgs {
     /// The plan catalogue; unset: config/plans.toml, else the built-in one.
     #[arg(long, env = "PLANS_FILE")]
-    pub plans_file: Option<PathBuf>,
+    plans_file: Option<String>,
     /// Attempts after the first before an event is dead-lettered.
     #[arg(long, env = "WEBHOOK_MAX_RETRIES", default_value = "20")]
     webhook_max_retries: String,
@@ -170,7 +275,7 @@ impl StripeArgs {
         Ok(StripeConfig {
             key_is_live,
             webhook_secrets,
-            plans_file: self.plans_file.clone(),
+            plans_file: given(self.plans_file.as_deref()).map(PathBuf::from),
             max_retries: number("WEBHOOK_MAX_RETRIES", &self.webhook_max_retries, 0, 1_000)?,
         })
     }

@@ -20,3 +20,4 @@ pub mod plans;
 pub mod quotas;
 pub mod stripe;
 pub mod telemetry;
+pub mod terminal;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use valuecanvas_billing::cli::{self, Command};
-use valuecanvas_billing::config::GlobalArgs;
+use valuecanvas_billing::config::{self, GlobalArgs};
 
 /// Self-hosted billing between Stripe, your product and your operators.
 #[derive(Parser)]
@@ -18,10 +18,8 @@ struct Arguments {
 
 fn main() -> ExitCode {
     // Before anything reads the environment; there is one thread yet.
-    if let Err(error) = dotenvy::dotenv()
-        && !error.not_found()
-    {
-        eprintln!("error: .env: {error}");
+    if let Err(error) = config::read_environment() {
+        eprintln!("error: {error}");
         return ExitCode::from(2);
     }
     let arguments = Arguments::parse();

@@ -9,7 +9,7 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::Failure;
-use super::output::{Format, table};
+use super::output::{Format, escaped, table};
 use crate::app::Database;
 use crate::audit::store::{self, Entry, Filter};
 use crate::audit::verify;
@@ -195,7 +195,7 @@ async fn export(
                     .map_err(|error| Failure::failed(error.to_string()))?,
                 ExportFormat::Csv => csv_line(entry),
             };
-            writeln!(writer, "{line}").map_err(writing)?;
+            writeln!(writer, "{}", escaped(&line)).map_err(writing)?;
         }
         match entries.last() {
             Some(last) => filter.before = Some((last.created_at, last.id)),

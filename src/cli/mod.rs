@@ -61,9 +61,16 @@ pub fn run(command: Command, global: &GlobalArgs) -> ExitCode {
         .enable_all()
         .build();
     let result = match runtime {
-        Ok(runtime) => telemetry::install(global.log_format, command.log_filter())
-            .map_err(Failure::from)
-            .and_then(|()| runtime.block_on(dispatch(command, global))),
+        Ok(runtime) => {
+            let result = global
+                .log_format()
+                .and_then(|format| telemetry::install(format, command.log_filter()))
+                .map_err(Failure::from)
+                .and_then(|()| runtime.block_on(dispatch(command, global)));
+            // Who was told twice to stop does not wait for a thread that hangs.
+            runtime.shutdown_background();
+            result
+        }
         Err(error) => Err(Failure::failed(format!(
             "the runtime cannot be started: {error}"
         ))),
@@ -72,7 +79,7 @@ pub fn run(command: Command, global: &GlobalArgs) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if let Some(message) = &failure.message {
-                eprintln!("error: {message}");
+                output::say(&format!("error: {message}"));
             }
             ExitCode::from(failure.status)
         }

@@ -37,31 +37,39 @@ pub enum Organizations {
 
 impl Organizations {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
-        let database = Database::open(&global.database()?).await?;
+        let config = global.database()?;
+        let plans_file = match &self {
+            Self::Create { stripe, .. } => stripe.check()?.plans_file,
+            Self::List { .. } => None,
+        };
+        let catalogue = Catalogue::load(plans_file.as_deref())?;
+        let database = Database::open(&config).await?;
         let result = match database.check_login().await {
-            Ok(()) => self.run_on(&db::pool(database.service.clone(), 1)).await,
+            Ok(()) => {
+                let pool = db::pool(database.service.clone(), 1);
+                self.run_on(&pool, &catalogue).await
+            }
             Err(error) => Err(error.into()),
         };
         database.close().await;
         result
     }
 
-    async fn run_on(self, pool: &PgPool) -> Result<(), Failure> {
+    async fn run_on(self, pool: &PgPool, catalogue: &Catalogue) -> Result<(), Failure> {
         match self {
             Self::Create {
                 name,
                 plan,
                 stripe_customer,
-                stripe,
                 format,
+                ..
             } => {
-                let catalogue = Catalogue::load(stripe.plans_file.as_deref())?;
                 let new = NewOrganization {
                     name,
                     plan_tier: plan,
                     stripe_customer_id: stripe_customer,
                 };
-                let created = organizations::create(pool, &catalogue, new).await?;
+                let created = organizations::create(pool, catalogue, new).await?;
                 format.print(&created, |created| created.id.to_string())
             }
             Self::List { format } => {

@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Failure;
+pub use crate::terminal::{escaped, printable};
 
 /// How a command that prints data prints it.
 #[derive(Debug, Clone, Copy, Args)]
@@ -28,7 +29,7 @@ impl Format {
         } else {
             human(value)
         };
-        print(text.trim_end())
+        print(&escaped(text.trim_end()))
     }
 }
 
@@ -79,11 +80,9 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     lines.join("\n")
 }
 
-/// Stored text must not steer the terminal that shows it.
-pub fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+/// A line on stderr, if anyone still reads it.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{}", escaped(line));
 }
 
 /// How far long work is: one line that is written over on a terminal, plain
@@ -107,12 +106,10 @@ impl Progress {
         self.done += 1;
         let (done, total, what) = (self.done, self.total, printable(what));
         if self.terminal {
-            eprint!("\r\u{1b}[K{done}/{total} {what}");
-            if done == total {
-                eprintln!();
-            }
+            let end = if done == total { "\n" } else { "" };
+            let _ = write!(io::stderr(), "\r\u{1b}[K{done}/{total} {what}{end}");
         } else if done == total || done.is_multiple_of(100) {
-            eprintln!("{done}/{total}");
+            say(&format!("{done}/{total}"));
         }
     }
 }

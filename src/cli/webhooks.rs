@@ -1,5 +1,7 @@
 //! `webhooks`
 
+use std::net::SocketAddr;
+
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -59,7 +61,7 @@ pub enum Webhooks {
 #[derive(Debug, Args)]
 pub struct Retry {
     /// Where to push the job's metrics.
-    #[arg(long, env = "PUSHGATEWAY_URL")]
+    #[arg(long, env = "PUSHGATEWAY_URL", hide_env_values = true)]
     pushgateway_url: Option<String>,
     #[command(flatten)]
     stripe: StripeArgs,
@@ -164,7 +166,10 @@ impl Webhooks {
                 format.print(&letters, |letters| describe_dead_letters(letters))
             }
             Self::Replay(replay) => replay.run(&plan.processor(pool)).await,
-            Self::Trigger(trigger) => trigger.run(&pool, &plan.stripe, config).await,
+            Self::Trigger(trigger) => {
+                let address = plan.service.expect("a trigger's plan has it");
+                trigger.run(address, &pool, &plan.stripe, config).await
+            }
         }
     }
 }
@@ -174,6 +179,8 @@ struct Plan {
     stripe: StripeConfig,
     catalogue: Catalogue,
     gateway: Option<PushGateway>,
+    /// Where `trigger` finds the service.
+    service: Option<SocketAddr>,
 }
 
 impl Plan {
@@ -185,6 +192,10 @@ impl Plan {
             _ => (None, None),
         };
         let url = url.filter(|url| !url.trim().is_empty());
+        let service = match command {
+            Webhooks::Trigger(trigger) => Some(trigger.check()?),
+            _ => None,
+        };
         let stripe = match stripe {
             Some(stripe) => stripe.check()?,
             None => StripeConfig::default(),
@@ -193,6 +204,7 @@ impl Plan {
             catalogue: Catalogue::load(stripe.plans_file.as_deref())?,
             stripe,
             gateway: url.map(PushGateway::parse).transpose()?,
+            service,
         })
     }
 
@@ -318,12 +330,8 @@ struct Triggered {
 }
 
 impl Trigger {
-    async fn run(
-        self,
-        pool: &PgPool,
-        stripe: &StripeConfig,
-        config: &DatabaseConfig,
-    ) -> Result<(), Failure> {
+    /// The service's address, if there is a sample to send to it.
+    fn check(&self) -> Result<SocketAddr, Failure> {
         if !HANDLED_TYPES.contains(&self.event_type.as_str()) {
             return Err(Failure::usage(format!(
                 "there is no sample of {:?}; there are {}",
@@ -331,7 +339,16 @@ impl Trigger {
                 HANDLED_TYPES.join(", ")
             )));
         }
-        let address = config::address("LISTEN_ADDR", &self.listen_addr)?;
+        Ok(config::address("LISTEN_ADDR", &self.listen_addr)?)
+    }
+
+    async fn run(
+        self,
+        address: SocketAddr,
+        pool: &PgPool,
+        stripe: &StripeConfig,
+        config: &DatabaseConfig,
+    ) -> Result<(), Failure> {
         let mut tx = WorkerTx::begin(pool).await?;
         let known = organizations::store::list(tx.conn()).await?;
         drop(tx);
@@ -417,8 +434,6 @@ fn describe_dead_letters(letters: &[DeadLetter]) -> String {
 }
 
 fn describe_details(details: &Details) -> String {
-    let payload: serde_json::Value =
-        serde_json::from_str(details.payload.get()).unwrap_or(serde_json::Value::Null);
     let line = |name: &str, value: String| format!("{name:<13}{}", printable(&value));
     let mut lines = vec![
         line("event", details.event_id.clone()),
@@ -442,6 +457,7 @@ fn describe_details(details: &Details) -> String {
             format!("{} {}", attempt["at"], attempt["error"]),
         ));
     }
-    lines.push(serde_json::to_string_pretty(&payload).unwrap_or_default());
+    // As it was received: laying it out anew would change numbers.
+    lines.push(details.payload.get().trim().to_owned());
     lines.join("\n")
 }

@@ -20,8 +20,13 @@ const QUEUE: usize = 4_096;
 const LARGEST_GROUP: usize = 256;
 /// Other replicas' workers poll; this only spares them the wait.
 const NOTIFY_EVERY: Duration = Duration::from_millis(200);
+/// The answers to a group wait for it.
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 /// A group that takes longer has failed, and may be sent again.
-const STATEMENT_TIMEOUT: &str = "SET ROLE billing_worker; SET statement_timeout = '4s'";
+const OPENING: &str = "SET ROLE billing_worker; SET statement_timeout = '4s'";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The server cancels a slow statement; this is for one that says nothing more.
+const SILENCE: Duration = Duration::from_millis(4_500);
 
 /// What became of a delivery that was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,65 +131,82 @@ impl Writer {
     /// Stores a group, and returns the ids that were new.
     async fn commit(&mut self, group: &mut Vec<Delivery>) -> Outcome {
         let started = Instant::now();
-        let outcome = match self.try_commit(group).await {
-            Err(error) if store::is_conflict(&error) => self.try_commit(group).await,
-            outcome => outcome,
-        };
-        match outcome {
+        match self.try_commit(group).await {
             Ok(stored) => {
                 metrics::intake_group(group.len(), started.elapsed());
                 self.announce(&stored).await;
                 Ok(stored)
             }
-            Err(error) if store::is_bad_value(&error) && group.len() == 1 => {
-                Err(IntakeError::Payload(error.to_string()))
-            }
             // One delivery must not spoil the others.
-            Err(error) if store::is_bad_value(&error) => self.commit_each(group).await,
-            Err(error) => {
-                tracing::error!(%error, events = group.len(), "events could not be stored");
+            Err(Refused::Values(_)) if group.len() > 1 => {
+                let stored = self.commit_each(group).await;
+                self.announce(&stored).await;
+                Ok(stored)
+            }
+            Err(refused) => Err(refused.into()),
+        }
+    }
+
+    /// Stores a group. What was not stored may have been, when the connection
+    /// broke at the wrong moment: sent again, it is a duplicate.
+    async fn try_commit(&mut self, group: &[Delivery]) -> Result<HashSet<String>, Refused> {
+        let mut reused = self.connection.is_some();
+        let mut conflicted = false;
+        loop {
+            let connection = match &mut self.connection {
+                Some(connection) => connection,
+                None => match connect(&self.options).await {
+                    Ok(connection) => self.connection.insert(connection),
+                    // Whatever is wrong now is wrong with the database.
+                    Err(error) => return Err(unavailable(&error, group)),
+                },
+            };
+            let inserting = tokio::time::timeout(SILENCE, store::insert(connection, group));
+            let error = match inserting.await.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
+                Ok(stored) => return Ok(stored),
+                Err(error) => error,
+            };
+            if store::is_conflict(&error) && !conflicted {
+                conflicted = true;
+            } else if store::is_bad_value(&error) {
+                return Err(Refused::Values(error));
+            } else {
                 self.connection = None;
-                Err(IntakeError::Unavailable)
+                // It may have died between two groups, with the server it led to.
+                let died = db::is_outage(&error) && !matches!(error, sqlx::Error::PoolTimedOut);
+                if !(died && reused) {
+                    return Err(unavailable(&error, group));
+                }
+                reused = false;
             }
         }
     }
 
-    async fn try_commit(&mut self, group: &[Delivery]) -> Result<HashSet<String>, sqlx::Error> {
-        let connection = match &mut self.connection {
-            Some(connection) => connection,
-            None => {
-                let mut connection = connect(&self.options).await?;
-                connection.execute(STATEMENT_TIMEOUT).await?;
-                self.connection.insert(connection)
-            }
-        };
-        store::insert(connection, group).await
-    }
-
     /// Stores each delivery by itself, and answers those that fail.
-    async fn commit_each(&mut self, group: &mut Vec<Delivery>) -> Outcome {
+    async fn commit_each(&mut self, group: &mut Vec<Delivery>) -> HashSet<String> {
         let mut stored = HashSet::new();
         let mut kept = Vec::with_capacity(group.len());
+        let mut down = false;
         for delivery in group.drain(..) {
-            match self.try_commit(std::slice::from_ref(&delivery)).await {
+            let outcome = if down {
+                Err(Refused::Unavailable)
+            } else {
+                self.try_commit(std::slice::from_ref(&delivery)).await
+            };
+            match outcome {
                 Ok(new) => {
                     stored.extend(new);
                     kept.push(delivery);
                 }
-                Err(error) if store::is_bad_value(&error) => {
-                    let _ = delivery
-                        .answer
-                        .send(Err(IntakeError::Payload(error.to_string())));
-                }
-                Err(error) => {
-                    tracing::error!(%error, "an event could not be stored");
-                    self.connection = None;
-                    let _ = delivery.answer.send(Err(IntakeError::Unavailable));
+                Err(refused) => {
+                    // The others would only wait as long, one after the other.
+                    down = matches!(refused, Refused::Unavailable);
+                    let _ = delivery.answer.send(Err(refused.into()));
                 }
             }
         }
         *group = kept;
-        Ok(stored)
+        stored
     }
 
     async fn announce(&mut self, stored: &HashSet<String>) {
@@ -198,14 +220,55 @@ impl Writer {
         self.notified = Some(Instant::now());
         if let Some(connection) = &mut self.connection {
             // Lost, it costs a poll interval.
-            let _ = connection.execute(store::NOTIFY).await;
+            let notifying = tokio::time::timeout(NOTIFY_TIMEOUT, connection.execute(store::NOTIFY));
+            if !matches!(notifying.await, Ok(Ok(_))) {
+                self.connection = None;
+            }
         }
     }
 }
 
+/// Why a group was not stored.
+enum Refused {
+    /// By the database, for what is in it.
+    Values(sqlx::Error),
+    Unavailable,
+}
+
+impl From<Refused> for IntakeError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Values(error) if is_malformed(&error) => Self::Payload(error.to_string()),
+            Refused::Values(error) => {
+                tracing::error!(%error, "an event could not be stored");
+                Self::Unavailable
+            }
+            Refused::Unavailable => Self::Unavailable,
+        }
+    }
+}
+
+/// Whether PostgreSQL could not read a value. A constraint or a limit of the
+/// server's is no fault of the sender's, who must send the event again.
+fn is_malformed(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .is_some_and(|code| code.starts_with("22"))
+}
+
+fn unavailable(error: &sqlx::Error, group: &[Delivery]) -> Refused {
+    tracing::error!(%error, events = group.len(), "events could not be stored");
+    Refused::Unavailable
+}
+
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    let connecting = PgConnection::connect_with(options);
-    tokio::time::timeout(Duration::from_secs(2), connecting)
+    let connecting = async {
+        let mut connection = PgConnection::connect_with(options).await?;
+        connection.execute(OPENING).await?;
+        Ok(connection)
+    };
+    tokio::time::timeout(CONNECT_TIMEOUT, connecting)
         .await
         .unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }

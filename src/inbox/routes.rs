@@ -94,10 +94,10 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
     }
     let reading = tokio::time::timeout(BODY_DEADLINE, collect(body));
     reading.await.unwrap_or_else(|_| {
-        Err(Problem::new(
-            StatusCode::REQUEST_TIMEOUT,
+        // Not a 4xx: whatever held it up, the event should be sent again.
+        Err(Problem::unavailable(
             "body_timeout",
-            "the body took too long to arrive",
+            "the body took too long to arrive; send it again",
         ))
     })
 }

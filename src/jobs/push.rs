@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use super::runs::Counters;
 
 #[derive(Debug, thiserror::Error)]
-#[error("PUSHGATEWAY_URL: {0:?} is no http:// or https:// URL")]
-pub struct PushUrlError(String);
+#[error("PUSHGATEWAY_URL: is no http:// or https:// URL")]
+pub struct PushUrlError;
 
 /// Where metrics are pushed.
 #[derive(Debug, Clone)]
@@ -21,8 +21,8 @@ impl PushGateway {
         let base = reqwest::Url::parse(url.trim())
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https"));
-        base.map(|base| Self { base })
-            .ok_or_else(|| PushUrlError(url.to_owned()))
+        // The error does not repeat it: it may hold a password.
+        base.map(|base| Self { base }).ok_or(PushUrlError)
     }
 
     /// Replaces what the gateway has of `job`.

@@ -26,25 +26,20 @@ pub async fn run(
 ) -> Result<Tally, sqlx::Error> {
     tracing::info!("Starting webhook retry job");
     let started_at = Timestamp::now();
-    let before = runs::totals(&processor.pool, JOB).await?;
     // A series must be there before it grows, or its first growth is not seen.
-    push(
-        gateway,
-        &sum(&before, &metrics::counters(&metrics.render())),
-        None,
-    )
-    .await;
+    let zeros = metrics::counters(&metrics.render());
+    let before = runs::totals(&processor.pool, JOB).await?;
+    push(gateway, &sum(&before, &zeros), None).await;
 
-    let worked = work(processor).await;
+    let worked = work(processor)
+        .await
+        .inspect_err(|error| tracing::error!(%error, "Webhook retry job failed"));
     let counted = metrics::counters(&metrics.render());
     let succeeded = worked.is_ok();
     runs::record(&processor.pool, JOB, started_at, succeeded, &counted).await?;
-    push(
-        gateway,
-        &sum(&before, &counted),
-        succeeded.then(Timestamp::now),
-    )
-    .await;
+    // Asked again: what another run counted meanwhile must not be taken back.
+    let after = runs::totals(&processor.pool, JOB).await?;
+    push(gateway, &after, succeeded.then(Timestamp::now)).await;
 
     let tally = worked?;
     tracing::info!(

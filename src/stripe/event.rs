@@ -169,9 +169,18 @@ pub struct EventData {
     pub previous_attributes: Option<Map<String, Value>>,
 }
 
+/// What keeps a stored payload from being read, and where: a number that no
+/// type of ours holds, say.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {problem}")]
+pub struct DataError {
+    path: String,
+    problem: String,
+}
+
 impl EventData {
     /// Reads `data` of a stored payload.
-    pub fn read(payload: &str) -> Result<Self, serde_json::Error> {
+    pub fn read(payload: &str) -> Result<Self, DataError> {
         #[derive(Deserialize)]
         struct Event {
             data: Data,
@@ -182,7 +191,18 @@ impl EventData {
             #[serde(default)]
             previous_attributes: Option<Map<String, Value>>,
         }
-        let event: Event = serde_json::from_str(&replace_unstorable(payload))?;
+        let json = replace_unstorable(payload);
+        // Keeping track of the path costs time, so only an unreadable payload
+        // is read that way.
+        let event: Event = serde_json::from_str(&json)
+            .or_else(|_| {
+                let reader = &mut serde_json::Deserializer::from_str(&json);
+                serde_path_to_error::deserialize(reader)
+            })
+            .map_err(|error| DataError {
+                path: error.path().to_string(),
+                problem: error.inner().to_string(),
+            })?;
         Ok(Self {
             object: event.data.object,
             previous_attributes: event.data.previous_attributes,
@@ -304,6 +324,16 @@ mod tests {
         assert_eq!(
             Envelope::read(b"\xff", 0).unwrap_err(),
             PayloadError::NotUtf8
+        );
+    }
+
+    #[test]
+    fn a_payload_that_cannot_be_read_is_refused_by_its_field() {
+        let payload = r#"{"data":{"object":{"lines":[{"amount":1e400}]}}}"#;
+        let error = EventData::read(payload).unwrap_err().to_string();
+        assert!(
+            error.starts_with("data.object.lines[0].amount: number out of range"),
+            "{error}"
         );
     }
 

@@ -1,6 +1,9 @@
 //! The integration tests: one binary, so that it links once.
 
+mod cli;
 mod database;
 mod embedded_postgres;
 mod inbox;
+mod routes;
+mod signers;
 mod support;

@@ -5,6 +5,8 @@ pub mod database;
 pub mod events;
 pub mod program;
 pub mod service;
+pub mod serving;
+pub mod wire;
 
 pub use database::TestDatabase;
 pub use service::TestService;

@@ -1,0 +1,102 @@
+//! `audit`
+
+use serde_json::Value;
+
+use crate::support::TestDatabase;
+use crate::support::program::{Ran, program_on, run};
+
+fn audit(db: &TestDatabase, arguments: &[&str]) -> Ran {
+    run(&mut program_on(db, &[&["audit"], arguments].concat()))
+}
+
+#[tokio::test]
+async fn entries_are_listed_and_exported() {
+    let db = TestDatabase::new().await;
+    for customer in ["cus_1", "cus_2", "cus_3"] {
+        db.organization(customer).await;
+    }
+    let list = audit(&db, &["list", "--json", "--action", "organization_created"]).json();
+    assert_eq!(list.as_array().unwrap().len(), 3);
+    assert_eq!(
+        audit(&db, &["list", "--json", "--action", "made_up"]).json(),
+        Value::Array(vec![])
+    );
+
+    let jsonl = audit(&db, &["export"]);
+    assert_eq!(jsonl.status, 0, "{}", jsonl.stderr);
+    let entries: Vec<Value> = jsonl
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(Value::Array(entries), list);
+
+    let csv = audit(&db, &["export", "--format", "csv"]).stdout;
+    let mut lines = csv.lines();
+    assert!(
+        lines
+            .next()
+            .unwrap()
+            .starts_with("id,organizationId,sequence,action,")
+    );
+    assert_eq!(lines.count(), 3, "{csv}");
+
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("audit.csv");
+    let ran = audit(
+        &db,
+        &[
+            "export",
+            "--format",
+            "csv",
+            "--output",
+            path.to_str().unwrap(),
+        ],
+    );
+    assert_eq!((ran.status, &*ran.stdout), (0, ""), "{}", ran.stderr);
+    assert_eq!(std::fs::read_to_string(path).unwrap(), csv);
+    assert_eq!(
+        audit(&db, &["export", "--output", "/nowhere/audit"]).status,
+        1
+    );
+    assert_eq!(audit(&db, &["list", "--from", "yesterday"]).status, 2);
+}
+
+#[tokio::test]
+async fn an_entry_that_was_changed_is_found() {
+    let db = TestDatabase::new().await;
+    db.organization("cus_1").await;
+    let broken_one = db.organization("cus_2").await;
+    let intact = audit(&db, &["verify", "--json"]);
+    assert_eq!(intact.status, 0, "{}", intact.stderr);
+    assert_eq!(intact.json()["breaks"], Value::Array(vec![]));
+
+    db.execute(&format!(
+        "SET session_replication_role = replica;
+         UPDATE billing_audit_log SET action = E'forged\\x1b[2J' WHERE organization_id = '{broken_one}';
+         RESET session_replication_role"
+    ))
+    .await;
+    let broken = audit(&db, &["verify", "--json"]);
+    assert_eq!(broken.status, 1, "{}", broken.stderr);
+    let breaks = broken.json()["breaks"].clone();
+    assert_eq!(
+        breaks[0]["organizationId"],
+        broken_one.to_string(),
+        "{breaks}"
+    );
+    assert_eq!(breaks.as_array().unwrap().len(), 1);
+    for arguments in [
+        &["verify"][..],
+        &["list"],
+        &["list", "--json"],
+        &["export"],
+        &["export", "--format", "csv"],
+    ] {
+        let ran = audit(&db, arguments);
+        assert!(
+            !(ran.stdout + &ran.stderr).contains('\u{1b}'),
+            "{arguments:?}"
+        );
+    }
+}

@@ -1,0 +1,9 @@
+//! The commands, as operators run them: exit statuses, outputs, logs.
+
+mod audit;
+mod pushgateway;
+mod retry_and_replay;
+mod serve;
+mod settings;
+mod status;
+mod webhooks;

@@ -1,0 +1,303 @@
+//! Settings: each that is malformed is one line on stderr, before anything is
+//! touched.
+
+use std::path::Path;
+
+use crate::support::TestDatabase;
+use crate::support::events::SECRET;
+use crate::support::program::{Ran, program, program_on, run};
+use crate::support::serving::{Serving, serve_on};
+
+/// Nothing listens there: what touches it ends with status 3.
+const NOWHERE: &str = "postgresql://billing_service:hunter2@127.0.0.1:1/billing";
+
+fn run_with(arguments: &[&str], settings: &[(&str, &str)]) -> Ran {
+    let mut command = program(arguments);
+    command.env("DATABASE_URL", NOWHERE);
+    command.envs(settings.iter().copied());
+    run(&mut command)
+}
+
+/// One line on stderr that names `variable`, status 2, and nothing on stdout.
+fn assert_refused(ran: &Ran, variable: &str, what: &str) {
+    assert_eq!(ran.status, 2, "{what}: {}", ran.stderr);
+    let expected = format!("error: {variable}: ");
+    assert!(ran.stderr.starts_with(&expected), "{what}: {}", ran.stderr);
+    assert_eq!(ran.stderr.lines().count(), 1, "{what}: {}", ran.stderr);
+    assert_eq!(ran.stdout, "", "{what}");
+}
+
+#[test]
+fn a_malformed_setting_is_one_line_that_names_it() {
+    let serve: &[&str] = &["serve"];
+    let retry: &[&str] = &["webhooks", "retry"];
+    let trigger: &[&str] = &["webhooks", "trigger", "invoice.created"];
+    let create: &[&str] = &["organizations", "create", "--name", "Acme"];
+    let list: &[&str] = &["audit", "list"];
+    for (command, variable, value) in [
+        (serve, "DATABASE_URL", "mysql://me:hunter2@host/db"),
+        (serve, "DATABASE_URL", "hunter2"),
+        (
+            list,
+            "DATABASE_URL",
+            "postgresql://me:hunter2@host:99999/db",
+        ),
+        (
+            retry,
+            "DATABASE_URL",
+            "postgresql://me:hunter2@host/db?sslmode=perhaps",
+        ),
+        (serve, "MIGRATION_DATABASE_URL", "host=hunter2"),
+        (retry, "ALLOW_PRIVILEGED_DATABASE_ROLE", "maybe"),
+        (serve, "LISTEN_ADDR", "8080"),
+        (serve, "LISTEN_ADDR", "localhost:8080"),
+        (serve, "LISTEN_ADDR", "127.0.0.1:65536"),
+        (trigger, "LISTEN_ADDR", "here"),
+        (serve, "METRICS_ADDR", "9090"),
+        (serve, "STRIPE_SECRET_KEY", "pk_test_hunter2"),
+        (retry, "STRIPE_SECRET_KEY", "hunter2"),
+        (serve, "STRIPE_WEBHOOK_SECRET", "hunter2"),
+        (serve, "STRIPE_WEBHOOK_SECRET", "whsec_a,hunter2"),
+        (serve, "STRIPE_WEBHOOK_SECRET", "whsec_"),
+        (serve, "PLANS_FILE", "/nowhere/plans.toml"),
+        (retry, "PLANS_FILE", "Cargo.toml"),
+        (create, "PLANS_FILE", "/nowhere/plans.toml"),
+        (serve, "WEBHOOK_MAX_RETRIES", "-1"),
+        (retry, "WEBHOOK_MAX_RETRIES", "twenty"),
+        (serve, "WEBHOOK_MAX_RETRIES", "1001"),
+        (serve, "WORKER_CONCURRENCY", "1.5"),
+        (serve, "WORKER_CONCURRENCY", "65"),
+        (serve, "WEBHOOK_TOLERANCE_SECONDS", "0"),
+        (serve, "WEBHOOK_TOLERANCE_SECONDS", "5m"),
+        (retry, "PUSHGATEWAY_URL", "localhost:9091"),
+        (retry, "PUSHGATEWAY_URL", "ftp://me:hunter2@host"),
+        (list, "LOG_FORMAT", "xml"),
+        (list, "RUST_LOG", "info,=,,what"),
+    ] {
+        let what = format!("{command:?} {variable}={value}");
+        let ran = run_with(command, &[(variable, value)]);
+        assert_refused(&ran, variable, &what);
+        assert!(!ran.stderr.contains("hunter2"), "{what}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("secret");
+    std::fs::write(&file, "whsec_filed\n").unwrap();
+    let empty = scratch.path().join("empty");
+    std::fs::write(&empty, " \n").unwrap();
+    let (file, empty) = (file.to_str().unwrap(), empty.to_str().unwrap());
+    for (variable, settings) in [
+        (
+            "STRIPE_WEBHOOK_SECRET",
+            vec![("STRIPE_SECRET_KEY", "sk_test_x")],
+        ),
+        (
+            "STRIPE_WEBHOOK_SECRET",
+            vec![
+                ("STRIPE_WEBHOOK_SECRET", SECRET),
+                ("STRIPE_WEBHOOK_SECRET_FILE", file),
+            ],
+        ),
+        (
+            "STRIPE_WEBHOOK_SECRET",
+            vec![("STRIPE_WEBHOOK_SECRET_FILE", "/nowhere/secret")],
+        ),
+        (
+            "STRIPE_WEBHOOK_SECRET",
+            vec![("STRIPE_WEBHOOK_SECRET_FILE", empty)],
+        ),
+        ("STRIPE_SECRET_KEY", vec![("STRIPE_SECRET_KEY_FILE", file)]),
+        ("DATABASE_URL", vec![("DATABASE_URL_FILE", file)]),
+        (
+            "MIGRATION_DATABASE_URL",
+            vec![("DATABASE_URL", ""), ("MIGRATION_DATABASE_URL", NOWHERE)],
+        ),
+    ] {
+        let what = format!("{settings:?}");
+        let ran = run_with(&["serve"], &settings);
+        assert_refused(&ran, variable, &what);
+        for secret in ["hunter2", "whsec_filed", "sk_test_x"] {
+            assert!(!ran.stderr.contains(secret), "{what}: {}", ran.stderr);
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_setting_that_is_no_text_is_refused() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    for variable in [
+        "DATABASE_URL",
+        "STRIPE_SECRET_KEY",
+        "STRIPE_WEBHOOK_SECRET",
+        "LOG_FORMAT",
+    ] {
+        let mut command = program(&["serve"]);
+        command.env(variable, OsStr::from_bytes(b"\xff\xfe"));
+        assert_refused(&run(&mut command), variable, variable);
+    }
+}
+
+#[test]
+fn an_unreadable_line_of_the_env_file_is_not_repeated() {
+    let scratch = tempfile::tempdir().unwrap();
+    for line in [
+        "STRIPE_WEBHOOK_SECRET=whsec_hunter2 and more",
+        "whsec_hunter2",
+    ] {
+        std::fs::write(scratch.path().join(".env"), line).unwrap();
+        let ran = run(program(&["serve"]).current_dir(scratch.path()));
+        assert_refused(&ran, ".env", line);
+        assert!(!ran.stderr.contains("hunter2"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn bad_usage_is_2_and_an_unreachable_database_3() {
+    for (arguments, status) in [
+        (&["no-such-command"][..], 2),
+        (&["webhooks", "replay"], 2),
+        (&["webhooks", "replay", "evt_1", "--all"], 2),
+        (&["webhooks", "list", "--limit", "0"], 2),
+        (&["webhooks", "trigger", "made.up"], 2),
+        (&["organizations", "create"], 2),
+        (&["serve"], 3),
+        (&["migrate", "status"], 3),
+        (&["webhooks", "retry"], 3),
+        (&["webhooks", "list"], 3),
+        (&["audit", "verify"], 3),
+        (&["organizations", "list"], 3),
+    ] {
+        let ran = run_with(arguments, &[]);
+        assert_eq!(ran.status, status, "{arguments:?}: {}", ran.stderr);
+        assert!(
+            !ran.stderr.contains("hunter2"),
+            "{arguments:?}: {}",
+            ran.stderr
+        );
+        assert_eq!(ran.stdout, "", "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn empty_settings_are_as_good_as_none_and_files_are_trimmed() {
+    let db = TestDatabase::new().await;
+    let scratch = tempfile::tempdir().unwrap();
+    let in_file = |name: &str, text: String| {
+        let path = scratch.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let mut command = serve_on(&db);
+    command
+        .env_remove("DATABASE_URL")
+        .env_remove("STRIPE_WEBHOOK_SECRET")
+        .env(
+            "DATABASE_URL_FILE",
+            in_file("url", format!("\n {}\n", db.url("billing_service"))),
+        )
+        .env(
+            "STRIPE_WEBHOOK_SECRET_FILE",
+            in_file("secret", format!(" whsec_other ,\t{SECRET} \r\n")),
+        )
+        .envs(
+            [
+                "STRIPE_SECRET_KEY",
+                "PLANS_FILE",
+                "METRICS_ADDR",
+                "WORKER_CONCURRENCY",
+            ]
+            .map(|name| (name, " ")),
+        )
+        .env("DATABASE_URL", "");
+    let serving = Serving::start(&mut command);
+    let ran =
+        run(program_on(&db, &["webhooks", "trigger", "plan.created"]).env("LISTEN_ADDR", "x"));
+    assert_eq!(ran.status, 2, "there is no sample of it: {}", ran.stderr);
+
+    db.organization("cus_1").await;
+    let address = serving.base.trim_start_matches("http://").to_owned();
+    let ran = run(program_on(&db, &["webhooks", "trigger", "invoice.created"])
+        .env("LISTEN_ADDR", address)
+        .env("STRIPE_WEBHOOK_SECRET", SECRET));
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+}
+
+/// What nobody but its owner may read.
+#[tokio::test]
+async fn secrets_are_neither_logged_nor_measured_nor_printed() {
+    let db = TestDatabase::new().await;
+    db.organization("cus_1").await;
+    let scratch = tempfile::tempdir().unwrap();
+    // The local socket asks for no password, so any does.
+    let url = db
+        .url("billing_service")
+        .replace("billing_service@", "billing_service:hunter2@");
+    let url = format!("{url}?passwrod=hunter2");
+    assert!(url.contains(":hunter2@"));
+    let mut command = serve_on(&db);
+    command
+        .env("DATABASE_URL", &url)
+        .env("STRIPE_SECRET_KEY", "sk_test_hunter2")
+        .env("STRIPE_WEBHOOK_SECRET", "whsec_hunter2")
+        .env("RUST_LOG", "debug")
+        .env("DATA_DIR", scratch.path());
+    let serving = Serving::start(&mut command);
+    let address = serving.base.trim_start_matches("http://").to_owned();
+    let mut said = Vec::new();
+    for arguments in [
+        &["webhooks", "trigger", "invoice.finalized"][..],
+        &["webhooks", "trigger", "invoice.finalized", "--json"],
+        &["webhooks", "retry", "--json"],
+        &["webhooks", "list"],
+        &["organizations", "list", "--json"],
+        &["audit", "export"],
+        &["migrate", "status"],
+        &["status"],
+        &["serve", "--help"],
+        &["webhooks", "retry", "--help"],
+        &["serve"],
+    ] {
+        let mut command = program_on(&db, arguments);
+        command
+            .env("DATABASE_URL", &url)
+            .env(
+                "MIGRATION_DATABASE_URL",
+                db.url("postgres").replace("postgres@", "postgres:hunter2@"),
+            )
+            .env("STRIPE_SECRET_KEY", "sk_test_hunter2")
+            .env("STRIPE_WEBHOOK_SECRET", "whsec_hunter2")
+            .env("PUSHGATEWAY_URL", "http://me:hunter2@127.0.0.1:1")
+            .env("LISTEN_ADDR", &address)
+            .env("DATA_DIR", scratch.path());
+        let ran = run(&mut command);
+        // A second `serve` finds the address taken.
+        let expected = if arguments == ["serve"] { 2 } else { 0 };
+        assert_eq!(ran.status, expected, "{arguments:?}: {}", ran.stderr);
+        said.push((format!("{arguments:?}"), ran.stdout + &ran.stderr));
+    }
+    let client = valuecanvas_billing::jobs::http_client().unwrap();
+    for path in ["/metrics", "/readyz", "/healthz"] {
+        let answer = client
+            .get(format!("{}{path}", serving.base))
+            .send()
+            .await
+            .unwrap();
+        said.push((path.to_owned(), answer.text().await.unwrap()));
+    }
+    if Path::new("/proc/self/cmdline").exists() {
+        let command_line = std::fs::read(format!("/proc/{}/cmdline", serving.pid())).unwrap();
+        said.push((
+            "ps".to_owned(),
+            String::from_utf8_lossy(&command_line).into_owned(),
+        ));
+    }
+    said.push(("its log".to_owned(), serving.terminated().await.stderr));
+    for (what, text) in said {
+        assert!(!text.contains("hunter2"), "{what}: {text}");
+    }
+}

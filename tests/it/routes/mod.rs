@@ -1,0 +1,5 @@
+//! The HTTP routes, at their addresses.
+
+mod connections;
+mod webhooks;
+mod webhooks_under_failure;
