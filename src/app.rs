@@ -299,7 +299,13 @@ impl Service {
         // written what it was given.
         let _ = tokio::time::timeout(Duration::from_secs(10), self.writer).await;
         if let Some(processing) = self.processing {
-            let _ = tokio::task::spawn_blocking(move || processing.join()).await;
+            let joined = tokio::task::spawn_blocking(move || processing.join());
+            if tokio::time::timeout(Duration::from_secs(20), joined)
+                .await
+                .is_err()
+            {
+                tracing::warn!("a batch is still being processed and is left to its lease");
+            }
         }
     }
 }
@@ -346,7 +352,7 @@ async fn hear(options: PgConnectOptions, wake: Arc<Notify>) {
     let pool = db::pool(options.log_statements(tracing::log::LevelFilter::Off), 1);
     loop {
         if let Ok(mut listener) = PgListener::connect_with(&pool).await
-            && listener.listen(inbox::store::CHANNEL).await.is_ok()
+            && listener.listen(inbox::CHANNEL).await.is_ok()
         {
             while listener.recv().await.is_ok() {
                 wake_workers(&wake);

@@ -21,6 +21,14 @@ pub enum DatabaseError {
     Query(#[from] sqlx::Error),
 }
 
+/// What bounds the statements of pooled connections: all are short, and none
+/// may outlive the lease it works under.
+const LIMITS: [(&str, &str); 3] = [
+    ("statement_timeout", "30s"),
+    ("lock_timeout", "10s"),
+    ("idle_in_transaction_session_timeout", "60s"),
+];
+
 /// What every connection of ours says when it opens.
 pub fn prepare(options: PgConnectOptions) -> PgConnectOptions {
     options
@@ -35,7 +43,7 @@ pub fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_lazy_with(prepare(options))
+        .connect_lazy_with(prepare(options).options(LIMITS))
 }
 
 /// One connection, of which the caller is the only user.
@@ -236,7 +244,32 @@ pub fn is_outage(error: &sqlx::Error) -> bool {
                 .iter()
                 .any(|class| code.starts_with(class))
                 || code == "25006"
+                // The database takes no connections at the moment.
+                || code == "55000"
         }),
         _ => false,
     }
+}
+
+/// Whether the same statement may succeed when it is run again.
+pub fn is_conflict(error: &sqlx::Error) -> bool {
+    sql_state(error).is_some_and(|code| matches!(code.as_str(), "40001" | "40P01"))
+}
+
+/// Whether a value of the statement is what PostgreSQL refused, which it will
+/// refuse again. (22023 also tells of a role that does not exist yet.)
+pub fn is_bad_value(error: &sqlx::Error) -> bool {
+    sql_state(error).is_some_and(|code| code.starts_with("22") && code != "22023")
+}
+
+/// Whether a row breaks a rule of its own, rather than one that other rows
+/// decide.
+pub fn is_broken_row(error: &sqlx::Error) -> bool {
+    // not_null_violation and check_violation.
+    sql_state(error).is_some_and(|code| matches!(code.as_str(), "23502" | "23514"))
+}
+
+/// The SQLSTATE of a refusal.
+fn sql_state(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error()?.code().map(String::from)
 }

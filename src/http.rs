@@ -150,9 +150,9 @@ async fn scrape(State(probes): State<Arc<Probes>>) -> Response {
     (kind, probes.metrics.render()).into_response()
 }
 
-async fn backlog(pool: &PgPool) -> Result<inbox::store::Backlog, sqlx::Error> {
+async fn backlog(pool: &PgPool) -> Result<inbox::Backlog, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    inbox::store::backlog(tx.conn()).await
+    inbox::backlog(tx.conn()).await
 }
 
 /// Serves `router` until `stop`, then lets open requests end.

@@ -1,7 +1,10 @@
 //! The audit log: every billing action, in one hash chain for each organization.
 
-pub mod store;
-pub mod verify;
+mod store;
+mod verify;
+
+pub use store::{Entry, Filter, LockedChains, append, list, lock_chains};
+pub use verify::{Break, Report, entry_hash, verify};
 
 use serde_json::Value;
 use uuid::Uuid;

@@ -11,8 +11,7 @@ use uuid::Uuid;
 use super::Failure;
 use super::output::{Format, escaped, table};
 use crate::app::Database;
-use crate::audit::store::{self, Entry, Filter};
-use crate::audit::verify;
+use crate::audit::{self, Entry, Filter, Report};
 use crate::config::GlobalArgs;
 use crate::db::{self, WorkerTx};
 
@@ -97,13 +96,17 @@ impl Audit {
 
     async fn run_on(self, pool: &PgPool) -> Result<(), Failure> {
         let mut tx = WorkerTx::begin(pool).await?;
+        // The whole log may take longer than a request.
+        sqlx::query("SET LOCAL statement_timeout = 0")
+            .execute(tx.conn())
+            .await?;
         match self {
             Self::List {
                 filter,
                 limit,
                 format,
             } => {
-                let entries = store::list(tx.conn(), &filter.into(), i64::from(limit)).await?;
+                let entries = audit::list(tx.conn(), &filter.into(), i64::from(limit)).await?;
                 format.print(&entries, |entries| describe(entries))
             }
             Self::Verify {
@@ -113,7 +116,7 @@ impl Audit {
                 sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                     .execute(tx.conn())
                     .await?;
-                let report = verify::verify(tx.conn(), organization).await?;
+                let report = audit::verify(tx.conn(), organization).await?;
                 format.print(&report, describe_report)?;
                 if report.breaks.is_empty() {
                     Ok(())
@@ -149,7 +152,7 @@ fn describe(entries: &[Entry]) -> String {
     )
 }
 
-fn describe_report(report: &verify::Report) -> String {
+fn describe_report(report: &Report) -> String {
     let mut lines: Vec<String> = report
         .breaks
         .iter()
@@ -188,7 +191,7 @@ async fn export(
         writeln!(writer, "{}", CSV_HEADINGS.join(",")).map_err(writing)?;
     }
     loop {
-        let entries = store::list(tx.conn(), &filter, ENTRIES_AT_ONCE).await?;
+        let entries = audit::list(tx.conn(), &filter, ENTRIES_AT_ONCE).await?;
         for entry in &entries {
             let line = match format {
                 ExportFormat::Jsonl => serde_json::to_string(entry)

@@ -87,7 +87,7 @@ async fn sample_organizations(
     catalogue: &Catalogue,
 ) -> Result<Vec<Organization>, Failure> {
     let mut tx = WorkerTx::begin(pool).await?;
-    let known = organizations::store::list(tx.conn()).await?;
+    let known = organizations::list(tx.conn()).await?;
     tx.commit().await?;
     let mut samples = Vec::new();
     for (name, customer) in ORGANIZATIONS {

@@ -74,7 +74,7 @@ impl Organizations {
             }
             Self::List { format } => {
                 let mut tx = WorkerTx::begin(pool).await?;
-                let list = organizations::store::list(tx.conn()).await?;
+                let list = organizations::list(tx.conn()).await?;
                 format.print(&list, |list| describe(list))
             }
         }

@@ -350,7 +350,7 @@ impl Trigger {
         config: &DatabaseConfig,
     ) -> Result<(), Failure> {
         let mut tx = WorkerTx::begin(pool).await?;
-        let known = organizations::store::list(tx.conn()).await?;
+        let known = organizations::list(tx.conn()).await?;
         drop(tx);
         let chosen = match self.organization {
             Some(id) => known.into_iter().find(|organization| organization.id == id),

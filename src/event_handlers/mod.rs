@@ -218,7 +218,7 @@ pub async fn apply(
 
     let organizations: BTreeSet<Uuid> = decoded.iter().filter_map(|event| event.owner).collect();
     let organizations: Vec<Uuid> = organizations.into_iter().collect();
-    let locked = audit::store::lock_chains(conn, &organizations).await?;
+    let locked = audit::lock_chains(conn, &organizations).await?;
     owner::remember_customers(conn, &decoded).await?;
     store::applied_events(conn, &decoded).await?;
 
@@ -228,7 +228,7 @@ pub async fn apply(
         applied.results[event.index] = Some(Ok(result));
     }
     store::alerts(conn, &effects.alerts).await?;
-    audit::store::append(conn, &locked, &effects.entries)
+    audit::append(conn, &locked, &effects.entries)
         .await
         .inspect_err(|_| metrics::audit_error())?;
     applied.audit_actions = effects.entries.iter().map(|entry| entry.action).collect();

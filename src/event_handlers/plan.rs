@@ -65,7 +65,7 @@ pub async fn settle(
         });
     }
     for (tier, organizations) in changed {
-        quotas::store::set_plan(conn, catalogue, &organizations, &tier).await?;
+        quotas::set_plan(conn, catalogue, &organizations, &tier).await?;
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use crate::metrics;
 use crate::stripe::event::Envelope;
 
 /// How many deliveries wait at most; more are told to come back.
-const QUEUE: usize = 4_096;
+const QUEUE: usize = 1_024;
 /// How many deliveries one commit takes at most.
 const LARGEST_GROUP: usize = 256;
 /// Other replicas' workers poll; this only spares them the wait.
@@ -166,9 +166,9 @@ impl Writer {
                 Ok(stored) => return Ok(stored),
                 Err(error) => error,
             };
-            if store::is_conflict(&error) && !conflicted {
+            if db::is_conflict(&error) && !conflicted {
                 conflicted = true;
-            } else if store::is_bad_value(&error) {
+            } else if db::is_bad_value(&error) {
                 return Err(Refused::Values(error));
             } else {
                 self.connection = None;

@@ -2,11 +2,13 @@
 //! what cannot be processed.
 
 pub mod group_commit;
-pub mod inspect;
 pub mod replay;
 pub mod routes;
-pub mod store;
+mod store;
 pub mod worker;
+
+pub use store::leases::count_due;
+pub use store::{Backlog, CHANNEL, backlog, inspect, leases, wake_waiting};
 
 use sha2::{Digest, Sha256};
 

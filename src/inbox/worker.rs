@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::store::{self, Claimed, Failure};
+use super::store::leases::{self, Claimed, Failure};
 use crate::db::{self, WorkerTx};
 use crate::event_handlers::{self, Applied, Context, Handled, HandlerError, StoredEvent};
 use crate::metrics;
@@ -20,6 +20,9 @@ use crate::plans::Catalogue;
 const BATCH: i64 = 256;
 /// How often an idle worker looks, should no notification reach it.
 const POLL: Duration = Duration::from_secs(1);
+/// How long a batch may take before its connection is given up: a server that
+/// vanished never answers.
+const SILENCE: Duration = Duration::from_secs(120);
 /// How long a worker waits while the database is gone.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -70,7 +73,9 @@ impl Processor {
         while !stop.is_cancelled() {
             // Made before looking, so that what is stored meanwhile wakes it.
             let woken = wake.notified();
-            let pause = match self.process_due(None).await {
+            let processing = tokio::time::timeout(SILENCE, self.process_due(None));
+            let processed = processing.await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+            let pause = match processed {
                 Ok(tally) if tally.processed > 0 => continue,
                 Ok(_) => POLL,
                 Err(error) => {
@@ -95,7 +100,7 @@ impl Processor {
     pub async fn process_due(&self, due_by: Option<Timestamp>) -> Result<Tally, sqlx::Error> {
         let lease_id = Uuid::now_v7();
         let mut tx = WorkerTx::begin_claim(&self.pool).await?;
-        let claimed = store::claim(tx.conn(), lease_id, None, due_by, BATCH).await?;
+        let claimed = leases::claim(tx.conn(), lease_id, None, due_by, BATCH).await?;
         tx.commit().await?;
         if claimed.is_empty() {
             return Ok(Tally::default());
@@ -145,11 +150,11 @@ impl Processor {
             tx.rollback().await?;
             return Ok(applied);
         }
-        if store::mark_processed(tx.conn(), lease_id, &handled).await? < handled.len() {
+        if leases::mark_processed(tx.conn(), lease_id, &handled).await? < handled.len() {
             return Err(BatchError::LeaseLost);
         }
         let events: Vec<&StoredEvent> = handled.iter().map(|(event, _)| *event).collect();
-        store::forget_dead_letters(tx.conn(), &events).await?;
+        leases::forget_dead_letters(tx.conn(), &events).await?;
         tx.commit().await?;
         Ok(applied)
     }
@@ -161,6 +166,7 @@ impl Processor {
         claimed: &[Claimed],
         applied: Applied,
     ) -> Result<Tally, sqlx::Error> {
+        applied.count();
         let mut tally = Tally::default();
         for (one, result) in claimed.iter().zip(&applied.results) {
             let Some(result) = result else { continue };
@@ -176,7 +182,6 @@ impl Processor {
                 }
             }
         }
-        applied.count();
         Ok(tally)
     }
 
@@ -228,7 +233,7 @@ impl Processor {
         let event = &claimed.event;
         let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
         let mut tx = WorkerTx::begin(&self.pool).await?;
-        let held = store::schedule_retry(tx.conn(), lease_id, event, failure, delay_ms).await?;
+        let held = leases::schedule_retry(tx.conn(), lease_id, event, failure, delay_ms).await?;
         tx.commit().await?;
         if held {
             tracing::warn!(
@@ -253,7 +258,7 @@ impl Processor {
     ) -> Result<(), sqlx::Error> {
         let event = &claimed.event;
         let mut tx = WorkerTx::begin(&self.pool).await?;
-        match store::dead_letter(tx.conn(), lease_id, event, failure).await {
+        match leases::dead_letter(tx.conn(), lease_id, event, failure).await {
             Ok(held) => {
                 tx.commit().await?;
                 if held {
@@ -304,7 +309,7 @@ pub fn refused(error: &sqlx::Error) -> HandlerError {
         sqlx::Error::Database(error) => error.message().to_owned(),
         error => error.to_string(),
     };
-    if store::is_bad_value(error) {
+    if db::is_bad_value(error) || db::is_broken_row(error) {
         HandlerError::Permanent(format!("the database refuses it: {said}"))
     } else {
         HandlerError::Refused(format!("the database refused it: {said}"))

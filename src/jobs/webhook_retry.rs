@@ -9,7 +9,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use super::push::PushGateway;
 use super::runs::{self, Counters};
 use crate::db::WorkerTx;
-use crate::inbox::store;
+use crate::inbox;
 use crate::inbox::worker::{Processor, Tally};
 use crate::metrics;
 
@@ -53,7 +53,7 @@ pub async fn run(
 
 async fn work(processor: &Processor) -> Result<Tally, sqlx::Error> {
     let mut tx = WorkerTx::begin(&processor.pool).await?;
-    let (due, now) = store::count_due(tx.conn()).await?;
+    let (due, now) = inbox::count_due(tx.conn()).await?;
     tx.commit().await?;
     tracing::info!("Processing {due} webhook retries");
 

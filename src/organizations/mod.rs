@@ -1,6 +1,6 @@
 //! Organizations: the tenants.
 
-pub mod store;
+mod store;
 
 use serde_json::json;
 use sqlx::postgres::PgPool;
@@ -11,7 +11,7 @@ use crate::db::TenantTx;
 use crate::inbox;
 use crate::plans::Catalogue;
 use crate::{metrics, quotas};
-pub use store::Organization;
+pub use store::{Organization, list};
 
 /// Who is to be created.
 #[derive(Debug, Clone)]
@@ -57,9 +57,9 @@ pub async fn create(
 
     let id = Uuid::now_v7();
     let mut tx = TenantTx::begin(pool, id).await?;
-    let locked = audit::store::lock_chains(tx.conn(), &[id]).await?;
+    let locked = audit::lock_chains(tx.conn(), &[id]).await?;
     let organization = store::insert(&mut tx, name, &new.plan_tier).await?;
-    quotas::store::set_plan(tx.conn(), catalogue, &[id], &new.plan_tier).await?;
+    quotas::set_plan(tx.conn(), catalogue, &[id], &new.plan_tier).await?;
     if let Some(customer) = customer
         && !store::insert_customer(&mut tx, customer).await?
     {
@@ -79,7 +79,7 @@ pub async fn create(
         })),
         metadata: json!({}),
     };
-    audit::store::append(tx.conn(), &locked, std::slice::from_ref(&entry)).await?;
+    audit::append(tx.conn(), &locked, std::slice::from_ref(&entry)).await?;
     tx.commit().await?;
     metrics::audit_entries(&[entry.action]);
     if let Some(customer) = customer {
@@ -94,7 +94,7 @@ pub async fn create(
 async fn wake_waiting(pool: &PgPool, customer: &str) -> Result<(), sqlx::Error> {
     let woken = match try_wake(pool, customer).await {
         // A worker marked some of them at this moment, in another order.
-        Err(error) if inbox::store::is_conflict(&error) => try_wake(pool, customer).await?,
+        Err(error) if crate::db::is_conflict(&error) => try_wake(pool, customer).await?,
         woken => woken?,
     };
     if woken > 0 {
@@ -109,7 +109,7 @@ async fn wake_waiting(pool: &PgPool, customer: &str) -> Result<(), sqlx::Error> 
 
 async fn try_wake(pool: &PgPool, customer: &str) -> Result<u64, sqlx::Error> {
     let mut tx = crate::db::WorkerTx::begin(pool).await?;
-    let woken = inbox::store::wake_waiting(tx.conn(), customer).await?;
+    let woken = inbox::wake_waiting(tx.conn(), customer).await?;
     tx.commit().await?;
     Ok(woken)
 }

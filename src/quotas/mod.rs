@@ -1,3 +1,5 @@
 //! Quotas: what each organization may use of each metric.
 
-pub mod store;
+mod store;
+
+pub use store::set_plan;

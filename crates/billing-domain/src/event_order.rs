@@ -163,8 +163,11 @@ mod tests {
         assert!(place(false, 1, 1) > place(false, 1, 0));
     }
 
+    /// An event's id, object and previous attributes.
+    type Told = (String, Value, Option<Map<String, Value>>);
+
     /// A chain of changes within one second, as Stripe tells it.
-    fn chain(steps: &[(&str, Value)]) -> Vec<(String, Value, Option<Map<String, Value>>)> {
+    fn chain(steps: &[(&str, Value)]) -> Vec<Told> {
         let mut object = json!({"status": "incomplete", "seats": 1, "metadata": {"a": "1"}});
         steps
             .iter()
@@ -180,7 +183,7 @@ mod tests {
             .collect()
     }
 
-    fn last_id(events: &[(String, Value, Option<Map<String, Value>>)]) -> String {
+    fn last_id(events: &[Told]) -> String {
         let contenders: Vec<_> = events
             .iter()
             .map(|(id, object, previous)| Contender {

@@ -4,7 +4,7 @@
 use serde_json::json;
 use sqlx::{ConnectOptions, Executor};
 use uuid::Uuid;
-use valuecanvas_billing::audit::verify::{Report, verify};
+use valuecanvas_billing::audit::{Report, verify};
 use valuecanvas_billing::db::TenantTx;
 
 use super::tenants::{Outcome, attempt};

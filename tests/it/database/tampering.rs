@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, Connection, Executor};
 use uuid::Uuid;
-use valuecanvas_billing::audit::verify::verify;
+use valuecanvas_billing::audit::verify;
 
 use crate::support::TestDatabase;
 use crate::support::program::{program_on, run};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use valuecanvas_billing::db::WorkerTx;
-use valuecanvas_billing::inbox::store::{self, Failure};
+use valuecanvas_billing::inbox::leases::{self, Failure};
 use valuecanvas_billing::inbox::worker::{Processor, Tally};
 
 use super::workbench::{PASS_TIME, Workbench};
@@ -180,12 +180,12 @@ async fn a_failure_is_recorded_only_by_the_holder_of_the_lease() {
     let mut tx = WorkerTx::begin(&bench.processor.pool).await.unwrap();
     let event = &claimed[0].event;
     assert!(
-        !store::schedule_retry(tx.conn(), first, event, &failure, 0)
+        !leases::schedule_retry(tx.conn(), first, event, &failure, 0)
             .await
             .unwrap()
     );
     assert!(
-        !store::dead_letter(tx.conn(), first, event, &failure)
+        !leases::dead_letter(tx.conn(), first, event, &failure)
             .await
             .unwrap()
     );
@@ -199,9 +199,9 @@ async fn a_failure_is_recorded_only_by_the_holder_of_the_lease() {
         .await;
 }
 
-async fn claim(bench: &Workbench, lease_id: Uuid) -> Vec<store::Claimed> {
+async fn claim(bench: &Workbench, lease_id: Uuid) -> Vec<leases::Claimed> {
     let mut tx = WorkerTx::begin(&bench.processor.pool).await.unwrap();
-    let claimed = store::claim(tx.conn(), lease_id, None, None, 10)
+    let claimed = leases::claim(tx.conn(), lease_id, None, None, 10)
         .await
         .unwrap();
     tx.commit().await.unwrap();
@@ -221,7 +221,7 @@ async fn a_customer_that_became_known_during_the_attempt_is_not_waited_for() {
     };
     let an_hour = 3_600_000;
     let mut tx = WorkerTx::begin(&bench.processor.pool).await.unwrap();
-    store::schedule_retry(tx.conn(), lease_id, &claimed[0].event, &failure, an_hour)
+    leases::schedule_retry(tx.conn(), lease_id, &claimed[0].event, &failure, an_hour)
         .await
         .unwrap();
     tx.commit().await.unwrap();

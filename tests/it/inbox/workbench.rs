@@ -143,6 +143,6 @@ pub const PASS_TIME: &str = "UPDATE webhook_events e
 
 pub async fn verify_audit(db: &TestDatabase) {
     let mut tx = WorkerTx::begin(&db.service_pool()).await.unwrap();
-    let report = audit::verify::verify(tx.conn(), None).await.unwrap();
+    let report = audit::verify(tx.conn(), None).await.unwrap();
     assert_eq!(report.breaks, []);
 }

@@ -222,18 +222,16 @@ async fn one_bad_payload_does_not_spoil_its_group() {
         let (envelope, _) = Envelope::read(&body, 0).unwrap();
         intake.store(envelope, payload.map_or(body, Bytes::from))
     };
-    // All are queued before the writer starts, so they form one group.
+    // The writer starts when this task waits, which is when all are queued: they
+    // form one group.
+    tokio::spawn(writer.run());
     let deliveries = join_all([
         delivery("evt_1", None),
         delivery("evt_2", Some("{no JSON")),
         delivery("evt_3", None),
         delivery("evt_3", None),
     ]);
-    let writing = async {
-        tokio::task::yield_now().await;
-        tokio::spawn(writer.run())
-    };
-    let (answers, _) = tokio::join!(deliveries, writing);
+    let answers = deliveries.await;
     assert_eq!(answers[0], Ok(Receipt::Stored));
     assert!(
         matches!(answers[1], Err(IntakeError::Payload(_))),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use uuid::Uuid;
 use valuecanvas_billing::db::WorkerTx;
-use valuecanvas_billing::inbox::{replay, store};
+use valuecanvas_billing::inbox::{leases, replay};
 
 use super::dice::Dice;
 use crate::inbox::workbench::{PASS_TIME, Workbench};
@@ -91,7 +91,7 @@ async fn with_a_table_gone(bench: &Workbench, table: &str) {
 
 async fn die_after_the_claim(bench: &Workbench) {
     let mut tx = WorkerTx::begin(&bench.processor.pool).await.unwrap();
-    store::claim(tx.conn(), Uuid::now_v7(), None, None, 100)
+    leases::claim(tx.conn(), Uuid::now_v7(), None, None, 100)
         .await
         .unwrap();
     tx.commit().await.unwrap();

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::bucket_of;
+use crate::inbox::bucket_of;
 
 /// An event in a list.
 #[derive(Debug, Serialize)]

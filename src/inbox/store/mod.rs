@@ -1,0 +1,131 @@
+//! The inbox's SQL.
+
+pub mod inspect;
+pub mod leases;
+pub mod replays;
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx as _;
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgArgumentBuffer, PgConnection, PgHasArrayType, PgTypeInfo};
+use sqlx::{Encode, Postgres, Type};
+
+use super::bucket_of;
+use super::group_commit::Delivery;
+
+/// Wakes the workers of other replicas.
+pub const NOTIFY: &str = "NOTIFY webhook_events";
+pub const CHANNEL: &str = "webhook_events";
+
+/// JSON text that goes to PostgreSQL as it is, byte for byte.
+struct RawJson<'a>(&'a [u8]);
+
+impl Type<Postgres> for RawJson<'_> {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_name("json")
+    }
+}
+
+impl PgHasArrayType for RawJson<'_> {
+    fn array_type_info() -> PgTypeInfo {
+        PgTypeInfo::with_name("_json")
+    }
+}
+
+impl Encode<'_, Postgres> for RawJson<'_> {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        buffer.extend_from_slice(self.0);
+        Ok(IsNull::No)
+    }
+}
+
+/// Stores `group` in one statement, which is its own transaction, and returns
+/// the ids that were not there before, neither in the inbox nor among the dead
+/// letters.
+pub async fn insert(
+    conn: &mut PgConnection,
+    group: &[Delivery],
+) -> Result<HashSet<String>, sqlx::Error> {
+    let size = group.len();
+    let mut buckets = Vec::with_capacity(size);
+    let mut ids = Vec::with_capacity(size);
+    let mut types = Vec::with_capacity(size);
+    let mut versions = Vec::with_capacity(size);
+    let mut modes = Vec::with_capacity(size);
+    let mut accounts = Vec::with_capacity(size);
+    let mut times = Vec::with_capacity(size);
+    let mut payloads = Vec::with_capacity(size);
+    for delivery in group {
+        let envelope = &delivery.envelope;
+        buckets.push(bucket_of(&envelope.id));
+        ids.push(envelope.id.as_str());
+        types.push(envelope.event_type.as_str());
+        versions.push(envelope.api_version.as_deref());
+        modes.push(envelope.livemode);
+        accounts.push(envelope.account.as_deref());
+        times.push(
+            Timestamp::from_second(envelope.created)
+                .unwrap_or_default()
+                .to_sqlx(),
+        );
+        payloads.push(RawJson(&delivery.payload));
+    }
+    let stored = sqlx::query_scalar!(
+        "INSERT INTO webhook_events (bucket, stripe_event_id, event_type, api_version, livemode,
+                                     account, event_created_at, payload)
+         SELECT * FROM unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::boolean[],
+                              $6::text[], $7::timestamptz[], $8::json[])
+             AS new(bucket, id, type, version, livemode, account, created, payload)
+          WHERE NOT EXISTS (SELECT FROM webhook_dead_letter_queue dead
+                             WHERE dead.bucket = new.bucket AND dead.stripe_event_id = new.id)
+         ON CONFLICT DO NOTHING
+         RETURNING stripe_event_id",
+        &buckets,
+        &ids as &[&str],
+        &types as &[&str],
+        &versions as &[Option<&str>],
+        &modes,
+        &accounts as &[Option<&str>],
+        &times as _,
+        &payloads as &[RawJson<'_>] as _,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(stored.into_iter().collect())
+}
+
+/// Lets the events that wait for `customer_id` be tried now.
+pub async fn wake_waiting(conn: &mut PgConnection, customer_id: &str) -> Result<u64, sqlx::Error> {
+    let woken = sqlx::query!(
+        "UPDATE webhook_events SET next_retry_at = now()
+          WHERE waiting_for_customer_id = $1 AND NOT processed",
+        customer_id
+    )
+    .execute(conn)
+    .await?;
+    Ok(woken.rows_affected())
+}
+
+/// The inbox in numbers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Backlog {
+    pub dead_letters: i64,
+    pub unprocessed: i64,
+    pub oldest_unprocessed_secs: i64,
+}
+
+pub async fn backlog(conn: &mut PgConnection) -> Result<Backlog, sqlx::Error> {
+    sqlx::query_as!(
+        Backlog,
+        r#"SELECT (SELECT count(*) FROM webhook_dead_letter_queue) AS "dead_letters!",
+                  count(*) AS "unprocessed!",
+                  coalesce(extract(epoch FROM now() - min(received_at)), 0)::bigint
+                    AS "oldest_unprocessed_secs!"
+             FROM webhook_events WHERE NOT processed"#
+    )
+    .fetch_one(conn)
+    .await
+}
