@@ -117,13 +117,13 @@ fn parts(body: &[u8], at: i64) -> (String, String) {
 }
 
 /// The headers of a body, from its time and its valid signature.
-type MakeHeaders = dyn Fn(&[u8], &str, &str) -> Vec<Vec<u8>>;
+type MakeHeaders<'a> = dyn Fn(&[u8], &str, &str) -> Vec<Vec<u8>> + 'a;
 
 #[tokio::test]
 async fn signatures_are_checked_before_anything_is_stored() {
     let service = TestService::intake_only().await;
     let mut serial = 0;
-    let mut case = |what, expect, signature: &MakeHeaders| {
+    let mut case = |what, expect, signature: &MakeHeaders<'_>| {
         serial += 1;
         let body = good(&format!("evt_s{serial}"));
         let (t, v1) = parts(&body, now());
