@@ -216,28 +216,27 @@ async fn connections_that_break_lose_nothing_and_double_nothing() {
 async fn a_commit_whose_answer_is_lost_is_not_repeated() {
     let bench = Workbench::new().await;
     bench.store(&[failed_payment(1, "cus_1")]).await;
-    // The commit succeeds, and the worker does not hear of it.
+    // The commit waits, the worker dies, and then the commit succeeds.
     bench
         .db
         .execute(
             "CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS $$
-               BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END $$;
+               BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END $$;
              CREATE CONSTRAINT TRIGGER hang AFTER INSERT ON billing_alerts
                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION hang()",
         )
         .await;
-    let until_committing = async {
-        let committing =
-            "pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
-        while bench.db.count(committing).await == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
+    let mut holder = bench.db.pool.begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(1)")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
     let lost = processor(&bench.db);
     tokio::select! {
-        _ = lost.process_due(None) => panic!("the commit hangs"),
-        () = until_committing => drop(lost),
+        _ = lost.process_due(None) => panic!("the commit waits"),
+        () = until_blocked(&bench.db) => drop(lost),
     }
+    holder.rollback().await.unwrap();
     while bench.db.count("webhook_events WHERE processed").await == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
