@@ -3,10 +3,13 @@
 mod charges;
 mod concurrency;
 mod crash;
+mod failures;
 mod invoices;
 mod order;
 mod owners;
 mod payment_methods;
+mod payments;
+mod plans;
 mod processing;
 mod subscriptions;
 mod workbench;

@@ -1,6 +1,7 @@
 //! Any order, any repetition, any interleaving and any failure on the way end
 //! in one state.
 
+mod changes;
 mod delivery;
 mod dice;
 mod stripe;

@@ -9,6 +9,7 @@ use valuecanvas_billing::inbox::bucket_of;
 use valuecanvas_billing::inbox::worker::{Processor, Tally};
 
 use crate::support::TestDatabase;
+use crate::support::events::{event, invoice, subscription};
 use crate::support::service::processor;
 
 pub const CUSTOMER: &str = "cus_1";
@@ -145,4 +146,38 @@ pub async fn verify_audit(db: &TestDatabase) {
     let mut tx = WorkerTx::begin(&db.service_pool()).await.unwrap();
     let report = audit::verify(tx.conn(), None).await.unwrap();
     assert_eq!(report.breaks, []);
+}
+
+/// A failed payment of an invoice of its own: each raises an alert.
+pub fn failed_payment(n: usize, customer: &str) -> Value {
+    let object = invoice(&format!("in_{n}"), customer, "sub_1", "open");
+    let id = format!("evt_{n:05}");
+    event(
+        &id,
+        "invoice.payment_failed",
+        1_760_000_000 + n as i64,
+        object,
+    )
+}
+
+pub fn subscribed(id: &str, customer: &str) -> Value {
+    let object = subscription(&format!("sub_{id}"), customer, "active", "standard");
+    event(id, "customer.subscription.created", 100, object)
+}
+
+/// Each of `events` failed payments had its effects once.
+pub async fn each_applied_once(db: &TestDatabase, events: i64) {
+    for (table, condition) in [
+        ("webhook_events", "processed AND outcome = 'applied'"),
+        ("billing_applied_events", "true"),
+        ("billing_alerts", "kind = 'payment_failed'"),
+        ("billing_audit_log", "action = 'invoice_payment_failed'"),
+    ] {
+        assert_eq!(
+            db.count(&format!("{table} WHERE {condition}")).await,
+            events,
+            "{table}"
+        );
+    }
+    verify_audit(db).await;
 }

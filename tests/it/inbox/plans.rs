@@ -1,0 +1,154 @@
+//! The plan and the quotas that an organization has by its subscriptions.
+
+use serde_json::{Value, json};
+
+use super::workbench::Workbench;
+use crate::support::events::{event, subscription};
+
+const CREATED: &str = "customer.subscription.created";
+const UPDATED: &str = "customer.subscription.updated";
+const DELETED: &str = "customer.subscription.deleted";
+
+const PLAN: &str = "SELECT plan_tier FROM organizations";
+
+fn of(status: &str, tier: &str) -> Value {
+    subscription("sub_1", "cus_1", status, tier)
+}
+
+/// The tier that `object` gives its organization.
+async fn tier_by(object: Value) -> Value {
+    let mut bench = Workbench::new().await;
+    let plans = std::fs::read_to_string("config/plans.toml").unwrap().replace(
+        "lookup_key = \"valuecanvas_enterprise_monthly\"",
+        "lookup_key = \"valuecanvas_enterprise_monthly\", stripe_price_ids = [\"price_of_old\"]",
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), plans).unwrap();
+    bench.processor.catalogue =
+        valuecanvas_billing::plans::Catalogue::load(Some(file.path())).unwrap();
+    bench.process(&[event("evt_1", CREATED, 100, object)]).await;
+    bench.rows(PLAN).await[0]["plan_tier"].clone()
+}
+
+#[tokio::test]
+async fn a_plan_is_found_by_lookup_key() {
+    assert_eq!(tier_by(of("active", "enterprise")).await, "enterprise");
+}
+
+#[tokio::test]
+async fn a_plan_is_found_by_price_id() {
+    let mut object = of("active", "unheard_of");
+    object["items"]["data"][0]["price"]["id"] = json!("price_of_old");
+    assert_eq!(tier_by(object).await, "enterprise");
+}
+
+#[tokio::test]
+async fn a_plan_is_found_by_metadata() {
+    let mut named = of("active", "unheard_of");
+    named["metadata"] = json!({"plan_tier": "standard"});
+    assert_eq!(tier_by(named).await, "standard");
+    let mut price_named = of("active", "unheard_of");
+    price_named["items"]["data"][0]["price"]["metadata"] = json!({"plan_tier": "enterprise"});
+    assert_eq!(tier_by(price_named).await, "enterprise");
+}
+
+#[tokio::test]
+async fn the_plan_sets_the_quotas_and_its_end_resets_them() {
+    let bench = Workbench::new().await;
+    let quota = "SELECT plan_tier, quota, unlimited, over_limit FROM usage_quotas WHERE metric = 'user_seats'";
+    let steps = [
+        (
+            CREATED,
+            of("active", "standard"),
+            json!({"plan_tier": "standard", "quota": 25, "unlimited": false, "over_limit": "overage"}),
+        ),
+        (
+            UPDATED,
+            of("active", "enterprise"),
+            json!({"plan_tier": "enterprise", "quota": null, "unlimited": true, "over_limit": "hard"}),
+        ),
+        (
+            DELETED,
+            of("canceled", "enterprise"),
+            json!({"plan_tier": "free", "quota": 3, "unlimited": false, "over_limit": "hard"}),
+        ),
+    ];
+    for (n, (event_type, object, expected)) in steps.into_iter().enumerate() {
+        let created = 100 + n as i64;
+        bench
+            .process(&[event(&format!("evt_{n}"), event_type, created, object)])
+            .await;
+        let mut row = bench.rows(quota).await[0].clone();
+        row["quota"] = json!(row["quota"].as_f64().map(|quota| quota as i64));
+        assert_eq!(row, expected);
+    }
+}
+
+#[tokio::test]
+async fn of_several_subscriptions_the_highest_running_plan_counts() {
+    let bench = Workbench::new().await;
+    let other = |status| subscription("sub_2", "cus_1", status, "enterprise");
+    bench
+        .process(&[
+            event("evt_1", CREATED, 100, of("active", "standard")),
+            event("evt_2", CREATED, 100, other("trialing")),
+        ])
+        .await;
+    bench.shows(PLAN, json!({"plan_tier": "enterprise"})).await;
+    bench
+        .process(&[event("evt_3", UPDATED, 101, other("unpaid"))])
+        .await;
+    bench.shows(PLAN, json!({"plan_tier": "standard"})).await;
+}
+
+#[tokio::test]
+async fn an_unknown_plan_raises_an_alert_and_leaves_the_plan() {
+    let bench = Workbench::new().await;
+    bench
+        .process(&[event("evt_1", CREATED, 100, of("active", "unheard_of"))])
+        .await;
+    bench.shows(PLAN, json!({"plan_tier": "free"})).await;
+    bench
+        .shows(
+            "SELECT kind, resource_type, resource_id, message ~ 'price_unheard_of' AS names_it
+               FROM billing_alerts",
+            json!({"kind": "unknown_plan", "resource_type": "subscription", "resource_id": "sub_1", "names_it": true}),
+        )
+        .await;
+    // Raised once, and not for what has ended.
+    bench
+        .process(&[
+            event("evt_2", UPDATED, 101, of("active", "unheard_of")),
+            event(
+                "evt_3",
+                CREATED,
+                101,
+                subscription("sub_2", "cus_1", "canceled", "unheard_of"),
+            ),
+        ])
+        .await;
+    assert_eq!(bench.db.count("billing_alerts").await, 1);
+}
+
+#[tokio::test]
+async fn a_change_to_an_unknown_plan_leaves_the_plan_in_any_order() {
+    let known = event("evt_1", CREATED, 100, of("active", "standard"));
+    let unknown = event("evt_2", UPDATED, 200, of("active", "unheard_of"));
+    for order in [[&known, &unknown], [&unknown, &known]] {
+        let bench = Workbench::new().await;
+        for event in order {
+            bench.process(std::slice::from_ref(event)).await;
+        }
+        bench.shows(PLAN, json!({"plan_tier": "standard"})).await;
+        assert_eq!(
+            bench
+                .db
+                .count("usage_quotas WHERE plan_tier = 'standard'")
+                .await,
+            5
+        );
+        let ended = event("evt_3", DELETED, 300, of("canceled", "unheard_of"));
+        bench.process(&[ended]).await;
+        bench.shows(PLAN, json!({"plan_tier": "free"})).await;
+    }
+}
