@@ -116,11 +116,14 @@ fn parts(body: &[u8], at: i64) -> (String, String) {
     (t.trim_start_matches("t=").to_owned(), v1.to_owned())
 }
 
+/// Header lines made of a body, the time of its signature, and the signature.
+type Lines<'a> = dyn Fn(&[u8], &str, &str) -> Vec<Vec<u8>> + 'a;
+
 #[tokio::test]
 async fn signatures_are_checked_before_anything_is_stored() {
     let service = TestService::intake_only().await;
     let mut serial = 0;
-    let mut case = |what, expect, signature: &dyn Fn(&[u8], &str, &str) -> Vec<Vec<u8>>| {
+    let mut case = |what, expect, signature: &Lines<'_>| {
         serial += 1;
         let body = good(&format!("evt_s{serial}"));
         let (t, v1) = parts(&body, now());
@@ -402,6 +405,22 @@ async fn amounts_beyond_us_are_dead_lettered_at_once_by_their_field() {
             .await;
         assert!(found.contains(outcome), "{amount}: {found}");
     }
+}
+
+/// What was stored first stays.
+#[tokio::test]
+async fn an_id_with_another_body_is_a_duplicate() {
+    let service = TestService::intake_only().await;
+    let first = event("evt_1", "plan.created", 1, json!({"id": "plan_1"}));
+    let other = event("evt_1", "plan.deleted", 2, json!({"id": "plan_2"}));
+    for (event, duplicate) in [(&first, false), (&other, true)] {
+        let answer = service.deliver(event).await;
+        assert_eq!(
+            answer,
+            json!({"received": true, "eventId": "evt_1", "duplicate": duplicate})
+        );
+    }
+    assert_eq!(payload_of(&service, "evt_1").await, first.to_string());
 }
 
 /// Both modes and connected accounts may post here; only what is ours counts.

@@ -24,7 +24,7 @@ fn plan_created(id: &str) -> Value {
 /// Sends an event as Stripe does, which hangs up after 20 seconds.
 async fn send(base: &str, event: &Value) -> (u16, Value, bool) {
     let body = event.to_string();
-    let request = valuecanvas_billing::jobs::http_client()
+    let request = valuecanvas_billing::jobs::direct_client()
         .unwrap()
         .post(format!("{base}{WEBHOOKS}"))
         .timeout(Duration::from_secs(20))
@@ -231,9 +231,9 @@ async fn one_bad_payload_does_not_spoil_its_group() {
     ]);
     let writing = async {
         tokio::task::yield_now().await;
-        tokio::spawn(writer.run())
+        tokio::spawn(writer.run());
     };
-    let (answers, _) = tokio::join!(deliveries, writing);
+    let (answers, ()) = tokio::join!(deliveries, writing);
     assert_eq!(answers[0], Ok(Receipt::Stored));
     assert!(
         matches!(answers[1], Err(IntakeError::Payload(_))),
