@@ -442,6 +442,7 @@ mod tests {
     fn keys_tell_their_mode() {
         assert!(key_mode("sk_live_x").unwrap());
         assert!(!key_mode("rk_test_x").unwrap());
+        assert!(key_mode("sk_test_").is_err());
         for wrong in ["pk_test_x", "whsec_x", "sk_prod_x"] {
             let error = key_mode(wrong).unwrap_err().to_string();
             assert!(error.starts_with("STRIPE_SECRET_KEY: "));

@@ -7,7 +7,7 @@ use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::jobs::http_client;
+use crate::jobs::direct_client;
 
 const API_VERSION: &str = "2025-03-31.basil";
 
@@ -278,7 +278,7 @@ pub async fn post(
     body: &str,
     signature: &str,
 ) -> Result<Answer, reqwest::Error> {
-    let response = http_client()?
+    let response = direct_client()?
         .post(format!("http://{address}/api/billing/webhooks/stripe"))
         .header("content-type", "application/json; charset=utf-8")
         .header("stripe-signature", signature)

@@ -1,9 +1,11 @@
 //! Processing: claim due events under a lease, apply them, and commit their
 //! effects, audit entries and the processed mark together.
 
+use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
 use billing_domain::retry::{self, NextStep};
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use sqlx::postgres::PgPool;
 use tokio::sync::Notify;
@@ -58,6 +60,8 @@ enum BatchError {
     Database(#[from] sqlx::Error),
     #[error("another worker took the events over")]
     LeaseLost,
+    #[error("the handler panicked; the log of that moment says where")]
+    Panicked,
 }
 
 impl Processor {
@@ -110,7 +114,9 @@ impl Processor {
 
     async fn process(&self, lease_id: Uuid, claimed: Vec<Claimed>) -> Result<Tally, sqlx::Error> {
         let started = Instant::now();
-        match self.attempt(lease_id, &claimed).await {
+        // A handler that panics must not take the worker with it.
+        let attempt = AssertUnwindSafe(self.attempt(lease_id, &claimed)).catch_unwind();
+        match attempt.await.unwrap_or(Err(BatchError::Panicked)) {
             Ok(applied) => {
                 metrics::processing_batch(claimed.len(), started.elapsed());
                 self.settle(lease_id, &claimed, applied).await
@@ -125,8 +131,11 @@ impl Processor {
                 Ok(tally)
             }
             Err(BatchError::LeaseLost) => Ok(Tally::default()),
-            Err(BatchError::Database(error)) => {
-                let result = Err(refused(&error));
+            Err(error) => {
+                let result = Err(match error {
+                    BatchError::Database(error) => refused(&error),
+                    error => HandlerError::Refused(error.to_string()),
+                });
                 let applied = Applied {
                     results: vec![Some(result)],
                     ..Applied::default()

@@ -47,13 +47,20 @@ impl PushGateway {
     }
 }
 
-/// A client for hosts that are not Stripe.
+/// A client for hosts that are not Stripe, by the environment's proxy.
 pub fn http_client() -> Result<reqwest::Client, reqwest::Error> {
+    client(reqwest::Client::builder)
+}
+
+/// A client for services of this host, which no proxy reaches.
+pub fn direct_client() -> Result<reqwest::Client, reqwest::Error> {
+    client(|| reqwest::Client::builder().no_proxy())
+}
+
+fn client(builder: fn() -> reqwest::ClientBuilder) -> Result<reqwest::Client, reqwest::Error> {
     // Only the first call installs it; a second finds it there.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder()
-        .timeout(Duration::from_secs(10))
-        .build()
+    builder().timeout(Duration::from_secs(10)).build()
 }
 
 fn render(totals: &Counters, succeeded_at: Option<Timestamp>) -> String {

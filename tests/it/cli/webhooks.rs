@@ -163,7 +163,10 @@ async fn a_trigger_is_signed_sent_and_processed() {
         let mut command = program_on(&db, &arguments);
         command
             .env("LISTEN_ADDR", serving.base.trim_start_matches("http://"))
-            .env("STRIPE_WEBHOOK_SECRET", secret);
+            .env("STRIPE_WEBHOOK_SECRET", secret)
+            // For what is far away; the service is not.
+            .env("HTTP_PROXY", "http://127.0.0.1:1")
+            .env("http_proxy", "http://127.0.0.1:1");
         run(&mut command)
     };
     for event_type in valuecanvas_billing::event_handlers::HANDLED_TYPES {

@@ -83,7 +83,7 @@ impl TestService {
             .await
             .expect("the service starts");
         // A second service of this process finds the provider installed.
-        let client = valuecanvas_billing::jobs::http_client().unwrap();
+        let client = valuecanvas_billing::jobs::direct_client().unwrap();
         let base = format!("http://{}", service.address);
         Self {
             db,
