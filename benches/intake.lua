@@ -15,8 +15,8 @@ end
 
 function done(summary, latency)
   io.write(string.format(
-    "RESULT requests=%d errors=%d duration_us=%d p50_us=%d p99_us=%d\n",
+    "RESULT requests=%d errors=%d duration_us=%d mean_us=%d p99_us=%d\n",
     summary.requests, summary.errors.status + summary.errors.connect + summary.errors.timeout
       + summary.errors.read + summary.errors.write,
-    summary.duration, latency:percentile(50), latency:percentile(99)))
+    summary.duration, math.floor(latency.mean), latency:percentile(99)))
 end

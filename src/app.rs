@@ -19,6 +19,7 @@ use crate::db::{self, DatabaseError};
 use crate::embedded_postgres::{DATABASE, EmbeddedPostgres, EmbeddedPostgresError};
 use crate::event_handlers;
 use crate::http::{self, Probes};
+use crate::inbox::pressure::Pressure;
 use crate::inbox::routes::Endpoint;
 use crate::inbox::worker::Processor;
 use crate::inbox::{self, group_commit};
@@ -223,9 +224,12 @@ pub async fn start(
     let stop = CancellationToken::new();
     let wake = Arc::new(Notify::new());
 
-    let waking = wake.clone();
-    let (intake, writer) =
-        group_commit::new(database.service.clone(), move || wake_workers(&waking));
+    let pressure = Arc::new(Pressure::default());
+    let (waking, noting) = (wake.clone(), pressure.clone());
+    let (intake, writer) = group_commit::new(database.service.clone(), move |stored| {
+        noting.note(stored);
+        wake_workers(&waking);
+    });
     let probes = Probes {
         pool: db::pool(database.service.clone(), 4),
         metrics: crate::metrics::install(event_handlers::audit_actions()),
@@ -258,6 +262,7 @@ pub async fn start(
             catalogue,
             stripe: stripe.clone(),
             wake,
+            pressure,
             stop: stop.clone(),
         };
         std::thread::Builder::new()
@@ -317,6 +322,7 @@ struct Processing {
     catalogue: Catalogue,
     stripe: StripeConfig,
     wake: Arc<Notify>,
+    pressure: Arc<Pressure>,
     stop: CancellationToken,
 }
 
@@ -334,7 +340,8 @@ impl Processing {
                 max_retries: self.stripe.max_retries,
             };
             let listening = tokio::spawn(hear(self.options, self.wake.clone()));
-            let workers = (0..self.workers).map(|_| processor.run(&self.wake, &self.stop));
+            let workers =
+                (0..self.workers).map(|_| processor.run(&self.wake, &self.stop, &self.pressure));
             futures_util::future::join_all(workers).await;
             listening.abort();
         });

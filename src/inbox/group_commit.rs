@@ -23,7 +23,11 @@ const NOTIFY_EVERY: Duration = Duration::from_millis(200);
 /// The answers to a group wait for it.
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 /// A group that takes longer has failed, and may be sent again.
-const OPENING: &str = "SET ROLE billing_worker; SET statement_timeout = '4s'";
+///
+/// The one statement's plan does not depend on its group, and making it anew
+/// would take longer than to run it.
+const OPENING: &str = "SET ROLE billing_worker; SET statement_timeout = '4s'; \
+                       SET plan_cache_mode = force_generic_plan";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The server cancels a slow statement; this is for one that says nothing more.
 const SILENCE: Duration = Duration::from_millis(4_500);
@@ -82,14 +86,17 @@ pub struct Writer {
     queue: mpsc::Receiver<Delivery>,
     connection: Option<PgConnection>,
     notified: Option<Instant>,
-    /// Called after each commit that stored something.
-    on_commit: Box<dyn Fn() + Send>,
+    /// Called after each commit that stored something, with the size of its group.
+    on_commit: Box<dyn Fn(usize) + Send>,
 }
 
 type Outcome = Result<HashSet<String>, IntakeError>;
 
 /// An intake and its writer, which stops when every clone of the intake is gone.
-pub fn new(options: PgConnectOptions, on_commit: impl Fn() + Send + 'static) -> (Intake, Writer) {
+pub fn new(
+    options: PgConnectOptions,
+    on_commit: impl Fn(usize) + Send + 'static,
+) -> (Intake, Writer) {
     let (sender, queue) = mpsc::channel(QUEUE);
     let writer = Writer {
         options: db::prepare(options),
@@ -168,7 +175,7 @@ impl Writer {
             };
             if db::is_conflict(&error) && !conflicted {
                 conflicted = true;
-            } else if db::is_bad_value(&error) {
+            } else if is_by_value(&error) {
                 return Err(Refused::Values(error));
             } else {
                 self.connection = None;
@@ -213,7 +220,7 @@ impl Writer {
         if stored.is_empty() {
             return;
         }
-        (self.on_commit)();
+        (self.on_commit)(stored.len());
         if self.notified.is_some_and(|at| at.elapsed() < NOTIFY_EVERY) {
             return;
         }
@@ -246,6 +253,17 @@ impl From<Refused> for IntakeError {
             Refused::Unavailable => Self::Unavailable,
         }
     }
+}
+
+/// Whether a delivery is what PostgreSQL refused, rather than the group: by
+/// itself, each of the others may be stored.
+fn is_by_value(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| {
+        ["22", "23", "54"]
+            .iter()
+            .any(|class| code.starts_with(class))
+    })
 }
 
 /// Whether PostgreSQL could not read a value. A constraint or a limit of the

@@ -2,6 +2,7 @@
 //! what cannot be processed.
 
 pub mod group_commit;
+pub mod pressure;
 pub mod replay;
 pub mod routes;
 mod store;

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::pressure::Pressure;
 use super::store::leases::{self, Claimed, Failure};
 use crate::db::{self, WorkerTx};
 use crate::event_handlers::{self, Applied, Context, Handled, HandlerError, StoredEvent};
@@ -25,6 +26,9 @@ const POLL: Duration = Duration::from_secs(1);
 /// How long a batch may take before its connection is given up: a server that
 /// vanished never answers.
 const SILENCE: Duration = Duration::from_secs(120);
+/// For each unit of time that a batch took, how many go to intake while it is
+/// busy.
+const STAND_BACK: u32 = 1;
 /// How long a worker waits while the database is gone.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -72,15 +76,22 @@ impl Processor {
         }
     }
 
-    /// Processes events as they become due, until `stop`.
-    pub async fn run(&self, wake: &Notify, stop: &CancellationToken) {
+    /// Processes events as they become due, until `stop`. While intake is busy,
+    /// each batch is followed by a pause of a multiple of the time it took.
+    pub async fn run(&self, wake: &Notify, stop: &CancellationToken, pressure: &Pressure) {
         while !stop.is_cancelled() {
             // Made before looking, so that what is stored meanwhile wakes it.
             let woken = wake.notified();
+            let started = Instant::now();
             let processing = tokio::time::timeout(SILENCE, self.process_due(None));
             let processed = processing.await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
             let pause = match processed {
-                Ok(tally) if tally.processed > 0 => continue,
+                Ok(tally) if tally.processed > 0 => {
+                    if pressure.is_high() {
+                        stand_back(stop, started.elapsed()).await;
+                    }
+                    continue;
+                }
                 Ok(_) => POLL,
                 Err(error) => {
                     tracing::warn!(%error, "processing waits for the database");
@@ -296,6 +307,13 @@ impl Processor {
             }
             Err(outage) => Err(outage),
         }
+    }
+}
+
+async fn stand_back(stop: &CancellationToken, took: Duration) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep((took * STAND_BACK).min(Duration::from_secs(1))) => {}
     }
 }
 

@@ -44,7 +44,8 @@ impl Encode<'_, Postgres> for RawJson<'_> {
 
 /// Stores `group` in one statement, which is its own transaction, and returns
 /// the ids that were not there before, neither in the inbox nor among the dead
-/// letters.
+/// letters: of which there are none, most of the time, and that is asked first,
+/// since a join with them costs a fifth of the statement.
 pub async fn insert(
     conn: &mut PgConnection,
     group: &[Delivery],
@@ -79,7 +80,8 @@ pub async fn insert(
          SELECT * FROM unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::boolean[],
                               $6::text[], $7::timestamptz[], $8::json[])
              AS new(bucket, id, type, version, livemode, account, created, payload)
-          WHERE NOT EXISTS (SELECT FROM webhook_dead_letter_queue dead
+          WHERE NOT EXISTS (SELECT FROM webhook_dead_letter_queue)
+             OR NOT EXISTS (SELECT FROM webhook_dead_letter_queue dead
                              WHERE dead.bucket = new.bucket AND dead.stripe_event_id = new.id)
          ON CONFLICT DO NOTHING
          RETURNING stripe_event_id",
