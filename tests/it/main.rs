@@ -1,5 +1,6 @@
 //! The integration tests: one binary, so that it links once.
 
+mod architecture;
 mod cli;
 mod database;
 mod embedded_postgres;

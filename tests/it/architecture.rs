@@ -1,0 +1,120 @@
+//! What ARCHITECTURE.md promises of the code itself.
+
+use std::path::{Path, PathBuf};
+
+fn sources(below: &str) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    let mut folders: Vec<PathBuf> = vec![root.join(below)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path
+                    .strip_prefix(root)
+                    .unwrap()
+                    .to_string_lossy()
+                    .into_owned();
+                found.push((name, std::fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "there are sources below {below}");
+    found.sort();
+    found
+}
+
+fn offenders(below: &str, offends: impl Fn(&str, &str) -> bool) -> Vec<String> {
+    sources(below)
+        .into_iter()
+        .filter(|(name, text)| offends(name, text))
+        .map(|(name, _)| name)
+        .collect()
+}
+
+#[test]
+fn sql_is_in_the_stores() {
+    // Besides the features: the schema, the cluster, connections, and what the
+    // jobs keep of themselves.
+    let elsewhere = [
+        "src/app.rs",
+        "src/cli/audit.rs",
+        "src/db.rs",
+        "src/embedded_postgres/",
+        "src/jobs/runs.rs",
+        "src/migrations/",
+    ];
+    let strays = offenders("src", |name, text| {
+        text.contains("sqlx::query")
+            && !name.contains("/store")
+            && !elsewhere.iter().any(|allowed| name.starts_with(allowed))
+    });
+    assert_eq!(strays, Vec::<String>::new());
+}
+
+#[test]
+fn features_know_neither_the_commands_nor_the_server() {
+    let features = [
+        "audit",
+        "event_handlers",
+        "inbox",
+        "organizations",
+        "plans",
+        "quotas",
+        "stripe",
+    ];
+    for feature in features {
+        let strays = offenders(&format!("src/{feature}"), |_, text| {
+            ["crate::cli", "crate::app", "crate::http", "crate::jobs"]
+                .iter()
+                .any(|above| text.contains(above))
+        });
+        assert_eq!(strays, Vec::<String>::new(), "{feature}");
+    }
+}
+
+#[test]
+fn features_are_called_by_their_mod_rs() {
+    let strays = offenders("src", |name, text| {
+        [
+            "audit",
+            "event_handlers",
+            "inbox",
+            "organizations",
+            "quotas",
+        ]
+        .iter()
+        .any(|feature| {
+            !name.starts_with(&format!("src/{feature}/"))
+                && text.contains(&format!("{feature}::store"))
+        })
+    });
+    assert_eq!(strays, Vec::<String>::new());
+}
+
+#[test]
+fn the_domain_uses_nothing_of_the_outside_world() {
+    let outside = [
+        "tokio",
+        "sqlx",
+        "rand::",
+        "std::env",
+        "std::fs",
+        "std::net",
+        "SystemTime",
+        "Timestamp::now",
+        "Instant",
+    ];
+    let strays = offenders("crates/billing-domain/src", |_, text| {
+        outside.iter().any(|name| text.contains(name))
+    });
+    assert_eq!(strays, Vec::<String>::new());
+}
+
+#[test]
+fn files_can_be_read_in_one_go() {
+    let long = offenders("src", |_, text| text.lines().count() > 500);
+    assert_eq!(long, Vec::<String>::new());
+}
