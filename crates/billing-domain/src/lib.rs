@@ -1,1 +1,5 @@
 //! The pure rules of billing.
+
+pub mod period;
+pub mod preview;
+pub mod proration;
