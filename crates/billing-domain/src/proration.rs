@@ -18,7 +18,7 @@ pub enum Rounding {
 impl Rounding {
     /// `numerator / denominator` in whole units; the denominator is positive.
     #[must_use]
-    fn divide(self, numerator: i128, denominator: i128) -> i128 {
+    pub fn divide(self, numerator: i128, denominator: i128) -> i128 {
         debug_assert!(denominator > 0, "a period has a length");
         match self {
             Self::NearestTiesDown => {

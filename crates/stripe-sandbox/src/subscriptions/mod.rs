@@ -1,0 +1,12 @@
+//! Subscriptions: what a customer has agreed to pay for, again and again.
+
+pub mod cancel;
+pub mod change;
+pub mod create;
+pub mod edit;
+pub mod items;
+pub mod model;
+pub mod request;
+pub mod routes;
+pub mod status;
+pub mod update;
