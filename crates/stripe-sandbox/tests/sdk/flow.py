@@ -115,7 +115,7 @@ def errors(base):
         lambda: api.v1.customers.create({"payment_method": "pm_card_chargeDeclinedInsufficientFunds"}),
     )
     assert declined.error.decline_code == "insufficient_funds"
-    expect(stripe.AuthenticationError, lambda: client(base, key="nonsense").v1.account.retrieve_current())
+    expect(stripe.AuthenticationError, lambda: client(base, key="nonsense").v1.customers.list())
 
 
 def signed_events(api):

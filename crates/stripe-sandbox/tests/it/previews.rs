@@ -1,0 +1,206 @@
+//! What is previewed is what is charged, whatever the change and the time.
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use tokio::runtime::Runtime;
+
+use crate::support::{DAY, START, World, item, text};
+
+/// One change of plan.
+#[derive(Debug, Clone)]
+struct Change {
+    seconds_later: i64,
+    price: usize,
+    quantity: u64,
+    behavior: &'static str,
+}
+
+#[derive(Debug, Clone)]
+struct History {
+    mode: &'static str,
+    first_price: usize,
+    balance: i64,
+    changes: Vec<Change>,
+}
+
+const AMOUNTS: [i64; 6] = [0, 999, 1_000, 2_999, 9_900, 49_901];
+
+fn histories() -> impl Strategy<Value = History> {
+    let change = (
+        1..6 * DAY,
+        0..AMOUNTS.len(),
+        1..5_u64,
+        prop_oneof![
+            Just("always_invoice"),
+            Just("create_prorations"),
+            Just("none")
+        ],
+    )
+        .prop_map(|(seconds_later, price, quantity, behavior)| Change {
+            seconds_later,
+            price,
+            quantity,
+            behavior,
+        });
+    (
+        prop_oneof![Just("classic"), Just("flexible")],
+        0..AMOUNTS.len(),
+        prop_oneof![Just(0), -20_000..20_000_i64],
+        proptest::collection::vec(change, 1..5),
+    )
+        .prop_map(|(mode, first_price, balance, changes)| History {
+            mode,
+            first_price,
+            balance,
+            changes,
+        })
+}
+
+/// Applies each change after previewing it with the same proration date, and
+/// lets the subscription renew after previewing the renewal.
+async fn play(world: &World, prices: &[String], history: &History) {
+    let clock = world.clock(START).await;
+    let customer = world.customer(&clock, "pm_card_visa").await;
+    let subscription = world
+        .subscribe(&customer, &prices[history.first_price], history.mode)
+        .await;
+    let (id, item) = (text(&subscription, "id"), item(&subscription));
+    let balance = history.balance.to_string();
+    world
+        .post(
+            &format!("/v1/customers/{customer}"),
+            &[("balance", &balance)],
+        )
+        .await
+        .ok();
+    let mut now = START;
+    for change in &history.changes {
+        now += change.seconds_later;
+        world.advance(&clock, now).await;
+        check_change(
+            world,
+            &prices[change.price],
+            &customer,
+            &id,
+            &item,
+            change,
+            now,
+        )
+        .await;
+    }
+    let next = world
+        .post("/v1/invoices/create_preview", &[("subscription", &id)])
+        .await
+        .ok();
+    let end = world.subscription(&id).await["items"]["data"][0]["current_period_end"]
+        .as_i64()
+        .expect("an end");
+    world.advance(&clock, end + 7_200).await;
+    let invoice = world.latest_invoice(&id).await;
+    assert_eq!(invoice["billing_reason"], "subscription_cycle");
+    assert_eq!(facts(&invoice), facts(&next), "{history:?}");
+}
+
+async fn check_change(
+    world: &World,
+    price: &str,
+    customer: &str,
+    id: &str,
+    item: &str,
+    change: &Change,
+    now: i64,
+) {
+    let quantity = change.quantity.to_string();
+    let date = now.to_string();
+    let fields = [
+        ("items[0][id]", item),
+        ("items[0][price]", price),
+        ("items[0][quantity]", &quantity),
+        ("proration_behavior", change.behavior),
+        ("proration_date", &date),
+    ];
+    let mut nested = vec![
+        ("customer".to_owned(), customer),
+        ("subscription".to_owned(), id),
+    ];
+    for (name, value) in fields {
+        let (head, tail) = name
+            .split_once('[')
+            .map_or((name, String::new()), |(head, tail)| {
+                (head, format!("[{tail}"))
+            });
+        nested.push((format!("subscription_details[{head}]{tail}"), value));
+    }
+    let nested: Vec<(&str, &str)> = nested
+        .iter()
+        .map(|(name, value)| (name.as_str(), *value))
+        .collect();
+    let preview = world
+        .post("/v1/invoices/create_preview", &nested)
+        .await
+        .ok();
+    let before = text(&world.subscription(id).await, "latest_invoice");
+    let after = world
+        .post(&format!("/v1/subscriptions/{id}"), &fields)
+        .await
+        .ok();
+    if after["latest_invoice"] == before.as_str() {
+        let pending = world
+            .post("/v1/invoices/create_preview", &[("subscription", id)])
+            .await
+            .ok();
+        assert_eq!(
+            facts(&pending),
+            facts(&preview),
+            "the change waits for the renewal: {change:?}"
+        );
+    } else {
+        let invoice = world.latest_invoice(id).await;
+        assert_eq!(
+            facts(&invoice),
+            facts(&preview),
+            "the change is charged at once: {change:?}"
+        );
+        assert_eq!(invoice["amount_paid"], preview["amount_due"], "{change:?}");
+    }
+}
+
+/// What must agree: the total, what the card is charged, and each line.
+fn facts(invoice: &serde_json::Value) -> (i64, i64, Vec<(i64, String)>) {
+    let lines = invoice["lines"]["data"].as_array().expect("lines");
+    let lines = lines
+        .iter()
+        .map(|line| {
+            (
+                line["amount"].as_i64().expect("an amount"),
+                text(line, "description"),
+            )
+        })
+        .collect();
+    let number = |key: &str| invoice[key].as_i64().expect("a number");
+    (number("total"), number("amount_due"), lines)
+}
+
+#[test]
+fn a_preview_is_charged_to_the_cent_now_and_at_the_renewal() {
+    let runtime = Runtime::new().expect("a runtime");
+    let world = runtime.block_on(World::new());
+    let prices: Vec<String> = runtime.block_on(async {
+        let mut prices = Vec::new();
+        for amount in AMOUNTS {
+            prices.push(world.price(amount).await);
+        }
+        prices
+    });
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases: 150,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    runner
+        .run(&histories(), |history| {
+            runtime.block_on(play(&world, &prices, &history));
+            Ok(())
+        })
+        .expect("every preview is charged");
+}
