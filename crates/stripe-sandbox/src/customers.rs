@@ -160,11 +160,6 @@ impl Fields {
         }
     }
 }
-
-#[expect(
-    clippy::option_option,
-    reason = "absent, emptied and set are three things"
-)]
 fn take_address(params: &mut Params) -> Result<Option<Option<Value>>, ApiError> {
     let Some(pairs) = params.pairs("address")? else {
         return Ok(None);

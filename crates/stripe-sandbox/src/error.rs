@@ -11,15 +11,15 @@ pub struct ApiError {
     /// Stripe's `type`.
     pub kind: &'static str,
     /// Stripe's `code`.
-    pub code: Option<String>,
+    pub code: Option<&'static str>,
     /// Why the issuer declined.
-    pub decline_code: Option<String>,
+    pub decline_code: Option<&'static str>,
     /// The parameter at fault.
     pub param: Option<String>,
     /// A sentence for people.
     pub message: String,
     /// Objects that Stripe adds to card errors: the charge, payment intent.
-    pub details: Map<String, Value>,
+    pub details: Option<Box<Map<String, Value>>>,
 }
 
 impl ApiError {
@@ -33,7 +33,7 @@ impl ApiError {
             decline_code: None,
             param: None,
             message: message.into(),
-            details: Map::new(),
+            details: None,
         }
     }
 
@@ -80,12 +80,16 @@ impl ApiError {
 
     /// `card_error`, 402.
     #[must_use]
-    pub fn card(code: &str, decline_code: Option<&str>, message: impl Into<String>) -> Self {
+    pub fn card(
+        code: &'static str,
+        decline_code: Option<&'static str>,
+        message: impl Into<String>,
+    ) -> Self {
         Self {
             status: 402,
             kind: "card_error",
-            code: Some(code.to_owned()),
-            decline_code: decline_code.map(str::to_owned),
+            code: Some(code),
+            decline_code,
             ..Self::invalid(message)
         }
     }
@@ -102,8 +106,8 @@ impl ApiError {
 
     /// Adds the code.
     #[must_use]
-    pub fn code(mut self, code: &str) -> Self {
-        self.code = Some(code.to_owned());
+    pub const fn code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
         self
     }
 
@@ -117,7 +121,7 @@ impl ApiError {
     /// The JSON body; only what is set is there, as with Stripe.
     #[must_use]
     pub fn body(&self, request_id: &str) -> Value {
-        let mut error = self.details.clone();
+        let mut error = self.details.as_deref().cloned().unwrap_or_default();
         let mut set = |key: &str, value: Option<String>| {
             if let Some(value) = value {
                 error.insert(key.to_owned(), json!(value));
@@ -125,8 +129,8 @@ impl ApiError {
         };
         set("type", Some(self.kind.to_owned()));
         set("message", Some(self.message.clone()));
-        set("code", self.code.clone());
-        set("decline_code", self.decline_code.clone());
+        set("code", self.code.map(str::to_owned));
+        set("decline_code", self.decline_code.map(str::to_owned));
         set("param", self.param.clone());
         set(
             "doc_url",

@@ -10,7 +10,6 @@ use crate::invoices::render;
 use crate::list::Page;
 use crate::metadata::MetadataChange;
 use crate::params::Params;
-use crate::prices::Price;
 use crate::shape::Shape;
 use crate::state::State;
 use crate::store::Keyed;
@@ -79,8 +78,8 @@ impl InvoiceItem {
         match shape {
             Shape::Legacy => {
                 let price = content.price.as_ref().and_then(|id| state.prices.get(id));
-                object["plan"] = price.map_or(Value::Null, Price::render_plan);
-                object["price"] = price.map_or(Value::Null, Price::render);
+                object["plan"] = price.map_or(Value::Null, |price| price.render_plan(shape));
+                object["price"] = price.map_or(Value::Null, |price| price.render(shape));
                 object["subscription"] = json!(content.subscription);
                 object["subscription_item"] = json!(content.item);
             }

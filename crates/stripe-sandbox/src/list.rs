@@ -66,10 +66,9 @@ impl Page {
     /// prefix than they are kept under.
     #[must_use]
     pub fn with_prefix(mut self, shown: &str, kept: &str) -> Self {
-        for cursor in [&mut self.starting_after, &mut self.ending_before] {
-            if let Some(id) = cursor {
-                *id = id.replacen(shown, kept, 1);
-            }
+        let cursors = [&mut self.starting_after, &mut self.ending_before];
+        for id in cursors.into_iter().flatten() {
+            *id = id.replacen(shown, kept, 1);
         }
         self
     }

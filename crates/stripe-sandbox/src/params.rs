@@ -37,6 +37,9 @@ impl Key {
     }
 }
 
+/// Names and values of a flat hash.
+pub type Pairs = Vec<(String, String)>;
+
 /// Parameters at one level of nesting.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Params {
@@ -87,10 +90,6 @@ impl Params {
     }
 
     /// A text that may be emptied: `Some(None)` means "unset it".
-    #[expect(
-        clippy::option_option,
-        reason = "absent, emptied and set are three things"
-    )]
     pub fn clearable(&mut self, key: &str) -> Result<Option<Option<String>>, ApiError> {
         match self.take(key) {
             None => Ok(None),
@@ -238,11 +237,7 @@ impl Params {
 
     /// A flat hash of texts, such as `metadata`; an empty value unsets a key,
     /// an empty hash (`metadata=`) unsets all, told by `None`.
-    #[expect(
-        clippy::option_option,
-        reason = "absent, emptied and set are three things"
-    )]
-    pub fn pairs(&mut self, key: &str) -> Result<Option<Option<Vec<(String, String)>>>, ApiError> {
+    pub fn pairs(&mut self, key: &str) -> Result<Option<Option<Pairs>>, ApiError> {
         let path = self.name(key);
         match self.take(key) {
             None => Ok(None),
@@ -432,6 +427,6 @@ mod tests {
         let params = Params::parse(&[b"colour=red"]).expect("well-formed");
         let error = params.finish().expect_err("unknown");
         assert_eq!(error.param.as_deref(), Some("colour"));
-        assert_eq!(error.code.as_deref(), Some("parameter_unknown"));
+        assert_eq!(error.code, Some("parameter_unknown"));
     }
 }

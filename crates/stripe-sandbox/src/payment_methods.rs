@@ -77,6 +77,9 @@ impl PaymentMethod {
             "fingerprint": fingerprint(self.card.number),
             "funding": "credit",
             "last4": self.card.last4(),
+            "installments": null,
+            "mandate": null,
+            "network": self.card.brand,
             "three_d_secure": null,
             "wallet": null,
         })
@@ -102,7 +105,9 @@ impl PaymentMethod {
     pub fn render(&self) -> Value {
         let mut card = self.card_details();
         if let Some(card) = card.as_object_mut() {
-            card.remove("three_d_secure");
+            for of_charge in ["installments", "mandate", "network", "three_d_secure"] {
+                card.remove(of_charge);
+            }
         }
         card["display_brand"] = json!(self.card.brand);
         card["generated_from"] = Value::Null;

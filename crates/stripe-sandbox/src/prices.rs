@@ -11,6 +11,7 @@ use crate::metadata::{Metadata, MetadataChange};
 use crate::params::Params;
 use crate::pricing::{self, Decimal, Scheme};
 use crate::products::Product;
+use crate::shape::Shape;
 use crate::state::State;
 use crate::store::{Keyed, Store};
 
@@ -93,9 +94,9 @@ impl Price {
 
     /// The object, without tiers: those come by expansion.
     #[must_use]
-    pub fn render(&self) -> Value {
+    pub fn render(&self, shape: Shape) -> Value {
         let unit = self.scheme.unit();
-        json!({
+        let mut object = json!({
             "id": self.id,
             "object": "price",
             "active": self.active,
@@ -125,7 +126,11 @@ impl Price {
             "type": if self.recurring.is_some() { "recurring" } else { "one_time" },
             "unit_amount": unit.and_then(Decimal::to_whole),
             "unit_amount_decimal": unit.map(|unit| unit.to_string()),
-        })
+        });
+        if shape == Shape::Legacy && self.recurring.is_some() {
+            object["recurring"]["aggregate_usage"] = Value::Null;
+        }
+        object
     }
 
     /// The tiers.
@@ -136,10 +141,10 @@ impl Price {
 
     /// The same as a plan: the older object that items still carry.
     #[must_use]
-    pub fn render_plan(&self) -> Value {
+    pub fn render_plan(&self, shape: Shape) -> Value {
         let unit = self.scheme.unit();
         let recurring = self.recurring.as_ref();
-        json!({
+        let mut object = json!({
             "id": self.id,
             "object": "plan",
             "active": self.active,
@@ -159,7 +164,11 @@ impl Price {
             "transform_usage": null,
             "trial_period_days": null,
             "usage_type": self.usage_type(),
-        })
+        });
+        if shape == Shape::Legacy {
+            object["aggregate_usage"] = Value::Null;
+        }
+        object
     }
 }
 
@@ -365,7 +374,7 @@ fn retrieve(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let id = call.id();
     let price = call.state.prices.get(&id);
     price
-        .map(Price::render)
+        .map(|price| price.render(call.shape))
         .ok_or_else(|| ApiError::no_such("price", &id, "id"))
 }
 

@@ -220,20 +220,15 @@ fn end_period(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError
         }
     }
     let next = renewed(&subscription)?;
-    let draft = assemble::renewal(state, &subscription, &next, Vec::new())?;
+    let mut draft = assemble::renewal(state, &subscription, &next, Vec::new())?;
+    // Unpaid subscriptions gather drafts that nobody collects.
+    draft.auto_advance = next.status != Status::Unpaid;
+    draft.finalizes_at_secs = draft
+        .auto_advance
+        .then_some(now_secs + state.config.draft_secs);
     let before = state.snapshot(id);
-    let unpaid = next.status == Status::Unpaid;
     state.subscriptions.insert(next);
-    let invoice = finalize::record(state, draft, now_secs)?;
-    let finalizes_at_secs = now_secs + state.config.draft_secs;
-    let draft_before = state.snapshot(&invoice);
-    {
-        // Unpaid subscriptions gather drafts that nobody collects.
-        let invoice = state.invoice_mut(&invoice)?;
-        invoice.auto_advance = !unpaid;
-        invoice.finalizes_at_secs = (!unpaid).then_some(finalizes_at_secs);
-    }
-    state.emit_update("invoice.updated", &invoice, draft_before, now_secs);
+    finalize::record(state, draft, now_secs)?;
     state.emit_update("customer.subscription.updated", id, before, now_secs);
     Ok(())
 }
@@ -258,12 +253,11 @@ fn pause(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
 /// the subscription is over.
 fn end(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
     let subscription = state.subscription(id, "id")?.clone();
-    let draft = cancel::last_invoice(state, &subscription, Vec::new(), now_secs)?;
+    let mut draft = cancel::last_invoice(state, &subscription, Vec::new(), now_secs)?;
     cancel::now(state, id, "cancellation_requested", now_secs)?;
     if !draft.lines.is_empty() {
-        let invoice = finalize::record(state, draft, now_secs)?;
-        let finalizes_at_secs = now_secs + state.config.draft_secs;
-        state.invoice_mut(&invoice)?.finalizes_at_secs = Some(finalizes_at_secs);
+        draft.finalizes_at_secs = Some(now_secs + state.config.draft_secs);
+        finalize::record(state, draft, now_secs)?;
     }
     Ok(())
 }

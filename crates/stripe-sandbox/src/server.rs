@@ -113,6 +113,7 @@ struct Incoming {
 
 /// An answer, and whether it reaches the client.
 struct Outgoing {
+    request_id: String,
     answer: Answer,
     version: String,
     replayed: bool,
@@ -165,7 +166,7 @@ fn into_response(outgoing: &Outgoing, incoming: &Incoming) -> Response {
     let mut response = Response::builder()
         .status(outgoing.answer.status)
         .header(header::CONTENT_TYPE, "application/json")
-        .header("request-id", &outgoing.answer.request_id)
+        .header("request-id", &outgoing.request_id)
         .header("stripe-version", &outgoing.version);
     if let Some(key) = incoming.headers.get("idempotency-key") {
         response = response.header("idempotency-key", key);
@@ -186,6 +187,7 @@ fn into_response(outgoing: &Outgoing, incoming: &Incoming) -> Response {
 fn respond(state: &mut State, action: Option<Action>, incoming: &Incoming) -> Outgoing {
     let request_id = state.request_ids.next("req");
     let mut outgoing = Outgoing {
+        request_id: request_id.clone(),
         answer: Answer {
             status: 200,
             body: Value::Null,

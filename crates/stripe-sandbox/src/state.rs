@@ -200,7 +200,7 @@ impl State {
             return Some(invoice.render(self, shape));
         }
         self.render_payment(id, shape)
-            .or_else(|| self.render_catalogue(id))
+            .or_else(|| self.render_catalogue(id, shape))
             .or_else(|| self.render_administration(id))
     }
 
@@ -222,12 +222,12 @@ impl State {
             .map(BalanceTransaction::render)
     }
 
-    fn render_catalogue(&self, id: &str) -> Option<Value> {
+    fn render_catalogue(&self, id: &str, shape: Shape) -> Option<Value> {
         if let Some(product) = self.products.get(id) {
             return Some(product.render());
         }
         if let Some(price) = self.prices.get(id) {
-            return Some(price.render());
+            return Some(price.render(shape));
         }
         self.meters.get(id).map(Meter::render)
     }

@@ -48,6 +48,10 @@ pub struct Draft {
     pub currency: String,
     /// Its lines.
     pub lines: Vec<DraftLine>,
+    /// Whether it finalizes and collects by itself.
+    pub auto_advance: bool,
+    /// When it finalizes by itself, unless that is at once.
+    pub finalizes_at_secs: Option<i64>,
 }
 
 impl Draft {
@@ -71,6 +75,8 @@ impl Draft {
             period,
             currency: subscription.currency.clone(),
             lines,
+            auto_advance: true,
+            finalizes_at_secs: None,
         }
     }
 
@@ -103,8 +109,8 @@ impl Draft {
             attempt_count: 0,
             attempted: false,
             next_attempt_secs: None,
-            auto_advance: true,
-            finalizes_at_secs: None,
+            auto_advance: self.auto_advance,
+            finalizes_at_secs: self.finalizes_at_secs,
             transitions: Transitions::default(),
             payment_intent: None,
             charge: None,

@@ -1,7 +1,7 @@
 //! Collecting an open invoice: which card, what the issuer says, and what
 //! that means for the invoice.
 
-use serde_json::json;
+use serde_json::{Map, json};
 
 use crate::error::ApiError;
 use crate::faults;
@@ -264,19 +264,19 @@ fn action_required(
 /// Adds the objects that Stripe's card errors carry.
 fn detailed(state: &State, id: &str, mut error: ApiError) -> Result<ApiError, ApiError> {
     let invoice = state.invoice(id)?;
+    let mut details = Map::new();
     if let Some(charge) = &invoice.charge {
-        error.details.insert("charge".to_owned(), json!(charge));
+        details.insert("charge".to_owned(), json!(charge));
     }
     let intent = invoice
         .payment_intent
         .as_deref()
         .and_then(|id| state.payment_intents.get(id));
     if let Some(intent) = intent {
-        error.details.insert(
-            "payment_intent".to_owned(),
-            intent.render(state, Shape::Basil),
-        );
+        let intent = intent.render(state, Shape::Basil);
+        details.insert("payment_intent".to_owned(), intent);
     }
+    error.details = Some(Box::new(details));
     Ok(error)
 }
 

@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use crate::invoices::model::{Content, Invoice, Line, Status};
 use crate::list;
 use crate::payments::intents::PaymentIntent;
-use crate::prices::Price;
 use crate::shape::Shape;
 use crate::state::State;
 
@@ -238,8 +237,8 @@ impl Invoice {
 fn add_legacy_line(object: &mut Value, line: &Line, state: &State) {
     let content = &line.content;
     let price = content.price.as_ref().and_then(|id| state.prices.get(id));
-    object["plan"] = price.map_or(Value::Null, Price::render_plan);
-    object["price"] = price.map_or(Value::Null, Price::render);
+    object["plan"] = price.map_or(Value::Null, |price| price.render_plan(Shape::Legacy));
+    object["price"] = price.map_or(Value::Null, |price| price.render(Shape::Legacy));
     object["proration"] = json!(content.proration);
     object["proration_details"] = json!({ "credited_items": null });
     object["tax_amounts"] = json!([]);

@@ -59,6 +59,8 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
         period: (now, now),
         currency: currency.clone(),
         lines: Vec::new(),
+        auto_advance,
+        finalizes_at_secs: None,
     };
     if let Some(id) = subscription {
         let subscription = state.subscription(&id, "subscription")?;
@@ -84,11 +86,10 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
             .map(crate::invoice_items::InvoiceItem::draft_line)
             .collect();
     }
+    draft.auto_advance = auto_advance;
+    draft.finalizes_at_secs = auto_advance.then_some(now + state.config.draft_secs);
     let id = finalize::record(state, draft, now)?;
-    let finalizes = auto_advance.then_some(now + state.config.draft_secs);
     let invoice = state.invoice_mut(&id)?;
-    invoice.auto_advance = auto_advance;
-    invoice.finalizes_at_secs = finalizes;
     invoice.description = description;
     invoice.footer = footer;
     invoice.default_payment_method = method;

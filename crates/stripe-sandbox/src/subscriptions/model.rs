@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 use crate::list;
 use crate::metadata::Metadata;
-use crate::prices::Price;
 use crate::shape::Shape;
 use crate::state::State;
 use crate::store::Keyed;
@@ -267,7 +266,7 @@ impl Subscription {
                     None
                 };
                 let plan = only.and_then(|item| state.prices.get(&item.price));
-                object["plan"] = plan.map_or(Value::Null, Price::render_plan);
+                object["plan"] = plan.map_or(Value::Null, |price| price.render_plan(shape));
                 object["quantity"] = json!(only.and_then(|item| item.quantity));
             }
             Shape::Basil => {
@@ -294,8 +293,8 @@ impl Subscription {
             "created": item.created_secs,
             "discounts": [],
             "metadata": item.metadata,
-            "plan": price.map_or(Value::Null, Price::render_plan),
-            "price": price.map_or(Value::Null, Price::render),
+            "plan": price.map_or(Value::Null, |price| price.render_plan(shape)),
+            "price": price.map_or(Value::Null, |price| price.render(shape)),
             "subscription": self.id,
             "tax_rates": [],
         });

@@ -74,11 +74,6 @@ impl Settings {
         self.metadata.apply(&mut subscription.metadata);
     }
 }
-
-#[expect(
-    clippy::option_option,
-    reason = "absent, emptied and set are three things"
-)]
 fn take_cancel_at(params: &mut Params) -> Result<Option<Option<i64>>, ApiError> {
     match params.clearable("cancel_at")? {
         None => Ok(None),

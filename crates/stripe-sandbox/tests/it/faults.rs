@@ -22,7 +22,8 @@ async fn a_key_gives_the_first_answer_again() {
     assert_eq!(first.body, again.body);
     assert_eq!(first.header("idempotent-replayed"), None);
     assert_eq!(again.header("idempotent-replayed"), Some("true"));
-    assert_eq!(again.header("request-id"), first.header("request-id"));
+    assert_eq!(again.header("original-request"), first.header("request-id"));
+    assert_ne!(again.header("request-id"), first.header("request-id"));
     let error = world
         .send("POST", "/v1/customers", &[("name", "Twice")], Some("k"))
         .await
