@@ -215,3 +215,38 @@ async fn clocks_go_forward_and_not_too_far() {
         .ok();
     assert_eq!(gone["deleted"], true);
 }
+
+#[tokio::test]
+async fn a_trial_without_a_card_ends_as_was_asked_for() {
+    let world = World::new().await;
+    let price = world.price(1_000).await;
+    for (wish, status) in [
+        ("cancel", "canceled"),
+        ("pause", "paused"),
+        ("create_invoice", "past_due"),
+    ] {
+        let clock = world.clock(START).await;
+        let customer = world
+            .post("/v1/customers", &[("test_clock", &clock)])
+            .await
+            .ok();
+        let subscription = world
+            .post(
+                "/v1/subscriptions",
+                &[
+                    ("customer", &text(&customer, "id")),
+                    ("items[0][price]", &price),
+                    ("trial_period_days", "7"),
+                    ("trial_settings[end_behavior][missing_payment_method]", wish),
+                ],
+            )
+            .await
+            .ok();
+        world.advance(&clock, START + 7 * DAY + 7_200).await;
+        assert_eq!(
+            world.subscription(&text(&subscription, "id")).await["status"],
+            status,
+            "{wish}"
+        );
+    }
+}

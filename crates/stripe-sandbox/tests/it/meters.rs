@@ -122,3 +122,45 @@ async fn a_renewal_charges_the_usage_of_the_period_that_ended() {
         "the next period starts from nothing"
     );
 }
+
+#[tokio::test]
+async fn usage_at_the_boundary_belongs_to_the_period_it_opens() {
+    let world = World::new().await;
+    let meter = meter(&world).await;
+    let metered = world
+        .post(
+            "/v1/prices",
+            &[
+                ("currency", "usd"),
+                ("product_data[name]", "Tokens"),
+                ("recurring[interval]", "month"),
+                ("recurring[usage_type]", "metered"),
+                ("recurring[meter]", &meter),
+                ("unit_amount", "100"),
+            ],
+        )
+        .await
+        .ok();
+    let clock = world.clock(START).await;
+    let customer = world.customer(&clock, "pm_card_visa").await;
+    let subscription = world
+        .subscribe(&customer, &text(&metered, "id"), "flexible")
+        .await;
+    assert_eq!(subscription["status"], "active");
+    assert!(
+        subscription["latest_invoice"].is_null(),
+        "nothing is due in advance"
+    );
+    let boundary = START + 28 * DAY;
+    world.advance(&clock, boundary - 60).await;
+    assert_eq!(
+        report(&world, &customer, "3", boundary - 1, "last").await,
+        200
+    );
+    assert_eq!(report(&world, &customer, "4", boundary, "first").await, 200);
+    let id = text(&subscription, "id");
+    world.advance(&clock, boundary + 7_200).await;
+    assert_eq!(world.latest_invoice(&id).await["total"], 300);
+    world.advance(&clock, START + 59 * DAY + 7_200).await;
+    assert_eq!(world.latest_invoice(&id).await["total"], 400);
+}

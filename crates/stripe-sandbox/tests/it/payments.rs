@@ -247,3 +247,43 @@ async fn invoices_are_paid_by_hand_voided_and_written_off() {
         .ok();
     assert_eq!(ties["data"][0]["status"], "paid");
 }
+
+#[tokio::test]
+async fn a_voided_invoice_gives_back_the_credit_it_used() {
+    let world = World::new().await;
+    let customer = text(
+        &world
+            .post("/v1/customers", &[("balance", "-300")])
+            .await
+            .ok(),
+        "id",
+    );
+    let fields = [
+        ("customer", customer.as_str()),
+        ("amount", "1000"),
+        ("currency", "usd"),
+    ];
+    world.post("/v1/invoiceitems", &fields).await.ok();
+    let fields = [
+        ("customer", customer.as_str()),
+        ("pending_invoice_items_behavior", "include"),
+    ];
+    let id = text(&world.post("/v1/invoices", &fields).await.ok(), "id");
+    let open = world
+        .post(&format!("/v1/invoices/{id}/finalize"), &[])
+        .await
+        .ok();
+    assert_eq!(
+        (&open["amount_due"], &open["ending_balance"]),
+        (&700.into(), &0.into())
+    );
+    world
+        .post(&format!("/v1/invoices/{id}/void"), &[])
+        .await
+        .ok();
+    let customer = world
+        .get(&format!("/v1/customers/{customer}"), &[])
+        .await
+        .ok();
+    assert_eq!(customer["balance"], -300);
+}

@@ -10,6 +10,8 @@ use crate::support::{DAY, START, World, item, text};
 #[derive(Debug, Clone)]
 struct Change {
     seconds_later: i64,
+    /// How far before the change its proration date lies.
+    backdated: i64,
     price: usize,
     quantity: u64,
     behavior: &'static str,
@@ -28,6 +30,7 @@ const AMOUNTS: [i64; 6] = [0, 999, 1_000, 2_999, 9_900, 49_901];
 fn histories() -> impl Strategy<Value = History> {
     let change = (
         1..6 * DAY,
+        prop_oneof![Just(0), 0..2 * DAY],
         0..AMOUNTS.len(),
         1..5_u64,
         prop_oneof![
@@ -36,12 +39,15 @@ fn histories() -> impl Strategy<Value = History> {
             Just("none")
         ],
     )
-        .prop_map(|(seconds_later, price, quantity, behavior)| Change {
-            seconds_later,
-            price,
-            quantity,
-            behavior,
-        });
+        .prop_map(
+            |(seconds_later, backdated, price, quantity, behavior)| Change {
+                seconds_later,
+                backdated,
+                price,
+                quantity,
+                behavior,
+            },
+        );
     (
         prop_oneof![Just("classic"), Just("flexible")],
         0..AMOUNTS.len(),
@@ -111,7 +117,12 @@ async fn check_change(
     now: i64,
 ) {
     let quantity = change.quantity.to_string();
-    let date = now.to_string();
+    let current = world.subscription(id).await;
+    let start = current["items"]["data"][0]["current_period_start"].as_i64();
+    let date = start
+        .expect("a start")
+        .max(now - change.backdated)
+        .to_string();
     let fields = [
         ("items[0][id]", item),
         ("items[0][price]", price),
@@ -139,7 +150,7 @@ async fn check_change(
         .post("/v1/invoices/create_preview", &nested)
         .await
         .ok();
-    let before = text(&world.subscription(id).await, "latest_invoice");
+    let before = text(&current, "latest_invoice");
     let after = world
         .post(&format!("/v1/subscriptions/{id}"), &fields)
         .await

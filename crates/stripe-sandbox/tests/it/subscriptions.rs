@@ -320,3 +320,102 @@ async fn an_end_at_the_period_can_be_taken_back() {
     world.advance(&clock, START + 28 * DAY).await;
     assert_eq!(world.subscription(&id).await["status"], "canceled");
 }
+
+#[tokio::test]
+async fn proration_counts_from_the_date_that_was_asked_for() {
+    let world = World::new().await;
+    let (small, large) = (world.price(2_800).await, world.price(5_600).await);
+    let clock = world.clock(START).await;
+    let customer = world.customer(&clock, "pm_card_visa").await;
+    let subscription = world.subscribe(&customer, &small, "flexible").await;
+    let path = format!("/v1/subscriptions/{}", text(&subscription, "id"));
+    world.advance(&clock, START + 8 * DAY).await;
+    let (item, date) = (item(&subscription), (START + 7 * DAY).to_string());
+    let mut fields = vec![
+        ("items[0][id]", item.as_str()),
+        ("items[0][price]", large.as_str()),
+        ("proration_behavior", "always_invoice"),
+    ];
+    for outside in [START - 1, START + 28 * DAY + 1] {
+        let outside = outside.to_string();
+        let mut fields = fields.clone();
+        fields.push(("proration_date", &outside));
+        let error = world.post(&path, &fields).await.error(400);
+        assert_eq!(error["param"], "proration_date");
+    }
+    fields.push(("proration_date", &date));
+    world.post(&path, &fields).await.ok();
+    let invoice = world.latest_invoice(&text(&subscription, "id")).await;
+    // Three of four weeks are left at the date, though not at the request.
+    assert_eq!(amounts(&invoice), [-2_100, 4_200]);
+    assert_eq!(
+        invoice["lines"]["data"][0]["period"]["start"],
+        START + 7 * DAY
+    );
+}
+
+#[tokio::test]
+async fn a_new_anchor_charges_a_whole_period_now() {
+    let world = World::new().await;
+    let (monthly, yearly) = (
+        world.price(2_800).await,
+        world.price_every(30_000, "year").await,
+    );
+    let clock = world.clock(START).await;
+    let customer = world.customer(&clock, "pm_card_visa").await;
+    let subscription = world.subscribe(&customer, &monthly, "flexible").await;
+    let path = format!("/v1/subscriptions/{}", text(&subscription, "id"));
+    world.advance(&clock, START + 7 * DAY).await;
+    let item = item(&subscription);
+    let mut fields = vec![
+        ("items[0][id]", item.as_str()),
+        ("items[0][price]", yearly.as_str()),
+    ];
+    let error = world.post(&path, &fields).await.error(400);
+    assert_eq!(error["code"], "sandbox_unsupported");
+    fields.push(("billing_cycle_anchor", "now"));
+    let after = world.post(&path, &fields).await.ok();
+    assert_eq!(after["billing_cycle_anchor"], START + 7 * DAY);
+    let invoice = world.latest_invoice(&text(&subscription, "id")).await;
+    assert_eq!(amounts(&invoice), [-2_100, 30_000]);
+    let whole = &invoice["lines"]["data"][1];
+    assert_eq!(
+        whole["parent"]["subscription_item_details"]["proration"],
+        false
+    );
+    assert_eq!(whole["period"]["end"], START + (7 + 365) * DAY);
+}
+
+#[tokio::test]
+async fn many_lines_are_paged() {
+    let world = World::new().await;
+    let price = world.price(1_000).await;
+    let clock = world.clock(START).await;
+    let customer = world.customer(&clock, "pm_card_visa").await;
+    let subscription = world.subscribe(&customer, &price, "flexible").await;
+    for number in 0..12 {
+        let amount = (100 + number).to_string();
+        let fields = [
+            ("customer", customer.as_str()),
+            ("amount", &amount),
+            ("currency", "usd"),
+        ];
+        world.post("/v1/invoiceitems", &fields).await.ok();
+    }
+    let id = text(&subscription, "id");
+    let preview = world
+        .post("/v1/invoices/create_preview", &[("subscription", &id)])
+        .await
+        .ok();
+    assert_eq!(preview["lines"]["has_more"], true);
+    let url = text(&preview["lines"], "url");
+    let all = world.get(&url, &[("limit", "100")]).await.ok();
+    let total: i64 = all["data"]
+        .as_array()
+        .expect("lines")
+        .iter()
+        .filter_map(|line| line["amount"].as_i64())
+        .sum();
+    assert_eq!(all["data"].as_array().map(Vec::len), Some(13));
+    assert_eq!(preview["total"], total);
+}
