@@ -10,7 +10,6 @@ use crate::ids::IdSource;
 use crate::invoices::assemble::{self, Draft};
 use crate::invoices::collect;
 use crate::invoices::finalize;
-use crate::invoices::model::settle;
 use crate::metadata::{Metadata, MetadataChange};
 use crate::params::Params;
 use crate::payment_methods;
@@ -19,8 +18,8 @@ use crate::state::State;
 use crate::subscriptions::change::{self, TrialEnd};
 use crate::subscriptions::edit::{self, ItemEdit};
 use crate::subscriptions::model::{Item, MissingPaymentMethod, Status, Subscription};
+use crate::subscriptions::payment;
 use crate::subscriptions::request::{self, PaymentBehavior};
-use crate::test_cards::Verdict;
 
 const DAY_SECS: i64 = 86_400;
 /// Stripe's limit for trials: two years.
@@ -284,36 +283,14 @@ fn check_payable(
     draft: &Draft,
     behavior: PaymentBehavior,
 ) -> Result<(), ApiError> {
-    let customer = state.customer(&subscription.customer, "customer")?;
-    let total = draft.lines.iter().map(|line| line.content.amount).sum();
-    let due = settle(total, customer.balance, &subscription.currency).amount_due;
-    if due == 0 || behavior == PaymentBehavior::DefaultIncomplete {
+    if behavior == PaymentBehavior::DefaultIncomplete || payment::due(state, draft)? == 0 {
         return Ok(());
     }
-    let method = subscription
-        .default_payment_method
-        .clone()
-        .or_else(|| customer.default_payment_method.clone());
-    let Some(method) = method else {
-        return Err(collect::no_payment_method());
-    };
+    let method = payment::method_of(state, subscription).ok_or_else(collect::no_payment_method)?;
     if behavior == PaymentBehavior::ErrorIfIncomplete {
-        refuse_unless_approved(state, &method)?;
+        payment::refuse_unless_approved(state, &method)?;
     }
     Ok(())
-}
-
-/// Asks the issuer before anything is recorded.
-pub fn refuse_unless_approved(state: &mut State, method: &str) -> Result<(), ApiError> {
-    match collect::verdict(state, method)? {
-        Verdict::Approve => Ok(()),
-        Verdict::Decline(decline) => Err(decline.error()),
-        Verdict::Authenticate => Err(ApiError::card(
-            "subscription_payment_intent_requires_action",
-            None,
-            "Payment for this subscription requires additional user action before it can be completed successfully.",
-        )),
-    }
 }
 
 fn start(
@@ -347,11 +324,8 @@ fn start(
     let invoice = finalize::record(state, draft, now_secs)?;
     state.emit_update("customer.subscription.updated", &id, before, now_secs);
     finalize::finalize(state, &invoice, now_secs)?;
-    let due = state.invoice(&invoice)?.amount_remaining();
-    if due > 0 && behavior != PaymentBehavior::DefaultIncomplete {
-        let method = collect::method_for(state, state.invoice(&invoice)?);
-        // A failed payment leaves the subscription incomplete, as asked.
-        collect::attempt(state, &invoice, method.as_deref(), now_secs)?;
+    if state.invoice(&invoice)?.amount_remaining() > 0 {
+        payment::pay(state, &invoice, behavior, now_secs)?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ pub mod create;
 pub mod edit;
 pub mod items;
 pub mod model;
+pub mod payment;
 pub mod request;
 pub mod routes;
 pub mod status;

@@ -5,15 +5,14 @@ use serde_json::Value;
 use crate::call::Call;
 use crate::error::ApiError;
 use crate::invoice_items;
-use crate::invoices::model::settle;
 use crate::invoices::{assemble, collect, finalize};
 use crate::metadata::MetadataChange;
 use crate::params::Params;
 use crate::payment_methods;
 use crate::state::State;
 use crate::subscriptions::change::{self, Change, ChangeRequest, Invoicing};
-use crate::subscriptions::create::refuse_unless_approved;
 use crate::subscriptions::model::{MissingPaymentMethod, Status, Subscription};
+use crate::subscriptions::payment;
 use crate::subscriptions::request::{self, CancellationDetails, PaymentBehavior};
 
 /// What a request changes besides items and time.
@@ -181,18 +180,11 @@ fn check_payable(
         change.prorations.clone(),
         now_secs,
     )?;
-    let customer = state.customer(&before.customer, "customer")?;
-    let total = draft.lines.iter().map(|line| line.content.amount).sum();
-    if settle(total, customer.balance, &before.currency).amount_due == 0 {
+    if payment::due(state, &draft)? == 0 {
         return Ok(());
     }
-    let method = change
-        .after
-        .default_payment_method
-        .clone()
-        .or_else(|| customer.default_payment_method.clone())
-        .ok_or_else(collect::no_payment_method)?;
-    refuse_unless_approved(state, &method)
+    let method = payment::method_of(state, &change.after).ok_or_else(collect::no_payment_method)?;
+    payment::refuse_unless_approved(state, &method)
 }
 
 fn apply(
@@ -230,8 +222,5 @@ fn apply(
             subscription.status = Status::PastDue;
         });
     }
-    let method = collect::method_for(state, state.invoice(&invoice)?);
-    // A failed payment leaves the change in place, past due, as asked.
-    collect::attempt(state, &invoice, method.as_deref(), now_secs)?;
-    Ok(())
+    payment::pay(state, &invoice, behavior, now_secs)
 }

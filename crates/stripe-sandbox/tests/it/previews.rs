@@ -105,6 +105,29 @@ async fn play(world: &World, prices: &[String], history: &History) {
     let invoice = world.latest_invoice(&id).await;
     assert_eq!(invoice["billing_reason"], "subscription_cycle");
     assert_eq!(facts(&invoice), facts(&next), "{history:?}");
+    check_money(world, &customer, history).await;
+}
+
+/// Nothing appears or vanishes: what was invoiced was paid by card or moved
+/// the balance.
+async fn check_money(world: &World, customer: &str, history: &History) {
+    let fields = [("customer", customer), ("limit", "100")];
+    let invoices = world.get("/v1/invoices", &fields).await.ok();
+    let charges = world.get("/v1/charges", &fields).await.ok();
+    let sum = |list: &serde_json::Value, key: &str| -> i64 {
+        let data = list["data"].as_array().expect("a list");
+        data.iter().filter_map(|object| object[key].as_i64()).sum()
+    };
+    let customer = world
+        .get(&format!("/v1/customers/{customer}"), &[])
+        .await
+        .ok();
+    let balance = customer["balance"].as_i64().expect("a balance");
+    assert_eq!(
+        sum(&invoices, "total"),
+        sum(&charges, "amount") + balance - history.balance,
+        "{history:?}"
+    );
 }
 
 async fn check_change(
