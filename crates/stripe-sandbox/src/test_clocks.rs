@@ -20,6 +20,7 @@ pub const ROUTES: &[Route] = &[
 ];
 
 const MONTH_SECS: i64 = 30 * 86_400;
+const TWO_YEARS_SECS: i64 = 730 * 86_400;
 
 /// A clock.
 #[derive(Debug, Clone)]
@@ -42,11 +43,6 @@ impl TestClock {
     /// The object.
     #[must_use]
     pub fn render(&self) -> Value {
-        let details = if self.status == "advancing" {
-            json!({ "advancing": { "target_frozen_time": self.frozen_secs } })
-        } else {
-            json!({})
-        };
         json!({
             "id": self.id,
             "object": "test_helpers.test_clock",
@@ -56,7 +52,7 @@ impl TestClock {
             "livemode": false,
             "name": self.name,
             "status": self.status,
-            "status_details": details,
+            "status_details": {},
         })
     }
 }
@@ -132,11 +128,12 @@ fn advance(call: &mut Call<'_>) -> Result<Value, ApiError> {
     set_status(state, &id, "advancing");
     let wall = state.wall_secs;
     state.emit("test_helpers.test_clock.advancing", &id, wall);
+    let mut answer = find(state, &id)?.render();
+    answer["status_details"] = json!({ "advancing": { "target_frozen_time": until } });
     schedule::run(state, Some(&id), until)?;
     if let Some(clock) = state.test_clocks.get_mut(&id) {
         clock.frozen_secs = until;
     }
-    let answer = find(state, &id)?.render();
     set_status(state, &id, "ready");
     state.emit("test_helpers.test_clock.ready", &id, wall);
     Ok(answer)
@@ -164,10 +161,11 @@ fn check_reach(
         })
         .filter_map(|subscription| subscription.cadence.boundary(from_secs, 2).ok())
         .min();
-    if farthest.is_some_and(|farthest| until_secs > farthest) {
+    let farthest = farthest.unwrap_or(from_secs + TWO_YEARS_SECS);
+    if until_secs > farthest {
         return Err(ApiError::bad_param(
             "frozen_time",
-            "You cannot advance a test clock by more than two intervals of its shortest subscription.",
+            "You cannot advance a test clock by more than two intervals of its shortest subscription, or two years without one.",
         ));
     }
     Ok(())

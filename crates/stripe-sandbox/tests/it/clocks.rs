@@ -196,8 +196,13 @@ async fn clocks_go_forward_and_not_too_far() {
     let price = world.price(1_000).await;
     let clock = world.clock(START).await;
     let customer = world.customer(&clock, "pm_card_visa").await;
-    world.subscribe(&customer, &price, "flexible").await;
     let path = format!("/v1/test_helpers/test_clocks/{clock}/advance");
+    let too_far = (START + 731 * DAY).to_string();
+    world
+        .post(&path, &[("frozen_time", &too_far)])
+        .await
+        .error(400);
+    world.subscribe(&customer, &price, "flexible").await;
     for to in [START, START - 1, START + 70 * DAY] {
         let error = world
             .post(&path, &[("frozen_time", &to.to_string())])
@@ -249,4 +254,64 @@ async fn a_trial_without_a_card_ends_as_was_asked_for() {
             "{wish}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_cancelled_subscription_is_not_collected_any_more() {
+    let world = World::new().await;
+    let (free, price) = (world.price(0).await, world.price(1_000).await);
+    let clock = world.clock(START).await;
+    let customer = world.customer(&clock, "pm_card_chargeCustomerFail").await;
+    let subscription = world.subscribe(&customer, &free, "flexible").await;
+    let id = text(&subscription, "id");
+    let path = format!("/v1/subscriptions/{id}");
+    let item = item(&subscription);
+    let fields = [
+        ("items[0][id]", item.as_str()),
+        ("items[0][price]", price.as_str()),
+    ];
+    world.post(&path, &fields).await.ok();
+    world.advance(&clock, START + 28 * DAY + 7_200).await;
+    let invoice = world.latest_invoice(&id).await;
+    assert!(invoice["next_payment_attempt"].is_number());
+    world.delete(&path, &[]).await.ok();
+    world.advance(&clock, START + 60 * DAY).await;
+    let invoice = world.invoice(&text(&invoice, "id")).await;
+    assert_eq!(
+        (&invoice["status"], &invoice["attempt_count"]),
+        (&"open".into(), &1.into())
+    );
+    assert!(invoice["next_payment_attempt"].is_null());
+}
+
+#[tokio::test]
+async fn events_are_found_by_time_and_type() {
+    let world = World::new().await;
+    let price = world.price(1_000).await;
+    let clock = world.clock(START).await;
+    let customer = world.customer(&clock, "pm_card_visa").await;
+    world.subscribe(&customer, &price, "flexible").await;
+    world.advance(&clock, START + 28 * DAY + 7_200).await;
+    let since = (START + 28 * DAY).to_string();
+    let until = (START + 28 * DAY + 3_599).to_string();
+    let found = world
+        .get(
+            "/v1/events",
+            &[
+                ("created[gte]", &since),
+                ("created[lte]", &until),
+                ("limit", "100"),
+            ],
+        )
+        .await
+        .ok();
+    let found: Vec<String> = found["data"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|event| text(event, "type"))
+        .collect();
+    assert_eq!(found, ["customer.subscription.updated", "invoice.created"]);
+    let pattern = world.get("/v1/events", &[("type", "charge.*")]).await.ok();
+    assert_eq!(pattern["data"].as_array().map(Vec::len), Some(2));
 }

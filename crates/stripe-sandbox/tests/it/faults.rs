@@ -1,5 +1,7 @@
 //! Idempotency, and faults on request.
 
+use futures_util::future::join_all;
+
 use crate::support::{Fields, World, text};
 
 async fn customers(world: &World) -> usize {
@@ -151,4 +153,18 @@ async fn every_nth_call_fails_until_the_faults_are_cleared() {
         .await
         .error(400);
     assert_eq!(text(&error, "param"), "fault");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_requests_with_one_key_act_once() {
+    let world = World::new().await;
+    let fields: Fields<'_> = &[("name", "Once")];
+    let requests = (0..16).map(|_| world.send("POST", "/v1/customers", fields, Some("same")));
+    let mut ids = Vec::new();
+    for reply in join_all(requests).await {
+        ids.push(text(&reply.expect("an answer").ok(), "id"));
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 1);
+    assert_eq!(customers(&world).await, 1);
 }

@@ -164,3 +164,42 @@ async fn usage_at_the_boundary_belongs_to_the_period_it_opens() {
     world.advance(&clock, START + 59 * DAY + 7_200).await;
     assert_eq!(world.latest_invoice(&id).await["total"], 400);
 }
+
+#[tokio::test]
+async fn usage_within_a_trial_is_free() {
+    let world = World::new().await;
+    let meter = meter(&world).await;
+    let metered = world
+        .post(
+            "/v1/prices",
+            &[
+                ("currency", "usd"),
+                ("product_data[name]", "Tokens"),
+                ("recurring[interval]", "month"),
+                ("recurring[usage_type]", "metered"),
+                ("recurring[meter]", &meter),
+                ("unit_amount", "100"),
+            ],
+        )
+        .await
+        .ok();
+    let base = world.price(5_000).await;
+    let clock = world.clock(START).await;
+    let customer = world.customer(&clock, "pm_card_visa").await;
+    let subscription = world
+        .post(
+            "/v1/subscriptions",
+            &[
+                ("customer", &customer),
+                ("items[0][price]", &base),
+                ("items[1][price]", &text(&metered, "id")),
+                ("trial_period_days", "7"),
+            ],
+        )
+        .await
+        .ok();
+    assert_eq!(report(&world, &customer, "9", START, "free").await, 200);
+    world.advance(&clock, START + 7 * DAY + 7_200).await;
+    let invoice = world.latest_invoice(&text(&subscription, "id")).await;
+    assert_eq!(invoice["total"], 5_000);
+}

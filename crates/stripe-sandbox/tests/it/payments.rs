@@ -287,3 +287,51 @@ async fn a_voided_invoice_gives_back_the_credit_it_used() {
         .ok();
     assert_eq!(customer["balance"], -300);
 }
+
+#[tokio::test]
+async fn one_customers_card_never_pays_for_another() {
+    let world = World::new().await;
+    let price = world.price(1_000).await;
+    let clock = world.clock(START).await;
+    let (rich, other) = (
+        world.customer(&clock, "pm_card_visa").await,
+        world.customer(&clock, "pm_card_visa").await,
+    );
+    let methods = world
+        .get("/v1/payment_methods", &[("customer", &rich)])
+        .await
+        .ok();
+    let method = text(&methods["data"][0], "id");
+    let fields = [
+        ("customer", other.as_str()),
+        ("items[0][price]", price.as_str()),
+        ("default_payment_method", method.as_str()),
+    ];
+    let error = world.post("/v1/subscriptions", &fields).await.error(400);
+    assert_eq!(error["param"], "default_payment_method");
+    let path = format!("/v1/payment_methods/{method}/attach");
+    world.post(&path, &[("customer", &other)]).await.error(400);
+    let field = ("invoice_settings[default_payment_method]", method.as_str());
+    world
+        .post(&format!("/v1/customers/{other}"), &[field])
+        .await
+        .error(400);
+}
+
+#[tokio::test]
+async fn invoice_numbers_count_up_for_each_customer() {
+    let world = World::new().await;
+    let price = world.price(1_000).await;
+    let clock = world.clock(START).await;
+    let customer = world.customer(&clock, "pm_card_visa").await;
+    let mut numbers = Vec::new();
+    for _ in 0..2 {
+        let subscription = world.subscribe(&customer, &price, "flexible").await;
+        let number = text(
+            &world.latest_invoice(&text(&subscription, "id")).await,
+            "number",
+        );
+        numbers.push(number.rsplit('-').next().expect("a counter").to_owned());
+    }
+    assert_eq!(numbers, ["0001", "0002"]);
+}
