@@ -25,6 +25,8 @@ pub struct Config {
     pub api_version: String,
     /// The keys that authenticate; none means any `sk_test_…` or `rk_test_…`.
     pub keys: Vec<String>,
+    /// Where the links in invoices lead; its own address, unless set.
+    pub public_url: Option<String>,
     /// Freezes the wall clock at a Unix time.
     pub frozen_at: Option<i64>,
     /// Pauses before the second, third, … delivery of an event.
@@ -49,6 +51,7 @@ impl Default for Config {
             seed: 1,
             api_version: shape::LATEST.to_owned(),
             keys: Vec::new(),
+            public_url: None,
             frozen_at: None,
             webhook_retry_delays: [1, 5, 30, 300, 3_600].map(Duration::from_secs).to_vec(),
             webhook_timeout: Duration::from_secs(10),

@@ -31,9 +31,12 @@ impl Sandbox {
     }
 
     /// Starts a sandbox on an address.
-    pub async fn listen(config: Config, address: SocketAddr) -> std::io::Result<Self> {
+    pub async fn listen(mut config: Config, address: SocketAddr) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
+        config
+            .public_url
+            .get_or_insert_with(|| format!("http://{address}"));
         let shell = Shell::new(config);
         let router = server::router(&shell);
         let serving = tokio::spawn(async move {

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{RawPathParams, Request};
+use axum::extract::{Path, RawPathParams, Request};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
@@ -24,6 +24,7 @@ use crate::error::ApiError;
 use crate::expand;
 use crate::faults::{self, Kind};
 use crate::idempotency::Answer;
+use crate::invoices::pdf;
 use crate::params::Params;
 use crate::shape::{self, Shape};
 use crate::state::{Origin, State};
@@ -98,7 +99,25 @@ pub fn router(shell: &Arc<Shell>) -> Router {
     for (path, methods) in paths {
         router = router.route(path, methods.fallback(fallback.clone()));
     }
-    router.fallback(fallback)
+    let links = Arc::clone(shell);
+    router
+        .route(
+            "/_sandbox/invoices/{id}/pdf",
+            axum::routing::get(async move |Path(id): Path<String>| print(&links, &id)),
+        )
+        .fallback(fallback)
+}
+
+/// The document behind the link in an invoice; the link is all it takes.
+fn print(shell: &Shell, id: &str) -> Response {
+    let state = shell.lock();
+    match state.invoices.get(id) {
+        Some(invoice) => {
+            let kind = [(header::CONTENT_TYPE, "application/pdf")];
+            (kind, pdf::document(invoice)).into_response()
+        }
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 /// What the lock is held for, taken from the request beforehand.

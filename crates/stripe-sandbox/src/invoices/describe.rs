@@ -63,7 +63,8 @@ const WHOLE_UNITS: [&str; 16] = [
 ];
 
 /// `$99.00`, `980 JPY`, `$0.00001`: exact, with at least the usual places.
-fn money(amount: Decimal, currency: &str) -> String {
+#[must_use]
+pub fn money(amount: Decimal, currency: &str) -> String {
     let minor = amount.to_string();
     let (whole, fraction) = minor.split_once('.').unwrap_or((minor.as_str(), ""));
     let major = if WHOLE_UNITS.contains(&currency) {

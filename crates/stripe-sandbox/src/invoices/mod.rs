@@ -6,6 +6,7 @@ pub mod describe;
 pub mod finalize;
 pub mod lines;
 pub mod model;
+pub mod pdf;
 pub mod preview;
 pub mod render;
 pub mod routes;

@@ -17,10 +17,9 @@ impl Invoice {
     #[must_use]
     pub fn render(&self, state: &State, shape: Shape) -> Value {
         let customer = state.customers.get(&self.customer);
-        let final_url = self
-            .transitions
-            .finalized
-            .map(|_| format!("https://invoice.stripe.com/i/acct_sandbox/test_{}", self.id));
+        let base = state.config.public_url.as_deref().unwrap_or_default();
+        let pdf = format!("{base}/_sandbox/invoices/{}/pdf", self.id);
+        let pdf = self.transitions.finalized.map(|_| pdf);
         let total = self.total();
         let mut object = json!({
             "id": self.id,
@@ -62,8 +61,8 @@ impl Invoice {
             "ending_balance": self.ending_balance,
             "footer": self.footer,
             "from_invoice": null,
-            "hosted_invoice_url": final_url,
-            "invoice_pdf": final_url.as_ref().map(|url| format!("{url}/pdf")),
+            "hosted_invoice_url": pdf,
+            "invoice_pdf": pdf,
             "issuer": { "type": "self" },
             "last_finalization_error": null,
             "latest_revision": null,

@@ -335,3 +335,26 @@ async fn invoice_numbers_count_up_for_each_customer() {
     }
     assert_eq!(numbers, ["0001", "0002"]);
 }
+
+#[tokio::test]
+async fn the_link_in_an_invoice_leads_to_a_pdf() {
+    let world = World::new().await;
+    let price = world.price(1_000).await;
+    let clock = world.clock(START).await;
+    let customer = world.customer(&clock, "pm_card_visa").await;
+    let subscription = world.subscribe(&customer, &price, "flexible").await;
+    let invoice = world.latest_invoice(&text(&subscription, "id")).await;
+    let (kind, pdf) = world.download(&text(&invoice, "invoice_pdf")).await;
+    assert_eq!(kind, "application/pdf");
+    assert!(pdf.starts_with(b"%PDF-1.4") && pdf.ends_with(b"%%EOF\n"));
+    let start = pdf
+        .windows(9)
+        .rposition(|part| part == b"startxref")
+        .expect("a trailer");
+    let offset: usize = String::from_utf8_lossy(&pdf[start + 10..])
+        .lines()
+        .next()
+        .and_then(|line| line.parse().ok())
+        .expect("an offset");
+    assert!(pdf[offset..].starts_with(b"xref"));
+}

@@ -113,6 +113,23 @@ impl World {
         })
     }
 
+    /// What a link leads to: its content type and bytes.
+    pub async fn download(&self, url: &str) -> (String, Vec<u8>) {
+        let request = Request::get(url).body(Body::empty()).expect("a request");
+        let response = self.http.request(request).await.expect("an answer");
+        let kind = response.headers()["content-type"]
+            .to_str()
+            .expect("text")
+            .to_owned();
+        let bytes = response
+            .into_body()
+            .collect()
+            .await
+            .expect("a body")
+            .to_bytes();
+        (kind, bytes.to_vec())
+    }
+
     pub async fn post(&self, path: &str, fields: Fields<'_>) -> Reply {
         self.send("POST", path, fields, None)
             .await
