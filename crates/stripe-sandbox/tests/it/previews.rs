@@ -1,5 +1,10 @@
 //! What is previewed is what is charged, whatever the change and the time.
 
+use billing_domain::period::Cadence;
+use billing_domain::preview::{
+    BillingMode, ItemChange, ItemTerms, PlanChange, Preview, Settlement, preview,
+};
+use billing_domain::proration::Charge;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use tokio::runtime::Runtime;
@@ -26,6 +31,122 @@ struct History {
 }
 
 const AMOUNTS: [i64; 6] = [0, 999, 1_000, 2_999, 9_900, 49_901];
+
+/// A single change, priced by the local engine and by the sandbox.
+#[derive(Debug, Clone)]
+struct Case {
+    mode: &'static str,
+    before: (usize, u64),
+    after: (usize, u64),
+    elapsed_secs: i64,
+    behavior: &'static str,
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let terms = || (0..AMOUNTS.len(), 1..9_u64);
+    (
+        prop_oneof![Just("classic"), Just("flexible")],
+        terms(),
+        terms(),
+        prop_oneof![Just(1), 1..28 * DAY],
+        prop_oneof![
+            Just("always_invoice"),
+            Just("create_prorations"),
+            Just("none")
+        ],
+    )
+        .prop_map(|(mode, before, after, elapsed_secs, behavior)| Case {
+            mode,
+            before,
+            after,
+            elapsed_secs,
+            behavior,
+        })
+}
+
+fn terms(prices: &[String], (price, quantity): (usize, u64)) -> ItemTerms<'_> {
+    ItemTerms {
+        price_id: &prices[price],
+        charge: Charge {
+            unit_amount: AMOUNTS[price],
+            quantity,
+        },
+        cadence: Cadence::MONTHLY,
+    }
+}
+
+fn local(prices: &[String], case: &Case) -> Preview {
+    let change = PlanChange {
+        item: ItemChange {
+            before: Some(terms(prices, case.before)),
+            after: Some(terms(prices, case.after)),
+            last_debited: None,
+        },
+        period: Cadence::MONTHLY
+            .period_containing(START, START)
+            .expect("in range"),
+        change_at_secs: START + case.elapsed_secs,
+        mode: match case.mode {
+            "classic" => BillingMode::Classic,
+            _ => BillingMode::Flexible,
+        },
+        settlement: match case.behavior {
+            "always_invoice" => Settlement::Now,
+            "create_prorations" => Settlement::WithRenewal,
+            _ => Settlement::Never,
+        },
+        on_trial: false,
+    };
+    preview(&change).expect("within range")
+}
+
+/// Changes a subscription and lets it renew; both invoices must be what the
+/// local engine said.
+async fn compare(world: &World, prices: &[String], case: &Case) {
+    let expected = local(prices, case);
+    let clock = world.clock(START).await;
+    let customer = world.customer(&clock, "pm_card_visa").await;
+    let (before, after) = (case.before.1.to_string(), case.after.1.to_string());
+    let subscription = world
+        .post(
+            "/v1/subscriptions",
+            &[
+                ("customer", &customer),
+                ("items[0][price]", &prices[case.before.0]),
+                ("items[0][quantity]", &before),
+                ("billing_mode[type]", case.mode),
+            ],
+        )
+        .await
+        .ok();
+    let (id, item) = (text(&subscription, "id"), item(&subscription));
+    world.advance(&clock, START + case.elapsed_secs).await;
+    let changed = world
+        .post(
+            &format!("/v1/subscriptions/{id}"),
+            &[
+                ("items[0][id]", &item),
+                ("items[0][price]", &prices[case.after.0]),
+                ("items[0][quantity]", &after),
+                ("proration_behavior", case.behavior),
+            ],
+        )
+        .await
+        .ok();
+    let charged = if changed["latest_invoice"] == subscription["latest_invoice"] {
+        0
+    } else {
+        facts(&world.latest_invoice(&id).await).0
+    };
+    assert_eq!(charged, expected.due_now, "{case:?}");
+    let renewal = changed["items"]["data"][0]["current_period_end"].as_i64();
+    assert_eq!(renewal, Some(expected.next_invoice_at_secs), "{case:?}");
+    world
+        .advance(&clock, expected.next_invoice_at_secs + 7_200)
+        .await;
+    let next = facts(&world.latest_invoice(&id).await).0;
+    assert_eq!(next, expected.next_invoice, "{case:?}");
+}
 
 fn histories() -> impl Strategy<Value = History> {
     let change = (
@@ -216,25 +337,42 @@ fn facts(invoice: &serde_json::Value) -> (i64, i64, Vec<(i64, String)>) {
 }
 
 #[test]
+fn the_local_engine_foretells_what_is_charged() {
+    let runtime = Runtime::new().expect("a runtime");
+    let (world, prices) = runtime.block_on(world_with_prices());
+    runner()
+        .run(&cases(), |case| {
+            runtime.block_on(compare(&world, &prices, &case));
+            Ok(())
+        })
+        .expect("every local preview is charged");
+}
+
+#[test]
 fn a_preview_is_charged_to_the_cent_now_and_at_the_renewal() {
     let runtime = Runtime::new().expect("a runtime");
-    let world = runtime.block_on(World::new());
-    let prices: Vec<String> = runtime.block_on(async {
-        let mut prices = Vec::new();
-        for amount in AMOUNTS {
-            prices.push(world.price(amount).await);
-        }
-        prices
-    });
-    let mut runner = TestRunner::new(ProptestConfig {
-        cases: 150,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    });
-    runner
+    let (world, prices) = runtime.block_on(world_with_prices());
+    runner()
         .run(&histories(), |history| {
             runtime.block_on(play(&world, &prices, &history));
             Ok(())
         })
         .expect("every preview is charged");
+}
+
+async fn world_with_prices() -> (World, Vec<String>) {
+    let world = World::new().await;
+    let mut prices = Vec::new();
+    for amount in AMOUNTS {
+        prices.push(world.price(amount).await);
+    }
+    (world, prices)
+}
+
+fn runner() -> TestRunner {
+    TestRunner::new(ProptestConfig {
+        cases: 150,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })
 }
