@@ -8,6 +8,7 @@ mod migrate;
 mod organizations;
 mod output;
 mod samples;
+mod sandbox;
 mod serve;
 mod status;
 mod webhooks;
@@ -38,6 +39,8 @@ pub enum Command {
     /// The tenants.
     #[command(subcommand)]
     Organizations(organizations::Organizations),
+    /// The stand-in for Stripe, alone.
+    Sandbox(sandbox::Run),
     /// What runs where.
     Status(status::Status),
 }
@@ -94,6 +97,7 @@ async fn dispatch(command: Command, global: &GlobalArgs) -> Result<(), Failure> 
         Command::Webhooks(webhooks) => webhooks.run(global).await,
         Command::Audit(audit) => audit.run(global).await,
         Command::Organizations(organizations) => organizations.run(global).await,
+        Command::Sandbox(sandbox) => sandbox.run().await,
         Command::Status(status) => status.run(global).await,
     }
 }

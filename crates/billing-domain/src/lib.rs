@@ -6,5 +6,8 @@
 
 pub mod event_order;
 pub mod money;
+pub mod period;
+pub mod preview;
+pub mod proration;
 pub mod retry;
 pub mod subscription;

@@ -3,6 +3,7 @@
 mod audit;
 mod pushgateway;
 mod retry_and_replay;
+mod sandbox;
 mod serve;
 mod settings;
 mod status;

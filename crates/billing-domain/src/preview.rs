@@ -1,0 +1,206 @@
+//! The local preview: what a change of plan costs now, and what comes next.
+//!
+//! It knows licensed items of one cadence. What it cannot know (discounts,
+//! taxes, stub periods) its caller must take to Stripe instead.
+
+use crate::period::{Cadence, Period, PeriodError};
+use crate::proration::{Charge, Proration, ProrationError, ProrationLines, prorate};
+
+/// How a subscription is billed: Stripe's `billing_mode.type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BillingMode {
+    /// A change of interval, or from free to paid, restarts the period, and
+    /// credits are recomputed from the item's current price.
+    Classic,
+    /// The anchor stays, and a credit gives back what was debited.
+    Flexible,
+}
+
+/// When a change is charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settlement {
+    /// On an invoice of its own, at once (`always_invoice`).
+    Now,
+    /// Together with the renewal (`create_prorations`).
+    WithRenewal,
+    /// Not at all: the new price counts from the renewal (`none`).
+    Never,
+}
+
+/// A licensed item as it is, or as it will be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ItemTerms<'a> {
+    /// Identity of the price. Two prices may cost the same and still differ.
+    pub price_id: &'a str,
+    /// What a whole period costs.
+    pub charge: Charge,
+    /// How often it is charged.
+    pub cadence: Cadence,
+}
+
+/// A change of one item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ItemChange<'a> {
+    /// The item before; `None` when it is added.
+    pub before: Option<ItemTerms<'a>>,
+    /// The item after; `None` when it is removed.
+    pub after: Option<ItemTerms<'a>>,
+    /// What was last debited for the item in this period, where that differs
+    /// from `before` (after a change that was not charged). Only flexible
+    /// billing looks at it.
+    pub last_debited: Option<Charge>,
+}
+
+impl ItemChange<'_> {
+    /// Whether price and quantity stay as they are.
+    #[must_use]
+    pub fn is_unchanged(&self) -> bool {
+        self.before == self.after
+    }
+
+    /// Whether the change restarts the billing period in this mode.
+    pub fn resets_anchor(&self, mode: BillingMode) -> Result<bool, ProrationError> {
+        let (BillingMode::Classic, Some(before), Some(after)) = (mode, self.before, self.after)
+        else {
+            return Ok(false);
+        };
+        let from_free = before.charge.full_amount()? == 0 && after.charge.full_amount()? > 0;
+        Ok(before.cadence != after.cadence || from_free)
+    }
+}
+
+/// A change of plan, with everything its price depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct PlanChange<'a> {
+    /// The item that changes.
+    pub item: ItemChange<'a>,
+    /// The subscription's current period.
+    pub period: Period,
+    /// When the change takes effect, as Unix time.
+    pub change_at_secs: i64,
+    /// How the subscription is billed.
+    pub mode: BillingMode,
+    /// When the change is charged.
+    pub settlement: Settlement,
+    /// Whether the subscription is on trial, where changes are free.
+    pub on_trial: bool,
+}
+
+/// What a change of plan comes to, in minor units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Preview {
+    /// The two proration lines.
+    pub lines: ProrationLines,
+    /// A line for a whole new period, when the change restarts the period.
+    pub full_period: Option<i64>,
+    /// Sum of the lines charged at once; negative goes to the balance.
+    pub due_now: i64,
+    /// Sum of the next invoice, prorations waiting for it included.
+    pub next_invoice: i64,
+    /// When the next invoice is cut, as Unix time.
+    pub next_invoice_at_secs: i64,
+}
+
+/// Why a change cannot be previewed locally.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PreviewError {
+    /// An amount is out of range.
+    #[error(transparent)]
+    Amount(#[from] ProrationError),
+    /// A period is out of range.
+    #[error(transparent)]
+    Period(#[from] PeriodError),
+    /// A flexible change of interval leaves items of two cadences or a stub
+    /// period, which only Stripe can price.
+    #[error("a change of interval in flexible billing mode is priced by Stripe alone")]
+    IntervalChange,
+}
+
+/// Computes the preview of a change.
+pub fn preview(change: &PlanChange<'_>) -> Result<Preview, PreviewError> {
+    let item = &change.item;
+    let renewal = amount_of(item.after)?;
+    if item.is_unchanged() || change.on_trial {
+        return Ok(Preview {
+            lines: ProrationLines::default(),
+            full_period: None,
+            due_now: 0,
+            next_invoice: renewal,
+            next_invoice_at_secs: change.period.end_secs(),
+        });
+    }
+    if item.resets_anchor(change.mode)? {
+        return restarted(change, renewal);
+    }
+    if changes_cadence(item) {
+        return Err(PreviewError::IntervalChange);
+    }
+    let lines = match change.settlement {
+        Settlement::Never => ProrationLines::default(),
+        Settlement::Now | Settlement::WithRenewal => prorate(&proration_of(change))?,
+    };
+    let net = lines.net()?;
+    let (due_now, waiting) = match change.settlement {
+        Settlement::Now => (net, 0),
+        Settlement::WithRenewal | Settlement::Never => (0, net),
+    };
+    Ok(Preview {
+        lines,
+        full_period: None,
+        due_now,
+        next_invoice: sum(renewal, waiting)?,
+        next_invoice_at_secs: change.period.end_secs(),
+    })
+}
+
+/// The period starts anew at the change: the unused time is credited, and a
+/// whole period is due, both at once whatever the settlement asks.
+fn restarted(change: &PlanChange<'_>, renewal: i64) -> Result<Preview, PreviewError> {
+    let cadence = change
+        .item
+        .after
+        .map_or(Cadence::MONTHLY, |terms| terms.cadence);
+    let lines = match change.settlement {
+        Settlement::Never => ProrationLines::default(),
+        Settlement::Now | Settlement::WithRenewal => prorate(&Proration {
+            debited: None,
+            ..proration_of(change)
+        })?,
+    };
+    Ok(Preview {
+        lines,
+        full_period: Some(renewal),
+        due_now: sum(lines.net()?, renewal)?,
+        next_invoice: renewal,
+        next_invoice_at_secs: cadence.boundary(change.change_at_secs, 1)?,
+    })
+}
+
+fn proration_of(change: &PlanChange<'_>) -> Proration {
+    let before = change.item.before.map(|terms| terms.charge);
+    Proration {
+        period: change.period,
+        change_at_secs: change.change_at_secs,
+        credited: match change.mode {
+            BillingMode::Classic => before,
+            BillingMode::Flexible => change.item.last_debited.or(before),
+        },
+        debited: change.item.after.map(|terms| terms.charge),
+    }
+}
+
+fn changes_cadence(item: &ItemChange<'_>) -> bool {
+    match (item.before, item.after) {
+        (Some(before), Some(after)) => before.cadence != after.cadence,
+        _ => false,
+    }
+}
+
+fn amount_of(terms: Option<ItemTerms<'_>>) -> Result<i64, ProrationError> {
+    terms.map_or(Ok(0), |terms| terms.charge.full_amount())
+}
+
+fn sum(left: i64, right: i64) -> Result<i64, ProrationError> {
+    left.checked_add(right)
+        .ok_or(ProrationError::AmountTooLarge)
+}

@@ -1,0 +1,326 @@
+//! Putting invoices together: pure, so that a preview is the invoice itself
+//! before it is recorded.
+
+use billing_domain::period::Period;
+
+use crate::error::ApiError;
+use crate::ids::IdSource;
+use crate::invoice_items::InvoiceItem;
+use crate::invoices::describe;
+use crate::invoices::model::{Content, Invoice, Line, Parent, Status, Transitions};
+use crate::metadata::Metadata;
+use crate::meter_events;
+use crate::state::State;
+use crate::store::Keyed;
+use crate::subscriptions::change::Catalogue;
+use crate::subscriptions::model::Subscription;
+
+/// A line that is to become part of an invoice.
+#[derive(Debug, Clone)]
+pub struct DraftLine {
+    /// The invoice item it uses up.
+    pub invoice_item: Option<String>,
+    /// What it says.
+    pub content: Content,
+}
+
+impl From<Content> for DraftLine {
+    fn from(content: Content) -> Self {
+        Self {
+            invoice_item: None,
+            content,
+        }
+    }
+}
+
+/// An invoice before it has ids.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// The customer.
+    pub customer: String,
+    /// The subscription behind it.
+    pub parent: Option<Parent>,
+    /// Why it is made.
+    pub reason: &'static str,
+    /// The period it names.
+    pub period: (i64, i64),
+    /// The currency.
+    pub currency: String,
+    /// Its lines.
+    pub lines: Vec<DraftLine>,
+    /// Whether it finalizes and collects by itself.
+    pub auto_advance: bool,
+    /// When it finalizes by itself, unless that is at once.
+    pub finalizes_at_secs: Option<i64>,
+}
+
+impl Draft {
+    /// A draft for a subscription.
+    #[must_use]
+    pub fn for_subscription(
+        subscription: &Subscription,
+        reason: &'static str,
+        period: (i64, i64),
+        lines: Vec<DraftLine>,
+    ) -> Self {
+        Self {
+            customer: subscription.customer.clone(),
+            parent: Some(Parent {
+                subscription: subscription.id.clone(),
+                metadata: subscription.metadata.clone(),
+                mode: subscription.mode,
+                proration_secs: None,
+            }),
+            reason,
+            period,
+            currency: subscription.currency.clone(),
+            lines,
+            auto_advance: true,
+            finalizes_at_secs: None,
+        }
+    }
+
+    /// Gives ids; the result is a draft invoice.
+    #[must_use]
+    pub fn into_invoice(self, ids: &mut IdSource, now_secs: i64) -> Invoice {
+        Invoice {
+            id: ids.next("in"),
+            number: None,
+            customer: self.customer,
+            parent: self.parent,
+            status: Status::Draft,
+            reason: self.reason,
+            created_secs: now_secs,
+            period: self.period,
+            currency: self.currency,
+            lines: self
+                .lines
+                .into_iter()
+                .map(|line| Line {
+                    id: ids.next("il"),
+                    invoice_item: line.invoice_item,
+                    content: line.content,
+                })
+                .collect(),
+            starting_balance: 0,
+            ending_balance: None,
+            amount_due: 0,
+            amount_paid: 0,
+            attempt_count: 0,
+            attempted: false,
+            next_attempt_secs: None,
+            auto_advance: self.auto_advance,
+            finalizes_at_secs: self.finalizes_at_secs,
+            transitions: Transitions::default(),
+            payment_intent: None,
+            charge: None,
+            default_payment_method: None,
+            paid_out_of_band: false,
+            description: None,
+            footer: None,
+            metadata: Metadata::new(),
+        }
+    }
+}
+
+/// The pending items that an invoice of this subscription picks up: its own,
+/// and those of the customer that name no subscription.
+#[must_use]
+pub fn pending(state: &State, subscription: &Subscription) -> Vec<DraftLine> {
+    state
+        .invoice_items
+        .iter()
+        .filter(|item| {
+            let mine = item
+                .content
+                .subscription
+                .as_ref()
+                .is_none_or(|id| *id == subscription.id);
+            item.invoice.is_none()
+                && item.customer == subscription.customer
+                && mine
+                && item.content.currency == subscription.currency
+        })
+        .map(InvoiceItem::draft_line)
+        .collect()
+}
+
+/// A whole period of every licensed item, in advance.
+pub fn licensed(
+    subscription: &Subscription,
+    period: Period,
+    catalogue: Catalogue<'_>,
+) -> Result<Vec<DraftLine>, ApiError> {
+    let mut lines = Vec::new();
+    for item in &subscription.items {
+        let price = catalogue.price(&item.price)?;
+        let quantity = item.quantity.unwrap_or(1);
+        let Some(charge) = price.charge(quantity) else {
+            continue;
+        };
+        let amount = charge
+            .full_amount()
+            .map_err(|error| ApiError::invalid(error.to_string()))?;
+        let description = describe::recurring(quantity, catalogue.product_name(price), price);
+        lines.push(
+            item_line(
+                subscription,
+                item.id.clone(),
+                price.id(),
+                quantity,
+                amount,
+                description,
+                period,
+            )
+            .into(),
+        );
+    }
+    Ok(lines)
+}
+
+/// The usage of every metered item over a period that is ending.
+pub fn metered(
+    state: &State,
+    subscription: &Subscription,
+    period: Period,
+) -> Result<Vec<DraftLine>, ApiError> {
+    let catalogue = state.catalogue();
+    let mut lines = Vec::new();
+    for item in &subscription.items {
+        let price = catalogue.price(&item.price)?;
+        let Some(meter) = price.meter() else {
+            continue;
+        };
+        let used = meter_events::usage(
+            state,
+            meter,
+            &subscription.customer,
+            period.start_secs(),
+            period.end_secs(),
+        );
+        let amount = price
+            .scheme
+            .amount(used)
+            .ok_or_else(|| ApiError::invalid("The usage is too large to be charged."))?;
+        let description = describe::recurring(used, catalogue.product_name(price), price);
+        lines.push(
+            item_line(
+                subscription,
+                item.id.clone(),
+                price.id(),
+                used,
+                amount,
+                description,
+                period,
+            )
+            .into(),
+        );
+    }
+    Ok(lines)
+}
+
+/// Lines of zero that say what is on trial.
+pub fn trial(
+    subscription: &Subscription,
+    catalogue: Catalogue<'_>,
+) -> Result<Vec<DraftLine>, ApiError> {
+    let mut lines = Vec::new();
+    for item in &subscription.items {
+        let price = catalogue.price(&item.price)?;
+        if price.meter().is_none() {
+            let description = describe::trial(catalogue.product_name(price));
+            let quantity = item.quantity.unwrap_or(1);
+            lines.push(
+                item_line(
+                    subscription,
+                    item.id.clone(),
+                    price.id(),
+                    quantity,
+                    0,
+                    description,
+                    subscription.period,
+                )
+                .into(),
+            );
+        }
+    }
+    Ok(lines)
+}
+
+fn item_line(
+    subscription: &Subscription,
+    item: String,
+    price: &str,
+    quantity: u64,
+    amount: i64,
+    description: String,
+    period: Period,
+) -> Content {
+    Content {
+        amount,
+        currency: subscription.currency.clone(),
+        description: Some(description),
+        period: (period.start_secs(), period.end_secs()),
+        price: Some(price.to_owned()),
+        quantity: Some(quantity),
+        proration: false,
+        subscription: Some(subscription.id.clone()),
+        item: Some(item),
+        metadata: subscription.metadata.clone(),
+    }
+}
+
+/// The invoice of a renewal: pending items, the usage of the period that
+/// ends, and the period that begins.
+pub fn renewal(
+    state: &State,
+    ended: &Subscription,
+    next: &Subscription,
+    more_pending: Vec<Content>,
+) -> Result<Draft, ApiError> {
+    let mut lines = pending(state, ended);
+    lines.extend(more_pending.into_iter().map(DraftLine::from));
+    if !ended.on_trial() {
+        lines.extend(metered(state, ended, ended.period)?);
+    }
+    lines.extend(licensed(next, next.period, state.catalogue())?);
+    let period = (ended.period.start_secs(), ended.period.end_secs());
+    Ok(Draft::for_subscription(
+        next,
+        "subscription_cycle",
+        period,
+        lines,
+    ))
+}
+
+/// The invoice of a change that is charged at once.
+pub fn immediate(
+    state: &State,
+    before: &Subscription,
+    after: &Subscription,
+    full_period: bool,
+    more_pending: Vec<Content>,
+    now_secs: i64,
+) -> Result<Draft, ApiError> {
+    let mut lines = pending(state, before);
+    lines.extend(more_pending.into_iter().map(DraftLine::from));
+    if full_period {
+        if let Ok(used) = Period::from_seconds(before.period.start_secs(), now_secs)
+            && !before.on_trial()
+        {
+            lines.extend(metered(state, before, used)?);
+        }
+        lines.extend(licensed(after, after.period, state.catalogue())?);
+    }
+    let period = if full_period {
+        (now_secs, now_secs)
+    } else {
+        (before.period.start_secs(), now_secs)
+    };
+    Ok(Draft::for_subscription(
+        after,
+        "subscription_update",
+        period,
+        lines,
+    ))
+}

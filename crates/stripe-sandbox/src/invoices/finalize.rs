@@ -1,0 +1,141 @@
+//! From draft to open: numbered, settled against the balance, collectable.
+
+use crate::balance_transactions;
+use crate::error::ApiError;
+use crate::invoices::assemble::Draft;
+use crate::invoices::collect;
+use crate::invoices::model::{Status, settle};
+use crate::payments::intents;
+use crate::state::State;
+
+/// Records a draft, using up the invoice items in it.
+pub fn record(state: &mut State, draft: Draft, now_secs: i64) -> Result<String, ApiError> {
+    let balance = state.customer(&draft.customer, "customer")?.balance;
+    let mut invoice = draft.into_invoice(&mut state.ids, now_secs);
+    invoice.starting_balance = balance;
+    invoice.amount_due = settle(invoice.total(), balance, &invoice.currency).amount_due;
+    let (id, customer, currency) = (
+        invoice.id.clone(),
+        invoice.customer.clone(),
+        invoice.currency.clone(),
+    );
+    let used: Vec<String> = invoice
+        .lines
+        .iter()
+        .filter_map(|line| line.invoice_item.clone())
+        .collect();
+    let subscription = invoice.subscription().map(str::to_owned);
+    state.invoices.insert(invoice);
+    for item in used {
+        if let Some(item) = state.invoice_items.get_mut(&item) {
+            item.invoice = Some(id.clone());
+        }
+    }
+    if let Some(customer) = state.customers.get_mut(&customer) {
+        customer.currency.get_or_insert(currency);
+    }
+    if let Some(subscription) = subscription.and_then(|id| state.subscriptions.get_mut(&id)) {
+        subscription.latest_invoice = Some(id.clone());
+    }
+    state.emit("invoice.created", &id, now_secs);
+    Ok(id)
+}
+
+/// Finalizes a draft. What is due gets a payment intent; when nothing is,
+/// the invoice is paid at once.
+pub fn finalize(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
+    let invoice = state.invoice(id)?.clone();
+    if invoice.status != Status::Draft {
+        return Err(ApiError::invalid(
+            "This invoice is already finalized, you can't re-finalize a non-draft invoice.",
+        )
+        .code("invoice_not_editable"));
+    }
+    let balance = state.customer(&invoice.customer, "customer")?.balance;
+    let settlement = settle(invoice.total(), balance, &invoice.currency);
+    let number = state
+        .customers
+        .get_mut(&invoice.customer)
+        .map(|customer| customer.number_invoice());
+    let before = state.snapshot(id);
+    {
+        let invoice = state.invoice_mut(id)?;
+        invoice.number = number;
+        invoice.status = Status::Open;
+        invoice.starting_balance = balance;
+        invoice.ending_balance = Some(settlement.ending_balance);
+        invoice.amount_due = settlement.amount_due;
+        invoice.finalizes_at_secs = None;
+        invoice.transitions.finalized = Some(now_secs);
+    }
+    let change = settlement.ending_balance - balance;
+    balance_transactions::adjust(
+        state,
+        &invoice.customer,
+        change,
+        "applied_to_invoice",
+        Some(id),
+    )?;
+    if settlement.amount_due > 0 {
+        intents::open_for_invoice(state, id, now_secs)?;
+    }
+    state.emit("invoice.finalized", id, now_secs);
+    state.emit_update("invoice.updated", id, before, now_secs);
+    if settlement.amount_due == 0 {
+        collect::settle_paid(state, id, 0, now_secs)?;
+    }
+    Ok(())
+}
+
+/// Annuls an open invoice and gives back the credit it used.
+pub fn void(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
+    let invoice = state.invoice(id)?.clone();
+    if !matches!(invoice.status, Status::Open | Status::Uncollectible) {
+        return Err(ApiError::invalid(format!(
+            "You can only pass in open or uncollectible invoices. This invoice isn't open: it is {}.",
+            invoice.status.name()
+        ))
+        .code("invoice_not_editable"));
+    }
+    let before = state.snapshot(id);
+    {
+        let invoice = state.invoice_mut(id)?;
+        invoice.status = Status::Void;
+        invoice.next_attempt_secs = None;
+        invoice.transitions.voided = Some(now_secs);
+    }
+    intents::cancel_for_invoice(state, id, now_secs);
+    if let Some(ending) = invoice.ending_balance {
+        let used = invoice.starting_balance - ending;
+        balance_transactions::adjust(
+            state,
+            &invoice.customer,
+            used,
+            "unapplied_from_invoice",
+            Some(id),
+        )?;
+    }
+    state.emit("invoice.voided", id, now_secs);
+    state.emit_update("invoice.updated", id, before, now_secs);
+    collect::subscription_after_void(state, &invoice, now_secs)
+}
+
+/// Gives up on an open invoice.
+pub fn mark_uncollectible(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
+    if state.invoice(id)?.status != Status::Open {
+        return Err(
+            ApiError::invalid("You can only mark open invoices as uncollectible.")
+                .code("invoice_not_editable"),
+        );
+    }
+    let before = state.snapshot(id);
+    {
+        let invoice = state.invoice_mut(id)?;
+        invoice.status = Status::Uncollectible;
+        invoice.next_attempt_secs = None;
+        invoice.transitions.uncollectible = Some(now_secs);
+    }
+    state.emit("invoice.marked_uncollectible", id, now_secs);
+    state.emit_update("invoice.updated", id, before, now_secs);
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! `POST /v1/invoices/create_preview`: the invoice that a change would make,
+//! by the same decision and the same assembly, recorded nowhere.
+
+use serde_json::Value;
+
+use crate::call::Call;
+use crate::error::ApiError;
+use crate::ids::IdSource;
+use crate::invoice_items;
+use crate::invoices::assemble::{self, Draft, DraftLine};
+use crate::invoices::model::{Content, Invoice, settle};
+use crate::metadata::MetadataChange;
+use crate::params::Params;
+use crate::state::State;
+use crate::subscriptions::change::{self, Invoicing, ProrationBehavior};
+use crate::subscriptions::model::{Status, Subscription};
+use crate::subscriptions::{cancel, create, update};
+
+/// Previews whose lines can still be paged.
+const KEPT: usize = 100;
+
+/// `POST /v1/invoices/create_preview`.
+pub fn create_preview(call: &mut Call<'_>) -> Result<Value, ApiError> {
+    let params = call.take_params();
+    let version = call.version.clone();
+    let invoice = preview(call.state, params, &version)?;
+    Ok(keep(call, invoice))
+}
+
+/// Answers with a preview, and keeps it so that its lines can be paged.
+pub fn keep(call: &mut Call<'_>, invoice: Invoice) -> Value {
+    let answer = invoice.render(call.state, call.shape);
+    call.state.previews.push_back(invoice);
+    if call.state.previews.len() > KEPT {
+        call.state.previews.pop_front();
+    }
+    answer
+}
+
+/// Computes a preview.
+pub fn preview(state: &mut State, mut params: Params, version: &str) -> Result<Invoice, ApiError> {
+    let customer = params.text("customer")?;
+    let subscription = params.text("subscription")?;
+    params.choice("preview_mode", &["next"])?;
+    let currency = params.text("currency")?;
+    take_tax(&mut params)?;
+    let details = params
+        .map("subscription_details")?
+        .unwrap_or_else(|| Params::empty("subscription_details"));
+    let extras = params.list("invoice_items")?.unwrap_or_default();
+    params.finish()?;
+    // Ids come from a copy: a preview leaves no trace in later ids.
+    let mut ids = state.ids.clone();
+    let (draft, owner) = match subscription {
+        Some(id) => of_subscription(state, &id, customer.as_deref(), details, &mut ids)?,
+        None => {
+            let customer = customer.ok_or_else(|| ApiError::missing_param("customer"))?;
+            (
+                of_new(state, customer.clone(), details, version, &mut ids)?,
+                customer,
+            )
+        }
+    };
+    if currency.is_some_and(|currency| currency != draft.currency) {
+        return Err(ApiError::bad_param(
+            "currency",
+            "The currency does not match the subscription's.",
+        ));
+    }
+    let draft = with_extras(state, draft, extras, &owner)?;
+    let now = state.now_for(&owner);
+    let balance = state.customer(&owner, "customer")?.balance;
+    let mut invoice = draft.into_invoice(&mut ids, now);
+    // The id is a fresh one, so that two previews are two objects.
+    invoice.id = state.ids.next("upcoming_in");
+    let settlement = settle(invoice.total(), balance, &invoice.currency);
+    invoice.starting_balance = balance;
+    invoice.amount_due = settlement.amount_due;
+    invoice.ending_balance = Some(settlement.ending_balance);
+    Ok(invoice)
+}
+
+fn take_tax(params: &mut Params) -> Result<(), ApiError> {
+    if let Some(mut tax) = params.map("automatic_tax")? {
+        if tax.boolean("enabled")? == Some(true) {
+            return Err(ApiError::unsupported(
+                "automatic_tax[enabled]",
+                "automatic tax",
+            ));
+        }
+        tax.finish()?;
+    }
+    Ok(())
+}
+
+fn with_extras(
+    state: &State,
+    mut draft: Draft,
+    extras: Vec<Params>,
+    owner: &str,
+) -> Result<Draft, ApiError> {
+    let now = state.now_for(owner);
+    for mut params in extras {
+        let content = invoice_items::take_content(&mut params, state, now)?;
+        params.finish()?;
+        draft.lines.push(DraftLine::from(content));
+    }
+    Ok(draft)
+}
+
+fn of_subscription(
+    state: &State,
+    id: &str,
+    customer: Option<&str>,
+    mut details: Params,
+    ids: &mut IdSource,
+) -> Result<(Draft, String), ApiError> {
+    let before = state.subscription(id, "subscription")?;
+    if customer.is_some_and(|customer| before.customer != customer) {
+        return Err(ApiError::no_such("subscription", id, "subscription"));
+    }
+    if before.status.is_final() {
+        return Err(none_upcoming(&before.customer));
+    }
+    let now = state.now_for(&before.customer);
+    let dated = details.has("proration_date") || details.has("items");
+    let cancel_now = details.boolean("cancel_now")?.unwrap_or(false);
+    let ends = details.boolean("cancel_at_period_end")?;
+    let metadata = MetadataChange::take(&mut details)?;
+    let request = update::take_change(&mut details, before, now)?;
+    details.finish()?;
+    let mut draft = if cancel_now {
+        of_cancellation(state, before, request.behavior, now)?
+    } else {
+        let change = change::decide(before, &request, state.catalogue(), ids, now)?;
+        match change.invoice {
+            Invoicing::Later => next(state, before, change.after, change.prorations, ends)?,
+            Invoicing::Pending | Invoicing::FullPeriod => {
+                let full = change.invoice == Invoicing::FullPeriod;
+                assemble::immediate(state, before, &change.after, full, change.prorations, now)?
+            }
+        }
+    };
+    if let Some(parent) = &mut draft.parent {
+        metadata.apply(&mut parent.metadata);
+        parent.proration_secs = dated.then_some(request.proration_secs);
+    }
+    Ok((draft, before.customer.clone()))
+}
+
+/// The next renewal, with the change in it.
+fn next(
+    state: &State,
+    before: &Subscription,
+    mut after: Subscription,
+    prorations: Vec<Content>,
+    ends: Option<bool>,
+) -> Result<Draft, ApiError> {
+    let ends = ends.unwrap_or(after.cancel_at_period_end)
+        || after
+            .cancel_at
+            .is_some_and(|at| at <= after.period.end_secs());
+    let renews = matches!(
+        before.status,
+        Status::Active | Status::Trialing | Status::PastDue
+    );
+    let at_secs = after.period.end_secs();
+    if ends || !renews {
+        let draft = cancel::last_invoice(state, before, prorations, at_secs)?;
+        return if draft.lines.is_empty() {
+            Err(none_upcoming(&before.customer))
+        } else {
+            Ok(draft)
+        };
+    }
+    // Usage is charged at the prices that hold when the period ends.
+    let ended = after.clone();
+    after.period = after
+        .cadence
+        .period_containing(after.anchor_secs, at_secs)
+        .map_err(|error| ApiError::invalid(error.to_string()))?;
+    assemble::renewal(state, &ended, &after, prorations)
+}
+
+fn of_cancellation(
+    state: &State,
+    before: &Subscription,
+    behavior: ProrationBehavior,
+    now_secs: i64,
+) -> Result<Draft, ApiError> {
+    let credits = if behavior == ProrationBehavior::None || before.on_trial() {
+        Vec::new()
+    } else {
+        cancel::unused_time(before, state.catalogue(), now_secs)?
+    };
+    let draft = cancel::last_invoice(state, before, credits, now_secs)?;
+    if draft.lines.is_empty() {
+        Err(none_upcoming(&before.customer))
+    } else {
+        Ok(draft)
+    }
+}
+
+fn of_new(
+    state: &State,
+    customer: String,
+    mut details: Params,
+    version: &str,
+    ids: &mut IdSource,
+) -> Result<Draft, ApiError> {
+    state.customer(&customer, "customer")?;
+    if !details.has("items") {
+        return Err(none_upcoming(&customer));
+    }
+    let now = state.now_for(&customer);
+    update_free(&mut details)?;
+    let new = create::take_new(&mut details, customer, version, now)?;
+    details.finish()?;
+    let subscription = create::begin(state, new, ids, now)?;
+    create::first_invoice(state, &subscription)
+}
+
+/// Proration says nothing about a subscription that is yet to begin.
+fn update_free(details: &mut Params) -> Result<(), ApiError> {
+    crate::subscriptions::request::take_proration_behavior(details)?;
+    Ok(())
+}
+
+fn none_upcoming(customer: &str) -> ApiError {
+    let mut error = ApiError::invalid(format!("No upcoming invoices for customer: {customer}"))
+        .code("invoice_upcoming_none");
+    error.status = 404;
+    error
+}

@@ -1,0 +1,306 @@
+//! How invoices and their lines look from outside, in both shapes.
+
+use billing_domain::preview::BillingMode;
+use serde_json::{Value, json};
+
+use crate::invoices::model::{Content, Invoice, Line, Status};
+use crate::list;
+use crate::payments::intents::PaymentIntent;
+use crate::shape::Shape;
+use crate::state::State;
+
+/// Lines shown within the invoice; the rest is paged.
+const LINES_SHOWN: usize = 10;
+
+impl Invoice {
+    /// The object.
+    #[must_use]
+    pub fn render(&self, state: &State, shape: Shape) -> Value {
+        let customer = state.customers.get(&self.customer);
+        let base = state.config.public_url.as_deref().unwrap_or_default();
+        let pdf = format!("{base}/_sandbox/invoices/{}/pdf", self.id);
+        let pdf = self.transitions.finalized.map(|_| pdf);
+        let total = self.total();
+        let mut object = json!({
+            "id": self.id,
+            "object": "invoice",
+            "account_country": "US",
+            "account_name": "Sandbox",
+            "account_tax_ids": null,
+            "amount_due": self.amount_due,
+            "amount_overpaid": 0,
+            "amount_paid": self.amount_paid,
+            "amount_remaining": self.amount_remaining(),
+            "amount_shipping": 0,
+            "application": null,
+            "attempt_count": self.attempt_count,
+            "attempted": self.attempted,
+            "auto_advance": self.auto_advance,
+            "automatic_tax": { "disabled_reason": null, "enabled": false, "liability": null, "provider": null, "status": null },
+            "automatically_finalizes_at": self.finalizes_at_secs,
+            "billing_reason": self.reason,
+            "collection_method": "charge_automatically",
+            "created": self.created_secs,
+            "currency": self.currency,
+            "custom_fields": null,
+            "customer": self.customer,
+            "customer_address": null,
+            "customer_email": customer.and_then(|customer| customer.email()),
+            "customer_name": customer.and_then(|customer| customer.name()),
+            "customer_phone": null,
+            "customer_shipping": null,
+            "customer_tax_exempt": "none",
+            "customer_tax_ids": [],
+            "default_payment_method": self.default_payment_method,
+            "default_source": null,
+            "default_tax_rates": [],
+            "description": self.description,
+            "discounts": [],
+            "due_date": null,
+            "effective_at": self.transitions.finalized,
+            "ending_balance": self.ending_balance,
+            "footer": self.footer,
+            "from_invoice": null,
+            "hosted_invoice_url": pdf,
+            "invoice_pdf": pdf,
+            "issuer": { "type": "self" },
+            "last_finalization_error": null,
+            "latest_revision": null,
+            "lines": self.render_lines(state, shape),
+            "livemode": false,
+            "metadata": self.metadata,
+            "next_payment_attempt": self.next_attempt_secs.or(self.finalizes_at_secs),
+            "number": self.number,
+            "on_behalf_of": null,
+            "payment_settings": { "default_mandate": null, "payment_method_options": null, "payment_method_types": null },
+            "period_end": self.period.1,
+            "period_start": self.period.0,
+            "post_payment_credit_notes_amount": 0,
+            "pre_payment_credit_notes_amount": 0,
+            "receipt_number": null,
+            "rendering": null,
+            "shipping_cost": null,
+            "shipping_details": null,
+            "starting_balance": self.starting_balance,
+            "statement_descriptor": null,
+            "status": self.status.name(),
+            "status_transitions": {
+                "finalized_at": self.transitions.finalized,
+                "marked_uncollectible_at": self.transitions.uncollectible,
+                "paid_at": self.transitions.paid,
+                "voided_at": self.transitions.voided,
+            },
+            "subtotal": total,
+            "subtotal_excluding_tax": total,
+            "test_clock": customer.and_then(|customer| customer.test_clock.as_deref()),
+            "total": total,
+            "total_discount_amounts": [],
+            "total_excluding_tax": total,
+            "total_pretax_credit_amounts": [],
+            "webhooks_delivered_at": self.transitions.finalized,
+        });
+        match shape {
+            Shape::Legacy => self.add_legacy(&mut object),
+            Shape::Basil => self.add_basil(&mut object),
+        }
+        object
+    }
+
+    fn add_legacy(&self, object: &mut Value) {
+        object["charge"] = json!(self.charge);
+        object["discount"] = Value::Null;
+        object["paid"] = json!(self.status == Status::Paid);
+        object["paid_out_of_band"] = json!(self.paid_out_of_band);
+        object["payment_intent"] = json!(self.payment_intent);
+        object["quote"] = Value::Null;
+        object["subscription"] = json!(self.subscription());
+        object["subscription_details"] = json!({
+            "metadata": self.parent.as_ref().map(|parent| &parent.metadata),
+        });
+        if let Some(at_secs) = self
+            .parent
+            .as_ref()
+            .and_then(|parent| parent.proration_secs)
+        {
+            object["subscription_proration_date"] = json!(at_secs);
+        }
+        object["tax"] = Value::Null;
+        object["total_tax_amounts"] = json!([]);
+        object["transfer_data"] = Value::Null;
+        if let Some(object) = object.as_object_mut() {
+            object.remove("amount_overpaid");
+        }
+    }
+
+    fn add_basil(&self, object: &mut Value) {
+        object["parent"] = match &self.parent {
+            None => Value::Null,
+            Some(parent) => {
+                let mut details =
+                    json!({ "metadata": parent.metadata, "subscription": parent.subscription });
+                if let Some(at_secs) = parent.proration_secs {
+                    details["subscription_proration_date"] = json!(at_secs);
+                }
+                json!({ "quote_details": null, "subscription_details": details, "type": "subscription_details" })
+            }
+        };
+        object["total_taxes"] = json!([]);
+    }
+
+    fn render_lines(&self, state: &State, shape: Shape) -> Value {
+        let data = self
+            .lines
+            .iter()
+            .take(LINES_SHOWN)
+            .map(|line| self.render_line(line, state, shape))
+            .collect();
+        let mut object = list::object(
+            data,
+            self.lines.len() > LINES_SHOWN,
+            &format!("/v1/invoices/{}/lines", self.id),
+        );
+        object["total_count"] = json!(self.lines.len());
+        object
+    }
+
+    /// One line.
+    #[must_use]
+    pub fn render_line(&self, line: &Line, state: &State, shape: Shape) -> Value {
+        let content = &line.content;
+        let mut object = json!({
+            "id": line.id,
+            "object": "line_item",
+            "amount": content.amount,
+            "currency": content.currency,
+            "description": content.description,
+            "discount_amounts": [],
+            "discountable": !content.proration,
+            "discounts": [],
+            "invoice": self.id,
+            "livemode": false,
+            "metadata": content.metadata,
+            "period": { "end": content.period.1, "start": content.period.0 },
+            "pretax_credit_amounts": [],
+            "quantity": content.quantity,
+            "subscription": content.subscription,
+        });
+        match shape {
+            Shape::Legacy => add_legacy_line(&mut object, line, state),
+            Shape::Basil => {
+                let mode = self
+                    .parent
+                    .as_ref()
+                    .map_or(BillingMode::Classic, |parent| parent.mode);
+                object["parent"] = line_parent(line, mode);
+                object["pricing"] = pricing(content, state);
+                object["quantity_decimal"] =
+                    json!(content.quantity.map(|quantity| quantity.to_string()));
+                object["subtotal"] = json!(content.amount);
+                object["taxes"] = json!([]);
+            }
+        }
+        object
+    }
+
+    /// The payments, of which there is at most one: the payment intent.
+    #[must_use]
+    pub fn payments(&self, state: &State) -> Value {
+        let intent = self
+            .payment_intent
+            .as_deref()
+            .and_then(|id| state.payment_intents.get(id));
+        let data = intent
+            .map(|intent| intent.render_invoice_payment(self))
+            .into_iter()
+            .collect();
+        list::object(
+            data,
+            false,
+            &format!("/v1/invoice_payments?invoice={}", self.id),
+        )
+    }
+
+    /// What a browser needs to confirm the payment.
+    #[must_use]
+    pub fn confirmation_secret(&self, state: &State) -> Value {
+        let intent = self
+            .payment_intent
+            .as_deref()
+            .and_then(|id| state.payment_intents.get(id));
+        intent.map_or(Value::Null, |intent: &PaymentIntent| {
+            json!({ "client_secret": intent.client_secret, "type": "payment_intent" })
+        })
+    }
+}
+
+fn add_legacy_line(object: &mut Value, line: &Line, state: &State) {
+    let content = &line.content;
+    let price = content.price.as_ref().and_then(|id| state.prices.get(id));
+    object["plan"] = price.map_or(Value::Null, |price| price.render_plan(Shape::Legacy));
+    object["price"] = price.map_or(Value::Null, |price| price.render(Shape::Legacy));
+    object["proration"] = json!(content.proration);
+    object["proration_details"] = json!({ "credited_items": null });
+    object["tax_amounts"] = json!([]);
+    object["tax_rates"] = json!([]);
+    match (&line.invoice_item, &content.item) {
+        (Some(invoice_item), _) => {
+            object["invoice_item"] = json!(invoice_item);
+            object["type"] = json!("invoiceitem");
+        }
+        (None, _) => object["type"] = json!("subscription"),
+    }
+    if let Some(item) = &content.item {
+        object["subscription_item"] = json!(item);
+    }
+}
+
+/// Where a line comes from. Prorations hang on the invoice item in classic
+/// billing, and on the subscription item in flexible billing.
+fn line_parent(line: &Line, mode: BillingMode) -> Value {
+    let content = &line.content;
+    let details = |extra: (&str, Value)| {
+        let mut details = json!({
+            "proration": content.proration,
+            "proration_details": { "credited_items": null },
+            "subscription": content.subscription,
+            "invoice_item": line.invoice_item,
+        });
+        details[extra.0] = extra.1;
+        details
+    };
+    match (&line.invoice_item, &content.item) {
+        (None, Some(item)) => json!({
+            "invoice_item_details": null,
+            "subscription_item_details": details(("subscription_item", json!(item))),
+            "type": "subscription_item_details",
+        }),
+        (Some(_), Some(item)) if mode == BillingMode::Flexible => json!({
+            "invoice_item_details": null,
+            "subscription_item_details": details(("subscription_item", json!(item))),
+            "type": "subscription_item_details",
+        }),
+        (Some(invoice_item), _) => json!({
+            "invoice_item_details": details(("invoice_item", json!(invoice_item))),
+            "subscription_item_details": null,
+            "type": "invoice_item_details",
+        }),
+        (None, None) => Value::Null,
+    }
+}
+
+/// The price behind a line or an invoice item.
+#[must_use]
+pub fn pricing(content: &Content, state: &State) -> Value {
+    match content
+        .price
+        .as_ref()
+        .and_then(|id| state.prices.get(id).map(|price| (id, price)))
+    {
+        Some((id, price)) => json!({
+            "price_details": { "price": id, "product": price.product },
+            "type": "price_details",
+            "unit_amount_decimal": price.scheme.unit().map(|unit| unit.to_string()),
+        }),
+        None => Value::Null,
+    }
+}

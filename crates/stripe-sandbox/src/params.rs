@@ -1,0 +1,432 @@
+//! Form-encoded parameters with nested names, as Stripe reads them.
+//!
+//! A reader takes what it knows and then calls [`Params::finish`], which
+//! refuses whatever is left: no parameter is ever ignored silently.
+
+use std::collections::BTreeMap;
+
+use crate::error::ApiError;
+use crate::list::Range;
+
+#[derive(Debug, Clone, PartialEq)]
+enum Node {
+    Text(String),
+    Map(BTreeMap<Key, Node>),
+}
+
+/// Numeric keys sort as numbers, so that `items[10]` follows `items[9]`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Index(u32),
+    Name(String),
+}
+
+impl Key {
+    fn parse(text: &str) -> Self {
+        match text.parse() {
+            Ok(index) if !text.starts_with('+') => Self::Index(index),
+            _ => Self::Name(text.to_owned()),
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Index(index) => index.to_string(),
+            Self::Name(name) => name.clone(),
+        }
+    }
+}
+
+/// Names and values of a flat hash.
+pub type Pairs = Vec<(String, String)>;
+
+/// Parameters at one level of nesting.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Params {
+    path: String,
+    nodes: BTreeMap<Key, Node>,
+}
+
+impl Params {
+    /// Reads one or more form-encoded strings: query and body.
+    pub fn parse(sources: &[&[u8]]) -> Result<Self, ApiError> {
+        let mut nodes = BTreeMap::new();
+        for source in sources {
+            for (name, value) in form_urlencoded::parse(source) {
+                insert(&mut nodes, &split(&name)?, value.into_owned())
+                    .ok_or_else(|| ApiError::invalid(format!("Invalid parameter name: {name}")))?;
+            }
+        }
+        Ok(Self {
+            path: String::new(),
+            nodes,
+        })
+    }
+
+    /// A canonical text of everything, to compare requests by.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        format!("{:?}", self.nodes)
+    }
+
+    /// The full name of a parameter at this level: `items[0][price]`.
+    #[must_use]
+    pub fn name(&self, key: &str) -> String {
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}[{key}]", self.path)
+        }
+    }
+
+    /// Whether a parameter is there, without taking it.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.nodes.contains_key(&Key::parse(key))
+    }
+
+    fn take(&mut self, key: &str) -> Option<Node> {
+        self.nodes.remove(&Key::parse(key))
+    }
+
+    /// A text that may be emptied: `Some(None)` means "unset it".
+    pub fn clearable(&mut self, key: &str) -> Result<Option<Option<String>>, ApiError> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Node::Text(text)) if text.is_empty() => Ok(Some(None)),
+            Some(Node::Text(text)) => Ok(Some(Some(text))),
+            Some(Node::Map(_)) => {
+                let name = self.name(key);
+                Err(ApiError::bad_param(
+                    &name,
+                    format!("Invalid string: {name}"),
+                ))
+            }
+        }
+    }
+
+    /// A text that must not be empty.
+    pub fn text(&mut self, key: &str) -> Result<Option<String>, ApiError> {
+        match self.clearable(key)? {
+            Some(None) => {
+                let name = self.name(key);
+                Err(ApiError::bad_param(
+                    &name,
+                    format!("You passed an empty string for '{name}'. We assume empty values are an attempt to unset a parameter; however '{name}' cannot be unset."),
+                )
+                .code("parameter_invalid_empty"))
+            }
+            other => Ok(other.flatten()),
+        }
+    }
+
+    /// A text that must be there.
+    pub fn required(&mut self, key: &str) -> Result<String, ApiError> {
+        self.text(key)?
+            .ok_or_else(|| ApiError::missing_param(&self.name(key)))
+    }
+
+    /// A whole number.
+    pub fn integer(&mut self, key: &str) -> Result<Option<i64>, ApiError> {
+        let Some(text) = self.text(key)? else {
+            return Ok(None);
+        };
+        text.parse().map(Some).map_err(|_| {
+            ApiError::bad_param(&self.name(key), format!("Invalid integer: {text}"))
+                .code("parameter_invalid_integer")
+        })
+    }
+
+    /// A whole number that is not negative.
+    pub fn count(&mut self, key: &str) -> Result<Option<u64>, ApiError> {
+        let name = self.name(key);
+        self.integer(key)?
+            .map(|value| {
+                u64::try_from(value).map_err(|_| {
+                    ApiError::bad_param(&name, "This value must be greater than or equal to 0.")
+                        .code("parameter_invalid_integer")
+                })
+            })
+            .transpose()
+    }
+
+    /// `true` or `false`.
+    pub fn boolean(&mut self, key: &str) -> Result<Option<bool>, ApiError> {
+        match self.text(key)?.as_deref() {
+            None => Ok(None),
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(other) => Err(ApiError::bad_param(
+                &self.name(key),
+                format!("Invalid boolean: {other}"),
+            )),
+        }
+    }
+
+    /// One of a few words.
+    pub fn choice(
+        &mut self,
+        key: &str,
+        words: &[&'static str],
+    ) -> Result<Option<&'static str>, ApiError> {
+        let Some(text) = self.text(key)? else {
+            return Ok(None);
+        };
+        words
+            .iter()
+            .find(|word| **word == text)
+            .map(|word| Some(*word))
+            .ok_or_else(|| {
+                let name = self.name(key);
+                ApiError::bad_param(
+                    &name,
+                    format!("Invalid {name}: must be one of {}", words.join(", ")),
+                )
+            })
+    }
+
+    /// A nested hash.
+    pub fn map(&mut self, key: &str) -> Result<Option<Self>, ApiError> {
+        let path = self.name(key);
+        match self.take(key) {
+            None => Ok(None),
+            Some(Node::Map(nodes)) => Ok(Some(Self { path, nodes })),
+            Some(Node::Text(_)) => Err(ApiError::bad_param(&path, "Invalid object")),
+        }
+    }
+
+    /// A nested list of hashes. An empty text is an empty list.
+    pub fn list(&mut self, key: &str) -> Result<Option<Vec<Self>>, ApiError> {
+        let path = self.name(key);
+        let nodes = match self.take(key) {
+            None => return Ok(None),
+            Some(Node::Text(text)) if text.is_empty() => return Ok(Some(Vec::new())),
+            Some(Node::Text(_)) => return Err(ApiError::bad_param(&path, "Invalid array")),
+            Some(Node::Map(nodes)) => nodes,
+        };
+        nodes
+            .into_iter()
+            .map(|(index, node)| match (index, node) {
+                (Key::Index(index), Node::Map(nodes)) => Ok(Self {
+                    path: format!("{path}[{index}]"),
+                    nodes,
+                }),
+                _ => Err(ApiError::bad_param(&path, "Invalid array")),
+            })
+            .collect::<Result<_, _>>()
+            .map(Some)
+    }
+
+    /// A nested list of texts.
+    pub fn texts(&mut self, key: &str) -> Result<Option<Vec<String>>, ApiError> {
+        let path = self.name(key);
+        match self.take(key) {
+            None => Ok(None),
+            Some(Node::Text(text)) if text.is_empty() => Ok(Some(Vec::new())),
+            Some(Node::Text(text)) => Ok(Some(vec![text])),
+            Some(Node::Map(nodes)) => nodes
+                .into_values()
+                .map(|node| match node {
+                    Node::Text(text) => Ok(text),
+                    Node::Map(_) => Err(ApiError::bad_param(&path, "Invalid array of strings")),
+                })
+                .collect::<Result<_, _>>()
+                .map(Some),
+        }
+    }
+
+    /// A flat hash of texts, such as `metadata`; an empty value unsets a key,
+    /// an empty hash (`metadata=`) unsets all, told by `None`.
+    pub fn pairs(&mut self, key: &str) -> Result<Option<Option<Pairs>>, ApiError> {
+        let path = self.name(key);
+        match self.take(key) {
+            None => Ok(None),
+            Some(Node::Text(text)) if text.is_empty() => Ok(Some(None)),
+            Some(Node::Text(_)) => Err(ApiError::bad_param(&path, "Invalid object")),
+            Some(Node::Map(nodes)) => nodes
+                .into_iter()
+                .map(|(name, node)| match node {
+                    Node::Text(text) => Ok((name.text(), text)),
+                    Node::Map(_) => Err(ApiError::bad_param(
+                        &path,
+                        "Metadata values must be strings",
+                    )),
+                })
+                .collect::<Result<_, _>>()
+                .map(|pairs| Some(Some(pairs))),
+        }
+    }
+
+    /// A range filter: one value, or bounds.
+    pub fn range(&mut self, key: &str) -> Result<Range, ApiError> {
+        if matches!(self.nodes.get(&Key::parse(key)), Some(Node::Text(_))) {
+            let exact = self.integer(key)?;
+            return Ok(Range {
+                gte: exact,
+                lte: exact,
+                ..Range::default()
+            });
+        }
+        let Some(mut bounds) = self.map(key)? else {
+            return Ok(Range::default());
+        };
+        let range = Range {
+            gt: bounds.integer("gt")?,
+            gte: bounds.integer("gte")?,
+            lt: bounds.integer("lt")?,
+            lte: bounds.integer("lte")?,
+        };
+        bounds.finish()?;
+        Ok(range)
+    }
+
+    /// Refuses what was not taken.
+    pub fn finish(self) -> Result<(), ApiError> {
+        match self.nodes.keys().next() {
+            None => Ok(()),
+            Some(key) => Err(ApiError::unknown_param(&self.name(&key.text()))),
+        }
+    }
+
+    /// Moves a parameter under another name, for older spellings of it.
+    pub fn rename(&mut self, from: &str, into: &mut Self, to: &str) {
+        if let Some(node) = self.take(from) {
+            into.nodes.insert(Key::parse(to), node);
+        }
+    }
+
+    /// An empty level under a name, to be filled by [`Params::rename`].
+    #[must_use]
+    pub fn empty(path: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            nodes: BTreeMap::new(),
+        }
+    }
+
+    /// Puts a level in as the only element of a list.
+    pub fn put_list(&mut self, key: &str, element: Self) {
+        let list = BTreeMap::from([(Key::Index(0), Node::Map(element.nodes))]);
+        self.nodes.insert(Key::parse(key), Node::Map(list));
+    }
+
+    /// Puts a level in under a name.
+    pub fn put_map(&mut self, key: &str, level: Self) {
+        self.nodes.insert(Key::parse(key), Node::Map(level.nodes));
+    }
+
+    /// Whether nothing is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Puts a text in, as if it had been sent.
+    pub fn put(&mut self, key: &str, value: &str) {
+        self.nodes
+            .insert(Key::parse(key), Node::Text(value.to_owned()));
+    }
+}
+
+/// `items[0][price]` into `items`, `0`, `price`; `[]` into an empty part.
+fn split(name: &str) -> Result<Vec<String>, ApiError> {
+    let malformed = || ApiError::invalid(format!("Invalid parameter name: {name}"));
+    let (head, mut rest) = match name.find('[') {
+        None => return Ok(vec![name.to_owned()]),
+        Some(at) => name.split_at(at),
+    };
+    if head.is_empty() {
+        return Err(malformed());
+    }
+    let mut parts = vec![head.to_owned()];
+    while !rest.is_empty() {
+        let inner = rest.strip_prefix('[').ok_or_else(malformed)?;
+        let (part, tail) = inner.split_once(']').ok_or_else(malformed)?;
+        parts.push(part.to_owned());
+        rest = tail;
+        if parts.len() > 12 {
+            return Err(malformed());
+        }
+    }
+    Ok(parts)
+}
+
+fn insert(nodes: &mut BTreeMap<Key, Node>, parts: &[String], value: String) -> Option<()> {
+    let (part, rest) = parts.split_first()?;
+    let key = if part.is_empty() {
+        next_index(nodes, rest)?
+    } else {
+        Key::parse(part)
+    };
+    if rest.is_empty() {
+        nodes.insert(key, Node::Text(value));
+        return Some(());
+    }
+    match nodes
+        .entry(key)
+        .or_insert_with(|| Node::Map(BTreeMap::new()))
+    {
+        Node::Map(inner) => insert(inner, rest, value),
+        Node::Text(_) => None,
+    }
+}
+
+/// For `items[][price]`: a new element, unless the last one lacks this name.
+fn next_index(nodes: &BTreeMap<Key, Node>, rest: &[String]) -> Option<Key> {
+    let last = nodes.last_key_value();
+    match (last, rest.first()) {
+        (Some((key, Node::Map(inner))), Some(name)) if !inner.contains_key(&Key::parse(name)) => {
+            Some(key.clone())
+        }
+        (Some((Key::Index(index), _)), _) => Some(Key::Index(index.checked_add(1)?)),
+        (None, _) => Some(Key::Index(0)),
+        (Some((Key::Name(_), _)), _) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nested_names_indexes_and_empty_brackets_are_read() {
+        let mut params = Params::parse(&[
+            b"items[0][price]=a&items[10][price]=c&items[9][price]=b&expand[]=x&expand[]=y",
+        ])
+        .expect("well-formed");
+        let mut items = params.list("items").expect("a list").expect("present");
+        let prices: Vec<_> = items
+            .iter_mut()
+            .map(|item| item.required("price").expect("price"))
+            .collect();
+        assert_eq!(prices, ["a", "b", "c"]);
+        assert_eq!(items[1].name("price"), "items[9][price]");
+        assert_eq!(
+            params.texts("expand").expect("texts"),
+            Some(vec!["x".to_owned(), "y".to_owned()])
+        );
+        assert_eq!(params.finish(), Ok(()));
+    }
+
+    #[test]
+    fn a_repeated_name_opens_the_next_element() {
+        let mut params = Params::parse(&[b"items[][price]=a&items[][quantity]=2&items[][price]=b"])
+            .expect("well-formed");
+        assert_eq!(
+            params
+                .list("items")
+                .expect("a list")
+                .expect("present")
+                .len(),
+            2
+        );
+    }
+
+    #[test]
+    fn what_was_not_taken_is_named() {
+        let params = Params::parse(&[b"colour=red"]).expect("well-formed");
+        let error = params.finish().expect_err("unknown");
+        assert_eq!(error.param.as_deref(), Some("colour"));
+        assert_eq!(error.code, Some("parameter_unknown"));
+    }
+}

@@ -1,0 +1,5 @@
+//! Payments: intents, charges, and how invoices are tied to them.
+
+pub mod charges;
+pub mod intents;
+pub mod invoice_payments;

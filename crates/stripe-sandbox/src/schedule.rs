@@ -1,0 +1,270 @@
+//! What time brings: renewals, ends of trials, drafts that finalize, retries.
+//!
+//! One function finds the next thing due, one does it; the clock is set to
+//! each thing's own time, so that events carry it.
+
+use crate::error::ApiError;
+use crate::invoices::assemble;
+use crate::invoices::model::{Invoice, Status as InvoiceStatus, settle};
+use crate::invoices::{collect, finalize};
+use crate::shape::Shape;
+use crate::state::{Origin, State};
+use crate::subscriptions::model::{MissingPaymentMethod, Status, Subscription};
+use crate::subscriptions::{cancel, status};
+
+const DAY_SECS: i64 = 86_400;
+/// How long a first payment may take.
+const INCOMPLETE_SECS: i64 = 23 * 3_600;
+
+/// Something that falls due. The order is that of things due at one second.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Finalize(String),
+    Retry(String),
+    AnnounceTrialEnd(String),
+    AnnounceRenewal(String),
+    Expire(String),
+    Cancel(String),
+    EndPeriod(String),
+}
+
+/// Does everything due on a clock (or on the wall) up to `until`.
+pub fn run(state: &mut State, clock: Option<&str>, until_secs: i64) -> Result<(), ApiError> {
+    // Time is the cause of these events, not the request that moved it.
+    let origin = std::mem::take(&mut state.origin);
+    let wall_secs = state.wall_secs;
+    let mut outcome = Ok(());
+    while let Some((at_secs, due)) = next(state, clock, until_secs) {
+        set_time(state, clock, at_secs);
+        outcome = perform(state, due, at_secs);
+        if outcome.is_err() {
+            break;
+        }
+    }
+    state.wall_secs = wall_secs;
+    state.origin = origin;
+    outcome
+}
+
+fn set_time(state: &mut State, clock: Option<&str>, at_secs: i64) {
+    match clock.and_then(|id| state.test_clocks.get_mut(id)) {
+        Some(clock) => clock.frozen_secs = clock.frozen_secs.max(at_secs),
+        None => state.wall_secs = at_secs,
+    }
+}
+
+fn next(state: &State, clock: Option<&str>, until_secs: i64) -> Option<(i64, Due)> {
+    let on_clock = |customer: &str| {
+        state
+            .customers
+            .get(customer)
+            .is_some_and(|customer| customer.test_clock.as_deref() == clock)
+    };
+    let invoices = state
+        .invoices
+        .iter()
+        .filter(|invoice| on_clock(&invoice.customer))
+        .filter_map(of_invoice);
+    let subscriptions = state
+        .subscriptions
+        .iter()
+        .filter(|subscription| !subscription.status.is_final() && on_clock(&subscription.customer))
+        .flat_map(|subscription| of_subscription(state, subscription));
+    invoices
+        .chain(subscriptions)
+        .filter(|(at_secs, _)| *at_secs <= until_secs)
+        .min()
+}
+
+fn of_invoice(invoice: &Invoice) -> Option<(i64, Due)> {
+    match invoice.status {
+        InvoiceStatus::Draft => Some((
+            invoice.finalizes_at_secs?,
+            Due::Finalize(invoice.id.clone()),
+        )),
+        InvoiceStatus::Open => Some((invoice.next_attempt_secs?, Due::Retry(invoice.id.clone()))),
+        _ => None,
+    }
+}
+
+fn of_subscription(state: &State, subscription: &Subscription) -> Vec<(i64, Due)> {
+    let id = || subscription.id.clone();
+    let mut due = Vec::new();
+    if subscription.status == Status::Incomplete {
+        due.push((
+            subscription.created_secs + INCOMPLETE_SECS,
+            Due::Expire(id()),
+        ));
+    }
+    if let Some(at_secs) = subscription.cancel_at {
+        due.push((at_secs, Due::Cancel(id())));
+    }
+    if !subscription.status.renews() {
+        return due;
+    }
+    let end_secs = subscription.period.end_secs();
+    due.push((end_secs, Due::EndPeriod(id())));
+    let notice_secs = end_secs - i64::from(state.config.upcoming_days) * DAY_SECS;
+    let announced = subscription.upcoming_sent_for == Some(end_secs);
+    if !announced
+        && !subscription.cancel_at_period_end
+        && notice_secs >= subscription.period.start_secs()
+    {
+        due.push((notice_secs, Due::AnnounceRenewal(id())));
+    }
+    if let (Status::Trialing, false, Some((start, end))) = (
+        subscription.status,
+        subscription.trial_end_announced,
+        subscription.trial,
+    ) {
+        due.push((start.max(end - 3 * DAY_SECS), Due::AnnounceTrialEnd(id())));
+    }
+    due
+}
+
+fn perform(state: &mut State, due: Due, now_secs: i64) -> Result<(), ApiError> {
+    match due {
+        Due::Finalize(id) => finalize_and_collect(state, &id, now_secs),
+        Due::Retry(id) => collect_again(state, &id, now_secs),
+        Due::AnnounceTrialEnd(id) => {
+            state.subscription_mut(&id)?.trial_end_announced = true;
+            state.emit("customer.subscription.trial_will_end", &id, now_secs);
+            Ok(())
+        }
+        Due::AnnounceRenewal(id) => announce_renewal(state, &id, now_secs),
+        Due::Expire(id) => {
+            status::expire(state, &id, now_secs)?;
+            void_open_invoice(state, &id, now_secs)
+        }
+        Due::Cancel(id) => end(state, &id, now_secs),
+        Due::EndPeriod(id) => end_period(state, &id, now_secs),
+    }
+}
+
+fn finalize_and_collect(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
+    finalize::finalize(state, id, now_secs)?;
+    let invoice = state.invoice(id)?;
+    if invoice.auto_advance && invoice.amount_remaining() > 0 {
+        collect_again(state, id, now_secs)?;
+    }
+    Ok(())
+}
+
+fn collect_again(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
+    let method = collect::method_for(state, state.invoice(id)?);
+    // A failure is not an error here: it is recorded, and retried or given up.
+    collect::attempt(state, id, method.as_deref(), now_secs)?;
+    Ok(())
+}
+
+fn void_open_invoice(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
+    let latest = state.subscription(id, "id")?.latest_invoice.clone();
+    match latest {
+        Some(invoice) if state.invoice(&invoice)?.status == InvoiceStatus::Open => {
+            finalize::void(state, &invoice, now_secs)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The subscription in its next period.
+fn renewed(subscription: &Subscription) -> Result<Subscription, ApiError> {
+    let mut next = subscription.clone();
+    next.period = next
+        .cadence
+        .period_containing(next.anchor_secs, subscription.period.end_secs())
+        .map_err(|error| ApiError::invalid(error.to_string()))?;
+    next.status = if subscription.on_trial() {
+        Status::Active
+    } else {
+        subscription.status
+    };
+    for item in &mut next.items {
+        item.last_debited = None;
+    }
+    Ok(next)
+}
+
+fn announce_renewal(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
+    let subscription = state.subscription(id, "id")?.clone();
+    let draft = assemble::renewal(state, &subscription, &renewed(&subscription)?, Vec::new())?;
+    let mut ids = state.ids.clone();
+    let mut invoice = draft.into_invoice(&mut ids, now_secs);
+    let balance = state.customer(&invoice.customer, "customer")?.balance;
+    invoice.starting_balance = balance;
+    invoice.amount_due = settle(invoice.total(), balance, &invoice.currency).amount_due;
+    let mut shapes = [Shape::Legacy, Shape::Basil].map(|shape| invoice.render(state, shape));
+    for object in &mut shapes {
+        // An upcoming invoice has no id: it does not exist yet.
+        if let Some(object) = object.as_object_mut() {
+            object.remove("id");
+        }
+        object["billing_reason"] = "upcoming".into();
+    }
+    let [legacy, basil] = shapes;
+    state.subscription_mut(id)?.upcoming_sent_for = Some(subscription.period.end_secs());
+    state.emit_object("invoice.upcoming", legacy, basil, now_secs);
+    Ok(())
+}
+
+fn end_period(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
+    let subscription = state.subscription(id, "id")?.clone();
+    if subscription.cancel_at_period_end {
+        return end(state, id, now_secs);
+    }
+    if subscription.on_trial() && !has_method(state, &subscription) {
+        match subscription.missing_payment_method {
+            MissingPaymentMethod::CreateInvoice => {}
+            MissingPaymentMethod::Cancel => return end(state, id, now_secs),
+            MissingPaymentMethod::Pause => return pause(state, id, now_secs),
+        }
+    }
+    let next = renewed(&subscription)?;
+    let mut draft = assemble::renewal(state, &subscription, &next, Vec::new())?;
+    // Unpaid subscriptions gather drafts that nobody collects.
+    draft.auto_advance = next.status != Status::Unpaid;
+    draft.finalizes_at_secs = draft
+        .auto_advance
+        .then_some(now_secs + state.config.draft_secs);
+    let before = state.snapshot(id);
+    state.subscriptions.insert(next);
+    finalize::record(state, draft, now_secs)?;
+    state.emit_update("customer.subscription.updated", id, before, now_secs);
+    Ok(())
+}
+
+fn has_method(state: &State, subscription: &Subscription) -> bool {
+    subscription.default_payment_method.is_some()
+        || state
+            .customers
+            .get(&subscription.customer)
+            .is_some_and(|customer| customer.default_payment_method.is_some())
+}
+
+fn pause(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
+    state.change_subscription(id, now_secs, |subscription| {
+        subscription.status = Status::Paused
+    })?;
+    state.emit("customer.subscription.paused", id, now_secs);
+    Ok(())
+}
+
+/// The end that was asked for: usage and pending items are invoiced, then
+/// the subscription is over.
+fn end(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
+    let subscription = state.subscription(id, "id")?.clone();
+    let mut draft = cancel::last_invoice(state, &subscription, Vec::new(), now_secs)?;
+    cancel::now(state, id, "cancellation_requested", now_secs)?;
+    if !draft.lines.is_empty() {
+        draft.finalizes_at_secs = Some(now_secs + state.config.draft_secs);
+        finalize::record(state, draft, now_secs)?;
+    }
+    Ok(())
+}
+
+/// Lets everything due on the wall clock happen.
+pub fn tick(state: &mut State, wall_secs: i64) -> Result<(), ApiError> {
+    state.wall_secs = wall_secs;
+    state.origin = Origin::default();
+    run(state, None, wall_secs)
+}

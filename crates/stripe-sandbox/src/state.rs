@@ -1,0 +1,244 @@
+//! Everything a sandbox knows, in memory.
+
+use std::collections::VecDeque;
+
+use serde_json::Value;
+
+use crate::balance_transactions::BalanceTransaction;
+use crate::config::Config;
+use crate::customers::Customer;
+use crate::error::ApiError;
+use crate::events::Event;
+use crate::faults::Fault;
+use crate::idempotency::Idempotency;
+use crate::ids::IdSource;
+use crate::invoice_items::InvoiceItem;
+use crate::invoices::model::Invoice;
+use crate::meter_events::MeterEvent;
+use crate::meters::Meter;
+use crate::payment_methods::PaymentMethod;
+use crate::payments::charges::Charge;
+use crate::payments::intents::PaymentIntent;
+use crate::prices::Price;
+use crate::products::Product;
+use crate::shape::Shape;
+use crate::store::Store;
+use crate::subscriptions::change::Catalogue;
+use crate::subscriptions::model::Subscription;
+use crate::test_clocks::TestClock;
+use crate::webhooks::delivery::Delivery;
+use crate::webhooks::endpoints::WebhookEndpoint;
+
+/// Who asked for what is happening now; told in the events it causes.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// The request's id; none when time alone is the cause.
+    pub request_id: Option<String>,
+    /// Its idempotency key.
+    pub idempotency_key: Option<String>,
+}
+
+/// The whole state. It is only ever changed under one lock, by one request
+/// or one tick of the clock at a time.
+#[derive(Debug)]
+pub struct State {
+    /// How the sandbox behaves.
+    pub config: Config,
+    /// Where ids come from.
+    pub ids: IdSource,
+    /// Where request ids come from; apart, so that reads do not shift ids.
+    pub request_ids: IdSource,
+    /// The wall clock, set by whoever holds the lock.
+    pub wall_secs: i64,
+    /// Cause of the events being written.
+    pub origin: Origin,
+    /// Customers.
+    pub customers: Store<Customer>,
+    /// Changes of customers' balances.
+    pub balance_transactions: Store<BalanceTransaction>,
+    /// Payment methods, attached or not.
+    pub payment_methods: Store<PaymentMethod>,
+    /// Products.
+    pub products: Store<Product>,
+    /// Prices.
+    pub prices: Store<Price>,
+    /// Subscriptions with their items.
+    pub subscriptions: Store<Subscription>,
+    /// Invoices with their lines.
+    pub invoices: Store<Invoice>,
+    /// Previews, kept a while so that their lines can be paged.
+    pub previews: VecDeque<Invoice>,
+    /// Invoice items, pending or invoiced.
+    pub invoice_items: Store<InvoiceItem>,
+    /// Payment intents; each belongs to an invoice.
+    pub payment_intents: Store<PaymentIntent>,
+    /// Charges, failed ones included.
+    pub charges: Store<Charge>,
+    /// Meters.
+    pub meters: Store<Meter>,
+    /// Meter events by identifier.
+    pub meter_events: Store<MeterEvent>,
+    /// Webhook endpoints.
+    pub endpoints: Store<WebhookEndpoint>,
+    /// Events, oldest first.
+    pub events: Store<Event>,
+    /// Test clocks.
+    pub test_clocks: Store<TestClock>,
+    /// Deliveries that the courier has not picked up yet.
+    pub outbox: Vec<Delivery>,
+    /// First answers by idempotency key.
+    pub idempotency: Idempotency,
+    /// Faults that wait for a matching request.
+    pub faults: Vec<Fault>,
+}
+
+impl State {
+    /// An empty account.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            ids: IdSource::new(config.seed),
+            request_ids: IdSource::new(!config.seed),
+            wall_secs: 0,
+            origin: Origin::default(),
+            customers: Store::default(),
+            balance_transactions: Store::default(),
+            payment_methods: Store::default(),
+            products: Store::default(),
+            prices: Store::default(),
+            subscriptions: Store::default(),
+            invoices: Store::default(),
+            previews: VecDeque::new(),
+            invoice_items: Store::default(),
+            payment_intents: Store::default(),
+            charges: Store::default(),
+            meters: Store::default(),
+            meter_events: Store::default(),
+            endpoints: Store::default(),
+            events: Store::default(),
+            test_clocks: Store::default(),
+            outbox: Vec::new(),
+            idempotency: Idempotency::default(),
+            faults: Vec::new(),
+            config,
+        }
+    }
+
+    /// The time on a test clock, or on the wall without one.
+    #[must_use]
+    pub fn time_on(&self, clock: Option<&str>) -> i64 {
+        clock
+            .and_then(|id| self.test_clocks.get(id))
+            .map_or(self.wall_secs, |clock| clock.frozen_secs)
+    }
+
+    /// The time that a customer lives in.
+    #[must_use]
+    pub fn now_for(&self, customer: &str) -> i64 {
+        self.time_on(
+            self.customers
+                .get(customer)
+                .and_then(|customer| customer.test_clock.as_deref()),
+        )
+    }
+
+    /// A customer that is not deleted.
+    pub fn customer(&self, id: &str, param: &str) -> Result<&Customer, ApiError> {
+        self.customers
+            .get(id)
+            .filter(|customer| !customer.deleted)
+            .ok_or_else(|| ApiError::no_such("customer", id, param))
+    }
+
+    /// A subscription.
+    pub fn subscription(&self, id: &str, param: &str) -> Result<&Subscription, ApiError> {
+        self.subscriptions
+            .get(id)
+            .ok_or_else(|| ApiError::no_such("subscription", id, param))
+    }
+
+    /// A subscription, to be changed.
+    pub fn subscription_mut(&mut self, id: &str) -> Result<&mut Subscription, ApiError> {
+        self.subscriptions
+            .get_mut(id)
+            .ok_or_else(|| ApiError::no_such("subscription", id, "id"))
+    }
+
+    /// An invoice.
+    pub fn invoice(&self, id: &str) -> Result<&Invoice, ApiError> {
+        self.invoices
+            .get(id)
+            .ok_or_else(|| ApiError::no_such("invoice", id, "id"))
+    }
+
+    /// An invoice, to be changed.
+    pub fn invoice_mut(&mut self, id: &str) -> Result<&mut Invoice, ApiError> {
+        self.invoices
+            .get_mut(id)
+            .ok_or_else(|| ApiError::no_such("invoice", id, "id"))
+    }
+
+    /// What is sold.
+    #[must_use]
+    pub const fn catalogue(&self) -> Catalogue<'_> {
+        Catalogue {
+            prices: &self.prices,
+            products: &self.products,
+        }
+    }
+
+    /// Any object by its id: for answers, expansion and events alike.
+    #[must_use]
+    pub fn render(&self, id: &str, shape: Shape) -> Option<Value> {
+        if let Some(customer) = self.customers.get(id) {
+            return Some(customer.render(shape));
+        }
+        if let Some(subscription) = self.subscriptions.get(id) {
+            return Some(subscription.render(self, shape));
+        }
+        if let Some(invoice) = self.invoices.get(id) {
+            return Some(invoice.render(self, shape));
+        }
+        self.render_payment(id, shape)
+            .or_else(|| self.render_catalogue(id, shape))
+            .or_else(|| self.render_administration(id))
+    }
+
+    fn render_payment(&self, id: &str, shape: Shape) -> Option<Value> {
+        if let Some(method) = self.payment_methods.get(id) {
+            return Some(method.render());
+        }
+        if let Some(intent) = self.payment_intents.get(id) {
+            return Some(intent.render(self, shape));
+        }
+        if let Some(charge) = self.charges.get(id) {
+            return Some(charge.render(self, shape));
+        }
+        if let Some(item) = self.invoice_items.get(id) {
+            return Some(item.render(self, shape));
+        }
+        self.balance_transactions
+            .get(id)
+            .map(BalanceTransaction::render)
+    }
+
+    fn render_catalogue(&self, id: &str, shape: Shape) -> Option<Value> {
+        if let Some(product) = self.products.get(id) {
+            return Some(product.render());
+        }
+        if let Some(price) = self.prices.get(id) {
+            return Some(price.render(shape));
+        }
+        self.meters.get(id).map(Meter::render)
+    }
+
+    fn render_administration(&self, id: &str) -> Option<Value> {
+        if let Some(clock) = self.test_clocks.get(id) {
+            return Some(clock.render());
+        }
+        if let Some(endpoint) = self.endpoints.get(id) {
+            return Some(endpoint.render());
+        }
+        self.events.get(id).map(|event| event.render(self))
+    }
+}

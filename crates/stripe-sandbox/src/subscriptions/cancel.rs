@@ -1,0 +1,151 @@
+//! The end of a subscription: at once, or when its time comes.
+
+use serde_json::Value;
+
+use crate::call::Call;
+use crate::error::ApiError;
+use crate::invoice_items;
+use crate::invoices::assemble::{self, Draft};
+use crate::invoices::model::Content;
+use crate::invoices::{collect, finalize};
+use crate::state::State;
+use crate::subscriptions::change::{Catalogue, ChangeRequest, ProrationBehavior};
+use crate::subscriptions::model::{Status, Subscription};
+use crate::subscriptions::{change, request};
+use billing_domain::period::Period;
+
+/// `DELETE /v1/subscriptions/{id}`.
+pub fn delete(call: &mut Call<'_>) -> Result<Value, ApiError> {
+    let mut params = call.take_params();
+    let prorate = params.boolean("prorate")?.unwrap_or(false);
+    let invoice_now = params.boolean("invoice_now")?.unwrap_or(false);
+    let details = request::CancellationDetails::take(&mut params)?;
+    params.finish()?;
+    let id = call.id();
+    let state = &mut *call.state;
+    let subscription = state.subscription(&id, "id")?.clone();
+    if subscription.status.is_final() {
+        return Err(ApiError::no_such("subscription", &id, "id"));
+    }
+    let now = state.now_for(&subscription.customer);
+    if prorate && !subscription.on_trial() && subscription.status != Status::Incomplete {
+        for credit in unused_time(&subscription, state.catalogue(), now)? {
+            invoice_items::record(state, &subscription.customer, credit, now);
+        }
+    }
+    if invoice_now {
+        invoice_last(state, &subscription, now)?;
+    }
+    details.apply(state.subscription_mut(&id)?);
+    self::now(state, &id, "cancellation_requested", now)?;
+    call.render(&id)
+}
+
+/// The credit for what is left of the period, item by item.
+pub fn unused_time(
+    subscription: &Subscription,
+    catalogue: Catalogue<'_>,
+    now_secs: i64,
+) -> Result<Vec<Content>, ApiError> {
+    let request = ChangeRequest {
+        edits: Vec::new(),
+        behavior: ProrationBehavior::CreateProrations,
+        proration_secs: now_secs,
+        restart: false,
+        trial_end: None,
+    };
+    let nothing = Subscription {
+        items: Vec::new(),
+        ..subscription.clone()
+    };
+    change::prorations(subscription, &nothing, &request, false, catalogue)
+}
+
+/// Invoices what is pending, and the usage so far.
+fn invoice_last(
+    state: &mut State,
+    subscription: &Subscription,
+    now_secs: i64,
+) -> Result<(), ApiError> {
+    let draft = last_invoice(state, subscription, Vec::new(), now_secs)?;
+    if draft.lines.is_empty() {
+        return Ok(());
+    }
+    let invoice = finalize::record(state, draft, now_secs)?;
+    finalize::finalize(state, &invoice, now_secs)?;
+    if state.invoice(&invoice)?.amount_remaining() > 0 {
+        let method = collect::method_for(state, state.invoice(&invoice)?);
+        collect::attempt(state, &invoice, method.as_deref(), now_secs)?;
+    }
+    Ok(())
+}
+
+/// The invoice of a cancellation.
+pub fn last_invoice(
+    state: &State,
+    subscription: &Subscription,
+    more_pending: Vec<Content>,
+    now_secs: i64,
+) -> Result<Draft, ApiError> {
+    let mut lines = assemble::pending(state, subscription);
+    lines.extend(more_pending.into_iter().map(assemble::DraftLine::from));
+    if let Ok(used) = Period::from_seconds(subscription.period.start_secs(), now_secs) {
+        let metered = assemble::metered(state, subscription, used)?;
+        lines.extend(metered.into_iter().filter(|line| line.content.amount != 0));
+    }
+    let period = (subscription.period.start_secs(), now_secs);
+    Ok(Draft::for_subscription(
+        subscription,
+        "subscription_update",
+        period,
+        lines,
+    ))
+}
+
+/// Ends a subscription. Its open invoices are not collected any more.
+pub fn now(
+    state: &mut State,
+    id: &str,
+    reason: &'static str,
+    now_secs: i64,
+) -> Result<(), ApiError> {
+    let incomplete = state.subscription(id, "id")?.status == Status::Incomplete;
+    {
+        let subscription = state.subscription_mut(id)?;
+        subscription.status = if incomplete {
+            Status::IncompleteExpired
+        } else {
+            Status::Canceled
+        };
+        subscription.canceled_at.get_or_insert(now_secs);
+        subscription.ended_at = Some(now_secs);
+        subscription.cancel_reason = Some(reason);
+    }
+    let open: Vec<String> = state
+        .invoices
+        .iter()
+        .filter(|invoice| invoice.subscription() == Some(id) && invoice.next_attempt_secs.is_some())
+        .map(|invoice| invoice.id.clone())
+        .collect();
+    for invoice_id in open {
+        let before = state.snapshot(&invoice_id);
+        let invoice = state.invoice_mut(&invoice_id)?;
+        invoice.auto_advance = false;
+        invoice.next_attempt_secs = None;
+        state.emit_update("invoice.updated", &invoice_id, before, now_secs);
+    }
+    state.emit("customer.subscription.deleted", id, now_secs);
+    Ok(())
+}
+
+/// Ends all subscriptions of a customer that is being deleted.
+pub fn all_of(state: &mut State, customer: &str, now_secs: i64) -> Result<(), ApiError> {
+    let ids: Vec<String> = state
+        .subscriptions
+        .iter()
+        .filter(|subscription| subscription.customer == customer && !subscription.status.is_final())
+        .map(|subscription| subscription.id.clone())
+        .collect();
+    ids.iter()
+        .try_for_each(|id| now(state, id, "cancellation_requested", now_secs))
+}

@@ -1,0 +1,331 @@
+//! `POST /v1/subscriptions`.
+
+use billing_domain::period::{Cadence, Period};
+use billing_domain::preview::BillingMode;
+use serde_json::Value;
+
+use crate::call::Call;
+use crate::error::ApiError;
+use crate::ids::IdSource;
+use crate::invoices::assemble::{self, Draft};
+use crate::invoices::collect;
+use crate::invoices::finalize;
+use crate::metadata::{Metadata, MetadataChange};
+use crate::params::Params;
+use crate::payment_methods;
+use crate::shape;
+use crate::state::State;
+use crate::subscriptions::change::{self, TrialEnd};
+use crate::subscriptions::edit::{self, ItemEdit};
+use crate::subscriptions::model::{Item, MissingPaymentMethod, Status, Subscription};
+use crate::subscriptions::payment;
+use crate::subscriptions::request::{self, PaymentBehavior};
+
+const DAY_SECS: i64 = 86_400;
+/// Stripe's limit for trials: two years.
+const LONGEST_TRIAL_DAYS: i64 = 730;
+
+/// What a new subscription is made of.
+#[derive(Debug, Clone)]
+pub struct NewSubscription {
+    /// The customer.
+    pub customer: String,
+    /// Its items.
+    pub items: Vec<ItemEdit>,
+    /// When the trial ends.
+    pub trial_end: Option<i64>,
+    /// Classic or flexible.
+    pub mode: BillingMode,
+}
+
+struct Wishes {
+    payment_behavior: PaymentBehavior,
+    default_payment_method: Option<String>,
+    save_method: bool,
+    missing_payment_method: MissingPaymentMethod,
+    cancel_at_period_end: bool,
+    cancel_at: Option<i64>,
+    description: Option<String>,
+    metadata: Metadata,
+}
+
+impl Wishes {
+    fn take(params: &mut Params) -> Result<Self, ApiError> {
+        request::take_fixed_settings(params)?;
+        request::take_proration_behavior(params)?;
+        Ok(Self {
+            payment_behavior: request::take_payment_behavior(params)?,
+            default_payment_method: params.text("default_payment_method")?,
+            save_method: request::take_payment_settings(params)?.unwrap_or(false),
+            missing_payment_method: request::take_trial_settings(params)?
+                .unwrap_or(MissingPaymentMethod::CreateInvoice),
+            cancel_at_period_end: params.boolean("cancel_at_period_end")?.unwrap_or(false),
+            cancel_at: params.integer("cancel_at")?,
+            description: params.text("description")?,
+            metadata: MetadataChange::take(params)?.initial(),
+        })
+    }
+}
+
+/// Takes `billing_mode[type]`; the default depends on the API version.
+pub fn take_billing_mode(params: &mut Params, version: &str) -> Result<BillingMode, ApiError> {
+    let mut flexible = shape::flexible_by_default(version);
+    if let Some(mut mode) = params.map("billing_mode")? {
+        match mode.choice("type", &["classic", "flexible"])? {
+            Some(kind) => flexible = kind == "flexible",
+            None => return Err(ApiError::missing_param("billing_mode[type]")),
+        }
+        mode.finish()?;
+    }
+    Ok(if flexible {
+        BillingMode::Flexible
+    } else {
+        BillingMode::Classic
+    })
+}
+
+/// Takes `trial_period_days` or `trial_end`.
+fn take_trial(params: &mut Params, now_secs: i64) -> Result<Option<i64>, ApiError> {
+    let days = params.integer("trial_period_days")?;
+    let end = match (days, request::take_trial_end(params)?) {
+        (Some(_), Some(_)) => {
+            return Err(ApiError::bad_param(
+                "trial_end",
+                "You may only specify one of these parameters: trial_end, trial_period_days.",
+            ));
+        }
+        (Some(0), None) | (None, None | Some(TrialEnd::Now)) => return Ok(None),
+        (Some(days), None) if !(1..=LONGEST_TRIAL_DAYS).contains(&days) => {
+            return Err(ApiError::bad_param(
+                "trial_period_days",
+                format!("A trial lasts 1 to {LONGEST_TRIAL_DAYS} days."),
+            ));
+        }
+        (Some(days), None) => now_secs + days * DAY_SECS,
+        (None, Some(TrialEnd::At(end))) => end,
+    };
+    if end <= now_secs || end > now_secs + LONGEST_TRIAL_DAYS * DAY_SECS {
+        return Err(ApiError::bad_param(
+            "trial_end",
+            "Invalid timestamp: must be in the future, and within two years.",
+        ));
+    }
+    Ok(Some(end))
+}
+
+/// Takes what makes the subscription itself: also used by the preview.
+pub fn take_new(
+    params: &mut Params,
+    customer: String,
+    version: &str,
+    now_secs: i64,
+) -> Result<NewSubscription, ApiError> {
+    let name = params.name("items");
+    let items = request::take_items(params)?;
+    if items.is_empty() {
+        return Err(ApiError::missing_param(&name));
+    }
+    Ok(NewSubscription {
+        customer,
+        items,
+        trial_end: take_trial(params, now_secs)?,
+        mode: take_billing_mode(params, version)?,
+    })
+}
+
+/// The subscription as it begins; nothing is recorded yet.
+pub fn begin(
+    state: &State,
+    new: NewSubscription,
+    ids: &mut IdSource,
+    now_secs: i64,
+) -> Result<Subscription, ApiError> {
+    let catalogue = state.catalogue();
+    let first = new
+        .items
+        .iter()
+        .find_map(|edit| catalogue.prices.get(edit.price.as_ref()?));
+    let currency = first.map_or_else(|| "usd".to_owned(), |price| price.currency.clone());
+    let customer = state.customer(&new.customer, "customer")?;
+    if customer
+        .currency
+        .as_ref()
+        .is_some_and(|existing| *existing != currency)
+    {
+        return Err(ApiError::bad_param(
+            "currency",
+            "You cannot combine currencies on a single customer.",
+        ));
+    }
+    let id = ids.next("sub");
+    let mut items: Vec<Item> = Vec::new();
+    for edit in &new.items {
+        let item = edit::new_item(edit, &currency, catalogue, ids, now_secs)?;
+        if items.iter().any(|other| other.price == item.price) {
+            return Err(ApiError::bad_param(
+                "items",
+                format!(
+                    "Cannot add multiple subscription items with the same plan: {}",
+                    item.price
+                ),
+            ));
+        }
+        items.push(item);
+    }
+    let anchor_secs = new.trial_end.unwrap_or(now_secs);
+    let mut subscription = Subscription {
+        id,
+        customer: new.customer,
+        status: if new.trial_end.is_some() {
+            Status::Trialing
+        } else {
+            Status::Incomplete
+        },
+        items,
+        created_secs: now_secs,
+        anchor_secs,
+        cadence: Cadence::MONTHLY,
+        mode: new.mode,
+        currency,
+        period: change::full_period(Cadence::MONTHLY, now_secs)?,
+        trial: new.trial_end.map(|end| (now_secs, end)),
+        missing_payment_method: MissingPaymentMethod::CreateInvoice,
+        cancel_at_period_end: false,
+        cancel_at: None,
+        canceled_at: None,
+        ended_at: None,
+        cancel_reason: None,
+        cancel_comment: None,
+        cancel_feedback: None,
+        default_payment_method: None,
+        save_default_payment_method: false,
+        latest_invoice: None,
+        description: None,
+        metadata: Metadata::new(),
+        upcoming_sent_for: None,
+        trial_end_announced: false,
+    };
+    subscription.cadence = edit::common_cadence(&subscription, catalogue)?;
+    subscription.period = match new.trial_end {
+        Some(end) => Period::from_seconds(now_secs, end),
+        None => subscription.cadence.period_containing(now_secs, now_secs),
+    }
+    .map_err(|error| ApiError::invalid(error.to_string()))?;
+    Ok(subscription)
+}
+
+/// The first invoice.
+pub fn first_invoice(state: &State, subscription: &Subscription) -> Result<Draft, ApiError> {
+    let mut lines = assemble::pending(state, subscription);
+    lines.extend(if subscription.on_trial() {
+        assemble::trial(subscription, state.catalogue())?
+    } else {
+        assemble::licensed(subscription, subscription.period, state.catalogue())?
+    });
+    let period = (subscription.created_secs, subscription.created_secs);
+    Ok(Draft::for_subscription(
+        subscription,
+        "subscription_create",
+        period,
+        lines,
+    ))
+}
+
+/// `POST /v1/subscriptions`.
+pub fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
+    let mut params = call.take_params();
+    let customer = params.required("customer")?;
+    let now = call.state.now_for(&customer);
+    let new = take_new(&mut params, customer.clone(), &call.version, now)?;
+    let currency = params.text("currency")?;
+    let wishes = Wishes::take(&mut params)?;
+    params.finish()?;
+    let state = &mut *call.state;
+    if let Some(method) = &wishes.default_payment_method {
+        payment_methods::check_owner(state, method, &customer, "default_payment_method")?;
+    }
+    // Ids are drawn from a copy until nothing can be refused any more.
+    let mut ids = state.ids.clone();
+    let mut subscription = begin(state, new, &mut ids, now)?;
+    if currency.is_some_and(|currency| currency != subscription.currency) {
+        return Err(ApiError::bad_param(
+            "currency",
+            "The currency does not match the prices.",
+        ));
+    }
+    let behavior = wishes.payment_behavior;
+    apply(&mut subscription, wishes, now);
+    let draft = first_invoice(state, &subscription)?;
+    check_payable(state, &subscription, &draft, behavior)?;
+    state.ids = ids;
+    let id = subscription.id.clone();
+    start(state, subscription, draft, behavior, now)?;
+    call.render(&id)
+}
+
+fn apply(subscription: &mut Subscription, wishes: Wishes, now_secs: i64) {
+    subscription.default_payment_method = wishes.default_payment_method;
+    subscription.save_default_payment_method = wishes.save_method;
+    subscription.missing_payment_method = wishes.missing_payment_method;
+    subscription.cancel_at_period_end = wishes.cancel_at_period_end;
+    subscription.cancel_at = wishes.cancel_at;
+    if wishes.cancel_at_period_end || wishes.cancel_at.is_some() {
+        subscription.canceled_at = Some(now_secs);
+    }
+    subscription.description = wishes.description;
+    subscription.metadata = wishes.metadata;
+}
+
+/// Refuses what cannot be paid, where the request wants no half measures.
+fn check_payable(
+    state: &mut State,
+    subscription: &Subscription,
+    draft: &Draft,
+    behavior: PaymentBehavior,
+) -> Result<(), ApiError> {
+    if behavior == PaymentBehavior::DefaultIncomplete || payment::due(state, draft)? == 0 {
+        return Ok(());
+    }
+    let method = payment::method_of(state, subscription).ok_or_else(collect::no_payment_method)?;
+    if behavior == PaymentBehavior::ErrorIfIncomplete {
+        payment::refuse_unless_approved(state, &method)?;
+    }
+    Ok(())
+}
+
+fn start(
+    state: &mut State,
+    subscription: Subscription,
+    draft: Draft,
+    behavior: PaymentBehavior,
+    now_secs: i64,
+) -> Result<(), ApiError> {
+    let (id, customer, currency) = (
+        subscription.id.clone(),
+        subscription.customer.clone(),
+        subscription.currency.clone(),
+    );
+    let incomplete = subscription.status == Status::Incomplete;
+    state.subscriptions.insert(subscription);
+    if let Some(customer) = state.customers.get_mut(&customer) {
+        customer.currency.get_or_insert(currency);
+    }
+    state.emit("customer.subscription.created", &id, now_secs);
+    if draft.lines.is_empty() {
+        // Metered items alone are billed in arrears: there is no invoice yet.
+        if incomplete {
+            state.change_subscription(&id, now_secs, |subscription| {
+                subscription.status = Status::Active
+            })?;
+        }
+        return Ok(());
+    }
+    let before = state.snapshot(&id);
+    let invoice = finalize::record(state, draft, now_secs)?;
+    state.emit_update("customer.subscription.updated", &id, before, now_secs);
+    finalize::finalize(state, &invoice, now_secs)?;
+    if state.invoice(&invoice)?.amount_remaining() > 0 {
+        payment::pay(state, &invoice, behavior, now_secs)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! Edits of a subscription's items.
+
+use billing_domain::period::Cadence;
+
+use crate::error::ApiError;
+use crate::ids::IdSource;
+use crate::metadata::{Metadata, MetadataChange};
+use crate::prices::Price;
+use crate::subscriptions::change::Catalogue;
+use crate::subscriptions::model::{Item, Subscription};
+
+/// The wish for one item.
+#[derive(Debug, Clone, Default)]
+pub struct ItemEdit {
+    /// Name of the parameter, for errors: `items[0]`.
+    pub param: String,
+    /// The existing item; without it an item is added.
+    pub id: Option<String>,
+    /// The new price.
+    pub price: Option<String>,
+    /// The new quantity.
+    pub quantity: Option<u64>,
+    /// Whether the item goes.
+    pub deleted: bool,
+    /// Changes of its metadata.
+    pub metadata: MetadataChange,
+}
+
+/// The items after the edits; at least one, no price twice.
+pub fn edit_items(
+    before: &Subscription,
+    edits: &[ItemEdit],
+    catalogue: Catalogue<'_>,
+    ids: &mut IdSource,
+    now_secs: i64,
+) -> Result<Vec<Item>, ApiError> {
+    let mut items = before.items.clone();
+    for edit in edits {
+        match &edit.id {
+            Some(id) => edit_item(&mut items, id, edit, &before.currency, catalogue)?,
+            None => items.push(new_item(edit, &before.currency, catalogue, ids, now_secs)?),
+        }
+    }
+    if items.is_empty() {
+        return Err(ApiError::bad_param(
+            "items",
+            "A subscription must have at least one active plan. In order to cancel a subscription, please use the cancel API endpoint.",
+        ));
+    }
+    for (index, item) in items.iter().enumerate() {
+        if items[..index].iter().any(|other| other.price == item.price) {
+            return Err(ApiError::bad_param(
+                "items",
+                format!(
+                    "Cannot add multiple subscription items with the same plan: {}",
+                    item.price
+                ),
+            ));
+        }
+    }
+    Ok(items)
+}
+
+fn edit_item(
+    items: &mut Vec<Item>,
+    id: &str,
+    edit: &ItemEdit,
+    currency: &str,
+    catalogue: Catalogue<'_>,
+) -> Result<(), ApiError> {
+    let position = items.iter().position(|item| item.id == id).ok_or_else(|| {
+        ApiError::no_such("subscription_item", id, &format!("{}[id]", edit.param))
+    })?;
+    if edit.deleted {
+        items.remove(position);
+        return Ok(());
+    }
+    let item = &mut items[position];
+    if let Some(price) = &edit.price
+        && *price != item.price
+    {
+        let metered = subscribable(price, edit, currency, catalogue)?
+            .meter()
+            .is_some();
+        item.price.clone_from(price);
+        item.quantity = if metered {
+            None
+        } else {
+            Some(item.quantity.unwrap_or(1))
+        };
+    }
+    if let Some(quantity) = edit.quantity {
+        item.quantity = Some(checked_quantity(quantity, &item.price, edit, catalogue)?);
+    }
+    edit.metadata.clone().apply(&mut item.metadata);
+    Ok(())
+}
+
+/// A new item for a price.
+pub fn new_item(
+    edit: &ItemEdit,
+    currency: &str,
+    catalogue: Catalogue<'_>,
+    ids: &mut IdSource,
+    now_secs: i64,
+) -> Result<Item, ApiError> {
+    let price_id = edit
+        .price
+        .as_ref()
+        .ok_or_else(|| ApiError::missing_param(&format!("{}[price]", edit.param)))?;
+    let price = subscribable(price_id, edit, currency, catalogue)?;
+    let quantity = match edit.quantity {
+        Some(quantity) => Some(checked_quantity(quantity, price_id, edit, catalogue)?),
+        None if price.meter().is_some() => None,
+        None => Some(1),
+    };
+    Ok(Item {
+        id: ids.next("si"),
+        price: price_id.clone(),
+        quantity,
+        last_debited: None,
+        created_secs: now_secs,
+        metadata: match &edit.metadata {
+            MetadataChange::Merge(_) => edit.metadata.clone().initial(),
+            MetadataChange::Keep | MetadataChange::Clear => Metadata::new(),
+        },
+    })
+}
+
+fn subscribable<'a>(
+    id: &str,
+    edit: &ItemEdit,
+    currency: &str,
+    catalogue: Catalogue<'a>,
+) -> Result<&'a Price, ApiError> {
+    let param = format!("{}[price]", edit.param);
+    let price = catalogue
+        .prices
+        .get(id)
+        .ok_or_else(|| ApiError::no_such("price", id, &param))?;
+    let problem = if !price.active {
+        "The price specified is inactive. This field only accepts active prices.".to_owned()
+    } else if price.recurring.is_none() {
+        format!(
+            "The price specified is set to `type=one_time` but this field only accepts prices with `type=recurring`: {id}"
+        )
+    } else if price.currency != currency {
+        format!(
+            "The price specified supports currencies of `{}`. This doesn't match the expected currency: `{currency}`.",
+            price.currency
+        )
+    } else {
+        return Ok(price);
+    };
+    Err(ApiError::bad_param(&param, problem))
+}
+
+fn checked_quantity(
+    quantity: u64,
+    price: &str,
+    edit: &ItemEdit,
+    catalogue: Catalogue<'_>,
+) -> Result<u64, ApiError> {
+    let param = format!("{}[quantity]", edit.param);
+    let price = catalogue.price(price)?;
+    if price.meter().is_some() {
+        return Err(ApiError::bad_param(
+            &param,
+            "You cannot set the quantity for metered plans. Usage is reported to the meter.",
+        ));
+    }
+    let fits = price
+        .charge(quantity)
+        .is_some_and(|charge| charge.full_amount().is_ok());
+    if fits {
+        Ok(quantity)
+    } else {
+        Err(ApiError::bad_param(
+            &param,
+            "Quantity times unit amount is too large.",
+        ))
+    }
+}
+
+/// All prices of a subscription repeat alike: mixed intervals are not known.
+pub fn common_cadence(
+    subscription: &Subscription,
+    catalogue: Catalogue<'_>,
+) -> Result<Cadence, ApiError> {
+    let mut common = None;
+    for item in &subscription.items {
+        let cadence = catalogue
+            .price(&item.price)?
+            .recurring
+            .as_ref()
+            .map(|recurring| recurring.cadence);
+        if common.is_some() && common != cadence {
+            return Err(ApiError::unsupported(
+                "items",
+                "prices of different intervals in one subscription",
+            ));
+        }
+        common = cadence;
+    }
+    common.ok_or_else(|| ApiError::missing_param("items"))
+}

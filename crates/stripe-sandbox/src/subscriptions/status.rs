@@ -1,0 +1,123 @@
+//! How a subscription's status follows the fate of its invoices.
+
+use crate::config::DunningEnd;
+use crate::error::ApiError;
+use crate::invoices::model::Invoice;
+use crate::state::State;
+use crate::subscriptions::cancel;
+use crate::subscriptions::model::{Status, Subscription};
+
+impl State {
+    /// Changes a subscription and records the update, if there is one.
+    pub fn change_subscription(
+        &mut self,
+        id: &str,
+        now_secs: i64,
+        change: impl FnOnce(&mut Subscription),
+    ) -> Result<(), ApiError> {
+        let before = self.snapshot(id);
+        change(self.subscription_mut(id)?);
+        self.emit_update("customer.subscription.updated", id, before, now_secs);
+        Ok(())
+    }
+}
+
+/// An invoice was paid.
+pub fn after_paid(
+    state: &mut State,
+    id: &str,
+    invoice: &Invoice,
+    now_secs: i64,
+) -> Result<(), ApiError> {
+    let subscription = state.subscription(id, "id")?;
+    let latest = subscription.latest_invoice.as_ref() == Some(&invoice.id);
+    let heals = match subscription.status {
+        Status::Incomplete => invoice.reason == "subscription_create",
+        Status::PastDue | Status::Unpaid => latest,
+        _ => false,
+    };
+    if heals {
+        state.change_subscription(id, now_secs, |subscription| {
+            subscription.status = Status::Active
+        })?;
+    }
+    Ok(())
+}
+
+/// An attempt to pay failed. The first invoice leaves the subscription
+/// incomplete; a later one makes it past due, and the last retry ends it.
+pub fn after_failed(
+    state: &mut State,
+    id: &str,
+    invoice: &Invoice,
+    now_secs: i64,
+) -> Result<(), ApiError> {
+    let status = state.subscription(id, "id")?.status;
+    if invoice.reason == "subscription_create" || status.is_final() {
+        return Ok(());
+    }
+    if status == Status::Active {
+        state.change_subscription(id, now_secs, |subscription| {
+            subscription.status = Status::PastDue
+        })?;
+    }
+    let exhausted = invoice.auto_advance
+        && invoice.next_attempt_secs.is_none()
+        && usize::try_from(invoice.attempt_count).unwrap_or(usize::MAX)
+            > state.config.dunning_days.len();
+    if !exhausted {
+        return Ok(());
+    }
+    match state.config.dunning_end {
+        DunningEnd::Cancel => cancel::now(state, id, "payment_failed", now_secs),
+        DunningEnd::MarkUnpaid => state.change_subscription(id, now_secs, |subscription| {
+            subscription.status = Status::Unpaid
+        }),
+        DunningEnd::LeavePastDue => Ok(()),
+    }
+}
+
+/// An invoice was voided.
+pub fn after_void(
+    state: &mut State,
+    id: &str,
+    invoice: &Invoice,
+    now_secs: i64,
+) -> Result<(), ApiError> {
+    let subscription = state.subscription(id, "id")?;
+    let latest = subscription.latest_invoice.as_ref() == Some(&invoice.id);
+    match subscription.status {
+        Status::Incomplete if invoice.reason == "subscription_create" => {
+            expire(state, id, now_secs)
+        }
+        Status::PastDue if latest => state.change_subscription(id, now_secs, |subscription| {
+            subscription.status = Status::Active
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The first payment did not come in time.
+pub fn expire(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
+    state.change_subscription(id, now_secs, |subscription| {
+        subscription.status = Status::IncompleteExpired;
+        subscription.ended_at = Some(now_secs);
+    })
+}
+
+/// Makes the method that paid the subscription's default, where wished.
+pub fn keep_method(
+    state: &mut State,
+    id: &str,
+    method: &str,
+    now_secs: i64,
+) -> Result<(), ApiError> {
+    let subscription = state.subscription(id, "id")?;
+    if subscription.save_default_payment_method && subscription.default_payment_method.is_none() {
+        let method = method.to_owned();
+        state.change_subscription(id, now_secs, |subscription| {
+            subscription.default_payment_method = Some(method)
+        })?;
+    }
+    Ok(())
+}

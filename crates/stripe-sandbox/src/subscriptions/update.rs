@@ -1,0 +1,226 @@
+//! `POST /v1/subscriptions/{id}`: the decision, applied.
+
+use serde_json::Value;
+
+use crate::call::Call;
+use crate::error::ApiError;
+use crate::invoice_items;
+use crate::invoices::{assemble, collect, finalize};
+use crate::metadata::MetadataChange;
+use crate::params::Params;
+use crate::payment_methods;
+use crate::state::State;
+use crate::subscriptions::change::{self, Change, ChangeRequest, Invoicing};
+use crate::subscriptions::model::{MissingPaymentMethod, Status, Subscription};
+use crate::subscriptions::payment;
+use crate::subscriptions::request::{self, CancellationDetails, PaymentBehavior};
+
+/// What a request changes besides items and time.
+#[derive(Debug, Default)]
+struct Settings {
+    cancel_at_period_end: Option<bool>,
+    cancel_at: Option<Option<i64>>,
+    cancellation: CancellationDetails,
+    default_payment_method: Option<String>,
+    save_method: Option<bool>,
+    missing_payment_method: Option<MissingPaymentMethod>,
+    description: Option<Option<String>>,
+    metadata: MetadataChange,
+}
+
+impl Settings {
+    fn take(params: &mut Params) -> Result<Self, ApiError> {
+        request::take_fixed_settings(params)?;
+        Ok(Self {
+            cancel_at_period_end: params.boolean("cancel_at_period_end")?,
+            cancel_at: take_cancel_at(params)?,
+            cancellation: CancellationDetails::take(params)?,
+            default_payment_method: params.text("default_payment_method")?,
+            save_method: request::take_payment_settings(params)?,
+            missing_payment_method: request::take_trial_settings(params)?,
+            description: params.clearable("description")?,
+            metadata: MetadataChange::take(params)?,
+        })
+    }
+
+    fn apply(self, subscription: &mut Subscription, now_secs: i64) {
+        if let Some(ends) = self.cancel_at_period_end {
+            subscription.cancel_at_period_end = ends;
+        }
+        if let Some(at) = self.cancel_at {
+            subscription.cancel_at = at;
+        }
+        if subscription.cancel_at_period_end || subscription.cancel_at.is_some() {
+            subscription.canceled_at.get_or_insert(now_secs);
+            subscription.cancel_reason = Some("cancellation_requested");
+        } else if !subscription.status.is_final() {
+            subscription.canceled_at = None;
+            subscription.cancel_reason = None;
+        }
+        self.cancellation.apply(subscription);
+        if let Some(method) = self.default_payment_method {
+            subscription.default_payment_method = Some(method);
+        }
+        if let Some(save) = self.save_method {
+            subscription.save_default_payment_method = save;
+        }
+        if let Some(behavior) = self.missing_payment_method {
+            subscription.missing_payment_method = behavior;
+        }
+        if let Some(description) = self.description {
+            subscription.description = description;
+        }
+        self.metadata.apply(&mut subscription.metadata);
+    }
+}
+fn take_cancel_at(params: &mut Params) -> Result<Option<Option<i64>>, ApiError> {
+    match params.clearable("cancel_at")? {
+        None => Ok(None),
+        Some(None) => Ok(Some(None)),
+        Some(Some(text)) => text
+            .parse()
+            .map(|at| Some(Some(at)))
+            .map_err(|_| ApiError::bad_param("cancel_at", format!("Invalid integer: {text}"))),
+    }
+}
+
+/// Takes items, proration and time: what the preview reads as well.
+pub fn take_change(
+    params: &mut Params,
+    subscription: &Subscription,
+    now_secs: i64,
+) -> Result<ChangeRequest, ApiError> {
+    let name = params.name("proration_date");
+    let proration_secs = params.integer("proration_date")?.unwrap_or(now_secs);
+    let period = &subscription.period;
+    if proration_secs < period.start_secs() || proration_secs > period.end_secs() {
+        return Err(ApiError::bad_param(
+            &name,
+            "The proration date must lie within the subscription's current period.",
+        ));
+    }
+    Ok(ChangeRequest {
+        edits: request::take_items(params)?,
+        behavior: request::take_proration_behavior(params)?,
+        proration_secs,
+        restart: params.choice("billing_cycle_anchor", &["now", "unchanged"])? == Some("now"),
+        trial_end: request::take_trial_end(params)?,
+    })
+}
+
+/// `POST /v1/subscriptions/{id}`.
+pub fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
+    let params = call.take_params();
+    let id = call.id();
+    apply_params(call.state, &id, params)?;
+    call.render(&id)
+}
+
+/// Reads and applies a change; the items' own routes come here too.
+pub fn apply_params(state: &mut State, id: &str, mut params: Params) -> Result<(), ApiError> {
+    let before = state.subscription(id, "id")?.clone();
+    let now = state.now_for(&before.customer);
+    let request = take_change(&mut params, &before, now)?;
+    let settings = Settings::take(&mut params)?;
+    let behavior = request::take_payment_behavior(&mut params)?;
+    params.finish()?;
+    check_changeable(state, &before, &request, &settings)?;
+    let mut ids = state.ids.clone();
+    let mut change = change::decide(&before, &request, state.catalogue(), &mut ids, now)?;
+    settings.apply(&mut change.after, now);
+    if behavior == PaymentBehavior::ErrorIfIncomplete {
+        check_payable(state, &before, &change, now)?;
+    }
+    state.ids = ids;
+    apply(state, &before, change, behavior, now)
+}
+
+fn check_changeable(
+    state: &State,
+    before: &Subscription,
+    request: &ChangeRequest,
+    settings: &Settings,
+) -> Result<(), ApiError> {
+    if before.status.is_final() {
+        return Err(ApiError::invalid(
+            "A canceled subscription can only update its cancellation_details and metadata.",
+        ));
+    }
+    let changes_items = !request.edits.is_empty() || request.restart;
+    if before.status == Status::Incomplete && changes_items {
+        return Err(ApiError::bad_param(
+            "items",
+            "The items of an incomplete subscription cannot be changed.",
+        ));
+    }
+    match &settings.default_payment_method {
+        Some(method) => {
+            payment_methods::check_owner(state, method, &before.customer, "default_payment_method")
+        }
+        None => Ok(()),
+    }
+}
+
+/// Refuses a change whose invoice would not be paid.
+fn check_payable(
+    state: &mut State,
+    before: &Subscription,
+    change: &Change,
+    now_secs: i64,
+) -> Result<(), ApiError> {
+    if change.invoice == Invoicing::Later {
+        return Ok(());
+    }
+    let full = change.invoice == Invoicing::FullPeriod;
+    let draft = assemble::immediate(
+        state,
+        before,
+        &change.after,
+        full,
+        change.prorations.clone(),
+        now_secs,
+    )?;
+    if payment::due(state, &draft)? == 0 {
+        return Ok(());
+    }
+    let method = payment::method_of(state, &change.after).ok_or_else(collect::no_payment_method)?;
+    payment::refuse_unless_approved(state, &method)
+}
+
+fn apply(
+    state: &mut State,
+    before: &Subscription,
+    change: Change,
+    behavior: PaymentBehavior,
+    now_secs: i64,
+) -> Result<(), ApiError> {
+    let id = before.id.clone();
+    let snapshot = state.snapshot(&id);
+    for content in change.prorations {
+        invoice_items::record(state, &before.customer, content, now_secs);
+    }
+    let after = change.after.clone();
+    state.subscriptions.insert(change.after);
+    let invoice = match change.invoice {
+        Invoicing::Later => None,
+        Invoicing::Pending | Invoicing::FullPeriod => {
+            let full = change.invoice == Invoicing::FullPeriod;
+            let draft = assemble::immediate(state, before, &after, full, Vec::new(), now_secs)?;
+            Some(finalize::record(state, draft, now_secs)?)
+        }
+    };
+    state.emit_update("customer.subscription.updated", &id, snapshot, now_secs);
+    let Some(invoice) = invoice else {
+        return Ok(());
+    };
+    finalize::finalize(state, &invoice, now_secs)?;
+    if state.invoice(&invoice)?.amount_remaining() == 0 {
+        return Ok(());
+    }
+    if behavior == PaymentBehavior::DefaultIncomplete {
+        return state.change_subscription(&id, now_secs, |subscription| {
+            subscription.status = Status::PastDue;
+        });
+    }
+    payment::pay(state, &invoice, behavior, now_secs)
+}

@@ -1,0 +1,136 @@
+//! Errors: Stripe's shape, and nothing ignored silently.
+
+use axum::http::Method;
+
+use crate::support::World;
+
+#[tokio::test]
+async fn a_request_without_a_test_key_is_refused() {
+    let mut world = World::new().await;
+    for key in [
+        "",
+        "Bearer",
+        "Bearer sk_live_1234567890",
+        "Basic c2tfbGl2ZTo=",
+        "Bearer sk_test_",
+    ] {
+        world.key = key.to_owned();
+        let error = world.get("/v1/account", &[]).await.error(401);
+        assert_eq!(error["type"], "invalid_request_error", "{key}");
+        assert!(
+            !error["message"].to_string().contains("34567890"),
+            "{error}"
+        );
+    }
+    // `sk_test_abc:` in base64.
+    world.key = "Basic c2tfdGVzdF9hYmM6".to_owned();
+    world.get("/v1/account", &[]).await.ok();
+}
+
+#[tokio::test]
+async fn every_answer_names_its_request() {
+    let world = World::new().await;
+    let reply = world.get("/v1/customers/cus_none", &[]).await;
+    let id = reply.header("request-id").expect("a request id").to_owned();
+    let error = reply.error(404);
+    assert_eq!(error["code"], "resource_missing");
+    assert_eq!(error["param"], "id");
+    assert!(
+        error["request_log_url"]
+            .as_str()
+            .is_some_and(|url| url.ends_with(&id))
+    );
+    let reply = world.get("/v1/quotes", &[]).await;
+    assert!(reply.header("request-id").is_some());
+    reply.error(404);
+    world
+        .send("DELETE", "/v1/account", &[], None)
+        .await
+        .expect("an answer")
+        .error(404);
+}
+
+/// Every route refuses a parameter it does not know: by name where it gets
+/// that far, and never with 200.
+#[tokio::test]
+async fn no_route_ignores_a_parameter() {
+    let world = World::new().await;
+    for route in stripe_sandbox::routes() {
+        if route.method == Method::GET && route.path.starts_with("/_sandbox") {
+            continue;
+        }
+        let path = route
+            .path
+            .replace("{id}", "x_none")
+            .replace("{method}", "x_none");
+        let reply = world
+            .send(
+                route.method.as_str(),
+                &path,
+                &[("no_such_parameter", "1")],
+                None,
+            )
+            .await
+            .expect("an answer");
+        assert!(
+            (400..500).contains(&reply.status),
+            "{} {} answered {}",
+            route.method,
+            route.path,
+            reply.status
+        );
+        let error = &reply.body["error"];
+        assert!(
+            error["param"].is_string() || error["code"].is_string(),
+            "{path}: {error}"
+        );
+    }
+    let types = world.event_types().await;
+    assert_eq!(
+        types,
+        Vec::<String>::new(),
+        "a refused request changed something"
+    );
+}
+
+#[tokio::test]
+async fn unknown_parameters_are_named_in_full() {
+    let world = World::new().await;
+    let error = world
+        .post(
+            "/v1/subscriptions",
+            &[
+                ("customer", "cus_x"),
+                ("items[0][price]", "p"),
+                ("items[0][colour]", "red"),
+            ],
+        )
+        .await
+        .error(400);
+    assert_eq!(error["code"], "parameter_unknown");
+    assert_eq!(error["param"], "items[0][colour]");
+    let error = world
+        .get("/v1/products", &[("limit", "101")])
+        .await
+        .error(400);
+    assert_eq!(error["param"], "limit");
+    let error = world
+        .get("/v1/products", &[("expand[]", "data.colour")])
+        .await;
+    assert_eq!(error.status, 200, "an empty list has nothing to expand");
+    let error = world
+        .post("/v1/customers", &[("expand[]", "colour")])
+        .await
+        .error(400);
+    assert_eq!(error["param"], "expand");
+}
+
+#[tokio::test]
+async fn the_version_must_look_like_one() {
+    let mut world = World::new().await;
+    world.version = Some("yesterday");
+    world.get("/v1/account", &[]).await.error(400);
+    world.version = Some("2024-06-20");
+    let reply = world.get("/v1/account", &[]).await;
+    assert_eq!(reply.header("stripe-version"), Some("2024-06-20"));
+}

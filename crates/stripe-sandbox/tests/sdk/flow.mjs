@@ -1,0 +1,186 @@
+// Drives the sandbox with Stripe's Node SDK, unchanged but for the host.
+// usage: node flow.mjs HOST PORT; prints "ok" when everything held.
+import assert from 'node:assert/strict';
+import http from 'node:http';
+import Stripe from 'stripe';
+
+const [host, port] = process.argv.slice(2);
+const options = {host, port: Number(port), protocol: 'http', telemetry: false};
+const stripe = new Stripe('sk_test_node', {...options, maxNetworkRetries: 0});
+
+const START = Date.UTC(2026, 0, 31, 10) / 1000;
+const DAY = 86_400;
+
+async function catalogue() {
+  const product = await stripe.products.create({name: 'Standard', metadata: {tier: 'standard'}});
+  const price = (unit_amount, lookup_key) =>
+    stripe.prices.create({
+      product: product.id,
+      currency: 'usd',
+      unit_amount,
+      lookup_key,
+      recurring: {interval: 'month'},
+    });
+  const [small, large] = [await price(1000, 'node_small'), await price(2500, 'node_large')];
+  const found = await stripe.prices.list({lookup_keys: ['node_large'], expand: ['data.product']});
+  assert.equal(found.data[0].id, large.id);
+  assert.equal(found.data[0].product.name, 'Standard');
+  assert.equal(found.data[0].unit_amount_decimal.toString(), '2500');
+  return {small, large};
+}
+
+async function customerOnClock(card) {
+  const clock = await stripe.testHelpers.testClocks.create({frozen_time: START});
+  const customer = await stripe.customers.create({
+    email: 'node@example.com',
+    test_clock: clock.id,
+    payment_method: card,
+    invoice_settings: {default_payment_method: card},
+  });
+  return {clock, customer};
+}
+
+async function upgradeAndRenewal({small, large}) {
+  const {clock, customer} = await customerOnClock('pm_card_visa');
+  const subscription = await stripe.subscriptions.create({
+    customer: customer.id,
+    items: [{price: small.id}],
+    expand: ['latest_invoice.payments'],
+  });
+  assert.equal(subscription.status, 'active');
+  assert.equal(subscription.latest_invoice.amount_paid, 1000);
+  const [payment] = subscription.latest_invoice.payments.data;
+  const intent = await stripe.paymentIntents.retrieve(payment.payment.payment_intent);
+  assert.equal(intent.status, 'succeeded');
+  const item = subscription.items.data[0];
+  assert.equal(item.current_period_end, Date.UTC(2026, 1, 28, 10) / 1000);
+
+  await advance(clock, START + 10 * DAY);
+  const change = {
+    items: [{id: item.id, price: large.id}],
+    proration_behavior: 'always_invoice',
+    proration_date: START + 10 * DAY,
+  };
+  const preview = await stripe.invoices.createPreview({
+    customer: customer.id,
+    subscription: subscription.id,
+    subscription_details: change,
+  });
+  assert.equal(preview.lines.data.length, 2);
+  const updated = await stripe.subscriptions.update(subscription.id, {...change, expand: ['latest_invoice']});
+  assert.equal(updated.latest_invoice.total, preview.total);
+  assert.equal(updated.latest_invoice.status, 'paid');
+  assert.equal(updated.items.data[0].price.id, large.id);
+
+  const next = await stripe.invoices.createPreview({subscription: subscription.id});
+  await advance(clock, Date.UTC(2026, 1, 28, 12) / 1000);
+  const invoices = await stripe.invoices.list({subscription: subscription.id, limit: 2});
+  assert.equal(invoices.data[0].billing_reason, 'subscription_cycle');
+  assert.equal(invoices.data[0].status, 'paid');
+  assert.equal(invoices.data[0].total, next.total);
+  const ids = [];
+  for await (const invoice of stripe.invoices.list({subscription: subscription.id, limit: 1})) {
+    ids.push(invoice.id);
+  }
+  assert.equal(ids.length, 3);
+  const canceled = await stripe.subscriptions.cancel(subscription.id);
+  assert.equal(canceled.status, 'canceled');
+}
+
+async function advance(clock, frozen_time) {
+  await stripe.testHelpers.testClocks.advance(clock.id, {frozen_time});
+  const {status} = await stripe.testHelpers.testClocks.retrieve(clock.id);
+  assert.equal(status, 'ready');
+}
+
+async function declines({small}) {
+  await assert.rejects(stripe.customers.create({payment_method: 'pm_card_chargeDeclined'}), (error) => {
+    assert.ok(error instanceof Stripe.errors.StripeCardError);
+    assert.equal(error.decline_code, 'generic_decline');
+    assert.ok(error.requestId.startsWith('req_'));
+    return true;
+  });
+  const {customer} = await customerOnClock('pm_card_chargeCustomerFail');
+  const request = {customer: customer.id, items: [{price: small.id}]};
+  await assert.rejects(
+    stripe.subscriptions.create({...request, payment_behavior: 'error_if_incomplete'}),
+    Stripe.errors.StripeCardError,
+  );
+  const incomplete = await stripe.subscriptions.create(request);
+  assert.equal(incomplete.status, 'incomplete');
+  await assert.rejects(stripe.customers.create({colour: 'red'}), {param: 'colour'});
+  await assert.rejects(stripe.customers.retrieve('cus_none'), {code: 'resource_missing', statusCode: 404});
+  const stranger = new Stripe('sk_live_wrong', options);
+  await assert.rejects(stranger.customers.list(), Stripe.errors.StripeAuthenticationError);
+}
+
+async function idempotency() {
+  const options = {idempotencyKey: 'node-key'};
+  const first = await stripe.customers.create({name: 'Once'}, options);
+  const second = await stripe.customers.create({name: 'Once'}, options);
+  assert.equal(second.id, first.id);
+  assert.equal(second.lastResponse.headers['idempotent-replayed'], 'true');
+  await assert.rejects(
+    stripe.customers.create({name: 'Twice'}, options),
+    Stripe.errors.StripeIdempotencyError,
+  );
+}
+
+async function meters() {
+  const meter = await stripe.billing.meters.create({
+    display_name: 'Tokens',
+    event_name: 'node_tokens',
+    default_aggregation: {formula: 'sum'},
+  });
+  const customer = await stripe.customers.create({});
+  const event = {event_name: 'node_tokens', payload: {stripe_customer_id: customer.id, value: '25'}};
+  await stripe.billing.meterEvents.create({...event, identifier: 'node-1'});
+  await assert.rejects(stripe.billing.meterEvents.create({...event, identifier: 'node-1'}));
+  const minute = Math.floor(Date.now() / 60_000) * 60;
+  const summaries = await stripe.billing.meters.listEventSummaries(meter.id, {
+    customer: customer.id,
+    start_time: minute - 600,
+    end_time: minute + 600,
+  });
+  assert.equal(summaries.data[0].aggregated_value, 25);
+}
+
+async function webhooks() {
+  const received = [];
+  const server = http.createServer((request, response) => {
+    const chunks = [];
+    request.on('data', (chunk) => chunks.push(chunk));
+    request.on('end', () => {
+      received.push({body: Buffer.concat(chunks), signature: request.headers['stripe-signature']});
+      response.writeHead(200).end();
+    });
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const endpoint = await stripe.webhookEndpoints.create({
+    url: `http://127.0.0.1:${server.address().port}/hook`,
+    enabled_events: ['customer.created', 'customer.updated'],
+  });
+  const customer = await stripe.customers.create({name: 'Before'});
+  await stripe.customers.update(customer.id, {name: 'After'});
+  for (let waited = 0; received.length < 2 && waited < 5_000; waited += 20) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  server.close();
+  const events = received.map(({body, signature}) =>
+    stripe.webhooks.constructEvent(body, signature, endpoint.secret),
+  );
+  const update = events.find((event) => event.type === 'customer.updated');
+  assert.deepEqual(update.data.previous_attributes, {name: 'Before'});
+  assert.equal(update.data.object.name, 'After');
+  const listed = await stripe.events.list({types: ['customer.updated'], limit: 1});
+  assert.equal(listed.data[0].id, update.id);
+  await stripe.webhookEndpoints.del(endpoint.id);
+}
+
+const prices = await catalogue();
+await upgradeAndRenewal(prices);
+await declines(prices);
+await idempotency();
+await meters();
+await webhooks();
+console.log('ok');

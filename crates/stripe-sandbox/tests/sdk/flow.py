@@ -1,0 +1,168 @@
+"""Drives the sandbox with Stripe's Python SDK, unchanged but for the host.
+
+Usage: python flow.py BASE_URL; prints "ok" when everything held. It asks for
+an API version before 2025-03-31.basil, so it sees the older shape.
+"""
+
+import sys
+import threading
+from datetime import datetime, timezone
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import stripe
+
+OLD = "2023-10-16"
+DAY = 86_400
+
+
+def seconds(*parts):
+    return int(datetime(*parts, tzinfo=timezone.utc).timestamp())
+
+
+def client(base, version=OLD, key="sk_test_python"):
+    return stripe.StripeClient(
+        key, base_addresses={"api": base}, stripe_version=version, max_network_retries=0
+    )
+
+
+def expect(error, action):
+    try:
+        action()
+    except error as caught:
+        return caught
+    raise AssertionError(f"expected {error.__name__}")
+
+
+def make_price(api, amount, key):
+    product = api.v1.products.create({"name": key})
+    return api.v1.prices.create(
+        {
+            "product": product.id,
+            "currency": "usd",
+            "unit_amount": amount,
+            "lookup_key": key,
+            "recurring": {"interval": "month"},
+        }
+    )
+
+
+def trial_dunning_and_cancellation(api):
+    price = make_price(api, 2_000, "python_plan")
+    start = seconds(2026, 3, 1)
+    clock = api.v1.test_helpers.test_clocks.create({"frozen_time": start})
+    customer = api.v1.customers.create({"test_clock": clock.id})
+    method = api.v1.payment_methods.attach("pm_card_chargeCustomerFail", {"customer": customer.id})
+    api.v1.customers.update(
+        customer.id, {"invoice_settings": {"default_payment_method": method.id}}
+    )
+    subscription = api.v1.subscriptions.create(
+        {"customer": customer.id, "items": [{"price": price.id}], "trial_period_days": 14}
+    )
+    assert subscription.status == "trialing", subscription.status
+    assert subscription.current_period_end == start + 14 * DAY
+
+    def advance(to):
+        api.v1.test_helpers.test_clocks.advance(clock.id, {"frozen_time": to})
+        return api.v1.subscriptions.retrieve(subscription.id)
+
+    ended = advance(start + 14 * DAY + 2 * 3_600)
+    assert ended.status == "past_due", ended.status
+    invoice = api.v1.invoices.retrieve(ended.latest_invoice)
+    assert invoice.subscription == subscription.id
+    assert invoice.attempt_count == 1 and not invoice.paid
+    charge = api.v1.charges.retrieve(invoice.charge)
+    assert charge.invoice == invoice.id and charge.failure_code == "card_declined"
+    # Three, five and seven days later the retries have failed as well.
+    assert advance(start + 36 * DAY).status == "canceled"
+    invoice = api.v1.invoices.retrieve(invoice.id)
+    assert invoice.attempt_count == 4, invoice.attempt_count
+    types = [event.type for event in api.v1.events.list({"limit": 100}).auto_paging_iter()]
+    assert types.count("charge.failed") == 4
+    assert "customer.subscription.trial_will_end" in types
+    assert "customer.subscription.deleted" in types
+
+
+def upcoming_invoice(base):
+    api = client(base)
+    price = make_price(api, 1_000, "python_upcoming")
+    customer = api.v1.customers.create({})
+    method = api.v1.payment_methods.attach("pm_card_visa", {"customer": customer.id})
+    subscription = api.v1.subscriptions.create(
+        {
+            "customer": customer.id,
+            "items": [{"price": price.id, "quantity": 3}],
+            "default_payment_method": method.id,
+        }
+    )
+    assert subscription.status == "active"
+    upcoming = api.raw_request("get", "/v1/invoices/upcoming", customer=customer.id)
+    assert upcoming.data["amount_due"] == 3_000, upcoming.data["amount_due"]
+    new = client(base, version="2026-10-28.endive")
+    expect(
+        stripe.InvalidRequestError,
+        lambda: new.raw_request("get", "/v1/invoices/upcoming", customer=customer.id),
+    )
+    detached = api.v1.payment_methods.detach(method.id)
+    assert detached.customer is None
+
+
+def errors(base):
+    api = client(base)
+    unknown = expect(stripe.InvalidRequestError, lambda: api.v1.customers.create({"shape": "round"}))
+    assert unknown.code == "parameter_unknown" and unknown.param == "shape"
+    declined = expect(
+        stripe.CardError,
+        lambda: api.v1.customers.create({"payment_method": "pm_card_chargeDeclinedInsufficientFunds"}),
+    )
+    assert declined.error.decline_code == "insufficient_funds"
+    expect(stripe.AuthenticationError, lambda: client(base, key="nonsense").v1.customers.list())
+
+
+def signed_events(api):
+    received = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["content-length"]))
+            received.append((body, self.headers["stripe-signature"]))
+            self.send_response(200)
+            self.end_headers()
+            done.set()
+
+        def log_message(self, *_):
+            pass
+
+    done = threading.Event()
+    server = HTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = api.v1.webhook_endpoints.create(
+        {
+            "url": f"http://127.0.0.1:{server.server_port}/hook",
+            "enabled_events": ["product.created"],
+            "api_version": OLD,
+        }
+    )
+    api.v1.products.create({"name": "Announced"})
+    assert done.wait(5), "no delivery"
+    server.shutdown()
+    body, signature = received[0]
+    event = stripe.Webhook.construct_event(body, signature, endpoint.secret)
+    assert event.api_version == OLD and event.data.object.name == "Announced"
+    expect(
+        stripe.SignatureVerificationError,
+        lambda: stripe.Webhook.construct_event(body + b" ", signature, endpoint.secret),
+    )
+    api.v1.webhook_endpoints.delete(endpoint.id)
+
+
+def main():
+    base = sys.argv[1]
+    api = client(base)
+    trial_dunning_and_cancellation(api)
+    upcoming_invoice(base)
+    errors(base)
+    signed_events(api)
+    print("ok")
+
+
+main()

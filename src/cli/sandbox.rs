@@ -1,0 +1,48 @@
+//! `sandbox`
+
+use std::net::SocketAddr;
+
+use clap::Args;
+use stripe_sandbox::{Config, Sandbox};
+
+use super::{Failure, output};
+
+/// Runs the stand-in for Stripe alone, for tests of your own integration: point
+/// an official library, or STRIPE_API_BASE, at it. Time moves by Stripe's test
+/// clocks; everything is forgotten at the end.
+#[derive(Debug, Args)]
+pub struct Run {
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:12111")]
+    listen: SocketAddr,
+    /// Makes the same ids again.
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u64>,
+    /// The account's API version.
+    #[arg(long, value_name = "VERSION")]
+    api_version: Option<String>,
+}
+
+impl Run {
+    pub async fn run(self) -> Result<(), Failure> {
+        let mut config = Config::default();
+        if let Some(seed) = self.seed {
+            config.seed = seed;
+        }
+        if let Some(version) = self.api_version {
+            stripe_sandbox::shape::check_version(&version)
+                .map_err(|error| Failure::usage(format!("--api-version: {}", error.message)))?;
+            config.api_version = version;
+        }
+        let sandbox = Sandbox::listen(config, self.listen)
+            .await
+            .map_err(|error| {
+                Failure::usage(format!(
+                    "--listen: cannot listen on {}: {error}",
+                    self.listen
+                ))
+            })?;
+        output::print(&format!("Stripe's stand-in listens on {}", sandbox.url()))?;
+        sandbox.wait().await;
+        Ok(())
+    }
+}
