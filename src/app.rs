@@ -150,7 +150,10 @@ async fn prepare_embedded(owner: &PgConnectOptions) -> Result<(), StartError> {
            IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'billing_service') THEN
              CREATE ROLE billing_service LOGIN NOINHERIT;
            END IF;
-           GRANT billing_app, billing_worker TO billing_service;
+           IF NOT (pg_has_role('billing_service', 'billing_app', 'MEMBER')
+                   AND pg_has_role('billing_service', 'billing_worker', 'MEMBER')) THEN
+             GRANT billing_app, billing_worker TO billing_service;
+           END IF;
          END $$",
     )
     .execute(&mut conn)
