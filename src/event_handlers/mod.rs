@@ -187,7 +187,7 @@ impl Effects {
 pub async fn apply(
     conn: &mut PgConnection,
     context: Context<'_>,
-    events: &[StoredEvent],
+    events: &[&StoredEvent],
 ) -> Result<Applied, sqlx::Error> {
     let mut applied = Applied {
         results: vec![None; events.len()],

@@ -35,8 +35,7 @@ pub async fn replay(processor: &Processor, event_id: &str) -> Result<Replayed, s
         Found::InFlight => return Ok(Replayed::InFlight),
         Found::Nowhere => return Ok(Replayed::Unknown),
     };
-    let handler =
-        event_handlers::apply(tx.conn(), processor.context(), std::slice::from_ref(&event)).await;
+    let handler = event_handlers::apply(tx.conn(), processor.context(), &[&event]).await;
     let (result, applied) = match handler {
         Ok(mut applied) => (applied.results.pop().flatten(), applied),
         Err(error) if crate::db::is_outage(&error) => return Err(error),

@@ -26,9 +26,6 @@ const POLL: Duration = Duration::from_secs(1);
 /// How long a batch may take before its connection is given up: a server that
 /// vanished never answers.
 const SILENCE: Duration = Duration::from_secs(120);
-/// For each unit of time that a batch took, how many go to intake while it is
-/// busy.
-const STAND_BACK: u32 = 1;
 /// How long a worker waits while the database is gone.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -77,7 +74,7 @@ impl Processor {
     }
 
     /// Processes events as they become due, until `stop`. While intake is busy,
-    /// each batch is followed by a pause of a multiple of the time it took.
+    /// each batch is followed by a pause as long as it took.
     pub async fn run(&self, wake: &Notify, stop: &CancellationToken, pressure: &Pressure) {
         while !stop.is_cancelled() {
             // Made before looking, so that what is stored meanwhile wakes it.
@@ -158,13 +155,13 @@ impl Processor {
 
     /// Applies the events and marks those that succeeded, in one transaction.
     async fn attempt(&self, lease_id: Uuid, claimed: &[Claimed]) -> Result<Applied, BatchError> {
-        let events: Vec<StoredEvent> = claimed.iter().map(|one| one.event.clone()).collect();
+        let events: Vec<&StoredEvent> = claimed.iter().map(|one| &one.event).collect();
         let mut tx = WorkerTx::begin(&self.pool).await?;
         let applied = event_handlers::apply(tx.conn(), self.context(), &events).await?;
         let handled: Vec<(&StoredEvent, &Handled)> = events
             .iter()
             .zip(&applied.results)
-            .filter_map(|(event, result)| Some((event, result.as_ref()?.as_ref().ok()?)))
+            .filter_map(|(event, result)| Some((*event, result.as_ref()?.as_ref().ok()?)))
             .collect();
         if handled.is_empty() {
             tx.rollback().await?;
@@ -313,7 +310,7 @@ impl Processor {
 async fn stand_back(stop: &CancellationToken, took: Duration) {
     tokio::select! {
         () = stop.cancelled() => {}
-        () = tokio::time::sleep((took * STAND_BACK).min(Duration::from_secs(1))) => {}
+        () = tokio::time::sleep((took).min(Duration::from_secs(1))) => {}
     }
 }
 
