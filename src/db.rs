@@ -121,6 +121,33 @@ impl TenantTx {
     }
 }
 
+/// A request that reads: billing_app, which sees its organization's rows only.
+pub struct RequestTx {
+    tx: Transaction<'static, Postgres>,
+    organization_id: Uuid,
+}
+
+impl RequestTx {
+    pub async fn begin(pool: &PgPool, organization_id: Uuid) -> Result<Self, sqlx::Error> {
+        let opening = format!(
+            "BEGIN READ ONLY; SET LOCAL ROLE billing_app; SET LOCAL app.current_org_id = '{organization_id}'"
+        );
+        let tx = pool.begin_with(AssertSqlSafe(opening)).await?;
+        Ok(Self {
+            tx,
+            organization_id,
+        })
+    }
+
+    pub fn organization_id(&self) -> Uuid {
+        self.organization_id
+    }
+
+    pub fn conn(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+}
+
 /// What is known of the login that the service uses.
 struct Login {
     name: String,

@@ -5,6 +5,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::db;
+
 /// An answer that says what is wrong, by a stable code, and what to do.
 #[derive(Debug, Clone)]
 pub struct Problem {
@@ -42,8 +44,32 @@ impl Problem {
         }
     }
 
+    /// 404, also for what belongs to another organization.
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+
     pub fn code(&self) -> &'static str {
         self.code
+    }
+}
+
+/// For `?` in handlers: what the database said is logged, and stays inside.
+impl From<sqlx::Error> for Problem {
+    fn from(error: sqlx::Error) -> Self {
+        if db::is_outage(&error) || db::is_conflict(&error) {
+            tracing::warn!(%error, "a request failed for now");
+            return Self::unavailable(
+                "database_unavailable",
+                "the database cannot answer at the moment; try again",
+            );
+        }
+        tracing::error!(%error, "a request failed");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "something went wrong; it was logged",
+        )
     }
 }
 

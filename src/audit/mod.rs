@@ -14,6 +14,8 @@ use uuid::Uuid;
 pub enum Actor {
     System,
     Webhook,
+    User(Uuid),
+    ApiKey(Uuid),
 }
 
 impl Actor {
@@ -21,6 +23,16 @@ impl Actor {
         match self {
             Self::System => "system",
             Self::Webhook => "webhook",
+            Self::User(_) => "user",
+            Self::ApiKey(_) => "api_key",
+        }
+    }
+
+    /// The user or key, where there is one.
+    pub fn id(self) -> Option<Uuid> {
+        match self {
+            Self::System | Self::Webhook => None,
+            Self::User(id) | Self::ApiKey(id) => Some(id),
         }
     }
 }

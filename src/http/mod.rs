@@ -1,6 +1,9 @@
 //! The HTTP server: the routes that belong to no feature, and what every
 //! connection and answer has in common.
 
+pub mod extract;
+pub mod page;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
