@@ -1,15 +1,18 @@
-//! kill -9 of the service and of PostgreSQL under load: nothing that was
-//! acknowledged is lost, nothing is applied twice, and the chain holds.
+//! kill -9 of the service and of PostgreSQL under load, and a disk that fills
+//! up: nothing that was acknowledged is lost, nothing is applied twice, and the
+//! chain holds.
 //!
 //! `VCB_SERVICE_KILLS` and `VCB_POSTGRES_KILLS` raise the number of rounds.
 
 mod client;
 mod rig;
+mod small_disk;
 
 use std::collections::BTreeSet;
 
 use client::Client;
 use rig::Rig;
+use small_disk::SmallDisk;
 
 fn rounds(variable: &str, default: usize) -> usize {
     let asked = std::env::var(variable).ok();
@@ -18,25 +21,18 @@ fn rounds(variable: &str, default: usize) -> usize {
     })
 }
 
+async fn start(directory: Option<&std::path::Path>) -> Rig {
+    let rig = Rig::start(directory).await;
+    for (name, customer) in [("One", "cus_1"), ("Two", "cus_2")] {
+        let new = ["organizations", "create", "--name", name];
+        rig.program(&[&new[..], &["--stripe-customer", customer]].concat());
+    }
+    rig
+}
+
 #[tokio::test]
 async fn no_kill_loses_or_doubles_an_acknowledged_event() {
-    let mut rig = Rig::start().await;
-    rig.program(&[
-        "organizations",
-        "create",
-        "--name",
-        "One",
-        "--stripe-customer",
-        "cus_1",
-    ]);
-    rig.program(&[
-        "organizations",
-        "create",
-        "--name",
-        "Two",
-        "--stripe-customer",
-        "cus_2",
-    ]);
+    let mut rig = start(None).await;
     let service_kills = rounds("VCB_SERVICE_KILLS", 3);
     let postgres_kills = rounds("VCB_POSTGRES_KILLS", 2);
 
@@ -54,7 +50,28 @@ async fn no_kill_loses_or_doubles_an_acknowledged_event() {
             client.until_acknowledged(1).await;
         }
     }
-    let acknowledged = client.stop().await;
+    all_is_there(rig, client.stop().await).await;
+}
+
+/// Once there is room again, what was refused is accepted.
+#[tokio::test]
+async fn a_full_disk_refuses_events_and_loses_none() {
+    let Some(disk) = SmallDisk::mount() else {
+        eprintln!("not run: only root may mount a small file system");
+        return;
+    };
+    let rig = start(Some(disk.path())).await;
+    let client = Client::start(&rig.base);
+    client.until_acknowledged(200).await;
+    disk.fill();
+    client.until_refused(50).await;
+    disk.make_room();
+    client.until_acknowledged(200).await;
+    all_is_there(rig, client.stop().await).await;
+}
+
+/// Lets everything be processed, and looks.
+async fn all_is_there(rig: Rig, acknowledged: BTreeSet<String>) {
     let inbox = rig.connect().await;
     inbox.settle().await;
 

@@ -26,6 +26,7 @@ struct Shared {
     stopping: AtomicBool,
     number: AtomicUsize,
     acknowledged: Mutex<BTreeSet<String>>,
+    refused: AtomicUsize,
 }
 
 impl Client {
@@ -36,6 +37,7 @@ impl Client {
             stopping: AtomicBool::new(false),
             number: AtomicUsize::new(0),
             acknowledged: Mutex::default(),
+            refused: AtomicUsize::new(0),
         });
         let senders = (0..SENDERS).map(|_| tokio::spawn(send(shared.clone())));
         Self {
@@ -47,14 +49,12 @@ impl Client {
     /// Returns when `more` events were acknowledged.
     pub async fn until_acknowledged(&self, more: usize) {
         let count = || self.shared.acknowledged.lock().unwrap().len();
-        let enough = count() + more;
-        let waiting = async {
-            while count() < enough {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let waited = tokio::time::timeout(PATIENCE, waiting).await;
-        waited.expect("the service takes events again");
+        until(count, more).await;
+    }
+
+    /// Returns when `more` deliveries were told to come back.
+    pub async fn until_refused(&self, more: usize) {
+        until(|| self.shared.refused.load(Ordering::Relaxed), more).await;
     }
 
     /// Stops, and returns the ids of the events that were acknowledged.
@@ -65,6 +65,18 @@ impl Client {
         }
         std::mem::take(&mut self.shared.acknowledged.lock().unwrap())
     }
+}
+
+/// Returns when `count` has grown by `more`.
+async fn until(count: impl Fn() -> usize, more: usize) {
+    let enough = count() + more;
+    let waiting = async {
+        while count() < enough {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, waiting).await;
+    waited.expect("the service answers as it should");
 }
 
 async fn send(shared: Arc<Shared>) {
@@ -97,6 +109,7 @@ impl Shared {
             Ok(response) if response.status() == 200 => true,
             Ok(response) => {
                 assert_eq!(response.status(), 503, "Stripe would give up");
+                self.refused.fetch_add(1, Ordering::Relaxed);
                 false
             }
             Err(_) => false,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
@@ -25,8 +25,12 @@ pub struct Rig {
 }
 
 impl Rig {
-    pub async fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+    /// In a directory below `place`, else where temporary files are.
+    pub async fn start(place: Option<&Path>) -> Self {
+        let directory = match place {
+            Some(place) => TempDir::new_in(place).unwrap(),
+            None => tempfile::tempdir().unwrap(),
+        };
         // The server's user must get through.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
         // A port that is free, and that every service of this rig has.
