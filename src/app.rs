@@ -258,6 +258,14 @@ pub async fn start(
         stop.clone(),
     )));
     let writer = tokio::spawn(writer.run());
+    // A timer that would be the next to fire wakes the runtime when it is set;
+    // behind this one, the deadlines of deliveries cost nothing.
+    tokio::spawn(async {
+        let mut tick = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            tick.tick().await;
+        }
+    });
     let processing = (serve.worker_concurrency > 0).then(|| {
         let work = Processing {
             options: database.service.clone(),
