@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::{self, Guard};
 use crate::config::{DatabaseConfig, DatabaseLocation, ServeConfig, StripeConfig};
 use crate::db::{self, DatabaseError};
 use crate::embedded_postgres::{DATABASE, EmbeddedPostgres, EmbeddedPostgresError};
@@ -242,7 +243,12 @@ pub async fn start(
         secrets,
         tolerance_secs: serve.tolerance_secs,
     };
-    let mut router = inbox::routes::router(endpoint).merge(http::health_router(probes.clone()));
+    let api = db::pool(database.service.clone(), 8);
+    let mut router = inbox::routes::router(endpoint)
+        .merge(http::health_router(probes.clone()))
+        .merge(auth::router(api.clone()));
+    let guard = Guard::new(database.service.clone(), serve.trusted_proxies);
+    let guard = axum::middleware::from_fn_with_state(guard, auth::enforce);
     let mut parts = Vec::new();
     match serve.metrics_addr {
         None => router = router.merge(http::metrics_router(probes)),
@@ -254,7 +260,7 @@ pub async fn start(
     }
     parts.push(tokio::spawn(http::serve(
         listener,
-        http::finish(router),
+        http::finish(router.route_layer(guard)),
         stop.clone(),
     )));
     let writer = tokio::spawn(writer.run());

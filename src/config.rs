@@ -29,7 +29,8 @@ impl ConfigError {
 }
 
 /// The variables that are read, besides those of the secrets' files.
-const VARIABLES: [&str; 17] = [
+const VARIABLES: [&str; 18] = [
+    "TRUSTED_PROXIES",
     "DATABASE_URL",
     "MIGRATION_DATABASE_URL",
     "ALLOW_PRIVILEGED_DATABASE_ROLE",
@@ -327,6 +328,9 @@ pub struct ServeArgs {
     /// Processing workers; 0: intake only. Unset: by cores.
     #[arg(long, env = "WORKER_CONCURRENCY")]
     worker_concurrency: Option<String>,
+    /// How many proxies in front of the service append to X-Forwarded-For.
+    #[arg(long, env = "TRUSTED_PROXIES", default_value = "0")]
+    trusted_proxies: String,
     /// How old, in seconds, a signature may be.
     #[arg(long, env = "WEBHOOK_TOLERANCE_SECONDS", default_value = "300")]
     webhook_tolerance_seconds: String,
@@ -338,6 +342,7 @@ pub struct ServeConfig {
     pub metrics_addr: Option<SocketAddr>,
     pub worker_concurrency: u32,
     pub tolerance_secs: u32,
+    pub trusted_proxies: u32,
 }
 
 impl ServeArgs {
@@ -352,6 +357,7 @@ impl ServeArgs {
                 Some(text) => number("WORKER_CONCURRENCY", text, 0, 64)?,
                 None => cores.clamp(1, 8),
             },
+            trusted_proxies: number("TRUSTED_PROXIES", &self.trusted_proxies, 0, 10)?,
             tolerance_secs: number(
                 "WEBHOOK_TOLERANCE_SECONDS",
                 &self.webhook_tolerance_seconds,

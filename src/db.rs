@@ -46,6 +46,21 @@ pub fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
         .connect_lazy_with(prepare(options).options(LIMITS))
 }
 
+/// A pool whose connections are billing_worker from the start, for statements
+/// that are transactions of their own. Those that died are not told apart
+/// before they are used, which would cost a round trip each time.
+pub fn worker_pool(options: PgConnectOptions, connections: u32) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
+        .connect_lazy_with(
+            prepare(options)
+                .options(LIMITS)
+                .options([("role", "billing_worker")]),
+        )
+}
+
 /// One connection, of which the caller is the only user.
 pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, DatabaseError> {
     let options = prepare(options.clone());

@@ -49,6 +49,18 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not_found", detail)
     }
 
+    /// Says when to come back.
+    pub fn retry_after(self, secs: u32) -> Self {
+        Self {
+            retry_after_secs: Some(secs),
+            ..self
+        }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
     pub fn code(&self) -> &'static str {
         self.code
     }

@@ -26,6 +26,7 @@ const OLDEST: &str = "stripe_webhook_oldest_unprocessed_seconds";
 const AUDIT_ENTRIES: &str = "billing_audit_log_entries_total";
 const AUDIT_ERRORS: &str = "billing_audit_log_errors_total";
 const ALERTS: &str = "billing_alerts_total";
+const LOGINS: &str = "billing_logins_total";
 const POOL: &str = "billing_database_connections";
 const BUILD: &str = "billing_build_info";
 
@@ -105,6 +106,7 @@ fn describe() {
         "Audit entries that could not be appended; their changes were undone."
     );
     describe_counter!(ALERTS, "Alerts raised, by kind.");
+    describe_counter!(LOGINS, "Attempts to log in, by outcome.");
     describe_gauge!(POOL, "Database connections of this process, by state.");
     describe_gauge!(BUILD, "1, with the version as label.");
 }
@@ -192,6 +194,11 @@ pub fn backlog(dead_letters: i64, unprocessed: i64, oldest_secs: i64) {
     gauge!(DEAD_LETTERS).set(dead_letters as f64);
     gauge!(UNPROCESSED).set(unprocessed as f64);
     gauge!(OLDEST).set(oldest_secs as f64);
+}
+
+/// One attempt to log in.
+pub fn login(outcome: &'static str) {
+    counter!(LOGINS, "outcome" => outcome).increment(1);
 }
 
 /// The use of a connection pool.

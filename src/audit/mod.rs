@@ -6,6 +6,8 @@ mod verify;
 pub use store::{Entry, Filter, LockedChains, append, list, lock_chains};
 pub use verify::{Break, Report, entry_hash, verify};
 
+use std::net::IpAddr;
+
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -37,6 +39,13 @@ impl Actor {
     }
 }
 
+/// From where somebody acted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Client {
+    pub ip: Option<IpAddr>,
+    pub user_agent: Option<String>,
+}
+
 /// What is to be entered.
 #[derive(Debug, Clone)]
 pub struct NewEntry {
@@ -48,4 +57,6 @@ pub struct NewEntry {
     pub before: Option<Value>,
     pub after: Option<Value>,
     pub metadata: Value,
+    /// Where a request caused it.
+    pub client: Option<Client>,
 }

@@ -67,25 +67,33 @@ pub async fn append(
             .collect::<Vec<_>>()
     };
     let organizations: Vec<Uuid> = entries.iter().map(|e| e.organization_id).collect();
+    let clients = entries.iter().map(|e| e.client.as_ref());
+    let addresses: Vec<Option<String>> = clients
+        .clone()
+        .map(|client| Some(client?.ip?.to_string()))
+        .collect();
+    let agents: Vec<Option<&str>> = clients
+        .map(|client| client?.user_agent.as_deref())
+        .collect();
     let actors: Vec<Option<Uuid>> = entries.iter().map(|e| e.actor.id()).collect();
     sqlx::query!(
         "WITH RECURSIVE entries AS MATERIALIZED (
            SELECT e.organization_id, gen_random_uuid() AS id, e.action, e.actor_type, e.actor_id,
                   e.resource_type,
                   e.resource_id, e.before_state::jsonb, e.after_state::jsonb, e.metadata::jsonb,
-                  clock_timestamp() AS created_at,
+                  e.ip_address::inet, e.user_agent, clock_timestamp() AS created_at,
                   row_number() OVER (PARTITION BY e.organization_id ORDER BY e.position) AS place
              FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
-                         $7::text[], $8::text[], $9::uuid[])
+                         $7::text[], $8::text[], $9::uuid[], $10::text[], $11::text[])
                   WITH ORDINALITY
                AS e(organization_id, action, actor_type, resource_type, resource_id, before_state,
-                    after_state, metadata, actor_id, position)),
+                    after_state, metadata, actor_id, ip_address, user_agent, position)),
          chain AS (
            SELECT e.*, h.last_sequence + 1 AS sequence,
                   billing_audit_entry_hash(
                     h.last_hash, e.organization_id, e.id, h.last_sequence + 1, e.action,
                     e.actor_type, e.actor_id, e.resource_type, e.resource_id, e.before_state,
-                    e.after_state, e.metadata, NULL, NULL, e.created_at) AS hash
+                    e.after_state, e.metadata, e.ip_address, e.user_agent, e.created_at) AS hash
              FROM entries e
              JOIN billing_audit_chain_heads h ON h.organization_id = e.organization_id
             WHERE e.place = 1
@@ -94,15 +102,15 @@ pub async fn append(
                   billing_audit_entry_hash(
                     c.hash, e.organization_id, e.id, c.sequence + 1, e.action,
                     e.actor_type, e.actor_id, e.resource_type, e.resource_id, e.before_state,
-                    e.after_state, e.metadata, NULL, NULL, e.created_at)
+                    e.after_state, e.metadata, e.ip_address, e.user_agent, e.created_at)
              FROM chain c
              JOIN entries e ON e.organization_id = c.organization_id AND e.place = c.place + 1),
          appended AS (
            INSERT INTO billing_audit_log (
              organization_id, id, sequence, action, actor_type, actor_id, resource_type, resource_id,
-             before_state, after_state, metadata, created_at, hash)
+             before_state, after_state, metadata, ip_address, user_agent, created_at, hash)
            SELECT organization_id, id, sequence, action, actor_type, actor_id, resource_type, resource_id,
-                  before_state, after_state, metadata, created_at, hash
+                  before_state, after_state, metadata, ip_address, user_agent, created_at, hash
              FROM chain)
          UPDATE billing_audit_chain_heads h
             SET last_sequence = last.sequence, last_hash = last.hash
@@ -118,6 +126,8 @@ pub async fn append(
         &json(|e| e.after.as_ref()) as &[Option<String>],
         &json(|e| Some(&e.metadata)) as &[Option<String>],
         &actors as &[Option<Uuid>],
+        &addresses as &[Option<String>],
+        &agents as &[Option<&str>],
     )
     .execute(conn)
     .await?;

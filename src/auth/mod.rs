@@ -1,6 +1,23 @@
 //! Who calls, and what they may do. The organization comes from the credential
 //! and from nothing else.
 
+mod access;
+mod api_keys;
+mod guard;
+mod login;
+mod password;
 mod principal;
+mod routes;
+mod store;
+mod throttle;
+mod token;
+mod users;
 
-pub use principal::{Permission, Principal};
+pub use access::{Access, ROUTES, access_of};
+pub use api_keys::{ApiKey, ApiKeyError, NewApiKey, create_api_key, list_api_keys, revoke_api_key};
+pub use guard::{Guard, enforce};
+pub use login::{LoginError, Session, log_in, log_out};
+pub use password::{Hasher, PasswordError};
+pub use principal::{Operator, Permission, Principal, Role};
+pub use routes::router;
+pub use users::{NewUser, User, UserError, create_user, disable_user, list_users, set_password};

@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use uuid::Uuid;
 
-use crate::audit::Actor;
+use crate::audit::{Actor, Client};
 use crate::error::Problem;
 
 /// What a route asks of its caller, and what an API key's scope gives.
@@ -15,10 +15,16 @@ pub enum Permission {
     BillingManage,
     UsageWrite,
     AgentsExecute,
-    Operator,
 }
 
 impl Permission {
+    pub const ALL: [Self; 4] = [
+        Self::BillingRead,
+        Self::BillingManage,
+        Self::UsageWrite,
+        Self::AgentsExecute,
+    ];
+
     /// The name that scopes and the API use.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -26,18 +32,66 @@ impl Permission {
             Self::BillingManage => "billing.manage",
             Self::UsageWrite => "usage.write",
             Self::AgentsExecute => "agents.execute",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| p.as_str() == name)
+    }
+}
+
+/// What a user is in an organization, or beside all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Owner,
+    BillingManager,
+    Member,
+    /// Works across organizations, and never through a tenant's routes.
+    Operator,
+}
+
+impl Role {
+    pub const ALL: [Self; 4] = [
+        Self::Owner,
+        Self::BillingManager,
+        Self::Member,
+        Self::Operator,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::BillingManager => "billing_manager",
+            Self::Member => "member",
             Self::Operator => "operator",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == name)
+    }
+
+    /// What the role may do in its organization.
+    pub fn permissions(self) -> &'static [Permission] {
+        use Permission::{AgentsExecute, BillingManage, BillingRead};
+        match self {
+            Self::Owner => &Permission::ALL,
+            Self::BillingManager => &[BillingRead, BillingManage],
+            Self::Member => &[BillingRead, AgentsExecute],
+            Self::Operator => &[],
         }
     }
 }
 
-/// Who calls. Put into the request by the one place that checks credentials;
-/// a handler takes it as an argument.
+/// A tenant's caller. Put into the request by the one place that checks
+/// credentials; a handler takes it as an argument.
 #[derive(Debug, Clone)]
 pub struct Principal {
     pub organization_id: Uuid,
     pub actor: Actor,
     pub permissions: Vec<Permission>,
+    /// From where the request came, for the audit log.
+    pub client: Client,
 }
 
 impl Principal {
@@ -46,16 +100,42 @@ impl Principal {
     }
 }
 
+/// An operator, who belongs to no organization.
+#[derive(Debug, Clone, Copy)]
+pub struct Operator {
+    pub user_id: Uuid,
+}
+
+impl Operator {
+    pub fn actor(self) -> Actor {
+        Actor::User(self.user_id)
+    }
+}
+
+pub(super) fn unauthenticated(detail: &str) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail)
+}
+
+const NO_CREDENTIAL: &str = "send a token or an API key: `Authorization: Bearer …`";
+
 impl<S: Send + Sync> FromRequestParts<S> for Principal {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        parts.extensions.get::<Self>().cloned().ok_or_else(|| {
-            Problem::new(
-                StatusCode::UNAUTHORIZED,
-                "unauthenticated",
-                "send a token or an API key: `Authorization: Bearer …`",
-            )
-        })
+        let known = parts.extensions.get::<Self>().cloned();
+        known.ok_or_else(|| unauthenticated(NO_CREDENTIAL))
     }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Operator {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let known = parts.extensions.get::<Self>().copied();
+        known.ok_or_else(|| unauthenticated(NO_CREDENTIAL))
+    }
+}
+
+pub(super) fn no_credential() -> Problem {
+    unauthenticated(NO_CREDENTIAL)
 }

@@ -146,6 +146,7 @@ fn audit_entry<T: Mirrored>(
         before,
         after: Some(after),
         metadata: Value::Null,
+        client: None,
     }
 }
 

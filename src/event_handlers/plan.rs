@@ -62,6 +62,7 @@ pub async fn settle(
             before: Some(json!({"planTier": standing.plan_tier})),
             after: Some(json!({"planTier": tier})),
             metadata: json!({}),
+            client: None,
         });
     }
     for (tier, organizations) in changed {

@@ -228,6 +228,7 @@ fn late_payments(
             resource_id: key.1.clone(),
             before: Some(json!({"status": subscription.status})),
             after: Some(json!({"status": status})),
+            client: None,
             metadata: json!({
                 "stripe_event_id": payment.last_event_id,
                 "stripe_invoice_id": payment.stripe_invoice_id,

@@ -5,6 +5,7 @@ pub mod extract;
 pub mod page;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,10 @@ const MAX_HEADER_BYTES: usize = 1024 * 1024;
 /// How long open requests may take once the service stops.
 const DRAIN: Duration = Duration::from_secs(10);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The address of a connection's other end, in the extensions of each request.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
 
 /// What probes and scrapes ask.
 #[derive(Clone)]
@@ -166,12 +171,11 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(MAX_HEADER_BYTES);
     let graceful = GracefulShutdown::new();
-    let service = TowerToHyperService::new(tower_service(router));
     loop {
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = stop.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, address)) => (stream, Peer(address)),
                 Err(error) => {
                     // Out of file descriptors, say: others must close first.
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -181,7 +185,8 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             },
         };
         let _ = stream.set_nodelay(true);
-        let connection = builder.serve_connection(TokioIo::new(stream), service.clone());
+        let service = TowerToHyperService::new(tower_service(router.clone(), peer));
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -198,13 +203,16 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     }
 }
 
-/// The router, taking bodies as hyper has them.
+/// The router, taking bodies as hyper has them, and told who is at the other
+/// end.
 fn tower_service(
     router: Router,
+    peer: Peer,
 ) -> impl tower::Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
 + Clone
 + Send {
-    tower::ServiceExt::map_request(router, |request: Request<Incoming>| {
+    tower::ServiceExt::map_request(router, move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
         request.map(axum::body::Body::new)
     })
 }

@@ -37,10 +37,17 @@ pub const TENANT_TABLES: &[(&str, bool)] = &[
     ("billing_audit_chain_heads", true),
     ("grace_periods", true),
     ("webhook_dead_letter_queue", false),
+    ("organization_members", true),
+    ("api_keys", false),
 ];
 
 /// Tables without a tenant that row-level security closes all the same.
-const CLOSED_TABLES: &[&str] = &["users", "billing_job_runs"];
+const CLOSED_TABLES: &[&str] = &[
+    "users",
+    "billing_job_runs",
+    "user_sessions",
+    "login_throttles",
+];
 
 const RETRY_COLUMNS: &[&str] = &[
     "stripe_event_id",

@@ -78,6 +78,7 @@ pub async fn create(
             "stripeCustomerId": customer,
         })),
         metadata: json!({}),
+        client: None,
     };
     audit::append(tx.conn(), &locked, std::slice::from_ref(&entry)).await?;
     tx.commit().await?;

@@ -4,7 +4,7 @@
 use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
-use super::{Check, RERUN, TENANT_TABLES, check};
+use super::{CLOSED_TABLES, Check, RERUN, TENANT_TABLES, check};
 
 /// What a role may do to the table $1, but no policy lets it do to any row.
 const UNCOVERED_PRIVILEGES: &str = "
@@ -54,10 +54,11 @@ pub(super) async fn row_level_security(
                 },
             )
         })
-        .chain([
-            ("users", &["owner"][..]),
-            ("billing_job_runs", &["owner", "worker"]),
-        ]);
+        .chain(
+            CLOSED_TABLES
+                .iter()
+                .map(|table| (*table, &["owner", "worker"][..])),
+        );
     for (table, roles) in tables {
         let row = sqlx::query(
             "SELECT c.relrowsecurity, c.relforcerowsecurity, pg_get_userbyid(c.relowner)::text AS owner,

@@ -1,5 +1,6 @@
 //! The HTTP routes, at their addresses.
 
+mod access;
 mod connections;
 mod webhooks;
 mod webhooks_under_failure;

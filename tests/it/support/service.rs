@@ -1,10 +1,14 @@
 //! The service, started as `serve` starts it, on a port of its own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 use valuecanvas_billing::app::{self, Database, Service};
+use valuecanvas_billing::auth::{Permission, Role};
 use valuecanvas_billing::config::{ServeConfig, StripeConfig};
 use valuecanvas_billing::inbox::worker::Processor;
 use valuecanvas_billing::plans::Catalogue;
@@ -16,7 +20,7 @@ use super::events::{SECRET, sign};
 pub const WEBHOOKS: &str = "/api/billing/webhooks/stripe";
 
 pub struct TestService {
-    pub db: TestDatabase,
+    pub db: Arc<TestDatabase>,
     pub client: Client,
     pub base: String,
     service: Option<Service>,
@@ -57,13 +61,26 @@ impl TestService {
     }
 
     pub async fn with(options: Options) -> Self {
-        let db = TestDatabase::new().await;
+        Self::on(Arc::new(TestDatabase::new().await), options).await
+    }
+
+    /// Another replica of `other`.
+    pub async fn beside(other: &Self) -> Self {
+        let options = Options {
+            workers: 0,
+            ..Options::default()
+        };
+        Self::on(other.db.clone(), options).await
+    }
+
+    async fn on(db: Arc<TestDatabase>, options: Options) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
         let serve = ServeConfig {
             listen_addr: "127.0.0.1:0".parse().unwrap(),
             metrics_addr: None,
             worker_concurrency: options.workers,
             tolerance_secs: 300,
+            trusted_proxies: 0,
         };
         let stripe = StripeConfig {
             key_is_live: options.key_is_live,
@@ -100,6 +117,44 @@ impl TestService {
 
     pub fn post(&self, path: &str) -> RequestBuilder {
         self.client.post(format!("{}{path}", self.base))
+    }
+
+    /// A token of a new user of `organization`, for `Authorization: Bearer`.
+    pub async fn token(&self, organization: Uuid, role: Role) -> String {
+        let (user, token) = (Uuid::now_v7(), format!("vcs_{}", random_digits()));
+        let digest = hex::encode(Sha256::digest(token.as_bytes()));
+        let (operator, role) = (role == Role::Operator, role.as_str());
+        let of = if operator {
+            "null".to_owned()
+        } else {
+            format!("'{organization}'")
+        };
+        self.db
+            .execute(&format!(
+                "INSERT INTO users (id, email, operator) VALUES ('{user}', '{user}@example.com', {operator});
+                 INSERT INTO organization_members (organization_id, user_id, role)
+                   SELECT '{organization}', '{user}', '{role}' WHERE NOT {operator};
+                 INSERT INTO user_sessions (token_hash, user_id, for_organization_id, expires_at)
+                   VALUES ('\\x{digest}', '{user}', {of}, now() + interval '1 hour')"
+            ))
+            .await;
+        token
+    }
+
+    /// An API key of `organization`.
+    pub async fn api_key(&self, organization: Uuid, scopes: &[Permission]) -> String {
+        let key = format!("vck_{}", random_digits());
+        let digest = hex::encode(Sha256::digest(key.as_bytes()));
+        let scopes: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+        self.db
+            .execute(&format!(
+                "INSERT INTO api_keys (organization_id, id, name, prefix, key_hash, scopes)
+                 VALUES ('{organization}', gen_random_uuid(), 'test', '{}', '\\x{digest}', '{{{}}}')",
+                &key[..12],
+                scopes.join(",")
+            ))
+            .await;
+        key
     }
 
     /// Posts `body` with `signature`.
@@ -157,6 +212,12 @@ impl TestService {
             service.drain().await;
         }
     }
+}
+
+fn random_digits() -> String {
+    [Uuid::new_v4(), Uuid::new_v4()]
+        .map(|id| id.simple().to_string())
+        .concat()
 }
 
 /// Processing as `serve` and the jobs do it, called by hand.

@@ -1,0 +1,236 @@
+//! The one place that checks credentials and enforces the table of routes.
+
+use std::net::IpAddr;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use sqlx::postgres::PgPool;
+
+use super::principal::{no_credential, unauthenticated};
+use super::token::{self, Presented};
+use super::{Access, Operator, Permission, Principal, Role, access_of, store};
+use crate::audit::{Actor, Client};
+use crate::db;
+use crate::error::Problem;
+use crate::http::Peer;
+
+/// What checking a credential needs.
+#[derive(Clone)]
+pub struct Guard {
+    /// Connections that are billing_worker from the start: a credential is
+    /// looked up in one round trip.
+    pool: PgPool,
+    /// How many proxies in front of the service append to X-Forwarded-For.
+    proxies: u32,
+}
+
+impl Guard {
+    pub fn new(options: sqlx::postgres::PgConnectOptions, proxies: u32) -> Self {
+        Self {
+            pool: db::worker_pool(options, 4),
+            proxies,
+        }
+    }
+}
+
+/// Lets a request through to its handler, with its caller, or refuses it.
+pub async fn enforce(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+    match admit(&guard, &mut request).await {
+        Ok(()) => next.run(request).await,
+        Err(problem) => {
+            let unauthenticated = problem.status() == StatusCode::UNAUTHORIZED;
+            let mut response = problem.into_response();
+            if unauthenticated {
+                let scheme = HeaderValue::from_static("Bearer");
+                response
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, scheme);
+            }
+            response
+        }
+    }
+}
+
+async fn admit(guard: &Guard, request: &mut Request) -> Result<(), Problem> {
+    let path = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(MatchedPath::as_str);
+    let access = path.and_then(|path| access_of(request.method(), path));
+    let known_path = path.is_some_and(super::access::has_path);
+    let client = client(request, guard.proxies);
+    let access = match access {
+        Some(Access::Public) => {
+            request.extensions_mut().insert(client);
+            return Ok(());
+        }
+        Some(access) => access,
+        // A method that the route does not have is answered as such.
+        None if known_path => return Ok(()),
+        None => {
+            tracing::error!(path, "a route is not in the table of access");
+            return Err(forbidden("nobody may use this address"));
+        }
+    };
+    let caller = identify(guard, bearer(request.headers())?, client).await?;
+    let extensions = request.extensions_mut();
+    match (caller, access) {
+        (_, Access::Public) | (Caller::Key(_), Access::Token) => {
+            return Err(forbidden("an API key has no session; this is for users"));
+        }
+        (Caller::User(principal), Access::Token) => drop(extensions.insert(principal)),
+        (Caller::Operator(operator), Access::Token | Access::Operator) => {
+            extensions.insert(operator);
+        }
+        (Caller::User(principal), Access::Tenant(permission))
+        | (Caller::Key(principal), Access::Tenant(permission) | Access::ApiKey(permission)) => {
+            require(&principal, permission)?;
+            extensions.insert(principal);
+        }
+        (Caller::User(_) | Caller::Operator(_), Access::ApiKey(_)) => {
+            return Err(forbidden(
+                "this address takes an API key, not a user's token",
+            ));
+        }
+        (Caller::User(_) | Caller::Key(_), Access::Operator) => {
+            return Err(forbidden("this is for operators"));
+        }
+        (Caller::Operator(_), Access::Tenant(_)) => {
+            return Err(forbidden(
+                "operators do not act for an organization; use /api/operator",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn require(principal: &Principal, permission: Permission) -> Result<(), Problem> {
+    if principal.may(permission) {
+        return Ok(());
+    }
+    Err(forbidden(&format!(
+        "this needs the permission {}",
+        permission.as_str()
+    )))
+}
+
+fn forbidden(detail: &str) -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, "forbidden", detail)
+}
+
+/// The one bearer credential of a request.
+fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next().ok_or_else(no_credential)?;
+    if values.next().is_some() {
+        return Err(unauthenticated(
+            "there are several Authorization headers; send one",
+        ));
+    }
+    let scheme_and_token = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.trim().split_once(' '));
+    match scheme_and_token {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
+        _ => Err(unauthenticated(
+            "the Authorization header must read `Bearer` and a token or an API key",
+        )),
+    }
+}
+
+enum Caller {
+    User(Principal),
+    Key(Principal),
+    Operator(Operator),
+}
+
+async fn identify(guard: &Guard, credential: &str, client: Client) -> Result<Caller, Problem> {
+    let refused =
+        || unauthenticated("the token or API key is unknown, expired or revoked; log in again");
+    let presented = token::read(credential).ok_or_else(refused)?;
+    let found = match look_up(guard, &presented, &client).await {
+        // A connection that died with the server it led to.
+        Err(error) if db::is_outage(&error) => look_up(guard, &presented, &client).await,
+        found => found,
+    };
+    found?.ok_or_else(refused)
+}
+
+async fn look_up(
+    guard: &Guard,
+    presented: &Presented,
+    client: &Client,
+) -> Result<Option<Caller>, sqlx::Error> {
+    let mut conn = guard.pool.acquire().await?;
+    match presented {
+        Presented::Session(hash) => {
+            let Some(row) = store::session(&mut conn, hash).await? else {
+                return Ok(None);
+            };
+            if row.stale {
+                store::touch_session(&mut conn, hash).await?;
+            }
+            if row.operator {
+                let user_id = row.user_id;
+                return Ok(Some(Caller::Operator(Operator { user_id })));
+            }
+            let role = row.role.as_deref().and_then(Role::named);
+            Ok(role
+                .zip(row.organization_id)
+                .map(|(role, organization_id)| {
+                    Caller::User(Principal {
+                        organization_id,
+                        actor: Actor::User(row.user_id),
+                        permissions: role.permissions().to_vec(),
+                        client: client.clone(),
+                    })
+                }))
+        }
+        Presented::Key(hash) => {
+            let Some(row) = store::key(&mut conn, hash).await? else {
+                return Ok(None);
+            };
+            if row.stale {
+                store::touch_key(&mut conn, row.organization_id, row.id).await?;
+            }
+            let scopes = row.scopes.iter();
+            Ok(Some(Caller::Key(Principal {
+                organization_id: row.organization_id,
+                actor: Actor::ApiKey(row.id),
+                permissions: scopes.filter_map(|s| Permission::named(s)).collect(),
+                client: client.clone(),
+            })))
+        }
+    }
+}
+
+/// From where a request came: the connection's address, or what the nearest of
+/// our own proxies says. What a client writes into the header itself is
+/// further to the left, and not looked at.
+fn client(request: &Request, proxies: u32) -> Client {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    let forwarded = || -> Option<IpAddr> {
+        let hops: Vec<&str> = request
+            .headers()
+            .get_all("x-forwarded-for")
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .collect();
+        let at = hops.len().checked_sub(proxies as usize)?;
+        hops.get(at)?.trim().parse().ok()
+    };
+    let behind_proxy = if proxies > 0 { forwarded() } else { None };
+    let user_agent = request
+        .headers()
+        .get(header::USER_AGENT)
+        .and_then(|value| value.to_str().ok())
+        .map(|text| text.chars().take(500).collect());
+    Client {
+        ip: behind_proxy.or(peer),
+        user_agent,
+    }
+}

@@ -1,0 +1,394 @@
+//! The SQL of credentials. Its connections are billing_worker's: none of these
+//! tables is open to a request's own transaction.
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx as _;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::throttle::Counter;
+use super::token::Hash;
+use super::{ApiKey, User};
+use crate::db::TenantTx;
+
+/// What a session's token stands for.
+pub struct SessionRow {
+    pub user_id: Uuid,
+    pub organization_id: Option<Uuid>,
+    pub operator: bool,
+    /// The role in the organization, as it is now.
+    pub role: Option<String>,
+    /// Its last use is long enough ago to be noted anew.
+    pub stale: bool,
+}
+
+/// How long a session may stay unused.
+const IDLE_SECS: f64 = 7_200.0;
+
+pub async fn session(
+    conn: &mut PgConnection,
+    token: &Hash,
+) -> Result<Option<SessionRow>, sqlx::Error> {
+    sqlx::query_as!(
+        SessionRow,
+        r#"SELECT s.user_id, s.for_organization_id AS organization_id, u.operator,
+                  m.role AS "role?", s.last_used_at < now() - interval '1 minute' AS "stale!"
+             FROM user_sessions s
+             JOIN users u ON u.id = s.user_id AND u.disabled_at IS NULL
+             LEFT JOIN organization_members m
+               ON m.organization_id = s.for_organization_id AND m.user_id = s.user_id
+            WHERE s.token_hash = $1 AND s.revoked_at IS NULL AND s.expires_at > now()
+              AND s.last_used_at > now() - make_interval(secs => $2)"#,
+        token,
+        IDLE_SECS
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+pub async fn touch_session(conn: &mut PgConnection, token: &Hash) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE user_sessions SET last_used_at = now() WHERE token_hash = $1",
+        token
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// What an API key stands for.
+pub struct KeyRow {
+    pub organization_id: Uuid,
+    pub id: Uuid,
+    pub scopes: Vec<String>,
+    pub stale: bool,
+}
+
+pub async fn key(conn: &mut PgConnection, key: &Hash) -> Result<Option<KeyRow>, sqlx::Error> {
+    sqlx::query_as!(
+        KeyRow,
+        r#"SELECT organization_id, id, scopes,
+                  coalesce(last_used_at < now() - interval '1 minute', true) AS "stale!"
+             FROM api_keys
+            WHERE key_hash = $1 AND revoked_at IS NULL
+              AND (expires_at IS NULL OR expires_at > now())"#,
+        key
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+pub async fn touch_key(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    id: Uuid,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE api_keys SET last_used_at = now() WHERE organization_id = $1 AND id = $2",
+        organization_id,
+        id
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Somebody who may log in.
+pub struct Account {
+    pub user_id: Uuid,
+    pub password_hash: Option<String>,
+    pub operator: bool,
+    pub organization_id: Option<Uuid>,
+    pub role: Option<String>,
+}
+
+/// The account of `email`, with the organization that it joined first.
+pub async fn account(conn: &mut PgConnection, email: &str) -> Result<Option<Account>, sqlx::Error> {
+    sqlx::query_as!(
+        Account,
+        r#"SELECT u.id AS user_id, u.password_hash, u.operator,
+                  m.organization_id AS "organization_id?", m.role AS "role?"
+             FROM users u
+             LEFT JOIN LATERAL (SELECT organization_id, role FROM organization_members
+                                 WHERE user_id = u.id ORDER BY created_at, organization_id LIMIT 1) m
+               ON true
+            WHERE lower(u.email) = $1 AND u.disabled_at IS NULL"#,
+        email
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+pub async fn insert_session(
+    conn: &mut PgConnection,
+    token: &Hash,
+    user_id: Uuid,
+    organization_id: Option<Uuid>,
+    expires_at: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "WITH gone AS (DELETE FROM user_sessions WHERE expires_at < now() - interval '1 day')
+         INSERT INTO user_sessions (token_hash, user_id, for_organization_id, expires_at)
+         VALUES ($1, $2, $3, $4)",
+        token,
+        user_id,
+        organization_id,
+        expires_at.to_sqlx() as _
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+pub async fn revoke_session(conn: &mut PgConnection, token: &Hash) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE user_sessions SET revoked_at = now() WHERE token_hash = $1 AND revoked_at IS NULL",
+        token
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+pub async fn revoke_sessions_of(conn: &mut PgConnection, user_id: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE user_sessions SET revoked_at = now() WHERE user_id = $1 AND revoked_at IS NULL",
+        user_id
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Locks the counters of `keys`, making those that are missing, and returns
+/// them in the order of `keys` with the database's time.
+pub async fn lock_counters(
+    conn: &mut PgConnection,
+    keys: &[Hash; 3],
+) -> Result<([Counter; 3], Timestamp), sqlx::Error> {
+    let mut sorted: Vec<&[u8]> = keys.iter().map(<[u8; 32]>::as_slice).collect();
+    sorted.sort_unstable();
+    sqlx::query!(
+        "INSERT INTO login_throttles (throttle_key) SELECT * FROM unnest($1::bytea[])
+         ON CONFLICT DO NOTHING",
+        &sorted as &[&[u8]]
+    )
+    .execute(&mut *conn)
+    .await?;
+    let rows = sqlx::query!(
+        r#"SELECT throttle_key, failures, last_attempt_at, blocked_until, succeeded_at,
+                  clock_timestamp() AS "now!"
+             FROM login_throttles WHERE throttle_key = ANY($1) ORDER BY throttle_key FOR UPDATE"#,
+        &sorted as &[&[u8]]
+    )
+    .fetch_all(conn)
+    .await?;
+    let now = rows.first().ok_or(sqlx::Error::RowNotFound)?.now.to_jiff();
+    let mut counters = [Counter::new(now); 3];
+    for (key, counter) in keys.iter().zip(&mut counters) {
+        let row = rows
+            .iter()
+            .find(|row| row.throttle_key == key)
+            .ok_or(sqlx::Error::RowNotFound)?;
+        *counter = Counter {
+            failures: row.failures,
+            last_attempt_at: row.last_attempt_at.to_jiff(),
+            blocked_until: row.blocked_until.map(|at| at.to_jiff()),
+            succeeded_at: row.succeeded_at.map(|at| at.to_jiff()),
+        };
+    }
+    Ok((counters, now))
+}
+
+pub async fn write_counters(
+    conn: &mut PgConnection,
+    keys: &[Hash; 3],
+    counters: &[Counter; 3],
+) -> Result<(), sqlx::Error> {
+    for (key, counter) in keys.iter().zip(counters) {
+        sqlx::query!(
+            "UPDATE login_throttles
+                SET failures = $2, last_attempt_at = $3, blocked_until = $4
+              WHERE throttle_key = $1",
+            key,
+            counter.failures,
+            counter.last_attempt_at.to_sqlx() as _,
+            counter.blocked_until.map(jiff_sqlx::ToSqlx::to_sqlx) as _
+        )
+        .execute(&mut *conn)
+        .await?;
+    }
+    Ok(())
+}
+
+/// A login from here succeeded: the account is free again, and the address is
+/// known to it. The address's own counter stays.
+pub async fn clear_counters(
+    conn: &mut PgConnection,
+    pair: &Hash,
+    account: &Hash,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE login_throttles SET failures = 0, blocked_until = NULL, succeeded_at = now()
+          WHERE throttle_key = ANY($1)",
+        &[pair.as_slice(), account.as_slice()] as &[&[u8]]
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Inserts a user; None: the address is taken.
+pub async fn insert_user(
+    conn: &mut PgConnection,
+    id: Uuid,
+    email: &str,
+    password_hash: &str,
+    operator: bool,
+) -> Result<Option<Timestamp>, sqlx::Error> {
+    let created = sqlx::query_scalar!(
+        "INSERT INTO users (id, email, password_hash, password_changed_at, operator)
+         VALUES ($1, $2, $3, now(), $4) ON CONFLICT DO NOTHING RETURNING created_at",
+        id,
+        email,
+        password_hash,
+        operator
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(created.map(|at| at.to_jiff()))
+}
+
+/// Makes a user a member; false: there is no such organization.
+pub async fn insert_member(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    user_id: Uuid,
+    role: &str,
+) -> Result<bool, sqlx::Error> {
+    let inserted = sqlx::query_scalar!(
+        "INSERT INTO organization_members (organization_id, user_id, role)
+         SELECT id, $2, $3 FROM organizations WHERE id = $1 RETURNING user_id",
+        organization_id,
+        user_id,
+        role
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(inserted.is_some())
+}
+
+pub async fn update_password(
+    conn: &mut PgConnection,
+    user_id: Uuid,
+    hash: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE users SET password_hash = $2, password_changed_at = now() WHERE id = $1",
+        user_id,
+        hash
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+pub async fn disable_user(conn: &mut PgConnection, user_id: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE users SET disabled_at = now() WHERE id = $1 AND disabled_at IS NULL",
+        user_id
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Users, oldest first: of an organization, or the one with an address.
+pub async fn users(
+    conn: &mut PgConnection,
+    organization: Option<Uuid>,
+    email: Option<&str>,
+) -> Result<Vec<User>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT u.id, u.email, u.created_at, u.disabled_at,
+                  m.organization_id AS "organization_id?",
+                  CASE WHEN u.operator THEN 'operator' ELSE coalesce(m.role, '') END AS "role!"
+             FROM users u LEFT JOIN organization_members m ON m.user_id = u.id
+            WHERE ($1::uuid IS NULL OR m.organization_id = $1)
+              AND ($2::text IS NULL OR lower(u.email) = $2)
+            ORDER BY u.created_at, u.id"#,
+        organization,
+        email
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| User {
+            id: row.id,
+            email: row.email,
+            role: row.role,
+            organization_id: row.organization_id,
+            created_at: row.created_at.to_jiff(),
+            disabled_at: row.disabled_at.map(|at| at.to_jiff()),
+        })
+        .collect())
+}
+
+/// Inserts a key; false: there is no such organization.
+pub async fn insert_key(tx: &mut TenantTx, key: &ApiKey, hash: &Hash) -> Result<bool, sqlx::Error> {
+    let inserted = sqlx::query_scalar!(
+        "INSERT INTO api_keys (organization_id, id, name, prefix, key_hash, scopes, created_at, expires_at)
+         SELECT o.id, $2, $3, $4, $5, $6, $7, $8 FROM organizations o WHERE o.id = $1 RETURNING id",
+        key.organization_id,
+        key.id,
+        key.name,
+        key.prefix,
+        hash,
+        &key.scopes,
+        key.created_at.to_sqlx() as _,
+        key.expires_at.map(jiff_sqlx::ToSqlx::to_sqlx) as _
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(inserted.is_some())
+}
+
+/// Revokes a key; false: there is none, or it was revoked.
+pub async fn revoke_key(tx: &mut TenantTx, id: Uuid) -> Result<bool, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let revoked = sqlx::query_scalar!(
+        "UPDATE api_keys SET revoked_at = now()
+          WHERE organization_id = $1 AND id = $2 AND revoked_at IS NULL RETURNING id",
+        organization_id,
+        id
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(revoked.is_some())
+}
+
+pub async fn keys(tx: &mut TenantTx) -> Result<Vec<ApiKey>, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let rows = sqlx::query!(
+        "SELECT id, name, prefix, scopes, created_at, expires_at, revoked_at, last_used_at
+           FROM api_keys WHERE organization_id = $1 ORDER BY created_at, id",
+        organization_id
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| ApiKey {
+            id: row.id,
+            organization_id,
+            name: row.name,
+            prefix: row.prefix,
+            scopes: row.scopes,
+            created_at: row.created_at.to_jiff(),
+            expires_at: row.expires_at.map(|at| at.to_jiff()),
+            revoked_at: row.revoked_at.map(|at| at.to_jiff()),
+            last_used_at: row.last_used_at.map(|at| at.to_jiff()),
+        })
+        .collect())
+}
