@@ -49,12 +49,16 @@ impl Version {
     }
 
     fn of(event: &Decoded<'_>) -> Self {
-        let Place { terminal, rank, .. } = event.place;
+        Self::at(event.place, event.stored.created, event.stored.id.clone())
+    }
+
+    /// The version that what has this place and id writes.
+    pub fn at(place: Place, told_at: Timestamp, id: String) -> Self {
         Self {
-            last_event_at: event.stored.created,
-            last_event_rank: i16::from(rank) + if terminal { TERMINAL } else { 0 },
-            last_event_id: event.stored.id.clone(),
-            tied_event_ids: vec![event.stored.id.clone()],
+            last_event_at: told_at,
+            last_event_rank: i16::from(place.rank) + if place.terminal { TERMINAL } else { 0 },
+            tied_event_ids: vec![id.clone()],
+            last_event_id: id,
         }
     }
 }
@@ -176,6 +180,7 @@ impl Earlier {
                 EventData {
                     object: json!({}),
                     previous_attributes: None,
+                    caused_by: None,
                 },
                 None,
             ),

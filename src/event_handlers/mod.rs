@@ -7,6 +7,7 @@
 //! written with its audit entries: the cost of a round trip is shared by the
 //! whole batch, and its transaction has all of it or nothing.
 
+mod answer;
 mod charge;
 mod decode;
 mod fold;
@@ -30,6 +31,7 @@ use crate::metrics;
 use crate::plans::Catalogue;
 use crate::stripe::event::EventData;
 use crate::stripe::objects::{Invoice, PaymentMethod, Subscription};
+pub use answer::{Answer, MirrorError, Shown, mirror};
 use decode::Decoded;
 use fold::action;
 
@@ -159,20 +161,29 @@ pub struct NewAlert {
 }
 
 /// What a batch is about to write.
-#[derive(Default)]
 struct Effects {
+    /// Whose doing it is.
+    actor: Actor,
     entries: Vec<NewEntry>,
     alerts: Vec<NewAlert>,
 }
 
 impl Effects {
+    fn of(actor: Actor) -> Self {
+        Self {
+            actor,
+            entries: Vec::new(),
+            alerts: Vec::new(),
+        }
+    }
+
     fn record(&mut self, event: &Decoded<'_>, entry: NewEntry) {
         let metadata = json!({
             "stripe_event_id": event.stored.id,
             "event_type": event.stored.event_type,
         });
         self.entries.push(NewEntry {
-            actor: Actor::Webhook,
+            actor: self.actor,
             metadata,
             ..entry
         });
@@ -222,7 +233,7 @@ pub async fn apply(
     owner::remember_customers(conn, &decoded).await?;
     store::applied_events(conn, &decoded).await?;
 
-    let mut effects = Effects::default();
+    let mut effects = Effects::of(Actor::Webhook);
     let results = apply_decoded(conn, context, &decoded, &mut effects).await?;
     for (event, result) in decoded.iter().zip(results) {
         applied.results[event.index] = Some(Ok(result));

@@ -10,7 +10,7 @@ use billing_domain::subscription::grants_plan;
 
 use super::history::Mirrored as _;
 use super::{Effects, EventData, Subscription, store};
-use crate::audit::{Actor, NewEntry};
+use crate::audit::NewEntry;
 use crate::plans::Catalogue;
 use crate::quotas;
 
@@ -56,7 +56,7 @@ pub async fn settle(
         effects.entries.push(NewEntry {
             organization_id,
             action: "plan_changed",
-            actor: Actor::Webhook,
+            actor: effects.actor,
             resource_type: "organization",
             resource_id: organization_id.to_string(),
             before: Some(json!({"planTier": standing.plan_tier})),

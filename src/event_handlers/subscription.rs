@@ -13,8 +13,8 @@ use super::fold::{self, Key, Stored, StoredRows};
 use super::history::{Mirrored, Version};
 use super::invoice::Payment;
 use super::plan::Holding;
-use super::{Effects, NewAlert, Results, Subscription, plan, store};
-use crate::audit::{Actor, NewEntry};
+use super::{Effects, NewAlert, Results, Subscription, answer, plan, store};
+use crate::audit::NewEntry;
 use crate::plans::Catalogue;
 use crate::stripe::objects::BillingObject;
 
@@ -95,7 +95,36 @@ pub async fn apply(
         },
     )
     .await?;
+    let doubtful = answer::doubtful(results, &stored);
+    store::subscriptions::ask_again(conn, &doubtful).await?;
+    write(
+        conn,
+        catalogue,
+        &organizations,
+        Known { stored, payments },
+        folded,
+        effects,
+    )
+    .await
+}
 
+/// What is stored of some organizations' subscriptions and their payments.
+pub struct Known {
+    pub stored: BTreeMap<Key, StoredSubscription>,
+    pub payments: BTreeMap<Key, Payment>,
+}
+
+/// Writes `folded`, and all that follows from it: the status of subscriptions
+/// whose payment failed, and the plan and quotas of `organizations`.
+pub async fn write(
+    conn: &mut PgConnection,
+    catalogue: &Catalogue,
+    organizations: &[Uuid],
+    known: Known,
+    folded: Vec<fold::Folded<Subscription>>,
+    effects: &mut Effects,
+) -> Result<(), sqlx::Error> {
+    let Known { stored, payments } = known;
     let changes: Vec<Change> = folded
         .into_iter()
         .map(|folded| {
@@ -120,7 +149,7 @@ pub async fn apply(
     let late = late_payments(&stored, &changes, &payments, effects);
     store::subscriptions::set_status(conn, &late).await?;
     let holdings = holdings(stored, changes, late);
-    plan::settle(conn, catalogue, &organizations, holdings, effects).await
+    plan::settle(conn, catalogue, organizations, holdings, effects).await
 }
 
 /// Every subscription, as the batch leaves it.
@@ -169,7 +198,7 @@ fn affected(results: &Results<'_>) -> Vec<Uuid> {
     organizations.into_iter().collect()
 }
 
-fn status_of<'a>(
+pub fn status_of<'a>(
     subscription: &'a Subscription,
     version: &Version,
     payment: Option<&Payment>,
@@ -223,7 +252,7 @@ fn late_payments(
         effects.entries.push(NewEntry {
             organization_id: key.0,
             action: "subscription_status_changed",
-            actor: Actor::Webhook,
+            actor: effects.actor,
             resource_type: Subscription::RESOURCE,
             resource_id: key.1.clone(),
             before: Some(json!({"status": subscription.status})),
@@ -265,7 +294,7 @@ fn unknown_plan(change: &Change) -> Option<NewAlert> {
     })
 }
 
-fn summaries(stored: &BTreeMap<Key, StoredSubscription>) -> StoredRows {
+pub fn summaries(stored: &BTreeMap<Key, StoredSubscription>) -> StoredRows {
     stored
         .iter()
         .map(|(key, row)| {
@@ -288,7 +317,7 @@ fn summaries(stored: &BTreeMap<Key, StoredSubscription>) -> StoredRows {
         .collect()
 }
 
-fn summary(status: &str, plan_tier: Option<&str>, subscription: &Subscription) -> Value {
+pub fn summary(status: &str, plan_tier: Option<&str>, subscription: &Subscription) -> Value {
     json!({
         "status": status,
         "planTier": plan_tier,

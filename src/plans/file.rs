@@ -6,13 +6,62 @@ use rust_decimal::Decimal;
 use serde::Deserialize;
 use toml::Spanned;
 
+use billing_domain::preview::Settlement;
+
 use super::{Catalogue, FREE_TIER, OverLimit, Plan, Price, Quota};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     metrics: BTreeMap<String, MetricEntry>,
+    #[serde(default)]
+    proration: ProrationEntry,
     plans: Vec<PlanEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProrationEntry {
+    #[serde(default = "ProrationEntry::at_once")]
+    upgrade: Proration,
+    #[serde(default = "ProrationEntry::with_the_renewal")]
+    downgrade: Proration,
+}
+
+impl ProrationEntry {
+    fn at_once() -> Proration {
+        Proration::AlwaysInvoice
+    }
+
+    fn with_the_renewal() -> Proration {
+        Proration::CreateProrations
+    }
+}
+
+impl Default for ProrationEntry {
+    fn default() -> Self {
+        Self {
+            upgrade: Self::at_once(),
+            downgrade: Self::with_the_renewal(),
+        }
+    }
+}
+
+/// Stripe's words.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Proration {
+    AlwaysInvoice,
+    CreateProrations,
+}
+
+impl From<Proration> for Settlement {
+    fn from(word: Proration) -> Self {
+        match word {
+            Proration::AlwaysInvoice => Self::Now,
+            Proration::CreateProrations => Self::WithRenewal,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -37,6 +86,8 @@ struct PlanEntry {
     tier: Spanned<String>,
     name: String,
     price: Spanned<Price>,
+    #[serde(default)]
+    trial_days_max: Option<Spanned<u16>>,
     quotas: BTreeMap<Spanned<String>, Spanned<QuotaEntry>>,
 }
 
@@ -60,8 +111,11 @@ enum QuotaValue {
 type Problem = (usize, String);
 
 impl File {
-    pub(super) fn check(self) -> Result<Catalogue, Problem> {
+    pub(super) fn check(self, version: String) -> Result<Catalogue, Problem> {
         let mut catalogue = Catalogue {
+            version,
+            upgrade: self.proration.upgrade.into(),
+            downgrade: self.proration.downgrade.into(),
             plans: Vec::new(),
             by_lookup_key: HashMap::new(),
             by_price_id: HashMap::new(),
@@ -87,6 +141,7 @@ impl File {
                     format!("the price of {tier:?} needs a lookup_key or stripe_price_ids"),
                 ));
             }
+            let trial_days_max = check_trial(&tier, price.amount, entry.trial_days_max)?;
             let index = catalogue.plans.len();
             if let Some(key) = &price.lookup_key {
                 claim(&mut catalogue.by_lookup_key, key, index, "lookup_key")?;
@@ -98,6 +153,7 @@ impl File {
                 tier,
                 name: entry.name,
                 price,
+                trial_days_max,
                 quotas,
             });
         }
@@ -106,6 +162,26 @@ impl File {
         }
         Ok(catalogue)
     }
+}
+
+/// Stripe's limit: two years.
+const LONGEST_TRIAL_DAYS: u16 = 730;
+
+fn check_trial(tier: &str, amount: i64, entry: Option<Spanned<u16>>) -> Result<u16, Problem> {
+    let Some(entry) = entry else {
+        return Ok(0);
+    };
+    let (at, days) = (entry.span().start, entry.into_inner());
+    if days > LONGEST_TRIAL_DAYS {
+        return Err((
+            at,
+            format!("trial_days_max of {tier:?} is above Stripe's {LONGEST_TRIAL_DAYS}"),
+        ));
+    }
+    if days > 0 && amount == 0 {
+        return Err((at, format!("{tier:?} costs nothing and needs no trial")));
+    }
+    Ok(days)
 }
 
 fn claim(

@@ -5,9 +5,11 @@ mod file;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use billing_domain::preview::Settlement;
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 
 use crate::stripe::objects::Subscription;
@@ -37,6 +39,11 @@ pub enum CatalogueError {
 /// The plans from the lowest tier to the highest.
 #[derive(Debug, Clone)]
 pub struct Catalogue {
+    /// Tells this catalogue from every other.
+    version: String,
+    /// When a change to a higher tier is charged, and one to a lower credited.
+    upgrade: Settlement,
+    downgrade: Settlement,
     plans: Vec<Plan>,
     by_lookup_key: HashMap<String, usize>,
     by_price_id: HashMap<String, usize>,
@@ -47,6 +54,8 @@ pub struct Plan {
     pub tier: String,
     pub name: String,
     pub price: Price,
+    /// The longest trial that may be asked for; 0: none.
+    pub trial_days_max: u16,
     pub quotas: BTreeMap<String, Quota>,
 }
 
@@ -121,13 +130,14 @@ impl Catalogue {
             line: at.map(|at| text[..at.min(text.len())].matches('\n').count() + 1),
             problem,
         };
+        let version = hex::encode(&Sha256::digest(text)[..16]);
         let file: File = toml::from_str(text).map_err(|error| {
             invalid(
                 error.span().map(|span| span.start),
                 error.message().to_owned(),
             )
         })?;
-        file.check()
+        file.check(version)
             .map_err(|(at, problem)| invalid(Some(at), problem))
     }
 
@@ -142,6 +152,27 @@ impl Catalogue {
     /// Its place among the tiers; unknown tiers are below all.
     pub fn rank(&self, tier: &str) -> Option<usize> {
         self.plans.iter().position(|plan| plan.tier == tier)
+    }
+
+    /// Tells this catalogue from every other.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// When a change between two tiers is settled.
+    pub fn settlement(&self, from: &str, to: &str) -> Settlement {
+        if self.rank(to) >= self.rank(from) {
+            self.upgrade
+        } else {
+            self.downgrade
+        }
+    }
+
+    /// The plan that has this price, by lookup key or id.
+    pub fn plan_of_price(&self, lookup_key: Option<&str>, price_id: Option<&str>) -> Option<&Plan> {
+        let by_key = lookup_key.and_then(|key| self.by_lookup_key.get(key));
+        let index = by_key.or_else(|| self.by_price_id.get(price_id?))?;
+        Some(&self.plans[*index])
     }
 
     /// The plan of a subscription: by its prices' lookup keys, then their ids,
@@ -231,6 +262,16 @@ mod tests {
             ),
             ("\"0.00001\"", "\"1e-5\"", "is no decimal number"),
             ("tier = \"standard\"", "tier = \"free\"", "listed twice"),
+            (
+                "trial_days_max = 30",
+                "trial_days_max = 731",
+                "above Stripe's 730",
+            ),
+            (
+                "upgrade = \"always_invoice\"",
+                "upgrade = \"at_once\"",
+                "unknown variant",
+            ),
             (
                 "over_limit = \"grace\"",
                 "over_limit = \"soft\"",

@@ -167,6 +167,8 @@ fn depth_exceeds(json: &[u8], limit: usize) -> bool {
 pub struct EventData {
     pub object: Value,
     pub previous_attributes: Option<Map<String, Value>>,
+    /// The idempotency key of the request that caused it, if one did.
+    pub caused_by: Option<String>,
 }
 
 /// What keeps a stored payload from being read, and where: a number that no
@@ -184,6 +186,9 @@ impl EventData {
         #[derive(Deserialize)]
         struct Event {
             data: Data,
+            // Versions before 2017-05-25 have the request's id here.
+            #[serde(default)]
+            request: Value,
         }
         #[derive(Deserialize)]
         struct Data {
@@ -206,6 +211,7 @@ impl EventData {
         Ok(Self {
             object: event.data.object,
             previous_attributes: event.data.previous_attributes,
+            caused_by: event.request["idempotency_key"].as_str().map(str::to_owned),
         })
     }
 }

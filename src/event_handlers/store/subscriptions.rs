@@ -117,14 +117,14 @@ pub async fn save(conn: &mut PgConnection, changes: &[Change]) -> Result<(), sql
            plan_tier, currency, current_period_start, current_period_end, billing_cycle_anchor,
            billing_mode, collection_method, trial_start, trial_end, cancel_at,
            cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
-           default_payment_method_id, metadata, livemode, stripe_created_at, last_event_at,
+           default_payment_method_id, discounted, taxed, stripe_test_clock_id, metadata, livemode, stripe_created_at, last_event_at,
            last_event_rank, last_event_id, tied_event_ids)
          SELECT
            organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
            plan_tier, currency, current_period_start, current_period_end, billing_cycle_anchor,
            billing_mode, collection_method, trial_start, trial_end, cancel_at,
            cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
-           default_payment_method_id, metadata, livemode, stripe_created_at, last_event_at,
+           default_payment_method_id, discounted, taxed, stripe_test_clock_id, metadata, livemode, stripe_created_at, last_event_at,
            last_event_rank, last_event_id, tied_event_ids
            FROM json_populate_recordset(NULL::billing_subscriptions, $1::text::json)
          ON CONFLICT (organization_id, stripe_subscription_id) DO UPDATE SET
@@ -137,8 +137,9 @@ pub async fn save(conn: &mut PgConnection, changes: &[Change]) -> Result<(), sql
            trial_end = excluded.trial_end, cancel_at = excluded.cancel_at, cancel_at_period_end
            = excluded.cancel_at_period_end, canceled_at = excluded.canceled_at, ended_at =
            excluded.ended_at, latest_invoice_id = excluded.latest_invoice_id,
-           default_payment_method_id = excluded.default_payment_method_id, metadata =
-           excluded.metadata, livemode = excluded.livemode, stripe_created_at =
+           default_payment_method_id = excluded.default_payment_method_id, discounted = excluded.discounted,
+           taxed = excluded.taxed, stripe_test_clock_id = excluded.stripe_test_clock_id,
+           metadata = excluded.metadata, livemode = excluded.livemode, stripe_created_at =
            excluded.stripe_created_at, last_event_at = excluded.last_event_at, last_event_rank =
            excluded.last_event_rank, last_event_id = excluded.last_event_id, tied_event_ids =
            excluded.tied_event_ids, updated_at = excluded.updated_at",
@@ -194,6 +195,24 @@ async fn replace_items(conn: &mut PgConnection, changes: &[Change]) -> Result<()
            quantity, current_period_start, current_period_end
            FROM json_populate_recordset(NULL::billing_subscription_items, $1::text::json)",
         document(&items)?
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Notes that Stripe should be asked for these subscriptions.
+pub async fn ask_again(conn: &mut PgConnection, keys: &[Key]) -> Result<(), sqlx::Error> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let (organizations, ids) = unzip(keys);
+    sqlx::query!(
+        "UPDATE billing_subscriptions s SET ask_again_since = now()
+           FROM unnest($1::uuid[], $2::text[]) AS doubtful(organization, id)
+          WHERE s.organization_id = doubtful.organization AND s.stripe_subscription_id = doubtful.id",
+        &organizations,
+        &ids as &[&str]
     )
     .execute(conn)
     .await?;

@@ -29,6 +29,12 @@ pub struct Subscription {
     pub ended_at: Option<Timestamp>,
     pub latest_invoice_id: Option<String>,
     pub default_payment_method_id: Option<String>,
+    /// A coupon or promotion lowers what its items cost.
+    pub discounted: bool,
+    /// Tax is added to what its items cost.
+    pub taxed: bool,
+    #[serde(rename = "stripe_test_clock_id")]
+    pub test_clock_id: Option<String>,
     pub metadata: Metadata,
     pub livemode: bool,
     #[serde(rename = "stripe_created_at")]
@@ -94,12 +100,33 @@ impl Subscription {
             ended_at: o.time("ended_at")?,
             latest_invoice_id: o.id("latest_invoice")?,
             default_payment_method_id: o.id("default_payment_method")?,
+            discounted: is_discounted(&o)? || any(o.list("items")?, is_discounted)?,
+            taxed: o.within("automatic_tax")?.flag("enabled")?
+                || has_members(&o, "default_tax_rates")?
+                || any(o.list("items")?, |item| has_members(item, "tax_rates"))?,
+            test_clock_id: o.id("test_clock")?,
             metadata: o.map("metadata")?,
             livemode: o.flag("livemode")?,
             created: o.time("created")?,
             items,
         })
     }
+}
+
+/// Versions before 2025-03-31 have one `discount`, later ones a list.
+fn is_discounted(o: &Fields<'_>) -> Result<bool, ShapeError> {
+    Ok(o.within("discount")?.is_present() || has_members(o, "discounts")?)
+}
+
+fn has_members(o: &Fields<'_>, name: &str) -> Result<bool, ShapeError> {
+    Ok(o.array(name)?.next().is_some())
+}
+
+fn any<'a>(
+    mut items: impl Iterator<Item = Fields<'a>>,
+    holds: impl Fn(&Fields<'a>) -> Result<bool, ShapeError>,
+) -> Result<bool, ShapeError> {
+    items.try_fold(false, |found, item| Ok(found || holds(&item)?))
 }
 
 impl SubscriptionItem {

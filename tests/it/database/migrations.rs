@@ -10,11 +10,17 @@ use crate::support::TestDatabase;
 use crate::support::database::migration_files;
 use crate::support::program::{Ran, program, program_on, run};
 
-const NEWEST: &str = "20260101093000";
 const BEFORE_THE_GUIDE: &str = "20260101090300";
 
 fn migrate(db: &TestDatabase, arguments: &[&str]) -> Ran {
     run(&mut program_on(db, &[&["migrate"], arguments].concat()))
+}
+
+/// The file's name without its ending: version and name of the last migration.
+fn newest() -> String {
+    let files = migration_files();
+    let stem = files.last().unwrap().file_stem().unwrap();
+    stem.to_string_lossy().into_owned()
 }
 
 fn done(ran: &Ran) {
@@ -79,7 +85,7 @@ async fn psql_applies_each_file_once_or_twice_and_up_adopts_them() {
         assert_eq!(states(&db), all("applied"));
     }
     let unknown = "billing_schema_migrations WHERE checksum IS NULL";
-    assert_eq!(db.count(unknown).await, 7);
+    assert_eq!(db.count(unknown).await, migration_files().len() as i64);
     let up = migrate(&db, &["up"]);
     assert!(up.stderr.contains("0 migrations applied"), "{}", up.stderr);
     assert_eq!(db.count(unknown).await, 0);
@@ -214,11 +220,12 @@ async fn two_at_once_apply_each_migration_once() {
     done(&migrate(&db, &["verify"]));
 }
 
-/// The tenants' rows, whole but for what a migration adds.
+/// The tenants' rows, whole but for columns that later migrations add.
 async fn rows(db: &TestDatabase) -> BTreeSet<String> {
     let mut rows = BTreeSet::new();
     for table in tenants::tables(db).await {
-        let added = "{retry_count,next_retry_at,error_message,attempts,waiting_for_customer_id,lease_id,lease_expires_at}";
+        let added = "{retry_count,next_retry_at,error_message,attempts,waiting_for_customer_id,lease_id,lease_expires_at,\
+                      discounted,taxed,stripe_test_clock_id,ask_again_since}";
         rows.insert(
             db.value(&format!(
                 "SELECT '{table} ' || coalesce(jsonb_agg((to_jsonb(t) - '{added}'::text[]) ORDER BY t::text)::text, '') FROM {table} t"
@@ -249,10 +256,10 @@ async fn the_guides_migrations_go_and_come_back_without_loss() {
         .await;
 
     done(&migrate(&db, &["rollback", "--to", BEFORE_THE_GUIDE]));
-    assert_eq!(
-        states(&db)[3..],
-        ["applied", "pending", "pending", "pending"]
-    );
+    let states_now = states(&db);
+    let (kept, undone) = states_now.split_at(4);
+    assert!(kept.iter().all(|state| state == "applied"));
+    assert!(undone.iter().all(|state| state == "pending"));
     let kept = rows(&db).await;
     assert!(
         older.iter().all(|row| kept.contains(row)),
@@ -282,7 +289,7 @@ async fn rollback_undoes_the_newest_or_down_to_a_version_or_everything() {
     assert!(
         newest
             .stderr
-            .contains("undoing 20260101093000_webhook_retry"),
+            .contains(&format!("undoing {}", self::newest())),
         "{}",
         newest.stderr
     );
@@ -324,7 +331,7 @@ async fn the_exit_status_tells_usage_from_outage() {
     assert_eq!(
         db.value("SELECT max(version) FROM billing_schema_migrations")
             .await,
-        NEWEST
+        newest()[..14]
     );
     for arguments in [
         ["migrate", "up"],

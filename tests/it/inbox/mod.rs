@@ -1,5 +1,6 @@
 //! From a stored event to billing state.
 
+mod answers;
 mod charges;
 mod concurrency;
 mod crash;

@@ -1,0 +1,196 @@
+//! Answers of Stripe's beside the events of the same changes.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use uuid::Uuid;
+use valuecanvas_billing::audit::{self, Actor};
+use valuecanvas_billing::db::TenantTx;
+use valuecanvas_billing::event_handlers::{self, Answer, Shown};
+
+use super::workbench::{CUSTOMER, Workbench};
+use crate::support::events::{event, subscription};
+
+const UPDATED: &str = "customer.subscription.updated";
+const STATE: &str =
+    "SELECT status, plan_tier, cancel_at_period_end, ask_again_since IS NOT NULL AS in_doubt
+       FROM billing_subscriptions";
+const PLAN: &str = "SELECT o.plan_tier, q.plan_tier AS quotas FROM organizations o
+       JOIN usage_quotas q ON q.organization_id = o.id AND q.metric = 'api_calls'";
+
+fn of(status: &str, tier: &str) -> Value {
+    subscription("sub_1", CUSTOMER, status, tier)
+}
+
+/// An event that our own request caused.
+fn caused_by(request: &str, mut event: Value) -> Value {
+    event["request"] = json!({"id": "req_1", "idempotency_key": request});
+    event
+}
+
+async fn mirror(bench: &Workbench, request: &str, at: i64, object: &Value) -> Shown {
+    let mut tx = TenantTx::begin(&bench.processor.pool, bench.organization)
+        .await
+        .unwrap();
+    let locked = audit::lock_chains(tx.conn(), &[bench.organization])
+        .await
+        .unwrap();
+    let answer = Answer {
+        organization_id: bench.organization,
+        request,
+        object,
+        at: Timestamp::from_second(at).unwrap(),
+        actor: Actor::User(Uuid::nil()),
+    };
+    let shown = event_handlers::mirror(tx.conn(), &locked, &bench.processor.catalogue, answer)
+        .await
+        .unwrap();
+    audit::append(tx.conn(), &locked, &shown.entries)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    shown
+}
+
+fn state(status: &str, tier: &str, in_doubt: bool) -> Value {
+    json!({"status": status, "plan_tier": tier, "cancel_at_period_end": false, "in_doubt": in_doubt})
+}
+
+#[tokio::test]
+async fn an_answer_sets_plan_and_quotas_at_once() {
+    let bench = Workbench::new().await;
+    let shown = mirror(&bench, "key_1", 100, &of("active", "standard")).await;
+    assert_eq!(shown.before, None);
+    assert_eq!(shown.after["planTier"], "standard");
+    bench
+        .shows(PLAN, json!({"plan_tier": "standard", "quotas": "standard"}))
+        .await;
+    bench
+        .shows(
+            "SELECT action, actor_type, after_state ->> 'planTier' AS plan FROM billing_audit_log
+              WHERE action <> 'organization_created'",
+            json!({"action": "plan_changed", "actor_type": "user", "plan": "standard"}),
+        )
+        .await;
+    bench.verify_audit().await;
+}
+
+#[tokio::test]
+async fn the_events_of_its_own_request_change_nothing_more() {
+    let bench = Workbench::new().await;
+    mirror(&bench, "key_1", 100, &of("active", "standard")).await;
+    let entries = bench.db.count("billing_audit_log").await;
+    let created = event(
+        "evt_1",
+        "customer.subscription.created",
+        100,
+        of("incomplete", "standard"),
+    );
+    let updated = event("evt_2", UPDATED, 100, of("active", "standard"));
+    for event in [updated, created] {
+        bench.process(&[caused_by("key_1", event)]).await;
+        bench.shows(STATE, state("active", "standard", false)).await;
+    }
+    assert_eq!(bench.db.count("billing_audit_log").await, entries);
+    assert_eq!(bench.db.count("billing_applied_events").await, 2);
+}
+
+#[tokio::test]
+async fn an_older_event_that_comes_late_does_not_undo_it() {
+    let bench = Workbench::new().await;
+    let created = event(
+        "evt_1",
+        "customer.subscription.created",
+        10,
+        of("active", "standard"),
+    );
+    mirror(&bench, "key_1", 1_000, &of("active", "enterprise")).await;
+    bench.process(&[created]).await;
+    bench
+        .shows(STATE, state("active", "enterprise", false))
+        .await;
+    bench
+        .shows(
+            PLAN,
+            json!({"plan_tier": "enterprise", "quotas": "enterprise"}),
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn a_later_event_replaces_it() {
+    let bench = Workbench::new().await;
+    mirror(&bench, "key_1", 100, &of("active", "standard")).await;
+    bench
+        .process(&[event("evt_1", UPDATED, 101, of("active", "enterprise"))])
+        .await;
+    bench
+        .shows(STATE, state("active", "enterprise", false))
+        .await;
+}
+
+#[tokio::test]
+async fn a_later_answer_of_the_same_second_replaces_it() {
+    let bench = Workbench::new().await;
+    mirror(&bench, "key_z", 100, &of("active", "standard")).await;
+    let shown = mirror(&bench, "key_a", 100, &of("active", "enterprise")).await;
+    assert_eq!(shown.before.unwrap()["planTier"], "standard");
+    bench
+        .shows(STATE, state("active", "enterprise", false))
+        .await;
+}
+
+#[tokio::test]
+async fn an_answer_older_than_what_is_known_changes_nothing() {
+    let bench = Workbench::new().await;
+    bench
+        .process(&[event("evt_1", UPDATED, 101, of("active", "enterprise"))])
+        .await;
+    let shown = mirror(&bench, "key_1", 100, &of("active", "standard")).await;
+    assert_eq!(shown.after["planTier"], "enterprise");
+    bench
+        .shows(STATE, state("active", "enterprise", false))
+        .await;
+}
+
+#[tokio::test]
+async fn somebody_elses_change_of_the_same_second_makes_us_ask_stripe_again() {
+    let bench = Workbench::new().await;
+    mirror(&bench, "key_1", 100, &of("active", "standard")).await;
+    bench
+        .process(&[event("evt_1", UPDATED, 100, of("active", "enterprise"))])
+        .await;
+    bench.shows(STATE, state("active", "standard", true)).await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_subscription_is_final_whoever_tells_of_it() {
+    let bench = Workbench::new().await;
+    mirror(&bench, "key_1", 100, &of("canceled", "standard")).await;
+    bench
+        .process(&[event("evt_1", UPDATED, 200, of("active", "standard"))])
+        .await;
+    bench
+        .shows(STATE, state("canceled", "standard", false))
+        .await;
+    bench
+        .shows(PLAN, json!({"plan_tier": "free", "quotas": "free"}))
+        .await;
+    let shown = mirror(&bench, "key_2", 300, &of("active", "standard")).await;
+    assert_eq!(shown.after["status"], "canceled");
+}
+
+#[tokio::test]
+async fn an_answer_tells_of_discounts_taxes_and_test_clocks() {
+    let bench = Workbench::new().await;
+    let mut object = of("active", "standard");
+    object["discounts"] = json!(["di_1"]);
+    object["automatic_tax"] = json!({"enabled": true});
+    object["test_clock"] = json!("clock_1");
+    mirror(&bench, "key_1", 100, &object).await;
+    bench
+        .shows(
+            "SELECT discounted, taxed, stripe_test_clock_id FROM billing_subscriptions",
+            json!({"discounted": true, "taxed": true, "stripe_test_clock_id": "clock_1"}),
+        )
+        .await;
+}
