@@ -17,6 +17,7 @@ pub mod jobs;
 pub mod metrics;
 pub mod migrations;
 pub mod organizations;
+pub mod outbound;
 pub mod plans;
 pub mod quotas;
 pub mod stripe;

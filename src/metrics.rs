@@ -26,6 +26,8 @@ const OLDEST: &str = "stripe_webhook_oldest_unprocessed_seconds";
 const AUDIT_ENTRIES: &str = "billing_audit_log_entries_total";
 const AUDIT_ERRORS: &str = "billing_audit_log_errors_total";
 const ALERTS: &str = "billing_alerts_total";
+const STRIPE_CALLS: &str = "stripe_api_calls_total";
+const STRIPE_TIME: &str = "stripe_api_duration_seconds";
 const LOGINS: &str = "billing_logins_total";
 const POOL: &str = "billing_database_connections";
 const BUILD: &str = "billing_build_info";
@@ -44,7 +46,7 @@ pub fn install(audit_actions: impl Iterator<Item = &'static str>) -> PrometheusH
             .set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)
             .expect("the list of buckets is not empty")
     };
-    let builder = [INTAKE, COMMIT, PROCESSING, WAIT]
+    let builder = [INTAKE, COMMIT, PROCESSING, WAIT, STRIPE_TIME]
         .iter()
         .fold(PrometheusBuilder::new(), |builder, name| {
             buckets(builder, name, &SECONDS)
@@ -106,6 +108,15 @@ fn describe() {
         "Audit entries that could not be appended; their changes were undone."
     );
     describe_counter!(ALERTS, "Alerts raised, by kind.");
+    describe_counter!(
+        STRIPE_CALLS,
+        "Calls to Stripe, by call and outcome; attempts of one are one."
+    );
+    describe_histogram!(
+        STRIPE_TIME,
+        Unit::Seconds,
+        "Calls to Stripe, attempts and pauses included."
+    );
     describe_counter!(LOGINS, "Attempts to log in, by outcome.");
     describe_gauge!(POOL, "Database connections of this process, by state.");
     describe_gauge!(BUILD, "1, with the version as label.");
@@ -194,6 +205,12 @@ pub fn backlog(dead_letters: i64, unprocessed: i64, oldest_secs: i64) {
     gauge!(DEAD_LETTERS).set(dead_letters as f64);
     gauge!(UNPROCESSED).set(unprocessed as f64);
     gauge!(OLDEST).set(oldest_secs as f64);
+}
+
+/// One call to Stripe, with all its attempts.
+pub fn stripe_call(call: &'static str, outcome: &'static str, took: Duration) {
+    counter!(STRIPE_CALLS, "call" => call, "outcome" => outcome).increment(1);
+    histogram!(STRIPE_TIME, "call" => call).record(took);
 }
 
 /// One attempt to log in.

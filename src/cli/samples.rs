@@ -7,7 +7,7 @@ use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::jobs::direct_client;
+use crate::outbound::direct_client;
 
 const API_VERSION: &str = "2025-03-31.basil";
 

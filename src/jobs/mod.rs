@@ -4,4 +4,4 @@ mod push;
 mod runs;
 pub mod webhook_retry;
 
-pub use push::{PushGateway, PushUrlError, direct_client, http_client};
+pub use push::{PushGateway, PushUrlError};

@@ -1,10 +1,9 @@
 //! Pushing a job's metrics to a Prometheus Pushgateway.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 
 use super::runs::Counters;
+use crate::outbound::http_client;
 
 #[derive(Debug, thiserror::Error)]
 #[error("PUSHGATEWAY_URL: is no http:// or https:// URL")]
@@ -45,22 +44,6 @@ impl PushGateway {
             .error_for_status()?;
         Ok(())
     }
-}
-
-/// A client for hosts that are not Stripe, by the environment's proxy.
-pub fn http_client() -> Result<reqwest::Client, reqwest::Error> {
-    client(reqwest::Client::builder)
-}
-
-/// A client for services of this host, which no proxy reaches.
-pub fn direct_client() -> Result<reqwest::Client, reqwest::Error> {
-    client(|| reqwest::Client::builder().no_proxy())
-}
-
-fn client(builder: fn() -> reqwest::ClientBuilder) -> Result<reqwest::Client, reqwest::Error> {
-    // Only the first call installs it; a second finds it there.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    builder().timeout(Duration::from_secs(10)).build()
 }
 
 fn render(totals: &Counters, succeeded_at: Option<Timestamp>) -> String {

@@ -36,6 +36,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260101092000", "grace_periods"),
     ("20260101093000", "webhook_retry"),
     ("20260102090000", "access"),
+    ("20260102091000", "stripe_requests"),
     ("20260102091100", "subscription_previews"),
 ];
 

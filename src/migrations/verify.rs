@@ -38,6 +38,7 @@ pub const TENANT_TABLES: &[(&str, bool)] = &[
     ("grace_periods", true),
     ("webhook_dead_letter_queue", false),
     ("organization_members", true),
+    ("billing_stripe_requests", false),
     ("api_keys", false),
 ];
 

@@ -1,5 +1,8 @@
-//! What Stripe sends: signatures, events, and the objects in them.
+//! Stripe: what it sends (signatures, events, the objects in them), and what we
+//! ask of it.
 
+pub mod client;
 pub mod event;
 pub mod objects;
+pub mod requests;
 pub mod signature;

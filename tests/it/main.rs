@@ -7,4 +7,5 @@ mod embedded_postgres;
 mod inbox;
 mod routes;
 mod signers;
+mod stripe;
 mod support;

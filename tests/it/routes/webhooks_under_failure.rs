@@ -24,7 +24,7 @@ fn plan_created(id: &str) -> Value {
 /// Sends an event as Stripe does, which hangs up after 20 seconds.
 async fn send(base: &str, event: &Value) -> (u16, Value, bool) {
     let body = event.to_string();
-    let request = valuecanvas_billing::jobs::http_client()
+    let request = valuecanvas_billing::outbound::http_client()
         .unwrap()
         .post(format!("{base}{WEBHOOKS}"))
         .timeout(Duration::from_secs(20))

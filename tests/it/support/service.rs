@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 use valuecanvas_billing::app::{self, Database, Service};
 use valuecanvas_billing::auth::{Permission, Role};
-use valuecanvas_billing::config::{ServeConfig, StripeConfig};
+use valuecanvas_billing::config::{ServeConfig, StripeApi, StripeConfig};
 use valuecanvas_billing::inbox::worker::Processor;
 use valuecanvas_billing::plans::Catalogue;
 use valuecanvas_billing::stripe::signature::SigningSecret;
@@ -33,6 +33,7 @@ pub struct Options {
     pub max_retries: u32,
     pub key_is_live: Option<bool>,
     pub secrets: Vec<&'static str>,
+    pub stripe_api: Option<StripeApi>,
 }
 
 impl Default for Options {
@@ -42,6 +43,7 @@ impl Default for Options {
             max_retries: 20,
             key_is_live: None,
             secrets: vec![SECRET],
+            stripe_api: None,
         }
     }
 }
@@ -83,6 +85,7 @@ impl TestService {
             trusted_proxies: 0,
         };
         let stripe = StripeConfig {
+            api: options.stripe_api,
             key_is_live: options.key_is_live,
             webhook_secrets: Some(
                 options
@@ -100,7 +103,7 @@ impl TestService {
             .await
             .expect("the service starts");
         // A second service of this process finds the provider installed.
-        let client = valuecanvas_billing::jobs::direct_client().unwrap();
+        let client = valuecanvas_billing::outbound::direct_client().unwrap();
         let base = format!("http://{}", service.address);
         Self {
             db,

@@ -1,6 +1,8 @@
 //! Settings: environment variables (a `.env` file is read if present), which
 //! flags override. Everything is checked before anything is touched.
 
+mod stripe;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,7 +11,7 @@ use std::str::FromStr;
 use clap::Args;
 use sqlx::postgres::PgConnectOptions;
 
-use crate::stripe::signature::SigningSecret;
+pub use stripe::{StripeApi, StripeArgs, StripeConfig};
 
 /// A setting that is missing, malformed or contradictory: exit status 2.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +31,8 @@ impl ConfigError {
 }
 
 /// The variables that are read, besides those of the secrets' files.
-const VARIABLES: [&str; 18] = [
+const VARIABLES: [&str; 19] = [
+    "STRIPE_API_BASE",
     "TRUSTED_PROXIES",
     "DATABASE_URL",
     "MIGRATION_DATABASE_URL",
@@ -238,83 +241,6 @@ fn without_unknown_parameters(variable: &'static str, url: &str) -> String {
     format!("{base}?{}", kept.join("&"))
 }
 
-/// The settings of what listens to Stripe. STRIPE_SECRET_KEY and
-/// STRIPE_WEBHOOK_SECRET have no flags: the arguments of a process are public.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Stripe")]
-pub struct StripeArgs {
-    /// The plan catalogue; unset: config/plans.toml, else the built-in one.
-    #[arg(long, env = "PLANS_FILE")]
-    plans_file: Option<String>,
-    /// Attempts after the first before an event is dead-lettered.
-    #[arg(long, env = "WEBHOOK_MAX_RETRIES", default_value = "20")]
-    webhook_max_retries: String,
-}
-
-#[derive(Debug, Clone, Default)]
-pub struct StripeConfig {
-    /// Whether the configured key is for live mode; None without a key.
-    pub key_is_live: Option<bool>,
-    /// None: none is configured, and one is generated.
-    pub webhook_secrets: Option<Vec<SigningSecret>>,
-    pub plans_file: Option<PathBuf>,
-    pub max_retries: u32,
-}
-
-impl StripeArgs {
-    pub fn check(&self) -> Result<StripeConfig, ConfigError> {
-        let key = secret_of_environment("STRIPE_SECRET_KEY")?;
-        let key_is_live = key.as_deref().map(key_mode).transpose()?;
-        let secrets = secret_of_environment("STRIPE_WEBHOOK_SECRET")?;
-        let webhook_secrets = secrets.as_deref().map(signing_secrets).transpose()?;
-        if key_is_live.is_some() && webhook_secrets.is_none() {
-            return Err(ConfigError::new(
-                "STRIPE_WEBHOOK_SECRET",
-                "is required with STRIPE_SECRET_KEY; copy the endpoint's signing secret (whsec_…) from Stripe",
-            ));
-        }
-        Ok(StripeConfig {
-            key_is_live,
-            webhook_secrets,
-            plans_file: given(self.plans_file.as_deref()).map(PathBuf::from),
-            max_retries: number("WEBHOOK_MAX_RETRIES", &self.webhook_max_retries, 0, 1_000)?,
-        })
-    }
-}
-
-fn key_mode(key: &str) -> Result<bool, ConfigError> {
-    let mode = |prefix: &str| {
-        key.strip_prefix(prefix)
-            .is_some_and(|rest| !rest.is_empty())
-    };
-    if mode("sk_live_") || mode("rk_live_") {
-        Ok(true)
-    } else if mode("sk_test_") || mode("rk_test_") {
-        Ok(false)
-    } else {
-        Err(ConfigError::new(
-            "STRIPE_SECRET_KEY",
-            "does not start with sk_test_, sk_live_, rk_test_ or rk_live_; a publishable key (pk_…) cannot be used here",
-        ))
-    }
-}
-
-fn signing_secrets(list: &str) -> Result<Vec<SigningSecret>, ConfigError> {
-    let secrets: Vec<&str> = list
-        .split(',')
-        .map(str::trim)
-        .filter(|s| !s.is_empty())
-        .collect();
-    let usable = |secret: &&str| secret.len() > "whsec_".len() && secret.starts_with("whsec_");
-    if secrets.is_empty() || !secrets.iter().all(usable) {
-        return Err(ConfigError::new(
-            "STRIPE_WEBHOOK_SECRET",
-            "each secret must start with whsec_; separate several by commas",
-        ));
-    }
-    Ok(secrets.into_iter().map(SigningSecret::new).collect())
-}
-
 /// The settings of `serve`.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Service")]
@@ -443,27 +369,6 @@ fn number(variable: &'static str, text: &str, least: u32, most: u32) -> Result<u
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn keys_tell_their_mode() {
-        assert!(key_mode("sk_live_x").unwrap());
-        assert!(!key_mode("rk_test_x").unwrap());
-        assert!(key_mode("sk_test_").is_err());
-        for wrong in ["pk_test_x", "whsec_x", "sk_prod_x"] {
-            let error = key_mode(wrong).unwrap_err().to_string();
-            assert!(error.starts_with("STRIPE_SECRET_KEY: "));
-            assert!(!error.contains(wrong), "secrets stay out of errors");
-        }
-    }
-
-    #[test]
-    fn secrets_are_trimmed_and_may_overlap() {
-        let secrets = signing_secrets(" whsec_a ,whsec_b\n").unwrap();
-        let texts: Vec<&str> = secrets.iter().map(SigningSecret::expose).collect();
-        assert_eq!(texts, ["whsec_a", "whsec_b"]);
-        assert!(signing_secrets("whsec_").is_err());
-        assert!(signing_secrets("sk_test_x").is_err());
-    }
 
     #[test]
     fn a_malformed_url_is_refused_without_repeating_it() {

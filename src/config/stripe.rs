@@ -1,0 +1,167 @@
+//! The settings of Stripe.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use reqwest::Url;
+
+use super::{ConfigError, given, number, secret_of_environment};
+use crate::outbound::is_loopback;
+use crate::stripe::client::{API_BASE, SecretKey};
+use crate::stripe::signature::SigningSecret;
+
+/// The settings of what listens to Stripe. STRIPE_SECRET_KEY and
+/// STRIPE_WEBHOOK_SECRET have no flags: the arguments of a process are public.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Stripe")]
+pub struct StripeArgs {
+    /// The plan catalogue; unset: config/plans.toml, else the built-in one.
+    #[arg(long, env = "PLANS_FILE")]
+    plans_file: Option<String>,
+    /// Another host that speaks Stripe's API, such as the sandbox.
+    #[arg(long, env = "STRIPE_API_BASE")]
+    stripe_api_base: Option<String>,
+    /// Attempts after the first before an event is dead-lettered.
+    #[arg(long, env = "WEBHOOK_MAX_RETRIES", default_value = "20")]
+    webhook_max_retries: String,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct StripeConfig {
+    /// Whether the configured key is for live mode; None without a key.
+    pub key_is_live: Option<bool>,
+    /// Where and as whom Stripe is called; None without a key.
+    pub api: Option<StripeApi>,
+    /// None: none is configured, and one is generated.
+    pub webhook_secrets: Option<Vec<SigningSecret>>,
+    pub plans_file: Option<PathBuf>,
+    pub max_retries: u32,
+}
+
+/// Stripe's host, and the key for it.
+#[derive(Debug, Clone)]
+pub struct StripeApi {
+    pub base: Url,
+    pub key: SecretKey,
+}
+
+impl StripeArgs {
+    pub fn check(&self) -> Result<StripeConfig, ConfigError> {
+        let key = secret_of_environment("STRIPE_SECRET_KEY")?;
+        let key_is_live = key.as_deref().map(key_mode).transpose()?;
+        let secrets = secret_of_environment("STRIPE_WEBHOOK_SECRET")?;
+        let webhook_secrets = secrets.as_deref().map(signing_secrets).transpose()?;
+        if key_is_live.is_some() && webhook_secrets.is_none() {
+            return Err(ConfigError::new(
+                "STRIPE_WEBHOOK_SECRET",
+                "is required with STRIPE_SECRET_KEY; copy the endpoint's signing secret (whsec_…) from Stripe",
+            ));
+        }
+        let base = given(self.stripe_api_base.as_deref()).unwrap_or(API_BASE);
+        let base = api_base(base)?;
+        Ok(StripeConfig {
+            api: key.map(|key| StripeApi {
+                base,
+                key: SecretKey::new(&key),
+            }),
+            key_is_live,
+            webhook_secrets,
+            plans_file: given(self.plans_file.as_deref()).map(PathBuf::from),
+            max_retries: number("WEBHOOK_MAX_RETRIES", &self.webhook_max_retries, 0, 1_000)?,
+        })
+    }
+}
+
+fn key_mode(key: &str) -> Result<bool, ConfigError> {
+    let mode = |prefix: &str| {
+        key.strip_prefix(prefix)
+            .is_some_and(|rest| !rest.is_empty())
+    };
+    if mode("sk_live_") || mode("rk_live_") {
+        Ok(true)
+    } else if mode("sk_test_") || mode("rk_test_") {
+        Ok(false)
+    } else {
+        Err(ConfigError::new(
+            "STRIPE_SECRET_KEY",
+            "does not start with sk_test_, sk_live_, rk_test_ or rk_live_; a publishable key (pk_…) cannot be used here",
+        ))
+    }
+}
+
+fn signing_secrets(list: &str) -> Result<Vec<SigningSecret>, ConfigError> {
+    let secrets: Vec<&str> = list
+        .split(',')
+        .map(str::trim)
+        .filter(|s| !s.is_empty())
+        .collect();
+    let usable = |secret: &&str| secret.len() > "whsec_".len() && secret.starts_with("whsec_");
+    if secrets.is_empty() || !secrets.iter().all(usable) {
+        return Err(ConfigError::new(
+            "STRIPE_WEBHOOK_SECRET",
+            "each secret must start with whsec_; separate several by commas",
+        ));
+    }
+    Ok(secrets.into_iter().map(SigningSecret::new).collect())
+}
+
+fn api_base(text: &str) -> Result<Url, ConfigError> {
+    let url = Url::parse(text).ok();
+    let usable = url.filter(|url| {
+        matches!(url.scheme(), "http" | "https") && url.has_host() && url.query().is_none()
+    });
+    // The key would go over the network as it is.
+    let usable = usable.filter(|url| url.scheme() == "https" || is_loopback(url));
+    usable.ok_or_else(|| {
+        ConfigError::new(
+            "STRIPE_API_BASE",
+            "is no https:// URL (http:// only for this host); leave it unset for Stripe itself",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_tell_their_mode() {
+        assert!(key_mode("sk_live_x").unwrap());
+        assert!(!key_mode("rk_test_x").unwrap());
+        assert!(key_mode("sk_test_").is_err());
+        for wrong in ["pk_test_x", "whsec_x", "sk_prod_x"] {
+            let error = key_mode(wrong).unwrap_err().to_string();
+            assert!(error.starts_with("STRIPE_SECRET_KEY: "));
+            assert!(!error.contains(wrong), "secrets stay out of errors");
+        }
+    }
+
+    #[test]
+    fn secrets_are_trimmed_and_may_overlap() {
+        let secrets = signing_secrets(" whsec_a ,whsec_b\n").unwrap();
+        let texts: Vec<&str> = secrets.iter().map(SigningSecret::expose).collect();
+        assert_eq!(texts, ["whsec_a", "whsec_b"]);
+        assert!(signing_secrets("whsec_").is_err());
+        assert!(signing_secrets("sk_test_x").is_err());
+    }
+
+    #[test]
+    fn a_key_goes_nowhere_in_the_clear() {
+        for good in [
+            API_BASE,
+            "http://127.0.0.1:12111",
+            "http://localhost:1/",
+            "http://[::1]:9",
+        ] {
+            assert!(api_base(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "http://stripe.example.com",
+            "api.stripe.com",
+            "ftp://localhost",
+            "https://x?y",
+        ] {
+            assert!(api_base(bad).is_err(), "{bad}");
+        }
+    }
+}

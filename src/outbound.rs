@@ -1,0 +1,26 @@
+//! HTTP clients for hosts that we call.
+
+use std::time::Duration;
+
+/// A client for hosts elsewhere, by the environment's proxy.
+pub fn http_client() -> Result<reqwest::Client, reqwest::Error> {
+    client(reqwest::Client::builder)
+}
+
+/// A client for services of this host, which no proxy reaches.
+pub fn direct_client() -> Result<reqwest::Client, reqwest::Error> {
+    client(|| reqwest::Client::builder().no_proxy())
+}
+
+fn client(builder: fn() -> reqwest::ClientBuilder) -> Result<reqwest::Client, reqwest::Error> {
+    // Only the first call installs it; a second finds it there.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    builder().timeout(Duration::from_secs(10)).build()
+}
+
+/// Whether a URL is of this host.
+pub fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}

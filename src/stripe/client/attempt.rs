@@ -1,0 +1,193 @@
+//! Sending a call, and sending it again where that may help.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::{Method, StatusCode};
+
+use super::error::{self, ErrorKind, StripeError};
+use super::{API_VERSION, Answer, Call, Client};
+use crate::metrics;
+
+/// Stripe says to wait longer only while it is no use to wait.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// A failed attempt, and what Stripe says about another.
+struct Failed {
+    error: StripeError,
+    /// `Stripe-Should-Retry`.
+    should_retry: Option<bool>,
+    retry_after: Option<Duration>,
+}
+
+/// Sends a call until it is answered for good, within the client's patience.
+/// All attempts have the same idempotency key.
+pub(super) async fn send(
+    client: &Client,
+    method: Method,
+    call: Call<'_>,
+    key: Option<&str>,
+) -> Result<Answer, StripeError> {
+    let started = Instant::now();
+    let mut attempts = 0;
+    // Once an attempt may have acted, a later one that was not sent does not
+    // change that.
+    let mut in_doubt = None;
+    let result = loop {
+        attempts += 1;
+        let failed = match attempt(client, &method, call, key).await {
+            Ok(answer) => break Ok(answer),
+            Err(failed) => failed,
+        };
+        let pause = pause(client, attempts, failed.retry_after);
+        let again = failed.may_help()
+            && attempts < client.patience.attempts
+            && started.elapsed() + pause < client.patience.total;
+        let error = failed.error;
+        tracing::warn!(
+            call = call.name,
+            attempts,
+            request_id = error.request_id,
+            again,
+            "a call to Stripe failed: {}",
+            error.message
+        );
+        if !again {
+            let unsent = !error.may_have_acted() && error.is_outage();
+            break Err(in_doubt.filter(|_| unsent).unwrap_or(error));
+        }
+        if error.may_have_acted() {
+            in_doubt = Some(error);
+        }
+        tokio::time::sleep(pause).await;
+    };
+    metrics::stripe_call(call.name, outcome(&result), started.elapsed());
+    result
+}
+
+fn outcome(result: &Result<Answer, StripeError>) -> &'static str {
+    match result {
+        Ok(_) => "ok",
+        Err(error) => match error.kind {
+            ErrorKind::Card | ErrorKind::AuthenticationRequired => "declined",
+            ErrorKind::Authentication | ErrorKind::Permission => "unauthorized",
+            ErrorKind::RateLimited => "rate_limited",
+            ErrorKind::NotFound | ErrorKind::InvalidRequest | ErrorKind::Idempotency => "invalid",
+            ErrorKind::Conflict => "conflict",
+            ErrorKind::Server | ErrorKind::Unreadable => "failed",
+            ErrorKind::Unreachable | ErrorKind::Unanswered => "unreachable",
+        },
+    }
+}
+
+impl Failed {
+    fn may_help(&self) -> bool {
+        // What cannot be read is no word of Stripe's.
+        self.should_retry.unwrap_or(matches!(
+            self.error.kind,
+            ErrorKind::RateLimited
+                | ErrorKind::Conflict
+                | ErrorKind::Server
+                | ErrorKind::Unreachable
+                | ErrorKind::Unanswered
+        ))
+    }
+}
+
+/// Doubling, with half of it at random, and no shorter than Stripe asks for.
+fn pause(client: &Client, attempts: u32, asked: Option<Duration>) -> Duration {
+    let longest = client.patience.pause * 2_u32.saturating_pow(attempts.saturating_sub(1).min(8));
+    let half = longest / 2;
+    let jittered = half + Duration::from_nanos(rand::random_range(0..=half.as_nanos() as u64));
+    jittered.max(asked.unwrap_or_default()).min(LONGEST_PAUSE)
+}
+
+async fn attempt(
+    client: &Client,
+    method: &Method,
+    call: Call<'_>,
+    key: Option<&str>,
+) -> Result<Answer, Failed> {
+    let mut url = client.base.clone();
+    url.set_path(&format!(
+        "{}{}",
+        url.path().trim_end_matches('/'),
+        call.path
+    ));
+    let mut request = client
+        .http
+        .request(method.clone(), url)
+        .timeout(client.patience.attempt)
+        .bearer_auth(&client.key.0)
+        .header("Stripe-Version", API_VERSION);
+    if let Some(key) = key {
+        request = request.header("Idempotency-Key", key);
+    }
+    request = if *method == Method::POST {
+        request.form(call.params.pairs())
+    } else {
+        request.query(call.params.pairs())
+    };
+    let no_answer = |error: &reqwest::Error| {
+        let (kind, message) = if error.is_connect() {
+            (ErrorKind::Unreachable, "cannot be reached")
+        } else if error.is_timeout() {
+            (ErrorKind::Unanswered, "no answer in time")
+        } else {
+            (
+                ErrorKind::Unanswered,
+                "the connection broke before an answer",
+            )
+        };
+        Failed {
+            error: StripeError::new(kind, call.name, message),
+            should_retry: None,
+            retry_after: None,
+        }
+    };
+    let response = request.send().await.map_err(|error| no_answer(&error))?;
+    let status = response.status();
+    let headers = response.headers().clone();
+    let body = response.bytes().await.map_err(|error| no_answer(&error))?;
+    read(call.name, status, &headers, &body)
+}
+
+fn read(
+    call: &'static str,
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Answer, Failed> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let request_id = text("request-id").map(str::to_owned);
+    if !status.is_success() {
+        let seconds = text(RETRY_AFTER.as_str()).and_then(|text| text.parse().ok());
+        return Err(Failed {
+            error: error::read(call, status, body, request_id),
+            should_retry: text("stripe-should-retry").and_then(|text| text.parse().ok()),
+            retry_after: seconds.map(Duration::from_secs),
+        });
+    }
+    match serde_json::from_slice(body) {
+        Ok(body) => Ok(Answer {
+            body,
+            request_id,
+            date: text("date").and_then(|text| date(text)),
+        }),
+        Err(_) => Err(Failed {
+            error: StripeError {
+                request_id,
+                ..StripeError::new(ErrorKind::Unreadable, call, "the answer is no JSON")
+            },
+            should_retry: None,
+            retry_after: None,
+        }),
+    }
+}
+
+fn date(text: &str) -> Option<Timestamp> {
+    // HTTP's GMT is RFC 2822's obsolete zone.
+    rfc2822::DateTimeParser::new().parse_timestamp(text).ok()
+}

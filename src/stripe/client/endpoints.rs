@@ -1,0 +1,375 @@
+//! The calls we make, each by its name. Objects that the mirror reads in both
+//! of Stripe's shapes come as they are; of others, what is used.
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::error::{ErrorKind, StripeError};
+use super::{Answer, Call, Client, Params};
+
+/// Stripe's largest page.
+const PAGE: u32 = 100;
+
+/// A page of a list.
+#[derive(Debug, Clone, Deserialize)]
+pub struct List<T> {
+    pub data: Vec<T>,
+    pub has_more: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Customer {
+    pub id: String,
+    #[serde(default)]
+    pub deleted: bool,
+    #[serde(default)]
+    pub metadata: Map<String, Value>,
+    #[serde(default)]
+    pub test_clock: Option<String>,
+    #[serde(default)]
+    pub livemode: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct PaymentMethod {
+    pub id: String,
+    pub r#type: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Product {
+    pub id: String,
+    pub name: String,
+    pub active: bool,
+    #[serde(default)]
+    pub metadata: Map<String, Value>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Price {
+    pub id: String,
+    pub active: bool,
+    pub currency: String,
+    pub lookup_key: Option<String>,
+    pub product: String,
+    pub unit_amount: Option<i64>,
+    pub unit_amount_decimal: Option<String>,
+    pub recurring: Option<Recurring>,
+    pub billing_scheme: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Recurring {
+    pub interval: String,
+    pub interval_count: u32,
+    pub usage_type: String,
+    #[serde(default)]
+    pub meter: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Meter {
+    pub id: String,
+    pub event_name: String,
+    pub status: String,
+    pub default_aggregation: Aggregation,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Aggregation {
+    pub formula: String,
+}
+
+/// An invoice: Stripe's object, with all of its lines.
+#[derive(Debug, Clone)]
+pub struct Invoice(pub Value);
+
+/// An event, as `/v1/events` lists it.
+#[derive(Debug, Clone)]
+pub struct StripeEvent(pub Value);
+
+impl<'de> Deserialize<'de> for StripeEvent {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Value::deserialize(deserializer).map(Self)
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct WebhookEndpoint {
+    pub id: String,
+    pub url: String,
+    pub status: String,
+    pub enabled_events: Vec<String>,
+    pub api_version: Option<String>,
+    pub livemode: bool,
+}
+
+fn call<'a>(name: &'static str, path: &'a str, params: &'a Params) -> Call<'a> {
+    Call { name, path, params }
+}
+
+/// An id in a path: what is none of Stripe's names nothing.
+fn id_of<'a>(name: &'static str, id: &'a str) -> Result<&'a str, StripeError> {
+    let ours = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    if !id.is_empty() && id.len() <= 255 && id.bytes().all(ours) {
+        Ok(id)
+    } else {
+        Err(StripeError::new(
+            ErrorKind::NotFound,
+            name,
+            format!("{id:?} is no id of Stripe's"),
+        ))
+    }
+}
+
+fn typed<T: DeserializeOwned>(name: &'static str, answer: Answer) -> Result<T, StripeError> {
+    serde_json::from_value(answer.body).map_err(|error| StripeError {
+        request_id: answer.request_id,
+        ..StripeError::new(
+            ErrorKind::Unreadable,
+            name,
+            format!("the answer lacks something: {error}"),
+        )
+    })
+}
+
+impl Client {
+    async fn get_typed<T: DeserializeOwned>(
+        &self,
+        name: &'static str,
+        path: &str,
+        params: &Params,
+    ) -> Result<T, StripeError> {
+        typed(name, self.get(call(name, path, params)).await?)
+    }
+
+    async fn post_typed<T: DeserializeOwned>(
+        &self,
+        name: &'static str,
+        path: &str,
+        params: &Params,
+        key: &str,
+    ) -> Result<T, StripeError> {
+        typed(name, self.post(call(name, path, params), key).await?)
+    }
+
+    /// All objects of a list, page by page; those lists that are read whole are
+    /// short.
+    async fn all<T: DeserializeOwned>(
+        &self,
+        name: &'static str,
+        path: &str,
+        params: Params,
+    ) -> Result<Vec<T>, StripeError> {
+        let mut params = params.set("limit", PAGE);
+        let mut found = Vec::new();
+        loop {
+            let page: List<Value> = self.get_typed(name, path, &params).await?;
+            let last = page.data.last().and_then(|object| object["id"].as_str());
+            let next = last.filter(|_| page.has_more).map(str::to_owned);
+            for object in page.data {
+                let answer = Answer {
+                    body: object,
+                    request_id: None,
+                    date: None,
+                };
+                found.push(typed(name, answer)?);
+            }
+            match next {
+                Some(last) => params = params.set("starting_after", last),
+                None => return Ok(found),
+            }
+        }
+    }
+
+    pub async fn create_customer(
+        &self,
+        params: &Params,
+        key: &str,
+    ) -> Result<Customer, StripeError> {
+        self.post_typed("customers.create", "/v1/customers", params, key)
+            .await
+    }
+
+    pub async fn customer(&self, id: &str) -> Result<Customer, StripeError> {
+        let name = "customers.retrieve";
+        let path = format!("/v1/customers/{}", id_of(name, id)?);
+        self.get_typed(name, &path, &Params::new()).await
+    }
+
+    /// All customers; `created` may bound them, in seconds since 1970.
+    pub async fn customers(&self, created_gte: Option<i64>) -> Result<Vec<Customer>, StripeError> {
+        let params = Params::new().set_if("created[gte]", created_gte);
+        self.all("customers.list", "/v1/customers", params).await
+    }
+
+    pub async fn payment_methods(&self, customer: &str) -> Result<Vec<PaymentMethod>, StripeError> {
+        let name = "payment_methods.list";
+        let path = format!("/v1/customers/{}/payment_methods", id_of(name, customer)?);
+        self.all(name, &path, Params::new()).await
+    }
+
+    pub async fn products(&self) -> Result<Vec<Product>, StripeError> {
+        self.all("products.list", "/v1/products", Params::new())
+            .await
+    }
+
+    pub async fn create_product(&self, params: &Params, key: &str) -> Result<Product, StripeError> {
+        self.post_typed("products.create", "/v1/products", params, key)
+            .await
+    }
+
+    /// The active prices with these lookup keys, at most ten of which Stripe
+    /// takes at a time.
+    pub async fn prices(&self, lookup_keys: &[&str]) -> Result<Vec<Price>, StripeError> {
+        let mut found = Vec::new();
+        for keys in lookup_keys.chunks(10) {
+            let params = keys
+                .iter()
+                .enumerate()
+                .fold(Params::new().set("active", true), |params, (index, key)| {
+                    params.set(format!("lookup_keys[{index}]"), key)
+                });
+            found.extend(
+                self.all::<Price>("prices.list", "/v1/prices", params)
+                    .await?,
+            );
+        }
+        Ok(found)
+    }
+
+    pub async fn create_price(&self, params: &Params, key: &str) -> Result<Price, StripeError> {
+        self.post_typed("prices.create", "/v1/prices", params, key)
+            .await
+    }
+
+    pub async fn meters(&self) -> Result<Vec<Meter>, StripeError> {
+        self.all("meters.list", "/v1/billing/meters", Params::new())
+            .await
+    }
+
+    pub async fn create_meter(&self, params: &Params, key: &str) -> Result<Meter, StripeError> {
+        self.post_typed("meters.create", "/v1/billing/meters", params, key)
+            .await
+    }
+
+    pub async fn create_meter_event(&self, params: &Params, key: &str) -> Result<(), StripeError> {
+        let path = "/v1/billing/meter_events";
+        self.post(call("meter_events.create", path, params), key)
+            .await
+            .map(drop)
+    }
+
+    pub async fn create_subscription(
+        &self,
+        params: &Params,
+        key: &str,
+    ) -> Result<Answer, StripeError> {
+        let path = "/v1/subscriptions";
+        self.post(call("subscriptions.create", path, params), key)
+            .await
+    }
+
+    pub async fn subscription(&self, id: &str) -> Result<Answer, StripeError> {
+        let name = "subscriptions.retrieve";
+        let path = format!("/v1/subscriptions/{}", id_of(name, id)?);
+        self.get(call(name, &path, &Params::new())).await
+    }
+
+    /// All subscriptions, those that ended included; of one customer, if named.
+    pub async fn subscriptions(&self, customer: Option<&str>) -> Result<Vec<Value>, StripeError> {
+        let params = Params::new()
+            .set("status", "all")
+            .set_if("customer", customer);
+        self.all("subscriptions.list", "/v1/subscriptions", params)
+            .await
+    }
+
+    pub async fn update_subscription(
+        &self,
+        id: &str,
+        params: &Params,
+        key: &str,
+    ) -> Result<Answer, StripeError> {
+        let name = "subscriptions.update";
+        let path = format!("/v1/subscriptions/{}", id_of(name, id)?);
+        self.post(call(name, &path, params), key).await
+    }
+
+    /// Ends a subscription now.
+    pub async fn cancel_subscription(
+        &self,
+        id: &str,
+        params: &Params,
+        key: &str,
+    ) -> Result<Answer, StripeError> {
+        let name = "subscriptions.cancel";
+        let path = format!("/v1/subscriptions/{}", id_of(name, id)?);
+        self.delete(call(name, &path, params), key).await
+    }
+
+    /// What an invoice would be, with all of its lines. It changes nothing.
+    pub async fn preview_invoice(&self, params: &Params) -> Result<Invoice, StripeError> {
+        let (name, path) = ("invoices.create_preview", "/v1/invoices/create_preview");
+        // Posted, yet nothing is made: each attempt may be a new one.
+        let key = uuid::Uuid::now_v7().to_string();
+        let answer = self.post(call(name, path, params), &key).await?;
+        self.with_all_lines(answer).await
+    }
+
+    pub async fn invoice(&self, id: &str) -> Result<Invoice, StripeError> {
+        let name = "invoices.retrieve";
+        let path = format!("/v1/invoices/{}", id_of(name, id)?);
+        let answer = self.get(call(name, &path, &Params::new())).await?;
+        self.with_all_lines(answer).await
+    }
+
+    async fn with_all_lines(&self, answer: Answer) -> Result<Invoice, StripeError> {
+        let mut invoice = answer.body;
+        let more = invoice["lines"]["has_more"].as_bool().unwrap_or(false);
+        if let (true, Some(id)) = (more, invoice["id"].as_str()) {
+            let name = "invoices.lines";
+            let path = format!("/v1/invoices/{}/lines", id_of(name, id)?);
+            let lines: Vec<Value> = self.all(name, &path, Params::new()).await?;
+            invoice["lines"]["data"] = Value::Array(lines);
+            invoice["lines"]["has_more"] = Value::Bool(false);
+        }
+        Ok(Invoice(invoice))
+    }
+
+    pub async fn invoices(&self, customer: &str) -> Result<Vec<Value>, StripeError> {
+        let params = Params::new().set("customer", customer);
+        self.all("invoices.list", "/v1/invoices", params).await
+    }
+
+    /// A page of events, newest first. `params` may have `created[gte]`,
+    /// `starting_after`, `ending_before`.
+    pub async fn events(&self, params: Params) -> Result<List<StripeEvent>, StripeError> {
+        let params = params.set("limit", PAGE);
+        self.get_typed("events.list", "/v1/events", &params).await
+    }
+
+    pub async fn webhook_endpoints(&self) -> Result<Vec<WebhookEndpoint>, StripeError> {
+        let path = "/v1/webhook_endpoints";
+        self.all("webhook_endpoints.list", path, Params::new())
+            .await
+    }
+
+    /// Whose account the key belongs to: also the cheapest way to try the key.
+    pub async fn account(&self) -> Result<Answer, StripeError> {
+        let path = "/v1/account";
+        self.get(call("account.retrieve", path, &Params::new()))
+            .await
+    }
+
+    /// When it is for a customer on a test clock, in seconds since 1970.
+    pub async fn test_clock(&self, id: &str) -> Result<i64, StripeError> {
+        let name = "test_clocks.retrieve";
+        let path = format!("/v1/test_helpers/test_clocks/{}", id_of(name, id)?);
+        let answer = self.get(call(name, &path, &Params::new())).await?;
+        answer.body["frozen_time"].as_i64().ok_or_else(|| {
+            StripeError::new(ErrorKind::Unreadable, name, "the clock has no frozen_time")
+        })
+    }
+}

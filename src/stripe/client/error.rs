@@ -1,0 +1,215 @@
+//! What can go wrong with a call, by what the caller can do about it.
+
+use reqwest::StatusCode;
+use serde::Deserialize;
+
+/// Why a call failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The card was refused: `card_declined`, `expired_card` and so on.
+    Card,
+    /// The cardholder must confirm the payment first.
+    AuthenticationRequired,
+    /// The secret key is not accepted.
+    Authentication,
+    /// The key may not do this.
+    Permission,
+    RateLimited,
+    /// There is no such object, or not in this mode.
+    NotFound,
+    InvalidRequest,
+    /// The idempotency key was used for something else.
+    Idempotency,
+    /// Another request works on the object, or on the same key.
+    Conflict,
+    /// Stripe failed, and may have acted.
+    Server,
+    /// No connection: Stripe has not seen the request.
+    Unreachable,
+    /// No answer: Stripe may have acted.
+    Unanswered,
+    /// An answer that is none of Stripe's.
+    Unreadable,
+}
+
+/// An error of Stripe's, or of the way to it. It shows no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("Stripe, {call}: {message}{}", self.details())]
+pub struct StripeError {
+    pub kind: ErrorKind,
+    /// The call that failed.
+    pub call: &'static str,
+    pub message: String,
+    pub code: Option<String>,
+    /// The issuer's reason, such as `insufficient_funds`.
+    pub decline_code: Option<String>,
+    /// The parameter that is wrong.
+    pub param: Option<String>,
+    pub request_id: Option<String>,
+}
+
+impl StripeError {
+    pub(super) fn new(kind: ErrorKind, call: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            call,
+            message: message.into(),
+            code: None,
+            decline_code: None,
+            param: None,
+            request_id: None,
+        }
+    }
+
+    /// Whether Stripe may have done what was asked, although it did not say so:
+    /// then the same call must be made again, with the same key.
+    pub fn may_have_acted(&self) -> bool {
+        matches!(
+            self.kind,
+            ErrorKind::Server | ErrorKind::Unanswered | ErrorKind::Unreadable | ErrorKind::Conflict
+        )
+    }
+
+    /// Whether Stripe cannot be used at the moment, whatever is asked.
+    pub fn is_outage(&self) -> bool {
+        self.may_have_acted()
+            || matches!(self.kind, ErrorKind::Unreachable | ErrorKind::RateLimited)
+    }
+
+    fn details(&self) -> String {
+        let named = [
+            ("code", &self.code),
+            ("decline code", &self.decline_code),
+            ("parameter", &self.param),
+            ("request", &self.request_id),
+        ];
+        let known: Vec<String> = named
+            .into_iter()
+            .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name} {value}")))
+            .collect();
+        if known.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", known.join(", "))
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Body {
+    error: Details,
+}
+
+#[derive(Deserialize)]
+struct Details {
+    r#type: Option<String>,
+    code: Option<String>,
+    decline_code: Option<String>,
+    param: Option<String>,
+    message: Option<String>,
+}
+
+/// Reads an answer that is no success.
+pub(super) fn read(
+    call: &'static str,
+    status: StatusCode,
+    body: &[u8],
+    request_id: Option<String>,
+) -> StripeError {
+    let Ok(Body { error }) = serde_json::from_slice::<Body>(body) else {
+        let kind = match status.as_u16() {
+            429 => ErrorKind::RateLimited,
+            500.. => ErrorKind::Server,
+            _ => ErrorKind::Unreadable,
+        };
+        return StripeError {
+            request_id,
+            ..StripeError::new(
+                kind,
+                call,
+                format!("status {status}, without Stripe's error"),
+            )
+        };
+    };
+    StripeError {
+        kind: kind(status, &error),
+        call,
+        message: error
+            .message
+            .unwrap_or_else(|| format!("status {status}, without a message")),
+        code: error.code,
+        decline_code: error.decline_code,
+        param: error.param,
+        request_id,
+    }
+}
+
+fn kind(status: StatusCode, error: &Details) -> ErrorKind {
+    let code = error.code.as_deref().unwrap_or_default();
+    let needs_cardholder = matches!(
+        code,
+        "authentication_required" | "subscription_payment_intent_requires_action"
+    ) || error.decline_code.as_deref() == Some("authentication_required");
+    match (error.r#type.as_deref(), status.as_u16()) {
+        (_, 401) => ErrorKind::Authentication,
+        (_, 403) => ErrorKind::Permission,
+        (_, 429) => ErrorKind::RateLimited,
+        (Some("card_error"), _) | (_, 402) if needs_cardholder => ErrorKind::AuthenticationRequired,
+        (Some("card_error"), _) | (_, 402) => ErrorKind::Card,
+        (Some("idempotency_error"), _) => ErrorKind::Idempotency,
+        (_, 409) => ErrorKind::Conflict,
+        (_, 500..) => ErrorKind::Server,
+        (_, 404) => ErrorKind::NotFound,
+        _ if code == "resource_missing" => ErrorKind::NotFound,
+        _ => ErrorKind::InvalidRequest,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_kind(status: u16, body: &str) -> ErrorKind {
+        let status = StatusCode::from_u16(status).unwrap();
+        read("test", status, body.as_bytes(), None).kind
+    }
+
+    #[test]
+    fn errors_are_told_apart() {
+        let declined = r#"{"error":{"type":"card_error","code":"card_declined","decline_code":"insufficient_funds","message":"Your card was declined."}}"#;
+        assert_eq!(read_kind(402, declined), ErrorKind::Card);
+        let confirm = r#"{"error":{"type":"card_error","code":"authentication_required"}}"#;
+        assert_eq!(read_kind(402, confirm), ErrorKind::AuthenticationRequired);
+        let invalid = r#"{"error":{"type":"invalid_request_error"}}"#;
+        for (status, kind) in [
+            (400, ErrorKind::InvalidRequest),
+            (401, ErrorKind::Authentication),
+            (403, ErrorKind::Permission),
+            (404, ErrorKind::NotFound),
+            (409, ErrorKind::Conflict),
+            (429, ErrorKind::RateLimited),
+            (500, ErrorKind::Server),
+        ] {
+            assert_eq!(read_kind(status, invalid), kind, "{status}");
+        }
+        let idempotency = r#"{"error":{"type":"idempotency_error"}}"#;
+        assert_eq!(read_kind(400, idempotency), ErrorKind::Idempotency);
+        assert_eq!(read_kind(502, "<html>"), ErrorKind::Server);
+        assert_eq!(read_kind(302, ""), ErrorKind::Unreadable);
+    }
+
+    #[test]
+    fn an_error_says_what_stripe_said() {
+        let body = br#"{"error":{"type":"card_error","code":"card_declined","decline_code":"lost_card","message":"No."}}"#;
+        let error = read(
+            "customers.create",
+            StatusCode::PAYMENT_REQUIRED,
+            body,
+            Some("req_1".into()),
+        );
+        assert_eq!(
+            error.to_string(),
+            "Stripe, customers.create: No. (code card_declined, decline code lost_card, request req_1)"
+        );
+    }
+}
