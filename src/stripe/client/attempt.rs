@@ -174,13 +174,11 @@ fn read(
         Ok(body) => Ok(Answer {
             body,
             request_id,
-            date: text("date").and_then(|text| date(text)),
+            date: text("date").and_then(date),
         }),
         Err(_) => Err(Failed {
-            error: StripeError {
-                request_id,
-                ..StripeError::new(ErrorKind::Unreadable, call, "the answer is no JSON")
-            },
+            error: StripeError::new(ErrorKind::Unreadable, call, "the answer is no JSON")
+                .of_request(request_id),
             should_retry: None,
             retry_after: None,
         }),

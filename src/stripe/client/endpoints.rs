@@ -124,13 +124,9 @@ fn id_of<'a>(name: &'static str, id: &'a str) -> Result<&'a str, StripeError> {
 }
 
 fn typed<T: DeserializeOwned>(name: &'static str, answer: Answer) -> Result<T, StripeError> {
-    serde_json::from_value(answer.body).map_err(|error| StripeError {
-        request_id: answer.request_id,
-        ..StripeError::new(
-            ErrorKind::Unreadable,
-            name,
-            format!("the answer lacks something: {error}"),
-        )
+    serde_json::from_value(answer.body).map_err(|error| {
+        let message = format!("the answer lacks something: {error}");
+        StripeError::new(ErrorKind::Unreadable, name, message).of_request(answer.request_id)
     })
 }
 

@@ -4,7 +4,7 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 
 /// Why a call failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     /// The card was refused: `card_declined`, `expired_card` and so on.
     Card,
@@ -34,8 +34,12 @@ pub enum ErrorKind {
 
 /// An error of Stripe's, or of the way to it. It shows no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("Stripe, {call}: {message}{}", self.details())]
-pub struct StripeError {
+#[error("Stripe, {}: {}{}", self.call, self.message, self.details())]
+pub struct StripeError(Box<Said>);
+
+/// What an error says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
     pub kind: ErrorKind,
     /// The call that failed.
     pub call: &'static str,
@@ -48,9 +52,17 @@ pub struct StripeError {
     pub request_id: Option<String>,
 }
 
+impl std::ops::Deref for StripeError {
+    type Target = Said;
+
+    fn deref(&self) -> &Said {
+        &self.0
+    }
+}
+
 impl StripeError {
     pub(super) fn new(kind: ErrorKind, call: &'static str, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Said {
             kind,
             call,
             message: message.into(),
@@ -58,7 +70,12 @@ impl StripeError {
             decline_code: None,
             param: None,
             request_id: None,
-        }
+        }))
+    }
+
+    pub(super) fn of_request(mut self, request_id: Option<String>) -> Self {
+        self.0.request_id = request_id;
+        self
     }
 
     /// Whether Stripe may have done what was asked, although it did not say so:
@@ -122,16 +139,10 @@ pub(super) fn read(
             500.. => ErrorKind::Server,
             _ => ErrorKind::Unreadable,
         };
-        return StripeError {
-            request_id,
-            ..StripeError::new(
-                kind,
-                call,
-                format!("status {status}, without Stripe's error"),
-            )
-        };
+        let message = format!("status {status}, without Stripe's error");
+        return StripeError::new(kind, call, message).of_request(request_id);
     };
-    StripeError {
+    StripeError(Box::new(Said {
         kind: kind(status, &error),
         call,
         message: error
@@ -141,7 +152,7 @@ pub(super) fn read(
         decline_code: error.decline_code,
         param: error.param,
         request_id,
-    }
+    }))
 }
 
 fn kind(status: StatusCode, error: &Details) -> ErrorKind {
