@@ -2,6 +2,7 @@
 //! prints the result and says by its exit status how it went.
 
 mod audit;
+mod backfill;
 mod demo;
 mod failure;
 mod migrate;

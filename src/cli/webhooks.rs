@@ -8,6 +8,7 @@ use serde::Serialize;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
+use super::backfill::Backfill;
 use super::output::{Format, Progress, printable, table};
 use super::samples::Sample;
 use super::{Failure, samples};
@@ -54,6 +55,8 @@ pub enum Webhooks {
     },
     /// Run the handler again for dead letters, or for events processed before.
     Replay(Replay),
+    /// Read what Stripe has into the inbox: what was never delivered, above all.
+    Backfill(Backfill),
     /// Send a signed sample event to the running service.
     Trigger(Trigger),
 }
@@ -110,6 +113,9 @@ pub struct Trigger {
 
 impl Webhooks {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        if let Self::Backfill(backfill) = self {
+            return backfill.run(global).await;
+        }
         let config = global.database()?;
         let plan = Plan::of(&self)?;
         let database = Database::open(&config).await?;
@@ -166,6 +172,7 @@ impl Webhooks {
                 format.print(&letters, |letters| describe_dead_letters(letters))
             }
             Self::Replay(replay) => replay.run(&plan.processor(pool)).await,
+            Self::Backfill(_) => unreachable!("it has its own way"),
             Self::Trigger(trigger) => {
                 let address = plan.service.expect("a trigger's plan has it");
                 trigger.run(address, &pool, &plan.stripe, config).await

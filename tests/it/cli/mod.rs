@@ -1,6 +1,7 @@
 //! The commands, as operators run them: exit statuses, outputs, logs.
 
 mod audit;
+mod backfill;
 mod pushgateway;
 mod retry_and_replay;
 mod sandbox;
