@@ -26,7 +26,9 @@ use crate::inbox::worker::Processor;
 use crate::inbox::{self, group_commit};
 use crate::migrations::{self, MigrationError};
 use crate::plans::{Catalogue, CatalogueError};
+use crate::stripe::client::Client;
 use crate::stripe::signature::SigningSecret;
+use crate::subscriptions::{self, Sealer, Subscriptions};
 
 /// The login that the service uses on the embedded cluster.
 const EMBEDDED_LOGIN: &str = "billing_service";
@@ -47,6 +49,8 @@ pub enum StartError {
         address: std::net::SocketAddr,
         error: std::io::Error,
     },
+    #[error("a client for Stripe cannot be made: {0}")]
+    Client(reqwest::Error),
     #[error("DATA_DIR: cannot keep the generated webhook secret in {path}: {error}")]
     Secret {
         path: std::path::PathBuf,
@@ -236,7 +240,9 @@ pub async fn start(
     });
     let probes = Probes {
         pool: db::pool(database.service.clone(), 4),
-        metrics: crate::metrics::install(event_handlers::audit_actions()),
+        metrics: crate::metrics::install(
+            event_handlers::audit_actions().chain(subscriptions::audit_actions()),
+        ),
     };
     let endpoint = Endpoint {
         intake,
@@ -244,12 +250,23 @@ pub async fn start(
         tolerance_secs: serve.tolerance_secs,
     };
     let api = db::pool(database.service.clone(), 8);
+    let subscriptions = Subscriptions::new(
+        api.clone(),
+        Arc::new(catalogue.clone()),
+        stripe_client(stripe)?,
+        // Every replica has the same secrets.
+        Sealer::derived_from(endpoint.secrets[0].expose().as_bytes()),
+    );
     let mut router = inbox::routes::router(endpoint)
         .merge(http::health_router(probes.clone()))
-        .merge(auth::router(api.clone()));
+        .merge(auth::router(api.clone()))
+        .merge(subscriptions::routes::router(subscriptions.clone()));
     let guard = Guard::new(database.service.clone(), serve.trusted_proxies);
     let guard = axum::middleware::from_fn_with_state(guard, auth::enforce);
     let mut parts = Vec::new();
+    if serve.worker_concurrency > 0 {
+        parts.push(tokio::spawn(subscriptions.keep_settled(stop.clone())));
+    }
     match serve.metrics_addr {
         None => router = router.merge(http::metrics_router(probes)),
         Some(metrics_addr) => {
@@ -295,6 +312,16 @@ pub async fn start(
         writer,
         processing,
     })
+}
+
+/// The client of Stripe's API; None without a key.
+fn stripe_client(stripe: &StripeConfig) -> Result<Option<Client>, StartError> {
+    let Some(api) = &stripe.api else {
+        return Ok(None);
+    };
+    Client::new(api.base.clone(), api.key.clone(), api.patience)
+        .map(Some)
+        .map_err(StartError::Client)
 }
 
 async fn listen(

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::db;
 
@@ -14,6 +15,7 @@ pub struct Problem {
     code: &'static str,
     detail: String,
     retry_after_secs: Option<u32>,
+    members: Map<String, Value>,
 }
 
 #[derive(Serialize)]
@@ -23,6 +25,8 @@ struct Body<'a> {
     status: u16,
     detail: &'a str,
     code: &'a str,
+    #[serde(flatten)]
+    members: &'a Map<String, Value>,
 }
 
 impl Problem {
@@ -32,6 +36,7 @@ impl Problem {
             code,
             detail: detail.into(),
             retry_after_secs: None,
+            members: Map::new(),
         }
     }
 
@@ -47,6 +52,12 @@ impl Problem {
     /// 404, also for what belongs to another organization.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+
+    /// Says more, in a member of its own.
+    pub fn with(mut self, name: &str, value: Value) -> Self {
+        self.members.insert(name.to_owned(), value);
+        self
     }
 
     /// Says when to come back.
@@ -93,6 +104,7 @@ impl IntoResponse for Problem {
             status: self.status.as_u16(),
             detail: &self.detail,
             code: self.code,
+            members: &self.members,
         };
         let mut response = (self.status, Json(body)).into_response();
         let headers = response.headers_mut();

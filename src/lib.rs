@@ -21,5 +21,6 @@ pub mod outbound;
 pub mod plans;
 pub mod quotas;
 pub mod stripe;
+pub mod subscriptions;
 pub mod telemetry;
 pub mod terminal;

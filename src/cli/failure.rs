@@ -120,6 +120,7 @@ impl From<StartError> for Failure {
             StartError::Migration(error) => error.into(),
             StartError::Catalogue(error) => error.into(),
             StartError::Embedded(error) => Self::unreachable(error.to_string()),
+            StartError::Client(_) => Self::failed(error.to_string()),
             StartError::Listen { .. } | StartError::Secret { .. } => Self::usage(error.to_string()),
         }
     }

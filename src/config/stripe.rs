@@ -7,7 +7,7 @@ use reqwest::Url;
 
 use super::{ConfigError, given, number, secret_of_environment};
 use crate::outbound::is_loopback;
-use crate::stripe::client::{API_BASE, SecretKey};
+use crate::stripe::client::{API_BASE, Patience, SecretKey};
 use crate::stripe::signature::SigningSecret;
 
 /// The settings of what listens to Stripe. STRIPE_SECRET_KEY and
@@ -43,6 +43,7 @@ pub struct StripeConfig {
 pub struct StripeApi {
     pub base: Url,
     pub key: SecretKey,
+    pub patience: Patience,
 }
 
 impl StripeArgs {
@@ -63,6 +64,7 @@ impl StripeArgs {
             api: key.map(|key| StripeApi {
                 base,
                 key: SecretKey::new(&key),
+                patience: Patience::default(),
             }),
             key_is_live,
             webhook_secrets,

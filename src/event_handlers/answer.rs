@@ -15,6 +15,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::decode::Decoded;
 use super::fold::{Folded, Key};
 use super::history::Version;
 use super::subscription::{self, Known, StoredSubscription};
@@ -22,6 +23,7 @@ use super::{Effects, Results, store};
 use crate::audit::{Actor, LockedChains, NewEntry};
 use crate::plans::Catalogue;
 use crate::stripe::objects::{ShapeError, Subscription};
+use crate::stripe::requests::request_of_key;
 
 /// What ids of answers begin with, where a row names the event that wrote it.
 const PREFIX: &str = "request:";
@@ -35,8 +37,8 @@ const LONGEST_REQUEST: SignedDuration = SignedDuration::from_mins(2);
 #[derive(Debug, Clone, Copy)]
 pub struct Answer<'a> {
     pub organization_id: Uuid,
-    /// The request's idempotency key, or an id of its own where it has none.
-    pub request: &'a str,
+    /// The request; ids of later ones are greater.
+    pub request: Uuid,
     /// The subscription.
     pub object: &'a Value,
     /// When Stripe answered, on the clock that the customer lives by.
@@ -133,6 +135,12 @@ fn version(answer: &Answer<'_>, object: &Subscription) -> Version {
     Version::at(place, answer.at, format!("{PREFIX}{}", answer.request))
 }
 
+/// Whether the request, or an earlier one of ours, caused the event.
+fn is_of(event: &Decoded<'_>, request: Uuid) -> bool {
+    let cause = event.data.caused_by.as_deref().and_then(request_of_key);
+    cause.is_some_and(|cause| cause <= request)
+}
+
 /// Subscriptions of which it is not certain that the answer that wrote them is
 /// later than an event of the batch that it outranked.
 pub(super) fn doubtful(
@@ -144,7 +152,8 @@ pub(super) fn doubtful(
         let Some(version) = stored.get(&key).map(|row| &row.version) else {
             continue;
         };
-        let Some(request) = version.last_event_id.strip_prefix(PREFIX) else {
+        let id = version.last_event_id.strip_prefix(PREFIX);
+        let Some(request) = id.and_then(|id| id.parse::<Uuid>().ok()) else {
             continue;
         };
         let since = version.last_event_at - LONGEST_REQUEST;
@@ -152,7 +161,7 @@ pub(super) fn doubtful(
             !results.newer[*position]
                 && !version.place().terminal
                 && event.stored.created >= since
-                && event.data.caused_by.as_deref() != Some(request)
+                && !is_of(event, request)
         });
         if in_doubt {
             doubtful.push(key);

@@ -16,6 +16,7 @@ mod invoice;
 mod owner;
 mod payment_method;
 mod plan;
+mod repriced;
 mod store;
 mod subscription;
 
@@ -34,6 +35,7 @@ use crate::stripe::objects::{Invoice, PaymentMethod, Subscription};
 pub use answer::{Answer, MirrorError, Shown, mirror};
 use decode::Decoded;
 use fold::action;
+pub use repriced::repriced_since;
 
 /// The event types that have a handler.
 pub const HANDLED_TYPES: [&str; 12] = [

@@ -92,7 +92,13 @@ pub async fn create(
     })
 }
 
-async fn wake_waiting(pool: &PgPool, customer: &str) -> Result<(), sqlx::Error> {
+/// Gives the organization of `tx` a billing customer; false if another has it.
+pub async fn adopt_customer(tx: &mut TenantTx, customer_id: &str) -> Result<bool, sqlx::Error> {
+    store::insert_customer(tx, customer_id).await
+}
+
+/// Lets events that waited for this customer be processed next.
+pub async fn wake_waiting(pool: &PgPool, customer: &str) -> Result<(), sqlx::Error> {
     let woken = match try_wake(pool, customer).await {
         // A worker marked some of them at this moment, in another order.
         Err(error) if crate::db::is_conflict(&error) => try_wake(pool, customer).await?,

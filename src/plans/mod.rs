@@ -5,6 +5,7 @@ mod file;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use billing_domain::period::Cadence;
 use billing_domain::preview::Settlement;
 use rust_decimal::Decimal;
 use serde::Deserialize;
@@ -59,6 +60,13 @@ pub struct Plan {
     pub quotas: BTreeMap<String, Quota>,
 }
 
+impl Plan {
+    /// Whether it is paid by a subscription of Stripe's.
+    pub fn is_billed(&self) -> bool {
+        self.price.lookup_key.is_some() || !self.price.stripe_price_ids.is_empty()
+    }
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Price {
@@ -72,11 +80,27 @@ pub struct Price {
     pub stripe_price_ids: Vec<Spanned<String>>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Interval {
     Month,
     Year,
+}
+
+impl Interval {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Month => "month",
+            Self::Year => "year",
+        }
+    }
+
+    pub fn cadence(self) -> Cadence {
+        match self {
+            Self::Month => Cadence::MONTHLY,
+            Self::Year => Cadence::YEARLY,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]

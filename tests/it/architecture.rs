@@ -87,6 +87,7 @@ fn features_are_called_by_their_mod_rs() {
             "inbox",
             "organizations",
             "quotas",
+            "subscriptions",
         ]
         .iter()
         .any(|feature| {

@@ -8,4 +8,5 @@ mod inbox;
 mod routes;
 mod signers;
 mod stripe;
+mod subscriptions;
 mod support;

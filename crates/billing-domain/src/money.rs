@@ -13,19 +13,27 @@ pub fn decimals(currency: &str) -> u32 {
     }
 }
 
-/// `4550, "usd"` is `45.50 USD`; `-5, "usd"` is `-0.05 USD`; `500, "jpy"` is `500 JPY`.
-pub fn display(minor: i64, currency: &str) -> String {
+/// The exact number of major units: `4550, "usd"` is `45.50`; `500, "jpy"` is `500`.
+pub fn major(minor: i64, currency: &str) -> String {
     let decimals = decimals(currency);
     let unit = 10_u64.pow(decimals);
     let sign = if minor < 0 { "-" } else { "" };
     let (whole, part) = (minor.unsigned_abs() / unit, minor.unsigned_abs() % unit);
-    let code = currency.to_ascii_uppercase();
     if decimals == 0 {
-        format!("{sign}{whole} {code}")
+        format!("{sign}{whole}")
     } else {
         let width = decimals as usize;
-        format!("{sign}{whole}.{part:0width$} {code}")
+        format!("{sign}{whole}.{part:0width$}")
     }
+}
+
+/// `4550, "usd"` is `45.50 USD`; `-5, "usd"` is `-0.05 USD`; `500, "jpy"` is `500 JPY`.
+pub fn display(minor: i64, currency: &str) -> String {
+    format!(
+        "{} {}",
+        major(minor, currency),
+        currency.to_ascii_uppercase()
+    )
 }
 
 #[cfg(test)]

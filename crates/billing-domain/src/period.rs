@@ -109,6 +109,12 @@ impl Cadence {
         count: 1,
     };
 
+    /// Every single year.
+    pub const YEARLY: Self = Self {
+        interval: Interval::Year,
+        count: 1,
+    };
+
     /// Every `count` intervals; zero is refused.
     pub fn every(count: u16, interval: Interval) -> Result<Self, PeriodError> {
         if count == 0 {

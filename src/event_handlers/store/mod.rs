@@ -150,6 +150,27 @@ pub async fn events_of(
     kept_events(conn, &ids).await
 }
 
+/// The events that updated the object `resource_id`.
+pub async fn updates_of(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    resource_id: &str,
+) -> Result<Vec<Kept>, sqlx::Error> {
+    let ids = sqlx::query_scalar!(
+        "SELECT stripe_event_id FROM billing_applied_events
+          WHERE organization_id = $1 AND resource_id = $2
+            AND event_type = 'customer.subscription.updated'",
+        organization_id,
+        resource_id
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    kept_events(conn, &ids).await
+}
+
 /// Enters the batch in its organizations' ledgers.
 pub async fn applied_events(
     conn: &mut PgConnection,

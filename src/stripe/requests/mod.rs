@@ -72,10 +72,17 @@ pub struct Request {
     pub created_at: Timestamp,
 }
 
+const KEY_PREFIX: &str = "vcb-";
+
+/// The request that a key of ours is of. Ids of later requests are greater.
+pub fn request_of_key(key: &str) -> Option<Uuid> {
+    key.strip_prefix(KEY_PREFIX)?.parse().ok()
+}
+
 impl Request {
     /// The idempotency key of its call.
     pub fn key(&self) -> String {
-        format!("vcb-{}", self.id)
+        format!("{KEY_PREFIX}{}", self.id)
     }
 
     /// Whether Stripe still knows the key, so that the call can be repeated
@@ -123,6 +130,17 @@ pub async fn open_about(
 ) -> Result<Option<Request>, sqlx::Error> {
     let mut tx = TenantTx::begin(pool, organization_id).await?;
     store::open_about(&mut tx, subject).await
+}
+
+/// Whether a request succeeded whose context says that it came with this
+/// `Idempotency-Key` (`requestKey`).
+pub async fn was_done(
+    pool: &PgPool,
+    organization_id: Uuid,
+    request_key: &str,
+) -> Result<bool, sqlx::Error> {
+    let mut tx = TenantTx::begin(pool, organization_id).await?;
+    store::was_done(&mut tx, request_key).await
 }
 
 /// Whether the request is still open, locking it until the transaction ends:

@@ -94,6 +94,20 @@ pub async fn open_about(
     row.map(Request::try_from).transpose()
 }
 
+pub async fn was_done(tx: &mut TenantTx, request_key: &str) -> Result<bool, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let done = sqlx::query_scalar!(
+        "SELECT id FROM billing_stripe_requests
+          WHERE organization_id = $1 AND state = 'succeeded' AND context ->> 'requestKey' = $2
+          LIMIT 1",
+        organization_id,
+        request_key
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(done.is_some())
+}
+
 pub async fn lock_open(conn: &mut PgConnection, request: &Request) -> Result<bool, sqlx::Error> {
     let locked = sqlx::query_scalar!(
         "SELECT id FROM billing_stripe_requests

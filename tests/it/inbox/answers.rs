@@ -22,12 +22,13 @@ fn of(status: &str, tier: &str) -> Value {
 }
 
 /// An event that our own request caused.
-fn caused_by(request: &str, mut event: Value) -> Value {
-    event["request"] = json!({"id": "req_1", "idempotency_key": request});
+fn caused_by(request: u128, mut event: Value) -> Value {
+    let key = format!("vcb-{}", Uuid::from_u128(request));
+    event["request"] = json!({"id": "req_1", "idempotency_key": key});
     event
 }
 
-async fn mirror(bench: &Workbench, request: &str, at: i64, object: &Value) -> Shown {
+async fn mirror(bench: &Workbench, request: u128, at: i64, object: &Value) -> Shown {
     let mut tx = TenantTx::begin(&bench.processor.pool, bench.organization)
         .await
         .unwrap();
@@ -36,7 +37,7 @@ async fn mirror(bench: &Workbench, request: &str, at: i64, object: &Value) -> Sh
         .unwrap();
     let answer = Answer {
         organization_id: bench.organization,
-        request,
+        request: Uuid::from_u128(request),
         object,
         at: Timestamp::from_second(at).unwrap(),
         actor: Actor::User(Uuid::nil()),
@@ -58,7 +59,7 @@ fn state(status: &str, tier: &str, in_doubt: bool) -> Value {
 #[tokio::test]
 async fn an_answer_sets_plan_and_quotas_at_once() {
     let bench = Workbench::new().await;
-    let shown = mirror(&bench, "key_1", 100, &of("active", "standard")).await;
+    let shown = mirror(&bench, 1, 100, &of("active", "standard")).await;
     assert_eq!(shown.before, None);
     assert_eq!(shown.after["planTier"], "standard");
     bench
@@ -77,7 +78,7 @@ async fn an_answer_sets_plan_and_quotas_at_once() {
 #[tokio::test]
 async fn the_events_of_its_own_request_change_nothing_more() {
     let bench = Workbench::new().await;
-    mirror(&bench, "key_1", 100, &of("active", "standard")).await;
+    mirror(&bench, 1, 100, &of("active", "standard")).await;
     let entries = bench.db.count("billing_audit_log").await;
     let created = event(
         "evt_1",
@@ -87,7 +88,7 @@ async fn the_events_of_its_own_request_change_nothing_more() {
     );
     let updated = event("evt_2", UPDATED, 100, of("active", "standard"));
     for event in [updated, created] {
-        bench.process(&[caused_by("key_1", event)]).await;
+        bench.process(&[caused_by(1, event)]).await;
         bench.shows(STATE, state("active", "standard", false)).await;
     }
     assert_eq!(bench.db.count("billing_audit_log").await, entries);
@@ -103,7 +104,7 @@ async fn an_older_event_that_comes_late_does_not_undo_it() {
         10,
         of("active", "standard"),
     );
-    mirror(&bench, "key_1", 1_000, &of("active", "enterprise")).await;
+    mirror(&bench, 1, 1_000, &of("active", "enterprise")).await;
     bench.process(&[created]).await;
     bench
         .shows(STATE, state("active", "enterprise", false))
@@ -119,7 +120,7 @@ async fn an_older_event_that_comes_late_does_not_undo_it() {
 #[tokio::test]
 async fn a_later_event_replaces_it() {
     let bench = Workbench::new().await;
-    mirror(&bench, "key_1", 100, &of("active", "standard")).await;
+    mirror(&bench, 1, 100, &of("active", "standard")).await;
     bench
         .process(&[event("evt_1", UPDATED, 101, of("active", "enterprise"))])
         .await;
@@ -131,8 +132,8 @@ async fn a_later_event_replaces_it() {
 #[tokio::test]
 async fn a_later_answer_of_the_same_second_replaces_it() {
     let bench = Workbench::new().await;
-    mirror(&bench, "key_z", 100, &of("active", "standard")).await;
-    let shown = mirror(&bench, "key_a", 100, &of("active", "enterprise")).await;
+    mirror(&bench, 9, 100, &of("active", "standard")).await;
+    let shown = mirror(&bench, 10, 100, &of("active", "enterprise")).await;
     assert_eq!(shown.before.unwrap()["planTier"], "standard");
     bench
         .shows(STATE, state("active", "enterprise", false))
@@ -145,7 +146,7 @@ async fn an_answer_older_than_what_is_known_changes_nothing() {
     bench
         .process(&[event("evt_1", UPDATED, 101, of("active", "enterprise"))])
         .await;
-    let shown = mirror(&bench, "key_1", 100, &of("active", "standard")).await;
+    let shown = mirror(&bench, 1, 100, &of("active", "standard")).await;
     assert_eq!(shown.after["planTier"], "enterprise");
     bench
         .shows(STATE, state("active", "enterprise", false))
@@ -155,7 +156,7 @@ async fn an_answer_older_than_what_is_known_changes_nothing() {
 #[tokio::test]
 async fn somebody_elses_change_of_the_same_second_makes_us_ask_stripe_again() {
     let bench = Workbench::new().await;
-    mirror(&bench, "key_1", 100, &of("active", "standard")).await;
+    mirror(&bench, 1, 100, &of("active", "standard")).await;
     bench
         .process(&[event("evt_1", UPDATED, 100, of("active", "enterprise"))])
         .await;
@@ -163,9 +164,21 @@ async fn somebody_elses_change_of_the_same_second_makes_us_ask_stripe_again() {
 }
 
 #[tokio::test]
+async fn a_late_event_of_an_earlier_change_of_ours_leaves_no_doubt() {
+    let bench = Workbench::new().await;
+    mirror(&bench, 1, 100, &of("active", "standard")).await;
+    mirror(&bench, 2, 100, &of("active", "enterprise")).await;
+    let late = event("evt_1", UPDATED, 100, of("active", "standard"));
+    bench.process(&[caused_by(1, late)]).await;
+    bench
+        .shows(STATE, state("active", "enterprise", false))
+        .await;
+}
+
+#[tokio::test]
 async fn the_end_of_a_subscription_is_final_whoever_tells_of_it() {
     let bench = Workbench::new().await;
-    mirror(&bench, "key_1", 100, &of("canceled", "standard")).await;
+    mirror(&bench, 1, 100, &of("canceled", "standard")).await;
     bench
         .process(&[event("evt_1", UPDATED, 200, of("active", "standard"))])
         .await;
@@ -175,7 +188,7 @@ async fn the_end_of_a_subscription_is_final_whoever_tells_of_it() {
     bench
         .shows(PLAN, json!({"plan_tier": "free", "quotas": "free"}))
         .await;
-    let shown = mirror(&bench, "key_2", 300, &of("active", "standard")).await;
+    let shown = mirror(&bench, 2, 300, &of("active", "standard")).await;
     assert_eq!(shown.after["status"], "canceled");
 }
 
@@ -186,7 +199,7 @@ async fn an_answer_tells_of_discounts_taxes_and_test_clocks() {
     object["discounts"] = json!(["di_1"]);
     object["automatic_tax"] = json!({"enabled": true});
     object["test_clock"] = json!("clock_1");
-    mirror(&bench, "key_1", 100, &object).await;
+    mirror(&bench, 1, 100, &object).await;
     bench
         .shows(
             "SELECT discounted, taxed, stripe_test_clock_id FROM billing_subscriptions",

@@ -11,6 +11,7 @@ use valuecanvas_billing::app::{self, Database, Service};
 use valuecanvas_billing::auth::{Permission, Role};
 use valuecanvas_billing::config::{ServeConfig, StripeApi, StripeConfig};
 use valuecanvas_billing::inbox::worker::Processor;
+use valuecanvas_billing::organizations::{self, NewOrganization};
 use valuecanvas_billing::plans::Catalogue;
 use valuecanvas_billing::stripe::signature::SigningSecret;
 
@@ -23,6 +24,7 @@ pub struct TestService {
     pub db: Arc<TestDatabase>,
     pub client: Client,
     pub base: String,
+    pub secrets: Vec<&'static str>,
     service: Option<Service>,
     _data_dir: tempfile::TempDir,
 }
@@ -75,6 +77,11 @@ impl TestService {
         Self::on(other.db.clone(), options).await
     }
 
+    /// Another replica of `other`, which differs in something.
+    pub async fn beside_with(other: &Self, options: Options) -> Self {
+        Self::on(other.db.clone(), options).await
+    }
+
     async fn on(db: Arc<TestDatabase>, options: Options) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
         let serve = ServeConfig {
@@ -109,6 +116,7 @@ impl TestService {
             db,
             client,
             base,
+            secrets: options.secrets,
             service: Some(service),
             _data_dir: data_dir,
         }
@@ -120,6 +128,19 @@ impl TestService {
 
     pub fn post(&self, path: &str) -> RequestBuilder {
         self.client.post(format!("{}{path}", self.base))
+    }
+
+    /// An organization that Stripe does not know yet.
+    pub async fn organization(&self, name: &str) -> Uuid {
+        let new = NewOrganization {
+            name: name.to_owned(),
+            plan_tier: "free".to_owned(),
+            stripe_customer_id: None,
+        };
+        let catalogue = Catalogue::load(None).unwrap();
+        let pool = self.db.service_pool();
+        let made = organizations::create(&pool, &catalogue, new).await;
+        made.unwrap().id
     }
 
     /// A token of a new user of `organization`, for `Authorization: Bearer`.

@@ -1,0 +1,248 @@
+//! Making a change: the call to Stripe, and what follows from its answer.
+//!
+//! The request is in the ledger before the call, and is closed in the
+//! transaction that has the call's effects. Where no answer came, it stays
+//! open; whoever comes next looks at Stripe first, where the change left its
+//! mark if it was made. Nothing is done twice, and nothing is done later that
+//! nobody waits for any more.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::Subscriptions;
+use super::change::{Change, Kind, MARK, is_quiet};
+use super::failure::Failure;
+use crate::audit::{self, NewEntry};
+use crate::db::TenantTx;
+use crate::event_handlers::{self, Answer};
+use crate::metrics;
+use crate::stripe::client::{self, Client, ErrorKind, StripeError};
+use crate::stripe::requests::{self, Request};
+
+/// A subscription as Stripe shows it.
+pub struct Seen {
+    pub object: Value,
+    /// When, on the clock that its customer lives by.
+    pub at: Timestamp,
+    /// Stripe's name for the request.
+    pub request_id: Option<String>,
+}
+
+impl Subscriptions {
+    /// Makes the call of a request that was just entered, or that is asked for
+    /// again, and closes it.
+    pub(super) async fn carry_out(
+        &self,
+        client: &Client,
+        request: &Request,
+        change: &Change,
+    ) -> Result<(), Failure> {
+        match call(client, request, change.kind).await {
+            Ok(answer) => {
+                let seen = seen(client, answer).await.map_err(Failure::InDoubt)?;
+                self.finish(request, change, seen).await
+            }
+            Err(error) if error.may_have_acted() => {
+                self.after_doubt(client, request, change, error).await
+            }
+            Err(error) => {
+                // It may have ended already, by somebody else's doing.
+                if change.kind == Kind::EndNow
+                    && error.kind == ErrorKind::NotFound
+                    && let Some(seen) = look(client, request, change)
+                        .await
+                        .map_err(Failure::Stripe)?
+                {
+                    return self.finish(request, change, seen).await;
+                }
+                self.give_up(request, &error.to_string()).await?;
+                Err(Failure::Stripe(error))
+            }
+        }
+    }
+
+    /// Stripe may have acted: it is asked.
+    async fn after_doubt(
+        &self,
+        client: &Client,
+        request: &Request,
+        change: &Change,
+        error: StripeError,
+    ) -> Result<(), Failure> {
+        match look(client, request, change).await {
+            Ok(Some(seen)) => self.finish(request, change, seen).await,
+            // It answered, so it is not at work on it any more.
+            Ok(None) if error.kind == ErrorKind::Server => {
+                self.give_up(request, &error.to_string()).await?;
+                Err(Failure::Stripe(error))
+            }
+            Ok(None) | Err(_) => Err(Failure::InDoubt(error)),
+        }
+    }
+
+    /// Settles a request that somebody left open. False: it cannot be told yet
+    /// what becomes of it.
+    pub(super) async fn settle(
+        &self,
+        client: &Client,
+        request: &Request,
+        change: &Change,
+        now: Timestamp,
+    ) -> Result<bool, Failure> {
+        match look(client, request, change)
+            .await
+            .map_err(Failure::Stripe)?
+        {
+            Some(seen) => {
+                self.finish(request, change, seen).await?;
+                Ok(true)
+            }
+            None if is_quiet(request, now) => {
+                self.give_up(request, "Stripe did not do it, and nobody asked again")
+                    .await?;
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// Mirrors what the change came to, enters it in the audit log, and closes
+    /// the request, in one transaction.
+    pub(super) async fn finish(
+        &self,
+        request: &Request,
+        change: &Change,
+        seen: Seen,
+    ) -> Result<(), Failure> {
+        let organization_id = request.organization_id;
+        let mut tx = TenantTx::begin(&self.pool, organization_id).await?;
+        let locked = audit::lock_chains(tx.conn(), &[organization_id]).await?;
+        if !requests::lock_open(tx.conn(), request).await? {
+            // Somebody else was first, and did the same.
+            return Ok(());
+        }
+        let answer = Answer {
+            organization_id,
+            request: request.id,
+            object: &seen.object,
+            at: seen.at,
+            actor: change.actor.actor(),
+        };
+        let shown = event_handlers::mirror(tx.conn(), &locked, &self.catalogue, answer).await?;
+        let id = &shown.subscription.id;
+        let mut entries = vec![NewEntry {
+            organization_id,
+            action: change.kind.action(),
+            actor: change.actor.actor(),
+            resource_type: "subscription",
+            resource_id: id.clone(),
+            before: Some(change.before.clone()),
+            after: Some(shown.after),
+            metadata: json!({
+                "change_id": change.id,
+                "wish": change.wish,
+                "idempotency_key": request.key(),
+                "stripe_request_id": seen.request_id,
+            }),
+            client: Some(change.actor.client()),
+        }];
+        entries.extend(shown.entries);
+        audit::append(tx.conn(), &locked, &entries)
+            .await
+            .inspect_err(|_| metrics::audit_error())?;
+        requests::succeeded(tx.conn(), request, id).await?;
+        tx.commit().await?;
+        let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
+        metrics::audit_entries(&actions);
+        metrics::alerts(&shown.alerts);
+        tracing::info!(
+            %organization_id, subscription_id = id, action = change.kind.action(), "Subscription changed"
+        );
+        Ok(())
+    }
+
+    /// Closes a request that came to nothing.
+    pub(super) async fn give_up(&self, request: &Request, why: &str) -> Result<(), sqlx::Error> {
+        let mut tx = TenantTx::begin(&self.pool, request.organization_id).await?;
+        if requests::lock_open(tx.conn(), request).await? {
+            requests::failed(tx.conn(), request, why).await?;
+        }
+        tx.commit().await
+    }
+}
+
+async fn call(
+    client: &Client,
+    request: &Request,
+    kind: Kind,
+) -> Result<client::Answer, StripeError> {
+    let key = request.key();
+    let target = request.target_id.as_deref().unwrap_or_default();
+    match kind {
+        Kind::Create => client.create_subscription(&request.params, &key).await,
+        Kind::Switch | Kind::EndWithPeriod | Kind::Keep => {
+            client
+                .update_subscription(target, &request.params, &key)
+                .await
+        }
+        Kind::EndNow => {
+            client
+                .cancel_subscription(target, &request.params, &key)
+                .await
+        }
+    }
+}
+
+/// The subscription, if the change was made.
+pub(super) async fn look(
+    client: &Client,
+    request: &Request,
+    change: &Change,
+) -> Result<Option<Seen>, StripeError> {
+    let mark = change.id.to_string();
+    let is_marked = |object: &Value| object["metadata"][MARK].as_str() == Some(&mark);
+    let found = match (change.kind, &request.target_id) {
+        (Kind::Create, _) => {
+            let Some(customer) = request.params.get("customer") else {
+                return Ok(None);
+            };
+            let all = client.subscriptions(Some(customer)).await?;
+            let made = all.into_iter().find(|object| is_marked(object));
+            match made.as_ref().and_then(|object| object["id"].as_str()) {
+                // Looked at by itself, for the time that goes with it.
+                Some(id) => Some(client.subscription(id).await?),
+                None => None,
+            }
+        }
+        (Kind::EndNow, Some(id)) => {
+            let answer = client.subscription(id).await?;
+            let status = answer.body["status"].as_str().unwrap_or_default();
+            billing_domain::subscription::is_ended(status).then_some(answer)
+        }
+        (_, Some(id)) => {
+            let answer = client.subscription(id).await?;
+            is_marked(&answer.body).then_some(answer)
+        }
+        (_, None) => None,
+    };
+    match found {
+        Some(answer) => Ok(Some(seen(client, answer).await?)),
+        None => Ok(None),
+    }
+}
+
+/// An answer with its time: Stripe's own, or that of the customer's test clock.
+pub(super) async fn seen(client: &Client, answer: client::Answer) -> Result<Seen, StripeError> {
+    let at = match answer.body["test_clock"].as_str() {
+        Some(clock) => {
+            let secs = client.test_clock(clock).await?;
+            Timestamp::from_second(secs).ok()
+        }
+        None => answer.date,
+    };
+    Ok(Seen {
+        at: at.unwrap_or_else(Timestamp::now),
+        object: answer.body,
+        request_id: answer.request_id,
+    })
+}

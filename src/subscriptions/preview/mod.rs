@@ -1,0 +1,209 @@
+//! What a change of plan would cost, before it is made.
+
+pub mod local;
+pub mod stripe;
+
+use std::fmt;
+
+use billing_domain::money;
+use jiff::Timestamp;
+use rust_decimal::Decimal;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::token::{LIFETIME, Promise};
+use crate::plans::{Catalogue, Plan};
+
+/// Who computed a preview.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    Stripe,
+    Local,
+}
+
+/// What a change comes to. Amounts are in minor units, before taxes that only
+/// Stripe knows and before any credit that the customer has with Stripe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quote {
+    pub currency: String,
+    /// When it takes effect, and what proration counts from.
+    pub effective_at: Timestamp,
+    /// What the change itself costs, now or with the next invoice: the sum of
+    /// `lines`.
+    pub prorated_amount: i64,
+    /// What of it is invoiced at once.
+    pub due_now_amount: i64,
+    /// What the next invoice comes to, usage left out.
+    pub next_invoice_amount: i64,
+    pub next_invoice_at: Timestamp,
+    pub lines: Vec<Line>,
+    /// The last moment that it can hold.
+    pub holds_until: Option<Timestamp>,
+    pub source: Source,
+}
+
+/// A line that the change adds to an invoice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Line {
+    pub description: String,
+    /// In minor units.
+    pub amount: i64,
+    pub period_start: Timestamp,
+    pub period_end: Timestamp,
+    pub proration: bool,
+}
+
+/// The quota of a metric that the change alters.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QuotaChange {
+    pub metric: String,
+    /// Null: unlimited.
+    pub current_quota: Option<Box<RawValue>>,
+    pub new_quota: Option<Box<RawValue>>,
+    /// In major units for one unit of the metric; "0" where none is charged.
+    pub current_overage_rate: String,
+    pub new_overage_rate: String,
+}
+
+/// A preview, as the API answers it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Preview {
+    pub current_plan: String,
+    pub new_plan: String,
+    pub currency: String,
+    /// Exact, in major units.
+    pub prorated_amount: Box<RawValue>,
+    pub next_invoice_amount: Box<RawValue>,
+    pub due_now_amount: Box<RawValue>,
+    pub prorated_amount_minor: i64,
+    pub next_invoice_amount_minor: i64,
+    pub due_now_amount_minor: i64,
+    pub effective_date: Timestamp,
+    pub next_invoice_date: Timestamp,
+    pub lines: Vec<Line>,
+    pub changes: Vec<QuotaChange>,
+    pub source: Source,
+    pub preview_token: String,
+    pub preview_token_expires_at: Timestamp,
+}
+
+/// Why there is no preview.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unknowable {
+    #[error("the subscription {0}, and only Stripe can price a change of it")]
+    StripeOnly(&'static str),
+    #[error("the amounts are out of range: {0}")]
+    OutOfRange(String),
+}
+
+impl Quote {
+    /// How long a token for this quote holds: never past the end of the period
+    /// that it was made in.
+    pub fn expires_at(&self, now: Timestamp) -> Timestamp {
+        let latest = now + LIFETIME;
+        match self.holds_until {
+            // The customer's clock may be another one; what is left counts.
+            Some(until) => latest.min(now + until.duration_since(self.effective_at)),
+            None => latest,
+        }
+    }
+
+    /// Whether a change would cost what was promised.
+    pub fn keeps(&self, promise: &Promise) -> bool {
+        self.currency == promise.currency
+            && self.prorated_amount == promise.prorated_amount
+            && self.due_now_amount == promise.due_now_amount
+            && self.next_invoice_amount == promise.next_invoice_amount
+    }
+
+    pub fn into_preview(
+        self,
+        current: (&str, Option<&Plan>),
+        new: &Plan,
+        token: String,
+        expires_at: Timestamp,
+    ) -> Preview {
+        let major = |minor| exactly(money::major(minor, &self.currency));
+        Preview {
+            current_plan: current.0.to_owned(),
+            new_plan: new.tier.clone(),
+            prorated_amount: major(self.prorated_amount),
+            next_invoice_amount: major(self.next_invoice_amount),
+            due_now_amount: major(self.due_now_amount),
+            prorated_amount_minor: self.prorated_amount,
+            next_invoice_amount_minor: self.next_invoice_amount,
+            due_now_amount_minor: self.due_now_amount,
+            effective_date: self.effective_at,
+            next_invoice_date: self.next_invoice_at,
+            lines: self.lines,
+            changes: quota_changes(current.1, new),
+            source: self.source,
+            preview_token: token,
+            preview_token_expires_at: expires_at,
+            currency: self.currency,
+        }
+    }
+}
+
+/// A number as it is written, which no float could promise.
+fn exactly(number: impl fmt::Display) -> Box<RawValue> {
+    RawValue::from_string(number.to_string()).expect("a decimal number is JSON")
+}
+
+fn quota_changes(current: Option<&Plan>, new: &Plan) -> Vec<QuotaChange> {
+    let rate = |rate: Option<Decimal>| rate.unwrap_or_default().normalize().to_string();
+    let number = |quota: Option<Decimal>| quota.map(|quota| exactly(quota.normalize()));
+    let changed = new.quotas.iter().filter_map(|(metric, new)| {
+        let current = current?.quotas.get(metric)?;
+        let same = current.quota == new.quota && current.overage_rate == new.overage_rate;
+        (!same).then(|| QuotaChange {
+            metric: metric.clone(),
+            current_quota: number(current.quota),
+            new_quota: number(new.quota),
+            current_overage_rate: rate(current.overage_rate),
+            new_overage_rate: rate(new.overage_rate),
+        })
+    });
+    changed.collect()
+}
+
+/// `1 × Standard (at $99.00 / month)`, in Stripe's words.
+fn describe_period(plan: &Plan, quantity: u64) -> String {
+    let amount = money::major(plan.price.amount, &plan.price.currency);
+    let price = match plan.price.currency.to_ascii_lowercase().as_str() {
+        "usd" => format!("${amount}"),
+        "eur" => format!("€{amount}"),
+        "gbp" => format!("£{amount}"),
+        other => format!("{amount} {}", other.to_uppercase()),
+    };
+    let interval = plan.price.interval.as_str();
+    format!("{quantity} × {} (at {price} / {interval})", plan.name)
+}
+
+/// The end of a subscription with its period, or at once: nothing is charged
+/// for it, whoever computes.
+pub fn of_end(catalogue: &Catalogue, held: &super::standing::Held, now: Timestamp) -> Quote {
+    let ends_at = match held.status.as_str() {
+        "incomplete" => now,
+        _ => held.cancel_at.or(held.period_end).unwrap_or(now),
+    };
+    let currency = held.currency.clone().or_else(|| {
+        let (_, plan) = held.base_item(catalogue)?;
+        Some(plan.price.currency.clone())
+    });
+    Quote {
+        currency: currency.unwrap_or_else(|| "usd".to_owned()),
+        effective_at: ends_at,
+        prorated_amount: 0,
+        due_now_amount: 0,
+        next_invoice_amount: 0,
+        next_invoice_at: ends_at,
+        lines: Vec::new(),
+        holds_until: None,
+        source: Source::Local,
+    }
+}

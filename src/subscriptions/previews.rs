@@ -1,0 +1,182 @@
+//! Previews, and holding changes to them.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::Subscriptions;
+use super::decide::{Step, Wish, decide};
+use super::failure::Failure;
+use super::preview::stripe::{self, Switch};
+use super::preview::{self, Preview, Quote, Source, local};
+use super::standing::{Held, Standing};
+use super::token::Promise;
+use crate::plans::Plan;
+use crate::stripe::client::Client;
+
+impl Subscriptions {
+    /// What a change to the plan `tier` would cost at `now`.
+    pub async fn preview(
+        &self,
+        organization_id: Uuid,
+        tier: &str,
+        now: Timestamp,
+    ) -> Result<Preview, Failure> {
+        let standing = self.standing(organization_id).await?;
+        let step = decide(&standing, &self.catalogue, Wish::Change { tier })?;
+        let customer = standing.customer_id.as_deref();
+        let quote = match &self.stripe {
+            Some(client) => self.ask_stripe(client, &step, customer, None, now).await?,
+            None => self.compute(organization_id, &step, now).await?,
+        };
+        let new = self.plan_after(tier)?;
+        let expires_at = quote.expires_at(now);
+        let token = self.sealer.seal(&Promise {
+            organization_id,
+            plan_tier: tier.to_owned(),
+            subscription: standing.subscription.as_ref().map(Held::fingerprint),
+            catalogue: self.catalogue.version().to_owned(),
+            effective_at: quote.effective_at,
+            currency: quote.currency.clone(),
+            prorated_amount: quote.prorated_amount,
+            due_now_amount: quote.due_now_amount,
+            next_invoice_amount: quote.next_invoice_amount,
+            expires_at,
+        });
+        let current = (
+            standing.plan_tier.as_str(),
+            self.catalogue.plan(&standing.plan_tier),
+        );
+        Ok(quote.into_preview(current, new, token, expires_at))
+    }
+
+    fn plan_after(&self, tier: &str) -> Result<&Plan, Failure> {
+        let plan = self.catalogue.plan(tier);
+        plan.ok_or(Failure::Unexpected("the plan is gone"))
+    }
+
+    /// By the local engine.
+    async fn compute(
+        &self,
+        organization_id: Uuid,
+        step: &Step<'_>,
+        now: Timestamp,
+    ) -> Result<Quote, Failure> {
+        Ok(match step {
+            Step::Create { plan, .. } => local::of_creation(plan, now)?,
+            Step::Switch { held, plan } => {
+                self.check_unchanged(organization_id, held).await?;
+                local::of_switch(held, &self.catalogue, plan, now)?
+            }
+            Step::EndWithPeriod { held }
+            | Step::EndNow { held }
+            | Step::Keep { held }
+            | Step::Nothing { held } => preview::of_end(&self.catalogue, held, now),
+        })
+    }
+
+    /// By Stripe, as of `at`, or of the customer's time.
+    async fn ask_stripe(
+        &self,
+        client: &Client,
+        step: &Step<'_>,
+        customer_id: Option<&str>,
+        at: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<Quote, Failure> {
+        match step {
+            Step::Create { plan, .. } => {
+                let Some(customer_id) = customer_id else {
+                    // Nobody is known to Stripe yet: the catalogue's price it is.
+                    return Ok(local::of_creation(plan, now)?);
+                };
+                let price = self.prices.base(client, &self.catalogue, plan).await?;
+                stripe::of_creation(client, customer_id, plan, &price).await
+            }
+            Step::Switch { held, plan } => {
+                let price = self.prices.base(client, &self.catalogue, plan).await?;
+                let at = match at {
+                    Some(at) => at,
+                    None => self.time_of(client, held).await?,
+                };
+                let switch = Switch::new(held, &self.catalogue, plan, &price, at)
+                    .ok_or(super::Refusal::UnknownItems)?;
+                stripe::of_switch(client, &switch).await
+            }
+            Step::EndWithPeriod { held } => {
+                let quote = preview::of_end(&self.catalogue, held, now);
+                stripe::of_end(client, held, quote).await
+            }
+            Step::EndNow { held } | Step::Keep { held } | Step::Nothing { held } => Ok(Quote {
+                source: Source::Stripe,
+                ..preview::of_end(&self.catalogue, held, now)
+            }),
+        }
+    }
+
+    /// Opens a token; one that is not ours is as good as one that is over.
+    pub(super) fn open(&self, token: &str) -> Result<Promise, Failure> {
+        self.sealer.open(token).ok_or(Failure::Stale(
+            "the preview token is not one of this service",
+        ))
+    }
+
+    /// Whether things stand as they did when the promise was made.
+    pub(super) fn check_state(
+        &self,
+        promise: &Promise,
+        organization_id: Uuid,
+        standing: &Standing,
+        wish: Wish<'_>,
+        now: Timestamp,
+    ) -> Result<(), Failure> {
+        let wished = matches!(wish, Wish::Change { tier } if tier == promise.plan_tier);
+        let held = standing.subscription.as_ref();
+        let problem = if promise.organization_id != organization_id || !wished {
+            "the preview was of another change"
+        } else if promise.expires_at <= now {
+            "the preview has expired"
+        } else if promise.catalogue != self.catalogue.version() {
+            "the plans have changed since the preview"
+        } else if promise.subscription != held.map(Held::fingerprint) {
+            "the subscription has changed since the preview"
+        } else {
+            return Ok(());
+        };
+        Err(Failure::Stale(problem))
+    }
+
+    /// Whether Stripe would still charge what was promised.
+    pub(super) async fn check_price(
+        &self,
+        client: &Client,
+        promise: &Promise,
+        step: &Step<'_>,
+        customer_id: Option<&str>,
+        now: Timestamp,
+    ) -> Result<(), Failure> {
+        let quote = self
+            .ask_stripe(client, step, customer_id, Some(promise.effective_at), now)
+            .await?;
+        if quote.keeps(promise) {
+            Ok(())
+        } else {
+            Err(Failure::Stale("Stripe would charge another amount by now"))
+        }
+    }
+
+    /// What an earlier change of this period has left to be invoiced, only
+    /// Stripe knows.
+    async fn check_unchanged(&self, organization_id: Uuid, held: &Held) -> Result<(), Failure> {
+        let Some(since) = held.period_start else {
+            return Ok(());
+        };
+        let mut tx = crate::db::TenantTx::begin(&self.pool, organization_id).await?;
+        let repriced =
+            crate::event_handlers::repriced_since(tx.conn(), organization_id, &held.id, since)
+                .await?;
+        if repriced {
+            return Err(super::Unknowable::StripeOnly("was changed before in this period").into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,133 @@
+//! Asking Stripe what a subscription is, where what is stored is in doubt, and
+//! settling what was left open. `serve` does both from time to time.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::carry_out::{Seen, seen};
+use super::change::{Change, QUIET};
+use super::failure::Failure;
+use super::store::Doubt;
+use super::{Subscriptions, store};
+use crate::audit::{self, Actor, NewEntry};
+use crate::db::{TenantTx, WorkerTx};
+use crate::event_handlers::{self, Answer};
+use crate::metrics;
+use crate::stripe::client::Client;
+use crate::stripe::requests;
+
+/// How often is looked for something to do.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Doubts of one round.
+const ROUND: i64 = 50;
+
+impl Subscriptions {
+    /// Settles what was left open and asks about what is in doubt, until `stop`.
+    pub async fn keep_settled(self, stop: CancellationToken) {
+        let Some(client) = self.stripe.clone() else {
+            return;
+        };
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+            if let Err(failure) = self.settle_all(&client).await {
+                tracing::warn!(%failure, "changes of subscriptions could not be settled for now");
+            }
+        }
+    }
+
+    /// One round of it.
+    pub async fn settle_all(&self, client: &Client) -> Result<(), Failure> {
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let open = requests::open(tx.conn(), QUIET).await?;
+        let doubts = store::doubts(tx.conn(), ROUND).await?;
+        tx.rollback().await?;
+        for request in open {
+            if let Some(change) = Change::of(&request) {
+                self.settle(client, &request, &change, Timestamp::now())
+                    .await?;
+            }
+        }
+        for doubt in doubts {
+            let answer = client.subscription(&doubt.subscription_id).await;
+            let seen = seen(client, answer.map_err(Failure::Stripe)?).await;
+            self.mirror_seen(
+                doubt.organization_id,
+                seen.map_err(Failure::Stripe)?,
+                Some(&doubt),
+            )
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Asks Stripe about the subscription that an organization has.
+    pub(super) async fn look_again(
+        &self,
+        client: &Client,
+        organization_id: Uuid,
+    ) -> Result<(), Failure> {
+        let standing = self.standing(organization_id).await?;
+        let Some(held) = standing.subscription else {
+            return Ok(());
+        };
+        let answer = client
+            .subscription(&held.id)
+            .await
+            .map_err(Failure::Stripe)?;
+        let seen = seen(client, answer).await.map_err(Failure::Stripe)?;
+        self.mirror_seen(organization_id, seen, None).await
+    }
+
+    /// Mirrors what Stripe shows; what differs from what was stored has its
+    /// audit entry.
+    pub async fn mirror_seen(
+        &self,
+        organization_id: Uuid,
+        seen: Seen,
+        doubt: Option<&Doubt>,
+    ) -> Result<(), Failure> {
+        let mut tx = TenantTx::begin(&self.pool, organization_id).await?;
+        let locked = audit::lock_chains(tx.conn(), &[organization_id]).await?;
+        let answer = Answer {
+            organization_id,
+            request: Uuid::now_v7(),
+            object: &seen.object,
+            at: seen.at,
+            actor: Actor::System,
+        };
+        let shown = event_handlers::mirror(tx.conn(), &locked, &self.catalogue, answer).await?;
+        let mut entries = Vec::new();
+        if shown.before.as_ref() != Some(&shown.after) {
+            entries.push(NewEntry {
+                organization_id,
+                action: "subscription_reconciled",
+                actor: Actor::System,
+                resource_type: "subscription",
+                resource_id: shown.subscription.id,
+                before: shown.before,
+                after: Some(shown.after),
+                metadata: json!({"stripe_request_id": seen.request_id}),
+                client: None,
+            });
+        }
+        entries.extend(shown.entries);
+        audit::append(tx.conn(), &locked, &entries)
+            .await
+            .inspect_err(|_| metrics::audit_error())?;
+        if let Some(doubt) = doubt {
+            store::resolve(&mut tx, doubt).await?;
+        }
+        tx.commit().await?;
+        let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
+        metrics::audit_entries(&actions);
+        metrics::alerts(&shown.alerts);
+        Ok(())
+    }
+}

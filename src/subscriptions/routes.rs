@@ -1,0 +1,234 @@
+//! `/api/billing/subscription`, and the next invoice.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::changes::Caller;
+use super::failure::Failure;
+use super::{Held, Preview, Standing, Subscriptions, Wish};
+use crate::auth::Principal;
+use crate::error::Problem;
+use crate::http::extract::{Json, Query};
+
+pub fn router(subscriptions: Subscriptions) -> Router {
+    Router::new()
+        .route(
+            "/api/billing/subscription",
+            get(current).post(create).put(change).delete(cancel),
+        )
+        .route("/api/billing/subscription/preview", post(preview))
+        .route("/api/billing/subscription/reactivate", post(reactivate))
+        .with_state(subscriptions)
+}
+
+/// An organization's plan, and its subscription.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SubscriptionView {
+    plan_tier: String,
+    /// Stripe's word; null where there is no subscription.
+    status: Option<String>,
+    stripe_subscription_id: Option<String>,
+    currency: Option<String>,
+    current_period_start: Option<Timestamp>,
+    current_period_end: Option<Timestamp>,
+    trial_end: Option<Timestamp>,
+    cancel_at_period_end: bool,
+    /// When it ends, once that is decided.
+    cancel_at: Option<Timestamp>,
+    canceled_at: Option<Timestamp>,
+    created_at: Option<Timestamp>,
+}
+
+impl From<Standing> for SubscriptionView {
+    fn from(standing: Standing) -> Self {
+        let plan_tier = standing.plan_tier;
+        let Some(held) = standing.subscription else {
+            return Self {
+                plan_tier,
+                status: None,
+                stripe_subscription_id: None,
+                currency: None,
+                current_period_start: None,
+                current_period_end: None,
+                trial_end: None,
+                cancel_at_period_end: false,
+                cancel_at: None,
+                canceled_at: None,
+                created_at: None,
+            };
+        };
+        Self {
+            plan_tier,
+            cancel_at: ends_at(&held),
+            status: Some(held.status),
+            stripe_subscription_id: Some(held.id),
+            currency: held.currency,
+            current_period_start: held.period_start,
+            current_period_end: held.period_end,
+            trial_end: held.trial_end,
+            cancel_at_period_end: held.cancel_at_period_end,
+            canceled_at: held.canceled_at,
+            created_at: held.created,
+        }
+    }
+}
+
+fn ends_at(held: &Held) -> Option<Timestamp> {
+    let with_period = held.period_end.filter(|_| held.cancel_at_period_end);
+    with_period.or(held.cancel_at)
+}
+
+/// The plan, and the subscription that it is paid by
+async fn current(
+    State(subscriptions): State<Subscriptions>,
+    caller: Principal,
+) -> Result<axum::Json<SubscriptionView>, Problem> {
+    let standing = subscriptions.standing(caller.organization_id).await?;
+    Ok(axum::Json(standing.into()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct NewSubscription {
+    plan_tier: String,
+    #[serde(default)]
+    trial_days: u16,
+}
+
+/// Subscribe to a plan
+async fn create(
+    State(subscriptions): State<Subscriptions>,
+    caller: Principal,
+    Json(new): Json<NewSubscription>,
+) -> Result<impl IntoResponse, Problem> {
+    let made = granted(
+        subscriptions,
+        caller,
+        move |subscriptions, caller| async move {
+            let wish = Wish::Subscribe {
+                tier: &new.plan_tier,
+                trial_days: new.trial_days,
+            };
+            subscriptions.change(&caller, wish, None).await
+        },
+    );
+    Ok((StatusCode::CREATED, made.await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct PlanChange {
+    plan_tier: String,
+    #[serde(default)]
+    preview_token: Option<String>,
+}
+
+/// Change the plan
+async fn change(
+    State(subscriptions): State<Subscriptions>,
+    caller: Principal,
+    Json(wished): Json<PlanChange>,
+) -> Result<axum::Json<SubscriptionView>, Problem> {
+    granted(
+        subscriptions,
+        caller,
+        move |subscriptions, caller| async move {
+            let wish = Wish::Change {
+                tier: &wished.plan_tier,
+            };
+            let token = wished.preview_token.as_deref();
+            subscriptions.change(&caller, wish, token).await
+        },
+    )
+    .await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cancellation {
+    #[serde(default)]
+    immediately: bool,
+}
+
+/// Cancel the subscription, with its period or at once
+async fn cancel(
+    State(subscriptions): State<Subscriptions>,
+    caller: Principal,
+    Query(Cancellation { immediately }): Query<Cancellation>,
+) -> Result<axum::Json<SubscriptionView>, Problem> {
+    granted(
+        subscriptions,
+        caller,
+        move |subscriptions, caller| async move {
+            let wish = Wish::Cancel { immediately };
+            subscriptions.change(&caller, wish, None).await
+        },
+    )
+    .await
+}
+
+/// Keep a subscription that is about to end
+async fn reactivate(
+    State(subscriptions): State<Subscriptions>,
+    caller: Principal,
+) -> Result<axum::Json<SubscriptionView>, Problem> {
+    granted(subscriptions, caller, |subscriptions, caller| async move {
+        subscriptions.change(&caller, Wish::Reactivate, None).await
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Previewed {
+    plan_tier: String,
+}
+
+/// What a change of plan would cost
+async fn preview(
+    State(subscriptions): State<Subscriptions>,
+    caller: Principal,
+    Json(Previewed { plan_tier }): Json<Previewed>,
+) -> Result<axum::Json<Preview>, Problem> {
+    let organization_id = caller.organization_id;
+    let preview = subscriptions
+        .preview(organization_id, &plan_tier, Timestamp::now())
+        .await?;
+    Ok(axum::Json(preview))
+}
+
+/// Makes a change in a task of its own, so that a client that goes away does
+/// not stop it half-way, and shows what it led to.
+async fn granted<F>(
+    subscriptions: Subscriptions,
+    caller: Principal,
+    change: impl FnOnce(Subscriptions, Caller) -> F,
+) -> Result<axum::Json<SubscriptionView>, Problem>
+where
+    F: Future<Output = Result<(), Failure>> + Send + 'static,
+{
+    let organization_id = caller.organization_id;
+    let asking = Caller {
+        organization_id,
+        actor: caller.actor,
+        from: caller.client,
+        key: None,
+    };
+    let making = tokio::spawn(change(subscriptions.clone(), asking));
+    making.await.map_err(|error| {
+        tracing::error!(%error, "a change of a subscription ended early");
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "something went wrong; it was logged",
+        )
+    })??;
+    let standing = subscriptions.standing(organization_id).await?;
+    Ok(axum::Json(standing.into()))
+}

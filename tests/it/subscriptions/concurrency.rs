@@ -1,0 +1,93 @@
+//! Many at once, on several replicas.
+
+use reqwest::Method;
+use serde_json::json;
+
+use super::world::{Answer, SUBSCRIPTION, VISA, World, text};
+use crate::support::TestService;
+
+async fn create_at(service: &TestService, token: &str) -> Answer {
+    let url = format!("{}{SUBSCRIPTION}", service.base);
+    let request = service
+        .client
+        .request(Method::POST, url)
+        .bearer_auth(token)
+        .timeout(std::time::Duration::from_secs(60))
+        .json(&json!({"planTier": "standard"}));
+    let response = request.send().await.unwrap();
+    Answer {
+        status: response.status().as_u16(),
+        body: response.json().await.unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn twenty_creates_at_once_make_one_customer_and_one_subscription() {
+    let world = World::start().await;
+    let other = world.beside().await;
+    // The customer must have a card before it exists: it gets one as soon as
+    // it does, and the first round only makes it.
+    for round in ["customer", "subscription"] {
+        let creates = (0..20).map(|n| {
+            let replica = if n % 2 == 0 { &world.service } else { &other };
+            create_at(replica, &world.token)
+        });
+        let answers = futures_util::future::join_all(creates).await;
+        let made = answers.iter().filter(|answer| answer.status == 201).count();
+        for answer in &answers {
+            let expected = match answer.problem() {
+                (201, _) | (409, "change_in_progress" | "subscription_exists") => true,
+                (402, "payment_method_required") => round == "customer",
+                _ => false,
+            };
+            assert!(expected, "{answer:?}");
+        }
+        let customers = world.stripe.list("/v1/customers", &[]).await;
+        assert_eq!(customers.len(), 1, "{round}");
+        let customer = text(&customers[0], "id");
+        let subscriptions = world.stripe.subscriptions(&customer).await;
+        if round == "customer" {
+            assert!(subscriptions.is_empty());
+            world.stripe.use_card(&customer, VISA).await;
+        } else {
+            assert!(made >= 1);
+            assert_eq!(subscriptions.len(), 1);
+        }
+    }
+    world.settle().await;
+    let db = &world.service.db;
+    assert_eq!(db.count("billing_subscriptions").await, 1);
+    for action in ["customer_created", "subscription_created", "plan_changed"] {
+        let entries = format!("billing_audit_log WHERE action = '{action}'");
+        assert_eq!(db.count(&entries).await, 1, "{action}");
+    }
+}
+
+#[tokio::test]
+async fn of_different_changes_at_once_each_is_made_or_refused() {
+    let world = World::start().await;
+    let customer = world.customer(VISA).await;
+    world.create("standard").await.ok();
+    for _ in 0..5 {
+        let (change, cancel, keep) = tokio::join!(
+            world.change("enterprise"),
+            world.cancel(false),
+            world.reactivate()
+        );
+        for answer in [&change, &cancel, &keep] {
+            assert!([200, 409].contains(&answer.status), "{answer:?}");
+        }
+        assert!(
+            [&change, &cancel, &keep]
+                .iter()
+                .any(|answer| answer.status == 200)
+        );
+        let shown = &world.stripe.subscriptions(&customer).await[0];
+        let current = world.current().await;
+        assert_eq!(shown["cancel_at_period_end"], current["cancelAtPeriodEnd"]);
+        let price = &shown["items"]["data"][0]["price"]["lookup_key"];
+        let tier = text(&current, "planTier");
+        assert_eq!(*price, format!("valuecanvas_{tier}_monthly"));
+        let _ = world.change("standard").await;
+    }
+}

@@ -1,0 +1,8 @@
+//! Subscriptions: previews and changes, with the stand-in for Stripe.
+
+mod changes;
+mod concurrency;
+mod faults;
+mod problems;
+mod tokens;
+mod world;
