@@ -8,6 +8,7 @@ mod failure;
 mod migrate;
 mod organizations;
 mod output;
+mod plans;
 mod samples;
 mod sandbox;
 mod serve;
@@ -40,6 +41,9 @@ pub enum Command {
     /// The tenants.
     #[command(subcommand)]
     Organizations(organizations::Organizations),
+    /// The plan catalogue, here and in Stripe.
+    #[command(subcommand)]
+    Plans(plans::Plans),
     /// The stand-in for Stripe, alone.
     Sandbox(sandbox::Run),
     /// What runs where.
@@ -98,6 +102,7 @@ async fn dispatch(command: Command, global: &GlobalArgs) -> Result<(), Failure> 
         Command::Webhooks(webhooks) => webhooks.run(global).await,
         Command::Audit(audit) => audit.run(global).await,
         Command::Organizations(organizations) => organizations.run(global).await,
+        Command::Plans(plans) => plans.run().await,
         Command::Sandbox(sandbox) => sandbox.run().await,
         Command::Status(status) => status.run(global).await,
     }

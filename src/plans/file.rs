@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use billing_domain::preview::Settlement;
 
-use super::{Catalogue, FREE_TIER, OverLimit, Plan, Price, Quota};
+use super::{Aggregation, Catalogue, FREE_TIER, OverLimit, Plan, Price, Quota};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -67,17 +67,7 @@ impl From<Proration> for Settlement {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MetricEntry {
-    // Read by the usage meters; named here so that a wrong word is an error.
-    #[expect(dead_code)]
     aggregation: Aggregation,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Aggregation {
-    Sum,
-    Max,
-    Last,
 }
 
 #[derive(Deserialize)]
@@ -116,6 +106,11 @@ impl File {
             version,
             upgrade: self.proration.upgrade.into(),
             downgrade: self.proration.downgrade.into(),
+            metrics: self
+                .metrics
+                .iter()
+                .map(|(name, entry)| (name.clone(), entry.aggregation))
+                .collect(),
             plans: Vec::new(),
             by_lookup_key: HashMap::new(),
             by_price_id: HashMap::new(),

@@ -1,6 +1,7 @@
 //! The plan catalogue (`PLANS_FILE`): tiers, prices, quotas and rates.
 
 mod file;
+mod sync;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use toml::Spanned;
 
 use crate::stripe::objects::Subscription;
 use file::File;
+pub use sync::{Action, Step, SyncError, meter_event_name, metered_lookup_key, sync};
 
 /// The catalogue that ships with the program.
 const BUILT_IN: &str = include_str!("../../config/plans.toml");
@@ -45,6 +47,7 @@ pub struct Catalogue {
     /// When a change to a higher tier is charged, and one to a lower credited.
     upgrade: Settlement,
     downgrade: Settlement,
+    metrics: BTreeMap<String, Aggregation>,
     plans: Vec<Plan>,
     by_lookup_key: HashMap<String, usize>,
     by_price_id: HashMap<String, usize>,
@@ -112,6 +115,15 @@ pub struct Quota {
     pub overage_rate: Option<Decimal>,
 }
 
+/// How the values of a period become one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Aggregation {
+    Sum,
+    Max,
+    Last,
+}
+
 /// What happens over the quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -163,6 +175,11 @@ impl Catalogue {
         })?;
         file.check(version)
             .map_err(|(at, problem)| invalid(Some(at), problem))
+    }
+
+    /// What is metered, and how.
+    pub fn metrics(&self) -> &BTreeMap<String, Aggregation> {
+        &self.metrics
     }
 
     pub fn plans(&self) -> &[Plan] {

@@ -57,6 +57,17 @@ pub struct Price {
     pub unit_amount_decimal: Option<String>,
     pub recurring: Option<Recurring>,
     pub billing_scheme: Option<String>,
+    /// Of a price in tiers, the lowest first.
+    #[serde(default)]
+    pub tiers: Option<Vec<Tier>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Tier {
+    /// The last unit of the tier; None: without end.
+    pub up_to: Option<i64>,
+    /// In the currency's minor unit.
+    pub unit_amount_decimal: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -218,15 +229,18 @@ impl Client {
 
     /// The active prices with these lookup keys, at most ten of which Stripe
     /// takes at a time.
-    pub async fn prices(&self, lookup_keys: &[&str]) -> Result<Vec<Price>, StripeError> {
+    pub async fn prices<K: AsRef<str>>(
+        &self,
+        lookup_keys: &[K],
+    ) -> Result<Vec<Price>, StripeError> {
         let mut found = Vec::new();
         for keys in lookup_keys.chunks(10) {
-            let params = keys
-                .iter()
-                .enumerate()
-                .fold(Params::new().set("active", true), |params, (index, key)| {
-                    params.set(format!("lookup_keys[{index}]"), key)
-                });
+            let params = keys.iter().enumerate().fold(
+                Params::new()
+                    .set("active", true)
+                    .set("expand[0]", "data.tiers"),
+                |params, (index, key)| params.set(format!("lookup_keys[{index}]"), key.as_ref()),
+            );
             found.extend(
                 self.all::<Price>("prices.list", "/v1/prices", params)
                     .await?,

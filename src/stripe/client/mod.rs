@@ -20,7 +20,8 @@ use serde_json::Value;
 use crate::outbound::{self, is_loopback};
 
 pub use endpoints::{
-    Customer, Invoice, List, Meter, PaymentMethod, Price, Product, StripeEvent, WebhookEndpoint,
+    Customer, Invoice, List, Meter, PaymentMethod, Price, Product, StripeEvent, Tier,
+    WebhookEndpoint,
 };
 pub use error::{ErrorKind, StripeError};
 pub use params::Params;

@@ -2,6 +2,7 @@
 
 mod audit;
 mod backfill;
+mod plans;
 mod pushgateway;
 mod retry_and_replay;
 mod sandbox;

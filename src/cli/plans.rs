@@ -1,0 +1,171 @@
+//! `plans`
+
+use clap::Subcommand;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+use billing_domain::money;
+
+use super::Failure;
+use super::backfill::stripe_client;
+use super::output::{Format, table};
+use crate::config::StripeArgs;
+use crate::plans::{self, Action, Catalogue, Plan, Step, SyncError};
+use crate::stripe::client::Patience;
+
+#[derive(Debug, Subcommand)]
+pub enum Plans {
+    /// List the plans of the catalogue.
+    List {
+        #[command(flatten)]
+        stripe: StripeArgs,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Make in Stripe what of the catalogue is missing there.
+    Sync {
+        /// Say what would be made, and make nothing.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        stripe: StripeArgs,
+        #[command(flatten)]
+        format: Format,
+    },
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown<'a> {
+    tier: &'a str,
+    name: &'a str,
+    amount: i64,
+    currency: &'a str,
+    interval: &'static str,
+    lookup_key: Option<&'a str>,
+    trial_days_max: u16,
+    quotas: BTreeMap<&'a str, ShownQuota>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ShownQuota {
+    /// Null: unlimited.
+    quota: Option<String>,
+    over_limit: &'static str,
+    overage_rate: Option<String>,
+}
+
+impl Plans {
+    pub async fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::List { stripe, format } => {
+                let catalogue = Catalogue::load(stripe.check()?.plans_file.as_deref())?;
+                let plans: Vec<Shown<'_>> = catalogue.plans().iter().map(shown).collect();
+                format.print(&plans, |plans| describe(plans))
+            }
+            Self::Sync {
+                dry_run,
+                stripe,
+                format,
+            } => {
+                let catalogue = Catalogue::load(stripe.check()?.plans_file.as_deref())?;
+                let client = stripe_client(&stripe, Patience::default())?;
+                let steps = plans::sync(&client, &catalogue, dry_run).await?;
+                format.print(&steps, |steps| describe_steps(steps, dry_run))
+            }
+        }
+    }
+}
+
+fn shown(plan: &Plan) -> Shown<'_> {
+    let quota = |quota: &plans::Quota| ShownQuota {
+        quota: quota.quota.map(|quota| quota.to_string()),
+        over_limit: quota.over_limit.as_str(),
+        overage_rate: quota.overage_rate.map(|rate| rate.to_string()),
+    };
+    Shown {
+        tier: &plan.tier,
+        name: &plan.name,
+        amount: plan.price.amount,
+        currency: &plan.price.currency,
+        interval: plan.price.interval.as_str(),
+        lookup_key: plan
+            .price
+            .lookup_key
+            .as_ref()
+            .map(|key| key.get_ref().as_str()),
+        trial_days_max: plan.trial_days_max,
+        quotas: plan
+            .quotas
+            .iter()
+            .map(|(metric, entry)| (metric.as_str(), quota(entry)))
+            .collect(),
+    }
+}
+
+fn describe(plans: &[Shown<'_>]) -> String {
+    let mut rows = Vec::new();
+    for plan in plans {
+        let price = money::display(plan.amount, plan.currency);
+        rows.push(vec![
+            plan.tier.to_owned(),
+            format!("{price} a {}", plan.interval),
+            String::new(),
+            plan.lookup_key.unwrap_or_default().to_owned(),
+        ]);
+        for (metric, quota) in &plan.quotas {
+            let limit = quota.quota.as_deref().unwrap_or("unlimited");
+            let over = match &quota.overage_rate {
+                Some(rate) => format!("{} at {rate}", quota.over_limit),
+                None => quota.over_limit.to_owned(),
+            };
+            rows.push(vec![
+                String::new(),
+                (*metric).to_owned(),
+                limit.to_owned(),
+                over,
+            ]);
+        }
+    }
+    table(
+        &[
+            "PLAN",
+            "PRICE, METRIC",
+            "QUOTA",
+            "LOOKUP KEY, OVER THE QUOTA",
+        ],
+        &rows,
+    )
+}
+
+fn describe_steps(steps: &[Step], dry_run: bool) -> String {
+    let rows: Vec<Vec<String>> = steps
+        .iter()
+        .map(|step| {
+            let action = match (step.action, dry_run) {
+                (Action::Unchanged, _) => "is there",
+                (Action::Create, false) => "created",
+                (Action::Replace, false) => "replaced",
+                (Action::Create, true) => "to be created",
+                (Action::Replace, true) => "to be replaced",
+            };
+            vec![
+                step.kind.to_owned(),
+                step.name.clone(),
+                action.to_owned(),
+                step.id.clone().unwrap_or_default(),
+            ]
+        })
+        .collect();
+    table(&["", "NAME", "", "ID"], &rows)
+}
+
+impl From<SyncError> for Failure {
+    fn from(error: SyncError) -> Self {
+        match &error {
+            SyncError::Stripe(stripe) if stripe.is_outage() => Self::unreachable(error.to_string()),
+            _ => Self::failed(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! The catalogue in Stripe: a meter for each metric, and for each plan that is
+//! paid a product, a licensed price for its fee and a metered price for each
+//! metric whose overage is billed. What is there is found by event name,
+//! metadata and lookup key, and left alone; a price that differs is replaced,
+//! and its lookup key moves: prices themselves never change.
+//!
+//! A metered price has two tiers: what the plan includes costs nothing, and
+//! what is above it the overage rate. Usage is therefore reported whole.
+
+use jiff::Timestamp;
+use rust_decimal::Decimal;
+use rust_decimal::prelude::ToPrimitive as _;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use billing_domain::money;
+
+use super::{Aggregation, Catalogue, OverLimit, Plan};
+use crate::stripe::client::{Client, Meter, Params, Price, Product, StripeError};
+
+/// What became, or would become, of a part of the catalogue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// `meter`, `product` or `price`.
+    pub kind: &'static str,
+    /// Its event name, tier or lookup key.
+    pub name: String,
+    pub action: Action,
+    /// Its id in Stripe; None where it is not made yet.
+    pub id: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Action {
+    Unchanged,
+    Create,
+    /// Another price takes over the lookup key.
+    Replace,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    #[error(transparent)]
+    Stripe(#[from] StripeError),
+    #[error("Stripe has no meter for the aggregation \"max\", which {metric:?} has")]
+    Unmetered { metric: String },
+    #[error("the quota of {metric:?} in {tier:?} is no whole number, and Stripe's tiers are")]
+    FractionalQuota { tier: String, metric: String },
+    #[error(
+        "the meter {event_name:?} is there with another aggregation; deactivate it in Stripe, and run this again"
+    )]
+    OtherMeter { event_name: String },
+}
+
+/// The name under which the usage of a metric is reported.
+pub fn meter_event_name(metric: &str) -> String {
+    format!("valuecanvas_{metric}")
+}
+
+/// The lookup key of the price for a plan's overage of a metric.
+pub fn metered_lookup_key(plan: &Plan, metric: &str) -> Option<String> {
+    let base = plan.price.lookup_key.as_ref()?.get_ref();
+    let quota = plan.quotas.get(metric)?;
+    (quota.over_limit == OverLimit::Overage && quota.overage_rate.is_some())
+        .then(|| format!("{base}_{metric}"))
+}
+
+/// Makes what is missing; with `dry_run` only says what is.
+pub async fn sync(
+    client: &Client,
+    catalogue: &Catalogue,
+    dry_run: bool,
+) -> Result<Vec<Step>, SyncError> {
+    let mut run = Run {
+        client,
+        dry_run,
+        steps: Vec::new(),
+        meters: client.meters().await?,
+        products: client.products().await?,
+        prices: client.prices(&lookup_keys(catalogue)).await?,
+    };
+    let mut meters = Vec::new();
+    for (metric, aggregation) in catalogue.metrics() {
+        if is_billed(catalogue, metric) {
+            meters.push((metric.as_str(), run.meter(metric, *aggregation).await?));
+        }
+    }
+    for plan in catalogue.plans() {
+        if let Some(key) = &plan.price.lookup_key {
+            let product = run.product(plan).await?;
+            run.base_price(plan, key.get_ref(), product.as_deref())
+                .await?;
+            for (metric, meter) in &meters {
+                run.metered_price(plan, metric, meter.as_deref(), product.as_deref())
+                    .await?;
+            }
+        }
+    }
+    Ok(run.steps)
+}
+
+fn is_billed(catalogue: &Catalogue, metric: &str) -> bool {
+    catalogue
+        .plans()
+        .iter()
+        .any(|plan| metered_lookup_key(plan, metric).is_some())
+}
+
+fn lookup_keys(catalogue: &Catalogue) -> Vec<String> {
+    let of_plan = |plan: &Plan| {
+        let base = plan
+            .price
+            .lookup_key
+            .as_ref()
+            .map(|key| key.get_ref().clone());
+        let metered = plan
+            .quotas
+            .keys()
+            .filter_map(|metric| metered_lookup_key(plan, metric));
+        base.into_iter().chain(metered.collect::<Vec<_>>())
+    };
+    catalogue.plans().iter().flat_map(of_plan).collect()
+}
+
+struct Run<'a> {
+    client: &'a Client,
+    dry_run: bool,
+    steps: Vec<Step>,
+    meters: Vec<Meter>,
+    products: Vec<Product>,
+    prices: Vec<Price>,
+}
+
+impl Run<'_> {
+    fn step(
+        &mut self,
+        kind: &'static str,
+        name: &str,
+        action: Action,
+        id: Option<String>,
+    ) -> Option<String> {
+        self.steps.push(Step {
+            kind,
+            name: name.to_owned(),
+            action,
+            id: id.clone(),
+        });
+        id
+    }
+
+    /// The meter of a metric; None in a dry run that would make it.
+    async fn meter(
+        &mut self,
+        metric: &str,
+        aggregation: Aggregation,
+    ) -> Result<Option<String>, SyncError> {
+        let formula = match aggregation {
+            Aggregation::Sum => "sum",
+            Aggregation::Last => "last",
+            Aggregation::Max => {
+                let metric = metric.to_owned();
+                return Err(SyncError::Unmetered { metric });
+            }
+        };
+        let event_name = meter_event_name(metric);
+        let known = self
+            .meters
+            .iter()
+            .find(|meter| meter.event_name == event_name && meter.status == "active");
+        if let Some(meter) = known {
+            if meter.default_aggregation.formula != formula {
+                return Err(SyncError::OtherMeter { event_name });
+            }
+            let id = Some(meter.id.clone());
+            return Ok(self.step("meter", &event_name, Action::Unchanged, id));
+        }
+        let id = if self.dry_run {
+            None
+        } else {
+            let params = Params::new()
+                .set("display_name", metric)
+                .set("event_name", &event_name)
+                .set("default_aggregation[formula]", formula);
+            let key = key_of("meter", &params);
+            Some(self.client.create_meter(&params, &key).await?.id)
+        };
+        Ok(self.step("meter", &event_name, Action::Create, id))
+    }
+
+    async fn product(&mut self, plan: &Plan) -> Result<Option<String>, SyncError> {
+        let known = self.products.iter().find(|product| {
+            product.active
+                && product.metadata.get("plan_tier").and_then(|t| t.as_str()) == Some(&plan.tier)
+        });
+        if let Some(product) = known {
+            let id = Some(product.id.clone());
+            return Ok(self.step("product", &plan.tier, Action::Unchanged, id));
+        }
+        let id = if self.dry_run {
+            None
+        } else {
+            let params = Params::new()
+                .set("name", &plan.name)
+                .set("metadata[plan_tier]", &plan.tier);
+            let key = key_of("product", &params);
+            Some(self.client.create_product(&params, &key).await?.id)
+        };
+        Ok(self.step("product", &plan.tier, Action::Create, id))
+    }
+
+    async fn base_price(
+        &mut self,
+        plan: &Plan,
+        lookup_key: &str,
+        product: Option<&str>,
+    ) -> Result<(), SyncError> {
+        let price = &plan.price;
+        let params = Params::new()
+            .set("unit_amount", price.amount)
+            .set("recurring[usage_type]", "licensed");
+        let same = |known: &Price| {
+            known.unit_amount == Some(price.amount)
+                && known
+                    .recurring
+                    .as_ref()
+                    .is_some_and(|r| r.usage_type == "licensed")
+        };
+        self.price(plan, lookup_key, product, params, same).await
+    }
+
+    async fn metered_price(
+        &mut self,
+        plan: &Plan,
+        metric: &str,
+        meter: Option<&str>,
+        product: Option<&str>,
+    ) -> Result<(), SyncError> {
+        let Some(lookup_key) = metered_lookup_key(plan, metric) else {
+            return Ok(());
+        };
+        let quota = &plan.quotas[metric];
+        let included = quota.quota.unwrap_or_default();
+        let fractional = || SyncError::FractionalQuota {
+            tier: plan.tier.clone(),
+            metric: metric.to_owned(),
+        };
+        let included = (included.fract().is_zero())
+            .then(|| included.to_i64())
+            .flatten()
+            .ok_or_else(fractional)?;
+        let rate = minor_rate(quota.overage_rate.unwrap_or_default(), &plan.price.currency);
+        let tiers = tiers(included, rate);
+        let mut params = Params::new()
+            .set("billing_scheme", "tiered")
+            .set("tiers_mode", "graduated")
+            .set("recurring[usage_type]", "metered")
+            .set_if("recurring[meter]", meter);
+        for (index, (up_to, amount)) in tiers.iter().enumerate() {
+            let end = up_to.map_or_else(|| "inf".to_owned(), |up_to| up_to.to_string());
+            params = params
+                .set(format!("tiers[{index}][up_to]"), end)
+                .set(format!("tiers[{index}][unit_amount_decimal]"), amount);
+        }
+        let same = |known: &Price| {
+            let of_meter = known.recurring.as_ref().and_then(|r| r.meter.as_deref());
+            let known_tiers = known.tiers.iter().flatten().map(|tier| {
+                let amount = tier.unit_amount_decimal.as_deref().unwrap_or("0");
+                (
+                    tier.up_to,
+                    amount.parse::<Decimal>().unwrap_or(Decimal::NEGATIVE_ONE),
+                )
+            });
+            of_meter == meter && known_tiers.eq(tiers.iter().copied())
+        };
+        self.price(plan, &lookup_key, product, params, same).await
+    }
+
+    /// Makes the price, unless one that is the `same` has the lookup key.
+    async fn price(
+        &mut self,
+        plan: &Plan,
+        lookup_key: &str,
+        product: Option<&str>,
+        params: Params,
+        same: impl FnOnce(&Price) -> bool,
+    ) -> Result<(), SyncError> {
+        let interval = plan.price.interval.as_str();
+        let known = self
+            .prices
+            .iter()
+            .find(|price| price.lookup_key.as_deref() == Some(lookup_key));
+        let rhythm = |known: &Price| {
+            known.currency == plan.price.currency
+                && known
+                    .recurring
+                    .as_ref()
+                    .is_some_and(|r| r.interval == interval && r.interval_count == 1)
+        };
+        let (action, id) = match known {
+            Some(known) if rhythm(known) && same(known) => {
+                (Action::Unchanged, Some(known.id.clone()))
+            }
+            Some(_) => (Action::Replace, None),
+            None => (Action::Create, None),
+        };
+        let id = if action == Action::Unchanged || self.dry_run {
+            id
+        } else {
+            let params = params
+                .set("currency", &plan.price.currency)
+                .set("recurring[interval]", interval)
+                .set("lookup_key", lookup_key)
+                .set("transfer_lookup_key", true)
+                .set_if("product", product);
+            let key = key_of("price", &params);
+            Some(self.client.create_price(&params, &key).await?.id)
+        };
+        self.step("price", lookup_key, action, id);
+        Ok(())
+    }
+}
+
+/// Two runs at once make the same calls with the same keys; one a while later
+/// has others, since Stripe repeats its failures for the same key.
+fn key_of(kind: &str, params: &Params) -> String {
+    let minute = Timestamp::now().as_second() / 60;
+    let digest = Sha256::digest(format!("{minute} {kind} {params:?}"));
+    format!("plans-sync-{}", hex::encode(&digest[..16]))
+}
+
+/// A rate for one unit, in the currency's minor unit.
+fn minor_rate(major: Decimal, currency: &str) -> Decimal {
+    let factor = Decimal::from(10_i64.pow(money::decimals(currency)));
+    (major * factor).normalize()
+}
+
+/// What is included, free; and the rest. Without anything included there is
+/// one tier.
+fn tiers(included: i64, rate: Decimal) -> Vec<(Option<i64>, Decimal)> {
+    let free = (included > 0).then_some((Some(included), Decimal::ZERO));
+    free.into_iter().chain([(None, rate)]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_in_minor_units() {
+        let rate = |text: &str, currency| minor_rate(text.parse().unwrap(), currency).to_string();
+        assert_eq!(rate("0.00001", "usd"), "0.001");
+        assert_eq!(rate("5.00", "usd"), "500");
+        assert_eq!(rate("5", "jpy"), "5");
+    }
+
+    #[test]
+    fn what_is_included_is_free() {
+        let rate = Decimal::new(1, 3);
+        assert_eq!(tiers(100, rate), [(Some(100), Decimal::ZERO), (None, rate)]);
+        assert_eq!(tiers(0, rate), [(None, rate)]);
+    }
+}
