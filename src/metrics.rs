@@ -28,6 +28,7 @@ const AUDIT_ERRORS: &str = "billing_audit_log_errors_total";
 const ALERTS: &str = "billing_alerts_total";
 const STRIPE_CALLS: &str = "stripe_api_calls_total";
 const STRIPE_TIME: &str = "stripe_api_duration_seconds";
+const DRIFT: &str = "billing_reconciliation_drift_total";
 const LOGINS: &str = "billing_logins_total";
 const POOL: &str = "billing_database_connections";
 const BUILD: &str = "billing_build_info";
@@ -116,6 +117,10 @@ fn describe() {
         STRIPE_TIME,
         Unit::Seconds,
         "Calls to Stripe, attempts and pauses included."
+    );
+    describe_counter!(
+        DRIFT,
+        "Differences from Stripe that a reconciliation found, by kind."
     );
     describe_counter!(LOGINS, "Attempts to log in, by outcome.");
     describe_gauge!(POOL, "Database connections of this process, by state.");
@@ -211,6 +216,11 @@ pub fn backlog(dead_letters: i64, unprocessed: i64, oldest_secs: i64) {
 pub fn stripe_call(call: &'static str, outcome: &'static str, took: Duration) {
     counter!(STRIPE_CALLS, "call" => call, "outcome" => outcome).increment(1);
     histogram!(STRIPE_TIME, "call" => call).record(took);
+}
+
+/// One difference from Stripe that a reconciliation found.
+pub fn drift(kind: &'static str) {
+    counter!(DRIFT, "kind" => kind).increment(1);
 }
 
 /// One attempt to log in.

@@ -11,7 +11,7 @@ use crate::jobs::backfill::{self, BackfillError, Backfilled, KEPT};
 use crate::stripe::client::{Client, Patience};
 
 /// What a job may wait, who has nobody waiting.
-const PATIENCE: Patience = Patience {
+pub const PATIENCE: Patience = Patience {
     attempts: 5,
     total: std::time::Duration::from_secs(60),
     attempt: std::time::Duration::from_secs(30),

@@ -13,6 +13,7 @@ mod samples;
 mod sandbox;
 mod serve;
 mod status;
+mod subscriptions;
 mod webhooks;
 
 use std::process::ExitCode;
@@ -44,6 +45,9 @@ pub enum Command {
     /// The plan catalogue, here and in Stripe.
     #[command(subcommand)]
     Plans(plans::Plans),
+    /// Subscriptions, here and in Stripe.
+    #[command(subcommand)]
+    Subscriptions(subscriptions::Subscriptions),
     /// The stand-in for Stripe, alone.
     Sandbox(sandbox::Run),
     /// What runs where.
@@ -103,6 +107,7 @@ async fn dispatch(command: Command, global: &GlobalArgs) -> Result<(), Failure> 
         Command::Audit(audit) => audit.run(global).await,
         Command::Organizations(organizations) => organizations.run(global).await,
         Command::Plans(plans) => plans.run().await,
+        Command::Subscriptions(subscriptions) => subscriptions.run(global).await,
         Command::Sandbox(sandbox) => sandbox.run().await,
         Command::Status(status) => status.run(global).await,
     }

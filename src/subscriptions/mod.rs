@@ -16,6 +16,7 @@ mod failure;
 mod preview;
 mod previews;
 mod prices;
+mod reconcile;
 mod refresh;
 pub mod routes;
 mod standing;
@@ -34,6 +35,7 @@ pub use changes::Caller;
 pub use decide::{Refusal, Step, Wish, decide};
 pub use failure::Failure;
 pub use preview::{Line, Preview, QuotaChange, Quote, Source, Unknowable};
+pub use reconcile::{Drift, DriftKind, Reconciliation};
 pub use standing::{Held, Item, Standing};
 pub use token::{Promise, Sealer};
 

@@ -1,6 +1,6 @@
 //! The subscriptions' SQL.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
@@ -146,4 +146,59 @@ pub async fn resolve(tx: &mut TenantTx, doubt: &Doubt) -> Result<(), sqlx::Error
     .execute(tx.conn())
     .await?;
     Ok(())
+}
+
+/// What of a mirrored subscription is compared with Stripe's.
+pub struct Mirrored {
+    pub organization_id: Uuid,
+    /// What Stripe's last word on it was.
+    pub status: String,
+    pub cancel_at_period_end: bool,
+    pub period_end: Option<jiff::Timestamp>,
+    /// In alphabetical order.
+    pub price_ids: Vec<String>,
+}
+
+/// All mirrored subscriptions, by id.
+pub async fn mirrored(conn: &mut PgConnection) -> Result<BTreeMap<String, Mirrored>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT s.organization_id, s.stripe_subscription_id, s.stripe_status,
+                  s.cancel_at_period_end, s.current_period_end,
+                  ARRAY(SELECT DISTINCT i.stripe_price_id FROM billing_subscription_items i
+                         WHERE i.organization_id = s.organization_id
+                           AND i.stripe_subscription_id = s.stripe_subscription_id
+                           AND i.stripe_price_id IS NOT NULL ORDER BY 1) AS "price_ids!"
+             FROM billing_subscriptions s"#
+    )
+    .fetch_all(conn)
+    .await?;
+    let mirrored = rows.into_iter().map(|row| {
+        let mirrored = Mirrored {
+            organization_id: row.organization_id,
+            status: row.stripe_status,
+            cancel_at_period_end: row.cancel_at_period_end,
+            period_end: row.current_period_end.map(|at| at.to_jiff()),
+            price_ids: row.price_ids,
+        };
+        (row.stripe_subscription_id, mirrored)
+    });
+    Ok(mirrored.collect())
+}
+
+/// Which organization each customer of Stripe's belongs to.
+pub async fn customers(conn: &mut PgConnection) -> Result<BTreeMap<String, Uuid>, sqlx::Error> {
+    let rows = sqlx::query!("SELECT stripe_customer_id, organization_id FROM billing_customers")
+        .fetch_all(conn)
+        .await?;
+    let owners = rows
+        .into_iter()
+        .map(|row| (row.stripe_customer_id, row.organization_id));
+    Ok(owners.collect())
+}
+
+pub async fn organizations(conn: &mut PgConnection) -> Result<BTreeSet<Uuid>, sqlx::Error> {
+    let ids = sqlx::query_scalar!("SELECT id FROM organizations")
+        .fetch_all(conn)
+        .await?;
+    Ok(ids.into_iter().collect())
 }

@@ -4,5 +4,6 @@ mod changes;
 mod concurrency;
 mod faults;
 mod problems;
+mod reconcile;
 mod tokens;
 mod world;

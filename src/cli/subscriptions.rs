@@ -1,0 +1,122 @@
+//! `subscriptions`
+
+use std::sync::Arc;
+
+use clap::Subcommand;
+use jiff::Timestamp;
+
+use super::Failure;
+use super::backfill::{PATIENCE, stripe_client};
+use super::output::{Format, table};
+use crate::app::Database;
+use crate::config::{GlobalArgs, StripeArgs};
+use crate::db;
+use crate::plans::Catalogue;
+use crate::subscriptions::{self, Reconciliation, Sealer};
+
+#[derive(Debug, Subcommand)]
+pub enum Subscriptions {
+    /// Compare our state with Stripe's: what differs is reported, or healed.
+    Reconcile {
+        /// Bring our state to Stripe's.
+        #[arg(long)]
+        apply: bool,
+        #[command(flatten)]
+        stripe: StripeArgs,
+        #[command(flatten)]
+        format: Format,
+    },
+}
+
+impl Subscriptions {
+    pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        let Self::Reconcile {
+            apply,
+            stripe,
+            format,
+        } = self;
+        let config = global.database()?;
+        let catalogue = Catalogue::load(stripe.check()?.plans_file.as_deref())?;
+        let client = stripe_client(&stripe, PATIENCE)?;
+        let database = Database::open(&config).await?;
+        let result = match database.check_login().await {
+            Ok(()) => {
+                let pool = db::pool(database.service.clone(), 2);
+                // Reconciling shows no previews, and seals nothing.
+                let sealer = Sealer::derived_from(&rand::random::<[u8; 32]>());
+                let subscriptions = subscriptions::Subscriptions::new(
+                    pool,
+                    Arc::new(catalogue),
+                    Some(client),
+                    sealer,
+                );
+                reconcile(&subscriptions, apply, format).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        database.close().await;
+        result
+    }
+}
+
+async fn reconcile(
+    subscriptions: &subscriptions::Subscriptions,
+    apply: bool,
+    format: Format,
+) -> Result<(), Failure> {
+    let found = subscriptions.reconcile(apply, Timestamp::now()).await?;
+    let (drift, healed) = (found.drift.len(), found.healed());
+    tracing::info!(
+        compared = found.compared,
+        drift,
+        healed,
+        "Subscription reconciliation completed"
+    );
+    format.print(&found, describe)?;
+    if healed < drift {
+        return Err(Failure::silent());
+    }
+    Ok(())
+}
+
+fn describe(found: &Reconciliation) -> String {
+    let rows: Vec<Vec<String>> = found
+        .drift
+        .iter()
+        .map(|drift| {
+            let state = if drift.healed { "healed" } else { "" };
+            vec![
+                drift.kind.as_str().to_owned(),
+                drift.organization_id.to_string(),
+                drift.id.clone(),
+                drift.differences.join("; "),
+                state.to_owned(),
+            ]
+        })
+        .collect();
+    let summary = format!(
+        "{} subscriptions compared, {} of them foreign; {} differences, {} healed",
+        found.compared + found.foreign,
+        found.foreign,
+        found.drift.len(),
+        found.healed()
+    );
+    if rows.is_empty() {
+        return summary;
+    }
+    let headings = ["DRIFT", "ORGANIZATION", "ID", "FIELD: OURS, STRIPE'S", ""];
+    format!("{}\n\n{summary}", table(&headings, &rows))
+}
+
+impl From<subscriptions::Failure> for Failure {
+    fn from(failure: subscriptions::Failure) -> Self {
+        use subscriptions::Failure as Subscription;
+        match failure {
+            Subscription::Database(error) => error.into(),
+            Subscription::Stripe(ref error) if error.is_outage() => {
+                Self::unreachable(failure.to_string())
+            }
+            other => Self::failed(other.to_string()),
+        }
+    }
+}
