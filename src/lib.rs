@@ -8,6 +8,7 @@ pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod db;
+pub mod doctor;
 pub mod embedded_postgres;
 pub mod error;
 pub mod event_handlers;

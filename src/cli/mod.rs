@@ -4,6 +4,7 @@
 mod audit;
 mod backfill;
 mod demo;
+mod doctor;
 mod failure;
 mod migrate;
 mod organizations;
@@ -48,6 +49,8 @@ pub enum Command {
     /// Subscriptions, here and in Stripe.
     #[command(subcommand)]
     Subscriptions(subscriptions::Subscriptions),
+    /// Check a deployment: what is wrong, and what to do.
+    Doctor(doctor::Doctor),
     /// The stand-in for Stripe, alone.
     Sandbox(sandbox::Run),
     /// What runs where.
@@ -108,6 +111,7 @@ async fn dispatch(command: Command, global: &GlobalArgs) -> Result<(), Failure> 
         Command::Organizations(organizations) => organizations.run(global).await,
         Command::Plans(plans) => plans.run().await,
         Command::Subscriptions(subscriptions) => subscriptions.run(global).await,
+        Command::Doctor(doctor) => doctor.run(global).await,
         Command::Sandbox(sandbox) => sandbox.run().await,
         Command::Status(status) => status.run(global).await,
     }

@@ -2,6 +2,7 @@
 
 mod audit;
 mod backfill;
+mod doctor;
 mod plans;
 mod pushgateway;
 mod retry_and_replay;

@@ -35,11 +35,18 @@ impl Stripe {
         Client::new(base, SecretKey::new("sk_test_secret"), patience).unwrap()
     }
 
+    /// Makes or changes something behind the client's back.
+    pub async fn post(&self, path: &str, fields: &[(&str, &str)]) -> Value {
+        let url = format!("{}{path}", self.sandbox.url());
+        let request = self.http.post(url).bearer_auth("sk_test_secret");
+        let response = request.form(fields).send().await.unwrap();
+        assert!(response.status().is_success(), "{path} {fields:?}");
+        response.json().await.unwrap()
+    }
+
     /// Makes things go wrong.
     pub async fn fault(&self, fault: &[(&str, &str)]) {
-        let url = format!("{}/_sandbox/faults", self.sandbox.url());
-        let response = self.http.post(url).form(fault).send().await.unwrap();
-        assert!(response.status().is_success(), "{fault:?}");
+        self.post("/_sandbox/faults", fault).await;
     }
 
     /// How often the faults struck.

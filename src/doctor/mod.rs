@@ -1,0 +1,64 @@
+//! `doctor`: the checks before and after a deployment, each with a verdict and
+//! what to do about it.
+
+mod database;
+mod stripe;
+
+use serde::Serialize;
+
+pub use database::check as check_database;
+pub use stripe::check as check_stripe;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Ok,
+    /// It works, and somebody should look.
+    Warning,
+    Failed,
+    /// What it needs is not configured, or failed before.
+    Skipped,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Check {
+    pub name: &'static str,
+    pub verdict: Verdict,
+    pub detail: String,
+    /// What to do, where something is to be done.
+    pub fix: Option<String>,
+}
+
+impl Check {
+    fn ok(name: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(name, Verdict::Ok, detail, None)
+    }
+
+    fn warning(name: &'static str, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::new(name, Verdict::Warning, detail, Some(fix.into()))
+    }
+
+    fn failed(name: &'static str, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::new(name, Verdict::Failed, detail, Some(fix.into()))
+    }
+
+    fn skipped(name: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(name, Verdict::Skipped, detail, None)
+    }
+
+    fn new(
+        name: &'static str,
+        verdict: Verdict,
+        detail: impl Into<String>,
+        fix: Option<String>,
+    ) -> Self {
+        Self {
+            name,
+            verdict,
+            detail: detail.into(),
+            fix,
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Stripe: the key, the endpoint, the clock, and the catalogue.
+
+use jiff::Timestamp;
+use sqlx::postgres::PgPool;
+
+use super::Check;
+use crate::config::StripeConfig;
+use crate::db::WorkerTx;
+use crate::event_handlers::HANDLED_TYPES;
+use crate::inbox::inspect;
+use crate::plans::{self, Action, Catalogue};
+use crate::stripe::client::{API_VERSION, Answer, Client, ErrorKind, StripeError, WebhookEndpoint};
+
+/// The webhooks' path, wherever the service is.
+const PATH: &str = "/api/billing/webhooks/stripe";
+/// Beyond it signatures begin to fail.
+const SKEW_SECS: u64 = 60;
+
+pub async fn check(
+    stripe: &StripeConfig,
+    client: Option<&Client>,
+    catalogue: &Catalogue,
+    pool: &PgPool,
+) -> Vec<Check> {
+    let Some(client) = client else {
+        let detail = "STRIPE_SECRET_KEY is not set: what needs Stripe answers 503";
+        return vec![Check::skipped("stripe key", detail)];
+    };
+    let account = client.account().await;
+    let usable = !matches!(&account, Err(error) if error.kind != ErrorKind::Permission);
+    let mut checks = vec![key(stripe, &account)];
+    if usable {
+        if let Ok(answer) = &account {
+            checks.push(clock(answer, Timestamp::now()));
+        }
+        checks.push(version());
+        checks.push(endpoint(client.webhook_endpoints().await));
+        checks.push(in_step(client, catalogue).await);
+    }
+    checks.push(last_delivery(pool).await);
+    checks
+}
+
+fn key(stripe: &StripeConfig, account: &Result<Answer, StripeError>) -> Check {
+    let name = "stripe key";
+    let mode = if stripe.key_is_live == Some(true) {
+        "live mode"
+    } else {
+        "test mode"
+    };
+    match account {
+        Ok(answer) => {
+            let id = answer.body["id"].as_str().unwrap_or("unknown");
+            Check::ok(name, format!("account {id}, {mode}"))
+        }
+        Err(error) if error.kind == ErrorKind::Permission => Check::ok(
+            name,
+            format!("a restricted key, {mode}, that may not read its account"),
+        ),
+        Err(error) if error.kind == ErrorKind::Authentication => Check::failed(
+            name,
+            error.to_string(),
+            "copy STRIPE_SECRET_KEY from Stripe's dashboard (Developers, API keys), without white space",
+        ),
+        Err(error) => Check::failed(
+            name,
+            error.to_string(),
+            "check the network to Stripe, and https://status.stripe.com",
+        ),
+    }
+}
+
+fn clock(answer: &Answer, now: Timestamp) -> Check {
+    let name = "clock";
+    let Some(date) = answer.date else {
+        return Check::skipped(name, "Stripe did not tell its time");
+    };
+    let skew = now.as_second().abs_diff(date.as_second());
+    let detail = format!("{skew} s from Stripe's");
+    if skew <= SKEW_SECS {
+        Check::ok(name, detail)
+    } else {
+        Check::failed(name, detail, "let NTP set this host's clock")
+    }
+}
+
+fn version() -> Check {
+    Check::ok(
+        "stripe version",
+        format!("calls are made with {API_VERSION}"),
+    )
+}
+
+fn endpoint(endpoints: Result<Vec<WebhookEndpoint>, StripeError>) -> Check {
+    let name = "webhook endpoint";
+    let endpoints = match endpoints {
+        Ok(endpoints) => endpoints,
+        Err(error) => {
+            let fix = "give the key the permission to read webhook endpoints";
+            return Check::warning(name, error.to_string(), fix);
+        }
+    };
+    let ours: Vec<&WebhookEndpoint> = endpoints
+        .iter()
+        .filter(|endpoint| endpoint.url.trim_end_matches('/').ends_with(PATH))
+        .collect();
+    let Some(endpoint) = ours
+        .iter()
+        .find(|endpoint| endpoint.status == "enabled")
+        .or(ours.first())
+    else {
+        let fix = format!(
+            "add an endpoint https://…{PATH} in Stripe, with the twelve events of docs/stripe.md"
+        );
+        return Check::failed(name, format!("none of Stripe's ends in {PATH}"), fix);
+    };
+    if endpoint.status != "enabled" {
+        let fix = "enable it in Stripe, then run `webhooks backfill`";
+        return Check::failed(
+            name,
+            format!("{} is {}", endpoint.url, endpoint.status),
+            fix,
+        );
+    }
+    let sends = |wanted: &&str| {
+        endpoint
+            .enabled_events
+            .iter()
+            .any(|enabled| enabled == "*" || enabled == wanted)
+    };
+    let missing: Vec<&str> = HANDLED_TYPES.into_iter().filter(|t| !sends(t)).collect();
+    if missing.is_empty() {
+        let version = endpoint
+            .api_version
+            .as_deref()
+            .unwrap_or("the account's version");
+        Check::ok(name, format!("{}, {version}", endpoint.url))
+    } else {
+        let fix = "select them at the endpoint in Stripe, then run `webhooks backfill`";
+        Check::failed(name, format!("not sent: {}", missing.join(", ")), fix)
+    }
+}
+
+async fn in_step(client: &Client, catalogue: &Catalogue) -> Check {
+    let name = "catalogue";
+    match plans::sync(client, catalogue, true).await {
+        Ok(steps) => {
+            let behind: Vec<&str> = steps
+                .iter()
+                .filter(|step| step.action != Action::Unchanged)
+                .map(|step| step.name.as_str())
+                .collect();
+            if behind.is_empty() {
+                Check::ok(name, "Stripe has its products, prices and meters")
+            } else {
+                let detail = format!("missing in Stripe, or different: {}", behind.join(", "));
+                Check::failed(name, detail, "run `plans sync`")
+            }
+        }
+        Err(error) => Check::failed(name, error.to_string(), "see `plans sync --dry-run`"),
+    }
+}
+
+async fn last_delivery(pool: &PgPool) -> Check {
+    let name = "last delivery";
+    let newest = async {
+        let mut tx = WorkerTx::begin(pool).await?;
+        inspect::list(tx.conn(), false, 1).await
+    };
+    match newest.await {
+        Ok(events) => match events.first() {
+            Some(event) => Check::ok(
+                name,
+                format!("{} at {}", event.event_type, event.received_at),
+            ),
+            None => Check::warning(
+                name,
+                "no event has ever arrived",
+                "send a test event from Stripe's dashboard, or run `webhooks backfill --since 1d`",
+            ),
+        },
+        Err(error) => Check::failed(name, error.to_string(), "run `migrate verify`"),
+    }
+}
