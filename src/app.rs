@@ -24,6 +24,7 @@ use crate::inbox::pressure::Pressure;
 use crate::inbox::routes::Endpoint;
 use crate::inbox::worker::Processor;
 use crate::inbox::{self, group_commit};
+use crate::invoices;
 use crate::migrations::{self, MigrationError};
 use crate::plans::{Catalogue, CatalogueError};
 use crate::stripe::client::Client;
@@ -260,6 +261,7 @@ pub async fn start(
     let mut router = inbox::routes::router(endpoint)
         .merge(http::health_router(probes.clone()))
         .merge(auth::router(api.clone()))
+        .merge(invoices::routes::router(api.clone()))
         .merge(subscriptions::routes::router(subscriptions.clone()));
     let guard = Guard::new(database.service.clone(), serve.trusted_proxies);
     let guard = axum::middleware::from_fn_with_state(guard, auth::enforce);

@@ -14,6 +14,7 @@ pub mod error;
 pub mod event_handlers;
 pub mod http;
 pub mod inbox;
+pub mod invoices;
 pub mod jobs;
 pub mod metrics;
 pub mod migrations;

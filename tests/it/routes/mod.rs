@@ -2,5 +2,6 @@
 
 mod access;
 mod connections;
+mod invoices;
 mod webhooks;
 mod webhooks_under_failure;

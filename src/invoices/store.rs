@@ -1,0 +1,146 @@
+//! The invoices' SQL.
+
+use jiff_sqlx::ToSqlx as _;
+
+use super::{Details, Invoice, Line, Place};
+use crate::db::RequestTx;
+
+/// An invoice's row; Stripe's own PDF besides.
+struct Row {
+    stripe_invoice_id: String,
+    number: Option<String>,
+    status: Option<String>,
+    billing_reason: Option<String>,
+    currency: String,
+    subtotal_amount: i64,
+    tax_amount: Option<i64>,
+    total_amount: i64,
+    amount_due: i64,
+    amount_paid: i64,
+    amount_remaining: i64,
+    period_start: Option<jiff_sqlx::Timestamp>,
+    period_end: Option<jiff_sqlx::Timestamp>,
+    due_date: Option<jiff_sqlx::Timestamp>,
+    paid_at: Option<jiff_sqlx::Timestamp>,
+    stripe_created_at: Option<jiff_sqlx::Timestamp>,
+    hosted_invoice_url: Option<String>,
+    has_pdf: bool,
+    has_more_items: bool,
+}
+
+impl From<Row> for Invoice {
+    fn from(row: Row) -> Self {
+        Self {
+            id: row.stripe_invoice_id,
+            number: row.number,
+            status: row.status,
+            billing_reason: row.billing_reason,
+            currency: row.currency,
+            subtotal_amount: row.subtotal_amount,
+            tax_amount: row.tax_amount,
+            total_amount: row.total_amount,
+            due_amount: row.amount_due,
+            paid_amount: row.amount_paid,
+            remaining_amount: row.amount_remaining,
+            period_start: row.period_start.map(|at| at.to_jiff()),
+            period_end: row.period_end.map(|at| at.to_jiff()),
+            due_date: row.due_date.map(|at| at.to_jiff()),
+            paid_at: row.paid_at.map(|at| at.to_jiff()),
+            created_at: row.stripe_created_at.map(|at| at.to_jiff()),
+            hosted_invoice_url: row.hosted_invoice_url,
+            has_pdf: row.has_pdf,
+        }
+    }
+}
+
+/// Invoices after `after`, newest first; those of which Stripe told no time
+/// come last.
+pub async fn list(
+    tx: &mut RequestTx,
+    after: Option<&Place>,
+    limit: i64,
+) -> Result<Vec<Invoice>, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let (begun, created_at, id) = match after {
+        Some(place) => (true, place.created_at, place.id.as_str()),
+        None => (false, None, ""),
+    };
+    let rows = sqlx::query_as!(
+        Row,
+        r#"SELECT stripe_invoice_id, number, status, billing_reason, currency, subtotal_amount,
+                  tax_amount, total_amount, amount_due, amount_paid, amount_remaining, period_start,
+                  period_end, due_date, paid_at, stripe_created_at, hosted_invoice_url,
+                  invoice_pdf IS NOT NULL AS "has_pdf!", has_more_items
+             FROM billing_invoices
+            WHERE organization_id = $1
+              AND (NOT $2 OR (coalesce(stripe_created_at, '-infinity'), stripe_invoice_id)
+                           < (coalesce($3::timestamptz, '-infinity'), $4))
+            ORDER BY coalesce(stripe_created_at, '-infinity') DESC, stripe_invoice_id DESC
+            LIMIT $5"#,
+        organization_id,
+        begun,
+        created_at.map(|at| at.to_sqlx()) as _,
+        id,
+        limit
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    Ok(rows.into_iter().map(Invoice::from).collect())
+}
+
+/// An invoice of the organization's, with its lines.
+pub async fn one(tx: &mut RequestTx, id: &str) -> Result<Option<Details>, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let row = sqlx::query_as!(
+        Row,
+        r#"SELECT stripe_invoice_id, number, status, billing_reason, currency, subtotal_amount,
+                  tax_amount, total_amount, amount_due, amount_paid, amount_remaining, period_start,
+                  period_end, due_date, paid_at, stripe_created_at, hosted_invoice_url,
+                  invoice_pdf IS NOT NULL AS "has_pdf!", has_more_items
+             FROM billing_invoices WHERE organization_id = $1 AND stripe_invoice_id = $2"#,
+        organization_id,
+        id
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    let lines = sqlx::query!(
+        "SELECT description, amount, currency, quantity, proration, period_start, period_end
+           FROM billing_invoice_items WHERE organization_id = $1 AND stripe_invoice_id = $2
+          ORDER BY position, stripe_line_item_id",
+        organization_id,
+        id
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    let lines = lines.into_iter().map(|line| Line {
+        description: line.description,
+        amount: line.amount,
+        currency: line.currency,
+        quantity: line.quantity,
+        proration: line.proration,
+        period_start: line.period_start.map(|at| at.to_jiff()),
+        period_end: line.period_end.map(|at| at.to_jiff()),
+    });
+    Ok(Some(Details {
+        has_more_lines: row.has_more_items,
+        lines: lines.collect(),
+        invoice: row.into(),
+    }))
+}
+
+/// The address of an invoice's PDF.
+pub async fn pdf(tx: &mut RequestTx, id: &str) -> Result<Option<String>, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let address = sqlx::query_scalar!(
+        "SELECT invoice_pdf FROM billing_invoices
+          WHERE organization_id = $1 AND stripe_invoice_id = $2",
+        organization_id,
+        id
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(address.flatten())
+}
