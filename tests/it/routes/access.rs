@@ -4,7 +4,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use valuecanvas_billing::auth::{
-    self, Access, Hasher, NewUser, Permission, ROUTES, Role, access_of,
+    self, Access, Hasher, NewApiKey, NewUser, Permission, ROUTES, Role, access_of,
 };
 
 use crate::support::{TestDatabase, TestService};
@@ -31,6 +31,53 @@ async fn log_in(service: &TestService, email: &str, password: &str) -> (StatusCo
     let response = request.send().await.unwrap();
     let status = response.status();
     (status, response.json().await.unwrap())
+}
+
+/// The status and code of a GET with these Authorization headers.
+async fn get(service: &TestService, path: &str, authorization: &[&str]) -> (u16, String) {
+    let mut request = service.get(path);
+    for value in authorization {
+        request = request.header("authorization", *value);
+    }
+    let response = request.send().await.unwrap();
+    let status = response.status().as_u16();
+    let body: Value = response.json().await.unwrap_or_default();
+    (status, body["code"].as_str().unwrap_or_default().to_owned())
+}
+
+/// What a token is good for is tried on: logging out takes any session, and
+/// says 204.
+async fn works(service: &TestService, token: &str) -> bool {
+    let request = service.get("/api/billing/invoices").bearer_auth(token);
+    request.send().await.unwrap().status() != 401
+}
+
+async fn revoke(service: &TestService, token: &str) {
+    let request = service.post("/api/auth/logout").bearer_auth(token);
+    assert_eq!(request.send().await.unwrap().status(), 204);
+}
+
+#[tokio::test]
+async fn a_user_logs_in_and_the_token_dies_everywhere_with_the_logout() {
+    let service = TestService::intake_only().await;
+    let other = TestService::beside(&service).await;
+    let organization = service.db.organization("cus_1").await;
+    user(&service.db, organization, Role::Owner).await;
+
+    let (status, answer) = log_in(&service, " Test@Example.COM", PASSWORD).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["tokenType"], "Bearer");
+    assert_eq!(answer["organizationId"], organization.to_string());
+    assert_eq!(answer["role"], "owner");
+    let expires: jiff::Timestamp = answer["expiresAt"].as_str().unwrap().parse().unwrap();
+    assert!(expires > jiff::Timestamp::now());
+
+    let token = answer["token"].as_str().unwrap();
+    assert!(works(&service, token).await && works(&other, token).await);
+    revoke(&service, token).await;
+    assert!(!works(&service, token).await && !works(&other, token).await);
+    let hashes = "user_sessions WHERE encode(token_hash, 'escape') LIKE '%vcs_%'";
+    assert_eq!(service.db.count(hashes).await, 0, "only hashes are kept");
 }
 
 #[tokio::test]
@@ -91,6 +138,109 @@ async fn guessing_is_slowed_down_on_every_replica() {
         .await;
     let (status, _) = log_in(&service, EMAIL, PASSWORD).await;
     assert_eq!(status, 200);
+}
+
+#[tokio::test]
+async fn a_token_ends_with_its_time_its_use_its_user_and_its_password() {
+    let service = TestService::intake_only().await;
+    let organization = service.db.organization("cus_1").await;
+    user(&service.db, organization, Role::Owner).await;
+    let pool = service.db.service_pool();
+    for ending in [
+        "UPDATE user_sessions SET expires_at = now()",
+        "UPDATE user_sessions SET last_used_at = now() - interval '2 hours'",
+        "DELETE FROM organization_members",
+    ] {
+        let token = service.token(organization, Role::Member).await;
+        assert!(works(&service, &token).await);
+        service.db.execute(ending).await;
+        assert!(!works(&service, &token).await, "{ending}");
+    }
+    service
+        .db
+        .execute("INSERT INTO organization_members (organization_id, user_id, role)
+                  SELECT o.id, u.id, 'owner' FROM organizations o, users u WHERE u.email = 'test@example.com'")
+        .await;
+    let (_, answer) = log_in(&service, EMAIL, PASSWORD).await;
+    auth::set_password(&pool, &Hasher::default(), EMAIL, "another one".to_owned())
+        .await
+        .unwrap();
+    assert!(!works(&service, answer["token"].as_str().unwrap()).await);
+    let (status, answer) = log_in(&service, EMAIL, "another one").await;
+    assert_eq!(status, 200);
+    auth::disable_user(&pool, EMAIL).await.unwrap();
+    assert!(!works(&service, answer["token"].as_str().unwrap()).await);
+    assert_eq!(log_in(&service, EMAIL, "another one").await.0, 401);
+    let entries = "SELECT string_agg(action, ' ' ORDER BY sequence) FROM billing_audit_log
+                    WHERE resource_type = 'user'";
+    assert_eq!(
+        service.db.value(entries).await,
+        "user_created user_password_set user_disabled"
+    );
+}
+
+#[tokio::test]
+async fn a_credential_that_is_none_is_refused() {
+    let service = TestService::intake_only().await;
+    let organization = service.db.organization("cus_1").await;
+    let token = service.token(organization, Role::Owner).await;
+    let bearer = format!("Bearer {token}");
+    let unknown = format!("Bearer vcs_{}", "0".repeat(64));
+    let basic = format!("Basic {token}");
+    for headers in [
+        &[][..],
+        &[""],
+        &["Bearer"],
+        &["Bearer "],
+        &[&token],
+        &[&basic],
+        &[&unknown],
+        &["Bearer eyJhbGciOiJub25lIn0.e30."],
+        &[&bearer[..bearer.len() - 1]],
+        &[&bearer, &bearer],
+    ] {
+        let answer = get(&service, "/api/billing/invoices", headers).await;
+        assert_eq!(answer, (401, "unauthenticated".to_owned()), "{headers:?}");
+    }
+    let response = service.get("/api/billing/invoices").send().await.unwrap();
+    assert_eq!(response.headers()["www-authenticate"], "Bearer");
+}
+
+#[tokio::test]
+async fn an_api_key_is_shown_once_and_ends_when_it_is_revoked() {
+    let service = TestService::intake_only().await;
+    let organization = service.db.organization("cus_1").await;
+    let pool = service.db.service_pool();
+    let new = |expires_at| NewApiKey {
+        organization_id: organization,
+        name: "product".to_owned(),
+        scopes: vec![Permission::BillingRead],
+        expires_at,
+    };
+    let now = jiff::Timestamp::now();
+    let (key, secret) = auth::create_api_key(&pool, new(None), now).await.unwrap();
+    assert!(secret.starts_with(&key.prefix) && secret.len() > key.prefix.len() + 50);
+    assert!(works(&service, &secret).await);
+    assert!(
+        auth::list_api_keys(&pool, organization).await.unwrap()[0]
+            .last_used_at
+            .is_some()
+    );
+    auth::revoke_api_key(&pool, organization, key.id)
+        .await
+        .unwrap();
+    assert!(!works(&service, &secret).await);
+
+    let soon = now + jiff::SignedDuration::from_hours(1);
+    let (_, secret) = auth::create_api_key(&pool, new(Some(soon)), now)
+        .await
+        .unwrap();
+    assert!(works(&service, &secret).await);
+    service
+        .db
+        .execute("UPDATE api_keys SET expires_at = now()")
+        .await;
+    assert!(!works(&service, &secret).await);
 }
 
 /// Every role and kind of key, on every route that is served.
