@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Subscriptions;
-use super::change::{Change, Kind, MARK, is_quiet};
+use super::change::{Change, Kind, is_marked, is_quiet};
 use super::failure::Failure;
 use crate::audit::{self, NewEntry};
 use crate::db::TenantTx;
@@ -45,16 +45,12 @@ impl Subscriptions {
             Err(error) if error.may_have_acted() => {
                 self.after_doubt(client, request, change, error).await
             }
+            // An end has no idempotency key: asked for again after an answer
+            // that was lost, it finds nothing left to end.
+            Err(error) if error.kind == ErrorKind::NotFound && change.kind == Kind::EndNow => {
+                self.after_doubt(client, request, change, error).await
+            }
             Err(error) => {
-                // It may have ended already, by somebody else's doing.
-                if change.kind == Kind::EndNow
-                    && error.kind == ErrorKind::NotFound
-                    && let Some(seen) = look(client, request, change)
-                        .await
-                        .map_err(Failure::Stripe)?
-                {
-                    return self.finish(request, change, seen).await;
-                }
                 self.give_up(request, &error.to_string()).await?;
                 Err(Failure::Stripe(error))
             }
@@ -72,7 +68,7 @@ impl Subscriptions {
         match look(client, request, change).await {
             Ok(Some(seen)) => self.finish(request, change, seen).await,
             // It answered, so it is not at work on it any more.
-            Ok(None) if error.kind == ErrorKind::Server => {
+            Ok(None) if matches!(error.kind, ErrorKind::Server | ErrorKind::NotFound) => {
                 self.give_up(request, &error.to_string()).await?;
                 Err(Failure::Stripe(error))
             }
@@ -199,29 +195,22 @@ pub(super) async fn look(
     request: &Request,
     change: &Change,
 ) -> Result<Option<Seen>, StripeError> {
-    let mark = change.id.to_string();
-    let is_marked = |object: &Value| object["metadata"][MARK].as_str() == Some(&mark);
     let found = match (change.kind, &request.target_id) {
         (Kind::Create, _) => {
             let Some(customer) = request.params.get("customer") else {
                 return Ok(None);
             };
             let all = client.subscriptions(Some(customer)).await?;
-            let made = all.into_iter().find(|object| is_marked(object));
+            let made = all.into_iter().find(|object| is_marked(object, change));
             match made.as_ref().and_then(|object| object["id"].as_str()) {
                 // Looked at by itself, for the time that goes with it.
                 Some(id) => Some(client.subscription(id).await?),
                 None => None,
             }
         }
-        (Kind::EndNow, Some(id)) => {
-            let answer = client.subscription(id).await?;
-            let status = answer.body["status"].as_str().unwrap_or_default();
-            billing_domain::subscription::is_ended(status).then_some(answer)
-        }
         (_, Some(id)) => {
             let answer = client.subscription(id).await?;
-            is_marked(&answer.body).then_some(answer)
+            is_marked(&answer.body, change).then_some(answer)
         }
         (_, None) => None,
     };

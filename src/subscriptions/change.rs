@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::decide::{Step, Wish};
 use super::token::Promise;
 use crate::audit::{Actor, Client};
+use crate::stripe::client::Params;
 use crate::stripe::requests::Request;
 
 /// After this, a request that was not answered is not on its way any more:
@@ -15,7 +16,7 @@ use crate::stripe::requests::Request;
 pub const QUIET: SignedDuration = SignedDuration::from_secs(150);
 /// The key of a subscription's metadata that names the last change of ours: by
 /// it, a change that Stripe made is known from one that it did not.
-pub const MARK: &str = "billing_change_id";
+const MARK: &str = "billing_change_id";
 
 /// What is asked of Stripe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,6 +137,30 @@ impl Change {
 
     pub fn context(&self) -> Value {
         serde_json::to_value(self).expect("a change is plain data")
+    }
+}
+
+/// Has Stripe keep the change's id with what it does.
+pub fn mark(params: Params, change: &Change) -> Params {
+    match change.kind {
+        // The end takes no metadata.
+        Kind::EndNow => params.set(
+            "cancellation_details[comment]",
+            format!("Canceled through the billing API ({MARK} {})", change.id),
+        ),
+        _ => params.set(format!("metadata[{MARK}]"), change.id),
+    }
+}
+
+/// Whether Stripe shows that it made this change last.
+pub fn is_marked(subscription: &Value, change: &Change) -> bool {
+    let id = change.id.to_string();
+    match change.kind {
+        Kind::EndNow => {
+            let comment = subscription["cancellation_details"]["comment"].as_str();
+            comment.is_some_and(|comment| comment.contains(&id))
+        }
+        _ => subscription["metadata"][MARK].as_str() == Some(&id),
     }
 }
 

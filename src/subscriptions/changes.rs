@@ -6,10 +6,10 @@ use uuid::Uuid;
 
 use super::Subscriptions;
 use super::carry_out::look;
-use super::change::{Asker, Change, Kind, MARK, kept_wish};
+use super::change::{Asker, Change, Kind, kept_wish, mark};
 use super::decide::{Step, Wish, decide};
 use super::failure::Failure;
-use super::preview::stripe::Switch;
+use super::preview::stripe::{Switch, items_of};
 use super::standing::{Held, Standing};
 use super::token::Promise;
 use crate::audit::{Actor, Client as From};
@@ -183,11 +183,7 @@ impl Subscriptions {
             subject: Subject::Subscription,
             operation: kind.operation(),
             target_id,
-            params: match kind {
-                // What is ended so takes no metadata.
-                Kind::EndNow => params,
-                _ => params.set(format!("metadata[{MARK}]"), change.id),
-            },
+            params: mark(params, &change),
             context: change.context(),
         };
         let Begun::New(request) = requests::begin(&self.pool, organization_id, new).await? else {
@@ -215,24 +211,23 @@ impl Subscriptions {
     ) -> Result<(Option<String>, Params), Failure> {
         Ok(match step {
             Step::Create { plan, trial_days } => {
-                let price = self.prices.base(client, &self.catalogue, plan).await?;
+                let prices = self.prices.of(client, &self.catalogue, plan).await?;
                 let customer_id = customer_id.ok_or(Failure::NoOrganization)?;
                 let trial = Some(*trial_days).filter(|days| *days > 0);
                 let params = Params::new()
                     .set("customer", customer_id)
-                    .set("items[0][price]", price)
                     .set("metadata[organization_id]", organization_id)
                     .set("payment_behavior", "error_if_incomplete")
                     .set_if("trial_period_days", trial);
-                (None, params)
+                (None, items_of(&prices, params, "items"))
             }
             Step::Switch { held, plan } => {
-                let price = self.prices.base(client, &self.catalogue, plan).await?;
+                let prices = self.prices.of(client, &self.catalogue, plan).await?;
                 let at = match promise {
                     Some(promise) => promise.effective_at,
                     None => self.time_of(client, held).await?,
                 };
-                let switch = Switch::new(held, &self.catalogue, plan, &price, at)
+                let switch = Switch::new(held, &self.catalogue, plan, &prices, at)
                     .ok_or(super::Refusal::UnknownItems)?;
                 let params = switch
                     .parameters("", switch.settlement)

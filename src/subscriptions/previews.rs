@@ -89,16 +89,16 @@ impl Subscriptions {
                     // Nobody is known to Stripe yet: the catalogue's price it is.
                     return Ok(local::of_creation(plan, now)?);
                 };
-                let price = self.prices.base(client, &self.catalogue, plan).await?;
-                stripe::of_creation(client, customer_id, plan, &price).await
+                let prices = self.prices.of(client, &self.catalogue, plan).await?;
+                stripe::of_creation(client, customer_id, plan, &prices).await
             }
             Step::Switch { held, plan } => {
-                let price = self.prices.base(client, &self.catalogue, plan).await?;
+                let prices = self.prices.of(client, &self.catalogue, plan).await?;
                 let at = match at {
                     Some(at) => at,
                     None => self.time_of(client, held).await?,
                 };
-                let switch = Switch::new(held, &self.catalogue, plan, &price, at)
+                let switch = Switch::new(held, &self.catalogue, plan, &prices, at)
                     .ok_or(super::Refusal::UnknownItems)?;
                 stripe::of_switch(client, &switch).await
             }

@@ -14,7 +14,7 @@ use super::store::Mirrored;
 use super::{Subscriptions, store};
 use crate::db::WorkerTx;
 use crate::metrics;
-use crate::stripe::client::{Client, Customer};
+use crate::stripe::client::{Client, Customer, ErrorKind};
 use crate::stripe::objects::Subscription;
 use crate::stripe::requests;
 use billing_domain::subscription::is_ended;
@@ -110,7 +110,14 @@ impl Subscriptions {
                 found.drift.push(drift);
             }
         }
-        found.drift.extend(missing_in_stripe(&ours, &met));
+        for (id, stored) in ours
+            .iter()
+            .filter(|(id, one)| !met.contains(*id) && !is_ended(&one.status))
+        {
+            found
+                .drift
+                .extend(self.unlisted(client, id, stored, apply).await?);
+        }
         found
             .drift
             .extend(stray(&customers, &owners, &organizations));
@@ -147,6 +154,36 @@ impl Subscriptions {
             });
         }
         Ok(())
+    }
+
+    /// A subscription that runs here and was not listed: it is gone, or it was
+    /// made meanwhile, or its customer lives on a test clock.
+    async fn unlisted(
+        &self,
+        client: &Client,
+        id: &str,
+        stored: &Mirrored,
+        apply: bool,
+    ) -> Result<Option<Drift>, Failure> {
+        let organization_id = stored.organization_id;
+        match client.subscription(id).await {
+            Ok(answer) => {
+                let theirs = Subscription::read(&answer.body)?;
+                let Some(mut drift) = compare(organization_id, Some(stored), &theirs) else {
+                    return Ok(None);
+                };
+                drift.healed = apply && self.heal(client, &drift).await?;
+                Ok(Some(drift))
+            }
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(Some(Drift {
+                kind: DriftKind::MissingInStripe,
+                organization_id,
+                id: id.to_owned(),
+                differences: vec![format!("status: {}, none", stored.status)],
+                healed: false,
+            })),
+            Err(error) => Err(Failure::Stripe(error)),
+        }
     }
 
     /// Mirrors the subscription as Stripe shows it now.
@@ -223,22 +260,6 @@ fn compare(
         organization_id,
         id: theirs.id.clone(),
         differences,
-        healed: false,
-    })
-}
-
-fn missing_in_stripe(
-    ours: &BTreeMap<String, Mirrored>,
-    met: &BTreeSet<String>,
-) -> impl Iterator<Item = Drift> {
-    let gone = ours
-        .iter()
-        .filter(|(id, mirrored)| !met.contains(*id) && !is_ended(&mirrored.status));
-    gone.map(|(id, mirrored)| Drift {
-        kind: DriftKind::MissingInStripe,
-        organization_id: mirrored.organization_id,
-        id: id.clone(),
-        differences: vec![format!("status: {}, none", mirrored.status)],
         healed: false,
     })
 }

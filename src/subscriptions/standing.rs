@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::plans::{Catalogue, Plan};
+use crate::plans::{Catalogue, Plan, metered_lookup_key};
 
 /// An organization's plan, and the subscription that it has it by.
 #[derive(Debug, Clone)]
@@ -85,6 +85,14 @@ impl Held {
                 catalogue.plan_of_price(item.lookup_key.as_deref(), item.price_id.as_deref())?;
             (!item.metered).then_some((item, plan))
         })
+    }
+
+    /// The item that the usage of `metric` is charged by, under `plan`.
+    pub fn metered_item(&self, plan: &Plan, metric: &str) -> Option<&Item> {
+        let key = metered_lookup_key(plan, metric)?;
+        self.items
+            .iter()
+            .find(|item| item.metered && item.lookup_key.as_ref() == Some(&key))
     }
 
     pub fn on_trial(&self) -> bool {

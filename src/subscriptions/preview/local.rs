@@ -1,6 +1,6 @@
 //! The preview by the engine of `billing-domain`, from what is stored alone.
 
-use billing_domain::period::Period;
+use billing_domain::period::{Cadence, Period};
 use billing_domain::preview::{
     BillingMode, ItemChange, ItemTerms, PlanChange, PreviewError, preview,
 };
@@ -49,7 +49,7 @@ pub fn of_switch(
     now: Timestamp,
 ) -> Result<Quote, Unknowable> {
     let at_secs = now.as_second();
-    let known = Known::of(held, catalogue, at_secs)?;
+    let known = Known::of(held, catalogue, plan.price.interval.cadence(), at_secs)?;
     let quantity = known.before.charge.quantity;
     let after = ItemTerms {
         price_id: &plan.tier,
@@ -105,7 +105,12 @@ struct Known<'a> {
 }
 
 impl<'a> Known<'a> {
-    fn of(held: &'a Held, catalogue: &'a Catalogue, at_secs: i64) -> Result<Self, Unknowable> {
+    fn of(
+        held: &'a Held,
+        catalogue: &'a Catalogue,
+        cadence: Cadence,
+        at_secs: i64,
+    ) -> Result<Self, Unknowable> {
         use Unknowable::StripeOnly;
         if held.discounted {
             return Err(StripeOnly("has a discount"));
@@ -119,6 +124,11 @@ impl<'a> Known<'a> {
         let others = |other: &&Item| !other.metered && other.id != item.id;
         if held.items.iter().any(|other| others(&other)) {
             return Err(StripeOnly("has items besides its plan's"));
+        }
+        if item.cadence() != Some(cadence) && held.items.iter().any(|item| item.metered) {
+            return Err(StripeOnly(
+                "has usage that another interval would have charged at once",
+            ));
         }
         let before = terms(item).ok_or(StripeOnly("has a price that is no whole amount"))?;
         let period = held.period().ok_or(StripeOnly("has no known period"))?;

@@ -10,6 +10,7 @@ use crate::plans::{Catalogue, Plan};
 use crate::stripe::client::{Client, ErrorKind, Params, StripeError};
 use crate::stripe::objects::{Invoice, InvoiceLine};
 use crate::subscriptions::failure::Failure;
+use crate::subscriptions::prices::PlanPrices;
 use crate::subscriptions::standing::Held;
 use billing_domain::preview::Settlement;
 
@@ -18,13 +19,22 @@ use billing_domain::preview::Settlement;
 pub struct Switch<'a> {
     pub held: &'a Held,
     /// The item that the plan is paid by.
-    pub item_id: &'a str,
-    pub price_id: &'a str,
+    item_id: &'a str,
+    prices: &'a PlanPrices,
+    metered: Vec<Metered<'a>>,
     pub settlement: Settlement,
     /// The time that proration counts from.
     pub at: Timestamp,
     /// Another interval restarts the period.
-    pub restarts: bool,
+    restarts: bool,
+}
+
+/// What becomes of the item that charges the usage of a metric. Its usage so far
+/// goes with it: it is counted by the meter, for the period.
+enum Metered<'a> {
+    Replaced { item_id: &'a str, price_id: &'a str },
+    Added { price_id: &'a str },
+    Removed { item_id: &'a str },
 }
 
 impl<'a> Switch<'a> {
@@ -33,15 +43,29 @@ impl<'a> Switch<'a> {
         held: &'a Held,
         catalogue: &'a Catalogue,
         plan: &'a Plan,
-        price_id: &'a str,
+        prices: &'a PlanPrices,
         at: Timestamp,
     ) -> Option<Self> {
         let (item, current) = held.base_item(catalogue)?;
+        let mut metered = Vec::new();
+        for metric in catalogue.metrics().keys() {
+            let old = held
+                .metered_item(current, metric)
+                .map(|item| item.id.as_str());
+            let new = prices.metered.get(metric).map(String::as_str);
+            metered.extend(match (old, new) {
+                (Some(item_id), Some(price_id)) => Some(Metered::Replaced { item_id, price_id }),
+                (None, Some(price_id)) => Some(Metered::Added { price_id }),
+                (Some(item_id), None) => Some(Metered::Removed { item_id }),
+                (None, None) => None,
+            });
+        }
         let changes_interval = item.cadence() != Some(plan.price.interval.cadence());
         Some(Self {
             held,
             item_id: &item.id,
-            price_id,
+            prices,
+            metered,
             settlement: catalogue.settlement(&current.tier, &plan.tier),
             at,
             restarts: changes_interval && !held.on_trial(),
@@ -63,8 +87,20 @@ impl<'a> Switch<'a> {
         };
         let mut params = Params::new()
             .set(name("items[0][id]"), self.item_id)
-            .set(name("items[0][price]"), self.price_id)
+            .set(name("items[0][price]"), &self.prices.base)
             .set(name("proration_behavior"), behavior);
+        for (n, metered) in (1..).zip(&self.metered) {
+            let name = |field: &str| name(&format!("items[{n}][{field}]"));
+            params = match metered {
+                Metered::Replaced { item_id, price_id } => {
+                    params.set(name("id"), item_id).set(name("price"), price_id)
+                }
+                Metered::Added { price_id } => params.set(name("price"), price_id),
+                Metered::Removed { item_id } => {
+                    params.set(name("id"), item_id).set(name("deleted"), true)
+                }
+            };
+        }
         // A trial has nothing to prorate.
         if !self.held.on_trial() {
             params = params.set(name("proration_date"), self.at.as_second());
@@ -82,20 +118,27 @@ impl<'a> Switch<'a> {
     }
 }
 
+/// The items of a new subscription: its fee, and its usage.
+pub fn items_of(prices: &PlanPrices, params: Params, name: &str) -> Params {
+    let items = std::iter::once(&prices.base).chain(prices.metered.values());
+    items.enumerate().fold(params, |params, (n, price)| {
+        params.set(format!("{name}[{n}][price]"), price)
+    })
+}
+
 /// What a new subscription of `customer` would cost.
 pub async fn of_creation(
     client: &Client,
     customer: &str,
     plan: &Plan,
-    price_id: &str,
+    prices: &PlanPrices,
 ) -> Result<Quote, Failure> {
-    let params = Params::new()
-        .set("customer", customer)
-        .set("subscription_details[items][0][price]", price_id);
+    let params = Params::new().set("customer", customer);
+    let params = items_of(prices, params, "subscription_details[items]");
     let first = ask(client, &params).await?;
     let (mut next, mut starts, mut ends) = (0, None, None);
     for line in &first.lines {
-        if !line.proration && line.price_id.as_deref() == Some(price_id) {
+        if !line.proration && line.price_id.as_ref() == Some(&prices.base) {
             next += line.amount;
             (starts, ends) = (line.period_start, line.period_end);
         }
@@ -149,7 +192,7 @@ pub async fn of_end(client: &Client, held: &Held, quote: Quote) -> Result<Quote,
         Err(error) if is_none_upcoming(&error) => None,
         Err(error) => return Err(Failure::Stripe(error)),
     };
-    let metered = metered_prices(held);
+    let metered = metered_prices(held, None);
     let left = last.map_or(0, |last| total_without(&last, &metered));
     Ok(Quote {
         next_invoice_amount: left,
@@ -180,12 +223,12 @@ async fn ask(client: &Client, params: &Params) -> Result<Invoice, Failure> {
 
 /// The change waits for the renewal.
 fn with_renewal(change: &Switch<'_>, invoice: &Invoice) -> Result<Quote, Failure> {
-    let metered = metered_prices(change.held);
+    let metered = metered_prices(change.held, Some(change.prices));
     let is_new = |line: &&InvoiceLine| line.proration && line.period_start == Some(change.at);
     let renewal = invoice
         .lines
         .iter()
-        .find(|line| !line.proration && line.price_id.as_deref() == Some(change.price_id));
+        .find(|line| !line.proration && line.price_id.as_ref() == Some(&change.prices.base));
     let renews_at = renewal.and_then(|line| line.period_start);
     let next_invoice_at = renews_at
         .or(change.held.period_end)
@@ -211,8 +254,9 @@ fn with_renewal(change: &Switch<'_>, invoice: &Invoice) -> Result<Quote, Failure
 
 /// The change restarts the period: all of it is due at once.
 fn restarted(change: &Switch<'_>, invoice: Invoice) -> Result<Quote, Failure> {
-    let full =
-        |line: &&InvoiceLine| !line.proration && line.price_id.as_deref() == Some(change.price_id);
+    let full = |line: &&InvoiceLine| {
+        !line.proration && line.price_id.as_ref() == Some(&change.prices.base)
+    };
     let period = invoice.lines.iter().find(full);
     let ends = period.and_then(|line| line.period_end);
     Ok(Quote {
@@ -242,11 +286,12 @@ fn line(line: &InvoiceLine) -> Result<Line, Failure> {
 }
 
 /// What has been used is charged with the period's end, and is not known before.
-fn metered_prices(held: &Held) -> HashSet<&str> {
-    held.items
-        .iter()
-        .filter(|item| item.metered)
+fn metered_prices<'a>(held: &'a Held, next: Option<&'a PlanPrices>) -> HashSet<&'a str> {
+    let items = held.items.iter().filter(|item| item.metered);
+    let next = next.into_iter().flat_map(|prices| prices.metered.values());
+    items
         .filter_map(|item| item.price_id.as_deref())
+        .chain(next.map(String::as_str))
         .collect()
 }
 

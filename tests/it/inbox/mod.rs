@@ -13,4 +13,4 @@ mod payments;
 mod plans;
 mod processing;
 mod subscriptions;
-mod workbench;
+pub mod workbench;

@@ -3,7 +3,6 @@
 
 mod changes;
 mod delivery;
-mod dice;
 mod stripe;
 
 use proptest::prelude::*;

@@ -158,7 +158,11 @@ async fn what_was_left_open_is_settled_and_never_made_later() {
     for (fault, tier) in [("drop_after_acting", "enterprise"), ("drop", "standard")] {
         world
             .stripe
-            .fault(&[("fault", fault), ("every", "1")])
+            .fault(&[
+                ("fault", fault),
+                ("every", "1"),
+                ("path", "/v1/subscriptions*"),
+            ])
             .await;
         let answer = world.change(tier).await;
         assert_eq!(answer.problem(), (503, "stripe_unreachable"));

@@ -3,7 +3,10 @@
 mod changes;
 mod concurrency;
 mod faults;
+mod metered;
+mod previews;
 mod problems;
 mod reconcile;
+mod storm;
 mod tokens;
 mod world;

@@ -270,6 +270,16 @@ impl World {
         (world, clock, customer)
     }
 
+    /// Another organization calls from now on: one with a customer who has a
+    /// card and lives on a clock.
+    pub async fn newcomer(&mut self, clock: &str) -> String {
+        self.organization = self.service.organization("Newcomer").await;
+        self.token = self.service.token(self.organization, Role::Owner).await;
+        let customer = self.stripe.customer(VISA, Some(clock)).await;
+        self.adopt(&customer).await;
+        customer
+    }
+
     /// Where webhooks go from now on.
     pub async fn deliver_to(&self, url: &str) {
         let path = format!("/v1/webhook_endpoints/{}", self.endpoint);

@@ -2,6 +2,7 @@
 //! and the service as it runs in production.
 
 pub mod database;
+pub mod dice;
 pub mod events;
 pub mod program;
 pub mod service;

@@ -1,5 +1,6 @@
 //! The service, started as `serve` starts it, on a port of its own.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ pub struct Options {
     pub key_is_live: Option<bool>,
     pub secrets: Vec<&'static str>,
     pub stripe_api: Option<StripeApi>,
+    pub plans_file: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -46,6 +48,7 @@ impl Default for Options {
             key_is_live: None,
             secrets: vec![SECRET],
             stripe_api: None,
+            plans_file: None,
         }
     }
 }
@@ -102,7 +105,7 @@ impl TestService {
                     .map(SigningSecret::new)
                     .collect(),
             ),
-            plans_file: None,
+            plans_file: options.plans_file,
             max_retries: options.max_retries,
         };
         let database = Database::external(db.service(), db.options("postgres"));
@@ -132,37 +135,12 @@ impl TestService {
 
     /// An organization that Stripe does not know yet.
     pub async fn organization(&self, name: &str) -> Uuid {
-        let new = NewOrganization {
-            name: name.to_owned(),
-            plan_tier: "free".to_owned(),
-            stripe_customer_id: None,
-        };
-        let catalogue = Catalogue::load(None).unwrap();
-        let pool = self.db.service_pool();
-        let made = organizations::create(&pool, &catalogue, new).await;
-        made.unwrap().id
+        organization(&self.db, name).await
     }
 
     /// A token of a new user of `organization`, for `Authorization: Bearer`.
     pub async fn token(&self, organization: Uuid, role: Role) -> String {
-        let (user, token) = (Uuid::now_v7(), format!("vcs_{}", random_digits()));
-        let digest = hex::encode(Sha256::digest(token.as_bytes()));
-        let (operator, role) = (role == Role::Operator, role.as_str());
-        let of = if operator {
-            "null".to_owned()
-        } else {
-            format!("'{organization}'")
-        };
-        self.db
-            .execute(&format!(
-                "INSERT INTO users (id, email, operator) VALUES ('{user}', '{user}@example.com', {operator});
-                 INSERT INTO organization_members (organization_id, user_id, role)
-                   SELECT '{organization}', '{user}', '{role}' WHERE NOT {operator};
-                 INSERT INTO user_sessions (token_hash, user_id, for_organization_id, expires_at)
-                   VALUES ('\\x{digest}', '{user}', {of}, now() + interval '1 hour')"
-            ))
-            .await;
-        token
+        token(&self.db, organization, role).await
     }
 
     /// An API key of `organization`.
@@ -236,6 +214,40 @@ impl TestService {
             service.drain().await;
         }
     }
+}
+
+/// A token of a new user of `organization`, for `Authorization: Bearer`.
+pub async fn token(db: &TestDatabase, organization: Uuid, role: Role) -> String {
+    let (user, token) = (Uuid::now_v7(), format!("vcs_{}", random_digits()));
+    let digest = hex::encode(Sha256::digest(token.as_bytes()));
+    let (operator, role) = (role == Role::Operator, role.as_str());
+    let of = if operator {
+        "null".to_owned()
+    } else {
+        format!("'{organization}'")
+    };
+    db.execute(&format!(
+            "INSERT INTO users (id, email, operator) VALUES ('{user}', '{user}@example.com', {operator});
+             INSERT INTO organization_members (organization_id, user_id, role)
+               SELECT '{organization}', '{user}', '{role}' WHERE NOT {operator};
+             INSERT INTO user_sessions (token_hash, user_id, for_organization_id, expires_at)
+               VALUES ('\\x{digest}', '{user}', {of}, now() + interval '1 hour')"
+        ))
+        .await;
+    token
+}
+
+/// An organization that Stripe does not know yet.
+pub async fn organization(db: &TestDatabase, name: &str) -> Uuid {
+    let new = NewOrganization {
+        name: name.to_owned(),
+        plan_tier: "free".to_owned(),
+        stripe_customer_id: None,
+    };
+    let catalogue = Catalogue::load(None).unwrap();
+    let pool = db.service_pool();
+    let made = organizations::create(&pool, &catalogue, new).await;
+    made.unwrap().id
 }
 
 fn random_digits() -> String {

@@ -7,8 +7,8 @@ use uuid::Uuid;
 use valuecanvas_billing::db::WorkerTx;
 use valuecanvas_billing::inbox::{leases, replay};
 
-use super::dice::Dice;
 use crate::inbox::workbench::{PASS_TIME, Workbench};
+use crate::support::dice::Dice;
 
 /// The tables whose loss makes handlers fail.
 const BREAKABLE: [&str; 6] = [

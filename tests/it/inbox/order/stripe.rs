@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::changes::{TIERS, edit, previous_attributes};
-use super::dice::Dice;
+use crate::support::dice::Dice;
 use crate::support::events::{event, invoice, subscription};
 
 #[derive(Debug, Clone, Copy)]

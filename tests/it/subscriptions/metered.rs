@@ -1,0 +1,126 @@
+//! Usage rides along: metered items follow the plan, and no preview counts them.
+
+use serde_json::{Value, json};
+use valuecanvas_billing::plans::{self, Catalogue};
+use valuecanvas_billing::stripe::client::Client;
+
+use super::world::{DAY, START, World, seconds, text};
+
+/// A world whose Stripe has the whole catalogue.
+async fn world() -> (World, String, String) {
+    let (world, clock, customer) = World::on_clock(START).await;
+    for price in world.stripe.list("/v1/prices", &[]).await {
+        let path = format!("/v1/prices/{}", text(&price, "id"));
+        world.stripe.post(&path, &[("active", "false")]).await;
+    }
+    let api = world.stripe.api();
+    let client = Client::new(api.base, api.key, api.patience).unwrap();
+    let catalogue = Catalogue::load(None).unwrap();
+    plans::sync(&client, &catalogue, false).await.unwrap();
+    (world, clock, customer)
+}
+
+/// The lookup keys of a subscription's prices, without what all have.
+fn prices(subscription: &Value) -> Vec<String> {
+    let items = subscription["items"]["data"].as_array().unwrap();
+    let mut keys: Vec<String> = items
+        .iter()
+        .map(|item| text(&item["price"], "lookup_key").replace("valuecanvas_", ""))
+        .collect();
+    keys.sort();
+    keys
+}
+
+async fn use_tokens(world: &World, customer: &str, tokens: &str) {
+    world
+        .stripe
+        .post(
+            "/v1/billing/meter_events",
+            &[
+                ("event_name", &*plans::meter_event_name("llm_tokens")),
+                ("payload[stripe_customer_id]", customer),
+                ("payload[value]", tokens),
+            ],
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn metered_items_follow_the_plan() {
+    let (world, _, customer) = world().await;
+    let standard = [
+        "standard_monthly",
+        "standard_monthly_agent_executions",
+        "standard_monthly_api_calls",
+        "standard_monthly_llm_tokens",
+        "standard_monthly_storage_gb",
+        "standard_monthly_user_seats",
+    ];
+    world.create("standard").await.ok();
+    assert_eq!(
+        prices(&world.stripe.subscriptions(&customer).await[0]),
+        standard
+    );
+    world.change("enterprise").await.ok();
+    // Seats are unlimited there, and cost nothing.
+    let enterprise = [
+        "enterprise_monthly",
+        "enterprise_monthly_agent_executions",
+        "enterprise_monthly_api_calls",
+        "enterprise_monthly_llm_tokens",
+        "enterprise_monthly_storage_gb",
+    ];
+    assert_eq!(
+        prices(&world.stripe.subscriptions(&customer).await[0]),
+        enterprise
+    );
+    world.settle().await;
+    assert_eq!(
+        world.service.db.count("billing_subscription_items").await,
+        5
+    );
+    world.change("standard").await.ok();
+    assert_eq!(
+        prices(&world.stripe.subscriptions(&customer).await[0]),
+        standard
+    );
+}
+
+#[tokio::test]
+async fn usage_neither_changes_a_preview_nor_makes_it_stale() {
+    let (world, clock, customer) = world().await;
+    let created = world.create("standard").await.ok();
+    world.stripe.advance(&clock, START + 10 * DAY).await;
+    // Half a million over the quota: 5 dollars.
+    use_tokens(&world, &customer, "1500000").await;
+    let preview = world.preview("enterprise").await.ok();
+    assert_eq!(
+        [
+            &preview["dueNowAmountMinor"],
+            &preview["nextInvoiceAmountMinor"]
+        ],
+        [&json!(25_715), &json!(49_900)]
+    );
+    let ending = world.preview("free").await.ok();
+    assert_eq!(ending["nextInvoiceAmountMinor"], 0);
+    use_tokens(&world, &customer, "9500000").await;
+    world.change_as(&preview).await.ok();
+    // Eleven million in all, of which ten are in the new plan.
+    world
+        .stripe
+        .advance(&clock, seconds(&created["currentPeriodEnd"]) + 7_200)
+        .await;
+    let renewal = world.stripe.invoices(&customer).await.pop().unwrap();
+    assert_eq!(renewal["total"], 49_900 + 500);
+}
+
+#[tokio::test]
+async fn the_end_at_once_charges_what_was_used() {
+    let (world, clock, customer) = world().await;
+    world.create("standard").await.ok();
+    use_tokens(&world, &customer, "2000000").await;
+    world.stripe.advance(&clock, START + DAY).await;
+    world.cancel(true).await.ok();
+    let last = world.stripe.invoices(&customer).await.pop().unwrap();
+    assert_eq!(last["total"], 1_000);
+}
