@@ -7,6 +7,7 @@ mod demo;
 mod doctor;
 mod failure;
 mod migrate;
+mod openapi;
 mod organizations;
 mod output;
 mod plans;
@@ -53,6 +54,8 @@ pub enum Command {
     Doctor(doctor::Doctor),
     /// The stand-in for Stripe, alone.
     Sandbox(sandbox::Run),
+    /// Print the API's description, OpenAPI 3.1.
+    Openapi(openapi::Openapi),
     /// What runs where.
     Status(status::Status),
 }
@@ -113,6 +116,7 @@ async fn dispatch(command: Command, global: &GlobalArgs) -> Result<(), Failure> 
         Command::Subscriptions(subscriptions) => subscriptions.run(global).await,
         Command::Doctor(doctor) => doctor.run(global).await,
         Command::Sandbox(sandbox) => sandbox.run().await,
+        Command::Openapi(openapi) => openapi.run(),
         Command::Status(status) => status.run(global).await,
     }
 }
