@@ -14,7 +14,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::{self, Guard};
+use crate::api::Api;
+use crate::auth::Guard;
 use crate::config::{DatabaseConfig, DatabaseLocation, ServeConfig, StripeConfig};
 use crate::db::{self, DatabaseError};
 use crate::embedded_postgres::{DATABASE, EmbeddedPostgres, EmbeddedPostgresError};
@@ -24,12 +25,14 @@ use crate::inbox::pressure::Pressure;
 use crate::inbox::routes::Endpoint;
 use crate::inbox::worker::Processor;
 use crate::inbox::{self, group_commit};
-use crate::invoices;
 use crate::migrations::{self, MigrationError};
 use crate::plans::{Catalogue, CatalogueError};
 use crate::stripe::client::Client;
 use crate::stripe::signature::SigningSecret;
 use crate::subscriptions::{self, Sealer, Subscriptions};
+
+/// The connections that requests share.
+const API_CONNECTIONS: u32 = 8;
 
 /// The login that the service uses on the embedded cluster.
 const EMBEDDED_LOGIN: &str = "billing_service";
@@ -255,21 +258,24 @@ pub async fn start(
         secrets,
         tolerance_secs: serve.tolerance_secs,
     };
-    let api = db::pool(database.service.clone(), 8);
+    let catalogue = Arc::new(catalogue);
+    let pool = db::pool(database.service.clone(), API_CONNECTIONS);
     let subscriptions = Subscriptions::new(
-        api.clone(),
-        Arc::new(catalogue.clone()),
+        pool.clone(),
+        catalogue.clone(),
         stripe_client(stripe)?,
         // Every replica has the same secrets.
         Sealer::derived_from(endpoint.secrets[0].expose().as_bytes()),
     );
+    let api = Api {
+        pool,
+        catalogue: catalogue.clone(),
+        guard: Guard::new(database.service.clone(), serve.trusted_proxies),
+        subscriptions: subscriptions.clone(),
+    };
     let mut router = inbox::routes::router(endpoint)
         .merge(http::health_router(probes.clone()))
-        .merge(auth::router(api.clone()))
-        .merge(invoices::routes::router(api.clone()))
-        .merge(subscriptions::routes::router(subscriptions.clone()));
-    let guard = Guard::new(database.service.clone(), serve.trusted_proxies);
-    let guard = axum::middleware::from_fn_with_state(guard, auth::enforce);
+        .merge(api.router());
     let mut parts = Vec::new();
     if serve.worker_concurrency > 0 {
         parts.push(tokio::spawn(subscriptions.keep_settled(stop.clone())));
@@ -284,7 +290,7 @@ pub async fn start(
     }
     parts.push(tokio::spawn(http::serve(
         listener,
-        http::finish(router.route_layer(guard)),
+        http::finish(router),
         stop.clone(),
     )));
     let writer = tokio::spawn(writer.run());
@@ -300,7 +306,7 @@ pub async fn start(
         let work = Processing {
             options: database.service.clone(),
             workers: serve.worker_concurrency,
-            catalogue,
+            catalogue: Catalogue::clone(&catalogue),
             stripe: stripe.clone(),
             wake,
             pressure,

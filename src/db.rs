@@ -304,6 +304,12 @@ pub fn is_bad_value(error: &sqlx::Error) -> bool {
     sql_state(error).is_some_and(|code| code.starts_with("22") && code != "22023")
 }
 
+/// Whether a text holds what PostgreSQL keeps in none: NUL, or what is no
+/// character.
+pub fn is_unstorable_text(error: &sqlx::Error) -> bool {
+    sql_state(error).is_some_and(|code| matches!(code.as_str(), "22021" | "22P05"))
+}
+
 /// Whether a row breaks a rule of its own, rather than one that other rows
 /// decide.
 pub fn is_broken_row(error: &sqlx::Error) -> bool {

@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::db;
 
@@ -18,14 +19,25 @@ pub struct Problem {
     members: Map<String, Value>,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// What is wrong, and what to do.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct ProblemDetails<'a> {
+    /// A name for the kind of problem.
+    #[schema(format = "uri", example = "urn:valuecanvas-billing:problem:not_found")]
     r#type: String,
+    /// The status in words.
+    #[schema(example = "Not Found")]
     title: &'a str,
+    #[schema(minimum = 400, maximum = 599)]
     status: u16,
+    /// What is wrong in this case, and what to do.
     detail: &'a str,
+    /// What programs should look at: it does not change.
+    #[schema(example = "not_found")]
     code: &'a str,
     #[serde(flatten)]
+    #[schema(ignore)]
     members: &'a Map<String, Value>,
 }
 
@@ -42,16 +54,21 @@ impl Problem {
 
     /// 503: the client should come back.
     pub fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
-        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail);
-        Self {
-            retry_after_secs: Some(5),
-            ..problem
-        }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).retry_after(5)
     }
 
     /// 404, also for what belongs to another organization.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+
+    /// 500: nothing that the client could do; what it was is logged.
+    pub fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "something went wrong; it was logged",
+        )
     }
 
     /// Says more, in a member of its own.
@@ -87,18 +104,21 @@ impl From<sqlx::Error> for Problem {
                 "the database cannot answer at the moment; try again",
             );
         }
+        if db::is_unstorable_text(&error) {
+            return Self::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_text",
+                "a text holds a character that cannot be stored, such as NUL",
+            );
+        }
         tracing::error!(%error, "a request failed");
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "something went wrong; it was logged",
-        )
+        Self::internal()
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = Body {
+        let body = ProblemDetails {
             r#type: format!("urn:valuecanvas-billing:problem:{}", self.code),
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),

@@ -2,6 +2,7 @@
 //!
 //! `ARCHITECTURE.md` is the map; `src/main.rs` the list of processes.
 
+pub mod api;
 pub mod app;
 pub mod audit;
 pub mod auth;
@@ -18,10 +19,12 @@ pub mod invoices;
 pub mod jobs;
 pub mod metrics;
 pub mod migrations;
+pub mod number;
 pub mod organizations;
 pub mod outbound;
 pub mod plans;
 pub mod quotas;
+pub mod service_keys;
 pub mod stripe;
 pub mod subscriptions;
 pub mod telemetry;

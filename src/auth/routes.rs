@@ -9,12 +9,17 @@ use axum::routing::post;
 use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgPool;
+use utoipa::{OpenApi, ToSchema};
 use uuid::Uuid;
 
 use super::{Hasher, LoginError, log_in, log_out};
 use crate::audit::Client;
 use crate::error::Problem;
 use crate::http::extract::Json;
+
+#[derive(OpenApi)]
+#[openapi(paths(login, logout))]
+pub struct Api;
 
 #[derive(Clone)]
 struct Login {
@@ -30,24 +35,35 @@ pub fn router(pool: PgPool) -> Router {
         .with_state(Login { pool, hasher })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Credentials {
     email: String,
     password: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Token {
     token: String,
+    /// `Bearer`
     token_type: &'static str,
     expires_at: jiff::Timestamp,
     /// Null for an operator.
+    #[schema(required)]
     organization_id: Option<Uuid>,
+    /// `owner`, `billing_manager`, `member` or `operator`
     role: &'static str,
 }
 
+/// Log in
+#[utoipa::path(
+    post,
+    path = "/api/auth/login",
+    tag = "Access",
+    request_body = Credentials,
+    responses((status = 200, description = "A token, for `Authorization: Bearer`.", body = Token)),
+)]
 async fn login(
     State(state): State<Login>,
     Extension(client): Extension<Client>,
@@ -66,8 +82,15 @@ async fn login(
     Ok(([(header::CACHE_CONTROL, "no-store")], axum::Json(token)))
 }
 
-/// The guard has let it through: it has one bearer token, which is good.
+/// Log out: the token is dead on every replica
+#[utoipa::path(
+    post,
+    path = "/api/auth/logout",
+    tag = "Access",
+    responses((status = 204, description = "The token is dead.")),
+)]
 async fn logout(State(state): State<Login>, headers: HeaderMap) -> Result<StatusCode, Problem> {
+    // The guard has let it through: it has one bearer token, which is good.
     let value = headers.get(header::AUTHORIZATION);
     let token = value
         .and_then(|value| value.to_str().ok())

@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod failure;
 mod migrate;
+mod openapi;
 mod organizations;
 mod output;
 mod plans;
@@ -61,6 +62,8 @@ pub enum Command {
     ApiKeys(api_keys::ApiKeys),
     /// The stand-in for Stripe, alone.
     Sandbox(sandbox::Run),
+    /// Print the API's description, OpenAPI 3.1.
+    Openapi(openapi::Openapi),
     /// What runs where.
     Status(status::Status),
 }
@@ -123,6 +126,7 @@ async fn dispatch(command: Command, global: &GlobalArgs) -> Result<(), Failure> 
         Command::Users(users) => users.run(global).await,
         Command::ApiKeys(keys) => keys.run(global).await,
         Command::Sandbox(sandbox) => sandbox.run().await,
+        Command::Openapi(openapi) => openapi.run(),
         Command::Status(status) => status.run(global).await,
     }
 }

@@ -1,17 +1,21 @@
-//! What handlers take from a request: axum's own extractors, with refusals as
-//! problems rather than plain text.
+//! What handlers take from a request. Each refusal is a problem.
 
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::body::Bytes;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 
+use super::body;
 use crate::error::Problem;
 
 /// A JSON body. Unknown fields are refused where the type says
 /// `deny_unknown_fields`, which every request type does.
 pub struct Json<T>(pub T);
+
+/// A body of any kind, read within the limits of size and time.
+pub struct RawBody(pub Bytes);
 
 /// The query string.
 pub struct Query<T>(pub T);
@@ -19,33 +23,81 @@ pub struct Query<T>(pub T);
 /// The parameters of the path.
 pub struct Path<T>(pub T);
 
+impl<S: Send + Sync> FromRequest<S> for RawBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        Ok(Self(body::read(&parts.headers, body).await?))
+    }
+}
+
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        match axum::Json::from_request(request, state).await {
-            Ok(axum::Json(value)) => Ok(Self(value)),
-            Err(rejection) => Err(refused_body(&rejection)),
+        if !is_json(request.headers()) {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "send JSON, with `Content-Type: application/json`",
+            ));
         }
+        let RawBody(body) = RawBody::from_request(request, state).await?;
+        parse_json(&body).map(Self)
     }
 }
 
-fn refused_body(rejection: &JsonRejection) -> Problem {
-    let detail = rejection.body_text();
-    let status = rejection.status();
-    let code = match rejection {
-        JsonRejection::MissingJsonContentType(_) => "unsupported_media_type",
-        JsonRejection::JsonDataError(_) if detail.contains("unknown field") => "unknown_field",
-        _ if status == StatusCode::PAYLOAD_TOO_LARGE => "body_too_large",
-        JsonRejection::JsonDataError(_) => "invalid_request",
-        _ => "invalid_json",
+fn is_json(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE);
+    let Some(text) = content_type.and_then(|value| value.to_str().ok()) else {
+        return false;
     };
-    // A field that is wrong is no different from a body that is.
-    let status = match status {
-        StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
-        other => other,
-    };
-    Problem::new(status, code, detail)
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    let essence = essence.to_ascii_lowercase();
+    let subtype = essence.strip_prefix("application/").unwrap_or_default();
+    subtype == "json" || subtype.ends_with("+json")
+}
+
+/// Reads a JSON document; what is wrong with it, and where, is in the problem.
+pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let at = error.path().to_string();
+        let inner = error.into_inner();
+        let code = match inner.classify() {
+            serde_json::error::Category::Data => code_of(&inner.to_string(), "invalid_request"),
+            _ => "invalid_json",
+        };
+        let detail = match at.as_str() {
+            "." | "?" => inner.to_string(),
+            at => format!("{at}: {inner}"),
+        };
+        refusal(code, &detail)
+    })?;
+    deserializer
+        .end()
+        .map_err(|error| refusal("invalid_json", &error.to_string()))?;
+    Ok(value)
+}
+
+/// serde tells an unknown field from other faults by its words only.
+fn code_of(message: &str, otherwise: &'static str) -> &'static str {
+    if message.contains("unknown field") {
+        "unknown_field"
+    } else {
+        otherwise
+    }
+}
+
+/// The detail may repeat what was sent, but not all of it.
+fn refusal(code: &'static str, detail: &str) -> Problem {
+    const MOST: usize = 300;
+    let mut said: String = detail.chars().take(MOST).collect();
+    if said.len() < detail.len() {
+        said.push('…');
+    }
+    Problem::new(StatusCode::BAD_REQUEST, code, said)
 }
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Query<T> {
@@ -56,13 +108,10 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Query<T
             .await
             .map(|axum::extract::Query(value)| Self(value))
             .map_err(|rejection: QueryRejection| {
-                let detail = rejection.body_text();
-                let code = if detail.contains("unknown field") {
-                    "unknown_field"
-                } else {
-                    "invalid_query"
-                };
-                Problem::new(StatusCode::BAD_REQUEST, code, detail)
+                // Ahead of the fault stand axum's own words.
+                let said = rejection.body_text();
+                let said = said.split_once(": ").map_or(&*said, |(_, fault)| fault);
+                refusal(code_of(said, "invalid_query"), said)
             })
     }
 }

@@ -5,23 +5,22 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use axum::{Json, Router};
-use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::{OpenApi, ToSchema};
 
 use super::group_commit::{Intake, IntakeError, Receipt};
 use crate::error::Problem;
+use crate::http::body::{self, BodyError};
 use crate::metrics;
 use crate::stripe::event::{Envelope, PayloadError};
 use crate::stripe::signature::{self, SignatureError, SigningSecret};
 
-const MAX_BODY_BYTES: usize = 1024 * 1024;
 /// Stripe waits longer than this for an answer.
 const DEADLINE: Duration = Duration::from_secs(5);
-const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What the endpoint needs.
 pub struct Endpoint {
@@ -30,20 +29,39 @@ pub struct Endpoint {
     pub tolerance_secs: u32,
 }
 
+#[derive(OpenApi)]
+#[openapi(paths(receive))]
+pub struct Api;
+
 pub fn router(endpoint: Endpoint) -> Router {
     Router::new()
         .route("/api/billing/webhooks/stripe", post(receive))
         .with_state(Arc::new(endpoint))
 }
 
-#[derive(Serialize)]
+/// The event is durably stored.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Received {
     received: bool,
+    #[schema(example = "evt_1")]
     event_id: String,
+    /// It was stored before.
     duplicate: bool,
 }
 
+/// Take an event of Stripe's
+///
+/// Answered with 2xx only once the event is durably stored; anything else makes Stripe send it
+/// again.
+#[utoipa::path(
+    post,
+    path = "/api/billing/webhooks/stripe",
+    tag = "Webhooks",
+    request_body(content = Object, content_type = "application/json",
+                 description = "The event as Stripe signed it, at most 1 MiB."),
+    responses((status = 200, description = "The event is stored.", body = Received)),
+)]
 async fn receive(
     State(endpoint): State<Arc<Endpoint>>,
     headers: HeaderMap,
@@ -86,55 +104,25 @@ async fn accept(endpoint: &Endpoint, headers: &HeaderMap, body: Body) -> Result<
 }
 
 async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
-    let declared = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > MAX_BODY_BYTES as u64) {
-        return Err(too_large());
-    }
-    let reading = tokio::time::timeout(BODY_DEADLINE, collect(body));
-    reading.await.unwrap_or_else(|_| {
-        // Not a 4xx: whatever held it up, the event should be sent again.
-        Err(Problem::unavailable(
-            "body_timeout",
-            "the body took too long to arrive; send it again",
-        ))
-    })
-}
-
-/// Stops at the limit, however much follows.
-async fn collect(body: Body) -> Result<Bytes, Problem> {
-    let mut stream = body.into_data_stream();
-    let mut collected: Option<Vec<u8>> = None;
-    let mut first = Bytes::new();
-    while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|_| {
-            Problem::new(
+    body::read(headers, body)
+        .await
+        .map_err(|error| match error {
+            BodyError::TooLarge => Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "payload_too_large",
+                "an event has at most 1 MiB",
+            ),
+            // Not a 4xx: whatever held it up, the event should be sent again.
+            BodyError::TooSlow => Problem::unavailable(
+                "body_timeout",
+                "the body took too long to arrive; send it again",
+            ),
+            BodyError::Incomplete => Problem::new(
                 StatusCode::BAD_REQUEST,
                 "payload_invalid",
                 "the body ended before its time",
-            )
-        })?;
-        let so_far = collected.as_ref().map_or(first.len(), Vec::len);
-        if so_far + chunk.len() > MAX_BODY_BYTES {
-            return Err(too_large());
-        }
-        match &mut collected {
-            Some(collected) => collected.extend_from_slice(&chunk),
-            // Most bodies come in one piece, which is kept as it is.
-            None if first.is_empty() => first = chunk,
-            None => collected = Some([&first[..], &chunk[..]].concat()),
-        }
-    }
-    Ok(collected.map_or(first, Bytes::from))
-}
-
-fn too_large() -> Problem {
-    Problem::new(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        "payload_too_large",
-        "an event has at most 1 MiB",
-    )
+            ),
+        })
 }
 
 /// The one Stripe-Signature header.

@@ -3,54 +3,69 @@
 pub mod routes;
 mod store;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// An invoice; amounts are in the currency's minor unit.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Invoice {
     /// Stripe's id (in_…).
     pub id: String,
+    #[schema(required)]
     pub number: Option<String>,
     /// Stripe's word: draft, open, paid, uncollectible or void.
+    #[schema(required)]
     pub status: Option<String>,
+    #[schema(required)]
     pub billing_reason: Option<String>,
     pub currency: String,
     pub subtotal_amount: i64,
+    #[schema(required)]
     pub tax_amount: Option<i64>,
     pub total_amount: i64,
     pub due_amount: i64,
     pub paid_amount: i64,
     pub remaining_amount: i64,
+    #[schema(required)]
     pub period_start: Option<Timestamp>,
+    #[schema(required)]
     pub period_end: Option<Timestamp>,
+    #[schema(required)]
     pub due_date: Option<Timestamp>,
+    #[schema(required)]
     pub paid_at: Option<Timestamp>,
+    #[schema(required)]
     pub created_at: Option<Timestamp>,
+    #[schema(required)]
     pub hosted_invoice_url: Option<String>,
     /// Whether `/pdf` leads to one.
     pub has_pdf: bool,
 }
 
 /// A line of an invoice.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = InvoiceLine)]
 pub struct Line {
+    #[schema(required)]
     pub description: Option<String>,
     pub amount: i64,
     pub currency: String,
+    #[schema(required)]
     pub quantity: Option<i64>,
     pub proration: bool,
+    #[schema(required)]
     pub period_start: Option<Timestamp>,
+    #[schema(required)]
     pub period_end: Option<Timestamp>,
 }
 
 /// An invoice with its lines.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = InvoiceDetails)]
 pub struct Details {
     #[serde(flatten)]
     pub invoice: Invoice,
@@ -72,17 +87,5 @@ impl Place {
             created_at: invoice.created_at,
             id: invoice.id.clone(),
         }
-    }
-
-    /// As a cursor. It names a place in the caller's own list and nothing
-    /// else: whatever is written into one, no other rows are shown.
-    fn write(&self) -> String {
-        let text = serde_json::to_vec(self).expect("a place is plain values");
-        URL_SAFE_NO_PAD.encode(text)
-    }
-
-    fn read(cursor: &str) -> Option<Self> {
-        let text = URL_SAFE_NO_PAD.decode(cursor).ok()?;
-        serde_json::from_slice(&text).ok()
     }
 }

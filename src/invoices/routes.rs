@@ -2,85 +2,107 @@
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Redirect};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
 use axum::routing::get;
 use serde::Deserialize;
-use sqlx::postgres::PgPool;
+use utoipa::{IntoParams, OpenApi};
 
 use super::{Details, Invoice, Place, store};
 use crate::auth::Principal;
-use crate::db::RequestTx;
 use crate::error::Problem;
+use crate::http::Shared;
 use crate::http::extract::{Path, Query};
-use crate::http::page::{DEFAULT_LIMIT, MAX_LIMIT, Page};
+use crate::http::page::{Limit, Page};
 
-pub fn router(pool: PgPool) -> Router {
+#[derive(OpenApi)]
+#[openapi(paths(list, one, pdf))]
+pub struct Api;
+
+pub fn router(shared: Shared) -> Router {
     Router::new()
         .route("/api/billing/invoices", get(list))
         .route("/api/billing/invoices/{id}", get(one))
         .route("/api/billing/invoices/{id}/pdf", get(pdf))
-        .with_state(pool)
+        .with_state(shared)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct Paging {
-    limit: Option<u32>,
+    #[serde(default)]
+    #[param(inline)]
+    limit: Limit,
+    /// `nextCursor` of the page before.
     cursor: Option<String>,
 }
 
-fn wrong(code: &'static str, detail: String) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, code, detail)
-}
-
+/// The invoices, newest first
+#[utoipa::path(
+    get,
+    path = "/api/billing/invoices",
+    operation_id = "list_invoices",
+    tag = "Invoices",
+    params(Paging),
+    responses((status = 200, description = "A page of invoices.", body = Page<Invoice>)),
+)]
 async fn list(
-    State(pool): State<PgPool>,
-    principal: Principal,
+    State(shared): State<Shared>,
+    caller: Principal,
     Query(paging): Query<Paging>,
 ) -> Result<axum::Json<Page<Invoice>>, Problem> {
-    let limit = paging.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        let detail = format!("limit is a number from 1 to {MAX_LIMIT}");
-        return Err(wrong("invalid_query", detail));
-    }
-    let after = paging.cursor.as_deref().map(|cursor| {
-        Place::read(cursor).ok_or_else(|| {
-            let detail = "the cursor is no nextCursor of this list's; begin without one";
-            wrong("invalid_cursor", detail.to_owned())
-        })
-    });
-    let after = after.transpose()?;
-    let mut tx = RequestTx::begin(&pool, principal.organization_id).await?;
-    let rows = store::list(&mut tx, after.as_ref(), i64::from(limit) + 1).await?;
-    let page = Page::of(rows, limit, |last| Place::of(last).write());
+    let organization = caller.organization_id;
+    let cursors = shared.cursors.of(organization, "invoices", &()).await?;
+    let after: Option<Place> = cursors.place(paging.cursor.as_deref())?;
+    let mut tx = shared.read(organization).await?;
+    let rows = store::list(&mut tx, after.as_ref(), paging.limit.rows()).await?;
+    let page = Page::of(rows, paging.limit, &cursors, Place::of);
     Ok(axum::Json(page))
 }
 
-fn unknown() -> Problem {
-    Problem::not_found("there is no such invoice")
-}
-
+/// An invoice with its lines
+#[utoipa::path(
+    get,
+    path = "/api/billing/invoices/{id}",
+    operation_id = "show_invoice",
+    tag = "Invoices",
+    params(("id" = String, Path, description = "Stripe's id.", example = "in_1")),
+    responses((status = 200, description = "The invoice.", body = Details)),
+)]
 async fn one(
-    State(pool): State<PgPool>,
-    principal: Principal,
+    State(shared): State<Shared>,
+    caller: Principal,
     Path(id): Path<String>,
 ) -> Result<axum::Json<Details>, Problem> {
-    let mut tx = RequestTx::begin(&pool, principal.organization_id).await?;
+    let mut tx = shared.read(caller.organization_id).await?;
     let found = store::one(&mut tx, &id).await?;
-    found.map(axum::Json).ok_or_else(unknown)
+    found
+        .map(axum::Json)
+        .ok_or_else(|| Problem::not_found("there is no such invoice"))
 }
 
-/// Stripe keeps the PDF, behind an address that nobody guesses.
+/// An invoice's PDF
+///
+/// Stripe keeps it, behind an address that nobody guesses.
+#[utoipa::path(
+    get,
+    path = "/api/billing/invoices/{id}/pdf",
+    operation_id = "invoice_pdf",
+    tag = "Invoices",
+    params(("id" = String, Path, description = "Stripe's id.", example = "in_1")),
+    responses((status = 302, description = "Where the PDF is.",
+               headers(("Location" = String, description = "Stripe's address.")))),
+)]
 async fn pdf(
-    State(pool): State<PgPool>,
-    principal: Principal,
+    State(shared): State<Shared>,
+    caller: Principal,
     Path(id): Path<String>,
 ) -> Result<impl IntoResponse, Problem> {
-    let mut tx = RequestTx::begin(&pool, principal.organization_id).await?;
+    let mut tx = shared.read(caller.organization_id).await?;
     let address = store::pdf(&mut tx, &id).await?;
     let address = address.filter(|address| address.starts_with("http"));
     address
-        .map(|address| Redirect::to(&address))
+        .map(|address| (StatusCode::FOUND, [(header::LOCATION, address)]))
         .ok_or_else(|| Problem::not_found("there is no such invoice, or it has no PDF yet"))
 }

@@ -37,6 +37,7 @@ pub const TENANT_TABLES: &[(&str, bool)] = &[
     ("billing_audit_chain_heads", true),
     ("grace_periods", true),
     ("webhook_dead_letter_queue", false),
+    ("request_idempotency", false),
     ("organization_members", true),
     ("billing_stripe_requests", false),
     ("api_keys", false),
@@ -48,6 +49,7 @@ const CLOSED_TABLES: &[&str] = &[
     "billing_job_runs",
     "user_sessions",
     "login_throttles",
+    "service_keys",
 ];
 
 const RETRY_COLUMNS: &[&str] = &[

@@ -1,6 +1,7 @@
 //! The plan catalogue (`PLANS_FILE`): tiers, prices, quotas and rates.
 
 mod file;
+pub mod routes;
 mod sync;
 
 use std::collections::{BTreeMap, HashMap};
@@ -9,10 +10,11 @@ use std::path::{Path, PathBuf};
 use billing_domain::period::Cadence;
 use billing_domain::preview::Settlement;
 use rust_decimal::Decimal;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use toml::Spanned;
+use utoipa::ToSchema;
 
 use crate::stripe::objects::Subscription;
 use file::File;
@@ -83,7 +85,7 @@ pub struct Price {
     pub stripe_price_ids: Vec<Spanned<String>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Interval {
     Month,
@@ -125,7 +127,7 @@ pub enum Aggregation {
 }
 
 /// What happens over the quota.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OverLimit {
     Hard,

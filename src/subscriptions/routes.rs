@@ -7,13 +7,19 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use super::changes::Caller;
 use super::failure::Failure;
-use super::{Held, Preview, Standing, Subscriptions, Wish};
+use super::{Held, Preview, Standing, Subscriptions, Upcoming, Wish};
 use crate::auth::Principal;
 use crate::error::Problem;
 use crate::http::extract::{Json, Query};
+use crate::http::idempotency::Key;
+
+#[derive(OpenApi)]
+#[openapi(paths(current, create, change, cancel, reactivate, preview))]
+pub struct Api;
 
 pub fn router(subscriptions: Subscriptions) -> Router {
     Router::new()
@@ -23,25 +29,36 @@ pub fn router(subscriptions: Subscriptions) -> Router {
         )
         .route("/api/billing/subscription/preview", post(preview))
         .route("/api/billing/subscription/reactivate", post(reactivate))
+        .route("/api/billing/invoices/upcoming", get(upcoming))
         .with_state(subscriptions)
 }
 
 /// An organization's plan, and its subscription.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Subscription)]
 struct SubscriptionView {
     plan_tier: String,
     /// Stripe's word; null where there is no subscription.
+    #[schema(required)]
     status: Option<String>,
+    #[schema(required)]
     stripe_subscription_id: Option<String>,
+    #[schema(required)]
     currency: Option<String>,
+    #[schema(required)]
     current_period_start: Option<Timestamp>,
+    #[schema(required)]
     current_period_end: Option<Timestamp>,
+    #[schema(required)]
     trial_end: Option<Timestamp>,
     cancel_at_period_end: bool,
     /// When it ends, once that is decided.
+    #[schema(required)]
     cancel_at: Option<Timestamp>,
+    #[schema(required)]
     canceled_at: Option<Timestamp>,
+    #[schema(required)]
     created_at: Option<Timestamp>,
 }
 
@@ -85,6 +102,12 @@ fn ends_at(held: &Held) -> Option<Timestamp> {
 }
 
 /// The plan, and the subscription that it is paid by
+#[utoipa::path(
+    get,
+    path = "/api/billing/subscription",
+    tag = "Subscriptions",
+    responses((status = 200, description = "What the organization has.", body = SubscriptionView)),
+)]
 async fn current(
     State(subscriptions): State<Subscriptions>,
     caller: Principal,
@@ -93,7 +116,7 @@ async fn current(
     Ok(axum::Json(standing.into()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct NewSubscription {
     plan_tier: String,
@@ -102,14 +125,23 @@ struct NewSubscription {
 }
 
 /// Subscribe to a plan
+#[utoipa::path(
+    post,
+    path = "/api/billing/subscription",
+    tag = "Subscriptions",
+    request_body = NewSubscription,
+    responses((status = 201, description = "The new subscription.", body = SubscriptionView)),
+)]
 async fn create(
     State(subscriptions): State<Subscriptions>,
     caller: Principal,
+    key: Option<Key>,
     Json(new): Json<NewSubscription>,
 ) -> Result<impl IntoResponse, Problem> {
     let made = granted(
         subscriptions,
         caller,
+        key,
         move |subscriptions, caller| async move {
             let wish = Wish::Subscribe {
                 tier: &new.plan_tier,
@@ -121,7 +153,7 @@ async fn create(
     Ok((StatusCode::CREATED, made.await?))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct PlanChange {
     plan_tier: String,
@@ -130,14 +162,23 @@ struct PlanChange {
 }
 
 /// Change the plan
+#[utoipa::path(
+    put,
+    path = "/api/billing/subscription",
+    tag = "Subscriptions",
+    request_body = PlanChange,
+    responses((status = 200, description = "The changed subscription.", body = SubscriptionView)),
+)]
 async fn change(
     State(subscriptions): State<Subscriptions>,
     caller: Principal,
+    key: Option<Key>,
     Json(wished): Json<PlanChange>,
 ) -> Result<axum::Json<SubscriptionView>, Problem> {
     granted(
         subscriptions,
         caller,
+        key,
         move |subscriptions, caller| async move {
             let wish = Wish::Change {
                 tier: &wished.plan_tier,
@@ -149,22 +190,33 @@ async fn change(
     .await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct Cancellation {
+    /// Now, rather than with the end of its period.
     #[serde(default)]
     immediately: bool,
 }
 
 /// Cancel the subscription, with its period or at once
+#[utoipa::path(
+    delete,
+    path = "/api/billing/subscription",
+    tag = "Subscriptions",
+    params(Cancellation),
+    responses((status = 200, description = "The subscription, with its end.", body = SubscriptionView)),
+)]
 async fn cancel(
     State(subscriptions): State<Subscriptions>,
     caller: Principal,
+    key: Option<Key>,
     Query(Cancellation { immediately }): Query<Cancellation>,
 ) -> Result<axum::Json<SubscriptionView>, Problem> {
     granted(
         subscriptions,
         caller,
+        key,
         move |subscriptions, caller| async move {
             let wish = Wish::Cancel { immediately };
             subscriptions.change(&caller, wish, None).await
@@ -174,23 +226,42 @@ async fn cancel(
 }
 
 /// Keep a subscription that is about to end
+#[utoipa::path(
+    post,
+    path = "/api/billing/subscription/reactivate",
+    tag = "Subscriptions",
+    responses((status = 200, description = "The subscription, which goes on.", body = SubscriptionView)),
+)]
 async fn reactivate(
     State(subscriptions): State<Subscriptions>,
     caller: Principal,
+    key: Option<Key>,
 ) -> Result<axum::Json<SubscriptionView>, Problem> {
-    granted(subscriptions, caller, |subscriptions, caller| async move {
-        subscriptions.change(&caller, Wish::Reactivate, None).await
-    })
+    granted(
+        subscriptions,
+        caller,
+        key,
+        |subscriptions, caller| async move {
+            subscriptions.change(&caller, Wish::Reactivate, None).await
+        },
+    )
     .await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Previewed {
     plan_tier: String,
 }
 
 /// What a change of plan would cost
+#[utoipa::path(
+    post,
+    path = "/api/billing/subscription/preview",
+    tag = "Subscriptions",
+    request_body = Previewed,
+    responses((status = 200, description = "What it would cost, and a token that holds to it.", body = Preview)),
+)]
 async fn preview(
     State(subscriptions): State<Subscriptions>,
     caller: Principal,
@@ -203,11 +274,27 @@ async fn preview(
     Ok(axum::Json(preview))
 }
 
+/// The next invoice, with the usage so far
+async fn upcoming(
+    State(subscriptions): State<Subscriptions>,
+    caller: Principal,
+) -> Result<axum::Json<Upcoming>, Problem> {
+    let upcoming = subscriptions.upcoming(caller.organization_id).await?;
+    upcoming.map(axum::Json).ok_or_else(|| {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "no_upcoming_invoice",
+            "there is nothing more to be invoiced",
+        )
+    })
+}
+
 /// Makes a change in a task of its own, so that a client that goes away does
 /// not stop it half-way, and shows what it led to.
 async fn granted<F>(
     subscriptions: Subscriptions,
     caller: Principal,
+    key: Option<Key>,
     change: impl FnOnce(Subscriptions, Caller) -> F,
 ) -> Result<axum::Json<SubscriptionView>, Problem>
 where
@@ -218,7 +305,7 @@ where
         organization_id,
         actor: caller.actor,
         from: caller.client,
-        key: None,
+        key: key.map(|key| key.as_str().to_owned()),
     };
     let making = tokio::spawn(change(subscriptions.clone(), asking));
     making.await.map_err(|error| {

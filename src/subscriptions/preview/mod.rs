@@ -10,13 +10,16 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::token::{LIFETIME, Promise};
+use crate::number::Number;
 use crate::plans::{Catalogue, Plan};
 
 /// Who computed a preview.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = PreviewSource)]
 pub enum Source {
     Stripe,
     Local,
@@ -44,8 +47,9 @@ pub struct Quote {
 }
 
 /// A line that the change adds to an invoice.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = PreviewLine)]
 pub struct Line {
     pub description: String,
     /// In minor units.
@@ -56,12 +60,14 @@ pub struct Line {
 }
 
 /// The quota of a metric that the change alters.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QuotaChange {
     pub metric: String,
     /// Null: unlimited.
+    #[schema(required, value_type = Option<Number>)]
     pub current_quota: Option<Box<RawValue>>,
+    #[schema(required, value_type = Option<Number>)]
     pub new_quota: Option<Box<RawValue>>,
     /// In major units for one unit of the metric; "0" where none is charged.
     pub current_overage_rate: String,
@@ -69,15 +75,18 @@ pub struct QuotaChange {
 }
 
 /// A preview, as the API answers it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Preview {
     pub current_plan: String,
     pub new_plan: String,
     pub currency: String,
     /// Exact, in major units.
+    #[schema(value_type = Number)]
     pub prorated_amount: Box<RawValue>,
+    #[schema(value_type = Number)]
     pub next_invoice_amount: Box<RawValue>,
+    #[schema(value_type = Number)]
     pub due_now_amount: Box<RawValue>,
     pub prorated_amount_minor: i64,
     pub next_invoice_amount_minor: i64,

@@ -29,7 +29,7 @@ WITH relations AS (
    WHERE relnamespace IN ('public'::regnamespace, 'auth'::regnamespace)
 ), tables AS (
   SELECT *, CASE WHEN relname = 'organizations' THEN 'id' ELSE 'organization_id' END AS tenant_column,
-         relname IN ('users', 'user_sessions', 'login_throttles', 'billing_job_runs',
+         relname IN ('users', 'user_sessions', 'login_throttles', 'service_keys', 'billing_job_runs',
                      'billing_schema_migrations') AS without_tenant,
          relname IN ('webhook_events', 'webhook_dead_letter_queue') AS by_bucket
     FROM relations WHERE relkind IN ('r', 'p')

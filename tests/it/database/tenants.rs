@@ -89,6 +89,11 @@ pub const ROWS: &[(&str, &str)] = &[
         "(organization_id, metric, period_start, period_end, quota, usage_at_start, expires_at)
          VALUES ({org}, '{key}', now(), now() + '1 month', 1, 1, now() + '1 day')",
     ),
+    (
+        "request_idempotency",
+        "(organization_id, idempotency_key, fingerprint, lease_id, lease_expires_at, expires_at)
+         VALUES ({org}, '{key}', sha256(''), gen_random_uuid(), now(), now() + '1 day')",
+    ),
 ];
 
 /// The statement that inserts a row of `table` for `organization`.

@@ -83,7 +83,7 @@ async fn one_invoice_has_its_lines_and_leads_to_its_pdf() {
         .get(format!("{}{pdf}", service.base))
         .bearer_auth(&token);
     let response = request.send().await.unwrap();
-    assert_eq!(response.status(), 303);
+    assert_eq!(response.status(), 302);
     assert_eq!(
         response.headers()["location"],
         "https://pay.example.com/in_cus_1_00/pdf"

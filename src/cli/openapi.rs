@@ -1,0 +1,20 @@
+//! `openapi`
+
+use clap::Args;
+
+use super::Failure;
+use super::output::Format;
+use crate::api;
+
+#[derive(Debug, Args)]
+pub struct Openapi {
+    // JSON is all there is; taken as by every command that prints data.
+    #[command(flatten)]
+    _format: Format,
+}
+
+impl Openapi {
+    pub fn run(self) -> Result<(), Failure> {
+        Format { json: true }.print(&api::document(), |_| String::new())
+    }
+}

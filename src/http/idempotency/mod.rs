@@ -1,0 +1,208 @@
+//! `Idempotency-Key`: the same request, sent again with the same key, is
+//! carried out once and gets the first answer again.
+//!
+//! The key is claimed before the request is carried out, under a lease, and
+//! the answer is kept with it for a day. A service that dies in between leaves
+//! the lease to end: the key can then be used again, and handlers must be safe
+//! to run again for one [`Key`], as they are by passing it on to Stripe. An
+//! answer of 5xx settles nothing and lets the key be used again at once.
+
+mod key;
+mod store;
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures_util::{FutureExt as _, StreamExt as _};
+use sqlx::postgres::PgPool;
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use super::body;
+use crate::error::Problem;
+use key::Caller;
+pub use key::{HEADER, Key};
+pub use store::purge;
+use store::{Answer, Claim, Lease};
+
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// How long a request may take once its key is claimed. Its lease is longer,
+/// so that nobody else begins while it may still be at work.
+const WORK: Duration = Duration::from_secs(50);
+const LEASE_SECS: u32 = 60;
+/// How soon to ask again whether the first request is done.
+const ASK_AGAIN_SECS: u32 = 2;
+/// Larger answers are passed on and not kept.
+const MAX_KEPT_BYTES: usize = 1024 * 1024;
+
+/// The layer of every route that changes something. Requests without the
+/// header, or without a caller, pass.
+pub async fn once(State(pool): State<PgPool>, request: Request, next: Next) -> Response {
+    let changes = matches!(
+        *request.method(),
+        Method::POST | Method::PUT | Method::DELETE | Method::PATCH
+    );
+    if !changes || !request.headers().contains_key(HEADER) {
+        return next.run(request).await;
+    }
+    let Some(caller) = Caller::of(&request) else {
+        return next.run(request).await;
+    };
+    claim_and_run(pool, caller, request, next)
+        .await
+        .unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn claim_and_run(
+    pool: PgPool,
+    caller: Caller,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let key = Key::of(request.headers())?;
+    let (parts, body) = request.into_parts();
+    let body = body::read(&parts.headers, body).await?;
+    let fingerprint = key::fingerprint(&parts, &caller, &body);
+    let lease = Lease {
+        organization_id: caller.organization_id,
+        key: key.clone(),
+        id: Uuid::now_v7(),
+    };
+    match store::claim(&pool, &lease, &fingerprint, LEASE_SECS).await? {
+        Claim::Mine => {}
+        Claim::Answered(answer) => return replay(answer),
+        Claim::InFlight => return Err(in_flight()),
+        Claim::OtherRequest => return Err(reused()),
+    }
+    let mut request = Request::from_parts(parts, Body::from(body));
+    request.extensions_mut().insert(key);
+    // A task of its own: a client that goes away does not stop half-way what
+    // it asked for.
+    let running = tokio::spawn(run(pool, lease, request, next).in_current_span());
+    running.await.map_err(|error| {
+        tracing::error!(%error, "a request's task failed");
+        Problem::internal()
+    })
+}
+
+async fn run(pool: PgPool, lease: Lease, request: Request, next: Next) -> Response {
+    let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let response = match tokio::time::timeout(WORK, answering).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => {
+            tracing::error!("a request handler panicked");
+            Problem::internal().into_response()
+        }
+        Err(_) => Problem::unavailable(
+            "request_timeout",
+            "this took too long and was given up; send it again with the same key",
+        )
+        .into_response(),
+    };
+    let (response, outcome) = settle(&pool, &lease, response).await;
+    if let Err(error) = outcome {
+        // The lease ends by itself, and the request can be sent again.
+        tracing::warn!(%error, "the answer to an idempotency key could not be kept");
+    }
+    response
+}
+
+/// Keeps the answer, or lets the key be used again.
+async fn settle(
+    pool: &PgPool,
+    lease: &Lease,
+    response: Response,
+) -> (Response, Result<(), sqlx::Error>) {
+    if response.status().is_server_error() {
+        return (response, store::release(pool, lease).await);
+    }
+    let (parts, body) = response.into_parts();
+    let (kept, body) = match take_body(&parts.headers, body).await {
+        Ok(taken) => taken,
+        Err(error) => {
+            tracing::warn!(%error, "an answer ended before its time");
+            let problem = Problem::internal().into_response();
+            return (problem, store::release(pool, lease).await);
+        }
+    };
+    let answer = Answer {
+        status: parts.status.as_u16(),
+        headers: kept_headers(&parts.headers),
+        body: kept,
+    };
+    let outcome = store::finish(pool, lease, &answer).await;
+    (Response::from_parts(parts, body), outcome)
+}
+
+/// The body, and a copy of it where it is not too large to be kept.
+async fn take_body(
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(Option<Vec<u8>>, Body), axum::Error> {
+    let content_type = headers.get(header::CONTENT_TYPE);
+    if content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
+        return Ok((None, body));
+    }
+    let mut taken = Vec::new();
+    let mut rest = body.into_data_stream();
+    while let Some(chunk) = rest.next().await {
+        taken.extend_from_slice(&chunk?);
+        if taken.len() > MAX_KEPT_BYTES {
+            let begun = futures_util::stream::iter([Ok(taken.into())]);
+            return Ok((None, Body::from_stream(begun.chain(rest))));
+        }
+    }
+    Ok((Some(taken.clone()), Body::from(taken)))
+}
+
+/// The handler's headers; those of the connection are made anew.
+fn kept_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    headers
+        .iter()
+        .filter(|(name, _)| **name != header::CONTENT_LENGTH)
+        .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())))
+        .collect()
+}
+
+fn replay(answer: Answer) -> Result<Response, Problem> {
+    let body = answer.body.ok_or_else(|| {
+        Problem::new(
+            StatusCode::CONFLICT,
+            "idempotency_answer_not_kept",
+            "this request was carried out, but its answer was too large to be kept",
+        )
+    })?;
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    for (name, value) in answer.headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            response.headers_mut().append(name, value);
+        }
+    }
+    response
+        .headers_mut()
+        .insert(REPLAYED, HeaderValue::from_static("true"));
+    Ok(response)
+}
+
+fn in_flight() -> Problem {
+    Problem::new(
+        StatusCode::CONFLICT,
+        "idempotency_in_flight",
+        "the first request with this Idempotency-Key is not answered yet; send it again shortly",
+    )
+    .retry_after(ASK_AGAIN_SECS)
+}
+
+fn reused() -> Problem {
+    Problem::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "idempotency_key_reused",
+        "this Idempotency-Key went with another request; use a new key for each",
+    )
+}

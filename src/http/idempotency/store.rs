@@ -1,0 +1,169 @@
+//! The kept answers' SQL.
+
+use sqlx::postgres::PgPool;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::Key;
+use crate::db::{TenantTx, WorkerTx};
+
+/// The right to answer a key's request, until it ends or another has it.
+pub struct Lease {
+    pub organization_id: Uuid,
+    pub key: Key,
+    pub id: Uuid,
+}
+
+/// An answer as it is kept.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    /// None: it was too large.
+    pub body: Option<Vec<u8>>,
+}
+
+/// What came of claiming a key.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Claim {
+    Mine,
+    Answered(Answer),
+    InFlight,
+    OtherRequest,
+}
+
+/// Claims a key for the request of this fingerprint.
+pub async fn claim(
+    pool: &PgPool,
+    lease: &Lease,
+    fingerprint: &[u8; 32],
+    lease_secs: u32,
+) -> Result<Claim, sqlx::Error> {
+    let mut tx = TenantTx::begin(pool, lease.organization_id).await?;
+    let claim = loop {
+        if insert(&mut tx, lease, fingerprint, lease_secs).await? {
+            break Claim::Mine;
+        }
+        // Purged in between: then it is nobody's.
+        if let Some(claim) = claim_existing(&mut tx, lease, fingerprint, lease_secs).await? {
+            break claim;
+        }
+    };
+    tx.commit().await?;
+    Ok(claim)
+}
+
+async fn insert(
+    tx: &mut TenantTx,
+    lease: &Lease,
+    fingerprint: &[u8; 32],
+    lease_secs: u32,
+) -> Result<bool, sqlx::Error> {
+    let inserted = sqlx::query_scalar!(
+        "INSERT INTO request_idempotency (
+           organization_id, idempotency_key, fingerprint, lease_id, lease_expires_at, expires_at)
+         VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5), now() + interval '24 hours')
+         ON CONFLICT DO NOTHING RETURNING lease_id",
+        lease.organization_id,
+        lease.key.as_str(),
+        &fingerprint[..],
+        lease.id,
+        f64::from(lease_secs)
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(inserted.is_some())
+}
+
+async fn claim_existing(
+    tx: &mut TenantTx,
+    lease: &Lease,
+    fingerprint: &[u8; 32],
+    lease_secs: u32,
+) -> Result<Option<Claim>, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"SELECT fingerprint, status, headers AS "headers: Json<Vec<(String, String)>>", body,
+                  expires_at <= now() AS "expired!", lease_expires_at > now() AS "leased!"
+             FROM request_idempotency
+            WHERE organization_id = $1 AND idempotency_key = $2 FOR UPDATE"#,
+        lease.organization_id,
+        lease.key.as_str()
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    if !row.expired {
+        if row.fingerprint != fingerprint {
+            return Ok(Some(Claim::OtherRequest));
+        }
+        if let (Some(status), Some(Json(headers))) = (row.status, row.headers) {
+            return Ok(Some(Claim::Answered(Answer {
+                status: u16::try_from(status).unwrap_or(200),
+                headers,
+                body: row.body,
+            })));
+        }
+        if row.leased {
+            return Ok(Some(Claim::InFlight));
+        }
+    }
+    sqlx::query!(
+        "UPDATE request_idempotency
+            SET fingerprint = $3, lease_id = $4, lease_expires_at = now() + make_interval(secs => $5),
+                status = NULL, headers = NULL, body = NULL, expires_at = now() + interval '24 hours'
+          WHERE organization_id = $1 AND idempotency_key = $2",
+        lease.organization_id,
+        lease.key.as_str(),
+        &fingerprint[..],
+        lease.id,
+        f64::from(lease_secs)
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(Some(Claim::Mine))
+}
+
+/// Keeps the answer, unless the lease is another's by now.
+pub async fn finish(pool: &PgPool, lease: &Lease, answer: &Answer) -> Result<(), sqlx::Error> {
+    let mut tx = TenantTx::begin(pool, lease.organization_id).await?;
+    sqlx::query!(
+        "UPDATE request_idempotency SET status = $4, headers = $5, body = $6
+          WHERE organization_id = $1 AND idempotency_key = $2 AND lease_id = $3",
+        lease.organization_id,
+        lease.key.as_str(),
+        lease.id,
+        i16::try_from(answer.status).unwrap_or(i16::MAX),
+        Json(&answer.headers) as _,
+        answer.body.as_deref()
+    )
+    .execute(tx.conn())
+    .await?;
+    tx.commit().await
+}
+
+/// Gives the key back: the same request may use it at once.
+pub async fn release(pool: &PgPool, lease: &Lease) -> Result<(), sqlx::Error> {
+    let mut tx = TenantTx::begin(pool, lease.organization_id).await?;
+    sqlx::query!(
+        "UPDATE request_idempotency SET lease_expires_at = now()
+          WHERE organization_id = $1 AND idempotency_key = $2 AND lease_id = $3",
+        lease.organization_id,
+        lease.key.as_str(),
+        lease.id
+    )
+    .execute(tx.conn())
+    .await?;
+    tx.commit().await
+}
+
+/// Removes what is older than a day; how many that were.
+pub async fn purge(pool: &PgPool) -> Result<u64, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let purged = sqlx::query!("DELETE FROM request_idempotency WHERE expires_at <= now()")
+        .execute(tx.conn())
+        .await?;
+    tx.commit().await?;
+    Ok(purged.rows_affected())
+}

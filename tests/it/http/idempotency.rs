@@ -1,0 +1,351 @@
+//! `Idempotency-Key`, as the layer that all changes go through keeps it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Extension, Router};
+use serde_json::Value;
+use sqlx::postgres::PgPool;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use valuecanvas_billing::audit::{Actor, Client};
+use valuecanvas_billing::auth::Principal;
+use valuecanvas_billing::http::extract::RawBody;
+use valuecanvas_billing::http::{self, idempotency};
+
+use crate::support::TestDatabase;
+
+/// Requests that have an effect, which is counted.
+#[derive(Clone)]
+struct Effects {
+    done: Arc<AtomicU32>,
+    /// A request that waits takes one before it goes on.
+    permits: Arc<Semaphore>,
+}
+
+#[derive(serde::Deserialize)]
+struct How {
+    #[serde(default)]
+    status: Option<u16>,
+    #[serde(default)]
+    size: usize,
+    #[serde(default)]
+    wait: bool,
+    #[serde(default)]
+    panic: bool,
+}
+
+async fn effect(
+    State(effects): State<Effects>,
+    key: Option<idempotency::Key>,
+    Query(how): Query<How>,
+    RawBody(body): RawBody,
+) -> Response {
+    if how.wait {
+        effects.permits.acquire().await.unwrap().forget();
+    }
+    let done = effects.done.fetch_add(1, Ordering::SeqCst) + 1;
+    assert!(!how.panic, "a handler that panics");
+    let key = key.map(|key| key.as_str().to_owned()).unwrap_or_default();
+    let status = StatusCode::from_u16(how.status.unwrap_or(201)).unwrap();
+    let said = String::from_utf8_lossy(&body).into_owned() + &"x".repeat(how.size);
+    let headers = [("x-done", done.to_string()), ("x-key", key)];
+    (status, headers, said).into_response()
+}
+
+/// The layer before requests that are counted, on a port of its own.
+struct Rig {
+    db: TestDatabase,
+    base: String,
+    effects: Effects,
+    client: reqwest::Client,
+    stop: CancellationToken,
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Rig {
+    async fn new() -> Self {
+        let db = TestDatabase::new().await;
+        let effects = Effects {
+            done: Arc::default(),
+            permits: Arc::new(Semaphore::new(0)),
+        };
+        let stop = CancellationToken::new();
+        let mut router = Router::new();
+        for (path, caller) in [("/one", 1), ("/two", 2)] {
+            let routes = served(effects.clone(), path, db.service_pool(), caller);
+            router = router.merge(routes);
+        }
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(http::serve(listener, http::finish(router), stop.clone()));
+        let client = valuecanvas_billing::outbound::direct_client().unwrap();
+        Self {
+            db,
+            base,
+            effects,
+            client,
+            stop,
+        }
+    }
+
+    fn done(&self) -> u32 {
+        self.effects.done.load(Ordering::SeqCst)
+    }
+
+    fn request(&self, target: &str, key: &str, body: &str) -> reqwest::RequestBuilder {
+        let request = self.client.post(format!("{}{target}", self.base));
+        request.header("idempotency-key", key).body(body.to_owned())
+    }
+
+    async fn post(&self, target: &str, key: &str, body: &str) -> reqwest::Response {
+        self.request(target, key, body).send().await.unwrap()
+    }
+
+    /// The status, the code of a problem or else what was done when, and
+    /// whether it was an answer of before.
+    async fn ask(&self, target: &str, key: &str, body: &str) -> (u16, String, bool) {
+        let answer = self.post(target, key, body).await;
+        let status = answer.status().as_u16();
+        let replayed = answer.headers().contains_key("idempotent-replayed");
+        let done = answer.headers().get("x-done").cloned();
+        let text = answer.text().await.unwrap();
+        let said = match done {
+            Some(done) => format!("{}:{text}", done.to_str().unwrap()),
+            None => serde_json::from_str::<Value>(&text).unwrap()["code"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+        };
+        (status, said, replayed)
+    }
+}
+
+fn served(effects: Effects, path: &str, pool: PgPool, organization: u128) -> Router {
+    let caller = Principal {
+        organization_id: Uuid::from_u128(organization),
+        actor: Actor::User(Uuid::from_u128(7)),
+        permissions: Vec::new(),
+        client: Client::default(),
+    };
+    Router::new()
+        .route(path, post(effect).put(effect).get(effect))
+        .with_state(effects)
+        .layer(from_fn_with_state(pool, idempotency::once))
+        .layer(Extension(caller))
+}
+
+fn answer(status: u16, said: &str, replayed: bool) -> (u16, String, bool) {
+    (status, said.to_owned(), replayed)
+}
+
+#[tokio::test]
+async fn the_same_key_and_body_give_the_first_answer_again() {
+    let rig = Rig::new().await;
+    assert_eq!(rig.ask("/one", "k", "a").await, answer(201, "1:a", false));
+    assert_eq!(rig.ask("/one", "k", "a").await, answer(201, "1:a", true));
+    let again = rig.post("/one", "k", "a").await;
+    assert_eq!(again.headers()["x-key"], "k", "with the handler's headers");
+    assert_eq!(rig.done(), 1);
+    // A refusal is an answer, too.
+    let refused = "/one?status=402";
+    assert_eq!(rig.ask(refused, "r", "").await, answer(402, "2:", false));
+    assert_eq!(rig.ask(refused, "r", "").await, answer(402, "2:", true));
+    assert_eq!(rig.done(), 2);
+}
+
+#[tokio::test]
+async fn a_key_goes_with_one_request() {
+    let rig = Rig::new().await;
+    assert_eq!(rig.ask("/one", "k", "a").await.0, 201);
+    let reused = answer(422, "idempotency_key_reused", false);
+    assert_eq!(rig.ask("/one", "k", "b").await, reused);
+    assert_eq!(rig.ask("/one?status=200", "k", "a").await, reused);
+    let put = rig.client.put(format!("{}/one", rig.base));
+    let put = put.header("idempotency-key", "k").body("a");
+    assert_eq!(put.send().await.unwrap().status(), 422);
+    assert_eq!(rig.done(), 1);
+    // Another organization's keys are its own.
+    assert_eq!(rig.ask("/two", "k", "a").await, answer(201, "2:a", false));
+}
+
+#[tokio::test]
+async fn without_a_key_and_on_reads_nothing_is_kept() {
+    let rig = Rig::new().await;
+    let url = format!("{}/one", rig.base);
+    for n in 1..=2 {
+        let answer = rig.client.post(&url).send().await.unwrap();
+        assert_eq!(answer.headers()["x-done"], n.to_string());
+    }
+    let get = rig.client.get(&url).header("idempotency-key", "k");
+    assert_eq!(get.send().await.unwrap().status(), 201);
+    assert_eq!(rig.db.count("request_idempotency").await, 0);
+    for bad in ["", &"x".repeat(256), "\u{e9}"] {
+        let refused = answer(400, "idempotency_key_invalid", false);
+        assert_eq!(rig.ask("/one", bad, "").await, refused, "{bad}");
+    }
+    assert_eq!(rig.done(), 3);
+}
+
+#[tokio::test]
+async fn while_the_first_runs_others_are_told_to_wait() {
+    let rig = Rig::new().await;
+    let first = rig.request("/one?wait=true", "k", "a").send();
+    let others = async {
+        while rig.db.count("request_idempotency").await == 0 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..3 {
+            let waiting = rig.post("/one?wait=true", "k", "a").await;
+            assert_eq!(waiting.status(), 409);
+            assert_eq!(waiting.headers()["retry-after"], "2");
+            let problem: Value = waiting.json().await.unwrap();
+            assert_eq!(problem["code"], "idempotency_in_flight");
+        }
+        rig.effects.permits.add_permits(1);
+    };
+    let (first, ()) = tokio::join!(first, others);
+    assert_eq!(first.unwrap().status(), 201);
+    let again = rig.ask("/one?wait=true", "k", "a").await;
+    assert_eq!(again, answer(201, "1:a", true));
+}
+
+#[tokio::test]
+async fn of_many_at_once_one_is_carried_out() {
+    let rig = Rig::new().await;
+    let requests = (0..32).map(|_| rig.ask("/one", "k", "a"));
+    for (status, said, _) in futures_util::future::join_all(requests).await {
+        let carried_out = status == 201 && said == "1:a";
+        let told_to_wait = status == 409 && said == "idempotency_in_flight";
+        assert!(carried_out || told_to_wait, "{status} {said}");
+    }
+    assert_eq!(rig.done(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_stops_nothing_half_way() {
+    let rig = Rig::new().await;
+    let request = rig.request("/one?wait=true", "k", "a");
+    let request = tokio::spawn(request.send());
+    while rig.db.count("request_idempotency").await == 0 {
+        tokio::task::yield_now().await;
+    }
+    request.abort();
+    let _ = request.await;
+    rig.effects.permits.add_permits(1);
+    while rig.db.count("request_idempotency WHERE status = 201").await == 0 {
+        tokio::task::yield_now().await;
+    }
+    let again = rig.ask("/one?wait=true", "k", "a").await;
+    assert_eq!(again, answer(201, "1:a", true));
+}
+
+#[tokio::test]
+async fn a_service_that_died_leaves_the_key_for_another_to_take() {
+    let rig = Rig::new().await;
+    // What a death in flight leaves behind: a claim without an answer.
+    assert_eq!(rig.ask("/one?status=500", "k", "a").await.0, 500);
+    let leave = |lease: &str| {
+        format!("UPDATE request_idempotency SET lease_expires_at = now() + interval '{lease}'")
+    };
+    rig.db.execute(&leave("1 hour")).await;
+    let in_flight = answer(409, "idempotency_in_flight", false);
+    assert_eq!(rig.ask("/one?status=500", "k", "a").await, in_flight);
+    rig.db.execute(&leave("-1 second")).await;
+    let reused = answer(422, "idempotency_key_reused", false);
+    assert_eq!(rig.ask("/one", "k", "b").await, reused, "still its request");
+    assert_eq!(rig.ask("/one?status=500", "k", "a").await.0, 500);
+    assert_eq!(rig.done(), 2);
+}
+
+#[tokio::test]
+async fn who_lost_the_lease_does_not_answer_for_who_has_it() {
+    let rig = Rig::new().await;
+    let first = rig.request("/one?wait=true", "k", "a").send();
+    let takeover = async {
+        while rig.db.count("request_idempotency").await == 0 {
+            tokio::task::yield_now().await;
+        }
+        rig.db
+            .execute("UPDATE request_idempotency SET lease_id = gen_random_uuid()")
+            .await;
+        rig.effects.permits.add_permits(1);
+    };
+    let (first, ()) = tokio::join!(first, takeover);
+    assert_eq!(first.unwrap().status(), 201);
+    assert_eq!(
+        rig.db
+            .count("request_idempotency WHERE status IS NULL")
+            .await,
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_failure_of_ours_settles_nothing() {
+    let rig = Rig::new().await;
+    for (n, target) in ["/one?status=500", "/one?status=503", "/one?panic=true"]
+        .into_iter()
+        .enumerate()
+    {
+        let key = format!("k{n}");
+        for attempt in 1..=2 {
+            let status = rig.post(target, &key, "a").await.status();
+            assert!(status.is_server_error(), "{target}: {status}");
+            assert_eq!(rig.done(), n as u32 * 2 + attempt, "it was tried again");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_too_large_to_keep_is_passed_on_and_not_made_again() {
+    let rig = Rig::new().await;
+    let target = "/one?size=3000000";
+    let (status, said, _) = rig.ask(target, "k", "a").await;
+    assert_eq!((status, said.len()), (201, 3_000_003));
+    let again = answer(409, "idempotency_answer_not_kept", false);
+    assert_eq!(rig.ask(target, "k", "a").await, again);
+    assert_eq!(rig.done(), 1);
+}
+
+#[tokio::test]
+async fn keys_are_kept_for_a_day() {
+    let rig = Rig::new().await;
+    for key in ["old", "new"] {
+        assert_eq!(rig.ask("/one", key, "a").await.0, 201);
+    }
+    rig.db
+        .execute("UPDATE request_idempotency SET expires_at = now() WHERE idempotency_key = 'old'")
+        .await;
+    // Forgotten, though not purged yet.
+    assert_eq!(rig.ask("/one", "old", "b").await, answer(201, "3:b", false));
+    rig.db
+        .execute("UPDATE request_idempotency SET expires_at = now() WHERE idempotency_key = 'old'")
+        .await;
+    assert_eq!(idempotency::purge(&rig.db.service_pool()).await.unwrap(), 1);
+    let kept = "request_idempotency WHERE idempotency_key = 'new' AND expires_at > now() + interval '23 hours'";
+    assert_eq!(rig.db.count(kept).await, 1);
+    assert_eq!(rig.ask("/one", "new", "a").await, answer(201, "2:a", true));
+}
+
+#[tokio::test]
+async fn no_request_is_carried_out_whose_key_cannot_be_kept() {
+    let rig = Rig::new().await;
+    rig.db.execute("DROP TABLE request_idempotency").await;
+    assert_eq!(
+        rig.ask("/one", "k", "a").await,
+        answer(500, "internal", false)
+    );
+    assert_eq!(rig.done(), 0);
+}

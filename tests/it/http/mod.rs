@@ -1,0 +1,4 @@
+//! What all routes have in common.
+
+mod idempotency;
+mod openapi;
