@@ -35,9 +35,9 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260101091000", "billing_audit_log"),
     ("20260101092000", "grace_periods"),
     ("20260101093000", "webhook_retry"),
+    ("20260102090000", "access"),
     ("20260102090100", "request_idempotency"),
     ("20260102090110", "service_keys"),
-    ("20260102090000", "access"),
     ("20260102091000", "stripe_requests"),
     ("20260102091100", "subscription_previews"),
 ];

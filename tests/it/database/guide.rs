@@ -78,7 +78,7 @@ const SHOWN: &[(&str, &[&str])] = &[
     (
         "Step 1: Verify Current State",
         &[
-            "20260101093000_webhook_retry",
+            "20260102091100_subscription_previews",
             "billing_audit_log",
             "(5 rows)",
         ],
@@ -138,7 +138,7 @@ const SHOWN: &[(&str, &[&str])] = &[
     (
         "Useful Commands",
         &[
-            "20260101090000_billing_roles",
+            "20260101091000_billing_audit_log",
             "     1",
             "organization_created",
             "(1 row)",

@@ -14,7 +14,10 @@ use crate::support::program::{program_on, run};
 /// as a long report does.
 async fn with_a_reader() -> (TestDatabase, PgConnection) {
     let db = TestDatabase::new().await;
-    let undone = run(&mut program_on(&db, &["migrate", "rollback"]));
+    let undone = run(&mut program_on(
+        &db,
+        &["migrate", "rollback", "--to", "20260101092000"],
+    ));
     assert_eq!(undone.status, 0, "{}", undone.stderr);
     let mut reader = db.options("postgres").connect().await.unwrap();
     reader
@@ -161,7 +164,7 @@ async fn undoing_waits_for_events_that_become_dead_letters() {
         ))
         .await
         .unwrap();
-    let mut rollback = program_on(&db, &["migrate", "rollback"]);
+    let mut rollback = program_on(&db, &["migrate", "rollback", "--to", "20260101092000"]);
     let undoing = std::thread::spawn(move || run(&mut rollback));
     while db.count(WAITING).await == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -90,6 +90,20 @@ pub const ROWS: &[(&str, &str)] = &[
          VALUES ({org}, '{key}', now(), now() + '1 month', 1, 1, now() + '1 day')",
     ),
     (
+        "organization_members",
+        "(organization_id, user_id, role) VALUES ({org}, gen_random_uuid(), 'member')",
+    ),
+    (
+        "api_keys",
+        "(organization_id, id, name, prefix, key_hash, scopes)
+         VALUES ({org}, gen_random_uuid(), '{key}', 'vck_', sha256(''), ARRAY['billing.read'])",
+    ),
+    (
+        "billing_stripe_requests",
+        "(organization_id, id, subject, operation, params, state, finished_at)
+         VALUES ({org}, gen_random_uuid(), 'customer', 'create', '{}', 'failed', now())",
+    ),
+    (
         "request_idempotency",
         "(organization_id, idempotency_key, fingerprint, lease_id, lease_expires_at, expires_at)
          VALUES ({org}, '{key}', sha256(''), gen_random_uuid(), now(), now() + '1 day')",
