@@ -25,7 +25,7 @@ lint: ## Check formatting and clippy's findings
 fmt: ## Format the code
 	cargo fmt
 
-bench: ## Measure beside pgbench on this machine (PART=intake|latency|processing|footprint)
+bench: ## Measure beside pgbench on this machine (PART=intake|latency|processing|footprint|preview)
 	@scripts/setup bench
 	@cargo build --release
 	@scripts/bench $(PART)
