@@ -180,9 +180,14 @@ pub fn webhook_secrets(
     if let Some(secrets) = &stripe.webhook_secrets {
         return Ok(secrets.clone());
     }
+    Ok(vec![kept_webhook_secret(data_dir)?])
+}
+
+/// The secret of the data directory, made if it is not there.
+pub fn kept_webhook_secret(data_dir: &Path) -> Result<SigningSecret, StartError> {
     let path = data_dir.join("webhook-secret");
     let secret = kept_secret(&path).map_err(|error| StartError::Secret { path, error })?;
-    Ok(vec![SigningSecret::new(secret)])
+    Ok(SigningSecret::new(secret))
 }
 
 fn kept_secret(path: &Path) -> std::io::Result<String> {

@@ -102,7 +102,7 @@ pub struct Account {
     pub role: Option<String>,
 }
 
-/// The account of `email`, with the organization that it joined first.
+/// The account of `email`, with the organization that it joined last.
 pub async fn account(conn: &mut PgConnection, email: &str) -> Result<Option<Account>, sqlx::Error> {
     sqlx::query_as!(
         Account,
@@ -110,7 +110,7 @@ pub async fn account(conn: &mut PgConnection, email: &str) -> Result<Option<Acco
                   m.organization_id AS "organization_id?", m.role AS "role?"
              FROM users u
              LEFT JOIN LATERAL (SELECT organization_id, role FROM organization_members
-                                 WHERE user_id = u.id ORDER BY created_at, organization_id LIMIT 1) m
+                                 WHERE user_id = u.id ORDER BY created_at DESC, organization_id LIMIT 1) m
                ON true
             WHERE lower(u.email) = $1 AND u.disabled_at IS NULL"#,
         email

@@ -112,6 +112,29 @@ pub async fn create_user(pool: &PgPool, hasher: &Hasher, new: NewUser) -> Result
     })
 }
 
+/// Makes a user a member of another organization, where the next login leads.
+pub async fn add_member(
+    pool: &PgPool,
+    email: &str,
+    organization_id: Uuid,
+    role: Role,
+) -> Result<(), UserError> {
+    if role == Role::Operator {
+        return Err(UserError::OperatorOfOne);
+    }
+    let mut tx = WorkerTx::begin(pool).await?;
+    let user = find(&mut tx, email).await?;
+    if !store::insert_member(tx.conn(), organization_id, user.id, role.as_str()).await? {
+        return Err(UserError::Organization(organization_id));
+    }
+    let after = json!({"email": user.email, "role": role.as_str()});
+    let action = "member_added";
+    enter(&mut tx, organization_id, action, user.id, None, Some(after)).await?;
+    tx.commit().await?;
+    metrics::audit_entries(&[action]);
+    Ok(())
+}
+
 /// Gives a user another password, and ends the sessions of the old one.
 pub async fn set_password(
     pool: &PgPool,

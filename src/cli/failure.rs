@@ -1,12 +1,14 @@
 //! How a command failed, as its exit status says it.
 
 use crate::app::StartError;
+use crate::auth::{ApiKeyError, UserError};
 use crate::config::ConfigError;
 use crate::db::{self, DatabaseError};
 use crate::jobs::PushUrlError;
 use crate::migrations::MigrationError;
 use crate::organizations::CreateError;
 use crate::plans::CatalogueError;
+use crate::stripe::client::StripeError;
 
 /// 1: the work failed, or a check did not hold. 2: bad usage or configuration.
 /// 3: a service it needs cannot be reached.
@@ -122,6 +124,38 @@ impl From<StartError> for Failure {
             StartError::Embedded(error) => Self::unreachable(error.to_string()),
             StartError::Client(_) => Self::failed(error.to_string()),
             StartError::Listen { .. } | StartError::Secret { .. } => Self::usage(error.to_string()),
+        }
+    }
+}
+
+impl From<StripeError> for Failure {
+    fn from(error: StripeError) -> Self {
+        if error.is_outage() {
+            Self::unreachable(error.to_string())
+        } else {
+            Self::failed(error.to_string())
+        }
+    }
+}
+
+impl From<UserError> for Failure {
+    fn from(error: UserError) -> Self {
+        match error {
+            UserError::Database(error) => error.into(),
+            UserError::Exists(_) | UserError::Unknown(_) | UserError::Organization(_) => {
+                Self::failed(error.to_string())
+            }
+            _ => Self::usage(error.to_string()),
+        }
+    }
+}
+
+impl From<ApiKeyError> for Failure {
+    fn from(error: ApiKeyError) -> Self {
+        match error {
+            ApiKeyError::Database(error) => error.into(),
+            ApiKeyError::Unknown | ApiKeyError::Organization(_) => Self::failed(error.to_string()),
+            _ => Self::usage(error.to_string()),
         }
     }
 }

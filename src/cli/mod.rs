@@ -1,6 +1,7 @@
 //! The commands: each reads its arguments, does its work through a feature,
 //! prints the result and says by its exit status how it went.
 
+mod api_keys;
 mod audit;
 mod backfill;
 mod demo;
@@ -16,6 +17,7 @@ mod sandbox;
 mod serve;
 mod status;
 mod subscriptions;
+mod users;
 mod webhooks;
 
 use std::process::ExitCode;
@@ -52,6 +54,12 @@ pub enum Command {
     Subscriptions(subscriptions::Subscriptions),
     /// Check a deployment: what is wrong, and what to do.
     Doctor(doctor::Doctor),
+    /// Who may log in.
+    #[command(subcommand)]
+    Users(users::Users),
+    /// What an organization's own programs call with.
+    #[command(subcommand)]
+    ApiKeys(api_keys::ApiKeys),
     /// The stand-in for Stripe, alone.
     Sandbox(sandbox::Run),
     /// Print the API's description, OpenAPI 3.1.
@@ -115,6 +123,8 @@ async fn dispatch(command: Command, global: &GlobalArgs) -> Result<(), Failure> 
         Command::Plans(plans) => plans.run().await,
         Command::Subscriptions(subscriptions) => subscriptions.run(global).await,
         Command::Doctor(doctor) => doctor.run(global).await,
+        Command::Users(users) => users.run(global).await,
+        Command::ApiKeys(keys) => keys.run(global).await,
         Command::Sandbox(sandbox) => sandbox.run().await,
         Command::Openapi(openapi) => openapi.run(),
         Command::Status(status) => status.run(global).await,

@@ -23,6 +23,7 @@ mod standing;
 mod store;
 mod token;
 mod turns;
+mod upcoming;
 
 use std::sync::Arc;
 
@@ -38,6 +39,7 @@ pub use preview::{Line, Preview, QuotaChange, Quote, Source, Unknowable};
 pub use reconcile::{Drift, DriftKind, Reconciliation};
 pub use standing::{Held, Item, Standing};
 pub use token::{Promise, Sealer};
+pub use upcoming::Upcoming;
 
 use crate::db::RequestTx;
 use crate::plans::Catalogue;

@@ -11,7 +11,7 @@ use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use super::changes::Caller;
 use super::failure::Failure;
-use super::{Held, Preview, Standing, Subscriptions, Wish};
+use super::{Held, Preview, Standing, Subscriptions, Upcoming, Wish};
 use crate::auth::Principal;
 use crate::error::Problem;
 use crate::http::extract::{Json, Query};
@@ -29,6 +29,7 @@ pub fn router(subscriptions: Subscriptions) -> Router {
         )
         .route("/api/billing/subscription/preview", post(preview))
         .route("/api/billing/subscription/reactivate", post(reactivate))
+        .route("/api/billing/invoices/upcoming", get(upcoming))
         .with_state(subscriptions)
 }
 
@@ -271,6 +272,21 @@ async fn preview(
         .preview(organization_id, &plan_tier, Timestamp::now())
         .await?;
     Ok(axum::Json(preview))
+}
+
+/// The next invoice, with the usage so far
+async fn upcoming(
+    State(subscriptions): State<Subscriptions>,
+    caller: Principal,
+) -> Result<axum::Json<Upcoming>, Problem> {
+    let upcoming = subscriptions.upcoming(caller.organization_id).await?;
+    upcoming.map(axum::Json).ok_or_else(|| {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "no_upcoming_invoice",
+            "there is nothing more to be invoiced",
+        )
+    })
 }
 
 /// Makes a change in a task of its own, so that a client that goes away does

@@ -272,7 +272,7 @@ fn restarted(change: &Switch<'_>, invoice: Invoice) -> Result<Quote, Failure> {
     })
 }
 
-fn line(line: &InvoiceLine) -> Result<Line, Failure> {
+pub fn line(line: &InvoiceLine) -> Result<Line, Failure> {
     let (Some(period_start), Some(period_end)) = (line.period_start, line.period_end) else {
         return Err(unexpected("a line has no period"));
     };

@@ -10,4 +10,5 @@ mod sandbox;
 mod serve;
 mod settings;
 mod status;
+mod users;
 mod webhooks;

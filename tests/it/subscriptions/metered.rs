@@ -1,10 +1,11 @@
 //! Usage rides along: metered items follow the plan, and no preview counts them.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use valuecanvas_billing::plans::{self, Catalogue};
 use valuecanvas_billing::stripe::client::Client;
 
-use super::world::{DAY, START, World, seconds, text};
+use super::world::{DAY, START, UPCOMING, World, seconds, text};
 
 /// A world whose Stripe has the whole catalogue.
 async fn world() -> (World, String, String) {
@@ -123,4 +124,31 @@ async fn the_end_at_once_charges_what_was_used() {
     world.cancel(true).await.ok();
     let last = world.stripe.invoices(&customer).await.pop().unwrap();
     assert_eq!(last["total"], 1_000);
+}
+
+#[tokio::test]
+async fn the_next_invoice_has_the_usage_so_far() {
+    let (world, clock, customer) = world().await;
+    let upcoming = || world.call(Method::GET, UPCOMING, None);
+    assert_eq!(upcoming().await.problem(), (404, "no_upcoming_invoice"));
+    let created = world.create("standard").await.ok();
+    world.stripe.advance(&clock, START + DAY).await;
+    use_tokens(&world, &customer, "1500000").await;
+    let next = upcoming().await.ok();
+    assert_eq!(
+        [&next["totalAmount"], &next["dueAmount"], &next["currency"]],
+        [&json!(10_400), &json!(10_400), &json!("usd")]
+    );
+    assert_eq!(next["invoiceDate"], created["currentPeriodEnd"]);
+    let amounts = next["lines"].as_array().unwrap().iter();
+    let amounts: i64 = amounts.map(|line| line["amount"].as_i64().unwrap()).sum();
+    assert_eq!(amounts, 10_400);
+    // What ends, is charged for its usage a last time.
+    world.cancel(false).await.ok();
+    assert_eq!(upcoming().await.ok()["totalAmount"], 500);
+    world
+        .stripe
+        .fault(&[("fault", "drop"), ("every", "1")])
+        .await;
+    assert_eq!(upcoming().await.problem(), (503, "stripe_unreachable"));
 }

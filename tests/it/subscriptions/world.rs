@@ -19,6 +19,7 @@ pub const KEY: &str = "sk_test_world";
 pub const SUBSCRIPTION: &str = "/api/billing/subscription";
 pub const PREVIEW: &str = "/api/billing/subscription/preview";
 pub const REACTIVATE: &str = "/api/billing/subscription/reactivate";
+pub const UPCOMING: &str = "/api/billing/invoices/upcoming";
 pub const VISA: &str = "pm_card_visa";
 pub const DAY: i64 = 86_400;
 /// 2026-01-31T10:00:00Z: the last day of a long month.

@@ -1,0 +1,104 @@
+//! The demo's organizations. Each run has new ones: those of an earlier run
+//! have their customers in an account that is gone.
+
+use jiff::Timestamp;
+use sqlx::postgres::PgPool;
+use uuid::Uuid;
+
+use super::super::Failure;
+use super::account::{Account, GOOD_CARD, use_card};
+use crate::auth::{self, Hasher, NewApiKey, NewUser, Permission, Role, UserError};
+use crate::organizations::{self, NewOrganization};
+use crate::plans::{Catalogue, FREE_TIER};
+
+/// Who lives through the story.
+const SAMPLES: [&str; 3] = [
+    "Northwind Analytics",
+    "Blue Harbor Labs",
+    "Quiet Pine Studio",
+];
+/// Whose the login is.
+const YOURS: &str = "Example Company";
+
+/// What a newcomer logs in with.
+pub struct Login {
+    pub email: String,
+    pub password: String,
+    pub api_key: String,
+}
+
+/// An organization that the traffic acts for.
+pub struct Tenant {
+    pub organization_id: Uuid,
+    pub customer: String,
+    pub api_key: String,
+}
+
+/// The login, for a new organization on the free plan whose customer has a card.
+pub async fn login(
+    pool: &PgPool,
+    catalogue: &Catalogue,
+    account: &Account,
+) -> Result<Login, Failure> {
+    let (email, password) = ("test@example.com", "test123");
+    let tenant = tenant(pool, catalogue, account, YOURS).await?;
+    let new = NewUser {
+        email: email.to_owned(),
+        role: Role::Owner,
+        organization_id: Some(tenant.organization_id),
+        password: password.to_owned(),
+    };
+    match auth::create_user(pool, &Hasher::default(), new).await {
+        // Of an earlier demo: it moves on to this one's organization.
+        Err(UserError::Exists(_)) => {
+            auth::add_member(pool, email, tenant.organization_id, Role::Owner).await?;
+        }
+        created => drop(created?),
+    }
+    Ok(Login {
+        email: email.to_owned(),
+        password: password.to_owned(),
+        api_key: tenant.api_key,
+    })
+}
+
+pub async fn samples(
+    pool: &PgPool,
+    catalogue: &Catalogue,
+    account: &Account,
+) -> Result<Vec<Tenant>, Failure> {
+    let mut tenants = Vec::new();
+    for name in SAMPLES {
+        tenants.push(tenant(pool, catalogue, account, name).await?);
+    }
+    Ok(tenants)
+}
+
+async fn tenant(
+    pool: &PgPool,
+    catalogue: &Catalogue,
+    account: &Account,
+    name: &str,
+) -> Result<Tenant, Failure> {
+    let customer = account.customer(name).await?;
+    let new = NewOrganization {
+        name: name.to_owned(),
+        plan_tier: FREE_TIER.to_owned(),
+        stripe_customer_id: Some(customer.clone()),
+    };
+    let organization_id = organizations::create(pool, catalogue, new).await?.id;
+    // Its event finds the organization there.
+    use_card(&account.client, &customer, GOOD_CARD).await?;
+    let new = NewApiKey {
+        organization_id,
+        name: "demo".to_owned(),
+        scopes: Permission::ALL.to_vec(),
+        expires_at: None,
+    };
+    let (_, api_key) = auth::create_api_key(pool, new, Timestamp::now()).await?;
+    Ok(Tenant {
+        organization_id,
+        customer,
+        api_key,
+    })
+}

@@ -1,0 +1,226 @@
+//! `users`
+
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use sqlx::postgres::PgPool;
+use uuid::Uuid;
+
+use super::Failure;
+use super::output::{Format, table};
+use crate::app::Database;
+use crate::auth::{self, Hasher, NewUser, Role, User};
+use crate::config::GlobalArgs;
+use crate::db;
+
+/// As much of standard input as is read for a password.
+const MOST: u64 = 16 * 1024;
+
+#[derive(Debug, Subcommand)]
+pub enum Users {
+    /// Create a user.
+    Create {
+        /// Whose user; an operator belongs to none.
+        #[arg(long, value_name = "ORG")]
+        organization: Option<Uuid>,
+        #[arg(long)]
+        email: String,
+        /// owner, billing_manager, member or operator.
+        #[arg(long, value_parser = role)]
+        role: Role,
+        #[command(flatten)]
+        password: PasswordArgs,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Give a user another password, and end the user's sessions.
+    SetPassword {
+        #[arg(long)]
+        email: String,
+        #[command(flatten)]
+        password: PasswordArgs,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Let a user log in no more, and end the user's sessions.
+    Disable {
+        #[arg(long)]
+        email: String,
+    },
+    /// List the users.
+    List {
+        #[arg(long, value_name = "ORG")]
+        organization: Option<Uuid>,
+        #[command(flatten)]
+        format: Format,
+    },
+}
+
+/// Where a password comes from: never from the arguments, which are public.
+#[derive(Debug, Clone, Copy, Args)]
+#[group(multiple = false)]
+pub struct PasswordArgs {
+    /// Read the password from standard input.
+    #[arg(long)]
+    password_stdin: bool,
+    /// Make a password, and print it.
+    #[arg(long)]
+    generate_password: bool,
+}
+
+fn role(text: &str) -> Result<Role, String> {
+    let names = || Role::ALL.map(Role::as_str).join(", ");
+    Role::named(text).ok_or_else(|| format!("it is one of {}", names()))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Created {
+    #[serde(flatten)]
+    user: User,
+    /// Where it was generated: shown once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    password: Option<String>,
+}
+
+impl Users {
+    pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        let config = global.database()?;
+        // Asked for before anything is touched.
+        let password = match &self {
+            Self::Create { password, .. } | Self::SetPassword { password, .. } => {
+                password.read()?
+            }
+            _ => String::new(),
+        };
+        let database = Database::open(&config).await?;
+        let result = match database.check_login().await {
+            Ok(()) => {
+                let pool = db::pool(database.service.clone(), 1);
+                self.run_on(&pool, password).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        database.close().await;
+        result
+    }
+
+    async fn run_on(self, pool: &PgPool, text: String) -> Result<(), Failure> {
+        let hasher = Hasher::default();
+        match self {
+            Self::Create {
+                organization,
+                email,
+                role,
+                password,
+                format,
+            } => {
+                let new = NewUser {
+                    email,
+                    role,
+                    organization_id: organization,
+                    password: text.clone(),
+                };
+                let user = auth::create_user(pool, &hasher, new).await?;
+                let password = password.generate_password.then_some(text);
+                let created = Created { user, password };
+                format.print(&created, |created| {
+                    let made = created.password.as_ref();
+                    let made = made.map_or_else(String::new, |p| format!("\npassword: {p}"));
+                    format!("{}{made}", created.user.id)
+                })
+            }
+            Self::SetPassword {
+                email,
+                password,
+                format,
+            } => {
+                auth::set_password(pool, &hasher, &email, text.clone()).await?;
+                if password.generate_password {
+                    let shown = serde_json::json!({"email": email, "password": text});
+                    return format.print(&shown, |_| format!("password: {text}"));
+                }
+                Ok(())
+            }
+            Self::Disable { email } => Ok(auth::disable_user(pool, &email).await?),
+            Self::List {
+                organization,
+                format,
+            } => {
+                let users = auth::list_users(pool, organization).await?;
+                format.print(&users, |users| describe(users))
+            }
+        }
+    }
+}
+
+impl PasswordArgs {
+    fn read(self) -> Result<String, Failure> {
+        if self.generate_password {
+            let random = rand::random::<[u8; 16]>();
+            return Ok(hex::encode(random));
+        }
+        if self.password_stdin {
+            return from_stdin();
+        }
+        if !io::stdin().is_terminal() {
+            return Err(Failure::usage(
+                "say where the password comes from: --password-stdin or --generate-password",
+            ));
+        }
+        let first = asked("Password: ")?;
+        if asked("Again: ")? != first {
+            return Err(Failure::usage("the two passwords differ"));
+        }
+        Ok(first)
+    }
+}
+
+/// All of standard input, without the line's end.
+fn from_stdin() -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = io::stdin().lock().take(MOST).read_to_string(&mut text);
+    read.map_err(|error| Failure::usage(format!("--password-stdin: {error}")))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// A line that the terminal does not show.
+fn asked(prompt: &str) -> Result<String, Failure> {
+    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("the terminal: {error}"));
+    let stdin = io::stdin();
+    let shown = tcgetattr(&stdin).map_err(|error| failed(&error))?;
+    let mut hidden = shown.clone();
+    hidden.local_modes -= LocalModes::ECHO;
+    let _ = write!(io::stderr(), "{prompt}");
+    tcsetattr(&stdin, OptionalActions::Flush, &hidden).map_err(|error| failed(&error))?;
+    let mut line = String::new();
+    let read = stdin.lock().read_line(&mut line);
+    let _ = tcsetattr(&stdin, OptionalActions::Now, &shown);
+    let _ = writeln!(io::stderr());
+    read.map_err(|error| failed(&error))?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn describe(users: &[User]) -> String {
+    let rows: Vec<Vec<String>> = users
+        .iter()
+        .map(|user| {
+            vec![
+                user.email.clone(),
+                user.role.clone(),
+                user.organization_id
+                    .map(|id| id.to_string())
+                    .unwrap_or_default(),
+                if user.disabled_at.is_some() {
+                    "disabled"
+                } else {
+                    ""
+                }
+                .to_owned(),
+            ]
+        })
+        .collect();
+    table(&["EMAIL", "ROLE", "ORGANIZATION", ""], &rows)
+}

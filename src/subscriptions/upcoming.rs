@@ -1,0 +1,57 @@
+//! The next invoice, as Stripe would make it now: usage so far included.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::Subscriptions;
+use super::failure::Failure;
+use super::preview::Line;
+use super::preview::stripe::{is_none_upcoming, line};
+use crate::stripe::client::Params;
+use crate::stripe::objects::Invoice;
+
+/// The next invoice of a subscription. Amounts are in minor units.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Upcoming {
+    pub stripe_subscription_id: String,
+    pub currency: String,
+    pub subtotal_amount: i64,
+    pub tax_amount: Option<i64>,
+    pub total_amount: i64,
+    /// What is to be paid, after the customer's balance.
+    pub due_amount: i64,
+    /// The customer's balance: credit below zero, debt above.
+    pub starting_balance_amount: Option<i64>,
+    /// When it is made.
+    pub invoice_date: Option<Timestamp>,
+    pub lines: Vec<Line>,
+}
+
+impl Subscriptions {
+    /// None: there is nothing more to be invoiced.
+    pub async fn upcoming(&self, organization_id: Uuid) -> Result<Option<Upcoming>, Failure> {
+        let client = self.stripe.as_ref().ok_or(Failure::NotConfigured)?;
+        let Some(held) = self.standing(organization_id).await?.subscription else {
+            return Ok(None);
+        };
+        let params = Params::new().set("subscription", &held.id);
+        let invoice = match client.preview_invoice(&params).await {
+            Ok(invoice) => Invoice::read(&invoice.0)?,
+            Err(error) if is_none_upcoming(&error) => return Ok(None),
+            Err(error) => return Err(Failure::Stripe(error)),
+        };
+        Ok(Some(Upcoming {
+            stripe_subscription_id: held.id,
+            currency: invoice.currency,
+            subtotal_amount: invoice.subtotal,
+            tax_amount: invoice.tax,
+            total_amount: invoice.total,
+            due_amount: invoice.amount_due,
+            starting_balance_amount: invoice.starting_balance,
+            invoice_date: invoice.period_end.or(held.period_end),
+            lines: invoice.lines.iter().map(line).collect::<Result<_, _>>()?,
+        }))
+    }
+}
