@@ -13,7 +13,7 @@ use crate::auth::{self, Guard};
 use crate::http::{self, Shared, idempotency, openapi};
 use crate::plans::{self, Catalogue};
 use crate::subscriptions::{self, Subscriptions};
-use crate::{inbox, invoices};
+use crate::{audit, inbox, invoices};
 
 /// What the routes need.
 pub struct Api {
@@ -28,6 +28,7 @@ impl Api {
         let shared = Shared::new(self.pool.clone());
         let routes = Router::new()
             .merge(auth::router(self.pool.clone()))
+            .merge(audit::routes::router(shared.clone()))
             .merge(invoices::routes::router(shared.clone()))
             .merge(plans::routes::router(self.catalogue, shared))
             .merge(subscriptions::routes::router(self.subscriptions))
@@ -47,6 +48,7 @@ pub fn document() -> Value {
         http::docs::Api::openapi(),
         auth::Api::openapi(),
         inbox::routes::Api::openapi(),
+        audit::routes::Api::openapi(),
         invoices::routes::Api::openapi(),
         plans::routes::Api::openapi(),
         subscriptions::routes::Api::openapi(),

@@ -1,9 +1,11 @@
 //! The audit log: every billing action, in one hash chain for each organization.
 
+pub mod csv;
+pub mod routes;
 mod store;
 mod verify;
 
-pub use store::{Entry, Filter, LockedChains, append, list, lock_chains};
+pub use store::{ActorFilter, Entry, Filter, LockedChains, append, list, lock_chains};
 pub use verify::{Break, Report, entry_hash, verify};
 
 use std::net::IpAddr;

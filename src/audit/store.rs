@@ -218,24 +218,41 @@ pub async fn links(
 }
 
 /// An entry as it is shown.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = AuditEntry)]
 pub struct Entry {
     pub id: Uuid,
     pub organization_id: Uuid,
+    #[schema(required)]
     pub sequence: Option<i64>,
     pub action: String,
     pub actor_type: String,
+    #[schema(required)]
     pub actor_id: Option<Uuid>,
     pub resource_type: String,
+    #[schema(required)]
     pub resource_id: Option<String>,
+    #[schema(required, value_type = Option<Object>)]
     pub before_state: Option<Value>,
+    #[schema(required, value_type = Option<Object>)]
     pub after_state: Option<Value>,
+    #[schema(required, value_type = Option<Object>)]
     pub metadata: Option<Value>,
+    #[schema(required)]
     pub ip_address: Option<String>,
+    #[schema(required)]
     pub user_agent: Option<String>,
     pub created_at: jiff::Timestamp,
+    #[schema(required)]
     pub hash: Option<String>,
+}
+
+/// Whose entries: those of a kind of actor, or of one user or key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ActorFilter {
+    Kind(String),
+    Id(Uuid),
 }
 
 /// Which entries to show. `before` is the place of the last entry shown.
@@ -243,6 +260,7 @@ pub struct Entry {
 pub struct Filter {
     pub organization_id: Option<Uuid>,
     pub action: Option<String>,
+    pub actor: Option<ActorFilter>,
     pub resource_type: Option<String>,
     pub from: Option<jiff::Timestamp>,
     pub to: Option<jiff::Timestamp>,
@@ -256,6 +274,11 @@ pub async fn list(
     limit: i64,
 ) -> Result<Vec<Entry>, sqlx::Error> {
     let (before_time, before_id) = filter.before.unzip();
+    let (actor_type, actor_id) = match &filter.actor {
+        None => (None, None),
+        Some(ActorFilter::Kind(kind)) => (Some(kind), None),
+        Some(ActorFilter::Id(id)) => (None, Some(*id)),
+    };
     let rows = sqlx::query!(
         r#"SELECT id, organization_id, sequence, action, actor_type, actor_id, resource_type,
                   resource_id, before_state, after_state, metadata, ip_address::text AS ip_address,
@@ -267,6 +290,8 @@ pub async fn list(
               AND ($4::timestamptz IS NULL OR created_at >= $4)
               AND ($5::timestamptz IS NULL OR created_at < $5)
               AND ($6::timestamptz IS NULL OR (created_at, id) < ($6, $7))
+              AND ($9::text IS NULL OR actor_type = $9)
+              AND ($10::uuid IS NULL OR actor_id = $10)
             ORDER BY created_at DESC, id DESC LIMIT $8"#,
         filter.organization_id,
         filter.action,
@@ -275,7 +300,9 @@ pub async fn list(
         filter.to.map(|t| t.to_sqlx()) as _,
         before_time.map(|t| t.to_sqlx()) as _,
         before_id,
-        limit
+        limit,
+        actor_type,
+        actor_id
     )
     .fetch_all(conn)
     .await?;

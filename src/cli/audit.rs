@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::Failure;
 use super::output::{Format, escaped, table};
 use crate::app::Database;
-use crate::audit::{self, Entry, Filter, Report};
+use crate::audit::{self, Entry, Filter, Report, csv};
 use crate::config::GlobalArgs;
 use crate::db::{self, WorkerTx};
 
@@ -67,6 +67,7 @@ impl From<FilterArgs> for Filter {
             organization_id: args.organization,
             action: args.action,
             resource_type: args.resource_type,
+            actor: None,
             from: args.from,
             to: args.to,
             before: None,
@@ -188,7 +189,7 @@ async fn export(
         None => Box::new(std::io::BufWriter::new(std::io::stdout().lock())),
     };
     if matches!(format, ExportFormat::Csv) {
-        writeln!(writer, "{}", CSV_HEADINGS.join(",")).map_err(writing)?;
+        writeln!(writer, "{}", csv::HEADINGS.join(",")).map_err(writing)?;
     }
     loop {
         let entries = audit::list(tx.conn(), &filter, ENTRIES_AT_ONCE).await?;
@@ -196,7 +197,7 @@ async fn export(
             let line = match format {
                 ExportFormat::Jsonl => serde_json::to_string(entry)
                     .map_err(|error| Failure::failed(error.to_string()))?,
-                ExportFormat::Csv => csv_line(entry),
+                ExportFormat::Csv => csv::line(entry),
             };
             writeln!(writer, "{}", escaped(&line)).map_err(writing)?;
         }
@@ -206,68 +207,4 @@ async fn export(
         }
     }
     writer.flush().map_err(writing)
-}
-
-const CSV_HEADINGS: [&str; 13] = [
-    "id",
-    "organizationId",
-    "sequence",
-    "action",
-    "actorType",
-    "actorId",
-    "resourceType",
-    "resourceId",
-    "beforeState",
-    "afterState",
-    "metadata",
-    "createdAt",
-    "hash",
-];
-
-fn csv_line(entry: &Entry) -> String {
-    let json = |value: &Option<serde_json::Value>| value.as_ref().map(ToString::to_string);
-    let fields = [
-        Some(entry.id.to_string()),
-        Some(entry.organization_id.to_string()),
-        entry.sequence.map(|n| n.to_string()),
-        Some(entry.action.clone()),
-        Some(entry.actor_type.clone()),
-        entry.actor_id.map(|id| id.to_string()),
-        Some(entry.resource_type.clone()),
-        entry.resource_id.clone(),
-        json(&entry.before_state),
-        json(&entry.after_state),
-        json(&entry.metadata),
-        Some(entry.created_at.to_string()),
-        entry.hash.clone(),
-    ];
-    fields
-        .map(|field| csv_field(&field.unwrap_or_default()))
-        .join(",")
-}
-
-/// RFC 4180. A leading sign or formula character is kept from spreadsheets.
-fn csv_field(text: &str) -> String {
-    let guarded = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
-        format!("'{text}")
-    } else {
-        text.to_owned()
-    };
-    if guarded.contains([',', '"', '\n', '\r']) {
-        format!("\"{}\"", guarded.replace('"', "\"\""))
-    } else {
-        guarded
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::csv_field;
-
-    #[test]
-    fn csv_fields_are_quoted_and_inert() {
-        assert_eq!(csv_field("plain"), "plain");
-        assert_eq!(csv_field("a,\"b\""), "\"a,\"\"b\"\"\"");
-        assert_eq!(csv_field("=1+1"), "'=1+1");
-    }
 }

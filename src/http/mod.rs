@@ -1,6 +1,7 @@
 //! What every request and answer has in common, whatever feature answers: the
 //! server, its limits, and the forms of requests, lists and problems.
 
+pub mod accept;
 pub mod body;
 pub mod cursor;
 pub mod docs;

@@ -1,6 +1,7 @@
 //! The HTTP routes, at their addresses.
 
 mod access;
+mod audit_log;
 mod connections;
 mod invoices;
 mod webhooks;

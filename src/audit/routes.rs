@@ -1,0 +1,147 @@
+//! `GET /api/billing/audit-log`: in pages, or all of it as CSV.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use futures_util::{StreamExt as _, stream};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, OpenApi};
+use uuid::Uuid;
+
+use super::{ActorFilter, Entry, Filter, csv, list};
+use crate::auth::Principal;
+use crate::error::Problem;
+use crate::http::extract::Query;
+use crate::http::page::{Limit, Page};
+use crate::http::{Shared, accept};
+
+/// How many entries of an export are read at a time.
+const ENTRIES_AT_ONCE: i64 = 500;
+
+#[derive(OpenApi)]
+#[openapi(paths(audit_log))]
+pub struct Api;
+
+pub fn router(shared: Shared) -> Router {
+    Router::new()
+        .route("/api/billing/audit-log", get(audit_log))
+        .with_state(shared)
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
+struct AuditQuery {
+    /// Such as `plan_changed`.
+    action: Option<String>,
+    /// `user`, `system`, `webhook`, `api_key`, or the id of a user or key.
+    actor: Option<String>,
+    /// Such as `subscription`.
+    resource_type: Option<String>,
+    /// From this time on.
+    from: Option<Timestamp>,
+    /// Before this time.
+    to: Option<Timestamp>,
+    // What a cursor does not hold for is left out of what it is bound to.
+    #[serde(default, skip_serializing)]
+    #[param(inline)]
+    limit: Limit,
+    /// `nextCursor` of the page before.
+    #[serde(skip_serializing)]
+    cursor: Option<String>,
+}
+
+impl AuditQuery {
+    fn filter(&self, organization_id: Uuid) -> Filter {
+        let actor = self.actor.as_ref().map(|actor| match actor.parse() {
+            Ok(id) => ActorFilter::Id(id),
+            Err(_) => ActorFilter::Kind(actor.clone()),
+        });
+        Filter {
+            organization_id: Some(organization_id),
+            action: self.action.clone(),
+            actor,
+            resource_type: self.resource_type.clone(),
+            from: self.from,
+            to: self.to,
+            before: None,
+        }
+    }
+}
+
+/// The audit log, newest first
+///
+/// With `Accept: text/csv`, all entries that the filters leave, without pages.
+#[utoipa::path(
+    get,
+    path = "/api/billing/audit-log",
+    tag = "Audit",
+    params(AuditQuery),
+    responses((status = 200, description = "A page of entries, or all of them as CSV.",
+               content((Page<Entry> = "application/json"), (String = "text/csv")))),
+)]
+async fn audit_log(
+    State(shared): State<Shared>,
+    caller: Principal,
+    Query(query): Query<AuditQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let organization = caller.organization_id;
+    let mut filter = query.filter(organization);
+    if accept::choose(&headers, &["application/json", "text/csv"]) == Some("text/csv") {
+        return Ok(export(shared, organization, filter));
+    }
+    let cursors = shared.cursors.of(organization, "audit-log", &query).await?;
+    filter.before = cursors.place(query.cursor.as_deref())?;
+    let mut tx = shared.read(organization).await?;
+    let rows = list(tx.conn(), &filter, query.limit.rows()).await?;
+    let place = |entry: &Entry| (entry.created_at, entry.id);
+    Ok(Json(Page::of(rows, query.limit, &cursors, place)).into_response())
+}
+
+/// Reads on as the client does, in transactions of their own: a slow reader
+/// holds up nobody.
+fn export(shared: Shared, organization: Uuid, filter: Filter) -> Response {
+    let headings = format!("{}\r\n", csv::HEADINGS.join(","));
+    let rest = stream::try_unfold(Some(filter), move |filter| {
+        let shared = shared.clone();
+        async move {
+            let Some(mut filter) = filter else {
+                return Ok(None);
+            };
+            let mut tx = shared.read(organization).await.map_err(|_| Interrupted)?;
+            let entries = list(tx.conn(), &filter, ENTRIES_AT_ONCE).await;
+            let entries = entries.map_err(|error| {
+                tracing::warn!(%error, "an export of the audit log was cut off");
+                Interrupted
+            })?;
+            let lines: String = entries
+                .iter()
+                .map(|entry| format!("{}\r\n", csv::line(entry)))
+                .collect();
+            let next = entries.last().map(|last| {
+                filter.before = Some((last.created_at, last.id));
+                filter
+            });
+            Ok(Some((lines, next)))
+        }
+    });
+    let text = stream::once(async { Ok::<_, Interrupted>(headings) }).chain(rest);
+    let headers = [
+        (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
+        (
+            header::CONTENT_DISPOSITION,
+            "attachment; filename=\"audit-log.csv\"",
+        ),
+    ];
+    (headers, Body::from_stream(text)).into_response()
+}
+
+/// An export that ends early says so by ending its connection.
+#[derive(Debug, thiserror::Error)]
+#[error("the export was cut off")]
+struct Interrupted;
