@@ -19,9 +19,9 @@ const QUEUE: usize = 1_024;
 /// How many deliveries one commit takes at most.
 const LARGEST_GROUP: usize = 256;
 /// Other replicas' workers poll; this only spares them the wait.
-const ANNOUNCE_EVERY: Duration = Duration::from_millis(200);
+const NOTIFY_EVERY: Duration = Duration::from_millis(200);
 /// The answers to a group wait for it.
-const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(1);
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 /// A group that takes longer has failed, and may be sent again.
 ///
 /// The one statement's plan does not depend on its group, and making it anew
@@ -85,9 +85,7 @@ pub struct Writer {
     options: PgConnectOptions,
     queue: mpsc::Receiver<Delivery>,
     connection: Option<PgConnection>,
-    announced: Option<Instant>,
-    /// Whether there was no dead letter then.
-    no_dead_letters: bool,
+    notified: Option<Instant>,
     /// Called after each commit that stored something, with the size of its group.
     on_commit: Box<dyn Fn(usize) + Send>,
 }
@@ -104,8 +102,7 @@ pub fn new(
         options: db::prepare(options),
         queue,
         connection: None,
-        announced: None,
-        no_dead_letters: false,
+        notified: None,
         on_commit: Box::new(on_commit),
     };
     (Intake { queue: sender }, writer)
@@ -162,9 +159,6 @@ impl Writer {
     async fn try_commit(&mut self, group: &[Delivery]) -> Result<HashSet<String>, Refused> {
         let mut reused = self.connection.is_some();
         let mut conflicted = false;
-        // An event that became a dead letter since is stored again and gets
-        // another attempt, as one does that Stripe sends while it is moved.
-        let none_lately = self.no_dead_letters && self.announced_lately();
         loop {
             let connection = match &mut self.connection {
                 Some(connection) => connection,
@@ -174,13 +168,7 @@ impl Writer {
                     Err(error) => return Err(unavailable(&error, group)),
                 },
             };
-            let inserting = async {
-                match group {
-                    [delivery] if none_lately => store::insert_one(connection, delivery).await,
-                    _ => store::insert(connection, group).await,
-                }
-            };
-            let inserting = tokio::time::timeout(SILENCE, inserting);
+            let inserting = tokio::time::timeout(SILENCE, store::insert(connection, group));
             let error = match inserting.await.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
                 Ok(stored) => return Ok(stored),
                 Err(error) => error,
@@ -233,23 +221,17 @@ impl Writer {
             return;
         }
         (self.on_commit)(stored.len());
-        if self.announced_lately() {
+        if self.notified.is_some_and(|at| at.elapsed() < NOTIFY_EVERY) {
             return;
         }
-        self.announced = Some(Instant::now());
+        self.notified = Some(Instant::now());
         if let Some(connection) = &mut self.connection {
             // Lost, it costs a poll interval.
-            let announcing = tokio::time::timeout(ANNOUNCE_TIMEOUT, store::announce(connection));
-            match announcing.await {
-                Ok(Ok(dead_letters)) => self.no_dead_letters = !dead_letters,
-                _ => self.connection = None,
+            let notifying = tokio::time::timeout(NOTIFY_TIMEOUT, connection.execute(store::NOTIFY));
+            if !matches!(notifying.await, Ok(Ok(_))) {
+                self.connection = None;
             }
         }
-    }
-
-    fn announced_lately(&self) -> bool {
-        self.announced
-            .is_some_and(|at| at.elapsed() < ANNOUNCE_EVERY)
     }
 }
 

@@ -73,21 +73,23 @@ async fn claim_and_run(
         key: key.clone(),
         id: Uuid::now_v7(),
     };
-    match store::claim(&pool, &lease, &fingerprint, LEASE_SECS).await? {
-        Claim::Mine => {}
-        Claim::Answered(answer) => return replay(answer),
-        Claim::InFlight => return Err(in_flight()),
-        Claim::OtherRequest => return Err(reused()),
-    }
     let mut request = Request::from_parts(parts, Body::from(body));
     request.extensions_mut().insert(key);
-    // A task of its own: a client that goes away does not stop half-way what
-    // it asked for.
-    let running = tokio::spawn(run(pool, lease, request, next).in_current_span());
+    let claimed = async move {
+        match store::claim(&pool, &lease, &fingerprint, LEASE_SECS).await? {
+            Claim::Mine => Ok(run(pool, lease, request, next).await),
+            Claim::Answered(answer) => replay(answer),
+            Claim::InFlight => Err(in_flight()),
+            Claim::OtherRequest => Err(reused()),
+        }
+    };
+    // A task of its own, from the claim on: a client that goes away does not
+    // stop half-way what it asked for.
+    let running = tokio::spawn(claimed.in_current_span());
     running.await.map_err(|error| {
         tracing::error!(%error, "a request's task failed");
         Problem::internal()
-    })
+    })?
 }
 
 async fn run(pool: PgPool, lease: Lease, request: Request, next: Next) -> Response {

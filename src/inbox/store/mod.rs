@@ -16,6 +16,8 @@ use sqlx::{Encode, Postgres, Type};
 use super::bucket_of;
 use super::group_commit::Delivery;
 
+/// Wakes the workers of other replicas.
+pub const NOTIFY: &str = "NOTIFY webhook_events";
 pub const CHANNEL: &str = "webhook_events";
 
 /// JSON text that goes to PostgreSQL as it is, byte for byte.
@@ -95,46 +97,6 @@ pub async fn insert(
     .fetch_all(conn)
     .await?;
     Ok(stored.into_iter().collect())
-}
-
-/// Stores one delivery while there are no dead letters: what an idle inbox
-/// does, and half as dear as the statement for a group.
-pub async fn insert_one(
-    conn: &mut PgConnection,
-    delivery: &Delivery,
-) -> Result<HashSet<String>, sqlx::Error> {
-    let envelope = &delivery.envelope;
-    let created = Timestamp::from_second(envelope.created).unwrap_or_default();
-    let stored = sqlx::query_scalar!(
-        "INSERT INTO webhook_events (bucket, stripe_event_id, event_type, api_version, livemode,
-                                     account, event_created_at, payload)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-         ON CONFLICT DO NOTHING
-         RETURNING stripe_event_id",
-        bucket_of(&envelope.id),
-        envelope.id,
-        envelope.event_type,
-        envelope.api_version,
-        envelope.livemode,
-        envelope.account,
-        created.to_sqlx() as _,
-        RawJson(&delivery.payload) as _,
-    )
-    .fetch_optional(conn)
-    .await?;
-    Ok(stored.into_iter().collect())
-}
-
-/// Wakes the workers of other replicas, and tells whether there is any dead
-/// letter.
-pub async fn announce(conn: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM webhook_dead_letter_queue) AS "dead_letters!"
-             FROM pg_notify($1, '')"#,
-        CHANNEL
-    )
-    .fetch_one(conn)
-    .await
 }
 
 /// Lets the events that wait for `customer_id` be tried now.
