@@ -10,10 +10,12 @@ use sqlx::postgres::PgPool;
 use utoipa::OpenApi as _;
 
 use crate::auth::{self, Guard};
+use crate::enforcement::Agents;
 use crate::http::{self, Shared, idempotency, openapi};
 use crate::plans::{self, Catalogue};
 use crate::subscriptions::{self, Subscriptions};
-use crate::{audit, inbox, invoices};
+use crate::usage::{self, Rules};
+use crate::{audit, enforcement, grace_periods, inbox, invoices, quotas, usage_alerts};
 
 /// What the routes need.
 pub struct Api {
@@ -21,6 +23,8 @@ pub struct Api {
     pub catalogue: Arc<Catalogue>,
     pub guard: Guard,
     pub subscriptions: Subscriptions,
+    pub rules: Rules,
+    pub agents: Agents,
 }
 
 impl Api {
@@ -30,6 +34,11 @@ impl Api {
             .merge(auth::router(self.pool.clone()))
             .merge(audit::routes::router(shared.clone()))
             .merge(invoices::routes::router(shared.clone()))
+            .merge(grace_periods::routes::router(shared.clone()))
+            .merge(quotas::routes::router(shared.clone(), self.rules))
+            .merge(usage_alerts::routes::router(shared.clone()))
+            .merge(usage::routes::router(self.agents.usage.clone()))
+            .merge(enforcement::router(self.agents))
             .merge(plans::routes::router(self.catalogue, shared))
             .merge(subscriptions::routes::router(self.subscriptions))
             .merge(http::docs::router(document()));
@@ -52,6 +61,11 @@ pub fn document() -> Value {
         invoices::routes::Api::openapi(),
         plans::routes::Api::openapi(),
         subscriptions::routes::Api::openapi(),
+        usage::routes::Api::openapi(),
+        quotas::routes::Api::openapi(),
+        grace_periods::routes::Api::openapi(),
+        usage_alerts::routes::Api::openapi(),
+        enforcement::Api::openapi(),
     ];
     for feature in features {
         document.merge(feature);

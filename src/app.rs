@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::ConnectOptions;
-use sqlx::postgres::{PgConnectOptions, PgListener};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,7 @@ use crate::api::Api;
 use crate::auth::Guard;
 use crate::config::{DatabaseConfig, DatabaseLocation, ServeConfig, StripeConfig};
 use crate::db::{self, DatabaseError};
+use crate::enforcement::Agents;
 use crate::embedded_postgres::{DATABASE, EmbeddedPostgres, EmbeddedPostgresError};
 use crate::event_handlers;
 use crate::http::{self, Probes};
@@ -30,6 +31,9 @@ use crate::plans::{Catalogue, CatalogueError};
 use crate::stripe::client::Client;
 use crate::stripe::signature::SigningSecret;
 use crate::subscriptions::{self, Sealer, Subscriptions};
+use crate::usage::routes::Usage;
+use crate::usage::{self, Rules};
+use crate::{grace_periods, outbound, quotas, usage_alerts};
 
 /// The connections that requests share.
 const API_CONNECTIONS: u32 = 8;
@@ -250,7 +254,10 @@ pub async fn start(
     let probes = Probes {
         pool: db::pool(database.service.clone(), 4),
         metrics: crate::metrics::install(
-            event_handlers::audit_actions().chain(subscriptions::audit_actions()),
+            event_handlers::audit_actions()
+                .chain(subscriptions::audit_actions())
+                .chain(quotas::audit_actions())
+                .chain(grace_periods::audit_actions()),
         ),
     };
     let endpoint = Endpoint {
@@ -267,11 +274,27 @@ pub async fn start(
         // Every replica has the same secrets.
         Sealer::derived_from(endpoint.secrets[0].expose().as_bytes()),
     );
-    let api = Api {
-        pool,
+    let rules = Rules {
         catalogue: catalogue.clone(),
-        guard: Guard::new(database.service.clone(), serve.trusted_proxies),
+        grace_hours: serve.usage.grace_hours,
+    };
+    let (ledger, counting) = usage::ledger::new(database.service.clone(), rules.clone());
+    let agents = Agents {
+        usage: Usage {
+            ledger: ledger.clone(),
+            catalogue: catalogue.clone(),
+        },
+        upstream: serve.usage.agents_upstream.clone(),
+        client: outbound::direct_client().map_err(StartError::Client)?,
+    };
+    let enforced = catalogue.enforced().iter().map(|route| route.path.clone());
+    let api = Api {
+        pool: pool.clone(),
+        catalogue: catalogue.clone(),
+        guard: Guard::new(database.service.clone(), serve.trusted_proxies, enforced),
         subscriptions: subscriptions.clone(),
+        rules,
+        agents,
     };
     let mut router = inbox::routes::router(endpoint)
         .merge(http::health_router(probes.clone()))
@@ -279,6 +302,16 @@ pub async fn start(
     let mut parts = Vec::new();
     if serve.worker_concurrency > 0 {
         parts.push(tokio::spawn(subscriptions.keep_settled(stop.clone())));
+        let (swept, released) = (pool.clone(), pool.clone());
+        parts.push(tokio::spawn(grace_periods::keep_swept(swept, stop.clone())));
+        parts.push(tokio::spawn(usage::keep_released(released, ledger, stop.clone())));
+        tokio::spawn(follow_catalogue(pool.clone(), catalogue.clone()));
+        if let Some(application) = serve.usage.application.clone() {
+            let client = outbound::direct_client().map_err(StartError::Client)?;
+            let sending =
+                usage_alerts::sender::keep_sending(pool, client, application, stop.clone());
+            parts.push(tokio::spawn(sending));
+        }
     }
     match serve.metrics_addr {
         None => router = router.merge(http::metrics_router(probes)),
@@ -293,7 +326,9 @@ pub async fn start(
         http::finish(router),
         stop.clone(),
     )));
-    let writer = tokio::spawn(writer.run());
+    let writer = tokio::spawn(async {
+        tokio::join!(writer.run(), counting.run());
+    });
     // A timer that would be the next to fire wakes the runtime when it is set;
     // behind this one, the deadlines of deliveries cost nothing.
     tokio::spawn(async {
@@ -325,6 +360,15 @@ pub async fn start(
         writer,
         processing,
     })
+}
+
+/// Brings the quotas to what the catalogue says now.
+async fn follow_catalogue(pool: PgPool, catalogue: Arc<Catalogue>) {
+    match quotas::follow(&pool, &catalogue).await {
+        Ok(0) => {}
+        Ok(changed) => tracing::info!(changed, "Quotas follow the catalogue"),
+        Err(error) => tracing::warn!(%error, "the quotas could not be brought to the catalogue"),
+    }
 }
 
 /// The client of Stripe's API; None without a key.

@@ -1,9 +1,10 @@
 //! The one place that checks credentials and enforces the table of routes.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{Method, HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sqlx::postgres::PgPool;
@@ -24,14 +25,27 @@ pub struct Guard {
     pool: PgPool,
     /// How many proxies in front of the service append to X-Forwarded-For.
     proxies: u32,
+    /// The product's own routes, which usage is enforced in front of.
+    enforced: Arc<[String]>,
 }
 
 impl Guard {
-    pub fn new(options: sqlx::postgres::PgConnectOptions, proxies: u32) -> Self {
+    pub fn new(
+        options: sqlx::postgres::PgConnectOptions,
+        proxies: u32,
+        enforced: impl Iterator<Item = String>,
+    ) -> Self {
         Self {
             pool: db::worker_pool(options, 4),
             proxies,
+            enforced: enforced.collect(),
         }
+    }
+
+    fn access(&self, method: &Method, path: &str) -> Option<Access> {
+        let enforced = || self.enforced.iter().any(|enforced| enforced == path);
+        let of_product = || enforced().then_some(Access::Tenant(Permission::AgentsExecute));
+        access_of(method, path).or_else(of_product)
     }
 }
 
@@ -58,7 +72,7 @@ async fn admit(guard: &Guard, request: &mut Request) -> Result<(), Problem> {
         .extensions()
         .get::<MatchedPath>()
         .map(MatchedPath::as_str);
-    let access = path.and_then(|path| access_of(request.method(), path));
+    let access = path.and_then(|path| guard.access(request.method(), path));
     let known_path = path.is_some_and(super::access::has_path);
     let client = client(request, guard.proxies);
     let access = match access {

@@ -11,7 +11,7 @@ use crate::db::TenantTx;
 use crate::inbox;
 use crate::plans::Catalogue;
 use crate::{metrics, quotas};
-pub use store::{Organization, list};
+pub use store::{Organization, list, plan_tier};
 
 /// Who is to be created.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 use valuecanvas_billing::app::{self, Database, Service};
 use valuecanvas_billing::auth::{Permission, Role};
-use valuecanvas_billing::config::{ServeConfig, StripeApi, StripeConfig};
+use valuecanvas_billing::config::{ServeConfig, StripeApi, StripeConfig, UsageConfig};
 use valuecanvas_billing::inbox::worker::Processor;
 use valuecanvas_billing::organizations::{self, NewOrganization};
 use valuecanvas_billing::plans::Catalogue;
@@ -38,6 +38,7 @@ pub struct Options {
     pub secrets: Vec<&'static str>,
     pub stripe_api: Option<StripeApi>,
     pub plans_file: Option<PathBuf>,
+    pub usage: UsageConfig,
 }
 
 impl Default for Options {
@@ -49,6 +50,7 @@ impl Default for Options {
             secrets: vec![SECRET],
             stripe_api: None,
             plans_file: None,
+            usage: UsageConfig::default(),
         }
     }
 }
@@ -93,6 +95,7 @@ impl TestService {
             worker_concurrency: options.workers,
             tolerance_secs: 300,
             trusted_proxies: 0,
+            usage: options.usage,
         };
         let stripe = StripeConfig {
             api: options.stripe_api,
