@@ -33,3 +33,4 @@ pub mod telemetry;
 pub mod terminal;
 pub mod usage;
 pub mod usage_alerts;
+pub mod usage_reports;

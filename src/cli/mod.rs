@@ -7,16 +7,19 @@ mod backfill;
 mod demo;
 mod doctor;
 mod failure;
+mod grace_periods;
 mod migrate;
 mod openapi;
 mod organizations;
 mod output;
 mod plans;
+mod quotas;
 mod samples;
 mod sandbox;
 mod serve;
 mod status;
 mod subscriptions;
+mod usage;
 mod users;
 mod webhooks;
 
@@ -52,6 +55,15 @@ pub enum Command {
     /// Subscriptions, here and in Stripe.
     #[command(subcommand)]
     Subscriptions(subscriptions::Subscriptions),
+    /// What organizations may use, beside their plans.
+    #[command(subcommand)]
+    Quotas(quotas::Quotas),
+    /// The times for which soft limits may be exceeded.
+    #[command(subcommand)]
+    GracePeriods(grace_periods::GracePeriods),
+    /// Usage: tell Stripe of it.
+    #[command(subcommand)]
+    Usage(usage::Usage),
     /// Check a deployment: what is wrong, and what to do.
     Doctor(doctor::Doctor),
     /// Who may log in.
@@ -72,7 +84,12 @@ impl Command {
     /// What is logged where RUST_LOG is unset: a command that prints data says
     /// only what went wrong.
     fn log_filter(&self) -> &'static str {
-        let job = matches!(self, Self::Webhooks(webhooks::Webhooks::Retry(_)));
+        let job = matches!(
+            self,
+            Self::Webhooks(webhooks::Webhooks::Retry(_))
+                | Self::GracePeriods(grace_periods::GracePeriods::Cleanup { .. })
+                | Self::Usage(usage::Usage::Report { .. })
+        );
         match self {
             Self::Serve(_) | Self::Demo(_) => "info",
             _ if job => "info",
@@ -122,6 +139,9 @@ async fn dispatch(command: Command, global: &GlobalArgs) -> Result<(), Failure> 
         Command::Organizations(organizations) => organizations.run(global).await,
         Command::Plans(plans) => plans.run().await,
         Command::Subscriptions(subscriptions) => subscriptions.run(global).await,
+        Command::Quotas(quotas) => quotas.run(global).await,
+        Command::GracePeriods(periods) => periods.run(global).await,
+        Command::Usage(usage) => usage.run(global).await,
         Command::Doctor(doctor) => doctor.run(global).await,
         Command::Users(users) => users.run(global).await,
         Command::ApiKeys(keys) => keys.run(global).await,

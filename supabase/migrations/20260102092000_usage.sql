@@ -108,6 +108,8 @@ CREATE TABLE IF NOT EXISTS usage_reports (
   -- When the usage is said to have been.
   at timestamptz NOT NULL,
   created_at timestamptz NOT NULL,
+  -- When Stripe may have heard of it without our knowing.
+  attempted_at timestamptz,
   sent_at timestamptz,
   error_message text,
   PRIMARY KEY (organization_id, identifier)
