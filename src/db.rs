@@ -298,9 +298,9 @@ pub fn is_conflict(error: &sqlx::Error) -> bool {
     sql_state(error).is_some_and(|code| matches!(code.as_str(), "40001" | "40P01"))
 }
 
-/// Whether the statement waited too long for another's lock.
-pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
-    sql_state(error).is_some_and(|code| code == "55P03")
+/// Whether the statement, or its wait for another's lock, took too long.
+pub fn is_timeout(error: &sqlx::Error) -> bool {
+    sql_state(error).is_some_and(|code| matches!(code.as_str(), "55P03" | "57014"))
 }
 
 /// Whether a value of the statement is what PostgreSQL refused, which it will

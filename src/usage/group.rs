@@ -153,8 +153,8 @@ struct Group {
     accounts: BTreeMap<Key, Account>,
     /// The reservations that are settled.
     held: HashMap<Uuid, Held>,
-    /// Ids that were there, and whether with the same content.
-    known: HashMap<(Uuid, String), bool>,
+    /// Ids that were there, and the events of the group with the same content.
+    known: HashMap<(Uuid, String), Vec<NewEvent>>,
     /// Ids that came in this group.
     new: HashMap<(Uuid, String), NewEvent>,
     writes: Writes,
@@ -195,7 +195,7 @@ impl Group {
         let id = (organization_id, event.id.clone());
         match self.new.get(&id) {
             Some(first) => Some(first == event),
-            None => self.known.get(&id).copied(),
+            None => self.known.get(&id).map(|same| same.contains(event)),
         }
     }
 

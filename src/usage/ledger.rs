@@ -23,8 +23,8 @@ const QUEUE: usize = 2_048;
 const LARGEST_GROUP: usize = 512;
 const MOST_EVENTS: usize = 4_000;
 /// A group that waits longer for its locks has failed, and may be sent again.
-const OPENING: &str = "SET ROLE billing_worker; SET statement_timeout = '4s'; SET jit = off; \
-                       SET plan_cache_mode = force_generic_plan";
+const OPENING: &str = "SET ROLE billing_worker; SET statement_timeout = '4s'; \
+                       SET lock_timeout = '2s'; SET jit = off; SET plan_cache_mode = force_generic_plan";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The server cancels a slow statement; this is for one that says nothing more.
 const SILENCE: Duration = Duration::from_secs(6);
@@ -305,10 +305,12 @@ impl Writer {
                 }
                 Err(error) => error,
             };
-            let met = db::is_conflict(&error) || db::is_lock_timeout(&error);
-            if met && conflicts < CONFLICTS && self.roll_back().await {
+            if db::is_conflict(&error) && conflicts < CONFLICTS && self.roll_back().await {
                 conflicts += 1;
                 continue;
+            }
+            if db::is_timeout(&error) && self.roll_back().await {
+                return Some(unavailable(&error, jobs));
             }
             if error.as_database_error().is_some() && !db::is_outage(&error) && self.roll_back().await
             {

@@ -183,11 +183,12 @@ pub fn cadence(catalogue: &Catalogue, tier: Option<&str>) -> Cadence {
         .map_or(Cadence::MONTHLY, |plan| plan.price.interval.cadence())
 }
 
-/// Of `events`, those whose ids were there, and whether with the same content.
+/// The ids of `events` that were there, each with those of them that have the
+/// same content.
 pub async fn known(
     conn: &mut PgConnection,
     events: &[(Uuid, NewEvent)],
-) -> Result<HashMap<(Uuid, String), bool>, sqlx::Error> {
+) -> Result<HashMap<(Uuid, String), Vec<NewEvent>>, sqlx::Error> {
     let organizations: Vec<Uuid> = events.iter().map(|(organization, _)| *organization).collect();
     let ids: Vec<&str> = events.iter().map(|(_, event)| event.id.as_str()).collect();
     let metrics: Vec<&str> = events
@@ -204,15 +205,14 @@ pub async fn known(
         .map(|(_, event)| event.metadata.as_deref())
         .collect();
     let rows = sqlx::query!(
-        r#"SELECT e.organization_id, e.event_id,
-                  bool_and(e.metric = k.metric AND e.quantity = k.quantity
-                           AND e.occurred_at IS NOT DISTINCT FROM k.occurred_at
-                           AND e.metadata IS NOT DISTINCT FROM k.metadata::jsonb) AS "same!"
+        r#"SELECT k.n AS "n!",
+                  (e.metric = k.metric AND e.quantity = k.quantity
+                   AND e.occurred_at IS NOT DISTINCT FROM k.occurred_at
+                   AND e.metadata IS NOT DISTINCT FROM k.metadata::jsonb) AS "same!"
              FROM unnest($1::uuid[], $2::text[], $3::text[], $4::numeric[], $5::timestamptz[],
-                         $6::text[])
-               AS k(organization_id, id, metric, quantity, occurred_at, metadata)
-             JOIN usage_events e ON e.organization_id = k.organization_id AND e.event_id = k.id
-            GROUP BY e.organization_id, e.event_id"#,
+                         $6::text[]) WITH ORDINALITY
+               AS k(organization_id, id, metric, quantity, occurred_at, metadata, n)
+             JOIN usage_events e ON e.organization_id = k.organization_id AND e.event_id = k.id"#,
         &organizations,
         &ids as &[&str],
         &metrics as &[&str],
@@ -222,10 +222,20 @@ pub async fn known(
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| ((row.organization_id, row.event_id), row.same))
-        .collect())
+    let mut known = HashMap::<(Uuid, String), Vec<NewEvent>>::new();
+    for row in rows {
+        let index = usize::try_from(row.n - 1).unwrap_or_default();
+        let Some((organization_id, event)) = events.get(index) else {
+            continue;
+        };
+        let same = known
+            .entry((*organization_id, event.id.clone()))
+            .or_default();
+        if row.same {
+            same.push(event.clone());
+        }
+    }
+    Ok(known)
 }
 
 /// Takes reservations away; those that are not there any more are left out.

@@ -11,3 +11,4 @@ mod signers;
 mod stripe;
 mod subscriptions;
 mod support;
+mod usage;

@@ -1,0 +1,10 @@
+//! Usage, quotas, grace periods and enforcement.
+
+mod alerts;
+mod checks;
+mod events;
+mod gateway;
+mod grace;
+mod replicas;
+mod reports;
+mod tenant;
