@@ -2,6 +2,7 @@
 //! flags override. Everything is checked before anything is touched.
 
 mod stripe;
+mod surface;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use clap::Args;
 use sqlx::postgres::PgConnectOptions;
 
 pub use stripe::{StripeApi, StripeArgs, StripeConfig};
+pub use surface::{SurfaceArgs, SurfaceConfig};
 
 /// A setting that is missing, malformed or contradictory: exit status 2.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +33,10 @@ impl ConfigError {
 }
 
 /// The variables that are read, besides those of the secrets' files.
-const VARIABLES: [&str; 19] = [
+const VARIABLES: [&str; 22] = [
+    "API_RATE_LIMIT_PER_MINUTE",
+    "USAGE_RATE_LIMIT_PER_MINUTE",
+    "CORS_ALLOWED_ORIGINS",
     "STRIPE_API_BASE",
     "TRUSTED_PROXIES",
     "DATABASE_URL",
@@ -260,6 +265,8 @@ pub struct ServeArgs {
     /// How old, in seconds, a signature may be.
     #[arg(long, env = "WEBHOOK_TOLERANCE_SECONDS", default_value = "300")]
     webhook_tolerance_seconds: String,
+    #[command(flatten)]
+    surface: SurfaceArgs,
 }
 
 #[derive(Debug, Clone)]
@@ -269,6 +276,7 @@ pub struct ServeConfig {
     pub worker_concurrency: u32,
     pub tolerance_secs: u32,
     pub trusted_proxies: u32,
+    pub surface: SurfaceConfig,
 }
 
 impl ServeArgs {
@@ -284,6 +292,7 @@ impl ServeArgs {
                 None => cores.clamp(1, 8),
             },
             trusted_proxies: number("TRUSTED_PROXIES", &self.trusted_proxies, 0, 10)?,
+            surface: self.surface.check()?,
             tolerance_secs: number(
                 "WEBHOOK_TOLERANCE_SECONDS",
                 &self.webhook_tolerance_seconds,

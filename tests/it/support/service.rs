@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 use valuecanvas_billing::app::{self, Database, Service};
 use valuecanvas_billing::auth::{Permission, Role};
-use valuecanvas_billing::config::{ServeConfig, StripeApi, StripeConfig};
+use valuecanvas_billing::config::{ServeConfig, StripeApi, StripeConfig, SurfaceConfig};
 use valuecanvas_billing::inbox::worker::Processor;
 use valuecanvas_billing::organizations::{self, NewOrganization};
 use valuecanvas_billing::plans::Catalogue;
@@ -36,6 +36,7 @@ pub struct Options {
     pub max_retries: u32,
     pub key_is_live: Option<bool>,
     pub secrets: Vec<&'static str>,
+    pub surface: SurfaceConfig,
     pub stripe_api: Option<StripeApi>,
     pub plans_file: Option<PathBuf>,
 }
@@ -47,6 +48,7 @@ impl Default for Options {
             max_retries: 20,
             key_is_live: None,
             secrets: vec![SECRET],
+            surface: SurfaceConfig::default(),
             stripe_api: None,
             plans_file: None,
         }
@@ -93,6 +95,7 @@ impl TestService {
             worker_concurrency: options.workers,
             tolerance_secs: 300,
             trusted_proxies: 0,
+            surface: options.surface,
         };
         let stripe = StripeConfig {
             api: options.stripe_api,
