@@ -4,24 +4,32 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use serde_json::Value;
 use sqlx::postgres::PgPool;
 use utoipa::OpenApi as _;
 
 use crate::auth::{self, Guard};
 use crate::enforcement::Agents;
-use crate::http::{self, Shared, idempotency, openapi};
+use crate::http::rate_limit::{self, Limits};
+use crate::http::{self, Shared, accept, idempotency, openapi, time_limit};
+use crate::inbox::worker::Processor;
 use crate::plans::{self, Catalogue};
 use crate::subscriptions::{self, Subscriptions};
 use crate::usage::{self, Rules};
-use crate::{audit, enforcement, grace_periods, inbox, invoices, quotas, usage_alerts};
+use crate::{
+    audit, enforcement, grace_periods, inbox, invoices, organizations, payment_methods, quotas,
+    usage_alerts,
+};
 
 /// What the routes need.
 pub struct Api {
     pub pool: PgPool,
     pub catalogue: Arc<Catalogue>,
     pub guard: Guard,
+    /// For operators' replays.
+    pub processor: Processor,
+    pub limits: Limits,
     pub subscriptions: Subscriptions,
     pub rules: Rules,
     pub agents: Agents,
@@ -33,19 +41,28 @@ impl Api {
         let routes = Router::new()
             .merge(auth::router(self.pool.clone()))
             .merge(audit::routes::router(shared.clone()))
+            .merge(inbox::routes::operator::router(
+                shared.clone(),
+                self.processor,
+            ))
+            .merge(organizations::routes::router(shared.clone()))
             .merge(invoices::routes::router(shared.clone()))
             .merge(grace_periods::routes::router(shared.clone()))
             .merge(quotas::routes::router(shared.clone(), self.rules))
             .merge(usage_alerts::routes::router(shared.clone()))
             .merge(usage::routes::router(self.agents.usage.clone()))
             .merge(enforcement::router(self.agents))
+            .merge(payment_methods::routes::router(shared.clone()))
             .merge(plans::routes::router(self.catalogue, shared))
             .merge(subscriptions::routes::router(self.subscriptions))
             .merge(http::docs::router(document()));
         // The last layer is the first to see a request.
         routes
             .route_layer(from_fn_with_state(self.pool, idempotency::once))
+            .route_layer(from_fn_with_state(self.limits, rate_limit::limit))
             .route_layer(from_fn_with_state(self.guard, auth::enforce))
+            .route_layer(from_fn(time_limit::within))
+            .route_layer(from_fn(accept::offered))
     }
 }
 
@@ -57,8 +74,11 @@ pub fn document() -> Value {
         http::docs::Api::openapi(),
         auth::Api::openapi(),
         inbox::routes::Api::openapi(),
+        inbox::routes::operator::Api::openapi(),
         audit::routes::Api::openapi(),
+        organizations::routes::Api::openapi(),
         invoices::routes::Api::openapi(),
+        payment_methods::routes::Api::openapi(),
         plans::routes::Api::openapi(),
         subscriptions::routes::Api::openapi(),
         usage::routes::Api::openapi(),

@@ -21,12 +21,14 @@ use crate::db::{self, DatabaseError};
 use crate::enforcement::Agents;
 use crate::embedded_postgres::{DATABASE, EmbeddedPostgres, EmbeddedPostgresError};
 use crate::event_handlers;
-use crate::http::{self, Probes};
+use crate::http::rate_limit::Limits;
+use crate::http::{self, Probes, cors};
 use crate::inbox::pressure::Pressure;
 use crate::inbox::routes::Endpoint;
 use crate::inbox::worker::Processor;
 use crate::inbox::{self, group_commit};
 use crate::migrations::{self, MigrationError};
+use crate::organizations;
 use crate::plans::{Catalogue, CatalogueError};
 use crate::stripe::client::Client;
 use crate::stripe::signature::SigningSecret;
@@ -255,6 +257,8 @@ pub async fn start(
         pool: db::pool(database.service.clone(), 4),
         metrics: crate::metrics::install(
             event_handlers::audit_actions()
+                .chain(inbox::audit_actions())
+                .chain(organizations::audit_actions())
                 .chain(subscriptions::audit_actions())
                 .chain(quotas::audit_actions())
                 .chain(grace_periods::audit_actions()),
@@ -274,6 +278,12 @@ pub async fn start(
         // Every replica has the same secrets.
         Sealer::derived_from(endpoint.secrets[0].expose().as_bytes()),
     );
+    let processor = Processor {
+        pool: pool.clone(),
+        catalogue: Catalogue::clone(&catalogue),
+        key_is_live: stripe.key_is_live,
+        max_retries: stripe.max_retries,
+    };
     let rules = Rules {
         catalogue: catalogue.clone(),
         grace_hours: serve.usage.grace_hours,
@@ -292,6 +302,8 @@ pub async fn start(
         pool: pool.clone(),
         catalogue: catalogue.clone(),
         guard: Guard::new(database.service.clone(), serve.trusted_proxies, enforced),
+        processor,
+        limits: Limits::new(serve.surface.rates),
         subscriptions: subscriptions.clone(),
         rules,
         agents,
@@ -323,7 +335,7 @@ pub async fn start(
     }
     parts.push(tokio::spawn(http::serve(
         listener,
-        http::finish(router),
+        cors::allow(http::finish(router), &serve.surface.cors_origins),
         stop.clone(),
     )));
     let writer = tokio::spawn(async {

@@ -24,6 +24,7 @@ pub mod migrations;
 pub mod number;
 pub mod organizations;
 pub mod outbound;
+pub mod payment_methods;
 pub mod plans;
 pub mod quotas;
 pub mod service_keys;

@@ -5,13 +5,16 @@ pub mod routes;
 mod store;
 mod verify;
 
-pub use store::{ActorFilter, Entry, Filter, LockedChains, append, list, lock_chains};
+pub use store::{ActorFilter, Entry, Filter, LockedChains, append, enter, list, lock_chains};
 pub use verify::{Break, Report, entry_hash, verify};
 
 use std::net::IpAddr;
 
 use serde_json::Value;
 use uuid::Uuid;
+
+/// Whose chain has what operators do that is of no organization, or of several.
+pub const OPERATORS: Uuid = Uuid::nil();
 
 /// Who acted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -92,8 +92,10 @@ async fn audit_log(
 ) -> Result<Response, Problem> {
     let organization = caller.organization_id;
     let mut filter = query.filter(organization);
-    if accept::choose(&headers, &["application/json", "text/csv"]) == Some("text/csv") {
-        return Ok(export(shared, organization, filter));
+    match accept::choose(&headers, &["application/json", "text/csv"]) {
+        Some("text/csv") => return Ok(export(shared, organization, filter)),
+        Some(_) => {}
+        None => return Err(accept::not_acceptable("application/json and text/csv")),
     }
     let cursors = shared.cursors.of(organization, "audit-log", &query).await?;
     filter.before = cursors.place(query.cursor.as_deref())?;

@@ -134,6 +134,12 @@ pub async fn append(
     Ok(())
 }
 
+/// Appends one entry by itself.
+pub async fn enter(conn: &mut PgConnection, entry: NewEntry) -> Result<(), sqlx::Error> {
+    let locked = lock_chains(&mut *conn, &[entry.organization_id]).await?;
+    append(conn, &locked, &[entry]).await
+}
+
 /// The last link of an organization's chain.
 pub struct Head {
     pub organization_id: Uuid,

@@ -188,8 +188,10 @@ async fn look_up(
                 store::touch_session(&mut conn, hash).await?;
             }
             if row.operator {
-                let user_id = row.user_id;
-                return Ok(Some(Caller::Operator(Operator { user_id })));
+                return Ok(Some(Caller::Operator(Operator {
+                    user_id: row.user_id,
+                    client: client.clone(),
+                })));
             }
             let role = row.role.as_deref().and_then(Role::named);
             Ok(role

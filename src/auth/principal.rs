@@ -3,9 +3,10 @@
 use axum::extract::FromRequestParts;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use serde_json::json;
 use uuid::Uuid;
 
-use crate::audit::{Actor, Client};
+use crate::audit::{self, Actor, Client, NewEntry};
 use crate::error::Problem;
 
 /// What a route asks of its caller, and what an API key's scope gives.
@@ -101,14 +102,38 @@ impl Principal {
 }
 
 /// An operator, who belongs to no organization.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Operator {
     pub user_id: Uuid,
+    /// From where the request came, for the audit log.
+    pub client: Client,
 }
 
 impl Operator {
-    pub fn actor(self) -> Actor {
+    pub fn actor(&self) -> Actor {
         Actor::User(self.user_id)
+    }
+
+    /// What the operator did, for the audit log of the organization whose data
+    /// it was; None: of nobody, or of several.
+    pub fn did(
+        &self,
+        action: &'static str,
+        organization: Option<Uuid>,
+        resource_type: &'static str,
+        resource_id: String,
+    ) -> NewEntry {
+        NewEntry {
+            organization_id: organization.unwrap_or(audit::OPERATORS),
+            action,
+            actor: self.actor(),
+            resource_type,
+            resource_id,
+            before: None,
+            after: None,
+            metadata: json!({"operator": true}),
+            client: Some(self.client.clone()),
+        }
     }
 }
 
@@ -131,7 +156,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Operator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let known = parts.extensions.get::<Self>().copied();
+        let known = parts.extensions.get::<Self>().cloned();
         known.ok_or_else(|| unauthenticated(NO_CREDENTIAL))
     }
 }

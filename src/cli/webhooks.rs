@@ -19,6 +19,7 @@ use crate::event_handlers::{self, HANDLED_TYPES};
 use crate::inbox::inspect::{self, DeadLetter, Details, Listed};
 use crate::inbox::replay::{self, Replayed};
 use crate::inbox::worker::Processor;
+use crate::inbox::{DeadLetterFilter, dead_letters};
 use crate::jobs::{PushGateway, webhook_retry};
 use crate::metrics;
 use crate::organizations;
@@ -168,7 +169,7 @@ impl Webhooks {
             }
             Self::DeadLetters { event_type, format } => {
                 let mut tx = WorkerTx::begin(&pool).await?;
-                let letters = inspect::dead_letters(tx.conn(), event_type.as_deref(), None).await?;
+                let letters = dead_letters(tx.conn(), &of_type(event_type), i64::MAX).await?;
                 format.print(&letters, |letters| describe_dead_letters(letters))
             }
             Self::Replay(replay) => replay.run(&plan.processor(pool)).await,
@@ -249,14 +250,21 @@ struct ReplayedEvent {
     result: Option<Replayed>,
 }
 
+/// All dead letters, or those of one type.
+fn of_type(event_type: Option<String>) -> DeadLetterFilter {
+    DeadLetterFilter {
+        event_type,
+        ..DeadLetterFilter::default()
+    }
+}
+
 impl Replay {
     async fn run(self, processor: &Processor) -> Result<(), Failure> {
         let event_ids = match self.all {
             false => self.event_ids,
             true => {
                 let mut tx = WorkerTx::begin(&processor.pool).await?;
-                let letters =
-                    inspect::dead_letters(tx.conn(), self.event_type.as_deref(), None).await?;
+                let letters = dead_letters(tx.conn(), &of_type(self.event_type), i64::MAX).await?;
                 tx.commit().await?;
                 letters.into_iter().map(|letter| letter.event_id).collect()
             }

@@ -2,6 +2,7 @@
 //! flags override. Everything is checked before anything is touched.
 
 mod stripe;
+mod surface;
 mod usage;
 
 use std::convert::Infallible;
@@ -14,6 +15,7 @@ use sqlx::postgres::PgConnectOptions;
 
 pub use stripe::{StripeApi, StripeArgs, StripeConfig};
 pub use usage::{UsageArgs, UsageConfig};
+pub use surface::{SurfaceArgs, SurfaceConfig};
 
 /// A setting that is missing, malformed or contradictory: exit status 2.
 #[derive(Debug, thiserror::Error)]
@@ -33,10 +35,13 @@ impl ConfigError {
 }
 
 /// The variables that are read, besides those of the secrets' files.
-const VARIABLES: [&str; 22] = [
+const VARIABLES: [&str; 25] = [
     "AGENTS_UPSTREAM_URL",
     "APPLICATION_WEBHOOK_URL",
     "APPLICATION_WEBHOOK_SECRET",
+    "API_RATE_LIMIT_PER_MINUTE",
+    "USAGE_RATE_LIMIT_PER_MINUTE",
+    "CORS_ALLOWED_ORIGINS",
     "STRIPE_API_BASE",
     "TRUSTED_PROXIES",
     "DATABASE_URL",
@@ -267,6 +272,8 @@ pub struct ServeArgs {
     webhook_tolerance_seconds: String,
     #[command(flatten)]
     usage: UsageArgs,
+    #[command(flatten)]
+    surface: SurfaceArgs,
 }
 
 #[derive(Debug, Clone)]
@@ -277,6 +284,7 @@ pub struct ServeConfig {
     pub tolerance_secs: u32,
     pub trusted_proxies: u32,
     pub usage: UsageConfig,
+    pub surface: SurfaceConfig,
 }
 
 impl ServeArgs {
@@ -293,6 +301,7 @@ impl ServeArgs {
             },
             usage: self.usage.check()?,
             trusted_proxies: number("TRUSTED_PROXIES", &self.trusted_proxies, 0, 10)?,
+            surface: self.surface.check()?,
             tolerance_secs: number(
                 "WEBHOOK_TOLERANCE_SECONDS",
                 &self.webhook_tolerance_seconds,

@@ -1,6 +1,42 @@
 //! What a client would rather have, of what there is.
 
-use axum::http::{HeaderMap, header};
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::error::Problem;
+
+/// Answers that are JSON, or nothing, or a problem.
+const JSON: [&str; 2] = ["application/json", "application/problem+json"];
+
+/// Routes that have something else to offer, or answer somebody else's
+/// request.
+const OTHERS: [&str; 5] = [
+    "/api/agents/execute",
+    "/api/billing/audit-log",
+    "/api/billing/invoices/{id}/pdf",
+    "/api/enforce",
+    "/docs",
+];
+
+/// The layer of the routes: refuses who would take nothing of what there is.
+pub async fn offered(request: Request, next: Next) -> Response {
+    let path = request.extensions().get::<MatchedPath>();
+    let other = path.is_some_and(|path| OTHERS.contains(&path.as_str()));
+    if other || choose(request.headers(), &JSON).is_some() {
+        return next.run(request).await;
+    }
+    not_acceptable("application/json").into_response()
+}
+
+pub fn not_acceptable(offered: &str) -> Problem {
+    Problem::new(
+        StatusCode::NOT_ACCEPTABLE,
+        "not_acceptable",
+        format!("there is {offered} here; send an Accept header that takes it, or none"),
+    )
+}
 
 /// The offer that `Accept` puts first; of equals, the first. Without the
 /// header that is the first; None: none is acceptable.

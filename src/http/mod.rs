@@ -3,6 +3,8 @@
 
 pub mod accept;
 pub mod body;
+pub mod caller;
+pub mod cors;
 pub mod cursor;
 pub mod docs;
 mod entry;
@@ -11,9 +13,11 @@ pub mod idempotency;
 pub mod openapi;
 pub mod page;
 mod probes;
+pub mod rate_limit;
 mod request_id;
 mod server;
 mod shared;
+pub mod time_limit;
 
 use axum::Router;
 use axum::http::{Method, StatusCode};

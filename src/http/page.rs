@@ -10,8 +10,8 @@ pub const DEFAULT_LIMIT: u32 = 25;
 /// Rows of a page at most.
 pub const MAX_LIMIT: u32 = 100;
 
-/// How many rows a page has at most: 1 to 100. In a query:
-/// `#[serde(default)] limit: Limit`.
+// In a query: `#[serde(default)] #[param(inline)] limit: Limit`.
+/// How many rows a page has at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(try_from = "u32")]
 #[schema(minimum = 1, maximum = 100, default = 25)]

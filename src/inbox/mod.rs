@@ -1,6 +1,7 @@
 //! The inbox: verify, then store, then answer; process later, retry, and keep
 //! what cannot be processed.
 
+pub mod discard;
 pub mod group_commit;
 pub mod pressure;
 pub mod replay;
@@ -8,10 +9,21 @@ pub mod routes;
 mod store;
 pub mod worker;
 
+pub use store::dead_letters::{Filter as DeadLetterFilter, page as dead_letters};
 pub use store::leases::count_due;
 pub use store::{Backlog, CHANNEL, backlog, inspect, leases, wake_waiting};
 
 use sha2::{Digest, Sha256};
+
+/// The actions that audit entries of operators' work on the inbox have.
+pub fn audit_actions() -> impl Iterator<Item = &'static str> {
+    let looking = [LISTED, LETTERS_LISTED, SHOWN];
+    looking.into_iter().chain([replay::ACTION, discard::ACTION])
+}
+
+const LISTED: &str = "webhook_events_listed";
+const LETTERS_LISTED: &str = "dead_letters_listed";
+const SHOWN: &str = "webhook_event_shown";
 
 const BUCKETS: u16 = 1_024;
 

@@ -1,5 +1,7 @@
 //! `POST /api/billing/webhooks/stripe`.
 
+pub mod operator;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,6 @@
 //! Organizations: the tenants.
 
+pub mod routes;
 mod store;
 
 use serde_json::json;
@@ -12,6 +13,15 @@ use crate::inbox;
 use crate::plans::Catalogue;
 use crate::{metrics, quotas};
 pub use store::{Organization, list, plan_tier};
+
+const CREATED: &str = "organization_created";
+/// The action of an operator who looked at all of them.
+const LISTED: &str = "organizations_listed";
+
+/// The actions that audit entries about organizations have.
+pub fn audit_actions() -> impl Iterator<Item = &'static str> {
+    [CREATED, LISTED].into_iter()
+}
 
 /// Who is to be created.
 #[derive(Debug, Clone)]
@@ -67,7 +77,7 @@ pub async fn create(
     }
     let entry = NewEntry {
         organization_id: id,
-        action: "organization_created",
+        action: CREATED,
         actor: Actor::System,
         resource_type: "organization",
         resource_id: id.to_string(),

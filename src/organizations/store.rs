@@ -1,17 +1,20 @@
 //! The organizations' SQL.
 
+use jiff_sqlx::ToSqlx as _;
 use serde::Serialize;
 use sqlx::PgConnection;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::db::TenantTx;
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Organization {
     pub id: Uuid,
     pub name: String,
     pub plan_tier: String,
+    #[schema(required)]
     pub stripe_customer_id: Option<String>,
     pub created_at: jiff::Timestamp,
 }
@@ -57,11 +60,26 @@ pub async fn insert_customer(tx: &mut TenantTx, customer_id: &str) -> Result<boo
 
 /// All organizations, oldest first.
 pub async fn list(conn: &mut PgConnection) -> Result<Vec<Organization>, sqlx::Error> {
+    page(conn, None, i64::MAX).await
+}
+
+/// Up to `limit` organizations after a place, oldest first.
+pub async fn page(
+    conn: &mut PgConnection,
+    after: Option<(jiff::Timestamp, Uuid)>,
+    limit: i64,
+) -> Result<Vec<Organization>, sqlx::Error> {
+    let (created_at, id) = after.unzip();
     let rows = sqlx::query!(
         r#"SELECT o.id, o.name, o.plan_tier, o.created_at,
                   (SELECT min(c.stripe_customer_id) FROM billing_customers c
                     WHERE c.organization_id = o.id) AS customer
-             FROM organizations o ORDER BY o.created_at, o.id"#
+             FROM organizations o
+            WHERE $1::timestamptz IS NULL OR (o.created_at, o.id) > ($1, $2)
+            ORDER BY o.created_at, o.id LIMIT $3"#,
+        created_at.map(|at| at.to_sqlx()) as _,
+        id,
+        limit
     )
     .fetch_all(conn)
     .await?;

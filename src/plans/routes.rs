@@ -95,6 +95,7 @@ impl From<&Plan> for PlanView {
 #[into_params(parameter_in = Query)]
 struct ListQuery {
     #[serde(default)]
+    #[param(inline)]
     limit: Limit,
     /// `nextCursor` of the page before.
     cursor: Option<String>,

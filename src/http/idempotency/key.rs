@@ -2,15 +2,13 @@
 
 use std::convert::Infallible;
 
-use axum::extract::{OptionalFromRequestParts, Request};
+use axum::extract::OptionalFromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use sha2::{Digest as _, Sha256};
-use uuid::Uuid;
 
-use crate::audit::Actor;
-use crate::auth::{Operator, Principal};
 use crate::error::Problem;
+use crate::http::caller::Caller;
 
 pub const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 const MAX_LENGTH: usize = 255;
@@ -53,31 +51,6 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for Key {
     }
 }
 
-/// Whose keys they are, and who sends the request.
-#[derive(Debug, Clone, Copy)]
-pub struct Caller {
-    /// Nil for operators, who belong to no organization.
-    pub organization_id: Uuid,
-    pub actor: Actor,
-}
-
-impl Caller {
-    pub fn of(request: &Request) -> Option<Self> {
-        let extensions = request.extensions();
-        let tenant = extensions.get::<Principal>().map(|principal| Self {
-            organization_id: principal.organization_id,
-            actor: principal.actor,
-        });
-        tenant.or_else(|| {
-            let operator = extensions.get::<Operator>()?;
-            Some(Self {
-                organization_id: Uuid::nil(),
-                actor: operator.actor(),
-            })
-        })
-    }
-}
-
 /// What makes two requests the same: who sends it, and what it says.
 pub fn fingerprint(parts: &Parts, caller: &Caller, body: &[u8]) -> [u8; 32] {
     let target = parts.uri.path_and_query();
@@ -100,7 +73,10 @@ pub fn fingerprint(parts: &Parts, caller: &Caller, body: &[u8]) -> [u8; 32] {
 mod tests {
     use axum::http::{HeaderValue, Request};
 
+    use uuid::Uuid;
+
     use super::*;
+    use crate::audit::Actor;
 
     fn of(values: &[&[u8]]) -> Result<Key, Problem> {
         let mut headers = HeaderMap::new();

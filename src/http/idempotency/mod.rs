@@ -24,13 +24,13 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::body;
+use super::caller::Caller;
 use crate::error::Problem;
-use key::Caller;
 pub use key::{HEADER, Key};
 pub use store::purge;
 use store::{Answer, Claim, Lease};
 
-const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+pub const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// How long a request may take once its key is claimed. Its lease is longer,
 /// so that nobody else begins while it may still be at work.
 const WORK: Duration = Duration::from_secs(50);

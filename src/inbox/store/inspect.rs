@@ -1,26 +1,33 @@
 //! Looking at the inbox and the dead letters.
 
+use jiff_sqlx::ToSqlx as _;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use sqlx::PgConnection;
 use sqlx::types::Json;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::inbox::bucket_of;
 
 /// An event in a list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = WebhookEvent)]
 pub struct Listed {
     pub event_id: String,
     pub event_type: String,
+    #[schema(required)]
     pub organization_id: Option<Uuid>,
     pub received_at: jiff::Timestamp,
     pub processed: bool,
+    #[schema(required)]
     pub outcome: Option<String>,
     pub retry_count: i32,
+    #[schema(required)]
     pub next_retry_at: Option<jiff::Timestamp>,
+    #[schema(required)]
     pub error_message: Option<String>,
 }
 
@@ -30,12 +37,43 @@ pub async fn list(
     unprocessed_only: bool,
     limit: i64,
 ) -> Result<Vec<Listed>, sqlx::Error> {
+    let filter = EventFilter {
+        processed: unprocessed_only.then_some(false),
+        ..EventFilter::default()
+    };
+    page(conn, &filter, limit).await
+}
+
+/// Which events to show. `before` is the place of the last one shown.
+#[derive(Debug, Default, Clone)]
+pub struct EventFilter {
+    pub event_type: Option<String>,
+    pub organization_id: Option<Uuid>,
+    pub processed: Option<bool>,
+    pub before: Option<(jiff::Timestamp, String)>,
+}
+
+/// Up to `limit` events of the inbox, newest first.
+pub async fn page(
+    conn: &mut PgConnection,
+    filter: &EventFilter,
+    limit: i64,
+) -> Result<Vec<Listed>, sqlx::Error> {
+    let before = filter.before.as_ref();
     let rows = sqlx::query!(
         "SELECT stripe_event_id, event_type, organization_id, received_at, processed, outcome,
                 retry_count, next_retry_at, error_message
-           FROM webhook_events WHERE NOT (processed AND $1)
-          ORDER BY received_at DESC LIMIT $2",
-        unprocessed_only,
+           FROM webhook_events
+          WHERE ($1::text IS NULL OR event_type = $1)
+            AND ($2::uuid IS NULL OR organization_id = $2)
+            AND ($3::boolean IS NULL OR processed = $3)
+            AND ($4::timestamptz IS NULL OR (received_at, stripe_event_id) < ($4, $5))
+          ORDER BY received_at DESC, stripe_event_id DESC LIMIT $6",
+        filter.event_type,
+        filter.organization_id,
+        filter.processed,
+        before.map(|(time, _)| time.to_sqlx()) as _,
+        before.map(|(_, id)| id.as_str()),
         limit
     )
     .fetch_all(conn)
@@ -57,11 +95,13 @@ pub async fn list(
 }
 
 /// A dead letter in a list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = DeadLetter)]
 pub struct DeadLetter {
     pub event_id: String,
     pub event_type: String,
+    #[schema(required)]
     pub organization_id: Option<Uuid>,
     pub received_at: jiff::Timestamp,
     pub dead_lettered_at: jiff::Timestamp,
@@ -69,57 +109,37 @@ pub struct DeadLetter {
     pub error_message: String,
 }
 
-/// The dead letters, oldest first; of one type, if it is given.
-pub async fn dead_letters(
-    conn: &mut PgConnection,
-    event_type: Option<&str>,
-    limit: Option<i64>,
-) -> Result<Vec<DeadLetter>, sqlx::Error> {
-    let rows = sqlx::query!(
-        "SELECT stripe_event_id, event_type, organization_id, received_at, dead_lettered_at,
-                retry_count, error_message
-           FROM webhook_dead_letter_queue WHERE $1::text IS NULL OR event_type = $1
-          ORDER BY dead_lettered_at, stripe_event_id LIMIT $2",
-        event_type,
-        limit
-    )
-    .fetch_all(conn)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| DeadLetter {
-            event_id: row.stripe_event_id,
-            event_type: row.event_type,
-            organization_id: row.organization_id,
-            received_at: row.received_at.to_jiff(),
-            dead_lettered_at: row.dead_lettered_at.to_jiff(),
-            retry_count: row.retry_count,
-            error_message: row.error_message,
-        })
-        .collect())
-}
-
 /// Everything that is known of an event, its payload as it was received.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = WebhookEventDetails)]
 pub struct Details {
     pub event_id: String,
     pub event_type: String,
     /// `processed`, `unprocessed` or `dead_letter`.
     pub state: &'static str,
+    #[schema(required)]
     pub outcome: Option<String>,
+    #[schema(required)]
     pub organization_id: Option<Uuid>,
+    #[schema(required)]
     pub api_version: Option<String>,
     pub livemode: bool,
+    #[schema(required)]
     pub account: Option<String>,
     pub created_at: jiff::Timestamp,
     pub received_at: jiff::Timestamp,
+    #[schema(required)]
     pub processed_at: Option<jiff::Timestamp>,
     pub retry_count: i32,
+    #[schema(required)]
     pub next_retry_at: Option<jiff::Timestamp>,
+    #[schema(required)]
     pub error_message: Option<String>,
     /// Each failed attempt, oldest first.
+    #[schema(value_type = Vec<Object>)]
     pub attempts: Value,
+    #[schema(value_type = Object)]
     pub payload: Box<RawValue>,
 }
 

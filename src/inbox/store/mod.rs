@@ -1,5 +1,6 @@
 //! The inbox's SQL.
 
+pub mod dead_letters;
 pub mod inspect;
 pub mod leases;
 pub mod replays;

@@ -16,7 +16,8 @@ pub enum Place {
 
 /// What is known of an event.
 pub enum Found {
-    At(StoredEvent, Place),
+    /// With the organization it is known to be of.
+    At(StoredEvent, Place, Option<Uuid>),
     InFlight,
     Nowhere,
 }
@@ -26,7 +27,7 @@ pub async fn find(conn: &mut PgConnection, event_id: &str) -> Result<Found, sqlx
     let bucket = bucket_of(event_id);
     let dead = sqlx::query!(
         r#"SELECT event_type, api_version, livemode, account, event_created_at,
-                  payload::text AS "payload!"
+                  payload::text AS "payload!", organization_id
              FROM webhook_dead_letter_queue WHERE bucket = $1 AND stripe_event_id = $2 FOR UPDATE"#,
         bucket,
         event_id
@@ -55,11 +56,11 @@ pub async fn find(conn: &mut PgConnection, event_id: &str) -> Result<Found, sqlx
             row.event_created_at,
             row.payload,
         );
-        return Ok(Found::At(event, Place::DeadLetters));
+        return Ok(Found::At(event, Place::DeadLetters, row.organization_id));
     }
     let kept = sqlx::query!(
         r#"SELECT event_type, api_version, livemode, account, event_created_at,
-                  payload::text AS "payload!",
+                  payload::text AS "payload!", organization_id,
                   coalesce(NOT processed AND lease_expires_at > now(), false) AS "leased!"
              FROM webhook_events WHERE bucket = $1 AND stripe_event_id = $2 FOR UPDATE"#,
         bucket,
@@ -80,6 +81,7 @@ pub async fn find(conn: &mut PgConnection, event_id: &str) -> Result<Found, sqlx
                 row.payload,
             ),
             Place::Inbox,
+            row.organization_id,
         ),
     })
 }

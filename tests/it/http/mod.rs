@@ -1,4 +1,6 @@
 //! What all routes have in common.
 
+mod cors;
 mod idempotency;
 mod openapi;
+mod rate_limits;

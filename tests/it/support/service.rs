@@ -10,7 +10,9 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 use valuecanvas_billing::app::{self, Database, Service};
 use valuecanvas_billing::auth::{Permission, Role};
-use valuecanvas_billing::config::{ServeConfig, StripeApi, StripeConfig, UsageConfig};
+use valuecanvas_billing::config::{
+    ServeConfig, StripeApi, StripeConfig, SurfaceConfig, UsageConfig,
+};
 use valuecanvas_billing::inbox::worker::Processor;
 use valuecanvas_billing::organizations::{self, NewOrganization};
 use valuecanvas_billing::plans::Catalogue;
@@ -36,6 +38,7 @@ pub struct Options {
     pub max_retries: u32,
     pub key_is_live: Option<bool>,
     pub secrets: Vec<&'static str>,
+    pub surface: SurfaceConfig,
     pub stripe_api: Option<StripeApi>,
     pub plans_file: Option<PathBuf>,
     pub usage: UsageConfig,
@@ -48,6 +51,7 @@ impl Default for Options {
             max_retries: 20,
             key_is_live: None,
             secrets: vec![SECRET],
+            surface: SurfaceConfig::default(),
             stripe_api: None,
             plans_file: None,
             usage: UsageConfig::default(),
@@ -96,6 +100,7 @@ impl TestService {
             tolerance_secs: 300,
             trusted_proxies: 0,
             usage: options.usage,
+            surface: options.surface,
         };
         let stripe = StripeConfig {
             api: options.stripe_api,

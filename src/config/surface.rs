@@ -1,0 +1,97 @@
+//! What the API lets in: how much of each credential, and whose scripts.
+
+use axum::http::HeaderValue;
+use clap::Args;
+
+use super::{ConfigError, given, number};
+use crate::http::rate_limit::Rates;
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Service")]
+pub struct SurfaceArgs {
+    /// Requests a minute that a credential may send; 0: any number.
+    #[arg(long, env = "API_RATE_LIMIT_PER_MINUTE", default_value = "6000")]
+    api_rate_limit_per_minute: String,
+    /// The same for what a product calls for each request of its users: usage
+    /// events and checks, forward-auth, agents.
+    #[arg(long, env = "USAGE_RATE_LIMIT_PER_MINUTE", default_value = "6000000")]
+    usage_rate_limit_per_minute: String,
+    /// The sites whose scripts may call the API (https://host), separated by
+    /// commas; unset: none.
+    #[arg(long, env = "CORS_ALLOWED_ORIGINS")]
+    cors_allowed_origins: Option<String>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct SurfaceConfig {
+    pub rates: Rates,
+    pub cors_origins: Vec<HeaderValue>,
+}
+
+impl SurfaceArgs {
+    pub fn check(&self) -> Result<SurfaceConfig, ConfigError> {
+        let rate = |variable, text| number(variable, text, 0, 1_000_000_000);
+        let usage = &self.usage_rate_limit_per_minute;
+        Ok(SurfaceConfig {
+            rates: Rates {
+                api_per_minute: rate("API_RATE_LIMIT_PER_MINUTE", &self.api_rate_limit_per_minute)?,
+                usage_per_minute: rate("USAGE_RATE_LIMIT_PER_MINUTE", usage)?,
+            },
+            cors_origins: origins(given(self.cors_allowed_origins.as_deref()))?,
+        })
+    }
+}
+
+/// Origins as browsers write them: a scheme, a host, and a port if need be.
+fn origins(list: Option<&str>) -> Result<Vec<HeaderValue>, ConfigError> {
+    let given = list.into_iter().flat_map(|list| list.split(','));
+    let given = given.map(str::trim).filter(|origin| !origin.is_empty());
+    given
+        .map(|origin| {
+            let value = is_origin(origin).then(|| HeaderValue::try_from(origin).ok());
+            value.flatten().ok_or_else(|| {
+                ConfigError::new(
+                    "CORS_ALLOWED_ORIGINS",
+                    format!(
+                        "{origin:?} is no origin; write https://host or https://host:port, \
+                         in small letters"
+                    ),
+                )
+            })
+        })
+        .collect()
+}
+
+fn is_origin(text: &str) -> bool {
+    let host = ["https://", "http://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._:[]".contains(c);
+    host.is_some_and(|host| !host.is_empty() && host.chars().all(plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_as_browsers_write_them() {
+        let list = " https://app.example.com, http://localhost:5173 ,";
+        assert_eq!(
+            origins(Some(list)).unwrap(),
+            ["https://app.example.com", "http://localhost:5173"]
+        );
+        assert!(origins(None).unwrap().is_empty());
+        let wrong = [
+            "*",
+            "null",
+            "app.example.com",
+            "https://a/b",
+            "https://",
+            "https://A.com",
+        ];
+        for wrong in wrong {
+            assert!(origins(Some(wrong)).is_err(), "{wrong}");
+        }
+    }
+}

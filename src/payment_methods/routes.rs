@@ -1,0 +1,58 @@
+//! `GET /api/billing/payment-methods`.
+
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Deserialize;
+use utoipa::{IntoParams, OpenApi};
+
+use super::{PaymentMethod, Place, store};
+use crate::auth::Principal;
+use crate::error::Problem;
+use crate::http::Shared;
+use crate::http::extract::Query;
+use crate::http::page::{Limit, Page};
+
+#[derive(OpenApi)]
+#[openapi(paths(list))]
+pub struct Api;
+
+pub fn router(shared: Shared) -> Router {
+    Router::new()
+        .route("/api/billing/payment-methods", get(list))
+        .with_state(shared)
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct Paging {
+    #[serde(default)]
+    #[param(inline)]
+    limit: Limit,
+    /// `nextCursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// The payment methods that are attached, newest first
+#[utoipa::path(
+    get,
+    path = "/api/billing/payment-methods",
+    operation_id = "list_payment_methods",
+    tag = "Payment methods",
+    params(Paging),
+    responses((status = 200, description = "A page of payment methods.", body = Page<PaymentMethod>)),
+)]
+async fn list(
+    State(shared): State<Shared>,
+    caller: Principal,
+    Query(paging): Query<Paging>,
+) -> Result<Json<Page<PaymentMethod>>, Problem> {
+    let organization = caller.organization_id;
+    let cursors = shared.cursors.of(organization, "payment-methods", &());
+    let cursors = cursors.await?;
+    let after: Option<Place> = cursors.place(paging.cursor.as_deref())?;
+    let mut tx = shared.read(organization).await?;
+    let rows = store::list(&mut tx, after.as_ref(), paging.limit.rows()).await?;
+    Ok(Json(Page::of(rows, paging.limit, &cursors, Place::of)))
+}
