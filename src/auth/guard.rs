@@ -7,11 +7,11 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use sqlx::postgres::PgPool;
 
 use super::principal::{no_credential, unauthenticated};
-use super::token::{self, Presented};
-use super::{Access, Operator, Permission, Principal, Role, access_of, store};
+use super::lookup::{Found, Lookup};
+use super::token;
+use super::{Access, Operator, Permission, Principal, Role, access_of};
 use crate::audit::{Actor, Client};
 use crate::db;
 use crate::error::Problem;
@@ -20,9 +20,7 @@ use crate::http::Peer;
 /// What checking a credential needs.
 #[derive(Clone)]
 pub struct Guard {
-    /// Connections that are billing_worker from the start: a credential is
-    /// looked up in one round trip.
-    pool: PgPool,
+    lookup: Lookup,
     /// How many proxies in front of the service append to X-Forwarded-For.
     proxies: u32,
     /// The product's own routes, which usage is enforced in front of.
@@ -36,7 +34,7 @@ impl Guard {
         enforced: impl Iterator<Item = String>,
     ) -> Self {
         Self {
-            pool: db::worker_pool(options, 4),
+            lookup: Lookup::new(db::worker_pool(options, 2)),
             proxies,
             enforced: enforced.collect(),
         }
@@ -165,60 +163,30 @@ async fn identify(guard: &Guard, credential: &str, client: Client) -> Result<Cal
     let refused =
         || unauthenticated("the token or API key is unknown, expired or revoked; log in again");
     let presented = token::read(credential).ok_or_else(refused)?;
-    let found = match look_up(guard, &presented, &client).await {
-        // A connection that died with the server it led to.
-        Err(error) if db::is_outage(&error) => look_up(guard, &presented, &client).await,
-        found => found,
-    };
-    found?.ok_or_else(refused)
-}
-
-async fn look_up(
-    guard: &Guard,
-    presented: &Presented,
-    client: &Client,
-) -> Result<Option<Caller>, sqlx::Error> {
-    let mut conn = guard.pool.acquire().await?;
-    match presented {
-        Presented::Session(hash) => {
-            let Some(row) = store::session(&mut conn, hash).await? else {
-                return Ok(None);
-            };
-            if row.stale {
-                store::touch_session(&mut conn, hash).await?;
-            }
-            if row.operator {
-                return Ok(Some(Caller::Operator(Operator {
-                    user_id: row.user_id,
-                    client: client.clone(),
-                })));
-            }
+    let found = guard.lookup.find(presented).await?.ok_or_else(refused)?;
+    match found {
+        Found::Session(row) if row.operator => Ok(Caller::Operator(Operator {
+            user_id: row.user_id,
+            client,
+        })),
+        Found::Session(row) => {
             let role = row.role.as_deref().and_then(Role::named);
-            Ok(role
-                .zip(row.organization_id)
-                .map(|(role, organization_id)| {
-                    Caller::User(Principal {
-                        organization_id,
-                        actor: Actor::User(row.user_id),
-                        permissions: role.permissions().to_vec(),
-                        client: client.clone(),
-                    })
-                }))
+            let (role, organization_id) = role.zip(row.organization_id).ok_or_else(refused)?;
+            Ok(Caller::User(Principal {
+                organization_id,
+                actor: Actor::User(row.user_id),
+                permissions: role.permissions().to_vec(),
+                client,
+            }))
         }
-        Presented::Key(hash) => {
-            let Some(row) = store::key(&mut conn, hash).await? else {
-                return Ok(None);
-            };
-            if row.stale {
-                store::touch_key(&mut conn, row.organization_id, row.id).await?;
-            }
+        Found::Key(row) => {
             let scopes = row.scopes.iter();
-            Ok(Some(Caller::Key(Principal {
+            Ok(Caller::Key(Principal {
                 organization_id: row.organization_id,
                 actor: Actor::ApiKey(row.id),
                 permissions: scopes.filter_map(|s| Permission::named(s)).collect(),
-                client: client.clone(),
-            })))
+                client,
+            }))
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod alerts;
 mod checks;
+mod crash;
 mod events;
 mod gateway;
 mod grace;
