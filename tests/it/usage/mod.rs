@@ -6,6 +6,7 @@ mod crash;
 mod events;
 mod gateway;
 mod grace;
+mod proxies;
 mod replicas;
 mod reports;
 mod tenant;
