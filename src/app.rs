@@ -364,6 +364,12 @@ pub async fn start(
             .spawn(move || work.run())
             .expect("the system can start a thread")
     });
+    // The name that the operators' guide looks for.
+    tracing::info!(
+        routes = catalogue.enforced().len() + 1,
+        grace_hours = serve.usage.grace_hours,
+        "PlanEnforcementMiddleware loaded"
+    );
     tracing::info!(%address, workers = serve.worker_concurrency, "Listening");
     Ok(Service {
         address,

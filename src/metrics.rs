@@ -27,6 +27,7 @@ const UNPROCESSED: &str = "stripe_webhook_unprocessed_events";
 const OLDEST: &str = "stripe_webhook_oldest_unprocessed_seconds";
 const AUDIT_ENTRIES: &str = "billing_audit_log_entries_total";
 const AUDIT_ERRORS: &str = "billing_audit_log_errors_total";
+const AUDIT_BYTES: &str = "billing_audit_log_bytes";
 const ALERTS: &str = "billing_alerts_total";
 const STRIPE_CALLS: &str = "stripe_api_calls_total";
 const STRIPE_TIME: &str = "stripe_api_duration_seconds";
@@ -121,6 +122,7 @@ fn describe() {
         AUDIT_ERRORS,
         "Audit entries that could not be appended; their changes were undone."
     );
+    describe_gauge!(AUDIT_BYTES, Unit::Bytes, "The audit log's size in the database.");
     describe_counter!(ALERTS, "Alerts raised, by kind.");
     describe_counter!(
         STRIPE_CALLS,
@@ -254,6 +256,11 @@ pub fn backlog(dead_letters: i64, unprocessed: i64, oldest_secs: i64) {
     gauge!(DEAD_LETTERS).set(dead_letters as f64);
     gauge!(UNPROCESSED).set(unprocessed as f64);
     gauge!(OLDEST).set(oldest_secs as f64);
+}
+
+/// The audit log's size, as the database has it.
+pub fn audit_bytes(bytes: i64) {
+    gauge!(AUDIT_BYTES).set(bytes as f64);
 }
 
 /// One call to Stripe, with all its attempts.

@@ -7,6 +7,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use sqlx::postgres::PgConnectOptions;
 
 use super::principal::{no_credential, unauthenticated};
 use super::lookup::{Found, Lookup};
@@ -29,12 +30,12 @@ pub struct Guard {
 
 impl Guard {
     pub fn new(
-        options: sqlx::postgres::PgConnectOptions,
+        options: PgConnectOptions,
         proxies: u32,
         enforced: impl Iterator<Item = String>,
     ) -> Self {
         Self {
-            lookup: Lookup::new(db::worker_pool(options, 2)),
+            lookup: Lookup::new(db::worker_pool(keyed(options), 2)),
             proxies,
             enforced: enforced.collect(),
         }
@@ -45,6 +46,12 @@ impl Guard {
         let of_product = || enforced().then_some(Access::Tenant(Permission::AgentsExecute));
         access_of(method, path).or_else(of_product)
     }
+}
+
+/// Credentials are found by their hash: a plan that was made while there were
+/// few of them is not to read all of them later.
+fn keyed(options: PgConnectOptions) -> PgConnectOptions {
+    options.options([("enable_seqscan", "off")])
 }
 
 /// Lets a request through to its handler, with its caller, or refuses it.

@@ -4,6 +4,8 @@
 mod api_keys;
 mod audit;
 mod backfill;
+mod backup;
+mod completions;
 mod demo;
 mod doctor;
 mod failure;
@@ -25,11 +27,21 @@ mod webhooks;
 
 use std::process::ExitCode;
 
-use clap::Subcommand;
+use clap::{Parser, Subcommand};
 
 use crate::config::GlobalArgs;
 use crate::telemetry;
 pub use failure::Failure;
+
+/// Self-hosted billing between Stripe, your product and your operators.
+#[derive(Debug, Parser)]
+#[command(name = "valuecanvas-billing", version, about, max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub global: GlobalArgs,
+}
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -76,6 +88,12 @@ pub enum Command {
     Sandbox(sandbox::Run),
     /// Print the API's description, OpenAPI 3.1.
     Openapi(openapi::Openapi),
+    /// Write a backup, and read it back.
+    Backup(backup::Backup),
+    /// Restore a backup into an empty database.
+    Restore(backup::Restore),
+    /// Print what completes commands in a shell.
+    Completions(completions::Completions),
     /// What runs where.
     Status(status::Status),
 }
@@ -147,6 +165,9 @@ async fn dispatch(command: Command, global: &GlobalArgs) -> Result<(), Failure> 
         Command::ApiKeys(keys) => keys.run(global).await,
         Command::Sandbox(sandbox) => sandbox.run().await,
         Command::Openapi(openapi) => openapi.run(),
+        Command::Backup(backup) => backup.run(global).await,
+        Command::Restore(restore) => restore.run(global).await,
+        Command::Completions(completions) => completions.run(),
         Command::Status(status) => status.run(global).await,
     }
 }

@@ -150,6 +150,13 @@ impl GlobalArgs {
             .flatten()
     }
 
+    /// The owner's URL as it was given, password included.
+    pub fn owner_url(&self) -> Option<String> {
+        let given = self.migration_database_url.as_deref();
+        let own = secret("MIGRATION_DATABASE_URL", given).ok().flatten();
+        own.or_else(|| self.database_url())
+    }
+
     pub fn log_format(&self) -> Result<Option<LogFormat>, ConfigError> {
         match given(self.log_format.as_deref()) {
             None => Ok(None),

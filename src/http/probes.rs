@@ -15,6 +15,7 @@ use sqlx::postgres::PgPool;
 use utoipa::{OpenApi, ToSchema};
 
 use crate::db::WorkerTx;
+use crate::audit;
 use crate::grace_periods;
 use crate::inbox;
 use crate::metrics;
@@ -131,7 +132,8 @@ async fn pending_migrations(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
 async fn scrape(State(probes): State<Arc<Probes>>) -> Response {
     metrics::connections(probes.pool.size(), probes.pool.num_idle());
     match tokio::time::timeout(PROBE_TIMEOUT, backlog(&probes.pool)).await {
-        Ok(Ok((found, graces))) => {
+        Ok(Ok((found, graces, audit_bytes))) => {
+            metrics::audit_bytes(audit_bytes);
             metrics::graces(&graces);
             metrics::backlog(
                 found.dead_letters,
@@ -149,10 +151,11 @@ async fn scrape(State(probes): State<Arc<Probes>>) -> Response {
     (kind, probes.metrics.render()).into_response()
 }
 
-type Counted = (inbox::Backlog, BTreeMap<String, i64>);
+type Counted = (inbox::Backlog, BTreeMap<String, i64>, i64);
 
 async fn backlog(pool: &PgPool) -> Result<Counted, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     let backlog = inbox::backlog(tx.conn()).await?;
-    Ok((backlog, grace_periods::active_by_metric(tx.conn()).await?))
+    let graces = grace_periods::active_by_metric(tx.conn()).await?;
+    Ok((backlog, graces, audit::bytes(tx.conn()).await?))
 }

@@ -6,6 +6,7 @@ mod database;
 mod embedded_postgres;
 mod http;
 mod inbox;
+mod operations;
 mod routes;
 mod signers;
 mod stripe;

@@ -9,4 +9,4 @@ mod grace;
 mod proxies;
 mod replicas;
 mod reports;
-mod tenant;
+pub mod tenant;
