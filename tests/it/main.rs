@@ -6,6 +6,7 @@ mod database;
 mod embedded_postgres;
 mod http;
 mod inbox;
+mod isolation;
 mod routes;
 mod signers;
 mod stripe;
