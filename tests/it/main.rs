@@ -8,6 +8,7 @@ mod http;
 mod inbox;
 mod isolation;
 mod routes;
+mod schemathesis;
 mod signers;
 mod stripe;
 mod subscriptions;

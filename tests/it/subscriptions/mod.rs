@@ -9,4 +9,4 @@ mod problems;
 mod reconcile;
 mod storm;
 mod tokens;
-mod world;
+pub mod world;
