@@ -315,6 +315,11 @@ pub fn is_unstorable_text(error: &sqlx::Error) -> bool {
     sql_state(error).is_some_and(|code| matches!(code.as_str(), "22021" | "22P05"))
 }
 
+/// Whether a time is one that PostgreSQL does not have.
+pub fn is_time_out_of_range(error: &sqlx::Error) -> bool {
+    sql_state(error).is_some_and(|code| code == "22008")
+}
+
 /// Whether a row breaks a rule of its own, rather than one that other rows
 /// decide.
 pub fn is_broken_row(error: &sqlx::Error) -> bool {

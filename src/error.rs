@@ -111,6 +111,13 @@ impl From<sqlx::Error> for Problem {
                 "a text holds a character that cannot be stored, such as NUL",
             );
         }
+        if db::is_time_out_of_range(&error) {
+            return Self::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_time",
+                "a time lies before 4713 BC, where the database's times begin; send a later one",
+            );
+        }
         tracing::error!(%error, "a request failed");
         Self::internal()
     }

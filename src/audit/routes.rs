@@ -32,7 +32,7 @@ pub fn router(shared: Shared) -> Router {
         .with_state(shared)
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
 struct AuditQuery {
@@ -46,16 +46,24 @@ struct AuditQuery {
     from: Option<Timestamp>,
     /// Before this time.
     to: Option<Timestamp>,
-    // What a cursor does not hold for is left out of what it is bound to.
-    #[serde(default, skip_serializing)]
+    #[serde(default)]
     #[param(inline)]
     limit: Limit,
     /// `nextCursor` of the page before.
-    #[serde(skip_serializing)]
     cursor: Option<String>,
 }
 
 impl AuditQuery {
+    /// What a cursor is bound to.
+    fn filters(&self) -> impl Serialize {
+        let who = (
+            self.action.clone(),
+            self.actor.clone(),
+            self.resource_type.clone(),
+        );
+        (who, self.from, self.to)
+    }
+
     fn filter(&self, organization_id: Uuid) -> Filter {
         let actor = self.actor.as_ref().map(|actor| match actor.parse() {
             Ok(id) => ActorFilter::Id(id),
@@ -97,7 +105,10 @@ async fn audit_log(
         Some(_) => {}
         None => return Err(accept::not_acceptable("application/json and text/csv")),
     }
-    let cursors = shared.cursors.of(organization, "audit-log", &query).await?;
+    let cursors = shared
+        .cursors
+        .of(organization, "audit-log", &query.filters())
+        .await?;
     filter.before = cursors.place(query.cursor.as_deref())?;
     let mut tx = shared.read(organization).await?;
     let rows = list(tx.conn(), &filter, query.limit.rows()).await?;

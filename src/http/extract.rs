@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::body;
 use crate::error::Problem;
 
-/// A JSON body. Unknown fields are refused where the type says
+/// A JSON object. Unknown fields are refused where the type says
 /// `deny_unknown_fields`, which every request type does.
 pub struct Json<T>(pub T);
 
@@ -44,6 +44,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
             ));
         }
         let RawBody(body) = RawBody::from_request(request, state).await?;
+        // serde would take a list for the fields in their order.
+        if body.trim_ascii_start().starts_with(b"[") {
+            return Err(refusal("invalid_request", "send a JSON object, not a list"));
+        }
         parse_json(&body).map(Self)
     }
 }

@@ -1,9 +1,11 @@
 //! Lists in pages: `?limit=&cursor=` → `{"data": […], "nextCursor": …}`.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::http::cursor::ListCursors;
+use crate::number;
 
 /// Rows of a page where the request names no number.
 pub const DEFAULT_LIMIT: u32 = 25;
@@ -12,14 +14,20 @@ pub const MAX_LIMIT: u32 = 100;
 
 // In a query: `#[serde(default)] #[param(inline)] limit: Limit`.
 /// How many rows a page has at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(try_from = "u32")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
 #[schema(minimum = 1, maximum = 100, default = 25)]
 pub struct Limit(u32);
 
 impl Default for Limit {
     fn default() -> Self {
         Self(DEFAULT_LIMIT)
+    }
+}
+
+impl<'de> Deserialize<'de> for Limit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let limit: u32 = number::whole(deserializer)?;
+        Self::try_from(limit).map_err(D::Error::custom)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::auth::Principal;
 use crate::error::Problem;
 use crate::http::extract::{Json, Query};
 use crate::http::idempotency::Key;
+use crate::number;
 
 #[derive(OpenApi)]
 #[openapi(paths(current, create, change, cancel, reactivate, preview))]
@@ -38,6 +39,7 @@ pub fn router(subscriptions: Subscriptions) -> Router {
 #[serde(rename_all = "camelCase")]
 #[schema(as = Subscription)]
 struct SubscriptionView {
+    #[schema(example = "standard")]
     plan_tier: String,
     /// Stripe's word; null where there is no subscription.
     #[schema(required)]
@@ -119,8 +121,11 @@ async fn current(
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct NewSubscription {
+    #[schema(example = "standard")]
     plan_tier: String,
-    #[serde(default)]
+    /// The plan says how many it takes.
+    #[serde(default, deserialize_with = "number::whole")]
+    #[schema(maximum = 730)]
     trial_days: u16,
 }
 
@@ -156,6 +161,7 @@ async fn create(
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct PlanChange {
+    #[schema(example = "standard")]
     plan_tier: String,
     #[serde(default)]
     preview_token: Option<String>,
@@ -251,6 +257,7 @@ async fn reactivate(
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Previewed {
+    #[schema(example = "standard")]
     plan_tier: String,
 }
 

@@ -1,5 +1,6 @@
 //! What all routes have in common.
 
+mod adversarial;
 mod cors;
 mod idempotency;
 mod openapi;

@@ -91,7 +91,8 @@ impl TestService {
         Self::on(other.db.clone(), options).await
     }
 
-    async fn on(db: Arc<TestDatabase>, options: Options) -> Self {
+    /// On a database that is there already.
+    pub async fn on(db: Arc<TestDatabase>, options: Options) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
         let serve = ServeConfig {
             listen_addr: "127.0.0.1:0".parse().unwrap(),

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -16,19 +16,17 @@ use crate::http::page::{Limit, Page};
 use crate::inbox::inspect::{DeadLetter, Details};
 use crate::inbox::{self, DeadLetterFilter, LETTERS_LISTED, dead_letters};
 
-#[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
 pub struct LettersQuery {
     /// Such as `invoice.finalized`.
     r#type: Option<String>,
     organization_id: Option<Uuid>,
-    // What a cursor does not hold for is left out of what it is bound to.
-    #[serde(default, skip_serializing)]
+    #[serde(default)]
     #[param(inline)]
     limit: Limit,
     /// `nextCursor` of the page before.
-    #[serde(skip_serializing)]
     cursor: Option<String>,
 }
 
@@ -47,9 +45,10 @@ pub async fn list(
     Query(query): Query<LettersQuery>,
 ) -> Result<Json<Page<DeadLetter>>, Problem> {
     let lists = &inbox.shared.cursors;
-    let cursors = lists.of(Uuid::nil(), "dead-letters", &query).await?;
+    let filters = json!({"type": query.r#type, "organizationId": query.organization_id});
+    let cursors = lists.of(Uuid::nil(), "dead-letters", &filters).await?;
     let mut entry = operator.did(LETTERS_LISTED, None, "webhook_event", "all".to_owned());
-    entry.metadata = json!({"operator": true, "filters": &query});
+    entry.metadata = json!({"operator": true, "filters": filters});
     let filter = DeadLetterFilter {
         after: cursors.place::<Place>(query.cursor.as_deref())?,
         event_type: query.r#type,

@@ -2,8 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde::Deserialize;
+use serde_json::{Value, json};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
@@ -15,7 +15,7 @@ use crate::http::page::{Limit, Page};
 use crate::inbox::LISTED;
 use crate::inbox::inspect::{self, Details, EventFilter, Listed};
 
-#[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
 pub struct EventsQuery {
@@ -23,13 +23,22 @@ pub struct EventsQuery {
     r#type: Option<String>,
     organization_id: Option<Uuid>,
     processed: Option<bool>,
-    // What a cursor does not hold for is left out of what it is bound to.
-    #[serde(default, skip_serializing)]
+    #[serde(default)]
     #[param(inline)]
     limit: Limit,
     /// `nextCursor` of the page before.
-    #[serde(skip_serializing)]
     cursor: Option<String>,
+}
+
+impl EventsQuery {
+    /// What a cursor is bound to.
+    fn filters(&self) -> Value {
+        json!({
+            "type": self.r#type,
+            "organizationId": self.organization_id,
+            "processed": self.processed,
+        })
+    }
 }
 
 /// The events of the inbox, newest first
@@ -47,9 +56,10 @@ pub async fn list(
     Query(query): Query<EventsQuery>,
 ) -> Result<Json<Page<Listed>>, Problem> {
     let lists = &inbox.shared.cursors;
-    let cursors = lists.of(Uuid::nil(), "webhook-events", &query).await?;
+    let filters = query.filters();
+    let cursors = lists.of(Uuid::nil(), "webhook-events", &filters).await?;
     let mut entry = operator.did(LISTED, None, "webhook_event", "all".to_owned());
-    entry.metadata = json!({"operator": true, "filters": &query});
+    entry.metadata = json!({"operator": true, "filters": filters});
     let filter = EventFilter {
         before: cursors.place::<Place>(query.cursor.as_deref())?,
         event_type: query.r#type,
