@@ -1,7 +1,7 @@
 # `make` lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint fmt bench setup db-reset sqlx-prepare
+.PHONY: help demo test test-long lint fmt bench load setup db-reset sqlx-prepare
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ bench: ## Measure beside pgbench on this machine (PART=intake|latency|processing
 	@scripts/setup bench
 	@cargo build --release --bin valuecanvas-billing --example naive_quota
 	@scripts/bench $(PART)
+
+load: ## Put load on a running service (BASE_URL, BILLING_API_KEY)
+	@scripts/load-tests/run
 
 setup: ## Install what demo and tests need
 	@scripts/setup test

@@ -1,6 +1,7 @@
 //! What operators hold in hand: manifests, alerts, dashboards, units, backups.
 
 mod backups;
+mod deployment_guide;
 mod manifests;
 mod monitoring;
 mod units;

@@ -1,0 +1,136 @@
+//! docs/deployment.md: its commands are taken from it, and run.
+
+use std::path::Path;
+
+use crate::support::program::{program, program_on, run};
+use crate::support::{TestDatabase, TestService};
+
+const GUIDE: &str = include_str!("../../../docs/deployment.md");
+
+/// The commands of the guide's shell blocks.
+fn commands() -> Vec<&'static str> {
+    let mut found = Vec::new();
+    for block in GUIDE.split("```bash\n").skip(1) {
+        let (block, _) = block.split_once("```").unwrap();
+        found.extend(block.lines().map(str::trim).filter(|line| !line.is_empty()));
+    }
+    assert!(found.len() > 25, "{found:?}");
+    found
+}
+
+fn ours() -> impl Iterator<Item = Vec<&'static str>> {
+    let ours = commands().into_iter();
+    let ours = ours.filter_map(|line| line.strip_prefix("valuecanvas-billing "));
+    ours.map(|line| {
+        let (line, _) = line.split_once(" > ").unwrap_or((line, ""));
+        line.split(' ').collect()
+    })
+}
+
+#[test]
+fn every_command_is_one_with_the_flags_that_it_names() {
+    let mut seen = 0;
+    for words in ours() {
+        let is_name = |word: &&&str| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
+        let named: Vec<&str> = words
+            .iter()
+            .take_while(|word| is_name(word) && !word.starts_with('-'))
+            .copied()
+            .collect();
+        // Below a command with subcommands, the second word is one of them.
+        let depth = named.len().min(2);
+        let mut arguments = named[..depth].to_vec();
+        arguments.push("--help");
+        let help = run(&mut program(&arguments));
+        assert_eq!(help.status, 0, "{words:?}: {}", help.stderr);
+        for flag in words.iter().filter(|word| word.starts_with("--")) {
+            assert!(help.stdout.contains(flag), "{words:?}: {flag}");
+        }
+        seen += 1;
+    }
+    assert!(seen > 20);
+}
+
+#[test]
+fn what_it_applies_and_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for word in GUIDE.split(|c: char| c.is_whitespace() || "`(),;".contains(c)) {
+        let ours = ["k8s/", "monitoring/", "deploy/", "docs/", "scripts/", "supabase/"];
+        if ours.iter().any(|folder| word.starts_with(folder)) {
+            assert!(root.join(word.trim_end_matches('.')).exists(), "{word}");
+        }
+    }
+    for line in commands() {
+        let known = [
+            "valuecanvas-billing ", "export ", "kubectl ", "systemctl ", "curl ", "k6 ",
+        ];
+        assert!(known.iter().any(|tool| line.starts_with(tool)), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn from_nothing_to_verified_and_back() {
+    let db = TestDatabase::empty().await;
+    let owner = |arguments: &[&str]| {
+        let mut command = program(arguments);
+        let url = db.url("postgres");
+        run(command.env("DATABASE_URL", &url).env("MIGRATION_DATABASE_URL", &url))
+    };
+    for words in ours().filter(|words| words[0] == "migrate") {
+        let ran = owner(&words);
+        assert!(ran.status == 0 || words == ["migrate", "status"], "{words:?}: {}", ran.stderr);
+    }
+    db.execute("GRANT billing_app, billing_worker TO billing_service")
+        .await;
+    let created = run(&mut program_on(&db, &["organizations", "create", "--name", "Example", "--plan", "free", "--json"]));
+    let organization = created.json()["id"].as_str().unwrap().to_owned();
+    // The rest of the guide that needs neither Stripe nor a running service.
+    let mut ran_some = 0;
+    for words in ours() {
+        let needs_more = ["backup", "restore", "plans", "doctor", "migrate"].contains(&words[0])
+            || words.contains(&"trigger")
+            || words.contains(&"backfill")
+            || words[..2] == ["usage", "report"];
+        if needs_more {
+            continue;
+        }
+        let words: Vec<&str> = words
+            .into_iter()
+            .map(|word| if word == "ORG" { &*organization } else { word })
+            .collect();
+        let ran = run(&mut program_on(&db, &words));
+        assert_eq!(ran.status, 0, "{words:?}: {}", ran.stderr);
+        ran_some += 1;
+    }
+    assert!(ran_some >= 8);
+}
+
+#[tokio::test]
+async fn the_load_scenario_ends_without_errors() {
+    let service = TestService::start().await;
+    let tenant = crate::usage::tenant::Tenant::of(&service, "Loaded").await;
+    tenant.set_quota(&service, "api_calls", "unlimited", None).await;
+    let scenario = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/load-tests/run");
+    let child = tokio::process::Command::new("python3")
+        .arg(scenario)
+        .env("BASE_URL", &service.base)
+        .env("BILLING_API_KEY", &tenant.key)
+        .env("LOAD_USERS", "4")
+        .env("LOAD_SECONDS", "2")
+        .output();
+    let ran = child.await.unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    assert!(ran.status.success(), "{said}{}", String::from_utf8_lossy(&ran.stderr));
+    assert!(said.contains("/api/billing/usage/check") && said.contains("p99"), "{said}");
+    // The same calls as the one for k6, which node at least can read.
+    let k6 = include_str!("../../../scripts/load-tests/billing-api.js");
+    for path in ["/api/billing/usage/check", "/api/billing/usage`", "/api/billing/plans`"] {
+        assert!(k6.contains(path), "{path}");
+    }
+    let parsed = std::process::Command::new("node")
+        .args(["--input-type=module", "--check"])
+        .stdin(std::fs::File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/load-tests/billing-api.js")).unwrap())
+        .output()
+        .unwrap();
+    assert!(parsed.status.success(), "{}", String::from_utf8_lossy(&parsed.stderr));
+}
