@@ -100,3 +100,22 @@ async fn the_service_and_the_command_say_the_same() {
     assert_eq!((printed.status, &*printed.stderr), (0, ""));
     assert_eq!(printed.json(), served);
 }
+
+#[tokio::test]
+async fn the_page_runs_nothing_and_fetches_nothing() {
+    let service = TestService::intake_only().await;
+    let answer = service.get("/docs").send().await.unwrap();
+    let policy = answer.headers()["content-security-policy"]
+        .to_str()
+        .unwrap();
+    assert!(
+        policy.starts_with("default-src 'none'; style-src 'sha256-"),
+        "{policy}"
+    );
+    assert_eq!(answer.headers()["content-type"], "text/html; charset=utf-8");
+    let page = answer.text().await.unwrap();
+    for part in ["<script", "src=", "url(", "@import", "http://", "https://"] {
+        assert!(!page.contains(part), "{part}");
+    }
+    assert!(page.contains("/api/operator/dead-letters/replay"));
+}
