@@ -27,9 +27,9 @@ lint: ## Check formatting, clippy's findings, and what is depended on
 fmt: ## Format the code
 	cargo fmt
 
-bench: ## Measure beside pgbench on this machine (PART=intake|latency|processing|footprint|preview)
+bench: ## Measure beside pgbench on this machine (PART=intake|latency|processing|footprint|preview|quota|batches|gateway)
 	@scripts/setup bench
-	@cargo build --release
+	@cargo build --release --bin valuecanvas-billing --example naive_quota
 	@scripts/bench $(PART)
 
 setup: ## Install what demo and tests need

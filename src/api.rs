@@ -10,12 +10,17 @@ use sqlx::postgres::PgPool;
 use utoipa::OpenApi as _;
 
 use crate::auth::{self, Guard};
+use crate::enforcement::Agents;
 use crate::http::rate_limit::{self, Limits};
 use crate::http::{self, Shared, accept, idempotency, openapi, time_limit};
 use crate::inbox::worker::Processor;
 use crate::plans::{self, Catalogue};
 use crate::subscriptions::{self, Subscriptions};
-use crate::{audit, inbox, invoices, organizations, payment_methods};
+use crate::usage::{self, Rules};
+use crate::{
+    audit, enforcement, grace_periods, inbox, invoices, organizations, payment_methods, quotas,
+    usage_alerts,
+};
 
 /// What the routes need.
 pub struct Api {
@@ -26,6 +31,8 @@ pub struct Api {
     pub processor: Processor,
     pub limits: Limits,
     pub subscriptions: Subscriptions,
+    pub rules: Rules,
+    pub agents: Agents,
 }
 
 impl Api {
@@ -40,6 +47,11 @@ impl Api {
             ))
             .merge(organizations::routes::router(shared.clone()))
             .merge(invoices::routes::router(shared.clone()))
+            .merge(grace_periods::routes::router(shared.clone()))
+            .merge(quotas::routes::router(shared.clone(), self.rules))
+            .merge(usage_alerts::routes::router(shared.clone()))
+            .merge(usage::routes::router(self.agents.usage.clone()))
+            .merge(enforcement::router(self.agents))
             .merge(payment_methods::routes::router(shared.clone()))
             .merge(plans::routes::router(self.catalogue, shared))
             .merge(subscriptions::routes::router(self.subscriptions))
@@ -69,6 +81,11 @@ pub fn document() -> Value {
         payment_methods::routes::Api::openapi(),
         plans::routes::Api::openapi(),
         subscriptions::routes::Api::openapi(),
+        usage::routes::Api::openapi(),
+        quotas::routes::Api::openapi(),
+        grace_periods::routes::Api::openapi(),
+        usage_alerts::routes::Api::openapi(),
+        enforcement::Api::openapi(),
     ];
     for feature in features {
         document.merge(feature);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::ConnectOptions;
-use sqlx::postgres::{PgConnectOptions, PgListener};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,7 @@ use crate::api::Api;
 use crate::auth::Guard;
 use crate::config::{DatabaseConfig, DatabaseLocation, ServeConfig, StripeConfig};
 use crate::db::{self, DatabaseError};
+use crate::enforcement::Agents;
 use crate::embedded_postgres::{DATABASE, EmbeddedPostgres, EmbeddedPostgresError};
 use crate::event_handlers;
 use crate::http::rate_limit::Limits;
@@ -32,6 +33,9 @@ use crate::plans::{Catalogue, CatalogueError};
 use crate::stripe::client::Client;
 use crate::stripe::signature::SigningSecret;
 use crate::subscriptions::{self, Sealer, Subscriptions};
+use crate::usage::routes::Usage;
+use crate::usage::{self, Rules};
+use crate::{grace_periods, outbound, quotas, usage_alerts};
 
 /// The connections that requests share.
 const API_CONNECTIONS: u32 = 8;
@@ -255,7 +259,9 @@ pub async fn start(
             event_handlers::audit_actions()
                 .chain(inbox::audit_actions())
                 .chain(organizations::audit_actions())
-                .chain(subscriptions::audit_actions()),
+                .chain(subscriptions::audit_actions())
+                .chain(quotas::audit_actions())
+                .chain(grace_periods::audit_actions()),
         ),
     };
     let endpoint = Endpoint {
@@ -278,13 +284,29 @@ pub async fn start(
         key_is_live: stripe.key_is_live,
         max_retries: stripe.max_retries,
     };
-    let api = Api {
-        pool,
-        processor,
+    let rules = Rules {
         catalogue: catalogue.clone(),
-        guard: Guard::new(database.service.clone(), serve.trusted_proxies),
+        grace_hours: serve.usage.grace_hours,
+    };
+    let (ledger, counting) = usage::ledger::new(database.service.clone(), rules.clone());
+    let agents = Agents {
+        usage: Usage {
+            ledger: ledger.clone(),
+            catalogue: catalogue.clone(),
+        },
+        upstream: serve.usage.agents_upstream.clone(),
+        client: outbound::direct_client().map_err(StartError::Client)?,
+    };
+    let enforced = catalogue.enforced().iter().map(|route| route.path.clone());
+    let api = Api {
+        pool: pool.clone(),
+        catalogue: catalogue.clone(),
+        guard: Guard::new(database.service.clone(), serve.trusted_proxies, enforced),
+        processor,
         limits: Limits::new(serve.surface.rates),
         subscriptions: subscriptions.clone(),
+        rules,
+        agents,
     };
     let mut router = inbox::routes::router(endpoint)
         .merge(http::health_router(probes.clone()))
@@ -292,6 +314,16 @@ pub async fn start(
     let mut parts = Vec::new();
     if serve.worker_concurrency > 0 {
         parts.push(tokio::spawn(subscriptions.keep_settled(stop.clone())));
+        let (swept, released) = (pool.clone(), pool.clone());
+        parts.push(tokio::spawn(grace_periods::keep_swept(swept, stop.clone())));
+        parts.push(tokio::spawn(usage::keep_released(released, ledger, stop.clone())));
+        tokio::spawn(follow_catalogue(pool.clone(), catalogue.clone()));
+        if let Some(application) = serve.usage.application.clone() {
+            let client = outbound::direct_client().map_err(StartError::Client)?;
+            let sending =
+                usage_alerts::sender::keep_sending(pool, client, application, stop.clone());
+            parts.push(tokio::spawn(sending));
+        }
     }
     match serve.metrics_addr {
         None => router = router.merge(http::metrics_router(probes)),
@@ -306,7 +338,9 @@ pub async fn start(
         cors::allow(http::finish(router), &serve.surface.cors_origins),
         stop.clone(),
     )));
-    let writer = tokio::spawn(writer.run());
+    let writer = tokio::spawn(async {
+        tokio::join!(writer.run(), counting.run());
+    });
     // A timer that would be the next to fire wakes the runtime when it is set;
     // behind this one, the deadlines of deliveries cost nothing.
     tokio::spawn(async {
@@ -330,6 +364,12 @@ pub async fn start(
             .spawn(move || work.run())
             .expect("the system can start a thread")
     });
+    // The name that the operators' guide looks for.
+    tracing::info!(
+        routes = catalogue.enforced().len() + 1,
+        grace_hours = serve.usage.grace_hours,
+        "PlanEnforcementMiddleware loaded"
+    );
     tracing::info!(%address, workers = serve.worker_concurrency, "Listening");
     Ok(Service {
         address,
@@ -338,6 +378,15 @@ pub async fn start(
         writer,
         processing,
     })
+}
+
+/// Brings the quotas to what the catalogue says now.
+async fn follow_catalogue(pool: PgPool, catalogue: Arc<Catalogue>) {
+    match quotas::follow(&pool, &catalogue).await {
+        Ok(0) => {}
+        Ok(changed) => tracing::info!(changed, "Quotas follow the catalogue"),
+        Err(error) => tracing::warn!(%error, "the quotas could not be brought to the catalogue"),
+    }
 }
 
 /// The client of Stripe's API; None without a key.

@@ -298,6 +298,11 @@ pub fn is_conflict(error: &sqlx::Error) -> bool {
     sql_state(error).is_some_and(|code| matches!(code.as_str(), "40001" | "40P01"))
 }
 
+/// Whether the statement, or its wait for another's lock, took too long.
+pub fn is_timeout(error: &sqlx::Error) -> bool {
+    sql_state(error).is_some_and(|code| matches!(code.as_str(), "55P03" | "57014"))
+}
+
 /// Whether a value of the statement is what PostgreSQL refused, which it will
 /// refuse again. (22023 also tells of a role that does not exist yet.)
 pub fn is_bad_value(error: &sqlx::Error) -> bool {

@@ -2,19 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use valuecanvas_billing::cli::{self, Command};
-use valuecanvas_billing::config::{self, GlobalArgs};
-
-/// Self-hosted billing between Stripe, your product and your operators.
-#[derive(Parser)]
-#[command(version, about, max_term_width = 100)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-    #[command(flatten)]
-    global: GlobalArgs,
-}
+use clap::Parser as _;
+use valuecanvas_billing::cli::{self, Arguments};
+use valuecanvas_billing::config;
 
 fn main() -> ExitCode {
     // Before anything reads the environment; there is one thread yet.

@@ -1,9 +1,11 @@
 //! What is counted and measured. No organization, user or event id is ever a
 //! label.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use billing_domain::grace_period::EndReason;
 use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
@@ -25,11 +27,23 @@ const UNPROCESSED: &str = "stripe_webhook_unprocessed_events";
 const OLDEST: &str = "stripe_webhook_oldest_unprocessed_seconds";
 const AUDIT_ENTRIES: &str = "billing_audit_log_entries_total";
 const AUDIT_ERRORS: &str = "billing_audit_log_errors_total";
+const AUDIT_BYTES: &str = "billing_audit_log_bytes";
 const ALERTS: &str = "billing_alerts_total";
 const STRIPE_CALLS: &str = "stripe_api_calls_total";
 const STRIPE_TIME: &str = "stripe_api_duration_seconds";
 const DRIFT: &str = "billing_reconciliation_drift_total";
 const LOGINS: &str = "billing_logins_total";
+const DECISIONS: &str = "quota_decisions_total";
+const DECISION_TIME: &str = "quota_decision_seconds";
+const QUOTA_GROUP: &str = "quota_group_size";
+const QUOTA_COMMIT: &str = "quota_commit_seconds";
+const USAGE: &str = "usage_events_total";
+const GRACE_ACTIVE: &str = "grace_periods_active_total";
+const GRACE_BY_METRIC: &str = "grace_periods_active";
+const GRACE_EXPIRED: &str = "grace_periods_expired_total";
+const GRACE_CONVERTED: &str = "grace_periods_converted_total";
+const USAGE_ALERTS: &str = "usage_alert_deliveries_total";
+const USAGE_REPORTED: &str = "usage_reported_units_total";
 const POOL: &str = "billing_database_connections";
 const BUILD: &str = "billing_build_info";
 
@@ -47,12 +61,12 @@ pub fn install(audit_actions: impl Iterator<Item = &'static str>) -> PrometheusH
             .set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)
             .expect("the list of buckets is not empty")
     };
-    let builder = [INTAKE, COMMIT, PROCESSING, WAIT, STRIPE_TIME]
+    let builder = [INTAKE, COMMIT, PROCESSING, WAIT, STRIPE_TIME, DECISION_TIME, QUOTA_COMMIT]
         .iter()
         .fold(PrometheusBuilder::new(), |builder, name| {
             buckets(builder, name, &SECONDS)
         });
-    let builder = [GROUP, BATCH]
+    let builder = [GROUP, BATCH, QUOTA_GROUP]
         .iter()
         .fold(builder, |builder, name| buckets(builder, name, &SIZES));
     let recorder = builder.build_recorder();
@@ -108,6 +122,7 @@ fn describe() {
         AUDIT_ERRORS,
         "Audit entries that could not be appended; their changes were undone."
     );
+    describe_gauge!(AUDIT_BYTES, Unit::Bytes, "The audit log's size in the database.");
     describe_counter!(ALERTS, "Alerts raised, by kind.");
     describe_counter!(
         STRIPE_CALLS,
@@ -123,6 +138,34 @@ fn describe() {
         "Differences from Stripe that a reconciliation found, by kind."
     );
     describe_counter!(LOGINS, "Attempts to log in, by outcome.");
+    describe_counter!(DECISIONS, "Quota decisions, by outcome and metric.");
+    describe_histogram!(
+        DECISION_TIME,
+        Unit::Seconds,
+        "From a request for a decision to its answer, commit included."
+    );
+    describe_histogram!(QUOTA_GROUP, "Usage requests that share a commit.");
+    describe_histogram!(
+        QUOTA_COMMIT,
+        Unit::Seconds,
+        "Counting one group of usage requests."
+    );
+    describe_counter!(USAGE, "Usage events, by result.");
+    describe_gauge!(GRACE_ACTIVE, "Grace periods that run.");
+    describe_gauge!(GRACE_BY_METRIC, "Grace periods that run, by metric.");
+    describe_counter!(
+        GRACE_EXPIRED,
+        "Grace periods that ended because their time was over."
+    );
+    describe_counter!(
+        GRACE_CONVERTED,
+        "Grace periods that ended because the plan or the quota grew."
+    );
+    describe_counter!(
+        USAGE_ALERTS,
+        "Attempts to tell the application of a usage alert, by result."
+    );
+    describe_counter!(USAGE_REPORTED, "Units of usage that Stripe was told of.");
     describe_gauge!(POOL, "Database connections of this process, by state.");
     describe_gauge!(BUILD, "1, with the version as label.");
 }
@@ -139,6 +182,9 @@ fn start_at_zero(audit_actions: impl Iterator<Item = &'static str>) {
         counter!(AUDIT_ENTRIES, "action" => action).absolute(0);
     }
     counter!(AUDIT_ERRORS).absolute(0);
+    counter!(GRACE_EXPIRED).absolute(0);
+    counter!(GRACE_CONVERTED).absolute(0);
+    gauge!(GRACE_ACTIVE).set(0.0);
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
 
@@ -212,6 +258,11 @@ pub fn backlog(dead_letters: i64, unprocessed: i64, oldest_secs: i64) {
     gauge!(OLDEST).set(oldest_secs as f64);
 }
 
+/// The audit log's size, as the database has it.
+pub fn audit_bytes(bytes: i64) {
+    gauge!(AUDIT_BYTES).set(bytes as f64);
+}
+
 /// One call to Stripe, with all its attempts.
 pub fn stripe_call(call: &'static str, outcome: &'static str, took: Duration) {
     counter!(STRIPE_CALLS, "call" => call, "outcome" => outcome).increment(1);
@@ -226,6 +277,57 @@ pub fn drift(kind: &'static str) {
 /// One attempt to log in.
 pub fn login(outcome: &'static str) {
     counter!(LOGINS, "outcome" => outcome).increment(1);
+}
+
+/// One group of usage requests.
+pub fn quota_group(size: usize, took: Duration) {
+    histogram!(QUOTA_GROUP).record(size as f64);
+    histogram!(QUOTA_COMMIT).record(took);
+}
+
+/// One quota decision.
+pub fn decision(outcome: &'static str, metric: &str, took: Duration) {
+    counter!(DECISIONS, "outcome" => outcome, "metric" => metric.to_owned()).increment(1);
+    histogram!(DECISION_TIME).record(took);
+}
+
+/// Usage events of one request that had the same result.
+pub fn usage_events(result: &'static str, count: u64) {
+    counter!(USAGE, "result" => result).increment(count);
+}
+
+/// One grace period that ended, and was committed.
+pub fn grace_ended(reason: EndReason) {
+    match reason {
+        EndReason::Expired => counter!(GRACE_EXPIRED).increment(1),
+        EndReason::Upgraded | EndReason::QuotaRaised => counter!(GRACE_CONVERTED).increment(1),
+        EndReason::PeriodEnded => {}
+    }
+}
+
+/// The metrics that had a grace period since the process started.
+static SEEN_METRICS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// The grace periods that run, as the database has them.
+pub fn graces(by_metric: &BTreeMap<String, i64>) {
+    gauge!(GRACE_ACTIVE).set(by_metric.values().sum::<i64>() as f64);
+    let series = |metric: &String| gauge!(GRACE_BY_METRIC, "metric" => metric.clone());
+    // A metric of which the last one ended goes back to zero.
+    let mut seen = SEEN_METRICS.lock().unwrap_or_else(PoisonError::into_inner);
+    seen.extend(by_metric.keys().cloned());
+    for metric in seen.iter() {
+        series(metric).set(by_metric.get(metric).copied().unwrap_or(0) as f64);
+    }
+}
+
+/// One attempt to tell the application of a usage alert.
+pub fn usage_alert(result: &'static str) {
+    counter!(USAGE_ALERTS, "result" => result).increment(1);
+}
+
+/// Units that Stripe was told of.
+pub fn usage_reported(units: u64) {
+    counter!(USAGE_REPORTED).increment(units);
 }
 
 /// The use of a connection pool.

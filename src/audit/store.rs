@@ -333,3 +333,10 @@ pub async fn list(
         })
         .collect())
 }
+
+/// What the log takes in the database, its indexes included.
+pub async fn bytes(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(r#"SELECT pg_total_relation_size('billing_audit_log') AS "bytes!""#)
+        .fetch_one(conn)
+        .await
+}

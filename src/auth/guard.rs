@@ -1,16 +1,18 @@
 //! The one place that checks credentials and enforces the table of routes.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{Method, HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use sqlx::postgres::PgPool;
+use sqlx::postgres::PgConnectOptions;
 
 use super::principal::{no_credential, unauthenticated};
-use super::token::{self, Presented};
-use super::{Access, Operator, Permission, Principal, Role, access_of, store};
+use super::lookup::{Found, Lookup};
+use super::token;
+use super::{Access, Operator, Permission, Principal, Role, access_of};
 use crate::audit::{Actor, Client};
 use crate::db;
 use crate::error::Problem;
@@ -19,20 +21,37 @@ use crate::http::Peer;
 /// What checking a credential needs.
 #[derive(Clone)]
 pub struct Guard {
-    /// Connections that are billing_worker from the start: a credential is
-    /// looked up in one round trip.
-    pool: PgPool,
+    lookup: Lookup,
     /// How many proxies in front of the service append to X-Forwarded-For.
     proxies: u32,
+    /// The product's own routes, which usage is enforced in front of.
+    enforced: Arc<[String]>,
 }
 
 impl Guard {
-    pub fn new(options: sqlx::postgres::PgConnectOptions, proxies: u32) -> Self {
+    pub fn new(
+        options: PgConnectOptions,
+        proxies: u32,
+        enforced: impl Iterator<Item = String>,
+    ) -> Self {
         Self {
-            pool: db::worker_pool(options, 4),
+            lookup: Lookup::new(db::worker_pool(keyed(options), 2)),
             proxies,
+            enforced: enforced.collect(),
         }
     }
+
+    fn access(&self, method: &Method, path: &str) -> Option<Access> {
+        let enforced = || self.enforced.iter().any(|enforced| enforced == path);
+        let of_product = || enforced().then_some(Access::Tenant(Permission::AgentsExecute));
+        access_of(method, path).or_else(of_product)
+    }
+}
+
+/// Credentials are found by their hash: a plan that was made while there were
+/// few of them is not to read all of them later.
+fn keyed(options: PgConnectOptions) -> PgConnectOptions {
+    options.options([("enable_seqscan", "off")])
 }
 
 /// Lets a request through to its handler, with its caller, or refuses it.
@@ -58,7 +77,7 @@ async fn admit(guard: &Guard, request: &mut Request) -> Result<(), Problem> {
         .extensions()
         .get::<MatchedPath>()
         .map(MatchedPath::as_str);
-    let access = path.and_then(|path| access_of(request.method(), path));
+    let access = path.and_then(|path| guard.access(request.method(), path));
     let known_path = path.is_some_and(super::access::has_path);
     let client = client(request, guard.proxies);
     let access = match access {
@@ -151,60 +170,30 @@ async fn identify(guard: &Guard, credential: &str, client: Client) -> Result<Cal
     let refused =
         || unauthenticated("the token or API key is unknown, expired or revoked; log in again");
     let presented = token::read(credential).ok_or_else(refused)?;
-    let found = match look_up(guard, &presented, &client).await {
-        // A connection that died with the server it led to.
-        Err(error) if db::is_outage(&error) => look_up(guard, &presented, &client).await,
-        found => found,
-    };
-    found?.ok_or_else(refused)
-}
-
-async fn look_up(
-    guard: &Guard,
-    presented: &Presented,
-    client: &Client,
-) -> Result<Option<Caller>, sqlx::Error> {
-    let mut conn = guard.pool.acquire().await?;
-    match presented {
-        Presented::Session(hash) => {
-            let Some(row) = store::session(&mut conn, hash).await? else {
-                return Ok(None);
-            };
-            if row.stale {
-                store::touch_session(&mut conn, hash).await?;
-            }
-            if row.operator {
-                return Ok(Some(Caller::Operator(Operator {
-                    user_id: row.user_id,
-                    client: client.clone(),
-                })));
-            }
+    let found = guard.lookup.find(presented).await?.ok_or_else(refused)?;
+    match found {
+        Found::Session(row) if row.operator => Ok(Caller::Operator(Operator {
+            user_id: row.user_id,
+            client,
+        })),
+        Found::Session(row) => {
             let role = row.role.as_deref().and_then(Role::named);
-            Ok(role
-                .zip(row.organization_id)
-                .map(|(role, organization_id)| {
-                    Caller::User(Principal {
-                        organization_id,
-                        actor: Actor::User(row.user_id),
-                        permissions: role.permissions().to_vec(),
-                        client: client.clone(),
-                    })
-                }))
+            let (role, organization_id) = role.zip(row.organization_id).ok_or_else(refused)?;
+            Ok(Caller::User(Principal {
+                organization_id,
+                actor: Actor::User(row.user_id),
+                permissions: role.permissions().to_vec(),
+                client,
+            }))
         }
-        Presented::Key(hash) => {
-            let Some(row) = store::key(&mut conn, hash).await? else {
-                return Ok(None);
-            };
-            if row.stale {
-                store::touch_key(&mut conn, row.organization_id, row.id).await?;
-            }
+        Found::Key(row) => {
             let scopes = row.scopes.iter();
-            Ok(Some(Caller::Key(Principal {
+            Ok(Caller::Key(Principal {
                 organization_id: row.organization_id,
                 actor: Actor::ApiKey(row.id),
                 permissions: scopes.filter_map(|s| Permission::named(s)).collect(),
-                client: client.clone(),
-            })))
+                client,
+            }))
         }
     }
 }

@@ -5,6 +5,7 @@ mod access;
 mod api_keys;
 mod guard;
 mod login;
+mod lookup;
 mod password;
 mod principal;
 mod routes;

@@ -12,6 +12,7 @@ use super::{ApiKey, User};
 use crate::db::TenantTx;
 
 /// What a session's token stands for.
+#[derive(Debug, Clone)]
 pub struct SessionRow {
     pub user_id: Uuid,
     pub organization_id: Option<Uuid>,
@@ -25,25 +26,37 @@ pub struct SessionRow {
 /// How long a session may stay unused.
 const IDLE_SECS: f64 = 7_200.0;
 
-pub async fn session(
+/// The sessions that are open, of those with these hashes.
+pub async fn sessions(
     conn: &mut PgConnection,
-    token: &Hash,
-) -> Result<Option<SessionRow>, sqlx::Error> {
-    sqlx::query_as!(
-        SessionRow,
-        r#"SELECT s.user_id, s.for_organization_id AS organization_id, u.operator,
+    tokens: &[Hash],
+) -> Result<Vec<(Hash, SessionRow)>, sqlx::Error> {
+    let tokens: Vec<&[u8]> = tokens.iter().map(|hash| hash.as_slice()).collect();
+    let rows = sqlx::query!(
+        r#"SELECT s.token_hash, s.user_id, s.for_organization_id AS organization_id, u.operator,
                   m.role AS "role?", s.last_used_at < now() - interval '1 minute' AS "stale!"
              FROM user_sessions s
              JOIN users u ON u.id = s.user_id AND u.disabled_at IS NULL
              LEFT JOIN organization_members m
                ON m.organization_id = s.for_organization_id AND m.user_id = s.user_id
-            WHERE s.token_hash = $1 AND s.revoked_at IS NULL AND s.expires_at > now()
+            WHERE s.token_hash = ANY($1) AND s.revoked_at IS NULL AND s.expires_at > now()
               AND s.last_used_at > now() - make_interval(secs => $2)"#,
-        token,
+        &tokens as &[&[u8]],
         IDLE_SECS
     )
-    .fetch_optional(conn)
-    .await
+    .fetch_all(conn)
+    .await?;
+    let found = rows.into_iter().filter_map(|row| {
+        let session = SessionRow {
+            user_id: row.user_id,
+            organization_id: row.organization_id,
+            operator: row.operator,
+            role: row.role,
+            stale: row.stale,
+        };
+        Some((Hash::try_from(row.token_hash.as_slice()).ok()?, session))
+    });
+    Ok(found.collect())
 }
 
 pub async fn touch_session(conn: &mut PgConnection, token: &Hash) -> Result<(), sqlx::Error> {
@@ -57,6 +70,7 @@ pub async fn touch_session(conn: &mut PgConnection, token: &Hash) -> Result<(), 
 }
 
 /// What an API key stands for.
+#[derive(Debug, Clone)]
 pub struct KeyRow {
     pub organization_id: Uuid,
     pub id: Uuid,
@@ -64,18 +78,32 @@ pub struct KeyRow {
     pub stale: bool,
 }
 
-pub async fn key(conn: &mut PgConnection, key: &Hash) -> Result<Option<KeyRow>, sqlx::Error> {
-    sqlx::query_as!(
-        KeyRow,
-        r#"SELECT organization_id, id, scopes,
+/// The API keys that are valid, of those with these hashes.
+pub async fn keys_of_hashes(
+    conn: &mut PgConnection,
+    keys: &[Hash],
+) -> Result<Vec<(Hash, KeyRow)>, sqlx::Error> {
+    let keys: Vec<&[u8]> = keys.iter().map(|hash| hash.as_slice()).collect();
+    let rows = sqlx::query!(
+        r#"SELECT key_hash, organization_id, id, scopes,
                   coalesce(last_used_at < now() - interval '1 minute', true) AS "stale!"
              FROM api_keys
-            WHERE key_hash = $1 AND revoked_at IS NULL
+            WHERE key_hash = ANY($1) AND revoked_at IS NULL
               AND (expires_at IS NULL OR expires_at > now())"#,
-        key
+        &keys as &[&[u8]]
     )
-    .fetch_optional(conn)
-    .await
+    .fetch_all(conn)
+    .await?;
+    let found = rows.into_iter().filter_map(|row| {
+        let key = KeyRow {
+            organization_id: row.organization_id,
+            id: row.id,
+            scopes: row.scopes,
+            stale: row.stale,
+        };
+        Some((Hash::try_from(row.key_hash.as_slice()).ok()?, key))
+    });
+    Ok(found.collect())
 }
 
 pub async fn touch_key(

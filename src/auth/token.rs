@@ -21,6 +21,14 @@ pub enum Presented {
     Key(Hash),
 }
 
+impl Presented {
+    pub fn hash(&self) -> Hash {
+        match self {
+            Self::Session(hash) | Self::Key(hash) => *hash,
+        }
+    }
+}
+
 pub fn new_session() -> String {
     make(SESSION)
 }

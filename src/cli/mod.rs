@@ -4,29 +4,44 @@
 mod api_keys;
 mod audit;
 mod backfill;
+mod backup;
+mod completions;
 mod demo;
 mod doctor;
 mod failure;
+mod grace_periods;
 mod migrate;
 mod openapi;
 mod organizations;
 mod output;
 mod plans;
+mod quotas;
 mod samples;
 mod sandbox;
 mod serve;
 mod status;
 mod subscriptions;
+mod usage;
 mod users;
 mod webhooks;
 
 use std::process::ExitCode;
 
-use clap::Subcommand;
+use clap::{Parser, Subcommand};
 
 use crate::config::GlobalArgs;
 use crate::telemetry;
 pub use failure::Failure;
+
+/// Self-hosted billing between Stripe, your product and your operators.
+#[derive(Debug, Parser)]
+#[command(name = "valuecanvas-billing", version, about, max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub global: GlobalArgs,
+}
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -52,6 +67,15 @@ pub enum Command {
     /// Subscriptions, here and in Stripe.
     #[command(subcommand)]
     Subscriptions(subscriptions::Subscriptions),
+    /// What organizations may use, beside their plans.
+    #[command(subcommand)]
+    Quotas(quotas::Quotas),
+    /// The times for which soft limits may be exceeded.
+    #[command(subcommand)]
+    GracePeriods(grace_periods::GracePeriods),
+    /// Usage: tell Stripe of it.
+    #[command(subcommand)]
+    Usage(usage::Usage),
     /// Check a deployment: what is wrong, and what to do.
     Doctor(doctor::Doctor),
     /// Who may log in.
@@ -64,6 +88,12 @@ pub enum Command {
     Sandbox(sandbox::Run),
     /// Print the API's description, OpenAPI 3.1.
     Openapi(openapi::Openapi),
+    /// Write a backup, and read it back.
+    Backup(backup::Backup),
+    /// Restore a backup into an empty database.
+    Restore(backup::Restore),
+    /// Print what completes commands in a shell.
+    Completions(completions::Completions),
     /// What runs where.
     Status(status::Status),
 }
@@ -72,7 +102,12 @@ impl Command {
     /// What is logged where RUST_LOG is unset: a command that prints data says
     /// only what went wrong.
     fn log_filter(&self) -> &'static str {
-        let job = matches!(self, Self::Webhooks(webhooks::Webhooks::Retry(_)));
+        let job = matches!(
+            self,
+            Self::Webhooks(webhooks::Webhooks::Retry(_))
+                | Self::GracePeriods(grace_periods::GracePeriods::Cleanup { .. })
+                | Self::Usage(usage::Usage::Report { .. })
+        );
         match self {
             Self::Serve(_) | Self::Demo(_) => "info",
             _ if job => "info",
@@ -122,11 +157,17 @@ async fn dispatch(command: Command, global: &GlobalArgs) -> Result<(), Failure> 
         Command::Organizations(organizations) => organizations.run(global).await,
         Command::Plans(plans) => plans.run().await,
         Command::Subscriptions(subscriptions) => subscriptions.run(global).await,
+        Command::Quotas(quotas) => quotas.run(global).await,
+        Command::GracePeriods(periods) => periods.run(global).await,
+        Command::Usage(usage) => usage.run(global).await,
         Command::Doctor(doctor) => doctor.run(global).await,
         Command::Users(users) => users.run(global).await,
         Command::ApiKeys(keys) => keys.run(global).await,
         Command::Sandbox(sandbox) => sandbox.run().await,
         Command::Openapi(openapi) => openapi.run(),
+        Command::Backup(backup) => backup.run(global).await,
+        Command::Restore(restore) => restore.run(global).await,
+        Command::Completions(completions) => completions.run(),
         Command::Status(status) => status.run(global).await,
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,7 @@ impl Serve {
         let started = app::start(&database, &serve, &stripe, &config.data_dir).await;
         match started {
             Ok(service) => {
+                tell_systemd(NotifyState::Ready);
                 until_stopped(service, database, signals, CancellationToken::new()).await;
                 Ok(())
             }
@@ -53,12 +55,20 @@ pub async fn until_stopped(
         () = revive(&database) => {}
     }
     tracing::info!("Stopping");
+    tell_systemd(NotifyState::Stopping);
     stopping.cancel();
     tokio::select! {
         () = service.drain() => {}
         () = signals.received() => tracing::warn!("stopped without draining; what was not answered will be sent again"),
     }
     database.close().await;
+}
+
+/// Where systemd started it (`Type=notify`); nothing elsewhere.
+fn tell_systemd(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(false, &[state]) {
+        tracing::warn!(%error, "systemd could not be told");
+    }
 }
 
 /// SIGTERM and ^C, heard from the moment this is made: whoever is asked to stop

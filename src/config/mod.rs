@@ -3,6 +3,7 @@
 
 mod stripe;
 mod surface;
+mod usage;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use clap::Args;
 use sqlx::postgres::PgConnectOptions;
 
 pub use stripe::{StripeApi, StripeArgs, StripeConfig};
+pub use usage::{UsageArgs, UsageConfig};
 pub use surface::{SurfaceArgs, SurfaceConfig};
 
 /// A setting that is missing, malformed or contradictory: exit status 2.
@@ -33,7 +35,10 @@ impl ConfigError {
 }
 
 /// The variables that are read, besides those of the secrets' files.
-const VARIABLES: [&str; 22] = [
+const VARIABLES: [&str; 25] = [
+    "AGENTS_UPSTREAM_URL",
+    "APPLICATION_WEBHOOK_URL",
+    "APPLICATION_WEBHOOK_SECRET",
     "API_RATE_LIMIT_PER_MINUTE",
     "USAGE_RATE_LIMIT_PER_MINUTE",
     "CORS_ALLOWED_ORIGINS",
@@ -143,6 +148,13 @@ impl GlobalArgs {
         secret("DATABASE_URL", self.database_url.as_deref())
             .ok()
             .flatten()
+    }
+
+    /// The owner's URL as it was given, password included.
+    pub fn owner_url(&self) -> Option<String> {
+        let given = self.migration_database_url.as_deref();
+        let own = secret("MIGRATION_DATABASE_URL", given).ok().flatten();
+        own.or_else(|| self.database_url())
     }
 
     pub fn log_format(&self) -> Result<Option<LogFormat>, ConfigError> {
@@ -266,6 +278,8 @@ pub struct ServeArgs {
     #[arg(long, env = "WEBHOOK_TOLERANCE_SECONDS", default_value = "300")]
     webhook_tolerance_seconds: String,
     #[command(flatten)]
+    usage: UsageArgs,
+    #[command(flatten)]
     surface: SurfaceArgs,
 }
 
@@ -276,6 +290,7 @@ pub struct ServeConfig {
     pub worker_concurrency: u32,
     pub tolerance_secs: u32,
     pub trusted_proxies: u32,
+    pub usage: UsageConfig,
     pub surface: SurfaceConfig,
 }
 
@@ -291,6 +306,7 @@ impl ServeArgs {
                 Some(text) => number("WORKER_CONCURRENCY", text, 0, 64)?,
                 None => cores.clamp(1, 8),
             },
+            usage: self.usage.check()?,
             trusted_proxies: number("TRUSTED_PROXIES", &self.trusted_proxies, 0, 10)?,
             surface: self.surface.check()?,
             tolerance_secs: number(

@@ -16,6 +16,13 @@ mod settings;
 mod site;
 
 pub use endpoint::{DATABASE, Endpoint};
+
+/// A program of the newest PostgreSQL that is installed, such as `pg_dump`.
+pub fn program(name: &str) -> Option<std::path::PathBuf> {
+    let binaries = binaries::Binaries::newest().ok()?;
+    Some(binaries.program(name))
+}
+
 pub use error::EmbeddedPostgresError;
 
 use binaries::Binaries;

@@ -21,6 +21,7 @@ use super::history::Version;
 use super::subscription::{self, Known, StoredSubscription};
 use super::{Effects, Results, store};
 use crate::audit::{Actor, LockedChains, NewEntry};
+use crate::grace_periods;
 use crate::plans::Catalogue;
 use crate::stripe::objects::{ShapeError, Subscription};
 use crate::stripe::requests::request_of_key;
@@ -59,6 +60,8 @@ pub struct Shown {
     pub entries: Vec<NewEntry>,
     /// The kinds of the alerts that were raised.
     pub alerts: Vec<&'static str>,
+    /// The grace periods that ended.
+    pub graces: Vec<grace_periods::Ended>,
 }
 
 /// Why an answer could not be mirrored.
@@ -123,6 +126,7 @@ pub async fn mirror(
         after,
         entries: effects.entries,
         alerts: effects.alerts.iter().map(|alert| alert.kind).collect(),
+        graces: effects.graces,
     })
 }
 

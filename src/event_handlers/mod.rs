@@ -28,6 +28,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::audit::{self, Actor, NewEntry};
+use crate::grace_periods;
 use crate::metrics;
 use crate::plans::Catalogue;
 use crate::stripe::event::EventData;
@@ -134,6 +135,8 @@ pub struct Applied {
     pub audit_actions: Vec<&'static str>,
     /// The kinds of the alerts that were raised.
     pub alerts: Vec<&'static str>,
+    /// The grace periods that ended.
+    pub graces: Vec<grace_periods::Ended>,
 }
 
 impl Applied {
@@ -141,6 +144,7 @@ impl Applied {
     pub fn count(&self) {
         metrics::audit_entries(&self.audit_actions);
         metrics::alerts(&self.alerts);
+        grace_periods::count(&self.graces);
     }
 }
 
@@ -168,6 +172,8 @@ struct Effects {
     actor: Actor,
     entries: Vec<NewEntry>,
     alerts: Vec<NewAlert>,
+    /// Grace periods that a new plan ended.
+    graces: Vec<grace_periods::Ended>,
 }
 
 impl Effects {
@@ -176,6 +182,7 @@ impl Effects {
             actor,
             entries: Vec::new(),
             alerts: Vec::new(),
+            graces: Vec::new(),
         }
     }
 
@@ -246,6 +253,7 @@ pub async fn apply(
         .inspect_err(|_| metrics::audit_error())?;
     applied.audit_actions = effects.entries.iter().map(|entry| entry.action).collect();
     applied.alerts = effects.alerts.iter().map(|alert| alert.kind).collect();
+    applied.graces = effects.graces;
     Ok(applied)
 }
 

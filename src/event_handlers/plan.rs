@@ -6,13 +6,14 @@ use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use billing_domain::grace_period::EndReason;
 use billing_domain::subscription::grants_plan;
 
 use super::history::Mirrored as _;
 use super::{Effects, EventData, Subscription, store};
 use crate::audit::NewEntry;
 use crate::plans::Catalogue;
-use crate::quotas;
+use crate::{grace_periods, quotas};
 
 /// The plan that an organization has, and what applies without a subscription.
 pub struct Standing {
@@ -67,6 +68,11 @@ pub async fn settle(
     }
     for (tier, organizations) in changed {
         quotas::set_plan(conn, catalogue, &organizations, &tier).await?;
+        let ended =
+            grace_periods::end_covered(conn, &organizations, EndReason::Upgraded).await?;
+        let entries = ended.iter().map(|ended| ended.entry(effects.actor));
+        effects.entries.extend(entries);
+        effects.graces.extend(ended);
     }
     Ok(())
 }

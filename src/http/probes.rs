@@ -1,5 +1,6 @@
 //! `GET /healthz`, `/readyz` and `/metrics`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use sqlx::postgres::PgPool;
 use utoipa::{OpenApi, ToSchema};
 
 use crate::db::WorkerTx;
+use crate::audit;
+use crate::grace_periods;
 use crate::inbox;
 use crate::metrics;
 use crate::migrations::{self, State as MigrationState};
@@ -129,11 +132,15 @@ async fn pending_migrations(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
 async fn scrape(State(probes): State<Arc<Probes>>) -> Response {
     metrics::connections(probes.pool.size(), probes.pool.num_idle());
     match tokio::time::timeout(PROBE_TIMEOUT, backlog(&probes.pool)).await {
-        Ok(Ok(found)) => metrics::backlog(
-            found.dead_letters,
-            found.unprocessed,
-            found.oldest_unprocessed_secs,
-        ),
+        Ok(Ok((found, graces, audit_bytes))) => {
+            metrics::audit_bytes(audit_bytes);
+            metrics::graces(&graces);
+            metrics::backlog(
+                found.dead_letters,
+                found.unprocessed,
+                found.oldest_unprocessed_secs,
+            );
+        }
         Ok(Err(error)) => tracing::warn!(%error, "the inbox could not be counted for the metrics"),
         Err(_) => tracing::warn!("the inbox could not be counted for the metrics in time"),
     }
@@ -144,7 +151,11 @@ async fn scrape(State(probes): State<Arc<Probes>>) -> Response {
     (kind, probes.metrics.render()).into_response()
 }
 
-async fn backlog(pool: &PgPool) -> Result<inbox::Backlog, sqlx::Error> {
+type Counted = (inbox::Backlog, BTreeMap<String, i64>, i64);
+
+async fn backlog(pool: &PgPool) -> Result<Counted, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    inbox::backlog(tx.conn()).await
+    let backlog = inbox::backlog(tx.conn()).await?;
+    let graces = grace_periods::active_by_metric(tx.conn()).await?;
+    Ok((backlog, graces, audit::bytes(tx.conn()).await?))
 }

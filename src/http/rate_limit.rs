@@ -18,6 +18,7 @@ use governor::{Quota, RateLimiter};
 use uuid::Uuid;
 
 use super::caller::Caller;
+use crate::auth::access_of;
 use crate::error::Problem;
 
 pub const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -78,7 +79,9 @@ impl Limits {
 /// The layer of every route that has callers; behind the one that knows them.
 pub async fn limit(State(limits): State<Limits>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>();
-    let metered = path.is_some_and(|path| METERED.contains(&path.as_str()));
+    let metered = path.is_some_and(|path| {
+        METERED.contains(&path.as_str()) || access_of(request.method(), path.as_str()).is_none()
+    });
     let buckets = if metered { limits.usage } else { limits.api };
     let (Some(buckets), Some(caller)) = (buckets, Caller::of(&request)) else {
         return next.run(request).await;

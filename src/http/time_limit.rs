@@ -6,17 +6,22 @@ use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use crate::auth::access_of;
 use crate::error::Problem;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// What is forwarded to others takes as long as they do.
-const UNLIMITED: [&str; 1] = ["/api/agents/execute"];
+const AGENTS: &str = "/api/agents/execute";
 
 /// The layer of the routes: until the answer begins, not until it ends.
 pub async fn within(request: Request, next: Next) -> Response {
+    // What is forwarded to others takes as long as they do: agents' calls, and
+    // the product's own routes, which are in no table.
     let path = request.extensions().get::<MatchedPath>();
-    if path.is_some_and(|path| UNLIMITED.contains(&path.as_str())) {
+    let forwarded = path.is_some_and(|path| {
+        path.as_str() == AGENTS || access_of(request.method(), path.as_str()).is_none()
+    });
+    if forwarded {
         return next.run(request).await;
     }
     answer_within(LIMIT, next.run(request)).await

@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use super::Run;
 use super::push::PushGateway;
-use super::runs::{self, Counters};
 use crate::db::WorkerTx;
 use crate::inbox;
 use crate::inbox::worker::{Processor, Tally};
-use crate::metrics;
 
 pub const JOB: &str = "webhook-retry";
 
@@ -25,23 +24,17 @@ pub async fn run(
     gateway: Option<&PushGateway>,
 ) -> Result<Tally, sqlx::Error> {
     tracing::info!("Starting webhook retry job");
-    let started_at = Timestamp::now();
-    // A series must be there before it grows, or its first growth is not seen.
-    let zeros = metrics::counters(&metrics.render());
-    let before = runs::totals(&processor.pool, JOB).await?;
-    push(gateway, &sum(&before, &zeros), None).await;
-
-    let worked = work(processor)
-        .await
-        .inspect_err(|error| tracing::error!(%error, "Webhook retry job failed"));
-    let counted = metrics::counters(&metrics.render());
-    let succeeded = worked.is_ok();
-    runs::record(&processor.pool, JOB, started_at, succeeded, &counted).await?;
-    // Asked again: what another run counted meanwhile must not be taken back.
-    let after = runs::totals(&processor.pool, JOB).await?;
-    push(gateway, &after, succeeded.then(Timestamp::now)).await;
-
-    let tally = worked?;
+    let run = Run {
+        job: JOB,
+        pool: &processor.pool,
+        metrics,
+        gateway,
+    };
+    let worked = async {
+        let worked = work(processor).await;
+        worked.inspect_err(|error| tracing::error!(%error, "Webhook retry job failed"))
+    };
+    let tally = run.counted(worked).await?;
     tracing::info!(
         processed = tally.processed,
         succeeded = tally.succeeded,
@@ -83,20 +76,4 @@ async fn drain(
         tally += batch;
     }
     Ok(tally)
-}
-
-fn sum(before: &Counters, counted: &Counters) -> Counters {
-    let mut sum = before.clone();
-    for (series, count) in counted {
-        *sum.entry(series.clone()).or_default() += count;
-    }
-    sum
-}
-
-/// A gateway that is away costs its metrics, not the job.
-async fn push(gateway: Option<&PushGateway>, totals: &Counters, succeeded_at: Option<Timestamp>) {
-    let Some(gateway) = gateway else { return };
-    if let Err(error) = gateway.push(JOB, totals, succeeded_at).await {
-        tracing::warn!(%error, "the job's metrics could not be pushed");
-    }
 }

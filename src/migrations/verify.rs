@@ -41,6 +41,12 @@ pub const TENANT_TABLES: &[(&str, bool)] = &[
     ("organization_members", true),
     ("billing_stripe_requests", false),
     ("api_keys", false),
+    ("usage_quota_overrides", true),
+    ("usage_events", true),
+    ("usage_totals", true),
+    ("usage_reservations", true),
+    ("usage_alerts", true),
+    ("usage_reports", true),
 ];
 
 /// Tables without a tenant that row-level security closes all the same.

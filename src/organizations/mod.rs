@@ -12,7 +12,7 @@ use crate::db::TenantTx;
 use crate::inbox;
 use crate::plans::Catalogue;
 use crate::{metrics, quotas};
-pub use store::{Organization, list};
+pub use store::{Organization, list, plan_tier};
 
 const CREATED: &str = "organization_created";
 /// The action of an operator who looked at all of them.

@@ -94,3 +94,16 @@ pub async fn page(
         })
         .collect())
 }
+
+/// The plan of an organization; None: there is no such organization.
+pub async fn plan_tier(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "SELECT plan_tier FROM organizations WHERE id = $1",
+        organization_id
+    )
+    .fetch_optional(conn)
+    .await
+}

@@ -7,8 +7,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use billing_domain::preview::Settlement;
+use billing_domain::quantity;
 
-use super::{Aggregation, Catalogue, FREE_TIER, OverLimit, Plan, Price, Quota};
+use super::{Aggregation, Catalogue, EnforcedRoute, FREE_TIER, Metric, OverLimit, Plan, Price, Quota};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -17,6 +18,35 @@ pub(super) struct File {
     #[serde(default)]
     proration: ProrationEntry,
     plans: Vec<PlanEntry>,
+    #[serde(default)]
+    enforcement: EnforcementEntry,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct EnforcementEntry {
+    #[serde(default)]
+    routes: Vec<RouteEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RouteEntry {
+    path: Spanned<String>,
+    metric: Spanned<String>,
+    #[serde(default)]
+    amount: Option<Spanned<String>>,
+    upstream: Spanned<String>,
+    #[serde(default)]
+    on_failure: OnFailure,
+}
+
+#[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum OnFailure {
+    #[default]
+    Closed,
+    Open,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +98,8 @@ impl From<Proration> for Settlement {
 #[serde(deny_unknown_fields)]
 struct MetricEntry {
     aggregation: Aggregation,
+    #[serde(default)]
+    fail_open: bool,
 }
 
 #[derive(Deserialize)]
@@ -109,12 +141,23 @@ impl File {
             metrics: self
                 .metrics
                 .iter()
-                .map(|(name, entry)| (name.clone(), entry.aggregation))
+                .map(|(name, entry)| {
+                    let metric = Metric {
+                        aggregation: entry.aggregation,
+                        fail_open: entry.fail_open,
+                    };
+                    (name.clone(), metric)
+                })
                 .collect(),
             plans: Vec::new(),
             by_lookup_key: HashMap::new(),
             by_price_id: HashMap::new(),
+            enforced: Vec::new(),
         };
+        for route in self.enforcement.routes {
+            let route = check_route(&catalogue, route)?;
+            catalogue.enforced.push(route);
+        }
         for entry in self.plans {
             let at = entry.tier.span().start;
             let tier = entry.tier.into_inner();
@@ -157,6 +200,66 @@ impl File {
         }
         Ok(catalogue)
     }
+}
+
+/// What a route of the product's may be called by: neither ours, nor anything
+/// that a path would mean something else by.
+fn check_route(catalogue: &Catalogue, entry: RouteEntry) -> Result<EnforcedRoute, Problem> {
+    let at = entry.path.span().start;
+    let path = entry.path.into_inner();
+    let plain = |segment: &str| {
+        !segment.is_empty()
+            && segment
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b))
+    };
+    let fixed = path.strip_suffix("/{*rest}").unwrap_or(&path);
+    let segments = fixed.strip_prefix('/').map(|rest| rest.split('/').all(plain));
+    if segments != Some(true) {
+        return Err((
+            at,
+            format!("the path {path:?} must be like \"/tools/run\", or end in \"/{{*rest}}\""),
+        ));
+    }
+    let ours = [
+        "/api/auth", "/api/billing", "/api/operator", "/api/enforce", "/api/agents", "/healthz",
+        "/readyz", "/metrics", "/openapi.json", "/docs",
+    ];
+    let below = |prefix: &&&str| {
+        fixed == **prefix || fixed.starts_with(&format!("{prefix}/")) || prefix.starts_with(&format!("{fixed}/"))
+    };
+    if let Some(prefix) = ours.iter().find(below) {
+        return Err((at, format!("the path {path:?} is in the way of {prefix}, which is ours")));
+    }
+    if catalogue.enforced.iter().any(|other| other.path == path) {
+        return Err((at, format!("the path {path:?} is used twice")));
+    }
+    let metric_at = entry.metric.span().start;
+    let metric = entry.metric.into_inner();
+    match catalogue.metric(&metric) {
+        None => return Err((metric_at, format!("{metric:?} is not among [metrics]"))),
+        Some(found) if found.aggregation != Aggregation::Sum => {
+            return Err((metric_at, format!("{metric:?} is a level; a call can only add to a sum")));
+        }
+        Some(_) => {}
+    }
+    let amount = match entry.amount {
+        None => Decimal::ONE,
+        Some(text) => quantity::parse(text.get_ref())
+            .map_err(|error| (text.span().start, format!("amount: {error}")))?,
+    };
+    let upstream_at = entry.upstream.span().start;
+    let upstream = entry.upstream.into_inner().parse::<reqwest::Url>().ok();
+    let upstream = upstream
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+        .ok_or_else(|| (upstream_at, "upstream must be an http:// or https:// URL".to_owned()))?;
+    Ok(EnforcedRoute {
+        path,
+        metric,
+        amount,
+        upstream,
+        fail_open: entry.on_failure == OnFailure::Open,
+    })
 }
 
 /// Stripe's limit: two years.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use billing_domain::period::Cadence;
 use billing_domain::preview::Settlement;
+pub use billing_domain::quota::{Aggregation, OverLimit};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -49,10 +50,24 @@ pub struct Catalogue {
     /// When a change to a higher tier is charged, and one to a lower credited.
     upgrade: Settlement,
     downgrade: Settlement,
-    metrics: BTreeMap<String, Aggregation>,
+    metrics: BTreeMap<String, Metric>,
     plans: Vec<Plan>,
     by_lookup_key: HashMap<String, usize>,
     by_price_id: HashMap<String, usize>,
+    enforced: Vec<EnforcedRoute>,
+}
+
+/// A route of the product's, in front of which usage is enforced.
+#[derive(Debug, Clone)]
+pub struct EnforcedRoute {
+    /// As the router has it; `{*rest}` may end it.
+    pub path: String,
+    pub metric: String,
+    /// What a call uses.
+    pub amount: Decimal,
+    pub upstream: reqwest::Url,
+    /// Whether calls pass when it cannot be told how much is used.
+    pub fail_open: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -117,32 +132,12 @@ pub struct Quota {
     pub overage_rate: Option<Decimal>,
 }
 
-/// How the values of a period become one number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Aggregation {
-    Sum,
-    Max,
-    Last,
-}
-
-/// What happens over the quota.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum OverLimit {
-    Hard,
-    Grace,
-    Overage,
-}
-
-impl OverLimit {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Hard => "hard",
-            Self::Grace => "grace",
-            Self::Overage => "overage",
-        }
-    }
+/// What is metered, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric {
+    pub aggregation: Aggregation,
+    /// Whether a use is allowed when it cannot be told how much is used.
+    pub fail_open: bool,
 }
 
 impl Catalogue {
@@ -180,8 +175,17 @@ impl Catalogue {
     }
 
     /// What is metered, and how.
-    pub fn metrics(&self) -> &BTreeMap<String, Aggregation> {
+    pub fn metrics(&self) -> &BTreeMap<String, Metric> {
         &self.metrics
+    }
+
+    pub fn metric(&self, name: &str) -> Option<Metric> {
+        self.metrics.get(name).copied()
+    }
+
+    /// The product's routes that usage is enforced in front of.
+    pub fn enforced(&self) -> &[EnforcedRoute] {
+        &self.enforced
     }
 
     pub fn plans(&self) -> &[Plan] {

@@ -63,6 +63,7 @@ struct QuotaView {
     /// For one billing period; null: unlimited.
     #[schema(required)]
     quota: Option<Number>,
+    #[schema(value_type = String, example = "overage")]
     over_limit: OverLimit,
     /// A decimal number in the currency's major unit, for one unit over the
     /// quota; null where none is billed.

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use billing_domain::money;
 
-use super::{Aggregation, Catalogue, OverLimit, Plan};
+use super::{Aggregation, Catalogue, Metric, OverLimit, Plan};
 use crate::stripe::client::{Client, Meter, Params, Price, Product, StripeError};
 
 /// What became, or would become, of a part of the catalogue.
@@ -82,7 +82,7 @@ pub async fn sync(
         prices: client.prices(&lookup_keys(catalogue)).await?,
     };
     let mut meters = Vec::new();
-    for (metric, aggregation) in catalogue.metrics() {
+    for (metric, Metric { aggregation, .. }) in catalogue.metrics() {
         if is_billed(catalogue, metric) {
             meters.push((metric.as_str(), run.meter(metric, *aggregation).await?));
         }

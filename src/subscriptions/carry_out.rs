@@ -15,6 +15,7 @@ use super::failure::Failure;
 use crate::audit::{self, NewEntry};
 use crate::db::TenantTx;
 use crate::event_handlers::{self, Answer};
+use crate::grace_periods;
 use crate::metrics;
 use crate::stripe::client::{self, Client, ErrorKind, StripeError};
 use crate::stripe::requests::{self, Request};
@@ -151,6 +152,7 @@ impl Subscriptions {
         let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
         metrics::audit_entries(&actions);
         metrics::alerts(&shown.alerts);
+        grace_periods::count(&shown.graces);
         tracing::info!(
             %organization_id, subscription_id = id, action = change.kind.action(), "Subscription changed"
         );

@@ -16,6 +16,7 @@ use super::{Subscriptions, store};
 use crate::audit::{self, Actor, NewEntry};
 use crate::db::{TenantTx, WorkerTx};
 use crate::event_handlers::{self, Answer};
+use crate::grace_periods;
 use crate::metrics;
 use crate::stripe::client::Client;
 use crate::stripe::requests;
@@ -128,6 +129,7 @@ impl Subscriptions {
         let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
         metrics::audit_entries(&actions);
         metrics::alerts(&shown.alerts);
+        grace_periods::count(&shown.graces);
         Ok(())
     }
 }

@@ -8,8 +8,11 @@ use super::Subscriptions;
 use super::failure::Failure;
 use super::preview::Line;
 use super::preview::stripe::{is_none_upcoming, line};
+use crate::db::RequestTx;
+use crate::plans::FREE_TIER;
 use crate::stripe::client::Params;
 use crate::stripe::objects::Invoice;
+use crate::usage::{self, MetricUsage, Rules};
 
 /// The next invoice of a subscription. Amounts are in minor units.
 #[derive(Debug, Clone, Serialize)]
@@ -27,6 +30,9 @@ pub struct Upcoming {
     /// When it is made.
     pub invoice_date: Option<Timestamp>,
     pub lines: Vec<Line>,
+    /// What is used over the quotas and billed, as counted here: Stripe's lines
+    /// have of it what was reported.
+    pub overages: Vec<MetricUsage>,
 }
 
 impl Subscriptions {
@@ -42,6 +48,14 @@ impl Subscriptions {
             Err(error) if is_none_upcoming(&error) => return Ok(None),
             Err(error) => return Err(Failure::Stripe(error)),
         };
+        let mut tx = RequestTx::begin(&self.pool, organization_id).await?;
+        let tier = held.plan_tier.as_deref().unwrap_or(FREE_TIER);
+        // A grace period costs nothing: how long it lasts says nothing here.
+        let rules = Rules {
+            catalogue: self.catalogue.clone(),
+            grace_hours: 0,
+        };
+        let usage = usage::read_all(tx.conn(), &rules, organization_id, tier).await?;
         Ok(Some(Upcoming {
             stripe_subscription_id: held.id,
             currency: invoice.currency,
@@ -52,6 +66,10 @@ impl Subscriptions {
             starting_balance_amount: invoice.starting_balance,
             invoice_date: invoice.period_end.or(held.period_end),
             lines: invoice.lines.iter().map(line).collect::<Result<_, _>>()?,
+            overages: usage
+                .into_iter()
+                .filter(|usage| usage.overage_amount.is_some() && !usage.overage.0.is_zero())
+                .collect(),
         }))
     }
 }

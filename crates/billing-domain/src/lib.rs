@@ -5,9 +5,13 @@
 //! itself and cannot fail for reasons of its surroundings.
 
 pub mod event_order;
+pub mod grace_period;
 pub mod money;
 pub mod period;
 pub mod preview;
 pub mod proration;
+pub mod quantity;
+pub mod quota;
 pub mod retry;
 pub mod subscription;
+pub mod usage_period;

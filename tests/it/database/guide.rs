@@ -78,7 +78,7 @@ const SHOWN: &[(&str, &[&str])] = &[
     (
         "Step 1: Verify Current State",
         &[
-            "20260102091100_subscription_previews",
+            "20260102092000_usage",
             "billing_audit_log",
             "(5 rows)",
         ],
@@ -138,7 +138,7 @@ const SHOWN: &[(&str, &[&str])] = &[
     (
         "Useful Commands",
         &[
-            "20260101091000_billing_audit_log",
+            "20260101092000_grace_periods",
             "     1",
             "organization_created",
             "(1 row)",

@@ -15,6 +15,36 @@ pub const ROWS: &[(&str, &str)] = &[
         "(organization_id, metric, plan_tier, unlimited, over_limit) VALUES ({org}, '{key}', 'free', true, 'hard')",
     ),
     (
+        "usage_quota_overrides",
+        "(organization_id, metric, quota) VALUES ({org}, '{key}', 1)",
+    ),
+    (
+        "usage_events",
+        "(organization_id, event_id, metric, quantity, recorded_at, period_start)
+         VALUES ({org}, '{key}', 'api_calls', 1, now(), now())",
+    ),
+    (
+        "usage_totals",
+        "(organization_id, metric, period_start, period_end, total)
+         VALUES ({org}, '{key}', now(), now() + interval '1 month', 1)",
+    ),
+    (
+        "usage_reservations",
+        "(organization_id, id, metric, period_start, quantity, reserved_at, expires_at)
+         VALUES ({org}, md5('{key}')::uuid, 'api_calls', now(), 1, now(), now())",
+    ),
+    (
+        "usage_alerts",
+        "(organization_id, metric, period_start, threshold, id, period_end, usage, quota, raised_at,
+          next_attempt_at)
+         VALUES ({org}, '{key}', now(), 80, gen_random_uuid(), now(), 8, 10, now(), now())",
+    ),
+    (
+        "usage_reports",
+        "(organization_id, identifier, metric, period_start, stripe_customer_id, event_name, units, at, created_at)
+         VALUES ({org}, '{key}', 'api_calls', now(), 'cus', 'valuecanvas_api_calls', 1, now(), now())",
+    ),
+    (
         "billing_customers",
         "(organization_id, stripe_customer_id) VALUES ({org}, 'cus_' || {org} || '{key}')",
     ),

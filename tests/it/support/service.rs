@@ -10,7 +10,9 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 use valuecanvas_billing::app::{self, Database, Service};
 use valuecanvas_billing::auth::{Permission, Role};
-use valuecanvas_billing::config::{ServeConfig, StripeApi, StripeConfig, SurfaceConfig};
+use valuecanvas_billing::config::{
+    ServeConfig, StripeApi, StripeConfig, SurfaceConfig, UsageConfig,
+};
 use valuecanvas_billing::inbox::worker::Processor;
 use valuecanvas_billing::organizations::{self, NewOrganization};
 use valuecanvas_billing::plans::Catalogue;
@@ -39,6 +41,7 @@ pub struct Options {
     pub surface: SurfaceConfig,
     pub stripe_api: Option<StripeApi>,
     pub plans_file: Option<PathBuf>,
+    pub usage: UsageConfig,
 }
 
 impl Default for Options {
@@ -51,6 +54,7 @@ impl Default for Options {
             surface: SurfaceConfig::default(),
             stripe_api: None,
             plans_file: None,
+            usage: UsageConfig::default(),
         }
     }
 }
@@ -96,6 +100,7 @@ impl TestService {
             worker_concurrency: options.workers,
             tolerance_secs: 300,
             trusted_proxies: 0,
+            usage: options.usage,
             surface: options.surface,
         };
         let stripe = StripeConfig {

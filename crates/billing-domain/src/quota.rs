@@ -1,0 +1,248 @@
+//! Quotas: whether a use is allowed, by what is used already.
+
+use jiff::Timestamp;
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+
+use crate::grace_period::GracePeriod;
+
+/// How the values of a period become one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Aggregation {
+    Sum,
+    /// The highest level.
+    Max,
+    /// The last level: a gauge, that is never summed.
+    Last,
+}
+
+impl Aggregation {
+    /// What `used` becomes with `quantity`, that came last.
+    #[must_use]
+    pub fn with(self, used: Decimal, quantity: Decimal) -> Option<Decimal> {
+        match self {
+            Self::Sum => used.checked_add(quantity),
+            Self::Max => Some(used.max(quantity)),
+            Self::Last => Some(quantity),
+        }
+    }
+}
+
+/// What happens over the quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OverLimit {
+    /// Refused.
+    Hard,
+    /// Allowed for the grace period, then refused.
+    Grace,
+    /// Allowed, warned about, and billed.
+    Overage,
+}
+
+impl OverLimit {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hard => "hard",
+            Self::Grace => "grace",
+            Self::Overage => "overage",
+        }
+    }
+
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Hard, Self::Grace, Self::Overage]
+            .into_iter()
+            .find(|kind| kind.as_str() == name)
+    }
+}
+
+/// What an organization may use of a metric in one billing period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// None: unlimited.
+    pub quota: Option<Decimal>,
+    pub over_limit: OverLimit,
+}
+
+/// Whether a use is allowed, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// It is covered by the quota, or lowers the level.
+    Within,
+    /// It is over the quota, and billed.
+    Overage,
+    /// It is over the quota, and the period's grace has begun: now, if
+    /// `starts`.
+    InGrace { grace: GracePeriod, starts: bool },
+    /// It is over the quota, and the period's grace is over.
+    GraceExpired { grace: GracePeriod },
+    /// It is over a quota that may not be exceeded.
+    Exceeded,
+}
+
+impl Decision {
+    #[must_use]
+    pub const fn allowed(self) -> bool {
+        matches!(self, Self::Within | Self::Overage | Self::InGrace { .. })
+    }
+}
+
+/// Decides about a use that would raise the level from `used` to `wanted`.
+/// `grace` is the one of this billing period, if it had any; `grace_hours` is
+/// how long a new one lasts.
+#[must_use]
+pub fn decide(
+    limit: &Limit,
+    used: Decimal,
+    wanted: Decimal,
+    grace: Option<GracePeriod>,
+    grace_hours: u32,
+    now: Timestamp,
+) -> Decision {
+    let covered = limit.quota.is_none_or(|quota| wanted <= quota);
+    // What uses no more than before makes nothing worse.
+    if covered || wanted < used || (wanted == used && limit.over_limit == OverLimit::Hard) {
+        return Decision::Within;
+    }
+    match (limit.over_limit, grace) {
+        (OverLimit::Hard, _) => Decision::Exceeded,
+        (OverLimit::Overage, _) => Decision::Overage,
+        (OverLimit::Grace, None) => Decision::InGrace {
+            grace: GracePeriod::starting(now, grace_hours),
+            starts: true,
+        },
+        (OverLimit::Grace, Some(grace)) if grace.is_over(now) => Decision::GraceExpired { grace },
+        (OverLimit::Grace, Some(grace)) => Decision::InGrace {
+            grace,
+            starts: false,
+        },
+    }
+}
+
+/// What is used of `quota` in percent, to two places and rounded down; a quota
+/// of nothing is used up.
+#[must_use]
+pub fn percentage(used: Decimal, quota: Decimal) -> Decimal {
+    let hundred = Decimal::ONE_HUNDRED;
+    if quota.is_zero() {
+        return hundred;
+    }
+    used.checked_mul(hundred)
+        .and_then(|part| part.checked_div(quota))
+        // Beyond what a decimal holds, it is far beyond every threshold.
+        .map_or(Decimal::MAX, |percent| percent.trunc_with_scale(2))
+}
+
+/// The shares of a quota, in percent, that are worth an alert.
+pub const ALERT_THRESHOLDS: [u8; 3] = [80, 100, 120];
+
+/// The highest threshold that `used` has reached, if any.
+#[must_use]
+pub fn threshold_reached(used: Decimal, quota: Decimal) -> Option<u8> {
+    let reached = |percent: &u8| {
+        let share = quota.checked_mul(Decimal::from(*percent));
+        let part = used.checked_mul(Decimal::ONE_HUNDRED);
+        match (part, share) {
+            (Some(part), Some(share)) => part >= share && !used.is_zero(),
+            _ => false,
+        }
+    };
+    ALERT_THRESHOLDS.into_iter().rev().find(reached)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn decision(over_limit: OverLimit, used: i64, wanted: i64) -> Decision {
+        let limit = Limit {
+            quota: Some(100.into()),
+            over_limit,
+        };
+        let now = at("2026-11-23T00:00:00Z");
+        decide(&limit, used.into(), wanted.into(), None, 24, now)
+    }
+
+    #[test]
+    fn the_quota_itself_may_be_used_up() {
+        for kind in [OverLimit::Hard, OverLimit::Grace, OverLimit::Overage] {
+            assert_eq!(decision(kind, 99, 100), Decision::Within);
+        }
+        assert_eq!(decision(OverLimit::Hard, 100, 101), Decision::Exceeded);
+        assert_eq!(decision(OverLimit::Overage, 100, 101), Decision::Overage);
+        assert!(matches!(
+            decision(OverLimit::Grace, 100, 101),
+            Decision::InGrace { starts: true, .. }
+        ));
+    }
+
+    #[test]
+    fn unlimited_is_never_exceeded() {
+        let limit = Limit {
+            quota: None,
+            over_limit: OverLimit::Hard,
+        };
+        let now = at("2026-11-23T00:00:00Z");
+        let decided = decide(&limit, Decimal::MAX, Decimal::MAX, None, 24, now);
+        assert_eq!(decided, Decision::Within);
+    }
+
+    #[test]
+    fn a_gauge_over_its_limit_may_fall() {
+        assert_eq!(decision(OverLimit::Hard, 500, 400), Decision::Within);
+        assert_eq!(decision(OverLimit::Hard, 500, 501), Decision::Exceeded);
+    }
+
+    #[test]
+    fn a_grace_period_that_is_over_does_not_start_again() {
+        let limit = Limit {
+            quota: Some(3.into()),
+            over_limit: OverLimit::Grace,
+        };
+        let grace = GracePeriod::starting(at("2026-11-01T00:00:00Z"), 24);
+        let decide_at = |now| decide(&limit, 3.into(), 4.into(), Some(grace), 24, at(now));
+        assert_eq!(
+            decide_at("2026-11-01T23:59:59.999999Z"),
+            Decision::InGrace {
+                grace,
+                starts: false
+            }
+        );
+        for later in ["2026-11-02T00:00:00Z", "2026-11-30T23:59:59Z"] {
+            assert_eq!(decide_at(later), Decision::GraceExpired { grace });
+        }
+    }
+
+    #[test]
+    fn a_percentage_is_rounded_down() {
+        for (used, quota, percent) in [
+            (1, 3, "33.33"),
+            (2, 3, "66.66"),
+            (0, 0, "100"),
+            (5, 0, "100"),
+            (0, 10, "0"),
+            (12, 10, "120"),
+        ] {
+            let read: Decimal = percent.parse().unwrap();
+            assert_eq!(percentage(used.into(), quota.into()), read);
+        }
+    }
+
+    #[test]
+    fn thresholds_are_reached_exactly() {
+        let reached = |used: &str| threshold_reached(used.parse().unwrap(), 100.into());
+        assert_eq!(reached("79.9999"), None);
+        assert_eq!(reached("80"), Some(80));
+        assert_eq!(reached("100"), Some(100));
+        assert_eq!(reached("119.9999"), Some(100));
+        assert_eq!(reached("5000"), Some(120));
+        assert_eq!(threshold_reached(Decimal::ZERO, Decimal::ZERO), None);
+    }
+}

@@ -1,0 +1,244 @@
+//! The billing period that a use counts in: the subscription's, or without one
+//! the UTC calendar month.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::period::{Cadence, Period, PeriodError};
+
+/// How long after a period's end usage of it is still taken: Stripe leaves a
+/// renewal's invoice open for about an hour.
+pub const LATE: SignedDuration = SignedDuration::from_hours(1);
+/// How far ahead of our clock a use may lie.
+pub const AHEAD: SignedDuration = SignedDuration::from_mins(5);
+
+/// What the period of an organization follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subscribed {
+    /// The period that Stripe last told of.
+    pub period: Period,
+    /// Where later periods are counted from.
+    pub anchor_secs: i64,
+    pub cadence: Cadence,
+    /// When the subscription began.
+    pub created_secs: i64,
+    /// When it is to end, if it is.
+    pub ends_secs: Option<i64>,
+}
+
+/// Why a use counts in no period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotCounted {
+    #[error("its billing period is closed")]
+    Closed,
+    #[error("it lies more than five minutes ahead")]
+    Ahead,
+    #[error(transparent)]
+    Period(#[from] PeriodError),
+}
+
+/// The period that `now` lies in. A period that Stripe has not told of yet
+/// begins by itself when the last one ends.
+pub fn current(subscribed: Option<&Subscribed>, now: Timestamp) -> Result<Period, PeriodError> {
+    let secs = floor(now);
+    match subscribed {
+        Some(held) if held.covers(secs) => held.containing(secs),
+        _ => month(secs),
+    }
+}
+
+/// The period that a use at `occurred` counts in, seen from `now`.
+pub fn of(
+    subscribed: Option<&Subscribed>,
+    occurred: Timestamp,
+    now: Timestamp,
+) -> Result<Period, NotCounted> {
+    if occurred > now.saturating_add(AHEAD).unwrap_or(Timestamp::MAX) {
+        return Err(NotCounted::Ahead);
+    }
+    let open = current(subscribed, now)?;
+    let secs = floor(occurred);
+    if open.contains(secs) {
+        return Ok(open);
+    }
+    if secs >= open.end_secs() {
+        return Ok(current(subscribed, occurred)?);
+    }
+    // What lies before the open period counts in the one that ended with it.
+    let late = now.as_second() - open.start_secs() < LATE.as_secs();
+    let before = current(subscribed, occurred)?;
+    let adjoins = current(subscribed, second(open.start_secs() - 1)?)? == before;
+    if late && adjoins {
+        Ok(before)
+    } else {
+        Err(NotCounted::Closed)
+    }
+}
+
+impl Subscribed {
+    fn covers(&self, secs: i64) -> bool {
+        let begun = secs >= self.created_secs.min(self.period.start_secs());
+        begun && self.ends_secs.is_none_or(|end| secs < end)
+    }
+
+    fn containing(&self, secs: i64) -> Result<Period, PeriodError> {
+        if self.period.contains(secs) {
+            return Ok(self.period);
+        }
+        let found = self.cadence.period_containing(self.anchor_secs, secs)?;
+        // The grid need not meet the period that Stripe told of: a trial, say.
+        let (start, end) = (found.start_secs(), found.end_secs());
+        if secs < self.period.start_secs() {
+            Period::from_seconds(
+                start.max(self.created_secs),
+                end.min(self.period.start_secs()),
+            )
+        } else {
+            Period::from_seconds(start.max(self.period.end_secs()), end)
+        }
+    }
+}
+
+/// The UTC calendar month.
+fn month(secs: i64) -> Result<Period, PeriodError> {
+    Cadence::MONTHLY.period_containing(0, secs)
+}
+
+fn second(secs: i64) -> Result<Timestamp, PeriodError> {
+    Timestamp::from_second(secs).map_err(|_| PeriodError::OutOfRange)
+}
+
+/// The second that an instant lies in; before 1970, too.
+fn floor(instant: Timestamp) -> i64 {
+    let secs = instant.as_second();
+    if instant.subsec_nanosecond() < 0 {
+        secs - 1
+    } else {
+        secs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::period::Interval;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn subscribed(start: &str, end: &str) -> Subscribed {
+        Subscribed {
+            period: Period::new(at(start), at(end)).unwrap(),
+            anchor_secs: at(start).as_second(),
+            cadence: Cadence::MONTHLY,
+            created_secs: at(start).as_second(),
+            ends_secs: None,
+        }
+    }
+
+    fn shown(period: Period) -> (String, String) {
+        let show = |secs| Timestamp::from_second(secs).unwrap().to_string();
+        (show(period.start_secs()), show(period.end_secs()))
+    }
+
+    #[test]
+    fn without_a_subscription_the_month_rolls_over_to_the_microsecond() {
+        let period = |now| shown(current(None, at(now)).unwrap());
+        let february = ("2024-02-01T00:00:00Z".into(), "2024-03-01T00:00:00Z".into());
+        assert_eq!(period("2024-02-01T00:00:00Z"), february);
+        assert_eq!(period("2024-02-29T23:59:59.999999Z"), february);
+        assert_eq!(period("2024-03-01T00:00:00Z").0, "2024-03-01T00:00:00Z");
+    }
+
+    #[test]
+    fn a_subscription_renews_by_itself_and_returns_to_the_31st() {
+        let held = subscribed("2026-01-31T10:00:00Z", "2026-02-28T10:00:00Z");
+        let period = |now| shown(current(Some(&held), at(now)).unwrap());
+        assert_eq!(
+            period("2026-02-28T10:00:00Z"),
+            ("2026-02-28T10:00:00Z".into(), "2026-03-31T10:00:00Z".into())
+        );
+        assert_eq!(period("2026-02-28T09:59:59.999999Z").0, "2026-01-31T10:00:00Z");
+        assert_eq!(period("2026-05-01T00:00:00Z").0, "2026-04-30T10:00:00Z");
+        // Before it there was none.
+        assert_eq!(period("2026-01-31T09:59:59Z").0, "2026-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn a_subscription_that_ends_leaves_the_calendar_month() {
+        let mut held = subscribed("2026-01-15T00:00:00Z", "2026-02-15T00:00:00Z");
+        held.ends_secs = Some(held.period.end_secs());
+        let period = current(Some(&held), at("2026-02-15T00:00:00Z")).unwrap();
+        assert_eq!(shown(period).0, "2026-02-01T00:00:00Z");
+    }
+
+    #[test]
+    fn late_usage_counts_in_its_own_period_while_that_is_open() {
+        let of = |occurred, now| of(None, at(occurred), at(now)).map(|p| shown(p).0);
+        let (late, november) = ("2026-11-30T23:59:59Z", "2026-11-01T00:00:00Z");
+        assert_eq!(of(late, "2026-12-01T00:59:59Z").unwrap(), november);
+        assert_eq!(of(late, "2026-12-01T01:00:00Z"), Err(NotCounted::Closed));
+        let october = "2026-10-31T23:59:59Z";
+        assert_eq!(of(october, "2026-12-01T00:00:00Z"), Err(NotCounted::Closed));
+    }
+
+    #[test]
+    fn usage_ahead_is_refused_beyond_five_minutes() {
+        let of = |occurred| of(None, at(occurred), at("2026-11-30T23:58:00Z"));
+        let next = of("2026-12-01T00:03:00Z").map(|p| shown(p).0);
+        assert_eq!(next.unwrap(), "2026-12-01T00:00:00Z");
+        assert_eq!(of("2026-12-01T00:03:00.000001Z"), Err(NotCounted::Ahead));
+        assert_eq!(of("9999-12-30T22:00:00Z"), Err(NotCounted::Ahead));
+    }
+
+    #[test]
+    fn what_was_used_before_the_subscription_counts_in_its_month_for_an_hour() {
+        let held = subscribed("2026-11-10T12:00:00Z", "2026-12-10T12:00:00Z");
+        let of = |now| of(Some(&held), at("2026-11-10T11:59:00Z"), at(now));
+        let month = of("2026-11-10T12:30:00Z").map(|p| shown(p).0);
+        assert_eq!(month.unwrap(), "2026-11-01T00:00:00Z");
+        assert_eq!(of("2026-11-10T13:00:00Z"), Err(NotCounted::Closed));
+    }
+
+    proptest! {
+        #[test]
+        fn periods_follow_each_other_without_gap_or_overlap(
+            anchor in 0_i64..4_000_000_000,
+            later in 0_i64..1_000_000_000,
+            count in 1_u16..13,
+            interval in prop_oneof![
+                Just(Interval::Week), Just(Interval::Month), Just(Interval::Year)
+            ],
+        ) {
+            let cadence = Cadence::every(count, interval).unwrap();
+            let first = cadence.period_containing(anchor, anchor).unwrap();
+            let held = Subscribed {
+                period: first,
+                anchor_secs: anchor,
+                cadence,
+                created_secs: anchor,
+                ends_secs: None,
+            };
+            let now = Timestamp::from_second(anchor + later).unwrap();
+            let period = current(Some(&held), now).unwrap();
+            prop_assert!(period.contains(anchor + later));
+            let next = Timestamp::from_second(period.end_secs()).unwrap();
+            prop_assert_eq!(current(Some(&held), next).unwrap().start_secs(), period.end_secs());
+            let last = Timestamp::from_second(period.end_secs() - 1).unwrap();
+            prop_assert_eq!(current(Some(&held), last).unwrap(), period);
+            prop_assert_eq!(of(Some(&held), now, now).unwrap(), period);
+        }
+
+        #[test]
+        fn a_clock_that_steps_back_changes_no_past_period(
+            occurred in 1_000_000_000_i64..4_000_000_000,
+            back in 0_i64..300,
+        ) {
+            let occurred = Timestamp::from_second(occurred).unwrap();
+            let earlier = occurred - SignedDuration::from_secs(back);
+            prop_assert_eq!(of(None, occurred, earlier), of(None, occurred, occurred));
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Writing a backup: pg_dump's custom format, hashed as it is written, and read
+//! back before it is called one.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
+
+use super::tools::{Target, plain};
+use super::{BackupError, Manifest, store};
+use crate::db;
+
+/// A backup that was written and read back.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Written {
+    pub file: PathBuf,
+    #[serde(flatten)]
+    pub manifest: Manifest,
+}
+
+/// Writes a backup to `file`, and its manifest beside it. `progress` hears of
+/// each table.
+pub async fn to_file(
+    owner: &PgConnectOptions,
+    url: &str,
+    file: &Path,
+    progress: impl FnMut(&str),
+) -> Result<Written, BackupError> {
+    if file.exists() {
+        return Err(BackupError::Exists(file.to_owned()));
+    }
+    let mut aside = file.as_os_str().to_owned();
+    aside.push(".partial");
+    let aside = PathBuf::from(aside);
+    let failed = |error| BackupError::File {
+        path: aside.clone(),
+        error,
+    };
+    let mut out = tokio::fs::OpenOptions::new();
+    // It holds what the database keeps to itself.
+    let out = out.write(true).create(true).truncate(true).mode(0o600);
+    let mut out = out.open(&aside).await.map_err(failed)?;
+    let written = async {
+        let manifest = dump(owner, url, &mut out, progress).await?;
+        out.sync_all().await.map_err(failed)?;
+        read_back(&aside).await?;
+        Ok(manifest)
+    };
+    let manifest = match written.await {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            let _ = std::fs::remove_file(&aside);
+            return Err(error);
+        }
+    };
+    manifest.write(file)?;
+    std::fs::rename(&aside, file).map_err(failed)?;
+    Ok(Written {
+        file: file.to_owned(),
+        manifest,
+    })
+}
+
+/// Writes a backup to standard output, from where it cannot be read back.
+pub async fn to_stdout(
+    owner: &PgConnectOptions,
+    url: &str,
+    progress: impl FnMut(&str),
+) -> Result<Manifest, BackupError> {
+    dump(owner, url, &mut tokio::io::stdout(), progress).await
+}
+
+async fn dump(
+    owner: &PgConnectOptions,
+    url: &str,
+    out: &mut (impl AsyncWrite + Unpin),
+    mut progress: impl FnMut(&str),
+) -> Result<Manifest, BackupError> {
+    let mut conn: PgConnection = db::connect(owner).await.map_err(unreachable)?;
+    let snapshot = store::freeze(&mut conn).await?;
+    let mut child = Target::new(url)
+        .command("pg_dump")?
+        // An owner that is no superuser is bound by row-level security, too.
+        .args(["--format=custom", "--enable-row-security", "--verbose"])
+        .args(["--schema=public", "--schema=auth"])
+        .arg(format!("--snapshot={snapshot}"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|_| BackupError::NoTool("pg_dump"))?;
+    let mut archive = child.stdout.take().expect("it is piped");
+    let said = BufReader::new(child.stderr.take().expect("it is piped"));
+    let copying = async {
+        let (mut hash, mut bytes) = (Sha256::new(), 0_u64);
+        let mut chunk = vec![0; 256 * 1024];
+        loop {
+            let read = archive.read(&mut chunk).await?;
+            if read == 0 {
+                out.flush().await?;
+                return Ok::<_, std::io::Error>((hex::encode(hash.finalize()), bytes));
+            }
+            hash.update(&chunk[..read]);
+            bytes += read as u64;
+            out.write_all(&chunk[..read]).await?;
+        }
+    };
+    let listening = async {
+        let mut last = String::new();
+        let mut lines = said.lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            if let Some((_, table)) = line.split_once("dumping contents of table ") {
+                progress(table.trim_matches('"'));
+            }
+            last = line;
+        }
+        last
+    };
+    let (copied, last) = tokio::join!(copying, listening);
+    let status = child.wait().await.map_err(|error| BackupError::Tool {
+        tool: "pg_dump",
+        said: error.to_string(),
+    })?;
+    if !status.success() {
+        return Err(BackupError::Tool {
+            tool: "pg_dump",
+            said: last,
+        });
+    }
+    let (sha256, bytes) = copied.map_err(|error| BackupError::File {
+        path: "the backup".into(),
+        error,
+    })?;
+    Ok(Manifest {
+        created_at: Timestamp::now(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        sha256,
+        bytes,
+        rows: store::counts(&mut conn).await?,
+    })
+}
+
+fn unreachable(error: db::DatabaseError) -> BackupError {
+    match error {
+        db::DatabaseError::Unreachable(error) | db::DatabaseError::Query(error) => {
+            BackupError::Database(error)
+        }
+        other => BackupError::Tool {
+            tool: "the connection",
+            said: other.to_string(),
+        },
+    }
+}
+
+/// Has pg_restore read all of an archive, and write none of it.
+pub async fn read_back(file: &Path) -> Result<(), BackupError> {
+    let read = plain("pg_restore")?
+        .arg("--file=/dev/null")
+        .arg(file)
+        .stdout(Stdio::null())
+        .output()
+        .await
+        .map_err(|_| BackupError::NoTool("pg_restore"))?;
+    if read.status.success() {
+        return Ok(());
+    }
+    Err(BackupError::Tool {
+        tool: "pg_restore",
+        said: String::from_utf8_lossy(&read.stderr).trim().to_owned(),
+    })
+}
+
+/// The SHA-256 of a file.
+pub fn checksum(file: &Path) -> Result<String, BackupError> {
+    let failed = |error| BackupError::File {
+        path: file.to_owned(),
+        error,
+    };
+    let mut input = std::fs::File::open(file).map_err(failed)?;
+    let mut hash = Sha256::new();
+    let mut chunk = vec![0; 256 * 1024];
+    loop {
+        let read = std::io::Read::read(&mut input, &mut chunk).map_err(failed)?;
+        if read == 0 {
+            return Ok(hex::encode(hash.finalize()));
+        }
+        hash.update(&chunk[..read]);
+    }
+}

@@ -1,0 +1,102 @@
+//! Restoring: into an empty database, all or nothing, and looked at afterwards.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use serde::Serialize;
+use sqlx::postgres::PgConnectOptions;
+
+use super::archive::{checksum, read_back};
+use super::tools::Target;
+use super::{BackupError, Manifest, store};
+use crate::audit;
+use crate::db;
+use crate::migrations::verify;
+
+/// What was restored, and found right.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Restored {
+    pub tables: usize,
+    pub rows: i64,
+    /// Audit chains that were walked, and their entries.
+    pub chains: u64,
+    pub entries: u64,
+    /// Whether the rows were compared with the backup's manifest.
+    pub counted: bool,
+}
+
+/// Restores `file` into the empty database of `owner`.
+///
+/// # Errors
+/// Where anything is wrong, nothing was restored; but for what the last checks
+/// find, which say so.
+pub async fn restore(
+    owner: &PgConnectOptions,
+    url: &str,
+    file: &Path,
+) -> Result<Restored, BackupError> {
+    let manifest = Manifest::read(file)?;
+    if let Some(manifest) = &manifest
+        && manifest.sha256 != checksum(file)?
+    {
+        return Err(BackupError::Checksum(file.to_owned()));
+    }
+    read_back(file).await?;
+    let mut conn = db::connect(owner).await.map_err(|error| BackupError::Tool {
+        tool: "the connection",
+        said: error.to_string(),
+    })?;
+    let tables = store::tables(&mut conn).await?;
+    if tables > 0 {
+        return Err(BackupError::NotEmpty(tables));
+    }
+    store::make_roles(&mut conn).await?;
+    let ran = Target::new(url)
+        .command("pg_restore")?
+        .args(["--single-transaction", "--exit-on-error"])
+        .arg(file)
+        .stdout(Stdio::null())
+        .output()
+        .await
+        .map_err(|_| BackupError::NoTool("pg_restore"))?;
+    if !ran.status.success() {
+        return Err(BackupError::Tool {
+            tool: "pg_restore",
+            said: String::from_utf8_lossy(&ran.stderr).trim().to_owned(),
+        });
+    }
+    let rows = store::counts(&mut conn).await?;
+    if let Some(manifest) = &manifest
+        && manifest.rows != rows
+    {
+        let differs = manifest.rows.iter().find(|(name, count)| rows.get(*name) != Some(*count));
+        let said = differs.map_or_else(
+            || "there are other tables than in the backup".to_owned(),
+            |(table, count)| format!("{table} has other rows than the {count} of the backup"),
+        );
+        return Err(BackupError::Differs(said));
+    }
+    let checks = verify::verify(&mut conn).await?;
+    if let Some(check) = checks.iter().find(|check| !check.ok) {
+        return Err(BackupError::Differs(format!(
+            "{} {}",
+            check.name,
+            check.problem.as_deref().unwrap_or("is wrong")
+        )));
+    }
+    let report = audit::verify(&mut conn, None).await?;
+    if let Some(broken) = report.breaks.first() {
+        return Err(BackupError::Differs(format!(
+            "the audit log of {} breaks at {}: {}",
+            broken.organization_id, broken.sequence, broken.problem
+        )));
+    }
+    Ok(Restored {
+        tables: rows.len(),
+        rows: rows.values().sum(),
+        chains: report.chains,
+        entries: report.entries,
+        counted: manifest.is_some(),
+    })
+}

@@ -1,0 +1,72 @@
+//! What backup and restore ask the database.
+
+use std::collections::BTreeMap;
+
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Executor as _};
+
+/// Begins a transaction that sees one moment; what to tell pg_dump of it.
+pub async fn freeze(conn: &mut PgConnection) -> Result<String, sqlx::Error> {
+    conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        .await?;
+    sqlx::query_scalar("SELECT pg_export_snapshot()")
+        .fetch_one(conn)
+        .await
+}
+
+/// The rows of every table, by its name.
+pub async fn counts(conn: &mut PgConnection) -> Result<BTreeMap<String, i64>, sqlx::Error> {
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT quote_ident(relname) FROM pg_class
+          WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY relname",
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let mut counts = BTreeMap::new();
+    for table in tables {
+        // The name comes from the catalog, quoted.
+        let sql = format!("SELECT count(*) FROM public.{table}");
+        let count = sqlx::query_scalar(AssertSqlSafe(sql))
+            .fetch_one(&mut *conn)
+            .await?;
+        counts.insert(table, count);
+    }
+    Ok(counts)
+}
+
+/// How many tables the database has.
+pub async fn tables(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+          WHERE c.relkind IN ('r', 'p') AND n.nspname NOT LIKE 'pg\\_%'
+            AND n.nspname <> 'information_schema'",
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// Makes the roles that a backup's grants name: they belong to the cluster, and
+/// are in no backup.
+pub async fn make_roles(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    conn.execute(
+        "DO $$
+         DECLARE
+           role_name text;
+         BEGIN
+           FOREACH role_name IN ARRAY ARRAY['billing_owner', 'billing_app', 'billing_worker'] LOOP
+             IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
+               EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
+             END IF;
+           END LOOP;
+           IF NOT pg_has_role(current_user, 'billing_owner', 'MEMBER') THEN
+             EXECUTE format('GRANT billing_owner TO %I', current_user);
+           END IF;
+           EXECUTE format('GRANT CREATE ON DATABASE %I TO billing_owner', current_database());
+           GRANT CREATE, USAGE ON SCHEMA public TO billing_owner;
+           GRANT USAGE ON SCHEMA public TO billing_app, billing_worker;
+         END
+         $$",
+    )
+    .await?;
+    Ok(())
+}

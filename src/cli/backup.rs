@@ -1,0 +1,108 @@
+//! `backup` and `restore`
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Failure;
+use super::output::{Format, say};
+use crate::app::Database;
+use crate::backup::{self, BackupError};
+use crate::config::GlobalArgs;
+use crate::db;
+
+/// Write a backup, and read it back.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// A new file; `-` for standard output. Beside it stands FILE.json, with
+    /// its checksum and the number of rows.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// Restore a backup into an empty database.
+#[derive(Debug, Args)]
+pub struct Restore {
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// The owner's URL, as it was given; that of the embedded cluster otherwise.
+fn owner_url(database: &Database, global: &GlobalArgs) -> Option<String> {
+    match &database.embedded {
+        Some(embedded) => Some(embedded.admin_url()),
+        None => global.owner_url(),
+    }
+}
+
+impl Backup {
+    pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        let database = Database::locate(&global.database()?).await?;
+        let result = self.run_on(&database, global).await;
+        database.close().await;
+        result
+    }
+
+    async fn run_on(self, database: &Database, global: &GlobalArgs) -> Result<(), Failure> {
+        let url = owner_url(database, global).unwrap_or_default();
+        let progress = |table: &str| say(&format!("backing up {table}"));
+        if self.file.as_os_str() == "-" {
+            let manifest = backup::to_stdout(&database.owner, &url, progress).await?;
+            say(&format!("{} bytes, SHA-256 {}", manifest.bytes, manifest.sha256));
+            return Ok(());
+        }
+        let written = backup::to_file(&database.owner, &url, &self.file, progress).await?;
+        self.format.print(&written, |written| {
+            let manifest = &written.manifest;
+            format!(
+                "{}: {} rows of {} tables, {} bytes, read back; SHA-256 {}",
+                written.file.display(),
+                manifest.rows.values().sum::<i64>(),
+                manifest.rows.len(),
+                manifest.bytes,
+                manifest.sha256
+            )
+        })
+    }
+}
+
+impl Restore {
+    pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        let database = Database::locate(&global.database()?).await?;
+        let result = self.run_on(&database, global).await;
+        database.close().await;
+        result
+    }
+
+    async fn run_on(self, database: &Database, global: &GlobalArgs) -> Result<(), Failure> {
+        let url = owner_url(database, global).unwrap_or_default();
+        let restored = backup::restore(&database.owner, &url, &self.file).await?;
+        self.format.print(&restored, |restored| {
+            let counted = if restored.counted {
+                "as many as in the backup"
+            } else {
+                "not compared: the backup has no manifest"
+            };
+            format!(
+                "{} rows in {} tables ({counted}); {} audit chains verified, {} entries",
+                restored.rows, restored.tables, restored.chains, restored.entries
+            )
+        })
+    }
+}
+
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
+        match error {
+            BackupError::Database(ref cause) if db::is_outage(cause) => {
+                Self::unreachable(format!("the database cannot be reached: {error}"))
+            }
+            BackupError::Exists(_) | BackupError::NotEmpty(_) => Self::usage(error.to_string()),
+            other => Self::failed(other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! `quotas`
+
+use clap::Subcommand;
+use sqlx::postgres::PgPool;
+use uuid::Uuid;
+
+use super::Failure;
+use super::output::{Format, table};
+use crate::app::Database;
+use crate::audit::Actor;
+use crate::config::{GlobalArgs, StripeArgs};
+use crate::db::{self, TenantTx};
+use crate::plans::{Catalogue, OverLimit};
+use crate::quotas::{self, Limit, QuotaRow, SetError, Setting};
+
+#[derive(Debug, Subcommand)]
+pub enum Quotas {
+    /// Set an organization's quota instead of its plan's.
+    Set {
+        #[arg(long, value_name = "ORG")]
+        organization: Uuid,
+        #[arg(long)]
+        metric: String,
+        /// A decimal number, `unlimited`, or `plan` for what the plan says.
+        #[arg(long, value_name = "N", value_parser = limit)]
+        limit: Limit,
+        /// hard, grace or overage; without it, as the plan says.
+        #[arg(long, value_name = "KIND", value_parser = over_limit)]
+        over_limit: Option<OverLimit>,
+        #[command(flatten)]
+        stripe: StripeArgs,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// List an organization's quotas.
+    List {
+        #[arg(long, value_name = "ORG")]
+        organization: Uuid,
+        #[command(flatten)]
+        format: Format,
+    },
+}
+
+fn limit(text: &str) -> Result<Limit, String> {
+    Limit::parse(text).map_err(|error| format!("{error}; or write unlimited, or plan"))
+}
+
+fn over_limit(text: &str) -> Result<OverLimit, String> {
+    OverLimit::named(text).ok_or_else(|| "it is one of hard, grace, overage".to_owned())
+}
+
+impl Quotas {
+    pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        let config = global.database()?;
+        let plans_file = match &self {
+            Self::Set { stripe, .. } => stripe.check()?.plans_file,
+            Self::List { .. } => None,
+        };
+        let catalogue = Catalogue::load(plans_file.as_deref())?;
+        let database = Database::open(&config).await?;
+        let result = match database.check_login().await {
+            Ok(()) => {
+                let pool = db::pool(database.service.clone(), 1);
+                self.run_on(&pool, &catalogue).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        database.close().await;
+        result
+    }
+
+    async fn run_on(self, pool: &PgPool, catalogue: &Catalogue) -> Result<(), Failure> {
+        match self {
+            Self::Set {
+                organization,
+                metric,
+                limit,
+                over_limit,
+                format,
+                ..
+            } => {
+                let setting = Setting {
+                    organization_id: organization,
+                    metric,
+                    limit,
+                    over_limit,
+                    actor: Actor::System,
+                    client: None,
+                };
+                let set = quotas::set(pool, catalogue, &setting).await?;
+                format.print(&set, |set| describe(std::slice::from_ref(set)))
+            }
+            Self::List {
+                organization,
+                format,
+            } => {
+                let mut tx = TenantTx::begin(pool, organization).await?;
+                let list = quotas::list(tx.conn(), organization).await?;
+                if list.is_empty() {
+                    return Err(SetError::Organization(organization).into());
+                }
+                format.print(&list, |list| describe(list))
+            }
+        }
+    }
+}
+
+fn describe(list: &[QuotaRow]) -> String {
+    let rows: Vec<Vec<String>> = list
+        .iter()
+        .map(|quota| {
+            let limit = quota.quota.as_ref();
+            vec![
+                quota.metric.clone(),
+                limit.map_or_else(|| "unlimited".to_owned(), |n| n.0.normalize().to_string()),
+                quota.over_limit.clone(),
+                quota.overage_rate.clone().unwrap_or_default(),
+                if quota.overridden {
+                    "set by an operator".to_owned()
+                } else {
+                    quota.plan_tier.clone()
+                },
+            ]
+        })
+        .collect();
+    table(&["METRIC", "QUOTA", "OVER IT", "RATE", "BY"], &rows)
+}
+
+impl From<SetError> for Failure {
+    fn from(error: SetError) -> Self {
+        match error {
+            SetError::Database(error) => error.into(),
+            SetError::Metric { .. } | SetError::KindOfPlan => Self::usage(error.to_string()),
+            SetError::Organization(_) => Self::failed(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! `usage`
+
+use clap::Subcommand;
+use jiff::Timestamp;
+use sqlx::postgres::PgPool;
+
+use super::Failure;
+use super::backfill::{PATIENCE, stripe_client};
+use super::output::{Format, print, say, table};
+use crate::app::Database;
+use crate::config::{GlobalArgs, StripeArgs};
+use crate::db::{self, WorkerTx};
+use crate::plans::Catalogue;
+use crate::stripe::client::Client;
+use crate::usage_alerts;
+use crate::usage_reports::{self, Report, ReportError};
+
+#[derive(Debug, Subcommand)]
+pub enum Usage {
+    /// Tell Stripe's meters of what was used: the hourly job.
+    Report {
+        #[command(flatten)]
+        stripe: StripeArgs,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// List the usage alerts that the application did not take.
+    Alerts {
+        /// Have them sent again.
+        #[arg(long)]
+        resend: bool,
+        #[command(flatten)]
+        format: Format,
+    },
+}
+
+impl Usage {
+    pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        let config = global.database()?;
+        let reporting = match &self {
+            Self::Report { stripe, .. } => {
+                let catalogue = Catalogue::load(stripe.check()?.plans_file.as_deref())?;
+                Some((catalogue, stripe_client(stripe, PATIENCE)?))
+            }
+            Self::Alerts { .. } => None,
+        };
+        let database = Database::open(&config).await?;
+        let result = match database.check_login().await {
+            Ok(()) => {
+                let pool = db::pool(database.service.clone(), 10);
+                self.run_on(&pool, reporting).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        database.close().await;
+        result
+    }
+
+    async fn run_on(
+        self,
+        pool: &PgPool,
+        reporting: Option<(Catalogue, Client)>,
+    ) -> Result<(), Failure> {
+        match (self, reporting) {
+            (Self::Alerts { resend, format }, _) => alerts(pool, resend, format).await,
+            (Self::Report { format, .. }, Some((catalogue, client))) => {
+                let progress = |done: usize, total: usize| {
+                    if done == total || done.is_multiple_of(100) {
+                        say(&format!("{done}/{total} meter events"));
+                    }
+                };
+                let now = Timestamp::now();
+                let report =
+                    usage_reports::report(pool, &client, &catalogue, now, progress).await?;
+                tracing::info!(
+                    sent = report.sent,
+                    failed = report.failed,
+                    doubtful = report.doubtful,
+                    "Usage report completed"
+                );
+                format.print(&report, describe)?;
+                if report.failed + report.doubtful > 0 {
+                    return Err(Failure::silent());
+                }
+                Ok(())
+            }
+            (Self::Report { .. }, None) => Err(Failure::failed("Stripe is not configured")),
+        }
+    }
+}
+
+async fn alerts(pool: &PgPool, resend: bool, format: Format) -> Result<(), Failure> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let failed = usage_alerts::list_failed(tx.conn()).await?;
+    if resend {
+        let count = usage_alerts::resend(tx.conn()).await?;
+        tx.commit().await?;
+        if !format.json {
+            return print(&format!("{count} alerts are sent again by `serve`"));
+        }
+    }
+    format.print(&failed, |failed| {
+        let rows: Vec<Vec<String>> = failed
+            .iter()
+            .map(|alert| {
+                vec![
+                    alert.id.to_string(),
+                    alert.organization_id.to_string(),
+                    alert.metric.clone(),
+                    format!("{} %", alert.threshold),
+                    alert.error.clone().unwrap_or_default(),
+                ]
+            })
+            .collect();
+        table(&["ID", "ORGANIZATION", "METRIC", "AT", "ERROR"], &rows)
+    })
+}
+
+fn describe(report: &Report) -> String {
+    let rows: Vec<Vec<String>> = report
+        .metrics
+        .iter()
+        .map(|books| {
+            let number = |n: &crate::number::Number| n.0.normalize().to_string();
+            vec![
+                books.metric.clone(),
+                number(&books.counted),
+                number(&books.reported),
+                number(&books.pending),
+            ]
+        })
+        .collect();
+    let mut text = format!("{} meter events sent, {} failed", report.sent, report.failed);
+    if report.doubtful > 0 {
+        text.push_str(&format!(
+            "\n{} may have reached Stripe more than a day ago, and are not sent again: compare the \
+             meter's usage in Stripe with usage_reports, and set sent_at of those that it has",
+            report.doubtful
+        ));
+    }
+    if rows.is_empty() {
+        return text;
+    }
+    let headings = ["METRIC", "COUNTED", "REPORTED", "PENDING"];
+    format!("{}\n\n{text}", table(&headings, &rows))
+}
+
+impl From<ReportError> for Failure {
+    fn from(error: ReportError) -> Self {
+        match error {
+            ReportError::Database(error) => error.into(),
+            ReportError::Stripe(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The settings of metering and enforcement.
+
+use clap::Args;
+use reqwest::Url;
+
+use super::{ConfigError, given, number, secret_of_environment};
+use crate::outbound::is_loopback;
+use crate::usage_alerts::sender::Application;
+use crate::usage_alerts::webhook::WebhookSecret;
+
+/// How usage is metered and enforced. APPLICATION_WEBHOOK_SECRET has no flag.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Usage")]
+pub struct UsageArgs {
+    /// How long a soft limit may be exceeded, in hours.
+    #[arg(long, env = "GRACE_PERIOD_HOURS", default_value = "24")]
+    grace_period_hours: String,
+    /// Where allowed calls of /api/agents/execute are forwarded; unset: a
+    /// built-in agent repeats its input.
+    #[arg(long, env = "AGENTS_UPSTREAM_URL")]
+    agents_upstream_url: Option<String>,
+    /// Where the application takes webhooks (Standard Webhooks), signed with
+    /// APPLICATION_WEBHOOK_SECRET; unset: usage alerts are not sent.
+    #[arg(long, env = "APPLICATION_WEBHOOK_URL")]
+    application_webhook_url: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct UsageConfig {
+    pub grace_hours: u32,
+    pub agents_upstream: Option<Url>,
+    pub application: Option<Application>,
+}
+
+impl Default for UsageConfig {
+    fn default() -> Self {
+        Self {
+            grace_hours: 24,
+            agents_upstream: None,
+            application: None,
+        }
+    }
+}
+
+impl UsageArgs {
+    pub fn check(&self) -> Result<UsageConfig, ConfigError> {
+        let url = |variable, text: &str| {
+            let url = Url::parse(text).ok();
+            let usable = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+            usable.ok_or_else(|| ConfigError::new(variable, "is no http:// or https:// URL"))
+        };
+        let upstream = given(self.agents_upstream_url.as_deref());
+        let webhooks = given(self.application_webhook_url.as_deref());
+        let webhooks = webhooks.map(|text| url("APPLICATION_WEBHOOK_URL", text));
+        Ok(UsageConfig {
+            grace_hours: number("GRACE_PERIOD_HOURS", &self.grace_period_hours, 1, 8_760)?,
+            agents_upstream: upstream
+                .map(|text| url("AGENTS_UPSTREAM_URL", text))
+                .transpose()?,
+            application: webhooks.transpose()?.map(application).transpose()?,
+        })
+    }
+}
+
+fn application(url: Url) -> Result<Application, ConfigError> {
+    // What the message says of an organization is nobody else's to read.
+    if url.scheme() != "https" && !is_loopback(&url) {
+        return Err(ConfigError::new(
+            "APPLICATION_WEBHOOK_URL",
+            "must be an https:// URL (http:// only for this host)",
+        ));
+    }
+    let variable = "APPLICATION_WEBHOOK_SECRET";
+    let missing = "is required with APPLICATION_WEBHOOK_URL: whsec_ and base64 of 24 to 64 random \
+                   bytes, such as `echo whsec_$(openssl rand -base64 32)` prints";
+    let secret = secret_of_environment(variable)?;
+    let secret = secret.as_deref().and_then(WebhookSecret::parse);
+    let secret = secret.ok_or_else(|| ConfigError::new(variable, missing))?;
+    Ok(Application { url, secret })
+}

@@ -1,0 +1,103 @@
+//! A route in front of an upstream: reserve, forward, and count or let go.
+
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::{IntoResponse as _, Response};
+use reqwest::Url;
+use rust_decimal::Decimal;
+use uuid::Uuid;
+
+use super::forward::{self, Call};
+use super::hold::{Hold, TTL_SECS};
+use crate::error::Problem;
+use crate::metrics;
+use crate::plans::EnforcedRoute;
+use crate::usage::{answer, routes::Usage};
+
+/// What a call uses, and where it goes.
+#[derive(Clone)]
+pub struct Gateway {
+    pub usage: Usage,
+    pub client: reqwest::Client,
+    pub metric: String,
+    pub amount: Decimal,
+    pub upstream: Url,
+    pub fail_open: bool,
+}
+
+impl Gateway {
+    pub fn of(route: &EnforcedRoute, usage: Usage, client: reqwest::Client) -> Self {
+        Self {
+            usage,
+            client,
+            metric: route.metric.clone(),
+            amount: route.amount,
+            upstream: route.upstream.clone(),
+            fail_open: route.fail_open,
+        }
+    }
+
+    /// Forwards a call of `organization_id`; `rest` is what of its path comes
+    /// after the route's own.
+    pub async fn call(
+        &self,
+        organization_id: Uuid,
+        rest: Option<&str>,
+        request: Request,
+    ) -> Result<Response, Problem> {
+        let started = Instant::now();
+        let reserved = self
+            .usage
+            .ledger
+            .reserve(organization_id, &self.metric, self.amount, TTL_SECS)
+            .await;
+        let (headers, reservation) = match reserved {
+            Ok((standing, reservation)) => {
+                let outcome = answer::outcome(standing.decision);
+                metrics::decision(outcome, &self.metric, started.elapsed());
+                let headers = answer::headers(&self.metric, &standing);
+                if let Some(problem) = answer::denied(&self.metric, &standing) {
+                    let mut response = problem.into_response();
+                    response.headers_mut().extend(headers);
+                    return Ok(response);
+                }
+                (headers, reservation)
+            }
+            Err(error) => {
+                self.usage
+                    .undecided(&self.metric, &error, self.fail_open, started)?;
+                (answer::failed_open(&self.metric), None)
+            }
+        };
+        let hold = Hold::new(self.usage.ledger.clone(), reservation);
+        let url = self.url(rest, request.uri().query());
+        let (parts, body) = request.into_parts();
+        let call = Call {
+            method: parts.method,
+            headers: parts.headers,
+            body: Body::new(body),
+            organization_id,
+        };
+        let mut response = forward::forward(&self.client, url, call, hold).await?;
+        response.headers_mut().extend(headers);
+        Ok(response)
+    }
+
+    fn url(&self, rest: Option<&str>, query: Option<&str>) -> Url {
+        let mut url = self.upstream.clone();
+        if let Some(rest) = rest {
+            let base = url.path().trim_end_matches('/').to_owned();
+            url.set_path(&format!("{base}/{rest}"));
+        }
+        if let Some(query) = query {
+            let both = match url.query() {
+                Some(own) => format!("{own}&{query}"),
+                None => query.to_owned(),
+            };
+            url.set_query(Some(&both));
+        }
+        url
+    }
+}

@@ -1,0 +1,199 @@
+//! `POST /api/agents/execute`, `GET /api/enforce`, and the product's routes.
+
+use axum::Router;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{any, get, post};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{OpenApi, ToSchema};
+use uuid::Uuid;
+
+use super::forward_auth::Asked;
+use super::gateway::Gateway;
+use crate::auth::Principal;
+use crate::error::Problem;
+use crate::http::extract::{Query, parse_json};
+use crate::http::body;
+use crate::usage::NewEvent;
+use crate::usage::routes::Usage;
+
+const AGENTS_METRIC: &str = "agent_executions";
+
+#[derive(OpenApi)]
+#[openapi(paths(execute, enforce), components(schemas(Execute)))]
+pub struct Api;
+
+/// Where agents are executed.
+#[derive(Clone)]
+pub struct Agents {
+    pub usage: Usage,
+    /// None: by the built-in agent, which repeats its input.
+    pub upstream: Option<reqwest::Url>,
+    pub client: reqwest::Client,
+}
+
+/// The routes, those of the product included.
+pub fn router(agents: Agents) -> Router {
+    let usage = agents.usage.clone();
+    let mut router = Router::new();
+    for route in usage.catalogue.enforced() {
+        let gateway = Gateway::of(route, usage.clone(), agents.client.clone());
+        let handler = if route.path.ends_with("{*rest}") {
+            any(pass_below)
+        } else {
+            any(pass)
+        };
+        router = router.route(&route.path, handler.with_state(gateway));
+    }
+    router
+        .route("/api/enforce", get(enforce).with_state(usage))
+        .route("/api/agents/execute", post(execute).with_state(agents))
+}
+
+async fn pass(
+    State(gateway): State<Gateway>,
+    caller: Principal,
+    request: Request,
+) -> Result<Response, Problem> {
+    gateway.call(caller.organization_id, None, request).await
+}
+
+async fn pass_below(
+    State(gateway): State<Gateway>,
+    caller: Principal,
+    Path(rest): Path<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let climbs = rest.split('/').any(|segment| matches!(segment, "." | ".."));
+    if climbs {
+        return Err(Problem::not_found("there is nothing at this address"));
+    }
+    gateway
+        .call(caller.organization_id, Some(&rest), request)
+        .await
+}
+
+/// What an agent is to do.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Execute {
+    #[schema(example = "test")]
+    agent_id: String,
+    /// Whatever the agent takes.
+    #[schema(value_type = Object)]
+    input: Value,
+}
+
+/// What the built-in agent did.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Executed {
+    agent_id: String,
+    /// The input, repeated.
+    #[schema(value_type = Object)]
+    output: Value,
+}
+
+/// Execute an agent, if the quota covers it
+///
+/// The call is forwarded (`AGENTS_UPSTREAM_URL`) and counted if it succeeds; without an upstream
+/// the built-in agent repeats its input.
+#[utoipa::path(
+    post,
+    path = "/api/agents/execute",
+    operation_id = "execute_agent",
+    tag = "Enforcement",
+    request_body = Execute,
+    responses(
+        (status = 200, description = "What the agent answered.", body = Executed),
+        (status = 402, description = "`QUOTA_EXCEEDED` or `QUOTA_EXCEEDED_GRACE_EXPIRED`."),
+        (status = 502, description = "The agent cannot be reached; nothing was counted."),
+        (status = 504, description = "The agent took too long; nothing was counted."),
+    ),
+)]
+async fn execute(
+    State(agents): State<Agents>,
+    caller: Principal,
+    request: Request,
+) -> Result<Response, Problem> {
+    if let Some(upstream) = agents.upstream {
+        let metric = agents.usage.catalogue.metric(AGENTS_METRIC);
+        let gateway = Gateway {
+            usage: agents.usage,
+            client: agents.client,
+            metric: AGENTS_METRIC.to_owned(),
+            amount: rust_decimal::Decimal::ONE,
+            upstream,
+            fail_open: metric.is_some_and(|metric| metric.fail_open),
+        };
+        return gateway.call(caller.organization_id, None, request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let body = body::read(&parts.headers, body).await?;
+    let asked: Execute = parse_json(&body)?;
+    let event = one(AGENTS_METRIC, rust_decimal::Decimal::ONE, None);
+    let decided = agents
+        .usage
+        .decide(caller.organization_id, AGENTS_METRIC, event, true, false)
+        .await?;
+    if decided.status() != StatusCode::OK {
+        return Ok(decided);
+    }
+    let executed = Executed {
+        agent_id: asked.agent_id,
+        output: asked.input,
+    };
+    let mut response = axum::Json(executed).into_response();
+    let quota = decided.headers().iter();
+    let quota = quota.filter(|(name, _)| name.as_str().starts_with("x-"));
+    for (name, value) in quota {
+        response.headers_mut().append(name.clone(), value.clone());
+    }
+    Ok(response)
+}
+
+fn one(metric: &str, quantity: rust_decimal::Decimal, id: Option<String>) -> NewEvent {
+    NewEvent {
+        id: id.unwrap_or_else(|| Uuid::now_v7().to_string()),
+        metric: metric.to_owned(),
+        quantity,
+        occurred_at: None,
+        metadata: None,
+    }
+}
+
+/// Decide about a call, for a proxy that asks first
+///
+/// For nginx `auth_request`, Traefik ForwardAuth and Envoy ext_authz: 200 lets the call pass. The
+/// quota headers of the answer may be copied to it.
+#[utoipa::path(
+    get,
+    path = "/api/enforce",
+    operation_id = "enforce",
+    tag = "Enforcement",
+    params(Asked),
+    responses(
+        (status = 200, description = "It is allowed, and counted.",
+         body = crate::usage::answer::Checked),
+        (status = 402, description = "`QUOTA_EXCEEDED` or `QUOTA_EXCEEDED_GRACE_EXPIRED`."),
+        (status = 409, description = "The id came before, with another content."),
+        (status = 422, description = "The total would be too large."),
+    ),
+)]
+async fn enforce(
+    State(usage): State<Usage>,
+    caller: Principal,
+    headers: HeaderMap,
+    Query(asked): Query<Asked>,
+) -> Result<Response, Problem> {
+    let metric = asked.metric(&headers)?;
+    let amount = asked.amount(&headers)?;
+    usage.check_names(&metric, asked.id.as_deref())?;
+    let named = asked.id.is_some();
+    let event = one(&metric, amount, asked.id);
+    usage
+        .decide(caller.organization_id, &metric, event, asked.consume, named)
+        .await
+}

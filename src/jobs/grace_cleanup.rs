@@ -1,0 +1,36 @@
+//! `grace-periods cleanup`: the daily job. It ends what is over, and removes
+//! what ended long ago.
+
+use super::Run;
+use crate::db::WorkerTx;
+use crate::grace_periods;
+
+pub const JOB: &str = "grace-period-cleanup";
+
+/// What a run did.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct Cleaned {
+    /// Ended because their time, or their billing period, was over.
+    pub ended: usize,
+    /// Removed.
+    pub cleaned: u64,
+}
+
+/// Ends what is over, and removes what ended more than `days` days ago.
+pub async fn run(run: &Run<'_>, days: u16) -> Result<Cleaned, sqlx::Error> {
+    let cleaned = run
+        .counted(async {
+            let ended = grace_periods::sweep(run.pool).await?;
+            let mut tx = WorkerTx::begin(run.pool).await?;
+            let cleaned = grace_periods::cleanup(tx.conn(), i32::from(days)).await?;
+            tx.commit().await?;
+            Ok::<_, sqlx::Error>(Cleaned { ended, cleaned })
+        })
+        .await?;
+    tracing::info!(
+        cleaned = cleaned.cleaned,
+        ended = cleaned.ended,
+        "Grace period cleanup completed"
+    );
+    Ok(cleaned)
+}

@@ -1,0 +1,204 @@
+//! `/api/billing/usage`, `/api/billing/quotas`, and an operator's quotas.
+
+use axum::extract::State;
+use axum::routing::{get, put};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgPool;
+use utoipa::{OpenApi, ToSchema};
+use uuid::Uuid;
+
+use super::{Limit, QuotaRow, SetError, Setting, store};
+use crate::auth::{Operator, Principal};
+use crate::db::TenantTx;
+use crate::error::Problem;
+use crate::http::Shared;
+use crate::http::extract::{self, Path};
+use crate::organizations;
+use crate::plans::OverLimit;
+use crate::usage::{self, MetricUsage, Rules};
+
+#[derive(OpenApi)]
+#[openapi(paths(usage_of_all, usage_of_one, quotas, quotas_of, set_quota))]
+pub struct Api;
+
+#[derive(Clone)]
+struct Reading {
+    shared: Shared,
+    rules: Rules,
+}
+
+pub fn router(shared: Shared, rules: Rules) -> Router {
+    Router::new()
+        .route("/api/billing/usage", get(usage_of_all))
+        .route("/api/billing/usage/{metric}", get(usage_of_one))
+        .route("/api/billing/quotas", get(quotas))
+        .route(
+            "/api/operator/organizations/{organization}/quotas",
+            get(quotas_of),
+        )
+        .route(
+            "/api/operator/organizations/{organization}/quotas/{metric}",
+            put(set_quota),
+        )
+        .with_state(Reading { shared, rules })
+}
+
+/// All of a short list, in the form of a page.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Whole<T> {
+    data: Vec<T>,
+    /// Null: there is no more.
+    #[schema(required)]
+    next_cursor: Option<String>,
+}
+
+impl<T> Whole<T> {
+    fn of(data: Vec<T>) -> Json<Self> {
+        Json(Self {
+            data,
+            next_cursor: None,
+        })
+    }
+}
+
+impl Reading {
+    async fn usage(&self, caller: &Principal) -> Result<Vec<MetricUsage>, Problem> {
+        let organization_id = caller.organization_id;
+        let mut tx = self.shared.read(organization_id).await?;
+        let tier = organizations::plan_tier(tx.conn(), organization_id).await?;
+        let tier = tier.ok_or_else(Problem::internal)?;
+        Ok(usage::read_all(tx.conn(), &self.rules, organization_id, &tier).await?)
+    }
+}
+
+/// What is used in the billing period that it is now, by metric
+#[utoipa::path(
+    get,
+    path = "/api/billing/usage",
+    operation_id = "list_usage",
+    tag = "Usage",
+    responses((status = 200, description = "The usage.", body = Whole<MetricUsage>)),
+)]
+async fn usage_of_all(
+    State(reading): State<Reading>,
+    caller: Principal,
+) -> Result<Json<Whole<MetricUsage>>, Problem> {
+    Ok(Whole::of(reading.usage(&caller).await?))
+}
+
+/// What is used of one metric
+#[utoipa::path(
+    get,
+    path = "/api/billing/usage/{metric}",
+    operation_id = "show_usage",
+    tag = "Usage",
+    params(("metric" = String, Path, description = "Its name.", example = "llm_tokens")),
+    responses((status = 200, description = "The usage.", body = MetricUsage)),
+)]
+async fn usage_of_one(
+    State(reading): State<Reading>,
+    caller: Principal,
+    Path(metric): Path<String>,
+) -> Result<Json<MetricUsage>, Problem> {
+    let all = reading.usage(&caller).await?;
+    let found = all.into_iter().find(|usage| usage.metric == metric);
+    found
+        .map(Json)
+        .ok_or_else(|| Problem::not_found("there is no such metric"))
+}
+
+/// The quotas in force, by metric
+#[utoipa::path(
+    get,
+    path = "/api/billing/quotas",
+    operation_id = "list_quotas",
+    tag = "Usage",
+    responses((status = 200, description = "The quotas.", body = Whole<QuotaRow>)),
+)]
+async fn quotas(
+    State(reading): State<Reading>,
+    caller: Principal,
+) -> Result<Json<Whole<QuotaRow>>, Problem> {
+    let mut tx = reading.shared.read(caller.organization_id).await?;
+    Ok(Whole::of(store::list(tx.conn(), caller.organization_id).await?))
+}
+
+/// An organization's quotas
+#[utoipa::path(
+    get,
+    path = "/api/operator/organizations/{organization}/quotas",
+    operation_id = "operator_list_quotas",
+    tag = "Operator",
+    params(("organization" = Uuid, Path, description = "Its id.")),
+    responses((status = 200, description = "The quotas.", body = Whole<QuotaRow>)),
+)]
+async fn quotas_of(
+    State(reading): State<Reading>,
+    _operator: Operator,
+    Path(organization): Path<Uuid>,
+) -> Result<Json<Whole<QuotaRow>>, Problem> {
+    let pool: &PgPool = &reading.shared.pool;
+    let mut tx = TenantTx::begin(pool, organization).await?;
+    let rows = store::list(tx.conn(), organization).await?;
+    if rows.is_empty() {
+        return Err(Problem::not_found("there is no such organization"));
+    }
+    Ok(Whole::of(rows))
+}
+
+/// A quota instead of the plan's.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct QuotaBody {
+    /// A decimal number, `unlimited`, or `plan` for what the plan says.
+    #[schema(example = "5000")]
+    limit: String,
+    /// `hard`, `grace` or `overage`; absent: as the plan says.
+    #[schema(value_type = Option<String>)]
+    over_limit: Option<OverLimit>,
+}
+
+/// Set an organization's quota of a metric
+///
+/// It holds for the next decision, and ends a grace period that it covers.
+#[utoipa::path(
+    put,
+    path = "/api/operator/organizations/{organization}/quotas/{metric}",
+    operation_id = "operator_set_quota",
+    tag = "Operator",
+    params(("organization" = Uuid, Path, description = "Its id."),
+           ("metric" = String, Path, description = "Its name.", example = "llm_tokens")),
+    request_body = QuotaBody,
+    responses((status = 200, description = "The quota in force.", body = QuotaRow)),
+)]
+async fn set_quota(
+    State(reading): State<Reading>,
+    operator: Operator,
+    Path((organization_id, metric)): Path<(Uuid, String)>,
+    extract::Json(body): extract::Json<QuotaBody>,
+) -> Result<Json<QuotaRow>, Problem> {
+    let invalid = |code, detail: String| Problem::new(axum::http::StatusCode::BAD_REQUEST, code, detail);
+    let limit = Limit::parse(&body.limit).map_err(|error| {
+        invalid(
+            "invalid_limit",
+            format!("limit: {error}; or write unlimited, or plan"),
+        )
+    })?;
+    let setting = Setting {
+        organization_id,
+        metric,
+        limit,
+        over_limit: body.over_limit,
+        actor: operator.actor(),
+        client: None,
+    };
+    let set = super::set(&reading.shared.pool, &reading.rules.catalogue, &setting).await;
+    set.map(Json).map_err(|error| match error {
+        SetError::Database(error) => error.into(),
+        SetError::Organization(_) => Problem::not_found("there is no such organization"),
+        SetError::Metric { .. } => Problem::not_found("there is no such metric"),
+        SetError::KindOfPlan => invalid("invalid_limit", error.to_string()),
+    })
+}

@@ -1,0 +1,411 @@
+//! One organization's use of one metric: what was read of it, and the pure
+//! decisions about what is queued.
+
+use std::collections::BTreeMap;
+
+use billing_domain::grace_period::GracePeriod;
+use billing_domain::period::Period;
+use billing_domain::quota::{self, Aggregation, Decision, Limit};
+use billing_domain::usage_period::{self, NotCounted, Subscribed};
+use jiff::Timestamp;
+use rust_decimal::Decimal;
+
+/// What a total holds at most: numeric(24,4).
+const MOST: Decimal = Decimal::from_parts(2_701_131_775, 466_537_709, 54_210, false, 4);
+
+/// Why something was not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("it occurred more than five minutes in the future; check the sender's clock")]
+    Ahead,
+    #[error("it occurred in a billing period that is closed; it cannot be counted any more")]
+    Closed,
+    #[error("the total of the period would have more than 20 digits before the point")]
+    TotalTooLarge,
+    /// Absent is never unlimited.
+    #[error("the organization has no quota for this metric; an operator must set one")]
+    NoQuota,
+    #[error("this id came before, with another content")]
+    IdReused,
+    #[error("the billing period cannot be told")]
+    NoPeriod,
+}
+
+impl From<NotCounted> for Refusal {
+    fn from(reason: NotCounted) -> Self {
+        match reason {
+            NotCounted::Closed => Self::Closed,
+            NotCounted::Ahead => Self::Ahead,
+            NotCounted::Period(_) => Self::NoPeriod,
+        }
+    }
+}
+
+/// The grace period of a tally, and what became of it here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grace {
+    pub period: GracePeriod,
+    pub ended: bool,
+    pub change: Option<GraceChange>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GraceChange {
+    Started,
+    /// It had ended before its time, and the quota is exceeded again.
+    Resumed,
+    Expired,
+}
+
+/// What a billing period has of the metric.
+#[derive(Debug, Clone)]
+pub struct Tally {
+    pub period: Period,
+    pub total: Decimal,
+    pub reserved: Decimal,
+    pub events: i64,
+    /// The newest event, by time and id.
+    pub last: Option<(Timestamp, String)>,
+    pub alerted: u8,
+    /// Thresholds that were reached here.
+    pub raised: Vec<u8>,
+    pub grace: Option<Grace>,
+    pub changed: bool,
+}
+
+impl Tally {
+    pub fn new(period: Period) -> Self {
+        Self {
+            period,
+            total: Decimal::ZERO,
+            reserved: Decimal::ZERO,
+            events: 0,
+            last: None,
+            alerted: 0,
+            raised: Vec::new(),
+            grace: None,
+            changed: false,
+        }
+    }
+
+    /// With what is held for calls under way.
+    pub fn used(&self) -> Decimal {
+        self.total + self.reserved
+    }
+}
+
+/// An organization's use of a metric.
+#[derive(Debug, Clone)]
+pub struct Account {
+    pub aggregation: Aggregation,
+    pub grace_hours: u32,
+    /// None: there is no quota, which is not unlimited.
+    pub limit: Option<Limit>,
+    /// For one unit over the quota, in the currency's major unit.
+    pub overage_rate: Option<Decimal>,
+    pub subscribed: Option<Subscribed>,
+    /// The database's clock, after the account was locked.
+    pub now: Timestamp,
+    /// By the start of the period.
+    pub tallies: BTreeMap<i64, Tally>,
+}
+
+/// What an answer tells.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Standing {
+    pub decision: Decision,
+    pub usage: Decimal,
+    pub limit: Option<Decimal>,
+    pub period: Period,
+}
+
+impl Account {
+    fn limit(&self) -> Result<Limit, Refusal> {
+        self.limit.ok_or(Refusal::NoQuota)
+    }
+
+    fn tally(&mut self, period: Period) -> &mut Tally {
+        self.tallies
+            .entry(period.start_secs())
+            .or_insert_with(|| Tally::new(period))
+    }
+
+    /// Counts a use that has happened: it is over no limit.
+    pub fn count(
+        &mut self,
+        id: &str,
+        quantity: Decimal,
+        occurred: Timestamp,
+    ) -> Result<Period, Refusal> {
+        let limit = self.limit()?;
+        let period = usage_period::of(self.subscribed.as_ref(), occurred, self.now)?;
+        self.add(period, id, quantity, occurred)?;
+        let (grace_hours, now) = (self.grace_hours, self.now);
+        let tally = self.tally(period);
+        // Usage of a period that ended starts no grace any more.
+        if period.end_secs() > now.as_second() {
+            let wanted = tally.used();
+            let before = Decimal::ZERO;
+            let decision = quota::decide(&limit, before, wanted, running(tally), grace_hours, now);
+            tally.follow(decision);
+        }
+        Ok(period)
+    }
+
+    /// Counts a use of a reservation's period, whatever that is by now.
+    pub fn count_in(
+        &mut self,
+        period_start: i64,
+        id: &str,
+        quantity: Decimal,
+        occurred: Timestamp,
+    ) -> Result<Period, Refusal> {
+        match self.tallies.get(&period_start).map(|tally| tally.period) {
+            Some(period) => self.add(period, id, quantity, occurred).map(|()| period),
+            None => self.count(id, quantity, occurred),
+        }
+    }
+
+    fn add(
+        &mut self,
+        period: Period,
+        id: &str,
+        quantity: Decimal,
+        occurred: Timestamp,
+    ) -> Result<(), Refusal> {
+        let aggregation = self.aggregation;
+        let quota = self.limit()?.quota;
+        let tally = self.tally(period);
+        let place = (occurred, id.to_owned());
+        let newest = tally.last.as_ref().is_none_or(|last| *last < place);
+        let total = match aggregation {
+            Aggregation::Last if !newest => Some(tally.total),
+            other => other.with(tally.total, quantity),
+        };
+        tally.total = total
+            .filter(|total| *total <= MOST)
+            .ok_or(Refusal::TotalTooLarge)?;
+        tally.events += 1;
+        if newest {
+            tally.last = Some(place);
+        }
+        tally.changed = true;
+        tally.watch(quota);
+        Ok(())
+    }
+
+    /// Decides about a use of now, and counts it if it is `consume`d.
+    pub fn check(
+        &mut self,
+        id: &str,
+        quantity: Decimal,
+        consume: bool,
+    ) -> Result<Standing, Refusal> {
+        let limit = self.limit()?;
+        let (grace_hours, now, aggregation) = (self.grace_hours, self.now, self.aggregation);
+        let period = self.current()?;
+        let tally = self.tally(period);
+        let used = tally.used();
+        let wanted = aggregation
+            .with(tally.total, quantity)
+            .and_then(|total| total.checked_add(tally.reserved))
+            .filter(|wanted| *wanted <= MOST)
+            .ok_or(Refusal::TotalTooLarge)?;
+        let decision = quota::decide(&limit, used, wanted, running(tally), grace_hours, now);
+        // A question starts no grace period, but tells of the one it would.
+        if consume || matches!(decision, Decision::GraceExpired { .. }) {
+            tally.follow(decision);
+        }
+        if consume && decision.allowed() {
+            self.add(period, id, quantity, now)?;
+        }
+        Ok(self.standing(period, decision, limit))
+    }
+
+    /// Holds a use of now for a call.
+    pub fn reserve(&mut self, quantity: Decimal) -> Result<Standing, Refusal> {
+        let limit = self.limit()?;
+        let (grace_hours, now) = (self.grace_hours, self.now);
+        let period = self.current()?;
+        let tally = self.tally(period);
+        let used = tally.used();
+        let wanted = used
+            .checked_add(quantity)
+            .filter(|wanted| *wanted <= MOST)
+            .ok_or(Refusal::TotalTooLarge)?;
+        let decision = quota::decide(&limit, used, wanted, running(tally), grace_hours, now);
+        tally.follow(decision);
+        if decision.allowed() {
+            tally.reserved += quantity;
+            tally.changed = true;
+        }
+        Ok(self.standing(period, decision, limit))
+    }
+
+    /// Lets a reservation go.
+    pub fn release(&mut self, period_start: i64, quantity: Decimal) {
+        if let Some(tally) = self.tallies.get_mut(&period_start) {
+            tally.reserved = (tally.reserved - quantity).max(Decimal::ZERO);
+            tally.changed = true;
+        }
+    }
+
+    /// What an answer tells of a use that was counted before.
+    pub fn again(&mut self) -> Result<Standing, Refusal> {
+        let limit = self.limit()?;
+        let (grace_hours, now) = (self.grace_hours, self.now);
+        let period = self.current()?;
+        let tally = self.tally(period);
+        let used = tally.used();
+        let decision = quota::decide(&limit, Decimal::ZERO, used, running(tally), grace_hours, now);
+        let decision = match decision {
+            Decision::InGrace { starts: true, .. } | Decision::Exceeded => Decision::Within,
+            Decision::GraceExpired { .. } => Decision::Within,
+            other => other,
+        };
+        Ok(self.standing(period, decision, limit))
+    }
+
+    /// The billing period that it is now.
+    pub fn current(&self) -> Result<Period, Refusal> {
+        usage_period::current(self.subscribed.as_ref(), self.now).map_err(|_| Refusal::NoPeriod)
+    }
+
+    fn standing(&mut self, period: Period, decision: Decision, limit: Limit) -> Standing {
+        Standing {
+            decision,
+            usage: self.tally(period).used(),
+            limit: limit.quota,
+            period,
+        }
+    }
+}
+
+/// The grace period that counts: one that ended before its time goes on when
+/// the quota is exceeded again.
+fn running(tally: &Tally) -> Option<GracePeriod> {
+    tally.grace.map(|grace| grace.period)
+}
+
+impl Tally {
+    /// Notes what a decision says of the grace period.
+    fn follow(&mut self, decision: Decision) {
+        match (decision, &mut self.grace) {
+            (Decision::InGrace { grace, starts: true }, none) => {
+                *none = Some(Grace {
+                    period: grace,
+                    ended: false,
+                    change: Some(GraceChange::Started),
+                });
+            }
+            (Decision::InGrace { .. }, Some(grace)) if grace.ended => {
+                grace.ended = false;
+                grace.change = Some(GraceChange::Resumed);
+            }
+            (Decision::GraceExpired { .. }, Some(grace)) if !grace.ended => {
+                grace.ended = true;
+                grace.change = Some(GraceChange::Expired);
+            }
+            _ => {}
+        }
+    }
+
+    /// Raises the alerts of thresholds that were not reached before.
+    fn watch(&mut self, quota: Option<Decimal>) {
+        let reached = quota.and_then(|quota| quota::threshold_reached(self.total, quota));
+        let Some(reached) = reached.filter(|reached| *reached > self.alerted) else {
+            return;
+        };
+        let new = |threshold: &u8| *threshold > self.alerted && *threshold <= reached;
+        let new = quota::ALERT_THRESHOLDS.into_iter().filter(new);
+        self.raised.extend(new);
+        self.alerted = reached;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use billing_domain::quota::OverLimit;
+
+    use super::*;
+
+    fn account(over_limit: OverLimit, aggregation: Aggregation) -> Account {
+        Account {
+            aggregation,
+            grace_hours: 24,
+            limit: Some(Limit {
+                quota: Some(10.into()),
+                over_limit,
+            }),
+            overage_rate: None,
+            subscribed: None,
+            now: "2026-11-23T12:00:00Z".parse().unwrap(),
+            tallies: BTreeMap::new(),
+        }
+    }
+
+    fn only(account: &Account) -> &Tally {
+        account.tallies.values().next().unwrap()
+    }
+
+    #[test]
+    fn the_most_is_what_the_column_holds() {
+        assert_eq!(MOST.to_string(), "99999999999999999999.9999");
+    }
+
+    #[test]
+    fn a_hard_limit_counts_what_is_reserved() {
+        let mut account = account(OverLimit::Hard, Aggregation::Sum);
+        assert!(account.reserve(6.into()).unwrap().decision.allowed());
+        assert!(!account.check("a", 5.into(), true).unwrap().decision.allowed());
+        assert!(account.check("b", 4.into(), true).unwrap().decision.allowed());
+        account.release(only(&account).period.start_secs(), 6.into());
+        assert!(account.check("c", 6.into(), true).unwrap().decision.allowed());
+        assert_eq!(only(&account).total, 10.into());
+        assert_eq!(only(&account).raised, [80, 100]);
+    }
+
+    #[test]
+    fn a_question_changes_nothing() {
+        let mut account = account(OverLimit::Grace, Aggregation::Sum);
+        let asked = account.check("a", 11.into(), false).unwrap();
+        assert!(matches!(asked.decision, Decision::InGrace { starts: true, .. }));
+        assert!(!only(&account).changed && only(&account).grace.is_none());
+    }
+
+    #[test]
+    fn one_grace_period_in_a_billing_period() {
+        let mut account = account(OverLimit::Grace, Aggregation::Sum);
+        account.check("a", 11.into(), true).unwrap();
+        let started = only(&account).grace.unwrap();
+        assert_eq!(started.change, Some(GraceChange::Started));
+        account.now = started.period.expires_at;
+        let denied = account.check("b", 1.into(), true).unwrap();
+        assert!(matches!(denied.decision, Decision::GraceExpired { .. }));
+        assert_eq!(only(&account).total, 11.into());
+        assert_eq!(only(&account).grace.unwrap().change, Some(GraceChange::Expired));
+    }
+
+    #[test]
+    fn a_gauge_takes_the_newest_level_whatever_the_order() {
+        let levels = [("a", 1, "11:00:00"), ("b", 5, "11:30:00"), ("c", 3, "11:15:00")];
+        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]] {
+            let mut account = account(OverLimit::Hard, Aggregation::Last);
+            for index in order {
+                let (id, level, time) = levels[index];
+                let at = format!("2026-11-23T{time}Z").parse().unwrap();
+                account.count(id, level.into(), at).unwrap();
+            }
+            assert_eq!(only(&account).total, 5.into());
+        }
+    }
+
+    #[test]
+    fn without_a_quota_nothing_is_allowed() {
+        let mut account = account(OverLimit::Hard, Aggregation::Sum);
+        account.limit = None;
+        assert_eq!(account.check("a", 1.into(), true), Err(Refusal::NoQuota));
+        let now = account.now;
+        assert_eq!(account.count("a", 1.into(), now), Err(Refusal::NoQuota));
+    }
+}

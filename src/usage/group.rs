@@ -1,0 +1,385 @@
+//! One group of requests: one transaction.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use rust_decimal::Decimal;
+use serde_json::{Value, json};
+use sqlx::Executor as _;
+use sqlx::postgres::PgConnection;
+use uuid::Uuid;
+
+use billing_domain::grace_period::EndReason;
+
+use super::account::{Account, GraceChange, Tally};
+use super::ledger::{Item, Job, Op, Reply, Reservation, Rules};
+use super::store::{self, Held, Writes};
+use super::{NewEvent, Refusal};
+use crate::audit::{self, Actor, NewEntry};
+use crate::metrics;
+
+/// What an attempt does beyond what most groups need.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Mode {
+    /// Look for the events' ids before deciding.
+    look_up: bool,
+    /// Lock the audit chains first, which comes before every other lock.
+    with_audit: bool,
+}
+
+pub enum Attempt {
+    Done(Vec<Reply>),
+    /// Nothing was changed; the group needs more than was done.
+    Again(Mode),
+}
+
+/// An organization and a metric.
+type Key = (Uuid, String);
+
+/// Counts `jobs` in a transaction of its own, which it leaves open only when
+/// it fails.
+pub async fn attempt(
+    conn: &mut PgConnection,
+    rules: &Rules,
+    jobs: &[Job],
+    mode: Mode,
+) -> Result<Attempt, sqlx::Error> {
+    conn.execute("BEGIN").await?;
+    let keys = keys(jobs);
+    let chains = if mode.with_audit {
+        let organizations: BTreeSet<Uuid> = keys.iter().map(|key| key.0).collect();
+        let organizations: Vec<Uuid> = organizations.into_iter().collect();
+        Some(audit::lock_chains(conn, &organizations).await?)
+    } else {
+        None
+    };
+    store::lock(conn, &keys).await?;
+    let held = take_reservations(conn, jobs).await?;
+    let accounts = store::read(conn, &keys, rules).await?;
+    let mut group = Group {
+        accounts: keys.iter().cloned().zip(accounts).collect(),
+        held,
+        known: HashMap::new(),
+        new: HashMap::new(),
+        writes: Writes::default(),
+        denied_a_name: false,
+    };
+    if mode.look_up {
+        group.known = store::known(conn, &named_events(jobs)).await?;
+    }
+    let replies: Vec<Reply> = jobs.iter().map(|job| group.reply(job)).collect();
+    // What was admitted before is not denied when it comes again.
+    if group.denied_a_name && !mode.look_up {
+        conn.execute("ROLLBACK").await?;
+        return Ok(Attempt::Again(Mode {
+            look_up: true,
+            ..mode
+        }));
+    }
+    group.note_changes();
+    let entries = group.audit_entries();
+    if !entries.is_empty() && chains.is_none() {
+        conn.execute("ROLLBACK").await?;
+        return Ok(Attempt::Again(Mode {
+            with_audit: true,
+            ..mode
+        }));
+    }
+    if !store::write(conn, &group.writes).await? {
+        // An id was there already: of which job, is looked up.
+        conn.execute("ROLLBACK").await?;
+        return Ok(Attempt::Again(Mode {
+            look_up: true,
+            ..mode
+        }));
+    }
+    if let Some(chains) = &chains {
+        audit::append(conn, chains, &entries).await?;
+    }
+    conn.execute("COMMIT").await?;
+    group.count_metrics(&entries);
+    Ok(Attempt::Done(replies))
+}
+
+/// The accounts that a group touches, in the order in which they are locked.
+fn keys(jobs: &[Job]) -> Vec<Key> {
+    let mut keys = BTreeSet::new();
+    for job in jobs {
+        let mut touch = |metric: &str| {
+            keys.insert((job.organization_id, metric.to_owned()));
+        };
+        match &job.op {
+            Op::Record(events) => events.iter().for_each(|event| touch(&event.metric)),
+            Op::Check { event, .. } => touch(&event.metric),
+            Op::Reserve { metric, .. } => touch(metric),
+            Op::Settle { reservation, .. } => touch(&reservation.metric),
+        }
+    }
+    keys.into_iter().collect()
+}
+
+/// The events whose ids may have come before.
+fn named_events(jobs: &[Job]) -> Vec<(Uuid, NewEvent)> {
+    let named = |job: &Job| match &job.op {
+        Op::Record(events) => events.clone(),
+        Op::Check {
+            event, named: true, ..
+        } => vec![event.clone()],
+        Op::Settle {
+            reservation,
+            used: true,
+        } => vec![reservation.event()],
+        _ => Vec::new(),
+    };
+    let of_job = |job| named(job).into_iter().map(|event| (job.organization_id, event));
+    jobs.iter().flat_map(of_job).collect()
+}
+
+async fn take_reservations(
+    conn: &mut PgConnection,
+    jobs: &[Job],
+) -> Result<HashMap<Uuid, Held>, sqlx::Error> {
+    let settled = jobs.iter().filter_map(|job| match &job.op {
+        Op::Settle { reservation, .. } => Some((job.organization_id, reservation.id)),
+        _ => None,
+    });
+    let (organizations, ids): (Vec<Uuid>, Vec<Uuid>) = settled.unzip();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    store::take_reservations(conn, &organizations, &ids).await
+}
+
+struct Group {
+    accounts: BTreeMap<Key, Account>,
+    /// The reservations that are settled.
+    held: HashMap<Uuid, Held>,
+    /// Ids that were there, and the events of the group with the same content.
+    known: HashMap<(Uuid, String), Vec<NewEvent>>,
+    /// Ids that came in this group.
+    new: HashMap<(Uuid, String), NewEvent>,
+    writes: Writes,
+    denied_a_name: bool,
+}
+
+impl Group {
+    fn account(&mut self, organization_id: Uuid, metric: &str) -> &mut Account {
+        self.accounts
+            .get_mut(&(organization_id, metric.to_owned()))
+            .expect("every key of the group was read")
+    }
+
+    fn reply(&mut self, job: &Job) -> Reply {
+        let organization_id = job.organization_id;
+        match &job.op {
+            Op::Record(events) => {
+                let record = |event| self.record(organization_id, event);
+                Reply::Recorded(events.iter().map(record).collect())
+            }
+            Op::Check {
+                event,
+                consume,
+                named,
+            } => self.check(organization_id, event, *consume, *named),
+            Op::Reserve {
+                id,
+                metric,
+                quantity,
+                ttl_secs,
+            } => self.reserve(organization_id, *id, metric, *quantity, *ttl_secs),
+            Op::Settle { reservation, used } => self.settle(reservation, *used),
+        }
+    }
+
+    /// Whether the id came before, and with the same content.
+    fn before(&self, organization_id: Uuid, event: &NewEvent) -> Option<bool> {
+        let id = (organization_id, event.id.clone());
+        match self.new.get(&id) {
+            Some(first) => Some(first == event),
+            None => self.known.get(&id).map(|same| same.contains(event)),
+        }
+    }
+
+    fn record(&mut self, organization_id: Uuid, event: &NewEvent) -> Item {
+        match self.before(organization_id, event) {
+            Some(true) => return Item::Duplicate,
+            Some(false) => return Item::Refused(Refusal::IdReused),
+            None => {}
+        }
+        let account = self.account(organization_id, &event.metric);
+        let now = account.now;
+        let occurred = event.occurred_at.unwrap_or(now);
+        match account.count(&event.id, event.quantity, occurred) {
+            Ok(period) => {
+                self.writes
+                    .event(organization_id, event, now, period.start_secs());
+                self.keep(organization_id, event);
+                Item::Recorded
+            }
+            Err(refusal) => Item::Refused(refusal),
+        }
+    }
+
+    fn keep(&mut self, organization_id: Uuid, event: &NewEvent) {
+        let id = (organization_id, event.id.clone());
+        self.new.insert(id, event.clone());
+    }
+
+    fn check(
+        &mut self,
+        organization_id: Uuid,
+        event: &NewEvent,
+        consume: bool,
+        named: bool,
+    ) -> Reply {
+        if consume && named {
+            match self.before(organization_id, event) {
+                Some(true) => {
+                    let again = self.account(organization_id, &event.metric).again();
+                    return again.map_or_else(Reply::Refused, Reply::Decided);
+                }
+                Some(false) => return Reply::Refused(Refusal::IdReused),
+                None => {}
+            }
+        }
+        let account = self.account(organization_id, &event.metric);
+        let now = account.now;
+        let standing = match account.check(&event.id, event.quantity, consume) {
+            Ok(standing) => standing,
+            Err(refusal) => return Reply::Refused(refusal),
+        };
+        let allowed = standing.decision.allowed();
+        if consume && allowed {
+            let start = standing.period.start_secs();
+            self.writes.event(organization_id, event, now, start);
+            self.keep(organization_id, event);
+        }
+        self.denied_a_name |= consume && named && !allowed;
+        Reply::Decided(standing)
+    }
+
+    fn reserve(
+        &mut self,
+        organization_id: Uuid,
+        id: Uuid,
+        metric: &str,
+        quantity: Decimal,
+        ttl_secs: u32,
+    ) -> Reply {
+        let account = self.account(organization_id, metric);
+        let now = account.now;
+        match account.reserve(quantity) {
+            Ok(standing) => {
+                if standing.decision.allowed() {
+                    let held = Held {
+                        period_start: standing.period.start_secs(),
+                        quantity,
+                        reserved_at: now,
+                    };
+                    self.writes
+                        .reservation(organization_id, id, metric, held, ttl_secs);
+                }
+                Reply::Decided(standing)
+            }
+            Err(refusal) => Reply::Refused(refusal),
+        }
+    }
+
+    fn settle(&mut self, reservation: &Reservation, used: bool) -> Reply {
+        let organization_id = reservation.organization_id;
+        let event = reservation.event();
+        let held = self.held.remove(&reservation.id);
+        let counted = self.before(organization_id, &event).is_some();
+        let account = self.account(organization_id, &event.metric);
+        let now = account.now;
+        if let Some(held) = &held {
+            account.release(held.period_start, held.quantity);
+        }
+        if !used || counted {
+            return Reply::Settled;
+        }
+        // One that expired was used all the same.
+        let (start, occurred) = held.map_or((i64::MIN, now), |held| {
+            (held.period_start, held.reserved_at)
+        });
+        match account.count_in(start, &event.id, event.quantity, occurred) {
+            Ok(period) => {
+                self.writes
+                    .event(organization_id, &event, now, period.start_secs());
+                self.keep(organization_id, &event);
+                Reply::Settled
+            }
+            Err(refusal) => Reply::Refused(refusal),
+        }
+    }
+
+    /// What is to be written of the accounts.
+    fn note_changes(&mut self) {
+        for ((organization_id, metric), account) in &self.accounts {
+            for tally in account.tallies.values() {
+                self.writes
+                    .tally(*organization_id, metric, tally, account);
+            }
+        }
+    }
+
+    fn graces(&self) -> impl Iterator<Item = (&Key, &Account, &Tally, GraceChange)> {
+        self.accounts.iter().flat_map(|(key, account)| {
+            account.tallies.values().filter_map(move |tally| {
+                Some((key, account, tally, tally.grace?.change?))
+            })
+        })
+    }
+
+    fn audit_entries(&self) -> Vec<NewEntry> {
+        let entry = |((organization_id, metric), account, tally, change): (
+            &Key,
+            &Account,
+            &Tally,
+            GraceChange,
+        )| {
+            let grace = tally.grace?;
+            let (action, reason) = match change {
+                GraceChange::Started | GraceChange::Resumed => ("grace_period_started", None),
+                GraceChange::Expired => ("grace_period_ended", Some(EndReason::Expired)),
+            };
+            Some(NewEntry {
+                organization_id: *organization_id,
+                action,
+                actor: Actor::System,
+                resource_type: "grace_period",
+                resource_id: metric.clone(),
+                before: None,
+                after: Some(grace_state(account, tally, grace.period, reason)),
+                metadata: json!({}),
+                client: None,
+            })
+        };
+        self.graces().filter_map(entry).collect()
+    }
+
+    fn count_metrics(&self, entries: &[NewEntry]) {
+        let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
+        metrics::audit_entries(&actions);
+        for (_, _, _, change) in self.graces() {
+            if change == GraceChange::Expired {
+                metrics::grace_ended(EndReason::Expired);
+            }
+        }
+    }
+}
+
+fn grace_state(
+    account: &Account,
+    tally: &Tally,
+    grace: billing_domain::grace_period::GracePeriod,
+    reason: Option<EndReason>,
+) -> Value {
+    let quota = account.limit.and_then(|limit| limit.quota);
+    json!({
+        "usage": tally.used().normalize().to_string(),
+        "quota": quota.map(|quota| quota.normalize().to_string()),
+        "startedAt": grace.started_at,
+        "expiresAt": grace.expires_at,
+        "endReason": reason.map(EndReason::as_str),
+    })
+}

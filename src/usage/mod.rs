@@ -1,0 +1,37 @@
+//! Usage: what is counted, exactly once, and decided about, exactly.
+//!
+//! The ledger is the one who counts: requests that arrive while a commit is in
+//! flight share the next one.
+
+mod account;
+pub mod answer;
+mod body;
+mod group;
+pub mod ledger;
+mod reading;
+mod releasing;
+pub mod routes;
+mod store;
+
+pub use account::{Refusal, Standing};
+pub use account::Account;
+pub use ledger::{Item, Ledger, LedgerError, Reservation, Rules};
+pub use releasing::keep_released;
+pub use reading::{MetricUsage, read_all};
+pub use store::cadence;
+
+use jiff::Timestamp;
+use rust_decimal::Decimal;
+
+/// A use, as its sender tells of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewEvent {
+    /// Unique in its organization.
+    pub id: String,
+    pub metric: String,
+    pub quantity: Decimal,
+    /// None: now. To the microsecond.
+    pub occurred_at: Option<Timestamp>,
+    /// A JSON object.
+    pub metadata: Option<String>,
+}

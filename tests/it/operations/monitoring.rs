@@ -1,0 +1,234 @@
+//! Alerts and dashboards, by Prometheus itself.
+
+use std::collections::BTreeSet;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::TestService;
+use crate::support::events;
+use crate::usage::tenant::Tenant;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn promtool(arguments: &[&str], folder: &str) -> (bool, String) {
+    let ran = Command::new("promtool")
+        .args(arguments)
+        .current_dir(format!("{ROOT}/{folder}"))
+        .output()
+        .expect("promtool is installed: run scripts/setup test");
+    let said = String::from_utf8_lossy(&ran.stdout) + String::from_utf8_lossy(&ran.stderr);
+    (ran.status.success(), said.into_owned())
+}
+
+#[test]
+fn each_alert_fires_when_it_should_and_only_then() {
+    let folder = "monitoring/alerts";
+    for arguments in [["check", "rules", "billing.yaml"], ["test", "rules", "billing_test.yaml"]] {
+        let (passed, said) = promtool(&arguments, folder);
+        assert!(passed, "{said}");
+    }
+    let read = |name: &str| std::fs::read_to_string(format!("{ROOT}/{name}")).unwrap();
+    let (rules, tests) = (read("monitoring/alerts/billing.yaml"), read("monitoring/alerts/billing_test.yaml"));
+    let runbook = read("docs/runbook.md");
+    for line in rules.lines() {
+        let Some(alert) = line.trim().strip_prefix("- alert: ") else {
+            continue;
+        };
+        let named = format!("alertname: {alert}\n");
+        assert!(tests.matches(&named).count() >= 1, "{alert} is not tested");
+        assert!(runbook.contains(&format!("## {alert}\n")), "{alert} is not in the runbook");
+        let fires = tests.split(&named).skip(1).any(|rest| rest.trim_start().starts_with("exp_alerts:\n"));
+        assert!(fires, "{alert} never fires in its test");
+    }
+}
+
+/// Debian's Prometheus, which scrapes one service.
+struct Prometheus {
+    child: Child,
+    base: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Prometheus {
+    fn of(service: &TestService) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let config = folder.path().join("prometheus.yml");
+        let target = service.base.strip_prefix("http://").unwrap();
+        let alerts = format!("{ROOT}/monitoring/alerts/billing.yaml");
+        std::fs::write(
+            &config,
+            format!(
+                "global: {{scrape_interval: 1s}}\nrule_files: [\"{alerts}\"]\n\
+                 scrape_configs: [{{job_name: billing, static_configs: [{{targets: [\"{target}\"]}}]}}]\n"
+            ),
+        )
+        .unwrap();
+        let child = Command::new("prometheus")
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
+            .arg(format!("--web.listen-address={address}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("prometheus is installed: run scripts/setup test");
+        Self {
+            child,
+            base: format!("http://{address}"),
+            _folder: folder,
+        }
+    }
+
+    async fn query(&self, client: &reqwest::Client, expression: &str) -> Value {
+        let url = format!("{}/api/v1/query", self.base);
+        let answer = client.get(url).query(&[("query", expression)]).send().await;
+        match answer {
+            Ok(answer) => answer.json().await.unwrap(),
+            Err(_) => Value::Null,
+        }
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The expressions of a dashboard, with their panels.
+fn expressions(dashboard: &str) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(format!("{ROOT}/monitoring/dashboards/{dashboard}.json"));
+    let dashboard: Value = serde_json::from_str(&text.unwrap()).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let of_panel = |panel: &Value| {
+        let title = panel["title"].as_str().unwrap().to_owned();
+        let targets = panel["targets"].as_array().unwrap().clone();
+        targets
+            .into_iter()
+            .map(move |target| (title.clone(), target["expr"].as_str().unwrap().to_owned()))
+    };
+    panels.iter().flat_map(of_panel).collect()
+}
+
+/// The metrics that an expression names.
+fn names(expression: &str) -> BTreeSet<String> {
+    expression
+        .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .filter(|word| {
+            ["stripe_", "webhook_", "grace_", "billing_", "quota_", "usage_"]
+                .iter()
+                .any(|prefix| word.starts_with(prefix))
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Makes everything happen once that a panel shows.
+async fn traffic(service: &TestService) {
+    let tenant = Tenant::of(service, "Watched").await;
+    tenant.set_quota(service, "api_calls", "1", None).await;
+    for _ in 0..3 {
+        tenant.consume(service, "api_calls", 1).await.ok();
+    }
+    service
+        .db
+        .execute("UPDATE grace_periods SET started_at = now() - interval '2 days', expires_at = now() - interval '1 day'")
+        .await;
+    assert_eq!(tenant.consume(service, "api_calls", 1).await.status, 402);
+    let body = serde_json::json!({"id": "a", "metric": "llm_tokens", "quantity": 1});
+    tenant.post(service, crate::usage::tenant::EVENTS, &body).await.ok();
+    service
+        .db
+        .execute(&format!(
+            "INSERT INTO billing_customers (stripe_customer_id, organization_id) VALUES ('cus_watched', '{}')",
+            tenant.organization
+        ))
+        .await;
+    let subscription = events::subscription("sub_w", "cus_watched", "active", "standard");
+    service
+        .deliver(&events::event("evt_w", "customer.subscription.created", 1_700_000_000, subscription))
+        .await;
+    service.settle().await;
+}
+
+#[tokio::test]
+async fn every_panel_shows_what_the_service_measures() {
+    let service = TestService::start().await;
+    traffic(&service).await;
+    let metrics = service.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let mut check = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut check.stdin.take().unwrap(), metrics.as_bytes()).unwrap();
+    let checked = check.wait_with_output().unwrap();
+    let complaints = String::from_utf8_lossy(&checked.stderr).into_owned();
+    // CONTRACT names a gauge by a counter's suffix.
+    let others: Vec<&str> = complaints
+        .lines()
+        .filter(|line| !line.starts_with("grace_periods_active_total "))
+        .collect();
+    assert_eq!(others, Vec::<&str>::new());
+
+    let prometheus = Prometheus::of(&service);
+    let scraped = "scrape_samples_scraped > 0 and count_over_time(up[1m]) > 3";
+    for attempt in 0.. {
+        let found = prometheus.query(&service.client, scraped).await;
+        if found["data"]["result"].as_array().is_some_and(|found| !found.is_empty()) {
+            break;
+        }
+        assert!(attempt < 300, "prometheus does not scrape: {found}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for dashboard in ["webhook-processing", "grace-periods", "audit-log"] {
+        let shown = expressions(dashboard);
+        assert!(shown.len() >= 4);
+        for (panel, expression) in shown {
+            let answer = prometheus.query(&service.client, &expression).await;
+            assert_eq!(answer["status"], "success", "{panel}: {expression}: {answer}");
+            for name in names(&expression) {
+                let found = metrics
+                    .lines()
+                    .any(|line| line.starts_with(&name) || line.starts_with(&format!("# TYPE {name} ")));
+                assert!(found, "{panel}: {name} is not in /metrics");
+            }
+        }
+    }
+    // Those whose series cannot be missing show a number.
+    for expression in [
+        "max(webhook_dead_letter_queue_size)",
+        "max(grace_periods_active_total)",
+        "max(billing_audit_log_bytes)",
+        "sum(billing_audit_log_entries_total{action=\"quota_set\"}) or vector(0)",
+    ] {
+        let answer = prometheus.query(&service.client, expression).await;
+        assert_eq!(answer["data"]["result"].as_array().map(Vec::len), Some(1), "{expression}");
+    }
+}
+
+#[test]
+fn the_guides_panels_are_there() {
+    for (dashboard, panels) in [
+        (
+            "webhook-processing",
+            &["Events received per minute", "Processing success rate", "Retry attempts", "Dead letter queue size"][..],
+        ),
+        (
+            "grace-periods",
+            &["Active grace periods by metric", "Expiration rate", "Conversion rate (grace → upgrade)"],
+        ),
+        ("audit-log", &["Actions per minute", "Actions by type", "Storage growth"]),
+    ] {
+        let shown = expressions(dashboard);
+        for panel in panels {
+            assert!(shown.iter().any(|(title, _)| title == panel), "{dashboard}: {panel}");
+        }
+    }
+}

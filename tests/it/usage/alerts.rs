@@ -1,0 +1,185 @@
+//! Alerts at 80, 100 and 120 %, and the webhooks that tell of them.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use valuecanvas_billing::config::UsageConfig;
+use valuecanvas_billing::usage_alerts::sender::Application;
+use valuecanvas_billing::usage_alerts::webhook::WebhookSecret;
+
+use super::tenant::Tenant;
+use crate::support::TestService;
+use crate::support::program::{program_on, run};
+use crate::support::service::Options;
+
+const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
+/// The application, which takes webhooks, refusing the first `refusals`.
+#[derive(Clone, Default)]
+struct Receiver {
+    refusals: Arc<Mutex<usize>>,
+    taken: Arc<Mutex<Vec<(HeaderMap, String)>>>,
+}
+
+async fn take(State(app): State<Receiver>, request: Request) -> StatusCode {
+    if app.refuses() {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+    let text = String::from_utf8(body.to_vec()).unwrap();
+    app.taken.lock().unwrap().push((parts.headers, text));
+    StatusCode::NO_CONTENT
+}
+
+impl Receiver {
+    fn refuses(&self) -> bool {
+        let mut refusals = self.refusals.lock().unwrap();
+        let refuses = *refusals > 0;
+        *refusals = refusals.saturating_sub(1);
+        refuses
+    }
+
+    async fn listen(&self) -> String {
+        let router = axum::Router::new()
+            .fallback(take)
+            .with_state(self.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/webhooks", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let service = hyper_util::service::TowerToHyperService::new(router.clone());
+                let io = hyper_util::rt::TokioIo::new(stream);
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new().serve_connection(io, service),
+                );
+            }
+        });
+        url
+    }
+
+    async fn taken(&self, count: usize) -> Vec<(HeaderMap, String)> {
+        for _ in 0..1_000 {
+            if self.taken.lock().unwrap().len() >= count {
+                return self.taken.lock().unwrap().clone();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{} of {count} came", self.taken.lock().unwrap().len());
+    }
+}
+
+async fn service_telling(app: &Receiver) -> TestService {
+    let application = Application {
+        url: app.listen().await.parse().unwrap(),
+        secret: WebhookSecret::parse(SECRET).unwrap(),
+    };
+    TestService::with(Options {
+        usage: UsageConfig {
+            application: Some(application),
+            ..UsageConfig::default()
+        },
+        ..Options::default()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn each_threshold_is_told_of_once() {
+    let service = TestService::start().await;
+    let tenant = Tenant::of(&service, "Alerted").await;
+    for (quantity, thresholds) in [
+        (799, vec![]),
+        (1, vec![80]),
+        (50, vec![80]),
+        (400, vec![120, 100, 80]),
+        (100, vec![120, 100, 80]),
+    ] {
+        tenant.consume(&service, "api_calls", quantity).await.ok();
+        let listed = tenant.get(&service, "/api/billing/usage-alerts").await.ok();
+        let found: Vec<i64> = listed["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|alert| alert["threshold"].as_i64().unwrap())
+            .collect();
+        let mut sorted = found.clone();
+        sorted.sort_unstable_by(|a, b| b.cmp(a));
+        assert_eq!(sorted, thresholds);
+    }
+    let other = Tenant::of(&service, "Other").await;
+    let theirs = other.get(&service, "/api/billing/usage-alerts").await.ok();
+    assert_eq!(theirs["data"], json!([]));
+}
+
+#[tokio::test]
+async fn an_alert_is_sent_signed_until_it_is_taken() {
+    let app = Receiver::default();
+    *app.refusals.lock().unwrap() = 2;
+    let service = service_telling(&app).await;
+    let tenant = Tenant::of(&service, "Told").await;
+    tenant.consume(&service, "api_calls", 800).await.ok();
+    let (headers, body) = app.taken(1).await.remove(0);
+    let header = |name: &str| headers[name].to_str().unwrap().to_owned();
+    assert_eq!(header("content-type"), "application/cloudevents+json");
+
+    // As Standard Webhooks says, computed by another implementation.
+    let signed = format!("{}.{}.{body}", header("webhook-id"), header("webhook-timestamp"));
+    let key = STANDARD.decode(SECRET.strip_prefix("whsec_").unwrap()).unwrap();
+    let script = "import hmac,hashlib,base64,sys;\
+                  print(base64.b64encode(hmac.new(bytes.fromhex(sys.argv[1]),sys.argv[2].encode(),hashlib.sha256).digest()).decode())";
+    let python = std::process::Command::new("python3")
+        .args(["-c", script, &hex::encode(key), &signed])
+        .output()
+        .unwrap();
+    let expected = String::from_utf8(python.stdout).unwrap();
+    assert_eq!(header("webhook-signature"), format!("v1,{}", expected.trim()));
+
+    let event: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(event["specversion"], "1.0");
+    assert_eq!(event["id"], header("webhook-id"));
+    let data = &event["data"];
+    assert_eq!(
+        [&data["metric"], &data["threshold"], &data["usage"], &data["quota"]],
+        [&json!("api_calls"), &json!(80), &json!("800"), &json!("1000")]
+    );
+    assert_eq!(data["organizationId"], tenant.organization.to_string());
+    for _ in 0..200 {
+        if service.db.count("usage_alerts WHERE delivered_at IS NOT NULL").await == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(service.db.value("SELECT attempts FROM usage_alerts").await, "3");
+}
+
+#[tokio::test]
+async fn what_was_given_up_is_kept_and_sent_again() {
+    let app = Receiver::default();
+    *app.refusals.lock().unwrap() = 1;
+    let service = service_telling(&app).await;
+    let tenant = Tenant::of(&service, "Silent").await;
+    service
+        .db
+        .execute("ALTER TABLE usage_alerts ALTER attempts SET DEFAULT 20")
+        .await;
+    tenant.consume(&service, "api_calls", 800).await.ok();
+    for _ in 0..1_000 {
+        if service.db.count("usage_alerts WHERE failed_at IS NOT NULL").await == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let listed = run(&mut program_on(&service.db, &["usage", "alerts", "--json"])).json();
+    assert_eq!(listed[0]["threshold"], 80);
+    assert!(listed[0]["error"].as_str().unwrap().contains("503"), "{listed}");
+    let resent = run(&mut program_on(&service.db, &["usage", "alerts", "--resend"]));
+    assert_eq!(resent.stdout.trim(), "1 alerts are sent again by `serve`");
+    app.taken(1).await;
+}
