@@ -17,10 +17,12 @@ test: ## Run all tests, against a real PostgreSQL
 test-long: ## Run the tests with more cases and more crashes
 	@scripts/setup test
 	@NEXTEST_PROFILE=long VCB_CASES=2000 VCB_PROBES=100000 VCB_OPERATIONS=1000 VCB_SERVICE_KILLS=1000 VCB_POSTGRES_KILLS=200 scripts/test
+	@scripts/fuzz
 
-lint: ## Check formatting and clippy's findings
+lint: ## Check formatting, clippy's findings, and what is depended on
 	cargo fmt --check
 	cargo clippy --all-targets --workspace -- -D warnings
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "dependencies not checked: cargo install cargo-deny" >&2; fi
 
 fmt: ## Format the code
 	cargo fmt

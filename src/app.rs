@@ -18,8 +18,8 @@ use crate::api::Api;
 use crate::auth::Guard;
 use crate::config::{DatabaseConfig, DatabaseLocation, ServeConfig, StripeConfig};
 use crate::db::{self, DatabaseError};
-use crate::enforcement::Agents;
 use crate::embedded_postgres::{DATABASE, EmbeddedPostgres, EmbeddedPostgresError};
+use crate::enforcement::Agents;
 use crate::event_handlers;
 use crate::http::rate_limit::Limits;
 use crate::http::{self, Probes, cors};
@@ -316,7 +316,11 @@ pub async fn start(
         parts.push(tokio::spawn(subscriptions.keep_settled(stop.clone())));
         let (swept, released) = (pool.clone(), pool.clone());
         parts.push(tokio::spawn(grace_periods::keep_swept(swept, stop.clone())));
-        parts.push(tokio::spawn(usage::keep_released(released, ledger, stop.clone())));
+        parts.push(tokio::spawn(usage::keep_released(
+            released,
+            ledger,
+            stop.clone(),
+        )));
         tokio::spawn(follow_catalogue(pool.clone(), catalogue.clone()));
         if let Some(application) = serve.usage.application.clone() {
             let client = outbound::direct_client().map_err(StartError::Client)?;

@@ -61,11 +61,19 @@ pub fn install(audit_actions: impl Iterator<Item = &'static str>) -> PrometheusH
             .set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)
             .expect("the list of buckets is not empty")
     };
-    let builder = [INTAKE, COMMIT, PROCESSING, WAIT, STRIPE_TIME, DECISION_TIME, QUOTA_COMMIT]
-        .iter()
-        .fold(PrometheusBuilder::new(), |builder, name| {
-            buckets(builder, name, &SECONDS)
-        });
+    let builder = [
+        INTAKE,
+        COMMIT,
+        PROCESSING,
+        WAIT,
+        STRIPE_TIME,
+        DECISION_TIME,
+        QUOTA_COMMIT,
+    ]
+    .iter()
+    .fold(PrometheusBuilder::new(), |builder, name| {
+        buckets(builder, name, &SECONDS)
+    });
     let builder = [GROUP, BATCH, QUOTA_GROUP]
         .iter()
         .fold(builder, |builder, name| buckets(builder, name, &SIZES));
@@ -122,7 +130,11 @@ fn describe() {
         AUDIT_ERRORS,
         "Audit entries that could not be appended; their changes were undone."
     );
-    describe_gauge!(AUDIT_BYTES, Unit::Bytes, "The audit log's size in the database.");
+    describe_gauge!(
+        AUDIT_BYTES,
+        Unit::Bytes,
+        "The audit log's size in the database."
+    );
     describe_counter!(ALERTS, "Alerts raised, by kind.");
     describe_counter!(
         STRIPE_CALLS,

@@ -5,7 +5,9 @@ pub mod routes;
 mod store;
 mod verify;
 
-pub use store::{ActorFilter, Entry, Filter, LockedChains, append, bytes, enter, list, lock_chains};
+pub use store::{
+    ActorFilter, Entry, Filter, LockedChains, append, bytes, enter, list, lock_chains,
+};
 pub use verify::{Break, Report, entry_hash, verify};
 
 use std::net::IpAddr;

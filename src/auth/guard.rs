@@ -4,13 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{Method, HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sqlx::postgres::PgConnectOptions;
 
-use super::principal::{no_credential, unauthenticated};
 use super::lookup::{Found, Lookup};
+use super::principal::{no_credential, unauthenticated};
 use super::token;
 use super::{Access, Operator, Permission, Principal, Role, access_of};
 use crate::audit::{Actor, Client};

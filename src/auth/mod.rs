@@ -21,6 +21,7 @@ pub use login::{LoginError, Session, log_in, log_out};
 pub use password::{Hasher, PasswordError};
 pub use principal::{Operator, Permission, Principal, Role};
 pub use routes::{Api, router};
+pub use token::{Presented, read as read_credential};
 pub use users::{
     NewUser, User, UserError, add_member, create_user, disable_user, list_users, set_password,
 };

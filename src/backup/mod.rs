@@ -22,7 +22,10 @@ pub enum BackupError {
     #[error("{tool} failed: {said}")]
     Tool { tool: &'static str, said: String },
     #[error("{path}: {error}")]
-    File { path: PathBuf, error: std::io::Error },
+    File {
+        path: PathBuf,
+        error: std::io::Error,
+    },
     #[error("{0} is there already; name another file, or remove it first")]
     Exists(PathBuf),
     #[error("{0}: its checksum is not that of its manifest; it was changed or cut short")]

@@ -43,10 +43,12 @@ pub async fn restore(
         return Err(BackupError::Checksum(file.to_owned()));
     }
     read_back(file).await?;
-    let mut conn = db::connect(owner).await.map_err(|error| BackupError::Tool {
-        tool: "the connection",
-        said: error.to_string(),
-    })?;
+    let mut conn = db::connect(owner)
+        .await
+        .map_err(|error| BackupError::Tool {
+            tool: "the connection",
+            said: error.to_string(),
+        })?;
     let tables = store::tables(&mut conn).await?;
     if tables > 0 {
         return Err(BackupError::NotEmpty(tables));
@@ -70,7 +72,10 @@ pub async fn restore(
     if let Some(manifest) = &manifest
         && manifest.rows != rows
     {
-        let differs = manifest.rows.iter().find(|(name, count)| rows.get(*name) != Some(*count));
+        let differs = manifest
+            .rows
+            .iter()
+            .find(|(name, count)| rows.get(*name) != Some(*count));
         let said = differs.map_or_else(
             || "there are other tables than in the backup".to_owned(),
             |(table, count)| format!("{table} has other rows than the {count} of the backup"),

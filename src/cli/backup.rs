@@ -52,7 +52,10 @@ impl Backup {
         let progress = |table: &str| say(&format!("backing up {table}"));
         if self.file.as_os_str() == "-" {
             let manifest = backup::to_stdout(&database.owner, &url, progress).await?;
-            say(&format!("{} bytes, SHA-256 {}", manifest.bytes, manifest.sha256));
+            say(&format!(
+                "{} bytes, SHA-256 {}",
+                manifest.bytes, manifest.sha256
+            ));
             return Ok(());
         }
         let written = backup::to_file(&database.owner, &url, &self.file, progress).await?;

@@ -21,7 +21,9 @@ impl Completions {
         let mut command = super::Arguments::command();
         let mut text = Vec::new();
         match self.shell {
-            Some(shell) => clap_complete::generate(shell, &mut command, "valuecanvas-billing", &mut text),
+            Some(shell) => {
+                clap_complete::generate(shell, &mut command, "valuecanvas-billing", &mut text)
+            }
             None => clap_mangen::Man::new(command)
                 .render(&mut text)
                 .map_err(|error| Failure::failed(error.to_string()))?,

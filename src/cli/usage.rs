@@ -130,7 +130,10 @@ fn describe(report: &Report) -> String {
             ]
         })
         .collect();
-    let mut text = format!("{} meter events sent, {} failed", report.sent, report.failed);
+    let mut text = format!(
+        "{} meter events sent, {} failed",
+        report.sent, report.failed
+    );
     if report.doubtful > 0 {
         text.push_str(&format!(
             "\n{} may have reached Stripe more than a day ago, and are not sent again: compare the \

@@ -14,8 +14,8 @@ use clap::Args;
 use sqlx::postgres::PgConnectOptions;
 
 pub use stripe::{StripeApi, StripeArgs, StripeConfig};
-pub use usage::{UsageArgs, UsageConfig};
 pub use surface::{SurfaceArgs, SurfaceConfig};
+pub use usage::{UsageArgs, UsageConfig};
 
 /// A setting that is missing, malformed or contradictory: exit status 2.
 #[derive(Debug, thiserror::Error)]

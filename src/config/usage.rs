@@ -46,7 +46,8 @@ impl UsageArgs {
     pub fn check(&self) -> Result<UsageConfig, ConfigError> {
         let url = |variable, text: &str| {
             let url = Url::parse(text).ok();
-            let usable = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+            let usable =
+                url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
             usable.ok_or_else(|| ConfigError::new(variable, "is no http:// or https:// URL"))
         };
         let upstream = given(self.agents_upstream_url.as_deref());

@@ -56,8 +56,8 @@ fn passed_on(headers: &HeaderMap) -> HeaderMap {
         .collect();
     let mut kept = HeaderMap::new();
     for (name, value) in headers {
-        let dropped =
-            NOT_PASSED_ON.contains(&name.as_str()) || named.iter().any(|other| other == name.as_str());
+        let dropped = NOT_PASSED_ON.contains(&name.as_str())
+            || named.iter().any(|other| other == name.as_str());
         if !dropped {
             kept.append(name.clone(), value.clone());
         }

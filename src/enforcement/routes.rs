@@ -14,8 +14,8 @@ use super::forward_auth::Asked;
 use super::gateway::Gateway;
 use crate::auth::Principal;
 use crate::error::Problem;
-use crate::http::extract::{Query, parse_json};
 use crate::http::body;
+use crate::http::extract::{Query, parse_json};
 use crate::usage::NewEvent;
 use crate::usage::routes::Usage;
 

@@ -68,8 +68,7 @@ pub async fn settle(
     }
     for (tier, organizations) in changed {
         quotas::set_plan(conn, catalogue, &organizations, &tier).await?;
-        let ended =
-            grace_periods::end_covered(conn, &organizations, EndReason::Upgraded).await?;
+        let ended = grace_periods::end_covered(conn, &organizations, EndReason::Upgraded).await?;
         let entries = ended.iter().map(|ended| ended.entry(effects.actor));
         effects.entries.extend(entries);
         effects.graces.extend(ended);

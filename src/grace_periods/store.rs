@@ -117,7 +117,10 @@ pub async fn active_by_metric(
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.metric, row.count)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.metric, row.count))
+        .collect())
 }
 
 /// The organizations whose grace periods are over and have not ended.

@@ -48,7 +48,7 @@ pub struct ListCursors {
 }
 
 impl ListCursors {
-    fn new(key: Key, organization_id: Uuid, list: &str, filters: &impl Serialize) -> Self {
+    pub fn new(key: Key, organization_id: Uuid, list: &str, filters: &impl Serialize) -> Self {
         let filters = serde_json::to_string(filters).expect("filters are plain values");
         let scope = format!("{organization_id}\n{list}\n{filters}\n").into_bytes();
         Self { key, scope }

@@ -14,8 +14,8 @@ use serde::Serialize;
 use sqlx::postgres::PgPool;
 use utoipa::{OpenApi, ToSchema};
 
-use crate::db::WorkerTx;
 use crate::audit;
+use crate::db::WorkerTx;
 use crate::grace_periods;
 use crate::inbox;
 use crate::metrics;

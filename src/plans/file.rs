@@ -9,7 +9,9 @@ use toml::Spanned;
 use billing_domain::preview::Settlement;
 use billing_domain::quantity;
 
-use super::{Aggregation, Catalogue, EnforcedRoute, FREE_TIER, Metric, OverLimit, Plan, Price, Quota};
+use super::{
+    Aggregation, Catalogue, EnforcedRoute, FREE_TIER, Metric, OverLimit, Plan, Price, Quota,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -214,7 +216,9 @@ fn check_route(catalogue: &Catalogue, entry: RouteEntry) -> Result<EnforcedRoute
                 .all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b))
     };
     let fixed = path.strip_suffix("/{*rest}").unwrap_or(&path);
-    let segments = fixed.strip_prefix('/').map(|rest| rest.split('/').all(plain));
+    let segments = fixed
+        .strip_prefix('/')
+        .map(|rest| rest.split('/').all(plain));
     if segments != Some(true) {
         return Err((
             at,
@@ -222,14 +226,27 @@ fn check_route(catalogue: &Catalogue, entry: RouteEntry) -> Result<EnforcedRoute
         ));
     }
     let ours = [
-        "/api/auth", "/api/billing", "/api/operator", "/api/enforce", "/api/agents", "/healthz",
-        "/readyz", "/metrics", "/openapi.json", "/docs",
+        "/api/auth",
+        "/api/billing",
+        "/api/operator",
+        "/api/enforce",
+        "/api/agents",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/openapi.json",
+        "/docs",
     ];
     let below = |prefix: &&&str| {
-        fixed == **prefix || fixed.starts_with(&format!("{prefix}/")) || prefix.starts_with(&format!("{fixed}/"))
+        fixed == **prefix
+            || fixed.starts_with(&format!("{prefix}/"))
+            || prefix.starts_with(&format!("{fixed}/"))
     };
     if let Some(prefix) = ours.iter().find(below) {
-        return Err((at, format!("the path {path:?} is in the way of {prefix}, which is ours")));
+        return Err((
+            at,
+            format!("the path {path:?} is in the way of {prefix}, which is ours"),
+        ));
     }
     if catalogue.enforced.iter().any(|other| other.path == path) {
         return Err((at, format!("the path {path:?} is used twice")));
@@ -239,7 +256,10 @@ fn check_route(catalogue: &Catalogue, entry: RouteEntry) -> Result<EnforcedRoute
     match catalogue.metric(&metric) {
         None => return Err((metric_at, format!("{metric:?} is not among [metrics]"))),
         Some(found) if found.aggregation != Aggregation::Sum => {
-            return Err((metric_at, format!("{metric:?} is a level; a call can only add to a sum")));
+            return Err((
+                metric_at,
+                format!("{metric:?} is a level; a call can only add to a sum"),
+            ));
         }
         Some(_) => {}
     }
@@ -252,7 +272,12 @@ fn check_route(catalogue: &Catalogue, entry: RouteEntry) -> Result<EnforcedRoute
     let upstream = entry.upstream.into_inner().parse::<reqwest::Url>().ok();
     let upstream = upstream
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-        .ok_or_else(|| (upstream_at, "upstream must be an http:// or https:// URL".to_owned()))?;
+        .ok_or_else(|| {
+            (
+                upstream_at,
+                "upstream must be an http:// or https:// URL".to_owned(),
+            )
+        })?;
     Ok(EnforcedRoute {
         path,
         metric,

@@ -122,7 +122,9 @@ async fn quotas(
     caller: Principal,
 ) -> Result<Json<Whole<QuotaRow>>, Problem> {
     let mut tx = reading.shared.read(caller.organization_id).await?;
-    Ok(Whole::of(store::list(tx.conn(), caller.organization_id).await?))
+    Ok(Whole::of(
+        store::list(tx.conn(), caller.organization_id).await?,
+    ))
 }
 
 /// An organization's quotas
@@ -179,7 +181,8 @@ async fn set_quota(
     Path((organization_id, metric)): Path<(Uuid, String)>,
     extract::Json(body): extract::Json<QuotaBody>,
 ) -> Result<Json<QuotaRow>, Problem> {
-    let invalid = |code, detail: String| Problem::new(axum::http::StatusCode::BAD_REQUEST, code, detail);
+    let invalid =
+        |code, detail: String| Problem::new(axum::http::StatusCode::BAD_REQUEST, code, detail);
     let limit = Limit::parse(&body.limit).map_err(|error| {
         invalid(
             "invalid_limit",

@@ -257,7 +257,14 @@ impl Account {
         let period = self.current()?;
         let tally = self.tally(period);
         let used = tally.used();
-        let decision = quota::decide(&limit, Decimal::ZERO, used, running(tally), grace_hours, now);
+        let decision = quota::decide(
+            &limit,
+            Decimal::ZERO,
+            used,
+            running(tally),
+            grace_hours,
+            now,
+        );
         let decision = match decision {
             Decision::InGrace { starts: true, .. } | Decision::Exceeded => Decision::Within,
             Decision::GraceExpired { .. } => Decision::Within,
@@ -291,7 +298,13 @@ impl Tally {
     /// Notes what a decision says of the grace period.
     fn follow(&mut self, decision: Decision) {
         match (decision, &mut self.grace) {
-            (Decision::InGrace { grace, starts: true }, none) => {
+            (
+                Decision::InGrace {
+                    grace,
+                    starts: true,
+                },
+                none,
+            ) => {
                 *none = Some(Grace {
                     period: grace,
                     ended: false,
@@ -357,10 +370,28 @@ mod tests {
     fn a_hard_limit_counts_what_is_reserved() {
         let mut account = account(OverLimit::Hard, Aggregation::Sum);
         assert!(account.reserve(6.into()).unwrap().decision.allowed());
-        assert!(!account.check("a", 5.into(), true).unwrap().decision.allowed());
-        assert!(account.check("b", 4.into(), true).unwrap().decision.allowed());
+        assert!(
+            !account
+                .check("a", 5.into(), true)
+                .unwrap()
+                .decision
+                .allowed()
+        );
+        assert!(
+            account
+                .check("b", 4.into(), true)
+                .unwrap()
+                .decision
+                .allowed()
+        );
         account.release(only(&account).period.start_secs(), 6.into());
-        assert!(account.check("c", 6.into(), true).unwrap().decision.allowed());
+        assert!(
+            account
+                .check("c", 6.into(), true)
+                .unwrap()
+                .decision
+                .allowed()
+        );
         assert_eq!(only(&account).total, 10.into());
         assert_eq!(only(&account).raised, [80, 100]);
     }
@@ -369,7 +400,10 @@ mod tests {
     fn a_question_changes_nothing() {
         let mut account = account(OverLimit::Grace, Aggregation::Sum);
         let asked = account.check("a", 11.into(), false).unwrap();
-        assert!(matches!(asked.decision, Decision::InGrace { starts: true, .. }));
+        assert!(matches!(
+            asked.decision,
+            Decision::InGrace { starts: true, .. }
+        ));
         assert!(!only(&account).changed && only(&account).grace.is_none());
     }
 
@@ -383,12 +417,19 @@ mod tests {
         let denied = account.check("b", 1.into(), true).unwrap();
         assert!(matches!(denied.decision, Decision::GraceExpired { .. }));
         assert_eq!(only(&account).total, 11.into());
-        assert_eq!(only(&account).grace.unwrap().change, Some(GraceChange::Expired));
+        assert_eq!(
+            only(&account).grace.unwrap().change,
+            Some(GraceChange::Expired)
+        );
     }
 
     #[test]
     fn a_gauge_takes_the_newest_level_whatever_the_order() {
-        let levels = [("a", 1, "11:00:00"), ("b", 5, "11:30:00"), ("c", 3, "11:15:00")];
+        let levels = [
+            ("a", 1, "11:00:00"),
+            ("b", 5, "11:30:00"),
+            ("c", 3, "11:15:00"),
+        ];
         for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]] {
             let mut account = account(OverLimit::Hard, Aggregation::Last);
             for index in order {

@@ -122,9 +122,7 @@ fn decimal(value: Decimal) -> HeaderValue {
 pub fn headers(metric: &str, standing: &Standing) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let unlimited = || HeaderValue::from_static("unlimited");
-    let left = standing
-        .limit
-        .map(|limit| remaining(standing.usage, limit));
+    let left = standing.limit.map(|limit| remaining(standing.usage, limit));
     headers.insert(REMAINING, left.map_or_else(unlimited, decimal));
     headers.insert(LIMIT, standing.limit.map_or_else(unlimited, decimal));
     headers.insert(USAGE, decimal(standing.usage));
@@ -254,7 +252,9 @@ impl From<LedgerError> for Problem {
     fn from(error: LedgerError) -> Self {
         match error {
             LedgerError::Refused(refusal) => refusal.into(),
-            LedgerError::Full => Self::unavailable("usage_queue_full", format!("{error}; try again")),
+            LedgerError::Full => {
+                Self::unavailable("usage_queue_full", format!("{error}; try again"))
+            }
             LedgerError::Unavailable => Self::unavailable(
                 "usage_unavailable",
                 "the usage could not be counted, and nothing was; send it again with the same id",

@@ -129,7 +129,9 @@ impl CloudEvent {
             essence.eq_ignore_ascii_case("application/json") || essence.ends_with("+json")
         };
         if !self.datacontenttype.as_ref().is_none_or(json) {
-            return Err(invalid("data must be JSON (datacontenttype application/json)"));
+            return Err(invalid(
+                "data must be JSON (datacontenttype application/json)",
+            ));
         }
         Ok(EventBody {
             id: self.id,
@@ -180,7 +182,9 @@ pub fn read_quantity(json: &RawValue) -> Result<Decimal, Fault> {
     let text = json.get();
     let quoted = || serde_json::from_str::<String>(text).ok();
     let parsed = if text.starts_with('"') {
-        quoted().map_or(Err(QuantityError::NotDecimal), |text| quantity::parse(&text))
+        quoted().map_or(Err(QuantityError::NotDecimal), |text| {
+            quantity::parse(&text)
+        })
     } else {
         quantity::parse(text)
     };
@@ -227,11 +231,16 @@ mod tests {
 
     fn read(shape: Shape, json: &str) -> Result<NewEvent, &'static str> {
         let catalogue = Catalogue::load(None).unwrap();
-        shape.read(json, &catalogue).map_err(|(_, fault)| fault.code)
+        shape
+            .read(json, &catalogue)
+            .map_err(|(_, fault)| fault.code)
     }
 
     fn own(fields: &str) -> Result<NewEvent, &'static str> {
-        read(Shape::Own, &format!(r#"{{"id":"a","metric":"api_calls",{fields}}}"#))
+        read(
+            Shape::Own,
+            &format!(r#"{{"id":"a","metric":"api_calls",{fields}}}"#),
+        )
     }
 
     #[test]
@@ -256,11 +265,23 @@ mod tests {
             ("\"quantity\":NaN", "invalid_event"),
             ("\"metadata\":{}", "invalid_event"),
             ("\"quantity\":1,\"organizationId\":\"x\"", "unknown_field"),
-            ("\"quantity\":1,\"occurredAt\":\"2026-11-23\"", "invalid_time"),
-            ("\"quantity\":1,\"occurredAt\":\"2026-11-23T12:00:00\"", "invalid_time"),
+            (
+                "\"quantity\":1,\"occurredAt\":\"2026-11-23\"",
+                "invalid_time",
+            ),
+            (
+                "\"quantity\":1,\"occurredAt\":\"2026-11-23T12:00:00\"",
+                "invalid_time",
+            ),
             ("\"quantity\":1,\"metadata\":[1]", "invalid_metadata"),
-            ("\"quantity\":1,\"metadata\":{\"a\":\"\\u0000\"}", "invalid_metadata"),
-            ("\"quantity\":1,\"metadata\":{\"a\":\"\\ud800\"}", "invalid_metadata"),
+            (
+                "\"quantity\":1,\"metadata\":{\"a\":\"\\u0000\"}",
+                "invalid_metadata",
+            ),
+            (
+                "\"quantity\":1,\"metadata\":{\"a\":\"\\ud800\"}",
+                "invalid_metadata",
+            ),
         ] {
             assert_eq!(own(fields), Err(code), "{fields}");
         }
@@ -279,9 +300,20 @@ mod tests {
             r#"{"metric":"llm_tokens","quantity":"3"}"#,
         )
         .unwrap();
-        assert_eq!((read.metric.as_str(), read.quantity), ("llm_tokens", 3.into()));
+        assert_eq!(
+            (read.metric.as_str(), read.quantity),
+            ("llm_tokens", 3.into())
+        );
         assert!(read.occurred_at.is_some());
-        assert_eq!(event(r#""type":"api_calls""#, r#"{"quantity":1}"#).unwrap().metric, "api_calls");
-        assert_eq!(event(r#""type":"other""#, r#"{"quantity":1}"#), Err("unknown_metric"));
+        assert_eq!(
+            event(r#""type":"api_calls""#, r#"{"quantity":1}"#)
+                .unwrap()
+                .metric,
+            "api_calls"
+        );
+        assert_eq!(
+            event(r#""type":"other""#, r#"{"quantity":1}"#),
+            Err("unknown_metric")
+        );
     }
 }

@@ -130,7 +130,11 @@ fn named_events(jobs: &[Job]) -> Vec<(Uuid, NewEvent)> {
         } => vec![reservation.event()],
         _ => Vec::new(),
     };
-    let of_job = |job| named(job).into_iter().map(|event| (job.organization_id, event));
+    let of_job = |job| {
+        named(job)
+            .into_iter()
+            .map(|event| (job.organization_id, event))
+    };
     jobs.iter().flat_map(of_job).collect()
 }
 
@@ -316,17 +320,17 @@ impl Group {
     fn note_changes(&mut self) {
         for ((organization_id, metric), account) in &self.accounts {
             for tally in account.tallies.values() {
-                self.writes
-                    .tally(*organization_id, metric, tally, account);
+                self.writes.tally(*organization_id, metric, tally, account);
             }
         }
     }
 
     fn graces(&self) -> impl Iterator<Item = (&Key, &Account, &Tally, GraceChange)> {
         self.accounts.iter().flat_map(|(key, account)| {
-            account.tallies.values().filter_map(move |tally| {
-                Some((key, account, tally, tally.grace?.change?))
-            })
+            account
+                .tallies
+                .values()
+                .filter_map(move |tally| Some((key, account, tally, tally.grace?.change?)))
         })
     }
 

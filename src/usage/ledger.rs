@@ -56,7 +56,10 @@ pub(super) enum Op {
         ttl_secs: u32,
     },
     /// Count what was held, or let it go.
-    Settle { reservation: Reservation, used: bool },
+    Settle {
+        reservation: Reservation,
+        used: bool,
+    },
 }
 
 /// A use that is held for a call. A reservation that is not settled expires.
@@ -317,7 +320,9 @@ impl Writer {
             if db::is_timeout(&error) && self.roll_back().await {
                 return Some(unavailable(&error, jobs));
             }
-            if error.as_database_error().is_some() && !db::is_outage(&error) && self.roll_back().await
+            if error.as_database_error().is_some()
+                && !db::is_outage(&error)
+                && self.roll_back().await
             {
                 tracing::error!(%error, requests = jobs.len(), "usage could not be counted");
                 return None;

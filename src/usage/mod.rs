@@ -13,11 +13,11 @@ mod releasing;
 pub mod routes;
 mod store;
 
-pub use account::{Refusal, Standing};
 pub use account::Account;
+pub use account::{Refusal, Standing};
 pub use ledger::{Item, Ledger, LedgerError, Reservation, Rules};
-pub use releasing::keep_released;
 pub use reading::{MetricUsage, read_all};
+pub use releasing::keep_released;
 pub use store::cadence;
 
 use jiff::Timestamp;

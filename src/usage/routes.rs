@@ -149,8 +149,8 @@ async fn record(
     RawBody(body): RawBody,
 ) -> Result<Response, Problem> {
     let (shape, batched) = shape_of(&headers)?;
-    let text = std::str::from_utf8(&body)
-        .map_err(|_| refused("invalid_json", "the body is not UTF-8"))?;
+    let text =
+        std::str::from_utf8(&body).map_err(|_| refused("invalid_json", "the body is not UTF-8"))?;
     match events_of(text, shape, batched)? {
         Some(events) => record_batch(&usage, caller.organization_id, shape, &events).await,
         None => record_one(&usage, caller.organization_id, shape, text).await,

@@ -189,7 +189,10 @@ pub async fn known(
     conn: &mut PgConnection,
     events: &[(Uuid, NewEvent)],
 ) -> Result<HashMap<(Uuid, String), Vec<NewEvent>>, sqlx::Error> {
-    let organizations: Vec<Uuid> = events.iter().map(|(organization, _)| *organization).collect();
+    let organizations: Vec<Uuid> = events
+        .iter()
+        .map(|(organization, _)| *organization)
+        .collect();
     let ids: Vec<&str> = events.iter().map(|(_, event)| event.id.as_str()).collect();
     let metrics: Vec<&str> = events
         .iter()
@@ -372,7 +375,10 @@ impl Writes {
     ) {
         let rows = &mut self.reservations;
         let ttl = jiff::SignedDuration::from_secs(i64::from(ttl_secs));
-        let expires = held.reserved_at.saturating_add(ttl).unwrap_or(Timestamp::MAX);
+        let expires = held
+            .reserved_at
+            .saturating_add(ttl)
+            .unwrap_or(Timestamp::MAX);
         rows.organizations.push(organization_id);
         rows.ids.push(id);
         rows.metrics.push(metric.to_owned());
@@ -383,19 +389,16 @@ impl Writes {
     }
 
     /// What changed of a tally.
-    pub fn tally(
-        &mut self,
-        organization_id: Uuid,
-        metric: &str,
-        tally: &Tally,
-        account: &Account,
-    ) {
+    pub fn tally(&mut self, organization_id: Uuid, metric: &str, tally: &Tally, account: &Account) {
         let (start, end) = (
             instant(tally.period.start_secs()),
             instant(tally.period.end_secs()),
         );
         let now = account.now.to_sqlx();
-        let quota = account.limit.and_then(|limit| limit.quota).unwrap_or_default();
+        let quota = account
+            .limit
+            .and_then(|limit| limit.quota)
+            .unwrap_or_default();
         if tally.changed {
             let rows = &mut self.totals;
             rows.organizations.push(organization_id);
@@ -405,8 +408,10 @@ impl Writes {
             rows.totals.push(tally.total);
             rows.reserved.push(tally.reserved);
             rows.events.push(tally.events);
-            rows.last_at.push(tally.last.as_ref().map(|(at, _)| at.to_sqlx()));
-            rows.last_ids.push(tally.last.as_ref().map(|(_, id)| id.clone()));
+            rows.last_at
+                .push(tally.last.as_ref().map(|(at, _)| at.to_sqlx()));
+            rows.last_ids
+                .push(tally.last.as_ref().map(|(_, id)| id.clone()));
             rows.alerted.push(i16::from(tally.alerted));
             rows.updated.push(now);
         }
@@ -579,10 +584,7 @@ async fn write_graces(conn: &mut PgConnection, rows: &Graces) -> Result<(), sqlx
 }
 
 /// Reservations whose time is over.
-pub async fn expired(
-    conn: &mut PgConnection,
-    limit: i64,
-) -> Result<Vec<Reservation>, sqlx::Error> {
+pub async fn expired(conn: &mut PgConnection, limit: i64) -> Result<Vec<Reservation>, sqlx::Error> {
     let rows = sqlx::query!(
         "SELECT organization_id, id, metric, quantity FROM usage_reservations
           WHERE expires_at <= now() ORDER BY expires_at LIMIT $1",

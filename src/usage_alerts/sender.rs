@@ -111,7 +111,9 @@ fn failed(alert: &Due, error: String) -> Sent {
     match retry::after_failure(before, MAX_RETRIES, rand::random()) {
         NextStep::RetryAfter(delay) => {
             let delay = SignedDuration::try_from(delay).unwrap_or(SignedDuration::from_hours(1));
-            let at = Timestamp::now().saturating_add(delay).unwrap_or(Timestamp::MAX);
+            let at = Timestamp::now()
+                .saturating_add(delay)
+                .unwrap_or(Timestamp::MAX);
             Sent::Again { error, at }
         }
         NextStep::DeadLetter => {

@@ -150,8 +150,13 @@ pub async fn claim(
 pub enum Sent {
     Delivered,
     /// To be tried again then.
-    Again { error: String, at: Timestamp },
-    GivenUp { error: String },
+    Again {
+        error: String,
+        at: Timestamp,
+    },
+    GivenUp {
+        error: String,
+    },
 }
 
 /// Records an attempt.

@@ -4,6 +4,7 @@ mod architecture;
 mod cli;
 mod database;
 mod embedded_postgres;
+mod fuzz;
 mod http;
 mod inbox;
 mod isolation;

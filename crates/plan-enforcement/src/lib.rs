@@ -31,7 +31,10 @@ pub struct InvalidUrl(String);
 impl std::fmt::Display for InvalidUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self(url) = self;
-        write!(f, "{url:?} is no http:// or https:// URL of valuecanvas-billing")
+        write!(
+            f,
+            "{url:?} is no http:// or https:// URL of valuecanvas-billing"
+        )
     }
 }
 

@@ -77,11 +77,7 @@ fn in_block(block: &[&str]) -> Vec<Command> {
 const SHOWN: &[(&str, &[&str])] = &[
     (
         "Step 1: Verify Current State",
-        &[
-            "20260102092000_usage",
-            "billing_audit_log",
-            "(5 rows)",
-        ],
+        &["20260102092000_usage", "billing_audit_log", "(5 rows)"],
     ),
     (
         "Step 4: Verify Migrations",

@@ -7,7 +7,9 @@ use crate::usage::tenant::Tenant;
 fn on(db: &TestDatabase, arguments: &[&str]) -> Ran {
     let mut command = program(arguments);
     let owner = db.url("postgres");
-    run(command.env("DATABASE_URL", &owner).env("MIGRATION_DATABASE_URL", &owner))
+    run(command
+        .env("DATABASE_URL", &owner)
+        .env("MIGRATION_DATABASE_URL", &owner))
 }
 
 #[tokio::test]
@@ -33,18 +35,33 @@ async fn what_was_backed_up_comes_back_whole() {
     let told = restored.json();
     assert_eq!(told["counted"], true);
     assert_eq!(told["chains"], 1);
-    assert_eq!(told["rows"], written["rows"].as_object().unwrap().values().filter_map(|n| n.as_i64()).sum::<i64>());
+    assert_eq!(
+        told["rows"],
+        written["rows"]
+            .as_object()
+            .unwrap()
+            .values()
+            .filter_map(|n| n.as_i64())
+            .sum::<i64>()
+    );
     assert_eq!(on(&other, &["migrate", "verify"]).status, 0);
     // The service runs on it, bound by row-level security as before.
     other
         .execute("GRANT billing_app, billing_worker TO billing_service")
         .await;
-    let seen = run(&mut crate::support::program::program_on(&other, &["audit", "verify"]));
+    let seen = run(&mut crate::support::program::program_on(
+        &other,
+        &["audit", "verify"],
+    ));
     assert_eq!(seen.status, 0, "{}", seen.stderr);
     // And a second time there is no room.
     let again = on(&other, &["restore", name]);
     assert_eq!(again.status, 2, "{}", again.stderr);
-    assert!(again.stderr.contains("restore into an empty one"), "{}", again.stderr);
+    assert!(
+        again.stderr.contains("restore into an empty one"),
+        "{}",
+        again.stderr
+    );
 }
 
 #[tokio::test]
@@ -69,7 +86,10 @@ async fn a_backup_that_was_changed_is_not_restored() {
     std::fs::remove_file(format!("{name}.json")).unwrap();
     let refused = on(&other, &["restore", name]);
     assert_eq!(refused.status, 1, "{}", refused.stderr);
-    assert_eq!(other.count("pg_tables WHERE schemaname = 'public'").await, 0);
+    assert_eq!(
+        other.count("pg_tables WHERE schemaname = 'public'").await,
+        0
+    );
     let missing = on(&other, &["restore", "/nowhere/at/all"]);
     assert_eq!(missing.status, 1);
 }

@@ -15,7 +15,9 @@ fn files(below: &str) -> Vec<PathBuf> {
         if path.is_dir() {
             found.extend(files(path.strip_prefix(root()).unwrap().to_str().unwrap()));
         } else if path.extension().is_some_and(|e| e == "yaml")
-            && path.file_name().is_some_and(|name| name != "kustomization.yaml")
+            && path
+                .file_name()
+                .is_some_and(|name| name != "kustomization.yaml")
         {
             found.push(path);
         }
@@ -97,6 +99,10 @@ fn every_container_is_confined() {
             assert!(text.contains(wanted), "{}: {wanted}", file.display());
         }
         // A secret is referred to, and never written down.
-        assert!(!text.contains("sk_") && !text.contains("whsec_"), "{}", file.display());
+        assert!(
+            !text.contains("sk_") && !text.contains("whsec_"),
+            "{}",
+            file.display()
+        );
     }
 }

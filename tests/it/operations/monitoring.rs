@@ -25,12 +25,18 @@ fn promtool(arguments: &[&str], folder: &str) -> (bool, String) {
 #[test]
 fn each_alert_fires_when_it_should_and_only_then() {
     let folder = "monitoring/alerts";
-    for arguments in [["check", "rules", "billing.yaml"], ["test", "rules", "billing_test.yaml"]] {
+    for arguments in [
+        ["check", "rules", "billing.yaml"],
+        ["test", "rules", "billing_test.yaml"],
+    ] {
         let (passed, said) = promtool(&arguments, folder);
         assert!(passed, "{said}");
     }
     let read = |name: &str| std::fs::read_to_string(format!("{ROOT}/{name}")).unwrap();
-    let (rules, tests) = (read("monitoring/alerts/billing.yaml"), read("monitoring/alerts/billing_test.yaml"));
+    let (rules, tests) = (
+        read("monitoring/alerts/billing.yaml"),
+        read("monitoring/alerts/billing_test.yaml"),
+    );
     let runbook = read("docs/runbook.md");
     for line in rules.lines() {
         let Some(alert) = line.trim().strip_prefix("- alert: ") else {
@@ -38,8 +44,14 @@ fn each_alert_fires_when_it_should_and_only_then() {
         };
         let named = format!("alertname: {alert}\n");
         assert!(tests.matches(&named).count() >= 1, "{alert} is not tested");
-        assert!(runbook.contains(&format!("## {alert}\n")), "{alert} is not in the runbook");
-        let fires = tests.split(&named).skip(1).any(|rest| rest.trim_start().starts_with("exp_alerts:\n"));
+        assert!(
+            runbook.contains(&format!("## {alert}\n")),
+            "{alert} is not in the runbook"
+        );
+        let fires = tests
+            .split(&named)
+            .skip(1)
+            .any(|rest| rest.trim_start().starts_with("exp_alerts:\n"));
         assert!(fires, "{alert} never fires in its test");
     }
 }
@@ -70,7 +82,10 @@ impl Prometheus {
         .unwrap();
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                folder.path().join("data").display()
+            ))
             .arg(format!("--web.listen-address={address}"))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -120,9 +135,11 @@ fn names(expression: &str) -> BTreeSet<String> {
     expression
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
         .filter(|word| {
-            ["stripe_", "webhook_", "grace_", "billing_", "quota_", "usage_"]
-                .iter()
-                .any(|prefix| word.starts_with(prefix))
+            [
+                "stripe_", "webhook_", "grace_", "billing_", "quota_", "usage_",
+            ]
+            .iter()
+            .any(|prefix| word.starts_with(prefix))
         })
         .map(str::to_owned)
         .collect()
@@ -141,7 +158,10 @@ async fn traffic(service: &TestService) {
         .await;
     assert_eq!(tenant.consume(service, "api_calls", 1).await.status, 402);
     let body = serde_json::json!({"id": "a", "metric": "llm_tokens", "quantity": 1});
-    tenant.post(service, crate::usage::tenant::EVENTS, &body).await.ok();
+    tenant
+        .post(service, crate::usage::tenant::EVENTS, &body)
+        .await
+        .ok();
     service
         .db
         .execute(&format!(
@@ -151,7 +171,12 @@ async fn traffic(service: &TestService) {
         .await;
     let subscription = events::subscription("sub_w", "cus_watched", "active", "standard");
     service
-        .deliver(&events::event("evt_w", "customer.subscription.created", 1_700_000_000, subscription))
+        .deliver(&events::event(
+            "evt_w",
+            "customer.subscription.created",
+            1_700_000_000,
+            subscription,
+        ))
         .await;
     service.settle().await;
 }
@@ -160,7 +185,14 @@ async fn traffic(service: &TestService) {
 async fn every_panel_shows_what_the_service_measures() {
     let service = TestService::start().await;
     traffic(&service).await;
-    let metrics = service.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let metrics = service
+        .get("/metrics")
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
     let mut check = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -181,7 +213,10 @@ async fn every_panel_shows_what_the_service_measures() {
     let scraped = "scrape_samples_scraped > 0 and count_over_time(up[1m]) > 3";
     for attempt in 0.. {
         let found = prometheus.query(&service.client, scraped).await;
-        if found["data"]["result"].as_array().is_some_and(|found| !found.is_empty()) {
+        if found["data"]["result"]
+            .as_array()
+            .is_some_and(|found| !found.is_empty())
+        {
             break;
         }
         assert!(attempt < 300, "prometheus does not scrape: {found}");
@@ -192,11 +227,14 @@ async fn every_panel_shows_what_the_service_measures() {
         assert!(shown.len() >= 4);
         for (panel, expression) in shown {
             let answer = prometheus.query(&service.client, &expression).await;
-            assert_eq!(answer["status"], "success", "{panel}: {expression}: {answer}");
+            assert_eq!(
+                answer["status"], "success",
+                "{panel}: {expression}: {answer}"
+            );
             for name in names(&expression) {
-                let found = metrics
-                    .lines()
-                    .any(|line| line.starts_with(&name) || line.starts_with(&format!("# TYPE {name} ")));
+                let found = metrics.lines().any(|line| {
+                    line.starts_with(&name) || line.starts_with(&format!("# TYPE {name} "))
+                });
                 assert!(found, "{panel}: {name} is not in /metrics");
             }
         }
@@ -209,7 +247,11 @@ async fn every_panel_shows_what_the_service_measures() {
         "sum(billing_audit_log_entries_total{action=\"quota_set\"}) or vector(0)",
     ] {
         let answer = prometheus.query(&service.client, expression).await;
-        assert_eq!(answer["data"]["result"].as_array().map(Vec::len), Some(1), "{expression}");
+        assert_eq!(
+            answer["data"]["result"].as_array().map(Vec::len),
+            Some(1),
+            "{expression}"
+        );
     }
 }
 
@@ -218,17 +260,32 @@ fn the_guides_panels_are_there() {
     for (dashboard, panels) in [
         (
             "webhook-processing",
-            &["Events received per minute", "Processing success rate", "Retry attempts", "Dead letter queue size"][..],
+            &[
+                "Events received per minute",
+                "Processing success rate",
+                "Retry attempts",
+                "Dead letter queue size",
+            ][..],
         ),
         (
             "grace-periods",
-            &["Active grace periods by metric", "Expiration rate", "Conversion rate (grace → upgrade)"],
+            &[
+                "Active grace periods by metric",
+                "Expiration rate",
+                "Conversion rate (grace → upgrade)",
+            ],
         ),
-        ("audit-log", &["Actions per minute", "Actions by type", "Storage growth"]),
+        (
+            "audit-log",
+            &["Actions per minute", "Actions by type", "Storage growth"],
+        ),
     ] {
         let shown = expressions(dashboard);
         for panel in panels {
-            assert!(shown.iter().any(|(title, _)| title == panel), "{dashboard}: {panel}");
+            assert!(
+                shown.iter().any(|(title, _)| title == panel),
+                "{dashboard}: {panel}"
+            );
         }
     }
 }

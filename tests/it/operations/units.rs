@@ -16,11 +16,13 @@ fn systemd_takes_the_unit() {
     };
     assert!(version.status.success());
     let folder = tempfile::tempdir().unwrap();
-    let unit = std::fs::read_to_string(format!("{ROOT}/deploy/systemd/valuecanvas-billing.service"));
+    let unit =
+        std::fs::read_to_string(format!("{ROOT}/deploy/systemd/valuecanvas-billing.service"));
     // The program need not be installed here.
-    let unit = unit
-        .unwrap()
-        .replace("/usr/local/bin/valuecanvas-billing", env!("CARGO_BIN_EXE_valuecanvas-billing"));
+    let unit = unit.unwrap().replace(
+        "/usr/local/bin/valuecanvas-billing",
+        env!("CARGO_BIN_EXE_valuecanvas-billing"),
+    );
     let path = folder.path().join("valuecanvas-billing.service");
     std::fs::write(&path, unit).unwrap();
     let checked = Command::new("systemd-analyze")
@@ -29,7 +31,10 @@ fn systemd_takes_the_unit() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&checked.stderr);
-    assert!(checked.status.success() && !said.contains("Unknown"), "{said}");
+    assert!(
+        checked.status.success() && !said.contains("Unknown"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
@@ -58,8 +63,13 @@ async fn systemd_is_told_when_it_serves() {
 fn the_crontab_runs_commands_that_there_are() {
     let crontab = std::fs::read_to_string(format!("{ROOT}/deploy/crontab")).unwrap();
     let mut jobs = 0;
-    for line in crontab.lines().filter(|line| line.contains("environment; ")) {
-        let (_, command) = line.split_once("environment; valuecanvas-billing ").unwrap();
+    for line in crontab
+        .lines()
+        .filter(|line| line.contains("environment; "))
+    {
+        let (_, command) = line
+            .split_once("environment; valuecanvas-billing ")
+            .unwrap();
         let (command, _) = command.split_once(" 2>&1").unwrap();
         let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         assert_eq!(run(&mut program(&arguments)).status, 0, "{command}");
@@ -72,9 +82,11 @@ fn the_crontab_runs_commands_that_there_are() {
 fn every_variable_is_in_the_example() {
     let example = std::fs::read_to_string(format!("{ROOT}/.env.example")).unwrap();
     let listed = |name: &str| {
-        example
-            .lines()
-            .any(|line| line.trim_start_matches('#').trim_start().starts_with(&format!("{name}=")))
+        example.lines().any(|line| {
+            line.trim_start_matches('#')
+                .trim_start()
+                .starts_with(&format!("{name}="))
+        })
     };
     let mut variables = 0;
     for (_, source) in crate::architecture::sources("src/config") {
@@ -99,5 +111,9 @@ fn a_shell_completes_every_command() {
         assert!(printed.stdout.contains("grace-periods"), "{shell}");
     }
     let manual = run(&mut program(&["completions", "--man"]));
-    assert!(manual.stdout.contains(".TH valuecanvas-billing"), "{}", manual.stdout);
+    assert!(
+        manual.stdout.contains(".TH valuecanvas-billing"),
+        "{}",
+        manual.stdout
+    );
 }

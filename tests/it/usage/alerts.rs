@@ -46,9 +46,7 @@ impl Receiver {
     }
 
     async fn listen(&self) -> String {
-        let router = axum::Router::new()
-            .fallback(take)
-            .with_state(self.clone());
+        let router = axum::Router::new().fallback(take).with_state(self.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/webhooks", listener.local_addr().unwrap());
         tokio::spawn(async move {
@@ -130,8 +128,14 @@ async fn an_alert_is_sent_signed_until_it_is_taken() {
     assert_eq!(header("content-type"), "application/cloudevents+json");
 
     // As Standard Webhooks says, computed by another implementation.
-    let signed = format!("{}.{}.{body}", header("webhook-id"), header("webhook-timestamp"));
-    let key = STANDARD.decode(SECRET.strip_prefix("whsec_").unwrap()).unwrap();
+    let signed = format!(
+        "{}.{}.{body}",
+        header("webhook-id"),
+        header("webhook-timestamp")
+    );
+    let key = STANDARD
+        .decode(SECRET.strip_prefix("whsec_").unwrap())
+        .unwrap();
     let script = "import hmac,hashlib,base64,sys;\
                   print(base64.b64encode(hmac.new(bytes.fromhex(sys.argv[1]),sys.argv[2].encode(),hashlib.sha256).digest()).decode())";
     let python = std::process::Command::new("python3")
@@ -139,24 +143,45 @@ async fn an_alert_is_sent_signed_until_it_is_taken() {
         .output()
         .unwrap();
     let expected = String::from_utf8(python.stdout).unwrap();
-    assert_eq!(header("webhook-signature"), format!("v1,{}", expected.trim()));
+    assert_eq!(
+        header("webhook-signature"),
+        format!("v1,{}", expected.trim())
+    );
 
     let event: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(event["specversion"], "1.0");
     assert_eq!(event["id"], header("webhook-id"));
     let data = &event["data"];
     assert_eq!(
-        [&data["metric"], &data["threshold"], &data["usage"], &data["quota"]],
-        [&json!("api_calls"), &json!(80), &json!("800"), &json!("1000")]
+        [
+            &data["metric"],
+            &data["threshold"],
+            &data["usage"],
+            &data["quota"]
+        ],
+        [
+            &json!("api_calls"),
+            &json!(80),
+            &json!("800"),
+            &json!("1000")
+        ]
     );
     assert_eq!(data["organizationId"], tenant.organization.to_string());
     for _ in 0..200 {
-        if service.db.count("usage_alerts WHERE delivered_at IS NOT NULL").await == 1 {
+        if service
+            .db
+            .count("usage_alerts WHERE delivered_at IS NOT NULL")
+            .await
+            == 1
+        {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(service.db.value("SELECT attempts FROM usage_alerts").await, "3");
+    assert_eq!(
+        service.db.value("SELECT attempts FROM usage_alerts").await,
+        "3"
+    );
 }
 
 #[tokio::test]
@@ -171,15 +196,26 @@ async fn what_was_given_up_is_kept_and_sent_again() {
         .await;
     tenant.consume(&service, "api_calls", 800).await.ok();
     for _ in 0..1_000 {
-        if service.db.count("usage_alerts WHERE failed_at IS NOT NULL").await == 1 {
+        if service
+            .db
+            .count("usage_alerts WHERE failed_at IS NOT NULL")
+            .await
+            == 1
+        {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let listed = run(&mut program_on(&service.db, &["usage", "alerts", "--json"])).json();
     assert_eq!(listed[0]["threshold"], 80);
-    assert!(listed[0]["error"].as_str().unwrap().contains("503"), "{listed}");
-    let resent = run(&mut program_on(&service.db, &["usage", "alerts", "--resend"]));
+    assert!(
+        listed[0]["error"].as_str().unwrap().contains("503"),
+        "{listed}"
+    );
+    let resent = run(&mut program_on(
+        &service.db,
+        &["usage", "alerts", "--resend"],
+    ));
     assert_eq!(resent.stdout.trim(), "1 alerts are sent again by `serve`");
     app.taken(1).await;
 }

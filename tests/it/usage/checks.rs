@@ -47,8 +47,20 @@ async fn a_hard_limit_is_met_and_not_exceeded() {
     assert_eq!(denied.header("content-type"), "application/problem+json");
     let body = &denied.body;
     assert_eq!(
-        [&body["allowed"], &body["usage"], &body["quota"], &body["metric"], &body["gracePeriodExpired"]],
-        [&json!(false), &json!(3), &json!(3), &json!("user_seats"), &json!(false)]
+        [
+            &body["allowed"],
+            &body["usage"],
+            &body["quota"],
+            &body["metric"],
+            &body["gracePeriodExpired"]
+        ],
+        [
+            &json!(false),
+            &json!(3),
+            &json!(3),
+            &json!("user_seats"),
+            &json!(false)
+        ]
     );
     // A level may fall, and rise again.
     tenant.consume(&service, "user_seats", 1).await.ok();
@@ -67,7 +79,10 @@ async fn one_id_is_consumed_once_even_when_the_limit_is_reached_since() {
     tenant.post(&service, CHECK, &named("a")).await.ok();
     tenant.post(&service, CHECK, &named("b")).await.ok();
     let again = tenant.post(&service, CHECK, &named("a")).await.ok();
-    assert_eq!((&again["allowed"], &again["usage"]), (&json!(true), &json!(2)));
+    assert_eq!(
+        (&again["allowed"], &again["usage"]),
+        (&json!(true), &json!(2))
+    );
     assert_eq!(tenant.post(&service, CHECK, &named("c")).await.status, 402);
     let other = json!({"metric": "api_calls", "quantity": 2, "consume": true, "id": "a"});
     let reused = tenant.post(&service, CHECK, &other).await;
@@ -94,7 +109,12 @@ async fn over_an_overage_quota_calls_pass_with_a_warning_and_a_price() {
     assert_eq!(over.ok()["percentage"], 160);
     let usage = tenant.usage(&service, "agent_executions").await;
     assert_eq!(
-        [&usage["overage"], &usage["overageRate"], &usage["overageAmount"], &usage["currency"]],
+        [
+            &usage["overage"],
+            &usage["overageRate"],
+            &usage["overageAmount"],
+            &usage["currency"]
+        ],
         [&json!(3), &json!("0.1"), &json!(30), &json!("usd")]
     );
 }
@@ -103,16 +123,28 @@ async fn over_an_overage_quota_calls_pass_with_a_warning_and_a_price() {
 async fn an_override_wins_until_the_plan_is_asked_for_again() {
     let service = TestService::start().await;
     let tenant = Tenant::of(&service, "Special").await;
-    tenant.set_quota(&service, "user_seats", "unlimited", None).await;
+    tenant
+        .set_quota(&service, "user_seats", "unlimited", None)
+        .await;
     let answer = tenant.consume(&service, "user_seats", 5_000).await;
     assert_eq!(answer.header("x-quota-limit"), "unlimited");
     assert_eq!(answer.ok()["limit"], json!(null));
     tenant.set_quota(&service, "user_seats", "plan", None).await;
-    assert_eq!(tenant.consume(&service, "user_seats", 5_001).await.status, 402);
+    assert_eq!(
+        tenant.consume(&service, "user_seats", 5_001).await.status,
+        402
+    );
     let quotas = tenant.get(&service, "/api/billing/quotas").await.ok();
-    let seats = quotas["data"].as_array().unwrap().iter().find(|q| q["metric"] == "user_seats");
+    let seats = quotas["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|q| q["metric"] == "user_seats");
     assert_eq!(seats.unwrap()["overridden"], false);
-    let entries = service.db.count("billing_audit_log WHERE action = 'quota_set'").await;
+    let entries = service
+        .db
+        .count("billing_audit_log WHERE action = 'quota_set'")
+        .await;
     assert_eq!(entries, 2);
 }
 
@@ -136,7 +168,10 @@ async fn what_is_counted_needs_the_permission_to_count() {
     tenant.key = service
         .api_key(tenant.organization, &[Permission::BillingRead])
         .await;
-    assert_eq!(tenant.consume(&service, "api_calls", 1).await.problem(), (403, "forbidden"));
+    assert_eq!(
+        tenant.consume(&service, "api_calls", 1).await.problem(),
+        (403, "forbidden")
+    );
     tenant.get(&service, "/api/billing/usage").await.ok();
 }
 

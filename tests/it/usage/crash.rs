@@ -17,7 +17,9 @@ use crate::support::serving::Serving;
 /// `VCB_SERVICE_KILLS` for a longer run.
 fn kills() -> usize {
     let given = std::env::var("VCB_SERVICE_KILLS").ok();
-    given.map_or(6, |text| text.parse().expect("VCB_SERVICE_KILLS is a number"))
+    given.map_or(6, |text| {
+        text.parse().expect("VCB_SERVICE_KILLS is a number")
+    })
 }
 
 /// Asks again and again, with ids of its own, and counts what was acknowledged.
@@ -71,7 +73,11 @@ impl Consumer {
 #[tokio::test]
 async fn killed_replicas_admit_no_more_and_lose_nothing() {
     let plans = include_str!("../../../config/plans.toml")
-        .replacen("[metrics]", "[metrics]\nuser_units = { aggregation = \"sum\" }", 1)
+        .replacen(
+            "[metrics]",
+            "[metrics]\nuser_units = { aggregation = \"sum\" }",
+            1,
+        )
         .replace(
             "[plans.quotas]",
             "[plans.quotas]\nuser_units = { quota = 300, over_limit = \"hard\" }",
@@ -102,7 +108,10 @@ async fn killed_replicas_admit_no_more_and_lose_nothing() {
     };
     let mut replicas = [start(), start()];
     let bases = Arc::new(std::sync::Mutex::new(
-        replicas.iter().map(|replica| replica.base.clone()).collect::<Vec<_>>(),
+        replicas
+            .iter()
+            .map(|replica| replica.base.clone())
+            .collect::<Vec<_>>(),
     ));
     let (admitted, recorded) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let done = Arc::new(AtomicBool::new(false));
@@ -130,7 +139,10 @@ async fn killed_replicas_admit_no_more_and_lose_nothing() {
     for consumer in consumers {
         consumer.await.unwrap();
     }
-    let (admitted, recorded) = (admitted.load(Ordering::Relaxed), recorded.load(Ordering::Relaxed));
+    let (admitted, recorded) = (
+        admitted.load(Ordering::Relaxed),
+        recorded.load(Ordering::Relaxed),
+    );
     assert!(recorded > 0 && admitted > 0);
     // Each acknowledged id is there once, and nothing else was counted.
     let counted = |metric: &str| {

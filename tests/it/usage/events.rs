@@ -50,7 +50,10 @@ async fn an_event_counts_once_by_its_id() {
     let other = Tenant::of(&service, "Other").await;
     let theirs = other.post(&service, EVENTS, &first).await.ok();
     assert_eq!(theirs["status"], "recorded");
-    assert_eq!(other.usage(&service, "api_calls").await["usage"], json!(0.2501));
+    assert_eq!(
+        other.usage(&service, "api_calls").await["usage"],
+        json!(0.2501)
+    );
 }
 
 #[tokio::test]
@@ -86,7 +89,11 @@ async fn a_faulty_event_does_not_spoil_its_batch() {
                 format!("{id} {}", code.unwrap())
             })
             .collect();
-        let first = if answer["recorded"] == 2 { "recorded" } else { "duplicate" };
+        let first = if answer["recorded"] == 2 {
+            "recorded"
+        } else {
+            "duplicate"
+        };
         assert_eq!(
             told,
             [
@@ -114,8 +121,11 @@ async fn a_faulty_event_does_not_spoil_its_batch() {
 async fn bad_input_is_told_what_is_wrong_and_counts_nothing() {
     let (service, tenant) = tenant().await;
     let long = "1".repeat(25);
-    let raw = |quantity: &str| format!(r#"{{"id":"x","metric":"api_calls","quantity":{quantity}}}"#);
-    let many: Vec<Value> = (0..1_001).map(|n| event(&n.to_string(), "api_calls", 1)).collect();
+    let raw =
+        |quantity: &str| format!(r#"{{"id":"x","metric":"api_calls","quantity":{quantity}}}"#);
+    let many: Vec<Value> = (0..1_001)
+        .map(|n| event(&n.to_string(), "api_calls", 1))
+        .collect();
     for (body, status, code) in [
         (raw("-1"), 400, "invalid_quantity"),
         (raw("1e309"), 400, "invalid_quantity"),
@@ -124,7 +134,11 @@ async fn bad_input_is_told_what_is_wrong_and_counts_nothing() {
         (raw("\"ten\""), 400, "invalid_quantity"),
         (raw(&long), 400, "invalid_quantity"),
         (raw("0.00001"), 400, "invalid_quantity"),
-        (raw("1").replace("api_calls", "bananas"), 400, "unknown_metric"),
+        (
+            raw("1").replace("api_calls", "bananas"),
+            400,
+            "unknown_metric",
+        ),
         (raw("1").replace("\"x\"", "\"\""), 400, "invalid_id"),
         (raw("1").replace("\"x\"", "\"\\n\""), 400, "invalid_id"),
         ("[]".to_owned(), 400, "empty_batch"),
@@ -133,12 +147,14 @@ async fn bad_input_is_told_what_is_wrong_and_counts_nothing() {
         ("".to_owned(), 400, "invalid_json"),
         (json!(many).to_string(), 413, "batch_too_large"),
         (
-            r#"{"id":"x","metric":"api_calls","quantity":1,"occurredAt":"2026-11-23T10:00:00"}"#.to_owned(),
+            r#"{"id":"x","metric":"api_calls","quantity":1,"occurredAt":"2026-11-23T10:00:00"}"#
+                .to_owned(),
             400,
             "invalid_time",
         ),
         (
-            r#"{"id":"x","metric":"api_calls","quantity":1,"occurredAt":"9999-12-30T00:00:00Z"}"#.to_owned(),
+            r#"{"id":"x","metric":"api_calls","quantity":1,"occurredAt":"9999-12-30T00:00:00Z"}"#
+                .to_owned(),
             422,
             "occurred_in_future",
         ),
@@ -148,7 +164,9 @@ async fn bad_input_is_told_what_is_wrong_and_counts_nothing() {
             .await;
         assert_eq!(answer.problem(), (status, code), "{body:.200}");
     }
-    let text = tenant.post_raw(&service, EVENTS, "text/plain", raw("1")).await;
+    let text = tenant
+        .post_raw(&service, EVENTS, "text/plain", raw("1"))
+        .await;
     assert_eq!(text.problem(), (415, "unsupported_media_type"));
     assert_eq!(service.db.count("usage_events").await, 0);
     assert_eq!(service.db.count("usage_totals").await, 0);
@@ -165,7 +183,10 @@ async fn a_header_names_no_organization() {
         .header("x-tenant-id", other.to_string())
         .json(&event("a", "api_calls", 1));
     Answer::of(request.send().await.unwrap()).await.ok();
-    let owner = service.db.value("SELECT organization_id FROM usage_events").await;
+    let owner = service
+        .db
+        .value("SELECT organization_id FROM usage_events")
+        .await;
     assert_eq!(owner, tenant.organization.to_string());
 }
 
@@ -178,15 +199,28 @@ async fn cloud_events_are_counted_structured_and_batched() {
                "data": {"metric": "llm_tokens", "quantity": 7}})
     };
     let one = tenant
-        .post_raw(&service, EVENTS, "application/cloudevents+json", cloud("a").to_string())
+        .post_raw(
+            &service,
+            EVENTS,
+            "application/cloudevents+json",
+            cloud("a").to_string(),
+        )
         .await;
     assert_eq!(one.ok()["status"], "recorded");
     let batch = json!([cloud("b"), {"specversion": "0.3", "id": "c", "source": "/", "type": "t",
                                     "data": {"quantity": 1}}]);
     let kind = "application/cloudevents-batch+json; charset=utf-8";
-    let answer = tenant.post_raw(&service, EVENTS, kind, batch.to_string()).await.ok();
-    assert_eq!((&answer["recorded"], &answer["rejected"]), (&json!(1), &json!(1)));
-    let not_a_batch = tenant.post_raw(&service, EVENTS, kind, cloud("d").to_string()).await;
+    let answer = tenant
+        .post_raw(&service, EVENTS, kind, batch.to_string())
+        .await
+        .ok();
+    assert_eq!(
+        (&answer["recorded"], &answer["rejected"]),
+        (&json!(1), &json!(1))
+    );
+    let not_a_batch = tenant
+        .post_raw(&service, EVENTS, kind, cloud("d").to_string())
+        .await;
     assert_eq!(not_a_batch.problem(), (400, "invalid_batch"));
     assert_eq!(tenant.total(&service, "llm_tokens").await, "14");
 }
@@ -213,5 +247,10 @@ async fn a_batch_of_a_thousand_adds_up() {
     assert_eq!(tenant.total(&service, "llm_tokens").await, "499500.1");
     let usage = tenant.usage(&service, "llm_tokens").await;
     assert_eq!(usage["usage"], json!(499_500.1));
-    assert_eq!(service.metric("usage_events_total{result=\"recorded\"}").await, Some(1_000));
+    assert_eq!(
+        service
+            .metric("usage_events_total{result=\"recorded\"}")
+            .await,
+        Some(1_000)
+    );
 }

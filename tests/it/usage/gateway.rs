@@ -142,7 +142,10 @@ async fn a_call_is_forwarded_without_what_is_ours() {
     assert_eq!(seen["target"], "/agent?trace=1");
     assert_eq!(seen["body"], r#"{"agentId":"test","input":"test"}"#);
     let headers = &seen["headers"];
-    assert_eq!(headers["x-organization-id"], tenant.organization.to_string());
+    assert_eq!(
+        headers["x-organization-id"],
+        tenant.organization.to_string()
+    );
     assert_eq!(headers["traceparent"], "00-1");
     for ours in ["authorization", "cookie", "te"] {
         assert_eq!(headers[ours], Value::Null, "{ours}");
@@ -159,7 +162,13 @@ async fn what_failed_upstream_is_not_counted() {
     assert_eq!(settled(&service, &tenant, "agent_executions").await, "0");
     // Cut off half-way.
     let url = format!("{}/tools/break", service.base);
-    let cut = service.client.get(url).bearer_auth(&tenant.key).send().await.unwrap();
+    let cut = service
+        .client
+        .get(url)
+        .bearer_auth(&tenant.key)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(cut.status(), 200);
     assert!(cut.text().await.is_err());
     assert_eq!(settled(&service, &tenant, "api_calls").await, "0");
@@ -225,7 +234,10 @@ async fn a_call_over_a_hard_limit_never_reaches_the_upstream() {
         .set_quota(&service, "agent_executions", "1", Some(OverLimit::Hard))
         .await;
     tenant.execute(&service).await.ok();
-    assert_eq!(tenant.execute(&service).await.problem(), (402, "QUOTA_EXCEEDED"));
+    assert_eq!(
+        tenant.execute(&service).await.problem(),
+        (402, "QUOTA_EXCEEDED")
+    );
     assert_eq!(upstream.calls.load(Ordering::SeqCst), 1);
     // Nor does a path that climbs, nor a caller without a credential.
     let climbing = tenant.get(&service, "/tools/%2e%2e/admin").await;
@@ -253,7 +265,10 @@ async fn a_reservation_that_a_crash_left_behind_expires() {
         )
         .await;
     let usage = tenant.usage(&service, "agent_executions").await;
-    assert_eq!((&usage["usage"], &usage["reserved"]), (&json!(6), &json!(5)));
+    assert_eq!(
+        (&usage["usage"], &usage["reserved"]),
+        (&json!(6), &json!(5))
+    );
     // The sweep of another replica finds it when that starts.
     let _other = TestService::beside_with(&service, Options::default()).await;
     assert_eq!(settled(&service, &tenant, "agent_executions").await, "1");
@@ -268,7 +283,10 @@ async fn a_proxy_asks_by_query_or_headers() {
     let by_query = tenant
         .get(&service, "/api/enforce?metric=api_calls&amount=2")
         .await;
-    assert_eq!((by_query.status, by_query.header("x-quota-usage")), (200, "2"));
+    assert_eq!(
+        (by_query.status, by_query.header("x-quota-usage")),
+        (200, "2")
+    );
     let by_header = service
         .get("/api/enforce")
         .bearer_auth(&tenant.key)

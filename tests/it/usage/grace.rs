@@ -11,7 +11,9 @@ use crate::support::{TestService, events};
 async fn limited() -> (TestService, Tenant) {
     let service = TestService::start().await;
     let tenant = Tenant::of(&service, "Limited").await;
-    tenant.set_quota(&service, "agent_executions", "3", None).await;
+    tenant
+        .set_quota(&service, "agent_executions", "3", None)
+        .await;
     for _ in 0..3 {
         let answer = tenant.execute(&service).await;
         assert_eq!(answer.header("x-quota-warning"), "");
@@ -48,11 +50,24 @@ async fn the_guides_call_warns_then_refuses_then_passes_after_an_upgrade() {
     assert_eq!(denied.problem(), (402, "QUOTA_EXCEEDED_GRACE_EXPIRED"));
     let body = &denied.body;
     assert_eq!(
-        [&body["metric"], &body["usage"], &body["quota"], &body["gracePeriodExpired"]],
-        [&json!("agent_executions"), &json!(4), &json!(3), &json!(true)]
+        [
+            &body["metric"],
+            &body["usage"],
+            &body["quota"],
+            &body["gracePeriodExpired"]
+        ],
+        [
+            &json!("agent_executions"),
+            &json!(4),
+            &json!(3),
+            &json!(true)
+        ]
     );
     assert_eq!(tenant.execute(&service).await.status, 402);
-    let listed = tenant.get(&service, "/api/billing/grace-periods").await.ok();
+    let listed = tenant
+        .get(&service, "/api/billing/grace-periods")
+        .await
+        .ok();
     assert_eq!(listed["data"][0]["endReason"], "expired");
     assert_eq!(service.db.count("grace_periods").await, 1);
     assert_eq!(service.metric("grace_periods_expired_total").await, Some(1));
@@ -65,9 +80,16 @@ async fn the_guides_call_warns_then_refuses_then_passes_after_an_upgrade() {
             tenant.organization
         ))
         .await;
-    tenant.set_quota(&service, "agent_executions", "plan", None).await;
+    tenant
+        .set_quota(&service, "agent_executions", "plan", None)
+        .await;
     let subscription = events::subscription("sub_up", "cus_up", "active", "standard");
-    let event = events::event("evt_up", "customer.subscription.created", 1_700_000_000, subscription);
+    let event = events::event(
+        "evt_up",
+        "customer.subscription.created",
+        1_700_000_000,
+        subscription,
+    );
     service.deliver(&event).await;
     service.settle().await;
     tenant.execute(&service).await.ok();
@@ -77,14 +99,27 @@ async fn the_guides_call_warns_then_refuses_then_passes_after_an_upgrade() {
 async fn a_higher_quota_that_covers_the_usage_ends_it_at_once() {
     let (service, tenant) = limited().await;
     tenant.execute(&service).await.ok();
-    tenant.set_quota(&service, "agent_executions", "10", None).await;
-    let listed = tenant.get(&service, "/api/billing/grace-periods").await.ok();
+    tenant
+        .set_quota(&service, "agent_executions", "10", None)
+        .await;
+    let listed = tenant
+        .get(&service, "/api/billing/grace-periods")
+        .await
+        .ok();
     assert_eq!(listed["data"][0]["endReason"], "quota_raised");
-    assert_eq!(service.metric("grace_periods_converted_total").await, Some(1));
+    assert_eq!(
+        service.metric("grace_periods_converted_total").await,
+        Some(1)
+    );
     assert_eq!(tenant.execute(&service).await.header("x-quota-warning"), "");
     // Lowered again, the same grace period goes on: there is no second one.
-    tenant.set_quota(&service, "agent_executions", "3", None).await;
-    assert_eq!(tenant.execute(&service).await.header("x-quota-warning"), "true");
+    tenant
+        .set_quota(&service, "agent_executions", "3", None)
+        .await;
+    assert_eq!(
+        tenant.execute(&service).await.header("x-quota-warning"),
+        "true"
+    );
     expire(&service).await;
     assert_eq!(tenant.execute(&service).await.status, 402);
     assert_eq!(service.db.count("grace_periods").await, 1);
@@ -94,9 +129,15 @@ async fn a_higher_quota_that_covers_the_usage_ends_it_at_once() {
 async fn an_upgrade_ends_it_and_says_so() {
     let (service, tenant) = limited().await;
     tenant.execute(&service).await.ok();
-    tenant.set_quota(&service, "agent_executions", "plan", None).await;
     tenant
-        .post(&service, EVENTS, &json!({"id": "x", "metric": "agent_executions", "quantity": 200}))
+        .set_quota(&service, "agent_executions", "plan", None)
+        .await;
+    tenant
+        .post(
+            &service,
+            EVENTS,
+            &json!({"id": "x", "metric": "agent_executions", "quantity": 200}),
+        )
         .await
         .ok();
     service
@@ -108,10 +149,18 @@ async fn an_upgrade_ends_it_and_says_so() {
         ))
         .await;
     let subscription = events::subscription("sub_up", "cus_up", "active", "standard");
-    let event = events::event("evt_up", "customer.subscription.created", 1_700_000_000, subscription);
+    let event = events::event(
+        "evt_up",
+        "customer.subscription.created",
+        1_700_000_000,
+        subscription,
+    );
     service.deliver(&event).await;
     service.settle().await;
-    let listed = tenant.get(&service, "/api/billing/grace-periods?active=false").await.ok();
+    let listed = tenant
+        .get(&service, "/api/billing/grace-periods?active=false")
+        .await
+        .ok();
     assert_eq!(listed["data"][0]["endReason"], "upgraded");
     let audited = service
         .db
@@ -137,8 +186,16 @@ async fn a_new_billing_period_starts_anew() {
     let fresh = tenant.execute(&service).await;
     assert_eq!(fresh.header("x-quota-usage"), "1");
     assert_eq!(fresh.header("x-quota-warning"), "");
-    assert_eq!(grace_periods::sweep(&service.db.service_pool()).await.unwrap(), 1);
-    let reason = service.db.value("SELECT end_reason FROM grace_periods").await;
+    assert_eq!(
+        grace_periods::sweep(&service.db.service_pool())
+            .await
+            .unwrap(),
+        1
+    );
+    let reason = service
+        .db
+        .value("SELECT end_reason FROM grace_periods")
+        .await;
     assert_eq!(reason, "period_ended");
 }
 
@@ -156,7 +213,10 @@ async fn it_expires_once_however_many_look() {
         .sum();
     assert_eq!(ended, 1);
     assert_eq!(tenant.execute(&service).await.status, 402);
-    let audited = service.db.count("billing_audit_log WHERE action = 'grace_period_ended'").await;
+    let audited = service
+        .db
+        .count("billing_audit_log WHERE action = 'grace_period_ended'")
+        .await;
     assert_eq!(audited, 1);
 }
 
@@ -211,9 +271,16 @@ async fn the_guides_clean_up_removes_what_ended_long_ago() {
     }
     let ran = cleanup("30");
     assert_eq!(ran.status, 0, "{}", ran.stderr);
-    assert!(ran.stderr.contains("Grace period cleanup completed"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("Grace period cleanup completed"),
+        "{}",
+        ran.stderr
+    );
     assert!(ran.stderr.contains("\"cleaned\":2"), "{}", ran.stderr);
     assert_eq!(service.db.count("grace_periods").await, 2);
-    let listed = run(&mut program_on(&service.db, &["grace-periods", "list", "--active", "--json"]));
+    let listed = run(&mut program_on(
+        &service.db,
+        &["grace-periods", "list", "--active", "--json"],
+    ));
     assert_eq!(listed.json().as_array().unwrap().len(), 1);
 }

@@ -29,7 +29,10 @@ impl Nginx {
         drop((front, product));
         // As docs/usage.md has it.
         let config = include_str!("../../../docs/examples/nginx.conf")
-            .replace("127.0.0.1:8080", service.base.strip_prefix("http://").unwrap())
+            .replace(
+                "127.0.0.1:8080",
+                service.base.strip_prefix("http://").unwrap(),
+            )
             .replace("127.0.0.1:9000", &upstream.to_string())
             .replace("listen 8000", &format!("listen {address}"))
             .replace("vck_…", key);
@@ -46,10 +49,14 @@ impl Nginx {
             .unwrap()
             .write_all(main.as_bytes())
             .unwrap();
-        let program = ["/usr/sbin/nginx", "/usr/local/bin/nginx", "/opt/homebrew/bin/nginx"]
-            .into_iter()
-            .find(|path| std::path::Path::new(path).exists())
-            .expect("nginx is installed: run scripts/setup test");
+        let program = [
+            "/usr/sbin/nginx",
+            "/usr/local/bin/nginx",
+            "/opt/homebrew/bin/nginx",
+        ]
+        .into_iter()
+        .find(|path| std::path::Path::new(path).exists())
+        .expect("nginx is installed: run scripts/setup test");
         let child = Command::new(program)
             .arg("-c")
             .arg(&path)
@@ -95,13 +102,19 @@ async fn nginx_asks_and_obeys() {
     assert_eq!(served.header("x-quota-remaining"), "999");
     tenant.set_quota(&service, "api_calls", "1", None).await;
     let warned = call().await;
-    assert_eq!((warned.status, warned.header("x-quota-warning")), (200, "true"));
+    assert_eq!(
+        (warned.status, warned.header("x-quota-warning")),
+        (200, "true")
+    );
     assert!(!warned.header("x-grace-period-expires").is_empty());
     tenant
         .set_quota(&service, "api_calls", "1", Some(OverLimit::Hard))
         .await;
     let refused = call().await;
-    assert_eq!((refused.status, refused.header("x-quota-limit")), (402, "1"));
+    assert_eq!(
+        (refused.status, refused.header("x-quota-limit")),
+        (402, "1")
+    );
 }
 
 #[tokio::test]
@@ -109,7 +122,9 @@ async fn the_tower_layer_asks_and_obeys() {
     let service = TestService::start().await;
     let tenant = Tenant::of(&service, "Behind tower").await;
     let call = |enforcement: Enforcement, key: Option<String>| async move {
-        let layer = PlanEnforcement::new(enforcement, move |_: &axum::http::request::Parts| key.clone());
+        let layer = PlanEnforcement::new(enforcement, move |_: &axum::http::request::Parts| {
+            key.clone()
+        });
         let inner = tower::service_fn(async |_: Request<Body>| {
             Ok::<_, std::convert::Infallible>(axum::http::Response::new(Body::from("served")))
         });
@@ -125,7 +140,10 @@ async fn the_tower_layer_asks_and_obeys() {
         .await;
     let refused = call(asking(&service.base), Some(tenant.key.clone())).await;
     assert_eq!(refused.status(), StatusCode::PAYMENT_REQUIRED);
-    assert_eq!(refused.headers()["content-type"], "application/problem+json");
+    assert_eq!(
+        refused.headers()["content-type"],
+        "application/problem+json"
+    );
     let unknown = call(asking(&service.base), None).await;
     assert_eq!(unknown.status(), StatusCode::UNAUTHORIZED);
     let nobody = "http://127.0.0.1:9";

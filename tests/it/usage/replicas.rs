@@ -10,7 +10,9 @@ use crate::support::TestService;
 /// `VCB_CONSUMERS` for a longer run.
 fn consumers() -> usize {
     let given = std::env::var("VCB_CONSUMERS").ok();
-    given.map_or(1_500, |text| text.parse().expect("VCB_CONSUMERS is a number"))
+    given.map_or(1_500, |text| {
+        text.parse().expect("VCB_CONSUMERS is a number")
+    })
 }
 
 async fn replicas(count: usize) -> Vec<TestService> {
@@ -29,7 +31,12 @@ async fn a_hard_limit_holds_over_eight_replicas() {
     let tenant = Tenant::of(&replicas[0], "Crowded").await;
     let limit = consumers() / 2;
     tenant
-        .set_quota(&replicas[0], "api_calls", &limit.to_string(), Some(OverLimit::Hard))
+        .set_quota(
+            &replicas[0],
+            "api_calls",
+            &limit.to_string(),
+            Some(OverLimit::Hard),
+        )
         .await;
     let calls = (0..consumers()).map(|n| tenant.consume(&replicas[n % 8], "api_calls", 1));
     let mut admitted = 0;
@@ -41,8 +48,14 @@ async fn a_hard_limit_holds_over_eight_replicas() {
         }
     }
     assert_eq!(admitted, limit);
-    assert_eq!(tenant.total(&replicas[0], "api_calls").await, limit.to_string());
-    let events = replicas[0].db.value("SELECT trim_scale(sum(quantity)) FROM usage_events").await;
+    assert_eq!(
+        tenant.total(&replicas[0], "api_calls").await,
+        limit.to_string()
+    );
+    let events = replicas[0]
+        .db
+        .value("SELECT trim_scale(sum(quantity)) FROM usage_events")
+        .await;
     assert_eq!(events, limit.to_string());
 }
 
@@ -92,7 +105,10 @@ async fn one_id_counts_once_wherever_it_arrives() {
         async move { tenant.post(replica, CHECK, &body).await }
     });
     for answer in join_in_parts(torn).await {
-        assert!(matches!(answer.problem(), (200, _) | (409, "event_id_reused")), "{answer:?}");
+        assert!(
+            matches!(answer.problem(), (200, _) | (409, "event_id_reused")),
+            "{answer:?}"
+        );
     }
     let sums = "SELECT count(*) FROM usage_totals t WHERE total <> (SELECT sum(quantity) FROM usage_events e
                  WHERE e.organization_id = t.organization_id AND e.metric = t.metric)";

@@ -63,19 +63,31 @@ impl Billed {
         let meters = self.world.stripe.get("/v1/billing/meters", &[]).await;
         let name = plans::meter_event_name(metric);
         let meters = meters["data"].as_array().unwrap();
-        let meter = meters.iter().find(|meter| meter["event_name"] == name.as_str());
+        let meter = meters
+            .iter()
+            .find(|meter| meter["event_name"] == name.as_str());
         let customer = self
             .service()
             .db
             .value("SELECT stripe_customer_id FROM billing_customers")
             .await;
-        let path = format!("/v1/billing/meters/{}/event_summaries", meter.unwrap()["id"].as_str().unwrap());
+        let path = format!(
+            "/v1/billing/meters/{}/event_summaries",
+            meter.unwrap()["id"].as_str().unwrap()
+        );
         let now = Timestamp::now().as_second() / 60 * 60;
         let (from, to) = ((now - 86_400).to_string(), (now + 3_600).to_string());
         let summaries = self
             .world
             .stripe
-            .get(&path, &[("customer", &customer), ("start_time", &from), ("end_time", &to)])
+            .get(
+                &path,
+                &[
+                    ("customer", &customer),
+                    ("start_time", &from),
+                    ("end_time", &to),
+                ],
+            )
             .await;
         summaries["data"][0]["aggregated_value"].clone()
     }
@@ -129,7 +141,9 @@ async fn a_report_whose_answer_was_lost_is_told_once() {
     billed
         .service()
         .db
-        .execute("UPDATE usage_reports SET sent_at = NULL, attempted_at = now() - interval '25 hours'")
+        .execute(
+            "UPDATE usage_reports SET sent_at = NULL, attempted_at = now() - interval '25 hours'",
+        )
         .await;
     let doubtful = billed.report(now).await;
     assert_eq!((doubtful.sent, doubtful.doubtful), (0, 1));
@@ -152,8 +166,14 @@ async fn overage_is_in_the_upcoming_invoice() {
     let billed = Billed::start().await;
     billed.record("a", "agent_executions", "5003").await;
     billed.report(Timestamp::now()).await;
-    let usage = billed.tenant.usage(billed.service(), "agent_executions").await;
-    assert_eq!((&usage["overage"], &usage["overageAmount"]), (&json!(3), &json!(30)));
+    let usage = billed
+        .tenant
+        .usage(billed.service(), "agent_executions")
+        .await;
+    assert_eq!(
+        (&usage["overage"], &usage["overageAmount"]),
+        (&json!(3), &json!(30))
+    );
     let upcoming = billed.tenant.get(billed.service(), UPCOMING).await.ok();
     assert_eq!(upcoming["overages"][0]["overageAmount"], 30);
     assert_eq!(upcoming["totalAmount"], 9_930);

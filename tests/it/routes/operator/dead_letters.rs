@@ -3,6 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
+use valuecanvas_billing::audit;
 
 use super::{Desk, problem};
 
@@ -64,6 +65,10 @@ async fn a_replay_runs_the_handler_and_takes_the_letter_away_only_when_it_succee
     let replayed = ["webhook_event_replayed evt_1"];
     assert_eq!(desk.entries(Uuid::nil()).await, replayed);
     assert_eq!(desk.entries(organization).await, replayed);
+    // The operators' chain is one like all others.
+    let mut conn = desk.service.db.pool.acquire().await.unwrap();
+    let report = audit::verify(&mut conn, None).await.unwrap();
+    assert!(report.breaks.is_empty(), "{:?}", report.breaks);
 }
 
 #[tokio::test]
