@@ -5,9 +5,10 @@ use std::process::Stdio;
 
 use serde::Serialize;
 use sqlx::postgres::PgConnectOptions;
+use tokio::io::AsyncWriteExt as _;
 
 use super::archive::{checksum, read_back};
-use super::tools::Target;
+use super::tools::{Target, plain};
 use super::{BackupError, Manifest, store};
 use crate::audit;
 use crate::db;
@@ -54,20 +55,34 @@ pub async fn restore(
         return Err(BackupError::NotEmpty(tables));
     }
     store::make_roles(&mut conn).await?;
-    let ran = Target::new(url)
+    let contents = contents(file, &store::schemas(&mut conn).await?).await?;
+    let mut child = Target::new(url)
         .command("pg_restore")?
         .args(["--single-transaction", "--exit-on-error"])
+        .arg("--use-list=/dev/stdin")
         .arg(file)
+        .stdin(Stdio::piped())
         .stdout(Stdio::null())
-        .output()
-        .await
+        .stderr(Stdio::piped())
+        .spawn()
         .map_err(|_| BackupError::NoTool("pg_restore"))?;
+    let mut list = child.stdin.take().expect("it is piped");
+    let failed = |error: std::io::Error| BackupError::Tool {
+        tool: "pg_restore",
+        said: error.to_string(),
+    };
+    let (told, ran) = tokio::join!(
+        async move { list.write_all(contents.as_bytes()).await },
+        child.wait_with_output()
+    );
+    let ran = ran.map_err(failed)?;
     if !ran.status.success() {
         return Err(BackupError::Tool {
             tool: "pg_restore",
             said: String::from_utf8_lossy(&ran.stderr).trim().to_owned(),
         });
     }
+    told.map_err(failed)?;
     let rows = store::counts(&mut conn).await?;
     if let Some(manifest) = &manifest
         && manifest.rows != rows
@@ -104,4 +119,30 @@ pub async fn restore(
         entries: report.entries,
         counted: manifest.is_some(),
     })
+}
+
+/// What pg_restore is to take from `file`: all but the schemas that every
+/// database has, or this one has already.
+async fn contents(file: &Path, there: &[String]) -> Result<String, BackupError> {
+    let listed = plain("pg_restore")?
+        .arg("--list")
+        .arg(file)
+        .output()
+        .await
+        .map_err(|_| BackupError::NoTool("pg_restore"))?;
+    if !listed.status.success() {
+        return Err(BackupError::Tool {
+            tool: "pg_restore",
+            said: String::from_utf8_lossy(&listed.stderr).trim().to_owned(),
+        });
+    }
+    // An entry: `5; 2615 2200 SCHEMA - public pg_database_owner`.
+    let is_there = |line: &&str| {
+        let named = line.split_once(" SCHEMA - ").map(|(_, rest)| rest);
+        let schema = named.and_then(|rest| rest.split(' ').next());
+        schema.is_some_and(|schema| there.iter().any(|name| name == schema))
+    };
+    let list = String::from_utf8_lossy(&listed.stdout);
+    let kept: Vec<&str> = list.lines().filter(|line| !is_there(line)).collect();
+    Ok(kept.join("\n") + "\n")
 }

@@ -45,6 +45,13 @@ pub async fn tables(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
     .await
 }
 
+/// The schemas that the database has.
+pub async fn schemas(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar("SELECT nspname::text FROM pg_namespace")
+        .fetch_all(conn)
+        .await
+}
+
 /// Makes the roles that a backup's grants name: they belong to the cluster, and
 /// are in no backup.
 pub async fn make_roles(conn: &mut PgConnection) -> Result<(), sqlx::Error> {

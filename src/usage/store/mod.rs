@@ -1,0 +1,292 @@
+//! The ledger's SQL: what is read here, what is written in [`write`].
+
+mod write;
+
+use std::collections::{BTreeMap, HashMap};
+
+use billing_domain::grace_period::GracePeriod;
+use billing_domain::period::{Cadence, Period};
+use billing_domain::quota::{Limit, OverLimit};
+use billing_domain::usage_period::Subscribed;
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx as _;
+use rust_decimal::Decimal;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::NewEvent;
+use super::account::{Account, Grace, Tally};
+use super::ledger::{Reservation, Rules};
+use crate::plans::{Aggregation, Catalogue};
+
+pub use write::{Writes, write};
+
+/// Where accounts are told apart and locked: an organization and a metric.
+type Key = (Uuid, String);
+
+/// A reservation's share.
+#[derive(Debug, Clone, Copy)]
+pub struct Held {
+    pub period_start: i64,
+    pub quantity: Decimal,
+    pub reserved_at: Timestamp,
+}
+
+fn columns(keys: &[Key]) -> (Vec<Uuid>, Vec<&str>) {
+    keys.iter()
+        .map(|(organization, metric)| (*organization, metric.as_str()))
+        .unzip()
+}
+
+/// Locks the accounts, in one order everywhere: whoever holds an account's
+/// quota is the only one who counts in it.
+pub async fn lock(conn: &mut PgConnection, keys: &[Key]) -> Result<(), sqlx::Error> {
+    let (organizations, metrics) = columns(keys);
+    sqlx::query!(
+        r#"SELECT 1 AS "locked!" FROM usage_quotas
+            WHERE (organization_id, metric) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))
+            ORDER BY organization_id, metric FOR NO KEY UPDATE"#,
+        &organizations,
+        &metrics as &[&str]
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(())
+}
+
+/// What the accounts are, those of `keys` in their order. Periods that ended
+/// too long ago for late usage are left out.
+pub async fn read(
+    conn: &mut PgConnection,
+    keys: &[Key],
+    rules: &Rules,
+) -> Result<Vec<Account>, sqlx::Error> {
+    let (organizations, metrics) = columns(keys);
+    let rows = sqlx::query!(
+        r#"SELECT k.n AS "n!", statement_timestamp() AS "now!",
+                  coalesce(v.unlimited, q.unlimited) AS unlimited,
+                  CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END AS quota,
+                  coalesce(v.over_limit, q.over_limit) AS over_limit, q.overage_rate,
+                  s.plan_tier, s.current_period_start AS "current_start?",
+                  s.current_period_end AS "current_end?", s.billing_cycle_anchor AS "anchor?",
+                  s.stripe_created_at AS "created?", s.ends AS "ends?",
+                  t.period_start AS "period_start?", t.period_end AS "period_end?",
+                  t.total AS "total?", t.reserved AS "reserved?", t.events AS "events?",
+                  t.last_at AS "last_at?", t.last_event_id AS "last_event_id?",
+                  t.alerted AS "alerted?",
+                  g.started_at AS "grace_start?", g.expires_at AS "grace_expires?",
+                  g.ended_at IS NOT NULL AS "grace_ended!"
+             FROM unnest($1::uuid[], $2::text[])
+                  WITH ORDINALITY AS k(organization_id, metric, n)
+             LEFT JOIN usage_quotas q
+               ON q.organization_id = k.organization_id AND q.metric = k.metric
+             LEFT JOIN usage_quota_overrides v
+               ON v.organization_id = q.organization_id AND v.metric = q.metric
+             LEFT JOIN LATERAL (
+               SELECT s.plan_tier, s.current_period_start, s.current_period_end,
+                      s.billing_cycle_anchor, s.stripe_created_at,
+                      CASE WHEN s.cancel_at_period_end THEN s.current_period_end
+                           ELSE s.cancel_at END AS ends
+                 FROM billing_subscriptions s
+                WHERE s.organization_id = k.organization_id
+                  AND s.status IN ('active', 'trialing', 'past_due')
+                ORDER BY s.plan_tier IS NOT DISTINCT FROM q.plan_tier DESC,
+                         s.stripe_created_at DESC NULLS LAST, s.stripe_subscription_id DESC
+                LIMIT 1) s ON true
+             LEFT JOIN usage_totals t
+               ON t.organization_id = k.organization_id AND t.metric = k.metric
+              AND t.period_end > statement_timestamp() - interval '2 hours'
+             LEFT JOIN grace_periods g
+               ON g.organization_id = t.organization_id AND g.metric = t.metric
+              AND g.period_start = t.period_start"#,
+        &organizations,
+        &metrics as &[&str]
+    )
+    .fetch_all(conn)
+    .await?;
+    let mut accounts: Vec<Account> = keys
+        .iter()
+        .map(|(_, metric)| Account {
+            aggregation: rules
+                .catalogue
+                .metric(metric)
+                .map_or(Aggregation::Sum, |metric| metric.aggregation),
+            grace_hours: rules.grace_hours,
+            limit: None,
+            overage_rate: None,
+            subscribed: None,
+            now: Timestamp::UNIX_EPOCH,
+            tallies: BTreeMap::new(),
+        })
+        .collect();
+    for row in rows {
+        let index = usize::try_from(row.n - 1).unwrap_or_default();
+        let Some(account) = accounts.get_mut(index) else {
+            continue;
+        };
+        account.now = row.now.to_jiff();
+        account.limit = row
+            .over_limit
+            .as_deref()
+            .and_then(OverLimit::named)
+            .map(|over_limit| Limit {
+                quota: row.quota,
+                over_limit,
+            });
+        let billed = account
+            .limit
+            .is_some_and(|limit| limit.over_limit == OverLimit::Overage && limit.quota.is_some());
+        account.overage_rate = row.overage_rate.filter(|_| billed);
+        let period = row.current_start.zip(row.current_end);
+        account.subscribed = period.and_then(|(start, end)| {
+            let period = Period::new(start.to_jiff(), end.to_jiff()).ok()?;
+            let secs = |at: Option<jiff_sqlx::Timestamp>| at.map(|at| at.to_jiff().as_second());
+            Some(Subscribed {
+                period,
+                anchor_secs: secs(row.anchor).unwrap_or(period.start_secs()),
+                cadence: cadence(&rules.catalogue, row.plan_tier.as_deref()),
+                created_secs: secs(row.created).unwrap_or(period.start_secs()),
+                ends_secs: secs(row.ends),
+            })
+        });
+        let (Some(start), Some(end)) = (row.period_start, row.period_end) else {
+            continue;
+        };
+        let Ok(period) = Period::new(start.to_jiff(), end.to_jiff()) else {
+            continue;
+        };
+        let grace = row.grace_start.zip(row.grace_expires);
+        let last = row.last_at.zip(row.last_event_id);
+        let tally = Tally {
+            total: row.total.unwrap_or_default(),
+            reserved: row.reserved.unwrap_or_default(),
+            events: row.events.unwrap_or_default(),
+            last: last.map(|(at, id)| (at.to_jiff(), id)),
+            alerted: row
+                .alerted
+                .and_then(|percent| percent.try_into().ok())
+                .unwrap_or_default(),
+            grace: grace.map(|(started_at, expires_at)| Grace {
+                period: GracePeriod {
+                    started_at: started_at.to_jiff(),
+                    expires_at: expires_at.to_jiff(),
+                },
+                ended: row.grace_ended,
+                change: None,
+            }),
+            ..Tally::new(period)
+        };
+        account.tallies.insert(period.start_secs(), tally);
+    }
+    Ok(accounts)
+}
+
+/// How often a plan is charged.
+pub fn cadence(catalogue: &Catalogue, tier: Option<&str>) -> Cadence {
+    tier.and_then(|tier| catalogue.plan(tier))
+        .map_or(Cadence::MONTHLY, |plan| plan.price.interval.cadence())
+}
+
+/// The ids of `events` that were there, each with those of them that have the
+/// same content.
+pub async fn known(
+    conn: &mut PgConnection,
+    events: &[(Uuid, NewEvent)],
+) -> Result<HashMap<(Uuid, String), Vec<NewEvent>>, sqlx::Error> {
+    let organizations: Vec<Uuid> = events
+        .iter()
+        .map(|(organization, _)| *organization)
+        .collect();
+    let ids: Vec<&str> = events.iter().map(|(_, event)| event.id.as_str()).collect();
+    let metrics: Vec<&str> = events
+        .iter()
+        .map(|(_, event)| event.metric.as_str())
+        .collect();
+    let quantities: Vec<Decimal> = events.iter().map(|(_, event)| event.quantity).collect();
+    let times: Vec<Option<jiff_sqlx::Timestamp>> = events
+        .iter()
+        .map(|(_, event)| event.occurred_at.map(|at| at.to_sqlx()))
+        .collect();
+    let metadata: Vec<Option<&str>> = events
+        .iter()
+        .map(|(_, event)| event.metadata.as_deref())
+        .collect();
+    let rows = sqlx::query!(
+        r#"SELECT k.n AS "n!",
+                  (e.metric = k.metric AND e.quantity = k.quantity
+                   AND e.occurred_at IS NOT DISTINCT FROM k.occurred_at
+                   AND e.metadata IS NOT DISTINCT FROM k.metadata::jsonb) AS "same!"
+             FROM unnest($1::uuid[], $2::text[], $3::text[], $4::numeric[], $5::timestamptz[],
+                         $6::text[]) WITH ORDINALITY
+               AS k(organization_id, id, metric, quantity, occurred_at, metadata, n)
+             JOIN usage_events e ON e.organization_id = k.organization_id AND e.event_id = k.id"#,
+        &organizations,
+        &ids as &[&str],
+        &metrics as &[&str],
+        &quantities,
+        &times as _,
+        &metadata as &[Option<&str>]
+    )
+    .fetch_all(conn)
+    .await?;
+    let mut known = HashMap::<(Uuid, String), Vec<NewEvent>>::new();
+    for row in rows {
+        let index = usize::try_from(row.n - 1).unwrap_or_default();
+        let Some((organization_id, event)) = events.get(index) else {
+            continue;
+        };
+        let same = known
+            .entry((*organization_id, event.id.clone()))
+            .or_default();
+        if row.same {
+            same.push(event.clone());
+        }
+    }
+    Ok(known)
+}
+
+/// Takes reservations away; those that are not there any more are left out.
+pub async fn take_reservations(
+    conn: &mut PgConnection,
+    organizations: &[Uuid],
+    ids: &[Uuid],
+) -> Result<HashMap<Uuid, Held>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "DELETE FROM usage_reservations r USING unnest($1::uuid[], $2::uuid[]) AS k(organization_id, id)
+          WHERE r.organization_id = k.organization_id AND r.id = k.id
+         RETURNING r.id, r.period_start, r.quantity, r.reserved_at",
+        organizations,
+        ids
+    )
+    .fetch_all(conn)
+    .await?;
+    let held = rows.into_iter().map(|row| {
+        let held = Held {
+            period_start: row.period_start.to_jiff().as_second(),
+            quantity: row.quantity,
+            reserved_at: row.reserved_at.to_jiff(),
+        };
+        (row.id, held)
+    });
+    Ok(held.collect())
+}
+
+/// Reservations whose time is over.
+pub async fn expired(conn: &mut PgConnection, limit: i64) -> Result<Vec<Reservation>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "SELECT organization_id, id, metric, quantity FROM usage_reservations
+          WHERE expires_at <= now() ORDER BY expires_at LIMIT $1",
+        limit
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Reservation {
+            organization_id: row.organization_id,
+            id: row.id,
+            metric: row.metric,
+            quantity: row.quantity,
+        })
+        .collect())
+}
