@@ -50,7 +50,8 @@ impl Visitor<'_> for Whole {
         // A float says integers below 2^53 exactly.
         const EXACT: f64 = 9_007_199_254_740_992.0;
         if number.fract() == 0.0 && (0.0..EXACT).contains(&number) {
-            return format!("{number:.0}").parse().map_err(E::custom);
+            // -0.0 is a zero, too.
+            return format!("{:.0}", number.abs()).parse().map_err(E::custom);
         }
         Err(E::invalid_value(Unexpected::Float(number), &self))
     }

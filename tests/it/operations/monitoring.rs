@@ -102,7 +102,8 @@ impl Prometheus {
         let url = format!("{}/api/v1/query", self.base);
         let answer = client.get(url).query(&[("query", expression)]).send().await;
         match answer {
-            Ok(answer) => answer.json().await.unwrap(),
+            // While it starts it answers in words.
+            Ok(answer) => answer.json().await.unwrap_or_default(),
             Err(_) => Value::Null,
         }
     }
