@@ -269,6 +269,13 @@ async fn inspect_login(conn: &mut PgConnection) -> Result<Login, DatabaseError> 
     })
 }
 
+/// The database's clock, in seconds since 1970.
+pub async fn clock_secs(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(r#"SELECT extract(epoch FROM clock_timestamp())::bigint AS "secs!""#)
+        .fetch_one(conn)
+        .await
+}
+
 /// Whether the error says that the database itself is gone, rather than that
 /// it refused a statement.
 pub fn is_outage(error: &sqlx::Error) -> bool {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use jiff::Timestamp;
 
 use super::Failure;
 use super::output::{Format, say};
@@ -10,6 +11,7 @@ use crate::app::Database;
 use crate::backup::{self, BackupError};
 use crate::config::GlobalArgs;
 use crate::db;
+use crate::jobs::{self, PushGateway};
 
 /// Write a backup, and read it back.
 #[derive(Debug, Args)]
@@ -18,6 +20,9 @@ pub struct Backup {
     /// its checksum and the number of rows.
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// A Pushgateway for the time of the last backup.
+    #[arg(long, env = "PUSHGATEWAY_URL")]
+    pushgateway_url: Option<String>,
     #[command(flatten)]
     format: Format,
 }
@@ -41,8 +46,17 @@ fn owner_url(database: &Database, global: &GlobalArgs) -> Option<String> {
 
 impl Backup {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        let gateway = PushGateway::given(self.pushgateway_url.as_deref())?;
         let database = Database::locate(&global.database()?).await?;
+        let started_at = Timestamp::now();
         let result = self.run_on(&database, global).await;
+        if result.is_ok() {
+            let pool = db::pool(database.service.clone(), 1);
+            // The backup is there, whoever remembers it.
+            if let Err(error) = jobs::backup::done(&pool, gateway.as_ref(), started_at).await {
+                tracing::warn!(%error, "the database cannot remember that it was backed up");
+            }
+        }
         database.close().await;
         result
     }

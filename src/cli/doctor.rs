@@ -1,13 +1,17 @@
 //! `doctor`
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use clap::Args;
+use reqwest::Url;
 
 use super::Failure;
 use super::output::Format;
 use crate::app::Database;
-use crate::config::{GlobalArgs, StripeArgs};
+use crate::config::{self, GlobalArgs, StripeArgs};
 use crate::db;
-use crate::doctor::{self, Check, Verdict};
+use crate::doctor::{self, Check, Leniency, Service, Verdict};
+use crate::outbound;
 use crate::plans::Catalogue;
 use crate::stripe::client::Client;
 
@@ -15,6 +19,13 @@ use crate::stripe::client::Client;
 pub struct Doctor {
     #[command(flatten)]
     stripe: StripeArgs,
+    /// Where the running service is reached, by the way that Stripe takes;
+    /// unset: LISTEN_ADDR.
+    #[arg(long, value_name = "URL")]
+    url: Option<Url>,
+    /// Where the service listens on this host.
+    #[arg(long, env = "LISTEN_ADDR", default_value = "127.0.0.1:8080")]
+    listen_addr: String,
     #[command(flatten)]
     format: Format,
 }
@@ -30,10 +41,22 @@ impl Doctor {
             .map(|api| Client::new(api.base, api.key, api.patience))
             .transpose()
             .map_err(|error| Failure::failed(error.to_string()))?;
+        let service = self.service()?;
+        let caller =
+            outbound::direct_client().map_err(|error| Failure::failed(error.to_string()))?;
         // It looks, and migrates nothing.
         let database = Database::locate(&config).await?;
-        let mut checks = doctor::check_database(&database).await;
+        let leniency = Leniency {
+            embedded_database: database.embedded.is_some(),
+            privileged_role: config.allow_privileged_role,
+        };
+        let mut checks = doctor::check_configuration(&stripe, &leniency);
+        checks.extend(doctor::check_database(&database).await);
+        let data_dir = leniency.embedded_database.then_some(&*config.data_dir);
+        checks.push(doctor::check_disk(data_dir));
         let pool = db::pool(database.service.clone(), 1);
+        checks.extend(doctor::check_jobs(&pool).await);
+        checks.extend(doctor::check_service(&service, &caller).await);
         checks.extend(doctor::check_stripe(&stripe, client.as_ref(), &catalogue, &pool).await);
         pool.close().await;
         database.close().await;
@@ -42,6 +65,27 @@ impl Doctor {
             return Err(Failure::silent());
         }
         Ok(())
+    }
+
+    fn service(&self) -> Result<Service, Failure> {
+        if let Some(url) = &self.url {
+            return Ok(Service {
+                base: url.clone(),
+                expected: true,
+            });
+        }
+        let mut address = config::address("LISTEN_ADDR", &self.listen_addr)?;
+        if address.ip().is_unspecified() {
+            address.set_ip(match address {
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        let base = Url::parse(&format!("http://{address}"));
+        Ok(Service {
+            base: base.map_err(|error| Failure::failed(error.to_string()))?,
+            expected: false,
+        })
     }
 }
 

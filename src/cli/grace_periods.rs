@@ -62,8 +62,7 @@ impl GracePeriods {
             } => pushgateway_url.as_deref(),
             Self::List { .. } => None,
         };
-        let url = url.map(str::trim).filter(|url| !url.is_empty());
-        Ok(url.map(PushGateway::parse).transpose()?)
+        Ok(PushGateway::given(url)?)
     }
 
     async fn run_on(self, pool: &PgPool, gateway: Option<&PushGateway>) -> Result<(), Failure> {

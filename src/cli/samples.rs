@@ -7,6 +7,7 @@ use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::inbox::routes::PATH;
 use crate::outbound::direct_client;
 
 const API_VERSION: &str = "2025-03-31.basil";
@@ -279,7 +280,7 @@ pub async fn post(
     signature: &str,
 ) -> Result<Answer, reqwest::Error> {
     let response = direct_client()?
-        .post(format!("http://{address}/api/billing/webhooks/stripe"))
+        .post(format!("http://{address}{PATH}"))
         .header("content-type", "application/json; charset=utf-8")
         .header("stripe-signature", signature)
         .timeout(Duration::from_secs(20))

@@ -1,7 +1,6 @@
 //! `usage`
 
 use clap::Subcommand;
-use jiff::Timestamp;
 use sqlx::postgres::PgPool;
 
 use super::Failure;
@@ -10,10 +9,12 @@ use super::output::{Format, print, say, table};
 use crate::app::Database;
 use crate::config::{GlobalArgs, StripeArgs};
 use crate::db::{self, WorkerTx};
+use crate::jobs::{PushGateway, Run, usage_report};
+use crate::metrics;
 use crate::plans::Catalogue;
 use crate::stripe::client::Client;
 use crate::usage_alerts;
-use crate::usage_reports::{self, Report, ReportError};
+use crate::usage_reports::{Report, ReportError};
 
 #[derive(Debug, Subcommand)]
 pub enum Usage {
@@ -21,6 +22,9 @@ pub enum Usage {
     Report {
         #[command(flatten)]
         stripe: StripeArgs,
+        /// A Pushgateway for the job's metrics.
+        #[arg(long, env = "PUSHGATEWAY_URL")]
+        pushgateway_url: Option<String>,
         #[command(flatten)]
         format: Format,
     },
@@ -34,14 +38,26 @@ pub enum Usage {
     },
 }
 
+/// What a report needs besides the database.
+struct Reporting {
+    catalogue: Catalogue,
+    client: Client,
+    gateway: Option<PushGateway>,
+}
+
 impl Usage {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let config = global.database()?;
         let reporting = match &self {
-            Self::Report { stripe, .. } => {
-                let catalogue = Catalogue::load(stripe.check()?.plans_file.as_deref())?;
-                Some((catalogue, stripe_client(stripe, PATIENCE)?))
-            }
+            Self::Report {
+                stripe,
+                pushgateway_url,
+                ..
+            } => Some(Reporting {
+                catalogue: Catalogue::load(stripe.check()?.plans_file.as_deref())?,
+                client: stripe_client(stripe, PATIENCE)?,
+                gateway: PushGateway::given(pushgateway_url.as_deref())?,
+            }),
             Self::Alerts { .. } => None,
         };
         let database = Database::open(&config).await?;
@@ -56,36 +72,34 @@ impl Usage {
         result
     }
 
-    async fn run_on(
-        self,
-        pool: &PgPool,
-        reporting: Option<(Catalogue, Client)>,
-    ) -> Result<(), Failure> {
+    async fn run_on(self, pool: &PgPool, reporting: Option<Reporting>) -> Result<(), Failure> {
         match (self, reporting) {
             (Self::Alerts { resend, format }, _) => alerts(pool, resend, format).await,
-            (Self::Report { format, .. }, Some((catalogue, client))) => {
-                let progress = |done: usize, total: usize| {
-                    if done == total || done.is_multiple_of(100) {
-                        say(&format!("{done}/{total} meter events"));
-                    }
-                };
-                let now = Timestamp::now();
-                let report =
-                    usage_reports::report(pool, &client, &catalogue, now, progress).await?;
-                tracing::info!(
-                    sent = report.sent,
-                    failed = report.failed,
-                    doubtful = report.doubtful,
-                    "Usage report completed"
-                );
-                format.print(&report, describe)?;
-                if report.failed + report.doubtful > 0 {
-                    return Err(Failure::silent());
-                }
-                Ok(())
-            }
+            (Self::Report { format, .. }, Some(reporting)) => reporting.run(pool, format).await,
             (Self::Report { .. }, None) => Err(Failure::failed("Stripe is not configured")),
         }
+    }
+}
+
+impl Reporting {
+    async fn run(self, pool: &PgPool, format: Format) -> Result<(), Failure> {
+        let progress = |done: usize, total: usize| {
+            if done == total || done.is_multiple_of(100) {
+                say(&format!("{done}/{total} meter events"));
+            }
+        };
+        let run = Run {
+            job: usage_report::JOB,
+            pool,
+            metrics: &metrics::install(std::iter::empty()),
+            gateway: self.gateway.as_ref(),
+        };
+        let report = usage_report::run(&run, &self.client, &self.catalogue, progress).await?;
+        format.print(&report, describe)?;
+        if report.failed + report.doubtful > 0 {
+            return Err(Failure::silent());
+        }
+        Ok(())
     }
 }
 

@@ -199,7 +199,6 @@ impl Plan {
             Webhooks::Trigger(trigger) => (Some(&trigger.stripe), None),
             _ => (None, None),
         };
-        let url = url.filter(|url| !url.trim().is_empty());
         let service = match command {
             Webhooks::Trigger(trigger) => Some(trigger.check()?),
             _ => None,
@@ -211,7 +210,7 @@ impl Plan {
         Ok(Self {
             catalogue: Catalogue::load(stripe.plans_file.as_deref())?,
             stripe,
-            gateway: url.map(PushGateway::parse).transpose()?,
+            gateway: PushGateway::given(url)?,
             service,
         })
     }

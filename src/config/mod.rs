@@ -363,6 +363,28 @@ fn secret(variable: &'static str, value: Option<&str>) -> Result<Option<String>,
     }
 }
 
+/// The secrets that a variable or file gives with white space around them.
+pub fn padded_secrets() -> Vec<&'static str> {
+    const SECRETS: [&str; 5] = [
+        "STRIPE_SECRET_KEY",
+        "STRIPE_WEBHOOK_SECRET",
+        "APPLICATION_WEBHOOK_SECRET",
+        "DATABASE_URL",
+        "MIGRATION_DATABASE_URL",
+    ];
+    let is_padded = |text: String| text != text.trim();
+    let mut padded = SECRETS.to_vec();
+    padded.retain(|variable| std::env::var(variable).is_ok_and(is_padded));
+    padded
+}
+
+/// The mode of STRIPE_PUBLISHABLE_KEY, which nothing here uses; None: unset.
+pub fn publishable_key_is_live() -> Option<bool> {
+    let key = std::env::var("STRIPE_PUBLISHABLE_KEY").ok()?;
+    let key = given(Some(&key))?;
+    Some(key.starts_with("pk_live_"))
+}
+
 fn secret_of_environment(variable: &'static str) -> Result<Option<String>, ConfigError> {
     secret(variable, std::env::var(variable).ok().as_deref())
 }

@@ -1,8 +1,9 @@
 //! The database: reachable, migrated, closed, and not behind.
 
+use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 
-use super::Check;
+use super::{Check, SKEW_SECS};
 use crate::app::Database;
 use crate::db::{self, WorkerTx};
 use crate::inbox;
@@ -19,7 +20,8 @@ pub async fn check(database: &Database) -> Vec<Check> {
             return vec![Check::failed("database", error.to_string(), fix)];
         }
     };
-    let mut checks = vec![version(&owner), schema(&mut owner).await];
+    let mut checks = vec![version(&owner), clock(&mut owner).await];
+    checks.push(schema(&mut owner).await);
     checks.push(match database.check_login().await {
         Ok(()) => Check::ok("login", "row-level security binds the service's login"),
         Err(error) => {
@@ -45,6 +47,25 @@ fn version(conn: &PgConnection) -> Check {
             "upgrade to PostgreSQL 15 or later",
         ),
         None => Check::skipped(name, "the server does not tell its version"),
+    }
+}
+
+/// Leases and billing periods go by the database's clock, signatures by ours.
+async fn clock(conn: &mut PgConnection) -> Check {
+    let name = "database clock";
+    let theirs =
+        sqlx::query_scalar!(r#"SELECT extract(epoch FROM clock_timestamp())::bigint AS "secs!""#);
+    match theirs.fetch_one(conn).await {
+        Ok(secs) => {
+            let skew = Timestamp::now().as_second().abs_diff(secs);
+            let detail = format!("{skew} s from ours");
+            if skew <= SKEW_SECS {
+                Check::ok(name, detail)
+            } else {
+                Check::failed(name, detail, "let NTP set both hosts' clocks")
+            }
+        }
+        Err(error) => Check::failed(name, error.to_string(), "check the database's log"),
     }
 }
 

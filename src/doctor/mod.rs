@@ -1,13 +1,24 @@
 //! `doctor`: the checks before and after a deployment, each with a verdict and
 //! what to do about it.
 
+mod configuration;
 mod database;
+mod disk;
+mod jobs;
+mod service;
 mod stripe;
 
 use serde::Serialize;
 
+pub use configuration::{Leniency, check as check_configuration};
 pub use database::check as check_database;
+pub use disk::check as check_disk;
+pub use jobs::check as check_jobs;
+pub use service::{Service, check as check_service};
 pub use stripe::check as check_stripe;
+
+/// How far clocks may be apart. Beyond it signatures begin to fail.
+const SKEW_SECS: u64 = 60;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

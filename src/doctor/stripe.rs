@@ -3,18 +3,14 @@
 use jiff::Timestamp;
 use sqlx::postgres::PgPool;
 
-use super::Check;
+use super::{Check, SKEW_SECS};
 use crate::config::StripeConfig;
 use crate::db::WorkerTx;
 use crate::event_handlers::HANDLED_TYPES;
 use crate::inbox::inspect;
+use crate::inbox::routes::PATH;
 use crate::plans::{self, Action, Catalogue};
 use crate::stripe::client::{API_VERSION, Answer, Client, ErrorKind, StripeError, WebhookEndpoint};
-
-/// The webhooks' path, wherever the service is.
-const PATH: &str = "/api/billing/webhooks/stripe";
-/// Beyond it signatures begin to fail.
-const SKEW_SECS: u64 = 60;
 
 pub async fn check(
     stripe: &StripeConfig,

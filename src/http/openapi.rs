@@ -8,8 +8,7 @@ use utoipa::OpenApi;
 
 use crate::auth::{self, Access};
 use crate::error::ProblemDetails;
-
-const WEBHOOKS: &str = "/api/billing/webhooks/stripe";
+use crate::inbox;
 
 /// The description of everything, to which features add theirs.
 #[derive(OpenApi)]
@@ -61,7 +60,7 @@ fn access(method: &str, path: &str) -> Access {
 
 fn security(path: &str, access: Access) -> Value {
     match access {
-        Access::Public if path == WEBHOOKS => json!([{"stripeSignature": []}]),
+        Access::Public if path == inbox::routes::PATH => json!([{"stripeSignature": []}]),
         Access::Public => json!([]),
         _ => json!([{"bearer": []}]),
     }

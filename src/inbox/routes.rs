@@ -21,6 +21,9 @@ use crate::metrics;
 use crate::stripe::event::{Envelope, PayloadError};
 use crate::stripe::signature::{self, SignatureError, SigningSecret};
 
+/// Where Stripe delivers.
+pub const PATH: &str = "/api/billing/webhooks/stripe";
+
 /// Stripe waits longer than this for an answer.
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -37,7 +40,7 @@ pub struct Api;
 
 pub fn router(endpoint: Endpoint) -> Router {
     Router::new()
-        .route("/api/billing/webhooks/stripe", post(receive))
+        .route(PATH, post(receive))
         .with_state(Arc::new(endpoint))
 }
 

@@ -1,9 +1,11 @@
 //! Scheduled jobs: processes that run for a while and end.
 
 pub mod backfill;
+pub mod backup;
 pub mod grace_cleanup;
 mod push;
 mod runs;
+pub mod usage_report;
 pub mod webhook_retry;
 
 use std::future::Future;
@@ -13,6 +15,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::postgres::PgPool;
 
 pub use push::{PushGateway, PushUrlError};
+pub use runs::{LastRun, Retried, last_runs, retried_today};
 
 use crate::metrics;
 use runs::Counters;

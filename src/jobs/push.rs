@@ -16,7 +16,13 @@ pub struct PushGateway {
 }
 
 impl PushGateway {
-    pub fn parse(url: &str) -> Result<Self, PushUrlError> {
+    /// The gateway at a setting's URL; empty is none.
+    pub fn given(url: Option<&str>) -> Result<Option<Self>, PushUrlError> {
+        let url = url.map(str::trim).filter(|url| !url.is_empty());
+        url.map(Self::parse).transpose()
+    }
+
+    fn parse(url: &str) -> Result<Self, PushUrlError> {
         let base = reqwest::Url::parse(url.trim())
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https"));

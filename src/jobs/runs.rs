@@ -51,3 +51,54 @@ pub async fn totals(pool: &PgPool, job: &str) -> Result<Counters, sqlx::Error> {
         .map(|row| (row.series, row.total.try_into().unwrap_or(0)))
         .collect())
 }
+
+/// The newest run of a job.
+#[derive(Debug, Clone)]
+pub struct LastRun {
+    pub job: String,
+    pub last_succeeded: bool,
+    /// Seconds since a run last succeeded; None: none did.
+    pub since_success_secs: Option<i64>,
+}
+
+/// The newest run of each job that ever ran.
+pub async fn last_runs(pool: &PgPool) -> Result<Vec<LastRun>, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    sqlx::query_as!(
+        LastRun,
+        r#"SELECT DISTINCT ON (job) job, succeeded AS last_succeeded,
+                  extract(epoch FROM now() - max(finished_at) FILTER (WHERE succeeded)
+                            OVER (PARTITION BY job))::bigint AS since_success_secs
+             FROM billing_job_runs ORDER BY job, finished_at DESC"#
+    )
+    .fetch_all(tx.conn())
+    .await
+}
+
+/// What came of the events that had to be tried again.
+#[derive(Debug, Clone, Copy)]
+pub struct Retried {
+    pub succeeded: i64,
+    pub dead_lettered: i64,
+}
+
+impl Retried {
+    pub fn ended(self) -> i64 {
+        self.succeeded + self.dead_lettered
+    }
+}
+
+/// The retried events that came to their end within a day.
+pub async fn retried_today(pool: &PgPool) -> Result<Retried, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    sqlx::query_as!(
+        Retried,
+        r#"SELECT (SELECT count(*) FROM webhook_events
+                    WHERE processed AND retry_count > 0
+                      AND processed_at > now() - interval '1 day') AS "succeeded!",
+                  (SELECT count(*) FROM webhook_dead_letter_queue
+                    WHERE dead_lettered_at > now() - interval '1 day') AS "dead_lettered!""#
+    )
+    .fetch_one(tx.conn())
+    .await
+}

@@ -8,6 +8,7 @@ use stripe_sandbox::{Config, Sandbox};
 use super::super::Failure;
 use crate::config::StripeApi;
 use crate::event_handlers::HANDLED_TYPES;
+use crate::inbox::routes::PATH;
 use crate::stripe::client::{Call, Client, Params, Patience, SecretKey, StripeError};
 use crate::stripe::signature::SigningSecret;
 
@@ -62,7 +63,7 @@ impl Account {
 
     /// Sends events to the service at `address`.
     pub async fn deliver_to(&self, address: SocketAddr) -> Result<(), StripeError> {
-        let url = format!("http://{address}/api/billing/webhooks/stripe");
+        let url = format!("http://{address}{PATH}");
         let path = format!("/v1/webhook_endpoints/{}", self.endpoint);
         post(&self.client, &path, &Params::new().set("url", url)).await?;
         Ok(())

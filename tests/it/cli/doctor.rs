@@ -4,8 +4,8 @@ use serde_json::Value;
 use valuecanvas_billing::event_handlers::HANDLED_TYPES;
 
 use crate::stripe::Stripe;
-use crate::support::TestDatabase;
 use crate::support::program::{Ran, program_on, run};
+use crate::support::{TestDatabase, TestService};
 
 async fn examine(db: &TestDatabase, stripe: Option<&Stripe>, command: &[&'static str]) -> Ran {
     let mut program = program_on(db, command);
@@ -115,4 +115,146 @@ async fn stripe_out_of_reach_is_a_failure_that_shows_no_key() {
         .unwrap();
     assert_eq!((ran.status, verdict(&ran, "stripe key")), (1, failed()));
     assert!(!ran.stdout.contains("sk_test_secret") && !ran.stderr.contains("sk_test_secret"));
+}
+
+fn ok() -> (String, bool) {
+    ("ok".to_owned(), false)
+}
+
+fn warning() -> (String, bool) {
+    ("warning".to_owned(), true)
+}
+
+/// Enters a run of `job` that ended so many minutes ago.
+async fn ran(db: &TestDatabase, job: &str, minutes: u32, succeeded: bool) {
+    db.execute(&format!(
+        "INSERT INTO billing_job_runs (id, job, started_at, finished_at, succeeded)
+         VALUES (gen_random_uuid(), '{job}', now() - interval '{minutes} minutes',
+                 now() - interval '{minutes} minutes', {succeeded})"
+    ))
+    .await;
+}
+
+#[tokio::test]
+async fn a_job_that_is_late_or_fails_is_named() {
+    let db = TestDatabase::new().await;
+    let found = examine(&db, None, DOCTOR).await;
+    for job in [
+        "webhook-retry",
+        "grace-period-cleanup",
+        "usage-report",
+        "backup",
+    ] {
+        assert_eq!(verdict(&found, job), warning(), "{job}");
+    }
+    ran(&db, "webhook-retry", 16, true).await;
+    ran(&db, "grace-period-cleanup", 60 * 24, true).await;
+    ran(&db, "grace-period-cleanup", 60, false).await;
+    ran(&db, "usage-report", 60, false).await;
+    let found = examine(&db, None, DOCTOR).await;
+    assert_eq!(found.status, 1);
+    assert_eq!(verdict(&found, "webhook-retry"), failed());
+    assert_eq!(verdict(&found, "grace-period-cleanup"), warning());
+    assert_eq!(verdict(&found, "usage-report"), failed());
+
+    // What the commands themselves enter is found.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("backup.dump");
+    let url = db.url("postgres");
+    let made = run(program_on(&db, &["backup"])
+        .arg(&file)
+        .env("MIGRATION_DATABASE_URL", url));
+    assert_eq!(made.status, 0, "{}", made.stderr);
+    examine(&db, None, &["webhooks", "retry"]).await;
+    examine(
+        &db,
+        None,
+        &["grace-periods", "cleanup", "--older-than-days", "30"],
+    )
+    .await;
+    ran(&db, "usage-report", 0, true).await;
+    let found = examine(&db, None, DOCTOR).await;
+    assert_eq!(found.status, 0, "{}", found.stdout);
+    for job in [
+        "webhook-retry",
+        "grace-period-cleanup",
+        "usage-report",
+        "backup",
+    ] {
+        assert_eq!(verdict(&found, job), ok(), "{job}: {}", found.stdout);
+    }
+}
+
+#[tokio::test]
+async fn fewer_than_95_percent_of_retries_are_too_few() {
+    let db = TestDatabase::new().await;
+    assert_eq!(verdict(&examine(&db, None, DOCTOR).await, "retries"), ok());
+    db.execute(
+        "INSERT INTO webhook_events (bucket, stripe_event_id, event_type, livemode,
+                                     event_created_at, payload, processed, processed_at, retry_count)
+         SELECT n, 'evt_' || n, 'invoice.created', false, now(), '{}', true, now(), 1
+           FROM generate_series(1, 19) n",
+    )
+    .await;
+    let letter = |n: u32| {
+        format!(
+            "INSERT INTO webhook_dead_letter_queue (bucket, stripe_event_id, event_type, livemode,
+               event_created_at, payload, received_at, retry_count, error_message, attempts)
+             VALUES (0, 'evt_dead{n}', 'invoice.created', false, now(), '{{}}', now(), 20, 'why', '[]')"
+        )
+    };
+    db.execute(&letter(1)).await;
+    assert_eq!(verdict(&examine(&db, None, DOCTOR).await, "retries"), ok());
+    db.execute(&letter(2)).await;
+    assert_eq!(
+        verdict(&examine(&db, None, DOCTOR).await, "retries"),
+        failed()
+    );
+}
+
+#[tokio::test]
+async fn the_running_service_is_asked_as_stripe_asks_it() {
+    let service = TestService::start().await;
+    let at = |url: String| {
+        let mut program = program_on(&service.db, DOCTOR);
+        program.args(["--url", &url]);
+        tokio::task::spawn_blocking(move || run(&mut program))
+    };
+    let found = at(service.base.clone()).await.unwrap();
+    assert_eq!(verdict(&found, "service"), ok());
+    assert_eq!(verdict(&found, "signatures"), ok());
+    let elsewhere = at(format!("{}/elsewhere", service.base)).await.unwrap();
+    assert_eq!(verdict(&elsewhere, "service"), failed());
+    assert_eq!(verdict(&elsewhere, "signatures"), failed());
+    let nowhere = at("http://127.0.0.1:1".to_owned()).await.unwrap();
+    assert_eq!(
+        (nowhere.status, verdict(&nowhere, "service")),
+        (1, failed())
+    );
+}
+
+#[tokio::test]
+async fn secrets_with_white_space_and_keys_of_two_modes_are_found() {
+    let db = TestDatabase::new().await;
+    let with = |key: &'static str, publishable: &'static str| {
+        let mut program = program_on(&db, DOCTOR);
+        program
+            .env("STRIPE_SECRET_KEY", key)
+            .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
+            .env("STRIPE_PUBLISHABLE_KEY", publishable)
+            .env("STRIPE_API_BASE", "http://127.0.0.1:1");
+        tokio::task::spawn_blocking(move || run(&mut program))
+    };
+    let clean = with("sk_test_x", "pk_test_x").await.unwrap();
+    assert_eq!(verdict(&clean, "secrets"), ok());
+    assert_eq!(verdict(&clean, "configuration"), ok());
+    let padded = with("sk_test_x ", "pk_test_x").await.unwrap();
+    assert_eq!(verdict(&padded, "secrets"), warning());
+    assert!(
+        padded.stdout.contains("STRIPE_SECRET_KEY"),
+        "{}",
+        padded.stdout
+    );
+    let mixed = with("sk_live_x", "pk_test_x").await.unwrap();
+    assert_eq!(verdict(&mixed, "configuration"), failed());
 }

@@ -1,0 +1,100 @@
+//! The scheduled jobs, and what came of retries.
+
+use sqlx::postgres::PgPool;
+
+use super::Check;
+use crate::jobs::{self, LastRun, backup, grace_cleanup, usage_report, webhook_retry};
+
+const MINUTE: i64 = 60;
+const HOUR: i64 = 60 * MINUTE;
+/// What the guide asks of retries.
+const LEAST_PERCENT: i64 = 95;
+
+struct Scheduled {
+    job: &'static str,
+    /// Two of its intervals, and what a run may take.
+    late_secs: i64,
+    command: &'static str,
+}
+
+const SCHEDULED: [Scheduled; 4] = [
+    Scheduled {
+        job: webhook_retry::JOB,
+        late_secs: 15 * MINUTE,
+        command: "webhooks retry",
+    },
+    Scheduled {
+        job: grace_cleanup::JOB,
+        late_secs: 50 * HOUR,
+        command: "grace-periods cleanup",
+    },
+    Scheduled {
+        job: usage_report::JOB,
+        late_secs: 3 * HOUR,
+        command: "usage report",
+    },
+    Scheduled {
+        job: backup::JOB,
+        late_secs: 26 * HOUR,
+        command: "backup FILE",
+    },
+];
+
+pub async fn check(pool: &PgPool) -> Vec<Check> {
+    match jobs::last_runs(pool).await {
+        Ok(runs) => {
+            let mut checks: Vec<Check> = SCHEDULED.iter().map(|job| judge(job, &runs)).collect();
+            checks.push(retries(pool).await);
+            checks
+        }
+        Err(error) => vec![Check::failed(
+            webhook_retry::JOB,
+            error.to_string(),
+            "run `migrate verify`",
+        )],
+    }
+}
+
+fn judge(scheduled: &Scheduled, runs: &[LastRun]) -> Check {
+    let (name, command) = (scheduled.job, scheduled.command);
+    let schedule = format!("schedule `{command}` (docs/deployment.md, Jobs)");
+    let Some(run) = runs.iter().find(|run| run.job == name) else {
+        return Check::warning(name, "has never run", schedule);
+    };
+    let ago = format!("last done {} s ago", run.since_success_secs.unwrap_or(-1));
+    match run.since_success_secs {
+        None => Check::failed(
+            name,
+            "has never succeeded",
+            format!("run `{command}` by hand, and see what it says"),
+        ),
+        Some(secs) if secs > scheduled.late_secs => Check::failed(name, ago, schedule),
+        Some(_) if !run.last_succeeded => Check::warning(
+            name,
+            format!("its last run failed; {ago}"),
+            format!("run `{command}` by hand, and see what it says"),
+        ),
+        Some(_) => Check::ok(name, ago),
+    }
+}
+
+async fn retries(pool: &PgPool) -> Check {
+    let name = "retries";
+    match jobs::retried_today(pool).await {
+        Ok(retried) if retried.ended() == 0 => Check::ok(name, "none within a day"),
+        Ok(retried) => {
+            let detail = format!(
+                "{} of {} within a day came to their end",
+                retried.succeeded,
+                retried.ended()
+            );
+            if retried.succeeded * 100 >= LEAST_PERCENT * retried.ended() {
+                Check::ok(name, detail)
+            } else {
+                let fix = "fewer than 95 %: see `webhooks dead-letters` for why";
+                Check::failed(name, detail, fix)
+            }
+        }
+        Err(error) => Check::failed(name, error.to_string(), "run `migrate verify`"),
+    }
+}

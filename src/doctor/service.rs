@@ -1,0 +1,59 @@
+//! The running service, as its callers meet it.
+
+use reqwest::{Client, StatusCode, Url};
+
+use super::Check;
+use crate::inbox::routes::PATH;
+
+/// Where the service is asked.
+pub struct Service {
+    pub base: Url,
+    /// Somebody said that it is there.
+    pub expected: bool,
+}
+
+pub async fn check(service: &Service, client: &Client) -> Vec<Check> {
+    let base = service.base.as_str().trim_end_matches('/');
+    let ready = match client.get(format!("{base}/readyz")).send().await {
+        Ok(answer) if answer.status() == StatusCode::OK => {
+            Check::ok("service", format!("{base} is ready"))
+        }
+        Ok(answer) => Check::failed(
+            "service",
+            format!("{base}/readyz answers {}", answer.status()),
+            "see the service's log: readiness fails without the database, or while it stops",
+        ),
+        Err(_) if !service.expected => {
+            let detail = format!("nothing answers at {base}; say where it is with --url");
+            return vec![Check::skipped("service", detail)];
+        }
+        Err(error) => {
+            let fix = "check that `serve` runs there, and the way to it";
+            let detail = error.without_url().to_string();
+            return vec![Check::failed("service", format!("{base}: {detail}"), fix)];
+        }
+    };
+    vec![ready, unsigned(base, client).await]
+}
+
+/// A delivery without a signature is 400: less, and somebody else answers for
+/// the path; more, and anybody could make events up.
+async fn unsigned(base: &str, client: &Client) -> Check {
+    let name = "signatures";
+    let answer = client.post(format!("{base}{PATH}")).body("{}").send().await;
+    match answer {
+        Ok(answer) if answer.status() == StatusCode::BAD_REQUEST => {
+            Check::ok(name, "a delivery without a signature is refused with 400")
+        }
+        Ok(answer) => Check::failed(
+            name,
+            format!("{PATH} without a signature answers {}", answer.status()),
+            "a proxy must hand the path on as it is, and nothing else may answer for it",
+        ),
+        Err(error) => Check::failed(
+            name,
+            error.without_url().to_string(),
+            "check that `serve` runs there, and the way to it",
+        ),
+    }
+}

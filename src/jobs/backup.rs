@@ -1,0 +1,25 @@
+//! `backup`: that one was made is remembered, so that `doctor` and an alert can
+//! tell when the last one is too old.
+
+use jiff::Timestamp;
+use sqlx::postgres::PgPool;
+
+use super::{Counters, PushGateway, runs};
+
+pub const JOB: &str = "backup";
+
+/// Remembers that a backup was made.
+pub async fn done(
+    pool: &PgPool,
+    gateway: Option<&PushGateway>,
+    started_at: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let nothing = Counters::new();
+    runs::record(pool, JOB, started_at, true, &nothing).await?;
+    if let Some(gateway) = gateway
+        && let Err(error) = gateway.push(JOB, &nothing, Some(Timestamp::now())).await
+    {
+        tracing::warn!(%error, "the job's metrics could not be pushed");
+    }
+    Ok(())
+}

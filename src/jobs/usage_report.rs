@@ -1,0 +1,32 @@
+//! `usage report`: the hourly job.
+
+use jiff::Timestamp;
+
+use super::Run;
+use crate::plans::Catalogue;
+use crate::stripe::client::Client;
+use crate::usage_reports::{self, Report, ReportError};
+
+pub const JOB: &str = "usage-report";
+
+/// Tells Stripe's meters of what was used. `progress` hears of each meter event.
+pub async fn run(
+    run: &Run<'_>,
+    client: &Client,
+    catalogue: &Catalogue,
+    progress: impl Fn(usize, usize),
+) -> Result<Report, ReportError> {
+    let now = Timestamp::now();
+    let report = run
+        .counted(usage_reports::report(
+            run.pool, client, catalogue, now, progress,
+        ))
+        .await?;
+    tracing::info!(
+        sent = report.sent,
+        failed = report.failed,
+        doubtful = report.doubtful,
+        "Usage report completed"
+    );
+    Ok(report)
+}
