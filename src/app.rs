@@ -32,7 +32,7 @@ use crate::organizations;
 use crate::plans::{Catalogue, CatalogueError};
 use crate::stripe::client::Client;
 use crate::stripe::signature::SigningSecret;
-use crate::subscriptions::{self, Sealer, Subscriptions};
+use crate::subscriptions::{self, Subscriptions};
 use crate::usage::routes::Usage;
 use crate::usage::{self, Rules};
 use crate::{grace_periods, outbound, quotas, usage_alerts};
@@ -273,10 +273,9 @@ pub async fn start(
     let pool = db::pool(database.service.clone(), API_CONNECTIONS);
     let subscriptions = Subscriptions::new(
         pool.clone(),
+        db::lookup_pool(database.service.clone(), 2),
         catalogue.clone(),
         stripe_client(stripe)?,
-        // Every replica has the same secrets.
-        Sealer::derived_from(endpoint.secrets[0].expose().as_bytes()),
     );
     let processor = Processor {
         pool: pool.clone(),

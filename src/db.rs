@@ -61,6 +61,12 @@ pub fn worker_pool(options: PgConnectOptions, connections: u32) -> PgPool {
         )
 }
 
+/// The same for reading rows by their keys: a plan that was made while there
+/// were few of them is not to read all of them later.
+pub fn lookup_pool(options: PgConnectOptions, connections: u32) -> PgPool {
+    worker_pool(options.options([("enable_seqscan", "off")]), connections)
+}
+
 /// One connection, of which the caller is the only user.
 pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, DatabaseError> {
     let options = prepare(options.clone());

@@ -97,21 +97,27 @@ impl Problem {
 /// For `?` in handlers: what the database said is logged, and stays inside.
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        if db::is_outage(&error) || db::is_conflict(&error) {
+        Self::from(&error)
+    }
+}
+
+impl From<&sqlx::Error> for Problem {
+    fn from(error: &sqlx::Error) -> Self {
+        if db::is_outage(error) || db::is_conflict(error) || db::is_timeout(error) {
             tracing::warn!(%error, "a request failed for now");
             return Self::unavailable(
                 "database_unavailable",
                 "the database cannot answer at the moment; try again",
             );
         }
-        if db::is_unstorable_text(&error) {
+        if db::is_unstorable_text(error) {
             return Self::new(
                 StatusCode::BAD_REQUEST,
                 "invalid_text",
                 "a text holds a character that cannot be stored, such as NUL",
             );
         }
-        if db::is_time_out_of_range(&error) {
+        if db::is_time_out_of_range(error) {
             return Self::new(
                 StatusCode::BAD_REQUEST,
                 "invalid_time",

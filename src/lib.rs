@@ -16,6 +16,7 @@ pub mod enforcement;
 pub mod error;
 pub mod event_handlers;
 pub mod grace_periods;
+pub mod grouped;
 pub mod http;
 pub mod inbox;
 pub mod invoices;

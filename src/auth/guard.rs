@@ -35,7 +35,7 @@ impl Guard {
         enforced: impl Iterator<Item = String>,
     ) -> Self {
         Self {
-            lookup: Lookup::new(db::worker_pool(keyed(options), 2)),
+            lookup: Lookup::new(db::lookup_pool(options, 2)),
             proxies,
             enforced: enforced.collect(),
         }
@@ -46,12 +46,6 @@ impl Guard {
         let of_product = || enforced().then_some(Access::Tenant(Permission::AgentsExecute));
         access_of(method, path).or_else(of_product)
     }
-}
-
-/// Credentials are found by their hash: a plan that was made while there were
-/// few of them is not to read all of them later.
-fn keyed(options: PgConnectOptions) -> PgConnectOptions {
-    options.options([("enable_seqscan", "off")])
 }
 
 /// Lets a request through to its handler, with its caller, or refuses it.

@@ -15,7 +15,7 @@ const DIGITS: usize = 64;
 pub type Hash = [u8; 32];
 
 /// What somebody presents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Presented {
     Session(Hash),
     Key(Hash),

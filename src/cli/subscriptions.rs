@@ -12,7 +12,7 @@ use crate::app::Database;
 use crate::config::{GlobalArgs, StripeArgs};
 use crate::db;
 use crate::plans::Catalogue;
-use crate::subscriptions::{self, Reconciliation, Sealer};
+use crate::subscriptions::{self, Reconciliation};
 
 #[derive(Debug, Subcommand)]
 pub enum Subscriptions {
@@ -42,13 +42,11 @@ impl Subscriptions {
         let result = match database.check_login().await {
             Ok(()) => {
                 let pool = db::pool(database.service.clone(), 2);
-                // Reconciling shows no previews, and seals nothing.
-                let sealer = Sealer::derived_from(&rand::random::<[u8; 32]>());
                 let subscriptions = subscriptions::Subscriptions::new(
                     pool,
+                    db::lookup_pool(database.service.clone(), 1),
                     Arc::new(catalogue),
                     Some(client),
-                    sealer,
                 );
                 reconcile(&subscriptions, apply, format).await
             }

@@ -37,6 +37,7 @@ pub use answer::{Answer, MirrorError, Shown, mirror};
 use decode::Decoded;
 use fold::action;
 pub use repriced::repriced_since;
+pub use store::updated;
 
 /// The event types that have a handler.
 pub const HANDLED_TYPES: [&str; 12] = [

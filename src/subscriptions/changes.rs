@@ -75,7 +75,10 @@ impl Subscriptions {
         {
             return Ok(());
         }
-        let promise = token.map(|token| self.open(token)).transpose()?;
+        let promise = match token {
+            Some(token) => Some(self.open(token).await?),
+            None => None,
+        };
         let wished = kept_wish(wish, promise.as_ref());
         let mut second_chances = SecondChances::default();
         for _ in 0..ROUNDS {

@@ -1,5 +1,7 @@
 //! Why a preview or a change did not come about.
 
+use std::sync::Arc;
+
 use axum::http::StatusCode;
 use serde_json::json;
 
@@ -40,6 +42,9 @@ pub enum Failure {
     Shape(#[from] ShapeError),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
+    /// The same, of a read that others shared.
+    #[error(transparent)]
+    Read(#[from] Arc<sqlx::Error>),
 }
 
 impl From<MirrorError> for Failure {
@@ -100,6 +105,7 @@ impl From<Failure> for Problem {
                 )
             }
             Failure::Database(error) => error.into(),
+            Failure::Read(error) => Self::from(&*error),
         }
     }
 }

@@ -38,13 +38,14 @@ pub use failure::Failure;
 pub use preview::{Line, Preview, QuotaChange, Quote, Source, Unknowable};
 pub use reconcile::{Drift, DriftKind, Reconciliation};
 pub use standing::{Held, Item, Standing};
-pub use token::{Promise, Sealer};
 pub use upcoming::Upcoming;
 
 use crate::db::RequestTx;
 use crate::plans::Catalogue;
 use crate::stripe::client::Client;
+use previews::Previewed;
 use prices::Prices;
+use token::Sealer;
 use turns::Turns;
 
 /// The use cases, and what they need. Clones share it.
@@ -55,22 +56,25 @@ pub struct Subscriptions {
     /// None: no key is configured.
     stripe: Option<Client>,
     sealer: Sealer,
+    previewed: Previewed,
     prices: Prices,
     turns: Turns,
 }
 
 impl Subscriptions {
+    /// `lookups` has connections that are billing_worker from the start.
     pub fn new(
         pool: PgPool,
+        lookups: PgPool,
         catalogue: Arc<Catalogue>,
         stripe: Option<Client>,
-        sealer: Sealer,
     ) -> Self {
         Self {
+            sealer: Sealer::new(pool.clone()),
+            previewed: previews::together(lookups, catalogue.clone()),
             pool,
             catalogue,
             stripe,
-            sealer,
             prices: Prices::default(),
             turns: Turns::default(),
         }
@@ -79,8 +83,9 @@ impl Subscriptions {
     /// What an organization has.
     pub async fn standing(&self, organization_id: Uuid) -> Result<Standing, Failure> {
         let mut tx = RequestTx::begin(&self.pool, organization_id).await?;
-        store::standing(tx.conn(), organization_id, &self.catalogue)
+        store::standings(tx.conn(), &[organization_id], &self.catalogue)
             .await?
+            .remove(&organization_id)
             .ok_or(Failure::NoOrganization)
     }
 }

@@ -1,17 +1,45 @@
 //! Previews, and holding changes to them.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
+use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use super::Subscriptions;
 use super::decide::{Step, Wish, decide};
 use super::failure::Failure;
 use super::preview::stripe::{self, Switch};
 use super::preview::{self, Preview, Quote, Source, local};
 use super::standing::{Held, Standing};
 use super::token::Promise;
-use crate::plans::Plan;
+use super::{Subscriptions, store};
+use crate::event_handlers;
+use crate::grouped::Grouped;
+use crate::plans::{Catalogue, Plan};
 use crate::stripe::client::Client;
+
+/// What previews read together: how an organization stands, and whether its
+/// subscription was ever updated.
+pub(super) type Previewed = Grouped<Uuid, (Standing, bool)>;
+
+pub(super) fn together(pool: PgPool, catalogue: Arc<Catalogue>) -> Previewed {
+    Grouped::new(move |organizations| {
+        let (pool, catalogue) = (pool.clone(), catalogue.clone());
+        Box::pin(async move {
+            let mut conn = pool.acquire().await?;
+            let standings = store::standings(&mut conn, &organizations, &catalogue).await?;
+            let held: Vec<(Uuid, &str)> = standings
+                .iter()
+                .filter_map(|(id, standing)| Some((*id, &*standing.subscription.as_ref()?.id)))
+                .collect();
+            let updated = event_handlers::updated(&mut conn, &held).await?;
+            let found = standings
+                .into_iter()
+                .map(|(id, standing)| (id, (standing, updated.contains(&id))));
+            Ok(found.collect())
+        })
+    })
+}
 
 impl Subscriptions {
     /// What a change to the plan `tier` would cost at `now`.
@@ -21,16 +49,20 @@ impl Subscriptions {
         tier: &str,
         now: Timestamp,
     ) -> Result<Preview, Failure> {
-        let standing = self.standing(organization_id).await?;
+        let found = self.previewed.find(organization_id).await?;
+        let (standing, was_updated) = found.ok_or(Failure::NoOrganization)?;
         let step = decide(&standing, &self.catalogue, Wish::Change { tier })?;
         let customer = standing.customer_id.as_deref();
         let quote = match &self.stripe {
             Some(client) => self.ask_stripe(client, &step, customer, None, now).await?,
-            None => self.compute(organization_id, &step, now).await?,
+            None => {
+                self.compute(organization_id, &step, was_updated, now)
+                    .await?
+            }
         };
         let new = self.plan_after(tier)?;
         let expires_at = quote.expires_at(now);
-        let token = self.sealer.seal(&Promise {
+        let promise = Promise {
             organization_id,
             plan_tier: tier.to_owned(),
             subscription: standing.subscription.as_ref().map(Held::fingerprint),
@@ -41,7 +73,8 @@ impl Subscriptions {
             due_now_amount: quote.due_now_amount,
             next_invoice_amount: quote.next_invoice_amount,
             expires_at,
-        });
+        };
+        let token = self.sealer.seal(&promise).await?;
         let current = (
             standing.plan_tier.as_str(),
             self.catalogue.plan(&standing.plan_tier),
@@ -59,12 +92,15 @@ impl Subscriptions {
         &self,
         organization_id: Uuid,
         step: &Step<'_>,
+        was_updated: bool,
         now: Timestamp,
     ) -> Result<Quote, Failure> {
         Ok(match step {
             Step::Create { plan, .. } => local::of_creation(plan, now)?,
             Step::Switch { held, plan } => {
-                self.check_unchanged(organization_id, held).await?;
+                if was_updated {
+                    self.check_unchanged(organization_id, held).await?;
+                }
                 local::of_switch(held, &self.catalogue, plan, now)?
             }
             Step::EndWithPeriod { held }
@@ -114,8 +150,8 @@ impl Subscriptions {
     }
 
     /// Opens a token; one that is not ours is as good as one that is over.
-    pub(super) fn open(&self, token: &str) -> Result<Promise, Failure> {
-        self.sealer.open(token).ok_or(Failure::Stale(
+    pub(super) async fn open(&self, token: &str) -> Result<Promise, Failure> {
+        self.sealer.open(token).await?.ok_or(Failure::Stale(
             "the preview token is not one of this service",
         ))
     }
@@ -172,8 +208,7 @@ impl Subscriptions {
         };
         let mut tx = crate::db::TenantTx::begin(&self.pool, organization_id).await?;
         let repriced =
-            crate::event_handlers::repriced_since(tx.conn(), organization_id, &held.id, since)
-                .await?;
+            event_handlers::repriced_since(tx.conn(), organization_id, &held.id, since).await?;
         if repriced {
             return Err(super::Unknowable::StripeOnly("was changed before in this period").into());
         }

@@ -1,6 +1,6 @@
 //! The subscriptions' SQL.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
@@ -11,15 +11,15 @@ use super::standing::{Held, Item, Standing};
 use crate::db::TenantTx;
 use crate::plans::Catalogue;
 
-/// An organization, its plan and its subscription, in one round trip; None
-/// where there is no such organization.
-pub async fn standing(
+/// The organizations, their plans and their subscriptions, in one round trip;
+/// those that do not exist are left out.
+pub async fn standings(
     conn: &mut PgConnection,
-    organization_id: Uuid,
+    organization_ids: &[Uuid],
     catalogue: &Catalogue,
-) -> Result<Option<Standing>, sqlx::Error> {
+) -> Result<HashMap<Uuid, Standing>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"SELECT o.name, o.plan_tier,
+        r#"SELECT o.id AS organization_id, o.name, o.plan_tier,
                   (SELECT c.stripe_customer_id FROM billing_customers c
                     WHERE c.organization_id = o.id
                     ORDER BY c.created_at, c.stripe_customer_id LIMIT 1) AS customer_id,
@@ -45,22 +45,24 @@ pub async fn standing(
                ON s.organization_id = o.id AND s.status NOT IN ('canceled', 'incomplete_expired')
              LEFT JOIN billing_subscription_items i
                ON i.organization_id = o.id AND i.stripe_subscription_id = s.stripe_subscription_id
-            WHERE o.id = $1
+            WHERE o.id = ANY($1)
             ORDER BY i.stripe_subscription_item_id"#,
-        organization_id
+        organization_ids
     )
     .fetch_all(conn)
     .await?;
 
-    let mut standing = None;
-    let mut held = BTreeMap::<String, Held>::new();
+    let mut standings = HashMap::<Uuid, (Standing, BTreeMap<String, Held>)>::new();
     for row in rows {
-        standing.get_or_insert(Standing {
-            name: row.name,
-            plan_tier: row.plan_tier,
-            customer_id: row.customer_id,
-            had_trial: row.had_trial,
-            subscription: None,
+        let (_, held) = standings.entry(row.organization_id).or_insert_with(|| {
+            let standing = Standing {
+                name: row.name,
+                plan_tier: row.plan_tier,
+                customer_id: row.customer_id,
+                had_trial: row.had_trial,
+                subscription: None,
+            };
+            (standing, BTreeMap::new())
         });
         let (Some(id), Some(customer_id), Some(status)) =
             (row.id, row.held_customer_id, row.status)
@@ -102,10 +104,15 @@ pub async fn standing(
             });
         }
     }
-    Ok(standing.map(|standing| Standing {
-        subscription: Standing::choose(held.into_values().collect(), catalogue),
-        ..standing
-    }))
+    let standings = standings.into_iter().map(|(id, (standing, held))| {
+        let subscription = Standing::choose(held.into_values().collect(), catalogue);
+        let standing = Standing {
+            subscription,
+            ..standing
+        };
+        (id, standing)
+    });
+    Ok(standings.collect())
 }
 
 /// A subscription of which Stripe should be asked, and since when.

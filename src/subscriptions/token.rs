@@ -7,7 +7,10 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
+use sqlx::postgres::PgPool;
 use uuid::Uuid;
+
+use crate::service_keys::{Key, ServiceKey};
 
 /// How long a preview holds at most.
 pub const LIFETIME: SignedDuration = SignedDuration::from_mins(15);
@@ -30,43 +33,48 @@ pub struct Promise {
     pub expires_at: Timestamp,
 }
 
-/// Seals and opens promises.
+/// Seals and opens promises, with a key that all replicas share.
 #[derive(Clone)]
-pub struct Sealer(Hmac<Sha256>);
+pub struct Sealer(ServiceKey);
 
 impl Sealer {
-    /// A key that all replicas derive alike from a secret they share.
-    pub fn derived_from(secret: &[u8]) -> Self {
-        let mut derivation = Self::keyed(secret);
-        derivation.0.update(b"valuecanvas-billing preview token 1");
-        Self::keyed(&derivation.0.finalize().into_bytes())
+    pub fn new(pool: PgPool) -> Self {
+        Self(ServiceKey::new(pool, "preview tokens"))
     }
 
-    fn keyed(key: &[u8]) -> Self {
-        Self(Hmac::new_from_slice(key).expect("a key may have any length"))
-    }
-
-    pub fn seal(&self, promise: &Promise) -> String {
-        let content = serde_json::to_vec(promise).expect("a promise is plain data");
-        let mut mac = self.0.clone();
-        mac.update(&content);
-        let seal = mac.finalize().into_bytes();
-        format!(
-            "{}.{}",
-            URL_SAFE_NO_PAD.encode(content),
-            URL_SAFE_NO_PAD.encode(seal)
-        )
+    pub async fn seal(&self, promise: &Promise) -> Result<String, sqlx::Error> {
+        Ok(seal(self.0.get().await?, promise))
     }
 
     /// The promise in `token`, if it was sealed with this key.
-    pub fn open(&self, token: &str) -> Option<Promise> {
-        let (content, seal) = token.split_once('.')?;
-        let content = URL_SAFE_NO_PAD.decode(content).ok()?;
-        let mut mac = self.0.clone();
-        mac.update(&content);
-        mac.verify_slice(&URL_SAFE_NO_PAD.decode(seal).ok()?).ok()?;
-        serde_json::from_slice(&content).ok()
+    pub async fn open(&self, token: &str) -> Result<Option<Promise>, sqlx::Error> {
+        Ok(open(self.0.get().await?, token))
     }
+}
+
+fn keyed(key: &Key) -> Hmac<Sha256> {
+    Hmac::new_from_slice(key).expect("a key may have any length")
+}
+
+fn seal(key: &Key, promise: &Promise) -> String {
+    let content = serde_json::to_vec(promise).expect("a promise is plain data");
+    let mut mac = keyed(key);
+    mac.update(&content);
+    let seal = mac.finalize().into_bytes();
+    format!(
+        "{}.{}",
+        URL_SAFE_NO_PAD.encode(content),
+        URL_SAFE_NO_PAD.encode(seal)
+    )
+}
+
+fn open(key: &Key, token: &str) -> Option<Promise> {
+    let (content, seal) = token.split_once('.')?;
+    let content = URL_SAFE_NO_PAD.decode(content).ok()?;
+    let mut mac = keyed(key);
+    mac.update(&content);
+    mac.verify_slice(&URL_SAFE_NO_PAD.decode(seal).ok()?).ok()?;
+    serde_json::from_slice(&content).ok()
 }
 
 #[cfg(test)]
@@ -90,27 +98,25 @@ mod tests {
 
     #[test]
     fn a_sealed_promise_opens_as_it_was() {
-        let sealer = Sealer::derived_from(b"sk_test_1");
-        let token = sealer.seal(&promise());
-        assert_eq!(sealer.open(&token), Some(promise()));
-        assert_eq!(Sealer::derived_from(b"sk_test_2").open(&token), None);
+        let token = seal(&[1; 32], &promise());
+        assert_eq!(open(&[1; 32], &token), Some(promise()));
+        assert_eq!(open(&[2; 32], &token), None);
     }
 
     #[test]
     fn a_token_changed_anywhere_does_not_open() {
-        let sealer = Sealer::derived_from(b"sk_test_1");
-        let token = sealer.seal(&promise());
+        let token = seal(&[1; 32], &promise());
         for at in 0..token.len() {
             let mut bytes = token.clone().into_bytes();
             bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
             let changed = String::from_utf8(bytes).unwrap();
             // The last character has bits that no byte needs.
             if changed != token && at + 1 < token.len() {
-                assert_eq!(sealer.open(&changed), None, "at {at}");
+                assert_eq!(open(&[1; 32], &changed), None, "at {at}");
             }
         }
         for wrong in ["", ".", "a.b", &token[..token.len() - 2]] {
-            assert_eq!(sealer.open(wrong), None, "{wrong}");
+            assert_eq!(open(&[1; 32], wrong), None, "{wrong}");
         }
     }
 }

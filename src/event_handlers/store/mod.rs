@@ -150,6 +150,31 @@ pub async fn events_of(
     kept_events(conn, &ids).await
 }
 
+/// Those of the organizations whose subscription, named beside them, was ever
+/// updated.
+pub async fn updated(
+    conn: &mut PgConnection,
+    subscriptions: &[(Uuid, &str)],
+) -> Result<HashSet<Uuid>, sqlx::Error> {
+    if subscriptions.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let (organizations, ids): (Vec<Uuid>, Vec<&str>) = subscriptions.iter().copied().unzip();
+    let updated = sqlx::query_scalar!(
+        r#"SELECT k.organization_id AS "id!"
+             FROM unnest($1::uuid[], $2::text[]) AS k(organization_id, subscription_id)
+            WHERE EXISTS (SELECT FROM billing_applied_events e
+                           WHERE e.organization_id = k.organization_id
+                             AND e.resource_id = k.subscription_id
+                             AND e.event_type = 'customer.subscription.updated')"#,
+        &organizations,
+        &ids as &[&str]
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(updated.into_iter().collect())
+}
+
 /// The events that updated the object `resource_id`.
 pub async fn updates_of(
     conn: &mut PgConnection,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use valuecanvas_billing::plans::Catalogue;
-use valuecanvas_billing::subscriptions::{Failure, Sealer, Subscriptions, Unknowable};
+use valuecanvas_billing::subscriptions::{Failure, Subscriptions, Unknowable};
 
 use super::world::{DAY, START, Stripe, VISA, World, seconds, text};
 use crate::support::dice::Dice;
@@ -131,9 +131,9 @@ impl Arena {
         let catalogue = Catalogue::load(Some(file.path())).unwrap();
         let engine = Subscriptions::new(
             world.service.db.service_pool(),
+            valuecanvas_billing::db::lookup_pool(world.service.db.service(), 1),
             Arc::new(catalogue),
             None,
-            Sealer::derived_from(b"a secret of the test"),
         );
         Self {
             world,
