@@ -1,8 +1,8 @@
 //! `serve`: what runs together, and how it starts and stops.
 //!
 //! Intake has the main thread to itself, on a runtime of one thread: between a
-//! delivery and its commit nothing waits for another core. Processing has a
-//! thread of its own, so that it never stands in intake's way.
+//! delivery and its commit nothing waits for another core. Processing and the
+//! counting of usage have a thread each, so that they never stand in its way.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -229,8 +229,11 @@ pub struct Service {
     stop: CancellationToken,
     parts: Vec<tokio::task::JoinHandle<()>>,
     writer: tokio::task::JoinHandle<()>,
-    processing: Option<std::thread::JoinHandle<()>>,
+    counting: Thread,
+    processing: Option<Thread>,
 }
+
+type Thread = std::thread::JoinHandle<()>;
 
 /// Starts to listen and to process.
 pub async fn start(
@@ -341,9 +344,8 @@ pub async fn start(
         cors::allow(http::finish(router), &serve.surface.cors_origins),
         stop.clone(),
     )));
-    let writer = tokio::spawn(async {
-        tokio::join!(writer.run(), counting.run());
-    });
+    let writer = tokio::spawn(writer.run());
+    let counting = thread("counting", move || counting.run());
     // A timer that would be the next to fire wakes the runtime when it is set;
     // behind this one, the deadlines of deliveries cost nothing.
     tokio::spawn(async {
@@ -362,10 +364,7 @@ pub async fn start(
             pressure,
             stop: stop.clone(),
         };
-        std::thread::Builder::new()
-            .name("processing".to_owned())
-            .spawn(move || work.run())
-            .expect("the system can start a thread")
+        thread("processing", move || work.run())
     });
     // The name that the operators' guide looks for.
     tracing::info!(
@@ -379,8 +378,30 @@ pub async fn start(
         stop,
         parts,
         writer,
+        counting,
         processing,
     })
+}
+
+/// Does `work` on a thread of its own.
+fn thread<F: Future<Output = ()>>(name: &str, work: impl FnOnce() -> F + Send + 'static) -> Thread {
+    let run = move || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("the system can start a runtime")
+            .block_on(work());
+    };
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .expect("the system can start a thread")
+}
+
+/// Waits for a thread's end, but not for ever.
+async fn ended(thread: Thread, patience: Duration) -> bool {
+    let joined = tokio::task::spawn_blocking(move || thread.join());
+    tokio::time::timeout(patience, joined).await.is_ok()
 }
 
 /// Brings the quotas to what the catalogue says now.
@@ -422,17 +443,15 @@ impl Service {
         for part in self.parts {
             let _ = part.await;
         }
-        // The last connection took the last intake with it, and the writer has
-        // written what it was given.
-        let _ = tokio::time::timeout(Duration::from_secs(10), self.writer).await;
-        if let Some(processing) = self.processing {
-            let joined = tokio::task::spawn_blocking(move || processing.join());
-            if tokio::time::timeout(Duration::from_secs(20), joined)
-                .await
-                .is_err()
-            {
-                tracing::warn!("a batch is still being processed and is left to its lease");
-            }
+        // The last connection took the last intake and ledger with it, and the
+        // writers have written what they were given.
+        let patience = Duration::from_secs(10);
+        let _ = tokio::time::timeout(patience, self.writer).await;
+        ended(self.counting, patience).await;
+        if let Some(processing) = self.processing
+            && !ended(processing, Duration::from_secs(20)).await
+        {
+            tracing::warn!("a batch is still being processed and is left to its lease");
         }
     }
 }
@@ -449,24 +468,18 @@ struct Processing {
 }
 
 impl Processing {
-    fn run(self) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("the system can start a runtime");
-        runtime.block_on(async {
-            let processor = Processor {
-                pool: db::pool(self.options.clone(), self.workers + 1),
-                catalogue: self.catalogue,
-                key_is_live: self.stripe.key_is_live,
-                max_retries: self.stripe.max_retries,
-            };
-            let listening = tokio::spawn(hear(self.options, self.wake.clone()));
-            let workers =
-                (0..self.workers).map(|_| processor.run(&self.wake, &self.stop, &self.pressure));
-            futures_util::future::join_all(workers).await;
-            listening.abort();
-        });
+    async fn run(self) {
+        let processor = Processor {
+            pool: db::pool(self.options.clone(), self.workers + 1),
+            catalogue: self.catalogue,
+            key_is_live: self.stripe.key_is_live,
+            max_retries: self.stripe.max_retries,
+        };
+        let listening = tokio::spawn(hear(self.options, self.wake.clone()));
+        let workers =
+            (0..self.workers).map(|_| processor.run(&self.wake, &self.stop, &self.pressure));
+        futures_util::future::join_all(workers).await;
+        listening.abort();
     }
 }
 

@@ -71,11 +71,13 @@ fn the_crontab_runs_commands_that_there_are() {
             .split_once("environment; valuecanvas-billing ")
             .unwrap();
         let (command, _) = command.split_once(" 2>&1").unwrap();
-        let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        // What the shell makes of the name of a file is not looked at.
+        let words = command.split(' ').take_while(|word| !word.starts_with('/'));
+        let arguments: Vec<&str> = words.chain(["--help"]).collect();
         assert_eq!(run(&mut program(&arguments)).status, 0, "{command}");
         jobs += 1;
     }
-    assert_eq!(jobs, 3);
+    assert_eq!(jobs, 4);
 }
 
 #[test]
