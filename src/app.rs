@@ -290,7 +290,8 @@ pub async fn start(
         catalogue: catalogue.clone(),
         grace_hours: serve.usage.grace_hours,
     };
-    let (ledger, counting) = usage::ledger::new(database.service.clone(), rules.clone());
+    let (ledger, counting) =
+        usage::ledger::new(database.service.clone(), rules.clone(), counting_lanes());
     let agents = Agents {
         usage: Usage {
             ledger: ledger.clone(),
@@ -381,6 +382,11 @@ pub async fn start(
         counting,
         processing,
     })
+}
+
+/// Each has a connection, and a server process that counts for it.
+fn counting_lanes() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4))
 }
 
 /// Does `work` on a thread of its own.

@@ -316,6 +316,11 @@ pub fn is_timeout(error: &sqlx::Error) -> bool {
     sql_state(error).is_some_and(|code| matches!(code.as_str(), "55P03" | "57014"))
 }
 
+/// Whether a row is there already that the statement would have made.
+pub fn is_duplicate(error: &sqlx::Error) -> bool {
+    sql_state(error).is_some_and(|code| code == "23505")
+}
+
 /// Whether a value of the statement is what PostgreSQL refused, which it will
 /// refuse again. (22023 also tells of a role that does not exist yet.)
 pub fn is_bad_value(error: &sqlx::Error) -> bool {

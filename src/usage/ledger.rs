@@ -1,6 +1,7 @@
-//! The ledger: one writer, which takes all that is queued, locks the accounts
-//! it touches, decides each request in order, writes, commits, and answers.
-//! There is no cache that could be stale: what decides is read under the lock.
+//! The ledger: for each lane of organizations one writer, which takes all that
+//! is queued, locks the accounts it touches, decides each request in order,
+//! writes, commits, and answers. There is no cache that could be stale: what
+//! decides is read under the lock.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -129,7 +130,7 @@ impl Job {
 /// Where requests are handed in.
 #[derive(Clone)]
 pub struct Ledger {
-    queue: mpsc::Sender<Job>,
+    lanes: Arc<[mpsc::Sender<Job>]>,
 }
 
 impl Ledger {
@@ -211,7 +212,11 @@ impl Ledger {
             op,
             answer,
         };
-        self.queue.try_send(job).map_err(|error| match error {
+        // An organization is always in one lane, so that no two wait for each
+        // other's locks.
+        let lane = organization_id.as_u128() % self.lanes.len() as u128;
+        let queue = &self.lanes[usize::try_from(lane).unwrap_or_default()];
+        queue.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => LedgerError::Full,
             mpsc::error::TrySendError::Closed(_) => LedgerError::Unavailable,
         })?;
@@ -236,30 +241,57 @@ pub struct Rules {
     pub grace_hours: u32,
 }
 
-/// The one who writes.
-pub struct Writer {
+/// Those who write, each for a lane.
+pub struct Writers(Vec<Writer>);
+
+impl Writers {
+    /// Until every clone of the ledger is gone.
+    pub async fn run(self) {
+        futures_util::future::join_all(self.0.into_iter().map(Writer::run)).await;
+    }
+}
+
+struct Writer {
     options: PgConnectOptions,
     rules: Rules,
     queue: mpsc::Receiver<Job>,
+    /// Groups to be answered where they were asked: from another thread, each
+    /// answer would wake that one by itself.
+    done: mpsc::UnboundedSender<(Vec<Job>, Outcome)>,
     connection: Option<PgConnection>,
 }
 
-/// A ledger and its writer, which stops when every clone of the ledger is gone.
-pub fn new(options: PgConnectOptions, rules: Rules) -> (Ledger, Writer) {
-    let (sender, queue) = mpsc::channel(QUEUE);
-    let writer = Writer {
-        options: db::prepare(options),
-        rules,
-        queue,
-        connection: None,
+/// A ledger and its writers, which may run on another thread.
+pub fn new(options: PgConnectOptions, rules: Rules, lanes: usize) -> (Ledger, Writers) {
+    let options = db::prepare(options);
+    let (done, mut answered) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some((jobs, outcome)) = answered.recv().await {
+            answer(jobs, outcome);
+        }
+    });
+    let lane = || {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let writer = Writer {
+            options: options.clone(),
+            rules: rules.clone(),
+            queue,
+            done: done.clone(),
+            connection: None,
+        };
+        (sender, writer)
     };
-    (Ledger { queue: sender }, writer)
+    let (senders, writers): (Vec<_>, Vec<_>) = (0..lanes.max(1)).map(|_| lane()).unzip();
+    let ledger = Ledger {
+        lanes: senders.into(),
+    };
+    (ledger, Writers(writers))
 }
 
 type Outcome = Result<Vec<Reply>, LedgerError>;
 
 impl Writer {
-    pub async fn run(mut self) {
+    async fn run(mut self) {
         while let Some(first) = self.queue.recv().await {
             let mut events = first.events();
             let mut jobs = vec![first];
@@ -274,13 +306,13 @@ impl Writer {
             let outcome = self.commit(&jobs).await;
             metrics::quota_group(jobs.len(), started.elapsed());
             match outcome {
-                Some(outcome) => answer(jobs, outcome),
+                Some(outcome) => self.answer(jobs, outcome),
                 // One request must not spoil the others.
                 None => {
                     for job in jobs {
                         let alone = self.commit(std::slice::from_ref(&job)).await;
                         let outcome = alone.unwrap_or(Err(LedgerError::Unavailable));
-                        answer(vec![job], outcome);
+                        self.answer(vec![job], outcome);
                     }
                 }
             }
@@ -288,6 +320,11 @@ impl Writer {
         if let Some(connection) = self.connection {
             let _ = connection.close().await;
         }
+    }
+
+    fn answer(&self, jobs: Vec<Job>, outcome: Outcome) {
+        // Nobody asks any more where this fails.
+        let _ = self.done.send((jobs, outcome));
     }
 
     /// Counts a group. None: the database refused a value of it.

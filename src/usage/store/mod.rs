@@ -56,6 +56,9 @@ pub async fn lock(conn: &mut PgConnection, keys: &[Key]) -> Result<(), sqlx::Err
 
 /// What the accounts are, those of `keys` in their order. Periods that ended
 /// too long ago for late usage are left out.
+///
+/// `OFFSET 0` keeps a subquery apart, and so what it finds is found by its key,
+/// also under a plan that was made while the table was empty.
 pub async fn read(
     conn: &mut PgConnection,
     keys: &[Key],
@@ -93,12 +96,16 @@ pub async fn read(
                 ORDER BY s.plan_tier IS NOT DISTINCT FROM q.plan_tier DESC,
                          s.stripe_created_at DESC NULLS LAST, s.stripe_subscription_id DESC
                 LIMIT 1) s ON true
-             LEFT JOIN usage_totals t
-               ON t.organization_id = k.organization_id AND t.metric = k.metric
-              AND t.period_end > statement_timestamp() - interval '2 hours'
-             LEFT JOIN grace_periods g
-               ON g.organization_id = t.organization_id AND g.metric = t.metric
-              AND g.period_start = t.period_start"#,
+             LEFT JOIN LATERAL (
+               SELECT t.* FROM usage_totals t
+                WHERE t.organization_id = k.organization_id AND t.metric = k.metric
+                  AND t.period_end > statement_timestamp() - interval '2 hours'
+               OFFSET 0) t ON true
+             LEFT JOIN LATERAL (
+               SELECT g.started_at, g.expires_at, g.ended_at FROM grace_periods g
+                WHERE g.organization_id = t.organization_id AND g.metric = t.metric
+                  AND g.period_start = t.period_start
+               OFFSET 0) g ON true"#,
         &organizations,
         &metrics as &[&str]
     )
@@ -219,7 +226,10 @@ pub async fn known(
              FROM unnest($1::uuid[], $2::text[], $3::text[], $4::numeric[], $5::timestamptz[],
                          $6::text[]) WITH ORDINALITY
                AS k(organization_id, id, metric, quantity, occurred_at, metadata, n)
-             JOIN usage_events e ON e.organization_id = k.organization_id AND e.event_id = k.id"#,
+            CROSS JOIN LATERAL (
+              SELECT e.metric, e.quantity, e.occurred_at, e.metadata FROM usage_events e
+               WHERE e.organization_id = k.organization_id AND e.event_id = k.id
+              OFFSET 0) e"#,
         &organizations,
         &ids as &[&str],
         &metrics as &[&str],

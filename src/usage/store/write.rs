@@ -7,6 +7,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::Held;
+use crate::db;
 use crate::usage::NewEvent;
 use crate::usage::account::{Account, Tally};
 
@@ -185,35 +186,30 @@ impl Writes {
     }
 }
 
-/// Writes a group; false: an id was there already, and nothing may be
-/// committed.
+/// Writes a group; false: an id was there already, and the transaction failed.
 pub async fn write(conn: &mut PgConnection, writes: &Writes) -> Result<bool, sqlx::Error> {
     let (events, totals) = (&writes.events, &writes.totals);
     if !events.ids.is_empty() || !totals.metrics.is_empty() {
-        let written = sqlx::query_scalar!(
-            r#"WITH counted AS (
-                 INSERT INTO usage_totals (organization_id, metric, period_start, period_end, total,
-                                           reserved, events, last_at, last_event_id, alerted,
-                                           updated_at)
-                 SELECT * FROM unnest($9::uuid[], $10::text[], $11::timestamptz[],
-                                      $12::timestamptz[], $13::numeric[], $14::numeric[],
-                                      $15::bigint[], $16::timestamptz[], $17::text[],
-                                      $18::smallint[], $19::timestamptz[])
-                 ON CONFLICT (organization_id, metric, period_start) DO UPDATE SET
-                   period_end = excluded.period_end, total = excluded.total,
-                   reserved = excluded.reserved, events = excluded.events,
-                   last_at = excluded.last_at, last_event_id = excluded.last_event_id,
-                   alerted = excluded.alerted, updated_at = excluded.updated_at),
-               recorded AS (
-                 INSERT INTO usage_events (organization_id, event_id, metric, quantity, occurred_at,
-                                           recorded_at, period_start, metadata)
-                 SELECT o, id, metric, quantity, occurred, recorded, period, metadata::jsonb
-                   FROM unnest($1::uuid[], $2::text[], $3::text[], $4::numeric[],
-                               $5::timestamptz[], $6::timestamptz[], $7::timestamptz[], $8::text[])
-                     AS t(o, id, metric, quantity, occurred, recorded, period, metadata)
-                 ON CONFLICT (organization_id, event_id) DO NOTHING
-                 RETURNING 1)
-               SELECT count(*) AS "written!" FROM recorded"#,
+        let written = sqlx::query!(
+            "WITH counted AS (
+               INSERT INTO usage_totals (organization_id, metric, period_start, period_end, total,
+                                         reserved, events, last_at, last_event_id, alerted,
+                                         updated_at)
+               SELECT * FROM unnest($9::uuid[], $10::text[], $11::timestamptz[],
+                                    $12::timestamptz[], $13::numeric[], $14::numeric[],
+                                    $15::bigint[], $16::timestamptz[], $17::text[],
+                                    $18::smallint[], $19::timestamptz[])
+               ON CONFLICT (organization_id, metric, period_start) DO UPDATE SET
+                 period_end = excluded.period_end, total = excluded.total,
+                 reserved = excluded.reserved, events = excluded.events,
+                 last_at = excluded.last_at, last_event_id = excluded.last_event_id,
+                 alerted = excluded.alerted, updated_at = excluded.updated_at)
+             INSERT INTO usage_events (organization_id, event_id, metric, quantity, occurred_at,
+                                       recorded_at, period_start, metadata)
+             SELECT o, id, metric, quantity, occurred, recorded, period, metadata::jsonb
+               FROM unnest($1::uuid[], $2::text[], $3::text[], $4::numeric[],
+                           $5::timestamptz[], $6::timestamptz[], $7::timestamptz[], $8::text[])
+                 AS t(o, id, metric, quantity, occurred, recorded, period, metadata)",
             &events.organizations,
             &events.ids,
             &events.metrics,
@@ -233,12 +229,11 @@ pub async fn write(conn: &mut PgConnection, writes: &Writes) -> Result<bool, sql
             &totals.last_ids as &[Option<String>],
             &totals.alerted,
             &totals.updated as _
-        )
-        .fetch_one(&mut *conn)
-        .await?;
-        if usize::try_from(written) != Ok(events.ids.len()) {
-            return Ok(false);
-        }
+        );
+        match written.execute(&mut *conn).await {
+            Err(error) if db::is_duplicate(&error) => return Ok(false),
+            written => written?,
+        };
     }
     write_reservations(conn, &writes.reservations).await?;
     write_alerts(conn, &writes.alerts).await?;
