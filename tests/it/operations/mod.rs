@@ -2,6 +2,8 @@
 
 mod backups;
 mod deployment_guide;
+mod image;
 mod manifests;
 mod monitoring;
+mod rollout;
 mod units;

@@ -2,21 +2,25 @@
 //! programs that serve.
 
 use serde_json::Value;
+use valuecanvas_billing::outbound;
 
+use crate::support::TestDatabase;
+use crate::support::database::migration_files;
 use crate::support::events;
 use crate::support::program::{program, run};
 use crate::support::serving::{Serving, serve_on};
-use crate::support::{TestDatabase, migration_files};
 
 /// The newest migration that the release before had.
 const BEFORE: &str = "20260102091000";
 
-fn migrate(db: &TestDatabase, arguments: &[&str]) {
+async fn migrate(db: &TestDatabase, arguments: &[&str]) {
     let mut command = program(&[&["migrate"], arguments].concat());
     let url = db.url("postgres");
-    let ran = run(command
+    command
         .env("DATABASE_URL", &url)
-        .env("MIGRATION_DATABASE_URL", &url));
+        .env("MIGRATION_DATABASE_URL", &url);
+    let ran = tokio::task::spawn_blocking(move || run(&mut command));
+    let ran = ran.await.unwrap();
     assert_eq!(ran.status, 0, "{}", ran.stderr);
 }
 
@@ -35,7 +39,8 @@ async fn deliver(base: &str, number: u32) {
         subscription,
     );
     let body = event.to_string();
-    let answer = reqwest::Client::new()
+    let client = outbound::direct_client().unwrap();
+    let answer = client
         .post(format!("{base}/api/billing/webhooks/stripe"))
         .header("stripe-signature", events::sign(body.as_bytes()))
         .body(body)
@@ -46,7 +51,9 @@ async fn deliver(base: &str, number: u32) {
 }
 
 async fn readiness(base: &str) -> (u16, Value) {
-    let answer = reqwest::get(format!("{base}/readyz")).await.unwrap();
+    let client = outbound::direct_client().unwrap();
+    let asked = client.get(format!("{base}/readyz"));
+    let answer = asked.send().await.unwrap();
     (
         answer.status().as_u16(),
         answer.json().await.unwrap_or_default(),
@@ -59,7 +66,7 @@ async fn programs_on_both_sides_of_a_migration_lose_no_event() {
     for n in 0..3 {
         db.organization(&format!("cus_{n}")).await;
     }
-    migrate(&db, &["rollback", "--to", BEFORE]);
+    migrate(&db, &["rollback", "--to", BEFORE]).await;
 
     // A program that started before its schema was there takes deliveries.
     let early = Serving::start(&mut serve_on(&db));
@@ -72,15 +79,12 @@ async fn programs_on_both_sides_of_a_migration_lose_no_event() {
 
     // It goes on while the schema changes under it, and beside one that starts
     // with the new schema.
-    let migrating = async {
-        tokio::task::block_in_place(|| migrate(&db, &["up"]));
-    };
     let delivering = async {
         for number in 20..60 {
             deliver(&early.base, number).await;
         }
     };
-    tokio::join!(delivering, migrating);
+    tokio::join!(delivering, migrate(&db, &["up"]));
     let late = Serving::start(&mut serve_on(&db));
     for number in 60..100 {
         deliver([&early.base, &late.base][number as usize % 2], number).await;
@@ -96,7 +100,13 @@ async fn programs_on_both_sides_of_a_migration_lose_no_event() {
         100
     );
     assert_eq!(db.count("webhook_dead_letter_queue").await, 0);
-    assert_eq!((early.terminated().await.status, late.terminated().await.status), (0, 0));
+    assert_eq!(
+        (
+            early.terminated().await.status,
+            late.terminated().await.status
+        ),
+        (0, 0)
+    );
 }
 
 /// What a program of the release before reads and writes stays as it was:
@@ -118,7 +128,12 @@ fn migrations_only_add() {
             }
             let upper = line.to_uppercase();
             for taking in [
-                "DROP TABLE", "DROP COLUMN", "DROP FUNCTION", "RENAME ", " TYPE ", "SET NOT NULL",
+                "DROP TABLE",
+                "DROP COLUMN",
+                "DROP FUNCTION",
+                "RENAME ",
+                " TYPE ",
+                "SET NOT NULL",
             ] {
                 assert!(!upper.contains(taking), "{name}: {line}");
             }
