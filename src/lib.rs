@@ -34,6 +34,7 @@ pub mod stripe;
 pub mod subscriptions;
 pub mod telemetry;
 pub mod terminal;
+pub mod trace_context;
 pub mod usage;
 pub mod usage_alerts;
 pub mod usage_reports;

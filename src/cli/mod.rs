@@ -128,6 +128,7 @@ pub fn run(command: Command, global: &GlobalArgs) -> ExitCode {
                 .and_then(|format| telemetry::install(format, command.log_filter()))
                 .map_err(Failure::from)
                 .and_then(|()| runtime.block_on(dispatch(command, global)));
+            telemetry::flush();
             // Who was told twice to stop does not wait for a thread that hangs.
             runtime.shutdown_background();
             result

@@ -53,9 +53,7 @@ fn version(conn: &PgConnection) -> Check {
 /// Leases and billing periods go by the database's clock, signatures by ours.
 async fn clock(conn: &mut PgConnection) -> Check {
     let name = "database clock";
-    let theirs =
-        sqlx::query_scalar!(r#"SELECT extract(epoch FROM clock_timestamp())::bigint AS "secs!""#);
-    match theirs.fetch_one(conn).await {
+    match db::clock_secs(conn).await {
         Ok(secs) => {
             let skew = Timestamp::now().as_second().abs_diff(secs);
             let detail = format!("{skew} s from ours");

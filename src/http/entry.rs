@@ -17,6 +17,7 @@ use tracing::Instrument as _;
 
 use super::request_id::{self, RequestId};
 use crate::error::Problem;
+use crate::telemetry;
 
 /// The webhook endpoint takes longer headers: Stripe lists a signature for
 /// each secret.
@@ -73,6 +74,7 @@ impl Service<Request<Incoming>> for Entry {
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let id = RequestId::of(request.headers());
         let span = tracing::info_span!("request", id = id.as_str());
+        telemetry::follow(&span, request.headers());
         let refusal = refuse_head(&request);
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(self.peer);

@@ -20,6 +20,7 @@ use crate::http::body::{self, BodyError};
 use crate::metrics;
 use crate::stripe::event::{Envelope, PayloadError};
 use crate::stripe::signature::{self, SignatureError, SigningSecret};
+use crate::telemetry;
 
 /// Where Stripe delivers.
 pub const PATH: &str = "/api/billing/webhooks/stripe";
@@ -93,7 +94,8 @@ async fn accept(endpoint: &Endpoint, headers: &HeaderMap, body: Body) -> Result<
         now,
         endpoint.tolerance_secs,
     )?;
-    let (envelope, _) = Envelope::read(&body, now)?;
+    let (mut envelope, _) = Envelope::read(&body, now)?;
+    envelope.trace = telemetry::trace_of(headers);
     let event_id = envelope.id.clone();
     let event_type = envelope.event_type.clone();
 

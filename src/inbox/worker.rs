@@ -18,6 +18,8 @@ use crate::db::{self, WorkerTx};
 use crate::event_handlers::{self, Applied, Context, Handled, HandlerError, StoredEvent};
 use crate::metrics;
 use crate::plans::Catalogue;
+use crate::telemetry;
+use crate::trace_context::TraceParent;
 
 /// How many events share a transaction at most.
 const BATCH: i64 = 256;
@@ -127,7 +129,7 @@ impl Processor {
         match attempt.await.unwrap_or(Err(BatchError::Panicked)) {
             Ok(applied) => {
                 metrics::processing_batch(claimed.len(), started.elapsed());
-                self.settle(lease_id, &claimed, applied).await
+                self.settle(lease_id, &claimed, applied, started).await
             }
             Err(BatchError::Database(error)) if db::is_outage(&error) => Err(error),
             Err(error) if claimed.len() > 1 => {
@@ -148,7 +150,7 @@ impl Processor {
                     results: vec![Some(result)],
                     ..Applied::default()
                 };
-                self.settle(lease_id, &claimed, applied).await
+                self.settle(lease_id, &claimed, applied, started).await
             }
         }
     }
@@ -182,12 +184,16 @@ impl Processor {
         lease_id: Uuid,
         claimed: &[Claimed],
         applied: Applied,
+        started: Instant,
     ) -> Result<Tally, sqlx::Error> {
         applied.count();
         let mut tally = Tally::default();
         for (one, result) in claimed.iter().zip(&applied.results) {
             let Some(result) = result else { continue };
             tally.processed += 1;
+            if let Some(trace) = &one.trace {
+                telemetry::processed(trace, &one.event, started.elapsed(), result.is_ok());
+            }
             match result {
                 Ok(handled) => {
                     tally.succeeded += 1;
@@ -353,6 +359,7 @@ fn report_success(claimed: &Claimed, handled: &Handled) {
         event_type = event.event_type,
         organization_id = handled.organization_id().map(tracing::field::display),
         outcome = handled.outcome(),
+        trace_id = claimed.trace.as_ref().map(TraceParent::trace_id),
         "Webhook event processed"
     );
 }

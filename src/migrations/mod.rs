@@ -40,6 +40,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260102090110", "service_keys"),
     ("20260102091000", "stripe_requests"),
     ("20260102091100", "subscription_previews"),
+    ("20260102091200", "trace_context"),
     ("20260102092000", "usage"),
 ];
 

@@ -9,6 +9,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::trace_context::TraceParent;
+
 /// Stripe's ids have at most 255 characters.
 const MAX_ID_BYTES: usize = 255;
 /// serde_json's own limit while it builds values.
@@ -25,6 +27,8 @@ pub struct Envelope {
     pub account: Option<String>,
     /// Unix seconds.
     pub created: i64,
+    /// The trace that its delivery belongs to, which is not the body's to say.
+    pub trace: Option<TraceParent>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -114,6 +118,7 @@ impl Envelope {
             livemode: raw.livemode.unwrap_or(false),
             account: raw.account.filter(|v| is_name(v)),
             created,
+            trace: None,
         };
         Ok((envelope, text))
     }

@@ -7,6 +7,7 @@ use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use crate::event_handlers::{Handled, StoredEvent};
+use crate::trace_context::TraceParent;
 
 /// How long a worker may take for a batch before another takes it over.
 const LEASE_SECS: i64 = 60;
@@ -17,6 +18,8 @@ pub struct Claimed {
     pub event: StoredEvent,
     pub retry_count: i32,
     pub received_at: Timestamp,
+    /// The trace of its delivery.
+    pub trace: Option<TraceParent>,
 }
 
 /// Leases up to `limit` due events to `lease_id`. `buckets` are those to look
@@ -41,7 +44,8 @@ pub async fn claim(
                     FOR UPDATE SKIP LOCKED) due
             WHERE e.bucket = due.bucket AND e.stripe_event_id = due.stripe_event_id
         RETURNING e.bucket, e.stripe_event_id, e.event_type, e.api_version, e.livemode, e.account,
-                  e.event_created_at, e.payload::text AS "payload!", e.retry_count, e.received_at"#,
+                  e.event_created_at, e.payload::text AS "payload!", e.retry_count, e.received_at,
+                  e.traceparent"#,
         lease_id,
         buckets,
         limit,
@@ -65,6 +69,7 @@ pub async fn claim(
             },
             retry_count: row.retry_count,
             received_at: row.received_at.to_jiff(),
+            trace: row.traceparent.as_deref().and_then(TraceParent::parse),
         })
         .collect())
 }

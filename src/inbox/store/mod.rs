@@ -16,6 +16,7 @@ use sqlx::{Encode, Postgres, Type};
 
 use super::bucket_of;
 use super::group_commit::Delivery;
+use crate::trace_context::TraceParent;
 
 /// Wakes the workers of other replicas.
 pub const NOTIFY: &str = "NOTIFY webhook_events";
@@ -60,6 +61,7 @@ pub async fn insert(
     let mut accounts = Vec::with_capacity(size);
     let mut times = Vec::with_capacity(size);
     let mut payloads = Vec::with_capacity(size);
+    let mut traces = Vec::with_capacity(size);
     for delivery in group {
         let envelope = &delivery.envelope;
         buckets.push(bucket_of(&envelope.id));
@@ -74,13 +76,14 @@ pub async fn insert(
                 .to_sqlx(),
         );
         payloads.push(RawJson(&delivery.payload));
+        traces.push(envelope.trace.as_ref().map(TraceParent::as_str));
     }
     let stored = sqlx::query_scalar!(
         "INSERT INTO webhook_events (bucket, stripe_event_id, event_type, api_version, livemode,
-                                     account, event_created_at, payload)
+                                     account, event_created_at, payload, traceparent)
          SELECT * FROM unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::boolean[],
-                              $6::text[], $7::timestamptz[], $8::json[])
-             AS new(bucket, id, type, version, livemode, account, created, payload)
+                              $6::text[], $7::timestamptz[], $8::json[], $9::text[])
+             AS new(bucket, id, type, version, livemode, account, created, payload, traceparent)
           WHERE NOT EXISTS (SELECT FROM webhook_dead_letter_queue)
              OR NOT EXISTS (SELECT FROM webhook_dead_letter_queue dead
                              WHERE dead.bucket = new.bucket AND dead.stripe_event_id = new.id)
@@ -94,6 +97,7 @@ pub async fn insert(
         &accounts as &[Option<&str>],
         &times as _,
         &payloads as &[RawJson<'_>] as _,
+        &traces as &[Option<&str>],
     )
     .fetch_all(conn)
     .await?;

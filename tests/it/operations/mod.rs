@@ -6,4 +6,5 @@ mod image;
 mod manifests;
 mod monitoring;
 mod rollout;
+mod traces;
 mod units;

@@ -308,7 +308,19 @@ fn every_route_in_the_source_is_in_the_table() {
             if rest.starts_with("&route.path") {
                 continue;
             }
-            let template = rest.split('"').nth(1).unwrap_or_default();
+            // A path that others need as well has a name.
+            let named = || {
+                source
+                    .split_once("const PATH: &str = ")
+                    .map(|(_, value)| value)
+            };
+            let text = if rest.starts_with("PATH,") {
+                named()
+            } else {
+                Some(rest)
+            };
+            let template = text.and_then(|text| text.split('"').nth(1));
+            let template = template.unwrap_or_default();
             let methods = rest.split_once(',').map_or("", |(_, methods)| methods);
             let methods = &methods[..methods.find(".route(").unwrap_or(methods.len())];
             let methods = &methods[..methods.find('\n').unwrap_or(methods.len())];

@@ -4,21 +4,23 @@
 //! delivery and its commit nothing waits for another core. Processing and the
 //! counting of usage have a thread each, so that they never stand in its way.
 
+mod database;
+mod threads;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::ConnectOptions;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPool};
+use sqlx::postgres::PgPool;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
 use crate::auth::Guard;
-use crate::config::{DatabaseConfig, DatabaseLocation, ServeConfig, StripeConfig};
+use crate::config::{ServeConfig, StripeConfig};
 use crate::db::{self, DatabaseError};
-use crate::embedded_postgres::{DATABASE, EmbeddedPostgres, EmbeddedPostgresError};
+use crate::embedded_postgres::EmbeddedPostgresError;
 use crate::enforcement::Agents;
 use crate::event_handlers;
 use crate::http::rate_limit::Limits;
@@ -27,7 +29,7 @@ use crate::inbox::pressure::Pressure;
 use crate::inbox::routes::Endpoint;
 use crate::inbox::worker::Processor;
 use crate::inbox::{self, group_commit};
-use crate::migrations::{self, MigrationError};
+use crate::migrations::MigrationError;
 use crate::organizations;
 use crate::plans::{Catalogue, CatalogueError};
 use crate::stripe::client::Client;
@@ -36,12 +38,12 @@ use crate::subscriptions::{self, Subscriptions};
 use crate::usage::routes::Usage;
 use crate::usage::{self, Rules};
 use crate::{grace_periods, outbound, quotas, usage_alerts};
+use threads::{Processing, Thread, ended, thread, wake_workers};
+
+pub use database::Database;
 
 /// The connections that requests share.
 const API_CONNECTIONS: u32 = 8;
-
-/// The login that the service uses on the embedded cluster.
-const EMBEDDED_LOGIN: &str = "billing_service";
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -66,115 +68,6 @@ pub enum StartError {
         path: std::path::PathBuf,
         error: std::io::Error,
     },
-}
-
-/// The database, ready to be used.
-pub struct Database {
-    /// For `serve` and the jobs.
-    pub service: PgConnectOptions,
-    /// For migrations.
-    pub owner: PgConnectOptions,
-    pub embedded: Option<EmbeddedPostgres>,
-    allow_privileged: bool,
-}
-
-impl Database {
-    /// Finds the database; the embedded one is started, and migrated.
-    pub async fn open(config: &DatabaseConfig) -> Result<Self, StartError> {
-        let database = Self::locate(config).await?;
-        if database.embedded.is_some()
-            && let Err(error) = prepare_embedded(&database.owner).await
-        {
-            database.close().await;
-            return Err(error);
-        }
-        Ok(database)
-    }
-
-    /// Finds the database; the embedded one is started, and left as it is.
-    pub async fn locate(config: &DatabaseConfig) -> Result<Self, StartError> {
-        match &config.location {
-            DatabaseLocation::Url(url) => {
-                let owner = config.migration.clone().unwrap_or_else(|| url.clone());
-                let allow_privileged = config.allow_privileged_role;
-                Ok(Self {
-                    allow_privileged,
-                    ..Self::external(url.clone(), owner)
-                })
-            }
-            DatabaseLocation::Embedded => {
-                let embedded = EmbeddedPostgres::start(&config.data_dir).await?;
-                let owner = options(&embedded.admin_url());
-                let service = options(&embedded.url_for(EMBEDDED_LOGIN, DATABASE));
-                Ok(Self {
-                    service,
-                    owner,
-                    embedded: Some(embedded),
-                    allow_privileged: false,
-                })
-            }
-        }
-    }
-
-    /// A database that is there: `service` for serving, `owner` for migrating.
-    pub fn external(service: PgConnectOptions, owner: PgConnectOptions) -> Self {
-        Self {
-            service,
-            owner,
-            embedded: None,
-            allow_privileged: false,
-        }
-    }
-
-    /// Refuses a login that row-level security would not bind.
-    pub async fn check_login(&self) -> Result<(), DatabaseError> {
-        let mut conn = db::connect(&self.service).await?;
-        db::check_login(&mut conn, self.allow_privileged).await
-    }
-
-    /// Lets the embedded cluster go; the last to do so stops it.
-    pub async fn close(self) {
-        if let Some(embedded) = self.embedded
-            && let Err(error) = embedded.stop().await
-        {
-            tracing::warn!(%error, "the embedded database could not be stopped");
-        }
-    }
-}
-
-fn options(url: &str) -> PgConnectOptions {
-    let options: PgConnectOptions = url
-        .parse()
-        .expect("the embedded database's URL is well formed");
-    // Nothing on a private socket needs it, whatever PGSSLMODE says.
-    options.ssl_mode(sqlx::postgres::PgSslMode::Disable)
-}
-
-async fn prepare_embedded(owner: &PgConnectOptions) -> Result<(), StartError> {
-    let mut conn = db::connect(owner).await?;
-    migrations::up(&mut conn, |migration| {
-        tracing::info!(
-            version = migration.version,
-            name = migration.name,
-            "applying migration"
-        );
-    })
-    .await?;
-    sqlx::raw_sql(
-        "DO $$ BEGIN
-           IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'billing_service') THEN
-             CREATE ROLE billing_service LOGIN NOINHERIT;
-           END IF;
-           IF NOT (pg_has_role('billing_service', 'billing_app', 'MEMBER')
-                   AND pg_has_role('billing_service', 'billing_worker', 'MEMBER')) THEN
-             GRANT billing_app, billing_worker TO billing_service;
-           END IF;
-         END $$",
-    )
-    .execute(&mut conn)
-    .await
-    .map_err(DatabaseError::from)?;
-    Ok(())
 }
 
 /// The secrets that deliveries are checked with: those configured, else one
@@ -232,8 +125,6 @@ pub struct Service {
     counting: Thread,
     processing: Option<Thread>,
 }
-
-type Thread = std::thread::JoinHandle<()>;
 
 /// Starts to listen and to process.
 pub async fn start(
@@ -389,27 +280,6 @@ fn counting_lanes() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4))
 }
 
-/// Does `work` on a thread of its own.
-fn thread<F: Future<Output = ()>>(name: &str, work: impl FnOnce() -> F + Send + 'static) -> Thread {
-    let run = move || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("the system can start a runtime")
-            .block_on(work());
-    };
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(run)
-        .expect("the system can start a thread")
-}
-
-/// Waits for a thread's end, but not for ever.
-async fn ended(thread: Thread, patience: Duration) -> bool {
-    let joined = tokio::task::spawn_blocking(move || thread.join());
-    tokio::time::timeout(patience, joined).await.is_ok()
-}
-
 /// Brings the quotas to what the catalogue says now.
 async fn follow_catalogue(pool: PgPool, catalogue: Arc<Catalogue>) {
     match quotas::follow(&pool, &catalogue).await {
@@ -459,53 +329,5 @@ impl Service {
         {
             tracing::warn!("a batch is still being processed and is left to its lease");
         }
-    }
-}
-
-/// The processing thread's share.
-struct Processing {
-    options: PgConnectOptions,
-    workers: u32,
-    catalogue: Catalogue,
-    stripe: StripeConfig,
-    wake: Arc<Notify>,
-    pressure: Arc<Pressure>,
-    stop: CancellationToken,
-}
-
-impl Processing {
-    async fn run(self) {
-        let processor = Processor {
-            pool: db::pool(self.options.clone(), self.workers + 1),
-            catalogue: self.catalogue,
-            key_is_live: self.stripe.key_is_live,
-            max_retries: self.stripe.max_retries,
-        };
-        let listening = tokio::spawn(hear(self.options, self.wake.clone()));
-        let workers =
-            (0..self.workers).map(|_| processor.run(&self.wake, &self.stop, &self.pressure));
-        futures_util::future::join_all(workers).await;
-        listening.abort();
-    }
-}
-
-/// Wakes the workers that wait, and leaves word for one that is about to.
-fn wake_workers(wake: &Notify) {
-    wake.notify_waiters();
-    wake.notify_one();
-}
-
-/// Wakes the workers when another replica stored something. Deaf, they poll.
-async fn hear(options: PgConnectOptions, wake: Arc<Notify>) {
-    let pool = db::pool(options.log_statements(tracing::log::LevelFilter::Off), 1);
-    loop {
-        if let Ok(mut listener) = PgListener::connect_with(&pool).await
-            && listener.listen(inbox::CHANNEL).await.is_ok()
-        {
-            while listener.recv().await.is_ok() {
-                wake_workers(&wake);
-            }
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

@@ -1,0 +1,121 @@
+//! The database that a process uses: found, and made ready.
+
+use sqlx::postgres::PgConnectOptions;
+
+use super::StartError;
+use crate::config::{DatabaseConfig, DatabaseLocation};
+use crate::db::{self, DatabaseError};
+use crate::embedded_postgres::{DATABASE, EmbeddedPostgres};
+use crate::migrations;
+
+/// The login that the service uses on the embedded cluster.
+const EMBEDDED_LOGIN: &str = "billing_service";
+
+/// The database, ready to be used.
+pub struct Database {
+    /// For `serve` and the jobs.
+    pub service: PgConnectOptions,
+    /// For migrations.
+    pub owner: PgConnectOptions,
+    pub embedded: Option<EmbeddedPostgres>,
+    allow_privileged: bool,
+}
+
+impl Database {
+    /// Finds the database; the embedded one is started, and migrated.
+    pub async fn open(config: &DatabaseConfig) -> Result<Self, StartError> {
+        let database = Self::locate(config).await?;
+        if database.embedded.is_some()
+            && let Err(error) = prepare_embedded(&database.owner).await
+        {
+            database.close().await;
+            return Err(error);
+        }
+        Ok(database)
+    }
+
+    /// Finds the database; the embedded one is started, and left as it is.
+    pub async fn locate(config: &DatabaseConfig) -> Result<Self, StartError> {
+        match &config.location {
+            DatabaseLocation::Url(url) => {
+                let owner = config.migration.clone().unwrap_or_else(|| url.clone());
+                let allow_privileged = config.allow_privileged_role;
+                Ok(Self {
+                    allow_privileged,
+                    ..Self::external(url.clone(), owner)
+                })
+            }
+            DatabaseLocation::Embedded => {
+                let embedded = EmbeddedPostgres::start(&config.data_dir).await?;
+                let owner = options(&embedded.admin_url());
+                let service = options(&embedded.url_for(EMBEDDED_LOGIN, DATABASE));
+                Ok(Self {
+                    service,
+                    owner,
+                    embedded: Some(embedded),
+                    allow_privileged: false,
+                })
+            }
+        }
+    }
+
+    /// A database that is there: `service` for serving, `owner` for migrating.
+    pub fn external(service: PgConnectOptions, owner: PgConnectOptions) -> Self {
+        Self {
+            service,
+            owner,
+            embedded: None,
+            allow_privileged: false,
+        }
+    }
+
+    /// Refuses a login that row-level security would not bind.
+    pub async fn check_login(&self) -> Result<(), DatabaseError> {
+        let mut conn = db::connect(&self.service).await?;
+        db::check_login(&mut conn, self.allow_privileged).await
+    }
+
+    /// Lets the embedded cluster go; the last to do so stops it.
+    pub async fn close(self) {
+        if let Some(embedded) = self.embedded
+            && let Err(error) = embedded.stop().await
+        {
+            tracing::warn!(%error, "the embedded database could not be stopped");
+        }
+    }
+}
+
+fn options(url: &str) -> PgConnectOptions {
+    let options: PgConnectOptions = url
+        .parse()
+        .expect("the embedded database's URL is well formed");
+    // Nothing on a private socket needs it, whatever PGSSLMODE says.
+    options.ssl_mode(sqlx::postgres::PgSslMode::Disable)
+}
+
+async fn prepare_embedded(owner: &PgConnectOptions) -> Result<(), StartError> {
+    let mut conn = db::connect(owner).await?;
+    migrations::up(&mut conn, |migration| {
+        tracing::info!(
+            version = migration.version,
+            name = migration.name,
+            "applying migration"
+        );
+    })
+    .await?;
+    sqlx::raw_sql(
+        "DO $$ BEGIN
+           IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'billing_service') THEN
+             CREATE ROLE billing_service LOGIN NOINHERIT;
+           END IF;
+           IF NOT (pg_has_role('billing_service', 'billing_app', 'MEMBER')
+                   AND pg_has_role('billing_service', 'billing_worker', 'MEMBER')) THEN
+             GRANT billing_app, billing_worker TO billing_service;
+           END IF;
+         END $$",
+    )
+    .execute(&mut conn)
+    .await
+    .map_err(DatabaseError::from)?;
+    Ok(())
+}
