@@ -37,8 +37,8 @@ pub fn layer<S>() -> Result<Option<impl Layer<S>>, ConfigError>
 where
     S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
 {
-    let named = |name: &&str| std::env::var(name).is_ok_and(|text| !text.trim().is_empty());
-    if !ENDPOINTS.iter().any(|name| named(&name)) {
+    let named = |name: &str| std::env::var(name).is_ok_and(|text| !text.trim().is_empty());
+    if !ENDPOINTS.iter().any(|name| named(name)) {
         return Ok(None);
     }
     // Only the first call installs it; a second finds it there.
