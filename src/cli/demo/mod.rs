@@ -134,7 +134,7 @@ fn announce(
          API key    {key}\n  \
          Stripe     {stripe} (a stand-in; any sk_test_… key)\n  \
          Database   {url}\n\n  \
-         Subscriptions change and their events arrive. In another terminal:\n\n    \
+         Subscriptions change, their events arrive, and agents are used. In another terminal:\n\n    \
          TOKEN=$(curl -s http://{address}/api/auth/login -H 'Content-Type: application/json' \\\n      \
          -d '{{\"email\":\"{email}\",\"password\":\"{password}\"}}' | jq -r .token)\n    \
          curl -s http://{address}/api/billing/subscription/preview -H \"Authorization: Bearer $TOKEN\" \\\n      \
@@ -143,6 +143,7 @@ fn announce(
          -H 'Content-Type: application/json' -d '{{\"planTier\":\"standard\"}}' | jq\n    \
          eval \"$(valuecanvas-billing status --output env)\"\n    \
          psql $DATABASE_URL -c \"SELECT action, actor_type, created_at FROM billing_audit_log ORDER BY created_at DESC LIMIT 10;\"\n    \
+         curl -s http://{address}/api/billing/usage -H \"Authorization: Bearer $TOKEN\" | jq\n    \
          valuecanvas-billing webhooks list\n    \
          valuecanvas-billing webhooks dead-letters\n    \
          valuecanvas-billing audit verify\n\n  \

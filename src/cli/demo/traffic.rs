@@ -1,5 +1,6 @@
 //! What happens in the demo: customers subscribe, upgrade, fail to pay, pay
-//! again and leave, by the API; the stand-in for Stripe tells of it.
+//! again and leave, by the API, and use what they have; the stand-in for Stripe
+//! tells of it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,6 +19,8 @@ use crate::stripe::signature::{self, SigningSecret};
 
 const PAUSE: Duration = Duration::from_secs(2);
 const SUBSCRIPTION: &str = "/api/billing/subscription";
+const CHECK: &str = "/api/billing/usage/check";
+const METRIC: &str = "agent_executions";
 
 /// A step of the story.
 enum Step {
@@ -56,6 +59,9 @@ pub async fn run(
             for tenant in &tenants {
                 for step in &STORY {
                     act(address, &stripe, tenant, step).await;
+                    if let Err(error) = consume(address, tenant).await {
+                        tracing::warn!(%error, "a sample use could not be made");
+                    }
                     tokio::time::sleep(PAUSE).await;
                 }
             }
@@ -81,6 +87,23 @@ async fn act(address: SocketAddr, stripe: &Client, tenant: &Tenant, step: &Step)
             }
         }
     }
+}
+
+/// Uses agents, now and then more than the free plan has.
+async fn consume(address: SocketAddr, tenant: &Tenant) -> Result<(), reqwest::Error> {
+    let quantity = rand::random_range(1..=20);
+    let used = json!({"metric": METRIC, "quantity": quantity, "consume": true});
+    let response = outbound::direct_client()?
+        .post(format!("http://{address}{CHECK}"))
+        .bearer_auth(&tenant.api_key)
+        .json(&used)
+        .send()
+        .await?;
+    let status = response.status().as_u16();
+    let grace = response.headers().contains_key("x-grace-period-expires");
+    let organization_id = tenant.organization_id;
+    tracing::info!(%organization_id, metric = METRIC, quantity, status, grace, "Sample use");
+    Ok(())
 }
 
 async fn call(
