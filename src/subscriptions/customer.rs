@@ -42,7 +42,16 @@ impl Subscriptions {
         let mut failure = None;
         for _ in 0..2 {
             let request = match requests::begin(&self.pool, organization_id, new.clone()).await? {
-                Begun::New(request) => request,
+                Begun::New(request) => {
+                    // Nobody else makes one from here on, but somebody may have
+                    // since it was found missing.
+                    let standing = self.standing(organization_id).await?;
+                    if let Some(id) = standing.customer_id {
+                        self.give_up(&request, "there is a customer by now").await?;
+                        return Ok(id);
+                    }
+                    request
+                }
                 Begun::Open(request) => {
                     if let Some(id) = find(client, &request).await.map_err(Failure::Stripe)? {
                         self.adopt(&request, &id).await?;

@@ -72,6 +72,9 @@ pub struct Request {
     pub created_at: Timestamp,
 }
 
+/// How often an open request may be closed under our eyes.
+const ROUNDS: u32 = 5;
+
 const KEY_PREFIX: &str = "vcb-";
 
 /// The request that a key of ours is of. Ids of later requests are greater.
@@ -108,18 +111,22 @@ pub async fn begin(
     organization_id: Uuid,
     new: NewRequest,
 ) -> Result<Begun, sqlx::Error> {
-    let mut tx = TenantTx::begin(pool, organization_id).await?;
-    let id = Uuid::now_v7();
-    let inserted = store::insert(&mut tx, id, &new).await?;
-    let found = if inserted {
-        store::by_id(&mut tx, id).await?.map(Begun::New)
-    } else {
-        let open = store::open_about(&mut tx, new.subject).await?;
-        open.map(Begun::Open)
-    };
-    tx.commit().await?;
-    // The open one was closed between the two statements.
-    found.ok_or(sqlx::Error::RowNotFound)
+    for _ in 0..ROUNDS {
+        let mut tx = TenantTx::begin(pool, organization_id).await?;
+        let id = Uuid::now_v7();
+        let found = if store::insert(&mut tx, id, &new).await? {
+            store::by_id(&mut tx, id).await?.map(Begun::New)
+        } else {
+            let open = store::open_about(&mut tx, new.subject).await?;
+            open.map(Begun::Open)
+        };
+        tx.commit().await?;
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        // The open one was closed between the two statements.
+    }
+    Err(sqlx::Error::RowNotFound)
 }
 
 /// The open request about `subject`, if there is one.
