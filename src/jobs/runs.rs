@@ -97,7 +97,8 @@ pub async fn retried_today(pool: &PgPool) -> Result<Retried, sqlx::Error> {
                     WHERE processed AND retry_count > 0
                       AND processed_at > now() - interval '1 day') AS "succeeded!",
                   (SELECT count(*) FROM webhook_dead_letter_queue
-                    WHERE dead_lettered_at > now() - interval '1 day') AS "dead_lettered!""#
+                    WHERE retry_count > 0
+                      AND dead_lettered_at > now() - interval '1 day') AS "dead_lettered!""#
     )
     .fetch_one(tx.conn())
     .await
