@@ -7,8 +7,8 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::Failure;
+use super::database::on_database;
 use super::output::{Format, table};
-use crate::app::Database;
 use crate::auth::{self, ApiKey, NewApiKey, Permission};
 use crate::config::GlobalArgs;
 use crate::db;
@@ -62,13 +62,10 @@ struct Created {
 impl ApiKeys {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let config = global.database()?;
-        let database = Database::open(&config).await?;
-        let result = match database.check_login().await {
-            Ok(()) => self.run_on(&db::pool(database.service.clone(), 1)).await,
-            Err(error) => Err(error.into()),
-        };
-        database.close().await;
-        result
+        on_database(&config, async |database| {
+            self.run_on(&db::pool(database.service.clone(), 1)).await
+        })
+        .await
     }
 
     async fn run_on(self, pool: &PgPool) -> Result<(), Failure> {

@@ -9,8 +9,8 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::Failure;
+use super::database::on_database;
 use super::output::{Format, escaped, table};
-use crate::app::Database;
 use crate::audit::{self, Entry, Filter, Report, csv};
 use crate::config::GlobalArgs;
 use crate::db::{self, WorkerTx};
@@ -86,13 +86,10 @@ const ENTRIES_AT_ONCE: i64 = 1_000;
 
 impl Audit {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
-        let database = Database::open(&global.database()?).await?;
-        let result = match database.check_login().await {
-            Ok(()) => self.run_on(&db::pool(database.service.clone(), 1)).await,
-            Err(error) => Err(error.into()),
-        };
-        database.close().await;
-        result
+        on_database(&global.database()?, async |database| {
+            self.run_on(&db::pool(database.service.clone(), 1)).await
+        })
+        .await
     }
 
     async fn run_on(self, pool: &PgPool) -> Result<(), Failure> {

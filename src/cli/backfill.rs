@@ -4,6 +4,7 @@ use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Failure;
+use super::database::on_database;
 use super::output::{self, Format};
 use crate::app::Database;
 use crate::config::{GlobalArgs, StripeArgs};
@@ -37,13 +38,10 @@ impl Backfill {
         let config = global.database()?;
         let since = since(&self.since, Timestamp::now())?;
         let client = stripe_client(&self.stripe, PATIENCE)?;
-        let database = Database::open(&config).await?;
-        let result = match database.check_login().await {
-            Ok(()) => self.run_on(&client, &database, since).await,
-            Err(error) => Err(error.into()),
-        };
-        database.close().await;
-        result
+        on_database(&config, async |database| {
+            self.run_on(&client, database, since).await
+        })
+        .await
     }
 
     async fn run_on(

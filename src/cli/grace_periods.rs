@@ -4,8 +4,8 @@ use clap::Subcommand;
 use sqlx::postgres::PgPool;
 
 use super::Failure;
+use super::database::on_database;
 use super::output::{Format, table};
-use crate::app::Database;
 use crate::config::GlobalArgs;
 use crate::db::{self, WorkerTx};
 use crate::grace_periods::{self, Filter, GraceRow};
@@ -43,16 +43,11 @@ impl GracePeriods {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let config = global.database()?;
         let gateway = self.gateway()?;
-        let database = Database::open(&config).await?;
-        let result = match database.check_login().await {
-            Ok(()) => {
-                let pool = db::pool(database.service.clone(), 1);
-                self.run_on(&pool, gateway.as_ref()).await
-            }
-            Err(error) => Err(error.into()),
-        };
-        database.close().await;
-        result
+        on_database(&config, async |database| {
+            let pool = db::pool(database.service.clone(), 1);
+            self.run_on(&pool, gateway.as_ref()).await
+        })
+        .await
     }
 
     fn gateway(&self) -> Result<Option<PushGateway>, Failure> {

@@ -6,6 +6,7 @@ mod audit;
 mod backfill;
 mod backup;
 mod completions;
+mod database;
 mod demo;
 mod doctor;
 mod failure;

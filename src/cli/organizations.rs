@@ -4,8 +4,8 @@ use clap::Subcommand;
 use sqlx::postgres::PgPool;
 
 use super::Failure;
+use super::database::on_database;
 use super::output::{Format, table};
-use crate::app::Database;
 use crate::config::{GlobalArgs, StripeArgs};
 use crate::db::{self, WorkerTx};
 use crate::organizations::{self, NewOrganization, Organization};
@@ -43,16 +43,11 @@ impl Organizations {
             Self::List { .. } => None,
         };
         let catalogue = Catalogue::load(plans_file.as_deref())?;
-        let database = Database::open(&config).await?;
-        let result = match database.check_login().await {
-            Ok(()) => {
-                let pool = db::pool(database.service.clone(), 1);
-                self.run_on(&pool, &catalogue).await
-            }
-            Err(error) => Err(error.into()),
-        };
-        database.close().await;
-        result
+        on_database(&config, async |database| {
+            let pool = db::pool(database.service.clone(), 1);
+            self.run_on(&pool, &catalogue).await
+        })
+        .await
     }
 
     async fn run_on(self, pool: &PgPool, catalogue: &Catalogue) -> Result<(), Failure> {

@@ -5,8 +5,8 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::Failure;
+use super::database::on_database;
 use super::output::{Format, table};
-use crate::app::Database;
 use crate::audit::Actor;
 use crate::config::{GlobalArgs, StripeArgs};
 use crate::db::{self, TenantTx};
@@ -57,16 +57,11 @@ impl Quotas {
             Self::List { .. } => None,
         };
         let catalogue = Catalogue::load(plans_file.as_deref())?;
-        let database = Database::open(&config).await?;
-        let result = match database.check_login().await {
-            Ok(()) => {
-                let pool = db::pool(database.service.clone(), 1);
-                self.run_on(&pool, &catalogue).await
-            }
-            Err(error) => Err(error.into()),
-        };
-        database.close().await;
-        result
+        on_database(&config, async |database| {
+            let pool = db::pool(database.service.clone(), 1);
+            self.run_on(&pool, &catalogue).await
+        })
+        .await
     }
 
     async fn run_on(self, pool: &PgPool, catalogue: &Catalogue) -> Result<(), Failure> {

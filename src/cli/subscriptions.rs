@@ -7,8 +7,8 @@ use jiff::Timestamp;
 
 use super::Failure;
 use super::backfill::{PATIENCE, stripe_client};
+use super::database::on_database;
 use super::output::{Format, table};
-use crate::app::Database;
 use crate::config::{GlobalArgs, StripeArgs};
 use crate::db;
 use crate::plans::Catalogue;
@@ -38,22 +38,17 @@ impl Subscriptions {
         let config = global.database()?;
         let catalogue = Catalogue::load(stripe.check()?.plans_file.as_deref())?;
         let client = stripe_client(&stripe, PATIENCE)?;
-        let database = Database::open(&config).await?;
-        let result = match database.check_login().await {
-            Ok(()) => {
-                let pool = db::pool(database.service.clone(), 2);
-                let subscriptions = subscriptions::Subscriptions::new(
-                    pool,
-                    db::lookup_pool(database.service.clone(), 1),
-                    Arc::new(catalogue),
-                    Some(client),
-                );
-                reconcile(&subscriptions, apply, format).await
-            }
-            Err(error) => Err(error.into()),
-        };
-        database.close().await;
-        result
+        on_database(&config, async |database| {
+            let pool = db::pool(database.service.clone(), 2);
+            let subscriptions = subscriptions::Subscriptions::new(
+                pool,
+                db::lookup_pool(database.service.clone(), 1),
+                Arc::new(catalogue),
+                Some(client),
+            );
+            reconcile(&subscriptions, apply, format).await
+        })
+        .await
     }
 }
 

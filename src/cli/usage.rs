@@ -5,8 +5,8 @@ use sqlx::postgres::PgPool;
 
 use super::Failure;
 use super::backfill::{PATIENCE, stripe_client};
+use super::database::on_database;
 use super::output::{Format, print, say, table};
-use crate::app::Database;
 use crate::config::{GlobalArgs, StripeArgs};
 use crate::db::{self, WorkerTx};
 use crate::jobs::{PushGateway, Run, usage_report};
@@ -60,16 +60,11 @@ impl Usage {
             }),
             Self::Alerts { .. } => None,
         };
-        let database = Database::open(&config).await?;
-        let result = match database.check_login().await {
-            Ok(()) => {
-                let pool = db::pool(database.service.clone(), 10);
-                self.run_on(&pool, reporting).await
-            }
-            Err(error) => Err(error.into()),
-        };
-        database.close().await;
-        result
+        on_database(&config, async |database| {
+            let pool = db::pool(database.service.clone(), 10);
+            self.run_on(&pool, reporting).await
+        })
+        .await
     }
 
     async fn run_on(self, pool: &PgPool, reporting: Option<Reporting>) -> Result<(), Failure> {

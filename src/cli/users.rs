@@ -8,8 +8,8 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::Failure;
+use super::database::on_database;
 use super::output::{Format, table};
-use crate::app::Database;
 use crate::auth::{self, Hasher, NewUser, Role, User};
 use crate::config::GlobalArgs;
 use crate::db;
@@ -94,16 +94,11 @@ impl Users {
             }
             _ => String::new(),
         };
-        let database = Database::open(&config).await?;
-        let result = match database.check_login().await {
-            Ok(()) => {
-                let pool = db::pool(database.service.clone(), 1);
-                self.run_on(&pool, password).await
-            }
-            Err(error) => Err(error.into()),
-        };
-        database.close().await;
-        result
+        on_database(&config, async |database| {
+            let pool = db::pool(database.service.clone(), 1);
+            self.run_on(&pool, password).await
+        })
+        .await
     }
 
     async fn run_on(self, pool: &PgPool, text: String) -> Result<(), Failure> {

@@ -9,10 +9,11 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::backfill::Backfill;
+use super::database::on_database;
 use super::output::{Format, Progress, printable, table};
 use super::samples::Sample;
 use super::{Failure, samples};
-use crate::app::{self, Database};
+use crate::app;
 use crate::config::{self, DatabaseConfig, GlobalArgs, StripeArgs, StripeConfig};
 use crate::db::{self, WorkerTx};
 use crate::event_handlers::{self, HANDLED_TYPES};
@@ -119,16 +120,11 @@ impl Webhooks {
         }
         let config = global.database()?;
         let plan = Plan::of(&self)?;
-        let database = Database::open(&config).await?;
-        let result = match database.check_login().await {
-            Ok(()) => {
-                self.run_on(db::pool(database.service.clone(), 2), plan, &config)
-                    .await
-            }
-            Err(error) => Err(error.into()),
-        };
-        database.close().await;
-        result
+        on_database(&config, async |database| {
+            self.run_on(db::pool(database.service.clone(), 2), plan, &config)
+                .await
+        })
+        .await
     }
 
     async fn run_on(

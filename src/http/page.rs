@@ -2,7 +2,7 @@
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::http::cursor::ListCursors;
 use crate::number;
@@ -11,6 +11,18 @@ use crate::number;
 pub const DEFAULT_LIMIT: u32 = 25;
 /// Rows of a page at most.
 pub const MAX_LIMIT: u32 = 100;
+
+/// The query of a list without filters of its own.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Paging {
+    #[serde(default)]
+    #[param(inline)]
+    pub limit: Limit,
+    /// `nextCursor` of the page before.
+    pub cursor: Option<String>,
+}
 
 // In a query: `#[serde(default)] #[param(inline)] limit: Limit`.
 /// How many rows a page has at most.

@@ -5,15 +5,14 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use serde::Deserialize;
-use utoipa::{IntoParams, OpenApi};
+use utoipa::OpenApi;
 
 use super::{Details, Invoice, Place, store};
 use crate::auth::Principal;
 use crate::error::Problem;
 use crate::http::Shared;
 use crate::http::extract::{Path, Query};
-use crate::http::page::{Limit, Page};
+use crate::http::page::{Page, Paging};
 
 #[derive(OpenApi)]
 #[openapi(paths(list, one, pdf))]
@@ -25,17 +24,6 @@ pub fn router(shared: Shared) -> Router {
         .route("/api/billing/invoices/{id}", get(one))
         .route("/api/billing/invoices/{id}/pdf", get(pdf))
         .with_state(shared)
-}
-
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct Paging {
-    #[serde(default)]
-    #[param(inline)]
-    limit: Limit,
-    /// `nextCursor` of the page before.
-    cursor: Option<String>,
 }
 
 /// The invoices, newest first

@@ -3,8 +3,7 @@
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
-use serde::Deserialize;
-use utoipa::{IntoParams, OpenApi};
+use utoipa::OpenApi;
 use uuid::Uuid;
 
 use super::{LISTED, Organization, store};
@@ -14,7 +13,7 @@ use crate::db::WorkerTx;
 use crate::error::Problem;
 use crate::http::Shared;
 use crate::http::extract::Query;
-use crate::http::page::{Limit, Page};
+use crate::http::page::{Page, Paging};
 use crate::metrics;
 
 #[derive(OpenApi)]
@@ -25,17 +24,6 @@ pub fn router(shared: Shared) -> Router {
     Router::new()
         .route("/api/operator/organizations", get(organizations))
         .with_state(shared)
-}
-
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct Paging {
-    #[serde(default)]
-    #[param(inline)]
-    limit: Limit,
-    /// `nextCursor` of the page before.
-    cursor: Option<String>,
 }
 
 /// The organizations, oldest first

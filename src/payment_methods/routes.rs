@@ -3,15 +3,14 @@
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
-use serde::Deserialize;
-use utoipa::{IntoParams, OpenApi};
+use utoipa::OpenApi;
 
 use super::{PaymentMethod, Place, store};
 use crate::auth::Principal;
 use crate::error::Problem;
 use crate::http::Shared;
 use crate::http::extract::Query;
-use crate::http::page::{Limit, Page};
+use crate::http::page::{Page, Paging};
 
 #[derive(OpenApi)]
 #[openapi(paths(list))]
@@ -21,17 +20,6 @@ pub fn router(shared: Shared) -> Router {
     Router::new()
         .route("/api/billing/payment-methods", get(list))
         .with_state(shared)
-}
-
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct Paging {
-    #[serde(default)]
-    #[param(inline)]
-    limit: Limit,
-    /// `nextCursor` of the page before.
-    cursor: Option<String>,
 }
 
 /// The payment methods that are attached, newest first

@@ -3,8 +3,7 @@
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
-use serde::Deserialize;
-use utoipa::{IntoParams, OpenApi};
+use utoipa::OpenApi;
 
 use super::Alert;
 use super::store::{self, Place};
@@ -12,7 +11,7 @@ use crate::auth::Principal;
 use crate::error::Problem;
 use crate::http::Shared;
 use crate::http::extract::Query;
-use crate::http::page::{Limit, Page};
+use crate::http::page::{Page, Paging};
 
 #[derive(OpenApi)]
 #[openapi(paths(list))]
@@ -22,17 +21,6 @@ pub fn router(shared: Shared) -> Router {
     Router::new()
         .route("/api/billing/usage-alerts", get(list))
         .with_state(shared)
-}
-
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct Paging {
-    #[serde(default)]
-    #[param(inline)]
-    limit: Limit,
-    /// `nextCursor` of the page before.
-    cursor: Option<String>,
 }
 
 /// The alerts at 80, 100 and 120 % of a quota, newest first
