@@ -6,6 +6,9 @@ use clap::Parser as _;
 use valuecanvas_billing::cli::{self, Arguments};
 use valuecanvas_billing::config;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // Before anything reads the environment; there is one thread yet.
     if let Err(error) = config::read_environment() {
