@@ -16,6 +16,7 @@ use sqlx::{Encode, Postgres, Type};
 
 use super::bucket_of;
 use super::group_commit::Delivery;
+use crate::db;
 use crate::trace_context::TraceParent;
 
 /// Wakes the workers of other replicas.
@@ -108,8 +109,9 @@ pub async fn insert(
 }
 
 /// [`insert`] for a delivery that came alone, whose latency is the inbox's:
-/// arrays and what comes back of them are a tenth of the statement. Returns
-/// whether it was new.
+/// arrays and what comes back of them are a tenth of the statement, `ON CONFLICT`
+/// is another, and Stripe seldom sends what is there already. Returns whether
+/// it was new.
 async fn insert_one(conn: &mut PgConnection, delivery: &Delivery) -> Result<bool, sqlx::Error> {
     let envelope = &delivery.envelope;
     let inserted = sqlx::query!(
@@ -118,8 +120,7 @@ async fn insert_one(conn: &mut PgConnection, delivery: &Delivery) -> Result<bool
          SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9
           WHERE NOT EXISTS (SELECT FROM webhook_dead_letter_queue)
              OR NOT EXISTS (SELECT FROM webhook_dead_letter_queue dead
-                             WHERE dead.bucket = $1 AND dead.stripe_event_id = $2)
-         ON CONFLICT DO NOTHING",
+                             WHERE dead.bucket = $1 AND dead.stripe_event_id = $2)",
         bucket_of(&envelope.id),
         envelope.id.as_str(),
         envelope.event_type.as_str(),
@@ -131,8 +132,12 @@ async fn insert_one(conn: &mut PgConnection, delivery: &Delivery) -> Result<bool
         envelope.trace.as_ref().map(TraceParent::as_str),
     )
     .execute(conn)
-    .await?;
-    Ok(inserted.rows_affected() == 1)
+    .await;
+    match inserted {
+        Ok(inserted) => Ok(inserted.rows_affected() == 1),
+        Err(error) if db::is_duplicate(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn created_at(delivery: &Delivery) -> jiff_sqlx::Timestamp {
