@@ -9,6 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Executor};
 use tokio::sync::{mpsc, oneshot};
 
+use super::awake::{self, Awake};
 use super::store;
 use crate::db;
 use crate::metrics;
@@ -112,7 +113,14 @@ impl Writer {
     pub async fn run(mut self) {
         let mut committed: Option<(Vec<Delivery>, Outcome)> = None;
         let mut group = Vec::new();
-        while self.queue.recv_many(&mut group, LARGEST_GROUP).await > 0 {
+        let mut awake = Awake::default();
+        loop {
+            let coming = self.queue.recv_many(&mut group, LARGEST_GROUP);
+            if awake::waiting(awake.for_next(), coming).await == 0 {
+                break;
+            }
+            let came = Instant::now();
+            awake.came(group.len(), came);
             // In one order everywhere, so that two replicas that store the same
             // events never wait for each other.
             group.sort_unstable_by(|a, b| a.envelope.id.cmp(&b.envelope.id));
@@ -120,9 +128,10 @@ impl Writer {
             // The next group goes out before the answers to the last are written.
             let (outcome, ()) = tokio::join!(
                 biased;
-                self.commit(&mut next),
+                awake::waiting(awake.for_commit(came), self.commit(&mut next)),
                 async { committed.take().into_iter().for_each(answer) }
             );
+            awake.answered(Instant::now());
             if self.queue.is_empty() {
                 answer((next, outcome));
             } else {
