@@ -25,6 +25,7 @@ use crate::enforcement::Agents;
 use crate::event_handlers;
 use crate::http::rate_limit::Limits;
 use crate::http::{self, Probes, cors};
+use crate::inbox::awake::Awake;
 use crate::inbox::pressure::Pressure;
 use crate::inbox::routes::Endpoint;
 use crate::inbox::worker::Processor;
@@ -44,6 +45,10 @@ pub use database::Database;
 
 /// The connections that requests share.
 const API_CONNECTIONS: u32 = 8;
+/// How many cores a stream of deliveries keeps busy: intake's thread and its
+/// server process have one each, and so do processing's.
+const BUSY_WITH_INTAKE: usize = 2;
+const BUSY_WITH_PROCESSING: usize = 4;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -143,7 +148,12 @@ pub async fn start(
 
     let pressure = Arc::new(Pressure::default());
     let (waking, noting) = (wake.clone(), pressure.clone());
-    let (intake, writer) = group_commit::new(database.service.clone(), move |stored| {
+    let awake = Awake::with(if serve.worker_concurrency > 0 {
+        BUSY_WITH_PROCESSING
+    } else {
+        BUSY_WITH_INTAKE
+    });
+    let (intake, writer) = group_commit::new(database.service.clone(), awake, move |stored| {
         noting.note(stored);
         wake_workers(&waking);
     });

@@ -18,25 +18,25 @@ const COMMIT: Duration = Duration::from_millis(1);
 const PAUSES: usize = 50;
 
 /// Whether deliveries follow each other, one by one, closely enough.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Awake {
-    /// There is a core to spare; a quota of processor time counts as cores.
+    /// There is a core that nobody else has use for.
     possible: bool,
     answered: Option<Instant>,
     following: bool,
 }
 
-impl Default for Awake {
-    fn default() -> Self {
+impl Awake {
+    /// Where this process may use `cores` or more; a quota of processor time
+    /// counts as cores.
+    pub fn with(cores: usize) -> Self {
+        let available = std::thread::available_parallelism();
         Self {
-            possible: std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1),
-            answered: None,
-            following: false,
+            possible: available.is_ok_and(|available| available.get() >= cores),
+            ..Self::default()
         }
     }
-}
 
-impl Awake {
     /// A group of `deliveries` came at `now`.
     pub fn came(&mut self, deliveries: usize, now: Instant) {
         // A crowd keeps the thread awake by itself.
@@ -121,11 +121,8 @@ mod tests {
     }
 
     #[test]
-    fn a_single_core_is_left_to_others() {
-        let mut awake = Awake {
-            possible: false,
-            ..awake()
-        };
+    fn a_core_that_others_need_is_left_to_them() {
+        let mut awake = Awake::default();
         let start = Instant::now();
         awake.answered(start);
         awake.came(1, start);

@@ -21,7 +21,7 @@ const QUEUE: usize = 1_024;
 const LARGEST_GROUP: usize = 256;
 /// Other replicas' workers poll; this only spares them the wait.
 const NOTIFY_EVERY: Duration = Duration::from_millis(200);
-/// The answers to a group wait for it.
+/// The next group waits for it.
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 /// A group that takes longer has failed, and may be sent again.
 ///
@@ -87,6 +87,7 @@ pub struct Writer {
     queue: mpsc::Receiver<Delivery>,
     connection: Option<PgConnection>,
     notified: Option<Instant>,
+    awake: Awake,
     /// Called after each commit that stored something, with the size of its group.
     on_commit: Box<dyn Fn(usize) + Send>,
 }
@@ -96,6 +97,7 @@ type Outcome = Result<HashSet<String>, IntakeError>;
 /// An intake and its writer, which stops when every clone of the intake is gone.
 pub fn new(
     options: PgConnectOptions,
+    awake: Awake,
     on_commit: impl Fn(usize) + Send + 'static,
 ) -> (Intake, Writer) {
     let (sender, queue) = mpsc::channel(QUEUE);
@@ -104,6 +106,7 @@ pub fn new(
         queue,
         connection: None,
         notified: None,
+        awake,
         on_commit: Box::new(on_commit),
     };
     (Intake { queue: sender }, writer)
@@ -113,14 +116,13 @@ impl Writer {
     pub async fn run(mut self) {
         let mut committed: Option<(Vec<Delivery>, Outcome)> = None;
         let mut group = Vec::new();
-        let mut awake = Awake::default();
         loop {
             let coming = self.queue.recv_many(&mut group, LARGEST_GROUP);
-            if awake::waiting(awake.for_next(), coming).await == 0 {
+            if awake::waiting(self.awake.for_next(), coming).await == 0 {
                 break;
             }
             let came = Instant::now();
-            awake.came(group.len(), came);
+            self.awake.came(group.len(), came);
             // In one order everywhere, so that two replicas that store the same
             // events never wait for each other.
             group.sort_unstable_by(|a, b| a.envelope.id.cmp(&b.envelope.id));
@@ -128,15 +130,17 @@ impl Writer {
             // The next group goes out before the answers to the last are written.
             let (outcome, ()) = tokio::join!(
                 biased;
-                awake::waiting(awake.for_commit(came), self.commit(&mut next)),
+                awake::waiting(self.awake.for_commit(came), self.commit(&mut next)),
                 async { committed.take().into_iter().for_each(answer) }
             );
-            awake.answered(Instant::now());
+            self.awake.answered(Instant::now());
+            let stored = outcome.as_ref().map_or(0, HashSet::len);
             if self.queue.is_empty() {
                 answer((next, outcome));
             } else {
                 committed = Some((next, outcome));
             }
+            self.announce(stored).await;
         }
         committed.into_iter().for_each(answer);
         if let Some(connection) = self.connection {
@@ -150,15 +154,10 @@ impl Writer {
         match self.try_commit(group).await {
             Ok(stored) => {
                 metrics::intake_group(group.len(), started.elapsed());
-                self.announce(&stored).await;
                 Ok(stored)
             }
             // One delivery must not spoil the others.
-            Err(Refused::Values(_)) if group.len() > 1 => {
-                let stored = self.commit_each(group).await;
-                self.announce(&stored).await;
-                Ok(stored)
-            }
+            Err(Refused::Values(_)) if group.len() > 1 => Ok(self.commit_each(group).await),
             Err(refused) => Err(refused.into()),
         }
     }
@@ -225,11 +224,12 @@ impl Writer {
         stored
     }
 
-    async fn announce(&mut self, stored: &HashSet<String>) {
-        if stored.is_empty() {
+    /// Tells whoever processes that `stored` events are new.
+    async fn announce(&mut self, stored: usize) {
+        if stored == 0 {
             return;
         }
-        (self.on_commit)(stored.len());
+        (self.on_commit)(stored);
         if self.notified.is_some_and(|at| at.elapsed() < NOTIFY_EVERY) {
             return;
         }

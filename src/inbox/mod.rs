@@ -1,7 +1,7 @@
 //! The inbox: verify, then store, then answer; process later, retry, and keep
 //! what cannot be processed.
 
-mod awake;
+pub mod awake;
 pub mod discard;
 pub mod group_commit;
 pub mod pressure;

@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use sqlx::postgres::PgConnectOptions;
 
+use crate::inbox::awake::Awake;
 use crate::inbox::group_commit::{self, Intake, IntakeError, Receipt};
 use crate::stripe::client::{Client, Params, StripeError, StripeEvent};
 use crate::stripe::event::Envelope;
@@ -49,7 +50,7 @@ pub async fn run(
     after: Option<String>,
     mut progress: impl FnMut(&Backfilled),
 ) -> Result<Backfilled, BackfillError> {
-    let (intake, writer) = group_commit::new(database, |_| {});
+    let (intake, writer) = group_commit::new(database, Awake::default(), |_| {});
     let writer = tokio::spawn(writer.run());
     let mut done = Backfilled {
         last_event_id: after,
