@@ -1,6 +1,7 @@
 //! The schema: which migrations there are, which are applied, applying and
 //! undoing them, and verifying what they made.
 
+pub mod columns;
 mod runner;
 pub mod verify;
 

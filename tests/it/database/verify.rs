@@ -1,9 +1,14 @@
 //! `migrate verify` says what is wrong with a database, in words.
 
+use std::path::Path;
+
+use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor};
+use valuecanvas_billing::migrations::columns::{COLUMNS, Present, present};
 use valuecanvas_billing::migrations::verify::verify;
 
 use crate::support::TestDatabase;
+use crate::support::database::migration_files;
 use crate::support::program::{program_on, run};
 
 /// What somebody did, and what is said of it.
@@ -12,6 +17,21 @@ const DAMAGES: &[(&str, &str)] = &[
     ("DROP TABLE webhook_dead_letter_queue CASCADE", "table webhook_dead_letter_queue is missing"),
     ("ALTER TABLE webhook_events DROP COLUMN retry_count, DROP COLUMN next_retry_at",
      "table webhook_events lacks retry_count, next_retry_at"),
+    ("ALTER TABLE webhook_events DROP COLUMN traceparent",
+     "table webhook_events lacks traceparent: run supabase/migrations/20260102091200_trace_context.sql again"),
+    ("ALTER TABLE webhook_events DROP COLUMN outcome, DROP COLUMN lease_id",
+     "table webhook_events lacks outcome: ALTER TABLE webhook_events ADD COLUMN, as CREATE TABLE in \
+      supabase/migrations/20260101090300_webhook_events.sql has it; it lacks lease_id: run \
+      supabase/migrations/20260101093000_webhook_retry.sql again"),
+    ("DROP TABLE webhook_events",
+     "table webhook_events is missing: run supabase/migrations/20260101090300_webhook_events.sql, then \
+      supabase/migrations/20260101093000_webhook_retry.sql, then \
+      supabase/migrations/20260102091200_trace_context.sql again"),
+    ("ALTER TABLE billing_subscriptions DROP COLUMN ask_again_since",
+     "table billing_subscriptions lacks ask_again_since: run \
+      supabase/migrations/20260102091100_subscription_previews.sql again"),
+    ("ALTER TABLE billing_schema_migrations DROP COLUMN checksum CASCADE",
+     "table billing_schema_migrations lacks checksum"),
     ("DELETE FROM billing_schema_migrations WHERE version = '20260101092000'",
      "migration 20260101092000_grace_periods is not applied: run `migrate up`"),
     ("UPDATE billing_schema_migrations SET checksum = 'x' WHERE version = '20260101092000'",
@@ -68,18 +88,99 @@ async fn each_damage_is_named() {
         tx.execute(sqlx::raw_sql(AssertSqlSafe(*damage)))
             .await
             .unwrap_or_else(|e| panic!("{damage}: {e}"));
-        let problems: Vec<String> = verify(&mut tx)
-            .await
-            .unwrap_or_else(|e| panic!("{damage}: {e}"))
-            .into_iter()
-            .filter_map(|check| Some(format!("{} {}", check.name, check.problem?)))
-            .collect();
+        let problems = problems(&mut tx).await;
         assert!(
             problems.iter().any(|problem| problem.contains(said)),
             "{damage}\nshould be: {said}\nis: {problems:#?}"
         );
         tx.execute("ROLLBACK TO whole").await.unwrap();
     }
+}
+
+async fn run_file(conn: &mut PgConnection, path: &Path) {
+    let sql = std::fs::read_to_string(path).unwrap();
+    conn.execute(sqlx::raw_sql(AssertSqlSafe(sql)))
+        .await
+        .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+}
+
+fn sorted<'a>(columns: impl IntoIterator<Item = (&'a str, &'a str, &'a str)>) -> Vec<String> {
+    let mut lines: Vec<String> = columns
+        .into_iter()
+        .map(|(migration, table, column)| format!("{migration}: {table}.{column}"))
+        .collect();
+    lines.sort();
+    lines
+}
+
+#[tokio::test]
+async fn every_column_is_recorded_with_the_migration_that_makes_it() {
+    let db = TestDatabase::empty().await;
+    let mut conn = db.pool.acquire().await.unwrap();
+    let mut before = Present::new();
+    let mut made = Vec::new();
+    for path in migration_files() {
+        run_file(&mut conn, &path).await;
+        let migration = path.file_stem().unwrap().to_str().unwrap();
+        let after = present(&mut conn).await.unwrap();
+        for (table, columns) in &after {
+            let old = before.get(table).map_or(&[][..], Vec::as_slice);
+            let new = columns.iter().filter(|column| !old.contains(column));
+            made.extend(new.map(|column| (migration.to_owned(), table.clone(), column.clone())));
+        }
+        before = after;
+    }
+    let recorded = COLUMNS.iter().flat_map(|(migration, tables)| {
+        tables.iter().flat_map(|(table, columns)| {
+            columns
+                .split(' ')
+                .map(|column| (*migration, *table, column))
+        })
+    });
+    let made = made
+        .iter()
+        .map(|(m, t, c)| (m.as_str(), t.as_str(), c.as_str()));
+    assert_eq!(
+        sorted(recorded),
+        sorted(made),
+        "left is src/migrations/columns.rs"
+    );
+}
+
+/// The problems that there are.
+async fn problems(conn: &mut PgConnection) -> Vec<String> {
+    let checks = verify(conn).await.unwrap().into_iter();
+    checks
+        .filter_map(|check| Some(format!("{} {}", check.name, check.problem?)))
+        .collect()
+}
+
+/// The files that a message says to run again, in its order.
+fn files_named(problem: &str) -> Vec<&Path> {
+    let words = problem.split([' ', ',']);
+    words
+        .filter(|word| word.starts_with("supabase/"))
+        .map(Path::new)
+        .collect()
+}
+
+/// As one who follows the guide's rollback too far, and forgets a file.
+#[tokio::test]
+async fn the_files_it_names_mend_a_table_that_was_dropped() {
+    let db = TestDatabase::new().await;
+    let mut conn = db.pool.acquire().await.unwrap();
+    conn.execute("DROP TABLE webhook_events").await.unwrap();
+    let missing = problems(&mut conn).await;
+    let files = files_named(&missing[0]);
+    assert_eq!((missing.len(), files.len()), (1, 3), "{missing:#?}");
+    for path in &files[..2] {
+        run_file(&mut conn, path).await;
+    }
+    let forgotten = problems(&mut conn).await;
+    assert_eq!(forgotten.len(), 1, "{forgotten:#?}");
+    assert_eq!(files_named(&forgotten[0]), files[2..]);
+    run_file(&mut conn, files[2]).await;
+    assert_eq!(problems(&mut conn).await, [""; 0]);
 }
 
 #[tokio::test]

@@ -1,0 +1,315 @@
+//! Which columns each table has, and which migration makes them: what
+//! `migrate verify` holds a database to.
+
+use std::collections::HashMap;
+
+use sqlx::postgres::PgConnection;
+
+/// Each migration that makes columns; their tables; and their names, between
+/// spaces. The first migration that names a table makes it, the later ones
+/// add to it. A test compares this with what the files do.
+pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
+    (
+        "20260101090000_billing_roles",
+        &[(
+            "billing_schema_migrations",
+            "version name checksum applied_at",
+        )],
+    ),
+    (
+        "20260101090100_organizations",
+        &[
+            (
+                "organizations",
+                "id name plan_tier base_plan_tier created_at updated_at",
+            ),
+            ("users", "id email created_at disabled_at"),
+            (
+                "usage_quotas",
+                "organization_id metric plan_tier unlimited quota over_limit overage_rate \
+                 updated_at",
+            ),
+        ],
+    ),
+    (
+        "20260101090200_billing_mirror",
+        &[
+            (
+                "billing_customers",
+                "stripe_customer_id organization_id created_at",
+            ),
+            (
+                "billing_subscriptions",
+                "organization_id stripe_subscription_id stripe_customer_id status stripe_status \
+                 plan_tier currency current_period_start current_period_end billing_cycle_anchor \
+                 billing_mode collection_method trial_start trial_end cancel_at \
+                 cancel_at_period_end canceled_at ended_at latest_invoice_id \
+                 default_payment_method_id metadata livemode stripe_created_at last_event_at \
+                 last_event_rank last_event_id tied_event_ids updated_at",
+            ),
+            (
+                "billing_subscription_items",
+                "organization_id stripe_subscription_id stripe_subscription_item_id \
+                 stripe_price_id stripe_product_id lookup_key usage_type unit_amount \
+                 unit_amount_decimal currency recurring_interval recurring_interval_count \
+                 quantity current_period_start current_period_end",
+            ),
+            (
+                "billing_subscription_payments",
+                "organization_id stripe_subscription_id outcome billing_reason stripe_invoice_id \
+                 last_event_at last_event_id",
+            ),
+            (
+                "billing_invoices",
+                "organization_id stripe_invoice_id stripe_customer_id stripe_subscription_id \
+                 number status billing_reason collection_method currency subtotal_amount \
+                 tax_amount total_amount amount_due amount_paid amount_remaining starting_balance \
+                 ending_balance attempt_count next_payment_attempt period_start period_end \
+                 due_date finalized_at paid_at voided_at hosted_invoice_url invoice_pdf \
+                 has_more_items metadata livemode stripe_created_at last_event_at last_event_rank \
+                 last_event_id tied_event_ids updated_at",
+            ),
+            (
+                "billing_invoice_items",
+                "organization_id stripe_invoice_id stripe_line_item_id position description \
+                 amount currency quantity proration stripe_price_id stripe_subscription_id \
+                 stripe_subscription_item_id period_start period_end",
+            ),
+            (
+                "billing_charges",
+                "organization_id stripe_charge_id stripe_customer_id stripe_invoice_id \
+                 stripe_payment_intent_id stripe_payment_method_id status currency amount \
+                 amount_captured amount_refunded paid captured refunded disputed failure_code \
+                 failure_message outcome_type outcome_network_status outcome_reason \
+                 outcome_risk_level outcome_seller_message card_brand card_last4 description \
+                 receipt_url metadata livemode stripe_created_at last_event_at last_event_rank \
+                 last_event_id tied_event_ids updated_at",
+            ),
+            (
+                "billing_payment_methods",
+                "organization_id stripe_payment_method_id stripe_customer_id status type brand \
+                 last4 exp_month exp_year funding country metadata livemode stripe_created_at \
+                 last_event_at last_event_rank last_event_id tied_event_ids updated_at",
+            ),
+            (
+                "billing_alerts",
+                "organization_id kind alert_key resource_type resource_id message occurred_at \
+                 created_at",
+            ),
+            (
+                "billing_applied_events",
+                "organization_id stripe_event_id event_type resource_id applied_at",
+            ),
+        ],
+    ),
+    (
+        "20260101090300_webhook_events",
+        &[(
+            "webhook_events",
+            "bucket stripe_event_id event_type api_version livemode account event_created_at \
+                 payload received_at processed processed_at outcome organization_id",
+        )],
+    ),
+    (
+        "20260101091000_billing_audit_log",
+        &[
+            (
+                "billing_audit_log",
+                "organization_id id sequence action actor_type actor_id resource_type resource_id \
+                 before_state after_state metadata ip_address user_agent created_at hash",
+            ),
+            (
+                "billing_audit_chain_heads",
+                "organization_id last_sequence last_hash",
+            ),
+        ],
+    ),
+    (
+        "20260101092000_grace_periods",
+        &[(
+            "grace_periods",
+            "organization_id metric period_start period_end quota usage_at_start started_at \
+                 expires_at ended_at end_reason",
+        )],
+    ),
+    (
+        "20260101093000_webhook_retry",
+        &[
+            (
+                "webhook_dead_letter_queue",
+                "bucket stripe_event_id event_type api_version livemode account event_created_at \
+                 payload received_at organization_id retry_count error_message attempts \
+                 dead_lettered_at",
+            ),
+            (
+                "billing_job_runs",
+                "id job started_at finished_at succeeded counters",
+            ),
+            (
+                "webhook_events",
+                "retry_count next_retry_at error_message attempts waiting_for_customer_id \
+                 lease_id lease_expires_at",
+            ),
+        ],
+    ),
+    (
+        "20260102090000_access",
+        &[
+            (
+                "organization_members",
+                "organization_id user_id role created_at",
+            ),
+            (
+                "user_sessions",
+                "token_hash user_id for_organization_id created_at last_used_at expires_at \
+                 revoked_at",
+            ),
+            (
+                "api_keys",
+                "organization_id id name prefix key_hash scopes created_at expires_at revoked_at \
+                 last_used_at",
+            ),
+            (
+                "login_throttles",
+                "throttle_key failures last_attempt_at blocked_until succeeded_at",
+            ),
+            ("users", "password_hash password_changed_at operator"),
+        ],
+    ),
+    (
+        "20260102090100_request_idempotency",
+        &[(
+            "request_idempotency",
+            "organization_id idempotency_key fingerprint lease_id lease_expires_at status \
+                 headers body created_at expires_at",
+        )],
+    ),
+    (
+        "20260102090110_service_keys",
+        &[("service_keys", "name key created_at")],
+    ),
+    (
+        "20260102091000_stripe_requests",
+        &[(
+            "billing_stripe_requests",
+            "organization_id id subject operation target_id params context state \
+                 stripe_object_id error_message created_at finished_at",
+        )],
+    ),
+    (
+        "20260102091100_subscription_previews",
+        &[(
+            "billing_subscriptions",
+            "discounted taxed stripe_test_clock_id ask_again_since",
+        )],
+    ),
+    (
+        "20260102091200_trace_context",
+        &[("webhook_events", "traceparent")],
+    ),
+    (
+        "20260102092000_usage",
+        &[
+            (
+                "usage_quota_overrides",
+                "organization_id metric unlimited quota over_limit updated_at",
+            ),
+            (
+                "usage_events",
+                "organization_id event_id metric quantity occurred_at recorded_at period_start \
+                 metadata",
+            ),
+            (
+                "usage_totals",
+                "organization_id metric period_start period_end total reserved events last_at \
+                 last_event_id alerted reported updated_at",
+            ),
+            (
+                "usage_reservations",
+                "organization_id id metric period_start quantity reserved_at expires_at",
+            ),
+            (
+                "usage_alerts",
+                "organization_id metric period_start threshold id period_end usage quota \
+                 raised_at attempts next_attempt_at delivered_at failed_at error_message",
+            ),
+            (
+                "usage_reports",
+                "organization_id identifier metric period_start stripe_customer_id event_name \
+                 units at created_at attempted_at sent_at error_message",
+            ),
+        ],
+    ),
+];
+
+/// The columns of every table in `public`.
+pub type Present = HashMap<String, Vec<String>>;
+
+/// What is there, whoever looks: the information schema would leave out what
+/// the login has no privileges on.
+pub async fn present(conn: &mut PgConnection) -> Result<Present, sqlx::Error> {
+    // Not checked at compile time, as little as the rest of `verify`: it is
+    // about databases of any shape.
+    let tables: Vec<(String, Vec<String>)> = sqlx::query_as(
+        "SELECT relname::text,
+                ARRAY(SELECT attname::text FROM pg_attribute
+                       WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum)
+           FROM pg_class c
+          WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')",
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(tables.into_iter().collect())
+}
+
+/// Every table that the migrations make, in their order.
+pub fn tables() -> Vec<&'static str> {
+    let mut tables = Vec::new();
+    for (_, made) in COLUMNS {
+        for (table, _) in *made {
+            if !tables.contains(table) {
+                tables.push(*table);
+            }
+        }
+    }
+    tables
+}
+
+/// What `table` lacks, and what to do.
+pub fn problem(table: &str, present: &Present) -> Option<String> {
+    let makers = || {
+        COLUMNS.iter().flat_map(|(migration, made)| {
+            made.iter()
+                .filter(|(name, _)| *name == table)
+                .map(|(_, columns)| (file(migration), *columns))
+        })
+    };
+    let Some(columns) = present.get(table) else {
+        let files: Vec<String> = makers().map(|(file, _)| file).collect();
+        return Some(format!("is missing: run {} again", files.join(", then ")));
+    };
+    let lacks: Vec<String> = makers()
+        .enumerate()
+        .filter_map(|(place, (file, wanted))| {
+            let missing: Vec<&str> = wanted
+                .split(' ')
+                .filter(|wanted| !columns.iter().any(|column| column == wanted))
+                .collect();
+            if missing.is_empty() {
+                return None;
+            }
+            let missing = missing.join(", ");
+            Some(if place == 0 {
+                // The file leaves a table alone that is there.
+                format!("lacks {missing}: ALTER TABLE {table} ADD COLUMN, as CREATE TABLE in {file} has it")
+            } else {
+                format!("lacks {missing}: run {file} again")
+            })
+        })
+        .collect();
+    (!lacks.is_empty()).then(|| lacks.join("; it "))
+}
+
+fn file(migration: &str) -> String {
+    format!("supabase/migrations/{migration}.sql")
+}
