@@ -39,6 +39,9 @@ pub enum Audit {
         filter: FilterArgs,
         #[arg(long, value_enum, default_value_t = ExportFormat::Jsonl)]
         format: ExportFormat,
+        /// One JSON document: an array.
+        #[arg(long, conflicts_with = "format")]
+        json: bool,
         /// Where to; unset: standard output.
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
@@ -79,6 +82,7 @@ impl From<FilterArgs> for Filter {
 pub enum ExportFormat {
     /// One JSON object a line.
     Jsonl,
+    Json,
     Csv,
 }
 
@@ -125,8 +129,12 @@ impl Audit {
             Self::Export {
                 filter,
                 format,
+                json,
                 output,
-            } => export(&mut tx, filter.into(), format, output).await,
+            } => {
+                let format = if json { ExportFormat::Json } else { format };
+                export(&mut tx, filter.into(), format, output).await
+            }
         }
     }
 }
@@ -185,23 +193,37 @@ async fn export(
         )),
         None => Box::new(std::io::BufWriter::new(std::io::stdout().lock())),
     };
-    if matches!(format, ExportFormat::Csv) {
-        writeln!(writer, "{}", csv::HEADINGS.join(",")).map_err(writing)?;
+    match format {
+        ExportFormat::Csv => {
+            writeln!(writer, "{}", csv::HEADINGS.join(",")).map_err(writing)?;
+        }
+        ExportFormat::Json => writer.write_all(b"[").map_err(writing)?,
+        ExportFormat::Jsonl => {}
     }
+    let mut separator = "";
     loop {
         let entries = audit::list(tx.conn(), &filter, ENTRIES_AT_ONCE).await?;
         for entry in &entries {
             let line = match format {
-                ExportFormat::Jsonl => serde_json::to_string(entry)
+                ExportFormat::Jsonl | ExportFormat::Json => serde_json::to_string(entry)
                     .map_err(|error| Failure::failed(error.to_string()))?,
                 ExportFormat::Csv => csv::line(entry),
             };
-            writeln!(writer, "{}", escaped(&line)).map_err(writing)?;
+            let line = escaped(&line);
+            if matches!(format, ExportFormat::Json) {
+                write!(writer, "{separator}\n{line}").map_err(writing)?;
+                separator = ",";
+            } else {
+                writeln!(writer, "{line}").map_err(writing)?;
+            }
         }
         match entries.last() {
             Some(last) => filter.before = Some((last.created_at, last.id)),
             None => break,
         }
+    }
+    if matches!(format, ExportFormat::Json) {
+        writeln!(writer, "\n]").map_err(writing)?;
     }
     writer.flush().map_err(writing)
 }

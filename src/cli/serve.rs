@@ -90,7 +90,7 @@ impl StopSignals {
         })
     }
 
-    async fn received(&mut self) {
+    pub async fn received(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -13,7 +13,7 @@ use std::str::FromStr;
 use clap::Args;
 use sqlx::postgres::PgConnectOptions;
 
-pub use stripe::{StripeApi, StripeArgs, StripeConfig};
+pub use stripe::{StripeApi, StripeArgs, StripeConfig, retries};
 pub use surface::{SurfaceArgs, SurfaceConfig};
 pub use usage::{UsageArgs, UsageConfig};
 
@@ -35,7 +35,7 @@ impl ConfigError {
 }
 
 /// The variables that are read, besides those of the secrets' files.
-const VARIABLES: [&str; 25] = [
+const VARIABLES: [&str; 26] = [
     "AGENTS_UPSTREAM_URL",
     "APPLICATION_WEBHOOK_URL",
     "APPLICATION_WEBHOOK_SECRET",
@@ -55,6 +55,7 @@ const VARIABLES: [&str; 25] = [
     "STRIPE_SECRET_KEY",
     "STRIPE_WEBHOOK_SECRET",
     "STRIPE_PUBLISHABLE_KEY",
+    "VITE_STRIPE_PUBLISHABLE_KEY",
     "LISTEN_ADDR",
     "METRICS_ADDR",
     "WORKER_CONCURRENCY",
@@ -335,8 +336,13 @@ fn given(value: Option<&str>) -> Option<&str> {
 }
 
 /// A secret given by itself or by a file that `<variable>_FILE` names; white
-/// space around it is dropped.
+/// space around it is dropped. A flag, which is what `value` is where it is not
+/// the variable's, overrides both.
 fn secret(variable: &'static str, value: Option<&str>) -> Result<Option<String>, ConfigError> {
+    let own = std::env::var(variable).ok();
+    if let Some(flag) = given(value).filter(|value| given(own.as_deref()) != Some(*value)) {
+        return Ok(Some(flag.to_owned()));
+    }
     let file = std::env::var(format!("{variable}_FILE")).ok();
     match (given(value), given(file.as_deref())) {
         (Some(_), Some(_)) => Err(ConfigError::new(
@@ -378,11 +384,15 @@ pub fn padded_secrets() -> Vec<&'static str> {
     padded
 }
 
-/// The mode of STRIPE_PUBLISHABLE_KEY, which nothing here uses; None: unset.
+/// The mode of STRIPE_PUBLISHABLE_KEY, or of the same as front ends name it,
+/// which nothing here uses; None: unset.
 pub fn publishable_key_is_live() -> Option<bool> {
-    let key = std::env::var("STRIPE_PUBLISHABLE_KEY").ok()?;
-    let key = given(Some(&key))?;
-    Some(key.starts_with("pk_live_"))
+    ["STRIPE_PUBLISHABLE_KEY", "VITE_STRIPE_PUBLISHABLE_KEY"]
+        .iter()
+        .find_map(|variable| {
+            let key = std::env::var(variable).ok()?;
+            given(Some(&key)).map(|key| key.starts_with("pk_live_"))
+        })
 }
 
 fn secret_of_environment(variable: &'static str) -> Result<Option<String>, ConfigError> {

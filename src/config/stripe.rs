@@ -69,7 +69,7 @@ impl StripeArgs {
             key_is_live,
             webhook_secrets,
             plans_file: given(self.plans_file.as_deref()).map(PathBuf::from),
-            max_retries: number("WEBHOOK_MAX_RETRIES", &self.webhook_max_retries, 0, 1_000)?,
+            max_retries: retries(&self.webhook_max_retries)?,
         })
     }
 }
@@ -120,6 +120,11 @@ fn api_base(text: &str) -> Result<Url, ConfigError> {
             "is no https:// URL (http:// only for this host); leave it unset for Stripe itself",
         )
     })
+}
+
+/// WEBHOOK_MAX_RETRIES: attempts after the first.
+pub fn retries(text: &str) -> Result<u32, ConfigError> {
+    number("WEBHOOK_MAX_RETRIES", text, 0, 1_000)
 }
 
 #[cfg(test)]

@@ -2,11 +2,13 @@
 
 mod support;
 
-use rustix::process::{Signal, geteuid, kill_process};
+use crate::support::program::program;
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 use support::{Bystanders, DataDir, execute, value};
 use valuecanvas_billing::embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresError};
 
@@ -357,6 +359,29 @@ async fn roots_cluster_is_elsewhere_when_the_servers_user_cannot_reach_it() {
     assert_eq!(endpoint.admin_url(), server.admin_url());
     server.stop().await.expect("it stops");
     fs::remove_dir_all(base).expect("root may");
+}
+
+#[tokio::test]
+async fn a_command_that_is_interrupted_takes_its_server_along() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let data = DataDir::new();
+        let mut command = program(&["audit", "list"]);
+        let running = command
+            .env("DATA_DIR", data.path())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        // The server comes up, and the schema is not there yet.
+        while !data.postmaster_file().exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        kill_process(Pid::from_child(&running), signal).expect("it runs");
+        let ended = running.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(1), "{said}");
+        assert!(said.contains("interrupted"), "{said}");
+        assert!(data.running().await.is_none());
+    }
 }
 
 #[tokio::test]

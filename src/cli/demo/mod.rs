@@ -17,7 +17,7 @@ use super::serve::{self, StopSignals};
 use super::{Failure, output};
 use crate::app::{self, Database, Service};
 use crate::config::{
-    DatabaseConfig, DatabaseLocation, GlobalArgs, ServeArgs, ServeConfig, StripeConfig,
+    DatabaseConfig, DatabaseLocation, GlobalArgs, ServeArgs, ServeConfig, StripeConfig, retries,
 };
 use crate::db;
 use crate::plans::{self, Catalogue};
@@ -29,13 +29,14 @@ pub struct Demo {
     #[command(flatten)]
     serve: ServeArgs,
     /// How many retries before an event is dead-lettered.
-    #[arg(long, env = "WEBHOOK_MAX_RETRIES", default_value_t = 20)]
-    webhook_max_retries: u32,
+    #[arg(long, env = "WEBHOOK_MAX_RETRIES", default_value = "20")]
+    webhook_max_retries: String,
 }
 
 impl Demo {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let serve_config = self.serve.check()?;
+        let max_retries = retries(&self.webhook_max_retries)?;
         // A demo never touches the database or the Stripe account of the
         // environment it happens to be started in.
         let config = DatabaseConfig {
@@ -47,9 +48,8 @@ impl Demo {
         let signals = StopSignals::listen()?;
         let account = Account::open().await?;
         let database = Database::open(&config).await?;
-        let started = self
-            .start(&account, &database, &serve_config, &config.data_dir)
-            .await;
+        let data_dir = &config.data_dir;
+        let started = Self::start(&account, &database, &serve_config, max_retries, data_dir).await;
         let (service, login, tenants) = match started {
             Ok(started) => started,
             Err(failure) => {
@@ -61,7 +61,7 @@ impl Demo {
         announce(address, &account.sandbox, &database, &login)?;
 
         let stop = CancellationToken::new();
-        let secret = app::kept_webhook_secret(&config.data_dir)?;
+        let secret = app::kept_webhook_secret(data_dir)?;
         let traffic = tokio::spawn(traffic::run(
             address,
             account.client.clone(),
@@ -75,10 +75,10 @@ impl Demo {
     }
 
     async fn start(
-        &self,
         account: &Account,
         database: &Database,
         serve: &ServeConfig,
+        max_retries: u32,
         data_dir: &Path,
     ) -> Result<(Service, Login, Vec<tenants::Tenant>), Failure> {
         let catalogue = Catalogue::load(None)?;
@@ -89,7 +89,7 @@ impl Demo {
             api: Some(account.api.clone()),
             key_is_live: Some(false),
             webhook_secrets: Some(secrets),
-            max_retries: self.webhook_max_retries,
+            max_retries,
             ..StripeConfig::default()
         };
         let service = app::start(database, serve, &stripe, data_dir).await?;

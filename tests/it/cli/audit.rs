@@ -31,6 +31,11 @@ async fn entries_are_listed_and_exported() {
         .collect();
     assert_eq!(Value::Array(entries), list);
 
+    let document = audit(&db, &["export", "--json"]);
+    assert_eq!((document.status, document.json()), (0, list));
+    let nothing = audit(&db, &["export", "--json", "--action", "made_up"]);
+    assert_eq!(nothing.json(), Value::Array(vec![]));
+
     let csv = audit(&db, &["export", "--format", "csv"]).stdout;
     let mut lines = csv.lines();
     assert!(

@@ -2,6 +2,7 @@
 
 mod audit;
 mod backfill;
+mod demo;
 mod doctor;
 mod plans;
 mod pushgateway;

@@ -188,6 +188,17 @@ fn bad_usage_is_2_and_an_unreachable_database_3() {
 }
 
 #[tokio::test]
+async fn a_flag_overrides_the_variable_and_its_file() {
+    let db = TestDatabase::new().await;
+    let url = db.url("billing_service");
+    for variable in ["DATABASE_URL", "DATABASE_URL_FILE"] {
+        let mut command = program(&["webhooks", "list", "--json", "--database-url", &url]);
+        let ran = run(command.env(variable, "/nowhere"));
+        assert_eq!(ran.status, 0, "{variable}: {}", ran.stderr);
+    }
+}
+
+#[tokio::test]
 async fn empty_settings_are_as_good_as_none_and_files_are_trimmed() {
     let db = TestDatabase::new().await;
     let scratch = tempfile::tempdir().unwrap();

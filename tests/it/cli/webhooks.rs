@@ -232,6 +232,10 @@ async fn a_trigger_is_signed_sent_and_processed() {
             );
         }
     }
+    // Where the event names its organization, so does the first line.
+    let received = crate::support::serving::entries(&log, "Webhook received");
+    let named = |entry: &&Value| entry["organization_id"] == first.to_string();
+    assert!(received.iter().filter(named).count() >= 3, "{log}");
 }
 
 /// Stored text must not steer the terminal that shows it, however it got there.

@@ -1,0 +1,209 @@
+//! `demo`: what it prints can be used, and nothing of it stays.
+
+use std::fs::{self, File, Permissions};
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use valuecanvas_billing::embedded_postgres::{self, EmbeddedPostgres};
+use valuecanvas_billing::outbound;
+
+use crate::support::program::{program, run};
+
+/// The deployment guide's "Useful Commands".
+const MIGRATIONS: &str = "SELECT * FROM _prisma_migrations ORDER BY finished_at DESC LIMIT 10;";
+const WAITING: &str = "SELECT COUNT(*) FROM webhook_events WHERE processed = false;";
+const DEAD_LETTERS: &str = "SELECT COUNT(*) FROM webhook_dead_letter_queue;";
+const AUDIT_LOG: &str = "SELECT * FROM billing_audit_log ORDER BY created_at DESC LIMIT 10;";
+const GRACE_PERIODS: &str = "SELECT * FROM grace_periods WHERE expires_at > NOW();";
+
+const EVENTS: &str = "SELECT COUNT(*) FROM webhook_events;";
+
+/// A running `demo`, stopped with the test.
+struct Demo {
+    child: Child,
+    announced: String,
+    scratch: TempDir,
+}
+
+impl Demo {
+    /// Returns when it has printed all that a newcomer needs.
+    fn start() -> Self {
+        let scratch = tempfile::tempdir().unwrap();
+        // Root's cluster runs as another user, who has to get there.
+        fs::set_permissions(scratch.path(), Permissions::from_mode(0o711)).unwrap();
+        let log = File::create(scratch.path().join("log")).unwrap();
+        let child = program(&["demo"])
+            .env("DATA_DIR", scratch.path().join("data"))
+            .env("LISTEN_ADDR", "127.0.0.1:0")
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut demo = Self {
+            child,
+            announced: String::new(),
+            scratch,
+        };
+        let mut lines = BufReader::new(demo.child.stdout.take().unwrap()).lines();
+        while !demo.announced.contains("^C stops it") {
+            let Some(line) = lines.next() else {
+                panic!("it ended: {}", demo.log());
+            };
+            demo.announced += &format!("{}\n", line.unwrap());
+        }
+        demo
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.scratch.path().join("data")
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.scratch.path().join("log")).unwrap_or_default()
+    }
+
+    /// What it printed behind `label`.
+    fn printed(&self, label: &str) -> &str {
+        let mut lines = self.announced.lines().map(str::trim_start);
+        let found = lines.find_map(|line| line.strip_prefix(label));
+        let found = found.map(str::trim).filter(|found| !found.is_empty());
+        found.unwrap_or_else(|| panic!("no {label:?}: {}", self.announced))
+    }
+
+    /// What psql prints for a query, called as the guide does.
+    fn psql(&self, database_url: &str, query: &str) -> String {
+        let ran = run(Command::new("sh")
+            .args([
+                "-c",
+                "\"$0\" -XAt -v ON_ERROR_STOP=1 $DATABASE_URL -c \"$1\"",
+            ])
+            .arg(embedded_postgres::program("psql").expect("psql is installed"))
+            .arg(query)
+            .env("DATABASE_URL", database_url));
+        assert_eq!(ran.status, 0, "{query}: {}", ran.stderr);
+        ran.stdout.trim().to_owned()
+    }
+
+    /// Asks until there is a row, or a count that is not zero.
+    async fn until_shown(&self, database_url: &str, query: &str) {
+        for _ in 0..600 {
+            if !matches!(&*self.psql(database_url, query), "" | "0") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("{query} shows nothing: {}", self.log());
+    }
+
+    fn terminate(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("it runs");
+    }
+}
+
+impl Drop for Demo {
+    /// Killed, it would leave its database running.
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            self.terminate();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// DATABASE_URL, once a shell has read what `status` printed.
+fn evaluated(data_dir: &Path) -> String {
+    let status = run(program(&["status", "--output", "env"]).env("DATA_DIR", data_dir));
+    assert_eq!(status.status, 0, "{}", status.stderr);
+    let shell = run(Command::new("sh")
+        .args(["-c", "eval \"$0\"; printf %s \"$DATABASE_URL\""])
+        .arg(status.stdout)
+        .env_remove("DATABASE_URL"));
+    shell.stdout
+}
+
+async fn log_in(address: &str, login: &str) -> Value {
+    let (email, password) = login.split_once(" / ").expect("an address and a password");
+    let answer = outbound::direct_client()
+        .unwrap()
+        .post(format!("{address}/api/auth/login"))
+        .json(&json!({"email": email, "password": password}))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 200);
+    answer.json().await.unwrap()
+}
+
+/// The answer to whoever asks for their usage with this token or key.
+async fn usage_status(address: &str, bearer: &str) -> u16 {
+    let usage = outbound::direct_client()
+        .unwrap()
+        .get(format!("{address}/api/billing/usage"))
+        .bearer_auth(bearer);
+    usage.send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn what_the_demo_prints_works_and_nothing_of_it_stays() {
+    let mut demo = Demo::start();
+    let address = demo.printed("API  ").to_owned();
+    let database = evaluated(&demo.data_dir());
+    assert_eq!(demo.printed("Database  "), database);
+
+    let token = log_in(&address, demo.printed("Login  ")).await;
+    let token = token["token"].as_str().expect("a token");
+    for bearer in [token, demo.printed("API key  ")] {
+        assert_eq!(usage_status(&address, bearer).await, 200, "{bearer}");
+    }
+
+    for query in [MIGRATIONS, EVENTS, AUDIT_LOG, DEAD_LETTERS] {
+        demo.until_shown(&database, query).await;
+    }
+    let waiting = demo.psql(&database, WAITING);
+    assert!(waiting.parse::<u64>().is_ok(), "a count: {waiting:?}");
+    // Whether anybody has one by now is a matter of chance.
+    demo.psql(&database, GRACE_PERIODS);
+
+    let data_dir = demo.data_dir();
+    let endpoint = EmbeddedPostgres::running(&data_dir).await.unwrap();
+    let postmaster = endpoint.expect("it runs").cluster().join("postmaster.pid");
+    assert!(postmaster.exists());
+    demo.terminate();
+    let ended = demo.child.wait().unwrap();
+    assert_eq!(ended.code(), Some(0), "{}", demo.log());
+    assert!(!postmaster.exists(), "{}", demo.log());
+    assert!(
+        EmbeddedPostgres::running(&data_dir)
+            .await
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[test]
+fn a_malformed_number_is_one_line_that_names_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (variable, value) in [
+        ("WEBHOOK_MAX_RETRIES", "twenty"),
+        ("WEBHOOK_MAX_RETRIES", "-1"),
+        ("WEBHOOK_MAX_RETRIES", "1001"),
+        ("WORKER_CONCURRENCY", "1.5"),
+    ] {
+        let mut demo = program(&["demo"]);
+        demo.env("DATA_DIR", scratch.path()).env(variable, value);
+        let ran = run(&mut demo);
+        let expected = format!("error: {variable}: ");
+        assert_eq!(ran.status, 2, "{variable}={value}: {}", ran.stderr);
+        assert!(ran.stderr.starts_with(&expected), "{}", ran.stderr);
+        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+        assert_eq!(ran.stdout, "", "{variable}={value}");
+    }
+    let touched = fs::read_dir(&scratch).unwrap().count();
+    assert_eq!(touched, 0, "nothing is touched");
+}
