@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::postgres::PgPool;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -46,9 +47,14 @@ pub use database::Database;
 /// The connections that requests share.
 const API_CONNECTIONS: u32 = 8;
 /// How many cores a stream of deliveries keeps busy: intake's thread and its
-/// server process have one each, and so do processing's.
-const BUSY_WITH_INTAKE: usize = 2;
-const BUSY_WITH_PROCESSING: usize = 4;
+/// server process, and where this process also processes, that thread and the
+/// server process of each worker.
+fn busy_cores(workers: u32) -> usize {
+    match workers {
+        0 => 2,
+        workers => 3 + workers as usize,
+    }
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -148,11 +154,7 @@ pub async fn start(
 
     let pressure = Arc::new(Pressure::default());
     let (waking, noting) = (wake.clone(), pressure.clone());
-    let awake = Awake::with(if serve.worker_concurrency > 0 {
-        BUSY_WITH_PROCESSING
-    } else {
-        BUSY_WITH_INTAKE
-    });
+    let awake = Awake::where_cores(busy_cores(serve.worker_concurrency));
     let (intake, writer) = group_commit::new(database.service.clone(), awake, move |stored| {
         noting.note(stored);
         wake_workers(&waking);
@@ -168,6 +170,7 @@ pub async fn start(
                 .chain(grace_periods::audit_actions()),
         ),
     };
+    let recorded = probes.metrics.clone();
     let endpoint = Endpoint {
         intake,
         secrets,
@@ -248,14 +251,7 @@ pub async fn start(
     )));
     let writer = tokio::spawn(writer.run());
     let counting = thread("counting", move || counting.run());
-    // A timer that would be the next to fire wakes the runtime when it is set;
-    // behind this one, the deadlines of deliveries cost nothing.
-    tokio::spawn(async {
-        let mut tick = tokio::time::interval(Duration::from_millis(500));
-        loop {
-            tick.tick().await;
-        }
-    });
+    tokio::spawn(keep_time(recorded));
     let processing = (serve.worker_concurrency > 0).then(|| {
         let work = Processing {
             options: database.service.clone(),
@@ -283,6 +279,19 @@ pub async fn start(
         counting,
         processing,
     })
+}
+
+/// Folds what the histograms were told into their buckets, which would only
+/// happen when somebody reads them.
+///
+/// A timer that would be the next to fire wakes the runtime when it is set;
+/// behind this one, the deadlines of deliveries cost nothing.
+async fn keep_time(recorded: PrometheusHandle) {
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        tick.tick().await;
+        recorded.run_upkeep();
+    }
 }
 
 /// Each has a connection, and a server process that counts for it.

@@ -63,7 +63,10 @@ impl Processing {
         let listening = tokio::spawn(hear(self.options, self.wake.clone()));
         let workers =
             (0..self.workers).map(|_| processor.run(&self.wake, &self.stop, &self.pressure));
-        futures_util::future::join_all(workers).await;
+        tokio::join!(
+            futures_util::future::join_all(workers),
+            processor.keep_due(&self.stop)
+        );
         listening.abort();
     }
 }

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::NewEntry;
 use super::verify::Fields;
+use crate::metrics;
 
 /// Chains that this transaction has locked, and may append to.
 pub struct LockedChains(());
@@ -130,7 +131,8 @@ pub async fn append(
         &agents as &[Option<&str>],
     )
     .execute(conn)
-    .await?;
+    .await
+    .inspect_err(|_| metrics::audit_error())?;
     Ok(())
 }
 

@@ -103,6 +103,12 @@ pub async fn mirror(
         _ => shown,
     };
     let mut effects = Effects::of(answer.actor);
+    effects.alerts.extend(subscription::unknown_plan(
+        catalogue,
+        answer.organization_id,
+        &object,
+        answer.at,
+    ));
     if is_newest {
         let folded = Folded {
             organization_id: answer.organization_id,
@@ -118,8 +124,8 @@ pub async fn mirror(
             &mut effects,
         )
         .await?;
-        store::alerts(conn, &effects.alerts).await?;
     }
+    store::alerts(conn, &effects.alerts).await?;
     Ok(Shown {
         subscription: object,
         before,

@@ -151,7 +151,8 @@ impl Applied {
 
 /// The actions that audit entries of events have.
 pub fn audit_actions() -> impl Iterator<Item = &'static str> {
-    HANDLED_TYPES.into_iter().map(action)
+    let handled = HANDLED_TYPES.into_iter().map(action);
+    handled.chain([plan::CHANGED, subscription::STATUS_CHANGED])
 }
 
 /// Something an operator or the customer should hear about.
@@ -249,9 +250,7 @@ pub async fn apply(
         applied.results[event.index] = Some(Ok(result));
     }
     store::alerts(conn, &effects.alerts).await?;
-    audit::append(conn, &locked, &effects.entries)
-        .await
-        .inspect_err(|_| metrics::audit_error())?;
+    audit::append(conn, &locked, &effects.entries).await?;
     applied.audit_actions = effects.entries.iter().map(|entry| entry.action).collect();
     applied.alerts = effects.alerts.iter().map(|alert| alert.kind).collect();
     applied.graces = effects.graces;

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::decode::Decoded;
 use super::{HandlerError, store};
+use crate::stripe::event::ORGANIZATION_KEYS;
 use crate::stripe::objects::BillingObject;
 
 /// Sets each event's owner: by the billing customer, else by the metadata
@@ -100,7 +101,7 @@ fn claims(object: &BillingObject) -> impl Iterator<Item = &str> {
 }
 
 fn organizations_in(metadata: &Map<String, Value>) -> impl Iterator<Item = &str> {
-    ["organization_id", "tenant_id"]
+    ORGANIZATION_KEYS
         .iter()
         .filter_map(|key| metadata.get(*key)?.as_str())
 }

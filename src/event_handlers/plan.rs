@@ -15,6 +15,9 @@ use crate::audit::NewEntry;
 use crate::plans::Catalogue;
 use crate::{grace_periods, quotas};
 
+/// The action of the audit entry that says so.
+pub const CHANGED: &str = "plan_changed";
+
 /// The plan that an organization has, and what applies without a subscription.
 pub struct Standing {
     pub organization_id: Uuid,
@@ -56,7 +59,7 @@ pub async fn settle(
             .push(organization_id);
         effects.entries.push(NewEntry {
             organization_id,
-            action: "plan_changed",
+            action: CHANGED,
             actor: effects.actor,
             resource_type: "organization",
             resource_id: organization_id.to_string(),

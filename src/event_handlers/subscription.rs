@@ -16,7 +16,10 @@ use super::plan::Holding;
 use super::{Effects, NewAlert, Results, Subscription, answer, plan, store};
 use crate::audit::NewEntry;
 use crate::plans::Catalogue;
-use crate::stripe::objects::BillingObject;
+use crate::stripe::objects::{BillingObject, SubscriptionItem};
+
+/// The action of the audit entry that says so.
+pub const STATUS_CHANGED: &str = "subscription_status_changed";
 
 impl Mirrored for Subscription {
     const RESOURCE: &'static str = "subscription";
@@ -58,6 +61,8 @@ pub struct StoredSubscription {
     pub current_period_end: Option<Timestamp>,
     pub trial_end: Option<Timestamp>,
     pub cancel_at_period_end: bool,
+    /// As [`items`] shows them.
+    pub items: Value,
     pub version: Version,
 }
 
@@ -95,6 +100,14 @@ pub async fn apply(
         },
     )
     .await?;
+    // An event that is not the newest tells of its price all the same: what is
+    // alerted must not depend on the order of delivery.
+    for event in results.decoded {
+        if let (Some(owner), Some(subscription)) = (event.owner, Subscription::of(&event.object)) {
+            let alert = unknown_plan(catalogue, owner, subscription, event.stored.created);
+            effects.alerts.extend(alert);
+        }
+    }
     let doubtful = answer::doubtful(results, &stored);
     store::subscriptions::ask_again(conn, &doubtful).await?;
     write(
@@ -142,9 +155,6 @@ pub async fn write(
         })
         .collect();
     store::subscriptions::save(conn, &changes).await?;
-    effects
-        .alerts
-        .extend(changes.iter().filter_map(unknown_plan));
 
     let late = late_payments(&stored, &changes, &payments, effects);
     store::subscriptions::set_status(conn, &late).await?;
@@ -251,7 +261,7 @@ fn late_payments(
         }
         effects.entries.push(NewEntry {
             organization_id: key.0,
-            action: "subscription_status_changed",
+            action: STATUS_CHANGED,
             actor: effects.actor,
             resource_type: Subscription::RESOURCE,
             resource_id: key.1.clone(),
@@ -268,29 +278,34 @@ fn late_payments(
     late
 }
 
-/// A customer pays for something that the catalogue does not know.
-fn unknown_plan(change: &Change) -> Option<NewAlert> {
-    let subscription = &change.folded.snapshot;
-    if change.plan_tier.is_some() || is_ended(&change.status) {
+/// A customer pays for something that the catalogue does not know. Told of the
+/// same prices again, it is the same alert.
+pub fn unknown_plan(
+    catalogue: &Catalogue,
+    organization_id: Uuid,
+    subscription: &Subscription,
+    told_at: Timestamp,
+) -> Option<NewAlert> {
+    if is_ended(&subscription.status) || catalogue.plan_of(subscription).is_some() {
         return None;
     }
-    let prices: Vec<&str> = subscription
+    let prices: BTreeSet<&str> = subscription
         .items
         .iter()
         .filter_map(|item| item.price_id.as_deref())
         .collect();
+    let prices = Vec::from_iter(prices).join(", ");
     Some(NewAlert {
-        organization_id: change.folded.organization_id,
+        organization_id,
         kind: "unknown_plan",
-        key: subscription.id.clone(),
+        key: format!("{}: {prices}", subscription.id),
         resource_type: Subscription::RESOURCE,
         resource_id: subscription.id.clone(),
         message: format!(
-            "no plan of the catalogue has a price of this subscription ({}): add its lookup_key or \
-             stripe_price_ids to PLANS_FILE, then replay the event",
-            prices.join(", ")
+            "no plan of the catalogue has a price of this subscription ({prices}): add its \
+             lookup_key or stripe_price_ids to PLANS_FILE, then replay the event"
         ),
-        occurred_at: change.folded.version.last_event_at,
+        occurred_at: told_at,
     })
 }
 
@@ -305,6 +320,7 @@ pub fn summaries(stored: &BTreeMap<Key, StoredSubscription>) -> StoredRows {
                 "currentPeriodEnd": row.current_period_end,
                 "trialEnd": row.trial_end,
                 "cancelAtPeriodEnd": row.cancel_at_period_end,
+                "items": row.items,
             });
             (
                 key.clone(),
@@ -325,5 +341,16 @@ pub fn summary(status: &str, plan_tier: Option<&str>, subscription: &Subscriptio
         "currentPeriodEnd": subscription.current_period_end,
         "trialEnd": subscription.trial_end,
         "cancelAtPeriodEnd": subscription.cancel_at_period_end,
+        "items": items(subscription),
     })
+}
+
+/// What is paid for, in the order of the items' ids.
+fn items(subscription: &Subscription) -> Value {
+    let mut items: Vec<&SubscriptionItem> = subscription.items.iter().collect();
+    items.sort_by_key(|item| &item.id);
+    items
+        .into_iter()
+        .map(|item| json!({"price": item.price_id, "quantity": item.quantity}))
+        .collect()
 }

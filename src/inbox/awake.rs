@@ -1,66 +1,82 @@
 //! Staying awake between deliveries that follow each other closely.
 //!
 //! A thread that sleeps is woken by an interrupt to a core that sleeps too,
-//! which takes longer than to verify a delivery. Where the next one is about to
-//! come, it is cheaper to wait for it awake: at most for [`BRIEFLY`], and never
-//! for a delivery that comes alone after a pause.
+//! which takes longer than to verify a delivery. While deliveries follow each
+//! other one by one, commits of at most [`COMMIT`] and the next delivery, for at
+//! most [`BRIEFLY`], are waited for awake. A delivery that comes after a pause is
+//! not, and neither is anything on a host with too few cores for it.
 
+use std::future::poll_fn;
 use std::hint::spin_loop;
 use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-/// A delivery that comes this soon after the last one's answer follows it; it
-/// is waited for awake for as long.
+/// A delivery that comes this soon after the last commit follows it.
 const BRIEFLY: Duration = Duration::from_micros(200);
-/// How long a commit is waited for awake.
+/// A commit that takes longer than this is slept through, and so is the next.
 const COMMIT: Duration = Duration::from_millis(1);
-/// Between two looks, so that the looks themselves leave the core's twin alone.
+/// The pauses between two looks, in which the core's twin has it to itself.
 const PAUSES: usize = 50;
 
 /// Whether deliveries follow each other, one by one, closely enough.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Awake {
-    /// There is a core that nobody else has use for.
     possible: bool,
-    answered: Option<Instant>,
     following: bool,
+    came: Option<Instant>,
+    ended: Option<Instant>,
 }
 
 impl Awake {
-    /// Where this process may use `cores` or more; a quota of processor time
-    /// counts as cores.
-    pub fn with(cores: usize) -> Self {
+    pub fn never() -> Self {
+        Self {
+            possible: false,
+            following: false,
+            came: None,
+            ended: None,
+        }
+    }
+
+    /// Where this process may use that many cores or more; a quota of processor
+    /// time counts as cores.
+    pub fn where_cores(needed: usize) -> Self {
         let available = std::thread::available_parallelism();
         Self {
-            possible: available.is_ok_and(|available| available.get() >= cores),
-            ..Self::default()
+            possible: available.is_ok_and(|available| available.get() >= needed),
+            ..Self::never()
         }
     }
 
     /// A group of `deliveries` came at `now`.
     pub fn came(&mut self, deliveries: usize, now: Instant) {
+        let soon = |ended: Instant| now.duration_since(ended) < BRIEFLY;
+        let quick = |came: Instant, ended: Instant| ended.duration_since(came) < COMMIT;
         // A crowd keeps the thread awake by itself.
         self.following = self.possible
             && deliveries == 1
-            && self
-                .answered
-                .is_some_and(|at| now.duration_since(at) < BRIEFLY);
+            && self.ended.is_some_and(soon)
+            && self.came.zip(self.ended).is_some_and(|(c, e)| quick(c, e));
+        self.came = Some(now);
     }
 
-    /// It was answered at `now`.
-    pub fn answered(&mut self, now: Instant) {
-        self.answered = Some(now);
+    /// Its commit ended at `now`.
+    pub fn ended(&mut self, now: Instant) {
+        self.ended = Some(now);
     }
 
-    /// Until when to stay awake for the commit of what came at `now`.
-    pub fn for_commit(&self, now: Instant) -> Option<Instant> {
-        self.following.then(|| now + COMMIT)
+    /// Until when to wait awake for the end of the commit.
+    pub fn for_commit(&self) -> Option<Instant> {
+        self.came
+            .filter(|_| self.following)
+            .map(|came| came + COMMIT)
     }
 
-    /// Until when to stay awake for the next delivery.
+    /// Until when to wait awake for the next delivery.
     pub fn for_next(&self) -> Option<Instant> {
-        let answered = self.answered.filter(|_| self.following);
-        answered.map(|at| at + BRIEFLY)
+        self.ended
+            .filter(|_| self.following)
+            .map(|ended| ended + BRIEFLY)
     }
 }
 
@@ -68,13 +84,12 @@ impl Awake {
 pub async fn waiting<F: Future>(until: Option<Instant>, work: F) -> F::Output {
     let mut work = pin!(work);
     while until.is_some_and(|until| Instant::now() < until) {
-        tokio::select! {
-            biased;
-            output = &mut work => return output,
-            // The runtime looks for what has come, and asks again.
-            () = tokio::task::yield_now() => {}
+        let look = poll_fn(|context| Poll::Ready(work.as_mut().poll(context)));
+        if let Poll::Ready(output) = look.await {
+            return output;
         }
-        // Whoever else wants this core has it.
+        // The runtime sees what has come, and whoever else wants the core has it.
+        tokio::task::yield_now().await;
         std::thread::yield_now();
         (0..PAUSES).for_each(|_| spin_loop());
     }
@@ -85,48 +100,45 @@ pub async fn waiting<F: Future>(until: Option<Instant>, work: F) -> F::Output {
 mod tests {
     use super::*;
 
-    fn awake() -> Awake {
-        Awake {
-            possible: true,
-            ..Awake::default()
+    /// One delivery after another, each `pause` after the last one's commit,
+    /// which took `commit`; whether the last of them was waited for awake.
+    fn is_awake(possible: bool, deliveries: &[usize], pause: Duration, commit: Duration) -> bool {
+        let mut awake = Awake {
+            possible,
+            ..Awake::never()
+        };
+        let mut now = Instant::now();
+        for group in deliveries {
+            now += pause;
+            awake.came(*group, now);
+            let for_commit = awake.for_commit();
+            assert_eq!(
+                for_commit,
+                awake.following.then(|| now + COMMIT),
+                "of this commit"
+            );
+            now += commit;
+            awake.ended(now);
+            let for_next = awake.for_next();
+            assert_eq!(
+                for_next,
+                awake.following.then(|| now + BRIEFLY),
+                "of the next"
+            );
         }
+        awake.following
     }
 
     #[test]
-    fn a_delivery_after_a_pause_is_not_waited_for() {
-        let mut awake = awake();
-        let start = Instant::now();
-        awake.came(1, start);
-        assert_eq!(awake.for_commit(start), None);
-        awake.answered(start);
-        assert_eq!(awake.for_next(), None);
-        awake.came(1, start + BRIEFLY);
-        assert_eq!(awake.for_commit(start + BRIEFLY), None);
-    }
-
-    #[test]
-    fn deliveries_that_follow_each_other_keep_it_awake() {
-        let mut awake = awake();
-        let start = Instant::now();
-        awake.answered(start);
-        let soon = start + BRIEFLY / 2;
-        awake.came(1, soon);
-        assert_eq!(awake.for_commit(soon), Some(soon + COMMIT));
-        awake.answered(soon);
-        assert_eq!(awake.for_next(), Some(soon + BRIEFLY));
-        awake.came(2, soon);
-        assert_eq!(awake.for_commit(soon), None);
-        awake.answered(soon);
-        assert_eq!(awake.for_next(), None);
-    }
-
-    #[test]
-    fn a_core_that_others_need_is_left_to_them() {
-        let mut awake = Awake::default();
-        let start = Instant::now();
-        awake.answered(start);
-        awake.came(1, start);
-        assert_eq!(awake.for_commit(start), None);
+    fn only_deliveries_that_follow_each_other_one_by_one_keep_it_awake() {
+        let (soon, quick) = (BRIEFLY / 2, COMMIT / 2);
+        assert!(is_awake(true, &[1, 1], soon, quick));
+        assert!(is_awake(true, &[2, 1], soon, quick));
+        assert!(!is_awake(true, &[1], soon, quick), "the first");
+        assert!(!is_awake(true, &[1, 2], soon, quick), "a crowd");
+        assert!(!is_awake(true, &[1, 1, 1], BRIEFLY, quick), "a pause");
+        assert!(!is_awake(true, &[1, 1, 1], soon, COMMIT), "slow commits");
+        assert!(!is_awake(false, &[1, 1, 1], soon, quick), "too few cores");
     }
 
     #[tokio::test]

@@ -21,7 +21,7 @@ const QUEUE: usize = 1_024;
 const LARGEST_GROUP: usize = 256;
 /// Other replicas' workers poll; this only spares them the wait.
 const NOTIFY_EVERY: Duration = Duration::from_millis(200);
-/// The next group waits for it.
+/// Answers that are held back for the next group wait for it.
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 /// A group that takes longer has failed, and may be sent again.
 ///
@@ -88,7 +88,7 @@ pub struct Writer {
     connection: Option<PgConnection>,
     notified: Option<Instant>,
     awake: Awake,
-    /// Called after each commit that stored something, with the size of its group.
+    /// Called after each commit that stored something, with how many events.
     on_commit: Box<dyn Fn(usize) + Send>,
 }
 
@@ -121,8 +121,7 @@ impl Writer {
             if awake::waiting(self.awake.for_next(), coming).await == 0 {
                 break;
             }
-            let came = Instant::now();
-            self.awake.came(group.len(), came);
+            self.awake.came(group.len(), Instant::now());
             // In one order everywhere, so that two replicas that store the same
             // events never wait for each other.
             group.sort_unstable_by(|a, b| a.envelope.id.cmp(&b.envelope.id));
@@ -130,13 +129,15 @@ impl Writer {
             // The next group goes out before the answers to the last are written.
             let (outcome, ()) = tokio::join!(
                 biased;
-                awake::waiting(self.awake.for_commit(came), self.commit(&mut next)),
+                awake::waiting(self.awake.for_commit(), self.commit(&mut next)),
                 async { committed.take().into_iter().for_each(answer) }
             );
-            self.awake.answered(Instant::now());
+            self.awake.ended(Instant::now());
             let stored = outcome.as_ref().map_or(0, HashSet::len);
             if self.queue.is_empty() {
                 answer((next, outcome));
+                // Who was answered goes first.
+                tokio::task::yield_now().await;
             } else {
                 committed = Some((next, outcome));
             }

@@ -18,7 +18,7 @@ use super::group_commit::{Intake, IntakeError, Receipt};
 use crate::error::Problem;
 use crate::http::body::{self, BodyError};
 use crate::metrics;
-use crate::stripe::event::{Envelope, PayloadError};
+use crate::stripe::event::{self, Envelope, PayloadError};
 use crate::stripe::signature::{self, SignatureError, SigningSecret};
 use crate::telemetry;
 
@@ -94,7 +94,11 @@ async fn accept(endpoint: &Endpoint, headers: &HeaderMap, body: Body) -> Result<
         now,
         endpoint.tolerance_secs,
     )?;
-    let (mut envelope, _) = Envelope::read(&body, now)?;
+    let (mut envelope, text) = Envelope::read(&body, now)?;
+    let organization_id = tracing::enabled!(tracing::Level::INFO)
+        .then(|| event::organization_named(text))
+        .flatten()
+        .map(tracing::field::display);
     envelope.trace = telemetry::trace_of(headers);
     let event_id = envelope.id.clone();
     let event_type = envelope.event_type.clone();
@@ -102,7 +106,13 @@ async fn accept(endpoint: &Endpoint, headers: &HeaderMap, body: Body) -> Result<
     let storing = tokio::time::timeout(DEADLINE, endpoint.intake.store(envelope, body));
     let receipt = storing.await.unwrap_or(Err(IntakeError::Unavailable))?;
     let duplicate = receipt == Receipt::Duplicate;
-    tracing::info!(event_id, event_type, duplicate, "Webhook received");
+    tracing::info!(
+        event_id,
+        event_type,
+        organization_id,
+        duplicate,
+        "Webhook received"
+    );
     Ok(Received {
         received: true,
         event_id,

@@ -30,6 +30,8 @@ const POLL: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(120);
 /// How long a worker waits while the database is gone.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
+/// How often events are looked for that wait for a time that cannot be.
+const CLOCK_CHECK: Duration = Duration::from_secs(60);
 
 /// What processing needs to know.
 pub struct Processor {
@@ -103,6 +105,33 @@ impl Processor {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// Sees to events that a clock which stepped back left waiting, until `stop`.
+    pub async fn keep_due(&self, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            if let Err(error) = self.bring_back().await {
+                tracing::debug!(%error, "events with times to come were not looked for");
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(CLOCK_CHECK) => {}
+            }
+        }
+    }
+
+    /// Makes due what waits for a time that a clock which stepped back took away.
+    pub async fn bring_back(&self) -> Result<(), sqlx::Error> {
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let events = leases::bring_back(tx.conn()).await?;
+        tx.commit().await?;
+        if events > 0 {
+            tracing::warn!(
+                events,
+                "the database's clock stepped back; what waited for it is due now"
+            );
+        }
+        Ok(())
     }
 
     /// Claims one batch of due events and processes it. Nothing due: nothing

@@ -50,7 +50,7 @@ pub async fn run(
     after: Option<String>,
     mut progress: impl FnMut(&Backfilled),
 ) -> Result<Backfilled, BackfillError> {
-    let (intake, writer) = group_commit::new(database, Awake::default(), |_| {});
+    let (intake, writer) = group_commit::new(database, Awake::never(), |_| {});
     let writer = tokio::spawn(writer.run());
     let mut done = Backfilled {
         last_event_id: after,

@@ -45,6 +45,7 @@ pub async fn run(
 }
 
 async fn work(processor: &Processor) -> Result<Tally, sqlx::Error> {
+    processor.bring_back().await?;
     let mut tx = WorkerTx::begin(&processor.pool).await?;
     let (due, now) = inbox::count_due(tx.conn()).await?;
     tx.commit().await?;

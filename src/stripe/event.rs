@@ -8,6 +8,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 use crate::trace_context::TraceParent;
 
@@ -122,6 +123,22 @@ impl Envelope {
         };
         Ok((envelope, text))
     }
+}
+
+/// Where an object's metadata says which organization it belongs to.
+pub const ORGANIZATION_KEYS: [&str; 2] = ["organization_id", "tenant_id"];
+
+/// The organization that the object of an event names in its metadata, which is
+/// all that is known of its owner before it is processed.
+pub fn organization_named(event: &str) -> Option<Uuid> {
+    // Most name none, and are not read for it.
+    if !ORGANIZATION_KEYS.iter().any(|key| event.contains(key)) {
+        return None;
+    }
+    let event: Value = serde_json::from_str(event).ok()?;
+    let metadata = &event["data"]["object"]["metadata"];
+    let mut named = ORGANIZATION_KEYS.iter();
+    named.find_map(|key| metadata[key].as_str()?.parse().ok())
 }
 
 /// The end of the year 9999.
@@ -341,6 +358,38 @@ mod tests {
             Envelope::read(b"\xff", 0).unwrap_err(),
             PayloadError::NotUtf8
         );
+    }
+
+    #[test]
+    fn the_organization_is_the_one_that_the_metadata_names() {
+        let id = "6f1c1d52-7c3f-4c39-9f52-0d3f0f6f2b11";
+        let named = |metadata: &str| {
+            organization_named(&format!(
+                r#"{{"data":{{"object":{{"metadata":{metadata}}}}}}}"#
+            ))
+        };
+        let some = id.parse().ok();
+        assert_eq!(named(&format!(r#"{{"organization_id":"{id}"}}"#)), some);
+        assert_eq!(named(&format!(r#"{{"tenant_id":"{id}"}}"#)), some);
+        assert_eq!(named(r#"{"organization_id":"acme"}"#), None);
+        assert_eq!(named(r#"{"organization_id":7}"#), None);
+        assert_eq!(named("null"), None);
+        assert_eq!(organization_named("tenant_id"), None);
+    }
+
+    #[test]
+    fn depth_is_counted_by_levels_not_by_brackets() {
+        let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+        let in_text = format!(r#"{{"a":"\\\"{}","b":{}}}"#, "[".repeat(200), nested(9));
+        for (json, deeper) in [
+            (nested(10), false),
+            (nested(11), true),
+            ("[{}]".repeat(50), false),
+            (in_text, false),
+            (format!(r#"["\\",{}]"#, nested(10)), true),
+        ] {
+            assert_eq!(depth_exceeds(json.as_bytes(), 10), deeper, "{json}");
+        }
     }
 
     #[test]

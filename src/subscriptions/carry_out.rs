@@ -144,9 +144,7 @@ impl Subscriptions {
             client: Some(change.actor.client()),
         }];
         entries.extend(shown.entries);
-        audit::append(tx.conn(), &locked, &entries)
-            .await
-            .inspect_err(|_| metrics::audit_error())?;
+        audit::append(tx.conn(), &locked, &entries).await?;
         requests::succeeded(tx.conn(), request, id).await?;
         tx.commit().await?;
         let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();

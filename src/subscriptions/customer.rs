@@ -117,9 +117,7 @@ impl Subscriptions {
             metadata: json!({"idempotency_key": request.key()}),
             client: asker.as_ref().map(Asker::client),
         };
-        audit::append(tx.conn(), &locked, std::slice::from_ref(&entry))
-            .await
-            .inspect_err(|_| metrics::audit_error())?;
+        audit::append(tx.conn(), &locked, std::slice::from_ref(&entry)).await?;
         requests::succeeded(tx.conn(), request, customer_id).await?;
         tx.commit().await?;
         metrics::audit_entries(&[entry.action]);

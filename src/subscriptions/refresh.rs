@@ -119,9 +119,7 @@ impl Subscriptions {
             });
         }
         entries.extend(shown.entries);
-        audit::append(tx.conn(), &locked, &entries)
-            .await
-            .inspect_err(|_| metrics::audit_error())?;
+        audit::append(tx.conn(), &locked, &entries).await?;
         if let Some(doubt) = doubt {
             store::resolve(&mut tx, doubt).await?;
         }

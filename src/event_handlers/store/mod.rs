@@ -226,12 +226,17 @@ pub async fn applied_events(
     Ok(())
 }
 
+/// Raises `alerts`. One that was raised before dates from the first that it is
+/// about.
 pub async fn alerts(conn: &mut PgConnection, alerts: &[NewAlert]) -> Result<(), sqlx::Error> {
     for alert in alerts {
         sqlx::query!(
             "INSERT INTO billing_alerts (organization_id, kind, alert_key, resource_type, resource_id,
                                          message, occurred_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+             VALUES ($1, $2, $3, $4, $5, $6, $7)
+             ON CONFLICT (organization_id, kind, alert_key)
+             DO UPDATE SET occurred_at = excluded.occurred_at
+              WHERE excluded.occurred_at < billing_alerts.occurred_at",
             alert.organization_id,
             alert.kind,
             alert.key,

@@ -19,10 +19,16 @@ pub async fn load(
     organizations: &[Uuid],
 ) -> Result<BTreeMap<Key, StoredSubscription>, sqlx::Error> {
     let rows = sqlx::query!(
-        "SELECT organization_id, stripe_subscription_id, status, stripe_status, plan_tier,
-                current_period_start, current_period_end, trial_end, cancel_at_period_end,
-                last_event_at, last_event_rank, last_event_id, tied_event_ids
-           FROM billing_subscriptions WHERE organization_id = ANY($1)",
+        r#"SELECT organization_id, stripe_subscription_id, status, stripe_status, plan_tier,
+                  current_period_start, current_period_end, trial_end, cancel_at_period_end,
+                  (SELECT coalesce(jsonb_agg(
+                            jsonb_build_object('price', i.stripe_price_id, 'quantity', i.quantity)
+                            ORDER BY i.stripe_subscription_item_id COLLATE "C"), '[]')
+                     FROM billing_subscription_items i
+                    WHERE i.organization_id = s.organization_id
+                      AND i.stripe_subscription_id = s.stripe_subscription_id) AS "items!",
+                  last_event_at, last_event_rank, last_event_id, tied_event_ids
+             FROM billing_subscriptions s WHERE organization_id = ANY($1)"#,
         organizations
     )
     .fetch_all(conn)
@@ -36,6 +42,7 @@ pub async fn load(
             current_period_end: row.current_period_end.map(|t| t.to_jiff()),
             trial_end: row.trial_end.map(|t| t.to_jiff()),
             cancel_at_period_end: row.cancel_at_period_end,
+            items: row.items,
             version: version(
                 row.last_event_at,
                 row.last_event_rank,

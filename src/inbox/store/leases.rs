@@ -22,6 +22,23 @@ pub struct Claimed {
     pub trace: Option<TraceParent>,
 }
 
+/// Makes due what is due, or leased, later than anything can be: the database's
+/// clock was ahead when it was stored. No retry is more than an hour away.
+/// Returns how many events it was.
+pub async fn bring_back(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
+    let brought = sqlx::query!(
+        "UPDATE webhook_events
+            SET next_retry_at = now(), lease_id = NULL, lease_expires_at = NULL
+          WHERE NOT processed
+            AND (next_retry_at > now() + interval '65 minutes'
+                 OR next_retry_at IS NULL AND received_at > now() + interval '5 minutes'
+                 OR lease_expires_at > now() + interval '5 minutes')",
+    )
+    .execute(conn)
+    .await?;
+    Ok(brought.rows_affected())
+}
+
 /// Leases up to `limit` due events to `lease_id`. `buckets` are those to look
 /// at, None being all of them; `due_by` leaves out what became due later.
 pub async fn claim(

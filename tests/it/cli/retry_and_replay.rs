@@ -260,3 +260,43 @@ async fn jobs_at_once_share_the_work() {
     assert_eq!(db.count("webhook_events WHERE processed").await, 40);
     assert_eq!(db.count("billing_subscriptions").await, 40);
 }
+
+/// What was stored while the database's clock was two hours ahead does not wait
+/// for two hours once the clock is right.
+#[tokio::test]
+async fn a_clock_that_steps_back_keeps_no_event_waiting() {
+    let service = TestService::intake_only().await;
+    let db = &service.db;
+    db.organization("cus_1").await;
+    for id in ["evt_received", "evt_retried", "evt_leased", "evt_patient"] {
+        let object = invoice(&id.replace("evt", "in"), "cus_1", "sub_1", "open");
+        send(&service.base, &event(id, "invoice.updated", 100, object)).await;
+    }
+    for (id, ahead) in [
+        ("evt_received", "received_at = now() + interval '2 hours'"),
+        (
+            "evt_retried",
+            "retry_count = 3, next_retry_at = now() + interval '2 hours'",
+        ),
+        (
+            "evt_leased",
+            "lease_id = gen_random_uuid(), lease_expires_at = now() + interval '2 hours'",
+        ),
+        (
+            "evt_patient",
+            "retry_count = 12, next_retry_at = now() + interval '1 hour'",
+        ),
+    ] {
+        db.execute(&format!(
+            "UPDATE webhook_events SET {ahead} WHERE stripe_event_id = '{id}'"
+        ))
+        .await;
+    }
+    let ran = retry(db, "20");
+    assert_eq!(ran.json(), tally(3, 3, 0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("clock stepped back"), "{}", ran.stderr);
+    let waiting = db
+        .value("SELECT string_agg(stripe_event_id, ',') FROM webhook_events WHERE NOT processed")
+        .await;
+    assert_eq!(waiting, "evt_patient");
+}

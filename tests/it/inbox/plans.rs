@@ -131,6 +131,46 @@ async fn an_unknown_plan_raises_an_alert_and_leaves_the_plan() {
 }
 
 #[tokio::test]
+async fn unknown_plans_raise_their_alerts_in_any_order_and_in_one_batch() {
+    let priced = |id: &str, created: i64, price: &str| {
+        let mut object = of("active", "unheard_of");
+        object["items"]["data"][0]["price"]["id"] = json!(price);
+        event(id, UPDATED, created, object)
+    };
+    let [a, b, c, d] = [
+        priced("evt_1", 100, "price_a"),
+        priced("evt_2", 200, "price_b"),
+        priced("evt_3", 300, "price_a"),
+        event("evt_4", UPDATED, 400, of("active", "standard")),
+    ];
+    let deliveries = [
+        vec![vec![&a], vec![&b], vec![&c], vec![&d]],
+        vec![vec![&d], vec![&c], vec![&b], vec![&a]],
+        vec![vec![&c, &a], vec![&d, &b]],
+        vec![vec![&a, &b, &c, &d]],
+    ];
+    for batches in deliveries {
+        let bench = Workbench::new().await;
+        for batch in batches {
+            let batch: Vec<Value> = batch.into_iter().cloned().collect();
+            bench.process(&batch).await;
+        }
+        assert_eq!(
+            bench
+                .rows(
+                    "SELECT kind, alert_key, extract(epoch FROM occurred_at)::int AS at
+                       FROM billing_alerts ORDER BY alert_key",
+                )
+                .await,
+            json!([
+                {"kind": "unknown_plan", "alert_key": "sub_1: price_a", "at": 100},
+                {"kind": "unknown_plan", "alert_key": "sub_1: price_b", "at": 200},
+            ])
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_change_to_an_unknown_plan_leaves_the_plan_in_any_order() {
     let known = event("evt_1", CREATED, 100, of("active", "standard"));
     let unknown = event("evt_2", UPDATED, 200, of("active", "unheard_of"));

@@ -1,6 +1,7 @@
 //! Subscription events: the mirror, the plan, and what is final.
 
 use serde_json::{Value, json};
+use valuecanvas_billing::inbox::replay;
 
 use super::workbench::Workbench;
 use crate::support::events::{event, invoice, recorded, subscription};
@@ -134,6 +135,59 @@ async fn items_that_are_gone_leave_the_mirror() {
     let one = of("active", "standard");
     bench.process(&[event("evt_2", UPDATED, 101, one)]).await;
     bench.shows(items, json!({"items": 1})).await;
+}
+
+#[tokio::test]
+async fn the_audit_log_shows_what_a_change_does_to_price_and_quantity() {
+    let of = |price: &str, seats: i64| {
+        let mut object = of("active", "standard");
+        let items = object["items"]["data"].as_array_mut().unwrap();
+        items[0]["price"]["id"] = json!(price);
+        items[0]["quantity"] = json!(seats);
+        // Stripe lists items in any order. Ids sort by their bytes.
+        let mut other = items[0].clone();
+        other["id"] = json!("si_Z");
+        other["price"]["id"] = json!("price_other");
+        other["quantity"] = Value::Null;
+        items.push(other);
+        if seats == 50 {
+            items.reverse();
+        }
+        object
+    };
+    let other = json!({"price": "price_other", "quantity": null});
+    let shown = |price: &str, seats: i64| json!([other, {"price": price, "quantity": seats}]);
+    let history = [
+        event("evt_1", CREATED, 100, of("price_old", 1)),
+        event("evt_2", UPDATED, 101, of("price_old", 50)),
+        event("evt_3", UPDATED, 102, of("price_new", 50)),
+    ];
+    let in_one_batch = Workbench::new().await;
+    in_one_batch.process(&history).await;
+    let one_by_one = Workbench::new().await;
+    for event in &history {
+        one_by_one.process(std::slice::from_ref(event)).await;
+        // What is stored is what was shown of it: a replay has nothing to tell.
+        let id = event["id"].as_str().unwrap();
+        replay::replay(&one_by_one.processor, id).await.unwrap();
+    }
+    for bench in [in_one_batch, one_by_one] {
+        assert_eq!(
+            bench
+                .rows(
+                    "SELECT before_state -> 'items' AS before, after_state -> 'items' AS after
+                       FROM billing_audit_log
+                      WHERE actor_type = 'webhook' AND resource_type = 'subscription'
+                      ORDER BY metadata ->> 'stripe_event_id'",
+                )
+                .await,
+            json!([
+                {"before": null, "after": shown("price_old", 1)},
+                {"before": shown("price_old", 1), "after": shown("price_old", 50)},
+                {"before": shown("price_old", 50), "after": shown("price_new", 50)},
+            ])
+        );
+    }
 }
 
 #[tokio::test]

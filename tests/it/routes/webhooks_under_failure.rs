@@ -126,14 +126,17 @@ async fn a_locked_table_is_waited_for_until_the_deadline() {
 async fn a_server_that_says_nothing_more_is_given_up() {
     let service = TestService::intake_only().await;
     stored(&service, &plan_created("evt_before")).await;
-    let pid = service
-        .db
-        .value(
-            "SELECT pid FROM pg_stat_activity
-              WHERE datname = current_database() AND query LIKE 'INSERT INTO webhook_events%'
-                 OR datname = current_database() AND query = 'NOTIFY webhook_events'",
-        )
-        .await;
+    // Its NOTIFY may be under way when the event is answered.
+    let pid = loop {
+        let waiting = service.db.value(
+            "SELECT coalesce(max(pid)::text, '') FROM pg_stat_activity
+              WHERE datname = current_database() AND query = 'NOTIFY webhook_events' AND state = 'idle'",
+        );
+        match waiting.await {
+            none if none.is_empty() => tokio::time::sleep(Duration::from_millis(5)).await,
+            pid => break pid,
+        }
+    };
     let backend = Pid::from_raw(pid.parse().expect("one connection writes")).unwrap();
     kill_process(backend, Signal::STOP).unwrap();
     refused(&service, &plan_created("evt_1")).await;
@@ -144,7 +147,7 @@ async fn a_server_that_says_nothing_more_is_given_up() {
 #[tokio::test]
 async fn a_database_that_is_not_migrated_refuses_nobody_for_good() {
     let db = TestDatabase::empty().await;
-    let (intake, writer) = group_commit::new(db.service(), Awake::default(), |_| {});
+    let (intake, writer) = group_commit::new(db.service(), Awake::never(), |_| {});
     tokio::spawn(writer.run());
     let body = Bytes::from(plan_created("evt_1").to_string());
     let (envelope, _) = Envelope::read(&body, 0).unwrap();
@@ -152,8 +155,7 @@ async fn a_database_that_is_not_migrated_refuses_nobody_for_good() {
     assert_eq!(refused, Err(IntakeError::Unavailable));
 
     // Without the role there is not even a connection to be had.
-    let (intake, writer) =
-        group_commit::new(db.options("billing_nobody"), Awake::default(), |_| {});
+    let (intake, writer) = group_commit::new(db.options("billing_nobody"), Awake::never(), |_| {});
     tokio::spawn(writer.run());
     assert_eq!(
         intake.store(envelope, body).await,
@@ -218,7 +220,7 @@ async fn while_a_secret_is_rolled_both_are_accepted() {
 #[tokio::test]
 async fn one_bad_payload_does_not_spoil_its_group() {
     let db = TestDatabase::new().await;
-    let (intake, writer) = group_commit::new(db.service(), Awake::default(), |_| {});
+    let (intake, writer) = group_commit::new(db.service(), Awake::never(), |_| {});
     let delivery = |id: &str, payload: Option<&'static str>| {
         let body = Bytes::from(plan_created(id).to_string());
         let (envelope, _) = Envelope::read(&body, 0).unwrap();
