@@ -46,15 +46,6 @@ pub use database::Database;
 
 /// The connections that requests share.
 const API_CONNECTIONS: u32 = 8;
-/// How many cores a stream of deliveries keeps busy: intake's thread and its
-/// server process, and where this process also processes, that thread and the
-/// server process of each worker.
-fn busy_cores(workers: u32) -> usize {
-    match workers {
-        0 => 2,
-        workers => 3 + workers as usize,
-    }
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -291,6 +282,16 @@ async fn keep_time(recorded: PrometheusHandle) {
     loop {
         tick.tick().await;
         recorded.run_upkeep();
+    }
+}
+
+/// How many cores a stream of deliveries keeps busy: intake's thread and its
+/// server process, and where this process also processes, that thread and the
+/// server process of each worker.
+fn busy_cores(workers: u32) -> usize {
+    match workers {
+        0 => 2,
+        workers => 3 + workers as usize,
     }
 }
 
