@@ -78,7 +78,7 @@ impl Processor {
     }
 
     /// Processes events as they become due, until `stop`. While intake is busy,
-    /// each batch is followed by a pause as long as it took.
+    /// each batch is followed by a pause twice as long as it took.
     pub async fn run(&self, wake: &Notify, stop: &CancellationToken, pressure: &Pressure) {
         while !stop.is_cancelled() {
             // Made before looking, so that what is stored meanwhile wakes it.
@@ -345,7 +345,7 @@ impl Processor {
 async fn stand_back(stop: &CancellationToken, took: Duration) {
     tokio::select! {
         () = stop.cancelled() => {}
-        () = tokio::time::sleep((took).min(Duration::from_secs(1))) => {}
+        () = tokio::time::sleep((2 * took).min(Duration::from_secs(1))) => {}
     }
 }
 
