@@ -1,10 +1,10 @@
 //! `demo`: what it prints can be used, and nothing of it stays.
 
 use std::fs::{self, File, Permissions};
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Lines};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -27,6 +27,8 @@ const EVENTS: &str = "SELECT COUNT(*) FROM webhook_events;";
 /// A running `demo`, stopped with the test.
 struct Demo {
     child: Child,
+    /// Open as long as it runs: it ends once nobody reads what it prints.
+    stdout: Lines<BufReader<ChildStdout>>,
     announced: String,
     scratch: TempDir,
 }
@@ -38,21 +40,22 @@ impl Demo {
         // Root's cluster runs as another user, who has to get there.
         fs::set_permissions(scratch.path(), Permissions::from_mode(0o711)).unwrap();
         let log = File::create(scratch.path().join("log")).unwrap();
-        let child = program(&["demo"])
+        let mut child = program(&["demo"])
             .env("DATA_DIR", scratch.path().join("data"))
             .env("LISTEN_ADDR", "127.0.0.1:0")
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
             .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut demo = Self {
             child,
+            stdout,
             announced: String::new(),
             scratch,
         };
-        let mut lines = BufReader::new(demo.child.stdout.take().unwrap()).lines();
         while !demo.announced.contains("^C stops it") {
-            let Some(line) = lines.next() else {
+            let Some(line) = demo.stdout.next() else {
                 panic!("it ended: {}", demo.log());
             };
             demo.announced += &format!("{}\n", line.unwrap());
@@ -127,7 +130,8 @@ fn evaluated(data_dir: &Path) -> String {
     shell.stdout
 }
 
-async fn log_in(address: &str, login: &str) -> Value {
+async fn log_in(demo: &Demo, address: &str) -> Value {
+    let login = demo.printed("Login  ");
     let (email, password) = login.split_once(" / ").expect("an address and a password");
     let answer = outbound::direct_client()
         .unwrap()
@@ -135,7 +139,7 @@ async fn log_in(address: &str, login: &str) -> Value {
         .json(&json!({"email": email, "password": password}))
         .send()
         .await
-        .unwrap();
+        .unwrap_or_else(|error| panic!("{error:?}: {}", demo.log()));
     assert_eq!(answer.status(), 200);
     answer.json().await.unwrap()
 }
@@ -156,7 +160,7 @@ async fn what_the_demo_prints_works_and_nothing_of_it_stays() {
     let database = evaluated(&demo.data_dir());
     assert_eq!(demo.printed("Database  "), database);
 
-    let token = log_in(&address, demo.printed("Login  ")).await;
+    let token = log_in(&demo, &address).await;
     let token = token["token"].as_str().expect("a token");
     for bearer in [token, demo.printed("API key  ")] {
         assert_eq!(usage_status(&address, bearer).await, 200, "{bearer}");
