@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Metadata;
-use super::fields::{Fields, ShapeError};
+use super::fields::{Fields, ShapeError, customer};
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Charge {
@@ -49,22 +49,36 @@ impl Charge {
     pub fn read(object: &Value) -> Result<Self, ShapeError> {
         let o = Fields::root(object);
         let outcome = o.within("outcome")?;
-        let card = o.within("payment_method_details")?.within("card")?;
+        let instrument = Instrument::of(&o)?;
+        let amount = o.integer("amount")?;
+        let captured = o.flag("captured")?;
+        let refunded = o.flag("refunded")?;
         Ok(Self {
             id: o.text("id")?,
-            customer_id: o.id("customer")?,
+            customer_id: customer(&o)?,
             invoice_id: o.id("invoice")?,
             payment_intent_id: o.id("payment_intent")?,
             payment_method_id: o.id("payment_method")?,
-            status: o.text("status")?,
+            status: status(&o)?,
             currency: o.text("currency")?,
-            amount: o.integer("amount")?,
-            amount_captured: o.maybe_integer("amount_captured")?.unwrap_or(0),
-            amount_refunded: o.maybe_integer("amount_refunded")?.unwrap_or(0),
+            amount,
+            // Versions before 2020-08-27 do not say it. What was not captured of
+            // a charge, they refunded.
+            amount_captured: match o.maybe_integer("amount_captured")? {
+                Some(amount) => amount,
+                None if captured => amount,
+                None => 0,
+            },
+            amount_refunded: match o.maybe_integer("amount_refunded")? {
+                Some(amount) => amount,
+                None if refunded => amount,
+                None => 0,
+            },
             paid: o.flag("paid")?,
-            captured: o.flag("captured")?,
-            refunded: o.flag("refunded")?,
-            disputed: o.flag("disputed")?,
+            captured,
+            refunded,
+            // Until 2020 only the dispute itself says so.
+            disputed: o.flag("disputed")? || o.has("dispute"),
             failure_code: o.maybe_text("failure_code")?,
             failure_message: o.maybe_text("failure_message")?,
             outcome_type: outcome.maybe_text("type")?,
@@ -72,13 +86,84 @@ impl Charge {
             outcome_reason: outcome.maybe_text("reason")?,
             outcome_risk_level: outcome.maybe_text("risk_level")?,
             outcome_seller_message: outcome.maybe_text("seller_message")?,
-            card_brand: card.maybe_text("brand")?,
-            card_last4: card.maybe_text("last4")?,
+            card_brand: instrument.brand,
+            card_last4: instrument.last4,
             description: o.maybe_text("description")?,
             receipt_url: o.maybe_text("receipt_url")?,
             metadata: o.map("metadata")?,
             livemode: o.flag("livemode")?,
             created: o.time("created")?,
+        })
+    }
+}
+
+/// Versions before 2015-02-18 say `paid` for what is `succeeded`, and older ones
+/// have no status at all.
+fn status(o: &Fields<'_>) -> Result<String, ShapeError> {
+    let status = match o.maybe_text("status")? {
+        Some(status) if status == "paid" => "succeeded".to_owned(),
+        Some(status) => status,
+        None if !o.has("paid") => return Err(o.missing("status")),
+        None if o.flag("paid")? => "succeeded".to_owned(),
+        None => "failed".to_owned(),
+    };
+    Ok(status)
+}
+
+/// What a charge was paid with, as far as a customer recognizes it.
+struct Instrument {
+    brand: Option<String>,
+    last4: Option<String>,
+}
+
+impl Instrument {
+    /// Under `payment_method_details`, by the type that it names; in versions
+    /// before 2019-02-11, the `source`, and before 2015-02-18, the `card`.
+    fn of(o: &Fields<'_>) -> Result<Self, ShapeError> {
+        let details = o.within("payment_method_details")?;
+        if let Some(kind) = details.maybe_text("type")? {
+            return Self::read(&details.within(&kind)?);
+        }
+        for name in ["card", "card_present", "interac_present"] {
+            let card = details.within(name)?;
+            if card.is_present() {
+                return Self::read(&card);
+            }
+        }
+        for name in ["source", "card"] {
+            let source = o.within(name)?;
+            if source.is_present() {
+                // Sources of 2017 and later hold what they are of under its type.
+                return match source.maybe_text("type")? {
+                    Some(kind) if source.within(&kind)?.is_present() => {
+                        Self::read(&source.within(&kind)?)
+                    }
+                    _ => Self::read(&source),
+                };
+            }
+        }
+        Ok(Self {
+            brand: None,
+            last4: None,
+        })
+    }
+
+    fn read(details: &Fields<'_>) -> Result<Self, ShapeError> {
+        // A wallet shows the card that funds it.
+        let card = details.within("funding")?.within("card")?;
+        let details = if card.is_present() { &card } else { details };
+        let brand = match details.maybe_text("brand")? {
+            Some(brand) => Some(brand),
+            // Cards before 2014 have it as their type.
+            None if details.is("object", "card") => details.maybe_text("type")?,
+            None => None,
+        };
+        Ok(Self {
+            brand,
+            last4: match details.maybe_text("last4")? {
+                Some(digits) => Some(digits),
+                None => details.maybe_text("iban_last4")?,
+            },
         })
     }
 }

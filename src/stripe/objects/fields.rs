@@ -1,7 +1,7 @@
 //! Reading fields of a JSON object, with errors that name the field.
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 /// A field that is not what Stripe's API says it is. No retry heals it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,13 +89,21 @@ impl<'a> Fields<'a> {
         self.maybe_integer(name)?.ok_or_else(|| self.missing(name))
     }
 
+    /// A relay that rewrites JSON may write a whole number with a point.
     pub fn maybe_integer(&self, name: &str) -> Result<Option<i64>, ShapeError> {
         match self.get(name) {
             Value::Null => Ok(None),
-            value => value
-                .as_i64()
+            value => integer(value)
                 .map(Some)
                 .ok_or_else(|| self.unfit(name, value, "an integer of 64 bits")),
+        }
+    }
+
+    /// A count, where the API has one: a part of one is told of elsewhere.
+    pub fn quantity(&self, name: &str) -> Result<Option<i64>, ShapeError> {
+        match self.get(name) {
+            Value::Number(number) if number.is_f64() => Ok(integer(self.get(name))),
+            _ => self.maybe_integer(name),
         }
     }
 
@@ -105,9 +113,13 @@ impl<'a> Fields<'a> {
             .transpose()
     }
 
-    /// Stripe writes decimals as texts: digits, with at most one point.
+    /// Stripe writes decimals as texts: digits, with at most one point. A number
+    /// is read where it was read exactly.
     pub fn decimal(&self, name: &str) -> Result<Option<String>, ShapeError> {
-        let text = self.maybe_text(name)?;
+        let text = match self.get(name) {
+            Value::Number(number) if is_exact(number) => Some(number.to_string()),
+            _ => self.maybe_text(name)?,
+        };
         if let Some(text) = &text {
             let digits = text.strip_prefix('-').unwrap_or(text);
             let plain = digits.len() <= 40
@@ -144,6 +156,25 @@ impl<'a> Fields<'a> {
         }
     }
 
+    pub fn is(&self, name: &str, text: &str) -> bool {
+        self.get(name).as_str() == Some(text)
+    }
+
+    /// Whether the member is there, and not null.
+    pub fn has(&self, name: &str) -> bool {
+        !self.get(name).is_null()
+    }
+
+    /// Whether the member is a number, or the text of one, other than zero.
+    pub fn has_nonzero(&self, name: &str) -> bool {
+        let digits = match self.get(name) {
+            Value::Number(number) => number.to_string(),
+            Value::String(text) => text.clone(),
+            _ => return false,
+        };
+        digits.bytes().any(|digit| matches!(digit, b'1'..=b'9'))
+    }
+
     pub fn missing(&self, name: &str) -> ShapeError {
         self.error(name, "is missing".to_owned())
     }
@@ -178,4 +209,45 @@ impl<'a> Fields<'a> {
             format!("{}.{name}", self.path)
         }
     }
+}
+
+/// The customer of an object. Since 2025-09-30, an account can be one.
+pub fn customer(o: &Fields<'_>) -> Result<Option<String>, ShapeError> {
+    match o.id("customer")? {
+        Some(id) => Ok(Some(id)),
+        None => o.id("customer_account"),
+    }
+}
+
+/// How it is collected. Versions before 2019-10-17 call it `billing`.
+pub fn collection_method(o: &Fields<'_>) -> Result<Option<String>, ShapeError> {
+    match o.maybe_text("collection_method")? {
+        Some(method) => Ok(Some(method)),
+        None => o.maybe_text("billing"),
+    }
+}
+
+/// A whole number, written with or without a point.
+fn integer(value: &Value) -> Option<i64> {
+    let Value::Number(number) = value else {
+        return None;
+    };
+    let text = number.to_string();
+    let whole = match text.split_once('.') {
+        Some((whole, rest)) if rest.bytes().all(|digit| digit == b'0') => whole,
+        Some(_) => return None,
+        None => &text,
+    };
+    whole.parse().ok()
+}
+
+/// Digits that a binary floating-point number keeps, whatever they are.
+const EXACT_DIGITS: usize = 15;
+
+/// Whether the number is the one that was written: serde_json reads what has a
+/// point into a binary floating-point number.
+fn is_exact(number: &Number) -> bool {
+    let text = number.to_string();
+    let digits = text.bytes().filter(u8::is_ascii_digit).count();
+    !number.is_f64() || (digits <= EXACT_DIGITS && !text.contains('e'))
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Metadata;
-use super::fields::{Fields, ShapeError};
+use super::fields::{Fields, ShapeError, collection_method, customer};
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Invoice {
@@ -81,6 +81,7 @@ impl Invoice {
         let parent = o.within("parent")?.within("subscription_details")?;
         let before = o.within("subscription_details")?;
         let transitions = o.within("status_transitions")?;
+        let amounts = Amounts::of(&o)?;
         let lines = o
             .list("lines")?
             .map(InvoiceLine::read)
@@ -98,22 +99,22 @@ impl Invoice {
         }
         Ok(Self {
             id: o.text("id")?,
-            customer_id: o.id("customer")?,
+            customer_id: customer(&o)?,
             subscription_id: match parent.id("subscription")? {
                 Some(id) => Some(id),
                 None => o.id("subscription")?,
             },
             number: o.maybe_text("number")?,
-            status: o.maybe_text("status")?,
+            status: status(&o)?,
             billing_reason: o.maybe_text("billing_reason")?,
-            collection_method: o.maybe_text("collection_method")?,
+            collection_method: collection_method(&o)?,
             currency: o.text("currency")?,
             subtotal: o.integer("subtotal")?,
             tax: tax(&o)?,
             total: o.integer("total")?,
-            amount_due: o.integer("amount_due")?,
-            amount_paid: o.integer("amount_paid")?,
-            amount_remaining: o.integer("amount_remaining")?,
+            amount_due: amounts.due,
+            amount_paid: amounts.paid,
+            amount_remaining: amounts.remaining,
             starting_balance: o.maybe_integer("starting_balance")?,
             ending_balance: o.maybe_integer("ending_balance")?,
             attempt_count: o.small("attempt_count")?.unwrap_or(0),
@@ -121,7 +122,11 @@ impl Invoice {
             period_start: o.time("period_start")?,
             period_end: o.time("period_end")?,
             due_date: o.time("due_date")?,
-            finalized_at: transitions.time("finalized_at")?,
+            // Until 2019-03-14 at the top.
+            finalized_at: match transitions.time("finalized_at")? {
+                Some(at) => Some(at),
+                None => o.time("finalized_at")?,
+            },
             paid_at: transitions.time("paid_at")?,
             voided_at: transitions.time("voided_at")?,
             hosted_invoice_url: o.maybe_text("hosted_invoice_url")?,
@@ -129,9 +134,65 @@ impl Invoice {
             metadata: o.map("metadata")?,
             subscription_metadata,
             livemode: o.flag("livemode")?,
-            created: o.time("created")?,
+            created: match o.time("created")? {
+                Some(at) => Some(at),
+                // Until 2019-03-14.
+                None => o.time("date")?,
+            },
             lines,
             has_more_lines: o.within("lines")?.flag("has_more")?,
+        })
+    }
+}
+
+/// Versions before 2018-11-08 have no status, but what it follows from.
+fn status(o: &Fields<'_>) -> Result<Option<String>, ShapeError> {
+    if let Some(status) = o.maybe_text("status")? {
+        return Ok(Some(status));
+    }
+    let status = if o.flag("paid")? {
+        "paid"
+    } else if o.flag("forgiven")? {
+        "uncollectible"
+    } else if o.flag("attempted")? || o.flag("closed")? {
+        "open"
+    } else {
+        "draft"
+    };
+    let told = ["paid", "forgiven", "attempted", "closed"];
+    let is_told = told.iter().any(|name| o.has(name));
+    Ok(is_told.then(|| status.to_owned()))
+}
+
+/// What is due of an invoice, and what of that was paid.
+struct Amounts {
+    due: i64,
+    paid: i64,
+    remaining: i64,
+}
+
+impl Amounts {
+    /// Versions before 2018 do not say what was paid in part: nobody could.
+    fn of(o: &Fields<'_>) -> Result<Self, ShapeError> {
+        let due = o.integer("amount_due")?;
+        let paid = match o.maybe_integer("amount_paid")? {
+            Some(amount) => amount,
+            None if o.has("paid") || o.has("status") => match status(o)?.as_deref() {
+                Some("paid") => due,
+                _ => 0,
+            },
+            None => return Err(o.missing("amount_paid")),
+        };
+        let remaining = match o.maybe_integer("amount_remaining")? {
+            Some(amount) => amount,
+            None => due
+                .checked_sub(paid)
+                .ok_or_else(|| o.too_large("amount_due"))?,
+        };
+        Ok(Self {
+            due,
+            paid,
+            remaining,
         })
     }
 }
@@ -169,7 +230,7 @@ impl InvoiceLine {
             description: o.maybe_text("description")?,
             amount: o.integer("amount")?,
             currency: o.text("currency")?,
-            quantity: o.maybe_integer("quantity")?,
+            quantity: o.quantity("quantity")?,
             proration: by_item.flag("proration")?
                 || by_invoice_item.flag("proration")?
                 || o.flag("proration")?,

@@ -16,6 +16,9 @@ pub use invoice::{Invoice, InvoiceLine};
 pub use payment_method::PaymentMethod;
 pub use subscription::{Subscription, SubscriptionItem};
 
+#[cfg(test)]
+mod tests;
+
 type Metadata = Map<String, Value>;
 
 /// What an event shows of its object. Amounts are in the currency's minor unit.

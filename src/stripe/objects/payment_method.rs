@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::Metadata;
-use super::fields::{Fields, ShapeError};
+use super::fields::{Fields, ShapeError, customer};
 
 #[derive(Debug, Clone, Serialize)]
 pub struct PaymentMethod {
@@ -36,10 +36,11 @@ impl PaymentMethod {
         let o = Fields::root(object);
         let kind = o.text("type")?;
         let details = o.within(&kind)?;
-        let customer = o.id("customer")?;
-        let owner_before = previous
-            .and_then(|p| p.get("customer"))
-            .and_then(Value::as_str);
+        let customer = customer(&o)?;
+        let owner_before = previous.and_then(|previous| {
+            let named = ["customer", "customer_account"];
+            named.iter().find_map(|name| previous.get(*name)?.as_str())
+        });
         Ok(Self {
             id: o.text("id")?,
             status: if customer.is_some() {
@@ -52,7 +53,10 @@ impl PaymentMethod {
                 Some(brand) => Some(brand),
                 None => details.maybe_text("bank_name")?,
             },
-            last4: details.maybe_text("last4")?,
+            last4: match details.maybe_text("last4")? {
+                Some(digits) => Some(digits),
+                None => details.maybe_text("iban_last4")?,
+            },
             exp_month: details.small("exp_month")?,
             exp_year: details.small("exp_year")?,
             funding: details.maybe_text("funding")?,

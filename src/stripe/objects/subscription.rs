@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Metadata;
-use super::fields::{Fields, ShapeError};
+use super::fields::{Fields, ShapeError, collection_method, customer};
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Subscription {
@@ -71,14 +71,17 @@ pub struct SubscriptionItem {
 impl Subscription {
     pub fn read(object: &Value) -> Result<Self, ShapeError> {
         let o = Fields::root(object);
-        let items = o
-            .list("items")?
-            .map(SubscriptionItem::read)
-            .collect::<Result<Vec<_>, _>>()?;
+        let items = if o.has("items") {
+            o.list("items")?
+                .map(SubscriptionItem::read)
+                .collect::<Result<Vec<_>, _>>()?
+        } else {
+            SubscriptionItem::of_plan(&o)?.into_iter().collect()
+        };
         let with_period = items.iter().find(|item| item.current_period_end.is_some());
         Ok(Self {
             id: o.text("id")?,
-            customer_id: o.id("customer")?.ok_or_else(|| o.missing("customer"))?,
+            customer_id: customer(&o)?.ok_or_else(|| o.missing("customer"))?,
             status: o.text("status")?,
             currency: o.maybe_text("currency")?,
             current_period_start: match with_period {
@@ -90,8 +93,8 @@ impl Subscription {
                 None => o.time("current_period_end")?,
             },
             billing_cycle_anchor: o.time("billing_cycle_anchor")?,
-            billing_mode: o.within("billing_mode")?.maybe_text("type")?,
-            collection_method: o.maybe_text("collection_method")?,
+            billing_mode: billing_mode(&o)?,
+            collection_method: collection_method(&o)?,
             trial_start: o.time("trial_start")?,
             trial_end: o.time("trial_end")?,
             cancel_at: o.time("cancel_at")?,
@@ -101,13 +104,11 @@ impl Subscription {
             latest_invoice_id: o.id("latest_invoice")?,
             default_payment_method_id: o.id("default_payment_method")?,
             discounted: is_discounted(&o)? || any(o.list("items")?, is_discounted)?,
-            taxed: o.within("automatic_tax")?.flag("enabled")?
-                || has_members(&o, "default_tax_rates")?
-                || any(o.list("items")?, |item| has_members(item, "tax_rates"))?,
+            taxed: is_taxed(&o)?,
             test_clock_id: o.id("test_clock")?,
             metadata: o.map("metadata")?,
             livemode: o.flag("livemode")?,
-            created: o.time("created")?,
+            created: created(&o)?,
             items,
         })
     }
@@ -115,7 +116,34 @@ impl Subscription {
 
 /// Versions before 2025-03-31 have one `discount`, later ones a list.
 fn is_discounted(o: &Fields<'_>) -> Result<bool, ShapeError> {
-    Ok(o.within("discount")?.is_present() || has_members(o, "discounts")?)
+    Ok(o.has("discount") || has_members(o, "discounts")?)
+}
+
+/// By Stripe, by rates of its own or of its items, or, in versions before
+/// 2020-08-27, by one percentage.
+fn is_taxed(o: &Fields<'_>) -> Result<bool, ShapeError> {
+    Ok(o.within("automatic_tax")?.flag("enabled")?
+        || has_members(o, "default_tax_rates")?
+        || o.has_nonzero("tax_percent")
+        || any(o.list("items")?, |item| has_members(item, "tax_rates"))?)
+}
+
+/// Versions before 2016 say only when it started.
+fn created(o: &Fields<'_>) -> Result<Option<Timestamp>, ShapeError> {
+    for name in ["created", "start_date", "start"] {
+        if let Some(at) = o.time(name)? {
+            return Ok(Some(at));
+        }
+    }
+    Ok(None)
+}
+
+/// Previews of 2025 have it as a text.
+fn billing_mode(o: &Fields<'_>) -> Result<Option<String>, ShapeError> {
+    match o.within("billing_mode")? {
+        mode if mode.is_present() => mode.maybe_text("type"),
+        _ => o.maybe_text("billing_mode"),
+    }
 }
 
 fn has_members(o: &Fields<'_>, name: &str) -> Result<bool, ShapeError> {
@@ -130,6 +158,13 @@ fn any<'a>(
 }
 
 impl SubscriptionItem {
+    /// Versions before 2016 know one plan, and no items. The one that stands for
+    /// it is known by the subscription's id.
+    fn of_plan(o: &Fields<'_>) -> Result<Option<Self>, ShapeError> {
+        let has_plan = o.within("plan")?.is_present();
+        has_plan.then(|| Self::read(o.clone())).transpose()
+    }
+
     fn read(o: Fields<'_>) -> Result<Self, ShapeError> {
         let price = match o.within("price")? {
             price if price.is_present() => price,
@@ -144,7 +179,11 @@ impl SubscriptionItem {
         };
         Ok(Self {
             id: o.text("id")?,
-            price_id: price.maybe_text("id")?,
+            // Whole, or not expanded.
+            price_id: match o.id("price")? {
+                Some(id) => Some(id),
+                None => o.id("plan")?,
+            },
             product_id: price.id("product")?,
             lookup_key: price.maybe_text("lookup_key")?,
             price_metadata: price.map("metadata")?,
@@ -160,7 +199,7 @@ impl SubscriptionItem {
             currency: price.maybe_text("currency")?,
             interval: recurring.maybe_text("interval")?,
             interval_count: recurring.small("interval_count")?,
-            quantity: o.maybe_integer("quantity")?,
+            quantity: o.quantity("quantity")?,
             current_period_start: o.time("current_period_start")?,
             current_period_end: o.time("current_period_end")?,
         })
