@@ -12,5 +12,6 @@ mod payment_methods;
 mod payments;
 mod plans;
 mod processing;
+mod shapes;
 mod subscriptions;
 pub mod workbench;

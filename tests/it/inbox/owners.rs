@@ -47,6 +47,40 @@ async fn metadata_names_an_organization_and_its_customer_is_remembered() {
 }
 
 #[tokio::test]
+async fn an_account_can_be_a_customer() {
+    let bench = Workbench::new().await;
+    let mut subscribed = subscribed(
+        "evt_1",
+        "cus_none",
+        json!({"organization_id": bench.organization}),
+    );
+    let object = &mut subscribed["data"]["object"];
+    object["customer"] = Value::Null;
+    object["customer_account"] = json!("acct_1");
+    // Its other objects are found by the account.
+    let mut invoiced = invoice("in_1", "cus_none", "sub_1", "open");
+    invoiced["customer"] = Value::Null;
+    invoiced["customer_account"] = json!("acct_1");
+    let attached = json!({"id": "pm_1", "object": "payment_method", "type": "card",
+        "customer": null, "customer_account": "acct_1", "card": {"brand": "visa", "last4": "4242"}});
+    bench.process(&[subscribed]).await;
+    bench
+        .process(&[
+            event("evt_2", "invoice.created", 100, invoiced),
+            event("evt_3", "payment_method.attached", 100, attached),
+        ])
+        .await;
+    bench
+        .shows(
+            "SELECT s.plan_tier, s.stripe_customer_id AS subscribed, i.stripe_customer_id AS invoiced,
+                    p.status FROM billing_subscriptions s, billing_invoices i, billing_payment_methods p",
+            json!({"plan_tier": "standard", "subscribed": "acct_1", "invoiced": "acct_1",
+                   "status": "attached"}),
+        )
+        .await;
+}
+
+#[tokio::test]
 async fn an_id_that_is_no_uuid_does_not_hide_one_that_is() {
     let bench = Workbench::new().await;
     let named = json!({"organization_id": "35", "tenant_id": bench.organization});
