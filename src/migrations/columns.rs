@@ -240,6 +240,49 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             ),
         ],
     ),
+    (
+        "20260103030000_other_stripe_events",
+        &[
+            (
+                "billing_disputes",
+                "organization_id stripe_dispute_id stripe_charge_id stripe_payment_intent_id \
+                 status reason currency amount evidence_due_by metadata livemode \
+                 stripe_created_at last_event_at last_event_rank last_event_id tied_event_ids \
+                 updated_at",
+            ),
+            (
+                "billing_invoice_payments",
+                "organization_id stripe_invoice_payment_id stripe_invoice_id \
+                 stripe_payment_intent_id stripe_charge_id status currency amount_paid livemode \
+                 stripe_created_at last_event_at last_event_rank last_event_id tied_event_ids \
+                 updated_at",
+            ),
+            (
+                "billing_checkout_sessions",
+                "organization_id stripe_checkout_session_id stripe_customer_id \
+                 stripe_subscription_id stripe_invoice_id stripe_payment_intent_id \
+                 client_reference_id mode status payment_status currency total_amount expires_at \
+                 metadata livemode stripe_created_at last_event_at last_event_rank last_event_id \
+                 tied_event_ids updated_at",
+            ),
+            (
+                "billing_deleted_invoices",
+                "organization_id stripe_invoice_id last_event_at last_event_rank last_event_id \
+                 tied_event_ids",
+            ),
+            (
+                "webhook_unclaimed_events",
+                "organization_id waiting_for stripe_event_id bucket created_at",
+            ),
+            (
+                "billing_customers",
+                "deleted_at delinquent currency default_payment_method_id last_event_at \
+                 last_event_rank last_event_id tied_event_ids",
+            ),
+            ("billing_subscriptions", "pending_update has_more_items"),
+            ("billing_invoices", "ask_again_since"),
+        ],
+    ),
 ];
 
 /// The columns of every table in `public`.

@@ -43,6 +43,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260102091100", "subscription_previews"),
     ("20260102091200", "trace_context"),
     ("20260102092000", "usage"),
+    ("20260103030000", "other_stripe_events"),
 ];
 
 /// A migration, as the database has it.

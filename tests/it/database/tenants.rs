@@ -71,7 +71,7 @@ pub const ROWS: &[(&str, &str)] = &[
     (
         "billing_invoice_items",
         "(organization_id, stripe_invoice_id, stripe_line_item_id, position, amount, currency, proration)
-         VALUES ({org}, 'in', '{key}', 0, 1, 'usd', false)",
+         VALUES ({org}, 'in', '{key}', abs(hashtext('{key}')), 1, 'usd', false)",
     ),
     (
         "billing_charges",
@@ -93,6 +93,29 @@ pub const ROWS: &[(&str, &str)] = &[
     (
         "billing_applied_events",
         "(organization_id, stripe_event_id, event_type, resource_id) VALUES ({org}, '{key}', 'invoice.paid', 'in')",
+    ),
+    (
+        "billing_disputes",
+        "(organization_id, stripe_dispute_id, stripe_charge_id, status, currency, amount, livemode, {order})
+         VALUES ({org}, '{key}', 'ch', 'lost', 'usd', 1, false, now(), 0, 'evt', ARRAY['evt'])",
+    ),
+    (
+        "billing_invoice_payments",
+        "(organization_id, stripe_invoice_payment_id, stripe_invoice_id, livemode, {order})
+         VALUES ({org}, '{key}', 'in', false, now(), 0, 'evt', ARRAY['evt'])",
+    ),
+    (
+        "billing_checkout_sessions",
+        "(organization_id, stripe_checkout_session_id, livemode, {order})
+         VALUES ({org}, '{key}', false, now(), 0, 'evt', ARRAY['evt'])",
+    ),
+    (
+        "billing_deleted_invoices",
+        "(organization_id, stripe_invoice_id, {order}) VALUES ({org}, '{key}', now(), 0, 'evt', ARRAY['evt'])",
+    ),
+    (
+        "webhook_unclaimed_events",
+        "(organization_id, waiting_for, stripe_event_id, bucket) VALUES ({org}, 'pm_1', '{key}', 1)",
     ),
     (
         "webhook_events",
