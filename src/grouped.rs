@@ -16,6 +16,8 @@ const QUEUE: usize = 4_096;
 const LARGEST_GROUP: usize = 512;
 /// A read that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How many connections those who look up have at most.
+const IDLE_MOST: usize = 2;
 
 /// What a group's read ended with; everyone in it is told.
 pub type Answer<V> = Result<Option<V>, Arc<sqlx::Error>>;
@@ -79,14 +81,7 @@ where
         let mut keys: Vec<K> = group.iter().map(|asked| asked.key).collect();
         keys.sort_unstable();
         keys.dedup();
-        let reading = async {
-            match read(keys.clone()).await {
-                // A connection that died with the server it led to.
-                Err(error) if db::is_outage(&error) => read(keys).await,
-                found => found,
-            }
-        };
-        let reading = tokio::time::timeout(PATIENCE, reading);
+        let reading = tokio::time::timeout(PATIENCE, read_through(&read, keys));
         let found = reading.await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
         let found = found.map_err(Arc::new);
         for asked in group.drain(..) {
@@ -97,6 +92,22 @@ where
             let _ = asked.answer.send(answer);
         }
     }
+}
+
+/// Reads, again where it met a connection that died with the server it led to:
+/// all that idle may have.
+async fn read_through<K, V, F>(read: &F, keys: Vec<K>) -> Result<HashMap<K, V>, sqlx::Error>
+where
+    K: Copy,
+    F: Fn(Vec<K>) -> BoxFuture<'static, Result<HashMap<K, V>, sqlx::Error>>,
+{
+    for _ in 0..IDLE_MOST {
+        match read(keys.clone()).await {
+            Err(error) if db::is_outage(&error) => {}
+            found => return found,
+        }
+    }
+    read(keys).await
 }
 
 #[cfg(test)]

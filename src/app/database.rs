@@ -69,8 +69,13 @@ impl Database {
         }
     }
 
-    /// Refuses a login that row-level security would not bind.
+    /// Refuses a login that row-level security would not bind, and a pooler
+    /// that shares its sessions.
     pub async fn check_login(&self) -> Result<(), DatabaseError> {
+        // Nothing stands between us and our own socket.
+        if self.embedded.is_none() {
+            db::check_sessions(&self.service).await?;
+        }
         let mut conn = db::connect(&self.service).await?;
         db::check_login(&mut conn, self.allow_privileged).await
     }

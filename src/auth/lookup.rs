@@ -7,6 +7,7 @@ use sqlx::postgres::{PgConnection, PgPool};
 
 use super::store::{self, KeyRow, SessionRow};
 use super::token::Presented;
+use crate::db;
 use crate::error::Problem;
 use crate::grouped::Grouped;
 
@@ -90,12 +91,19 @@ async fn try_note_use(
     pool: &PgPool,
     stale: impl Iterator<Item = (&Presented, &Found)>,
 ) -> Result<(), sqlx::Error> {
-    let mut conn = pool.acquire().await?;
+    let mut pooled = pool.acquire().await?;
     for (presented, found) in stale {
-        let conn: &mut PgConnection = &mut conn;
-        match found {
-            Found::Session(_) => store::touch_session(conn, &presented.hash()).await?,
-            Found::Key(row) => store::touch_key(conn, row.organization_id, row.id).await?,
+        let conn: &mut PgConnection = &mut pooled;
+        let noted = match found {
+            Found::Session(_) => store::touch_session(conn, &presented.hash()).await,
+            Found::Key(row) => store::touch_key(conn, row.organization_id, row.id).await,
+        };
+        if let Err(error) = noted {
+            // It died, or can no longer write.
+            if db::is_outage(&error) {
+                pooled.close_on_drop();
+            }
+            return Err(error);
         }
     }
     Ok(())

@@ -70,12 +70,14 @@ impl From<PushUrlError> for Failure {
 
 impl From<sqlx::Error> for Failure {
     fn from(error: sqlx::Error) -> Self {
-        if db::is_outage(&error) {
-            return Self::unreachable(format!("the database cannot be reached: {error}"));
-        }
+        let error = db::opening_refusal(error);
         let code = error
             .as_database_error()
             .and_then(|e| e.code().map(String::from));
+        let refused = matches!(code.as_deref(), Some("28P01" | "28000" | "3D000"));
+        if db::is_outage(&error) && !refused {
+            return Self::unreachable(format!("the database cannot be reached: {error}"));
+        }
         match code.as_deref() {
             // No such table, column, function or role.
             Some("42P01" | "42703" | "42883" | "22023" | "42704") => Self::failed(format!(
@@ -92,11 +94,10 @@ impl From<sqlx::Error> for Failure {
 impl From<DatabaseError> for Failure {
     fn from(error: DatabaseError) -> Self {
         match error {
-            DatabaseError::Unreachable(error) if !db::is_outage(&error) => error.into(),
-            DatabaseError::Unreachable(_) => Self::unreachable(error.to_string()),
-            DatabaseError::Privileged(_) | DatabaseError::NotDurable(_) => {
-                Self::usage(error.to_string())
-            }
+            DatabaseError::Unreachable(error) => error.into(),
+            DatabaseError::Privileged(_)
+            | DatabaseError::NotDurable(_)
+            | DatabaseError::Pooled(_) => Self::usage(error.to_string()),
             DatabaseError::Query(error) => error.into(),
         }
     }

@@ -15,7 +15,7 @@ use sqlx::postgres::PgPool;
 use utoipa::{OpenApi, ToSchema};
 
 use crate::audit;
-use crate::db::WorkerTx;
+use crate::db::{self, WorkerTx};
 use crate::grace_periods;
 use crate::inbox;
 use crate::metrics;
@@ -102,7 +102,7 @@ async fn ready(State(probes): State<Arc<Probes>>) -> Response {
 }
 
 async fn pending_migrations(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
-    let mut tx = match WorkerTx::begin(pool).await {
+    let mut tx = match WorkerTx::begin(pool).await.map_err(db::opening_refusal) {
         Ok(tx) => tx,
         // Before the first migration there is no such role.
         Err(error)

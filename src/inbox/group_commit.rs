@@ -102,7 +102,7 @@ pub fn new(
 ) -> (Intake, Writer) {
     let (sender, queue) = mpsc::channel(QUEUE);
     let writer = Writer {
-        options: db::prepare(options),
+        options,
         queue,
         connection: None,
         notified: None,
@@ -171,7 +171,7 @@ impl Writer {
         loop {
             let connection = match &mut self.connection {
                 Some(connection) => connection,
-                None => match connect(&self.options).await {
+                None => match db::dedicated(&self.options, OPENING, CONNECT_TIMEOUT).await {
                     Ok(connection) => self.connection.insert(connection),
                     // Whatever is wrong now is wrong with the database.
                     Err(error) => return Err(unavailable(&error, group)),
@@ -288,17 +288,6 @@ fn is_malformed(error: &sqlx::Error) -> bool {
 fn unavailable(error: &sqlx::Error, group: &[Delivery]) -> Refused {
     tracing::error!(%error, events = group.len(), "events could not be stored");
     Refused::Unavailable
-}
-
-async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    let connecting = async {
-        let mut connection = PgConnection::connect_with(options).await?;
-        connection.execute(OPENING).await?;
-        Ok(connection)
-    };
-    tokio::time::timeout(CONNECT_TIMEOUT, connecting)
-        .await
-        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
 fn answer((group, outcome): (Vec<Delivery>, Outcome)) {

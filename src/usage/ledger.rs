@@ -263,7 +263,6 @@ struct Writer {
 
 /// A ledger and its writers, which may run on another thread.
 pub fn new(options: PgConnectOptions, rules: Rules, lanes: usize) -> (Ledger, Writers) {
-    let options = db::prepare(options);
     let (done, mut answered) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Some((jobs, outcome)) = answered.recv().await {
@@ -335,7 +334,7 @@ impl Writer {
         loop {
             let connection = match &mut self.connection {
                 Some(connection) => connection,
-                None => match connect(&self.options).await {
+                None => match db::dedicated(&self.options, OPENING, CONNECT_TIMEOUT).await {
                     Ok(connection) => self.connection.insert(connection),
                     Err(error) => return Some(unavailable(&error, jobs)),
                 },
@@ -386,17 +385,6 @@ impl Writer {
         }
         alive
     }
-}
-
-async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    let connecting = async {
-        let mut connection = PgConnection::connect_with(options).await?;
-        connection.execute(OPENING).await?;
-        Ok(connection)
-    };
-    tokio::time::timeout(CONNECT_TIMEOUT, connecting)
-        .await
-        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
 fn unavailable(error: &sqlx::Error, jobs: &[Job]) -> Outcome {

@@ -1,0 +1,39 @@
+//! Whether a session stays one: a pooler that hands out another server
+//! connection for each transaction loses roles, limits, prepared statements
+//! and notifications.
+
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{Executor as _, Row as _};
+
+use super::{DatabaseError, connect};
+
+/// Refuses a pooler in transaction or statement mode.
+///
+/// Of two sessions each must keep its own server process. Asked in turns, a
+/// pooler that shares them gives both the same one, or the same one another.
+pub async fn check_sessions(options: &PgConnectOptions) -> Result<(), DatabaseError> {
+    let (one, other) = tokio::join!(connect(options), connect(options));
+    let (mut one, mut other) = (one?, other?);
+    let first = process(&mut one).await?;
+    let second = process(&mut one).await?;
+    let others = process(&mut other).await?;
+    let third = process(&mut one).await?;
+    let others_again = process(&mut other).await?;
+    if first == second && first == third && others == others_again && first != others {
+        return Ok(());
+    }
+    Err(DatabaseError::Pooled(
+        "DATABASE_URL: a connection pooler in transaction mode stands before PostgreSQL and shares \
+         its sessions, which the service needs for itself; set pool_mode = session for this database \
+         in PgBouncer, or name PostgreSQL itself (docs/database.md, Poolers)"
+            .to_owned(),
+    ))
+}
+
+/// The server process that answers, asked without a prepared statement.
+async fn process(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    let row = connection
+        .fetch_one(sqlx::raw_sql("SELECT pg_backend_pid()"))
+        .await?;
+    row.try_get(0)
+}

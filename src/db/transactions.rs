@@ -1,0 +1,221 @@
+//! Transactions that open in one round trip, and never leave a connection to
+//! the next user in doubt.
+
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnection, PgPool, PgTransactionManager};
+use sqlx::{AssertSqlSafe, Executor as _, Postgres, SqlSafeStr, SqlStr};
+use sqlx_core::transaction::TransactionManager as _;
+use uuid::Uuid;
+
+/// A connection that is not back in this time is given up: the server vanished.
+/// No statement takes as long.
+const RETURN_TIMEOUT: Duration = Duration::from_secs(35);
+
+/// A transaction could not be opened: the roles are not there yet, or are no
+/// longer the login's.
+#[derive(Debug, thiserror::Error)]
+#[error("a transaction cannot be opened: {0}")]
+pub struct OpeningRefused(#[source] pub sqlx::Error);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// What the server made of the opening is not known yet.
+    Opening,
+    Open,
+    Ended,
+}
+
+/// An open transaction on a pooled connection. Dropped, it is rolled back, at
+/// whatever point it is; where that fails, the connection is closed.
+struct PooledTx {
+    connection: Option<PoolConnection<Postgres>>,
+    phase: Phase,
+}
+
+impl PooledTx {
+    async fn begin(pool: &PgPool, opening: SqlStr) -> Result<Self, sqlx::Error> {
+        let mut tx = Self {
+            connection: Some(pool.acquire().await?),
+            phase: Phase::Opening,
+        };
+        match PgTransactionManager::begin(tx.conn(), Some(opening)).await {
+            Ok(()) => {
+                tx.phase = Phase::Open;
+                Ok(tx)
+            }
+            Err(error) => {
+                // A part of the opening may hold.
+                if let Some(mut connection) = tx.connection.take() {
+                    connection.close_on_drop();
+                }
+                Err(refused_opening(error))
+            }
+        }
+    }
+
+    fn conn(&mut self) -> &mut PgConnection {
+        self.connection
+            .as_mut()
+            .expect("a transaction has its connection until it is dropped")
+    }
+
+    async fn commit(mut self) -> Result<(), sqlx::Error> {
+        PgTransactionManager::commit(self.conn()).await?;
+        self.phase = Phase::Ended;
+        Ok(())
+    }
+
+    async fn rollback(mut self) -> Result<(), sqlx::Error> {
+        PgTransactionManager::rollback(self.conn()).await?;
+        self.phase = Phase::Ended;
+        Ok(())
+    }
+}
+
+impl Drop for PooledTx {
+    fn drop(&mut self) {
+        let Some(mut connection) = self.connection.take() else {
+            return;
+        };
+        match self.phase {
+            Phase::Ended => {}
+            Phase::Open => {
+                PgTransactionManager::start_rollback(&mut connection);
+                let returning = connection.return_to_pool();
+                tokio::spawn(tokio::time::timeout(RETURN_TIMEOUT, returning));
+            }
+            Phase::Opening => {
+                tokio::spawn(end_opening(connection));
+            }
+        }
+    }
+}
+
+/// Ends a transaction whose opening was cut off. Only a connection that said it
+/// is rolled back goes to the next user.
+async fn end_opening(mut connection: PoolConnection<Postgres>) {
+    let ending = tokio::time::timeout(RETURN_TIMEOUT, connection.execute("ROLLBACK"));
+    if !matches!(ending.await, Ok(Ok(_))) {
+        connection.close_on_drop();
+    }
+}
+
+/// Only what the opening's own statements are refused for: an outage speaks for
+/// itself.
+fn refused_opening(error: sqlx::Error) -> sqlx::Error {
+    match error {
+        sqlx::Error::Database(_) if !super::is_outage(&error) => {
+            sqlx::Error::Configuration(Box::new(OpeningRefused(error)))
+        }
+        error => error,
+    }
+}
+
+/// What the database said where a transaction could not be opened; other errors
+/// as they are.
+pub fn opening_refusal(error: sqlx::Error) -> sqlx::Error {
+    match error {
+        sqlx::Error::Configuration(cause) => match cause.downcast::<OpeningRefused>() {
+            Ok(refused) => refused.0,
+            Err(cause) => sqlx::Error::Configuration(cause),
+        },
+        error => error,
+    }
+}
+
+/// Background work, across organizations: billing_worker without an
+/// organization.
+pub struct WorkerTx(PooledTx);
+
+impl WorkerTx {
+    pub async fn begin(pool: &PgPool) -> Result<Self, sqlx::Error> {
+        let opening = "BEGIN; SET LOCAL ROLE billing_worker; SET LOCAL app.current_org_id = ''";
+        PooledTx::begin(pool, opening.into_sql_str())
+            .await
+            .map(Self)
+    }
+
+    /// For claiming work: the planner takes a queue's conditions for selective
+    /// and would sort the whole backlog for each batch, where the index has its
+    /// head.
+    pub async fn begin_claim(pool: &PgPool) -> Result<Self, sqlx::Error> {
+        let opening = "BEGIN; SET LOCAL ROLE billing_worker; SET LOCAL app.current_org_id = ''; \
+                       SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off";
+        PooledTx::begin(pool, opening.into_sql_str())
+            .await
+            .map(Self)
+    }
+
+    pub fn conn(&mut self) -> &mut PgConnection {
+        self.0.conn()
+    }
+
+    pub async fn commit(self) -> Result<(), sqlx::Error> {
+        self.0.commit().await
+    }
+
+    pub async fn rollback(self) -> Result<(), sqlx::Error> {
+        self.0.rollback().await
+    }
+}
+
+/// One organization's work: billing_worker confined to it.
+pub struct TenantTx {
+    tx: PooledTx,
+    organization_id: Uuid,
+}
+
+impl TenantTx {
+    pub async fn begin(pool: &PgPool, organization_id: Uuid) -> Result<Self, sqlx::Error> {
+        // A uuid prints as hexadecimal digits and hyphens only.
+        let opening = format!(
+            "BEGIN; SET LOCAL ROLE billing_worker; SET LOCAL app.current_org_id = '{organization_id}'"
+        );
+        let tx = PooledTx::begin(pool, AssertSqlSafe(opening).into_sql_str()).await?;
+        Ok(Self {
+            tx,
+            organization_id,
+        })
+    }
+
+    pub fn organization_id(&self) -> Uuid {
+        self.organization_id
+    }
+
+    pub fn conn(&mut self) -> &mut PgConnection {
+        self.tx.conn()
+    }
+
+    pub async fn commit(self) -> Result<(), sqlx::Error> {
+        self.tx.commit().await
+    }
+}
+
+/// A request that reads: billing_app, which sees its organization's rows only.
+pub struct RequestTx {
+    tx: PooledTx,
+    organization_id: Uuid,
+}
+
+impl RequestTx {
+    pub async fn begin(pool: &PgPool, organization_id: Uuid) -> Result<Self, sqlx::Error> {
+        let opening = format!(
+            "BEGIN READ ONLY; SET LOCAL ROLE billing_app; SET LOCAL app.current_org_id = '{organization_id}'"
+        );
+        let tx = PooledTx::begin(pool, AssertSqlSafe(opening).into_sql_str()).await?;
+        Ok(Self {
+            tx,
+            organization_id,
+        })
+    }
+
+    pub fn organization_id(&self) -> Uuid {
+        self.organization_id
+    }
+
+    pub fn conn(&mut self) -> &mut PgConnection {
+        self.tx.conn()
+    }
+}
