@@ -1,15 +1,20 @@
 //! Connections, and transactions whose type says what they may do.
 
 mod connections;
+pub mod disk;
 mod login;
 mod pooling;
+mod room;
 mod transactions;
 
 use sqlx::postgres::PgConnection;
 
-pub use connections::{connect, dedicated, is_read_only, lookup_pool, pool, worker_pool};
+pub use connections::{
+    connect, dedicated, is_read_only, is_standby, lookup_pool, pool, server_version, worker_pool,
+};
 pub use login::check_login;
 pub use pooling::check_sessions;
+pub use room::{Room, room};
 pub use transactions::{OpeningRefused, RequestTx, TenantTx, WorkerTx, opening_refusal};
 
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +105,6 @@ pub fn is_broken_row(error: &sqlx::Error) -> bool {
 }
 
 /// The SQLSTATE of a refusal.
-fn sql_state(error: &sqlx::Error) -> Option<String> {
+pub fn sql_state(error: &sqlx::Error) -> Option<String> {
     error.as_database_error()?.code().map(String::from)
 }

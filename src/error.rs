@@ -104,6 +104,7 @@ impl From<sqlx::Error> for Problem {
 impl From<&sqlx::Error> for Problem {
     fn from(error: &sqlx::Error) -> Self {
         if db::is_outage(error) || db::is_conflict(error) || db::is_timeout(error) {
+            db::disk::note(error);
             tracing::warn!(%error, "a request failed for now");
             return Self::unavailable(
                 "database_unavailable",

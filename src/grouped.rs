@@ -3,9 +3,11 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
@@ -81,8 +83,13 @@ where
         let mut keys: Vec<K> = group.iter().map(|asked| asked.key).collect();
         keys.sort_unstable();
         keys.dedup();
-        let reading = tokio::time::timeout(PATIENCE, read_through(&read, keys));
-        let found = reading.await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        // A read that panics is an error of those who asked, and nobody else's.
+        let reading = AssertUnwindSafe(read_through(&read, keys)).catch_unwind();
+        let found = match tokio::time::timeout(PATIENCE, reading).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(_)) => Err(sqlx::Error::WorkerCrashed),
+            Err(_) => Err(sqlx::Error::PoolTimedOut),
+        };
         let found = found.map_err(Arc::new);
         for asked in group.drain(..) {
             let answer = match &found {
@@ -103,6 +110,8 @@ where
 {
     for _ in 0..IDLE_MOST {
         match read(keys.clone()).await {
+            // One that is waited for in vain will not come sooner.
+            Err(sqlx::Error::PoolTimedOut) => return Err(sqlx::Error::PoolTimedOut),
             Err(error) if db::is_outage(&error) => {}
             found => return found,
         }
@@ -138,6 +147,18 @@ mod tests {
         let groups = groups.lock().unwrap();
         assert!(groups.len() < 100, "{groups:?}");
         assert!(groups.iter().all(|keys| keys.is_sorted()));
+    }
+
+    #[tokio::test]
+    async fn a_read_that_panics_is_not_the_last() {
+        let doubled = Grouped::new(|keys: Vec<u32>| {
+            Box::pin(async move {
+                assert!(!keys.contains(&0), "no such key");
+                Ok(keys.into_iter().map(|key| (key, 2 * key)).collect())
+            })
+        });
+        assert!(doubled.find(0).await.is_err());
+        assert_eq!(doubled.find(4).await.unwrap(), Some(8));
     }
 
     #[tokio::test]

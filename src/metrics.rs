@@ -45,6 +45,7 @@ const GRACE_CONVERTED: &str = "grace_periods_converted_total";
 const USAGE_ALERTS: &str = "usage_alert_deliveries_total";
 const USAGE_REPORTED: &str = "usage_reported_units_total";
 const POOL: &str = "billing_database_connections";
+const POOL_LIMIT: &str = "billing_database_connections_limit";
 const BUILD: &str = "billing_build_info";
 
 const SECONDS: [f64; 14] = [
@@ -178,7 +179,14 @@ fn describe() {
         "Attempts to tell the application of a usage alert, by result."
     );
     describe_counter!(USAGE_REPORTED, "Units of usage that Stripe was told of.");
-    describe_gauge!(POOL, "Database connections of this process, by state.");
+    describe_gauge!(
+        POOL,
+        "Database connections of this process, by pool and state."
+    );
+    describe_gauge!(
+        POOL_LIMIT,
+        "Database connections that a pool opens at most."
+    );
     describe_gauge!(BUILD, "1, with the version as label.");
 }
 
@@ -342,10 +350,11 @@ pub fn usage_reported(units: u64) {
     counter!(USAGE_REPORTED).increment(units);
 }
 
-/// The use of a connection pool.
-pub fn connections(open: u32, idle: usize) {
-    gauge!(POOL, "state" => "open").set(f64::from(open));
-    gauge!(POOL, "state" => "idle").set(idle as f64);
+/// The use of a connection pool, which opens `most` at most.
+pub fn connections(pool: &'static str, open: u32, idle: usize, most: u32) {
+    gauge!(POOL, "pool" => pool, "state" => "open").set(f64::from(open));
+    gauge!(POOL, "pool" => pool, "state" => "idle").set(idle as f64);
+    gauge!(POOL_LIMIT, "pool" => pool).set(f64::from(most));
 }
 
 /// The counters in a rendered text, by name and labels: what a short-lived

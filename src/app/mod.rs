@@ -4,6 +4,8 @@
 //! delivery and its commit nothing waits for another core. Processing and the
 //! counting of usage have a thread each, so that they never stand in its way.
 
+pub mod background;
+mod connections;
 mod database;
 mod threads;
 
@@ -20,12 +22,12 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Api;
 use crate::auth::Guard;
 use crate::config::{ServeConfig, StripeConfig};
-use crate::db::{self, DatabaseError};
-use crate::embedded_postgres::EmbeddedPostgresError;
+use crate::db::DatabaseError;
+use crate::embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresError};
 use crate::enforcement::Agents;
 use crate::event_handlers;
 use crate::http::rate_limit::Limits;
-use crate::http::{self, Probes, cors};
+use crate::http::{self, Probes, Readiness, cors};
 use crate::inbox::awake::Awake;
 use crate::inbox::pressure::Pressure;
 use crate::inbox::routes::Endpoint;
@@ -40,12 +42,15 @@ use crate::subscriptions::{self, Subscriptions};
 use crate::usage::routes::Usage;
 use crate::usage::{self, Rules};
 use crate::{grace_periods, outbound, quotas, usage_alerts};
-use threads::{Processing, Thread, ended, thread, wake_workers};
+use background::{Background, PartEnded};
+use connections::Pools;
+use threads::{Processing, wake_workers};
 
 pub use database::Database;
 
-/// The connections that requests share.
-const API_CONNECTIONS: u32 = 8;
+/// How long the parts may take to end, once they are told to: longer than open
+/// requests and a batch that is being processed do.
+const DRAIN: Duration = Duration::from_secs(25);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -121,11 +126,8 @@ fn kept_secret(path: &Path) -> std::io::Result<String> {
 /// A service that listens.
 pub struct Service {
     pub address: std::net::SocketAddr,
-    stop: CancellationToken,
-    parts: Vec<tokio::task::JoinHandle<()>>,
-    writer: tokio::task::JoinHandle<()>,
-    counting: Thread,
-    processing: Option<Thread>,
+    /// What it consists of.
+    pub background: Background,
 }
 
 /// Starts to listen and to process.
@@ -138,9 +140,14 @@ pub async fn start(
     let catalogue = Catalogue::load(stripe.plans_file.as_deref())?;
     let secrets = webhook_secrets(stripe, data_dir)?;
     database.check_login().await?;
+    let (workers, lanes) = (serve.worker_concurrency, counting_lanes());
+    let needed = connections::needed(workers, lanes);
+    connections::warn_of_too_few(&database.service, needed).await?;
     let listener = listen("LISTEN_ADDR", serve.listen_addr).await?;
     let address = listener.local_addr().unwrap_or(serve.listen_addr);
     let stop = CancellationToken::new();
+    let mut background = Background::new(stop.clone());
+    let pools = Pools::new(&database.service, workers);
     let wake = Arc::new(Notify::new());
 
     let pressure = Arc::new(Pressure::default());
@@ -151,7 +158,13 @@ pub async fn start(
         wake_workers(&waking);
     });
     let probes = Probes {
-        pool: db::pool(database.service.clone(), 4),
+        readiness: Readiness::new(
+            database.service.clone(),
+            pools.probes.clone(),
+            database.embedded.as_ref().map(EmbeddedPostgres::watch),
+        ),
+        pools: pools.named(),
+        pool: pools.probes.clone(),
         metrics: crate::metrics::install(
             event_handlers::audit_actions()
                 .chain(inbox::audit_actions())
@@ -168,10 +181,10 @@ pub async fn start(
         tolerance_secs: serve.tolerance_secs,
     };
     let catalogue = Arc::new(catalogue);
-    let pool = db::pool(database.service.clone(), API_CONNECTIONS);
+    let pool = pools.api.clone();
     let subscriptions = Subscriptions::new(
         pool.clone(),
-        db::lookup_pool(database.service.clone(), 2),
+        pools.previews.clone(),
         catalogue.clone(),
         stripe_client(stripe)?,
     );
@@ -185,8 +198,8 @@ pub async fn start(
         catalogue: catalogue.clone(),
         grace_hours: serve.usage.grace_hours,
     };
-    let (ledger, counting) =
-        usage::ledger::new(database.service.clone(), rules.clone(), counting_lanes());
+    let (ledger, counting, answers) =
+        usage::ledger::new(database.service.clone(), rules.clone(), lanes);
     let agents = Agents {
         usage: Usage {
             ledger: ledger.clone(),
@@ -199,7 +212,7 @@ pub async fn start(
     let api = Api {
         pool: pool.clone(),
         catalogue: catalogue.clone(),
-        guard: Guard::new(database.service.clone(), serve.trusted_proxies, enforced),
+        guard: Guard::new(pools.credentials.clone(), serve.trusted_proxies, enforced),
         processor,
         limits: Limits::new(serve.surface.rates),
         subscriptions: subscriptions.clone(),
@@ -209,22 +222,28 @@ pub async fn start(
     let mut router = inbox::routes::router(endpoint)
         .merge(http::health_router(probes.clone()))
         .merge(api.router());
-    let mut parts = Vec::new();
     if serve.worker_concurrency > 0 {
-        parts.push(tokio::spawn(subscriptions.keep_settled(stop.clone())));
-        let (swept, released) = (pool.clone(), pool.clone());
-        parts.push(tokio::spawn(grace_periods::keep_swept(swept, stop.clone())));
-        parts.push(tokio::spawn(usage::keep_released(
-            released,
-            ledger,
-            stop.clone(),
-        )));
-        tokio::spawn(follow_catalogue(pool.clone(), catalogue.clone()));
+        background.task(
+            "subscription settler",
+            subscriptions.keep_settled(stop.clone()),
+        );
+        background.task(
+            "grace period sweeper",
+            grace_periods::keep_swept(pool.clone(), stop.clone()),
+        );
+        background.task(
+            "reservation sweeper",
+            usage::keep_released(pool.clone(), ledger, stop.clone()),
+        );
+        background.task(
+            "catalogue follower",
+            follow_catalogue(pool.clone(), catalogue.clone(), stop.clone()),
+        );
         if let Some(application) = serve.usage.application.clone() {
             let client = outbound::direct_client().map_err(StartError::Client)?;
             let sending =
                 usage_alerts::sender::keep_sending(pool, client, application, stop.clone());
-            parts.push(tokio::spawn(sending));
+            background.task("usage alert sender", sending);
         }
     }
     match serve.metrics_addr {
@@ -232,43 +251,41 @@ pub async fn start(
         Some(metrics_addr) => {
             let listener = listen("METRICS_ADDR", metrics_addr).await?;
             let router = http::finish(http::metrics_router(probes));
-            parts.push(tokio::spawn(http::serve(listener, router, stop.clone())));
+            background.task(
+                "metrics listener",
+                http::serve(listener, router, stop.clone()),
+            );
         }
     }
-    parts.push(tokio::spawn(http::serve(
-        listener,
-        cors::allow(http::finish(router), &serve.surface.cors_origins),
-        stop.clone(),
-    )));
-    let writer = tokio::spawn(writer.run());
-    let counting = thread("counting", move || counting.run());
-    tokio::spawn(keep_time(recorded));
-    let processing = (serve.worker_concurrency > 0).then(|| {
+    let router = cors::allow(http::finish(router), &serve.surface.cors_origins);
+    background.task("HTTP server", http::serve(listener, router, stop.clone()));
+    background.task("intake writer", writer.run());
+    background.thread("usage ledger", move || counting.run());
+    background.task("usage answers", answers);
+    background.task("metrics timer", keep_time(recorded, stop.clone()));
+    if let Some(pool) = pools.processing {
         let work = Processing {
             options: database.service.clone(),
+            pool,
             workers: serve.worker_concurrency,
             catalogue: Catalogue::clone(&catalogue),
             stripe: stripe.clone(),
             wake,
             pressure,
-            stop: stop.clone(),
+            stop,
         };
-        thread("processing", move || work.run())
-    });
+        background.thread("processing", move || work.run());
+    }
     // The name that the operators' guide looks for.
     tracing::info!(
         routes = catalogue.enforced().len() + 1,
         grace_hours = serve.usage.grace_hours,
         "PlanEnforcementMiddleware loaded"
     );
-    tracing::info!(%address, workers = serve.worker_concurrency, "Listening");
+    tracing::info!(%address, workers, connections = needed, "Listening");
     Ok(Service {
         address,
-        stop,
-        parts,
-        writer,
-        counting,
-        processing,
+        background,
     })
 }
 
@@ -277,11 +294,13 @@ pub async fn start(
 ///
 /// A timer that would be the next to fire wakes the runtime when it is set;
 /// behind this one, the deadlines of deliveries cost nothing.
-async fn keep_time(recorded: PrometheusHandle) {
+async fn keep_time(recorded: PrometheusHandle, stop: CancellationToken) {
     let mut tick = tokio::time::interval(Duration::from_millis(500));
     loop {
-        tick.tick().await;
-        recorded.run_upkeep();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => recorded.run_upkeep(),
+        }
     }
 }
 
@@ -300,12 +319,25 @@ fn counting_lanes() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4))
 }
 
-/// Brings the quotas to what the catalogue says now.
-async fn follow_catalogue(pool: PgPool, catalogue: Arc<Catalogue>) {
-    match quotas::follow(&pool, &catalogue).await {
-        Ok(0) => {}
-        Ok(changed) => tracing::info!(changed, "Quotas follow the catalogue"),
-        Err(error) => tracing::warn!(%error, "the quotas could not be brought to the catalogue"),
+/// Brings the quotas to what the catalogue says now, again until it is done.
+async fn follow_catalogue(pool: PgPool, catalogue: Arc<Catalogue>, stop: CancellationToken) {
+    const PAUSE: Duration = Duration::from_secs(5);
+    loop {
+        match quotas::follow(&pool, &catalogue).await {
+            Ok(changed) => {
+                if changed > 0 {
+                    tracing::info!(changed, "Quotas follow the catalogue");
+                }
+                return stop.cancelled().await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the quotas could not be brought to the catalogue yet");
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(PAUSE) => {}
+        }
     }
 }
 
@@ -333,21 +365,20 @@ async fn listen(
 }
 
 impl Service {
-    /// Answers what was accepted, finishes what is being processed, and stops.
+    /// Waits for a part that ends though nothing told it to.
+    pub async fn failed(&mut self) -> PartEnded {
+        self.background.ended_early().await
+    }
+
+    /// Answers what was accepted, finishes what is being processed, and stops:
+    /// the last connection takes the last intake and ledger with it, and the
+    /// writers end with what they were given.
     pub async fn drain(self) {
-        self.stop.cancel();
-        for part in self.parts {
-            let _ = part.await;
-        }
-        // The last connection took the last intake and ledger with it, and the
-        // writers have written what they were given.
-        let patience = Duration::from_secs(10);
-        let _ = tokio::time::timeout(patience, self.writer).await;
-        ended(self.counting, patience).await;
-        if let Some(processing) = self.processing
-            && !ended(processing, Duration::from_secs(20)).await
-        {
-            tracing::warn!("a batch is still being processed and is left to its lease");
-        }
+        self.background.stop(DRAIN).await;
+    }
+
+    /// Stops as far as that takes no longer than `patience`.
+    pub async fn abandon(self, patience: Duration) {
+        self.background.stop(patience).await;
     }
 }

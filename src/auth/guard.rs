@@ -7,14 +7,13 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::PgPool;
 
 use super::lookup::{Found, Lookup};
 use super::principal::{no_credential, unauthenticated};
 use super::token;
 use super::{Access, Operator, Permission, Principal, Role, access_of};
 use crate::audit::{Actor, Client};
-use crate::db;
 use crate::error::Problem;
 use crate::http::Peer;
 
@@ -29,13 +28,10 @@ pub struct Guard {
 }
 
 impl Guard {
-    pub fn new(
-        options: PgConnectOptions,
-        proxies: u32,
-        enforced: impl Iterator<Item = String>,
-    ) -> Self {
+    /// `credentials` has connections that are billing_worker from the start.
+    pub fn new(credentials: PgPool, proxies: u32, enforced: impl Iterator<Item = String>) -> Self {
         Self {
-            lookup: Lookup::new(db::lookup_pool(options, 2)),
+            lookup: Lookup::new(credentials),
             proxies,
             enforced: enforced.collect(),
         }

@@ -11,6 +11,10 @@ use super::Failure;
 use crate::app::{self, Database, Service};
 use crate::config::{GlobalArgs, ServeArgs, StripeArgs};
 
+/// How long a service that cannot go on waits for its parts, and for its embedded
+/// server.
+const ABANDON: Duration = Duration::from_millis(300);
+
 #[derive(Debug, Args)]
 pub struct Serve {
     #[command(flatten)]
@@ -31,8 +35,7 @@ impl Serve {
         match started {
             Ok(service) => {
                 tell_systemd(NotifyState::Ready);
-                until_stopped(service, database, signals, CancellationToken::new()).await;
-                Ok(())
+                until_stopped(service, database, signals, CancellationToken::new()).await
             }
             Err(error) => {
                 database.close().await;
@@ -44,24 +47,41 @@ impl Serve {
 
 /// Runs until SIGTERM or ^C, then cancels `stopping` and drains. A second signal
 /// does not wait.
+///
+/// # Errors
+/// When a part of the service ended by itself. Whoever started the process starts
+/// it again; what was under way is as safe as after a kill.
 pub async fn until_stopped(
-    service: Service,
+    mut service: Service,
     database: Database,
     mut signals: StopSignals,
     stopping: CancellationToken,
-) {
-    tokio::select! {
-        () = signals.received() => {}
-        () = revive(&database) => {}
-    }
-    tracing::info!("Stopping");
+) -> Result<(), Failure> {
+    let failed = tokio::select! {
+        () = signals.received() => None,
+        () = revive(&database) => None,
+        ended = service.failed() => Some(ended),
+    };
     tell_systemd(NotifyState::Stopping);
     stopping.cancel();
+    if let Some(ended) = failed {
+        tracing::error!(
+            part = ended.part,
+            reason = ended.reason,
+            "A part of the service ended"
+        );
+        service.abandon(ABANDON).await;
+        // An embedded server that takes longer ends without us.
+        let _ = tokio::time::timeout(ABANDON, database.close()).await;
+        return Err(Failure::failed(ended.to_string()));
+    }
+    tracing::info!("Stopping");
     tokio::select! {
         () = service.drain() => {}
         () = signals.received() => tracing::warn!("stopped without draining; what was not answered will be sent again"),
     }
     database.close().await;
+    Ok(())
 }
 
 /// Where systemd started it (`Type=notify`); nothing elsewhere.

@@ -12,6 +12,9 @@ use super::DatabaseError;
 
 /// How long a request for a connection waits before it gives up.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same for one whose opening may be refused, which is tried again until
+/// then.
+const ROLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection that was read-only when it was this old is closed: the server
 /// may have become writable for new ones. A younger one shows the server as it
 /// is.
@@ -71,6 +74,7 @@ pub fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
 /// time.
 pub fn worker_pool(options: PgConnectOptions, connections: u32) -> PgPool {
     opened_with(WORKER, connections)
+        .acquire_timeout(ROLE_TIMEOUT)
         .test_before_acquire(false)
         .connect_lazy_with(prepare(options))
 }
@@ -78,6 +82,7 @@ pub fn worker_pool(options: PgConnectOptions, connections: u32) -> PgPool {
 /// The same for reading rows by their keys.
 pub fn lookup_pool(options: PgConnectOptions, connections: u32) -> PgPool {
     opened_with(LOOKUP, connections)
+        .acquire_timeout(ROLE_TIMEOUT)
         .test_before_acquire(false)
         .connect_lazy_with(prepare(options))
 }
@@ -105,6 +110,20 @@ pub async fn is_read_only(connection: &mut PgConnection) -> Result<bool, sqlx::E
         .fetch_one(sqlx::raw_sql("SHOW transaction_read_only"))
         .await?;
     Ok(shown.try_get::<String, _>(0)? == "on")
+}
+
+/// Whether the server is a standby.
+pub async fn is_standby(conn: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(r#"SELECT pg_is_in_recovery() AS "standby!""#)
+        .fetch_one(conn)
+        .await
+}
+
+/// The version that the server runs.
+pub async fn server_version(conn: &mut PgConnection) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar!(r#"SELECT current_setting('server_version') AS "version!""#)
+        .fetch_one(conn)
+        .await
 }
 
 /// One connection, of which the caller is the only user.

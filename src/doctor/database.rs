@@ -3,35 +3,154 @@
 use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 
-use super::{Check, SKEW_SECS};
+use super::{Check, SKEW_SECS, Verdict};
 use crate::app::Database;
-use crate::db::{self, WorkerTx};
+use crate::db::{self, DatabaseError, WorkerTx};
 use crate::inbox;
 use crate::migrations::verify;
 
 /// An event that waits longer means that nobody processes.
 const LATE_SECS: i64 = 600;
+/// What a job opens at most, beside the replicas.
+const SPARE: u32 = 10;
 
 pub async fn check(database: &Database) -> Vec<Check> {
     let mut owner = match db::connect(&database.owner).await {
         Ok(conn) => conn,
+        Err(DatabaseError::Unreachable(error)) => {
+            let fix = fix_of(&error, "MIGRATION_DATABASE_URL, else DATABASE_URL");
+            return vec![Check::failed("database", error.to_string(), fix)];
+        }
         Err(error) => {
             let fix = "check DATABASE_URL and MIGRATION_DATABASE_URL, and that PostgreSQL runs";
             return vec![Check::failed("database", error.to_string(), fix)];
         }
     };
     let mut checks = vec![version(&owner), clock(&mut owner).await];
-    checks.push(schema(&mut owner).await);
-    checks.push(match database.check_login().await {
-        Ok(()) => Check::ok("login", "row-level security binds the service's login"),
-        Err(error) => {
-            let fix = "see docs/database.md, Roles";
-            Check::failed("login", error.to_string(), fix)
-        }
+    checks.extend(embedded(database, &mut owner).await);
+    let writable = writable(&mut owner).await;
+    let writes = writable.verdict == Verdict::Ok;
+    checks.push(writable);
+    checks.push(if writes {
+        schema(&mut owner).await
+    } else {
+        Check::skipped(
+            "schema",
+            "it is verified by writing, which cannot be done now",
+        )
     });
-    let pool = db::pool(database.service.clone(), 1);
-    checks.extend(inbox(&pool).await);
+    let login = login(database).await;
+    let logs_in = login.verdict == Verdict::Ok;
+    checks.push(login);
+    if logs_in {
+        checks.push(connections(database).await);
+        let pool = db::pool(database.service.clone(), 1);
+        checks.extend(inbox(&pool).await);
+    } else {
+        checks.push(Check::skipped(
+            "backlog",
+            "it is asked with the service's login",
+        ));
+    }
     checks
+}
+
+/// The login of the service, as it connects.
+async fn login(database: &Database) -> Check {
+    let name = "login";
+    match database.check_login().await {
+        Ok(()) => Check::ok(name, "row-level security binds the service's login"),
+        Err(DatabaseError::Unreachable(error)) => {
+            let fix = fix_of(&error, "DATABASE_URL");
+            Check::failed(name, error.to_string(), fix)
+        }
+        Err(DatabaseError::Pooled(error)) => {
+            Check::failed(name, error, "see docs/database.md, Poolers")
+        }
+        Err(error) => Check::failed(name, error.to_string(), "see docs/database.md, Roles"),
+    }
+}
+
+/// What to do about a connection that was not made.
+fn fix_of(error: &sqlx::Error, variable: &str) -> String {
+    match db::sql_state(error).as_deref() {
+        Some(code) if code.starts_with("28") => format!(
+            "the server refuses the login: check the role and the password in {variable}, and pg_hba.conf; \
+             a password that was changed takes effect with a restart of the service"
+        ),
+        Some("3D000") => format!("check the database's name in {variable}"),
+        Some("53300") => {
+            "raise max_connections, or run fewer replicas; see docs/database.md, Connections"
+                .to_owned()
+        }
+        Some("57P03") => "wait until the server has started".to_owned(),
+        _ => format!("check {variable}, and that PostgreSQL runs"),
+    }
+}
+
+/// Whether the server takes writes.
+async fn writable(conn: &mut PgConnection) -> Check {
+    let name = "writable";
+    match db::is_read_only(conn).await {
+        Ok(false) => Check::ok(name, "the database takes writes"),
+        Ok(true) => Check::failed(
+            name,
+            "the database is read-only: a standby, or default_transaction_read_only is on",
+            "name the primary in DATABASE_URL, or find out why it was made read-only: a full disk, most of the time",
+        ),
+        Err(error) => Check::failed(name, error.to_string(), "check the database's log"),
+    }
+}
+
+/// Whether the embedded server is the one whose programs are on disk.
+async fn embedded(database: &Database, conn: &mut PgConnection) -> Option<Check> {
+    let name = "embedded server";
+    let watch = database.embedded.as_ref()?.watch();
+    let running = match db::server_version(conn).await {
+        Ok(version) => version,
+        Err(error) => {
+            let fix = "check the database's log";
+            return Some(Check::failed(name, error.to_string(), fix));
+        }
+    };
+    let on_disk = watch.version_on_disk();
+    let fix = "restart the service: the server starts anew with the programs on disk";
+    Some(match on_disk {
+        Some(on_disk) if on_disk != running => Check::failed(
+            name,
+            format!("PostgreSQL {running} runs, {on_disk} is installed"),
+            fix,
+        ),
+        _ if watch.was_replaced() => Check::failed(
+            name,
+            format!("PostgreSQL {running} runs, and its program was replaced on disk"),
+            fix,
+        ),
+        _ => Check::ok(name, format!("PostgreSQL {running}, as installed")),
+    })
+}
+
+/// Whether there is room for another replica.
+async fn connections(database: &Database) -> Check {
+    let name = "connections";
+    let room = async {
+        let mut conn = db::connect(&database.service).await?;
+        Ok::<_, DatabaseError>(db::room(&mut conn).await?)
+    };
+    match room.await {
+        Ok(room) => {
+            let free = room.free();
+            match room.too_small_for(SPARE) {
+                None => Check::ok(name, format!("{free} are left")),
+                Some(_) => Check::warning(
+                    name,
+                    format!("{free} are left, and a job takes up to {SPARE}"),
+                    "raise max_connections, or the limit of the role or database; see docs/database.md, Connections",
+                ),
+            }
+        }
+        Err(error) => Check::failed(name, error.to_string(), "check the database's log"),
+    }
 }
 
 fn version(conn: &PgConnection) -> Check {
@@ -119,7 +238,7 @@ async fn inbox(pool: &sqlx::postgres::PgPool) -> Vec<Check> {
         }
         Err(error) => vec![Check::failed(
             "backlog",
-            error.to_string(),
+            db::opening_refusal(error).to_string(),
             "run `migrate verify`",
         )],
     }

@@ -3,6 +3,7 @@
 use sqlx::postgres::PgPool;
 
 use super::Check;
+use crate::db;
 use crate::jobs::{self, LastRun, backup, grace_cleanup, usage_report, webhook_retry};
 
 const MINUTE: i64 = 60;
@@ -47,6 +48,10 @@ pub async fn check(pool: &PgPool) -> Vec<Check> {
             checks.push(retries(pool).await);
             checks
         }
+        Err(error) if db::is_outage(&error) => vec![Check::skipped(
+            webhook_retry::JOB,
+            "the database cannot be asked with the service's login: see `login`",
+        )],
         Err(error) => vec![Check::failed(
             webhook_retry::JOB,
             error.to_string(),

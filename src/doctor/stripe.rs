@@ -5,7 +5,7 @@ use sqlx::postgres::PgPool;
 
 use super::{Check, SKEW_SECS};
 use crate::config::StripeConfig;
-use crate::db::WorkerTx;
+use crate::db::{self, WorkerTx};
 use crate::event_handlers::HANDLED_TYPES;
 use crate::inbox::inspect;
 use crate::inbox::routes::PATH;
@@ -175,6 +175,10 @@ async fn last_delivery(pool: &PgPool) -> Check {
                 "send a test event from Stripe's dashboard, or run `webhooks backfill --since 1d`",
             ),
         },
+        Err(error) if db::is_outage(&error) => Check::skipped(
+            name,
+            "the database cannot be asked with the service's login: see `login`",
+        ),
         Err(error) => Check::failed(name, error.to_string(), "run `migrate verify`"),
     }
 }

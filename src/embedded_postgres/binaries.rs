@@ -57,6 +57,13 @@ impl Binaries {
         self.directory.join(name)
     }
 
+    /// As `SHOW server_version` has it.
+    pub(super) fn version(&self) -> Option<String> {
+        let version = output_of(Command::new(self.program("postgres")).arg("--version"))?;
+        let (_, version) = version.split_once(") ")?;
+        Some(version.to_owned())
+    }
+
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }

@@ -82,6 +82,12 @@ pub enum EmbeddedPostgresError {
     #[error("this program is ending and the embedded PostgreSQL is left as it is: start it again")]
     Interrupted,
 
+    #[error(
+        "the embedded PostgreSQL's programs were replaced while it runs, and it refuses new \
+         connections ({refusal}): restart the service, and it starts anew"
+    )]
+    Replaced { refusal: String },
+
     #[error("the embedded PostgreSQL runs, but answers with an error: {0}")]
     Database(#[from] sqlx::Error),
 }

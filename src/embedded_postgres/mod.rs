@@ -48,7 +48,35 @@ pub struct EmbeddedPostgres {
     users: Option<FileLock>,
 }
 
+/// A look at a running server, by whoever does not use it.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    site: Site,
+    binaries: Binaries,
+}
+
+impl Watch {
+    /// Whether the server still runs a program that was replaced on disk. New
+    /// sessions may find other libraries than it knows.
+    pub fn was_replaced(&self) -> bool {
+        server::was_replaced(&self.site).unwrap_or(false)
+    }
+
+    /// The version of the program on disk, as the server shows its own.
+    pub fn version_on_disk(&self) -> Option<String> {
+        self.binaries.version()
+    }
+}
+
 impl EmbeddedPostgres {
+    /// What tells whether the server is still the one on disk.
+    pub fn watch(&self) -> Watch {
+        Watch {
+            site: self.site.clone(),
+            binaries: self.binaries.clone(),
+        }
+    }
+
     /// Joins the running server, or starts it, after making the cluster and the database if
     /// need be. Safe to call from several processes at the same time.
     pub async fn start(data_dir: &Path) -> Result<EmbeddedPostgres> {

@@ -35,7 +35,7 @@ pub(super) async fn bring_up(site: &Site, binaries: &Binaries, endpoint: &Endpoi
     let mut child = None;
     let mut spawns = 0;
     loop {
-        let answers = match attempt(endpoint).await? {
+        let answers = match attempt(site, endpoint).await? {
             Attempt::Ready => return Ok(()),
             Attempt::NotNow => true,
             Attempt::Silence => false,
@@ -59,7 +59,7 @@ pub(super) async fn bring_up(site: &Site, binaries: &Binaries, endpoint: &Endpoi
     }
 }
 
-async fn attempt(endpoint: &Endpoint) -> Result<Attempt> {
+async fn attempt(site: &Site, endpoint: &Endpoint) -> Result<Attempt> {
     let options = endpoint.maintenance();
     let connecting = PgConnection::connect_with(&options);
     let outcome = match tokio::time::timeout(CONNECT_PATIENCE, connecting).await {
@@ -71,6 +71,11 @@ async fn attempt(endpoint: &Endpoint) -> Result<Attempt> {
         Ok(()) => Ok(Attempt::Ready),
         Err(sqlx::Error::Database(refusal)) => match refusal.code() {
             Some(code) if NOT_NOW.contains(&&*code) => Ok(Attempt::NotNow),
+            _ if server::was_replaced(site).unwrap_or(false) => {
+                Err(EmbeddedPostgresError::Replaced {
+                    refusal: refusal.to_string(),
+                })
+            }
             _ => Err(sqlx::Error::Database(refusal).into()),
         },
         // Nobody listens, or the server was killed while we talked.

@@ -23,6 +23,14 @@ pub(super) fn is_alive(site: &Site) -> bool {
     named || UnixStream::connect(site.socket()).is_ok()
 }
 
+/// Whether the program that the server runs is no longer on disk: it was
+/// replaced, by an upgrade of the package. None: this system does not tell.
+pub(super) fn was_replaced(site: &Site) -> Option<bool> {
+    let pid = recorded_pid(site).filter(|&pid| is_server(pid, &site.cluster()))?;
+    let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    Some(program.as_os_str().as_bytes().ends_with(b" (deleted)"))
+}
+
 /// Starts the server in a process group of its own, which ^C at our terminal does not reach.
 pub(super) fn spawn(site: &Site, binaries: &Binaries) -> Result<Child> {
     let arguments = settings::write(site, binaries)?;

@@ -14,18 +14,22 @@ use serde::Serialize;
 use sqlx::postgres::PgPool;
 use utoipa::{OpenApi, ToSchema};
 
+use super::Readiness;
 use crate::audit;
-use crate::db::{self, WorkerTx};
+use crate::db::WorkerTx;
 use crate::grace_periods;
 use crate::inbox;
 use crate::metrics;
-use crate::migrations::{self, State as MigrationState};
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What probes and scrapes ask.
 #[derive(Clone)]
 pub struct Probes {
+    pub readiness: Readiness,
+    /// Every pool of this process, by name.
+    pub pools: Vec<(&'static str, PgPool)>,
+    /// What scrapes read the backlog with.
     pub pool: PgPool,
     pub metrics: PrometheusHandle,
 }
@@ -75,54 +79,20 @@ async fn alive() -> Json<Health> {
 
 /// Whether requests can be served
 ///
-/// The database answers and has every migration of this program.
+/// A new connection to the database can be opened, and becomes what the service
+/// needs to be; the database takes writes and has every migration of this
+/// program.
 #[utoipa::path(get, path = "/readyz", tag = "Operation",
     responses((status = 200, description = "They can.", body = Health),
               (status = 503, description = "They cannot, and why.", body = Health)))]
 async fn ready(State(probes): State<Arc<Probes>>) -> Response {
-    let reasons = match tokio::time::timeout(PROBE_TIMEOUT, pending_migrations(&probes.pool)).await
-    {
-        Ok(Ok(pending)) if pending.is_empty() => {
-            return Health::of("ready").into_response();
-        }
-        Ok(Ok(pending)) => vec![format!(
-            "migrations: {} not applied; run `migrate up`",
-            pending.join(", ")
-        )],
-        // Which host or role it was stays in the log.
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "not ready");
-            vec!["database: it refuses the service, or cannot be reached".to_owned()]
-        }
-        Err(_) => vec!["database: no answer in time".to_owned()],
-    };
+    let reasons = probes.readiness.reasons().await;
+    if reasons.is_empty() {
+        return Health::of("ready").into_response();
+    }
     let status = "unavailable";
     let body = Json(Health { status, reasons });
     (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
-}
-
-async fn pending_migrations(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
-    let mut tx = match WorkerTx::begin(pool).await.map_err(db::opening_refusal) {
-        Ok(tx) => tx,
-        // Before the first migration there is no such role.
-        Err(error)
-            if error
-                .as_database_error()
-                .is_some_and(|e| e.code().as_deref() == Some("22023")) =>
-        {
-            return Ok(migrations::MIGRATIONS
-                .iter()
-                .map(|m| m.version.to_owned())
-                .collect());
-        }
-        Err(error) => return Err(error),
-    };
-    let statuses = migrations::status(tx.conn()).await?;
-    Ok(statuses
-        .into_iter()
-        .filter(|status| status.state == MigrationState::Pending)
-        .map(|status| status.version)
-        .collect())
 }
 
 /// What is counted, for Prometheus
@@ -130,7 +100,10 @@ async fn pending_migrations(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
     responses((status = 200, description = "Prometheus' text format.", body = String,
                content_type = "text/plain")))]
 async fn scrape(State(probes): State<Arc<Probes>>) -> Response {
-    metrics::connections(probes.pool.size(), probes.pool.num_idle());
+    for (name, pool) in &probes.pools {
+        let most = pool.options().get_max_connections();
+        metrics::connections(name, pool.size(), pool.num_idle(), most);
+    }
     match tokio::time::timeout(PROBE_TIMEOUT, backlog(&probes.pool)).await {
         Ok(Ok((found, graces, audit_bytes))) => {
             metrics::audit_bytes(audit_bytes);

@@ -6,6 +6,7 @@ use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use rustix::io::Errno;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +17,14 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADER_BYTES: usize = 1024 * 1024;
 /// How long open requests may take once the service stops.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// Whether a listener that answers this accepts nothing any more.
+fn is_final(error: &std::io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    errno.is_some_and(|errno| {
+        [Errno::BADF, Errno::INVAL, Errno::NOTSOCK, Errno::OPNOTSUPP].contains(&errno)
+    })
+}
 
 /// Serves `router` until `stop`, then lets open requests end.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
@@ -30,6 +39,10 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             () = stop.cancelled() => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => (stream, Peer(address)),
+                Err(error) if is_final(&error) => {
+                    tracing::error!(%error, "the listener is gone");
+                    break;
+                }
                 Err(error) => {
                     // Out of file descriptors, say: others must close first.
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -49,6 +62,10 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         });
     }
     drop(listener);
+    if !stop.is_cancelled() {
+        // Whoever runs this is to know at once.
+        return;
+    }
     if tokio::time::timeout(DRAIN, graceful.shutdown())
         .await
         .is_err()

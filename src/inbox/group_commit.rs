@@ -286,6 +286,7 @@ fn is_malformed(error: &sqlx::Error) -> bool {
 }
 
 fn unavailable(error: &sqlx::Error, group: &[Delivery]) -> Refused {
+    db::disk::note(error);
     tracing::error!(%error, events = group.len(), "events could not be stored");
     Refused::Unavailable
 }

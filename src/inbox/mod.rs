@@ -12,7 +12,7 @@ pub mod worker;
 
 pub use store::dead_letters::{Filter as DeadLetterFilter, page as dead_letters};
 pub use store::leases::count_due;
-pub use store::{Backlog, CHANNEL, backlog, inspect, leases, wake_waiting};
+pub use store::{Backlog, CHANNEL, backlog, inspect, leases, rehearse, wake_waiting};
 
 use sha2::{Digest, Sha256};
 

@@ -95,6 +95,7 @@ impl Processor {
                 }
                 Ok(_) => POLL,
                 Err(error) => {
+                    db::disk::note(&error);
                     tracing::warn!(%error, "processing waits for the database");
                     OUTAGE_PAUSE
                 }

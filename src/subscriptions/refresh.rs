@@ -23,21 +23,35 @@ use crate::stripe::requests;
 
 /// How often is looked for something to do.
 const PAUSE: Duration = Duration::from_secs(2);
+/// How long a call to Stripe may still take once the service stops.
+const GRACE: Duration = Duration::from_secs(5);
 /// Doubts of one round.
 const ROUND: i64 = 50;
+
+/// Some time after `stop`.
+async fn over(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(GRACE).await;
+}
 
 impl Subscriptions {
     /// Settles what was left open and asks about what is in doubt, until `stop`.
     pub async fn keep_settled(self, stop: CancellationToken) {
         let Some(client) = self.stripe.clone() else {
-            return;
+            return stop.cancelled().await;
         };
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(PAUSE) => {}
             }
-            if let Err(failure) = self.settle_all(&client).await {
+            let settled = tokio::select! {
+                settled = self.settle_all(&client) => settled,
+                // What is cut off is settled by whoever comes next, as after a
+                // crash.
+                () = over(&stop) => return,
+            };
+            if let Err(failure) = settled {
                 tracing::warn!(%failure, "changes of subscriptions could not be settled for now");
             }
         }

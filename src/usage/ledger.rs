@@ -261,14 +261,19 @@ struct Writer {
     connection: Option<PgConnection>,
 }
 
-/// A ledger and its writers, which may run on another thread.
-pub fn new(options: PgConnectOptions, rules: Rules, lanes: usize) -> (Ledger, Writers) {
+/// A ledger, its writers, which may run on another thread, and who answers,
+/// where it was asked, until they end.
+pub fn new(
+    options: PgConnectOptions,
+    rules: Rules,
+    lanes: usize,
+) -> (Ledger, Writers, impl Future<Output = ()> + Send) {
     let (done, mut answered) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
+    let answers = async move {
         while let Some((jobs, outcome)) = answered.recv().await {
             answer(jobs, outcome);
         }
-    });
+    };
     let lane = || {
         let (sender, queue) = mpsc::channel(QUEUE);
         let writer = Writer {
@@ -284,7 +289,7 @@ pub fn new(options: PgConnectOptions, rules: Rules, lanes: usize) -> (Ledger, Wr
     let ledger = Ledger {
         lanes: senders.into(),
     };
-    (ledger, Writers(writers))
+    (ledger, Writers(writers), answers)
 }
 
 type Outcome = Result<Vec<Reply>, LedgerError>;
@@ -388,6 +393,7 @@ impl Writer {
 }
 
 fn unavailable(error: &sqlx::Error, jobs: &[Job]) -> Outcome {
+    db::disk::note(error);
     tracing::error!(%error, requests = jobs.len(), "usage could not be counted");
     Err(LedgerError::Unavailable)
 }

@@ -37,7 +37,7 @@ pub async fn keep_sending(
     stop: CancellationToken,
 ) {
     loop {
-        let sent = send_due(&pool, &client, &application).await;
+        let sent = send_due(&pool, &client, &application, &stop).await;
         let more = match sent {
             Ok(sent) => sent == usize::try_from(BATCH).unwrap_or_default(),
             Err(error) => {
@@ -59,11 +59,16 @@ async fn send_due(
     pool: &PgPool,
     client: &reqwest::Client,
     application: &Application,
+    stop: &CancellationToken,
 ) -> Result<usize, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     let due = store::claim(tx.conn(), BATCH, LEASE_SECS).await?;
     tx.commit().await?;
     for alert in &due {
+        // Who takes over sends the others when their lease ends.
+        if stop.is_cancelled() {
+            break;
+        }
         let sent = match send(client, application, alert).await {
             Ok(()) => Sent::Delivered,
             Err(error) => failed(alert, error),

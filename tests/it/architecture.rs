@@ -41,7 +41,7 @@ fn sql_is_in_the_stores() {
     let elsewhere = [
         "src/app/",
         "src/cli/audit.rs",
-        "src/db.rs",
+        "src/db",
         "src/embedded_postgres/",
         "src/jobs/runs.rs",
         "src/migrations/",

@@ -9,6 +9,7 @@ mod http;
 mod inbox;
 mod isolation;
 mod operations;
+mod resilience;
 mod routes;
 mod schemathesis;
 mod signers;

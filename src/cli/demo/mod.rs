@@ -69,9 +69,11 @@ impl Demo {
             tenants,
             stop.clone(),
         ));
-        serve::until_stopped(service, database, signals, stop.clone()).await;
-        let _ = traffic.await;
-        Ok(())
+        let stopped = serve::until_stopped(service, database, signals, stop.clone()).await;
+        if stopped.is_ok() {
+            let _ = traffic.await;
+        }
+        stopped
     }
 
     async fn start(

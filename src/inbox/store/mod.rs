@@ -3,7 +3,10 @@
 pub mod dead_letters;
 pub mod inspect;
 pub mod leases;
+mod rehearsal;
 pub mod replays;
+
+pub use rehearsal::rehearse;
 
 use std::collections::HashSet;
 

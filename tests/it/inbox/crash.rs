@@ -6,7 +6,7 @@
 
 mod client;
 mod rig;
-mod small_disk;
+pub mod small_disk;
 
 use std::collections::BTreeSet;
 

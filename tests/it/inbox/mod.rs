@@ -3,7 +3,7 @@
 mod answers;
 mod charges;
 mod concurrency;
-mod crash;
+pub mod crash;
 mod failures;
 mod invoices;
 mod order;

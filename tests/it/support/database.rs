@@ -178,6 +178,11 @@ impl TestDatabase {
         self.cluster.embedded.url_for(user, &self.name)
     }
 
+    /// Where the cluster's socket is.
+    pub fn socket_directory(&self) -> &Path {
+        self.cluster.embedded.endpoint().socket_directory()
+    }
+
     pub async fn execute(&self, sql: &str) {
         self.pool
             .execute(AssertSqlSafe(sql.to_owned()))

@@ -5,6 +5,7 @@ pub mod database;
 pub mod dice;
 pub mod events;
 pub mod program;
+pub mod server;
 pub mod service;
 pub mod serving;
 pub mod wire;

@@ -218,6 +218,11 @@ impl TestService {
         line.map(|value| value.parse().unwrap())
     }
 
+    /// What `serve` watches.
+    pub fn service(&mut self) -> &mut Service {
+        self.service.as_mut().expect("it runs")
+    }
+
     pub async fn stop(&mut self) {
         if let Some(service) = self.service.take() {
             service.drain().await;

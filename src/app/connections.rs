@@ -1,0 +1,83 @@
+//! The connections of a replica: who has how many, and whether the server has
+//! as many to give.
+
+use sqlx::postgres::{PgConnectOptions, PgPool};
+
+use crate::db::{self, DatabaseError};
+
+/// The connections that requests and sweepers share.
+const API: u32 = 8;
+/// Credentials are looked up with these, and previews read with those.
+const CREDENTIALS: u32 = 2;
+const PREVIEWS: u32 = 2;
+/// Scrapes, and probes while new connections are scarce.
+const PROBES: u32 = 2;
+/// Intake's writer, the listener for notifications, and a probe's own.
+const ALONE: u32 = 3;
+
+/// Every pool of this process.
+#[derive(Clone)]
+pub struct Pools {
+    pub api: PgPool,
+    pub credentials: PgPool,
+    pub previews: PgPool,
+    pub probes: PgPool,
+    /// None: this replica does not process.
+    pub processing: Option<PgPool>,
+}
+
+impl Pools {
+    /// Connects nothing yet. Each of `workers` may hold a connection, and who
+    /// sees to their clock another.
+    pub fn new(options: &PgConnectOptions, workers: u32) -> Self {
+        Self {
+            api: db::pool(options.clone(), API),
+            credentials: db::lookup_pool(options.clone(), CREDENTIALS),
+            previews: db::lookup_pool(options.clone(), PREVIEWS),
+            probes: db::pool(options.clone(), PROBES),
+            processing: (workers > 0).then(|| db::pool(options.clone(), workers + 1)),
+        }
+    }
+
+    /// Each under its name.
+    pub fn named(&self) -> Vec<(&'static str, PgPool)> {
+        let always = [
+            ("api", &self.api),
+            ("credentials", &self.credentials),
+            ("previews", &self.previews),
+            ("probes", &self.probes),
+        ];
+        let processing = self.processing.iter().map(|pool| ("processing", pool));
+        let all = always.into_iter().chain(processing);
+        all.map(|(name, pool)| (name, pool.clone())).collect()
+    }
+}
+
+/// How many connections a replica takes at most.
+pub fn needed(workers: u32, lanes: usize) -> u32 {
+    let processing = if workers > 0 { workers + 1 } else { 0 };
+    let lanes = u32::try_from(lanes).unwrap_or(u32::MAX);
+    API + CREDENTIALS + PREVIEWS + PROBES + ALONE + processing + lanes
+}
+
+/// Says so when the server has fewer to give than this replica may take.
+pub async fn warn_of_too_few(options: &PgConnectOptions, needed: u32) -> Result<(), DatabaseError> {
+    let room = db::room(&mut db::connect(options).await?).await?;
+    if let Some(reason) = room.too_small_for(needed) {
+        tracing::warn!(needed, free = room.free(), "{reason}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_takes_what_the_documentation_says() {
+        // docs/database.md, Connections.
+        assert_eq!(needed(0, 1), 18);
+        assert_eq!(needed(2, 2), 22);
+        assert_eq!(needed(8, 4), 30);
+    }
+}

@@ -1,0 +1,20 @@
+//! Storing an event for show.
+
+use sqlx::postgres::PgConnection;
+
+/// Stores a large event as intake would, and takes it back: whether there is
+/// room for one. In a transaction of the caller's, it is a part of it.
+pub async fn rehearse(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let mut tx = sqlx::Connection::begin(conn).await?;
+    // Digits that do not compress, or it would fit into what room is left.
+    sqlx::query!(
+        "INSERT INTO webhook_events
+           (bucket, stripe_event_id, event_type, livemode, event_created_at, payload)
+         SELECT 0, 'evt_rehearsal_' || gen_random_uuid(), 'rehearsal', false, now(),
+                json_build_array(string_agg(gen_random_uuid()::text, ''))
+           FROM generate_series(1, 8192)"
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.rollback().await
+}

@@ -1,0 +1,89 @@
+//! A server that has few connections to give.
+
+use serde_json::Value;
+
+use super::caller::Caller;
+use crate::support::TestDatabase;
+use crate::support::program::{program_on, run};
+use crate::support::serving::{Serving, entries};
+
+fn warning(log: &str) -> Option<Value> {
+    log.lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find(|entry| {
+            entry["message"]
+                .as_str()
+                .is_some_and(|message| message.starts_with("PostgreSQL has "))
+        })
+}
+
+#[tokio::test]
+async fn serve_says_when_the_server_has_too_few_connections() {
+    let db = TestDatabase::new().await;
+    let plenty = Serving::on(&db);
+    let log = plenty.log();
+    assert_eq!(warning(&log), None, "{log}");
+    let needed = entries(&log, "Listening")[0]["connections"]
+        .as_i64()
+        .unwrap();
+    assert!(needed > 10, "{log}");
+    plenty.terminated().await;
+
+    let limit = needed - 1;
+    db.execute(&format!(
+        "ALTER DATABASE {} CONNECTION LIMIT {limit}",
+        db.name
+    ))
+    .await;
+    let scarce = Serving::on(&db);
+    let said = warning(&scarce.log()).expect("a warning");
+    let message = said["message"].as_str().unwrap();
+    assert!(
+        message.contains("the database's CONNECTION LIMIT"),
+        "{message}"
+    );
+    assert_eq!(said["needed"], needed);
+    // It works with what there is.
+    let caller = Caller::new(
+        &scarce.base,
+        &db.url("billing_service"),
+        db.options("postgres"),
+    );
+    caller.requests_work().await;
+    let open = "SELECT count(*) + 5 FROM pg_stat_activity WHERE datname = current_database()";
+    let limit = db.value(open).await;
+    db.execute(&format!(
+        "ALTER DATABASE {} CONNECTION LIMIT {limit}",
+        db.name
+    ))
+    .await;
+    let doctor = run(&mut program_on(&db, &["doctor", "--json"]));
+    let checks: Vec<Value> = serde_json::from_str(&doctor.stdout).unwrap();
+    let found = checks.iter().find(|check| check["name"] == "connections");
+    assert_ne!(found.unwrap()["verdict"], "ok", "{}", doctor.stdout);
+    scarce.terminated().await;
+}
+
+#[tokio::test]
+async fn a_replica_whose_server_has_none_left_for_others_stays_ready() {
+    let db = TestDatabase::new().await;
+    let serving = Serving::on(&db);
+    let caller = Caller::new(
+        &serving.base,
+        &db.url("billing_service"),
+        db.options("postgres"),
+    );
+    caller.requests_work().await;
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()";
+    let open = db.value(open).await;
+    db.execute(&format!(
+        "ALTER DATABASE {} CONNECTION LIMIT {open}",
+        db.name
+    ))
+    .await;
+    db.execute(&format!("ALTER DATABASE {} CONNECTION LIMIT 1", db.name))
+        .await;
+    let (status, body) = caller.readiness().await;
+    assert_eq!(status, 200, "{body}");
+    caller.requests_work().await;
+}

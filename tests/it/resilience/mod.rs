@@ -1,0 +1,11 @@
+//! The service where what it stands on fails: parts of its own, connections,
+//! the server, and what is put between them.
+
+mod caller;
+mod capacity;
+mod failover;
+mod parts;
+mod poolers;
+mod readiness;
+mod replaced;
+mod terminations;

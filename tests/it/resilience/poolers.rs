@@ -1,0 +1,57 @@
+//! Debian's PgBouncer between the service and PostgreSQL.
+
+use super::caller::Caller;
+use crate::support::TestDatabase;
+use crate::support::program::run;
+use crate::support::server::PgBouncer;
+use crate::support::serving::{Serving, serve_on};
+
+async fn before(db: &TestDatabase, pool_mode: &str, more: &str) -> PgBouncer {
+    let pooler = PgBouncer::before(db.socket_directory(), pool_mode, more).await;
+    pooler.expect("pgbouncer is not installed: scripts/setup test installs it")
+}
+
+async fn works_behind(more: &str) {
+    let db = TestDatabase::new().await;
+    let pooler = before(&db, "session", more).await;
+    let url = pooler.url("billing_service", &db.name);
+    let mut command = serve_on(&db);
+    command.env("DATABASE_URL", &url);
+    let serving = Serving::start(&mut command);
+    let caller = Caller::new(&serving.base, &url, db.options("postgres"));
+    for _ in 0..3 {
+        caller.requests_work().await;
+    }
+    assert_eq!(serving.terminated().await.status, 0);
+}
+
+#[tokio::test]
+async fn sessions_are_kept_by_pgbouncer_as_it_is_installed() {
+    works_behind("").await;
+}
+
+/// A common setting, which drops what a startup packet asks for.
+#[tokio::test]
+async fn nothing_depends_on_what_pgbouncer_ignores() {
+    works_behind("ignore_startup_parameters = extra_float_digits,options,search_path").await;
+}
+
+#[tokio::test]
+async fn a_pooler_that_shares_sessions_is_refused_in_a_sentence() {
+    let db = TestDatabase::new().await;
+    for (pool_mode, more) in [
+        ("transaction", ""),
+        ("transaction", "server_round_robin = 1\nmin_pool_size = 4"),
+        ("statement", ""),
+    ] {
+        let pooler = before(&db, pool_mode, more).await;
+        let mut command = serve_on(&db);
+        command.env("DATABASE_URL", pooler.url("billing_service", &db.name));
+        let ran = run(&mut command);
+        assert_eq!(ran.status, 2, "{pool_mode}: {}", ran.stderr);
+        let said: Vec<&str> = ran.stderr.lines().collect();
+        assert_eq!(said.len(), 1, "{}", ran.stderr);
+        assert!(said[0].contains("set pool_mode = session"), "{}", said[0]);
+        assert!(said[0].starts_with("error: DATABASE_URL: "), "{}", said[0]);
+    }
+}

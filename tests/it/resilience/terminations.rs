@@ -1,0 +1,73 @@
+//! Connections that are ended by the server, one after the other.
+//!
+//! `VCB_TERMINATION_ROUNDS` raises the number of rounds.
+
+use std::collections::BTreeSet;
+
+use super::caller::Caller;
+use crate::support::TestDatabase;
+use crate::support::serving::{Serving, serve_on};
+
+/// Whoever takes the product's alerts.
+async fn application() -> String {
+    let router = axum::Router::new().fallback(async || axum::http::StatusCode::NO_CONTENT);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/alerts", listener.local_addr().unwrap());
+    let stop = tokio_util::sync::CancellationToken::new();
+    tokio::spawn(valuecanvas_billing::http::serve(listener, router, stop));
+    url
+}
+
+fn rounds() -> usize {
+    let asked = std::env::var("VCB_TERMINATION_ROUNDS").ok();
+    asked.map_or(3, |rounds| rounds.parse().expect("a number of rounds"))
+}
+
+const OURS: &str = "pg_stat_activity WHERE datname = current_database()
+                    AND application_name = 'valuecanvas-billing'";
+
+async fn open(db: &TestDatabase) -> BTreeSet<i32> {
+    let pids = format!("SELECT string_agg(pid::text, ',') FROM {OURS}");
+    let pids = db.value(&pids).await;
+    pids.split(',').filter_map(|pid| pid.parse().ok()).collect()
+}
+
+#[tokio::test]
+async fn every_part_works_after_every_connection_was_terminated() {
+    let db = TestDatabase::new().await;
+    let mut command = serve_on(&db);
+    command
+        .env("APPLICATION_WEBHOOK_URL", application().await)
+        .env(
+            "APPLICATION_WEBHOOK_SECRET",
+            "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+        );
+    let serving = Serving::start(&mut command);
+    let caller = Caller::new(
+        &serving.base,
+        &db.url("billing_service"),
+        db.options("postgres"),
+    );
+    caller.requests_work().await;
+    for _ in 0..rounds() {
+        let before = open(&db).await;
+        assert!(before.len() >= 6, "{before:?}");
+        // One by one, and each part is asked while some are gone.
+        for (n, pid) in before.iter().enumerate() {
+            db.execute(&format!("SELECT pg_terminate_backend({pid}, 5000)"))
+                .await;
+            if n == before.len() / 2 {
+                caller.requests_work().await;
+            }
+        }
+        caller.requests_work().await;
+        // And all at once.
+        db.execute(&format!(
+            "SELECT pg_terminate_backend(pid, 5000) FROM {OURS}"
+        ))
+        .await;
+        caller.requests_work().await;
+    }
+    caller.every_part_works(true).await;
+    assert_eq!(serving.terminated().await.status, 0);
+}
