@@ -195,7 +195,7 @@ fn start_at_zero(audit_actions: impl Iterator<Item = &'static str>) {
         counter!(ATTEMPTS, "status" => status).absolute(0);
         counter!(RETRIES, "status" => status).absolute(0);
     }
-    for kind in ["payment_failed", "unknown_plan"] {
+    for kind in ALERT_KINDS {
         counter!(ALERTS, "kind" => kind).absolute(0);
     }
     for action in audit_actions {
@@ -252,11 +252,21 @@ pub fn attempt_replayed(succeeded: bool) {
     counter!(REPLAYS, "status" => status).increment(1);
 }
 
-/// Alerts that were committed.
-pub fn alerts(kinds: &[&'static str]) {
-    for kind in kinds {
-        counter!(ALERTS, "kind" => *kind).increment(1);
-    }
+/// The kinds of alerts in `billing_alerts`.
+pub const ALERT_KINDS: [&str; 8] = [
+    "payment_failed",
+    "payment_action_required",
+    "charge_refunded",
+    "payment_disputed",
+    "dispute_closed",
+    "customer_deleted",
+    "unknown_plan",
+    "subscription_items_missing",
+];
+
+/// An alert that was committed.
+pub fn alert(kind: &'static str) {
+    counter!(ALERTS, "kind" => kind).increment(1);
 }
 
 /// Audit entries that were committed.

@@ -193,6 +193,7 @@ pub async fn start(
         catalogue: Catalogue::clone(&catalogue),
         key_is_live: stripe.key_is_live,
         max_retries: stripe.max_retries,
+        unknown_customers: stripe.unknown_customers,
     };
     let rules = Rules {
         catalogue: catalogue.clone(),

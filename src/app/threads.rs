@@ -35,6 +35,7 @@ impl Processing {
             catalogue: self.catalogue,
             key_is_live: self.stripe.key_is_live,
             max_retries: self.stripe.max_retries,
+            unknown_customers: self.stripe.unknown_customers,
         };
         let workers =
             (0..self.workers).map(|_| processor.run(&self.wake, &self.stop, &self.pressure));

@@ -54,11 +54,19 @@ impl Sample {
     /// An event of `event_type` at `now`.
     pub fn event(&self, event_type: &str, now: Timestamp, livemode: bool) -> SampleEvent {
         let id = format!("evt_sample{}", Uuid::now_v7().simple());
-        let mut object = match event_type.split('.').next() {
-            Some("customer") => self.subscription(event_type, now),
-            Some("invoice") => self.invoice(event_type, now),
-            Some("charge") => self.charge(event_type, now),
-            _ => self.payment_method(event_type, now),
+        let family = |name: &str| event_type.starts_with(name);
+        let mut object = if family("customer.subscription.") {
+            self.subscription(event_type, now)
+        } else if family("invoice.") {
+            self.invoice(event_type, now)
+        } else if family("charge.dispute.") {
+            self.dispute(event_type, now)
+        } else if family("charge.") {
+            self.charge(event_type, now)
+        } else if family("payment_method.") {
+            self.payment_method(event_type, now)
+        } else {
+            self.further(event_type, now)
         };
         object["livemode"] = json!(livemode);
         let mut data = json!({"object": object});
@@ -138,7 +146,12 @@ impl Sample {
             }]},
             "latest_invoice": self.invoice_id(),
             "metadata": self.metadata(),
-            "status": if ended { "canceled" } else { self.status },
+            "status": match event_type {
+                _ if ended => "canceled",
+                "customer.subscription.paused" => "paused",
+                "customer.subscription.trial_will_end" => "trialing",
+                _ => self.status,
+            },
             "trial_end": null,
             "trial_start": null,
         })
@@ -151,9 +164,13 @@ impl Sample {
     fn invoice(&self, event_type: &str, now: Timestamp) -> Value {
         let (start, end) = Self::period(now);
         let status = match event_type {
-            "invoice.created" => "draft",
-            "invoice.finalized" | "invoice.payment_failed" => "open",
-            "invoice.payment_succeeded" => "paid",
+            "invoice.created" | "invoice.deleted" => "draft",
+            "invoice.finalized" | "invoice.payment_failed" | "invoice.payment_action_required" => {
+                "open"
+            }
+            "invoice.payment_succeeded" | "invoice.paid" => "paid",
+            "invoice.voided" => "void",
+            "invoice.marked_uncollectible" => "uncollectible",
             _ => self.invoice_status,
         };
         let paid = if status == "paid" { self.amount() } else { 0 };
@@ -221,12 +238,13 @@ impl Sample {
 
     fn charge(&self, event_type: &str, now: Timestamp) -> Value {
         let failed = event_type == "charge.failed";
+        let refunded = event_type == "charge.refunded";
         json!({
             "id": format!("ch_{}{}{}", self.tag, self.invoice, self.attempts),
             "object": "charge",
             "amount": self.amount(),
             "amount_captured": if failed { 0 } else { self.amount() },
-            "amount_refunded": 0,
+            "amount_refunded": if refunded { self.amount() } else { 0 },
             "captured": !failed,
             "created": now.as_second(),
             "currency": "usd",
@@ -248,9 +266,71 @@ impl Sample {
             "payment_intent": format!("pi_{}{}", self.tag, self.invoice),
             "payment_method": format!("pm_{}", self.tag),
             "payment_method_details": {"type": "card", "card": {"brand": "visa", "last4": "4242"}},
-            "refunded": false,
+            "refunded": refunded,
             "status": if failed { "failed" } else { "succeeded" },
         })
+    }
+
+    fn dispute(&self, event_type: &str, now: Timestamp) -> Value {
+        let closed = event_type == "charge.dispute.closed";
+        json!({
+            "id": format!("du_{}{}", self.tag, self.invoice),
+            "object": "dispute",
+            "amount": self.amount(),
+            "charge": format!("ch_{}{}{}", self.tag, self.invoice, self.attempts),
+            "created": now.as_second(),
+            "currency": "usd",
+            "evidence_details": {"due_by": now.as_second() + 7 * 86_400},
+            "metadata": self.metadata(),
+            "payment_intent": format!("pi_{}{}", self.tag, self.invoice),
+            "reason": "fraudulent",
+            "status": if closed { "won" } else { "needs_response" },
+        })
+    }
+
+    /// Customers, checkout sessions, and which payment paid the invoice.
+    fn further(&self, event_type: &str, now: Timestamp) -> Value {
+        match event_type.split('.').next() {
+            Some("customer") => json!({
+                "id": self.customer,
+                "object": "customer",
+                "created": now.as_second(),
+                "currency": "usd",
+                "delinquent": false,
+                "invoice_settings": {"default_payment_method": format!("pm_{}", self.tag)},
+                "metadata": self.metadata(),
+            }),
+            Some("checkout") => json!({
+                "id": format!("cs_{}", self.tag),
+                "object": "checkout.session",
+                "amount_total": self.amount(),
+                "client_reference_id": self.organization_id,
+                "created": now.as_second(),
+                "currency": "usd",
+                "customer": self.customer,
+                "expires_at": now.as_second() + 86_400,
+                "metadata": self.metadata(),
+                "mode": "subscription",
+                "payment_status": if event_type.ends_with("succeeded") { "paid" } else { "unpaid" },
+                "status": if event_type.ends_with("expired") { "expired" } else { "complete" },
+                "subscription": format!("sub_{}", self.tag),
+            }),
+            _ => json!({
+                "id": format!("inpay_{}{}", self.tag, self.invoice),
+                "object": "invoice_payment",
+                "amount_paid": self.amount(),
+                "amount_requested": self.amount(),
+                "created": now.as_second(),
+                "currency": "usd",
+                "invoice": self.invoice_id(),
+                "is_default": true,
+                "payment": {
+                    "type": "payment_intent",
+                    "payment_intent": format!("pi_{}{}", self.tag, self.invoice),
+                },
+                "status": "paid",
+            }),
+        }
     }
 
     fn payment_method(&self, event_type: &str, now: Timestamp) -> Value {

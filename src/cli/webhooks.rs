@@ -217,6 +217,7 @@ impl Plan {
             catalogue: self.catalogue.clone(),
             key_is_live: self.stripe.key_is_live,
             max_retries: self.stripe.max_retries,
+            unknown_customers: self.stripe.unknown_customers,
         }
     }
 }

@@ -35,7 +35,7 @@ impl ConfigError {
 }
 
 /// The variables that are read, besides those of the secrets' files.
-const VARIABLES: [&str; 26] = [
+const VARIABLES: [&str; 27] = [
     "AGENTS_UPSTREAM_URL",
     "APPLICATION_WEBHOOK_URL",
     "APPLICATION_WEBHOOK_SECRET",
@@ -52,6 +52,7 @@ const VARIABLES: [&str; 26] = [
     "RUST_LOG",
     "PLANS_FILE",
     "WEBHOOK_MAX_RETRIES",
+    "UNKNOWN_CUSTOMERS",
     "STRIPE_SECRET_KEY",
     "STRIPE_WEBHOOK_SECRET",
     "STRIPE_PUBLISHABLE_KEY",

@@ -6,6 +6,7 @@ use clap::Args;
 use reqwest::Url;
 
 use super::{ConfigError, given, number, secret_of_environment};
+use crate::event_handlers::UnknownCustomers;
 use crate::outbound::is_loopback;
 use crate::stripe::client::{API_BASE, Patience, SecretKey};
 use crate::stripe::signature::SigningSecret;
@@ -24,6 +25,11 @@ pub struct StripeArgs {
     /// Attempts after the first before an event is dead-lettered.
     #[arg(long, env = "WEBHOOK_MAX_RETRIES", default_value = "20")]
     webhook_max_retries: String,
+    /// What becomes of events of Stripe customers that no organization has:
+    /// `retry`, then dead letters; or `ignore`, where other products share the
+    /// Stripe account.
+    #[arg(long, env = "UNKNOWN_CUSTOMERS", default_value = "retry")]
+    unknown_customers: String,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -36,6 +42,7 @@ pub struct StripeConfig {
     pub webhook_secrets: Option<Vec<SigningSecret>>,
     pub plans_file: Option<PathBuf>,
     pub max_retries: u32,
+    pub unknown_customers: UnknownCustomers,
 }
 
 /// Stripe's host, and the key for it.
@@ -70,6 +77,7 @@ impl StripeArgs {
             webhook_secrets,
             plans_file: given(self.plans_file.as_deref()).map(PathBuf::from),
             max_retries: retries(&self.webhook_max_retries)?,
+            unknown_customers: unknown_customers(&self.unknown_customers)?,
         })
     }
 }
@@ -125,6 +133,18 @@ fn api_base(text: &str) -> Result<Url, ConfigError> {
 /// WEBHOOK_MAX_RETRIES: attempts after the first.
 pub fn retries(text: &str) -> Result<u32, ConfigError> {
     number("WEBHOOK_MAX_RETRIES", text, 0, 1_000)
+}
+
+/// UNKNOWN_CUSTOMERS: events of customers that no organization has.
+fn unknown_customers(text: &str) -> Result<UnknownCustomers, ConfigError> {
+    match text.trim() {
+        "" | "retry" => Ok(UnknownCustomers::Retry),
+        "ignore" => Ok(UnknownCustomers::Ignore),
+        _ => Err(ConfigError::new(
+            "UNKNOWN_CUSTOMERS",
+            format!("expected `retry` or `ignore`, got `{text}`"),
+        )),
+    }
 }
 
 #[cfg(test)]

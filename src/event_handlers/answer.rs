@@ -19,7 +19,7 @@ use super::decode::Decoded;
 use super::fold::{Folded, Key};
 use super::history::Version;
 use super::subscription::{self, Known, StoredSubscription};
-use super::{Effects, Results, store};
+use super::{Effects, NewAlert, Results, store};
 use crate::audit::{Actor, LockedChains, NewEntry};
 use crate::grace_periods;
 use crate::plans::Catalogue;
@@ -58,8 +58,8 @@ pub struct Shown {
     pub after: Value,
     /// Entries for what followed from it; to be appended after the caller's.
     pub entries: Vec<NewEntry>,
-    /// The kinds of the alerts that were raised.
-    pub alerts: Vec<&'static str>,
+    /// The alerts that were raised, but those that were there before.
+    pub alerts: Vec<NewAlert>,
     /// The grace periods that ended.
     pub graces: Vec<grace_periods::Ended>,
 }
@@ -95,8 +95,7 @@ pub async fn mirror(
         .is_none_or(|stored| version.place() >= stored.version.place());
 
     let status = subscription::status_of(&object, &version, known.payments.get(&key));
-    let tier = catalogue.plan_of(&object).map(|plan| plan.tier.as_str());
-    let shown = subscription::summary(status, tier, &object);
+    let shown = subscription::summary(catalogue, status, &object);
     let before = before.map(|stored| stored.summary);
     let after = match &before {
         Some(newer) if !is_newest => newer.clone(),
@@ -125,13 +124,13 @@ pub async fn mirror(
         )
         .await?;
     }
-    store::alerts(conn, &effects.alerts).await?;
+    let alerts = store::alerts(conn, effects.alerts).await?;
     Ok(Shown {
         subscription: object,
         before,
         after,
         entries: effects.entries,
-        alerts: effects.alerts.iter().map(|alert| alert.kind).collect(),
+        alerts,
         graces: effects.graces,
     })
 }
@@ -143,6 +142,11 @@ fn version(answer: &Answer<'_>, object: &Subscription) -> Version {
         rank: RANK,
     };
     Version::at(place, answer.at, format!("{PREFIX}{}", answer.request))
+}
+
+/// Whether an answer wrote the row.
+pub(super) fn is_answer(version: &Version) -> bool {
+    version.last_event_id.starts_with(PREFIX)
 }
 
 /// Whether the request, or an earlier one of ours, caused the event.

@@ -4,10 +4,9 @@ use billing_domain::event_order::Place;
 use uuid::Uuid;
 
 use super::history::Mirrored as _;
-use super::{
-    Context, EventData, Handled, HandlerError, Invoice, PaymentMethod, StoredEvent, Subscription,
-};
-use crate::stripe::objects::{BillingObject, Charge};
+use super::kinds::read_object;
+use super::{Context, EventData, Handled, HandlerError, StoredEvent};
+use crate::stripe::objects::BillingObject;
 
 /// An event, read.
 #[derive(Debug)]
@@ -44,13 +43,7 @@ pub fn decode<'a>(
     let data = EventData::read(&event.payload)
         .map_err(|error| permanent(format!("the payload cannot be read: {error}")))?;
     let object = read_object(&event.event_type, &data)?;
-    let created = event.created.as_second();
-    let place = match &object {
-        BillingObject::Subscription(object) => object.place(&event.event_type, created),
-        BillingObject::Invoice(object) => object.place(&event.event_type, created),
-        BillingObject::Charge(object) => object.place(&event.event_type, created),
-        BillingObject::PaymentMethod(object) => object.place(&event.event_type, created),
-    };
+    let place = place_of(&object, &event.event_type, event.created.as_second());
     Ok(Decoded {
         index,
         stored: event,
@@ -61,22 +54,17 @@ pub fn decode<'a>(
     })
 }
 
-/// Reads the object of an event whose type has a handler.
-pub fn read_object(
-    event_type: &str,
-    data: &EventData,
-) -> Result<BillingObject, Result<Handled, HandlerError>> {
-    let object = &data.object;
-    let read = match event_type.split('.').next() {
-        Some("customer") => {
-            Subscription::read(object).map(|o| BillingObject::Subscription(Box::new(o)))
-        }
-        Some("invoice") => Invoice::read(object).map(|o| BillingObject::Invoice(Box::new(o))),
-        Some("charge") => Charge::read(object).map(|o| BillingObject::Charge(Box::new(o))),
-        _ => PaymentMethod::read(object, data.previous_attributes.as_ref())
-            .map(|o| BillingObject::PaymentMethod(Box::new(o))),
-    };
-    read.map_err(|error| permanent(error.to_string()))
+fn place_of(object: &BillingObject, event_type: &str, created: i64) -> Place {
+    match object {
+        BillingObject::Subscription(object) => object.place(event_type, created),
+        BillingObject::Invoice(object) => object.place(event_type, created),
+        BillingObject::Charge(object) => object.place(event_type, created),
+        BillingObject::PaymentMethod(object) => object.place(event_type, created),
+        BillingObject::Customer(object) => object.place(event_type, created),
+        BillingObject::Dispute(object) => object.place(event_type, created),
+        BillingObject::InvoicePayment(object) => object.place(event_type, created),
+        BillingObject::CheckoutSession(object) => object.place(event_type, created),
+    }
 }
 
 fn permanent(problem: String) -> Result<Handled, HandlerError> {

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::decode::Decoded;
 use super::history::{Earlier, History, Mirrored, Step, Version};
+use super::kinds::action;
 use super::{Effects, EventData, Results, store};
 use crate::audit::{Actor, NewEntry};
 
@@ -147,24 +148,5 @@ fn audit_entry<T: Mirrored>(
         after: Some(after),
         metadata: Value::Null,
         client: None,
-    }
-}
-
-/// The audit log's word for what an event of `event_type` does.
-pub(super) fn action(event_type: &str) -> &'static str {
-    match event_type {
-        "invoice.created" => "invoice_created",
-        "invoice.finalized" => "invoice_finalized",
-        "invoice.updated" => "invoice_updated",
-        "invoice.payment_succeeded" => "invoice_payment_succeeded",
-        "invoice.payment_failed" => "invoice_payment_failed",
-        "customer.subscription.created" => "subscription_created",
-        "customer.subscription.updated" => "subscription_updated",
-        "customer.subscription.deleted" => "subscription_deleted",
-        "charge.succeeded" => "charge_succeeded",
-        "charge.failed" => "charge_failed",
-        "payment_method.attached" => "payment_method_attached",
-        "payment_method.detached" => "payment_method_detached",
-        other => unreachable!("{other} has no handler"),
     }
 }

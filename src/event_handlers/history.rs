@@ -13,7 +13,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::EventData;
-use super::decode::{Decoded, read_object};
+use super::decode::Decoded;
+use super::kinds::read_object;
 use crate::stripe::objects::BillingObject;
 
 /// An object of Stripe's that is kept as a row.

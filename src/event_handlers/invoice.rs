@@ -12,9 +12,20 @@ use uuid::Uuid;
 
 use super::decode::Decoded;
 use super::fold;
-use super::history::Mirrored;
+use super::history::{Mirrored, Version};
 use super::{Effects, Invoice, NewAlert, Results, store};
 use crate::stripe::objects::BillingObject;
+
+/// The event of a draft that is no more.
+const DELETED: &str = "invoice.deleted";
+/// After all that an invoice can be.
+const DELETED_RANK: u8 = 15;
+
+/// Whether `version` is that of a deleted draft.
+pub fn is_deleted(version: &Version) -> bool {
+    let place = version.place();
+    place.terminal && place.rank == DELETED_RANK
+}
 
 impl Mirrored for Invoice {
     const RESOURCE: &'static str = "invoice";
@@ -31,6 +42,13 @@ impl Mirrored for Invoice {
     }
 
     fn place(&self, event_type: &str, created: i64) -> Place {
+        if event_type == DELETED {
+            return Place {
+                terminal: true,
+                created,
+                rank: DELETED_RANK,
+            };
+        }
         let status = self.status.as_deref().unwrap_or("draft");
         let (terminal, life) = match status {
             "draft" => (false, 0),
@@ -64,6 +82,9 @@ pub struct Payment {
     pub stripe_invoice_id: String,
     pub last_event_at: Timestamp,
     pub last_event_id: String,
+    /// Whether the invoice is paid, void or uncollectible by now.
+    #[serde(skip)]
+    pub settled: bool,
 }
 
 impl Payment {
@@ -88,16 +109,21 @@ pub async fn apply(
         return Ok(());
     }
     let stored = store::invoices::load(conn, &keys).await?;
-    let folded = fold::fold_objects::<Invoice>(conn, results, effects, &stored, |_, invoice, _| {
-        summary(invoice)
-    })
-    .await?;
+    let folded =
+        fold::fold_objects::<Invoice>(conn, results, effects, &stored, |_, invoice, version| {
+            if is_deleted(version) {
+                return store::invoices::deleted();
+            }
+            summary(invoice)
+        })
+        .await?;
     store::invoices::save(conn, &folded).await?;
 
     let payments = payments(results.decoded);
     store::invoices::save_payments(conn, &payments.into_values().collect::<Vec<_>>()).await?;
     for event in results.decoded {
         effects.alerts.extend(failed_payment(event));
+        effects.alerts.extend(action_required(event));
     }
     Ok(())
 }
@@ -125,7 +151,7 @@ fn payment_of(event: &Decoded<'_>) -> Option<Payment> {
         return None;
     };
     let outcome = match event.stored.event_type.as_str() {
-        "invoice.payment_succeeded" => "succeeded",
+        "invoice.payment_succeeded" | "invoice.paid" => "succeeded",
         "invoice.payment_failed" => "failed",
         _ => return None,
     };
@@ -137,7 +163,18 @@ fn payment_of(event: &Decoded<'_>) -> Option<Payment> {
         stripe_invoice_id: invoice.id.clone(),
         last_event_at: event.stored.created,
         last_event_id: event.stored.id.clone(),
+        settled: false,
     })
+}
+
+/// Whether a deduced status may begin or end with what `event_type` shows.
+pub fn touches_status(invoice: &Invoice, event_type: &str) -> bool {
+    invoice.subscription_id.is_some()
+        && (event_type.starts_with("invoice.payment_")
+            || matches!(
+                invoice.status.as_deref(),
+                Some("paid" | "void" | "uncollectible")
+            ))
 }
 
 fn failed_payment(event: &Decoded<'_>) -> Option<NewAlert> {
@@ -167,14 +204,45 @@ fn failed_payment(event: &Decoded<'_>) -> Option<NewAlert> {
     })
 }
 
+fn action_required(event: &Decoded<'_>) -> Option<NewAlert> {
+    let invoice = Invoice::of(&event.object)?;
+    if event.stored.event_type != "invoice.payment_action_required" {
+        return None;
+    }
+    let amount = money::display(invoice.amount_due, &invoice.currency);
+    let way = match &invoice.hosted_invoice_url {
+        Some(url) => format!("the payer confirms it at {url}"),
+        None => "the payer has to confirm it".to_owned(),
+    };
+    Some(NewAlert {
+        organization_id: event.owner?,
+        kind: "payment_action_required",
+        key: event.stored.id.clone(),
+        resource_type: Invoice::RESOURCE,
+        resource_id: invoice.id.clone(),
+        message: format!(
+            "payment of {amount} for invoice {} waits for its payer; {way}",
+            invoice.number.as_deref().unwrap_or(&invoice.id)
+        ),
+        occurred_at: event.stored.created,
+    })
+}
+
 fn summary(invoice: &Invoice) -> Value {
     json!({
+        "number": invoice.number,
         "status": invoice.status,
         "currency": invoice.currency,
+        "subtotalAmount": invoice.subtotal,
+        "taxAmount": invoice.tax,
         "totalAmount": invoice.total,
         "dueAmount": invoice.amount_due,
         "paidAmount": invoice.amount_paid,
         "remainingAmount": invoice.amount_remaining,
         "attemptCount": invoice.attempt_count,
+        "nextPaymentAttempt": invoice.next_payment_attempt,
+        "dueDate": invoice.due_date,
+        "periodStart": invoice.period_start,
+        "periodEnd": invoice.period_end,
     })
 }

@@ -9,10 +9,16 @@
 
 mod answer;
 mod charge;
+mod checkout_session;
+mod customer;
 mod decode;
+mod dispute;
 mod fold;
 mod history;
 mod invoice;
+mod invoice_payment;
+mod items;
+mod kinds;
 mod owner;
 mod payment_method;
 mod plan;
@@ -35,25 +41,11 @@ use crate::stripe::event::EventData;
 use crate::stripe::objects::{Invoice, PaymentMethod, Subscription};
 pub use answer::{Answer, MirrorError, Shown, mirror};
 use decode::Decoded;
-use fold::action;
+use kinds::action;
+pub use kinds::{FURTHER_TYPES, HANDLED_TYPES, LINKING_TYPE, MAIN_TYPES};
 pub use repriced::repriced_since;
+pub use store::invoice_lines::replace_all as replace_invoice_lines;
 pub use store::updated;
-
-/// The event types that have a handler.
-pub const HANDLED_TYPES: [&str; 12] = [
-    "invoice.created",
-    "invoice.finalized",
-    "invoice.updated",
-    "invoice.payment_succeeded",
-    "invoice.payment_failed",
-    "customer.subscription.created",
-    "customer.subscription.updated",
-    "customer.subscription.deleted",
-    "charge.succeeded",
-    "charge.failed",
-    "payment_method.attached",
-    "payment_method.detached",
-];
 
 /// An event as the inbox keeps it.
 #[derive(Debug, Clone)]
@@ -77,6 +69,9 @@ pub enum Handled {
     Superseded(Uuid),
     /// Its type has no handler.
     Ignored,
+    /// It is nobody's that we know, as a guest's payment is. What it waits for
+    /// would say whose it is: then it is processed again.
+    Unclaimed { waiting_for: Option<String> },
     /// It belongs to the other mode than the configured key.
     LivemodeMismatch,
     /// It belongs to a connected account.
@@ -88,7 +83,7 @@ impl Handled {
         match self {
             Self::Applied(_) => "applied",
             Self::Superseded(_) => "superseded",
-            Self::Ignored => "ignored",
+            Self::Ignored | Self::Unclaimed { .. } => "ignored",
             Self::LivemodeMismatch => "livemode_mismatch",
             Self::ForeignAccount => "foreign_account",
         }
@@ -125,6 +120,18 @@ pub struct Context<'a> {
     pub catalogue: &'a Catalogue,
     /// The mode of the configured key; None without one: both modes are taken.
     pub key_is_live: Option<bool>,
+    pub unknown_customers: UnknownCustomers,
+}
+
+/// What becomes of events of customers that no organization has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnknownCustomers {
+    /// They are retried, then dead letters.
+    #[default]
+    Retry,
+    /// They are ignored until the customer is an organization's: other products
+    /// share the account.
+    Ignore,
 }
 
 /// The result of a batch: one result for each event, and what to count once
@@ -134,8 +141,8 @@ pub struct Applied {
     pub results: Vec<Option<Result<Handled, HandlerError>>>,
     /// The actions of the audit entries that were written.
     pub audit_actions: Vec<&'static str>,
-    /// The kinds of the alerts that were raised.
-    pub alerts: Vec<&'static str>,
+    /// The alerts that were raised, but those that were there before.
+    pub alerts: Vec<NewAlert>,
     /// The grace periods that ended.
     pub graces: Vec<grace_periods::Ended>,
 }
@@ -144,8 +151,23 @@ impl Applied {
     /// Counts what was written; to be called once it is committed.
     pub fn count(&self) {
         metrics::audit_entries(&self.audit_actions);
-        metrics::alerts(&self.alerts);
+        report_alerts(&self.alerts);
         grace_periods::count(&self.graces);
+    }
+}
+
+/// Counts and logs alerts that were committed.
+pub fn report_alerts(alerts: &[NewAlert]) {
+    for alert in alerts {
+        metrics::alert(alert.kind);
+        tracing::warn!(
+            kind = alert.kind,
+            organization_id = %alert.organization_id,
+            resource_type = alert.resource_type,
+            resource_id = alert.resource_id,
+            message = alert.message,
+            "Billing alert raised"
+        );
     }
 }
 
@@ -222,10 +244,10 @@ pub async fn apply(
             Err(result) => applied.results[index] = Some(result),
         }
     }
-    let unowned = owner::find(conn, &mut decoded).await?;
-    for (index, error) in unowned {
-        applied.results[index] = Some(Err(error));
+    for (index, result) in owner::find(conn, context, &mut decoded).await? {
+        applied.results[index] = Some(result);
     }
+    owner::remember_unclaimed(conn, events, &applied.results).await?;
     decoded.retain(|event| event.owner.is_some());
     if decoded.is_empty() {
         return Ok(applied);
@@ -242,19 +264,34 @@ pub async fn apply(
     let organizations: Vec<Uuid> = organizations.into_iter().collect();
     let locked = audit::lock_chains(conn, &organizations).await?;
     owner::remember_customers(conn, &decoded).await?;
+    owner::wake_unclaimed(conn, &decoded).await?;
     store::applied_events(conn, &decoded).await?;
+    items::complete(conn, &mut decoded).await?;
 
     let mut effects = Effects::of(Actor::Webhook);
     let results = apply_decoded(conn, context, &decoded, &mut effects).await?;
     for (event, result) in decoded.iter().zip(results) {
         applied.results[event.index] = Some(Ok(result));
     }
-    store::alerts(conn, &effects.alerts).await?;
+    applied.alerts = store::alerts(conn, effects.alerts).await?;
     audit::append(conn, &locked, &effects.entries).await?;
     applied.audit_actions = effects.entries.iter().map(|entry| entry.action).collect();
-    applied.alerts = effects.alerts.iter().map(|alert| alert.kind).collect();
     applied.graces = effects.graces;
     Ok(applied)
+}
+
+/// Lets events be processed again whose owner is known by now, though they and
+/// what names it were processed at one moment. Returns how many those are.
+pub async fn wake_claimed(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
+    let known = store::unclaimed::known_by_now(conn).await?;
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    store::unclaimed::wake(conn, &known).await
+}
+
+/// Lets events of `customer` be processed again that were ignored because it
+/// was no organization's. Returns how many those are.
+pub async fn wake_customer(conn: &mut PgConnection, customer: &str) -> Result<u64, sqlx::Error> {
+    store::unclaimed::wake(conn, &[customer]).await
 }
 
 /// Invoices come before subscriptions: a failed payment shows in the status of
@@ -269,7 +306,12 @@ async fn apply_decoded(
         decoded,
         newer: vec![false; decoded.len()],
     };
+    customer::apply(conn, &mut results, effects).await?;
+    checkout_session::apply(conn, &mut results, effects).await?;
     charge::apply(conn, &mut results, effects).await?;
+    dispute::apply(conn, &mut results, effects).await?;
+    invoice_payment::apply(conn, &mut results, effects).await?;
+    charge::link(conn, decoded).await?;
     payment_method::apply(conn, &mut results, effects).await?;
     invoice::apply(conn, &mut results, effects).await?;
     subscription::apply(conn, context.catalogue, &mut results, effects).await?;

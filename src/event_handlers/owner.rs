@@ -7,37 +7,36 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::decode::Decoded;
-use super::{HandlerError, store};
+use super::store::unclaimed::Unclaimed;
+use super::{Context, Handled, HandlerError, StoredEvent, UnknownCustomers, store};
 use crate::stripe::event::ORGANIZATION_KEYS;
 use crate::stripe::objects::BillingObject;
 
 /// Sets each event's owner: by the billing customer, else by the metadata
-/// `organization_id` or `tenant_id`, else (for a detached payment method that
-/// names no customer) by what is known of the object, or by another event of
-/// the batch. Returns the events for which there is none, by their place in
-/// the batch.
+/// `organization_id` or `tenant_id`, else (for objects that name no customer)
+/// by the object that they are about, as far as it is known or another event
+/// of the batch shows it. Returns what becomes of the events for which there
+/// is none, by their place in the batch.
 pub async fn find(
     conn: &mut PgConnection,
+    context: Context<'_>,
     events: &mut [Decoded<'_>],
-) -> Result<Vec<(usize, HandlerError)>, sqlx::Error> {
+) -> Result<Vec<(usize, Result<Handled, HandlerError>)>, sqlx::Error> {
     let customers: HashSet<&str> = events
         .iter()
         .filter_map(|e| customer_of(&e.object))
         .collect();
-    let by_customer = store::organizations_of_customers(conn, &customers).await?;
+    let by_customer = store::customers::organizations_of_customers(conn, &customers).await?;
     let claimed: HashSet<Uuid> = events
         .iter()
         .flat_map(|e| claims(&e.object).filter_map(|text| text.parse().ok()))
         .collect();
     let existing = store::existing_organizations(conn, &claimed).await?;
-    let unnamed: Vec<&str> = events
-        .iter()
-        .filter_map(|e| unnamed_payment_method(&e.object))
-        .collect();
-    let mut by_payment_method = if unnamed.is_empty() {
+    let subjects: Vec<&str> = events.iter().filter_map(|e| subject(&e.object)).collect();
+    let mut by_object = if subjects.is_empty() {
         HashMap::new()
     } else {
-        store::organizations_of_payment_methods(conn, &unnamed).await?
+        store::unclaimed::organizations_of_objects(conn, &subjects).await?
     };
 
     for event in &mut *events {
@@ -47,18 +46,19 @@ pub async fn find(
                 claims(&event.object).find_map(|text| existing.get(&text.parse::<Uuid>().ok()?))
             })
             .copied();
-        if let (BillingObject::PaymentMethod(method), Some(owner)) = (&event.object, event.owner) {
-            by_payment_method.insert(method.id.clone(), owner);
+        if let (true, Some(owner)) = (is_subject(&event.object), event.owner) {
+            by_object.insert(event.object.id().to_owned(), owner);
         }
     }
     let mut unowned = Vec::new();
     for event in events {
         if event.owner.is_none() {
-            let method = unnamed_payment_method(&event.object);
-            event.owner = method.and_then(|id| by_payment_method.get(id)).copied();
+            event.owner = subject(&event.object)
+                .and_then(|id| by_object.get(id))
+                .copied();
         }
         if event.owner.is_none() {
-            unowned.push((event.index, no_owner(&event.object)));
+            unowned.push((event.index, no_owner(context, &event.object)));
         }
     }
     Ok(unowned)
@@ -75,7 +75,47 @@ pub async fn remember_customers(
         .filter(|event| claims(&event.object).next().is_some())
         .filter_map(|event| Some((customer_of(&event.object)?, event.owner?)))
         .collect();
-    store::remember_customers(conn, &found).await
+    store::customers::remember_customers(conn, &found).await
+}
+
+/// Remembers which events of the batch are nobody's yet.
+pub async fn remember_unclaimed(
+    conn: &mut PgConnection,
+    events: &[&StoredEvent],
+    results: &[Option<Result<Handled, HandlerError>>],
+) -> Result<(), sqlx::Error> {
+    let unclaimed: Vec<Unclaimed<'_>> = events
+        .iter()
+        .zip(results)
+        .filter_map(|(event, result)| match result {
+            Some(Ok(Handled::Unclaimed {
+                waiting_for: Some(waiting_for),
+            })) => Some(Unclaimed {
+                bucket: event.bucket,
+                event_id: &event.id,
+                waiting_for,
+            }),
+            _ => None,
+        })
+        .collect();
+    store::unclaimed::remember(conn, &unclaimed).await
+}
+
+/// Lets events be processed again that were nobody's until those of the batch
+/// said whose they are.
+pub async fn wake_unclaimed(
+    conn: &mut PgConnection,
+    events: &[Decoded<'_>],
+) -> Result<(), sqlx::Error> {
+    let named = events.iter().flat_map(|event| {
+        let id = is_subject(&event.object).then(|| event.object.id());
+        let by_claim = claims(&event.object).next().is_some();
+        let customer = customer_of(&event.object).filter(|_| by_claim);
+        [id, customer].into_iter().flatten()
+    });
+    let named: HashSet<&str> = named.collect();
+    store::unclaimed::wake(conn, &Vec::from_iter(named)).await?;
+    Ok(())
 }
 
 fn customer_of(object: &BillingObject) -> Option<&str> {
@@ -84,20 +124,30 @@ fn customer_of(object: &BillingObject) -> Option<&str> {
         BillingObject::Invoice(o) => o.customer_id.as_deref(),
         BillingObject::Charge(o) => o.customer_id.as_deref(),
         BillingObject::PaymentMethod(o) => o.customer_id.as_deref(),
+        BillingObject::Customer(o) => Some(&o.id),
+        BillingObject::CheckoutSession(o) => o.customer_id.as_deref(),
+        BillingObject::Dispute(_) | BillingObject::InvoicePayment(_) => None,
     }
 }
 
-/// What the object's metadata says of its organization.
+/// What the object says of its organization: by metadata, which whoever has
+/// the account's key wrote.
 fn claims(object: &BillingObject) -> impl Iterator<Item = &str> {
-    let (metadata, inherited) = match object {
-        BillingObject::Subscription(o) => (&o.metadata, None),
-        BillingObject::Invoice(o) => (&o.metadata, Some(&o.subscription_metadata)),
-        BillingObject::Charge(o) => (&o.metadata, None),
-        BillingObject::PaymentMethod(o) => (&o.metadata, None),
+    let (metadata, inherited, reference) = match object {
+        BillingObject::Subscription(o) => (Some(&o.metadata), None, None),
+        BillingObject::Invoice(o) => (Some(&o.metadata), Some(&o.subscription_metadata), None),
+        BillingObject::Charge(o) => (Some(&o.metadata), None, None),
+        BillingObject::PaymentMethod(o) => (Some(&o.metadata), None, None),
+        BillingObject::Customer(o) => (Some(&o.metadata), None, None),
+        BillingObject::Dispute(o) => (Some(&o.metadata), None, None),
+        BillingObject::CheckoutSession(o) => (Some(&o.metadata), None, o.reference()),
+        BillingObject::InvoicePayment(_) => (None, None, None),
     };
-    std::iter::once(metadata)
+    metadata
+        .into_iter()
         .chain(inherited)
         .flat_map(organizations_in)
+        .chain(reference)
 }
 
 fn organizations_in(metadata: &Map<String, Value>) -> impl Iterator<Item = &str> {
@@ -106,14 +156,25 @@ fn organizations_in(metadata: &Map<String, Value>) -> impl Iterator<Item = &str>
         .filter_map(|key| metadata.get(*key)?.as_str())
 }
 
-fn unnamed_payment_method(object: &BillingObject) -> Option<&str> {
+/// The object whose owner owns this one, which names no customer.
+fn subject(object: &BillingObject) -> Option<&str> {
     match object {
         BillingObject::PaymentMethod(o) if o.customer_id.is_none() => Some(&o.id),
+        BillingObject::Dispute(o) => Some(&o.charge_id),
+        BillingObject::InvoicePayment(o) => Some(&o.invoice_id),
         _ => None,
     }
 }
 
-fn no_owner(object: &BillingObject) -> HandlerError {
+/// Whether it may be another object's subject.
+fn is_subject(object: &BillingObject) -> bool {
+    matches!(
+        object,
+        BillingObject::PaymentMethod(_) | BillingObject::Charge(_) | BillingObject::Invoice(_)
+    )
+}
+
+fn no_owner(context: Context<'_>, object: &BillingObject) -> Result<Handled, HandlerError> {
     let is_uuid = |text: &&str| text.parse::<Uuid>().is_ok();
     let claimed = claims(object).find(is_uuid).or(claims(object).next());
     let claim = match claimed {
@@ -123,22 +184,30 @@ fn no_owner(object: &BillingObject) -> HandlerError {
         }
         Some(text) => format!("there is no organization {text}, which its metadata names"),
     };
+    let unclaimed = |waiting_for: Option<&str>| {
+        Ok(Handled::Unclaimed {
+            waiting_for: waiting_for.map(str::to_owned),
+        })
+    };
     match customer_of(object) {
-        Some(customer) => HandlerError::UnknownOrganization {
+        Some(customer) if context.unknown_customers == UnknownCustomers::Ignore => {
+            unclaimed(Some(customer))
+        }
+        Some(customer) => Err(HandlerError::UnknownOrganization {
             customer_id: Some(customer.to_owned()),
             problem: format!(
                 "no organization has the Stripe customer {customer}, and {claim}; \
                  `organizations create --stripe-customer {customer}` makes one"
             ),
-        },
-        // It may yet be named by an event of the object that is on its way, or
-        // its organization be made.
-        None if claimed.is_some() || unnamed_payment_method(object).is_some() => {
-            HandlerError::UnknownOrganization {
+        }),
+        None if claimed.is_some() && context.unknown_customers == UnknownCustomers::Retry => {
+            // Its organization may yet be made.
+            Err(HandlerError::UnknownOrganization {
                 customer_id: None,
                 problem: format!("it names no Stripe customer, and {claim}"),
-            }
+            })
         }
-        None => HandlerError::Permanent(format!("it names no Stripe customer, and {claim}")),
+        // Shops have guests, and other products share the account.
+        None => unclaimed(subject(object)),
     }
 }

@@ -23,12 +23,14 @@ impl Mirrored for PaymentMethod {
         &self.id
     }
 
-    fn place(&self, _event_type: &str, created: i64) -> Place {
-        // What was detached once cannot be attached again.
+    fn place(&self, event_type: &str, created: i64) -> Place {
+        // What was detached once cannot be attached again; what is changed
+        // while it is nobody's may yet be.
+        let changed = event_type.ends_with("updated");
         Place {
-            terminal: self.status == "detached",
+            terminal: self.status == "detached" && !changed,
             created,
-            rank: 0,
+            rank: u8::from(changed),
         }
     }
 }
@@ -59,5 +61,7 @@ fn summary(method: &PaymentMethod) -> Value {
         "last4": method.last4,
         "expMonth": method.exp_month,
         "expYear": method.exp_year,
+        "funding": method.funding,
+        "country": method.country,
     })
 }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use billing_domain::event_order::Place;
-use billing_domain::subscription::{LastPayment, effective_status, is_ended};
+use billing_domain::subscription::{LastPayment, LastWord, effective_status, is_ended};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -13,7 +14,7 @@ use super::fold::{self, Key, Stored, StoredRows};
 use super::history::{Mirrored, Version};
 use super::invoice::Payment;
 use super::plan::Holding;
-use super::{Effects, NewAlert, Results, Subscription, answer, plan, store};
+use super::{Effects, NewAlert, Results, Subscription, answer, invoice, items, plan, store};
 use crate::audit::NewEntry;
 use crate::plans::Catalogue;
 use crate::stripe::objects::{BillingObject, SubscriptionItem};
@@ -57,12 +58,10 @@ pub struct StoredSubscription {
     pub status: String,
     pub stripe_status: String,
     pub plan_tier: Option<String>,
-    pub current_period_start: Option<Timestamp>,
-    pub current_period_end: Option<Timestamp>,
-    pub trial_end: Option<Timestamp>,
-    pub cancel_at_period_end: bool,
-    /// As [`items`] shows them.
-    pub items: Value,
+    /// What audit entries show of it.
+    pub summary: Value,
+    pub pending_update: bool,
+    pub has_more_items: bool,
     pub version: Version,
 }
 
@@ -86,20 +85,18 @@ pub async fn apply(
     let stored = store::subscriptions::load(conn, &organizations).await?;
     let payments = store::subscriptions::payments(conn, &organizations).await?;
     let rows = summaries(&stored);
-    let folded = fold::fold_objects(
+    let mut folded = fold::fold_objects(
         conn,
         results,
         effects,
         &rows,
         |key, subscription: &Subscription, version| {
             let status = status_of(subscription, version, payments.get(key));
-            let tier = catalogue
-                .plan_of(subscription)
-                .map(|plan| plan.tier.as_str());
-            summary(status, tier, subscription)
+            summary(catalogue, status, subscription)
         },
     )
     .await?;
+    items::revisit(conn, results, &stored, &mut folded).await?;
     // An event that is not the newest tells of its price all the same: what is
     // alerted must not depend on the order of delivery.
     for event in results.decoded {
@@ -107,9 +104,13 @@ pub async fn apply(
             let alert = unknown_plan(catalogue, owner, subscription, event.stored.created);
             effects.alerts.extend(alert);
         }
+        effects.alerts.extend(items::alert(event));
     }
     let doubtful = answer::doubtful(results, &stored);
-    store::subscriptions::ask_again(conn, &doubtful).await?;
+    let cut = folded.iter().filter(|one| one.snapshot.has_more_items);
+    let cut: Vec<Key> = cut
+        .map(|one| (one.organization_id, one.snapshot.id.clone()))
+        .collect();
     write(
         conn,
         catalogue,
@@ -118,7 +119,8 @@ pub async fn apply(
         folded,
         effects,
     )
-    .await
+    .await?;
+    store::subscriptions::ask_again(conn, &[doubtful, cut].concat()).await
 }
 
 /// What is stored of some organizations' subscriptions and their payments.
@@ -140,13 +142,19 @@ pub async fn write(
     let Known { stored, payments } = known;
     let changes: Vec<Change> = folded
         .into_iter()
-        .map(|folded| {
+        .map(|mut folded| {
+            let (start, end) = catalogue.period_of(&folded.snapshot);
+            folded.snapshot.current_period_start = start;
+            folded.snapshot.current_period_end = end;
             let key = (folded.organization_id, folded.snapshot.id.clone());
             let status =
                 status_of(&folded.snapshot, &folded.version, payments.get(&key)).to_owned();
-            let plan_tier = catalogue
-                .plan_of(&folded.snapshot)
-                .map(|plan| plan.tier.clone());
+            let plan = catalogue.plan_of(&folded.snapshot);
+            let plan_tier = plan.map(|plan| plan.tier.clone());
+            // What is not shown may be what an answer showed.
+            let known = stored.get(&key).filter(|_| folded.snapshot.has_more_items);
+            let known = known.filter(|row| answer::is_answer(&row.version));
+            let plan_tier = plan_tier.or_else(|| known?.plan_tier.clone());
             Change {
                 folded,
                 status,
@@ -194,9 +202,7 @@ fn holdings(
 fn affected(results: &Results<'_>) -> Vec<Uuid> {
     let touches = |object: &BillingObject, event_type: &str| match object {
         BillingObject::Subscription(_) => true,
-        BillingObject::Invoice(invoice) => {
-            invoice.subscription_id.is_some() && event_type.starts_with("invoice.payment_")
-        }
+        BillingObject::Invoice(invoice) => invoice::touches_status(invoice, event_type),
         _ => false,
     };
     let organizations: BTreeSet<Uuid> = results
@@ -213,17 +219,18 @@ pub fn status_of<'a>(
     version: &Version,
     payment: Option<&Payment>,
 ) -> &'a str {
-    effective_status(
-        &subscription.status,
-        version.last_event_at.as_second(),
-        payment.map(last_payment),
-    )
+    let word = LastWord {
+        status: &subscription.status,
+        at: version.last_event_at.as_second(),
+        pending_update: subscription.pending_update.is_some(),
+    };
+    effective_status(word, payment.map(last_payment))
 }
 
 fn last_payment(payment: &Payment) -> LastPayment<'_> {
     LastPayment {
         at: payment.last_event_at.as_second(),
-        failed: payment.outcome == "failed",
+        failed: payment.outcome == "failed" && !payment.settled,
         billing_reason: payment.billing_reason.as_deref(),
     }
 }
@@ -250,12 +257,12 @@ fn late_payments(
         let Some(payment) = payments.get(key) else {
             continue;
         };
-        let said_at = subscription.version.last_event_at.as_second();
-        let status = effective_status(
-            &subscription.stripe_status,
-            said_at,
-            Some(last_payment(payment)),
-        );
+        let word = LastWord {
+            status: &subscription.stripe_status,
+            at: subscription.version.last_event_at.as_second(),
+            pending_update: subscription.pending_update,
+        };
+        let status = effective_status(word, Some(last_payment(payment)));
         if changed.contains(&(key.0, key.1.as_str())) || status == subscription.status {
             continue;
         }
@@ -286,7 +293,9 @@ pub fn unknown_plan(
     subscription: &Subscription,
     told_at: Timestamp,
 ) -> Option<NewAlert> {
-    if is_ended(&subscription.status) || catalogue.plan_of(subscription).is_some() {
+    let all_is_shown = !subscription.has_more_items;
+    if is_ended(&subscription.status) || catalogue.plan_of(subscription).is_some() || !all_is_shown
+    {
         return None;
     }
     let prices: BTreeSet<&str> = subscription
@@ -310,43 +319,60 @@ pub fn unknown_plan(
 }
 
 pub fn summaries(stored: &BTreeMap<Key, StoredSubscription>) -> StoredRows {
-    stored
-        .iter()
-        .map(|(key, row)| {
-            let summary = json!({
-                "status": row.status,
-                "planTier": row.plan_tier,
-                "currentPeriodStart": row.current_period_start,
-                "currentPeriodEnd": row.current_period_end,
-                "trialEnd": row.trial_end,
-                "cancelAtPeriodEnd": row.cancel_at_period_end,
-                "items": row.items,
-            });
-            (
-                key.clone(),
-                Stored {
-                    summary,
-                    version: row.version.clone(),
-                },
-            )
-        })
-        .collect()
+    let stored = stored.iter().map(|(key, row)| {
+        let stored = Stored {
+            summary: row.summary.clone(),
+            version: row.version.clone(),
+        };
+        (key.clone(), stored)
+    });
+    stored.collect()
 }
 
-pub fn summary(status: &str, plan_tier: Option<&str>, subscription: &Subscription) -> Value {
+/// What an audit entry shows of a subscription: all that the mirror has of it.
+pub fn summary(catalogue: &Catalogue, status: &str, subscription: &Subscription) -> Value {
+    let plan = catalogue.plan_of(subscription);
+    let (start, end) = catalogue.period_of(subscription);
     json!({
         "status": status,
-        "planTier": plan_tier,
-        "currentPeriodStart": subscription.current_period_start,
-        "currentPeriodEnd": subscription.current_period_end,
+        "planTier": plan.map(|plan| &plan.tier),
+        "stripeCustomerId": subscription.customer_id,
+        "currency": subscription.currency,
+        "currentPeriodStart": start,
+        "currentPeriodEnd": end,
+        "billingCycleAnchor": subscription.billing_cycle_anchor,
+        "billingMode": subscription.billing_mode,
+        "collectionMethod": subscription.collection_method,
+        "trialStart": subscription.trial_start,
         "trialEnd": subscription.trial_end,
+        "cancelAt": subscription.cancel_at,
         "cancelAtPeriodEnd": subscription.cancel_at_period_end,
-        "items": items(subscription),
+        "canceledAt": subscription.canceled_at,
+        "endedAt": subscription.ended_at,
+        "latestInvoiceId": subscription.latest_invoice_id,
+        "defaultPaymentMethodId": subscription.default_payment_method_id,
+        "discounted": subscription.discounted,
+        "taxed": subscription.taxed,
+        "pendingUpdate": subscription.pending_update,
+        "metadata": digest(&subscription.metadata),
+        "items": items_of(subscription),
     })
 }
 
+/// That metadata changed is told, and not what it says: it may name people,
+/// whom the audit log outlives.
+pub fn digest(metadata: &Map<String, Value>) -> Option<String> {
+    if metadata.is_empty() {
+        return None;
+    }
+    // The same order, whatever the order in which Stripe or PostgreSQL has it.
+    let sorted: BTreeMap<&String, &Value> = metadata.iter().collect();
+    let text = serde_json::to_string(&sorted).ok()?;
+    Some(hex::encode(&Sha256::digest(text)[..8]))
+}
+
 /// What is paid for, in the order of the items' ids.
-fn items(subscription: &Subscription) -> Value {
+fn items_of(subscription: &Subscription) -> Value {
     let mut items: Vec<&SubscriptionItem> = subscription.items.iter().collect();
     items.sort_by_key(|item| &item.id);
     items

@@ -15,7 +15,9 @@ use uuid::Uuid;
 use super::pressure::Pressure;
 use super::store::leases::{self, Claimed, Failure};
 use crate::db::{self, WorkerTx};
-use crate::event_handlers::{self, Applied, Context, Handled, HandlerError, StoredEvent};
+use crate::event_handlers::{
+    self, Applied, Context, Handled, HandlerError, StoredEvent, UnknownCustomers,
+};
 use crate::metrics;
 use crate::plans::Catalogue;
 use crate::telemetry;
@@ -40,6 +42,7 @@ pub struct Processor {
     /// The mode of the configured key; None without one.
     pub key_is_live: Option<bool>,
     pub max_retries: u32,
+    pub unknown_customers: UnknownCustomers,
 }
 
 /// What was done.
@@ -74,6 +77,7 @@ impl Processor {
         Context {
             catalogue: &self.catalogue,
             key_is_live: self.key_is_live,
+            unknown_customers: self.unknown_customers,
         }
     }
 
@@ -121,10 +125,12 @@ impl Processor {
         }
     }
 
-    /// Makes due what waits for a time that a clock which stepped back took away.
+    /// Makes due what waits for a time that a clock which stepped back took away,
+    /// and what was nobody's until lately.
     pub async fn bring_back(&self) -> Result<(), sqlx::Error> {
         let mut tx = WorkerTx::begin(&self.pool).await?;
         let events = leases::bring_back(tx.conn()).await?;
+        event_handlers::wake_claimed(tx.conn()).await?;
         tx.commit().await?;
         if events > 0 {
             tracing::warn!(
@@ -369,7 +375,7 @@ pub fn refused(error: &sqlx::Error) -> HandlerError {
         sqlx::Error::Database(error) => error.message().to_owned(),
         error => error.to_string(),
     };
-    if db::is_bad_value(error) || db::is_broken_row(error) {
+    if db::is_bad_value(error) || db::is_broken_row(error) || db::is_duplicate(error) {
         HandlerError::Permanent(format!("the database refuses it: {said}"))
     } else {
         HandlerError::Refused(format!("the database refused it: {said}"))

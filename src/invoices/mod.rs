@@ -1,11 +1,14 @@
 //! Invoices, as Stripe's events told of them.
 
+mod lines;
 pub mod routes;
 mod store;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use lines::fetch_missing;
 
 /// An invoice; amounts are in the currency's minor unit.
 #[derive(Debug, Clone, Serialize, ToSchema)]

@@ -1,9 +1,11 @@
 //! The invoices' SQL.
 
 use jiff_sqlx::ToSqlx as _;
+use sqlx::PgConnection;
+use uuid::Uuid;
 
 use super::{Details, Invoice, Line, Place};
-use crate::db::RequestTx;
+use crate::db::{RequestTx, TenantTx};
 
 /// An invoice's row; Stripe's own PDF besides.
 struct Row {
@@ -53,7 +55,7 @@ impl From<Row> for Invoice {
     }
 }
 
-/// Invoices after `after`, newest first; those of which Stripe told no time
+/// Invoices but drafts after `after`, newest first; those of which Stripe told no time
 /// come last.
 pub async fn list(
     tx: &mut RequestTx,
@@ -72,7 +74,7 @@ pub async fn list(
                   period_end, due_date, paid_at, stripe_created_at, hosted_invoice_url,
                   invoice_pdf IS NOT NULL AS "has_pdf!", has_more_items
              FROM billing_invoices
-            WHERE organization_id = $1
+            WHERE organization_id = $1 AND status IS DISTINCT FROM 'draft'
               AND (NOT $2 OR (coalesce(stripe_created_at, '-infinity'), stripe_invoice_id)
                            < (coalesce($3::timestamptz, '-infinity'), $4))
             ORDER BY coalesce(stripe_created_at, '-infinity') DESC, stripe_invoice_id DESC
@@ -143,4 +145,70 @@ pub async fn pdf(tx: &mut RequestTx, id: &str) -> Result<Option<String>, sqlx::E
     .fetch_optional(tx.conn())
     .await?;
     Ok(address.flatten())
+}
+
+/// An invoice of which lines are missing.
+pub struct Incomplete {
+    pub organization_id: Uuid,
+    pub id: String,
+    /// The event that last wrote it.
+    pub last_event_id: String,
+}
+
+/// Invoices whose lines should be fetched, those that wait longest first.
+pub async fn incomplete(
+    conn: &mut PgConnection,
+    limit: i64,
+) -> Result<Vec<Incomplete>, sqlx::Error> {
+    sqlx::query_as!(
+        Incomplete,
+        "SELECT organization_id, stripe_invoice_id AS id, last_event_id FROM billing_invoices
+          WHERE ask_again_since <= now() ORDER BY ask_again_since LIMIT $1",
+        limit
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// Whether no event wrote the invoice since.
+pub async fn is_as_it_was(tx: &mut TenantTx, invoice: &Incomplete) -> Result<bool, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let found = sqlx::query_scalar!(
+        "SELECT stripe_invoice_id FROM billing_invoices
+          WHERE organization_id = $1 AND stripe_invoice_id = $2 AND last_event_id = $3",
+        organization_id,
+        invoice.id,
+        invoice.last_event_id
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(found.is_some())
+}
+
+/// All of its lines are here.
+pub async fn completed(tx: &mut TenantTx, id: &str) -> Result<(), sqlx::Error> {
+    let organization_id = tx.organization_id();
+    sqlx::query!(
+        "UPDATE billing_invoices SET has_more_items = false, ask_again_since = NULL, updated_at = now()
+          WHERE organization_id = $1 AND stripe_invoice_id = $2",
+        organization_id,
+        id
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Its lines are asked for again in a while.
+pub async fn ask_later(tx: &mut TenantTx, id: &str) -> Result<(), sqlx::Error> {
+    let organization_id = tx.organization_id();
+    sqlx::query!(
+        "UPDATE billing_invoices SET ask_again_since = now() + interval '5 minutes'
+          WHERE organization_id = $1 AND stripe_invoice_id = $2 AND has_more_items",
+        organization_id,
+        id
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
 }

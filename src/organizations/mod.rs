@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::audit::{self, Actor, NewEntry};
 use crate::db::TenantTx;
+use crate::event_handlers;
 use crate::inbox;
 use crate::plans::Catalogue;
 use crate::{metrics, quotas};
@@ -126,7 +127,8 @@ pub async fn wake_waiting(pool: &PgPool, customer: &str) -> Result<(), sqlx::Err
 
 async fn try_wake(pool: &PgPool, customer: &str) -> Result<u64, sqlx::Error> {
     let mut tx = crate::db::WorkerTx::begin(pool).await?;
-    let woken = inbox::wake_waiting(tx.conn(), customer).await?;
+    let waiting = inbox::wake_waiting(tx.conn(), customer).await?;
+    let woken = waiting + event_handlers::wake_customer(tx.conn(), customer).await?;
     tx.commit().await?;
     Ok(woken)
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use billing_domain::period::Cadence;
 use billing_domain::preview::Settlement;
 pub use billing_domain::quota::{Aggregation, OverLimit};
+use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -17,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 use utoipa::ToSchema;
 
-use crate::stripe::objects::Subscription;
+use crate::stripe::objects::{ShapeError, Subscription, SubscriptionItem};
 use file::File;
 pub use sync::{Action, Step, SyncError, meter_event_name, metered_lookup_key, sync};
 
@@ -222,25 +223,61 @@ impl Catalogue {
         Some(&self.plans[*index])
     }
 
-    /// The plan of a subscription: by its prices' lookup keys, then their ids,
-    /// then the metadata of the subscription or of a price.
+    /// Reads a subscription of Stripe's, with the period that counts.
+    pub fn subscription(&self, object: &Value) -> Result<Subscription, ShapeError> {
+        let mut subscription = Subscription::read(object)?;
+        let (start, end) = self.period_of(&subscription);
+        subscription.current_period_start = start;
+        subscription.current_period_end = end;
+        Ok(subscription)
+    }
+
+    /// The plan of a subscription: the highest that one of its items pays, by
+    /// lookup key or id of its price; else the highest that the metadata of the
+    /// subscription, else of a price, names. Where an item stands in the list
+    /// means nothing.
     pub fn plan_of(&self, subscription: &Subscription) -> Option<&Plan> {
-        let items = || subscription.items.iter();
-        let by_key = items()
-            .filter_map(|item| item.lookup_key.as_ref())
-            .find_map(|key| self.by_lookup_key.get(key));
-        let by_price = || {
-            items()
-                .filter_map(|item| item.price_id.as_ref())
-                .find_map(|id| self.by_price_id.get(id))
-        };
-        if let Some(index) = by_key.or_else(by_price) {
-            return Some(&self.plans[*index]);
+        if let Some((_, plan)) = self.paying_item(subscription) {
+            return Some(plan);
         }
-        std::iter::once(&subscription.metadata)
-            .chain(items().map(|item| &item.price_metadata))
-            .find_map(named_tier)
-            .and_then(|tier| self.plan(tier))
+        let named = |metadata| {
+            let tier = named_tier(metadata)?;
+            self.plans.iter().position(|plan| plan.tier == tier)
+        };
+        let by_prices = || {
+            let items = subscription.items.iter();
+            items.filter_map(|item| named(&item.price_metadata)).max()
+        };
+        let index = named(&subscription.metadata).or_else(by_prices)?;
+        Some(&self.plans[index])
+    }
+
+    /// The item that pays the plan, and the plan.
+    fn paying_item<'s>(
+        &self,
+        subscription: &'s Subscription,
+    ) -> Option<(&'s SubscriptionItem, &Plan)> {
+        let paid = subscription.items.iter().filter_map(|item| {
+            let (key, id) = (item.lookup_key.as_deref(), item.price_id.as_deref());
+            Some((item, self.plan_of_price(key, id)?))
+        });
+        paid.max_by_key(|(item, plan)| {
+            let metered = item.usage_type.as_deref() == Some("metered");
+            (self.rank(&plan.tier), !metered, std::cmp::Reverse(&item.id))
+        })
+    }
+
+    /// The billing period of a subscription: that of the item that pays the
+    /// plan. Of one without a plan of ours, what the subscription says.
+    pub fn period_of(&self, subscription: &Subscription) -> (Option<Timestamp>, Option<Timestamp>) {
+        let item = self.paying_item(subscription).map(|(item, _)| item);
+        match item.filter(|item| item.current_period_end.is_some()) {
+            Some(item) => (item.current_period_start, item.current_period_end),
+            None => (
+                subscription.current_period_start,
+                subscription.current_period_end,
+            ),
+        }
     }
 }
 

@@ -149,7 +149,7 @@ impl Subscriptions {
         tx.commit().await?;
         let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
         metrics::audit_entries(&actions);
-        metrics::alerts(&shown.alerts);
+        event_handlers::report_alerts(&shown.alerts);
         grace_periods::count(&shown.graces);
         tracing::info!(
             %organization_id, subscription_id = id, action = change.kind.action(), "Subscription changed"
@@ -220,8 +220,10 @@ pub(super) async fn look(
     }
 }
 
-/// An answer with its time: Stripe's own, or that of the customer's test clock.
-pub(super) async fn seen(client: &Client, answer: client::Answer) -> Result<Seen, StripeError> {
+/// An answer with all items and its time: Stripe's own, or that of the
+/// customer's test clock.
+pub(super) async fn seen(client: &Client, mut answer: client::Answer) -> Result<Seen, StripeError> {
+    client.fetch_missing_items(&mut answer.body).await?;
     let at = match answer.body["test_clock"].as_str() {
         Some(clock) => {
             let secs = client.test_clock(clock).await?;

@@ -282,10 +282,24 @@ fn summary(standing: &Standing) -> Value {
         Some(held) => json!({
             "status": held.status,
             "planTier": held.plan_tier,
+            "stripeCustomerId": held.customer_id,
+            "currency": held.currency,
             "currentPeriodStart": held.period_start,
             "currentPeriodEnd": held.period_end,
+            "billingCycleAnchor": held.anchor,
+            "billingMode": held.billing_mode,
             "trialEnd": held.trial_end,
+            "cancelAt": held.cancel_at,
             "cancelAtPeriodEnd": held.cancel_at_period_end,
+            "canceledAt": held.canceled_at,
+            "latestInvoiceId": held.latest_invoice_id,
+            "discounted": held.discounted,
+            "taxed": held.taxed,
+            "items": held
+                .items
+                .iter()
+                .map(|item| json!({"price": item.price_id, "quantity": item.quantity}))
+                .collect::<Vec<Value>>(),
         }),
     }
 }

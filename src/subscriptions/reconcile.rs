@@ -97,7 +97,7 @@ impl Subscriptions {
 
         let mut met = BTreeSet::new();
         for object in &objects {
-            let theirs = Subscription::read(object)?;
+            let theirs = self.catalogue.subscription(object)?;
             met.insert(theirs.id.clone());
             let Some(organization_id) = owner(&theirs, &owners, &organizations) else {
                 found.foreign += 1;
@@ -167,8 +167,10 @@ impl Subscriptions {
     ) -> Result<Option<Drift>, Failure> {
         let organization_id = stored.organization_id;
         match client.subscription(id).await {
-            Ok(answer) => {
-                let theirs = Subscription::read(&answer.body)?;
+            Ok(mut answer) => {
+                let completed = client.fetch_missing_items(&mut answer.body).await;
+                completed.map_err(Failure::Stripe)?;
+                let theirs = self.catalogue.subscription(&answer.body)?;
                 let Some(mut drift) = compare(organization_id, Some(stored), &theirs) else {
                     return Ok(None);
                 };

@@ -17,6 +17,7 @@ use crate::audit::{self, Actor, NewEntry};
 use crate::db::{TenantTx, WorkerTx};
 use crate::event_handlers::{self, Answer};
 use crate::grace_periods;
+use crate::invoices;
 use crate::metrics;
 use crate::stripe::client::Client;
 use crate::stripe::requests;
@@ -45,8 +46,14 @@ impl Subscriptions {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(PAUSE) => {}
             }
+            let round = async {
+                if let Err(error) = invoices::fetch_missing(&self.pool, &client).await {
+                    tracing::warn!(%error, "lines of invoices could not be looked for");
+                }
+                self.settle_all(&client).await
+            };
             let settled = tokio::select! {
-                settled = self.settle_all(&client) => settled,
+                settled = round => settled,
                 // What is cut off is settled by whoever comes next, as after a
                 // crash.
                 () = over(&stop) => return,
@@ -140,7 +147,7 @@ impl Subscriptions {
         tx.commit().await?;
         let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
         metrics::audit_entries(&actions);
-        metrics::alerts(&shown.alerts);
+        event_handlers::report_alerts(&shown.alerts);
         grace_periods::count(&shown.graces);
         Ok(())
     }

@@ -78,13 +78,14 @@ impl Standing {
 }
 
 impl Held {
-    /// The item that the plan is paid by.
+    /// The item that the plan is paid by: of several, that of the highest plan.
     pub fn base_item<'a>(&'a self, catalogue: &'a Catalogue) -> Option<(&'a Item, &'a Plan)> {
-        self.items.iter().find_map(|item| {
+        let paid = self.items.iter().filter_map(|item| {
             let plan =
                 catalogue.plan_of_price(item.lookup_key.as_deref(), item.price_id.as_deref())?;
             (!item.metered).then_some((item, plan))
-        })
+        });
+        paid.max_by_key(|(item, plan)| (catalogue.rank(&plan.tier), std::cmp::Reverse(&item.id)))
     }
 
     /// The item that the usage of `metric` is charged by, under `plan`.

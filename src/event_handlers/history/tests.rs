@@ -148,7 +148,7 @@ proptest! {
         seed: u64,
     ) {
         let catalogue = Catalogue::load(None).unwrap();
-        let context = Context { catalogue: &catalogue, key_is_live: None };
+        let context = Context { catalogue: &catalogue, key_is_live: None, unknown_customers: Default::default() };
         let stored = events(&changes, ends, seed);
         let decoded: Vec<Decoded<'_>> = stored
             .iter()

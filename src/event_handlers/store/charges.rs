@@ -10,8 +10,8 @@ use crate::stripe::objects::Charge;
 pub async fn load(conn: &mut PgConnection, keys: &[Key]) -> Result<StoredRows, sqlx::Error> {
     let (organizations, ids) = unzip(keys);
     let rows = sqlx::query!(
-        r#"SELECT organization_id, stripe_charge_id, status, amount, amount_refunded, currency, failure_code,
-                  failure_message,
+        r#"SELECT organization_id, stripe_charge_id, status, amount, amount_captured, amount_refunded, refunded,
+                  currency, failure_code, failure_message,
                   last_event_at, last_event_rank, last_event_id, tied_event_ids
              FROM unnest($1::uuid[], $2::text[]) AS wanted(organization, id)
              JOIN billing_charges row
@@ -25,7 +25,9 @@ pub async fn load(conn: &mut PgConnection, keys: &[Key]) -> Result<StoredRows, s
         let summary = json!({
             "status": row.status,
             "amount": row.amount,
+            "amountCaptured": row.amount_captured,
             "amountRefunded": row.amount_refunded,
+            "refunded": row.refunded,
             "currency": row.currency,
             "failureCode": row.failure_code,
             "failureMessage": row.failure_message,
@@ -87,6 +89,50 @@ pub async fn save(conn: &mut PgConnection, changed: &[Folded<Charge>]) -> Result
            excluded.last_event_rank, last_event_id = excluded.last_event_id, tied_event_ids =
            excluded.tied_event_ids, updated_at = excluded.updated_at",
         document(&rows)?
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Enters what other objects say of charges, which `named` names by the id of
+/// the charge or of its payment: the invoice, where the charge does not say it,
+/// and whether it is disputed.
+pub async fn link(conn: &mut PgConnection, named: &[Key]) -> Result<(), sqlx::Error> {
+    if named.is_empty() {
+        return Ok(());
+    }
+    let (organizations, ids) = unzip(named);
+    sqlx::query!(
+        "WITH named AS (
+           SELECT c.organization_id, c.stripe_charge_id, c.stripe_payment_intent_id
+             FROM unnest($1::uuid[], $2::text[]) AS named(organization, id)
+             JOIN billing_charges c
+               ON c.organization_id = named.organization AND c.stripe_charge_id = named.id
+           UNION
+           SELECT c.organization_id, c.stripe_charge_id, c.stripe_payment_intent_id
+             FROM unnest($1::uuid[], $2::text[]) AS named(organization, id)
+             JOIN billing_charges c
+               ON c.organization_id = named.organization AND c.stripe_payment_intent_id = named.id),
+         told AS (
+           SELECT n.organization_id, n.stripe_charge_id,
+                  (SELECT min(p.stripe_invoice_id) FROM billing_invoice_payments p
+                    WHERE p.organization_id = n.organization_id
+                      AND (p.stripe_charge_id = n.stripe_charge_id
+                           OR p.stripe_payment_intent_id = n.stripe_payment_intent_id)) AS invoice,
+                  EXISTS (SELECT FROM billing_disputes d
+                           WHERE d.organization_id = n.organization_id
+                             AND d.stripe_charge_id = n.stripe_charge_id) AS disputed
+             FROM named n)
+         UPDATE billing_charges c
+            SET stripe_invoice_id = coalesce(told.invoice, c.stripe_invoice_id),
+                disputed = c.disputed OR told.disputed, updated_at = now()
+           FROM told
+          WHERE c.organization_id = told.organization_id AND c.stripe_charge_id = told.stripe_charge_id
+            AND (told.invoice IS DISTINCT FROM c.stripe_invoice_id AND told.invoice IS NOT NULL
+                 OR told.disputed AND NOT c.disputed)",
+        &organizations,
+        &ids as &[&str]
     )
     .execute(conn)
     .await?;

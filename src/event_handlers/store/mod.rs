@@ -4,9 +4,15 @@
 //! round trip for each table, and the table itself says the types.
 
 pub mod charges;
+pub mod checkout_sessions;
+pub mod customers;
+pub mod disputes;
+pub mod invoice_lines;
+pub mod invoice_payments;
 pub mod invoices;
 pub mod payment_methods;
 pub mod subscriptions;
+pub mod unclaimed;
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,24 +28,6 @@ use super::fold::Key;
 use super::history::Version;
 use crate::inbox::bucket_of;
 
-pub async fn organizations_of_customers(
-    conn: &mut PgConnection,
-    customers: &HashSet<&str>,
-) -> Result<HashMap<String, Uuid>, sqlx::Error> {
-    let customers: Vec<&str> = customers.iter().copied().collect();
-    let rows = sqlx::query!(
-        "SELECT stripe_customer_id, organization_id FROM billing_customers
-          WHERE stripe_customer_id = ANY($1)",
-        &customers as &[&str]
-    )
-    .fetch_all(conn)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (row.stripe_customer_id, row.organization_id))
-        .collect())
-}
-
 /// Those of `claimed` that exist, each by itself.
 pub async fn existing_organizations(
     conn: &mut PgConnection,
@@ -53,44 +41,6 @@ pub async fn existing_organizations(
         .fetch_all(conn)
         .await?;
     Ok(ids.into_iter().map(|id| (id, id)).collect())
-}
-
-pub async fn organizations_of_payment_methods(
-    conn: &mut PgConnection,
-    payment_methods: &[&str],
-) -> Result<HashMap<String, Uuid>, sqlx::Error> {
-    let rows = sqlx::query!(
-        "SELECT stripe_payment_method_id, organization_id FROM billing_payment_methods
-          WHERE stripe_payment_method_id = ANY($1)",
-        payment_methods as &[&str]
-    )
-    .fetch_all(conn)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (row.stripe_payment_method_id, row.organization_id))
-        .collect())
-}
-
-pub async fn remember_customers(
-    conn: &mut PgConnection,
-    customers: &HashMap<&str, Uuid>,
-) -> Result<(), sqlx::Error> {
-    if customers.is_empty() {
-        return Ok(());
-    }
-    let (ids, organizations): (Vec<&str>, Vec<Uuid>) =
-        customers.iter().map(|(c, o)| (*c, *o)).unzip();
-    sqlx::query!(
-        "INSERT INTO billing_customers (stripe_customer_id, organization_id)
-         SELECT * FROM unnest($1::text[], $2::uuid[]) AS t(customer, organization) ORDER BY customer
-         ON CONFLICT DO NOTHING",
-        &ids as &[&str],
-        &organizations
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
 }
 
 /// An event that was applied before, as it is kept.
@@ -226,17 +176,22 @@ pub async fn applied_events(
     Ok(())
 }
 
-/// Raises `alerts`. One that was raised before dates from the first that it is
-/// about.
-pub async fn alerts(conn: &mut PgConnection, alerts: &[NewAlert]) -> Result<(), sqlx::Error> {
+/// Raises `alerts`, and returns those that were not there yet. One that was
+/// raised before dates from the first that it is about.
+pub async fn alerts(
+    conn: &mut PgConnection,
+    alerts: Vec<NewAlert>,
+) -> Result<Vec<NewAlert>, sqlx::Error> {
+    let mut new = Vec::new();
     for alert in alerts {
-        sqlx::query!(
-            "INSERT INTO billing_alerts (organization_id, kind, alert_key, resource_type, resource_id,
-                                         message, occurred_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)
-             ON CONFLICT (organization_id, kind, alert_key)
-             DO UPDATE SET occurred_at = excluded.occurred_at
-              WHERE excluded.occurred_at < billing_alerts.occurred_at",
+        let inserted = sqlx::query_scalar!(
+            r#"INSERT INTO billing_alerts (organization_id, kind, alert_key, resource_type, resource_id,
+                                           message, occurred_at)
+               VALUES ($1, $2, $3, $4, $5, $6, $7)
+               ON CONFLICT (organization_id, kind, alert_key)
+               DO UPDATE SET occurred_at = excluded.occurred_at
+                WHERE excluded.occurred_at < billing_alerts.occurred_at
+               RETURNING xmax = 0 AS "inserted!""#,
             alert.organization_id,
             alert.kind,
             alert.key,
@@ -245,10 +200,13 @@ pub async fn alerts(conn: &mut PgConnection, alerts: &[NewAlert]) -> Result<(), 
             alert.message,
             alert.occurred_at.to_sqlx() as _
         )
-        .execute(&mut *conn)
+        .fetch_optional(&mut *conn)
         .await?;
+        if inserted == Some(true) {
+            new.push(alert);
+        }
     }
-    Ok(())
+    Ok(new)
 }
 
 /// Rows as the one JSON document that `json_populate_recordset` takes.

@@ -11,7 +11,7 @@ pub async fn load(conn: &mut PgConnection, keys: &[Key]) -> Result<StoredRows, s
     let (organizations, ids) = unzip(keys);
     let rows = sqlx::query!(
         r#"SELECT organization_id, stripe_payment_method_id, status, type AS kind, brand, last4, exp_month, exp_year,
-                  last_event_at, last_event_rank, last_event_id, tied_event_ids
+                  funding, country, last_event_at, last_event_rank, last_event_id, tied_event_ids
              FROM unnest($1::uuid[], $2::text[]) AS wanted(organization, id)
              JOIN billing_payment_methods row
                ON row.organization_id = wanted.organization AND row.stripe_payment_method_id = wanted.id"#,
@@ -28,6 +28,8 @@ pub async fn load(conn: &mut PgConnection, keys: &[Key]) -> Result<StoredRows, s
             "last4": row.last4,
             "expMonth": row.exp_month,
             "expYear": row.exp_year,
+            "funding": row.funding,
+            "country": row.country,
         });
         let version = version(
             row.last_event_at,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -10,7 +11,7 @@ use super::{document, unzip, version};
 use crate::event_handlers::fold::{Key, Row};
 use crate::event_handlers::invoice::Payment;
 use crate::event_handlers::plan::Standing;
-use crate::event_handlers::subscription::{Change, StoredSubscription};
+use crate::event_handlers::subscription::{Change, StoredSubscription, digest};
 use crate::stripe::objects::{Subscription, SubscriptionItem};
 
 /// All subscriptions of `organizations`.
@@ -19,8 +20,12 @@ pub async fn load(
     organizations: &[Uuid],
 ) -> Result<BTreeMap<Key, StoredSubscription>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"SELECT organization_id, stripe_subscription_id, status, stripe_status, plan_tier,
-                  current_period_start, current_period_end, trial_end, cancel_at_period_end,
+        r#"SELECT organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
+                  plan_tier, currency, current_period_start, current_period_end,
+                  billing_cycle_anchor, billing_mode, collection_method, trial_start, trial_end,
+                  cancel_at, cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
+                  default_payment_method_id, discounted, taxed, pending_update, has_more_items,
+                  metadata,
                   (SELECT coalesce(jsonb_agg(
                             jsonb_build_object('price', i.stripe_price_id, 'quantity', i.quantity)
                             ORDER BY i.stripe_subscription_item_id COLLATE "C"), '[]')
@@ -34,15 +39,37 @@ pub async fn load(
     .fetch_all(conn)
     .await?;
     let stored = rows.into_iter().map(|row| {
+        let summary = json!({
+            "status": row.status,
+            "planTier": row.plan_tier,
+            "stripeCustomerId": row.stripe_customer_id,
+            "currency": row.currency,
+            "currentPeriodStart": row.current_period_start.map(|at| at.to_jiff()),
+            "currentPeriodEnd": row.current_period_end.map(|at| at.to_jiff()),
+            "billingCycleAnchor": row.billing_cycle_anchor.map(|at| at.to_jiff()),
+            "billingMode": row.billing_mode,
+            "collectionMethod": row.collection_method,
+            "trialStart": row.trial_start.map(|at| at.to_jiff()),
+            "trialEnd": row.trial_end.map(|at| at.to_jiff()),
+            "cancelAt": row.cancel_at.map(|at| at.to_jiff()),
+            "cancelAtPeriodEnd": row.cancel_at_period_end,
+            "canceledAt": row.canceled_at.map(|at| at.to_jiff()),
+            "endedAt": row.ended_at.map(|at| at.to_jiff()),
+            "latestInvoiceId": row.latest_invoice_id,
+            "defaultPaymentMethodId": row.default_payment_method_id,
+            "discounted": row.discounted,
+            "taxed": row.taxed,
+            "pendingUpdate": row.pending_update,
+            "metadata": row.metadata.as_object().and_then(digest),
+            "items": row.items,
+        });
         let subscription = StoredSubscription {
             status: row.status,
             stripe_status: row.stripe_status,
             plan_tier: row.plan_tier,
-            current_period_start: row.current_period_start.map(|t| t.to_jiff()),
-            current_period_end: row.current_period_end.map(|t| t.to_jiff()),
-            trial_end: row.trial_end.map(|t| t.to_jiff()),
-            cancel_at_period_end: row.cancel_at_period_end,
-            items: row.items,
+            summary,
+            pending_update: row.pending_update.is_some(),
+            has_more_items: row.has_more_items,
             version: version(
                 row.last_event_at,
                 row.last_event_rank,
@@ -64,9 +91,14 @@ pub async fn payments(
     organizations: &[Uuid],
 ) -> Result<BTreeMap<Key, Payment>, sqlx::Error> {
     let rows = sqlx::query!(
-        "SELECT organization_id, stripe_subscription_id, outcome, billing_reason, stripe_invoice_id,
-                last_event_at, last_event_id
-           FROM billing_subscription_payments WHERE organization_id = ANY($1)",
+        r#"SELECT p.organization_id, p.stripe_subscription_id, p.outcome, p.billing_reason,
+                  p.stripe_invoice_id, p.last_event_at, p.last_event_id,
+                  EXISTS (SELECT FROM billing_invoices i
+                           WHERE i.organization_id = p.organization_id
+                             AND i.stripe_invoice_id = p.stripe_invoice_id
+                             AND i.status IN ('paid', 'void', 'uncollectible')) AS "settled!"
+             FROM billing_subscription_payments p
+            WHERE p.organization_id = ANY($1)"#,
         organizations
     )
     .fetch_all(conn)
@@ -84,6 +116,7 @@ pub async fn payments(
             stripe_invoice_id: row.stripe_invoice_id,
             last_event_at: row.last_event_at.to_jiff(),
             last_event_id: row.last_event_id,
+            settled: row.settled,
         };
         ((row.organization_id, row.stripe_subscription_id), payment)
     });
@@ -124,14 +157,16 @@ pub async fn save(conn: &mut PgConnection, changes: &[Change]) -> Result<(), sql
            plan_tier, currency, current_period_start, current_period_end, billing_cycle_anchor,
            billing_mode, collection_method, trial_start, trial_end, cancel_at,
            cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
-           default_payment_method_id, discounted, taxed, stripe_test_clock_id, metadata, livemode, stripe_created_at, last_event_at,
+           default_payment_method_id, discounted, taxed, stripe_test_clock_id, pending_update,
+           has_more_items, metadata, livemode, stripe_created_at, last_event_at,
            last_event_rank, last_event_id, tied_event_ids)
          SELECT
            organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
            plan_tier, currency, current_period_start, current_period_end, billing_cycle_anchor,
            billing_mode, collection_method, trial_start, trial_end, cancel_at,
            cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
-           default_payment_method_id, discounted, taxed, stripe_test_clock_id, metadata, livemode, stripe_created_at, last_event_at,
+           default_payment_method_id, discounted, taxed, stripe_test_clock_id, pending_update,
+           has_more_items, metadata, livemode, stripe_created_at, last_event_at,
            last_event_rank, last_event_id, tied_event_ids
            FROM json_populate_recordset(NULL::billing_subscriptions, $1::text::json)
          ON CONFLICT (organization_id, stripe_subscription_id) DO UPDATE SET
@@ -146,6 +181,7 @@ pub async fn save(conn: &mut PgConnection, changes: &[Change]) -> Result<(), sql
            excluded.ended_at, latest_invoice_id = excluded.latest_invoice_id,
            default_payment_method_id = excluded.default_payment_method_id, discounted = excluded.discounted,
            taxed = excluded.taxed, stripe_test_clock_id = excluded.stripe_test_clock_id,
+           pending_update = excluded.pending_update, has_more_items = excluded.has_more_items,
            metadata = excluded.metadata, livemode = excluded.livemode, stripe_created_at =
            excluded.stripe_created_at, last_event_at = excluded.last_event_at, last_event_rank =
            excluded.last_event_rank, last_event_id = excluded.last_event_id, tied_event_ids =

@@ -292,8 +292,28 @@ impl Client {
         let params = Params::new()
             .set("status", "all")
             .set_if("customer", customer);
-        self.all("subscriptions.list", "/v1/subscriptions", params)
-            .await
+        let mut found: Vec<Value> = self
+            .all("subscriptions.list", "/v1/subscriptions", params)
+            .await?;
+        for subscription in &mut found {
+            self.fetch_missing_items(subscription).await?;
+        }
+        Ok(found)
+    }
+
+    /// Fetches the items of a subscription that its list left out.
+    pub async fn fetch_missing_items(&self, subscription: &mut Value) -> Result<(), StripeError> {
+        let more = subscription["items"]["has_more"].as_bool().unwrap_or(false);
+        let (true, Some(id)) = (more, subscription["id"].as_str()) else {
+            return Ok(());
+        };
+        let params = Params::new().set("subscription", id);
+        let items: Vec<Value> = self
+            .all("subscription_items.list", "/v1/subscription_items", params)
+            .await?;
+        subscription["items"]["data"] = Value::Array(items);
+        subscription["items"]["has_more"] = Value::Bool(false);
+        Ok(())
     }
 
     pub async fn update_subscription(

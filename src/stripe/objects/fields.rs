@@ -148,6 +148,12 @@ impl<'a> Fields<'a> {
             .transpose()
     }
 
+    /// An object as it is.
+    pub fn object(&self, name: &str) -> Result<Option<Value>, ShapeError> {
+        let within = self.within(name)?;
+        Ok(within.is_present().then(|| within.value.clone()))
+    }
+
     pub fn map(&self, name: &str) -> Result<Map<String, Value>, ShapeError> {
         match self.get(name) {
             Value::Object(map) => Ok(map.clone()),

@@ -5,14 +5,22 @@
 use serde_json::{Map, Value};
 
 mod charge;
+mod checkout_session;
+mod customer;
+mod dispute;
 mod fields;
 mod invoice;
+mod invoice_payment;
 mod payment_method;
 mod subscription;
 
 pub use charge::Charge;
+pub use checkout_session::CheckoutSession;
+pub use customer::Customer;
+pub use dispute::Dispute;
 pub use fields::ShapeError;
 pub use invoice::{Invoice, InvoiceLine};
+pub use invoice_payment::InvoicePayment;
 pub use payment_method::PaymentMethod;
 pub use subscription::{Subscription, SubscriptionItem};
 
@@ -28,6 +36,10 @@ pub enum BillingObject {
     Invoice(Box<Invoice>),
     Charge(Box<Charge>),
     PaymentMethod(Box<PaymentMethod>),
+    Customer(Box<Customer>),
+    Dispute(Box<Dispute>),
+    InvoicePayment(Box<InvoicePayment>),
+    CheckoutSession(Box<CheckoutSession>),
 }
 
 impl BillingObject {
@@ -37,6 +49,10 @@ impl BillingObject {
             Self::Invoice(object) => &object.id,
             Self::Charge(object) => &object.id,
             Self::PaymentMethod(object) => &object.id,
+            Self::Customer(object) => &object.id,
+            Self::Dispute(object) => &object.id,
+            Self::InvoicePayment(object) => &object.id,
+            Self::CheckoutSession(object) => &object.id,
         }
     }
 }

@@ -39,8 +39,12 @@ pub struct Subscription {
     pub livemode: bool,
     #[serde(rename = "stripe_created_at")]
     pub created: Option<Timestamp>,
+    /// A change that waits for its payment, in Stripe's words.
+    pub pending_update: Option<Value>,
     #[serde(skip)]
     pub items: Vec<SubscriptionItem>,
+    /// More items than these are with Stripe.
+    pub has_more_items: bool,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -78,7 +82,12 @@ impl Subscription {
         } else {
             SubscriptionItem::of_plan(&o)?.into_iter().collect()
         };
-        let with_period = items.iter().find(|item| item.current_period_end.is_some());
+        // Which item's period counts, the catalogue knows; without it, that of
+        // the one that ends first.
+        let with_period = items
+            .iter()
+            .filter(|item| item.current_period_end.is_some())
+            .min_by_key(|item| (item.current_period_end, item.current_period_start));
         Ok(Self {
             id: o.text("id")?,
             customer_id: customer(&o)?.ok_or_else(|| o.missing("customer"))?,
@@ -109,7 +118,9 @@ impl Subscription {
             metadata: o.map("metadata")?,
             livemode: o.flag("livemode")?,
             created: created(&o)?,
+            pending_update: o.object("pending_update")?,
             items,
+            has_more_items: o.within("items")?.flag("has_more")?,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! `doctor`: a verdict and a fix for each thing that is broken.
 
 use serde_json::Value;
-use valuecanvas_billing::event_handlers::HANDLED_TYPES;
+use valuecanvas_billing::event_handlers::{HANDLED_TYPES, MAIN_TYPES};
 
 use crate::stripe::Stripe;
 use crate::support::program::{Ran, program_on, run};
@@ -57,6 +57,22 @@ async fn a_whole_deployment_passes_and_each_broken_part_is_named() {
     assert!(ran.stdout.contains("charge.failed"), "{}", ran.stdout);
 
     let path = format!("/v1/webhook_endpoints/{}", id.as_str().unwrap());
+    fields = MAIN_TYPES
+        .map(|handled| ("enabled_events[]", handled))
+        .to_vec();
+    stripe.post(&path, &fields).await;
+    let ran = examine(&db, Some(&stripe), DOCTOR).await;
+    assert_eq!(ran.status, 0, "{}", ran.stdout);
+    let further = "webhook endpoint, further events";
+    assert_eq!(verdict(&ran, further), ("warning".to_owned(), true));
+    for lacking in [
+        "charge.refunded",
+        "customer.deleted",
+        "invoice_payment.paid",
+    ] {
+        assert!(ran.stdout.contains(lacking), "{}", ran.stdout);
+    }
+
     fields = HANDLED_TYPES
         .map(|handled| ("enabled_events[]", handled))
         .to_vec();
@@ -71,6 +87,7 @@ async fn a_whole_deployment_passes_and_each_broken_part_is_named() {
         "stripe key",
         "clock",
         "webhook endpoint",
+        "webhook endpoint, further events",
         "catalogue",
     ] {
         assert_eq!(verdict(&ran, whole), ("ok".to_owned(), false), "{whole}");

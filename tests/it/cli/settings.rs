@@ -65,6 +65,8 @@ fn a_malformed_setting_is_one_line_that_names_it() {
         (serve, "WEBHOOK_MAX_RETRIES", "-1"),
         (retry, "WEBHOOK_MAX_RETRIES", "twenty"),
         (serve, "WEBHOOK_MAX_RETRIES", "1001"),
+        (serve, "UNKNOWN_CUSTOMERS", "drop"),
+        (retry, "UNKNOWN_CUSTOMERS", "Ignore"),
         (serve, "WORKER_CONCURRENCY", "1.5"),
         (serve, "WORKER_CONCURRENCY", "65"),
         (serve, "API_RATE_LIMIT_PER_MINUTE", "-1"),

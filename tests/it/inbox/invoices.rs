@@ -226,3 +226,30 @@ async fn an_amount_that_is_none_is_a_dead_letter_at_once() {
             .await;
     }
 }
+
+#[tokio::test]
+async fn lines_that_share_an_id_are_told_apart_by_their_position() {
+    let bench = Workbench::new().await;
+    let line = |plan: &str, amount: i64| {
+        json!({"id": "sub_old1", "object": "line_item", "amount": amount, "currency": "usd",
+               "description": plan, "metadata": {}, "plan": {"id": plan}, "proration": false,
+               "quantity": 1, "period": {"start": 1_500_000_000, "end": 1_502_678_400}})
+    };
+    let mut object = invoice("in_1", "cus_1", "sub_1", "paid");
+    object["lines"]["data"] = json!([line("p_a", 100), line("p_b", 200)]);
+    let mut old = event("evt_1", "invoice.payment_succeeded", 100, object);
+    old["api_version"] = json!("2018-02-28");
+    bench.process(&[old]).await;
+    assert_eq!(
+        bench
+            .rows(
+                "SELECT stripe_line_item_id AS id, position, amount, stripe_price_id AS price
+                     FROM billing_invoice_items ORDER BY position"
+            )
+            .await,
+        json!([
+            {"id": "sub_old1", "position": 0, "amount": 100, "price": "p_a"},
+            {"id": "sub_old1", "position": 1, "amount": 200, "price": "p_b"},
+        ])
+    );
+}

@@ -3,6 +3,7 @@
 
 mod changes;
 mod delivery;
+mod further;
 mod stripe;
 
 use proptest::prelude::*;
@@ -98,7 +99,7 @@ async fn arena() -> (Workbench, [Organization; 3]) {
 const RESTORED: [&str; 3] = ["organizations", "billing_customers", "usage_quotas"];
 
 /// Everything that events decide, and what of it they do not.
-const DECIDED: [&str; 12] = [
+const DECIDED: [&str; 16] = [
     "organizations",
     "billing_customers",
     "usage_quotas",
@@ -109,17 +110,21 @@ const DECIDED: [&str; 12] = [
     "billing_invoice_items",
     "billing_charges",
     "billing_payment_methods",
+    "billing_disputes",
+    "billing_invoice_payments",
+    "billing_checkout_sessions",
+    "billing_deleted_invoices",
     "billing_applied_events",
     "billing_alerts",
 ];
-const UNDECIDED: &str = "{created_at,updated_at,applied_at}";
+const UNDECIDED: &str = "{created_at,updated_at,applied_at,ask_again_since}";
 
 async fn reset(db: &TestDatabase) {
     let tables = DECIDED.join(", ");
     let mut sql = format!(
         "SET session_replication_role = replica;
          TRUNCATE {tables}, webhook_events, webhook_dead_letter_queue, billing_audit_log,
-                  billing_audit_chain_heads;"
+                  webhook_unclaimed_events, billing_audit_chain_heads;"
     );
     for table in RESTORED {
         sql += &format!("INSERT INTO {table} SELECT * FROM kept_{table};");
@@ -152,10 +157,24 @@ async fn mirrored(db: &TestDatabase, history: &History) -> Value {
          SELECT stripe_invoice_id, status, jsonb_build_array(attempt_count, amount_paid)
            FROM billing_invoices
          UNION ALL
-         SELECT stripe_charge_id, status, jsonb_build_array(amount) FROM billing_charges
+         SELECT stripe_charge_id, status,
+                jsonb_build_array(amount, amount_refunded, disputed, stripe_invoice_id)
+           FROM billing_charges
          UNION ALL
-         SELECT stripe_payment_method_id, status, jsonb_build_array(last4)
+         SELECT stripe_payment_method_id, status, jsonb_build_array(last4, exp_year)
            FROM billing_payment_methods
+         UNION ALL
+         SELECT stripe_dispute_id, status, jsonb_build_array(amount) FROM billing_disputes
+         UNION ALL
+         SELECT stripe_invoice_payment_id, status, jsonb_build_array(stripe_invoice_id)
+           FROM billing_invoice_payments
+         UNION ALL
+         SELECT stripe_checkout_session_id, status, jsonb_build_array(payment_status)
+           FROM billing_checkout_sessions
+         UNION ALL
+         SELECT stripe_customer_id, CASE WHEN deleted_at IS NULL THEN 'there' ELSE 'deleted' END,
+                jsonb_build_array(default_payment_method_id)
+           FROM billing_customers WHERE last_event_id IS NOT NULL
          ORDER BY 1",
     )
     .await;

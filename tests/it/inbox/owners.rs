@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use uuid::Uuid;
+use valuecanvas_billing::event_handlers::UnknownCustomers;
 
 use super::workbench::Workbench;
 use crate::support::events::{event, invoice, recorded, subscription};
@@ -179,19 +180,198 @@ async fn recorded_events_wait_for_their_customer_and_heal_when_it_is_made() {
 }
 
 #[tokio::test]
-async fn an_event_that_can_never_have_an_owner_is_a_dead_letter_at_once() {
+async fn what_is_nobodys_is_ignored_and_no_dead_letter() {
     let bench = Workbench::new().await;
     let mut charge = recorded("charge_succeeded");
     charge["data"]["object"]["customer"] = Value::Null;
-    bench.store(&[charge]).await;
-    bench.work().await;
+    let nobodys = |id: &str, event_type: &str, object: Value| event(id, event_type, 100, object);
+    let method = json!({"id": "pm_guest", "object": "payment_method", "type": "card", "customer": null,
+                        "card": {"brand": "visa", "last4": "4242"}});
+    let dispute = json!({"id": "du_1", "object": "dispute", "charge": "ch_guest", "amount": 5,
+                         "currency": "usd", "status": "needs_response", "livemode": false});
+    let payment = json!({"id": "inpay_1", "object": "invoice_payment", "invoice": "in_other",
+                         "payment": {"type": "payment_intent", "payment_intent": "pi_other"}});
+    let session = json!({"id": "cs_1", "object": "checkout.session", "mode": "payment",
+                         "customer": null, "metadata": {}});
+    bench
+        .process(&[
+            charge,
+            nobodys("evt_1", "payment_method.detached", method.clone()),
+            nobodys("evt_2", "payment_method.automatically_updated", method),
+            nobodys("evt_3", "charge.dispute.created", dispute),
+            nobodys("evt_4", "invoice_payment.paid", payment),
+            nobodys("evt_5", "checkout.session.completed", session),
+        ])
+        .await;
     bench
         .shows(
-            "SELECT retry_count, error_message FROM webhook_dead_letter_queue",
-            json!({
-                "retry_count": 0,
-                "error_message": "it names no Stripe customer, and its metadata names no organization_id",
-            }),
+            "SELECT outcome, count(*) AS events, min(retry_count) AS retries FROM webhook_events GROUP BY 1",
+            json!({"outcome": "ignored", "events": 6, "retries": 0}),
         )
         .await;
+    assert_eq!(bench.db.count("webhook_dead_letter_queue").await, 0);
+}
+
+#[tokio::test]
+async fn what_was_nobodys_is_processed_once_it_is_known_whose_it_is() {
+    let bench = Workbench::new().await;
+    let dispute = json!({"id": "du_1", "object": "dispute", "charge": "ch_1", "amount": 5,
+                         "currency": "usd", "status": "needs_response", "livemode": false});
+    let method = |customer: Value| {
+        json!({"id": "pm_1", "object": "payment_method", "type": "card", "customer": customer,
+               "card": {"brand": "visa", "last4": "4242"}})
+    };
+    let charge = json!({"id": "ch_1", "object": "charge", "customer": "cus_1", "amount": 5,
+                        "currency": "usd", "status": "succeeded", "livemode": false});
+    bench
+        .process(&[
+            event("evt_1", "charge.dispute.created", 100, dispute),
+            event("evt_2", "payment_method.detached", 100, method(Value::Null)),
+        ])
+        .await;
+    assert_eq!(bench.db.count("billing_disputes").await, 0);
+    bench
+        .process(&[
+            event("evt_3", "charge.succeeded", 90, charge),
+            event(
+                "evt_4",
+                "payment_method.attached",
+                90,
+                method(json!("cus_1")),
+            ),
+        ])
+        .await;
+    bench
+        .shows(
+            "SELECT d.status AS dispute, c.disputed, p.status FROM billing_disputes d, billing_charges c,
+                    billing_payment_methods p",
+            json!({"dispute": "needs_response", "disputed": true, "status": "detached"}),
+        )
+        .await;
+    assert_eq!(bench.db.count("webhook_unclaimed_events").await, 0);
+}
+
+#[tokio::test]
+async fn unknown_customers_may_be_ignored_until_they_are_ours() {
+    let mut bench = Workbench::new().await;
+    bench.processor.unknown_customers = UnknownCustomers::Ignore;
+    let mut named = subscribed("evt_1", "cus_late", json!({"tenant_id": "4711"}));
+    named["data"]["object"]["id"] = json!("sub_late");
+    let invoiced = invoice("in_1", "cus_other", "sub_2", "open");
+    bench
+        .process(&[named, event("evt_2", "invoice.finalized", 100, invoiced)])
+        .await;
+    bench
+        .shows(
+            "SELECT DISTINCT outcome, retry_count FROM webhook_events",
+            json!({"outcome": "ignored", "retry_count": 0}),
+        )
+        .await;
+
+    let created = program::run(&mut program::program_on(
+        &bench.db,
+        &[
+            "organizations",
+            "create",
+            "--name",
+            "Late",
+            "--stripe-customer",
+            "cus_late",
+        ],
+    ));
+    assert_eq!(created.status, 0, "{}", created.stderr);
+    assert_eq!(bench.work().await.succeeded, 1);
+    bench
+        .shows(
+            "SELECT stripe_subscription_id AS id FROM billing_subscriptions",
+            json!({"id": "sub_late"}),
+        )
+        .await;
+    // Another event may name the organization as well.
+    let metadata = json!({"organization_id": bench.organization});
+    bench
+        .process(&[subscribed("evt_3", "cus_other", metadata)])
+        .await;
+    assert_eq!(bench.db.count("billing_invoices").await, 1);
+}
+
+#[tokio::test]
+async fn what_was_processed_beside_its_owner_is_looked_for() {
+    let bench = Workbench::new().await;
+    let dispute = json!({"id": "du_1", "object": "dispute", "charge": "ch_1", "amount": 5,
+                         "currency": "usd", "status": "lost", "livemode": false});
+    bench
+        .process(&[event("evt_1", "charge.dispute.closed", 100, dispute)])
+        .await;
+    // Another worker's transaction, which neither saw nor was seen.
+    bench
+        .db
+        .execute(&format!(
+            "INSERT INTO billing_charges (organization_id, stripe_charge_id, status, currency, amount,
+               amount_captured, amount_refunded, paid, captured, refunded, disputed, livemode,
+               last_event_at, last_event_rank, last_event_id, tied_event_ids)
+             VALUES ('{}', 'ch_1', 'succeeded', 'usd', 5, 5, 0, true, true, false, false, false,
+               now(), 1, 'evt_0', ARRAY['evt_0'])",
+            bench.organization
+        ))
+        .await;
+    assert_eq!(bench.work().await.processed, 0);
+    bench.processor.bring_back().await.unwrap();
+    assert_eq!(bench.work().await.succeeded, 1);
+    bench
+        .shows(
+            "SELECT d.status, disputed FROM billing_disputes d JOIN billing_charges USING (stripe_charge_id)",
+            json!({"status": "lost", "disputed": true}),
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn a_checkout_session_says_whose_its_customer_is() {
+    for (field, by_link, is_told) in [
+        ("metadata", true, true),
+        ("client_reference_id", false, true),
+        // Whoever opens a payment link writes the reference.
+        ("client_reference_id", true, false),
+    ] {
+        let bench = Workbench::new().await;
+        let mut session = json!({
+            "id": "cs_1", "object": "checkout.session", "customer": "cus_new", "mode": "subscription",
+            "status": "complete", "payment_status": "paid", "subscription": "sub_1", "livemode": false,
+            "amount_total": 9900, "currency": "usd",
+        });
+        session[field] = match field {
+            "metadata" => json!({"organization_id": bench.organization}),
+            _ => json!(bench.organization),
+        };
+        session["payment_link"] = if by_link {
+            json!("plink_1")
+        } else {
+            Value::Null
+        };
+        bench
+            .store(&[
+                event(
+                    "evt_2",
+                    "customer.subscription.created",
+                    90,
+                    subscription("sub_1", "cus_new", "active", "standard"),
+                ),
+                event("evt_1", "checkout.session.completed", 100, session),
+            ])
+            .await;
+        bench.work().await;
+        bench.let_retries_be_due().await;
+        bench.work().await;
+        let found = i64::from(is_told);
+        for (table, condition) in [
+            ("billing_checkout_sessions", "payment_status = 'paid'"),
+            ("billing_customers", "stripe_customer_id = 'cus_new'"),
+            ("billing_subscriptions", "plan_tier = 'standard'"),
+            ("billing_audit_log", "action = 'checkout_session_completed'"),
+        ] {
+            let rows = format!("{table} WHERE {condition}");
+            assert_eq!(bench.db.count(&rows).await, found, "{field} {table}");
+        }
+    }
 }

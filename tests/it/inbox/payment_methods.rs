@@ -117,11 +117,15 @@ async fn one_batch_may_attach_and_detach() {
 #[tokio::test]
 async fn a_detached_one_that_names_nobody_waits_until_it_is_known() {
     let bench = Workbench::new().await;
-    bench.store(&[detached(None)]).await;
-    assert_eq!(bench.work().await.failed, 1);
+    // It may be a guest's, so it is no failure.
+    bench.process(&[detached(None)]).await;
+    bench
+        .shows(
+            "SELECT outcome FROM webhook_events",
+            json!({"outcome": "ignored"}),
+        )
+        .await;
     bench.process(&[attached()]).await;
-    bench.let_retries_be_due().await;
-    assert_eq!(bench.work().await.succeeded, 1);
     bench.shows(CARD, card("detached", None)).await;
 }
 

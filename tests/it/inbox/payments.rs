@@ -167,3 +167,72 @@ async fn the_old_shape_marks_past_due_too() {
         )
         .await;
 }
+
+/// The status in force, after each of `events` in turn.
+async fn statuses(events: &[Value]) -> Vec<Value> {
+    let bench = Workbench::new().await;
+    let mut statuses = Vec::new();
+    for event in events {
+        bench.process(std::slice::from_ref(event)).await;
+        statuses.push(bench.rows(STATUS).await[0]["status"].clone());
+    }
+    statuses
+}
+
+#[tokio::test]
+async fn a_change_that_waits_for_its_payment_leaves_the_subscription_active() {
+    for reason in ["subscription_update", "manual"] {
+        let mut waiting = subscription("sub_1", "cus_1", "active", "standard");
+        waiting["pending_update"] = json!({"expires_at": 1_760_080_000,
+            "subscription_items": [{"id": "si_sub_1", "price": "price_enterprise"}]});
+        let events = [
+            active(),
+            event("evt_2", "customer.subscription.updated", 149, waiting),
+            payment("failed", 150, |object| {
+                object["billing_reason"] = json!(reason)
+            }),
+        ];
+        assert_eq!(statuses(&events).await, ["active"; 3], "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_does_not_wait_is_past_due() {
+    let failed = payment("failed", 150, |object| {
+        object["billing_reason"] = json!("subscription_update")
+    });
+    assert_eq!(statuses(&[active(), failed]).await, ["active", "past_due"]);
+}
+
+#[tokio::test]
+async fn a_deduced_status_ends_with_its_cause_in_any_order() {
+    for (event_type, status, out_of_band) in [
+        ("invoice.updated", "paid", true),
+        ("invoice.paid", "paid", true),
+        ("invoice.voided", "void", false),
+        ("invoice.updated", "void", false),
+        ("invoice.marked_uncollectible", "uncollectible", false),
+    ] {
+        let mut object = invoice("in_1", "cus_1", "sub_1", status);
+        object["paid_out_of_band"] = json!(out_of_band);
+        let ended = event("evt_end", event_type, 160, object);
+        let failed = payment("failed", 150, |_| {});
+        assert_eq!(
+            statuses(&[active(), failed.clone(), ended.clone()]).await,
+            ["active", "past_due", "active"],
+            "{event_type} {status}"
+        );
+        assert_eq!(statuses(&[active(), ended, failed]).await, ["active"; 3]);
+    }
+}
+
+#[tokio::test]
+async fn another_invoice_that_ends_is_not_the_cause() {
+    let failed = payment("failed", 150, |_| {});
+    let other = invoice("in_2", "cus_1", "sub_1", "void");
+    let other = event("evt_other", "invoice.voided", 160, other);
+    assert_eq!(
+        statuses(&[active(), failed, other]).await,
+        ["active", "past_due", "past_due"]
+    );
+}

@@ -192,3 +192,71 @@ async fn a_change_to_an_unknown_plan_leaves_the_plan_in_any_order() {
         bench.shows(PLAN, json!({"plan_tier": "free"})).await;
     }
 }
+
+/// A subscription whose items have these prices and these ends, in this order.
+fn with_items(items: &[(&str, &str, i64)]) -> Value {
+    let mut object = of("active", "standard");
+    let list = object["items"]["data"].as_array_mut().unwrap();
+    let first = list.remove(0);
+    for (id, lookup_key, end) in items {
+        let mut item = first.clone();
+        item["id"] = json!(id);
+        item["price"]["id"] = json!(format!("price_of_{id}"));
+        item["price"]["lookup_key"] = json!(lookup_key);
+        item["current_period_end"] = json!(end);
+        list.push(item);
+    }
+    object
+}
+
+#[tokio::test]
+async fn the_highest_plan_counts_wherever_its_item_stands() {
+    let standard = ("si_a", "valuecanvas_standard_monthly", 1_762_678_400);
+    let enterprise = ("si_b", "valuecanvas_enterprise_monthly", 1_762_678_400);
+    for items in [[standard, enterprise], [enterprise, standard]] {
+        assert_eq!(tier_by(with_items(&items)).await, "enterprise");
+    }
+    // By metadata of prices, too.
+    for tiers in [["standard", "enterprise"], ["enterprise", "standard"]] {
+        let mut object = with_items(&[("si_a", "none", 1), ("si_b", "none", 1)]);
+        for (n, tier) in tiers.iter().enumerate() {
+            object["items"]["data"][n]["price"]["metadata"] = json!({"plan_tier": tier});
+        }
+        assert_eq!(tier_by(object).await, "enterprise");
+    }
+}
+
+#[tokio::test]
+async fn the_period_is_that_of_the_item_that_pays_the_plan() {
+    let (month, year) = (1_762_678_400, 1_791_536_000);
+    let plan = |end| ("si_b", "valuecanvas_standard_monthly", end);
+    let addon = |id, end| (id, "addon", end);
+    for items in [
+        vec![addon("si_a", year), plan(month)],
+        vec![plan(month), addon("si_a", year)],
+        vec![addon("si_c", year), plan(month), addon("si_a", year)],
+    ] {
+        let bench = Workbench::new().await;
+        bench
+            .process(&[event("evt_1", CREATED, 100, with_items(&items))])
+            .await;
+        bench
+            .shows(
+                "SELECT extract(epoch FROM current_period_end)::bigint AS ends FROM billing_subscriptions",
+                json!({"ends": month}),
+            )
+            .await;
+    }
+    // The plan is the yearly one, whatever ends first beside it.
+    let bench = Workbench::new().await;
+    let items = [addon("si_a", month), plan(year)];
+    bench
+        .process(&[event("evt_1", CREATED, 100, with_items(&items))])
+        .await;
+    bench
+        .shows(
+            "SELECT extract(epoch FROM current_period_end)::bigint AS ends FROM billing_subscriptions",
+            json!({"ends": year}),
+        )
+        .await;
+}

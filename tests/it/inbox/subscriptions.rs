@@ -354,3 +354,54 @@ async fn a_subscription_is_settled_with_the_payments_that_came_before_it() {
         )
         .await;
 }
+
+#[tokio::test]
+async fn the_audit_log_shows_whatever_changes_of_a_subscription() {
+    let changes = [
+        ("cancel_at", json!(1_762_678_400), "cancelAt"),
+        ("cancel_at_period_end", json!(true), "cancelAtPeriodEnd"),
+        ("canceled_at", json!(1_760_000_100), "canceledAt"),
+        ("trial_end", json!(1_760_500_000), "trialEnd"),
+        (
+            "billing_cycle_anchor",
+            json!(1_760_000_500),
+            "billingCycleAnchor",
+        ),
+        (
+            "collection_method",
+            json!("send_invoice"),
+            "collectionMethod",
+        ),
+        ("latest_invoice", json!("in_9"), "latestInvoiceId"),
+        (
+            "default_payment_method",
+            json!("pm_9"),
+            "defaultPaymentMethodId",
+        ),
+        ("discount", json!({"id": "di_1"}), "discounted"),
+        ("automatic_tax", json!({"enabled": true}), "taxed"),
+        ("pending_update", json!({"expires_at": 1}), "pendingUpdate"),
+        ("metadata", json!({"seats_of": "sales"}), "metadata"),
+    ];
+    for (attribute, value, shown) in changes {
+        let bench = Workbench::new().await;
+        bench
+            .process(&[event("evt_1", CREATED, 100, of("active", "standard"))])
+            .await;
+        let mut object = of("active", "standard");
+        object[attribute] = value;
+        bench.process(&[event("evt_2", UPDATED, 101, object)]).await;
+        let states = bench
+            .rows(
+                "SELECT before_state AS before, after_state AS after FROM billing_audit_log
+                  WHERE action = 'subscription_updated'",
+            )
+            .await;
+        let (before, after) = (&states[0]["before"], &states[0]["after"]);
+        assert_ne!(before[shown], after[shown], "{attribute}: {states}");
+        // And nothing else: what is stored reads as it was told.
+        let fields = after.as_object().unwrap().keys();
+        let changed: Vec<&String> = fields.filter(|key| before[*key] != after[*key]).collect();
+        assert_eq!(changed, [shown]);
+    }
+}

@@ -13,6 +13,7 @@ use valuecanvas_billing::auth::{Permission, Role};
 use valuecanvas_billing::config::{
     ServeConfig, StripeApi, StripeConfig, SurfaceConfig, UsageConfig,
 };
+use valuecanvas_billing::event_handlers::UnknownCustomers;
 use valuecanvas_billing::inbox::worker::Processor;
 use valuecanvas_billing::organizations::{self, NewOrganization};
 use valuecanvas_billing::plans::Catalogue;
@@ -116,6 +117,7 @@ impl TestService {
             ),
             plans_file: options.plans_file,
             max_retries: options.max_retries,
+            unknown_customers: UnknownCustomers::Retry,
         };
         let database = Database::external(db.service(), db.options("postgres"));
         let service = app::start(&database, &serve, &stripe, data_dir.path())
@@ -277,5 +279,6 @@ pub fn processor(db: &TestDatabase) -> Processor {
         catalogue: Catalogue::load(None).unwrap(),
         key_is_live: None,
         max_retries: 20,
+        unknown_customers: UnknownCustomers::Retry,
     }
 }

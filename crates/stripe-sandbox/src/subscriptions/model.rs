@@ -5,6 +5,9 @@ use billing_domain::preview::BillingMode;
 use billing_domain::proration::Charge;
 use serde_json::{Value, json};
 
+/// How many items the object shows; the others are at `/v1/subscription_items`.
+const SHOWN_ITEMS: usize = 10;
+
 use crate::list;
 use crate::metadata::Metadata;
 use crate::shape::Shape;
@@ -185,11 +188,12 @@ impl Subscription {
         let items = self
             .items
             .iter()
+            .take(SHOWN_ITEMS)
             .map(|item| self.render_item(item, state, shape))
             .collect::<Vec<_>>();
         let mut list = list::object(
             items,
-            false,
+            self.items.len() > SHOWN_ITEMS,
             &format!("/v1/subscription_items?subscription={}", self.id),
         );
         list["total_count"] = json!(self.items.len());

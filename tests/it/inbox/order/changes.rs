@@ -8,7 +8,7 @@ pub const TIERS: [&str; 4] = ["free", "standard", "enterprise", "unheard_of"];
 /// What customers and operators change of a subscription, often back and forth.
 pub fn edit(object: &mut Value, choice: u8) {
     let ended = object["status"] == "canceled";
-    match choice % 5 {
+    match choice % 7 {
         0 if !ended => {
             let quantity = 1 + i64::from(choice >> 5 & 1);
             object["quantity"] = json!(quantity);
@@ -29,6 +29,17 @@ pub fn edit(object: &mut Value, choice: u8) {
             if metadata.remove("note").is_none() {
                 metadata.insert("note".to_owned(), json!(choice.to_string()));
             }
+        }
+        // A change waits for its payment, or no longer.
+        4 if !ended => {
+            let waits = object["pending_update"].is_object();
+            let update = json!({"expires_at": 1_760_090_000, "subscription_items": []});
+            object["pending_update"] = if waits { Value::Null } else { update };
+        }
+        // The list of items is cut short, or whole again.
+        5 => {
+            let cut = object["items"]["has_more"] == true;
+            object["items"]["has_more"] = json!(!cut);
         }
         _ => object["metadata"]["version"] = json!((choice >> 6).to_string()),
     }

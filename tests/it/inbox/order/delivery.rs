@@ -11,11 +11,14 @@ use crate::inbox::workbench::{PASS_TIME, Workbench};
 use crate::support::dice::Dice;
 
 /// The tables whose loss makes handlers fail.
-const BREAKABLE: [&str; 6] = [
+const BREAKABLE: [&str; 9] = [
     "billing_subscriptions",
     "billing_subscription_items",
     "billing_invoices",
     "billing_charges",
+    "billing_disputes",
+    "billing_invoice_payments",
+    "webhook_unclaimed_events",
     "billing_alerts",
     "billing_applied_events",
 ];
@@ -67,6 +70,7 @@ pub async fn deliver(bench: &Workbench, events: &[Value], seed: u64) {
 pub async fn finish(bench: &Workbench) {
     for _ in 0..50 {
         pass_time(bench).await;
+        bench.processor.bring_back().await.unwrap();
         bench.work().await;
         if bench.db.count("webhook_events WHERE NOT processed").await == 0 {
             assert_eq!(bench.db.count("webhook_dead_letter_queue").await, 0);

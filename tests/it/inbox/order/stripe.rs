@@ -55,19 +55,19 @@ impl History {
 }
 
 #[derive(Debug)]
-struct Object {
-    customer: &'static str,
-    kind: &'static str,
-    now: Value,
+pub struct Object {
+    pub customer: &'static str,
+    pub kind: &'static str,
+    pub now: Value,
     /// When it last changed, and what it was when that second began.
     second: (i64, Value),
 }
 
-struct Stripe {
-    now: i64,
+pub struct Stripe {
+    pub now: i64,
     dice: Dice,
     events: Vec<Value>,
-    objects: Vec<Object>,
+    pub objects: Vec<Object>,
 }
 
 impl Stripe {
@@ -75,7 +75,7 @@ impl Stripe {
         let customer = organization.customer;
         let running = |o: &Object| o.now["status"] != "canceled";
         let open = |o: &Object| o.now["status"] == "open";
-        match action % 12 {
+        match action % 18 {
             0 => self.subscribe(organization, choice),
             1 => self.attach(customer),
             2 => self.detach(customer, choice),
@@ -88,11 +88,17 @@ impl Stripe {
             5 => {
                 if let Some(index) = self.find(customer, "invoice", open, choice) {
                     let status = ["void", "uncollectible"][usize::from(choice & 1)];
+                    let told = ["invoice.voided", "invoice.marked_uncollectible"];
+                    let told = told[usize::from(choice & 1)];
                     self.change("invoice.updated", index, |o| o["status"] = json!(status));
+                    if choice & 2 == 0 {
+                        self.tell(told, index, None);
+                    }
                 }
             }
             6 => {
-                let succeeded = |o: &Object| o.now["status"] == "succeeded";
+                let succeeded =
+                    |o: &Object| o.now["status"] == "succeeded" && o.now["amount_refunded"] == 0;
                 if let Some(index) = self.find(customer, "charge", succeeded, choice) {
                     self.objects[index].now["status"] = json!("failed");
                     self.tell("charge.failed", index, None);
@@ -104,6 +110,13 @@ impl Stripe {
                     self.tell("customer.subscription.deleted", index, None);
                 }
             }
+            8 => self.refund(customer, choice),
+            9 => self.dispute(customer, choice),
+            10 => self.renew_card(customer, choice),
+            11 => self.change_customer(customer, choice),
+            12 => self.draft(customer, choice),
+            13 => self.pause(customer, choice),
+            14 => self.check_out(organization, choice),
             _ => {
                 let any = |_: &Object| true;
                 if let Some(index) = self.find(customer, "subscription", any, choice >> 3) {
@@ -113,7 +126,7 @@ impl Stripe {
         }
     }
 
-    fn find(
+    pub(super) fn find(
         &self,
         customer: &str,
         kind: &str,
@@ -127,7 +140,7 @@ impl Stripe {
         (!found.is_empty()).then(|| found[usize::from(choice) % found.len()])
     }
 
-    fn create(
+    pub(super) fn create(
         &mut self,
         customer: &'static str,
         kind: &'static str,
@@ -145,7 +158,7 @@ impl Stripe {
         index
     }
 
-    fn change(&mut self, event_type: &str, index: usize, edit: impl FnOnce(&mut Value)) {
+    pub(super) fn change(&mut self, event_type: &str, index: usize, edit: impl FnOnce(&mut Value)) {
         let object = &mut self.objects[index];
         let before = object.now.clone();
         edit(&mut object.now);
@@ -159,7 +172,12 @@ impl Stripe {
         self.tell(event_type, index, Some(previous));
     }
 
-    fn tell(&mut self, event_type: &str, index: usize, previous: Option<Map<String, Value>>) {
+    pub(super) fn tell(
+        &mut self,
+        event_type: &str,
+        index: usize,
+        previous: Option<Map<String, Value>>,
+    ) {
         let id = format!("evt_{:016x}", self.dice.number());
         let object = self.objects[index].now.clone();
         let mut event = event(&id, event_type, self.now, object);
@@ -169,7 +187,7 @@ impl Stripe {
         self.events.push(event);
     }
 
-    fn new_id(&mut self, prefix: &str) -> String {
+    pub(super) fn new_id(&mut self, prefix: &str) -> String {
         format!("{prefix}_{:012x}", self.dice.number() >> 16)
     }
 
@@ -193,7 +211,12 @@ impl Stripe {
     fn renew(&mut self, customer: &str, choice: u8) {
         let running = |o: &Object| matches!(o.now["status"].as_str(), Some("active" | "past_due"));
         if let Some(index) = self.find(customer, "subscription", running, choice >> 2) {
-            self.bill(index, "subscription_cycle", choice);
+            let reason = match choice >> 5 {
+                0 => "subscription_update",
+                1 => "manual",
+                _ => "subscription_cycle",
+            };
+            self.bill(index, reason, choice);
         }
     }
 
@@ -218,13 +241,16 @@ impl Stripe {
     /// and the subscription each have their event, in one second.
     fn attempt(&mut self, invoice: usize, succeeds: bool) {
         let customer = self.objects[invoice].customer;
+        let payment_intent = self.new_id("pi");
         let charge = json!({
             "id": self.new_id("ch"),
             "object": "charge",
             "amount": 9900,
+            "amount_refunded": 0,
             "created": self.now,
             "currency": "usd",
             "customer": customer,
+            "payment_intent": &payment_intent,
             "failure_code": if succeeds { Value::Null } else { json!("card_declined") },
             "livemode": false,
             "paid": succeeds,
@@ -232,6 +258,9 @@ impl Stripe {
         });
         let outcome = if succeeds { "succeeded" } else { "failed" };
         self.create(customer, "charge", &format!("charge.{outcome}"), charge);
+        if succeeds {
+            self.pay(invoice, &payment_intent);
+        }
         self.change("invoice.updated", invoice, |o| {
             o["attempt_count"] = json!(o["attempt_count"].as_i64().unwrap() + 1);
             if succeeds {
@@ -241,6 +270,9 @@ impl Stripe {
             }
         });
         self.tell(&format!("invoice.payment_{outcome}"), invoice, None);
+        if succeeds {
+            self.tell("invoice.paid", invoice, None);
+        }
         let id = &self.objects[invoice].now["parent"]["subscription_details"]["subscription"];
         let index = self
             .objects
@@ -306,7 +338,8 @@ impl Stripe {
             .filter(|o| !untouched(o))
             .map(|o| o.now["id"].as_str().unwrap().to_owned())
             .collect();
-        let mut rows: Vec<Value> = self.objects.iter().map(row).collect();
+        let kept = self.objects.iter().filter(|o| o.kind != "deleted");
+        let mut rows: Vec<Value> = kept.map(|o| row(o, &self.objects)).collect();
         rows.retain(|row| !ambiguous.iter().any(|id| row["id"] == **id));
         History {
             events: self.events,
@@ -317,21 +350,32 @@ impl Stripe {
 }
 
 /// What the mirror should show of an object.
-fn row(object: &Object) -> Value {
+fn row(object: &Object, all: &[Object]) -> Value {
     let o = &object.now;
+    let of = |kind: &'static str| all.iter().filter(move |other| other.kind == kind);
     let detail = match object.kind {
         "subscription" => json!([o["quantity"], o["cancel_at_period_end"], o["metadata"]]),
         "invoice" => json!([o["attempt_count"], o["amount_paid"]]),
-        "charge" => json!([o["amount"]]),
-        _ => json!([o["card"]["last4"]]),
-    };
-    let attached = if o["customer"].is_null() {
-        "detached"
-    } else {
-        "attached"
+        "charge" => {
+            let disputed = of("dispute").any(|other| other.now["charge"] == o["id"]);
+            let paid =
+                |other: &&Object| other.now["payment"]["payment_intent"] == o["payment_intent"];
+            let invoice = of("invoice_payment")
+                .find(paid)
+                .map(|other| &other.now["invoice"]);
+            json!([o["amount"], o["amount_refunded"], disputed, invoice])
+        }
+        "dispute" => json!([o["amount"]]),
+        "invoice_payment" => json!([o["invoice"]]),
+        "checkout_session" => json!([o["payment_status"]]),
+        "customer" => json!([o["invoice_settings"]["default_payment_method"]]),
+        _ => json!([o["card"]["last4"], o["card"]["exp_year"]]),
     };
     let status = match object.kind {
-        "payment_method" => json!(attached),
+        "payment_method" if o["customer"].is_null() => json!("detached"),
+        "payment_method" => json!("attached"),
+        "customer" if o["deleted"] == true => json!("deleted"),
+        "customer" => json!("there"),
         _ => o["status"].clone(),
     };
     json!({"id": o["id"], "status": status, "detail": detail})

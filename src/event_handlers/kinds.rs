@@ -1,0 +1,151 @@
+//! The event types that have a handler, and the audit log's words for them.
+
+use super::{EventData, Handled, HandlerError};
+use crate::stripe::objects::{
+    BillingObject, Charge, CheckoutSession, Customer, Dispute, Invoice, InvoicePayment,
+    PaymentMethod, Subscription,
+};
+
+/// Without these the mirror is wrong.
+pub const MAIN_TYPES: [&str; 12] = [
+    "invoice.created",
+    "invoice.finalized",
+    "invoice.updated",
+    "invoice.payment_succeeded",
+    "invoice.payment_failed",
+    "customer.subscription.created",
+    "customer.subscription.updated",
+    "customer.subscription.deleted",
+    "charge.succeeded",
+    "charge.failed",
+    "payment_method.attached",
+    "payment_method.detached",
+];
+
+/// Without these it shows no refunds, disputes, deleted customers and drafts,
+/// renewed cards, pending changes and checkouts.
+pub const FURTHER_TYPES: [&str; 21] = [
+    "invoice.paid",
+    "invoice.voided",
+    "invoice.marked_uncollectible",
+    "invoice.deleted",
+    "invoice.payment_action_required",
+    "customer.updated",
+    "customer.deleted",
+    "customer.subscription.paused",
+    "customer.subscription.resumed",
+    "customer.subscription.trial_will_end",
+    "customer.subscription.pending_update_applied",
+    "customer.subscription.pending_update_expired",
+    "charge.refunded",
+    "charge.dispute.created",
+    "charge.dispute.closed",
+    "payment_method.updated",
+    "payment_method.automatically_updated",
+    "checkout.session.completed",
+    "checkout.session.expired",
+    "checkout.session.async_payment_succeeded",
+    "checkout.session.async_payment_failed",
+];
+
+/// Without this charges do not say which invoice they paid, since 2025-03-31.
+pub const LINKING_TYPE: &str = "invoice_payment.paid";
+
+/// All event types that have a handler.
+pub const HANDLED_TYPES: [&str; 34] = {
+    let mut all = [LINKING_TYPE; 34];
+    let mut at = 0;
+    while at < MAIN_TYPES.len() {
+        all[at] = MAIN_TYPES[at];
+        at += 1;
+    }
+    let mut further = 0;
+    while further < FURTHER_TYPES.len() {
+        all[at + further] = FURTHER_TYPES[further];
+        further += 1;
+    }
+    all
+};
+
+/// The audit log's word for what an event of `event_type` does.
+pub(super) fn action(event_type: &str) -> &'static str {
+    match event_type {
+        "invoice.created" => "invoice_created",
+        "invoice.finalized" => "invoice_finalized",
+        "invoice.updated" => "invoice_updated",
+        "invoice.payment_succeeded" => "invoice_payment_succeeded",
+        "invoice.payment_failed" => "invoice_payment_failed",
+        "invoice.payment_action_required" => "invoice_payment_action_required",
+        "invoice.paid" => "invoice_paid",
+        "invoice.voided" => "invoice_voided",
+        "invoice.marked_uncollectible" => "invoice_marked_uncollectible",
+        "invoice.deleted" => "invoice_deleted",
+        "invoice_payment.paid" => "invoice_payment_paid",
+        "customer.updated" => "customer_updated",
+        "customer.deleted" => "customer_deleted",
+        "customer.subscription.created" => "subscription_created",
+        "customer.subscription.updated" => "subscription_updated",
+        "customer.subscription.deleted" => "subscription_deleted",
+        "customer.subscription.paused" => "subscription_paused",
+        "customer.subscription.resumed" => "subscription_resumed",
+        "customer.subscription.trial_will_end" => "subscription_trial_will_end",
+        "customer.subscription.pending_update_applied" => "subscription_pending_update_applied",
+        "customer.subscription.pending_update_expired" => "subscription_pending_update_expired",
+        "charge.succeeded" => "charge_succeeded",
+        "charge.failed" => "charge_failed",
+        "charge.refunded" => "charge_refunded",
+        "charge.dispute.created" => "charge_dispute_created",
+        "charge.dispute.closed" => "charge_dispute_closed",
+        "payment_method.attached" => "payment_method_attached",
+        "payment_method.detached" => "payment_method_detached",
+        "payment_method.updated" => "payment_method_updated",
+        "payment_method.automatically_updated" => "payment_method_automatically_updated",
+        "checkout.session.completed" => "checkout_session_completed",
+        "checkout.session.expired" => "checkout_session_expired",
+        "checkout.session.async_payment_succeeded" => "checkout_session_async_payment_succeeded",
+        "checkout.session.async_payment_failed" => "checkout_session_async_payment_failed",
+        other => unreachable!("{other} has no handler"),
+    }
+}
+
+/// Reads the object of an event whose type has a handler.
+pub(super) fn read_object(
+    event_type: &str,
+    data: &EventData,
+) -> Result<BillingObject, Result<Handled, HandlerError>> {
+    let object = &data.object;
+    let family = |name: &str| event_type.starts_with(name);
+    let read = if family("customer.subscription.") {
+        Subscription::read(object).map(|o| BillingObject::Subscription(Box::new(o)))
+    } else if family("customer.") {
+        let deleted = event_type == "customer.deleted";
+        Customer::read(object, deleted).map(|o| BillingObject::Customer(Box::new(o)))
+    } else if family("invoice.") {
+        Invoice::read(object).map(|o| BillingObject::Invoice(Box::new(o)))
+    } else if family("invoice_payment.") {
+        InvoicePayment::read(object).map(|o| BillingObject::InvoicePayment(Box::new(o)))
+    } else if family("charge.dispute.") {
+        Dispute::read(object).map(|o| BillingObject::Dispute(Box::new(o)))
+    } else if family("charge.") {
+        Charge::read(object).map(|o| BillingObject::Charge(Box::new(o)))
+    } else if family("checkout.session.") {
+        CheckoutSession::read(object).map(|o| BillingObject::CheckoutSession(Box::new(o)))
+    } else {
+        PaymentMethod::read(object, data.previous_attributes.as_ref())
+            .map(|o| BillingObject::PaymentMethod(Box::new(o)))
+    };
+    read.map_err(|error| Err(HandlerError::Permanent(error.to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_type_is_listed_once_and_has_an_action_of_its_own() {
+        let mut actions: Vec<&str> = HANDLED_TYPES.into_iter().map(action).collect();
+        actions.sort_unstable();
+        actions.dedup();
+        assert_eq!(actions.len(), HANDLED_TYPES.len());
+    }
+}

@@ -1,0 +1,65 @@
+//! Lines that Stripe's events leave out: an event shows the first few of an
+//! invoice, the others are fetched.
+
+use serde_json::Value;
+use sqlx::PgPool;
+
+use super::store;
+use crate::audit;
+use crate::db::{TenantTx, WorkerTx};
+use crate::event_handlers;
+use crate::stripe::client::{Client, StripeError};
+use crate::stripe::objects::{Invoice, ShapeError};
+
+/// Invoices of one round.
+const ROUND: i64 = 20;
+
+/// Why the lines of an invoice could not be fetched.
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error(transparent)]
+    Stripe(#[from] StripeError),
+    #[error("Stripe's answer cannot be read: {0}")]
+    Shape(#[from] ShapeError),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// Fetches the lines that events left out, of some invoices. One that cannot be
+/// fetched is tried again after the others.
+pub async fn fetch_missing(pool: &PgPool, client: &Client) -> Result<(), sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let incomplete = store::incomplete(tx.conn(), ROUND).await?;
+    tx.rollback().await?;
+    for invoice in incomplete {
+        if let Err(error) = fetch(pool, client, &invoice).await {
+            tracing::warn!(
+                organization_id = %invoice.organization_id, invoice_id = invoice.id, %error,
+                "the lines that Stripe's event left out could not be fetched; they are asked for again"
+            );
+            let mut tx = TenantTx::begin(pool, invoice.organization_id).await?;
+            store::ask_later(&mut tx, &invoice.id).await?;
+            tx.commit().await?;
+        }
+    }
+    Ok(())
+}
+
+async fn fetch(
+    pool: &PgPool,
+    client: &Client,
+    incomplete: &store::Incomplete,
+) -> Result<(), FetchError> {
+    let object: Value = client.invoice(&incomplete.id).await?.0;
+    let invoice = Invoice::read(&object)?;
+    let organization_id = incomplete.organization_id;
+    let mut tx = TenantTx::begin(pool, organization_id).await?;
+    // Events of the invoice wait meanwhile.
+    audit::lock_chains(tx.conn(), &[organization_id]).await?;
+    if store::is_as_it_was(&mut tx, incomplete).await? {
+        event_handlers::replace_invoice_lines(tx.conn(), organization_id, &invoice).await?;
+        store::completed(&mut tx, &incomplete.id).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
