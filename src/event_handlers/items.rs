@@ -57,7 +57,8 @@ pub async fn revisit(
         let Some(row) = stored.get(&key).filter(|row| row.has_more_items) else {
             continue;
         };
-        let winner = store::kept_events(conn, &[row.version.last_event_id.clone()]).await?;
+        let winner =
+            store::kept_events(conn, std::slice::from_ref(&row.version.last_event_id)).await?;
         let winner = winner.first().and_then(|event| {
             Subscription::read(&EventData::read(&event.payload).ok()?.object).ok()
         });
