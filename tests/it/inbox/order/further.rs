@@ -104,7 +104,7 @@ impl Stripe {
         if self.objects[index].now["deleted"] == true {
             return;
         }
-        if choice % 5 == 0 {
+        if choice.is_multiple_of(5) {
             self.tell("customer.deleted", index, None);
             self.objects[index].now["deleted"] = json!(true);
         } else {
