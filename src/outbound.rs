@@ -15,7 +15,12 @@ pub fn direct_client() -> Result<reqwest::Client, reqwest::Error> {
 fn client(builder: fn() -> reqwest::ClientBuilder) -> Result<reqwest::Client, reqwest::Error> {
     // Only the first call installs it; a second finds it there.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    builder().timeout(Duration::from_secs(10)).build()
+    // A redirect is the answer: whoever is asked does not say whom else we ask,
+    // nor is a POST that became a GET of some page a success.
+    builder()
+        .timeout(Duration::from_secs(10))
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
 }
 
 /// Whether a URL is of this host.

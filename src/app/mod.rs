@@ -208,6 +208,7 @@ pub async fn start(
         },
         upstream: serve.usage.agents_upstream.clone(),
         client: outbound::direct_client().map_err(StartError::Client)?,
+        trust_headers: serve.usage.trust_headers,
     };
     let enforced = catalogue.enforced().iter().map(|route| route.path.clone());
     let api = Api {

@@ -66,7 +66,7 @@ pub const ROUTES: &[(Method, &str, Access)] = &[
     (GET, "/api/billing/invoices/{id}/pdf", Tenant(BillingRead)),
     (GET, "/api/billing/payment-methods", Tenant(BillingRead)),
     (GET, "/api/billing/audit-log", Tenant(BillingRead)),
-    (POST, "/api/agents/execute", Tenant(AgentsExecute)),
+    (POST, AGENTS, Tenant(AgentsExecute)),
     (GET, "/api/enforce", ApiKey(UsageWrite)),
     (GET, "/api/operator/organizations", Operator),
     (GET, "/api/operator/webhook-events", Operator),
@@ -88,6 +88,24 @@ pub const ROUTES: &[(Method, &str, Access)] = &[
     ),
 ];
 
+/// Where proxies ask first: by their clients' methods, and with their clients'
+/// paths below.
+pub const FORWARD_AUTH: [&str; 3] = ["/api/enforce", "/api/enforce/", "/api/enforce/{*rest}"];
+
+/// Whether the route answers proxies about the requests of others, of which it
+/// sees headers, method and path.
+pub fn is_forward_auth(path: &str) -> bool {
+    FORWARD_AUTH.contains(&path)
+}
+
+/// Whether calls of the route are forwarded, and take as long as others take:
+/// agents' calls, and the product's own routes, which are in no table.
+pub fn is_forwarded(method: &Method, path: &str) -> bool {
+    path == AGENTS || access_of(method, path).is_none()
+}
+
+const AGENTS: &str = "/api/agents/execute";
+
 /// Whether the path is in the table, with whatever method.
 pub(super) fn has_path(path: &str) -> bool {
     ROUTES.iter().any(|(_, template, _)| *template == path)
@@ -95,6 +113,9 @@ pub(super) fn has_path(path: &str) -> bool {
 
 /// What the route asks; None: it is not in the table. HEAD asks what GET does.
 pub fn access_of(method: &Method, path: &str) -> Option<Access> {
+    if is_forward_auth(path) {
+        return Some(ApiKey(UsageWrite));
+    }
     let method = if *method == Method::HEAD {
         &Method::GET
     } else {

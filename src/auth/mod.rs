@@ -14,7 +14,7 @@ mod throttle;
 mod token;
 mod users;
 
-pub use access::{Access, ROUTES, access_of};
+pub use access::{Access, FORWARD_AUTH, ROUTES, access_of, is_forward_auth, is_forwarded};
 pub use api_keys::{ApiKey, ApiKeyError, NewApiKey, create_api_key, list_api_keys, revoke_api_key};
 pub use guard::{Guard, enforce};
 pub use login::{LoginError, Session, log_in, log_out};

@@ -37,6 +37,7 @@ impl ConfigError {
 /// The variables that are read, besides those of the secrets' files.
 const VARIABLES: [&str; 27] = [
     "AGENTS_UPSTREAM_URL",
+    "ENFORCE_TRUST_HEADERS",
     "APPLICATION_WEBHOOK_URL",
     "APPLICATION_WEBHOOK_SECRET",
     "API_RATE_LIMIT_PER_MINUTE",
@@ -108,6 +109,9 @@ pub struct GlobalArgs {
     /// Where the embedded cluster and generated secrets live.
     #[arg(long, env = "DATA_DIR", global = true, default_value = DATA_DIR, value_parser = data_dir)]
     pub data_dir: PathBuf,
+    /// For whom you act: entered in the audit log beside your login.
+    #[arg(long = "as", global = true, value_name = "NAME")]
+    acting_as: Option<String>,
     /// How logs are written, `pretty` or `json`; unset: pretty on a terminal,
     /// else json.
     #[arg(long, env = "LOG_FORMAT", global = true)]
@@ -157,6 +161,11 @@ impl GlobalArgs {
         let given = self.migration_database_url.as_deref();
         let own = secret("MIGRATION_DATABASE_URL", given).ok().flatten();
         own.or_else(|| self.database_url())
+    }
+
+    /// For whom whoever runs the command says to act.
+    pub fn acting_as(&self) -> Option<&str> {
+        self.acting_as.as_deref()
     }
 
     pub fn log_format(&self) -> Result<Option<LogFormat>, ConfigError> {

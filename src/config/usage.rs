@@ -3,7 +3,7 @@
 use clap::Args;
 use reqwest::Url;
 
-use super::{ConfigError, given, number, secret_of_environment};
+use super::{ConfigError, boolean, given, number, secret_of_environment};
 use crate::outbound::is_loopback;
 use crate::usage_alerts::sender::Application;
 use crate::usage_alerts::webhook::WebhookSecret;
@@ -19,6 +19,12 @@ pub struct UsageArgs {
     /// built-in agent repeats its input.
     #[arg(long, env = "AGENTS_UPSTREAM_URL")]
     agents_upstream_url: Option<String>,
+    /// Whether proxies that ask /api/enforce set X-Quota-Metric and
+    /// X-Quota-Amount themselves, in place of their clients'; else only the
+    /// query is read.
+    #[arg(long, env = "ENFORCE_TRUST_HEADERS", default_value = "false",
+          num_args = 0..=1, default_missing_value = "true")]
+    enforce_trust_headers: String,
     /// Where the application takes webhooks (Standard Webhooks), signed with
     /// APPLICATION_WEBHOOK_SECRET; unset: usage alerts are not sent.
     #[arg(long, env = "APPLICATION_WEBHOOK_URL")]
@@ -29,6 +35,8 @@ pub struct UsageArgs {
 pub struct UsageConfig {
     pub grace_hours: u32,
     pub agents_upstream: Option<Url>,
+    /// Whether `/api/enforce` reads headers.
+    pub trust_headers: bool,
     pub application: Option<Application>,
 }
 
@@ -37,6 +45,7 @@ impl Default for UsageConfig {
         Self {
             grace_hours: 24,
             agents_upstream: None,
+            trust_headers: false,
             application: None,
         }
     }
@@ -58,6 +67,7 @@ impl UsageArgs {
             agents_upstream: upstream
                 .map(|text| url("AGENTS_UPSTREAM_URL", text))
                 .transpose()?,
+            trust_headers: boolean("ENFORCE_TRUST_HEADERS", &self.enforce_trust_headers)?,
             application: webhooks.transpose()?.map(application).transpose()?,
         })
     }

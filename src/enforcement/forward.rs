@@ -1,6 +1,7 @@
 //! Passing a call on: streams both ways, without what belongs to a connection
 //! or to us.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,6 +13,8 @@ use uuid::Uuid;
 
 use super::hold::Hold;
 use crate::error::Problem;
+use crate::http::RequestId;
+use crate::http::idempotency::Streamed;
 
 /// How long an upstream may take to begin its answer, and to go on with it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
@@ -20,6 +23,9 @@ const CHUNK_TIMEOUT: Duration = Duration::from_secs(60);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 const ORGANIZATION: HeaderName = HeaderName::from_static("x-organization-id");
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// RFC 9110, 7.6.1, and what is between the caller and us alone.
 const NOT_PASSED_ON: [&str; 12] = [
@@ -37,12 +43,35 @@ const NOT_PASSED_ON: [&str; 12] = [
     "cookie",
 ];
 
+/// What upstreams believe of a proxy in front of them: for whom a call is, from
+/// where it came, which address it had. A caller does not say it.
+const SAID_BY_PROXIES: [&str; 8] = [
+    "forwarded",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "fastly-client-ip",
+    "x-rewrite-url",
+];
+const SAID_BY_PROXIES_TOO: [&str; 5] = [
+    "x-forwarded-",
+    "x-original-",
+    "x-envoy-",
+    "x-organization",
+    "x-quota-",
+];
+
 /// What is passed on.
 pub struct Call {
     pub method: Method,
     pub headers: HeaderMap,
     pub body: Body,
     pub organization_id: Uuid,
+    /// From where it came, where that is known.
+    pub from: Option<IpAddr>,
+    pub request_id: Option<RequestId>,
 }
 
 /// Removes what belongs to one connection.
@@ -65,6 +94,63 @@ fn passed_on(headers: &HeaderMap) -> HeaderMap {
     kept
 }
 
+/// The headers that the upstream gets: the caller's, and what we say of it.
+fn to_upstream(call: &Call) -> HeaderMap {
+    let mut headers = passed_on(&call.headers);
+    let ours = |name: &str| {
+        // Upstreams of the CGI kind read `X_Real_IP` as `X-Real-IP`.
+        name.contains('_')
+            || SAID_BY_PROXIES.contains(&name)
+            || SAID_BY_PROXIES_TOO
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+    };
+    let dropped: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| ours(name.as_str()))
+        .cloned()
+        .collect();
+    for name in dropped {
+        headers.remove(name);
+    }
+    let from = call.from.map(|from| from.to_canonical().to_string());
+    for (name, value) in [
+        (ORGANIZATION, Some(call.organization_id.to_string())),
+        (FORWARDED_FOR, from),
+    ] {
+        if let Some(value) = value {
+            let value = HeaderValue::try_from(value).expect("ids and addresses are plain text");
+            headers.insert(name, value);
+        }
+    }
+    if let Some(id) = &call.request_id {
+        headers.insert(REQUEST_ID, id.header_value());
+    }
+    headers
+}
+
+/// The headers that the caller gets of the upstream's: not those by which it
+/// would speak for us.
+fn to_caller(headers: &HeaderMap) -> HeaderMap {
+    let mut headers = passed_on(headers);
+    let ours = |name: &str| {
+        name == "set-cookie"
+            || name == "x-grace-period-expires"
+            || name == "idempotent-replayed"
+            || name.starts_with("x-quota-")
+            || name.starts_with("access-control-")
+    };
+    let dropped: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| ours(name.as_str()))
+        .cloned()
+        .collect();
+    for name in dropped {
+        headers.remove(name);
+    }
+    headers
+}
+
 /// Makes the call. `hold` is counted when the answer has gone through to its
 /// end, and let go when the upstream fails.
 pub async fn forward(
@@ -73,11 +159,7 @@ pub async fn forward(
     call: Call,
     mut hold: Hold,
 ) -> Result<Response, Problem> {
-    let mut headers = passed_on(&call.headers);
-    let organization = call.organization_id.to_string();
-    if let Ok(organization) = HeaderValue::try_from(organization) {
-        headers.insert(ORGANIZATION, organization);
-    }
+    let headers = to_upstream(&call);
     let request = client
         .request(call.method, url)
         .headers(headers)
@@ -99,12 +181,13 @@ pub async fn forward(
     };
     let status = answer.status();
     hold.set_used(status.is_success());
-    let headers = passed_on(answer.headers());
+    let headers = to_caller(answer.headers());
     let chunks = answer.bytes_stream();
     let body = futures_util::stream::unfold(Some((chunks, hold)), next_chunk);
     let mut response = Response::new(Body::from_stream(body));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
+    response.extensions_mut().insert(Streamed);
     Ok(response)
 }
 
@@ -156,5 +239,45 @@ mod tests {
         let passed = passed_on(&headers);
         let kept: Vec<&str> = passed.keys().map(HeaderName::as_str).collect();
         assert_eq!(kept, ["content-type", "traceparent"]);
+    }
+
+    #[test]
+    fn a_caller_does_not_speak_for_a_proxy() {
+        let mut headers = HeaderMap::new();
+        for name in [
+            "x_organization_id",
+            "x-organization",
+            "x-organization-id",
+            "x-forwarded-for",
+            "x-forwarded-host",
+            "x_forwarded_for",
+            "x-real-ip",
+            "forwarded",
+            "x-quota-usage",
+            "x-quota-amount",
+            "x-original-url",
+            "x-rewrite-url",
+            "true-client-ip",
+            "x-request-id",
+            "x-own",
+        ] {
+            headers.append(name, "theirs".parse().unwrap());
+            headers.append(name, "twice".parse().unwrap());
+        }
+        let call = Call {
+            method: Method::GET,
+            headers,
+            body: Body::empty(),
+            organization_id: Uuid::nil(),
+            from: Some("::ffff:10.0.0.7".parse().unwrap()),
+            request_id: Some(RequestId::of(&HeaderMap::new())),
+        };
+        let sent = to_upstream(&call);
+        let of = |name| sent.get_all(name).iter().collect::<Vec<_>>();
+        assert_eq!(of("x-own"), ["theirs", "twice"]);
+        assert_eq!(of("x-organization-id"), [&Uuid::nil().to_string()]);
+        assert_eq!(of("x-forwarded-for"), ["10.0.0.7"]);
+        assert_eq!(of("x-request-id").len(), 1);
+        assert_eq!(sent.keys_len(), 4, "{sent:?}");
     }
 }

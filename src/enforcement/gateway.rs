@@ -7,11 +7,13 @@ use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
 use reqwest::Url;
 use rust_decimal::Decimal;
-use uuid::Uuid;
 
 use super::forward::{self, Call};
 use super::hold::{Hold, TTL_SECS};
+use super::target;
+use crate::auth::Principal;
 use crate::error::Problem;
+use crate::http::RequestId;
 use crate::metrics;
 use crate::plans::EnforcedRoute;
 use crate::usage::{answer, routes::Usage};
@@ -39,15 +41,17 @@ impl Gateway {
         }
     }
 
-    /// Forwards a call of `organization_id`; `rest` is what of its path comes
-    /// after the route's own.
+    /// Forwards a call of `caller`; `rest` is what of its raw path comes after
+    /// the route's own.
     pub async fn call(
         &self,
-        organization_id: Uuid,
+        caller: &Principal,
         rest: Option<&str>,
         request: Request,
     ) -> Result<Response, Problem> {
         let started = Instant::now();
+        let organization_id = caller.organization_id;
+        let url = target::of(&self.upstream, rest, request.uri().query())?;
         let reserved = self
             .usage
             .ledger
@@ -72,32 +76,17 @@ impl Gateway {
             }
         };
         let hold = Hold::new(self.usage.ledger.clone(), reservation);
-        let url = self.url(rest, request.uri().query());
         let (parts, body) = request.into_parts();
         let call = Call {
             method: parts.method,
             headers: parts.headers,
             body: Body::new(body),
             organization_id,
+            from: caller.client.ip,
+            request_id: parts.extensions.get::<RequestId>().cloned(),
         };
         let mut response = forward::forward(&self.client, url, call, hold).await?;
         response.headers_mut().extend(headers);
         Ok(response)
-    }
-
-    fn url(&self, rest: Option<&str>, query: Option<&str>) -> Url {
-        let mut url = self.upstream.clone();
-        if let Some(rest) = rest {
-            let base = url.path().trim_end_matches('/').to_owned();
-            url.set_path(&format!("{base}/{rest}"));
-        }
-        if let Some(query) = query {
-            let both = match url.query() {
-                Some(own) => format!("{own}&{query}"),
-                None => query.to_owned(),
-            };
-            url.set_query(Some(&both));
-        }
-        url
     }
 }

@@ -6,6 +6,7 @@ mod forward_auth;
 mod gateway;
 mod hold;
 mod routes;
+mod target;
 
 pub use gateway::Gateway;
 pub use routes::{Agents, Api, router};

@@ -1,21 +1,21 @@
-//! `POST /api/agents/execute`, `GET /api/enforce`, and the product's routes.
+//! `POST /api/agents/execute`, `/api/enforce`, and the product's routes.
 
 use axum::Router;
-use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{any, post};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{OpenApi, ToSchema};
 use uuid::Uuid;
 
-use super::forward_auth::Asked;
+use super::forward_auth::{Asked, Query};
 use super::gateway::Gateway;
 use crate::auth::Principal;
 use crate::error::Problem;
 use crate::http::body;
-use crate::http::extract::{Query, parse_json};
+use crate::http::extract::parse_json;
 use crate::usage::NewEvent;
 use crate::usage::routes::Usage;
 
@@ -32,6 +32,15 @@ pub struct Agents {
     /// None: by the built-in agent, which repeats its input.
     pub upstream: Option<reqwest::Url>,
     pub client: reqwest::Client,
+    /// Whether proxies that ask first set the headers that say for what.
+    pub trust_headers: bool,
+}
+
+/// What answers proxies that ask first.
+#[derive(Clone)]
+struct ForwardAuth {
+    usage: Usage,
+    trust_headers: bool,
 }
 
 /// The routes, those of the product included.
@@ -47,8 +56,15 @@ pub fn router(agents: Agents) -> Router {
         };
         router = router.route(&route.path, handler.with_state(gateway));
     }
+    let asked_first = ForwardAuth {
+        usage,
+        trust_headers: agents.trust_headers,
+    };
+    let below = any(enforce_below).with_state(asked_first.clone());
     router
-        .route("/api/enforce", get(enforce).with_state(usage))
+        .route("/api/enforce", any(enforce).with_state(asked_first))
+        .route("/api/enforce/", below.clone())
+        .route("/api/enforce/{*rest}", below)
         .route("/api/agents/execute", post(execute).with_state(agents))
 }
 
@@ -57,22 +73,20 @@ async fn pass(
     caller: Principal,
     request: Request,
 ) -> Result<Response, Problem> {
-    gateway.call(caller.organization_id, None, request).await
+    gateway.call(&caller, None, request).await
 }
 
 async fn pass_below(
     State(gateway): State<Gateway>,
     caller: Principal,
-    Path(rest): Path<String>,
+    route: MatchedPath,
     request: Request,
 ) -> Result<Response, Problem> {
-    let climbs = rest.split('/').any(|segment| matches!(segment, "." | ".."));
-    if climbs {
-        return Err(Problem::not_found("there is nothing at this address"));
-    }
-    gateway
-        .call(caller.organization_id, Some(&rest), request)
-        .await
+    // The raw path: what is decoded here, the upstream would not see.
+    let fixed = route.as_str().trim_end_matches("{*rest}");
+    let rest = request.uri().path().strip_prefix(fixed);
+    let rest = rest.ok_or_else(Problem::internal)?.to_owned();
+    gateway.call(&caller, Some(&rest), request).await
 }
 
 /// What an agent is to do.
@@ -128,7 +142,7 @@ async fn execute(
             upstream,
             fail_open: metric.is_some_and(|metric| metric.fail_open),
         };
-        return gateway.call(caller.organization_id, None, request).await;
+        return gateway.call(&caller, None, request).await;
     }
     let (parts, body) = request.into_parts();
     let body = body::read(&parts.headers, body).await?;
@@ -166,14 +180,16 @@ fn one(metric: &str, quantity: rust_decimal::Decimal, id: Option<String>) -> New
 
 /// Decide about a call, for a proxy that asks first
 ///
-/// For nginx `auth_request`, Traefik ForwardAuth and Envoy ext_authz: 200 lets the call pass. The
-/// quota headers of the answer may be copied to it.
+/// For nginx `auth_request`, Traefik ForwardAuth and Envoy ext_authz, by any method and with any
+/// path below: 200 lets the call pass. What is asked is said in the query that the proxy is
+/// configured with; the headers `X-Quota-Metric` and `X-Quota-Amount` are read only with
+/// `ENFORCE_TRUST_HEADERS=true`. The quota headers of the answer may be copied to the call.
 #[utoipa::path(
     get,
     path = "/api/enforce",
     operation_id = "enforce",
     tag = "Enforcement",
-    params(Asked),
+    params(Query),
     responses(
         (status = 200, description = "It is allowed, and counted.",
          body = crate::usage::answer::Checked),
@@ -183,17 +199,38 @@ fn one(metric: &str, quantity: rust_decimal::Decimal, id: Option<String>) -> New
     ),
 )]
 async fn enforce(
-    State(usage): State<Usage>,
+    State(route): State<ForwardAuth>,
     caller: Principal,
+    uri: Uri,
     headers: HeaderMap,
-    Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
-    let metric = asked.metric(&headers)?;
-    let amount = asked.amount(&headers)?;
-    usage.check_names(&metric, asked.id.as_deref())?;
-    let named = asked.id.is_some();
-    let event = one(&metric, amount, asked.id);
-    usage
-        .decide(caller.organization_id, &metric, event, asked.consume, named)
-        .await
+    let asked = Asked::of(&uri, &headers, false, route.trust_headers)?;
+    route.decide(&caller, asked).await
+}
+
+async fn enforce_below(
+    State(route): State<ForwardAuth>,
+    caller: Principal,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let asked = Asked::of(&uri, &headers, true, route.trust_headers)?;
+    route.decide(&caller, asked).await
+}
+
+impl ForwardAuth {
+    async fn decide(&self, caller: &Principal, asked: Asked) -> Result<Response, Problem> {
+        let Asked {
+            metric,
+            amount,
+            id,
+            consume,
+        } = asked;
+        self.usage.check_names(&metric, id.as_deref())?;
+        let named = id.is_some();
+        let event = one(&metric, amount, id);
+        self.usage
+            .decide(caller.organization_id, &metric, event, consume, named)
+            .await
+    }
 }

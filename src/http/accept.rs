@@ -5,6 +5,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use crate::auth::is_forward_auth;
 use crate::error::Problem;
 
 /// Answers that are JSON, or nothing, or a problem.
@@ -12,18 +13,18 @@ const JSON: [&str; 2] = ["application/json", "application/problem+json"];
 
 /// Routes that have something else to offer, or answer somebody else's
 /// request.
-const OTHERS: [&str; 5] = [
+const OTHERS: [&str; 4] = [
     "/api/agents/execute",
     "/api/billing/audit-log",
     "/api/billing/invoices/{id}/pdf",
-    "/api/enforce",
     "/docs",
 ];
 
 /// The layer of the routes: refuses who would take nothing of what there is.
 pub async fn offered(request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>();
-    let other = path.is_some_and(|path| OTHERS.contains(&path.as_str()));
+    let other =
+        path.is_some_and(|path| OTHERS.contains(&path.as_str()) || is_forward_auth(path.as_str()));
     if other || choose(request.headers(), &JSON).is_some() {
         return next.run(request).await;
     }

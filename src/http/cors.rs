@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, header};
+use tower::ServiceExt as _;
 use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::auth::FORWARD_AUTH;
 
 use super::{idempotency, rate_limit, request_id};
 
@@ -39,5 +43,15 @@ pub fn allow(router: Router, origins: &[HeaderValue]) -> Router {
         ])
         .expose_headers(exposed.collect::<Vec<_>>())
         .max_age(Duration::from_secs(3_600));
-    router.layer(cors)
+    // A proxy asks about its clients' requests, those of the method OPTIONS
+    // among them: what this layer would answer itself must be decided about.
+    let asked_first = router.clone();
+    let of_scripts = router.layer(cors);
+    Router::new().fallback_service(tower::service_fn(move |request: Request| {
+        let path = request.uri().path();
+        let below = path.strip_prefix(FORWARD_AUTH[0]);
+        let asks = below.is_some_and(|below| below.is_empty() || below.starts_with('/'));
+        let router = if asks { &asked_first } else { &of_scripts };
+        router.clone().oneshot(request)
+    }))
 }

@@ -4,7 +4,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use serde::de::DeserializeOwned;
 
 use super::body;
@@ -111,13 +111,22 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Query<T
         axum::extract::Query::from_request_parts(parts, state)
             .await
             .map(|axum::extract::Query(value)| Self(value))
-            .map_err(|rejection: QueryRejection| {
-                // Ahead of the fault stand axum's own words.
-                let said = rejection.body_text();
-                let said = said.split_once(": ").map_or(&*said, |(_, fault)| fault);
-                refusal(code_of(said, "invalid_query"), said)
-            })
+            .map_err(query_refusal)
     }
+}
+
+/// Reads the query string of `uri`, as [`Query`] does.
+pub fn parse_query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
+    axum::extract::Query::try_from_uri(uri)
+        .map(|axum::extract::Query(value)| value)
+        .map_err(query_refusal)
+}
+
+fn query_refusal(rejection: QueryRejection) -> Problem {
+    // Ahead of the fault stand axum's own words.
+    let said = rejection.body_text();
+    let said = said.split_once(": ").map_or(&*said, |(_, fault)| fault);
+    refusal(code_of(said, "invalid_query"), said)
 }
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {

@@ -32,6 +32,7 @@ const METHODS: [&str; 5] = ["get", "put", "post", "delete", "patch"];
 pub fn complete(document: utoipa::openapi::OpenApi) -> Value {
     let mut document = serde_json::to_value(document).expect("a description is plain values");
     components(&mut document["components"]);
+    document["webhooks"] = webhooks();
     let paths = document["paths"].as_object_mut().into_iter().flatten();
     for (path, item) in paths {
         for method in METHODS {
@@ -85,6 +86,30 @@ fn responses(operation: &mut Map<String, Value>, path: &str, access: Access) {
         add("404", "NotFound");
     }
     add("default", "Problem");
+}
+
+/// What the application is sent.
+fn webhooks() -> Value {
+    let header = |name: &str, description: &str| {
+        json!({"name": name, "in": "header", "required": true, "description": description,
+               "schema": {"type": "string"}})
+    };
+    json!({"usageAlert": {"post": {
+        "operationId": "usage_alert",
+        "tags": ["Usage"],
+        "summary": "A quota is used to 80, 100 or 120 %",
+        "description": "Sent to `APPLICATION_WEBHOOK_URL`, signed as Standard Webhooks says, until \
+                        it is answered 2xx. A redirect is a failure.",
+        "security": [],
+        "parameters": [
+            header("webhook-id", "The alert's id: the same each time it is sent."),
+            header("webhook-timestamp", "When it is sent, in seconds since 1970."),
+            header("webhook-signature", "`v1,` and the HMAC-SHA256 of id, timestamp and body."),
+        ],
+        "requestBody": {"required": true, "content": {"application/cloudevents+json": {
+            "schema": {"$ref": "#/components/schemas/UsageAlertEvent"}}}},
+        "responses": {"2XX": {"description": "It was taken."}},
+    }}})
 }
 
 fn components(components: &mut Value) {

@@ -18,7 +18,7 @@ use governor::{Quota, RateLimiter};
 use uuid::Uuid;
 
 use super::caller::Caller;
-use crate::auth::access_of;
+use crate::auth::{is_forward_auth, is_forwarded};
 use crate::error::Problem;
 
 pub const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -29,12 +29,7 @@ const SWEEP_EVERY: u32 = 4_096;
 
 /// What a product calls for each of its users' requests; bounded by quotas,
 /// and by a limit of their own that only a loop reaches.
-const METERED: [&str; 4] = [
-    "/api/agents/execute",
-    "/api/billing/usage/check",
-    "/api/billing/usage/events",
-    "/api/enforce",
-];
+const METERED: [&str; 2] = ["/api/billing/usage/check", "/api/billing/usage/events"];
 
 /// Requests a minute for each credential; 0: as many as come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +75,8 @@ impl Limits {
 pub async fn limit(State(limits): State<Limits>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>();
     let metered = path.is_some_and(|path| {
-        METERED.contains(&path.as_str()) || access_of(request.method(), path.as_str()).is_none()
+        let path = path.as_str();
+        METERED.contains(&path) || is_forward_auth(path) || is_forwarded(request.method(), path)
     });
     let buckets = if metered { limits.usage } else { limits.api };
     let (Some(buckets), Some(caller)) = (buckets, Caller::of(&request)) else {

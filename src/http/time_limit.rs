@@ -6,21 +6,15 @@ use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::auth::access_of;
+use crate::auth::is_forwarded;
 use crate::error::Problem;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-const AGENTS: &str = "/api/agents/execute";
-
 /// The layer of the routes: until the answer begins, not until it ends.
 pub async fn within(request: Request, next: Next) -> Response {
-    // What is forwarded to others takes as long as they do: agents' calls, and
-    // the product's own routes, which are in no table.
     let path = request.extensions().get::<MatchedPath>();
-    let forwarded = path.is_some_and(|path| {
-        path.as_str() == AGENTS || access_of(request.method(), path.as_str()).is_none()
-    });
+    let forwarded = path.is_some_and(|path| is_forwarded(request.method(), path.as_str()));
     if forwarded {
         return next.run(request).await;
     }

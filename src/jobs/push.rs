@@ -9,6 +9,16 @@ use crate::outbound::http_client;
 #[error("PUSHGATEWAY_URL: is no http:// or https:// URL")]
 pub struct PushUrlError;
 
+/// Why metrics were not pushed.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    #[error(transparent)]
+    Http(#[from] reqwest::Error),
+    /// A redirect is no success: what is at the other address took nothing.
+    #[error("the Pushgateway answers {0}; PUSHGATEWAY_URL must name it itself")]
+    Refused(reqwest::StatusCode),
+}
+
 /// Where metrics are pushed.
 #[derive(Debug, Clone)]
 pub struct PushGateway {
@@ -36,19 +46,21 @@ impl PushGateway {
         job: &str,
         totals: &Counters,
         succeeded_at: Option<Timestamp>,
-    ) -> Result<(), reqwest::Error> {
+    ) -> Result<(), PushError> {
         let mut url = self.base.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(["metrics", "job", job]);
         }
         // POST replaces by name: a run that failed leaves the last success.
-        http_client()?
+        let answer = http_client()?
             .post(url)
             .body(render(totals, succeeded_at))
             .send()
-            .await?
-            .error_for_status()?;
-        Ok(())
+            .await?;
+        match answer.status() {
+            status if status.is_success() => Ok(()),
+            status => Err(PushError::Refused(status)),
+        }
     }
 }
 

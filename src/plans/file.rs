@@ -266,6 +266,11 @@ fn check_route(catalogue: &Catalogue, entry: RouteEntry) -> Result<EnforcedRoute
     let amount = match entry.amount {
         None => Decimal::ONE,
         Some(text) => quantity::parse(text.get_ref())
+            .map_err(|error| error.to_string())
+            .and_then(|amount| {
+                let uses = (!amount.is_zero()).then_some(amount);
+                uses.ok_or_else(|| "a call uses something; write more than 0".to_owned())
+            })
             .map_err(|error| (text.span().start, format!("amount: {error}")))?,
     };
     let upstream_at = entry.upstream.span().start;

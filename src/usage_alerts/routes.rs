@@ -7,6 +7,7 @@ use utoipa::OpenApi;
 
 use super::Alert;
 use super::store::{self, Place};
+use super::webhook::Message;
 use crate::auth::Principal;
 use crate::error::Problem;
 use crate::http::Shared;
@@ -14,7 +15,7 @@ use crate::http::extract::Query;
 use crate::http::page::{Page, Paging};
 
 #[derive(OpenApi)]
-#[openapi(paths(list))]
+#[openapi(paths(list), components(schemas(Message)))]
 pub struct Api;
 
 pub fn router(shared: Shared) -> Router {

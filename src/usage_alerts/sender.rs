@@ -90,7 +90,7 @@ async fn send(
     application: &Application,
     alert: &Due,
 ) -> Result<(), String> {
-    let body = webhook::body(alert).to_string();
+    let body = serde_json::to_string(&webhook::message(alert)).map_err(|e| e.to_string())?;
     let id = alert.id.to_string();
     let now = Timestamp::now().as_second();
     let signature = application.secret.sign(&id, now, &body);
@@ -104,10 +104,16 @@ async fn send(
         .send()
         .await
         .map_err(|error| error.without_url().to_string())?;
-    if answer.status().is_success() {
+    let status = answer.status();
+    if status.is_success() {
         Ok(())
+    } else if status.is_redirection() {
+        Err(format!(
+            "the application answered {status}; a redirect takes no webhook: APPLICATION_WEBHOOK_URL \
+             must name the address itself"
+        ))
     } else {
-        Err(format!("the application answered {}", answer.status()))
+        Err(format!("the application answered {status}"))
     }
 }
 

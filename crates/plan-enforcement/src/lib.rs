@@ -62,7 +62,11 @@ impl Enforcement {
         }
         url.set_path("/api/enforce");
         url.query_pairs_mut().append_pair("metric", metric);
-        let client = reqwest::Client::builder().timeout(TIMEOUT).build();
+        // A redirect is no decision.
+        let client = reqwest::Client::builder()
+            .timeout(TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .build();
         Ok(Self {
             client: client.map_err(|_| invalid())?,
             url,
@@ -92,11 +96,12 @@ impl Enforcement {
         let (status, headers) = (answer.status(), answer.headers().clone());
         match status {
             status if status.is_success() => Answer::Allowed(quota_headers(&headers)),
-            status if status.is_server_error() => Answer::silence(self.fail_open),
-            status => match answer.bytes().await {
+            status if status.is_client_error() => match answer.bytes().await {
                 Ok(body) => Answer::Refused(refusal(status, &headers, body.to_vec())),
                 Err(_) => Answer::silence(self.fail_open),
             },
+            // Neither yes nor no: something else answers in billing's place.
+            _ => Answer::silence(self.fail_open),
         }
     }
 }

@@ -6,7 +6,11 @@
 //! the lease to end: the key can then be used again, and handlers must be safe
 //! to run again for one [`Key`], as they are by passing it on to Stripe. An
 //! answer of 5xx settles nothing and lets the key be used again at once.
+//!
+//! What is forwarded to an upstream takes as long as the upstream does: its
+//! lease is renewed, and its answer is passed on while it is copied.
 
+mod copying;
 mod key;
 mod store;
 
@@ -14,7 +18,8 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::response::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -25,7 +30,9 @@ use uuid::Uuid;
 
 use super::body;
 use super::caller::Caller;
+use crate::auth::{is_forward_auth, is_forwarded};
 use crate::error::Problem;
+pub use copying::Streamed;
 pub use key::{HEADER, Key};
 pub use store::purge;
 use store::{Answer, Claim, Lease};
@@ -47,7 +54,11 @@ pub async fn once(State(pool): State<PgPool>, request: Request, next: Next) -> R
         *request.method(),
         Method::POST | Method::PUT | Method::DELETE | Method::PATCH
     );
-    if !changes || !request.headers().contains_key(HEADER) {
+    let path = request.extensions().get::<MatchedPath>();
+    // The headers of a proxy's question are its client's, which must not have
+    // one answer serve for all of its calls.
+    let asks_first = path.is_some_and(|path| is_forward_auth(path.as_str()));
+    if !changes || asks_first || !request.headers().contains_key(HEADER) {
         return next.run(request).await;
     }
     let Some(caller) = Caller::of(&request) else {
@@ -75,8 +86,11 @@ async fn claim_and_run(
     };
     let mut request = Request::from_parts(parts, Body::from(body));
     request.extensions_mut().insert(key);
+    let path = request.extensions().get::<MatchedPath>();
+    let forwarded = path.is_some_and(|path| is_forwarded(request.method(), path.as_str()));
     let claimed = async move {
         match store::claim(&pool, &lease, &fingerprint, LEASE_SECS).await? {
+            Claim::Mine if forwarded => Ok(copying::run(pool, lease, request, next).await),
             Claim::Mine => Ok(run(pool, lease, request, next).await),
             Claim::Answered(answer) => replay(answer),
             Claim::InFlight => Err(in_flight()),
@@ -132,11 +146,7 @@ async fn settle(
             return (problem, store::release(pool, lease).await);
         }
     };
-    let answer = Answer {
-        status: parts.status.as_u16(),
-        headers: kept_headers(&parts.headers),
-        body: kept,
-    };
+    let answer = Answer::of(&parts, kept);
     let outcome = store::finish(pool, lease, &answer).await;
     (Response::from_parts(parts, body), outcome)
 }
@@ -162,13 +172,29 @@ async fn take_body(
     Ok((Some(taken.clone()), Body::from(taken)))
 }
 
-/// The handler's headers; those of the connection are made anew.
-fn kept_headers(headers: &HeaderMap) -> Vec<(String, String)> {
-    headers
-        .iter()
-        .filter(|(name, _)| **name != header::CONTENT_LENGTH)
-        .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())))
-        .collect()
+impl Answer {
+    /// The handler's answer; the headers of the connection are made anew.
+    fn of(parts: &Parts, body: Option<Vec<u8>>) -> Self {
+        let headers = parts.headers.iter();
+        let headers = headers.filter(|(name, _)| **name != header::CONTENT_LENGTH);
+        Self {
+            status: parts.status,
+            headers: headers
+                .map(|(name, value)| (name.to_string(), text_of(value)))
+                .collect(),
+            body,
+        }
+    }
+}
+
+/// A header's bytes as characters of Latin-1: JSON keeps them as they are.
+fn text_of(value: &HeaderValue) -> String {
+    value.as_bytes().iter().copied().map(char::from).collect()
+}
+
+fn value_of(text: &str) -> Option<HeaderValue> {
+    let bytes: Result<Vec<u8>, _> = text.chars().map(u8::try_from).collect();
+    HeaderValue::from_bytes(&bytes.ok()?).ok()
 }
 
 fn replay(answer: Answer) -> Result<Response, Problem> {
@@ -180,11 +206,17 @@ fn replay(answer: Answer) -> Result<Response, Problem> {
         )
     })?;
     let mut response = Response::new(Body::from(body));
-    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    *response.status_mut() = answer.status;
     for (name, value) in answer.headers {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-            response.headers_mut().append(name, value);
-        }
+        let header = HeaderName::try_from(&name).ok().zip(value_of(&value));
+        let (name, value) = header.ok_or_else(|| {
+            tracing::error!(
+                name,
+                "the answer kept with an Idempotency-Key cannot be read"
+            );
+            Problem::internal()
+        })?;
+        response.headers_mut().append(name, value);
     }
     response
         .headers_mut()

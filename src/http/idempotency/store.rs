@@ -1,5 +1,6 @@
 //! The kept answers' SQL.
 
+use axum::http::StatusCode;
 use sqlx::postgres::PgPool;
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -8,6 +9,7 @@ use super::Key;
 use crate::db::{TenantTx, WorkerTx};
 
 /// The right to answer a key's request, until it ends or another has it.
+#[derive(Clone)]
 pub struct Lease {
     pub organization_id: Uuid,
     pub key: Key,
@@ -17,7 +19,7 @@ pub struct Lease {
 /// An answer as it is kept.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
-    pub status: u16,
+    pub status: StatusCode,
     pub headers: Vec<(String, String)>,
     /// None: it was too large.
     pub body: Option<Vec<u8>>,
@@ -100,7 +102,7 @@ async fn claim_existing(
         }
         if let (Some(status), Some(Json(headers))) = (row.status, row.headers) {
             return Ok(Some(Claim::Answered(Answer {
-                status: u16::try_from(status).unwrap_or(200),
+                status: read_status(status)?,
                 headers,
                 body: row.body,
             })));
@@ -125,6 +127,31 @@ async fn claim_existing(
     Ok(Some(Claim::Mine))
 }
 
+fn read_status(status: i16) -> Result<StatusCode, sqlx::Error> {
+    let read = u16::try_from(status).ok().map(StatusCode::from_u16);
+    read.and_then(Result::ok).ok_or_else(|| {
+        sqlx::Error::Decode(format!("request_idempotency.status: {status} is no status").into())
+    })
+}
+
+/// Holds the lease for longer; false: it is another's by now.
+pub async fn renew(pool: &PgPool, lease: &Lease, lease_secs: u32) -> Result<bool, sqlx::Error> {
+    let mut tx = TenantTx::begin(pool, lease.organization_id).await?;
+    let renewed = sqlx::query_scalar!(
+        "UPDATE request_idempotency SET lease_expires_at = now() + make_interval(secs => $4)
+          WHERE organization_id = $1 AND idempotency_key = $2 AND lease_id = $3
+         RETURNING lease_id",
+        lease.organization_id,
+        lease.key.as_str(),
+        lease.id,
+        f64::from(lease_secs)
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    tx.commit().await?;
+    Ok(renewed.is_some())
+}
+
 /// Keeps the answer, unless the lease is another's by now.
 pub async fn finish(pool: &PgPool, lease: &Lease, answer: &Answer) -> Result<(), sqlx::Error> {
     let mut tx = TenantTx::begin(pool, lease.organization_id).await?;
@@ -134,7 +161,7 @@ pub async fn finish(pool: &PgPool, lease: &Lease, answer: &Answer) -> Result<(),
         lease.organization_id,
         lease.key.as_str(),
         lease.id,
-        i16::try_from(answer.status).unwrap_or(i16::MAX),
+        i16::try_from(answer.status.as_u16()).map_err(|error| sqlx::Error::Encode(error.into()))?,
         Json(&answer.headers) as _,
         answer.body.as_deref()
     )

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -19,22 +20,28 @@ use crate::support::service::Options;
 
 const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
-/// The application, which takes webhooks, refusing the first `refusals`.
+/// The application, which takes webhooks, refusing the first `refusals`: with
+/// 503, or by sending them to another address that takes everything.
 #[derive(Clone, Default)]
 struct Receiver {
+    redirects: Option<StatusCode>,
     refusals: Arc<Mutex<usize>>,
     taken: Arc<Mutex<Vec<(HeaderMap, String)>>>,
 }
 
-async fn take(State(app): State<Receiver>, request: Request) -> StatusCode {
+async fn take(State(app): State<Receiver>, request: Request) -> Response {
+    if request.uri().path() == "/login" {
+        return StatusCode::OK.into_response();
+    }
     if app.refuses() {
-        return StatusCode::SERVICE_UNAVAILABLE;
+        let status = app.redirects.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        return (status, [("location", "/login")]).into_response();
     }
     let (parts, body) = request.into_parts();
     let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
     let text = String::from_utf8(body.to_vec()).unwrap();
     app.taken.lock().unwrap().push((parts.headers, text));
-    StatusCode::NO_CONTENT
+    StatusCode::NO_CONTENT.into_response()
 }
 
 impl Receiver {
@@ -159,12 +166,7 @@ async fn an_alert_is_sent_signed_until_it_is_taken() {
             &data["usage"],
             &data["quota"]
         ],
-        [
-            &json!("api_calls"),
-            &json!(80),
-            &json!("800"),
-            &json!("1000")
-        ]
+        [&json!("api_calls"), &json!(80), &json!(800), &json!(1000)]
     );
     assert_eq!(data["organizationId"], tenant.organization.to_string());
     for _ in 0..200 {
@@ -218,4 +220,52 @@ async fn what_was_given_up_is_kept_and_sent_again() {
     ));
     assert_eq!(resent.stdout.trim(), "1 alerts are sent again by `serve`");
     app.taken(1).await;
+}
+
+#[tokio::test]
+async fn a_redirect_takes_no_alert() {
+    for status in [302, 307] {
+        let app = Receiver {
+            redirects: Some(StatusCode::from_u16(status).unwrap()),
+            ..Receiver::default()
+        };
+        *app.refusals.lock().unwrap() = 1;
+        let service = service_telling(&app).await;
+        let tenant = Tenant::of(&service, "Redirected").await;
+        tenant.consume(&service, "api_calls", 800).await.ok();
+        // Sent again, to the address that is configured.
+        app.taken(1).await;
+        for _ in 0..500 {
+            if service
+                .db
+                .count("usage_alerts WHERE delivered_at IS NOT NULL")
+                .await
+                == 1
+            {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let attempts = "SELECT attempts FROM usage_alerts";
+        assert_eq!(service.db.value(attempts).await, "2", "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_fraction_is_a_number_with_all_of_its_digits() {
+    let app = Receiver::default();
+    let service = service_telling(&app).await;
+    let tenant = Tenant::of(&service, "Exact").await;
+    tenant
+        .set_quota(&service, "api_calls", "9007199254740993.5", None)
+        .await;
+    let body = json!({"metric": "api_calls", "quantity": "9007199254740991.0001", "consume": true});
+    tenant
+        .post(&service, super::tenant::CHECK, &body)
+        .await
+        .ok();
+    for (_, text) in app.taken(1).await {
+        assert!(text.contains(r#""usage":9007199254740991.0001,"#), "{text}");
+        assert!(text.contains(r#""quota":9007199254740993.5,"#), "{text}");
+    }
 }

@@ -1,4 +1,4 @@
-//! Calls that are forwarded, and proxies that ask first.
+//! Calls that are forwarded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,13 +18,13 @@ use crate::support::TestService;
 use crate::support::service::Options;
 
 /// A service of the product's, which answers as its path says.
-struct Upstream {
-    url: String,
-    calls: Arc<AtomicUsize>,
+pub struct Upstream {
+    pub url: String,
+    pub calls: Arc<AtomicUsize>,
 }
 
 impl Upstream {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let calls = Arc::new(AtomicUsize::new(0));
         let router = axum::Router::new()
             .fallback(answer)
@@ -49,6 +49,10 @@ async fn answer(State(calls): State<Arc<AtomicUsize>>, request: Request) -> Resp
     calls.fetch_add(1, Ordering::SeqCst);
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
+    if path.ends_with("/moved") {
+        let to = [("location", "/secret"), ("set-cookie", "session=theirs")];
+        return (StatusCode::FOUND, to, "it moved").into_response();
+    }
     if path.ends_with("/fail") {
         return (StatusCode::INTERNAL_SERVER_ERROR, "it failed").into_response();
     }
@@ -67,7 +71,8 @@ async fn answer(State(calls): State<Arc<AtomicUsize>>, request: Request) -> Resp
         return Body::from_stream(body.into_data_stream()).into_response();
     }
     if path.ends_with("/slow") {
-        tokio::time::sleep(Duration::from_secs(30)).await;
+        let secs = parts.uri.query().and_then(|query| query.parse().ok());
+        tokio::time::sleep(Duration::from_secs(secs.unwrap_or(30))).await;
     }
     let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
     let headers: serde_json::Map<String, Value> = parts
@@ -88,9 +93,9 @@ async fn answer(State(calls): State<Arc<AtomicUsize>>, request: Request) -> Resp
     response
 }
 
-const PLANS: &str = include_str!("../../../config/plans.toml");
+pub const PLANS: &str = include_str!("../../../config/plans.toml");
 
-async fn service_before(upstream: &Upstream, agents_path: &str) -> (TestService, Tenant) {
+pub async fn service_before(upstream: &Upstream, agents_path: &str) -> (TestService, Tenant) {
     let file = tempfile::NamedTempFile::new().unwrap();
     let routes = format!(
         "{PLANS}\n[[enforcement.routes]]\npath = \"/tools/{{*rest}}\"\nmetric = \"api_calls\"\n\
@@ -112,7 +117,7 @@ async fn service_before(upstream: &Upstream, agents_path: &str) -> (TestService,
 }
 
 /// Waits until nothing is held any more, and tells the total.
-async fn settled(service: &TestService, tenant: &Tenant, metric: &str) -> String {
+pub async fn settled(service: &TestService, tenant: &Tenant, metric: &str) -> String {
     for _ in 0..500 {
         if service.db.count("usage_reservations").await == 0 {
             return tenant.total(service, metric).await;
@@ -274,42 +279,4 @@ async fn a_reservation_that_a_crash_left_behind_expires() {
     assert_eq!(settled(&service, &tenant, "agent_executions").await, "1");
     let usage = tenant.usage(&service, "agent_executions").await;
     assert_eq!(usage["usage"], json!(1));
-}
-
-#[tokio::test]
-async fn a_proxy_asks_by_query_or_headers() {
-    let service = TestService::start().await;
-    let tenant = Tenant::of(&service, "Proxied").await;
-    let by_query = tenant
-        .get(&service, "/api/enforce?metric=api_calls&amount=2")
-        .await;
-    assert_eq!(
-        (by_query.status, by_query.header("x-quota-usage")),
-        (200, "2")
-    );
-    let by_header = service
-        .get("/api/enforce")
-        .bearer_auth(&tenant.key)
-        .header("x-quota-metric", "api_calls")
-        .header("x-quota-amount", "0.5");
-    let by_header = Answer::of(by_header.send().await.unwrap()).await;
-    assert_eq!(by_header.header("x-quota-usage"), "2.5");
-    let asked = tenant
-        .get(&service, "/api/enforce?metric=api_calls&consume=false")
-        .await;
-    assert_eq!(asked.header("x-quota-usage"), "2.5");
-    for (query, code) in [
-        ("", "metric_missing"),
-        ("?metric=nothing", "unknown_metric"),
-        ("?metric=api_calls&amount=-1", "invalid_quantity"),
-        ("?metric=api_calls&organization=x", "unknown_field"),
-    ] {
-        let answer = tenant.get(&service, &format!("/api/enforce{query}")).await;
-        assert_eq!(answer.problem(), (400, code), "{query}");
-    }
-    tenant
-        .set_quota(&service, "api_calls", "0", Some(OverLimit::Hard))
-        .await;
-    let over = tenant.get(&service, "/api/enforce?metric=api_calls").await;
-    assert_eq!(over.problem(), (402, "QUOTA_EXCEEDED"));
 }

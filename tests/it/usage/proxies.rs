@@ -118,6 +118,42 @@ async fn nginx_asks_and_obeys() {
 }
 
 #[tokio::test]
+async fn behind_nginx_a_client_does_not_say_what_its_call_costs() {
+    let service = TestService::start().await;
+    let tenant = Tenant::of(&service, "Behind nginx").await;
+    tenant
+        .set_quota(&service, "api_calls", "2", Some(OverLimit::Hard))
+        .await;
+    let nginx = Nginx::before(&service, &tenant.key).await;
+    let call = async |headers: &[(&'static str, &str)]| {
+        let url = format!("{}/tools/run?amount=0&consume=false", nginx.base);
+        let mut request = service.client.post(url).body("{}");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Answer::of(request.send().await.unwrap()).await
+    };
+    let cheap = [
+        ("x-quota-amount", "0"),
+        ("x-quota-metric", "llm_tokens"),
+        ("idempotency-key", "always"),
+        ("x-organization", "another"),
+        ("authorization", "Bearer of the client"),
+    ];
+    for (status, usage) in [(200, "1"), (200, "2"), (402, "2"), (402, "2")] {
+        let answer = call(&cheap).await;
+        assert_eq!(
+            (answer.status, answer.header("x-quota-usage")),
+            (status, usage)
+        );
+        assert_eq!(answer.header("x-request-id").len(), 32);
+    }
+    let dear = call(&[("x-quota-amount", "1000000")]).await;
+    assert_eq!((dear.status, dear.header("x-quota-usage")), (402, "2"));
+    assert_eq!(tenant.total(&service, "api_calls").await, "2");
+}
+
+#[tokio::test]
 async fn the_tower_layer_asks_and_obeys() {
     let service = TestService::start().await;
     let tenant = Tenant::of(&service, "Behind tower").await;
