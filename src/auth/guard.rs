@@ -1,6 +1,6 @@
 //! The one place that checks credentials and enforces the table of routes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
@@ -84,6 +84,9 @@ async fn admit(guard: &Guard, request: &mut Request) -> Result<(), Problem> {
         }
     };
     let caller = identify(guard, bearer(request.headers())?, client).await?;
+    if request.headers().contains_key(ORGANIZATION) {
+        return Err(not_selectable());
+    }
     let extensions = request.extensions_mut();
     match (caller, access) {
         (_, Access::Public) | (Caller::Key(_), Access::Token) => {
@@ -123,6 +126,17 @@ fn require(principal: &Principal, permission: Permission) -> Result<(), Problem>
         "this needs the permission {}",
         permission.as_str()
     )))
+}
+
+/// By which a service key names the organization that it calls for.
+const ORGANIZATION: &str = "x-organization";
+
+fn not_selectable() -> Problem {
+    Problem::new(
+        StatusCode::BAD_REQUEST,
+        "organization_not_selectable",
+        "this credential belongs to one organization, or to none; leave X-Organization out",
+    )
 }
 
 fn forbidden(detail: &str) -> Problem {
@@ -188,6 +202,13 @@ async fn identify(guard: &Guard, credential: &str, client: Client) -> Result<Cal
     }
 }
 
+/// An address as proxies write it: with a port, or in brackets, too.
+fn address_of(hop: &str) -> Option<IpAddr> {
+    let hop = hop.trim();
+    let with_port = || Some(hop.parse::<SocketAddr>().ok()?.ip());
+    hop.trim_matches(['[', ']']).parse().ok().or_else(with_port)
+}
+
 /// From where a request came: the connection's address, or what the nearest of
 /// our own proxies says. What a client writes into the header itself is
 /// further to the left, and not looked at.
@@ -202,7 +223,7 @@ fn client(request: &Request, proxies: u32) -> Client {
             .flat_map(|value| value.split(','))
             .collect();
         let at = hops.len().checked_sub(proxies as usize)?;
-        hops.get(at)?.trim().parse().ok()
+        address_of(hops.get(at)?)
     };
     let behind_proxy = if proxies > 0 { forwarded() } else { None };
     let user_agent = request
@@ -213,5 +234,26 @@ fn client(request: &Request, proxies: u32) -> Client {
     Client {
         ip: behind_proxy.or(peer),
         user_agent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_as_proxies_write_it() {
+        for (hop, address) in [
+            (" 192.0.2.1", "192.0.2.1"),
+            ("192.0.2.1:4711", "192.0.2.1"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("[2001:db8::1]:4711", "2001:db8::1"),
+        ] {
+            assert_eq!(address_of(hop), address.parse().ok(), "{hop}");
+        }
+        for hop in ["", "unknown", "_hidden", "192.0.2.1.5", "192.0.2.1:x"] {
+            assert_eq!(address_of(hop), None, "{hop}");
+        }
     }
 }

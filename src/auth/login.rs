@@ -69,12 +69,11 @@ async fn try_log_in(
     if password::check(&password).is_err() || !users::is_address(email) {
         return Err(LoginError::InvalidCredentials);
     }
-    let email = users::folded(email);
-    let keys = counters_of(&email, from);
+    let keys = counters_of(&users::folded(email), from);
     count_attempt(pool, &keys).await?;
 
     let mut tx = WorkerTx::begin(pool).await?;
-    let account = store::account(tx.conn(), &email).await?;
+    let account = store::account(tx.conn(), &users::forms(email)).await?;
     tx.commit().await?;
     let hash = account
         .as_ref()

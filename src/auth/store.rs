@@ -130,8 +130,12 @@ pub struct Account {
     pub role: Option<String>,
 }
 
-/// The account of `email`, with the organization that it joined last.
-pub async fn account(conn: &mut PgConnection, email: &str) -> Result<Option<Account>, sqlx::Error> {
+/// The account of the first of an address's `forms` that somebody has, with the
+/// organization that it joined last.
+pub async fn account(
+    conn: &mut PgConnection,
+    forms: &[String],
+) -> Result<Option<Account>, sqlx::Error> {
     sqlx::query_as!(
         Account,
         r#"SELECT u.id AS user_id, u.password_hash, u.operator,
@@ -140,8 +144,9 @@ pub async fn account(conn: &mut PgConnection, email: &str) -> Result<Option<Acco
              LEFT JOIN LATERAL (SELECT organization_id, role FROM organization_members
                                  WHERE user_id = u.id ORDER BY created_at DESC, organization_id LIMIT 1) m
                ON true
-            WHERE lower(u.email) = $1 AND u.disabled_at IS NULL"#,
-        email
+            WHERE lower(u.email) = ANY($1) AND u.disabled_at IS NULL
+            ORDER BY array_position($1, lower(u.email)) LIMIT 1"#,
+        forms
     )
     .fetch_optional(conn)
     .await
@@ -266,44 +271,80 @@ pub async fn clear_counters(
     Ok(())
 }
 
-/// Inserts a user; None: the address is taken.
+/// Inserts a user; None: the address is taken, in one of its `forms`.
 pub async fn insert_user(
     conn: &mut PgConnection,
     id: Uuid,
     email: &str,
+    forms: &[String],
     password_hash: &str,
     operator: bool,
 ) -> Result<Option<Timestamp>, sqlx::Error> {
     let created = sqlx::query_scalar!(
         "INSERT INTO users (id, email, password_hash, password_changed_at, operator)
-         VALUES ($1, $2, $3, now(), $4) ON CONFLICT DO NOTHING RETURNING created_at",
+         SELECT $1, $2, $3, now(), $4
+          WHERE NOT EXISTS (SELECT FROM users WHERE lower(email) = ANY($5))
+         ON CONFLICT DO NOTHING RETURNING created_at",
         id,
         email,
         password_hash,
-        operator
+        operator,
+        forms
     )
     .fetch_optional(conn)
     .await?;
     Ok(created.map(|at| at.to_jiff()))
 }
 
-/// Makes a user a member; false: there is no such organization.
+/// What came of making a user a member.
+pub enum Membership {
+    Added,
+    /// The user is one, with this role.
+    Already(String),
+    NoOrganization,
+}
+
+/// Makes a user a member.
 pub async fn insert_member(
     conn: &mut PgConnection,
     organization_id: Uuid,
     user_id: Uuid,
     role: &str,
-) -> Result<bool, sqlx::Error> {
+) -> Result<Membership, sqlx::Error> {
     let inserted = sqlx::query_scalar!(
         "INSERT INTO organization_members (organization_id, user_id, role)
-         SELECT id, $2, $3 FROM organizations WHERE id = $1 RETURNING user_id",
+         SELECT id, $2, $3 FROM organizations WHERE id = $1
+         ON CONFLICT DO NOTHING RETURNING user_id",
         organization_id,
         user_id,
         role
     )
+    .fetch_optional(&mut *conn)
+    .await?;
+    if inserted.is_some() {
+        return Ok(Membership::Added);
+    }
+    let role = sqlx::query_scalar!(
+        "SELECT role FROM organization_members WHERE organization_id = $1 AND user_id = $2",
+        organization_id,
+        user_id
+    )
     .fetch_optional(conn)
     .await?;
-    Ok(inserted.is_some())
+    Ok(role.map_or(Membership::NoOrganization, Membership::Already))
+}
+
+/// The organizations that a user is a member of.
+pub async fn organizations_of(
+    conn: &mut PgConnection,
+    user_id: Uuid,
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "SELECT organization_id FROM organization_members WHERE user_id = $1 ORDER BY 1",
+        user_id
+    )
+    .fetch_all(conn)
+    .await
 }
 
 pub async fn update_password(
@@ -331,11 +372,12 @@ pub async fn disable_user(conn: &mut PgConnection, user_id: Uuid) -> Result<(), 
     Ok(())
 }
 
-/// Users, oldest first: of an organization, or the one with an address.
+/// Users, oldest first: of an organization, or those with one of an address's
+/// `forms`, in their order.
 pub async fn users(
     conn: &mut PgConnection,
     organization: Option<Uuid>,
-    email: Option<&str>,
+    forms: Option<&[String]>,
 ) -> Result<Vec<User>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT u.id, u.email, u.created_at, u.disabled_at,
@@ -343,10 +385,10 @@ pub async fn users(
                   CASE WHEN u.operator THEN 'operator' ELSE coalesce(m.role, '') END AS "role!"
              FROM users u LEFT JOIN organization_members m ON m.user_id = u.id
             WHERE ($1::uuid IS NULL OR m.organization_id = $1)
-              AND ($2::text IS NULL OR lower(u.email) = $2)
-            ORDER BY u.created_at, u.id"#,
+              AND ($2::text[] IS NULL OR lower(u.email) = ANY($2))
+            ORDER BY array_position($2, lower(u.email)), u.created_at, u.id"#,
         organization,
-        email
+        forms
     )
     .fetch_all(conn)
     .await?;

@@ -1,10 +1,12 @@
 //! The HTTP routes, at their addresses.
 
 mod access;
+mod addresses;
 mod audit_log;
 mod connections;
 mod invoices;
 mod operator;
+mod parameters;
 mod payment_methods;
 mod webhooks;
 mod webhooks_under_failure;

@@ -1,0 +1,72 @@
+//! What a request says and a route does not take is refused.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use uuid::Uuid;
+use valuecanvas_billing::auth::{Access, Permission, ROUTES, Role};
+
+use crate::support::TestService;
+
+async fn code(request: reqwest::RequestBuilder) -> (u16, String) {
+    let response = request.send().await.unwrap();
+    let status = response.status().as_u16();
+    let body: Value = response.json().await.unwrap_or_default();
+    (status, body["code"].as_str().unwrap_or_default().to_owned())
+}
+
+/// A request of each route that asks for a credential, with a fitting one.
+async fn requests(service: &TestService, query: &str) -> Vec<(String, reqwest::RequestBuilder)> {
+    let organization = service.organization("Asking").await;
+    let key = service.api_key(organization, &Permission::ALL).await;
+    let user = service.token(organization, Role::Owner).await;
+    let operator = service.token(Uuid::nil(), Role::Operator).await;
+    let mut requests = Vec::new();
+    for (method, path, access) in ROUTES {
+        let credential = match access {
+            Access::Public => continue,
+            Access::Operator => &operator,
+            Access::Token => &user,
+            Access::Tenant(_) | Access::ApiKey(_) => &key,
+        };
+        let path = path
+            .replace("{organization}", &organization.to_string())
+            .replace("{metric}", "api_calls")
+            .replace("{id}", "none");
+        let url = format!("{}{path}{query}", service.base);
+        let method: Method = method.clone();
+        let request = service.client.request(method.clone(), url);
+        let request = request.bearer_auth(credential).json(&json!({}));
+        requests.push((format!("{method} {path}"), request));
+    }
+    requests
+}
+
+#[tokio::test]
+async fn a_parameter_that_a_route_does_not_have_is_refused() {
+    let service = TestService::intake_only().await;
+    for (route, request) in requests(&service, "?madeUp=another").await {
+        // An agent's query is the agent's.
+        if route.ends_with("/api/agents/execute") {
+            continue;
+        }
+        let expected = (400, "unknown_field".to_owned());
+        assert_eq!(code(request).await, expected, "{route}");
+    }
+}
+
+#[tokio::test]
+async fn an_organization_is_not_chosen_by_a_header() {
+    let service = TestService::intake_only().await;
+    for (route, request) in requests(&service, "").await {
+        for named in ["another", "", "00000000-0000-0000-0000-000000000000"] {
+            let request = request.try_clone().unwrap().header("x-organization", named);
+            let expected = (400, "organization_not_selectable".to_owned());
+            assert_eq!(code(request).await, expected, "{route} {named:?}");
+        }
+    }
+    // Who has no credential is told that first.
+    let anonymous = service
+        .get("/api/billing/usage")
+        .header("x-organization", "a");
+    assert_eq!(code(anonymous).await.0, 401);
+}
