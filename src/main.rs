@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use valuecanvas_billing::cli::{self, Arguments};
 use valuecanvas_billing::config;
 
@@ -15,6 +14,6 @@ fn main() -> ExitCode {
         eprintln!("error: {error}");
         return ExitCode::from(2);
     }
-    let arguments = Arguments::parse();
-    cli::run(arguments.command, &arguments.global)
+    let (arguments, initiator) = Arguments::read();
+    cli::run(arguments.command, &arguments.global, initiator)
 }

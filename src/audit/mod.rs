@@ -1,10 +1,12 @@
 //! The audit log: every billing action, in one hash chain for each organization.
 
 pub mod csv;
+mod initiator;
 pub mod routes;
 mod store;
 mod verify;
 
+pub use initiator::{Initiator, initiated_by};
 pub use store::{
     ActorFilter, Entry, Filter, LockedChains, append, bytes, enter, list, lock_chains,
 };

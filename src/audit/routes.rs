@@ -112,8 +112,7 @@ async fn audit_log(
     filter.before = cursors.place(query.cursor.as_deref())?;
     let mut tx = shared.read(organization).await?;
     let rows = list(tx.conn(), &filter, query.limit.rows()).await?;
-    let place = |entry: &Entry| (entry.created_at, entry.id);
-    Ok(Json(Page::of(rows, query.limit, &cursors, place)).into_response())
+    Ok(Json(Page::of(rows, query.limit, &cursors, Entry::position)).into_response())
 }
 
 /// Reads on as the client does, in transactions of their own: a slow reader
@@ -137,7 +136,7 @@ fn export(shared: Shared, organization: Uuid, filter: Filter) -> Response {
                 .map(|entry| format!("{}\r\n", csv::line(entry)))
                 .collect();
             let next = entries.last().map(|last| {
-                filter.before = Some((last.created_at, last.id));
+                filter.before = Some(last.position());
                 filter
             });
             Ok(Some((lines, next)))

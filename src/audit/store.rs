@@ -1,12 +1,13 @@
 //! The audit log's SQL.
 
 use jiff_sqlx::ToSqlx as _;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::NewEntry;
 use super::verify::Fields;
+use super::{NewEntry, initiator};
 use crate::metrics;
 
 /// Chains that this transaction has locked, and may append to.
@@ -67,6 +68,10 @@ pub async fn append(
             .map(|e| field(e).map(Value::to_string))
             .collect::<Vec<_>>()
     };
+    let metadata: Vec<Option<String>> = entries
+        .iter()
+        .map(|entry| Some(initiator::metadata(entry).to_string()))
+        .collect();
     let organizations: Vec<Uuid> = entries.iter().map(|e| e.organization_id).collect();
     let clients = entries.iter().map(|e| e.client.as_ref());
     let addresses: Vec<Option<String>> = clients
@@ -125,7 +130,7 @@ pub async fn append(
         &column(|e| &e.resource_id) as &[&str],
         &json(|e| e.before.as_ref()) as &[Option<String>],
         &json(|e| e.after.as_ref()) as &[Option<String>],
-        &json(|e| Some(&e.metadata)) as &[Option<String>],
+        &metadata as &[Option<String>],
         &actors as &[Option<Uuid>],
         &addresses as &[Option<String>],
         &agents as &[Option<&str>],
@@ -152,17 +157,29 @@ pub struct Head {
 /// The heads of all chains, or of one organization's, those that have entries
 /// but no head included: their sequence is 0.
 pub async fn heads(conn: &mut PgConnection, only: Option<Uuid>) -> Result<Vec<Head>, sqlx::Error> {
+    // Of the log, one step of its index for each organization.
     sqlx::query_as!(
         Head,
-        r#"SELECT organization_id AS "organization_id!", last_sequence AS "last_sequence!",
+        r#"WITH RECURSIVE logged AS (
+             (SELECT organization_id FROM billing_audit_log
+               WHERE sequence IS NOT NULL AND ($1::uuid IS NULL OR organization_id = $1)
+               ORDER BY organization_id LIMIT 1)
+             UNION ALL
+             SELECT next.organization_id
+               FROM logged
+               CROSS JOIN LATERAL (
+                 SELECT l.organization_id FROM billing_audit_log l
+                  WHERE l.sequence IS NOT NULL AND l.organization_id > logged.organization_id
+                    AND $1::uuid IS NULL
+                  ORDER BY l.organization_id LIMIT 1) next)
+           SELECT organization_id AS "organization_id!", last_sequence AS "last_sequence!",
                   last_hash AS "last_hash!"
              FROM (SELECT organization_id, last_sequence, last_hash FROM billing_audit_chain_heads
+                    WHERE $1::uuid IS NULL OR organization_id = $1
                    UNION ALL
-                   SELECT DISTINCT organization_id, 0::bigint, sha256('') FROM billing_audit_log l
-                    WHERE sequence IS NOT NULL
-                      AND NOT EXISTS (SELECT FROM billing_audit_chain_heads h
-                                       WHERE h.organization_id = l.organization_id)) chains
-            WHERE $1::uuid IS NULL OR organization_id = $1
+                   SELECT organization_id, 0::bigint, sha256('') FROM logged
+                    WHERE NOT EXISTS (SELECT FROM billing_audit_chain_heads h
+                                       WHERE h.organization_id = logged.organization_id)) chains
             ORDER BY organization_id"#,
         only
     )
@@ -272,7 +289,57 @@ pub struct Filter {
     pub resource_type: Option<String>,
     pub from: Option<jiff::Timestamp>,
     pub to: Option<jiff::Timestamp>,
-    pub before: Option<(jiff::Timestamp, Uuid)>,
+    pub before: Option<Position>,
+}
+
+/// Where an entry stands in the list: by its time, and within one microsecond
+/// by its chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
+pub struct Position {
+    created_at: jiff::Timestamp,
+    /// 0: outside the chain.
+    sequence: i64,
+    id: Uuid,
+}
+
+/// A position in a cursor. Cursors of before have no sequence.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Chained(jiff::Timestamp, i64, Uuid),
+    Before(jiff::Timestamp, Uuid),
+}
+
+impl From<Written> for Position {
+    fn from(written: Written) -> Self {
+        let (created_at, sequence, id) = match written {
+            Written::Chained(created_at, sequence, id) => (created_at, sequence, id),
+            // The entries of its microsecond once more, rather than one too few.
+            Written::Before(created_at, id) => (created_at, i64::MAX, id),
+        };
+        Self {
+            created_at,
+            sequence,
+            id,
+        }
+    }
+}
+
+impl From<Position> for Written {
+    fn from(position: Position) -> Self {
+        Self::Chained(position.created_at, position.sequence, position.id)
+    }
+}
+
+impl Entry {
+    pub fn position(&self) -> Position {
+        Position {
+            created_at: self.created_at,
+            sequence: self.sequence.unwrap_or(0),
+            id: self.id,
+        }
+    }
 }
 
 /// Up to `limit` entries, newest first.
@@ -281,7 +348,7 @@ pub async fn list(
     filter: &Filter,
     limit: i64,
 ) -> Result<Vec<Entry>, sqlx::Error> {
-    let (before_time, before_id) = filter.before.unzip();
+    let before = filter.before;
     let (actor_type, actor_id) = match &filter.actor {
         None => (None, None),
         Some(ActorFilter::Kind(kind)) => (Some(kind), None),
@@ -297,20 +364,23 @@ pub async fn list(
               AND ($3::text IS NULL OR resource_type = $3)
               AND ($4::timestamptz IS NULL OR created_at >= $4)
               AND ($5::timestamptz IS NULL OR created_at < $5)
-              AND ($6::timestamptz IS NULL OR (created_at, id) < ($6, $7))
+              AND ($6::timestamptz IS NULL OR created_at <= $6)
+              AND ($6::timestamptz IS NULL
+                   OR (created_at, coalesce(sequence, 0), id) < ($6, $11, $7))
               AND ($9::text IS NULL OR actor_type = $9)
               AND ($10::uuid IS NULL OR actor_id = $10)
-            ORDER BY created_at DESC, id DESC LIMIT $8"#,
+            ORDER BY created_at DESC, coalesce(sequence, 0) DESC, id DESC LIMIT $8"#,
         filter.organization_id,
         filter.action,
         filter.resource_type,
         filter.from.map(|t| t.to_sqlx()) as _,
         filter.to.map(|t| t.to_sqlx()) as _,
-        before_time.map(|t| t.to_sqlx()) as _,
-        before_id,
+        before.map(|at| at.created_at.to_sqlx()) as _,
+        before.map(|at| at.id),
         limit,
         actor_type,
-        actor_id
+        actor_id,
+        before.map(|at| at.sequence)
     )
     .fetch_all(conn)
     .await?;

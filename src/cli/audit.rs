@@ -218,7 +218,7 @@ async fn export(
             }
         }
         match entries.last() {
-            Some(last) => filter.before = Some((last.created_at, last.id)),
+            Some(last) => filter.before = Some(last.position()),
             None => break,
         }
     }

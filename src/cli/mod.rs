@@ -11,6 +11,7 @@ mod demo;
 mod doctor;
 mod failure;
 mod grace_periods;
+mod initiator;
 mod migrate;
 mod openapi;
 mod organizations;
@@ -28,8 +29,9 @@ mod webhooks;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::audit::{Initiator, initiated_by};
 use crate::config::GlobalArgs;
 use crate::telemetry;
 pub use failure::Failure;
@@ -42,6 +44,17 @@ pub struct Arguments {
     pub command: Command,
     #[command(flatten)]
     pub global: GlobalArgs,
+}
+
+impl Arguments {
+    /// Reads the command line, or ends with what is wrong with it; and who runs
+    /// it.
+    pub fn read() -> (Self, Initiator) {
+        let matches = Self::command().get_matches();
+        let arguments = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        let initiator = initiator::of(&matches, arguments.global.acting_as());
+        (arguments, initiator)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -118,7 +131,11 @@ impl Command {
 }
 
 /// Runs a command on a runtime of one thread.
-pub fn run(command: Command, global: &GlobalArgs) -> ExitCode {
+pub fn run(command: Command, global: &GlobalArgs, initiator: Initiator) -> ExitCode {
+    // What the service does is nobody's work.
+    if !matches!(command, Command::Serve(_) | Command::Demo(_)) {
+        initiated_by(initiator);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

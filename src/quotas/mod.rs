@@ -81,9 +81,12 @@ pub async fn follow(pool: &PgPool, catalogue: &Catalogue) -> Result<u64, sqlx::E
     Ok(changed)
 }
 
+/// An operator looked at an organization's quotas.
+pub const QUOTAS_LISTED: &str = "quotas_listed";
+
 /// The actions of audit entries about quotas.
 pub fn audit_actions() -> impl Iterator<Item = &'static str> {
-    ["quota_set"].into_iter()
+    ["quota_set", QUOTAS_LISTED].into_iter()
 }
 
 /// Sets an organization's quota of a metric; it holds for the next decision,
@@ -130,7 +133,11 @@ pub async fn set(
         resource_id: setting.metric.clone(),
         before: Some(json!(before)),
         after: Some(json!(after)),
-        metadata: json!({}),
+        metadata: match setting.client {
+            // Only operators set quotas by request.
+            Some(_) => json!({"operator": true}),
+            None => json!({}),
+        },
         client: setting.client.clone(),
     }];
     entries.extend(ended.iter().map(|ended| ended.entry(setting.actor)));

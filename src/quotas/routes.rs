@@ -8,7 +8,7 @@ use sqlx::postgres::PgPool;
 use utoipa::{OpenApi, ToSchema};
 use uuid::Uuid;
 
-use super::{Limit, QuotaRow, SetError, Setting, store};
+use super::{Limit, QUOTAS_LISTED, QuotaRow, SetError, Setting, store};
 use crate::auth::{Operator, Principal};
 use crate::db::TenantTx;
 use crate::error::Problem;
@@ -17,6 +17,7 @@ use crate::http::extract::{self, Path};
 use crate::organizations;
 use crate::plans::OverLimit;
 use crate::usage::{self, MetricUsage, Rules};
+use crate::{audit, metrics};
 
 #[derive(OpenApi)]
 #[openapi(paths(usage_of_all, usage_of_one, quotas, quotas_of, set_quota))]
@@ -138,7 +139,7 @@ async fn quotas(
 )]
 async fn quotas_of(
     State(reading): State<Reading>,
-    _operator: Operator,
+    operator: Operator,
     Path(organization): Path<Uuid>,
 ) -> Result<Json<Whole<QuotaRow>>, Problem> {
     let pool: &PgPool = &reading.shared.pool;
@@ -147,6 +148,11 @@ async fn quotas_of(
     if rows.is_empty() {
         return Err(Problem::not_found("there is no such organization"));
     }
+    let all = "all".to_owned();
+    let entry = operator.did(QUOTAS_LISTED, Some(organization), "quota", all);
+    audit::enter(tx.conn(), entry).await?;
+    tx.commit().await?;
+    metrics::audit_entries(&[QUOTAS_LISTED]);
     Ok(Whole::of(rows))
 }
 
@@ -195,7 +201,7 @@ async fn set_quota(
         limit,
         over_limit: body.over_limit,
         actor: operator.actor(),
-        client: None,
+        client: Some(operator.client),
     };
     let set = super::set(&reading.shared.pool, &reading.rules.catalogue, &setting).await;
     set.map(Json).map_err(|error| match error {

@@ -105,3 +105,31 @@ async fn an_entry_that_was_changed_is_found() {
         );
     }
 }
+
+#[tokio::test]
+async fn what_a_command_did_names_who_ran_it() {
+    let db = TestDatabase::new().await;
+    let organization = db.organization("cus_1").await.to_string();
+    let set = |more: &[&str]| {
+        let quota = ["quotas", "set", "--organization", &organization];
+        let quota = [&quota[..], &["--metric", "api_calls", "--limit", "7"], more].concat();
+        let ran = run(&mut program_on(&db, &quota));
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+    };
+    set(&["--as", "Alice\u{1b}[31m of support"]);
+    set(&[]);
+    let list = audit(&db, &["list", "--json", "--action", "quota_set"]).json();
+    let login = std::process::Command::new("id")
+        .arg("-un")
+        .output()
+        .unwrap();
+    let login = String::from_utf8(login.stdout).unwrap();
+    let by = |n: usize| list[n]["metadata"]["initiator"].clone();
+    assert_eq!(
+        by(0),
+        serde_json::json!({"user": login.trim(), "command": "quotas set"})
+    );
+    assert_eq!(by(1)["as"], "Alice[31m of support");
+    assert_eq!(list[0]["actorType"], "system");
+    assert_eq!(audit(&db, &["verify"]).status, 0);
+}

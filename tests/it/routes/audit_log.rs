@@ -159,3 +159,31 @@ async fn what_cannot_be_asked_is_refused() {
         assert_eq!((status, &problem["code"]), (400, &json!(code)), "{query}");
     }
 }
+
+#[tokio::test]
+async fn within_a_microsecond_the_chain_decides() {
+    let (service, token, _) = two_logs().await;
+    service
+        .db
+        .execute(
+            "ALTER TABLE billing_audit_log DISABLE TRIGGER USER;
+             UPDATE billing_audit_log SET created_at = '2026-05-05T05:05:05.000005Z';
+             ALTER TABLE billing_audit_log ENABLE TRIGGER USER",
+        )
+        .await;
+    let mut sequences = Vec::new();
+    let mut more = String::new();
+    loop {
+        let (status, page) = get(&service, &token, &format!("{LOG}?limit=2{more}")).await;
+        assert_eq!(status, 200, "{page}");
+        let data = page["data"].as_array().unwrap();
+        sequences.extend(data.iter().map(|entry| entry["sequence"].as_i64().unwrap()));
+        match page["nextCursor"].as_str() {
+            Some(cursor) => more = format!("&cursor={cursor}"),
+            None => break,
+        }
+    }
+    let newest = i64::try_from(sequences.len()).unwrap();
+    assert!(newest > 5);
+    assert_eq!(sequences, (1..=newest).rev().collect::<Vec<_>>());
+}

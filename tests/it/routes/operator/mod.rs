@@ -4,6 +4,7 @@
 mod dead_letters;
 mod events;
 mod organizations;
+mod quotas;
 
 use reqwest::Method;
 use serde_json::{Value, json};
