@@ -11,6 +11,7 @@ use utoipa::OpenApi as _;
 
 use crate::auth::{self, Guard};
 use crate::enforcement::Agents;
+use crate::http::parameters::{self, Parameters};
 use crate::http::rate_limit::{self, Limits};
 use crate::http::{self, Shared, accept, idempotency, openapi, time_limit};
 use crate::inbox::worker::Processor;
@@ -38,6 +39,8 @@ pub struct Api {
 impl Api {
     pub fn router(self) -> Router {
         let shared = Shared::new(self.pool.clone());
+        let description = document();
+        let parameters = Parameters::of(&description);
         let routes = Router::new()
             .merge(auth::router(self.pool.clone()))
             .merge(audit::routes::router(shared.clone()))
@@ -55,10 +58,11 @@ impl Api {
             .merge(payment_methods::routes::router(shared.clone()))
             .merge(plans::routes::router(self.catalogue, shared))
             .merge(subscriptions::routes::router(self.subscriptions))
-            .merge(http::docs::router(document()));
+            .merge(http::docs::router(description));
         // The last layer is the first to see a request.
         routes
             .route_layer(from_fn_with_state(self.pool, idempotency::once))
+            .route_layer(from_fn_with_state(parameters, parameters::refuse_unknown))
             .route_layer(from_fn_with_state(self.limits, rate_limit::limit))
             .route_layer(from_fn_with_state(self.guard, auth::enforce))
             .route_layer(from_fn(time_limit::within))

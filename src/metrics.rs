@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use billing_domain::grace_period::EndReason;
 use metrics::{
-    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
@@ -44,6 +45,8 @@ const GRACE_EXPIRED: &str = "grace_periods_expired_total";
 const GRACE_CONVERTED: &str = "grace_periods_converted_total";
 const USAGE_ALERTS: &str = "usage_alert_deliveries_total";
 const USAGE_REPORTED: &str = "usage_reported_units_total";
+const HTTP_REQUESTS: &str = "http_requests_total";
+const HTTP_TIME: &str = "http_request_duration_seconds";
 const POOL: &str = "billing_database_connections";
 const POOL_LIMIT: &str = "billing_database_connections_limit";
 const BUILD: &str = "billing_build_info";
@@ -70,6 +73,7 @@ pub fn install(audit_actions: impl Iterator<Item = &'static str>) -> PrometheusH
         STRIPE_TIME,
         DECISION_TIME,
         QUOTA_COMMIT,
+        HTTP_TIME,
     ]
     .iter()
     .fold(PrometheusBuilder::new(), |builder, name| {
@@ -179,6 +183,15 @@ fn describe() {
         "Attempts to tell the application of a usage alert, by result."
     );
     describe_counter!(USAGE_REPORTED, "Units of usage that Stripe was told of.");
+    describe_counter!(
+        HTTP_REQUESTS,
+        "Requests that were answered, by method, route and status."
+    );
+    describe_histogram!(
+        HTTP_TIME,
+        Unit::Seconds,
+        "From a request's headers to its answer's, by method and route."
+    );
     describe_gauge!(
         POOL,
         "Database connections of this process, by pool and state."
@@ -200,6 +213,9 @@ fn start_at_zero(audit_actions: impl Iterator<Item = &'static str>) {
     }
     for action in audit_actions {
         counter!(AUDIT_ENTRIES, "action" => action).absolute(0);
+    }
+    for result in ["delivered", "retried", "failed"] {
+        counter!(USAGE_ALERTS, "result" => result).absolute(0);
     }
     counter!(AUDIT_ERRORS).absolute(0);
     counter!(GRACE_EXPIRED).absolute(0);
@@ -358,6 +374,16 @@ pub fn usage_alert(result: &'static str) {
 /// Units that Stripe was told of.
 pub fn usage_reported(units: u64) {
     counter!(USAGE_REPORTED).increment(units);
+}
+
+/// The requests of a route, by its template.
+pub fn http_requests(method: &'static str, route: &str, status: &str) -> Counter {
+    counter!(HTTP_REQUESTS, "method" => method, "route" => route.to_owned(), "status" => status.to_owned())
+}
+
+/// How long the requests of a route take.
+pub fn http_duration(method: &'static str, route: &str) -> Histogram {
+    histogram!(HTTP_TIME, "method" => method, "route" => route.to_owned())
 }
 
 /// The use of a connection pool, which opens `most` at most.

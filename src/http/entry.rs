@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -15,6 +16,7 @@ use hyper::body::Incoming;
 use tower::{Service, ServiceExt as _};
 use tracing::Instrument as _;
 
+use super::measured;
 use super::request_id::{self, RequestId};
 use crate::error::Problem;
 use crate::telemetry;
@@ -82,7 +84,12 @@ impl Service<Request<Incoming>> for Entry {
         let router = self.router.clone();
         let answering = async move {
             let mut response = match refusal {
-                Some(problem) => problem.into_response(),
+                Some(problem) => {
+                    let method = measured::name_of(request.method());
+                    let status = problem.status();
+                    measured::record(method, measured::UNMATCHED, status, Duration::ZERO);
+                    problem.into_response()
+                }
                 None => router.oneshot(request).await?,
             };
             complete(response.headers_mut(), &id);

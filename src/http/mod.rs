@@ -10,8 +10,10 @@ pub mod docs;
 mod entry;
 pub mod extract;
 pub mod idempotency;
+mod measured;
 pub mod openapi;
 pub mod page;
+pub mod parameters;
 mod probes;
 pub mod rate_limit;
 mod readiness;
@@ -22,6 +24,7 @@ pub mod time_limit;
 
 use axum::Router;
 use axum::http::{Method, StatusCode};
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -36,6 +39,7 @@ pub use shared::Shared;
 /// Problems for what there is no route for, and for what went wrong in a
 /// handler.
 pub fn finish(router: Router) -> Router {
+    measured::start_at_zero();
     router
         .fallback(async || Problem::not_found("there is nothing at this address"))
         .method_not_allowed_fallback(other_method)
@@ -45,6 +49,7 @@ pub fn finish(router: Router) -> Router {
                 Problem::internal().into_response()
             },
         ))
+        .layer(from_fn(measured::measure))
 }
 
 /// The router adds `Allow`, which is all that OPTIONS asks for.

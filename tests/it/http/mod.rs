@@ -3,5 +3,6 @@
 mod adversarial;
 mod cors;
 mod idempotency;
+mod measured;
 mod openapi;
 mod rate_limits;
