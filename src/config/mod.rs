@@ -35,7 +35,7 @@ impl ConfigError {
 }
 
 /// The variables that are read, besides those of the secrets' files.
-const VARIABLES: [&str; 27] = [
+const VARIABLES: &[&str] = &[
     "AGENTS_UPSTREAM_URL",
     "ENFORCE_TRUST_HEADERS",
     "APPLICATION_WEBHOOK_URL",
@@ -78,7 +78,7 @@ pub fn read_environment() -> Result<(), ConfigError> {
         }
         Err(error) => return Err(ConfigError::new(".env", error.to_string())),
     }
-    for variable in VARIABLES {
+    for &variable in VARIABLES {
         if let Err(std::env::VarError::NotUnicode(_)) = std::env::var(variable) {
             return Err(ConfigError::new(variable, "is not UTF-8"));
         }
