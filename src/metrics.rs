@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::subscriptions::DriftKind;
 use billing_domain::grace_period::EndReason;
 use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
@@ -32,6 +33,9 @@ const AUDIT_BYTES: &str = "billing_audit_log_bytes";
 const ALERTS: &str = "billing_alerts_total";
 const STRIPE_CALLS: &str = "stripe_api_calls_total";
 const STRIPE_TIME: &str = "stripe_api_duration_seconds";
+const OPEN_REQUESTS: &str = "billing_stripe_requests_open";
+const ABANDONED_REQUESTS: &str = "billing_stripe_requests_abandoned";
+const RECOVERY: &str = "billing_stripe_recovery_failures_total";
 const DRIFT: &str = "billing_reconciliation_drift_total";
 const LOGINS: &str = "billing_logins_total";
 const DECISIONS: &str = "quota_decisions_total";
@@ -154,6 +158,18 @@ fn describe() {
         DRIFT,
         "Differences from Stripe that a reconciliation found, by kind."
     );
+    describe_gauge!(
+        OPEN_REQUESTS,
+        "Requests to Stripe without an answer that recovery has not settled yet."
+    );
+    describe_gauge!(
+        ABANDONED_REQUESTS,
+        "Requests to Stripe that recovery gave up without knowing what Stripe did."
+    );
+    describe_counter!(
+        RECOVERY,
+        "Attempts of recovery that settled nothing, by result: failed or abandoned."
+    );
     describe_counter!(LOGINS, "Attempts to log in, by outcome.");
     describe_counter!(DECISIONS, "Quota decisions, by outcome and metric.");
     describe_histogram!(
@@ -210,6 +226,13 @@ fn start_at_zero(audit_actions: impl Iterator<Item = &'static str>) {
     }
     for kind in ALERT_KINDS {
         counter!(ALERTS, "kind" => kind).absolute(0);
+    }
+    for result in ["failed", "abandoned"] {
+        counter!(RECOVERY, "result" => result).absolute(0);
+    }
+    stripe_requests(0, 0);
+    for kind in DriftKind::ALL {
+        counter!(DRIFT, "kind" => kind.as_str()).absolute(0);
     }
     for action in audit_actions {
         counter!(AUDIT_ENTRIES, "action" => action).absolute(0);
@@ -313,6 +336,17 @@ pub fn audit_bytes(bytes: i64) {
 pub fn stripe_call(call: &'static str, outcome: &'static str, took: Duration) {
     counter!(STRIPE_CALLS, "call" => call, "outcome" => outcome).increment(1);
     histogram!(STRIPE_TIME, "call" => call).record(took);
+}
+
+/// Requests to Stripe that nobody has settled yet, and those that recovery gave up.
+pub fn stripe_requests(open: i64, abandoned: i64) {
+    gauge!(OPEN_REQUESTS).set(open as f64);
+    gauge!(ABANDONED_REQUESTS).set(abandoned as f64);
+}
+
+/// One attempt of recovery that did not settle its item.
+pub fn recovery(result: &'static str) {
+    counter!(RECOVERY, "result" => result).increment(1);
 }
 
 /// One difference from Stripe that a reconciliation found.

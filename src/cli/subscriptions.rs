@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use clap::Subcommand;
-use jiff::Timestamp;
 
 use super::Failure;
 use super::backfill::{PATIENCE, stripe_client};
@@ -12,7 +11,7 @@ use super::output::{Format, table};
 use crate::config::{GlobalArgs, StripeArgs};
 use crate::db;
 use crate::plans::Catalogue;
-use crate::subscriptions::{self, Reconciliation};
+use crate::subscriptions::{self, Healing, Reconciliation};
 
 #[derive(Debug, Subcommand)]
 pub enum Subscriptions {
@@ -21,6 +20,10 @@ pub enum Subscriptions {
         /// Bring our state to Stripe's.
         #[arg(long)]
         apply: bool,
+        /// With --apply: end subscriptions here that Stripe does not have. Look
+        /// first that the key is of the right account.
+        #[arg(long, requires = "apply")]
+        end_missing: bool,
         #[command(flatten)]
         stripe: StripeArgs,
         #[command(flatten)]
@@ -32,6 +35,7 @@ impl Subscriptions {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let Self::Reconcile {
             apply,
+            end_missing,
             stripe,
             format,
         } = self;
@@ -46,7 +50,8 @@ impl Subscriptions {
                 Arc::new(catalogue),
                 Some(client),
             );
-            reconcile(&subscriptions, apply, format).await
+            let healing = Healing { apply, end_missing };
+            reconcile(&subscriptions, healing, format).await
         })
         .await
     }
@@ -54,10 +59,10 @@ impl Subscriptions {
 
 async fn reconcile(
     subscriptions: &subscriptions::Subscriptions,
-    apply: bool,
+    healing: Healing,
     format: Format,
 ) -> Result<(), Failure> {
-    let found = subscriptions.reconcile(apply, Timestamp::now()).await?;
+    let found = subscriptions.reconcile(healing).await?;
     let (drift, healed) = (found.drift.len(), found.healed());
     tracing::info!(
         compared = found.compared,
@@ -77,7 +82,7 @@ fn describe(found: &Reconciliation) -> String {
         .drift
         .iter()
         .map(|drift| {
-            let state = if drift.healed { "healed" } else { "" };
+            let state = if drift.healed { "healed" } else { drift.fix };
             vec![
                 drift.kind.as_str().to_owned(),
                 drift.organization_id.to_string(),
@@ -97,7 +102,13 @@ fn describe(found: &Reconciliation) -> String {
     if rows.is_empty() {
         return summary;
     }
-    let headings = ["DRIFT", "ORGANIZATION", "ID", "FIELD: OURS, STRIPE'S", ""];
+    let headings = [
+        "DRIFT",
+        "ORGANIZATION",
+        "ID",
+        "FIELD: OURS, STRIPE'S",
+        "FIX",
+    ];
     format!("{}\n\n{summary}", table(&headings, &rows))
 }
 

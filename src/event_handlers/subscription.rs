@@ -301,6 +301,7 @@ pub fn unknown_plan(
     let prices: BTreeSet<&str> = subscription
         .items
         .iter()
+        .filter(|item| !catalogue.knows_price(item.lookup_key.as_deref(), item.price_id.as_deref()))
         .filter_map(|item| item.price_id.as_deref())
         .collect();
     let prices = Vec::from_iter(prices).join(", ");

@@ -283,6 +283,21 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             ("billing_invoices", "ask_again_since"),
         ],
     ),
+    (
+        "20260103060000_organizations_and_recovery",
+        &[
+            ("organizations", "external_id email erased_at"),
+            ("billing_customers", "linked_at"),
+            (
+                "billing_stripe_requests",
+                "recovery_attempts recovery_error next_recovery_at abandoned_at",
+            ),
+            (
+                "billing_subscriptions",
+                "recovery_attempts next_recovery_at",
+            ),
+        ],
+    ),
 ];
 
 /// The columns of every table in `public`.

@@ -223,6 +223,18 @@ impl Catalogue {
         Some(&self.plans[*index])
     }
 
+    /// Whether a plan is paid, or its usage charged, by this price.
+    pub fn knows_price(&self, lookup_key: Option<&str>, price_id: Option<&str>) -> bool {
+        let is_metered = |key: &str| {
+            let mut plans = self.plans.iter();
+            plans.any(|plan| {
+                let mut metrics = self.metrics.keys();
+                metrics.any(|metric| metered_lookup_key(plan, metric).as_deref() == Some(key))
+            })
+        };
+        self.plan_of_price(lookup_key, price_id).is_some() || lookup_key.is_some_and(is_metered)
+    }
+
     /// Reads a subscription of Stripe's, with the period that counts.
     pub fn subscription(&self, object: &Value) -> Result<Subscription, ShapeError> {
         let mut subscription = Subscription::read(object)?;

@@ -73,6 +73,11 @@ impl Subscriptions {
                 self.give_up(request, &error.to_string()).await?;
                 Err(Failure::Stripe(error))
             }
+            // Nothing was done to what is not there.
+            Err(missing) if missing.kind == ErrorKind::NotFound => {
+                self.give_up(request, &missing.to_string()).await?;
+                Err(Failure::Stripe(missing))
+            }
             Ok(None) | Err(_) => Err(Failure::InDoubt(error)),
         }
     }
@@ -86,10 +91,15 @@ impl Subscriptions {
         change: &Change,
         now: Timestamp,
     ) -> Result<bool, Failure> {
-        match look(client, request, change)
-            .await
-            .map_err(Failure::Stripe)?
-        {
+        let looked = match look(client, request, change).await {
+            // Nothing was done to what is not there, or for a customer who is not.
+            Err(missing) if missing.kind == ErrorKind::NotFound => {
+                self.give_up(request, &missing.to_string()).await?;
+                return Ok(true);
+            }
+            looked => looked.map_err(Failure::Stripe)?,
+        };
+        match looked {
             Some(seen) => {
                 self.finish(request, change, seen).await?;
                 Ok(true)

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::decide::{Step, Wish};
+use super::missing::{CUSTOMER_DELETED, ENDED_HERE};
 use super::token::Promise;
 use crate::audit::{Actor, Client};
 use crate::stripe::client::Params;
@@ -74,7 +75,12 @@ impl Kind {
 /// The actions that audit entries of changes have.
 pub fn audit_actions() -> impl Iterator<Item = &'static str> {
     let kinds = Kind::ALL.into_iter().map(Kind::action);
-    kinds.chain(["customer_created", "subscription_reconciled"])
+    kinds.chain([
+        "customer_created",
+        "subscription_reconciled",
+        CUSTOMER_DELETED,
+        ENDED_HERE,
+    ])
 }
 
 /// What is kept with the request, to finish it by whoever finds it.
@@ -103,6 +109,17 @@ pub struct Asker {
 }
 
 impl Asker {
+    /// The program itself.
+    pub fn system() -> Self {
+        Self::new(
+            Actor::System,
+            &Client {
+                ip: None,
+                user_agent: None,
+            },
+        )
+    }
+
     pub fn new(actor: Actor, client: &Client) -> Self {
         Self {
             r#type: actor.as_str().to_owned(),

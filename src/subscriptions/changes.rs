@@ -4,15 +4,19 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use billing_domain::subscription::is_ended;
+
 use super::Subscriptions;
 use super::carry_out::look;
 use super::change::{Asker, Change, Kind, kept_wish, mark};
 use super::decide::{Step, Wish, decide};
 use super::failure::Failure;
 use super::preview::stripe::{Switch, items_of};
+use super::refresh::Shows;
 use super::standing::{Held, Standing};
 use super::token::Promise;
 use crate::audit::{Actor, Client as From};
+use crate::db::TenantTx;
 use crate::stripe::client::{Client, ErrorKind, Params, StripeError};
 use crate::stripe::requests::{self, Begun, NewRequest, Request, Subject};
 
@@ -41,6 +45,7 @@ enum Round {
 struct SecondChances {
     failed: bool,
     refused: bool,
+    no_customer: bool,
 }
 
 impl SecondChances {
@@ -48,6 +53,8 @@ impl SecondChances {
         let taken = match error.kind {
             // Stripe's answer goes with the key: it takes another request.
             ErrorKind::Server => &mut self.failed,
+            // The customer may have been deleted.
+            _ if error.is_missing_customer() => &mut self.no_customer,
             // The subscription may not be what we think it is.
             ErrorKind::NotFound | ErrorKind::InvalidRequest => &mut self.refused,
             _ => return false,
@@ -70,16 +77,17 @@ impl Subscriptions {
             .turns
             .take(caller.organization_id)
             .ok_or(Failure::Busy)?;
-        if let Some(key) = &caller.key
-            && requests::was_done(&self.pool, caller.organization_id, key).await?
-        {
-            return Ok(());
-        }
         let promise = match token {
             Some(token) => Some(self.open(token).await?),
             None => None,
         };
         let wished = kept_wish(wish, promise.as_ref());
+        if let Some(key) = &caller.key
+            && let Some(done) = requests::wish_done(&self.pool, caller.organization_id, key).await?
+        {
+            let is_same = done == wished;
+            return is_same.then_some(()).ok_or(Failure::KeyReused);
+        }
         let mut second_chances = SecondChances::default();
         for _ in 0..ROUNDS {
             let about = Subject::Subscription;
@@ -95,8 +103,19 @@ impl Subscriptions {
                 Ok(Round::Done) => return Ok(()),
                 Ok(Round::Again) => {}
                 Err(Failure::Stripe(error)) if second_chances.take(&error) => {
-                    if error.kind != ErrorKind::Server {
+                    if error.is_missing_customer() {
                         self.look_again(client, caller.organization_id).await?;
+                        self.check_customer(client, caller.organization_id).await?;
+                    } else if error.kind != ErrorKind::Server
+                        && let Shows::Nothing(id) =
+                            self.look_again(client, caller.organization_id).await?
+                    {
+                        if !matches!(wish, Wish::Cancel { .. }) {
+                            return Err(Failure::SubscriptionMissing(id));
+                        }
+                        // What was wished for holds, but for our own state.
+                        let asker = Asker::new(caller.actor, &caller.from);
+                        return self.end_missing(caller.organization_id, &id, &asker).await;
                     }
                 }
                 Err(failure) => return Err(failure),
@@ -120,10 +139,14 @@ impl Subscriptions {
                 false => Err(Failure::Busy),
             };
         }
-        match look(client, request, &change)
-            .await
-            .map_err(Failure::InDoubt)?
-        {
+        let looked = match look(client, request, &change).await {
+            Err(missing) if missing.kind == ErrorKind::NotFound => {
+                self.give_up(request, &missing.to_string()).await?;
+                return Err(Failure::Stripe(missing));
+            }
+            looked => looked.map_err(Failure::InDoubt)?,
+        };
+        match looked {
             Some(seen) => self.finish(request, &change, seen).await?,
             None => self.carry_out(client, request, &change).await?,
         }
@@ -156,6 +179,10 @@ impl Subscriptions {
             actor: Asker::new(caller.actor, &caller.from),
             before: summary(&standing),
         };
+        if matches!(step, Step::Create { .. }) {
+            self.check_abandoned(client, organization_id, standing.customer_id.as_deref())
+                .await?;
+        }
         let customer_id = match (&step, &standing.customer_id) {
             (Step::Create { .. }, None) => Some(
                 self.make_customer(client, organization_id, &standing.name, &change.actor)
@@ -257,6 +284,37 @@ impl Subscriptions {
             }
             Step::Nothing { held } => (Some(held.id.clone()), Params::new()),
         })
+    }
+
+    /// Recovery may have given up a request to make a subscription that Stripe
+    /// has carried out: then a second one is not made.
+    async fn check_abandoned(
+        &self,
+        client: &Client,
+        organization_id: Uuid,
+        customer_id: Option<&str>,
+    ) -> Result<(), Failure> {
+        let mut tx = TenantTx::begin(&self.pool, organization_id).await?;
+        let abandoned = requests::has_abandoned_creation(&mut tx).await?;
+        drop(tx);
+        let Some(customer) = customer_id.filter(|_| abandoned) else {
+            return Ok(());
+        };
+        let all = client.subscriptions(Some(customer)).await;
+        let runs = |one: &Value| {
+            one["status"]
+                .as_str()
+                .is_some_and(|status| !is_ended(status))
+        };
+        if all.map_err(Failure::Stripe)?.iter().any(runs) {
+            tracing::error!(
+                %organization_id,
+                customer,
+                "Stripe has a subscription that is not mirrored: run `subscriptions reconcile --apply`"
+            );
+            return Err(super::Refusal::SubscriptionExists.into());
+        }
+        Ok(())
     }
 
     /// The time that the subscription's customer lives in.

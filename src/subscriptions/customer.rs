@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Subscriptions;
-use super::change::Asker;
+use super::change::{Asker, is_quiet};
 use super::failure::Failure;
 use crate::audit::{self, NewEntry};
 use crate::db::TenantTx;
@@ -94,6 +94,26 @@ impl Subscriptions {
             }
         }
         Err(failure.map_or(Failure::Busy, Failure::Stripe))
+    }
+
+    /// Settles a request for a customer that somebody left open. False: it
+    /// cannot be told yet what becomes of it.
+    pub(super) async fn settle_customer(
+        &self,
+        client: &Client,
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<bool, Failure> {
+        if let Some(id) = find(client, request).await.map_err(Failure::Stripe)? {
+            self.adopt(request, &id).await?;
+            return Ok(true);
+        }
+        if is_quiet(request, now) {
+            self.give_up(request, "Stripe did not do it, and nobody asked again")
+                .await?;
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     /// Remembers the customer, and closes the request.

@@ -25,6 +25,17 @@ pub enum Failure {
     Stale(&'static str),
     #[error("another change of the subscription is under way")]
     Busy,
+    #[error("the Idempotency-Key went with another change within a day")]
+    KeyReused,
+    /// Stripe has no such subscription.
+    #[error("Stripe has no subscription {0}")]
+    SubscriptionMissing(String),
+    /// Stripe never had such a customer, as far as this key can see.
+    #[error("Stripe has no customer {0}")]
+    CustomerMissing(String),
+    /// What was kept of a request makes no sense.
+    #[error("a request cannot be recovered: {0}")]
+    Unrecoverable(String),
     #[error("no Stripe key is configured")]
     NotConfigured,
     /// Nothing was done.
@@ -74,6 +85,36 @@ impl From<Failure> for Problem {
                 format!("{said}; try again shortly"),
             )
             .retry_after(2),
+            Failure::KeyReused => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency_key_reused",
+                format!("{said}; use a new key for a new change"),
+            ),
+            Failure::SubscriptionMissing(_) => {
+                tracing::error!("{said}: see `subscriptions reconcile`");
+                Self::new(
+                    StatusCode::CONFLICT,
+                    "subscription_missing",
+                    format!(
+                        "{said}, so nothing was changed; DELETE ends it here as well, and then \
+                         another can be made. The operator sees more with `subscriptions reconcile`"
+                    ),
+                )
+            }
+            Failure::CustomerMissing(_) => {
+                tracing::error!(
+                    "{said}: is the key another account's? Else `organizations link-customer` \
+                     gives the organization another customer"
+                );
+                Self::new(
+                    StatusCode::CONFLICT,
+                    "customer_missing",
+                    format!(
+                        "{said}, so nothing was changed; the operator must give the organization \
+                         another customer with `organizations link-customer`"
+                    ),
+                )
+            }
             Failure::NotConfigured => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "stripe_not_configured",
@@ -96,7 +137,7 @@ impl From<Failure> for Problem {
                     format!("{said}; the operator must run `plans sync`"),
                 )
             }
-            Failure::Shape(_) | Failure::Unexpected(_) => {
+            Failure::Shape(_) | Failure::Unexpected(_) | Failure::Unrecoverable(_) => {
                 tracing::error!("{said}");
                 Self::new(
                     StatusCode::BAD_GATEWAY,

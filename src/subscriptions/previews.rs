@@ -10,13 +10,14 @@ use super::decide::{Step, Wish, decide};
 use super::failure::Failure;
 use super::preview::stripe::{self, Switch};
 use super::preview::{self, Preview, Quote, Source, local};
+use super::refresh::Shows;
 use super::standing::{Held, Standing};
 use super::token::Promise;
 use super::{Subscriptions, store};
 use crate::event_handlers;
 use crate::grouped::Grouped;
 use crate::plans::{Catalogue, Plan};
-use crate::stripe::client::Client;
+use crate::stripe::client::{Client, ErrorKind, StripeError};
 
 /// What previews read together: how an organization stands, and whether its
 /// subscription was ever updated.
@@ -41,6 +42,9 @@ pub(super) fn together(pool: PgPool, catalogue: Arc<Catalogue>) -> Previewed {
     })
 }
 
+/// A subscription that ended unseen, then its customer who was deleted.
+const MOST_LOOKS: u32 = 2;
+
 impl Subscriptions {
     /// What a change to the plan `tier` would cost at `now`.
     pub async fn preview(
@@ -49,15 +53,21 @@ impl Subscriptions {
         tier: &str,
         now: Timestamp,
     ) -> Result<Preview, Failure> {
-        let found = self.previewed.find(organization_id).await?;
-        let (standing, was_updated) = found.ok_or(Failure::NoOrganization)?;
-        let step = decide(&standing, &self.catalogue, Wish::Change { tier })?;
-        let customer = standing.customer_id.as_deref();
-        let quote = match &self.stripe {
-            Some(client) => self.ask_stripe(client, &step, customer, None, now).await?,
-            None => {
-                self.compute(organization_id, &step, was_updated, now)
-                    .await?
+        let mut looks = 0;
+        let (standing, quote) = loop {
+            match self.quote(organization_id, tier, now).await {
+                // Customer or subscription may not be what we think they are.
+                Err(Failure::Stripe(error))
+                    if looks < MOST_LOOKS
+                        && matches!(
+                            error.kind,
+                            ErrorKind::NotFound | ErrorKind::InvalidRequest
+                        ) =>
+                {
+                    looks += 1;
+                    self.look_what_is_missing(organization_id, &error).await?;
+                }
+                quoted => break quoted?,
             }
         };
         let new = self.plan_after(tier)?;
@@ -80,6 +90,44 @@ impl Subscriptions {
             self.catalogue.plan(&standing.plan_tier),
         );
         Ok(quote.into_preview(current, new, token, expires_at))
+    }
+
+    /// How the organization stands, and what the change costs.
+    async fn quote(
+        &self,
+        organization_id: Uuid,
+        tier: &str,
+        now: Timestamp,
+    ) -> Result<(Standing, Quote), Failure> {
+        let found = self.previewed.find(organization_id).await?;
+        let (standing, was_updated) = found.ok_or(Failure::NoOrganization)?;
+        let step = decide(&standing, &self.catalogue, Wish::Change { tier })?;
+        let customer = standing.customer_id.as_deref();
+        let quote = match &self.stripe {
+            Some(client) => self.ask_stripe(client, &step, customer, None, now).await?,
+            None => {
+                self.compute(organization_id, &step, was_updated, now)
+                    .await?
+            }
+        };
+        Ok((standing, quote))
+    }
+
+    /// Stripe does not have what the preview was asked about: the customer was
+    /// deleted, say, and the subscription with it.
+    async fn look_what_is_missing(
+        &self,
+        organization_id: Uuid,
+        error: &StripeError,
+    ) -> Result<(), Failure> {
+        let client = self.stripe.as_ref().ok_or(Failure::NotConfigured)?;
+        match self.look_again(client, organization_id).await? {
+            Shows::Nothing(id) => Err(Failure::SubscriptionMissing(id)),
+            Shows::Something if error.is_missing_customer() => {
+                self.check_customer(client, organization_id).await
+            }
+            Shows::Something => Ok(()),
+        }
     }
 
     fn plan_after(&self, tier: &str) -> Result<&Plan, Failure> {

@@ -1,23 +1,35 @@
 //! Our state against Stripe's: what differs is told, or healed.
+//!
+//! Subscriptions with their items, invoices, payment methods and customers are
+//! compared, and what was left open is settled. Each finding has a result of
+//! its own: one that cannot be read or healed hides no other.
+
+mod compare;
+mod documents;
+mod store;
+mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::Value;
 use uuid::Uuid;
 
+use super::Subscriptions;
 use super::carry_out::seen;
-use super::change::{Change, QUIET};
+use super::change::{Asker, Change, QUIET};
 use super::failure::Failure;
-use super::store::Mirrored;
-use super::{Subscriptions, store};
-use crate::db::WorkerTx;
+use super::recovery::ends_the_round;
+use crate::db::{TenantTx, WorkerTx};
 use crate::metrics;
 use crate::stripe::client::{Client, Customer, ErrorKind};
 use crate::stripe::objects::Subscription;
-use crate::stripe::requests;
+use crate::stripe::requests::{self, Which};
 use billing_domain::subscription::is_ended;
+use store::{MirroredSubscription, Owned};
+use verdicts::{named, stray};
+
+/// More than these are looked at the next time.
+const MOST_REQUESTS: i64 = 1_000;
 
 /// What differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -25,6 +37,8 @@ use billing_domain::subscription::is_ended;
 pub enum DriftKind {
     /// A request was left open: whether Stripe did it is not known.
     OpenRequest,
+    /// Recovery gave a request up: whether Stripe did it is not known.
+    AbandonedRequest,
     /// Both have the subscription, and it differs.
     Differs,
     /// Stripe has a subscription of an organization's that is not mirrored.
@@ -34,16 +48,85 @@ pub enum DriftKind {
     /// Stripe's customer names an organization of ours, which has another
     /// customer, or none.
     StrayCustomer,
+    /// An organization's customer was deleted in Stripe.
+    CustomerDeleted,
+    /// Stripe never had an organization's customer, as far as the key can see.
+    CustomerMissing,
+    /// An organization pays for several subscriptions.
+    TwoSubscriptions,
+    /// A subscription is paid for, and the catalogue knows no plan of it.
+    UnknownPrice,
+    /// An invoice is not as in Stripe, or not here.
+    Invoice,
+    /// A payment method is not as in Stripe, or not here.
+    PaymentMethod,
+    /// An object of Stripe's cannot be read.
+    Unreadable,
 }
 
 impl DriftKind {
+    pub const ALL: [Self; 13] = [
+        Self::OpenRequest,
+        Self::AbandonedRequest,
+        Self::Differs,
+        Self::MissingHere,
+        Self::MissingInStripe,
+        Self::StrayCustomer,
+        Self::CustomerDeleted,
+        Self::CustomerMissing,
+        Self::TwoSubscriptions,
+        Self::UnknownPrice,
+        Self::Invoice,
+        Self::PaymentMethod,
+        Self::Unreadable,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::OpenRequest => "open_request",
+            Self::AbandonedRequest => "abandoned_request",
             Self::Differs => "differs",
             Self::MissingHere => "missing_here",
             Self::MissingInStripe => "missing_in_stripe",
             Self::StrayCustomer => "stray_customer",
+            Self::CustomerDeleted => "customer_deleted",
+            Self::CustomerMissing => "customer_missing",
+            Self::TwoSubscriptions => "two_subscriptions",
+            Self::UnknownPrice => "unknown_price",
+            Self::Invoice => "invoice",
+            Self::PaymentMethod => "payment_method",
+            Self::Unreadable => "unreadable",
+        }
+    }
+
+    /// What to do about it.
+    pub fn fix(self) -> &'static str {
+        match self {
+            Self::OpenRequest
+            | Self::Differs
+            | Self::MissingHere
+            | Self::CustomerDeleted
+            | Self::Invoice
+            | Self::PaymentMethod => "run `subscriptions reconcile --apply`",
+            Self::AbandonedRequest => {
+                "mend what it names, then run `subscriptions reconcile --apply`"
+            }
+            Self::MissingInStripe => {
+                "is the key another account's? Else `subscriptions reconcile --apply --end-missing` ends it here"
+            }
+            Self::StrayCustomer => {
+                "run `organizations link-customer`, or delete the customer in Stripe"
+            }
+            Self::CustomerMissing => {
+                "is the key another account's? Else run `organizations link-customer`"
+            }
+            Self::TwoSubscriptions => {
+                "end the one that is too many in Stripe, and refund it if need be"
+            }
+            Self::UnknownPrice => {
+                "add the price to PLANS_FILE (stripe_price_ids), restart, then run `subscriptions reconcile --apply`"
+            }
+            Self::Unreadable => "see the reason; an upgrade of this program may read it",
         }
     }
 }
@@ -54,11 +137,31 @@ impl DriftKind {
 pub struct Drift {
     pub kind: DriftKind,
     pub organization_id: Uuid,
-    /// The subscription, customer or request.
+    /// The subscription, customer, invoice, payment method or request.
     pub id: String,
     /// The fields that differ, as `field: ours, Stripe's`.
     pub differences: Vec<String>,
     pub healed: bool,
+    /// What to do about it.
+    pub fix: &'static str,
+}
+
+impl Drift {
+    fn new(
+        kind: DriftKind,
+        organization_id: Uuid,
+        id: impl Into<String>,
+        differences: Vec<String>,
+    ) -> Self {
+        Self {
+            kind,
+            organization_id,
+            id: id.into(),
+            differences,
+            healed: false,
+            fix: kind.fix(),
+        }
+    }
 }
 
 /// What a comparison found.
@@ -78,49 +181,78 @@ impl Reconciliation {
     }
 }
 
+/// What a reconciliation may do about what it finds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Healing {
+    /// Bring our state to Stripe's.
+    pub apply: bool,
+    /// End subscriptions here that Stripe does not have.
+    pub end_missing: bool,
+}
+
+/// What Stripe and we have, read at the beginning.
+struct Both {
+    ours: BTreeMap<String, MirroredSubscription>,
+    owners: BTreeMap<String, Owned>,
+    organizations: BTreeSet<Uuid>,
+    customers: Vec<Customer>,
+}
+
 impl Subscriptions {
     /// Compares everything, and with `apply` brings our state to Stripe's.
     /// What Stripe does not have, and stray customers, are for people to judge.
-    pub async fn reconcile(&self, apply: bool, now: Timestamp) -> Result<Reconciliation, Failure> {
+    pub async fn reconcile(&self, healing: Healing) -> Result<Reconciliation, Failure> {
         let client = self.stripe.as_ref().ok_or(Failure::NotConfigured)?;
         let mut found = Reconciliation::default();
-        self.open_requests(client, apply, now, &mut found).await?;
+        self.left_open(client, healing.apply, &mut found).await?;
 
         // Stripe first: what is made here meanwhile is then no drift.
-        let objects = client.subscriptions(None).await.map_err(Failure::Stripe)?;
+        let mut objects = client.subscriptions(None).await.map_err(Failure::Stripe)?;
+        let invoices = client.all_invoices().await.map_err(Failure::Stripe)?;
         let customers = client.customers(None).await.map_err(Failure::Stripe)?;
         let mut tx = WorkerTx::begin(&self.pool).await?;
-        let ours = store::mirrored(tx.conn()).await?;
-        let owners = store::customers(tx.conn()).await?;
-        let organizations = store::organizations(tx.conn()).await?;
+        let both = Both {
+            ours: store::subscriptions(tx.conn()).await?,
+            owners: store::customers(tx.conn()).await?,
+            organizations: store::organizations(tx.conn()).await?,
+            customers,
+        };
         tx.rollback().await?;
 
+        let mut running = Vec::new();
         let mut met = BTreeSet::new();
-        for object in &objects {
-            let theirs = self.catalogue.subscription(object)?;
-            met.insert(theirs.id.clone());
-            let Some(organization_id) = owner(&theirs, &owners, &organizations) else {
-                found.foreign += 1;
-                continue;
+        for object in &mut objects {
+            client
+                .fetch_missing_items(object)
+                .await
+                .map_err(Failure::Stripe)?;
+            let (theirs, organization_id) = match self.owned(object, &both, &mut found) {
+                Some(owned) => owned,
+                None => continue,
             };
+            met.insert(theirs.id.clone());
             found.compared += 1;
-            let stored = ours.get(&theirs.id);
-            if let Some(mut drift) = compare(organization_id, stored, &theirs) {
-                drift.healed = apply && self.heal(client, &drift).await?;
-                found.drift.push(drift);
-            }
+            self.compare(client, &both, organization_id, &theirs, healing, &mut found)
+                .await?;
+            running.push((organization_id, theirs));
         }
-        for (id, stored) in ours
+        for (id, stored) in both
+            .ours
             .iter()
             .filter(|(id, one)| !met.contains(*id) && !is_ended(&one.status))
         {
-            found
-                .drift
-                .extend(self.unlisted(client, id, stored, apply).await?);
+            let theirs = self
+                .unlisted(client, id, stored, healing, &mut found)
+                .await?;
+            running.extend(theirs.map(|theirs| (stored.organization_id, theirs)));
         }
         found
             .drift
-            .extend(stray(&customers, &owners, &organizations));
+            .extend(verdicts::of_subscriptions(&self.catalogue, &running));
+        self.customers(client, &both, healing, &mut found).await?;
+        self.documents(client, &both, &running, &invoices, healing, &mut found)
+            .await?;
+        found.drift.extend(stray(&both));
         found
             .drift
             .sort_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));
@@ -130,29 +262,140 @@ impl Subscriptions {
         Ok(found)
     }
 
-    async fn open_requests(
+    /// A subscription of Stripe's that is an organization's.
+    fn owned(
+        &self,
+        object: &serde_json::Value,
+        both: &Both,
+        found: &mut Reconciliation,
+    ) -> Option<(Subscription, Uuid)> {
+        let theirs = match self.catalogue.subscription(object) {
+            Ok(theirs) => theirs,
+            Err(error) => {
+                let id = object["id"].as_str().unwrap_or_default();
+                let customer = object["customer"].as_str().unwrap_or_default();
+                let owner = both.owners.get(customer).map(|owned| owned.organization_id);
+                let owner = owner.or_else(|| Some(both.ours.get(id)?.organization_id));
+                match owner {
+                    Some(owner) => found.drift.push(Drift::new(
+                        DriftKind::Unreadable,
+                        owner,
+                        id,
+                        vec![error.to_string()],
+                    )),
+                    None => found.foreign += 1,
+                }
+                return None;
+            }
+        };
+        match owner(&theirs, both) {
+            Some(organization_id) => Some((theirs, organization_id)),
+            None => {
+                found.foreign += 1;
+                None
+            }
+        }
+    }
+
+    /// What was left open, and what recovery gave up.
+    async fn left_open(
         &self,
         client: &Client,
         apply: bool,
-        now: Timestamp,
         found: &mut Reconciliation,
     ) -> Result<(), Failure> {
-        let mut tx = WorkerTx::begin(&self.pool).await?;
-        let open = requests::open(tx.conn(), QUIET).await?;
-        tx.rollback().await?;
-        for request in open {
-            let healed = match Change::of(&request) {
-                Some(change) if apply => self.settle(client, &request, &change, now).await?,
-                _ => false,
-            };
-            found.drift.push(Drift {
-                kind: DriftKind::OpenRequest,
-                organization_id: request.organization_id,
-                id: request.id.to_string(),
-                differences: vec![format!("{} {}", request.operation, request.subject)],
-                healed,
-            });
+        for (which, kind) in [
+            (Which::Open, DriftKind::OpenRequest),
+            (Which::Abandoned, DriftKind::AbandonedRequest),
+        ] {
+            let mut tx = WorkerTx::begin(&self.pool).await?;
+            let requests = requests::find(tx.conn(), which, QUIET, MOST_REQUESTS).await?;
+            tx.rollback().await?;
+            for request in requests {
+                let request = match request {
+                    Ok(request) => request,
+                    Err(unreadable) => {
+                        found.drift.push(Drift::new(
+                            kind,
+                            unreadable.organization_id,
+                            unreadable.id.to_string(),
+                            vec![unreadable.error],
+                        ));
+                        continue;
+                    }
+                };
+                let what = format!("{} {}", request.operation, request.subject);
+                let mut drift = Drift::new(
+                    kind,
+                    request.organization_id,
+                    request.id.to_string(),
+                    vec![what],
+                );
+                if apply {
+                    let settled = match kind {
+                        DriftKind::OpenRequest => self.recover(client, &request).await,
+                        _ => self.look_once_more(client, &request).await,
+                    };
+                    drift.set_healed(settled)?;
+                }
+                found.drift.push(drift);
+            }
         }
+        Ok(())
+    }
+
+    /// Looks what became of a request that recovery gave up.
+    async fn look_once_more(
+        &self,
+        client: &Client,
+        request: &requests::Request,
+    ) -> Result<bool, Failure> {
+        if let Some(change) = Change::of(request) {
+            match super::carry_out::look(client, request, &change).await {
+                Ok(Some(seen)) => {
+                    self.mirror_seen(request.organization_id, seen, None)
+                        .await?;
+                }
+                Ok(None) => {}
+                Err(error) if error.kind == ErrorKind::NotFound => {}
+                Err(error) => return Err(Failure::Stripe(error)),
+            }
+        }
+        let mut tx = TenantTx::begin(&self.pool, request.organization_id).await?;
+        requests::acknowledge(tx.conn(), request.organization_id, request.id).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    async fn compare(
+        &self,
+        client: &Client,
+        both: &Both,
+        organization_id: Uuid,
+        theirs: &Subscription,
+        healing: Healing,
+        found: &mut Reconciliation,
+    ) -> Result<(), Failure> {
+        let mut drift = match both.ours.get(&theirs.id) {
+            None => Drift::new(
+                DriftKind::MissingHere,
+                organization_id,
+                &theirs.id,
+                vec![format!("status: none, {}", theirs.status)],
+            ),
+            Some(ours) => {
+                let differences = compare::subscriptions(ours, theirs);
+                if differences.is_empty() {
+                    return Ok(());
+                }
+                Drift::new(DriftKind::Differs, organization_id, &theirs.id, differences)
+            }
+        };
+        if healing.apply {
+            let healed = self.heal(client, organization_id, &theirs.id).await;
+            drift.set_healed(healed)?;
+        }
+        found.drift.push(drift);
         Ok(())
     }
 
@@ -162,125 +405,131 @@ impl Subscriptions {
         &self,
         client: &Client,
         id: &str,
-        stored: &Mirrored,
-        apply: bool,
-    ) -> Result<Option<Drift>, Failure> {
+        stored: &MirroredSubscription,
+        healing: Healing,
+        found: &mut Reconciliation,
+    ) -> Result<Option<Subscription>, Failure> {
         let organization_id = stored.organization_id;
-        match client.subscription(id).await {
-            Ok(mut answer) => {
-                let completed = client.fetch_missing_items(&mut answer.body).await;
-                completed.map_err(Failure::Stripe)?;
-                let theirs = self.catalogue.subscription(&answer.body)?;
-                let Some(mut drift) = compare(organization_id, Some(stored), &theirs) else {
-                    return Ok(None);
-                };
-                drift.healed = apply && self.heal(client, &drift).await?;
-                Ok(Some(drift))
-            }
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(Some(Drift {
-                kind: DriftKind::MissingInStripe,
-                organization_id,
-                id: id.to_owned(),
-                differences: vec![format!("status: {}, none", stored.status)],
-                healed: false,
-            })),
-            Err(error) => Err(Failure::Stripe(error)),
+        let mut answer = client.subscription(id).await;
+        if let Ok(answer) = &mut answer {
+            let completed = client.fetch_missing_items(&mut answer.body).await;
+            completed.map_err(Failure::Stripe)?;
         }
+        let drift = match answer {
+            Ok(answer) => match self.catalogue.subscription(&answer.body) {
+                Ok(theirs) => {
+                    let differences = compare::subscriptions(stored, &theirs);
+                    if !differences.is_empty() {
+                        let mut drift =
+                            Drift::new(DriftKind::Differs, organization_id, id, differences);
+                        if healing.apply {
+                            drift.set_healed(self.heal(client, organization_id, id).await)?;
+                        }
+                        found.drift.push(drift);
+                    }
+                    return Ok(Some(theirs));
+                }
+                Err(error) => Drift::new(
+                    DriftKind::Unreadable,
+                    organization_id,
+                    id,
+                    vec![error.to_string()],
+                ),
+            },
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                let differences = vec![format!("status: {}, none", stored.status)];
+                let kind = DriftKind::MissingInStripe;
+                let mut drift = Drift::new(kind, organization_id, id, differences);
+                if healing.apply && healing.end_missing {
+                    let asker = Asker::system();
+                    let ended = self.end_missing(organization_id, id, &asker).await;
+                    drift.set_healed(ended.map(|()| true))?;
+                }
+                drift
+            }
+            Err(error) => return Err(Failure::Stripe(error)),
+        };
+        found.drift.push(drift);
+        Ok(None)
     }
 
     /// Mirrors the subscription as Stripe shows it now.
-    async fn heal(&self, client: &Client, drift: &Drift) -> Result<bool, Failure> {
-        let answer = client.subscription(&drift.id).await;
+    async fn heal(
+        &self,
+        client: &Client,
+        organization_id: Uuid,
+        id: &str,
+    ) -> Result<bool, Failure> {
+        let answer = client.subscription(id).await;
         let seen = seen(client, answer.map_err(Failure::Stripe)?).await;
         let seen = seen.map_err(Failure::Stripe)?;
-        self.mirror_seen(drift.organization_id, seen, None).await?;
+        self.mirror_seen(organization_id, seen, None).await?;
         Ok(true)
+    }
+
+    /// The customers that new subscriptions would be for.
+    async fn customers(
+        &self,
+        client: &Client,
+        both: &Both,
+        healing: Healing,
+        found: &mut Reconciliation,
+    ) -> Result<(), Failure> {
+        let listed: BTreeSet<&str> = both.customers.iter().map(|one| one.id.as_str()).collect();
+        for (id, owned) in &both.owners {
+            if owned.deleted || listed.contains(id.as_str()) || id.starts_with("acct_") {
+                continue;
+            }
+            let organization_id = owned.organization_id;
+            match client.customer(id).await {
+                Ok(customer) if customer.deleted => {
+                    let differences = vec!["deleted: false, true".to_owned()];
+                    let kind = DriftKind::CustomerDeleted;
+                    let mut drift = Drift::new(kind, organization_id, id, differences);
+                    if healing.apply {
+                        let forgotten = self.forget_customer(organization_id, id).await;
+                        drift.set_healed(forgotten.map(|()| true))?;
+                    }
+                    found.drift.push(drift);
+                }
+                // It lives on a test clock, or was made meanwhile.
+                Ok(_) => {}
+                Err(error) if error.kind == ErrorKind::NotFound => found.drift.push(Drift::new(
+                    DriftKind::CustomerMissing,
+                    organization_id,
+                    id,
+                    Vec::new(),
+                )),
+                Err(error) => return Err(Failure::Stripe(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drift {
+    /// What came of healing it. What cannot be healed says why, and is no end of
+    /// the reconciliation, unless nothing can be healed now.
+    fn set_healed(&mut self, healed: Result<bool, Failure>) -> Result<(), Failure> {
+        match healed {
+            Ok(healed) => self.healed = healed,
+            Err(failure) if ends_the_round(&failure) => return Err(failure),
+            Err(failure) => {
+                tracing::warn!(
+                    organization_id = %self.organization_id, kind = self.kind.as_str(), id = self.id,
+                    %failure, "a difference could not be healed"
+                );
+                self.differences.push(format!("not healed: {failure}"));
+            }
+        }
+        Ok(())
     }
 }
 
 /// By the customer, else by the metadata, as events are.
-fn owner(
-    theirs: &Subscription,
-    owners: &BTreeMap<String, Uuid>,
-    organizations: &BTreeSet<Uuid>,
-) -> Option<Uuid> {
-    let by_customer = owners.get(&theirs.customer_id).copied();
-    by_customer.or_else(|| named(&theirs.metadata, organizations))
-}
-
-fn named(
-    metadata: &serde_json::Map<String, Value>,
-    organizations: &BTreeSet<Uuid>,
-) -> Option<Uuid> {
-    ["organization_id", "tenant_id"]
-        .iter()
-        .filter_map(|key| metadata.get(*key)?.as_str()?.parse().ok())
-        .find(|id| organizations.contains(id))
-}
-
-fn compare(
-    organization_id: Uuid,
-    stored: Option<&Mirrored>,
-    theirs: &Subscription,
-) -> Option<Drift> {
-    let Some(ours) = stored else {
-        return Some(Drift {
-            kind: DriftKind::MissingHere,
-            organization_id,
-            id: theirs.id.clone(),
-            differences: vec![format!("status: none, {}", theirs.status)],
-            healed: false,
-        });
-    };
-    let mut differences = Vec::new();
-    let mut field = |name: &str, ours: String, theirs: String| {
-        if ours != theirs {
-            differences.push(format!("{name}: {ours}, {theirs}"));
-        }
-    };
-    let time = |time: Option<Timestamp>| time.map_or_else(|| "none".into(), |t| t.to_string());
-    field("status", ours.status.clone(), theirs.status.clone());
-    field(
-        "cancel at period end",
-        ours.cancel_at_period_end.to_string(),
-        theirs.cancel_at_period_end.to_string(),
-    );
-    field(
-        "period end",
-        time(ours.period_end),
-        time(theirs.current_period_end),
-    );
-    let prices: BTreeSet<&str> = theirs
-        .items
-        .iter()
-        .filter_map(|item| item.price_id.as_deref())
-        .collect();
-    let prices: Vec<&str> = prices.into_iter().collect();
-    field("prices", ours.price_ids.join(" "), prices.join(" "));
-    (!differences.is_empty()).then(|| Drift {
-        kind: DriftKind::Differs,
-        organization_id,
-        id: theirs.id.clone(),
-        differences,
-        healed: false,
-    })
-}
-
-fn stray(
-    customers: &[Customer],
-    owners: &BTreeMap<String, Uuid>,
-    organizations: &BTreeSet<Uuid>,
-) -> impl Iterator<Item = Drift> {
-    let strays = customers.iter().filter_map(|customer| {
-        let organization = named(&customer.metadata, organizations)?;
-        let is_known = customer.deleted || owners.contains_key(&customer.id);
-        (!is_known).then_some((customer, organization))
-    });
-    strays.map(|(customer, organization_id)| Drift {
-        kind: DriftKind::StrayCustomer,
-        organization_id,
-        id: customer.id.clone(),
-        differences: Vec::new(),
-        healed: false,
-    })
+fn owner(theirs: &Subscription, both: &Both) -> Option<Uuid> {
+    let by_customer = both.owners.get(&theirs.customer_id);
+    by_customer
+        .map(|owned| owned.organization_id)
+        .or_else(|| named(&theirs.metadata, &both.organizations))
 }

@@ -3,31 +3,34 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::carry_out::{Seen, seen};
-use super::change::{Change, QUIET};
 use super::failure::Failure;
 use super::store::Doubt;
 use super::{Subscriptions, store};
 use crate::audit::{self, Actor, NewEntry};
-use crate::db::{TenantTx, WorkerTx};
+use crate::db::TenantTx;
 use crate::event_handlers::{self, Answer};
 use crate::grace_periods;
 use crate::invoices;
 use crate::metrics;
-use crate::stripe::client::Client;
-use crate::stripe::requests;
+use crate::stripe::client::{Client, ErrorKind};
 
-/// How often is looked for something to do.
+/// The polling interval.
 const PAUSE: Duration = Duration::from_secs(2);
 /// How long a call to Stripe may still take once the service stops.
 const GRACE: Duration = Duration::from_secs(5);
-/// Doubts of one round.
-const ROUND: i64 = 50;
+
+/// What Stripe shows of the subscription that an organization has.
+pub(super) enum Shows {
+    /// It is mirrored; or there is none here.
+    Something,
+    /// Stripe has no such subscription.
+    Nothing(String),
+}
 
 /// Some time after `stop`.
 async fn over(stop: &CancellationToken) {
@@ -50,7 +53,7 @@ impl Subscriptions {
                 if let Err(error) = invoices::fetch_missing(&self.pool, &client).await {
                     tracing::warn!(%error, "lines of invoices could not be looked for");
                 }
-                self.settle_all(&client).await
+                self.settle_all(&client, &stop).await
             };
             let settled = tokio::select! {
                 settled = round => settled,
@@ -58,35 +61,10 @@ impl Subscriptions {
                 // crash.
                 () = over(&stop) => return,
             };
-            if let Err(failure) = settled {
-                tracing::warn!(%failure, "changes of subscriptions could not be settled for now");
+            if let Err(error) = settled {
+                tracing::warn!(%error, "open changes of subscriptions could not be looked for");
             }
         }
-    }
-
-    /// One round of it.
-    pub async fn settle_all(&self, client: &Client) -> Result<(), Failure> {
-        let mut tx = WorkerTx::begin(&self.pool).await?;
-        let open = requests::open(tx.conn(), QUIET).await?;
-        let doubts = store::doubts(tx.conn(), ROUND).await?;
-        tx.rollback().await?;
-        for request in open {
-            if let Some(change) = Change::of(&request) {
-                self.settle(client, &request, &change, Timestamp::now())
-                    .await?;
-            }
-        }
-        for doubt in doubts {
-            let answer = client.subscription(&doubt.subscription_id).await;
-            let seen = seen(client, answer.map_err(Failure::Stripe)?).await;
-            self.mirror_seen(
-                doubt.organization_id,
-                seen.map_err(Failure::Stripe)?,
-                Some(&doubt),
-            )
-            .await?;
-        }
-        Ok(())
     }
 
     /// Asks Stripe about the subscription that an organization has.
@@ -94,17 +72,21 @@ impl Subscriptions {
         &self,
         client: &Client,
         organization_id: Uuid,
-    ) -> Result<(), Failure> {
+    ) -> Result<Shows, Failure> {
         let standing = self.standing(organization_id).await?;
         let Some(held) = standing.subscription else {
-            return Ok(());
+            return Ok(Shows::Something);
         };
-        let answer = client
-            .subscription(&held.id)
-            .await
-            .map_err(Failure::Stripe)?;
+        let answer = match client.subscription(&held.id).await {
+            Ok(answer) => answer,
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                return Ok(Shows::Nothing(held.id));
+            }
+            Err(error) => return Err(Failure::Stripe(error)),
+        };
         let seen = seen(client, answer).await.map_err(Failure::Stripe)?;
-        self.mirror_seen(organization_id, seen, None).await
+        self.mirror_seen(organization_id, seen, None).await?;
+        Ok(Shows::Something)
     }
 
     /// Mirrors what Stripe shows; what differs from what was stored has its

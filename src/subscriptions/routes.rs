@@ -62,11 +62,64 @@ struct SubscriptionView {
     canceled_at: Option<Timestamp>,
     #[schema(required)]
     created_at: Option<Timestamp>,
+    /// Further subscriptions that run beside it, and are paid for as well: made
+    /// outside of this service, and most likely by mistake.
+    other_subscriptions: Vec<OtherSubscription>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct OtherSubscription {
+    stripe_subscription_id: String,
+    /// Stripe's word.
+    status: String,
+    /// Null where the catalogue has none of its prices.
+    #[schema(required)]
+    plan_tier: Option<String>,
+}
+
+impl From<&Held> for OtherSubscription {
+    fn from(held: &Held) -> Self {
+        Self {
+            stripe_subscription_id: held.id.clone(),
+            status: held.status.clone(),
+            plan_tier: held.plan_tier.clone(),
+        }
+    }
+}
+
+impl SubscriptionView {
+    /// Of an organization whose subscription `ended` was ended by this very
+    /// request. Where another goes on, the answer is about the one that ended.
+    fn after_end(standing: Standing, ended: Option<Held>) -> Self {
+        let goes_on = standing.subscription.iter().chain(&standing.others);
+        let others: Vec<OtherSubscription> = goes_on.map(OtherSubscription::from).collect();
+        let is_gone = |held: &Held| others.iter().all(|o| o.stripe_subscription_id != held.id);
+        match ended.filter(is_gone) {
+            Some(held) if !others.is_empty() => Self {
+                status: Some("canceled".to_owned()),
+                cancel_at: None,
+                cancel_at_period_end: false,
+                other_subscriptions: others,
+                ..Self::from(Standing {
+                    subscription: Some(held),
+                    others: Vec::new(),
+                    ..standing
+                })
+            },
+            _ => standing.into(),
+        }
+    }
 }
 
 impl From<Standing> for SubscriptionView {
     fn from(standing: Standing) -> Self {
         let plan_tier = standing.plan_tier;
+        let other_subscriptions = standing
+            .others
+            .iter()
+            .map(OtherSubscription::from)
+            .collect();
         let Some(held) = standing.subscription else {
             return Self {
                 plan_tier,
@@ -80,6 +133,7 @@ impl From<Standing> for SubscriptionView {
                 cancel_at: None,
                 canceled_at: None,
                 created_at: None,
+                other_subscriptions,
             };
         };
         Self {
@@ -94,6 +148,7 @@ impl From<Standing> for SubscriptionView {
             cancel_at_period_end: held.cancel_at_period_end,
             canceled_at: held.canceled_at,
             created_at: held.created,
+            other_subscriptions,
         }
     }
 }
@@ -219,7 +274,9 @@ async fn cancel(
     key: Option<Key>,
     Query(Cancellation { immediately }): Query<Cancellation>,
 ) -> Result<axum::Json<SubscriptionView>, Problem> {
-    granted(
+    let organization_id = caller.organization_id;
+    let held = subscriptions.standing(organization_id).await?.subscription;
+    let standing = changed(
         subscriptions,
         caller,
         key,
@@ -227,8 +284,9 @@ async fn cancel(
             let wish = Wish::Cancel { immediately };
             subscriptions.change(&caller, wish, None).await
         },
-    )
-    .await
+    );
+    let view = SubscriptionView::after_end(standing.await?, held);
+    Ok(axum::Json(view))
 }
 
 /// Keep a subscription that is about to end
@@ -296,14 +354,28 @@ async fn upcoming(
     })
 }
 
-/// Makes a change in a task of its own, so that a client that goes away does
-/// not stop it half-way, and shows what it led to.
+/// Makes a change, and shows what it led to.
 async fn granted<F>(
     subscriptions: Subscriptions,
     caller: Principal,
     key: Option<Key>,
     change: impl FnOnce(Subscriptions, Caller) -> F,
 ) -> Result<axum::Json<SubscriptionView>, Problem>
+where
+    F: Future<Output = Result<(), Failure>> + Send + 'static,
+{
+    let standing = changed(subscriptions, caller, key, change).await?;
+    Ok(axum::Json(standing.into()))
+}
+
+/// Makes a change in a task of its own, so that a client that goes away does
+/// not stop it half-way.
+async fn changed<F>(
+    subscriptions: Subscriptions,
+    caller: Principal,
+    key: Option<Key>,
+    change: impl FnOnce(Subscriptions, Caller) -> F,
+) -> Result<Standing, Problem>
 where
     F: Future<Output = Result<(), Failure>> + Send + 'static,
 {
@@ -323,6 +395,5 @@ where
             "something went wrong; it was logged",
         )
     })??;
-    let standing = subscriptions.standing(organization_id).await?;
-    Ok(axum::Json(standing.into()))
+    Ok(subscriptions.standing(organization_id).await?)
 }

@@ -18,6 +18,8 @@ pub struct Standing {
     pub had_trial: bool,
     /// The subscription that counts, of those that have not ended.
     pub subscription: Option<Held>,
+    /// The rest of them: they are paid for as well.
+    pub others: Vec<Held>,
 }
 
 /// A subscription that has not ended.
@@ -64,16 +66,19 @@ pub struct Item {
 
 impl Standing {
     /// Of several subscriptions, the one that counts: running before not, then
-    /// the highest plan, then the newest.
-    pub fn choose(held: Vec<Held>, catalogue: &Catalogue) -> Option<Held> {
-        held.into_iter().max_by_key(|one| {
+    /// the highest plan, then the newest. And the others.
+    pub fn choose(mut held: Vec<Held>, catalogue: &Catalogue) -> (Option<Held>, Vec<Held>) {
+        held.sort_by_cached_key(|one| {
             let rank = one
                 .plan_tier
                 .as_deref()
                 .and_then(|tier| catalogue.rank(tier));
             let runs = billing_domain::subscription::grants_plan(&one.status);
             (runs, rank, one.created, one.id.clone())
-        })
+        });
+        let chosen = held.pop();
+        held.reverse();
+        (chosen, held)
     }
 }
 
@@ -94,6 +99,23 @@ impl Held {
         self.items
             .iter()
             .find(|item| item.metered && item.lookup_key.as_ref() == Some(&key))
+    }
+
+    /// All items that the usage of `metric` is charged by, whichever plan's.
+    pub fn metered_items(&self, catalogue: &Catalogue, metric: &str) -> Vec<&Item> {
+        let plans = catalogue.plans().iter();
+        let keys: Vec<String> = plans
+            .filter_map(|plan| metered_lookup_key(plan, metric))
+            .collect();
+        let items = self.items.iter();
+        items
+            .filter(|item| item.metered)
+            .filter(|item| {
+                item.lookup_key
+                    .as_ref()
+                    .is_some_and(|key| keys.contains(key))
+            })
+            .collect()
     }
 
     pub fn on_trial(&self) -> bool {

@@ -1,8 +1,8 @@
 //! The subscriptions' SQL.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx as _;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -21,8 +21,10 @@ pub async fn standings(
     let rows = sqlx::query!(
         r#"SELECT o.id AS organization_id, o.name, o.plan_tier,
                   (SELECT c.stripe_customer_id FROM billing_customers c
-                    WHERE c.organization_id = o.id
-                    ORDER BY c.created_at, c.stripe_customer_id LIMIT 1) AS customer_id,
+                    WHERE c.organization_id = o.id AND c.deleted_at IS NULL
+                      AND c.stripe_customer_id NOT LIKE 'acct\_%'
+                    ORDER BY c.linked_at DESC NULLS LAST, c.created_at, c.stripe_customer_id
+                    LIMIT 1) AS customer_id,
                   EXISTS (SELECT FROM billing_subscriptions t
                            WHERE t.organization_id = o.id AND t.trial_start IS NOT NULL)
                     AS "had_trial!",
@@ -61,6 +63,7 @@ pub async fn standings(
                 customer_id: row.customer_id,
                 had_trial: row.had_trial,
                 subscription: None,
+                others: Vec::new(),
             };
             (standing, BTreeMap::new())
         });
@@ -105,9 +108,10 @@ pub async fn standings(
         }
     }
     let standings = standings.into_iter().map(|(id, (standing, held))| {
-        let subscription = Standing::choose(held.into_values().collect(), catalogue);
+        let (subscription, others) = Standing::choose(held.into_values().collect(), catalogue);
         let standing = Standing {
             subscription,
+            others,
             ..standing
         };
         (id, standing)
@@ -120,13 +124,18 @@ pub struct Doubt {
     pub organization_id: Uuid,
     pub subscription_id: String,
     pub since: Timestamp,
+    /// How often asking has failed.
+    pub attempts: i32,
 }
 
-/// The subscriptions that are in doubt, the longest first.
+/// The subscriptions that are in doubt and due, the longest first.
 pub async fn doubts(conn: &mut PgConnection, limit: i64) -> Result<Vec<Doubt>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"SELECT organization_id, stripe_subscription_id, ask_again_since AS "since!"
-             FROM billing_subscriptions WHERE ask_again_since IS NOT NULL
+        r#"SELECT organization_id, stripe_subscription_id, ask_again_since AS "since!",
+                  recovery_attempts
+             FROM billing_subscriptions
+            WHERE ask_again_since IS NOT NULL
+              AND (next_recovery_at IS NULL OR next_recovery_at <= now())
             ORDER BY ask_again_since LIMIT $1"#,
         limit
     )
@@ -136,6 +145,7 @@ pub async fn doubts(conn: &mut PgConnection, limit: i64) -> Result<Vec<Doubt>, s
         organization_id: row.organization_id,
         subscription_id: row.stripe_subscription_id,
         since: row.since.to_jiff(),
+        attempts: row.recovery_attempts,
     });
     Ok(doubts.collect())
 }
@@ -144,7 +154,8 @@ pub async fn doubts(conn: &mut PgConnection, limit: i64) -> Result<Vec<Doubt>, s
 pub async fn resolve(tx: &mut TenantTx, doubt: &Doubt) -> Result<(), sqlx::Error> {
     let organization_id = tx.organization_id();
     sqlx::query!(
-        "UPDATE billing_subscriptions SET ask_again_since = NULL
+        "UPDATE billing_subscriptions
+            SET ask_again_since = NULL, recovery_attempts = 0, next_recovery_at = NULL
           WHERE organization_id = $1 AND stripe_subscription_id = $2 AND ask_again_since = $3",
         organization_id,
         doubt.subscription_id,
@@ -155,57 +166,38 @@ pub async fn resolve(tx: &mut TenantTx, doubt: &Doubt) -> Result<(), sqlx::Error
     Ok(())
 }
 
-/// What of a mirrored subscription is compared with Stripe's.
-pub struct Mirrored {
-    pub organization_id: Uuid,
-    /// What Stripe's last word on it was.
-    pub status: String,
-    pub cancel_at_period_end: bool,
-    pub period_end: Option<jiff::Timestamp>,
-    /// In alphabetical order.
-    pub price_ids: Vec<String>,
-}
-
-/// All mirrored subscriptions, by id.
-pub async fn mirrored(conn: &mut PgConnection) -> Result<BTreeMap<String, Mirrored>, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"SELECT s.organization_id, s.stripe_subscription_id, s.stripe_status,
-                  s.cancel_at_period_end, s.current_period_end,
-                  ARRAY(SELECT DISTINCT i.stripe_price_id FROM billing_subscription_items i
-                         WHERE i.organization_id = s.organization_id
-                           AND i.stripe_subscription_id = s.stripe_subscription_id
-                           AND i.stripe_price_id IS NOT NULL ORDER BY 1) AS "price_ids!"
-             FROM billing_subscriptions s"#
+/// Stripe is asked again after `pause`.
+pub async fn postpone(
+    tx: &mut TenantTx,
+    doubt: &Doubt,
+    pause: SignedDuration,
+) -> Result<(), sqlx::Error> {
+    let organization_id = tx.organization_id();
+    sqlx::query!(
+        "UPDATE billing_subscriptions
+            SET recovery_attempts = recovery_attempts + 1,
+                next_recovery_at = now() + $3::bigint * interval '1 second'
+          WHERE organization_id = $1 AND stripe_subscription_id = $2",
+        organization_id,
+        doubt.subscription_id,
+        pause.as_secs()
     )
-    .fetch_all(conn)
+    .execute(tx.conn())
     .await?;
-    let mirrored = rows.into_iter().map(|row| {
-        let mirrored = Mirrored {
-            organization_id: row.organization_id,
-            status: row.stripe_status,
-            cancel_at_period_end: row.cancel_at_period_end,
-            period_end: row.current_period_end.map(|at| at.to_jiff()),
-            price_ids: row.price_ids,
-        };
-        (row.stripe_subscription_id, mirrored)
-    });
-    Ok(mirrored.collect())
+    Ok(())
 }
 
-/// Which organization each customer of Stripe's belongs to.
-pub async fn customers(conn: &mut PgConnection) -> Result<BTreeMap<String, Uuid>, sqlx::Error> {
-    let rows = sqlx::query!("SELECT stripe_customer_id, organization_id FROM billing_customers")
-        .fetch_all(conn)
-        .await?;
-    let owners = rows
-        .into_iter()
-        .map(|row| (row.stripe_customer_id, row.organization_id));
-    Ok(owners.collect())
-}
-
-pub async fn organizations(conn: &mut PgConnection) -> Result<BTreeSet<Uuid>, sqlx::Error> {
-    let ids = sqlx::query_scalar!("SELECT id FROM organizations")
-        .fetch_all(conn)
-        .await?;
-    Ok(ids.into_iter().collect())
+/// The customer was deleted in Stripe; false: that was known.
+pub async fn forget_customer(tx: &mut TenantTx, customer_id: &str) -> Result<bool, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let forgotten = sqlx::query_scalar!(
+        "UPDATE billing_customers SET deleted_at = now()
+          WHERE organization_id = $1 AND stripe_customer_id = $2 AND deleted_at IS NULL
+          RETURNING stripe_customer_id",
+        organization_id,
+        customer_id
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(forgotten.is_some())
 }

@@ -300,3 +300,28 @@ pub async fn standings(
     .fetch_all(conn)
     .await
 }
+
+/// Marks a subscription that Stripe does not have as canceled. What Stripe says
+/// of it later counts: the row's place in the order is no terminal one.
+pub async fn end(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    subscription_id: &str,
+    by: Uuid,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE billing_subscriptions
+            SET status = 'canceled', stripe_status = 'canceled',
+                ended_at = coalesce(ended_at, now()), canceled_at = coalesce(canceled_at, now()),
+                ask_again_since = NULL, last_event_at = greatest(last_event_at, now()),
+                last_event_rank = 3, last_event_id = 'request:' || $3::text,
+                tied_event_ids = ARRAY['request:' || $3::text], updated_at = now()
+          WHERE organization_id = $1 AND stripe_subscription_id = $2",
+        organization_id,
+        subscription_id,
+        by.to_string()
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}

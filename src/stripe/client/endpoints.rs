@@ -373,6 +373,48 @@ impl Client {
         self.all("invoices.list", "/v1/invoices", params).await
     }
 
+    /// All invoices of the account, drafts included.
+    pub async fn all_invoices(&self) -> Result<Vec<Value>, StripeError> {
+        self.all("invoices.list", "/v1/invoices", Params::new())
+            .await
+    }
+
+    /// An invoice with all of its lines, as Stripe shows it at the answer's time.
+    pub async fn invoice_now(&self, id: &str) -> Result<Answer, StripeError> {
+        let name = "invoices.retrieve";
+        let path = format!("/v1/invoices/{}", id_of(name, id)?);
+        let answer = self.get(call(name, &path, &Params::new())).await?;
+        let (request_id, date) = (answer.request_id.clone(), answer.date);
+        let Invoice(body) = self.with_all_lines(answer).await?;
+        Ok(Answer {
+            body,
+            request_id,
+            date,
+        })
+    }
+
+    pub async fn payment_method(&self, id: &str) -> Result<Answer, StripeError> {
+        let name = "payment_methods.retrieve";
+        let path = format!("/v1/payment_methods/{}", id_of(name, id)?);
+        self.get(call(name, &path, &Params::new())).await
+    }
+
+    /// The payment methods of a customer, as they are.
+    pub async fn attached(&self, customer: &str) -> Result<Vec<Value>, StripeError> {
+        let name = "payment_methods.list";
+        let path = format!("/v1/customers/{}/payment_methods", id_of(name, customer)?);
+        self.all(name, &path, Params::new()).await
+    }
+
+    /// Deletes a customer, which ends its subscriptions.
+    pub async fn delete_customer(&self, id: &str, key: &str) -> Result<(), StripeError> {
+        let name = "customers.delete";
+        let path = format!("/v1/customers/{}", id_of(name, id)?);
+        self.delete(call(name, &path, &Params::new()), key)
+            .await
+            .map(drop)
+    }
+
     /// A page of events, newest first. `params` may have `created[gte]`,
     /// `starting_after`, `ending_before`.
     pub async fn events(&self, params: Params) -> Result<List<StripeEvent>, StripeError> {

@@ -93,6 +93,13 @@ impl StripeError {
             || matches!(self.kind, ErrorKind::Unreachable | ErrorKind::RateLimited)
     }
 
+    /// Whether the customer that the call was for is not there.
+    pub fn is_missing_customer(&self) -> bool {
+        self.kind == ErrorKind::NotFound
+            && (self.param.as_deref() == Some("customer")
+                || self.message.starts_with("No such customer"))
+    }
+
     fn details(&self) -> String {
         let named = [
             ("code", &self.code),

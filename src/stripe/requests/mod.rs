@@ -9,10 +9,14 @@
 //!    effects.
 //!
 //! Where no answer came, the request stays open. (A 5xx is no answer either, and
-//! Stripe repeats it for the same key: then only looking at Stripe tells.) The next one who begins, or
-//! `subscriptions reconcile`, makes the call again with the same key and
-//! parameters while Stripe remembers the key ([`Request::key_is_good`]); later
-//! it looks at Stripe first.
+//! Stripe repeats it for the same key: then only looking at Stripe tells.) The
+//! next one who begins, or `subscriptions reconcile`, makes the call again with
+//! the same key and parameters while Stripe remembers the key
+//! ([`Request::key_is_good`]); later it looks at Stripe first.
+//!
+//! Recovery takes open requests one by one. One that fails is put off
+//! ([`postpone`]) and holds up no other; one that no retry can settle is closed
+//! for an operator to see ([`abandon`]).
 
 mod store;
 
@@ -24,11 +28,17 @@ use uuid::Uuid;
 
 use super::client::Params;
 use crate::db::TenantTx;
-pub use store::{failed, open, succeeded};
+pub use store::{
+    Which, abandon, acknowledge, failed, find, has_abandoned_creation, postpone, succeeded,
+    unsettled,
+};
 
 /// Stripe forgets keys after 24 hours at the earliest; an hour is left for
 /// clocks and repetitions.
 const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(23);
+
+/// How long a caller's `Idempotency-Key` names the same change.
+const REQUEST_KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 
 /// What a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +80,17 @@ pub struct Request {
     pub params: Params,
     pub context: Value,
     pub created_at: Timestamp,
+    /// How often recovery has failed.
+    pub recovery_attempts: i32,
+}
+
+/// A request whose row makes no sense.
+#[derive(Debug, Clone)]
+pub struct Unreadable {
+    pub organization_id: Uuid,
+    pub id: Uuid,
+    pub recovery_attempts: i32,
+    pub error: String,
 }
 
 /// How often an open request may be closed under our eyes.
@@ -139,15 +160,15 @@ pub async fn open_about(
     store::open_about(&mut tx, subject).await
 }
 
-/// Whether a request succeeded whose context says that it came with this
-/// `Idempotency-Key` (`requestKey`).
-pub async fn was_done(
+/// The wish (`wish` of the context) of a request that succeeded within a day and
+/// came with this `Idempotency-Key` (`requestKey`).
+pub async fn wish_done(
     pool: &PgPool,
     organization_id: Uuid,
     request_key: &str,
-) -> Result<bool, sqlx::Error> {
+) -> Result<Option<Value>, sqlx::Error> {
     let mut tx = TenantTx::begin(pool, organization_id).await?;
-    store::was_done(&mut tx, request_key).await
+    store::wish_done(&mut tx, request_key, REQUEST_KEY_LIFETIME).await
 }
 
 /// Whether the request is still open, locking it until the transaction ends:

@@ -5,7 +5,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{NewRequest, Request, Subject};
+use super::{NewRequest, Request, Subject, Unreadable};
 use crate::db::TenantTx;
 
 /// A request as its row has it.
@@ -18,6 +18,7 @@ struct Row {
     params: Value,
     context: Value,
     created_at: jiff_sqlx::Timestamp,
+    recovery_attempts: i32,
 }
 
 impl TryFrom<Row> for Request {
@@ -34,6 +35,7 @@ impl TryFrom<Row> for Request {
                 .map_err(|error| sqlx::Error::Decode(error.into()))?,
             context: row.context,
             created_at: row.created_at.to_jiff(),
+            recovery_attempts: row.recovery_attempts,
         })
     }
 }
@@ -66,7 +68,8 @@ pub async fn by_id(tx: &mut TenantTx, id: Uuid) -> Result<Option<Request>, sqlx:
     let organization_id = tx.organization_id();
     let row = sqlx::query_as!(
         Row,
-        "SELECT organization_id, id, subject, operation, target_id, params, context, created_at
+        "SELECT organization_id, id, subject, operation, target_id, params, context, created_at,
+                recovery_attempts
            FROM billing_stripe_requests WHERE organization_id = $1 AND id = $2",
         organization_id,
         id
@@ -83,7 +86,8 @@ pub async fn open_about(
     let organization_id = tx.organization_id();
     let row = sqlx::query_as!(
         Row,
-        "SELECT organization_id, id, subject, operation, target_id, params, context, created_at
+        "SELECT organization_id, id, subject, operation, target_id, params, context, created_at,
+                recovery_attempts
            FROM billing_stripe_requests
           WHERE organization_id = $1 AND subject = $2 AND state = 'open'",
         organization_id,
@@ -94,18 +98,26 @@ pub async fn open_about(
     row.map(Request::try_from).transpose()
 }
 
-pub async fn was_done(tx: &mut TenantTx, request_key: &str) -> Result<bool, sqlx::Error> {
+/// The wish of a change that came with this `Idempotency-Key` and succeeded
+/// within `lifetime`.
+pub async fn wish_done(
+    tx: &mut TenantTx,
+    request_key: &str,
+    lifetime: SignedDuration,
+) -> Result<Option<Value>, sqlx::Error> {
     let organization_id = tx.organization_id();
-    let done = sqlx::query_scalar!(
-        "SELECT id FROM billing_stripe_requests
+    let wish = sqlx::query_scalar!(
+        r#"SELECT context -> 'wish' AS "wish: Value" FROM billing_stripe_requests
           WHERE organization_id = $1 AND state = 'succeeded' AND context ->> 'requestKey' = $2
-          LIMIT 1",
+            AND created_at > now() - $3::bigint * interval '1 second'
+          ORDER BY created_at DESC LIMIT 1"#,
         organization_id,
-        request_key
+        request_key,
+        lifetime.as_secs()
     )
     .fetch_optional(tx.conn())
     .await?;
-    Ok(done.is_some())
+    Ok(wish.flatten())
 }
 
 pub async fn lock_open(conn: &mut PgConnection, request: &Request) -> Result<bool, sqlx::Error> {
@@ -158,21 +170,148 @@ pub async fn failed(
     Ok(())
 }
 
-/// Requests of all organizations that have been open for at least `age`,
-/// oldest first.
-pub async fn open(
+/// Which requests are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// Open, whenever their next recovery is due.
+    Open,
+    /// Open, and due to be recovered.
+    Due,
+    /// Given up by recovery without knowing what Stripe did.
+    Abandoned,
+}
+
+/// Requests of all organizations that were made at least `age` ago, oldest
+/// first. One whose row cannot be read hides no other.
+pub async fn find(
     conn: &mut PgConnection,
+    which: Which,
     age: SignedDuration,
-) -> Result<Vec<Request>, sqlx::Error> {
+    limit: i64,
+) -> Result<Vec<Result<Request, Unreadable>>, sqlx::Error> {
     let rows = sqlx::query_as!(
         Row,
-        "SELECT organization_id, id, subject, operation, target_id, params, context, created_at
+        "SELECT organization_id, id, subject, operation, target_id, params, context, created_at,
+                recovery_attempts
            FROM billing_stripe_requests
-          WHERE state = 'open' AND created_at <= now() - $1::bigint * interval '1 second'
-          ORDER BY created_at, id",
-        age.as_secs()
+          WHERE created_at <= now() - $1::bigint * interval '1 second'
+            AND CASE WHEN $2 THEN abandoned_at IS NOT NULL ELSE state = 'open' END
+            AND (NOT $3 OR next_recovery_at IS NULL OR next_recovery_at <= now())
+          ORDER BY created_at, id LIMIT $4",
+        age.as_secs(),
+        which == Which::Abandoned,
+        which == Which::Due,
+        limit
     )
     .fetch_all(conn)
     .await?;
-    rows.into_iter().map(Request::try_from).collect()
+    Ok(rows.into_iter().map(read).collect())
+}
+
+fn read(row: Row) -> Result<Request, Unreadable> {
+    let named = (row.organization_id, row.id, row.recovery_attempts);
+    Request::try_from(row).map_err(|error| {
+        let (organization_id, id, recovery_attempts) = named;
+        Unreadable {
+            organization_id,
+            id,
+            recovery_attempts,
+            error: error.to_string(),
+        }
+    })
+}
+
+/// Recovery failed, and is tried again after `pause`.
+pub async fn postpone(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    id: Uuid,
+    error: &str,
+    pause: SignedDuration,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE billing_stripe_requests
+            SET recovery_attempts = recovery_attempts + 1, recovery_error = $3,
+                next_recovery_at = now() + $4::bigint * interval '1 second'
+          WHERE organization_id = $1 AND id = $2 AND state = 'open'",
+        organization_id,
+        id,
+        error,
+        pause.as_secs()
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Closes a request of which nobody can tell what Stripe did; an operator must
+/// look.
+pub async fn abandon(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    id: Uuid,
+    error: &str,
+) -> Result<bool, sqlx::Error> {
+    let abandoned = sqlx::query_scalar!(
+        "UPDATE billing_stripe_requests
+            SET state = 'failed', error_message = $3, recovery_error = $3, finished_at = now(),
+                recovery_attempts = recovery_attempts + 1, abandoned_at = now()
+          WHERE organization_id = $1 AND id = $2 AND state = 'open' RETURNING id",
+        organization_id,
+        id,
+        error
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(abandoned.is_some())
+}
+
+/// What became of an abandoned request is known by now.
+pub async fn acknowledge(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    id: Uuid,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE billing_stripe_requests SET abandoned_at = NULL
+          WHERE organization_id = $1 AND id = $2",
+        organization_id,
+        id
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// How many abandoned requests there are, those of which are open for more than
+/// `age` seconds beside them.
+pub async fn unsettled(
+    conn: &mut PgConnection,
+    age: SignedDuration,
+) -> Result<(i64, i64), sqlx::Error> {
+    let row = sqlx::query!(
+        r#"SELECT (SELECT count(*) FROM billing_stripe_requests
+                    WHERE abandoned_at IS NOT NULL) AS "abandoned!",
+                  (SELECT count(*) FROM billing_stripe_requests
+                    WHERE state = 'open'
+                      AND created_at <= now() - $1::bigint * interval '1 second') AS "open!""#,
+        age.as_secs()
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok((row.abandoned, row.open))
+}
+
+/// Whether recovery gave up a request of the organization to make a subscription.
+pub async fn has_abandoned_creation(tx: &mut TenantTx) -> Result<bool, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let found = sqlx::query_scalar!(
+        "SELECT id FROM billing_stripe_requests
+          WHERE organization_id = $1 AND abandoned_at IS NOT NULL
+            AND subject = 'subscription' AND operation = 'create' LIMIT 1",
+        organization_id
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(found.is_some())
 }

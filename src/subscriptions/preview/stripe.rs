@@ -11,7 +11,7 @@ use crate::stripe::client::{Client, ErrorKind, Params, StripeError};
 use crate::stripe::objects::{Invoice, InvoiceLine};
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::prices::PlanPrices;
-use crate::subscriptions::standing::Held;
+use crate::subscriptions::standing::{Held, Item};
 use billing_domain::preview::Settlement;
 
 /// A change of plan in Stripe's words: what the preview and the change send
@@ -21,7 +21,10 @@ pub struct Switch<'a> {
     /// The item that the plan is paid by.
     item_id: &'a str,
     prices: &'a PlanPrices,
-    metered: Vec<Metered<'a>>,
+    /// The subscription has the new price already, beside the plan's: then that
+    /// item stays, and the other goes. Stripe takes no price twice.
+    base_is_there: bool,
+    others: Vec<Other<'a>>,
     pub settlement: Settlement,
     /// The time that proration counts from.
     pub at: Timestamp,
@@ -29,12 +32,62 @@ pub struct Switch<'a> {
     restarts: bool,
 }
 
-/// What becomes of the item that charges the usage of a metric. Its usage so far
-/// goes with it: it is counted by the meter, for the period.
-enum Metered<'a> {
+/// What becomes of an item beside the plan's. Usage so far goes with the item
+/// that charges it: it is counted by the meter, for the period.
+#[derive(Debug, PartialEq, Eq)]
+enum Other<'a> {
     Replaced { item_id: &'a str, price_id: &'a str },
     Added { price_id: &'a str },
     Removed { item_id: &'a str },
+}
+
+/// What becomes of the items that charge usage, and of fees of other plans.
+/// Items that have the right price already stay as they are, whichever plan was
+/// theirs: somebody may have changed the fee alone, in Stripe.
+fn others<'a>(
+    held: &'a Held,
+    catalogue: &'a Catalogue,
+    base: &'a Item,
+    prices: &'a PlanPrices,
+) -> Vec<Other<'a>> {
+    let mut others = Vec::new();
+    for metric in catalogue.metrics().keys() {
+        let new = prices.metered.get(metric).map(String::as_str);
+        let mut old = held.metered_items(catalogue, metric);
+        let kept = new.and_then(|price| {
+            let has_it = |item: &&Item| item.price_id.as_deref() == Some(price);
+            old.iter().position(has_it).or_else(|| {
+                // It may be there without a key by which we would know it.
+                let mut items = held.items.iter();
+                items.any(|item| has_it(&item)).then_some(usize::MAX)
+            })
+        });
+        match (kept, new) {
+            (Some(position), _) => {
+                if position < old.len() {
+                    old.remove(position);
+                }
+            }
+            (None, Some(price_id)) if old.is_empty() => others.push(Other::Added { price_id }),
+            (None, Some(price_id)) => {
+                let item_id = &*old.remove(0).id;
+                others.push(Other::Replaced { item_id, price_id });
+            }
+            (None, None) => {}
+        }
+        others.extend(
+            old.into_iter()
+                .map(|item| Other::Removed { item_id: &item.id }),
+        );
+    }
+    // One plan is paid for, by one fee.
+    let fees = held.items.iter().filter(|item| {
+        let plan = catalogue.plan_of_price(item.lookup_key.as_deref(), item.price_id.as_deref());
+        item.id != base.id && !item.metered && plan.is_some()
+    });
+    let fees = fees.filter(|item| item.price_id.as_ref() != Some(&prices.base));
+    others.extend(fees.map(|item| Other::Removed { item_id: &item.id }));
+    others
 }
 
 impl<'a> Switch<'a> {
@@ -47,25 +100,17 @@ impl<'a> Switch<'a> {
         at: Timestamp,
     ) -> Option<Self> {
         let (item, current) = held.base_item(catalogue)?;
-        let mut metered = Vec::new();
-        for metric in catalogue.metrics().keys() {
-            let old = held
-                .metered_item(current, metric)
-                .map(|item| item.id.as_str());
-            let new = prices.metered.get(metric).map(String::as_str);
-            metered.extend(match (old, new) {
-                (Some(item_id), Some(price_id)) => Some(Metered::Replaced { item_id, price_id }),
-                (None, Some(price_id)) => Some(Metered::Added { price_id }),
-                (Some(item_id), None) => Some(Metered::Removed { item_id }),
-                (None, None) => None,
-            });
-        }
+        let others = others(held, catalogue, item, prices);
         let changes_interval = item.cadence() != Some(plan.price.interval.cadence());
         Some(Self {
             held,
             item_id: &item.id,
+            base_is_there: held
+                .items
+                .iter()
+                .any(|other| other.id != item.id && other.price_id.as_ref() == Some(&prices.base)),
             prices,
-            metered,
+            others,
             settlement: catalogue.settlement(&current.tier, &plan.tier),
             at,
             restarts: changes_interval && !held.on_trial(),
@@ -87,16 +132,20 @@ impl<'a> Switch<'a> {
         };
         let mut params = Params::new()
             .set(name("items[0][id]"), self.item_id)
-            .set(name("items[0][price]"), &self.prices.base)
             .set(name("proration_behavior"), behavior);
-        for (n, metered) in (1..).zip(&self.metered) {
+        params = if self.base_is_there {
+            params.set(name("items[0][deleted]"), true)
+        } else {
+            params.set(name("items[0][price]"), &self.prices.base)
+        };
+        for (n, other) in (1..).zip(&self.others) {
             let name = |field: &str| name(&format!("items[{n}][{field}]"));
-            params = match metered {
-                Metered::Replaced { item_id, price_id } => {
+            params = match other {
+                Other::Replaced { item_id, price_id } => {
                     params.set(name("id"), item_id).set(name("price"), price_id)
                 }
-                Metered::Added { price_id } => params.set(name("price"), price_id),
-                Metered::Removed { item_id } => {
+                Other::Added { price_id } => params.set(name("price"), price_id),
+                Other::Removed { item_id } => {
                     params.set(name("id"), item_id).set(name("deleted"), true)
                 }
             };

@@ -227,7 +227,8 @@ async fn rows(db: &TestDatabase) -> BTreeSet<String> {
         let added = "{retry_count,next_retry_at,error_message,attempts,waiting_for_customer_id,lease_id,lease_expires_at,\
                       discounted,taxed,stripe_test_clock_id,ask_again_since,deleted_at,delinquent,currency,\
                       default_payment_method_id,last_event_at,last_event_rank,last_event_id,tied_event_ids,pending_update,\
-                      has_more_items}";
+                      has_more_items,external_id,email,erased_at,linked_at,recovery_attempts,\
+                      recovery_error,next_recovery_at,abandoned_at}";
         rows.insert(
             db.value(&format!(
                 "SELECT '{table} ' || coalesce(jsonb_agg((to_jsonb(t) - '{added}'::text[]) ORDER BY t::text)::text, '') FROM {table} t"

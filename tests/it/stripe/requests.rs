@@ -3,7 +3,7 @@ use serde_json::json;
 use uuid::Uuid;
 use valuecanvas_billing::db::{TenantTx, WorkerTx};
 use valuecanvas_billing::stripe::client::Params;
-use valuecanvas_billing::stripe::requests::{self, Begun, NewRequest, Subject};
+use valuecanvas_billing::stripe::requests::{self, Begun, NewRequest, Subject, Which};
 
 use crate::support::TestDatabase;
 
@@ -19,10 +19,12 @@ fn new_customer() -> NewRequest {
 
 async fn open_ones(db: &TestDatabase) -> Vec<Uuid> {
     let mut tx = WorkerTx::begin(&db.service_pool()).await.unwrap();
-    let open = requests::open(tx.conn(), SignedDuration::ZERO)
+    let open = requests::find(tx.conn(), Which::Open, SignedDuration::ZERO, 100)
         .await
         .unwrap();
-    open.iter().map(|request| request.id).collect()
+    open.into_iter()
+        .map(|request| request.unwrap().id)
+        .collect()
 }
 
 #[tokio::test]

@@ -152,3 +152,55 @@ async fn the_next_invoice_has_the_usage_so_far() {
         .await;
     assert_eq!(upcoming().await.problem(), (503, "stripe_unreachable"));
 }
+
+#[tokio::test]
+async fn items_that_are_there_are_used_after_the_fee_alone_was_changed_in_the_dashboard() {
+    let (world, clock, customer) = world().await;
+    world.create("standard").await.ok();
+    let before = prices(&world.stripe.subscriptions(&customer).await[0]);
+    let enterprise = world
+        .stripe
+        .get(
+            "/v1/prices",
+            &[("lookup_keys[0]", "valuecanvas_enterprise_monthly")],
+        )
+        .await;
+    let enterprise = text(&enterprise["data"][0], "id");
+    let subscription = &world.stripe.subscriptions(&customer).await[0];
+    let items = subscription["items"]["data"].as_array().unwrap();
+    let fee = items
+        .iter()
+        .find(|item| item["price"]["lookup_key"] == "valuecanvas_standard_monthly")
+        .unwrap();
+    let path = format!("/v1/subscriptions/{}", text(subscription, "id"));
+    world.stripe.advance(&clock, START + 3_600).await;
+    let fields = [
+        ("items[0][id]", &*text(fee, "id")),
+        ("items[0][price]", &*enterprise),
+    ];
+    world.stripe.post(&path, &fields).await;
+    world.settle().await;
+    assert_eq!(world.plan().await.0, "enterprise");
+
+    // Back, with the usage items that never left.
+    let preview = world.preview("standard").await.ok();
+    assert_eq!(preview["newPlan"], "standard");
+    world.change("standard").await.ok();
+    assert_eq!(
+        prices(&world.stripe.subscriptions(&customer).await[0]),
+        before
+    );
+
+    world.stripe.advance(&clock, START + 7_200).await;
+    // A fee that somebody added beside the plan's is the one that stays.
+    let id = text(&world.stripe.subscriptions(&customer).await[0], "id");
+    let fields = [("subscription", &*id), ("price", &*enterprise)];
+    world.stripe.post("/v1/subscription_items", &fields).await;
+    world.settle().await;
+    let answer = world.change("enterprise").await;
+    let held = prices(&world.stripe.subscriptions(&customer).await[0]);
+    assert!(
+        held.contains(&"enterprise_monthly".to_owned()) || answer.problem() == (409, "same_plan"),
+        "{answer:?} {held:?}"
+    );
+}

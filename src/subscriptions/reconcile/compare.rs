@@ -1,0 +1,155 @@
+//! What differs between an object as it is mirrored and as Stripe shows it: pure.
+
+use std::collections::BTreeMap;
+
+use billing_domain::subscription::is_ended;
+use jiff::Timestamp;
+
+use super::store::{MirroredInvoice, MirroredMethod, MirroredSubscription};
+use crate::stripe::objects::{Invoice, PaymentMethod, Subscription};
+
+/// The fields that differ, as `field: ours, Stripe's`.
+#[derive(Default)]
+struct Differences(Vec<String>);
+
+impl Differences {
+    fn field(&mut self, name: &str, ours: impl ToString, theirs: impl ToString) {
+        let (ours, theirs) = (ours.to_string(), theirs.to_string());
+        if ours != theirs {
+            self.0.push(format!("{name}: {ours}, {theirs}"));
+        }
+    }
+
+    fn text(&mut self, name: &str, ours: Option<&str>, theirs: Option<&str>) {
+        self.field(name, ours.unwrap_or("none"), theirs.unwrap_or("none"));
+    }
+
+    /// To the second, which is as exact as Stripe is.
+    fn time(&mut self, name: &str, ours: Option<Timestamp>, theirs: Option<Timestamp>) {
+        let text = |at: Option<Timestamp>| {
+            let whole = at.and_then(|at| Timestamp::from_second(at.as_second()).ok());
+            whole.map_or_else(|| "none".to_owned(), |at| at.to_string())
+        };
+        self.field(name, text(ours), text(theirs));
+    }
+}
+
+pub fn subscriptions(ours: &MirroredSubscription, theirs: &Subscription) -> Vec<String> {
+    let mut differ = Differences::default();
+    differ.field("status", &ours.status, &theirs.status);
+    differ.field("customer", &ours.customer_id, &theirs.customer_id);
+    let flag = (ours.cancel_at_period_end, theirs.cancel_at_period_end);
+    differ.field("cancel at period end", flag.0, flag.1);
+    // The flag says the same in other words.
+    if flag.0 == flag.1 {
+        differ.time("cancel at", ours.cancel_at, theirs.cancel_at);
+        differ.time("canceled at", ours.canceled_at, theirs.canceled_at);
+    }
+    differ.time(
+        "period start",
+        ours.period_start,
+        theirs.current_period_start,
+    );
+    differ.time("period end", ours.period_end, theirs.current_period_end);
+    differ.time("trial start", ours.trial_start, theirs.trial_start);
+    differ.time("trial end", ours.trial_end, theirs.trial_end);
+    differ.time("anchor", ours.anchor, theirs.billing_cycle_anchor);
+    differ.text(
+        "currency",
+        ours.currency.as_deref(),
+        theirs.currency.as_deref(),
+    );
+    differ.text(
+        "billing mode",
+        ours.billing_mode.as_deref(),
+        theirs.billing_mode.as_deref(),
+    );
+    differ.text(
+        "collection",
+        ours.collection_method.as_deref(),
+        theirs.collection_method.as_deref(),
+    );
+    differ.text(
+        "default payment method",
+        ours.default_payment_method_id.as_deref(),
+        theirs.default_payment_method_id.as_deref(),
+    );
+    differ.text(
+        "latest invoice",
+        ours.latest_invoice_id.as_deref(),
+        theirs.latest_invoice_id.as_deref(),
+    );
+    differ.field("discounted", ours.discounted, theirs.discounted);
+    differ.field("taxed", ours.taxed, theirs.taxed);
+    items(ours, theirs, &mut differ);
+    differ.0
+}
+
+/// Items by their ids: the price, and how many.
+fn items(ours: &MirroredSubscription, theirs: &Subscription, differ: &mut Differences) {
+    // Versions of the API before 2016 have no items, and of what has ended
+    // nothing is charged.
+    if is_ended(&theirs.status) {
+        return;
+    }
+    let mut both = BTreeMap::<&str, (String, String)>::new();
+    let shown = |price: Option<&str>, quantity: Option<i64>| {
+        let quantity = quantity.map_or_else(String::new, |n| format!("{n} of "));
+        format!("{quantity}{}", price.unwrap_or("no price"))
+    };
+    for item in &ours.items {
+        let ours = shown(item.price_id.as_deref(), item.quantity);
+        both.entry(&item.id).or_default().0 = ours;
+    }
+    for item in &theirs.items {
+        let theirs = shown(item.price_id.as_deref(), item.quantity);
+        both.entry(&item.id).or_default().1 = theirs;
+    }
+    for (id, (ours, theirs)) in both {
+        let or_none = |text: String| if text.is_empty() { "none".into() } else { text };
+        differ.field(&format!("item {id}"), or_none(ours), or_none(theirs));
+    }
+}
+
+pub fn invoices(ours: &MirroredInvoice, theirs: &Invoice) -> Vec<String> {
+    let mut differ = Differences::default();
+    differ.text("status", ours.status.as_deref(), theirs.status.as_deref());
+    differ.text("number", ours.number.as_deref(), theirs.number.as_deref());
+    differ.text(
+        "customer",
+        ours.customer_id.as_deref(),
+        theirs.customer_id.as_deref(),
+    );
+    differ.field("currency", &ours.currency, &theirs.currency);
+    differ.field("total", ours.total, theirs.total);
+    differ.field("due", ours.amount_due, theirs.amount_due);
+    differ.field("paid", ours.amount_paid, theirs.amount_paid);
+    differ.field("remaining", ours.amount_remaining, theirs.amount_remaining);
+    differ.0
+}
+
+pub fn payment_methods(ours: &MirroredMethod, theirs: &PaymentMethod) -> Vec<String> {
+    let mut differ = Differences::default();
+    let number = |n: Option<i16>| n.map_or_else(|| "none".to_owned(), |n| n.to_string());
+    differ.field("status", &ours.status, theirs.status);
+    if theirs.status == "attached" {
+        differ.text(
+            "customer",
+            ours.customer_id.as_deref(),
+            theirs.customer_id.as_deref(),
+        );
+    }
+    differ.text("brand", ours.brand.as_deref(), theirs.brand.as_deref());
+    differ.text("last4", ours.last4.as_deref(), theirs.last4.as_deref());
+    differ.field(
+        "expiry month",
+        number(ours.exp_month),
+        number(theirs.exp_month),
+    );
+    differ.field(
+        "expiry year",
+        number(ours.exp_year),
+        number(theirs.exp_year),
+    );
+    differ.0
+}

@@ -1,0 +1,231 @@
+//! Invoices and payment methods against Stripe's.
+//!
+//! What differs is healed as an event would: by the handlers, with an event
+//! that is made of what Stripe shows now.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::store::{self, MirroredMethod};
+use super::{Both, Drift, DriftKind, Healing, Reconciliation, compare};
+use crate::db::WorkerTx;
+use crate::event_handlers::{self, Context, Handled, StoredEvent, UnknownCustomers};
+use crate::stripe::client::{Answer, Client, ErrorKind};
+use crate::stripe::objects::{Invoice, PaymentMethod, Subscription};
+use crate::subscriptions::Subscriptions;
+use crate::subscriptions::carry_out::seen;
+use crate::subscriptions::failure::Failure;
+
+impl Subscriptions {
+    pub(super) async fn documents(
+        &self,
+        client: &Client,
+        both: &Both,
+        subscriptions: &[(Uuid, Subscription)],
+        invoices: &[Value],
+        healing: Healing,
+        found: &mut Reconciliation,
+    ) -> Result<(), Failure> {
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let mirrored = store::invoices(tx.conn()).await?;
+        let methods = store::payment_methods(tx.conn()).await?;
+        tx.rollback().await?;
+        for object in invoices {
+            let Some((owner, theirs)) = read_invoice(object, both, found) else {
+                continue;
+            };
+            let stored = mirrored.get(&theirs.id);
+            let differences = match stored {
+                Some(ours) => compare::invoices(ours, &theirs),
+                // Drafts are nobody's business yet.
+                None if theirs.status.as_deref() == Some("draft") => continue,
+                None => vec![format!(
+                    "status: none, {}",
+                    theirs.status.as_deref().unwrap_or("none")
+                )],
+            };
+            if differences.is_empty() {
+                continue;
+            }
+            let owner = stored.map_or(owner, |ours| ours.organization_id);
+            let mut drift = Drift::new(DriftKind::Invoice, owner, &theirs.id, differences);
+            if healing.apply {
+                drift.set_healed(self.heal_invoice(client, &theirs.id).await)?;
+            }
+            fold(found, theirs.subscription_id.as_deref(), drift);
+        }
+        self.methods(client, both, subscriptions, &methods, healing, found)
+            .await
+    }
+
+    async fn methods(
+        &self,
+        client: &Client,
+        both: &Both,
+        subscriptions: &[(Uuid, Subscription)],
+        mirrored: &BTreeMap<String, MirroredMethod>,
+        healing: Healing,
+        found: &mut Reconciliation,
+    ) -> Result<(), Failure> {
+        // A call for each customer: those that pay, and those of whom we show
+        // something.
+        let paying = subscriptions
+            .iter()
+            .map(|(_, one)| one.customer_id.as_str());
+        let shown = mirrored.values().filter(|one| one.status == "attached");
+        let shown = shown.filter_map(|one| one.customer_id.as_deref());
+        let customers: BTreeSet<&str> = paying.chain(shown).collect();
+        let mut met = BTreeSet::new();
+        for customer in customers {
+            let Some(owned) = both.owners.get(customer).filter(|owned| !owned.deleted) else {
+                continue;
+            };
+            let attached = match client.attached(customer).await {
+                Ok(attached) => attached,
+                // The customer has a verdict of its own.
+                Err(error) if error.kind == ErrorKind::NotFound => continue,
+                Err(error) => return Err(Failure::Stripe(error)),
+            };
+            for object in &attached {
+                let Ok(theirs) = PaymentMethod::read(object, None) else {
+                    continue;
+                };
+                met.insert(theirs.id.clone());
+                let differences = match mirrored.get(&theirs.id) {
+                    Some(ours) => compare::payment_methods(ours, &theirs),
+                    None => vec!["status: none, attached".to_owned()],
+                };
+                if differences.is_empty() {
+                    continue;
+                }
+                let kind = DriftKind::PaymentMethod;
+                let mut drift = Drift::new(kind, owned.organization_id, &theirs.id, differences);
+                if healing.apply {
+                    drift.set_healed(self.heal_method(client, &theirs.id, customer).await)?;
+                }
+                let subscription = subscriptions.iter().map(|(_, one)| one);
+                let mut subscription = subscription.filter(|one| one.customer_id == customer);
+                fold(found, subscription.next().map(|one| &*one.id), drift);
+            }
+        }
+        for (id, ours) in mirrored {
+            let Some(customer) = ours.customer_id.as_deref() else {
+                continue;
+            };
+            let is_known = both.owners.get(customer).is_some_and(|one| !one.deleted);
+            if ours.status != "attached" || met.contains(id) || !is_known {
+                continue;
+            }
+            let differences = vec!["status: attached, detached".to_owned()];
+            let kind = DriftKind::PaymentMethod;
+            let mut drift = Drift::new(kind, ours.organization_id, id, differences);
+            if healing.apply {
+                drift.set_healed(self.heal_method(client, id, customer).await)?;
+            }
+            found.drift.push(drift);
+        }
+        Ok(())
+    }
+
+    async fn heal_invoice(&self, client: &Client, id: &str) -> Result<bool, Failure> {
+        let answer = client.invoice_now(id).await.map_err(Failure::Stripe)?;
+        self.apply_answer(client, "invoice.updated", answer, json!({}))
+            .await
+    }
+
+    async fn heal_method(
+        &self,
+        client: &Client,
+        id: &str,
+        customer: &str,
+    ) -> Result<bool, Failure> {
+        let answer = client.payment_method(id).await.map_err(Failure::Stripe)?;
+        if answer.body["customer"].is_null() {
+            let before = json!({"customer": customer});
+            return self
+                .apply_answer(client, "payment_method.detached", answer, before)
+                .await;
+        }
+        self.apply_answer(client, "payment_method.attached", answer, json!({}))
+            .await
+    }
+
+    /// Has the handlers apply what Stripe shows, as if an event told of it.
+    async fn apply_answer(
+        &self,
+        client: &Client,
+        event_type: &str,
+        answer: Answer,
+        previous: Value,
+    ) -> Result<bool, Failure> {
+        let seen = seen(client, answer).await.map_err(Failure::Stripe)?;
+        let event = StoredEvent {
+            bucket: 0,
+            id: format!("request:{}", Uuid::now_v7()),
+            event_type: event_type.to_owned(),
+            api_version: None,
+            livemode: seen.object["livemode"].as_bool().unwrap_or(false),
+            account: None,
+            created: seen.at,
+            payload: json!({"data": {"object": seen.object, "previous_attributes": previous}})
+                .to_string(),
+        };
+        let context = Context {
+            catalogue: &self.catalogue,
+            key_is_live: None,
+            unknown_customers: UnknownCustomers::default(),
+        };
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let applied = event_handlers::apply(tx.conn(), context, &[&event]).await?;
+        match applied.results.first() {
+            Some(Some(Ok(Handled::Applied(_)))) => {
+                tx.commit().await?;
+                applied.count();
+                Ok(true)
+            }
+            Some(Some(Err(error))) => Err(Failure::Unrecoverable(error.to_string())),
+            _ => Ok(false),
+        }
+    }
+}
+
+fn read_invoice(
+    object: &Value,
+    both: &Both,
+    found: &mut Reconciliation,
+) -> Option<(Uuid, Invoice)> {
+    let customer = object["customer"]
+        .as_str()
+        .or_else(|| object["customer"]["id"].as_str())?;
+    let owner = both.owners.get(customer)?.organization_id;
+    match Invoice::read(object) {
+        Ok(invoice) => Some((owner, invoice)),
+        Err(error) => {
+            let id = object["id"].as_str().unwrap_or_default();
+            let kind = DriftKind::Unreadable;
+            found
+                .drift
+                .push(Drift::new(kind, owner, id, vec![error.to_string()]));
+            None
+        }
+    }
+}
+
+/// What goes with a subscription that is not here is part of that finding.
+fn fold(found: &mut Reconciliation, subscription: Option<&str>, drift: Drift) {
+    let missing = found
+        .drift
+        .iter_mut()
+        .find(|one| one.kind == DriftKind::MissingHere && subscription == Some(one.id.as_str()));
+    match missing {
+        Some(missing) => {
+            missing.healed &= drift.healed;
+            let each = drift.differences.iter();
+            let each = each.map(|difference| format!("{} {difference}", drift.id));
+            missing.differences.extend(each);
+        }
+        None => found.drift.push(drift),
+    }
+}
