@@ -167,7 +167,7 @@ pub fn report_alerts(alerts: &[NewAlert]) {
             organization_id = %alert.organization_id,
             resource_type = alert.resource_type,
             resource_id = alert.resource_id,
-            message = alert.message,
+            detail = alert.message,
             "Billing alert raised"
         );
     }

@@ -85,12 +85,7 @@ impl Standing {
 impl Held {
     /// The item that the plan is paid by: of several, that of the highest plan.
     pub fn base_item<'a>(&'a self, catalogue: &'a Catalogue) -> Option<(&'a Item, &'a Plan)> {
-        let paid = self.items.iter().filter_map(|item| {
-            let plan =
-                catalogue.plan_of_price(item.lookup_key.as_deref(), item.price_id.as_deref())?;
-            (!item.metered).then_some((item, plan))
-        });
-        paid.max_by_key(|(item, plan)| (catalogue.rank(&plan.tier), std::cmp::Reverse(&item.id)))
+        base_item(&self.items, catalogue)
     }
 
     /// The item that the usage of `metric` is charged by, under `plan`.
@@ -157,6 +152,14 @@ impl Held {
     }
 }
 
+fn base_item<'a>(items: &'a [Item], catalogue: &'a Catalogue) -> Option<(&'a Item, &'a Plan)> {
+    let paid = items.iter().filter_map(|item| {
+        let plan = catalogue.plan_of_price(item.lookup_key.as_deref(), item.price_id.as_deref())?;
+        (!item.metered).then_some((item, plan))
+    });
+    paid.max_by_key(|(item, plan)| (catalogue.rank(&plan.tier), std::cmp::Reverse(&item.id)))
+}
+
 impl Item {
     /// How often it is charged, where the engine knows such a rhythm.
     pub fn cadence(&self) -> Option<Cadence> {
@@ -169,5 +172,40 @@ impl Item {
         };
         let count = u16::try_from(self.interval_count.unwrap_or(1)).ok()?;
         Cadence::every(count, interval).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(id: &str, tier: &str) -> Item {
+        Item {
+            id: id.to_owned(),
+            price_id: Some(format!("price_{id}")),
+            lookup_key: Some(format!("valuecanvas_{tier}_monthly")),
+            metered: false,
+            unit_amount: Some(1),
+            interval: Some("month".to_owned()),
+            interval_count: Some(1),
+            quantity: Some(1),
+        }
+    }
+
+    #[test]
+    fn the_plan_is_paid_by_the_item_of_the_highest_wherever_it_stands() {
+        let catalogue = Catalogue::load(None).unwrap();
+        let (standard, enterprise) = (item("si_a", "standard"), item("si_b", "enterprise"));
+        let addon = item("si_c", "addon");
+        for items in [
+            vec![standard.clone(), enterprise.clone(), addon.clone()],
+            vec![addon, enterprise, standard],
+        ] {
+            let (paying, plan) = base_item(&items, &catalogue).unwrap();
+            assert_eq!(
+                (paying.id.as_str(), plan.tier.as_str()),
+                ("si_b", "enterprise")
+            );
+        }
     }
 }

@@ -239,6 +239,12 @@ async fn a_trigger_is_signed_sent_and_processed() {
             );
         }
     }
+    // What somebody should hear of is in it, too.
+    let alerts = crate::support::serving::entries(&log, "Billing alert raised");
+    for kind in ["charge_refunded", "payment_disputed", "customer_deleted"] {
+        let told = alerts.iter().filter(|entry| entry["kind"] == kind);
+        assert_eq!(told.count(), 1, "{kind}: {log}");
+    }
     // Where the event names its organization, so does the first line.
     let received = crate::support::serving::entries(&log, "Webhook received");
     let named = |entry: &&Value| entry["organization_id"] == first.to_string();

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::workbench::{Workbench, each_applied_once, failed_payment, subscribed};
+use crate::support::events::{event, invoice};
 
 /// No handler can read it.
 fn unreadable(id: &str, customer: &str) -> Value {
@@ -153,6 +154,29 @@ async fn no_retries_means_one_attempt() {
         .shows(
             "SELECT retry_count, jsonb_array_length(attempts) AS attempts FROM webhook_dead_letter_queue",
             json!({"retry_count": 0, "attempts": 1}),
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn a_row_whose_key_another_has_is_a_dead_letter_at_once() {
+    let bench = Workbench::new().await;
+    bench
+        .db
+        .execute("CREATE UNIQUE INDEX one_number ON billing_invoices (organization_id, number)")
+        .await;
+    let numbered = |id: &str| {
+        let object = invoice(&format!("in_{id}"), "cus_1", "sub_1", "open");
+        event(&format!("evt_{id}"), "invoice.finalized", 100, object)
+    };
+    bench.process(&[numbered("1")]).await;
+    bench.store(&[numbered("2")]).await;
+    assert_eq!(bench.work().await.failed, 1);
+    bench
+        .shows(
+            "SELECT stripe_event_id AS id, retry_count, error_message LIKE '%one_number%' AS says_why
+               FROM webhook_dead_letter_queue",
+            json!({"id": "evt_2", "retry_count": 0, "says_why": true}),
         )
         .await;
 }

@@ -3,6 +3,7 @@
 mod changes;
 mod concurrency;
 mod faults;
+mod long_lists;
 mod metered;
 mod missing;
 mod previews;
