@@ -77,7 +77,7 @@ fn in_block(block: &[&str]) -> Vec<Command> {
 const SHOWN: &[(&str, &[&str])] = &[
     (
         "Step 1: Verify Current State",
-        &["20260102092000_usage", "billing_audit_log", "(5 rows)"],
+        &["migration_name", "billing_audit_log", "(5 rows)"],
     ),
     (
         "Step 4: Verify Migrations",
@@ -134,7 +134,9 @@ const SHOWN: &[(&str, &[&str])] = &[
     (
         "Useful Commands",
         &[
-            "20260101092000_grace_periods",
+            // The newest ten, whatever they are by now.
+            "migration_name",
+            "(10 rows)",
             "     1",
             "organization_created",
             "(1 row)",
