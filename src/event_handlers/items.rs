@@ -84,8 +84,8 @@ pub fn alert(event: &Decoded<'_>) -> Option<NewAlert> {
         key: subscription.id.clone(),
         resource_type: Subscription::RESOURCE,
         resource_id: subscription.id.clone(),
-        message: "Stripe's events leave out items of this subscription; they are fetched where \
-                  STRIPE_SECRET_KEY is set, else those known before are kept"
+        message: "Stripe's events leave out items of this subscription, and without \
+                  STRIPE_SECRET_KEY they cannot be fetched; those known before are kept"
             .to_owned(),
         occurred_at: event.stored.created,
     })

@@ -317,6 +317,12 @@ async fn apply_decoded(
     payment_method::apply(conn, &mut results, effects).await?;
     invoice::apply(conn, &mut results, effects).await?;
     subscription::apply(conn, context.catalogue, &mut results, effects).await?;
+    // With a key they are fetched at once.
+    if context.key_is_live.is_none() {
+        effects
+            .alerts
+            .extend(decoded.iter().filter_map(items::alert));
+    }
     let handled = decoded.iter().zip(&results.newer).map(|(event, newer)| {
         let owner = event.owner.expect("events without an owner were left out");
         if *newer {

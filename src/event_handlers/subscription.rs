@@ -104,7 +104,6 @@ pub async fn apply(
             let alert = unknown_plan(catalogue, owner, subscription, event.stored.created);
             effects.alerts.extend(alert);
         }
-        effects.alerts.extend(items::alert(event));
     }
     let doubtful = answer::doubtful(results, &stored);
     let cut = folded.iter().filter(|one| one.snapshot.has_more_items);

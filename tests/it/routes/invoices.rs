@@ -119,3 +119,22 @@ async fn what_cannot_be_asked_is_refused() {
         assert_eq!((status, &problem["code"]), (400, &json!(code)), "{query}");
     }
 }
+
+#[tokio::test]
+async fn a_draft_is_not_in_the_list_until_it_is_finalized() {
+    let (service, token, _) = two_tenants().await;
+    let listed = async || {
+        let (_, page) = get(&service, &token, "/api/billing/invoices?limit=50").await;
+        page["data"].as_array().unwrap().len()
+    };
+    let before = listed().await;
+    let of = |status: &str| invoice("in_draft", "cus_1", "sub_1", status);
+    let told = event("evt_draft", "invoice.created", 1_760_100_000, of("draft"));
+    service.deliver(&told).await;
+    service.settle().await;
+    assert_eq!(listed().await, before);
+    let told = event("evt_open", "invoice.finalized", 1_760_100_001, of("open"));
+    service.deliver(&told).await;
+    service.settle().await;
+    assert_eq!(listed().await, before + 1);
+}
