@@ -53,6 +53,7 @@ const HTTP_REQUESTS: &str = "http_requests_total";
 const HTTP_TIME: &str = "http_request_duration_seconds";
 const POOL: &str = "billing_database_connections";
 const POOL_LIMIT: &str = "billing_database_connections_limit";
+const READY: &str = "billing_ready";
 const BUILD: &str = "billing_build_info";
 
 const SECONDS: [f64; 14] = [
@@ -215,6 +216,10 @@ fn describe() {
     describe_gauge!(
         POOL_LIMIT,
         "Database connections that a pool opens at most."
+    );
+    describe_gauge!(
+        READY,
+        "Whether this process can do its work, as /readyz says: 1 or 0."
     );
     describe_gauge!(BUILD, "1, with the version as label.");
 }
@@ -418,6 +423,11 @@ pub fn http_requests(method: &'static str, route: &str, status: &str) -> Counter
 /// How long the requests of a route take.
 pub fn http_duration(method: &'static str, route: &str) -> Histogram {
     histogram!(HTTP_TIME, "method" => method, "route" => route.to_owned())
+}
+
+/// Whether the service can do its work.
+pub fn ready(is_ready: bool) {
+    gauge!(READY).set(if is_ready { 1.0 } else { 0.0 });
 }
 
 /// The use of a connection pool, which opens `most` at most.

@@ -74,10 +74,18 @@ impl Database {
     pub async fn check_login(&self) -> Result<(), DatabaseError> {
         // Nothing stands between us and our own socket.
         if self.embedded.is_none() {
-            db::check_sessions(&self.service).await?;
+            db::check_sessions("DATABASE_URL", &self.service).await?;
         }
         let mut conn = db::connect(&self.service).await?;
         db::check_login(&mut conn, self.allow_privileged).await
+    }
+
+    /// Refuses a pooler that shares sessions where the owner works.
+    pub async fn check_owner(&self) -> Result<(), DatabaseError> {
+        if self.embedded.is_some() {
+            return Ok(());
+        }
+        db::check_sessions("MIGRATION_DATABASE_URL, else DATABASE_URL", &self.owner).await
     }
 
     /// Lets the embedded cluster go; the last to do so stops it.

@@ -40,6 +40,7 @@ impl Migrate {
     }
 
     async fn run_on(self, database: &Database) -> Result<(), Failure> {
+        database.check_owner().await?;
         let mut conn = db::connect(&database.owner).await?;
         match self {
             Self::Up => {

@@ -28,6 +28,10 @@ const SESSION: &str = "SET citus.propagate_set_commands = 'local'; \
                        SET default_transaction_isolation = 'read committed'; \
                        SET idle_session_timeout = 0";
 
+/// What a migration or a check takes, it takes; who is to be quicker says so.
+const UNBOUNDED: &str = "SET statement_timeout = 0; SET lock_timeout = 0; \
+                         SET idle_in_transaction_session_timeout = 0";
+
 /// What bounds the statements of pooled connections: all are short, and none
 /// may outlive the lease it works under.
 const LIMITS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '10s'; \
@@ -143,6 +147,7 @@ pub async fn dedicated(
     let connecting = async {
         let mut connection = PgConnection::connect_with(&options).await?;
         connection.execute(SESSION).await?;
+        connection.execute(UNBOUNDED).await?;
         if !opening.is_empty() {
             connection.execute(opening).await?;
         }

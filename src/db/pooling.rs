@@ -11,7 +11,11 @@ use super::{DatabaseError, connect};
 ///
 /// Of two sessions each must keep its own server process. Asked in turns, a
 /// pooler that shares them gives both the same one, or the same one another.
-pub async fn check_sessions(options: &PgConnectOptions) -> Result<(), DatabaseError> {
+/// `variable` says where the address comes from.
+pub async fn check_sessions(
+    variable: &str,
+    options: &PgConnectOptions,
+) -> Result<(), DatabaseError> {
     let (one, other) = tokio::join!(connect(options), connect(options));
     let (mut one, mut other) = (one?, other?);
     let first = process(&mut one).await?;
@@ -22,12 +26,11 @@ pub async fn check_sessions(options: &PgConnectOptions) -> Result<(), DatabaseEr
     if first == second && first == third && others == others_again && first != others {
         return Ok(());
     }
-    Err(DatabaseError::Pooled(
-        "DATABASE_URL: a connection pooler in transaction mode stands before PostgreSQL and shares \
+    Err(DatabaseError::Pooled(format!(
+        "{variable}: a connection pooler in transaction mode stands before PostgreSQL and shares \
          its sessions, which the service needs for itself; set pool_mode = session for this database \
          in PgBouncer, or name PostgreSQL itself (docs/database.md, Poolers)"
-            .to_owned(),
-    ))
+    )))
 }
 
 /// The server process that answers, asked without a prepared statement.

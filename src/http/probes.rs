@@ -104,6 +104,7 @@ async fn scrape(State(probes): State<Arc<Probes>>) -> Response {
         let most = pool.options().get_max_connections();
         metrics::connections(name, pool.size(), pool.num_idle(), most);
     }
+    metrics::ready(probes.readiness.reasons().await.is_empty());
     match tokio::time::timeout(PROBE_TIMEOUT, backlog(&probes.pool)).await {
         Ok(Ok((found, graces, audit_bytes))) => {
             metrics::audit_bytes(audit_bytes);

@@ -127,7 +127,7 @@ impl Caller {
         counted
     }
 
-    async fn until_none(&self, table_and_condition: &str) {
+    pub async fn until_none(&self, table_and_condition: &str) {
         let deadline = std::time::Instant::now() + PATIENCE;
         while self.count(table_and_condition).await > 0 {
             let waited = std::time::Instant::now() < deadline;

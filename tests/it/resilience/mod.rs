@@ -3,6 +3,7 @@
 
 mod caller;
 mod capacity;
+mod defaults;
 mod failover;
 mod parts;
 mod poolers;

@@ -101,3 +101,34 @@ async fn a_metrics_listener_that_is_gone_ends_the_process() {
 async fn a_listener_that_is_gone_ends_the_process() {
     ends_when_its_listener_is_gone("LISTEN_ADDR", "HTTP server").await;
 }
+
+/// Twenty alerts, each of which would take ten seconds.
+#[tokio::test]
+async fn a_sender_whose_application_is_silent_does_not_keep_the_service() {
+    let db = TestDatabase::new().await;
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/alerts", silent.local_addr().unwrap());
+    let organization = db.organization("cus_one").await;
+    db.execute(&format!(
+        "INSERT INTO usage_alerts (organization_id, metric, period_start, threshold, id, period_end,
+                                   usage, quota, raised_at, next_attempt_at)
+         SELECT '{organization}', 'api_calls', now() - n * interval '1 day', 80, gen_random_uuid(),
+                now(), 80, 100, now(), now() FROM generate_series(1, 20) n"
+    ))
+    .await;
+    let mut command = serve_on(&db);
+    command.env("APPLICATION_WEBHOOK_URL", url).env(
+        "APPLICATION_WEBHOOK_SECRET",
+        "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+    );
+    let serving = Serving::start(&mut command);
+    // Taken, and never answered.
+    let (_held, _) = silent.accept().unwrap();
+    let ran = serving.terminated().await;
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let left = entries(
+        &ran.stderr,
+        "Some parts did not stop in time and are cut off",
+    );
+    assert!(left.is_empty(), "{}", ran.stderr);
+}

@@ -2,7 +2,7 @@
 
 use super::caller::Caller;
 use crate::support::TestDatabase;
-use crate::support::program::run;
+use crate::support::program::{program_on, run};
 use crate::support::server::PgBouncer;
 use crate::support::serving::{Serving, serve_on};
 
@@ -53,5 +53,17 @@ async fn a_pooler_that_shares_sessions_is_refused_in_a_sentence() {
         assert_eq!(said.len(), 1, "{}", ran.stderr);
         assert!(said[0].contains("set pool_mode = session"), "{}", said[0]);
         assert!(said[0].starts_with("error: DATABASE_URL: "), "{}", said[0]);
+        for arguments in [&["migrate", "up"][..], &["webhooks", "retry"]] {
+            let mut command = program_on(&db, arguments);
+            command.env("DATABASE_URL", pooler.url("billing_service", &db.name));
+            command.env("MIGRATION_DATABASE_URL", pooler.url("postgres", &db.name));
+            let ran = run(&mut command);
+            assert_eq!(ran.status, 2, "{pool_mode}: {}", ran.stderr);
+            assert!(
+                ran.stderr.contains("set pool_mode = session"),
+                "{}",
+                ran.stderr
+            );
+        }
     }
 }

@@ -48,6 +48,8 @@ async fn a_read_only_database_is_a_reason_and_doctor_says_so() {
         .await;
     caller.until_readiness(200).await;
     caller.requests_work().await;
+    let (_, metrics) = caller.get("/metrics").await;
+    assert!(metrics.contains("\nbilling_ready 1\n"), "{metrics}");
     assert_eq!(late.terminated().await.status, 0);
     assert_eq!(serving.terminated().await.status, 0);
 }
