@@ -26,6 +26,13 @@ pub async fn check(database: &Database) -> Vec<Check> {
             return vec![Check::failed("database", error.to_string(), fix)];
         }
     };
+    if let Err(DatabaseError::Pooled(error)) = database.check_owner().await {
+        return vec![Check::failed(
+            "database",
+            error,
+            "see docs/database.md, Poolers",
+        )];
+    }
     let mut checks = vec![version(&owner), clock(&mut owner).await];
     checks.extend(embedded(database, &mut owner).await);
     let writable = writable(&mut owner).await;

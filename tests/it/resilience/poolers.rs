@@ -65,5 +65,12 @@ async fn a_pooler_that_shares_sessions_is_refused_in_a_sentence() {
                 ran.stderr
             );
         }
+        let mut command = program_on(&db, &["doctor"]);
+        command.env("DATABASE_URL", pooler.url("billing_service", &db.name));
+        command.env("MIGRATION_DATABASE_URL", pooler.url("postgres", &db.name));
+        let ran = run(&mut command);
+        assert_eq!(ran.status, 1, "{pool_mode}: {}", ran.stderr);
+        let said = ran.stdout.contains("set pool_mode = session");
+        assert!(said, "{}", ran.stdout);
     }
 }
