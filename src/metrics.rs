@@ -13,6 +13,8 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::usage_reports::Reason;
+
 const ATTEMPTS: &str = "stripe_webhook_events_total";
 const DELIVERIES: &str = "stripe_webhook_deliveries_total";
 const OUTCOMES: &str = "stripe_webhook_outcomes_total";
@@ -51,6 +53,8 @@ const USAGE_ALERTS: &str = "usage_alert_deliveries_total";
 const USAGE_REPORTED: &str = "usage_reported_units_total";
 const HTTP_REQUESTS: &str = "http_requests_total";
 const HTTP_TIME: &str = "http_request_duration_seconds";
+const USAGE_REPORTS: &str = "usage_reports_total";
+const USAGE_UNBILLED: &str = "usage_unbilled_total";
 const POOL: &str = "billing_database_connections";
 const POOL_LIMIT: &str = "billing_database_connections_limit";
 const READY: &str = "billing_ready";
@@ -209,6 +213,11 @@ fn describe() {
         Unit::Seconds,
         "From a request's headers to its answer's, by method and route."
     );
+    describe_counter!(USAGE_REPORTS, "Meter events of usage reports, by result.");
+    describe_counter!(
+        USAGE_UNBILLED,
+        "Totals of which a usage report found that nothing bills them, by reason."
+    );
     describe_gauge!(
         POOL,
         "Database connections of this process, by pool and state."
@@ -238,6 +247,12 @@ fn start_at_zero(audit_actions: impl Iterator<Item = &'static str>) {
     stripe_requests(0, 0);
     for kind in DriftKind::ALL {
         counter!(DRIFT, "kind" => kind.as_str()).absolute(0);
+    }
+    for result in ["sent", "failed", "doubtful"] {
+        counter!(USAGE_REPORTS, "result" => result).absolute(0);
+    }
+    for reason in Reason::ALL {
+        counter!(USAGE_UNBILLED, "reason" => reason.as_str()).absolute(0);
     }
     for action in audit_actions {
         counter!(AUDIT_ENTRIES, "action" => action).absolute(0);
@@ -388,6 +403,16 @@ pub fn grace_ended(reason: EndReason) {
         EndReason::Upgraded | EndReason::QuotaRaised => counter!(GRACE_CONVERTED).increment(1),
         EndReason::PeriodEnded => {}
     }
+}
+
+/// Meter events of a usage report that had the same result.
+pub fn usage_reports(result: &'static str, count: u64) {
+    counter!(USAGE_REPORTS, "result" => result).increment(count);
+}
+
+/// One total that nothing bills.
+pub fn usage_unbilled(reason: &'static str) {
+    counter!(USAGE_UNBILLED, "reason" => reason).increment(1);
 }
 
 /// The metrics that had a grace period since the process started.

@@ -56,6 +56,7 @@ impl Doctor {
         checks.push(doctor::check_disk(data_dir));
         let pool = db::pool(database.service.clone(), 1);
         checks.extend(doctor::check_jobs(&pool).await);
+        checks.extend(doctor::check_usage(&pool, &catalogue).await);
         checks.extend(doctor::check_service(&service, &caller).await);
         checks.extend(doctor::check_stripe(&stripe, client.as_ref(), &catalogue, &pool).await);
         pool.close().await;

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::Failure;
 use super::database::on_database;
-use super::output::{Format, table};
+use super::output::{Format, say, table};
 use crate::audit::Actor;
 use crate::config::{GlobalArgs, StripeArgs};
 use crate::db::{self, TenantTx};
@@ -16,6 +16,10 @@ use crate::quotas::{self, Limit, QuotaRow, SetError, Setting};
 #[derive(Debug, Subcommand)]
 pub enum Quotas {
     /// Set an organization's quota instead of its plan's.
+    ///
+    /// On a metric that is billed, Stripe is told of as much as brings its bill
+    /// to what is used over this quota: of nothing that is over it where it is
+    /// unlimited, hard or grace.
     Set {
         #[arg(long, value_name = "ORG")]
         organization: Uuid,
@@ -83,6 +87,9 @@ impl Quotas {
                     client: None,
                 };
                 let set = quotas::set(pool, catalogue, &setting).await?;
+                if set.is_never_billed() {
+                    say("what is over this quota is allowed, and not billed: the plan has no price for it");
+                }
                 format.print(&set, |set| describe(std::slice::from_ref(set)))
             }
             Self::List {

@@ -18,7 +18,7 @@ use crate::usage_reports::{Report, ReportError};
 
 #[derive(Debug, Subcommand)]
 pub enum Usage {
-    /// Tell Stripe's meters of what was used: the hourly job.
+    /// Tell Stripe's meters of what was used: the job of every ten minutes.
     Report {
         #[command(flatten)]
         stripe: StripeArgs,
@@ -148,6 +148,12 @@ fn describe(report: &Report) -> String {
             "\n{} may have reached Stripe more than a day ago, and are not sent again: compare the \
              meter's usage in Stripe with usage_reports, and set sent_at of those that it has",
             report.doubtful
+        ));
+    }
+    for found in &report.unbilled {
+        text.push_str(&format!(
+            "\n{} {} of organization {} are billed by nothing ({}): see docs/runbook.md, UsageUnbilled",
+            found.units.0.normalize(), found.metric, found.organization_id, found.reason.as_str()
         ));
     }
     if rows.is_empty() {

@@ -31,7 +31,7 @@ const SCHEDULED: [Scheduled; 4] = [
     },
     Scheduled {
         job: usage_report::JOB,
-        late_secs: 3 * HOUR,
+        late_secs: 30 * MINUTE,
         command: "usage report",
     },
     Scheduled {

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use billing_domain::event_order::Place;
-use billing_domain::subscription::{LastPayment, LastWord, effective_status, is_ended};
+use billing_domain::subscription::{
+    LastPayment, LastWord, effective_status, grants_plan, is_ended,
+};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
@@ -18,6 +20,7 @@ use super::{Effects, NewAlert, Results, Subscription, answer, invoice, items, pl
 use crate::audit::NewEntry;
 use crate::plans::Catalogue;
 use crate::stripe::objects::{BillingObject, SubscriptionItem};
+use crate::usage;
 
 /// The action of the audit entry that says so.
 pub const STATUS_CHANGED: &str = "subscription_status_changed";
@@ -165,8 +168,31 @@ pub async fn write(
 
     let late = late_payments(&stored, &changes, &payments, effects);
     store::subscriptions::set_status(conn, &late).await?;
+    let moved = moved(&stored, &changes);
     let holdings = holdings(stored, changes, late);
-    plan::settle(conn, catalogue, organizations, holdings, effects).await
+    plan::settle(conn, catalogue, organizations, holdings, effects).await?;
+    if moved.is_empty() {
+        return Ok(());
+    }
+    usage::rebook(conn, catalogue, &moved).await
+}
+
+/// The organizations whose usage may count in another period than before.
+fn moved(stored: &BTreeMap<Key, StoredSubscription>, changes: &[Change]) -> Vec<Uuid> {
+    let differs = |change: &&Change| {
+        let new = &change.folded.snapshot;
+        let key = (change.folded.organization_id, new.id.clone());
+        stored.get(&key).is_none_or(|old| {
+            let secs = |at: Option<Timestamp>| at.map(Timestamp::as_second);
+            secs(old.current_period_start) != new.current_period_start.map(Timestamp::as_second)
+                || secs(old.current_period_end) != secs(new.current_period_end)
+                || grants_plan(&old.status) != grants_plan(&change.status)
+        })
+    };
+    let organizations = changes.iter().filter(differs);
+    let organizations: BTreeSet<Uuid> =
+        organizations.map(|change| change.folded.organization_id).collect();
+    organizations.into_iter().collect()
 }
 
 /// Every subscription, as the batch leaves it.

@@ -1,4 +1,4 @@
-//! `usage report`: the hourly job.
+//! `usage report`: the job of every ten minutes.
 
 use jiff::Timestamp;
 
@@ -26,6 +26,7 @@ pub async fn run(
         sent = report.sent,
         failed = report.failed,
         doubtful = report.doubtful,
+        unbilled = report.unbilled.len(),
         "Usage report completed"
     );
     Ok(report)

@@ -284,6 +284,10 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "20260103050000_usage_periods",
+        &[("usage_totals", "closed_at reported_late")],
+    ),
+    (
         "20260103060000_organizations_and_recovery",
         &[
             ("organizations", "external_id email erased_at"),

@@ -31,6 +31,15 @@ pub struct QuotaRow {
     pub overridden: bool,
 }
 
+impl QuotaRow {
+    /// Whether what is over the quota is allowed, and has no price.
+    pub fn is_never_billed(&self) -> bool {
+        self.over_limit == OverLimit::Overage.as_str()
+            && self.quota.is_some()
+            && self.overage_rate.is_none()
+    }
+}
+
 macro_rules! quota_row {
     ($row:expr) => {
         QuotaRow {
@@ -54,7 +63,8 @@ pub async fn list(
     let rows = sqlx::query!(
         r#"SELECT q.metric, CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END AS quota,
                   coalesce(v.over_limit, q.over_limit) AS "over_limit!",
-                  CASE WHEN coalesce(v.over_limit, 'overage') = 'overage' THEN q.overage_rate END
+                  CASE WHEN coalesce(v.over_limit, q.over_limit) = 'overage'
+                        AND NOT coalesce(v.unlimited, q.unlimited) THEN q.overage_rate END
                     AS overage_rate,
                   q.plan_tier, v.metric IS NOT NULL AS "overridden!"
              FROM usage_quotas q

@@ -8,6 +8,7 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::Subscriptions;
 use super::change::{Change, Kind, is_marked, is_quiet};
@@ -19,6 +20,7 @@ use crate::grace_periods;
 use crate::metrics;
 use crate::stripe::client::{self, Client, ErrorKind, StripeError};
 use crate::stripe::requests::{self, Request};
+use crate::usage_reports::{self, ReportError};
 
 /// A subscription as Stripe shows it.
 pub struct Seen {
@@ -38,6 +40,13 @@ impl Subscriptions {
         request: &Request,
         change: &Change,
     ) -> Result<(), Failure> {
+        if invoices_at_once(request, change.kind)
+            && let Err(failure) = self.tell_usage(client, request.organization_id).await
+        {
+            let why = format!("Stripe was not told of the usage so far: {failure}");
+            self.give_up(request, &why).await?;
+            return Err(failure);
+        }
         match call(client, request, change.kind).await {
             Ok(answer) => {
                 let seen = seen(client, answer).await.map_err(Failure::InDoubt)?;
@@ -56,6 +65,30 @@ impl Subscriptions {
                 Err(Failure::Stripe(error))
             }
         }
+    }
+
+    /// Tells Stripe's meters of what the current period has used so far: what
+    /// comes after the change is billed by nothing.
+    async fn tell_usage(&self, client: &Client, organization_id: Uuid) -> Result<(), Failure> {
+        let standing = self.standing(organization_id).await?;
+        let Some(held) = &standing.subscription else {
+            return Ok(());
+        };
+        let now = self.time_of(client, held).await?;
+        let since = held.period_start.unwrap_or(Timestamp::MIN);
+        usage_reports::tell_now(
+            &self.pool,
+            client,
+            &self.catalogue,
+            organization_id,
+            since,
+            now,
+        )
+        .await
+        .map_err(|error| match error {
+            ReportError::Database(error) => Failure::Database(error),
+            ReportError::Stripe(error) => Failure::Stripe(error),
+        })
     }
 
     /// Stripe may have acted: it is asked.
@@ -175,6 +208,12 @@ impl Subscriptions {
         }
         tx.commit().await
     }
+}
+
+/// Whether Stripe invoices the usage of the current period with the change: at
+/// the end, and where the period begins anew.
+fn invoices_at_once(request: &Request, kind: Kind) -> bool {
+    kind == Kind::EndNow || request.params.get("billing_cycle_anchor").is_some()
 }
 
 async fn call(

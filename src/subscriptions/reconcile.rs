@@ -7,6 +7,7 @@
 mod compare;
 mod documents;
 mod store;
+mod usage;
 mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,7 @@ use crate::metrics;
 use crate::stripe::client::{Client, Customer, ErrorKind};
 use crate::stripe::objects::Subscription;
 use crate::stripe::requests::{self, Which};
+use crate::usage_reports;
 use billing_domain::subscription::is_ended;
 use store::{MirroredSubscription, Owned};
 use verdicts::{named, stray};
@@ -62,10 +64,12 @@ pub enum DriftKind {
     PaymentMethod,
     /// An object of Stripe's cannot be read.
     Unreadable,
+    /// Usage that was promised to be billed, and is billed by nothing.
+    UnbilledUsage,
 }
 
 impl DriftKind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::OpenRequest,
         Self::AbandonedRequest,
         Self::Differs,
@@ -79,6 +83,7 @@ impl DriftKind {
         Self::Invoice,
         Self::PaymentMethod,
         Self::Unreadable,
+        Self::UnbilledUsage,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -96,6 +101,7 @@ impl DriftKind {
             Self::Invoice => "invoice",
             Self::PaymentMethod => "payment_method",
             Self::Unreadable => "unreadable",
+            Self::UnbilledUsage => "unbilled_usage",
         }
     }
 
@@ -126,6 +132,7 @@ impl DriftKind {
             Self::UnknownPrice => {
                 "add the price to PLANS_FILE (stripe_price_ids), restart, then run `subscriptions reconcile --apply`"
             }
+            Self::UnbilledUsage => "docs/runbook.md, UsageUnbilled, says what to do",
             Self::Unreadable => "see the reason; an upgrade of this program may read it",
         }
     }
@@ -253,6 +260,8 @@ impl Subscriptions {
         self.documents(client, &both, &running, &invoices, healing, &mut found)
             .await?;
         found.drift.extend(stray(&both));
+        let unbilled = usage_reports::unbilled(&self.pool, &self.catalogue, now).await?;
+        found.drift.extend(unbilled.iter().map(usage::drift));
         found
             .drift
             .sort_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));

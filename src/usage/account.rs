@@ -71,6 +71,8 @@ pub struct Tally {
     pub raised: Vec<u8>,
     pub grace: Option<Grace>,
     pub changed: bool,
+    /// Whether the database has it.
+    pub stored: bool,
 }
 
 impl Tally {
@@ -85,6 +87,7 @@ impl Tally {
             raised: Vec::new(),
             grace: None,
             changed: false,
+            stored: false,
         }
     }
 
@@ -125,9 +128,29 @@ impl Account {
     }
 
     fn tally(&mut self, period: Period) -> &mut Tally {
-        self.tallies
+        let tally = self
+            .tallies
             .entry(period.start_secs())
-            .or_insert_with(|| Tally::new(period))
+            .or_insert_with(|| Tally::new(period));
+        // It may end at another time than was planned: a longer trial, say.
+        tally.period = period;
+        tally
+    }
+
+    /// The period that a use counts in. What comes late counts where others of
+    /// its time were counted.
+    fn period_of(&self, occurred: Timestamp) -> Result<Period, Refusal> {
+        let period = usage_period::of(self.subscribed.as_ref(), occurred, self.now)?;
+        let open = self.current()?;
+        if period.start_secs() >= open.start_secs() {
+            return Ok(period);
+        }
+        let second = occurred.as_second();
+        let counted = self.tallies.values().map(|tally| tally.period);
+        let found = counted
+            .filter(|other| other.start_secs() < open.start_secs() && other.contains(second))
+            .max_by_key(Period::start_secs);
+        Ok(found.unwrap_or(period))
     }
 
     /// Counts a use that has happened: it is over no limit.
@@ -138,7 +161,7 @@ impl Account {
         occurred: Timestamp,
     ) -> Result<Period, Refusal> {
         let limit = self.limit()?;
-        let period = usage_period::of(self.subscribed.as_ref(), occurred, self.now)?;
+        let period = self.period_of(occurred)?;
         self.add(period, id, quantity, occurred)?;
         let (grace_hours, now) = (self.grace_hours, self.now);
         let tally = self.tally(period);

@@ -54,7 +54,7 @@ pub async fn attempt(
     };
     store::lock(conn, &keys).await?;
     let held = take_reservations(conn, jobs).await?;
-    let accounts = store::read(conn, &keys, rules).await?;
+    let accounts = store::read(conn, &keys, &rules.catalogue, rules.grace_hours).await?;
     let mut group = Group {
         accounts: keys.iter().cloned().zip(accounts).collect(),
         held,

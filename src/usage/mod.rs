@@ -9,6 +9,7 @@ mod body;
 mod group;
 pub mod ledger;
 mod reading;
+mod rebook;
 mod releasing;
 pub mod routes;
 mod store;
@@ -17,6 +18,7 @@ pub use account::Account;
 pub use account::{Refusal, Standing};
 pub use ledger::{Item, Ledger, LedgerError, Reservation, Rules};
 pub use reading::{MetricUsage, read_all};
+pub use rebook::rebook;
 pub use releasing::keep_released;
 pub use store::cadence;
 

@@ -49,9 +49,10 @@ pub struct MetricUsage {
     /// minor unit; null where none is billed.
     #[schema(required)]
     pub overage_amount: Option<i64>,
-    /// ISO 4217, in small letters.
-    #[schema(example = "usd")]
-    pub currency: String,
+    /// ISO 4217, in small letters; null where the catalogue does not know the
+    /// plan any more.
+    #[schema(required, example = "usd")]
+    pub currency: Option<String>,
 }
 
 /// The use of every metric of the catalogue that the organization has a quota
@@ -66,22 +67,27 @@ pub async fn read_all(
     let keys: Vec<(Uuid, String)> = metrics
         .map(|metric| (organization_id, metric.clone()))
         .collect();
-    let accounts = store::read(conn, &keys, rules).await?;
+    let accounts = store::read(conn, &keys, &rules.catalogue, rules.grace_hours).await?;
     let currency = currency(&rules.catalogue, plan_tier);
     let read = keys
         .into_iter()
         .zip(accounts)
-        .filter_map(|((_, metric), account)| describe(metric, &account, &currency));
+        .filter_map(|((_, metric), account)| describe(metric, &account, currency.as_deref()));
     Ok(read.collect())
 }
 
-fn currency(catalogue: &Catalogue, tier: &str) -> String {
-    let plan = catalogue.plan(tier).or_else(|| catalogue.plans().first());
-    plan.map_or_else(|| "usd".to_owned(), |plan| plan.price.currency.clone())
+/// The plan's; where the catalogue does not have it any more, that of all plans.
+fn currency(catalogue: &Catalogue, tier: &str) -> Option<String> {
+    if let Some(plan) = catalogue.plan(tier) {
+        return Some(plan.price.currency.clone());
+    }
+    let mut all = catalogue.plans().iter().map(|plan| &plan.price.currency);
+    let first = all.next()?;
+    all.all(|other| other == first).then(|| first.clone())
 }
 
 /// None: there is no quota, or no period.
-fn describe(metric: String, account: &Account, currency: &str) -> Option<MetricUsage> {
+fn describe(metric: String, account: &Account, currency: Option<&str>) -> Option<MetricUsage> {
     let limit = account.limit?;
     let period = account.current().ok()?;
     let tally = account.tallies.get(&period.start_secs());
@@ -104,8 +110,10 @@ fn describe(metric: String, account: &Account, currency: &str) -> Option<MetricU
         over_limit: limit.over_limit,
         overage: Number(overage),
         overage_rate: rate.map(|rate| rate.normalize().to_string()),
-        overage_amount: rate.and_then(|rate| overage_amount(overage, rate, currency)),
-        currency: currency.to_owned(),
+        overage_amount: rate
+            .zip(currency)
+            .and_then(|(rate, currency)| overage_amount(overage, rate, currency)),
+        currency: currency.map(str::to_owned),
     })
 }
 

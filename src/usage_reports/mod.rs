@@ -1,11 +1,11 @@
 //! Telling Stripe of usage: whole units, each once. What is to be said is
 //! entered before the call, under an identifier that Stripe takes once.
 
+mod due;
 mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use billing_domain::quantity::whole_units;
 use futures_util::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
@@ -17,12 +17,15 @@ use uuid::Uuid;
 use crate::db::WorkerTx;
 use crate::metrics;
 use crate::number::Number;
-use crate::plans::{Aggregation, Catalogue, meter_event_name};
+use crate::plans::{Aggregation, Catalogue};
 use crate::stripe::client::{Client, ErrorKind, Params, StripeError};
-use store::{Entered, Open, Unsent};
+use crate::usage;
+pub use due::{Reason, Unbilled};
+pub use store::{Stuck, stuck};
 
-/// Stripe takes usage of the last 35 days; a little less, for its clock.
-const OLDEST: SignedDuration = SignedDuration::from_hours(35 * 24 - 1);
+use due::{OLDEST, identifier, to_report};
+use store::{Open, Unsent};
+
 /// How long Stripe is sure to know an identifier.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(24);
 /// Stripe takes one call at a time for a customer and a meter; customers are
@@ -51,6 +54,8 @@ pub struct Report {
     /// an operator must look.
     pub doubtful: u64,
     pub metrics: Vec<Books>,
+    /// What was promised to be billed, and is billed by nothing.
+    pub unbilled: Vec<Unbilled>,
 }
 
 /// The books of one metric, over the periods that Stripe still takes.
@@ -58,7 +63,8 @@ pub struct Report {
 #[serde(rename_all = "camelCase")]
 pub struct Books {
     pub metric: String,
-    /// Whole units that were counted, of organizations that are billed.
+    /// Whole units that were counted, of organizations that are billed; where an
+    /// operator set another quota, as many as bring Stripe to the same overage.
     pub counted: Number,
     /// Of them, what Stripe was told.
     pub reported: Number,
@@ -66,61 +72,89 @@ pub struct Books {
     pub pending: Number,
 }
 
-/// Enters what is to be reported at `now`; with an identifier for each hour, a
-/// second run in it adds nothing.
+/// Enters what is to be reported at `now`.
 async fn enter(pool: &PgPool, catalogue: &Catalogue, now: Timestamp) -> Result<(), sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    let open = store::open(tx.conn(), catalogue, now - OLDEST).await?;
+    let open = store::open(tx.conn(), catalogue, now - OLDEST, None).await?;
     tx.commit().await?;
-    for total in open {
-        let Some(entered) = to_report(catalogue, &total, now) else {
+    let due = open.iter().filter(|total| is_due(catalogue, total, now));
+    let organizations: BTreeSet<Uuid> = due.map(|total| total.organization_id).collect();
+    for organization_id in organizations {
+        enter_of(pool, catalogue, organization_id, now).await?;
+    }
+    Ok(())
+}
+
+fn is_due(catalogue: &Catalogue, total: &Open, now: Timestamp) -> bool {
+    let aggregation = catalogue.metric(&total.metric).map(|metric| metric.aggregation);
+    aggregation
+        .zip(total.billed.as_ref())
+        .is_some_and(|(aggregation, billed)| to_report(aggregation, total, billed, now).is_some())
+}
+
+/// Enters what is to be reported of an organization. Meanwhile nothing is
+/// counted, and no other run enters it.
+async fn enter_of(
+    pool: &PgPool,
+    catalogue: &Catalogue,
+    organization_id: Uuid,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    store::lock(tx.conn(), organization_id).await?;
+    usage::rebook(tx.conn(), catalogue, &[organization_id]).await?;
+    let open = store::open(tx.conn(), catalogue, now - OLDEST, Some(organization_id)).await?;
+    for total in &open {
+        let (Some(metric), Some(billed)) = (catalogue.metric(&total.metric), &total.billed) else {
             continue;
         };
-        let mut tx = WorkerTx::begin(pool).await?;
-        if store::enter(tx.conn(), &total, &entered, now).await? {
-            tx.commit().await?;
-        } else {
-            // Another run was first, or there was a report in this hour.
-            tx.rollback().await?;
+        let Some(entered) = to_report(metric.aggregation, total, billed, now) else {
+            continue;
+        };
+        let mut salt = 0;
+        while !store::enter(
+            tx.conn(),
+            total,
+            billed,
+            &identifier(total, &entered, salt),
+            &entered,
+        )
+        .await?
+        {
+            salt += 1;
+        }
+    }
+    tx.commit().await
+}
+
+/// Tells Stripe of what an organization used `since` then, before its period is
+/// invoiced out of turn. `now` is the time that its customer lives in.
+pub async fn tell_now(
+    pool: &PgPool,
+    client: &Client,
+    catalogue: &Catalogue,
+    organization_id: Uuid,
+    since: Timestamp,
+    now: Timestamp,
+) -> Result<(), ReportError> {
+    enter_of(pool, catalogue, organization_id, now).await?;
+    let mut tx = WorkerTx::begin(pool).await?;
+    let unsent = store::unsent(tx.conn(), Some(organization_id)).await?;
+    tx.commit().await?;
+    // What is left of earlier periods must not keep anybody from leaving.
+    let due = |row: &Unsent| row.at >= since && !is_doubtful(row);
+    for row in unsent.into_iter().filter(due) {
+        if let Some(error) = send_one(pool, client, &row).await? {
+            return Err(error.into());
         }
     }
     Ok(())
 }
 
-/// What of a total Stripe is to be told; None: nothing new.
-fn to_report(catalogue: &Catalogue, total: &Open, now: Timestamp) -> Option<Entered> {
-    let aggregation = catalogue.metric(&total.metric)?.aggregation;
-    let whole = whole_units(total.total);
-    let units = match aggregation {
-        Aggregation::Last => whole,
-        Aggregation::Sum | Aggregation::Max => whole - total.reported,
-    };
-    if whole == total.reported || units.is_sign_negative() {
-        return None;
-    }
-    // Of a period that ended, as its last second's.
-    let last = total.period_end - SignedDuration::from_secs(1);
-    let at = now.min(last);
-    (at >= now - OLDEST).then(|| Entered {
-        identifier: identifier(total, now),
-        event_name: meter_event_name(&total.metric),
-        units,
-        reported: whole,
-        at,
-    })
-}
-
-/// One for an organization, metric, billing period and hour; at most 100
-/// characters.
-fn identifier(total: &Open, now: Timestamp) -> String {
-    let hours = |at: Timestamp| at.as_second().div_euclid(3_600);
-    format!(
-        "{}-{}-{}-{}",
-        total.organization_id.simple(),
-        total.metric.chars().take(48).collect::<String>(),
-        hours(total.period_start),
-        hours(now)
-    )
+/// Whether Stripe may have forgotten that it heard of it.
+fn is_doubtful(row: &Unsent) -> bool {
+    let forgotten = Timestamp::now() - REMEMBERED;
+    row.attempted_at.is_some_and(|at| at < forgotten)
 }
 
 /// Reports usage to Stripe's meters. `progress` hears of each meter event.
@@ -133,11 +167,10 @@ pub async fn report(
 ) -> Result<Report, ReportError> {
     enter(pool, catalogue, now).await?;
     let mut tx = WorkerTx::begin(pool).await?;
-    let unsent = store::unsent(tx.conn()).await?;
+    let unsent = store::unsent(tx.conn(), None).await?;
     tx.commit().await?;
-    let (doubtful, unsent): (Vec<Unsent>, Vec<Unsent>) = unsent
-        .into_iter()
-        .partition(|row| row.attempted_at.is_some_and(|at| at < now - REMEMBERED));
+    let (doubtful, unsent): (Vec<Unsent>, Vec<Unsent>) =
+        unsent.into_iter().partition(is_doubtful);
     let total = unsent.len();
     let mut by_organization = BTreeMap::<Uuid, Vec<Unsent>>::new();
     for row in unsent {
@@ -161,7 +194,22 @@ pub async fn report(
         let so_far = report.sent + report.failed;
         progress(usize::try_from(so_far).unwrap_or(total), total);
     }
+    metrics::usage_reports("sent", report.sent);
+    metrics::usage_reports("failed", report.failed);
+    metrics::usage_reports("doubtful", report.doubtful);
     report.metrics = books(pool, catalogue, now).await?;
+    report.unbilled = unbilled(pool, catalogue, now).await?;
+    for found in &report.unbilled {
+        metrics::usage_unbilled(found.reason.as_str());
+        tracing::warn!(
+            organization_id = %found.organization_id,
+            metric = found.metric,
+            period_start = %found.period_start,
+            units = %found.units.0,
+            reason = found.reason.as_str(),
+            "Usage is billed by nothing"
+        );
+    }
     Ok(report)
 }
 
@@ -173,28 +221,48 @@ async fn send_all(
 ) -> Result<(u64, u64), sqlx::Error> {
     let (mut sent, mut failed) = (0, 0);
     for row in rows {
-        let mut tx = WorkerTx::begin(pool).await?;
-        store::attempting(tx.conn(), &row).await?;
-        tx.commit().await?;
-        let answer = send(client, &row).await;
-        let mut tx = WorkerTx::begin(pool).await?;
-        match answer {
-            Ok(()) => {
-                store::sent(tx.conn(), &row).await?;
-                metrics::usage_reported(row.units.to_u64().unwrap_or(u64::MAX));
-                sent += 1;
-            }
-            Err(error) => {
-                tracing::warn!(%error, identifier = row.identifier, "usage could not be reported");
-                // A refusal is certain; anything else may have been heard.
-                let certain = !error.may_have_acted();
-                store::failed(tx.conn(), &row, &error.to_string(), certain).await?;
-                failed += 1;
-            }
+        match send_one(pool, client, &row).await? {
+            None => sent += 1,
+            Some(_) => failed += 1,
         }
-        tx.commit().await?;
     }
     Ok((sent, failed))
+}
+
+/// Sends a report; the error, if Stripe did not take it.
+async fn send_one(
+    pool: &PgPool,
+    client: &Client,
+    row: &Unsent,
+) -> Result<Option<StripeError>, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let open = store::attempting(tx.conn(), row).await?;
+    tx.commit().await?;
+    if !open {
+        return Ok(None);
+    }
+    let answer = send(client, row).await;
+    let mut tx = WorkerTx::begin(pool).await?;
+    let error = match answer {
+        Ok(()) => {
+            store::sent(tx.conn(), row).await?;
+            // What is taken back was counted when it was told.
+            metrics::usage_reported(row.units.max(Decimal::ZERO).to_u64().unwrap_or(u64::MAX));
+            None
+        }
+        Err(error) => {
+            tracing::warn!(
+                %error, organization_id = %row.organization_id, metric = row.metric,
+                identifier = row.identifier, "Usage could not be reported"
+            );
+            // A refusal is certain; anything else may have been heard.
+            let certain = !error.may_have_acted();
+            store::failed(tx.conn(), row, &error.to_string(), certain).await?;
+            Some(error)
+        }
+    };
+    tx.commit().await?;
+    Ok(error)
 }
 
 async fn send(client: &Client, row: &Unsent) -> Result<(), StripeError> {
@@ -217,6 +285,19 @@ fn is_duplicate(error: &StripeError) -> bool {
             || error.message.contains("already exists with identifier"))
 }
 
+/// What was promised to be billed, and is billed by nothing, over the periods
+/// that Stripe still takes.
+pub async fn unbilled(
+    pool: &PgPool,
+    catalogue: &Catalogue,
+    now: Timestamp,
+) -> Result<Vec<Unbilled>, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let open = store::open(tx.conn(), catalogue, now - OLDEST, None).await?;
+    tx.commit().await?;
+    Ok(open.iter().filter_map(|total| due::unbilled(total, now)).collect())
+}
+
 /// How the books stand.
 pub async fn books(
     pool: &PgPool,
@@ -224,12 +305,15 @@ pub async fn books(
     now: Timestamp,
 ) -> Result<Vec<Books>, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    let open = store::open(tx.conn(), catalogue, now - OLDEST).await?;
-    let unsent = store::unsent(tx.conn()).await?;
+    let open = store::open(tx.conn(), catalogue, now - OLDEST, None).await?;
+    let unsent = store::unsent(tx.conn(), None).await?;
     let mut books = BTreeMap::<String, (Decimal, Decimal)>::new();
     for total in &open {
+        let Some(billed) = &total.billed else {
+            continue;
+        };
         let (counted, reported) = books.entry(total.metric.clone()).or_default();
-        *counted += whole_units(total.total);
+        *counted += due::billed_units(total, billed.included);
         *reported += total.reported;
     }
     for row in &unsent {

@@ -1,5 +1,6 @@
 //! The usage reports' SQL.
 
+use billing_domain::quota::OverLimit;
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
 use rust_decimal::Decimal;
@@ -8,116 +9,196 @@ use uuid::Uuid;
 
 use crate::plans::{Catalogue, metered_lookup_key};
 
-/// A total of an organization that is billed for it.
+/// A total of an organization that is billed for it, or should be.
 #[derive(Debug, Clone)]
 pub struct Open {
     pub organization_id: Uuid,
     pub metric: String,
     pub period_start: Timestamp,
     pub period_end: Timestamp,
+    /// When its period was invoiced, if that was before its time.
+    pub closed_at: Option<Timestamp>,
     pub total: Decimal,
+    /// How many events it has.
+    pub events: i64,
     /// What Stripe is, or will be, told.
     pub reported: Decimal,
+    /// Of it, what no invoice takes any more.
+    pub reported_late: Decimal,
+    /// None: unlimited, or no quota at all.
+    pub quota: Option<Decimal>,
+    pub over_limit: Option<OverLimit>,
+    /// Whether usage over the quota has a price.
+    pub rated: bool,
+    /// None: no subscription of that time has a price for the metric.
+    pub billed: Option<Billed>,
+}
+
+/// What usage is billed by.
+#[derive(Debug, Clone)]
+pub struct Billed {
     pub stripe_customer_id: String,
+    /// The units that the price in Stripe includes.
+    pub included: Decimal,
+    /// Usage of a trial costs nothing.
+    pub on_trial: bool,
 }
 
 /// What is to be said of a total.
 #[derive(Debug, Clone)]
 pub struct Entered {
-    pub identifier: String,
     pub event_name: String,
     pub units: Decimal,
     /// What was told, with it.
     pub reported: Decimal,
+    /// Of it, what came too late.
+    pub late: Decimal,
     pub at: Timestamp,
 }
 
 /// The totals of periods that ended after `since`, of organizations whose
-/// subscription began before the period and has a price for the metric.
+/// subscription began before the period and has a price for the metric, and of
+/// those that have more than a quota over which usage is to be billed. Of one
+/// organization, if it is named.
 pub async fn open(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
     since: Timestamp,
+    organization_id: Option<Uuid>,
 ) -> Result<Vec<Open>, sqlx::Error> {
-    let billed = catalogue.plans().iter().flat_map(|plan| {
-        let keys = plan.quotas.keys();
-        keys.filter_map(move |metric| Some((metered_lookup_key(plan, metric)?, metric.as_str())))
-    });
-    let (keys, metrics): (Vec<String>, Vec<&str>) = billed.unzip();
+    let (mut keys, mut metrics, mut included) = (Vec::new(), Vec::new(), Vec::new());
+    for plan in catalogue.plans() {
+        for (metric, quota) in &plan.quotas {
+            if let Some(key) = metered_lookup_key(plan, metric) {
+                keys.push(key);
+                metrics.push(metric.as_str());
+                // Only a metric with a quota has such a price.
+                included.push(quota.quota.unwrap_or(Decimal::ZERO));
+            }
+        }
+    }
     let rows = sqlx::query!(
-        r#"SELECT t.organization_id, t.metric, t.period_start, t.period_end, t.total, t.reported,
-                  s.stripe_customer_id AS "stripe_customer_id!"
+        r#"SELECT t.organization_id, t.metric, t.period_start, t.period_end, t.closed_at, t.total,
+                  t.events, t.reported, t.reported_late,
+                  s.stripe_customer_id AS "stripe_customer_id?", s.included AS "included?",
+                  s.on_trial AS "on_trial?",
+                  CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END AS quota,
+                  coalesce(v.over_limit, q.over_limit) AS over_limit,
+                  q.overage_rate IS NOT NULL AS "rated!"
              FROM usage_totals t
-            CROSS JOIN LATERAL (
-              SELECT s.stripe_customer_id FROM billing_subscriptions s
-                JOIN billing_subscription_items i
-                  ON i.organization_id = s.organization_id
-                 AND i.stripe_subscription_id = s.stripe_subscription_id
-                JOIN unnest($1::text[], $2::text[]) AS billed(lookup_key, metric)
-                  ON billed.lookup_key = i.lookup_key AND billed.metric = t.metric
-               WHERE s.organization_id = t.organization_id
-                 AND coalesce(s.stripe_created_at, s.current_period_start) <= t.period_start
-                 AND (s.ended_at IS NULL OR s.ended_at > t.period_start)
-               ORDER BY s.stripe_created_at DESC LIMIT 1) s
-            WHERE t.period_end > $3
+             LEFT JOIN LATERAL (
+               SELECT s.stripe_customer_id, billed.included,
+                      coalesce(s.trial_end > t.period_start, false) AS on_trial
+                 FROM billing_subscriptions s
+                 JOIN billing_subscription_items i
+                   ON i.organization_id = s.organization_id
+                  AND i.stripe_subscription_id = s.stripe_subscription_id
+                 JOIN unnest($1::text[], $2::text[], $3::numeric[])
+                        AS billed(lookup_key, metric, included)
+                   ON billed.lookup_key = i.lookup_key AND billed.metric = t.metric
+                WHERE s.organization_id = t.organization_id
+                  AND coalesce(s.stripe_created_at, s.current_period_start) <= t.period_start
+                  AND (s.ended_at IS NULL OR s.ended_at > t.period_start)
+                ORDER BY s.stripe_created_at DESC LIMIT 1) s ON true
+             LEFT JOIN usage_quotas q
+               ON q.organization_id = t.organization_id AND q.metric = t.metric
+             LEFT JOIN usage_quota_overrides v
+               ON v.organization_id = t.organization_id AND v.metric = t.metric
+            WHERE t.period_end > $4 AND ($5::uuid IS NULL OR t.organization_id = $5)
+              AND (s.included IS NOT NULL
+                   OR (q.overage_rate IS NOT NULL AND t.period_end > now()
+                       AND coalesce(v.over_limit, q.over_limit) = 'overage'
+                       AND t.total > CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END))
             ORDER BY t.organization_id, t.metric, t.period_start"#,
         &keys,
         &metrics as &[&str],
-        since.to_sqlx() as _
+        &included,
+        since.to_sqlx() as _,
+        organization_id
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| Open {
+    let open = rows.into_iter().map(|row| {
+        let billed = match (row.stripe_customer_id, row.included, row.on_trial) {
+            (Some(stripe_customer_id), Some(included), Some(on_trial)) => Some(Billed {
+                stripe_customer_id,
+                included,
+                on_trial,
+            }),
+            _ => None,
+        };
+        Open {
             organization_id: row.organization_id,
             metric: row.metric,
             period_start: row.period_start.to_jiff(),
             period_end: row.period_end.to_jiff(),
+            closed_at: row.closed_at.map(|at| at.to_jiff()),
             total: row.total,
+            events: row.events,
             reported: row.reported,
-            stripe_customer_id: row.stripe_customer_id,
-        })
-        .collect())
+            reported_late: row.reported_late,
+            quota: row.quota,
+            over_limit: row.over_limit.as_deref().and_then(OverLimit::named),
+            rated: row.rated,
+            billed,
+        }
+    });
+    Ok(open.collect())
 }
 
-/// Enters a report and what it makes of the total; false: another was first,
-/// and nothing may be committed.
+/// Locks what an organization counts, so that nothing is counted or entered
+/// meanwhile.
+pub async fn lock(conn: &mut PgConnection, organization_id: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        r#"SELECT 1 AS "locked!" FROM usage_quotas WHERE organization_id = $1
+            ORDER BY metric FOR NO KEY UPDATE"#,
+        organization_id
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(())
+}
+
+/// Enters a report and what it makes of the total; false: the identifier is
+/// another report's.
 pub async fn enter(
     conn: &mut PgConnection,
     total: &Open,
+    billed: &Billed,
+    identifier: &str,
     entered: &Entered,
-    now: Timestamp,
 ) -> Result<bool, sqlx::Error> {
-    let noted = sqlx::query!(
-        "UPDATE usage_totals SET reported = $5
-          WHERE organization_id = $1 AND metric = $2 AND period_start = $3 AND reported = $4",
-        total.organization_id,
-        total.metric,
-        total.period_start.to_sqlx() as _,
-        total.reported,
-        entered.reported
-    )
-    .execute(&mut *conn)
-    .await?;
     let inserted = sqlx::query_scalar!(
         "INSERT INTO usage_reports (organization_id, identifier, metric, period_start,
                                     stripe_customer_id, event_name, units, at, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp())
          ON CONFLICT (organization_id, identifier) DO NOTHING RETURNING identifier",
         total.organization_id,
-        entered.identifier,
+        identifier,
         total.metric,
         total.period_start.to_sqlx() as _,
-        total.stripe_customer_id,
+        billed.stripe_customer_id,
         entered.event_name,
         entered.units,
-        entered.at.to_sqlx() as _,
-        now.to_sqlx() as _
+        entered.at.to_sqlx() as _
     )
-    .fetch_optional(conn)
+    .fetch_optional(&mut *conn)
     .await?;
-    Ok(noted.rows_affected() == 1 && inserted.is_some())
+    if inserted.is_none() {
+        return Ok(false);
+    }
+    sqlx::query!(
+        "UPDATE usage_totals SET reported = $4, reported_late = reported_late + $5
+          WHERE organization_id = $1 AND metric = $2 AND period_start = $3",
+        total.organization_id,
+        total.metric,
+        total.period_start.to_sqlx() as _,
+        entered.reported,
+        entered.late
+    )
+    .execute(conn)
+    .await?;
+    Ok(true)
 }
 
 /// A report that Stripe is not known to have.
@@ -134,12 +215,19 @@ pub struct Unsent {
     pub attempted_at: Option<Timestamp>,
 }
 
-/// The reports that are to be sent, oldest first.
-pub async fn unsent(conn: &mut PgConnection) -> Result<Vec<Unsent>, sqlx::Error> {
+/// The reports that are to be sent, oldest first; of one organization, if it is
+/// named.
+pub async fn unsent(
+    conn: &mut PgConnection,
+    organization_id: Option<Uuid>,
+) -> Result<Vec<Unsent>, sqlx::Error> {
     let rows = sqlx::query!(
         "SELECT organization_id, identifier, metric, stripe_customer_id, event_name, units, at,
                 attempted_at
-           FROM usage_reports WHERE sent_at IS NULL ORDER BY created_at, identifier"
+           FROM usage_reports
+          WHERE sent_at IS NULL AND ($1::uuid IS NULL OR organization_id = $1)
+          ORDER BY created_at, identifier",
+        organization_id
     )
     .fetch_all(conn)
     .await?;
@@ -158,17 +246,18 @@ pub async fn unsent(conn: &mut PgConnection) -> Result<Vec<Unsent>, sqlx::Error>
         .collect())
 }
 
-/// From here on Stripe may have heard of it; the first time counts.
-pub async fn attempting(conn: &mut PgConnection, row: &Unsent) -> Result<(), sqlx::Error> {
-    sqlx::query!(
+/// From here on Stripe may have heard of it; the first time counts. False:
+/// another has sent it meanwhile.
+pub async fn attempting(conn: &mut PgConnection, row: &Unsent) -> Result<bool, sqlx::Error> {
+    let attempted = sqlx::query!(
         "UPDATE usage_reports SET attempted_at = coalesce(attempted_at, now())
-          WHERE organization_id = $1 AND identifier = $2",
+          WHERE organization_id = $1 AND identifier = $2 AND sent_at IS NULL",
         row.organization_id,
         row.identifier
     )
     .execute(conn)
     .await?;
-    Ok(())
+    Ok(attempted.rows_affected() > 0)
 }
 
 pub async fn sent(conn: &mut PgConnection, row: &Unsent) -> Result<(), sqlx::Error> {
@@ -202,4 +291,27 @@ pub async fn failed(
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// The reports that could not be sent: how many, for how long, and why.
+#[derive(Debug, Clone, Default)]
+pub struct Stuck {
+    pub count: i64,
+    pub since: Option<Timestamp>,
+    pub error: Option<String>,
+}
+
+pub async fn stuck(conn: &mut PgConnection) -> Result<Stuck, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"SELECT count(*) AS "count!", min(created_at) AS since, max(error_message) AS error
+             FROM usage_reports
+            WHERE sent_at IS NULL AND (error_message IS NOT NULL OR attempted_at IS NOT NULL)"#
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(Stuck {
+        count: row.count,
+        since: row.since.map(|at| at.to_jiff()),
+        error: row.error,
+    })
 }

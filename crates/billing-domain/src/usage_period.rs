@@ -5,9 +5,12 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::period::{Cadence, Period, PeriodError};
 
-/// How long after a period's end usage of it is still taken: Stripe leaves a
-/// renewal's invoice open for about an hour.
-pub const LATE: SignedDuration = SignedDuration::from_hours(1);
+/// How long after a period's end usage of it is still taken. Stripe leaves a
+/// renewal's invoice open for about an hour, and what was taken last must be
+/// reported by then: the rest of the hour is for three runs of the report.
+pub const LATE: SignedDuration = SignedDuration::from_mins(30);
+/// How long after a period's end Stripe finalizes its invoice.
+pub const FINALIZED: SignedDuration = SignedDuration::from_hours(1);
 /// How far ahead of our clock a use may lie.
 pub const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 
@@ -44,6 +47,12 @@ pub fn current(subscribed: Option<&Subscribed>, now: Timestamp) -> Result<Period
         Some(held) if held.covers(secs) => held.containing(secs),
         _ => month(secs),
     }
+}
+
+/// Whether the period of `now` is the subscription's, and not the month.
+#[must_use]
+pub fn is_subscribed(subscribed: Option<&Subscribed>, now: Timestamp) -> bool {
+    subscribed.is_some_and(|held| held.covers(floor(now)))
 }
 
 /// The period that a use at `occurred` counts in, seen from `now`.
@@ -181,8 +190,8 @@ mod tests {
     fn late_usage_counts_in_its_own_period_while_that_is_open() {
         let of = |occurred, now| of(None, at(occurred), at(now)).map(|p| shown(p).0);
         let (late, november) = ("2026-11-30T23:59:59Z", "2026-11-01T00:00:00Z");
-        assert_eq!(of(late, "2026-12-01T00:59:59Z").unwrap(), november);
-        assert_eq!(of(late, "2026-12-01T01:00:00Z"), Err(NotCounted::Closed));
+        assert_eq!(of(late, "2026-12-01T00:29:59Z").unwrap(), november);
+        assert_eq!(of(late, "2026-12-01T00:30:00Z"), Err(NotCounted::Closed));
         let october = "2026-10-31T23:59:59Z";
         assert_eq!(of(october, "2026-12-01T00:00:00Z"), Err(NotCounted::Closed));
     }
@@ -197,12 +206,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_used_before_the_subscription_counts_in_its_month_for_an_hour() {
+    fn what_was_used_before_the_subscription_counts_in_its_month_for_a_while() {
         let held = subscribed("2026-11-10T12:00:00Z", "2026-12-10T12:00:00Z");
         let of = |now| of(Some(&held), at("2026-11-10T11:59:00Z"), at(now));
-        let month = of("2026-11-10T12:30:00Z").map(|p| shown(p).0);
+        let month = of("2026-11-10T12:29:59Z").map(|p| shown(p).0);
         assert_eq!(month.unwrap(), "2026-11-01T00:00:00Z");
-        assert_eq!(of("2026-11-10T13:00:00Z"), Err(NotCounted::Closed));
+        assert_eq!(of("2026-11-10T12:30:00Z"), Err(NotCounted::Closed));
     }
 
     proptest! {

@@ -1,8 +1,9 @@
 //! The ledger's SQL: what is read here, what is written in [`write`].
 
+mod periods;
 mod write;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use billing_domain::grace_period::GracePeriod;
 use billing_domain::period::{Cadence, Period};
@@ -16,9 +17,10 @@ use uuid::Uuid;
 
 use super::NewEvent;
 use super::account::{Account, Grace, Tally};
-use super::ledger::{Reservation, Rules};
+use super::ledger::Reservation;
 use crate::plans::{Aggregation, Catalogue};
 
+pub use periods::{Place, Row, ended_at, reach, rows, shift};
 pub use write::{Writes, write};
 
 /// Where accounts are told apart and locked: an organization and a metric.
@@ -36,6 +38,47 @@ fn columns(keys: &[Key]) -> (Vec<Uuid>, Vec<&str>) {
     keys.iter()
         .map(|(organization, metric)| (*organization, metric.as_str()))
         .unzip()
+}
+
+/// Locks the accounts that nobody else holds, in one order everywhere, and says
+/// which are held: they are not waited for.
+pub async fn lock_free(conn: &mut PgConnection, keys: &[Key]) -> Result<Vec<Key>, sqlx::Error> {
+    let (organizations, metrics) = columns(keys);
+    let locked = sqlx::query!(
+        "SELECT organization_id, metric FROM usage_quotas
+          WHERE (organization_id, metric) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))
+          ORDER BY organization_id, metric FOR NO KEY UPDATE SKIP LOCKED",
+        &organizations,
+        &metrics as &[&str]
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    if locked.len() == keys.len() {
+        return Ok(Vec::new());
+    }
+    let locked: BTreeSet<Key> = locked
+        .into_iter()
+        .map(|row| (row.organization_id, row.metric))
+        .collect();
+    // An account without a quota is held by nobody.
+    let left: Vec<Key> = keys
+        .iter()
+        .filter(|key| !locked.contains(*key))
+        .cloned()
+        .collect();
+    let (organizations, metrics) = columns(&left);
+    let held = sqlx::query!(
+        "SELECT organization_id, metric FROM usage_quotas
+          WHERE (organization_id, metric) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))",
+        &organizations,
+        &metrics as &[&str]
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(held
+        .into_iter()
+        .map(|row| (row.organization_id, row.metric))
+        .collect())
 }
 
 /// Locks the accounts, in one order everywhere: whoever holds an account's
@@ -62,7 +105,8 @@ pub async fn lock(conn: &mut PgConnection, keys: &[Key]) -> Result<(), sqlx::Err
 pub async fn read(
     conn: &mut PgConnection,
     keys: &[Key],
-    rules: &Rules,
+    catalogue: &Catalogue,
+    grace_hours: u32,
 ) -> Result<Vec<Account>, sqlx::Error> {
     let (organizations, metrics) = columns(keys);
     let rows = sqlx::query!(
@@ -99,7 +143,8 @@ pub async fn read(
              LEFT JOIN LATERAL (
                SELECT t.* FROM usage_totals t
                 WHERE t.organization_id = k.organization_id AND t.metric = k.metric
-                  AND t.period_end > statement_timestamp() - interval '2 hours'
+                  AND (t.period_end > statement_timestamp() - interval '2 hours'
+                       OR t.period_start = s.current_period_start)
                OFFSET 0) t ON true
              LEFT JOIN LATERAL (
                SELECT g.started_at, g.expires_at, g.ended_at FROM grace_periods g
@@ -114,11 +159,10 @@ pub async fn read(
     let mut accounts: Vec<Account> = keys
         .iter()
         .map(|(_, metric)| Account {
-            aggregation: rules
-                .catalogue
+            aggregation: catalogue
                 .metric(metric)
                 .map_or(Aggregation::Sum, |metric| metric.aggregation),
-            grace_hours: rules.grace_hours,
+            grace_hours,
             limit: None,
             overage_rate: None,
             subscribed: None,
@@ -127,10 +171,9 @@ pub async fn read(
         })
         .collect();
     for row in rows {
-        let index = usize::try_from(row.n - 1).unwrap_or_default();
-        let Some(account) = accounts.get_mut(index) else {
-            continue;
-        };
+        let account = accounts
+            .get_mut(position(row.n)?)
+            .ok_or_else(|| unreadable("an account was read that nobody asked for"))?;
         account.now = row.now.to_jiff();
         account.limit = row
             .over_limit
@@ -151,7 +194,7 @@ pub async fn read(
             Some(Subscribed {
                 period,
                 anchor_secs: secs(row.anchor).unwrap_or(period.start_secs()),
-                cadence: cadence(&rules.catalogue, row.plan_tier.as_deref()),
+                cadence: cadence(catalogue, row.plan_tier.as_deref()),
                 created_secs: secs(row.created).unwrap_or(period.start_secs()),
                 ends_secs: secs(row.ends),
             })
@@ -159,15 +202,15 @@ pub async fn read(
         let (Some(start), Some(end)) = (row.period_start, row.period_end) else {
             continue;
         };
-        let Ok(period) = Period::new(start.to_jiff(), end.to_jiff()) else {
-            continue;
-        };
+        // Left out, it would be counted from nothing, and overwritten.
+        let period = Period::new(start.to_jiff(), end.to_jiff())
+            .map_err(|_| unreadable("a total's period cannot be read"))?;
         let grace = row.grace_start.zip(row.grace_expires);
         let last = row.last_at.zip(row.last_event_id);
         let tally = Tally {
-            total: row.total.unwrap_or_default(),
-            reserved: row.reserved.unwrap_or_default(),
-            events: row.events.unwrap_or_default(),
+            total: row.total.ok_or_else(|| unreadable("a total is missing"))?,
+            reserved: row.reserved.ok_or_else(|| unreadable("a total is missing"))?,
+            events: row.events.ok_or_else(|| unreadable("a total is missing"))?,
             last: last.map(|(at, id)| (at.to_jiff(), id)),
             alerted: row
                 .alerted
@@ -181,11 +224,22 @@ pub async fn read(
                 ended: row.grace_ended,
                 change: None,
             }),
+            stored: true,
             ..Tally::new(period)
         };
         account.tallies.insert(period.start_secs(), tally);
     }
     Ok(accounts)
+}
+
+/// Where in what was asked for a row belongs.
+fn position(n: i64) -> Result<usize, sqlx::Error> {
+    usize::try_from(n - 1).map_err(|_| unreadable("a row has no position"))
+}
+
+/// What cannot be read is no zero: it fails.
+fn unreadable(what: &'static str) -> sqlx::Error {
+    sqlx::Error::Decode(what.into())
 }
 
 /// How often a plan is charged.
@@ -241,10 +295,9 @@ pub async fn known(
     .await?;
     let mut known = HashMap::<(Uuid, String), Vec<NewEvent>>::new();
     for row in rows {
-        let index = usize::try_from(row.n - 1).unwrap_or_default();
-        let Some((organization_id, event)) = events.get(index) else {
-            continue;
-        };
+        let (organization_id, event) = events
+            .get(position(row.n)?)
+            .ok_or_else(|| unreadable("an event was read that nobody asked for"))?;
         let same = known
             .entry((*organization_id, event.id.clone()))
             .or_default();

@@ -46,6 +46,8 @@ struct Totals {
     last_ids: Vec<Option<String>>,
     alerted: Vec<i16>,
     updated: Vec<jiff_sqlx::Timestamp>,
+    /// Whether the database had it when it was read.
+    stored: Vec<bool>,
 }
 
 #[derive(Default)]
@@ -86,8 +88,11 @@ struct Reservations {
     expires: Vec<jiff_sqlx::Timestamp>,
 }
 
+/// Of a period, whose seconds are all within what a timestamp holds.
 fn instant(secs: i64) -> jiff_sqlx::Timestamp {
-    Timestamp::from_second(secs).unwrap_or_default().to_sqlx()
+    Timestamp::from_second(secs)
+        .expect("the seconds of a period are those of timestamps")
+        .to_sqlx()
 }
 
 impl Writes {
@@ -158,6 +163,7 @@ impl Writes {
                 .push(tally.last.as_ref().map(|(_, id)| id.clone()));
             rows.alerted.push(i16::from(tally.alerted));
             rows.updated.push(now);
+            rows.stored.push(tally.stored);
         }
         for threshold in &tally.raised {
             let rows = &mut self.alerts;
@@ -191,25 +197,41 @@ pub async fn write(conn: &mut PgConnection, writes: &Writes) -> Result<bool, sql
     let (events, totals) = (&writes.events, &writes.totals);
     if !events.ids.is_empty() || !totals.metrics.is_empty() {
         let written = sqlx::query!(
-            "WITH counted AS (
-               INSERT INTO usage_totals (organization_id, metric, period_start, period_end, total,
-                                         reserved, events, last_at, last_event_id, alerted,
-                                         updated_at)
-               SELECT * FROM unnest($9::uuid[], $10::text[], $11::timestamptz[],
-                                    $12::timestamptz[], $13::numeric[], $14::numeric[],
-                                    $15::bigint[], $16::timestamptz[], $17::text[],
-                                    $18::smallint[], $19::timestamptz[])
-               ON CONFLICT (organization_id, metric, period_start) DO UPDATE SET
-                 period_end = excluded.period_end, total = excluded.total,
-                 reserved = excluded.reserved, events = excluded.events,
-                 last_at = excluded.last_at, last_event_id = excluded.last_event_id,
-                 alerted = excluded.alerted, updated_at = excluded.updated_at)
-             INSERT INTO usage_events (organization_id, event_id, metric, quantity, occurred_at,
-                                       recorded_at, period_start, metadata)
-             SELECT o, id, metric, quantity, occurred, recorded, period, metadata::jsonb
-               FROM unnest($1::uuid[], $2::text[], $3::text[], $4::numeric[],
-                           $5::timestamptz[], $6::timestamptz[], $7::timestamptz[], $8::text[])
-                 AS t(o, id, metric, quantity, occurred, recorded, period, metadata)",
+            r#"WITH totals AS (
+                 SELECT * FROM unnest($9::uuid[], $10::text[], $11::timestamptz[],
+                                      $12::timestamptz[], $13::numeric[], $14::numeric[],
+                                      $15::bigint[], $16::timestamptz[], $17::text[],
+                                      $18::smallint[], $19::timestamptz[], $20::boolean[])
+                   AS t(organization_id, metric, period_start, period_end, total, reserved,
+                        events, last_at, last_event_id, alerted, updated_at, stored)
+               ), counted AS (
+                 UPDATE usage_totals u SET
+                   period_end = t.period_end, total = t.total, reserved = t.reserved,
+                   events = t.events, last_at = t.last_at, last_event_id = t.last_event_id,
+                   alerted = t.alerted, updated_at = t.updated_at
+                   FROM totals t
+                  WHERE t.stored AND u.organization_id = t.organization_id
+                    AND u.metric = t.metric AND u.period_start = t.period_start
+                 RETURNING 1
+               ), begun AS (
+                 -- What was not read is never overwritten.
+                 INSERT INTO usage_totals (organization_id, metric, period_start, period_end,
+                                           total, reserved, events, last_at, last_event_id,
+                                           alerted, updated_at)
+                 SELECT organization_id, metric, period_start, period_end, total, reserved,
+                        events, last_at, last_event_id, alerted, updated_at
+                   FROM totals WHERE NOT stored
+                 ON CONFLICT DO NOTHING RETURNING 1
+               ), noted AS (
+                 INSERT INTO usage_events (organization_id, event_id, metric, quantity,
+                                           occurred_at, recorded_at, period_start, metadata)
+                 SELECT o, id, metric, quantity, occurred, recorded, period, metadata::jsonb
+                   FROM unnest($1::uuid[], $2::text[], $3::text[], $4::numeric[],
+                               $5::timestamptz[], $6::timestamptz[], $7::timestamptz[],
+                               $8::text[])
+                     AS t(o, id, metric, quantity, occurred, recorded, period, metadata)
+               )
+               SELECT (SELECT count(*) FROM counted) + (SELECT count(*) FROM begun) AS "written!""#,
             &events.organizations,
             &events.ids,
             &events.metrics,
@@ -228,12 +250,18 @@ pub async fn write(conn: &mut PgConnection, writes: &Writes) -> Result<bool, sql
             &totals.last_at as _,
             &totals.last_ids as &[Option<String>],
             &totals.alerted,
-            &totals.updated as _
+            &totals.updated as _,
+            &totals.stored
         );
-        match written.execute(&mut *conn).await {
+        let written = match written.fetch_one(&mut *conn).await {
             Err(error) if db::is_duplicate(&error) => return Ok(false),
-            written => written?,
+            written => written?.written,
         };
+        if usize::try_from(written).ok() != Some(totals.metrics.len()) {
+            return Err(sqlx::Error::Decode(
+                "a total is there that was not read, and is not overwritten".into(),
+            ));
+        }
     }
     write_reservations(conn, &writes.reservations).await?;
     write_alerts(conn, &writes.alerts).await?;

@@ -1,0 +1,284 @@
+//! The SQL of periods whose boundaries moved: what was counted goes to the
+//! period that it was used in, and with it what Stripe was told.
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx as _;
+use rust_decimal::Decimal;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use billing_domain::period::Period;
+
+use crate::plans::Aggregation;
+
+/// The period of a total, in Unix time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    pub start: i64,
+    pub end: i64,
+}
+
+/// The account and the total that are to be brought in order.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    pub organization_id: Uuid,
+    pub metric: &'a str,
+    pub start: i64,
+}
+
+fn instant(secs: i64) -> Result<jiff_sqlx::Timestamp, sqlx::Error> {
+    let at = Timestamp::from_second(secs);
+    at.map(|at| at.to_sqlx())
+        .map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}
+
+/// The periods that have totals and may overlap the current one.
+pub async fn rows(
+    conn: &mut PgConnection,
+    organizations: &[Uuid],
+) -> Result<Vec<(Uuid, String, Row)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "SELECT organization_id, metric, period_start, period_end FROM usage_totals
+          WHERE organization_id = ANY($1) AND period_end > now() - interval '35 days'
+          ORDER BY organization_id, metric, period_start",
+        organizations
+    )
+    .fetch_all(conn)
+    .await?;
+    let row = |start: jiff_sqlx::Timestamp, end: jiff_sqlx::Timestamp| Row {
+        start: start.to_jiff().as_second(),
+        end: end.to_jiff().as_second(),
+    };
+    Ok(rows
+        .into_iter()
+        .map(|found| {
+            let period = row(found.period_start, found.period_end);
+            (found.organization_id, found.metric, period)
+        })
+        .collect())
+}
+
+/// When the organization's last subscription ended.
+pub async fn ended_at(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+) -> Result<Option<i64>, sqlx::Error> {
+    let ended = sqlx::query_scalar!(
+        "SELECT max(ended_at) FROM billing_subscriptions WHERE organization_id = $1",
+        organization_id
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(ended.map(|at| at.to_jiff().as_second()))
+}
+
+/// Lets a period end at another time than was planned. `closed`: Stripe
+/// invoiced it then.
+pub async fn reach(
+    conn: &mut PgConnection,
+    place: Place<'_>,
+    end: i64,
+    closed: bool,
+) -> Result<(), sqlx::Error> {
+    let (start, end) = (instant(place.start)?, instant(end)?);
+    sqlx::query!(
+        "WITH total AS (
+           UPDATE usage_totals SET period_end = $4::timestamptz,
+                  closed_at = CASE WHEN $5 THEN $4::timestamptz END
+            WHERE organization_id = $1 AND metric = $2 AND period_start = $3
+         ), grace AS (
+           UPDATE grace_periods SET period_end = $4
+            WHERE organization_id = $1 AND metric = $2 AND period_start = $3
+         )
+         UPDATE usage_alerts SET period_end = $4
+          WHERE organization_id = $1 AND metric = $2 AND period_start = $3",
+        place.organization_id,
+        place.metric,
+        start as _,
+        end as _,
+        closed
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Moves what was used from `since` on to the total of `to`: events, what is
+/// held, and what Stripe was told of that time. Without a `since`, everything,
+/// and the total it leaves goes.
+pub async fn shift(
+    conn: &mut PgConnection,
+    from: Place<'_>,
+    to: Period,
+    since: Option<i64>,
+    aggregation: Aggregation,
+) -> Result<(), sqlx::Error> {
+    let merged = since.is_none();
+    let since = instant(since.unwrap_or(from.start))?;
+    let (start, to_start, to_end) = (
+        instant(from.start)?,
+        instant(to.start_secs())?,
+        instant(to.end_secs())?,
+    );
+    sqlx::query!(
+        "INSERT INTO usage_totals (organization_id, metric, period_start, period_end, total)
+         VALUES ($1, $2, $3, $4, 0) ON CONFLICT DO NOTHING",
+        from.organization_id,
+        from.metric,
+        to_start as _,
+        to_end as _
+    )
+    .execute(&mut *conn)
+    .await?;
+    let moved = sqlx::query!(
+        r#"WITH events AS (
+             UPDATE usage_events SET period_start = $4
+              WHERE organization_id = $1 AND metric = $2 AND period_start = $3
+                AND recorded_at >= $5::timestamptz - interval '5 minutes'
+                AND coalesce(occurred_at, recorded_at) >= $5
+             RETURNING quantity
+           ), held AS (
+             UPDATE usage_reservations SET period_start = $4
+              WHERE organization_id = $1 AND metric = $2 AND period_start = $3
+                AND reserved_at >= $5
+             RETURNING quantity
+           ), told AS (
+             UPDATE usage_reports SET period_start = $4
+              WHERE organization_id = $1 AND metric = $2 AND period_start = $3 AND at >= $5
+             RETURNING units
+           )
+           SELECT (SELECT count(*) FROM events) AS "events!",
+                  (SELECT coalesce(sum(quantity), 0) FROM events) AS "used!",
+                  (SELECT coalesce(sum(quantity), 0) FROM held) AS "held!",
+                  (SELECT coalesce(sum(units), 0) FROM told) AS "told!""#,
+        from.organization_id,
+        from.metric,
+        start as _,
+        to_start as _,
+        since as _
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    let level = aggregation != Aggregation::Sum;
+    let sides = [(from.start, Decimal::NEGATIVE_ONE), (to.start_secs(), Decimal::ONE)];
+    for (period_start, sign) in sides {
+        let place = Place {
+            start: period_start,
+            ..from
+        };
+        add(conn, place, moved.used * sign, moved.held * sign, moved.told * sign).await?;
+        let events = if sign.is_sign_negative() { -moved.events } else { moved.events };
+        count(conn, place, events).await?;
+        if level {
+            recompute(conn, place, aggregation == Aggregation::Last).await?;
+        }
+    }
+    if merged {
+        merge(conn, from, to).await?;
+    }
+    Ok(())
+}
+
+async fn add(
+    conn: &mut PgConnection,
+    place: Place<'_>,
+    used: Decimal,
+    held: Decimal,
+    told: Decimal,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE usage_totals SET total = greatest(total + $4, 0),
+                reserved = greatest(reserved + $5, 0), reported = reported + $6,
+                updated_at = now()
+          WHERE organization_id = $1 AND metric = $2 AND period_start = $3",
+        place.organization_id,
+        place.metric,
+        instant(place.start)? as _,
+        used,
+        held,
+        told
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// How many events there are, and which is the newest.
+async fn count(conn: &mut PgConnection, place: Place<'_>, events: i64) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE usage_totals SET events = events + $4
+          WHERE organization_id = $1 AND metric = $2 AND period_start = $3",
+        place.organization_id,
+        place.metric,
+        instant(place.start)? as _,
+        events
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// A level is what its events say, and so is what was told of it.
+async fn recompute(
+    conn: &mut PgConnection,
+    place: Place<'_>,
+    last: bool,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        r#"WITH newest AS (
+             SELECT quantity, coalesce(occurred_at, recorded_at) AS at, event_id
+               FROM usage_events
+              WHERE organization_id = $1 AND metric = $2 AND period_start = $3
+              ORDER BY at DESC, event_id COLLATE "C" DESC LIMIT 1
+           ), highest AS (
+             SELECT max(quantity) AS quantity FROM usage_events
+              WHERE organization_id = $1 AND metric = $2 AND period_start = $3
+           ), told AS (
+             SELECT units FROM usage_reports
+              WHERE organization_id = $1 AND metric = $2 AND period_start = $3
+              ORDER BY created_at DESC LIMIT 1
+           )
+           UPDATE usage_totals SET
+             total = coalesce(CASE WHEN $4 THEN (SELECT quantity FROM newest)
+                                   ELSE (SELECT quantity FROM highest) END, 0),
+             last_at = (SELECT at FROM newest), last_event_id = (SELECT event_id FROM newest),
+             reported = CASE WHEN $4 THEN coalesce((SELECT units FROM told), 0)
+                             ELSE reported END
+            WHERE organization_id = $1 AND metric = $2 AND period_start = $3"#,
+        place.organization_id,
+        place.metric,
+        instant(place.start)? as _,
+        last
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// What else belongs to a total that became part of another.
+async fn merge(conn: &mut PgConnection, from: Place<'_>, to: Period) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "WITH gone AS (
+           DELETE FROM usage_totals
+            WHERE organization_id = $1 AND metric = $2 AND period_start = $3
+              AND events <= 0 AND reserved = 0
+           RETURNING alerted
+         ), alerted AS (
+           UPDATE usage_totals t SET alerted = greatest(t.alerted, gone.alerted) FROM gone
+            WHERE t.organization_id = $1 AND t.metric = $2 AND t.period_start = $4
+         )
+         UPDATE grace_periods g SET period_start = $4, period_end = $5
+          WHERE organization_id = $1 AND metric = $2 AND period_start = $3
+            AND NOT EXISTS (SELECT FROM grace_periods o
+                             WHERE o.organization_id = $1 AND o.metric = $2
+                               AND o.period_start = $4)",
+        from.organization_id,
+        from.metric,
+        instant(from.start)? as _,
+        instant(to.start_secs())? as _,
+        instant(to.end_secs())? as _
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
