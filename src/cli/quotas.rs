@@ -88,7 +88,9 @@ impl Quotas {
                 };
                 let set = quotas::set(pool, catalogue, &setting).await?;
                 if set.is_never_billed() {
-                    say("what is over this quota is allowed, and not billed: the plan has no price for it");
+                    say(
+                        "what is over this quota is allowed, and not billed: the plan has no price for it",
+                    );
                 }
                 format.print(&set, |set| describe(std::slice::from_ref(set)))
             }

@@ -13,7 +13,10 @@ const PATIENCE: SignedDuration = SignedDuration::from_mins(30);
 
 pub async fn check(pool: &PgPool, catalogue: &Catalogue) -> Vec<Check> {
     let now = Timestamp::now();
-    vec![unbilled(pool, catalogue, now).await, reports(pool, now).await]
+    vec![
+        unbilled(pool, catalogue, now).await,
+        reports(pool, now).await,
+    ]
 }
 
 async fn unbilled(pool: &PgPool, catalogue: &Catalogue, now: Timestamp) -> Check {

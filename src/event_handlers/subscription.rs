@@ -190,8 +190,9 @@ fn moved(stored: &BTreeMap<Key, StoredSubscription>, changes: &[Change]) -> Vec<
         })
     };
     let organizations = changes.iter().filter(differs);
-    let organizations: BTreeSet<Uuid> =
-        organizations.map(|change| change.folded.organization_id).collect();
+    let organizations: BTreeSet<Uuid> = organizations
+        .map(|change| change.folded.organization_id)
+        .collect();
     organizations.into_iter().collect()
 }
 

@@ -24,16 +24,29 @@ pub struct Mode {
     look_up: bool,
     /// Lock the audit chains first, which comes before every other lock.
     with_audit: bool,
+    /// Wait for accounts that another session holds.
+    waits: bool,
+}
+
+impl Mode {
+    pub fn of(waits: bool) -> Self {
+        Self {
+            waits,
+            ..Self::default()
+        }
+    }
 }
 
 pub enum Attempt {
     Done(Vec<Reply>),
+    /// Nothing was changed; these accounts are held by another session.
+    Held(BTreeSet<Key>),
     /// Nothing was changed; the group needs more than was done.
     Again(Mode),
 }
 
 /// An organization and a metric.
-type Key = (Uuid, String);
+pub type Key = (Uuid, String);
 
 /// Counts `jobs` in a transaction of its own, which it leaves open only when
 /// it fails.
@@ -52,7 +65,15 @@ pub async fn attempt(
     } else {
         None
     };
-    store::lock(conn, &keys).await?;
+    if mode.waits {
+        store::lock(conn, &keys).await?;
+    } else {
+        let held = store::lock_free(conn, &keys).await?;
+        if !held.is_empty() {
+            conn.execute("ROLLBACK").await?;
+            return Ok(Attempt::Held(held.into_iter().collect()));
+        }
+    }
     let held = take_reservations(conn, jobs).await?;
     let accounts = store::read(conn, &keys, &rules.catalogue, rules.grace_hours).await?;
     let mut group = Group {
@@ -102,19 +123,23 @@ pub async fn attempt(
 
 /// The accounts that a group touches, in the order in which they are locked.
 fn keys(jobs: &[Job]) -> Vec<Key> {
-    let mut keys = BTreeSet::new();
-    for job in jobs {
-        let mut touch = |metric: &str| {
-            keys.insert((job.organization_id, metric.to_owned()));
-        };
-        match &job.op {
-            Op::Record(events) => events.iter().for_each(|event| touch(&event.metric)),
-            Op::Check { event, .. } => touch(&event.metric),
-            Op::Reserve { metric, .. } => touch(metric),
-            Op::Settle { reservation, .. } => touch(&reservation.metric),
-        }
-    }
-    keys.into_iter().collect()
+    jobs.iter()
+        .flat_map(touched)
+        .collect::<BTreeSet<Key>>()
+        .into_iter()
+        .collect()
+}
+
+/// The accounts that a request touches.
+pub fn touched(job: &Job) -> BTreeSet<Key> {
+    let metrics: Vec<&str> = match &job.op {
+        Op::Record(events) => events.iter().map(|event| event.metric.as_str()).collect(),
+        Op::Check { event, .. } => vec![&event.metric],
+        Op::Reserve { metric, .. } => vec![metric],
+        Op::Settle { reservation, .. } => vec![&reservation.metric],
+    };
+    let key = |metric: &str| (job.organization_id, metric.to_owned());
+    metrics.into_iter().map(key).collect()
 }
 
 /// The events whose ids may have come before.

@@ -1,42 +1,23 @@
 //! The ledger: for each lane of organizations one writer, which takes all that
 //! is queued, locks the accounts it touches, decides each request in order,
 //! writes, commits, and answers. There is no cache that could be stale: what
-//! decides is read under the lock.
+//! decides is read under the lock. Who asks about an account that another
+//! session holds waits aside, and nobody with them.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use rust_decimal::Decimal;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{Connection as _, Executor as _};
+use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::group::{self, Attempt, Mode};
+use super::aside::Aside;
+use super::writer::{Committer, Writer};
 use super::{NewEvent, Refusal, Standing};
-use crate::db;
-use crate::metrics;
 use crate::plans::Catalogue;
 
 /// How many requests wait at most; more are told to come back.
-const QUEUE: usize = 2_048;
-/// How many requests, and events in them, one commit takes at most.
-const LARGEST_GROUP: usize = 512;
-const MOST_EVENTS: usize = 4_000;
-/// A group that waits longer for its locks has failed, and may be sent again.
-///
-/// Plans are made once, maybe while the tables are empty, and every statement
-/// finds its rows by their keys: nothing is ever to be read from end to end.
-const OPENING: &str = "SET ROLE billing_worker; SET statement_timeout = '4s'; \
-                       SET lock_timeout = '2s'; SET jit = off; \
-                       SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
-                       SET enable_hashjoin = off; SET enable_mergejoin = off";
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The server cancels a slow statement; this is for one that says nothing more.
-const SILENCE: Duration = Duration::from_secs(6);
-/// How often a group is tried again that met another's locks.
-const CONFLICTS: u32 = 5;
-
+pub(super) const QUEUE: usize = 2_048;
 /// What is asked of the ledger.
 #[derive(Debug, Clone)]
 pub(super) enum Op {
@@ -115,11 +96,11 @@ pub enum LedgerError {
 pub(super) struct Job {
     pub organization_id: Uuid,
     pub op: Op,
-    answer: oneshot::Sender<Result<Reply, LedgerError>>,
+    pub answer: oneshot::Sender<Result<Reply, LedgerError>>,
 }
 
 impl Job {
-    fn events(&self) -> usize {
+    pub fn events(&self) -> usize {
         match &self.op {
             Op::Record(events) => events.len(),
             _ => 1,
@@ -241,24 +222,17 @@ pub struct Rules {
     pub grace_hours: u32,
 }
 
-/// Those who write, each for a lane.
-pub struct Writers(Vec<Writer>);
+/// The writers and those who wait for them, two tasks for each lane.
+pub struct Writers(Vec<(Writer, Aside)>);
 
 impl Writers {
     /// Until every clone of the ledger is gone.
     pub async fn run(self) {
-        futures_util::future::join_all(self.0.into_iter().map(Writer::run)).await;
+        let lane = |(writer, aside): (Writer, Aside)| async {
+            tokio::join!(writer.run(), aside.run());
+        };
+        futures_util::future::join_all(self.0.into_iter().map(lane)).await;
     }
-}
-
-struct Writer {
-    options: PgConnectOptions,
-    rules: Rules,
-    queue: mpsc::Receiver<Job>,
-    /// Groups to be answered where they were asked: from another thread, each
-    /// answer would wake that one by itself.
-    done: mpsc::UnboundedSender<(Vec<Job>, Outcome)>,
-    connection: Option<PgConnection>,
 }
 
 /// A ledger, its writers, which may run on another thread, and who answers,
@@ -276,14 +250,10 @@ pub fn new(
     };
     let lane = || {
         let (sender, queue) = mpsc::channel(QUEUE);
-        let writer = Writer {
-            options: options.clone(),
-            rules: rules.clone(),
-            queue,
-            done: done.clone(),
-            connection: None,
-        };
-        (sender, writer)
+        let (set_aside, waiting) = mpsc::channel(QUEUE);
+        let committer = || Committer::new(options.clone(), rules.clone(), done.clone());
+        let writer = Writer::new(committer(), queue, set_aside);
+        (sender, (writer, Aside::new(committer(), waiting)))
     };
     let (senders, writers): (Vec<_>, Vec<_>) = (0..lanes.max(1)).map(|_| lane()).unzip();
     let ledger = Ledger {
@@ -292,111 +262,7 @@ pub fn new(
     (ledger, Writers(writers), answers)
 }
 
-type Outcome = Result<Vec<Reply>, LedgerError>;
-
-impl Writer {
-    async fn run(mut self) {
-        while let Some(first) = self.queue.recv().await {
-            let mut events = first.events();
-            let mut jobs = vec![first];
-            while jobs.len() < LARGEST_GROUP
-                && events < MOST_EVENTS
-                && let Ok(job) = self.queue.try_recv()
-            {
-                events += job.events();
-                jobs.push(job);
-            }
-            let started = Instant::now();
-            let outcome = self.commit(&jobs).await;
-            metrics::quota_group(jobs.len(), started.elapsed());
-            match outcome {
-                Some(outcome) => self.answer(jobs, outcome),
-                // One request must not spoil the others.
-                None => {
-                    for job in jobs {
-                        let alone = self.commit(std::slice::from_ref(&job)).await;
-                        let outcome = alone.unwrap_or(Err(LedgerError::Unavailable));
-                        self.answer(vec![job], outcome);
-                    }
-                }
-            }
-        }
-        if let Some(connection) = self.connection {
-            let _ = connection.close().await;
-        }
-    }
-
-    fn answer(&self, jobs: Vec<Job>, outcome: Outcome) {
-        // Nobody asks any more where this fails.
-        let _ = self.done.send((jobs, outcome));
-    }
-
-    /// Counts a group. None: the database refused a value of it.
-    async fn commit(&mut self, jobs: &[Job]) -> Option<Outcome> {
-        let mut reused = self.connection.is_some();
-        let mut mode = Mode::default();
-        let mut conflicts = 0;
-        loop {
-            let connection = match &mut self.connection {
-                Some(connection) => connection,
-                None => match db::dedicated(&self.options, OPENING, CONNECT_TIMEOUT).await {
-                    Ok(connection) => self.connection.insert(connection),
-                    Err(error) => return Some(unavailable(&error, jobs)),
-                },
-            };
-            let attempt = group::attempt(connection, &self.rules, jobs, mode);
-            let attempted = tokio::time::timeout(SILENCE, attempt).await;
-            let error = match attempted.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
-                Ok(Attempt::Done(replies)) => return Some(Ok(replies)),
-                Ok(Attempt::Again(wanted)) => {
-                    mode = wanted;
-                    continue;
-                }
-                Err(error) => error,
-            };
-            if db::is_conflict(&error) && conflicts < CONFLICTS && self.roll_back().await {
-                conflicts += 1;
-                continue;
-            }
-            if db::is_timeout(&error) && self.roll_back().await {
-                return Some(unavailable(&error, jobs));
-            }
-            if error.as_database_error().is_some()
-                && !db::is_outage(&error)
-                && self.roll_back().await
-            {
-                tracing::error!(%error, requests = jobs.len(), "usage could not be counted");
-                return None;
-            }
-            self.connection = None;
-            // It may have died between two groups, with the server it led to.
-            let died = db::is_outage(&error) && !matches!(error, sqlx::Error::PoolTimedOut);
-            if !(died && reused) {
-                return Some(unavailable(&error, jobs));
-            }
-            reused = false;
-        }
-    }
-
-    /// Ends a transaction that failed; false: the connection is gone.
-    async fn roll_back(&mut self) -> bool {
-        let Some(connection) = &mut self.connection else {
-            return false;
-        };
-        let rolled_back = tokio::time::timeout(SILENCE, connection.execute("ROLLBACK")).await;
-        let alive = matches!(rolled_back, Ok(Ok(_)));
-        if !alive {
-            self.connection = None;
-        }
-        alive
-    }
-}
-
-fn unavailable(error: &sqlx::Error, jobs: &[Job]) -> Outcome {
-    db::disk::note(error);
-    tracing::error!(%error, requests = jobs.len(), "usage could not be counted");
-    Err(LedgerError::Unavailable)
-}
+pub(super) type Outcome = Result<Vec<Reply>, LedgerError>;
 
 fn answer(jobs: Vec<Job>, outcome: Outcome) {
     match outcome {

@@ -5,6 +5,7 @@
 
 mod account;
 pub mod answer;
+mod aside;
 mod body;
 mod group;
 pub mod ledger;
@@ -13,6 +14,7 @@ mod rebook;
 mod releasing;
 pub mod routes;
 mod store;
+mod writer;
 
 pub use account::Account;
 pub use account::{Refusal, Standing};

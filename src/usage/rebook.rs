@@ -99,13 +99,7 @@ async fn settle(
 }
 
 /// None: the total is of a period that ended as planned.
-fn step(
-    current: Period,
-    subscribed: bool,
-    row: Row,
-    ended: Option<i64>,
-    now: i64,
-) -> Option<Step> {
+fn step(current: Period, subscribed: bool, row: Row, ended: Option<i64>, now: i64) -> Option<Step> {
     let begins = current.start_secs();
     if row.start == begins {
         return (row.end != current.end_secs()).then_some(Step::Reach);
@@ -141,15 +135,30 @@ mod tests {
             ((100, 200), None),
             ((100, 180), Some(Step::Reach)),
             ((100, 300), Some(Step::Reach)),
-            ((0, 150), Some(Step::Cut { end: 100, since: 100 })),
-            ((0, 500), Some(Step::Cut { end: 100, since: 100 })),
+            (
+                (0, 150),
+                Some(Step::Cut {
+                    end: 100,
+                    since: 100,
+                }),
+            ),
+            (
+                (0, 500),
+                Some(Step::Cut {
+                    end: 100,
+                    since: 100,
+                }),
+            ),
             ((120, 500), Some(Step::Merge)),
             ((200, 300), None),
         ] {
             assert_eq!(step_of(row, true, None), expected, "{row:?}");
         }
         // Between two subscriptions there was none.
-        let cut = Step::Cut { end: 60, since: 100 };
+        let cut = Step::Cut {
+            end: 60,
+            since: 100,
+        };
         assert_eq!(step_of((0, 150), true, Some(60)), Some(cut));
     }
 

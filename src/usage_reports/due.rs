@@ -20,6 +20,10 @@ pub const OLDEST: SignedDuration = SignedDuration::from_hours(35 * 24 - 1);
 /// its price includes what the plan does, and an operator may have set another
 /// quota.
 pub fn billed_units(total: &Open, included: Decimal) -> Decimal {
+    // A quota that was set after the invoice changes it no more.
+    if total.overridden_at.is_some_and(|at| at >= closes_at(total)) {
+        return total.reported;
+    }
     let whole = whole_units(total.total);
     match (total.quota, total.over_limit) {
         (Some(quota), Some(OverLimit::Overage)) if quota == included => whole,
@@ -172,6 +176,7 @@ mod tests {
             reported_late: Decimal::ZERO,
             quota: quota.map(Decimal::from),
             over_limit: Some(over_limit),
+            overridden_at: None,
             rated: true,
             billed: Some(Billed {
                 stripe_customer_id: "cus_1".to_owned(),
@@ -198,7 +203,11 @@ mod tests {
             ("1000", Some(100), OverLimit::Hard, 0),
             ("1000", Some(100), OverLimit::Grace, 0),
         ] {
-            assert_eq!(billed(total, quota, kind), Decimal::from(over), "{total} {quota:?}");
+            assert_eq!(
+                billed(total, quota, kind),
+                Decimal::from(over),
+                "{total} {quota:?}"
+            );
         }
     }
 
@@ -206,7 +215,7 @@ mod tests {
     fn what_was_told_before_an_override_is_taken_back() {
         let mut total = open("500", Some(100), OverLimit::Overage);
         let billed = total.billed.clone().unwrap();
-        let now = "2026-11-20T00:00:00Z".parse().unwrap();
+        let now: Timestamp = "2026-11-20T00:00:00Z".parse().unwrap();
         let first = to_report(Aggregation::Sum, &total, &billed, now).unwrap();
         assert_eq!((first.units, first.late), (500.into(), 0.into()));
         total.reported = first.reported;
@@ -214,6 +223,9 @@ mod tests {
         total.quota = None;
         let second = to_report(Aggregation::Sum, &total, &billed, now).unwrap();
         assert_eq!((second.units, second.reported), ((-400).into(), 100.into()));
+        // Not once the invoice is made.
+        total.overridden_at = Some("2026-12-01T01:00:00Z".parse().unwrap());
+        assert!(to_report(Aggregation::Sum, &total, &billed, now).is_none());
     }
 
     #[test]
@@ -225,7 +237,10 @@ mod tests {
         assert!(unbilled(&total, at("2026-12-01T00:59:59Z")).is_none());
         let late = at("2026-12-01T01:00:00Z");
         let found = unbilled(&total, late).unwrap();
-        assert_eq!((found.units.0, found.reason), (300.into(), Reason::ToldTooLate));
+        assert_eq!(
+            (found.units.0, found.reason),
+            (300.into(), Reason::ToldTooLate)
+        );
         let told = to_report(Aggregation::Sum, &total, &billed, late).unwrap();
         assert_eq!((told.units, told.late), (300.into(), 300.into()));
         assert_eq!(told.at, at("2026-11-30T23:59:59Z"));

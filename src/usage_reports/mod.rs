@@ -86,7 +86,9 @@ async fn enter(pool: &PgPool, catalogue: &Catalogue, now: Timestamp) -> Result<(
 }
 
 fn is_due(catalogue: &Catalogue, total: &Open, now: Timestamp) -> bool {
-    let aggregation = catalogue.metric(&total.metric).map(|metric| metric.aggregation);
+    let aggregation = catalogue
+        .metric(&total.metric)
+        .map(|metric| metric.aggregation);
     aggregation
         .zip(total.billed.as_ref())
         .is_some_and(|(aggregation, billed)| to_report(aggregation, total, billed, now).is_some())
@@ -169,8 +171,7 @@ pub async fn report(
     let mut tx = WorkerTx::begin(pool).await?;
     let unsent = store::unsent(tx.conn(), None).await?;
     tx.commit().await?;
-    let (doubtful, unsent): (Vec<Unsent>, Vec<Unsent>) =
-        unsent.into_iter().partition(is_doubtful);
+    let (doubtful, unsent): (Vec<Unsent>, Vec<Unsent>) = unsent.into_iter().partition(is_doubtful);
     let total = unsent.len();
     let mut by_organization = BTreeMap::<Uuid, Vec<Unsent>>::new();
     for row in unsent {
@@ -272,7 +273,10 @@ async fn send(client: &Client, row: &Unsent) -> Result<(), StripeError> {
         .set("timestamp", row.at.as_second())
         .set("payload[stripe_customer_id]", &row.stripe_customer_id)
         .set("payload[value]", row.units.normalize().to_string());
-    match client.create_meter_event(&params, &row.identifier).await {
+    // The identifier keeps it from being taken twice. A key of its own for each
+    // attempt, since Stripe repeats its failures for the same key.
+    let key = format!("{}-{}", row.identifier, Uuid::now_v7().simple());
+    match client.create_meter_event(&params, &key).await {
         // It was heard of before, and the answer was lost.
         Err(error) if is_duplicate(&error) => Ok(()),
         answer => answer,
@@ -295,7 +299,10 @@ pub async fn unbilled(
     let mut tx = WorkerTx::begin(pool).await?;
     let open = store::open(tx.conn(), catalogue, now - OLDEST, None).await?;
     tx.commit().await?;
-    Ok(open.iter().filter_map(|total| due::unbilled(total, now)).collect())
+    Ok(open
+        .iter()
+        .filter_map(|total| due::unbilled(total, now))
+        .collect())
 }
 
 /// How the books stand.

@@ -28,6 +28,8 @@ pub struct Open {
     /// None: unlimited, or no quota at all.
     pub quota: Option<Decimal>,
     pub over_limit: Option<OverLimit>,
+    /// When an operator set the quota, if one did.
+    pub overridden_at: Option<Timestamp>,
     /// Whether usage over the quota has a price.
     pub rated: bool,
     /// None: no subscription of that time has a price for the metric.
@@ -82,9 +84,12 @@ pub async fn open(
                   t.events, t.reported, t.reported_late,
                   s.stripe_customer_id AS "stripe_customer_id?", s.included AS "included?",
                   s.on_trial AS "on_trial?",
-                  CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END AS quota,
-                  coalesce(v.over_limit, q.over_limit) AS over_limit,
-                  q.overage_rate IS NOT NULL AS "rated!"
+                  -- The plan that bills it need not be the plan of today.
+                  CASE WHEN v.metric IS NULL THEN coalesce(s.included, q.quota) ELSE v.quota END
+                    AS quota,
+                  coalesce(v.over_limit, CASE WHEN s.included IS NOT NULL THEN 'overage'
+                                              ELSE q.over_limit END) AS over_limit,
+                  v.updated_at AS "overridden_at?", q.overage_rate IS NOT NULL AS "rated!"
              FROM usage_totals t
              LEFT JOIN LATERAL (
                SELECT s.stripe_customer_id, billed.included,
@@ -139,6 +144,7 @@ pub async fn open(
             reported_late: row.reported_late,
             quota: row.quota,
             over_limit: row.over_limit.as_deref().and_then(OverLimit::named),
+            overridden_at: row.overridden_at.map(|at| at.to_jiff()),
             rated: row.rated,
             billed,
         }

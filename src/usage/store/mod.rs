@@ -209,7 +209,9 @@ pub async fn read(
         let last = row.last_at.zip(row.last_event_id);
         let tally = Tally {
             total: row.total.ok_or_else(|| unreadable("a total is missing"))?,
-            reserved: row.reserved.ok_or_else(|| unreadable("a total is missing"))?,
+            reserved: row
+                .reserved
+                .ok_or_else(|| unreadable("a total is missing"))?,
             events: row.events.ok_or_else(|| unreadable("a total is missing"))?,
             last: last.map(|(at, id)| (at.to_jiff(), id)),
             alerted: row

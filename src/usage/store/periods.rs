@@ -160,14 +160,28 @@ pub async fn shift(
     .fetch_one(&mut *conn)
     .await?;
     let level = aggregation != Aggregation::Sum;
-    let sides = [(from.start, Decimal::NEGATIVE_ONE), (to.start_secs(), Decimal::ONE)];
+    let sides = [
+        (from.start, Decimal::NEGATIVE_ONE),
+        (to.start_secs(), Decimal::ONE),
+    ];
     for (period_start, sign) in sides {
         let place = Place {
             start: period_start,
             ..from
         };
-        add(conn, place, moved.used * sign, moved.held * sign, moved.told * sign).await?;
-        let events = if sign.is_sign_negative() { -moved.events } else { moved.events };
+        add(
+            conn,
+            place,
+            moved.used * sign,
+            moved.held * sign,
+            moved.told * sign,
+        )
+        .await?;
+        let events = if sign.is_sign_negative() {
+            -moved.events
+        } else {
+            moved.events
+        };
         count(conn, place, events).await?;
         if level {
             recompute(conn, place, aggregation == Aggregation::Last).await?;

@@ -1,6 +1,7 @@
 //! Usage, quotas, grace periods and enforcement.
 
 mod alerts;
+pub mod billed;
 mod checks;
 mod crash;
 mod events;
@@ -8,6 +9,8 @@ mod forward_auth;
 mod gateway;
 mod gateway_edges;
 mod grace;
+mod held;
+mod periods;
 mod proxies;
 mod replicas;
 mod reports;

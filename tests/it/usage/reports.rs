@@ -1,97 +1,13 @@
 //! Telling Stripe of usage: whole units, each once.
 
-use std::sync::Arc;
-
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::{Value, json};
-use uuid::Uuid;
-use valuecanvas_billing::auth::Permission;
-use valuecanvas_billing::plans::{self, Catalogue};
-use valuecanvas_billing::stripe::client::Client;
-use valuecanvas_billing::usage_reports::{self, Report};
+use valuecanvas_billing::plans::OverLimit;
+use valuecanvas_billing::usage_reports::Report;
 
+use super::billed::Billed;
 use super::tenant::{EVENTS, Tenant};
-use crate::subscriptions::world::{UPCOMING, VISA, World};
-use crate::support::TestService;
-
-struct Billed {
-    world: World,
-    tenant: Tenant,
-    client: Client,
-    catalogue: Arc<Catalogue>,
-}
-
-impl Billed {
-    /// An organization on the standard plan, whose Stripe has the catalogue.
-    async fn start() -> Self {
-        let world = World::start().await;
-        let api = world.stripe.api();
-        let client = Client::new(api.base, api.key, api.patience).unwrap();
-        let catalogue = Catalogue::load(None).unwrap();
-        plans::sync(&client, &catalogue, false).await.unwrap();
-        world.customer(VISA).await;
-        world.create("standard").await.ok();
-        world.settle().await;
-        let organization: Uuid = world.organization;
-        let key = world.service.api_key(organization, &Permission::ALL).await;
-        Self {
-            world,
-            tenant: Tenant { organization, key },
-            client,
-            catalogue: Arc::new(catalogue),
-        }
-    }
-
-    fn service(&self) -> &TestService {
-        &self.world.service
-    }
-
-    async fn record(&self, id: &str, metric: &str, quantity: &str) {
-        let body = json!({"id": id, "metric": metric, "quantity": quantity});
-        self.tenant.post(self.service(), EVENTS, &body).await.ok();
-    }
-
-    async fn report(&self, now: Timestamp) -> Report {
-        let pool = self.service().db.service_pool();
-        usage_reports::report(&pool, &self.client, &self.catalogue, now, |_, _| {})
-            .await
-            .unwrap()
-    }
-
-    /// What Stripe has of a metric.
-    async fn in_stripe(&self, metric: &str) -> Value {
-        let meters = self.world.stripe.get("/v1/billing/meters", &[]).await;
-        let name = plans::meter_event_name(metric);
-        let meters = meters["data"].as_array().unwrap();
-        let meter = meters
-            .iter()
-            .find(|meter| meter["event_name"] == name.as_str());
-        let customer = self
-            .service()
-            .db
-            .value("SELECT stripe_customer_id FROM billing_customers")
-            .await;
-        let path = format!(
-            "/v1/billing/meters/{}/event_summaries",
-            meter.unwrap()["id"].as_str().unwrap()
-        );
-        let now = Timestamp::now().as_second() / 60 * 60;
-        let (from, to) = ((now - 86_400).to_string(), (now + 3_600).to_string());
-        let summaries = self
-            .world
-            .stripe
-            .get(
-                &path,
-                &[
-                    ("customer", &customer),
-                    ("start_time", &from),
-                    ("end_time", &to),
-                ],
-            )
-            .await;
-        summaries["data"][0]["aggregated_value"].clone()
-    }
-}
+use crate::subscriptions::world::UPCOMING;
 
 fn books(report: &Report, metric: &str) -> Value {
     let books = report.metrics.iter().find(|books| books.metric == metric);
@@ -111,15 +27,103 @@ async fn usage_is_told_whole_once_and_the_books_agree() {
         books(&first, "llm_tokens"),
         json!({"metric": "llm_tokens", "counted": 1_000_000, "reported": 1_000_000, "pending": 0})
     );
-    // Again in the same hour: what came since waits for the next.
+    // Again at once: what came since, and nothing twice.
+    assert_eq!(billed.report(now).await.sent, 0);
     billed.record("d", "llm_tokens", "0.2").await;
     billed.record("e", "storage_gb", "110").await;
     let second = billed.report(now).await;
-    assert_eq!(second.sent, 0);
-    assert_eq!(books(&second, "llm_tokens")["pending"], 1);
-    let next = billed.report(now + SignedDuration::from_hours(1)).await;
-    assert_eq!(next.failed, 2, "Stripe takes nothing an hour ahead");
-    assert_eq!(billed.in_stripe("llm_tokens").await, json!(1_000_000));
+    assert_eq!((second.sent, second.failed), (2, 0));
+    assert_eq!(books(&second, "llm_tokens")["pending"], 0);
+    assert_eq!(billed.in_stripe("llm_tokens").await, json!(1_000_001));
+    assert_eq!(billed.in_stripe("storage_gb").await, json!(110));
+}
+
+#[tokio::test]
+async fn periods_that_begin_in_one_hour_are_told_apart() {
+    let billed = Billed::start().await;
+    billed.record("a", "llm_tokens", "5").await;
+    let now = Timestamp::now();
+    billed.report(now).await;
+    // Another period that began in the same hour.
+    let db = &billed.service().db;
+    db.execute(
+        "INSERT INTO usage_totals (organization_id, metric, period_start, period_end, total)
+         SELECT organization_id, metric, period_start - interval '1 second', period_start, 7
+           FROM usage_totals WHERE metric = 'llm_tokens'",
+    )
+    .await;
+    db.execute("UPDATE billing_subscriptions SET stripe_created_at = now() - interval '1 hour'")
+        .await;
+    billed.report(now).await;
+    let names = db
+        .value("SELECT count(DISTINCT identifier) FROM usage_reports")
+        .await;
+    let longest = db
+        .value("SELECT max(length(identifier)) <= 100 FROM usage_reports")
+        .await;
+    assert_eq!((names.as_str(), longest.as_str()), ("2", "true"));
+}
+
+#[tokio::test]
+async fn stripe_bills_what_is_over_an_operators_quota() {
+    let billed = Billed::start().await;
+    let (tenant, service) = (&billed.tenant, billed.service());
+    billed.record("a", "agent_executions", "10000").await;
+    let overage = async |expected: Option<i64>, rate: Option<&str>| {
+        billed.report(Timestamp::now()).await;
+        let usage = tenant.usage(service, "agent_executions").await;
+        assert_eq!(usage["overageAmount"], json!(expected), "{usage}");
+        let quotas = tenant.get(service, "/api/billing/quotas").await.ok();
+        let quotas = quotas["data"].as_array().unwrap();
+        let quota = quotas
+            .iter()
+            .find(|quota| quota["metric"] == "agent_executions");
+        assert_eq!(quota.unwrap()["overageRate"], json!(rate));
+        assert_eq!(usage["overageRate"], json!(rate));
+        let upcoming = tenant.get(service, UPCOMING).await.ok();
+        assert_eq!(upcoming["totalAmount"], 9_900 + expected.unwrap_or(0));
+    };
+    overage(Some(50_000), Some("0.1")).await;
+    for (limit, kind, expected) in [
+        ("20000", None, Some(0)),
+        ("9000", None, Some(10_000)),
+        ("4000", None, Some(60_000)),
+        ("unlimited", None, None),
+        ("6000", Some(OverLimit::Overage), Some(40_000)),
+        ("6000", Some(OverLimit::Hard), None),
+        ("plan", None, Some(50_000)),
+    ] {
+        tenant
+            .set_quota(service, "agent_executions", limit, kind)
+            .await;
+        overage(expected, expected.map(|_| "0.1")).await;
+    }
+}
+
+#[tokio::test]
+async fn what_no_item_bills_is_found() {
+    let billed = Billed::without_subscription(None).await;
+    // The fee alone, as made in Stripe's dashboard.
+    let prices = billed.world.stripe.list("/v1/prices", &[]).await;
+    let fee = prices
+        .iter()
+        .find(|price| price["lookup_key"] == "valuecanvas_standard_monthly");
+    let fee = fee.unwrap()["id"].as_str().unwrap();
+    let fields = [("customer", &*billed.customer), ("items[0][price]", fee)];
+    billed.world.stripe.post("/v1/subscriptions", &fields).await;
+    billed.world.settle().await;
+    billed.record("a", "api_calls", "100000").await;
+    assert!(billed.report(Timestamp::now()).await.unbilled.is_empty());
+    billed.record("b", "api_calls", "400000.5").await;
+    let report = billed.report(Timestamp::now()).await;
+    let found = serde_json::to_value(&report.unbilled).unwrap();
+    assert_eq!(
+        (&found[0]["metric"], &found[0]["units"]),
+        (&json!("api_calls"), &json!(400_000))
+    );
+    assert_eq!(found[0]["reason"], "no_metered_item");
+    let metric = "usage_unbilled_total{reason=\"no_metered_item\"}";
+    assert!(billed.service().metric(metric).await >= Some(1));
 }
 
 #[tokio::test]

@@ -3,8 +3,9 @@
 use crate::balance_transactions;
 use crate::error::ApiError;
 use crate::invoices::assemble::Draft;
-use crate::invoices::collect;
-use crate::invoices::model::{Status, settle};
+use crate::invoices::model::{Invoice, Status, settle};
+use crate::invoices::{collect, describe};
+use crate::meter_events;
 use crate::payments::intents;
 use crate::state::State;
 
@@ -51,6 +52,7 @@ pub fn finalize(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiErr
         )
         .code("invoice_not_editable"));
     }
+    let invoice = count_usage(state, invoice)?;
     let balance = state.customer(&invoice.customer, "customer")?.balance;
     let settlement = settle(invoice.total(), balance, &invoice.currency);
     let number = state
@@ -85,6 +87,30 @@ pub fn finalize(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiErr
         collect::settle_paid(state, id, 0, now_secs)?;
     }
     Ok(())
+}
+
+/// A draft takes the usage of its periods that was reported while it was open.
+fn count_usage(state: &mut State, mut invoice: Invoice) -> Result<Invoice, ApiError> {
+    for line in &mut invoice.lines {
+        let content = &mut line.content;
+        let Some(price) = content.price.as_ref().and_then(|id| state.prices.get(id)) else {
+            continue;
+        };
+        let Some(meter) = price.meter().filter(|_| !content.proration) else {
+            continue;
+        };
+        let (from, to) = content.period;
+        let used = meter_events::usage(state, meter, &invoice.customer, from, to);
+        content.amount = price
+            .scheme
+            .amount(used)
+            .ok_or_else(|| ApiError::invalid("The usage is too large to be charged."))?;
+        content.quantity = Some(used);
+        let product = state.catalogue().product_name(price);
+        content.description = Some(describe::recurring(used, product, price));
+    }
+    state.invoice_mut(&invoice.id)?.lines = invoice.lines.clone();
+    Ok(invoice)
 }
 
 /// Annuls an open invoice and gives back the credit it used.

@@ -1,0 +1,190 @@
+//! Periods whose boundaries move: what was used is billed once, in the period
+//! that it was used in.
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+
+use super::billed::Billed;
+use super::tenant::EVENTS;
+use crate::subscriptions::world::{DAY, UPCOMING, seconds, text};
+
+const HOUR: i64 = 3_600;
+
+async fn usage(billed: &Billed, metric: &str) -> i64 {
+    let usage = billed.tenant.usage(billed.service(), metric).await;
+    usage["usage"].as_i64().unwrap()
+}
+
+#[tokio::test]
+async fn a_trial_that_is_extended_keeps_its_usage() {
+    let at = Timestamp::now().as_second() - 5 * HOUR;
+    let billed = Billed::without_subscription(Some(at)).await;
+    let body = json!({"planTier": "standard", "trialDays": 14});
+    let path = "/api/billing/subscription";
+    billed
+        .world
+        .call(reqwest::Method::POST, path, Some(body))
+        .await
+        .ok();
+    billed.catch_up().await;
+    billed.world.settle().await;
+    billed.record("a", "api_calls", "900").await;
+    let end = at + 30 * DAY;
+    billed
+        .in_dashboard(&[("trial_end", &end.to_string())])
+        .await;
+    billed.world.settle().await;
+    let shown = billed.tenant.usage(billed.service(), "api_calls").await;
+    assert_eq!(
+        (&shown["usage"], seconds(&shown["periodEnd"])),
+        (&json!(900), end)
+    );
+    // As it was left before: the old end is long past.
+    billed
+        .service()
+        .db
+        .execute("UPDATE usage_totals SET period_end = now() - interval '3 hours'")
+        .await;
+    billed.record("b", "api_calls", "50").await;
+    assert_eq!(usage(&billed, "api_calls").await, 950);
+    assert_eq!(billed.service().db.count("usage_totals").await, 1);
+    let ends = "SELECT extract(epoch FROM period_end)::bigint FROM usage_totals";
+    assert_eq!(billed.service().db.value(ends).await, end.to_string());
+}
+
+#[tokio::test]
+async fn a_period_that_began_by_itself_is_part_of_the_extended_one() {
+    // The trial's end passes, and Stripe's word of its extension comes later.
+    let at = Timestamp::now().as_second() - 5 * HOUR;
+    let billed = Billed::without_subscription(Some(at)).await;
+    let body = json!({"planTier": "standard", "trialDays": 14});
+    let path = "/api/billing/subscription";
+    billed
+        .world
+        .call(reqwest::Method::POST, path, Some(body))
+        .await
+        .ok();
+    billed.world.settle().await;
+    billed.record("a", "api_calls", "900").await;
+    billed.record("x", "storage_gb", "7").await;
+    let db = &billed.service().db;
+    db.execute(
+        "UPDATE billing_subscriptions SET current_period_end = date_trunc('second', now()),
+                billing_cycle_anchor = date_trunc('second', now())",
+    )
+    .await;
+    db.execute("UPDATE usage_totals SET period_end = date_trunc('second', now())")
+        .await;
+    billed.record("b", "api_calls", "5").await;
+    billed.record("y", "storage_gb", "9").await;
+    assert_eq!(usage(&billed, "api_calls").await, 5);
+    billed.catch_up().await;
+    let end = (at + 30 * DAY).to_string();
+    billed.in_dashboard(&[("trial_end", &end)]).await;
+    billed.world.settle().await;
+    assert_eq!(usage(&billed, "api_calls").await, 905);
+    assert_eq!(usage(&billed, "storage_gb").await, 9);
+    assert_eq!(db.count("usage_totals").await, 2);
+}
+
+#[tokio::test]
+async fn a_period_that_begins_anew_takes_only_what_was_used_in_it() {
+    let at = Timestamp::now().as_second() - 5 * HOUR;
+    let billed = Billed::without_subscription(Some(at)).await;
+    billed.world.create("standard").await.ok();
+    billed.catch_up().await;
+    billed.world.settle().await;
+    billed.record("a", "api_calls", "100000").await;
+    billed.record("b", "api_calls", "1000").await;
+    // The event is late, and what is used meanwhile is the new period's.
+    billed.world.deliver_nothing().await;
+    let restart = billed.catch_up().await;
+    billed
+        .in_dashboard(&[("billing_cycle_anchor", "now")])
+        .await;
+    billed.record("c", "api_calls", "30").await;
+    assert_eq!(usage(&billed, "api_calls").await, 101_030);
+    billed.world.deliver_again().await;
+    billed.in_dashboard(&[("metadata[seen]", "1")]).await;
+    billed.world.settle().await;
+    assert_eq!(usage(&billed, "api_calls").await, 30);
+
+    let report = billed.report(Timestamp::now()).await;
+    assert_eq!((report.sent, report.failed), (2, 0));
+    assert_eq!(billed.told("api_calls", 0, restart).await, "101000");
+    assert_eq!(billed.told("api_calls", restart, restart + DAY).await, "30");
+    let upcoming = billed.tenant.get(billed.service(), UPCOMING).await.ok();
+    assert_eq!(upcoming["totalAmount"], 9_900);
+    // The restart's invoice was made before: 1,000 over the quota are lost.
+    assert_eq!(report.unbilled.len(), 1);
+    assert_eq!(report.unbilled[0].units.0, 1_000.into());
+    assert_eq!(report.unbilled[0].reason.as_str(), "told_too_late");
+}
+
+#[tokio::test]
+async fn who_ends_at_once_is_billed_for_what_was_used_so_far() {
+    let billed = Billed::start().await;
+    billed.record("a", "api_calls", "300000").await;
+    // Stripe does not take it: then nothing ends.
+    billed
+        .world
+        .stripe
+        .fault(&[
+            ("fault", "server_error"),
+            ("every", "1"),
+            ("path", "/v1/billing/meter_events"),
+        ])
+        .await;
+    let refused = billed.world.cancel(true).await;
+    assert_eq!(refused.problem(), (502, "stripe_failed"));
+    assert_eq!(text(&billed.subscription().await, "status"), "active");
+    billed.world.stripe.clear_faults().await;
+    billed.catch_up().await;
+    billed.world.cancel(true).await.ok();
+    billed.world.settle().await;
+    let last = billed
+        .world
+        .stripe
+        .invoices(&billed.customer)
+        .await
+        .pop()
+        .unwrap();
+    assert_eq!(last["total"], 20_000, "200,000 over the quota");
+    let report = billed.report(Timestamp::now()).await;
+    assert_eq!((report.sent, report.unbilled.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn late_usage_is_taken_as_long_as_it_is_billed() {
+    let billed = Billed::start().await;
+    let db = &billed.service().db;
+    // The period ended 29 minutes ago, and the next began by itself.
+    db.execute(
+        "UPDATE billing_subscriptions SET stripe_created_at = date_trunc('second', now()) - interval '20 days',
+                current_period_start = date_trunc('second', now()) - interval '20 days',
+                current_period_end = date_trunc('second', now()) - interval '29 minutes',
+                billing_cycle_anchor = date_trunc('second', now()) - interval '29 minutes'",
+    )
+    .await;
+    let ago = |minutes| Timestamp::now() - SignedDuration::from_mins(minutes);
+    let event = |id: &str, at: Timestamp| json!({"id": id, "metric": "api_calls", "quantity": 150_000, "occurredAt": at});
+    let late = event("a", ago(30));
+    billed
+        .tenant
+        .post(billed.service(), EVENTS, &late)
+        .await
+        .ok();
+    assert_eq!(usage(&billed, "api_calls").await, 0);
+    let report = billed.report(Timestamp::now()).await;
+    assert_eq!((report.sent, report.unbilled.len()), (1, 0));
+    // A report that comes an hour after the end is too late.
+    db.execute(
+        "UPDATE billing_subscriptions SET current_period_end = date_trunc('second', now()) - interval '31 minutes'",
+    )
+    .await;
+    db.execute("UPDATE billing_subscriptions SET billing_cycle_anchor = current_period_end")
+        .await;
+    let closed = event("b", ago(32));
+    let closed = billed.tenant.post(billed.service(), EVENTS, &closed).await;
+    assert_eq!(closed.problem(), (422, "period_closed"));
+}
