@@ -53,11 +53,12 @@ impl Pools {
     }
 }
 
-/// How many connections a replica takes at most.
+/// How many connections a replica takes at most: for each lane one that counts,
+/// and one for those who wait for an account that another session holds.
 pub fn needed(workers: u32, lanes: usize) -> u32 {
     let processing = if workers > 0 { workers + 1 } else { 0 };
     let lanes = u32::try_from(lanes).unwrap_or(u32::MAX);
-    API + CREDENTIALS + PREVIEWS + PROBES + ALONE + processing + lanes
+    API + CREDENTIALS + PREVIEWS + PROBES + ALONE + processing + 2 * lanes
 }
 
 /// Says so when the server has fewer to give than this replica may take.
@@ -77,7 +78,7 @@ mod tests {
     fn a_replica_takes_what_the_documentation_says() {
         // docs/database.md, Connections.
         assert_eq!(needed(0, 1), 18);
-        assert_eq!(needed(2, 2), 22);
-        assert_eq!(needed(8, 4), 30);
+        assert_eq!(needed(2, 2), 24);
+        assert_eq!(needed(8, 4), 34);
     }
 }

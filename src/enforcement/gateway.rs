@@ -63,6 +63,7 @@ impl Gateway {
                 metrics::decision(outcome, &self.metric, started.elapsed());
                 let headers = answer::headers(&self.metric, &standing);
                 if let Some(problem) = answer::denied(&self.metric, &standing) {
+                    answer::log_denial(organization_id, &self.metric, &standing);
                     let mut response = problem.into_response();
                     response.headers_mut().extend(headers);
                     return Ok(response);

@@ -82,6 +82,7 @@ impl Service<Request<Incoming>> for Entry {
         request.extensions_mut().insert(self.peer);
         request.extensions_mut().insert(id.clone());
         let router = self.router.clone();
+        let name = id.clone();
         let answering = async move {
             let mut response = match refusal {
                 Some(problem) => {
@@ -95,7 +96,7 @@ impl Service<Request<Incoming>> for Entry {
             complete(response.headers_mut(), &id);
             Ok(response)
         };
-        Box::pin(answering.instrument(span))
+        Box::pin(name.during(answering).instrument(span))
     }
 }
 

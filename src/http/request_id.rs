@@ -7,6 +7,10 @@ use uuid::Uuid;
 pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_LENGTH: usize = 128;
 
+tokio::task_local! {
+    static CURRENT: RequestId;
+}
+
 /// What a request is called: by its sender, else by us. A request's extension.
 #[derive(Debug, Clone)]
 pub struct RequestId(HeaderValue);
@@ -19,6 +23,16 @@ impl RequestId {
             Some(value) => Self(value.clone()),
             None => Self::new(),
         }
+    }
+
+    /// That of the request which is being answered, if one is.
+    pub fn current() -> Option<Self> {
+        CURRENT.try_with(Self::clone).ok()
+    }
+
+    /// Answers a request under this id.
+    pub async fn during<F: Future>(self, answering: F) -> F::Output {
+        CURRENT.scope(self, answering).await
     }
 
     fn new() -> Self {

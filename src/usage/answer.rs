@@ -10,9 +10,11 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::{LedgerError, Refusal, Standing};
 use crate::error::Problem;
+use crate::http::RequestId;
 use crate::number::Number;
 
 const REMAINING: HeaderName = HeaderName::from_static("x-quota-remaining");
@@ -218,6 +220,24 @@ pub fn denied(metric: &str, standing: &Standing) -> Option<Problem> {
         }
     }
     Some(problem)
+}
+
+/// Leaves one line of a use that is not allowed, by which it is found: the id is
+/// the answer's `X-Request-Id`.
+pub fn log_denial(organization_id: Uuid, metric: &str, standing: &Standing) {
+    let Some(reason) = code(standing.decision) else {
+        return;
+    };
+    let limit = standing.limit.map(|limit| limit.normalize().to_string());
+    tracing::info!(
+        request_id = RequestId::current().as_ref().map(RequestId::as_str),
+        %organization_id,
+        metric,
+        usage = %standing.usage.normalize(),
+        limit,
+        reason,
+        "Use denied"
+    );
 }
 
 /// The code of a refusal, as the API has it.

@@ -1,16 +1,21 @@
 //! What senders of usage write: events of our own shape, and CloudEvents 1.0.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use billing_domain::quantity::{self, QuantityError};
 use jiff::{Timestamp, Unit};
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
 
 use super::NewEvent;
 use crate::plans::Catalogue;
 
 /// An id, and all metadata, in bytes.
 const LONGEST_ID: usize = 255;
+/// Between a CloudEvent's source and its id.
+const SEPARATOR: char = '\u{1f}';
 const MOST_METADATA: usize = 8 * 1024;
 
 /// What is wrong with one event, by a stable code.
@@ -54,7 +59,11 @@ struct CloudEvent {
     time: Option<String>,
     #[serde(default)]
     datacontenttype: Option<String>,
-    data: CloudData,
+    #[serde(default)]
+    data: Option<Box<RawValue>>,
+    /// The same, in Base64.
+    #[serde(default)]
+    data_base64: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +77,13 @@ struct CloudData {
     metadata: Option<Box<RawValue>>,
 }
 
+/// An event, and the id that its sender knows it by.
+#[derive(Debug)]
+pub struct Read {
+    pub id: String,
+    pub event: NewEvent,
+}
+
 /// How the events of a body are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
@@ -77,18 +93,23 @@ pub enum Shape {
 
 impl Shape {
     /// Reads one event. The id comes back with a fault, where it could be read.
-    pub fn read(
-        self,
-        json: &str,
-        catalogue: &Catalogue,
-    ) -> Result<NewEvent, (Option<String>, Fault)> {
+    pub fn read(self, json: &str, catalogue: &Catalogue) -> Result<Read, (Option<String>, Fault)> {
         let event = match self {
-            Self::Own => parse::<EventBody>(json),
-            Self::CloudEvents => parse::<CloudEvent>(json).and_then(CloudEvent::into_body),
+            Self::Own => parse::<EventBody>(json).map(|event| (event, None)),
+            Self::CloudEvents => parse::<CloudEvent>(json).and_then(|event| {
+                let source = event.source.clone();
+                Ok((event.into_body()?, Some(source)))
+            }),
         };
-        let event = event.map_err(|fault| (id_of(json), fault))?;
+        let (event, source) = event.map_err(|fault| (id_of(json), fault))?;
         let id = event.id.clone();
-        event.check(catalogue).map_err(|fault| (Some(id), fault))
+        let mut event = event
+            .check(catalogue)
+            .map_err(|fault| (Some(id.clone()), fault))?;
+        if let Some(source) = source {
+            event.id = key_of(&source, &id);
+        }
+        Ok(Read { id, event })
     }
 }
 
@@ -124,23 +145,57 @@ impl CloudEvent {
         if self.source.is_empty() || self.r#type.is_empty() {
             return Err(invalid("source and type cannot be empty"));
         }
-        let json = |kind: &String| {
-            let essence = kind.split(';').next().unwrap_or_default().trim();
-            essence.eq_ignore_ascii_case("application/json") || essence.ends_with("+json")
-        };
-        if !self.datacontenttype.as_ref().is_none_or(json) {
+        if self.source.chars().any(char::is_control) {
+            return Err(invalid("source: a control character has no place in it"));
+        }
+        if !self.datacontenttype.as_deref().is_none_or(is_json) {
             return Err(invalid(
-                "data must be JSON (datacontenttype application/json)",
+                "data must be JSON (a datacontenttype whose subtype is json, or ends in +json)",
             ));
         }
+        let data: CloudData = match (&self.data, &self.data_base64) {
+            (Some(data), None) => parse(data.get())?,
+            (None, Some(text)) => {
+                let bytes = STANDARD
+                    .decode(text)
+                    .map_err(|_| invalid("data_base64 is not Base64"))?;
+                let text = String::from_utf8(bytes)
+                    .map_err(|_| invalid("data_base64 does not hold UTF-8"))?;
+                parse(&text)?
+            }
+            (None, None) => return Err(Fault::new("invalid_event", "missing field `data`")),
+            (Some(_), Some(_)) => {
+                return Err(invalid("there are both data and data_base64"));
+            }
+        };
         Ok(EventBody {
-            id: self.id,
-            metric: self.data.metric.unwrap_or(self.r#type),
-            quantity: self.data.quantity,
+            metric: data.metric.unwrap_or(self.r#type),
+            quantity: data.quantity,
             occurred_at: self.time,
-            metadata: self.data.metadata,
+            metadata: data.metadata,
+            id: self.id,
         })
     }
+}
+
+/// Whether a media type is JSON: its subtype is, or has it as a suffix.
+fn is_json(kind: &str) -> bool {
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    let subtype = essence.split_once('/').map(|(_, subtype)| subtype);
+    subtype.is_some_and(|subtype| {
+        let subtype = subtype.to_ascii_lowercase();
+        subtype == "json" || subtype.ends_with("+json")
+    })
+}
+
+/// The name that an event is counted under. A CloudEvent is told apart by
+/// source and id; no event of our own shape has a control character in its id.
+fn key_of(source: &str, id: &str) -> String {
+    let both = format!("{source}{SEPARATOR}{id}");
+    if both.len() <= LONGEST_ID {
+        return both;
+    }
+    format!("{SEPARATOR}{}", hex::encode(Sha256::digest(both)))
 }
 
 impl EventBody {
@@ -231,9 +286,8 @@ mod tests {
 
     fn read(shape: Shape, json: &str) -> Result<NewEvent, &'static str> {
         let catalogue = Catalogue::load(None).unwrap();
-        shape
-            .read(json, &catalogue)
-            .map_err(|(_, fault)| fault.code)
+        let read = shape.read(json, &catalogue);
+        read.map(|read| read.event).map_err(|(_, fault)| fault.code)
     }
 
     fn own(fields: &str) -> Result<NewEvent, &'static str> {
@@ -315,5 +369,65 @@ mod tests {
             event(r#""type":"other""#, r#"{"quantity":1}"#),
             Err("unknown_metric")
         );
+    }
+
+    fn cloud(source: &str, rest: &str) -> Result<NewEvent, &'static str> {
+        let json = format!(
+            r#"{{"specversion":"1.0","id":"a","type":"api_calls","source":"{source}",{rest}}}"#
+        );
+        read(Shape::CloudEvents, &json)
+    }
+
+    #[test]
+    fn a_cloud_event_is_known_by_its_source_and_id() {
+        let id = |source: &str| cloud(source, r#""data":{"quantity":1}"#).unwrap().id;
+        let sources = ["/s", "/other", "/s/a", &"s".repeat(300), &"s".repeat(301)];
+        let mut ids: Vec<String> = sources.iter().map(|source| id(source)).collect();
+        assert!(
+            ids.iter()
+                .all(|id| id.len() <= LONGEST_ID && check_id(id).is_err())
+        );
+        ids.dedup();
+        assert_eq!(ids.len(), sources.len());
+        assert_eq!(
+            cloud("a\\u001fb", r#""data":{"quantity":1}"#),
+            Err("invalid_cloud_event")
+        );
+    }
+
+    #[test]
+    fn data_is_json_whatever_its_type_is_called_and_however_it_is_packed() {
+        for kind in [
+            "text/json",
+            "application/json; charset=utf-8",
+            "APPLICATION/JSON",
+            "application/vnd.usage+json",
+            "Image/X+JSON",
+        ] {
+            let rest = format!(r#""datacontenttype":"{kind}","data":{{"quantity":2}}"#);
+            assert_eq!(cloud("/s", &rest).unwrap().quantity, 2.into(), "{kind}");
+        }
+        // {"quantity":1}
+        let packed = r#""data_base64":"eyJxdWFudGl0eSI6MX0=""#;
+        assert_eq!(cloud("/s", packed).unwrap().quantity, 1.into());
+        for (rest, code) in [
+            (
+                r#""datacontenttype":"text/plain","data":{"quantity":1}"#,
+                "invalid_cloud_event",
+            ),
+            (
+                r#""datacontenttype":"json","data":{"quantity":1}"#,
+                "invalid_cloud_event",
+            ),
+            (r#""data_base64":"%""#, "invalid_cloud_event"),
+            (r#""data_base64":"eyJ4IjoxfQ==""#, "unknown_field"),
+            (
+                r#""data_base64":"eyJ4IjoxfQ==","data":{"quantity":1}"#,
+                "invalid_cloud_event",
+            ),
+            (r#""time":null"#, "invalid_event"),
+        ] {
+            assert_eq!(cloud("/s", rest), Err(code), "{rest}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use utoipa::{OpenApi, ToSchema};
 use uuid::Uuid;
 
-use super::body::{self, Fault, Shape};
+use super::body::{self, Fault, Read, Shape};
 use super::{Item, Ledger, LedgerError, NewEvent, answer};
 use crate::auth::Principal;
 use crate::error::Problem;
@@ -232,11 +232,10 @@ async fn record_one(
     shape: Shape,
     text: &str,
 ) -> Result<Response, Problem> {
-    let event = shape.read(text, &usage.catalogue).map_err(|(_, fault)| {
+    let Read { id, event } = shape.read(text, &usage.catalogue).map_err(|(_, fault)| {
         metrics::usage_events("rejected", 1);
         refused(fault.code, fault.detail)
     })?;
-    let id = event.id.clone();
     let items = usage.ledger.record(organization_id, vec![event]).await?;
     let item = items.first().copied().ok_or_else(Problem::internal)?;
     count(&items);
@@ -254,9 +253,11 @@ async fn record_batch(
 ) -> Result<Response, Problem> {
     let mut results: Vec<Option<EventResult>> = Vec::with_capacity(events.len());
     let mut readable = Vec::with_capacity(events.len());
+    let mut ids = Vec::with_capacity(events.len());
     for event in events {
         match shape.read(event.get(), &usage.catalogue) {
-            Ok(event) => {
+            Ok(Read { id, event }) => {
+                ids.push(id);
                 readable.push(event);
                 results.push(None);
             }
@@ -265,7 +266,6 @@ async fn record_batch(
     }
     let unreadable = results.iter().flatten().count();
     metrics::usage_events("rejected", unreadable as u64);
-    let ids: Vec<String> = readable.iter().map(|event| event.id.clone()).collect();
     let items = if readable.is_empty() {
         Vec::new()
     } else {
@@ -388,6 +388,7 @@ impl Usage {
             Ok(standing) => {
                 let outcome = answer::outcome(standing.decision);
                 metrics::decision(outcome, metric, started.elapsed());
+                answer::log_denial(organization_id, metric, &standing);
                 Ok(answer::checked(metric, &standing))
             }
             Err(error) => {
