@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn a_replica_takes_what_the_documentation_says() {
         // docs/database.md, Connections.
-        assert_eq!(needed(0, 1), 18);
+        assert_eq!(needed(0, 1), 19);
         assert_eq!(needed(2, 2), 24);
         assert_eq!(needed(8, 4), 34);
     }

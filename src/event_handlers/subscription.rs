@@ -61,6 +61,8 @@ pub struct StoredSubscription {
     pub status: String,
     pub stripe_status: String,
     pub plan_tier: Option<String>,
+    /// The current billing period's start and end.
+    pub period: (Option<Timestamp>, Option<Timestamp>),
     /// What audit entries show of it.
     pub summary: Value,
     pub pending_update: bool,
@@ -168,7 +170,7 @@ pub async fn write(
 
     let late = late_payments(&stored, &changes, &payments, effects);
     store::subscriptions::set_status(conn, &late).await?;
-    let moved = moved(&stored, &changes);
+    let moved = moved(catalogue, &stored, &changes);
     let holdings = holdings(stored, changes, late);
     plan::settle(conn, catalogue, organizations, holdings, effects).await?;
     if moved.is_empty() {
@@ -178,14 +180,16 @@ pub async fn write(
 }
 
 /// The organizations whose usage may count in another period than before.
-fn moved(stored: &BTreeMap<Key, StoredSubscription>, changes: &[Change]) -> Vec<Uuid> {
+fn moved(
+    catalogue: &Catalogue,
+    stored: &BTreeMap<Key, StoredSubscription>,
+    changes: &[Change],
+) -> Vec<Uuid> {
     let differs = |change: &&Change| {
         let new = &change.folded.snapshot;
         let key = (change.folded.organization_id, new.id.clone());
         stored.get(&key).is_none_or(|old| {
-            let secs = |at: Option<Timestamp>| at.map(Timestamp::as_second);
-            secs(old.current_period_start) != new.current_period_start.map(Timestamp::as_second)
-                || secs(old.current_period_end) != secs(new.current_period_end)
+            old.period != catalogue.period_of(new)
                 || grants_plan(&old.status) != grants_plan(&change.status)
         })
     };

@@ -67,6 +67,10 @@ pub async fn load(
             status: row.status,
             stripe_status: row.stripe_status,
             plan_tier: row.plan_tier,
+            period: (
+                row.current_period_start.map(|at| at.to_jiff()),
+                row.current_period_end.map(|at| at.to_jiff()),
+            ),
             summary,
             pending_update: row.pending_update.is_some(),
             has_more_items: row.has_more_items,
