@@ -260,7 +260,8 @@ impl Subscriptions {
         self.documents(client, &both, &running, &invoices, healing, &mut found)
             .await?;
         found.drift.extend(stray(&both));
-        let unbilled = usage_reports::unbilled(&self.pool, &self.catalogue, now).await?;
+        let unbilled =
+            usage_reports::unbilled(&self.pool, &self.catalogue, jiff::Timestamp::now()).await?;
         found.drift.extend(unbilled.iter().map(usage::drift));
         found
             .drift
