@@ -32,6 +32,21 @@ pub enum DatabaseError {
     Query(#[from] sqlx::Error),
 }
 
+/// What sessions of ours are named.
+const APPLICATION: &str = "valuecanvas-billing";
+
+/// How many sessions of this program, other than this one, the database has.
+pub async fn other_sessions(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM pg_stat_activity
+            WHERE datname = current_database() AND application_name = $1
+              AND pid <> pg_backend_pid()"#,
+        APPLICATION
+    )
+    .fetch_one(conn)
+    .await
+}
+
 /// The database's clock, in seconds since 1970.
 pub async fn clock_secs(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!(r#"SELECT extract(epoch FROM clock_timestamp())::bigint AS "secs!""#)

@@ -1,4 +1,7 @@
-//! Text from elsewhere, which must not steer the terminal that shows it.
+//! Text for terminals: what is counted, and text from elsewhere, which must not
+//! steer the terminal that shows it.
+
+use std::fmt::Display;
 
 /// `text` with what steers replaced: for one line.
 pub fn printable(text: &str) -> String {
@@ -20,6 +23,12 @@ pub fn escaped(text: &str) -> String {
         }
     }
     safe
+}
+
+/// `1 event`, `2 events`.
+pub fn counted<N: Display + PartialEq + From<u8>>(number: N, thing: &str) -> String {
+    let end = if number == N::from(1) { "" } else { "s" };
+    format!("{number} {thing}{end}")
 }
 
 /// Control characters, which start escape sequences, and those that turn the

@@ -3,7 +3,7 @@
 use sqlx::postgres::PgConnectOptions;
 
 use super::StartError;
-use crate::config::{DatabaseConfig, DatabaseLocation};
+use crate::config::{DatabaseConfig, DatabaseLocation, Start};
 use crate::db::{self, DatabaseError};
 use crate::embedded_postgres::{DATABASE, EmbeddedPostgres};
 use crate::migrations;
@@ -22,19 +22,20 @@ pub struct Database {
 }
 
 impl Database {
-    /// Finds the database; the embedded one is started, and migrated.
+    /// Finds the database. The embedded one is started and migrated by those
+    /// who may start it, and joined by the others.
     pub async fn open(config: &DatabaseConfig) -> Result<Self, StartError> {
         let database = Self::locate(config).await?;
-        if database.embedded.is_some()
-            && let Err(error) = prepare_embedded(&database.owner).await
-        {
+        let may_start = matches!(config.location, DatabaseLocation::Embedded(Start::Allowed));
+        if may_start && let Err(error) = prepare_embedded(&database.owner).await {
             database.close().await;
             return Err(error);
         }
         Ok(database)
     }
 
-    /// Finds the database; the embedded one is started, and left as it is.
+    /// Finds the database, and leaves it as it is. The embedded one is started
+    /// by those who may; for all others it must run already.
     pub async fn locate(config: &DatabaseConfig) -> Result<Self, StartError> {
         match &config.location {
             DatabaseLocation::Url(url) => {
@@ -45,7 +46,12 @@ impl Database {
                     ..Self::external(url.clone(), owner)
                 })
             }
-            DatabaseLocation::Embedded => {
+            DatabaseLocation::Embedded(start) => {
+                let data_dir = &config.data_dir;
+                if *start == Start::Refused && EmbeddedPostgres::running(data_dir).await?.is_none()
+                {
+                    return Err(StartError::NoDatabase(data_dir.clone()));
+                }
                 let embedded = EmbeddedPostgres::start(&config.data_dir).await?;
                 let owner = options(&embedded.admin_url());
                 let service = options(&embedded.url_for(EMBEDDED_LOGIN, DATABASE));
@@ -66,6 +72,19 @@ impl Database {
             owner,
             embedded: None,
             allow_privileged: false,
+        }
+    }
+
+    /// The owner's database, in words and without a password.
+    pub fn description(&self) -> String {
+        let name = self.owner.get_database().unwrap_or("(the login's own)");
+        match &self.embedded {
+            Some(_) => format!("{name} of the embedded PostgreSQL"),
+            None => format!(
+                "{name} at {}:{}",
+                self.owner.get_host(),
+                self.owner.get_port()
+            ),
         }
     }
 

@@ -56,6 +56,12 @@ const DRAIN: Duration = Duration::from_secs(25);
 pub enum StartError {
     #[error(transparent)]
     Embedded(#[from] EmbeddedPostgresError),
+    #[error(
+        "DATABASE_URL: is not set, and no embedded database runs under {}; set it, \
+         start `serve` or `demo` first, or give --embedded to start the embedded one",
+        .0.display()
+    )]
+    NoDatabase(std::path::PathBuf),
     #[error(transparent)]
     Database(#[from] DatabaseError),
     #[error(transparent)]
@@ -87,6 +93,19 @@ pub fn webhook_secrets(
         return Ok(secrets.clone());
     }
     Ok(vec![kept_webhook_secret(data_dir)?])
+}
+
+/// Those that a running service checks deliveries with, where it shares our
+/// settings or our data directory; None: it can share neither.
+pub fn shared_webhook_secrets(
+    stripe: &StripeConfig,
+    data_dir: &Path,
+) -> Result<Option<Vec<SigningSecret>>, StartError> {
+    let kept = data_dir.join("webhook-secret").exists();
+    let shared = stripe.webhook_secrets.is_some() || kept;
+    shared
+        .then(|| webhook_secrets(stripe, data_dir))
+        .transpose()
 }
 
 /// The secret of the data directory, made if it is not there.

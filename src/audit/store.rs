@@ -154,6 +154,22 @@ pub struct Head {
     pub last_hash: Vec<u8>,
 }
 
+/// How many organizations, or whether this one, have no chain.
+pub async fn without_entries(
+    conn: &mut PgConnection,
+    only: Option<Uuid>,
+) -> Result<u64, sqlx::Error> {
+    let count = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM organizations o
+            WHERE ($1::uuid IS NULL OR o.id = $1)
+              AND NOT EXISTS (SELECT FROM billing_audit_chain_heads h WHERE h.organization_id = o.id)"#,
+        only
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(u64::try_from(count).unwrap_or_default())
+}
+
 /// The heads of all chains, or of one organization's, those that have entries
 /// but no head included: their sequence is 0.
 pub async fn heads(conn: &mut PgConnection, only: Option<Uuid>) -> Result<Vec<Head>, sqlx::Error> {

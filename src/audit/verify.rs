@@ -46,12 +46,25 @@ pub struct Report {
     pub entries: u64,
     /// At most one for each chain: what follows a break proves nothing.
     pub breaks: Vec<Break>,
+    /// Organizations that no entry is about: the chains say nothing of them.
+    pub organizations_without_entries: u64,
+}
+
+impl Report {
+    /// Whether the chains prove anything, and hold. A log without an entry,
+    /// where there are organizations, was never written or was thrown away.
+    pub fn holds(&self) -> bool {
+        self.breaks.is_empty() && !(self.entries == 0 && self.organizations_without_entries > 0)
+    }
 }
 
 /// Walks every chain, or that of one organization. The connection must be in a
 /// transaction that sees one state of the database.
 pub async fn verify(conn: &mut PgConnection, only: Option<Uuid>) -> Result<Report, sqlx::Error> {
-    let mut report = Report::default();
+    let mut report = Report {
+        organizations_without_entries: store::without_entries(conn, only).await?,
+        ..Report::default()
+    };
     for head in store::heads(conn, only).await? {
         report.chains += 1;
         let mut walk = Walk::new();

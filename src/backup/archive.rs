@@ -85,6 +85,10 @@ async fn dump(
 ) -> Result<Manifest, BackupError> {
     let mut conn: PgConnection = db::connect(owner).await.map_err(unreachable)?;
     let snapshot = store::freeze(&mut conn).await?;
+    let rows = store::counts(&mut conn).await.map_err(refused)?;
+    if rows.values().sum::<i64>() == 0 {
+        return Err(BackupError::Empty);
+    }
     let mut child = Target::new(url)
         .command("pg_dump")?
         // An owner that is no superuser is bound by row-level security, too.
@@ -112,17 +116,17 @@ async fn dump(
         }
     };
     let listening = async {
-        let mut last = String::new();
+        let mut complaints = Complaints::default();
         let mut lines = said.lines();
         while let Ok(Some(line)) = lines.next_line().await {
             if let Some((_, table)) = line.split_once("dumping contents of table ") {
                 progress(table.trim_matches('"'));
             }
-            last = line;
+            complaints.hear(line);
         }
-        last
+        complaints.said()
     };
-    let (copied, last) = tokio::join!(copying, listening);
+    let (copied, said) = tokio::join!(copying, listening);
     let status = child.wait().await.map_err(|error| BackupError::Tool {
         tool: "pg_dump",
         said: error.to_string(),
@@ -130,7 +134,7 @@ async fn dump(
     if !status.success() {
         return Err(BackupError::Tool {
             tool: "pg_dump",
-            said: last,
+            said,
         });
     }
     let (sha256, bytes) = copied.map_err(|error| BackupError::File {
@@ -142,8 +146,47 @@ async fn dump(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         sha256,
         bytes,
-        rows: store::counts(&mut conn).await?,
+        rows,
     })
+}
+
+/// What a tool that also tells of its progress says of its failure.
+#[derive(Default)]
+struct Complaints {
+    lines: Vec<String>,
+    last: String,
+}
+
+impl Complaints {
+    fn hear(&mut self, line: String) {
+        let is_serious = ["error: ", "fatal: ", "detail: ", "hint: "]
+            .iter()
+            .any(|kind| line.contains(kind));
+        // A reason may go over several lines.
+        let goes_on = !self.lines.is_empty() && !line.starts_with("pg_");
+        if (is_serious || goes_on) && self.lines.len() < 20 {
+            self.lines.push(line.clone());
+        }
+        self.last = line;
+    }
+
+    fn said(self) -> String {
+        if self.lines.is_empty() {
+            self.last
+        } else {
+            self.lines.join("\n")
+        }
+    }
+}
+
+/// A login that may not read a table is not the owner's.
+fn refused(error: sqlx::Error) -> BackupError {
+    let code = error.as_database_error().and_then(|error| error.code());
+    if code.as_deref() == Some("42501") {
+        BackupError::Refused(error)
+    } else {
+        BackupError::Database(error)
+    }
 }
 
 fn unreachable(error: db::DatabaseError) -> BackupError {
@@ -191,5 +234,27 @@ pub fn checksum(file: &Path) -> Result<String, BackupError> {
             return Ok(hex::encode(hash.finalize()));
         }
         hash.update(&chunk[..read]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_told_and_not_the_last_line() {
+        let mut complaints = Complaints::default();
+        for line in [
+            "pg_dump: reading schemas",
+            "pg_dump: error: query failed: ERROR:  permission denied for table a",
+            "pg_dump: detail: Query was: LOCK TABLE a,",
+            "public.b IN ACCESS SHARE MODE",
+            "pg_dump: dropping nothing",
+        ] {
+            complaints.hear(line.to_owned());
+        }
+        let said = complaints.said();
+        assert!(said.starts_with("pg_dump: error: query failed"), "{said}");
+        assert!(said.ends_with("public.b IN ACCESS SHARE MODE"), "{said}");
     }
 }

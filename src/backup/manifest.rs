@@ -24,6 +24,11 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// Whether it is of a database that was migrated.
+    pub fn has_ledger(&self) -> bool {
+        self.rows.contains_key("billing_schema_migrations")
+    }
+
     /// Where the manifest of `file` is.
     pub fn path_of(file: &Path) -> PathBuf {
         let mut name = file.as_os_str().to_owned();

@@ -26,6 +26,16 @@ pub enum BackupError {
         path: PathBuf,
         error: std::io::Error,
     },
+    #[error(
+        "the database has nothing to back up: no table in it has a row; check that \
+         MIGRATION_DATABASE_URL or DATABASE_URL names the right one"
+    )]
+    Empty,
+    #[error(
+        "MIGRATION_DATABASE_URL: a backup is made with the login of the owner, and this one may not read \
+         every table: {0}"
+    )]
+    Refused(sqlx::Error),
     #[error("{0} is there already; name another file, or remove it first")]
     Exists(PathBuf),
     #[error("{0}: its checksum is not that of its manifest; it was changed or cut short")]

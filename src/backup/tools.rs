@@ -51,6 +51,8 @@ pub fn plain(tool: &'static str) -> Result<Command, BackupError> {
     let path = beside_server.or_else(|| on_path(tool));
     let mut command = Command::new(path.ok_or(BackupError::NoTool(tool))?);
     command.stdin(Stdio::null()).kill_on_drop(true);
+    // What they complain of is looked for in their output.
+    command.env("LC_ALL", "C");
     Ok(command)
 }
 

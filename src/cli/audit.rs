@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::Failure;
 use super::database::on_database;
-use super::output::{Format, escaped, table};
+use super::output::{Format, counted, escaped, table};
 use crate::audit::{self, Entry, Filter, Report, csv};
 use crate::config::GlobalArgs;
 use crate::db::{self, WorkerTx};
@@ -120,7 +120,7 @@ impl Audit {
                     .await?;
                 let report = audit::verify(tx.conn(), organization).await?;
                 format.print(&report, describe_report)?;
-                if report.breaks.is_empty() {
+                if report.holds() {
                     Ok(())
                 } else {
                     Err(Failure::silent())
@@ -164,13 +164,27 @@ fn describe_report(report: &Report) -> String {
         .iter()
         .map(|broken| format!("BROKEN {}: {}", broken.organization_id, broken.problem))
         .collect();
+    let chains = counted(report.chains, "chain");
+    let entries = match report.entries {
+        1 => format!("1 entry in {chains}"),
+        n => format!("{n} entries in {chains}"),
+    };
+    let unknown = report.organizations_without_entries;
     lines.push(match report.breaks.len() {
+        0 if report.entries > 0 => format!("{entries}: all intact"),
+        0 if unknown == 0 => format!("{entries}: there is nothing to verify yet"),
         0 => format!(
-            "{} entries in {} chains: all intact",
-            report.entries, report.chains
+            "{entries}, and {}: the log was thrown away, or never written; it proves nothing",
+            counted(unknown, "organization")
         ),
         n => format!("{n} of {} chains are broken", report.chains),
     });
+    if report.entries > 0 && unknown > 0 {
+        lines.push(format!(
+            "{} without any entry: nothing is proved of them",
+            counted(unknown, "organization")
+        ));
+    }
     lines.join("\n")
 }
 

@@ -47,7 +47,8 @@ fn owner_url(database: &Database, global: &GlobalArgs) -> Option<String> {
 impl Backup {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let gateway = PushGateway::given(self.pushgateway_url.as_deref())?;
-        let database = Database::locate(&global.database()?).await?;
+        let database = Database::locate(&global.database_of_owner()?).await?;
+        say(&format!("backing up {}", database.description()));
         let started_at = Timestamp::now();
         let result = self.run_on(&database, global).await;
         if result.is_ok() {
@@ -75,6 +76,11 @@ impl Backup {
         let written = backup::to_file(&database.owner, &url, &self.file, progress).await?;
         self.format.print(&written, |written| {
             let manifest = &written.manifest;
+            if !manifest.has_ledger() {
+                say(
+                    "warning: there is no table of billing among them; is this the right database?",
+                );
+            }
             format!(
                 "{}: {} rows of {} tables, {} bytes, read back; SHA-256 {}",
                 written.file.display(),
@@ -89,7 +95,8 @@ impl Backup {
 
 impl Restore {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
-        let database = Database::locate(&global.database()?).await?;
+        let database = Database::locate(&global.database_of_owner()?).await?;
+        say(&format!("restoring into {}", database.description()));
         let result = self.run_on(&database, global).await;
         database.close().await;
         result
@@ -118,7 +125,9 @@ impl From<BackupError> for Failure {
             BackupError::Database(ref cause) if db::is_outage(cause) => {
                 Self::unreachable(format!("the database cannot be reached: {error}"))
             }
-            BackupError::Exists(_) | BackupError::NotEmpty(_) => Self::usage(error.to_string()),
+            BackupError::Exists(_) | BackupError::NotEmpty(_) | BackupError::Refused(_) => {
+                Self::usage(error.to_string())
+            }
             other => Self::failed(other.to_string()),
         }
     }

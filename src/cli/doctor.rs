@@ -24,7 +24,8 @@ pub struct Doctor {
     #[arg(long, value_name = "URL")]
     url: Option<Url>,
     /// Where the service listens on this host.
-    #[arg(long, env = "LISTEN_ADDR", default_value = "127.0.0.1:8080")]
+    #[arg(long, env = "LISTEN_ADDR", default_value = config::LISTEN_ADDR,
+          value_parser = config::or(config::LISTEN_ADDR))]
     listen_addr: String,
     #[command(flatten)]
     format: Format,

@@ -1,13 +1,16 @@
 //! `migrate`
 
-use clap::Subcommand;
+use std::io::{self, IsTerminal as _, Write as _};
+
+use clap::{Args, Subcommand};
+use sqlx::postgres::PgConnection;
 
 use super::Failure;
-use super::output::{Format, table};
+use super::output::{Format, counted, say, table};
 use crate::app::Database;
 use crate::config::GlobalArgs;
-use crate::db;
-use crate::migrations::{self, verify};
+use crate::migrations::{self, Loss, verify};
+use crate::{db, jobs};
 
 #[derive(Debug, Subcommand)]
 pub enum Migrate {
@@ -23,17 +26,27 @@ pub enum Migrate {
         #[command(flatten)]
         format: Format,
     },
-    /// Undo migrations, the newest first; their tables' rows are lost.
-    Rollback {
-        /// The newest version to keep; without it, only the newest is undone.
-        #[arg(long, value_name = "VERSION")]
-        to: Option<String>,
-    },
+    /// Undo migrations, the newest first; their tables' rows are lost, which it
+    /// says, and asks for.
+    Rollback(Rollback),
+}
+
+#[derive(Debug, Args)]
+pub struct Rollback {
+    /// The newest version to keep; without it, only the newest is undone.
+    #[arg(long, value_name = "VERSION")]
+    to: Option<String>,
+    /// Lose the rows that it says it will, without being asked.
+    #[arg(long)]
+    yes: bool,
+    /// Go on without a backup that is younger than a day.
+    #[arg(long)]
+    force: bool,
 }
 
 impl Migrate {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
-        let database = Database::locate(&global.database()?).await?;
+        let database = Database::locate(&global.database_of_owner()?).await?;
         let result = self.run_on(&database).await;
         database.close().await;
         result
@@ -48,7 +61,10 @@ impl Migrate {
                     eprintln!("applying {}_{}", migration.version, migration.name);
                 })
                 .await?;
-                eprintln!("{applied} migrations applied; the schema is up to date");
+                say(&format!(
+                    "{} applied; the schema is up to date",
+                    counted(applied, "migration")
+                ));
                 Ok(())
             }
             Self::Status { format } => {
@@ -81,15 +97,84 @@ impl Migrate {
                     Err(Failure::silent())
                 }
             }
-            Self::Rollback { to } => {
-                let undone = migrations::rollback(&mut conn, to.as_deref(), |migration| {
-                    eprintln!("undoing {}_{}", migration.version, migration.name);
-                })
-                .await?;
-                eprintln!("{} migrations undone", undone.len());
-                Ok(())
-            }
+            Self::Rollback(rollback) => rollback.run(&mut conn, &database.description()).await,
         }
+    }
+}
+
+/// How old the backup may be that a rollback leaves behind.
+const FRESH_SECS: i64 = 24 * 60 * 60;
+
+impl Rollback {
+    async fn run(self, conn: &mut PgConnection, database: &str) -> Result<(), Failure> {
+        let to = self.to.as_deref();
+        let losses = migrations::losses(conn, to).await?;
+        if !losses.is_empty() {
+            say(&format!("the rollback of {database} would lose:"));
+            for loss in &losses {
+                say(&format!("  {loss}"));
+            }
+            self.check_sessions(conn).await?;
+            self.check_consent(&losses)?;
+            self.check_backup(conn).await?;
+        }
+        let undone = migrations::rollback(conn, to, |migration| {
+            say(&format!("undoing {}_{}", migration.version, migration.name));
+        })
+        .await?;
+        say(&format!("{} undone", counted(undone.len(), "migration")));
+        Ok(())
+    }
+
+    async fn check_sessions(&self, conn: &mut PgConnection) -> Result<(), Failure> {
+        let others = db::other_sessions(conn).await?;
+        if others > 0 {
+            say(&format!(
+                "warning: {} of the service {} connected: stop it first; what it writes until its tables \
+                 are gone is lost, and in no backup",
+                counted(others, "session"),
+                if others == 1 { "is" } else { "are" }
+            ));
+        }
+        Ok(())
+    }
+
+    /// On a terminal whoever runs it types what is to happen.
+    fn check_consent(&self, losses: &[Loss]) -> Result<(), Failure> {
+        if self.yes {
+            return Ok(());
+        }
+        if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+            return Err(Failure::usage(
+                "nothing was undone: these rows would be lost; give --yes to lose them",
+            ));
+        }
+        let wanted = format!("lose {}", counted(losses.len(), "thing"));
+        let _ = write!(io::stderr(), "Type `{wanted}` to go on: ");
+        let mut line = String::new();
+        let read = io::stdin().read_line(&mut line);
+        read.map_err(|error| Failure::failed(format!("the terminal: {error}")))?;
+        if line.trim() == wanted {
+            return Ok(());
+        }
+        Err(Failure::failed("nothing was undone"))
+    }
+
+    async fn check_backup(&self, conn: &mut PgConnection) -> Result<(), Failure> {
+        if self.force {
+            return Ok(());
+        }
+        let age = jobs::since_success_secs(conn, jobs::backup::JOB).await?;
+        if age.is_some_and(|age| age < FRESH_SECS) {
+            return Ok(());
+        }
+        let found = age.map_or_else(
+            || "no backup of this database was ever made".to_owned(),
+            |age| format!("the last backup is {} hours old", age / 3_600),
+        );
+        Err(Failure::failed(format!(
+            "nothing was undone: {found}; run `backup FILE` first, or give --force to go on without one"
+        )))
     }
 }
 

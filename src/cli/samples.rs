@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::inbox::routes::PATH;
+use crate::organizations::sample::{self, Progress};
 use crate::outbound::direct_client;
 
 const API_VERSION: &str = "2025-03-31.basil";
@@ -48,6 +49,18 @@ impl Sample {
             invoice: 1,
             invoice_status: "paid",
             attempts: 1,
+        }
+    }
+
+    /// What the sample organization's next event is about: the objects of the
+    /// events before it, unless they have come to their end.
+    pub fn next(progress: Progress) -> Self {
+        let number = |count: i64| u32::try_from(count).unwrap_or(u32::MAX);
+        Self {
+            tag: format!("sample{:010}", progress.ended_subscriptions),
+            invoice: number(progress.closed_invoices).saturating_add(1),
+            attempts: number(progress.charges).saturating_add(1),
+            ..Self::new(sample::ID, None)
         }
     }
 

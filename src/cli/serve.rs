@@ -27,7 +27,7 @@ impl Serve {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let serve = self.serve.check()?;
         let stripe = self.stripe.check()?;
-        let config = global.database()?;
+        let config = global.database_of_service()?;
         crate::plans::Catalogue::load(stripe.plans_file.as_deref())?;
         let signals = StopSignals::listen()?;
         let database = Database::open(&config).await?;

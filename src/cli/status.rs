@@ -48,7 +48,7 @@ impl Status {
         };
         match config.location {
             DatabaseLocation::Url(_) => report.database_url = global.database_url(),
-            DatabaseLocation::Embedded => {
+            DatabaseLocation::Embedded(_) => {
                 let running = EmbeddedPostgres::running(&config.data_dir)
                     .await
                     .map_err(|error| Failure::unreachable(error.to_string()))?;

@@ -23,7 +23,7 @@ use crate::inbox::worker::Processor;
 use crate::inbox::{DeadLetterFilter, dead_letters};
 use crate::jobs::{PushGateway, webhook_retry};
 use crate::metrics;
-use crate::organizations;
+use crate::organizations::sample;
 use crate::plans::Catalogue;
 use crate::stripe::signature;
 
@@ -59,7 +59,8 @@ pub enum Webhooks {
     Replay(Replay),
     /// Read what Stripe has into the inbox: what was never delivered, above all.
     Backfill(Backfill),
-    /// Send a signed sample event to the running service.
+    /// Send a signed sample event to the running service. It is about an
+    /// organization of its own, made for it, and never about a customer's.
     Trigger(Trigger),
 }
 
@@ -101,11 +102,13 @@ pub struct Replay {
 pub struct Trigger {
     /// Such as invoice.payment_succeeded.
     event_type: String,
-    /// Whose event it is; unset: the oldest organization's.
+    /// The sample organization's id; no other is taken, since the state of a
+    /// customer's organization comes from Stripe alone.
     #[arg(long, value_name = "ORG")]
     organization: Option<Uuid>,
     /// Where the service listens.
-    #[arg(long, env = "LISTEN_ADDR", default_value = "127.0.0.1:8080")]
+    #[arg(long, env = "LISTEN_ADDR", default_value = config::LISTEN_ADDR,
+          value_parser = config::or(config::LISTEN_ADDR))]
     listen_addr: String,
     #[command(flatten)]
     stripe: StripeArgs,
@@ -172,7 +175,8 @@ impl Webhooks {
             Self::Backfill(_) => unreachable!("it has its own way"),
             Self::Trigger(trigger) => {
                 let address = plan.service.expect("a trigger's plan has it");
-                trigger.run(address, &pool, &plan.stripe, config).await
+                let (stripe, catalogue) = (&plan.stripe, &plan.catalogue);
+                trigger.run(address, &pool, stripe, catalogue, config).await
             }
         }
     }
@@ -195,13 +199,13 @@ impl Plan {
             Webhooks::Trigger(trigger) => (Some(&trigger.stripe), None),
             _ => (None, None),
         };
-        let service = match command {
-            Webhooks::Trigger(trigger) => Some(trigger.check()?),
-            _ => None,
-        };
         let stripe = match stripe {
             Some(stripe) => stripe.check()?,
             None => StripeConfig::default(),
+        };
+        let service = match command {
+            Webhooks::Trigger(trigger) => Some(trigger.check(&stripe)?),
+            _ => None,
         };
         Ok(Self {
             catalogue: Catalogue::load(stripe.plans_file.as_deref())?,
@@ -342,13 +346,26 @@ struct Triggered {
 
 impl Trigger {
     /// The service's address, if there is a sample to send to it.
-    fn check(&self) -> Result<SocketAddr, Failure> {
+    fn check(&self, stripe: &StripeConfig) -> Result<SocketAddr, Failure> {
         if !HANDLED_TYPES.contains(&self.event_type.as_str()) {
             return Err(Failure::usage(format!(
                 "there is no sample of {:?}; there are {}",
                 self.event_type,
                 HANDLED_TYPES.join(", ")
             )));
+        }
+        if self.organization.is_some_and(|id| id != sample::ID) {
+            return Err(Failure::usage(format!(
+                "--organization: sample events are about the sample organization {} only: in another's state \
+                 they would stay, and Stripe knows nothing of them",
+                sample::ID
+            )));
+        }
+        if stripe.key_is_live == Some(true) {
+            return Err(Failure::usage(
+                "STRIPE_SECRET_KEY: is of live mode, where no sample events are sent; \
+                 try them with a key of test mode, on a database of its own",
+            ));
         }
         Ok(config::address("LISTEN_ADDR", &self.listen_addr)?)
     }
@@ -358,25 +375,19 @@ impl Trigger {
         address: SocketAddr,
         pool: &PgPool,
         stripe: &StripeConfig,
+        catalogue: &Catalogue,
         config: &DatabaseConfig,
     ) -> Result<(), Failure> {
-        let mut tx = WorkerTx::begin(pool).await?;
-        let known = organizations::list(tx.conn()).await?;
-        drop(tx);
-        let chosen = match self.organization {
-            Some(id) => known.into_iter().find(|organization| organization.id == id),
-            None => known.into_iter().next(),
-        };
-        let organization = chosen.ok_or_else(|| {
-            Failure::failed("there is no such organization; `organizations create` makes one")
+        let secrets = app::shared_webhook_secrets(stripe, &config.data_dir)?;
+        let secrets = secrets.ok_or_else(|| {
+            Failure::usage(
+                "STRIPE_WEBHOOK_SECRET: is not set, and DATA_DIR has none that a service made; \
+                 set the one that the service has",
+            )
         })?;
-        let secrets = app::webhook_secrets(stripe, &config.data_dir)?;
-        let sample = Sample::new(organization.id, organization.stripe_customer_id.as_deref());
-        let event = sample.event(
-            &self.event_type,
-            Timestamp::now(),
-            stripe.key_is_live.unwrap_or(false),
-        );
+        sample::ensure(pool, catalogue).await?;
+        let sample = Sample::next(sample::progress(pool).await?);
+        let event = sample.event(&self.event_type, Timestamp::now(), false);
         let header = signature::sign(
             &secrets[0],
             event.body.as_bytes(),
@@ -399,7 +410,7 @@ impl Trigger {
         let triggered = Triggered {
             event_id: event.id,
             event_type: self.event_type,
-            organization_id: organization.id,
+            organization_id: sample::ID,
             duplicate: answer.body.contains("\"duplicate\":true"),
         };
         self.format

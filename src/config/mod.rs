@@ -3,11 +3,11 @@
 
 mod stripe;
 mod surface;
+mod text;
 mod usage;
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
@@ -15,7 +15,10 @@ use sqlx::postgres::PgConnectOptions;
 
 pub use stripe::{StripeApi, StripeArgs, StripeConfig, retries};
 pub use surface::{SurfaceArgs, SurfaceConfig};
+pub use text::{or, padded_secrets, publishable_key_is_live};
 pub use usage::{UsageArgs, UsageConfig};
+
+use text::{boolean, given, number, secret, secret_of_environment};
 
 /// A setting that is missing, malformed or contradictory: exit status 2.
 #[derive(Debug, thiserror::Error)]
@@ -66,24 +69,37 @@ const VARIABLES: &[&str] = &[
     "GRACE_PERIOD_HOURS",
 ];
 
-/// Reads `.env`, and refuses what is no text before anything else reads it.
+/// Reads `.env` of the working directory, and refuses what no setting can be
+/// before anything else reads it.
 pub fn read_environment() -> Result<(), ConfigError> {
-    match dotenvy::dotenv() {
-        Ok(_) => {}
-        Err(error) if error.not_found() => {}
-        // The error would repeat the line, and with it a secret.
-        Err(dotenvy::Error::LineParse(..)) => {
-            let problem = "has a line that is not NAME=value; quote a value that has spaces";
-            return Err(ConfigError::new(".env", problem));
-        }
-        Err(error) => return Err(ConfigError::new(".env", error.to_string())),
-    }
+    read_env_file(Path::new(".env"))?;
     for &variable in VARIABLES {
-        if let Err(std::env::VarError::NotUnicode(_)) = std::env::var(variable) {
-            return Err(ConfigError::new(variable, "is not UTF-8"));
-        }
+        text::check_variable(variable)?;
     }
     Ok(())
+}
+
+/// Only the file of the working directory: one further up belongs to whoever
+/// may write there, and could send the secrets elsewhere.
+fn read_env_file(path: &Path) -> Result<(), ConfigError> {
+    let refused = |problem: String| Err(ConfigError::new(".env", problem));
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        // A folder of that name is not a file of settings.
+        Err(error) if error.kind() == std::io::ErrorKind::IsADirectory => return Ok(()),
+        Err(error) => return refused(format!("cannot be read: {error}")),
+    };
+    // A byte order mark would become part of the first name.
+    let text = text.trim_start_matches('\u{feff}');
+    match dotenvy::from_read(text.as_bytes()) {
+        Ok(()) => Ok(()),
+        // The error would repeat the line, and with it a secret.
+        Err(dotenvy::Error::LineParse(..)) => {
+            refused("has a line that is not NAME=value; quote a value that has spaces".to_owned())
+        }
+        Err(error) => refused(error.to_string()),
+    }
 }
 
 /// The settings that every command takes.
@@ -107,8 +123,12 @@ pub struct GlobalArgs {
           num_args = 0..=1, default_missing_value = "true")]
     allow_privileged_database_role: String,
     /// Where the embedded cluster and generated secrets live.
-    #[arg(long, env = "DATA_DIR", global = true, default_value = DATA_DIR, value_parser = data_dir)]
-    pub data_dir: PathBuf,
+    #[arg(long, env = "DATA_DIR", global = true, default_value = DATA_DIR, value_parser = or(DATA_DIR))]
+    data_dir: String,
+    /// Use the embedded cluster under the data directory, and start it if it
+    /// does not run, as only `serve` and `demo` do by themselves.
+    #[arg(long, global = true)]
+    embedded: bool,
     /// For whom you act: entered in the audit log beside your login.
     #[arg(long = "as", global = true, value_name = "NAME")]
     acting_as: Option<String>,
@@ -120,9 +140,8 @@ pub struct GlobalArgs {
 
 const DATA_DIR: &str = ".data";
 
-fn data_dir(text: &str) -> Result<PathBuf, Infallible> {
-    Ok(given(Some(text)).unwrap_or(DATA_DIR).into())
-}
+/// Where the HTTP API listens, and is looked for.
+pub const LISTEN_ADDR: &str = "127.0.0.1:8080";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -130,12 +149,22 @@ pub enum LogFormat {
     Json,
 }
 
+/// Whether the embedded cluster may be started. A command that did so without
+/// being told would work on an empty database, and say that all is well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// `serve`, `demo`, or `--embedded`.
+    Allowed,
+    /// Only a cluster that runs is used.
+    Refused,
+}
+
 /// Where the database is.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "there is one of it")]
 pub enum DatabaseLocation {
     /// A private cluster under the data directory.
-    Embedded,
+    Embedded(Start),
     Url(PgConnectOptions),
 }
 
@@ -180,31 +209,64 @@ impl GlobalArgs {
         }
     }
 
+    /// For a process that starts the embedded cluster where no DATABASE_URL is
+    /// set: `serve`.
+    pub fn database_of_service(&self) -> Result<DatabaseConfig, ConfigError> {
+        self.locate(Start::Allowed, false)
+    }
+
+    /// For every other command.
     pub fn database(&self) -> Result<DatabaseConfig, ConfigError> {
+        self.locate(Start::Refused, false)
+    }
+
+    /// For what needs the owner's login only: `migrate`, `backup`, `restore`.
+    pub fn database_of_owner(&self) -> Result<DatabaseConfig, ConfigError> {
+        self.locate(Start::Refused, true)
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        PathBuf::from(&self.data_dir)
+    }
+
+    fn locate(&self, start: Start, owner_only: bool) -> Result<DatabaseConfig, ConfigError> {
         let url = secret("DATABASE_URL", self.database_url.as_deref())?;
+        let url = url
+            .map(|url| connect_options("DATABASE_URL", &url))
+            .transpose()?;
         let migration = secret(
             "MIGRATION_DATABASE_URL",
             self.migration_database_url.as_deref(),
         )?;
-        if url.is_none() && migration.is_some() {
+        let migration = migration
+            .map(|url| connect_options("MIGRATION_DATABASE_URL", &url))
+            .transpose()?;
+        if self.embedded && (url.is_some() || migration.is_some()) {
             return Err(ConfigError::new(
-                "MIGRATION_DATABASE_URL",
-                "is set without DATABASE_URL; set both, or neither for the embedded database",
+                "--embedded",
+                "contradicts DATABASE_URL and MIGRATION_DATABASE_URL; give one or the other",
             ));
         }
+        let start = if self.embedded { Start::Allowed } else { start };
+        let location = match (url, &migration) {
+            (Some(url), _) => DatabaseLocation::Url(url),
+            (None, Some(owner)) if owner_only => DatabaseLocation::Url(owner.clone()),
+            (None, Some(_)) => {
+                return Err(ConfigError::new(
+                    "MIGRATION_DATABASE_URL",
+                    "is set without DATABASE_URL; set both, or neither for the embedded database",
+                ));
+            }
+            (None, None) => DatabaseLocation::Embedded(start),
+        };
         Ok(DatabaseConfig {
-            location: match url {
-                Some(url) => DatabaseLocation::Url(connect_options("DATABASE_URL", &url)?),
-                None => DatabaseLocation::Embedded,
-            },
-            migration: migration
-                .map(|url| connect_options("MIGRATION_DATABASE_URL", &url))
-                .transpose()?,
+            location,
+            migration,
             allow_privileged_role: boolean(
                 "ALLOW_PRIVILEGED_DATABASE_ROLE",
                 &self.allow_privileged_database_role,
             )?,
-            data_dir: self.data_dir.clone(),
+            data_dir: self.data_dir(),
         })
     }
 }
@@ -220,7 +282,7 @@ fn connect_options(variable: &'static str, url: &str) -> Result<PgConnectOptions
             "is no PostgreSQL URL; write postgresql://user:password@host:5432/database",
         )
     };
-    if !known {
+    if !known || url.contains(char::is_whitespace) {
         return Err(malformed());
     }
     PgConnectOptions::from_str(&without_unknown_parameters(variable, url)).map_err(|_| malformed())
@@ -274,7 +336,7 @@ fn without_unknown_parameters(variable: &'static str, url: &str) -> String {
 #[command(next_help_heading = "Service")]
 pub struct ServeArgs {
     /// Where the HTTP API listens.
-    #[arg(long, env = "LISTEN_ADDR", default_value = "127.0.0.1:8080")]
+    #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR, value_parser = or(LISTEN_ADDR))]
     listen_addr: String,
     /// A separate listener for /metrics; unset: on the API's.
     #[arg(long, env = "METRICS_ADDR")]
@@ -283,10 +345,10 @@ pub struct ServeArgs {
     #[arg(long, env = "WORKER_CONCURRENCY")]
     worker_concurrency: Option<String>,
     /// How many proxies in front of the service append to X-Forwarded-For.
-    #[arg(long, env = "TRUSTED_PROXIES", default_value = "0")]
+    #[arg(long, env = "TRUSTED_PROXIES", default_value = "0", value_parser = or("0"))]
     trusted_proxies: String,
     /// How old, in seconds, a signature may be.
-    #[arg(long, env = "WEBHOOK_TOLERANCE_SECONDS", default_value = "300")]
+    #[arg(long, env = "WEBHOOK_TOLERANCE_SECONDS", default_value = "300", value_parser = or("300"))]
     webhook_tolerance_seconds: String,
     #[command(flatten)]
     usage: UsageArgs,
@@ -338,99 +400,6 @@ pub fn address(variable: &'static str, text: &str) -> Result<SocketAddr, ConfigE
             format!("{text:?} is no address; write IP:PORT, such as 127.0.0.1:8080"),
         )
     })
-}
-
-/// An empty variable is as good as none.
-fn given(value: Option<&str>) -> Option<&str> {
-    value.map(str::trim).filter(|value| !value.is_empty())
-}
-
-/// A secret given by itself or by a file that `<variable>_FILE` names; white
-/// space around it is dropped. A flag, which is what `value` is where it is not
-/// the variable's, overrides both.
-fn secret(variable: &'static str, value: Option<&str>) -> Result<Option<String>, ConfigError> {
-    let own = std::env::var(variable).ok();
-    if let Some(flag) = given(value).filter(|value| given(own.as_deref()) != Some(*value)) {
-        return Ok(Some(flag.to_owned()));
-    }
-    let file = std::env::var(format!("{variable}_FILE")).ok();
-    match (given(value), given(file.as_deref())) {
-        (Some(_), Some(_)) => Err(ConfigError::new(
-            variable,
-            format!("is set, and so is {variable}_FILE; set one of them"),
-        )),
-        (Some(value), None) => Ok(Some(value.to_owned())),
-        (None, None) => Ok(None),
-        (None, Some(path)) => {
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                ConfigError::new(
-                    variable,
-                    format!("cannot read {variable}_FILE ({path}): {error}"),
-                )
-            })?;
-            match given(Some(&text)) {
-                Some(value) => Ok(Some(value.to_owned())),
-                None => Err(ConfigError::new(
-                    variable,
-                    format!("{variable}_FILE ({path}) is empty"),
-                )),
-            }
-        }
-    }
-}
-
-/// The secrets that a variable or file gives with white space around them.
-pub fn padded_secrets() -> Vec<&'static str> {
-    const SECRETS: [&str; 5] = [
-        "STRIPE_SECRET_KEY",
-        "STRIPE_WEBHOOK_SECRET",
-        "APPLICATION_WEBHOOK_SECRET",
-        "DATABASE_URL",
-        "MIGRATION_DATABASE_URL",
-    ];
-    let is_padded = |text: String| text != text.trim();
-    let mut padded = SECRETS.to_vec();
-    padded.retain(|variable| std::env::var(variable).is_ok_and(is_padded));
-    padded
-}
-
-/// The mode of STRIPE_PUBLISHABLE_KEY, or of the same as front ends name it,
-/// which nothing here uses; None: unset.
-pub fn publishable_key_is_live() -> Option<bool> {
-    ["STRIPE_PUBLISHABLE_KEY", "VITE_STRIPE_PUBLISHABLE_KEY"]
-        .iter()
-        .find_map(|variable| {
-            let key = std::env::var(variable).ok()?;
-            given(Some(&key)).map(|key| key.starts_with("pk_live_"))
-        })
-}
-
-fn secret_of_environment(variable: &'static str) -> Result<Option<String>, ConfigError> {
-    secret(variable, std::env::var(variable).ok().as_deref())
-}
-
-fn boolean(variable: &'static str, text: &str) -> Result<bool, ConfigError> {
-    match text.trim().to_ascii_lowercase().as_str() {
-        "true" | "1" | "yes" => Ok(true),
-        "false" | "0" | "no" | "" => Ok(false),
-        _ => Err(ConfigError::new(
-            variable,
-            format!("{text:?} is neither true nor false"),
-        )),
-    }
-}
-
-fn number(variable: &'static str, text: &str, least: u32, most: u32) -> Result<u32, ConfigError> {
-    text.trim()
-        .parse()
-        .ok()
-        .filter(|n| (least..=most).contains(n))
-        .ok_or_else(|| {
-            ConfigError::new(
-                variable,
-                format!("{text:?} is no number from {least} to {most}"),
-            )
-        })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use reqwest::Url;
 
-use super::{ConfigError, given, number, secret_of_environment};
+use super::{ConfigError, given, number, or, secret_of_environment};
 use crate::event_handlers::UnknownCustomers;
 use crate::outbound::is_loopback;
 use crate::stripe::client::{API_BASE, Patience, SecretKey};
@@ -23,12 +23,12 @@ pub struct StripeArgs {
     #[arg(long, env = "STRIPE_API_BASE")]
     stripe_api_base: Option<String>,
     /// Attempts after the first before an event is dead-lettered.
-    #[arg(long, env = "WEBHOOK_MAX_RETRIES", default_value = "20")]
+    #[arg(long, env = "WEBHOOK_MAX_RETRIES", default_value = "20", value_parser = or("20"))]
     webhook_max_retries: String,
     /// What becomes of events of Stripe customers that no organization has:
     /// `retry`, then dead letters; or `ignore`, where other products share the
     /// Stripe account.
-    #[arg(long, env = "UNKNOWN_CUSTOMERS", default_value = "retry")]
+    #[arg(long, env = "UNKNOWN_CUSTOMERS", default_value = "retry", value_parser = or("retry"))]
     unknown_customers: String,
 }
 
@@ -83,36 +83,47 @@ impl StripeArgs {
 }
 
 fn key_mode(key: &str) -> Result<bool, ConfigError> {
-    let mode = |prefix: &str| {
-        key.strip_prefix(prefix)
-            .is_some_and(|rest| !rest.is_empty())
-    };
-    if mode("sk_live_") || mode("rk_live_") {
-        Ok(true)
-    } else if mode("sk_test_") || mode("rk_test_") {
-        Ok(false)
-    } else {
-        Err(ConfigError::new(
-            "STRIPE_SECRET_KEY",
+    let refused = |problem| Err(ConfigError::new("STRIPE_SECRET_KEY", problem));
+    let mode = |prefix: &str| key.strip_prefix(prefix);
+    let live = mode("sk_live_").or(mode("rk_live_"));
+    let test = mode("sk_test_").or(mode("rk_test_"));
+    let Some(rest) = live.or(test).filter(|rest| !rest.is_empty()) else {
+        return refused(
             "does not start with sk_test_, sk_live_, rk_test_ or rk_live_; a publishable key (pk_…) cannot be used here",
-        ))
+        );
+    };
+    if !rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        return refused(
+            "has something in it that no key has, such as white space; copy it again from Stripe's dashboard",
+        );
     }
+    Ok(live.is_some())
 }
 
+/// The secrets of a list with commas or line breaks between them. What is not
+/// one secret is refused: deliveries would be answered 400, and Stripe disables
+/// an endpoint that does so.
 fn signing_secrets(list: &str) -> Result<Vec<SigningSecret>, ConfigError> {
     let secrets: Vec<&str> = list
-        .split(',')
-        .map(str::trim)
-        .filter(|s| !s.is_empty())
+        .split([',', '\n', '\r'])
+        .filter_map(|secret| given(Some(secret)))
         .collect();
-    let usable = |secret: &&str| secret.len() > "whsec_".len() && secret.starts_with("whsec_");
-    if secrets.is_empty() || !secrets.iter().all(usable) {
+    if secrets.is_empty() || !secrets.iter().all(|secret| is_signing_secret(secret)) {
         return Err(ConfigError::new(
             "STRIPE_WEBHOOK_SECRET",
-            "each secret must start with whsec_; separate several by commas",
+            "each secret is whsec_ and letters, without white space or quotation marks in it; \
+             separate several by commas or line breaks",
         ));
     }
     Ok(secrets.into_iter().map(SigningSecret::new).collect())
+}
+
+fn is_signing_secret(text: &str) -> bool {
+    let part = |b: u8| b.is_ascii_graphic() && !b"\"'`;,".contains(&b);
+    text.strip_prefix("whsec_").is_some_and(|rest| {
+        // Two that stand together without anything between them are not one.
+        !rest.is_empty() && rest.bytes().all(part) && !rest.contains("whsec_")
+    })
 }
 
 fn api_base(text: &str) -> Result<Url, ConfigError> {
@@ -156,7 +167,13 @@ mod tests {
         assert!(key_mode("sk_live_x").unwrap());
         assert!(!key_mode("rk_test_x").unwrap());
         assert!(key_mode("sk_test_").is_err());
-        for wrong in ["pk_test_x", "whsec_x", "sk_prod_x"] {
+        for wrong in [
+            "pk_test_x",
+            "whsec_x",
+            "sk_prod_x",
+            "sk_test_a b",
+            "sk_live_a\u{200b}",
+        ] {
             let error = key_mode(wrong).unwrap_err().to_string();
             assert!(error.starts_with("STRIPE_SECRET_KEY: "));
             assert!(!error.contains(wrong), "secrets stay out of errors");
@@ -168,7 +185,25 @@ mod tests {
         let secrets = signing_secrets(" whsec_a ,whsec_b\n").unwrap();
         let texts: Vec<&str> = secrets.iter().map(SigningSecret::expose).collect();
         assert_eq!(texts, ["whsec_a", "whsec_b"]);
-        assert!(signing_secrets("whsec_").is_err());
+        for lines in [
+            "whsec_a\nwhsec_b",
+            "whsec_a\r\nwhsec_b\r\n",
+            "\u{feff}whsec_a,\n,whsec_b",
+        ] {
+            assert_eq!(signing_secrets(lines).unwrap().len(), 2, "{lines:?}");
+        }
+        for wrong in [
+            "whsec_",
+            "whsec_a whsec_b",
+            "whsec_awhsec_b",
+            "whsec_a;whsec_b",
+            "whsec_a\u{200b}",
+            "whsec_a\twhsec_b",
+            "\"whsec_a\"",
+            "whsec_a,whsec_",
+        ] {
+            assert!(signing_secrets(wrong).is_err(), "{wrong:?}");
+        }
         assert!(signing_secrets("sk_test_x").is_err());
     }
 

@@ -3,18 +3,18 @@
 use axum::http::HeaderValue;
 use clap::Args;
 
-use super::{ConfigError, given, number};
+use super::{ConfigError, given, number, or};
 use crate::http::rate_limit::Rates;
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Service")]
 pub struct SurfaceArgs {
     /// Requests a minute that a credential may send; 0: any number.
-    #[arg(long, env = "API_RATE_LIMIT_PER_MINUTE", default_value = "6000")]
+    #[arg(long, env = "API_RATE_LIMIT_PER_MINUTE", default_value = "6000", value_parser = or("6000"))]
     api_rate_limit_per_minute: String,
     /// The same for what a product calls for each request of its users: usage
     /// events and checks, forward-auth, agents.
-    #[arg(long, env = "USAGE_RATE_LIMIT_PER_MINUTE", default_value = "6000000")]
+    #[arg(long, env = "USAGE_RATE_LIMIT_PER_MINUTE", default_value = "6000000", value_parser = or("6000000"))]
     usage_rate_limit_per_minute: String,
     /// The sites whose scripts may call the API (https://host), separated by
     /// commas; unset: none.

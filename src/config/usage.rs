@@ -3,7 +3,7 @@
 use clap::Args;
 use reqwest::Url;
 
-use super::{ConfigError, boolean, given, number, secret_of_environment};
+use super::{ConfigError, boolean, given, number, or, secret_of_environment};
 use crate::outbound::is_loopback;
 use crate::usage_alerts::sender::Application;
 use crate::usage_alerts::webhook::WebhookSecret;
@@ -13,7 +13,7 @@ use crate::usage_alerts::webhook::WebhookSecret;
 #[command(next_help_heading = "Usage")]
 pub struct UsageArgs {
     /// How long a soft limit may be exceeded, in hours.
-    #[arg(long, env = "GRACE_PERIOD_HOURS", default_value = "24")]
+    #[arg(long, env = "GRACE_PERIOD_HOURS", default_value = "24", value_parser = or("24"))]
     grace_period_hours: String,
     /// Where allowed calls of /api/agents/execute are forwarded; unset: a
     /// built-in agent repeats its input.

@@ -47,7 +47,7 @@ const LOOKUP: &str = "SET ROLE billing_worker; SET enable_seqscan = off";
 /// How we connect, whoever uses the connection.
 fn prepare(options: PgConnectOptions) -> PgConnectOptions {
     options
-        .application_name("valuecanvas-billing")
+        .application_name(super::APPLICATION)
         // PgBouncer refuses to start a session with it, and PostgreSQL's own
         // default loses nothing.
         .extra_float_digits(None)

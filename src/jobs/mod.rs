@@ -15,7 +15,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::postgres::PgPool;
 
 pub use push::{PushGateway, PushUrlError};
-pub use runs::{LastRun, Retried, last_runs, retried_today};
+pub use runs::{LastRun, Retried, last_runs, retried_today, since_success_secs};
 
 use crate::metrics;
 use runs::Counters;

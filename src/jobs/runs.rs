@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
-use sqlx::postgres::PgPool;
+use sqlx::postgres::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::db::WorkerTx;
@@ -72,6 +72,29 @@ pub async fn last_runs(pool: &PgPool) -> Result<Vec<LastRun>, sqlx::Error> {
              FROM billing_job_runs ORDER BY job, finished_at DESC"#
     )
     .fetch_all(tx.conn())
+    .await
+}
+
+/// Seconds since a run of `job` last succeeded; None: none did, or nothing is
+/// remembered of any. The connection may be the owner's. Not checked at compile
+/// time: the table may not be there.
+pub async fn since_success_secs(
+    conn: &mut PgConnection,
+    job: &str,
+) -> Result<Option<i64>, sqlx::Error> {
+    let remembered: bool =
+        sqlx::query_scalar("SELECT to_regclass('public.billing_job_runs') IS NOT NULL")
+            .fetch_one(&mut *conn)
+            .await?;
+    if !remembered {
+        return Ok(None);
+    }
+    sqlx::query_scalar(
+        "SELECT extract(epoch FROM now() - max(finished_at))::bigint
+           FROM public.billing_job_runs WHERE job = $1 AND succeeded",
+    )
+    .bind(job)
+    .fetch_one(conn)
     .await
 }
 

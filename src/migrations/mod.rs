@@ -2,9 +2,11 @@
 //! undoing them, and verifying what they made.
 
 pub mod columns;
+mod losses;
 mod runner;
 pub mod verify;
 
+pub use losses::{Loss, losses};
 pub use runner::{MigrationError, rollback, status, up};
 
 /// A file of `supabase/migrations`, and its inverse in `supabase/rollbacks`.

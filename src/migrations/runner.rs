@@ -129,11 +129,6 @@ pub async fn rollback(
     to: Option<&str>,
     mut progress: impl FnMut(&Migration),
 ) -> Result<Vec<&'static str>, MigrationError> {
-    if let Some(to) = to
-        && !MIGRATIONS.iter().any(|migration| migration.version == to)
-    {
-        return Err(MigrationError::UnknownVersion(to.to_owned()));
-    }
     lock(conn).await?;
     let undone = undo(conn, to, &mut progress).await;
     unlock_after(conn, undone).await
@@ -144,26 +139,38 @@ async fn undo(
     to: Option<&str>,
     progress: &mut impl FnMut(&Migration),
 ) -> Result<Vec<&'static str>, MigrationError> {
-    let ledger = ledger(conn).await?;
-    let applied = |migration: &&Migration| {
-        ledger
-            .iter()
-            .any(|entry| entry.version == migration.version)
-    };
-    let newest_first = MIGRATIONS.iter().rev().filter(applied);
-    let chosen: Vec<&Migration> = match to {
-        Some(to) => newest_first
-            .take_while(|migration| migration.version > to)
-            .collect(),
-        None => newest_first.take(1).collect(),
-    };
     let mut undone = Vec::new();
-    for migration in chosen {
+    for migration in to_undo(conn, to).await? {
         progress(migration);
         run(conn, migration, migration.down).await?;
         undone.push(migration.version);
     }
     Ok(undone)
+}
+
+/// The applied migrations that a rollback to `to` undoes, the newest first.
+pub(super) async fn to_undo(
+    conn: &mut PgConnection,
+    to: Option<&str>,
+) -> Result<Vec<&'static Migration>, MigrationError> {
+    if let Some(to) = to
+        && !MIGRATIONS.iter().any(|migration| migration.version == to)
+    {
+        return Err(MigrationError::UnknownVersion(to.to_owned()));
+    }
+    let ledger = ledger(conn).await?;
+    let applied = |migration: &&'static Migration| {
+        ledger
+            .iter()
+            .any(|entry| entry.version == migration.version)
+    };
+    let newest_first = MIGRATIONS.iter().rev().filter(applied);
+    Ok(match to {
+        Some(to) => newest_first
+            .take_while(|migration| migration.version > to)
+            .collect(),
+        None => newest_first.take(1).collect(),
+    })
 }
 
 impl Migration {

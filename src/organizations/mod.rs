@@ -1,6 +1,7 @@
 //! Organizations: the tenants.
 
 pub mod routes;
+pub mod sample;
 mod store;
 
 use serde_json::json;
@@ -54,6 +55,15 @@ pub async fn create(
     catalogue: &Catalogue,
     new: NewOrganization,
 ) -> Result<Organization, CreateError> {
+    create_as(pool, catalogue, Uuid::now_v7(), new).await
+}
+
+async fn create_as(
+    pool: &PgPool,
+    catalogue: &Catalogue,
+    id: Uuid,
+    new: NewOrganization,
+) -> Result<Organization, CreateError> {
     let name = new.name.trim();
     if name.is_empty() || name.chars().count() > 200 || name.chars().any(char::is_control) {
         return Err(CreateError::Name);
@@ -66,7 +76,6 @@ pub async fn create(
         return Err(CreateError::CustomerId(id.to_owned()));
     }
 
-    let id = Uuid::now_v7();
     let mut tx = TenantTx::begin(pool, id).await?;
     let locked = audit::lock_chains(tx.conn(), &[id]).await?;
     let organization = store::insert(&mut tx, name, &new.plan_tier).await?;

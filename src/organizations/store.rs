@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::sample::Progress;
 use crate::db::TenantTx;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -105,5 +106,26 @@ pub async fn plan_tier(
         organization_id
     )
     .fetch_optional(conn)
+    .await
+}
+
+/// How many of an organization's subscriptions and invoices are at their end,
+/// and how many charges it has.
+pub async fn sample_progress(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+) -> Result<Progress, sqlx::Error> {
+    sqlx::query_as!(
+        Progress,
+        r#"SELECT (SELECT count(*) FROM billing_subscriptions
+                    WHERE organization_id = $1 AND status IN ('canceled', 'incomplete_expired'))
+                    AS "ended_subscriptions!",
+                  (SELECT count(*) FROM billing_invoices
+                    WHERE organization_id = $1 AND status IN ('paid', 'void', 'uncollectible'))
+                    AS "closed_invoices!",
+                  (SELECT count(*) FROM billing_charges WHERE organization_id = $1) AS "charges!""#,
+        organization_id
+    )
+    .fetch_one(conn)
     .await
 }

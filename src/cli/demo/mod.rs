@@ -17,7 +17,8 @@ use super::serve::{self, StopSignals};
 use super::{Failure, output};
 use crate::app::{self, Database, Service};
 use crate::config::{
-    DatabaseConfig, DatabaseLocation, GlobalArgs, ServeArgs, ServeConfig, StripeConfig, retries,
+    DatabaseConfig, DatabaseLocation, GlobalArgs, ServeArgs, ServeConfig, Start, StripeConfig, or,
+    retries,
 };
 use crate::db;
 use crate::plans::{self, Catalogue};
@@ -29,7 +30,7 @@ pub struct Demo {
     #[command(flatten)]
     serve: ServeArgs,
     /// How many retries before an event is dead-lettered.
-    #[arg(long, env = "WEBHOOK_MAX_RETRIES", default_value = "20")]
+    #[arg(long, env = "WEBHOOK_MAX_RETRIES", default_value = "20", value_parser = or("20"))]
     webhook_max_retries: String,
 }
 
@@ -40,10 +41,10 @@ impl Demo {
         // A demo never touches the database or the Stripe account of the
         // environment it happens to be started in.
         let config = DatabaseConfig {
-            location: DatabaseLocation::Embedded,
+            location: DatabaseLocation::Embedded(Start::Allowed),
             migration: None,
             allow_privileged_role: false,
-            data_dir: global.data_dir.clone(),
+            data_dir: global.data_dir(),
         };
         let signals = StopSignals::listen()?;
         let account = Account::open().await?;

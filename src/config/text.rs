@@ -1,0 +1,165 @@
+//! Settings as text: what surrounds a value and what it is.
+
+use std::convert::Infallible;
+use std::env::VarError;
+
+use super::ConfigError;
+
+/// The one variable that may be a list of lines.
+const WEBHOOK_SECRETS: &str = "STRIPE_WEBHOOK_SECRET";
+
+/// The variables that may come from a file, `<variable>_FILE`.
+const SECRETS: [&str; 5] = [
+    "STRIPE_SECRET_KEY",
+    WEBHOOK_SECRETS,
+    "APPLICATION_WEBHOOK_SECRET",
+    "DATABASE_URL",
+    "MIGRATION_DATABASE_URL",
+];
+
+/// Without the white space around it, and without the byte order mark that
+/// some editors begin a file with.
+fn trimmed(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
+}
+
+/// An empty variable is as good as none.
+pub(super) fn given(value: Option<&str>) -> Option<&str> {
+    value.map(trimmed).filter(|value| !value.is_empty())
+}
+
+/// Takes an empty setting for its default, as where it is not set.
+pub fn or(
+    default: &'static str,
+) -> impl Fn(&str) -> Result<String, Infallible> + Clone + Send + Sync + 'static {
+    move |text| Ok(given(Some(text)).unwrap_or(default).to_owned())
+}
+
+/// Refuses a variable, and the name of its file, that no setting can be.
+pub(super) fn check_variable(variable: &'static str) -> Result<(), ConfigError> {
+    let file = format!("{variable}_FILE");
+    let of_file = SECRETS.contains(&variable).then(|| std::env::var(&file));
+    for value in [Some(std::env::var(variable)), of_file]
+        .into_iter()
+        .flatten()
+    {
+        match value {
+            Ok(text) => check(variable, &text)?,
+            Err(VarError::NotPresent) => {}
+            Err(VarError::NotUnicode(_)) => {
+                return Err(ConfigError::new(variable, "is not UTF-8"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what is part of no value: the quotation marks of a shell, which
+/// other readers of settings keep, and control characters. URLs would silently
+/// lose the latter. The value is not repeated: it may be a secret.
+fn check(variable: &'static str, text: &str) -> Result<(), ConfigError> {
+    let text = trimmed(text);
+    let quoted = |mark| text.starts_with(mark) || text.ends_with(mark);
+    if ['"', '\'', '`'].into_iter().any(quoted) {
+        let problem = "has quotation marks around it, which are not part of the value; remove them";
+        return Err(ConfigError::new(variable, problem));
+    }
+    let separates = |c: char| variable == WEBHOOK_SECRETS && (c == '\n' || c == '\r');
+    if text.chars().any(|c| c.is_control() && !separates(c)) {
+        let problem = "has a line break, tab or other control character within it; remove it";
+        return Err(ConfigError::new(variable, problem));
+    }
+    Ok(())
+}
+
+/// A secret given by itself or by a file that `<variable>_FILE` names; white
+/// space around it is dropped. A flag, which is what `value` is where it is not
+/// the variable's, overrides both.
+pub(super) fn secret(
+    variable: &'static str,
+    value: Option<&str>,
+) -> Result<Option<String>, ConfigError> {
+    let own = std::env::var(variable).ok();
+    if let Some(flag) = given(value).filter(|value| given(own.as_deref()) != Some(*value)) {
+        return Ok(Some(flag.to_owned()));
+    }
+    let file = std::env::var(format!("{variable}_FILE")).ok();
+    match (given(value), given(file.as_deref())) {
+        (Some(_), Some(_)) => Err(ConfigError::new(
+            variable,
+            format!("is set, and so is {variable}_FILE; set one of them"),
+        )),
+        (Some(value), None) => Ok(Some(value.to_owned())),
+        (None, None) => Ok(None),
+        (None, Some(path)) => {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                ConfigError::new(
+                    variable,
+                    format!("cannot read {variable}_FILE ({path}): {error}"),
+                )
+            })?;
+            match given(Some(&text)) {
+                Some(value) => {
+                    check(variable, value)?;
+                    Ok(Some(value.to_owned()))
+                }
+                None => Err(ConfigError::new(
+                    variable,
+                    format!("{variable}_FILE ({path}) is empty"),
+                )),
+            }
+        }
+    }
+}
+
+/// The secrets that a variable or file gives with white space around them.
+pub fn padded_secrets() -> Vec<&'static str> {
+    let is_padded = |text: String| text != trimmed(&text);
+    let mut padded = SECRETS.to_vec();
+    padded.retain(|variable| std::env::var(variable).is_ok_and(is_padded));
+    padded
+}
+
+/// The mode of STRIPE_PUBLISHABLE_KEY, or of the same as front ends name it,
+/// which nothing here uses; None: unset.
+pub fn publishable_key_is_live() -> Option<bool> {
+    ["STRIPE_PUBLISHABLE_KEY", "VITE_STRIPE_PUBLISHABLE_KEY"]
+        .iter()
+        .find_map(|variable| {
+            let key = std::env::var(variable).ok()?;
+            given(Some(&key)).map(|key| key.starts_with("pk_live_"))
+        })
+}
+
+pub(super) fn secret_of_environment(variable: &'static str) -> Result<Option<String>, ConfigError> {
+    secret(variable, std::env::var(variable).ok().as_deref())
+}
+
+pub(super) fn boolean(variable: &'static str, text: &str) -> Result<bool, ConfigError> {
+    match trimmed(text).to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" => Ok(true),
+        "false" | "0" | "no" | "" => Ok(false),
+        _ => Err(ConfigError::new(
+            variable,
+            format!("{text:?} is neither true nor false"),
+        )),
+    }
+}
+
+pub(super) fn number(
+    variable: &'static str,
+    text: &str,
+    least: u32,
+    most: u32,
+) -> Result<u32, ConfigError> {
+    trimmed(text)
+        .parse()
+        .ok()
+        .filter(|n| (least..=most).contains(n))
+        .ok_or_else(|| {
+            ConfigError::new(
+                variable,
+                format!("{text:?} is no number from {least} to {most}"),
+            )
+        })
+}
