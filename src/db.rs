@@ -7,6 +7,7 @@ mod pooling;
 mod room;
 mod transactions;
 
+use sqlx::Executor as _;
 use sqlx::postgres::PgConnection;
 
 pub use connections::{

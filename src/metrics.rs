@@ -58,6 +58,8 @@ const USAGE_UNBILLED: &str = "usage_unbilled_total";
 const POOL: &str = "billing_database_connections";
 const POOL_LIMIT: &str = "billing_database_connections_limit";
 const READY: &str = "billing_ready";
+const JOB_SUCCESS: &str = "billing_scheduled_job_last_success_timestamp_seconds";
+const JOB_FAILING: &str = "billing_scheduled_job_failing";
 const BUILD: &str = "billing_build_info";
 
 const SECONDS: [f64; 14] = [
@@ -230,6 +232,11 @@ fn describe() {
         READY,
         "Whether this process can do its work, as /readyz says: 1 or 0."
     );
+    describe_gauge!(
+        JOB_SUCCESS,
+        "When a scheduled job last succeeded, in seconds since 1970; 0: never."
+    );
+    describe_gauge!(JOB_FAILING, "1 where the newest run of a job failed.");
     describe_gauge!(BUILD, "1, with the version as label.");
 }
 
@@ -462,19 +469,41 @@ pub fn connections(pool: &'static str, open: u32, idle: usize, most: u32) {
     gauge!(POOL_LIMIT, "pool" => pool).set(f64::from(most));
 }
 
+/// When a scheduled job last succeeded, in seconds since 1970 (0: never), and
+/// whether its newest run failed.
+pub fn scheduled_job(task: &'static str, succeeded_at_secs: i64, failing: bool) {
+    gauge!(JOB_SUCCESS, "task" => task).set(succeeded_at_secs as f64);
+    gauge!(JOB_FAILING, "task" => task).set(f64::from(u8::from(failing)));
+}
+
 /// The counters in a rendered text, by name and labels: what a short-lived
 /// job adds to its running totals.
 pub fn counters(text: &str) -> BTreeMap<String, u64> {
-    let is_counter = |series: &str| {
-        series
-            .split('{')
-            .next()
-            .is_some_and(|name| name.ends_with("_total"))
-    };
+    let names = of_type(text, "counter");
     text.lines()
         .filter(|line| !line.starts_with('#'))
         .filter_map(|line| line.rsplit_once(' '))
-        .filter(|(series, _)| is_counter(series))
+        .filter(|(series, _)| names.contains(name_of(series)))
         .filter_map(|(series, value)| Some((series.to_owned(), value.parse().ok()?)))
+        .collect()
+}
+
+/// The names of the gauges in a rendered text.
+pub fn gauges(text: &str) -> BTreeSet<&str> {
+    of_type(text, "gauge")
+}
+
+/// A series' name, without its labels.
+pub fn name_of(series: &str) -> &str {
+    series.split('{').next().unwrap_or(series)
+}
+
+/// A name says nothing of a type: `grace_periods_active_total` is a gauge.
+fn of_type<'a>(text: &'a str, wanted: &str) -> BTreeSet<&'a str> {
+    text.lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(_, kind)| *kind == wanted)
+        .map(|(name, _)| name)
         .collect()
 }

@@ -23,6 +23,23 @@ fn client(builder: fn() -> reqwest::ClientBuilder) -> Result<reqwest::Client, re
         .build()
 }
 
+/// Why a call failed, down to its cause (a certificate, a refused connection),
+/// without the URL, which may hold a secret.
+pub fn reason(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut said = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !said.contains(&next) {
+            said.push_str(": ");
+            said.push_str(&next);
+        }
+        cause = error.source();
+    }
+    said
+}
+
 /// Whether a URL is of this host.
 pub fn is_loopback(url: &reqwest::Url) -> bool {
     let host = url.host_str().unwrap_or_default();

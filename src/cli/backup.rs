@@ -51,12 +51,11 @@ impl Backup {
         say(&format!("backing up {}", database.description()));
         let started_at = Timestamp::now();
         let result = self.run_on(&database, global).await;
-        if result.is_ok() {
-            let pool = db::pool(database.service.clone(), 1);
-            // The backup is there, whoever remembers it.
-            if let Err(error) = jobs::backup::done(&pool, gateway.as_ref(), started_at).await {
-                tracing::warn!(%error, "the database cannot remember that it was backed up");
-            }
+        let pool = db::pool(database.service.clone(), 1);
+        let done = jobs::backup::done(&pool, gateway.as_ref(), started_at, result.is_ok());
+        // The backup is there, or not, whoever remembers it.
+        if let Err(error) = done.await {
+            tracing::warn!(%error, "the database cannot remember how its backup went");
         }
         database.close().await;
         result

@@ -6,9 +6,10 @@ use clap::Args;
 use reqwest::Url;
 
 use super::Failure;
+use super::demo::running::Running;
 use super::output::Format;
 use crate::app::Database;
-use crate::config::{self, GlobalArgs, StripeArgs};
+use crate::config::{self, DatabaseConfig, DatabaseLocation, GlobalArgs, StripeArgs, StripeConfig};
 use crate::db;
 use crate::doctor::{self, Check, Leniency, Service, Verdict};
 use crate::outbound;
@@ -34,7 +35,11 @@ pub struct Doctor {
 impl Doctor {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let config = global.database()?;
-        let stripe = self.stripe.check()?;
+        let mut stripe = self.stripe.check()?;
+        let demo = self.demo(&config, &stripe);
+        if let Some(demo) = &demo {
+            stripe = demo.stripe(&config.data_dir);
+        }
         let catalogue = Catalogue::load(stripe.plans_file.as_deref())?;
         let client = stripe
             .api
@@ -42,7 +47,10 @@ impl Doctor {
             .map(|api| Client::new(api.base, api.key, api.patience))
             .transpose()
             .map_err(|error| Failure::failed(error.to_string()))?;
-        let service = self.service()?;
+        let service = match demo {
+            Some(demo) if self.url.is_none() => self.at(demo.address, true)?,
+            _ => self.service()?,
+        };
         let caller =
             outbound::direct_client().map_err(|error| Failure::failed(error.to_string()))?;
         // It looks, and migrates nothing.
@@ -69,6 +77,14 @@ impl Doctor {
         Ok(())
     }
 
+    /// The demo that runs here, where the settings name nothing else.
+    fn demo(&self, config: &DatabaseConfig, stripe: &StripeConfig) -> Option<Running> {
+        let unset = matches!(config.location, DatabaseLocation::Embedded(_))
+            && stripe.api.is_none()
+            && self.listen_addr == config::LISTEN_ADDR;
+        unset.then(|| Running::find(&config.data_dir)).flatten()
+    }
+
     fn service(&self) -> Result<Service, Failure> {
         if let Some(url) = &self.url {
             return Ok(Service {
@@ -83,10 +99,14 @@ impl Doctor {
                 SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
             });
         }
+        self.at(address, false)
+    }
+
+    fn at(&self, address: SocketAddr, expected: bool) -> Result<Service, Failure> {
         let base = Url::parse(&format!("http://{address}"));
         Ok(Service {
             base: base.map_err(|error| Failure::failed(error.to_string()))?,
-            expected: false,
+            expected,
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Check;
 use crate::config::{self, StripeConfig};
+use crate::terminal::counted;
 
 /// What only development allows.
 pub struct Leniency {
@@ -10,14 +11,19 @@ pub struct Leniency {
 }
 
 pub fn check(stripe: &StripeConfig, leniency: &Leniency) -> Vec<Check> {
-    vec![secrets(), mode(stripe, leniency)]
+    vec![secrets(stripe), mode(stripe, leniency)]
 }
 
-fn secrets() -> Check {
+fn secrets(stripe: &StripeConfig) -> Check {
     let name = "secrets";
     let padded = config::padded_secrets();
     if padded.is_empty() {
-        return Check::ok(name, "none has white space around it");
+        let found = stripe.webhook_secrets.as_ref().map_or(0, Vec::len);
+        let found = counted(found, "webhook secret");
+        return Check::ok(
+            name,
+            format!("{found} configured; none has white space around it"),
+        );
     }
     Check::warning(
         name,

@@ -8,6 +8,7 @@ use crate::app::Database;
 use crate::db::{self, DatabaseError, WorkerTx};
 use crate::inbox;
 use crate::migrations::verify;
+use crate::terminal::counted;
 
 /// An event that waits longer means that nobody processes.
 const LATE_SECS: i64 = 600;
@@ -196,7 +197,12 @@ async fn clock(conn: &mut PgConnection) -> Check {
 async fn schema(conn: &mut PgConnection) -> Check {
     let name = "schema";
     let fix = "run `migrate up`, and `migrate verify` for the details";
-    match verify::verify(conn).await {
+    let verified = async {
+        // The service's login alone reads nothing but what its roles may.
+        db::read_as_service(conn).await?;
+        verify::verify(conn).await
+    };
+    match verified.await {
         Ok(checks) => {
             let wrong: Vec<&str> = checks
                 .iter()
@@ -223,10 +229,11 @@ async fn inbox(pool: &sqlx::postgres::PgPool) -> Vec<Check> {
     match backlog.await {
         Ok(found) => {
             let waiting = format!(
-                "{} events wait, the oldest for {} s",
-                found.unprocessed, found.oldest_unprocessed_secs
+                "{} waiting, the oldest for {} s",
+                counted(found.unprocessed, "event"),
+                found.oldest_unprocessed_secs
             );
-            let letters = format!("{} dead letters", found.dead_letters);
+            let letters = counted(found.dead_letters, "dead letter");
             vec![
                 if found.oldest_unprocessed_secs > LATE_SECS {
                     let fix = "does `serve` run with workers, and the retry job? see `webhooks list --unprocessed`";

@@ -42,7 +42,7 @@ const SCHEDULED: [Scheduled; 4] = [
 ];
 
 pub async fn check(pool: &PgPool) -> Vec<Check> {
-    match jobs::last_runs(pool).await {
+    match jobs::last_runs(pool, &jobs::SCHEDULED).await {
         Ok(runs) => {
             let mut checks: Vec<Check> = SCHEDULED.iter().map(|job| judge(job, &runs)).collect();
             checks.push(retries(pool).await);

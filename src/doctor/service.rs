@@ -4,6 +4,7 @@ use reqwest::{Client, StatusCode, Url};
 
 use super::Check;
 use crate::inbox::routes::PATH;
+use crate::outbound;
 
 /// Where the service is asked.
 pub struct Service {
@@ -28,8 +29,9 @@ pub async fn check(service: &Service, client: &Client) -> Vec<Check> {
             return vec![Check::skipped("service", detail)];
         }
         Err(error) => {
-            let fix = "check that `serve` runs there, and the way to it";
-            let detail = error.without_url().to_string();
+            let fix = "check that `serve` runs there, and the way to it; a certificate of your own \
+                       authority needs SSL_CERT_FILE";
+            let detail = outbound::reason(error);
             return vec![Check::failed("service", format!("{base}: {detail}"), fix)];
         }
     };
@@ -52,7 +54,7 @@ async fn unsigned(base: &str, client: &Client) -> Check {
         ),
         Err(error) => Check::failed(
             name,
-            error.without_url().to_string(),
+            outbound::reason(error),
             "check that `serve` runs there, and the way to it",
         ),
     }

@@ -116,7 +116,7 @@ fn sending(endpoints: Result<Vec<WebhookEndpoint>, StripeError>) -> Result<Webho
         .or(ours.first())
     else {
         let fix = format!(
-            "add an endpoint https://…{PATH} in Stripe, with the events of docs/webhooks.md"
+            "add an endpoint https://…{PATH} in Stripe, with the events that docs/webhooks.md lists"
         );
         let detail = format!("none of Stripe's ends in {PATH}");
         return Err(Check::failed(name, detail, fix));

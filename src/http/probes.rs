@@ -19,6 +19,7 @@ use crate::audit;
 use crate::db::WorkerTx;
 use crate::grace_periods;
 use crate::inbox;
+use crate::jobs;
 use crate::metrics;
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -117,6 +118,11 @@ async fn scrape(State(probes): State<Arc<Probes>>) -> Response {
         }
         Ok(Err(error)) => tracing::warn!(%error, "the inbox could not be counted for the metrics"),
         Err(_) => tracing::warn!("the inbox could not be counted for the metrics in time"),
+    }
+    match tokio::time::timeout(PROBE_TIMEOUT, jobs::measure(&probes.pool)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the jobs could not be read for the metrics"),
+        Err(_) => tracing::warn!("the jobs could not be read for the metrics in time"),
     }
     let kind = [(
         header::CONTENT_TYPE,

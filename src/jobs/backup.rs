@@ -8,16 +8,19 @@ use super::{Counters, PushGateway, runs};
 
 pub const JOB: &str = "backup";
 
-/// Remembers that a backup was made.
+/// Remembers that a backup was made, or failed.
 pub async fn done(
     pool: &PgPool,
     gateway: Option<&PushGateway>,
     started_at: Timestamp,
+    succeeded: bool,
 ) -> Result<(), sqlx::Error> {
     let nothing = Counters::new();
-    runs::record(pool, JOB, started_at, true, &nothing).await?;
+    runs::record(pool, JOB, started_at, succeeded, &nothing).await?;
     if let Some(gateway) = gateway
-        && let Err(error) = gateway.push(JOB, &nothing, Some(Timestamp::now())).await
+        && let Err(error) = gateway
+            .push(JOB, &nothing, succeeded.then(Timestamp::now))
+            .await
     {
         tracing::warn!(%error, "the job's metrics could not be pushed");
     }

@@ -20,6 +20,29 @@ pub use runs::{LastRun, Retried, last_runs, retried_today, since_success_secs};
 use crate::metrics;
 use runs::Counters;
 
+/// What a deployment schedules, by the names of the runs.
+pub const SCHEDULED: [&str; 4] = [
+    webhook_retry::JOB,
+    grace_cleanup::JOB,
+    usage_report::JOB,
+    backup::JOB,
+];
+
+/// Measures when each scheduled job last succeeded, and whether it fails.
+pub async fn measure(pool: &PgPool) -> Result<(), sqlx::Error> {
+    let runs = last_runs(pool, &SCHEDULED).await?;
+    for job in SCHEDULED {
+        let run = runs.iter().find(|run| run.job == job);
+        let succeeded_at = run.and_then(|run| run.success_secs).unwrap_or(0);
+        metrics::scheduled_job(
+            job,
+            succeeded_at,
+            run.is_some_and(|run| !run.last_succeeded),
+        );
+    }
+    Ok(())
+}
+
 /// One run of a job, whose counters outlive it: in the database, and at the
 /// gateway if there is one.
 pub struct Run<'a> {
@@ -38,7 +61,7 @@ impl Run<'_> {
         let started_at = Timestamp::now();
         // A series must be there before it grows, or its first growth is not seen.
         let zeros = metrics::counters(&self.metrics.render());
-        let before = runs::totals(self.pool, self.job).await?;
+        let before = self.totals().await?;
         self.push(&sum(&before, &zeros), None).await;
 
         let worked = work.await;
@@ -46,9 +69,19 @@ impl Run<'_> {
         let succeeded = worked.is_ok();
         runs::record(self.pool, self.job, started_at, succeeded, &counted).await?;
         // Asked again: what another run counted meanwhile must not be taken back.
-        let after = runs::totals(self.pool, self.job).await?;
+        let after = self.totals().await?;
         self.push(&after, succeeded.then(Timestamp::now)).await;
         worked
+    }
+
+    /// What all runs counted, without what is no counter: older programs took
+    /// the gauges that end in `_total` for some.
+    async fn totals(&self) -> Result<Counters, sqlx::Error> {
+        let rendered = self.metrics.render();
+        let gauges = metrics::gauges(&rendered);
+        let mut totals = runs::totals(self.pool, self.job).await?;
+        totals.retain(|series, _| !gauges.contains(metrics::name_of(series)));
+        Ok(totals)
     }
 
     /// A gateway that is away costs its metrics, not the job.

@@ -59,17 +59,27 @@ pub struct LastRun {
     pub last_succeeded: bool,
     /// Seconds since a run last succeeded; None: none did.
     pub since_success_secs: Option<i64>,
+    /// When that was, in seconds since 1970.
+    pub success_secs: Option<i64>,
 }
 
-/// The newest run of each job that ever ran.
-pub async fn last_runs(pool: &PgPool) -> Result<Vec<LastRun>, sqlx::Error> {
+/// The newest run of each of `jobs` that ever ran.
+pub async fn last_runs(pool: &PgPool, jobs: &[&str]) -> Result<Vec<LastRun>, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     sqlx::query_as!(
         LastRun,
-        r#"SELECT DISTINCT ON (job) job, succeeded AS last_succeeded,
-                  extract(epoch FROM now() - max(finished_at) FILTER (WHERE succeeded)
-                            OVER (PARTITION BY job))::bigint AS since_success_secs
-             FROM billing_job_runs ORDER BY job, finished_at DESC"#
+        r#"SELECT scheduled.job AS "job!", newest.succeeded AS last_succeeded,
+                  extract(epoch FROM now() - success.finished_at)::bigint AS since_success_secs,
+                  extract(epoch FROM success.finished_at)::bigint AS success_secs
+             FROM unnest($1::text[]) AS scheduled(job)
+            CROSS JOIN LATERAL (
+              SELECT r.succeeded FROM billing_job_runs r WHERE r.job = scheduled.job
+               ORDER BY r.finished_at DESC LIMIT 1) newest
+             LEFT JOIN LATERAL (
+              SELECT r.finished_at FROM billing_job_runs r
+               WHERE r.job = scheduled.job AND r.succeeded
+               ORDER BY r.finished_at DESC LIMIT 1) success ON true"#,
+        jobs as &[&str]
     )
     .fetch_all(tx.conn())
     .await

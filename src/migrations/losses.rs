@@ -7,8 +7,8 @@ use std::fmt;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::MigrationError;
 use super::runner::to_undo;
+use super::{Migration, MigrationError};
 
 /// A table, or a column of one, that is not empty and would be dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +105,15 @@ async fn count(conn: &mut PgConnection, sql: &str) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
         .fetch_one(conn)
         .await
+}
+
+/// The tables, and columns as `table.column`, that undoing `migration` drops.
+pub fn dropped(migration: &Migration) -> BTreeSet<String> {
+    let mut dropped = Dropped::default();
+    dropped.read(migration.down);
+    let columns = dropped.columns.into_iter();
+    let columns = columns.map(|(table, column)| format!("{table}.{column}"));
+    dropped.tables.into_iter().chain(columns).collect()
 }
 
 /// What the files of rollbacks drop. They are plain statements, which a test

@@ -6,7 +6,7 @@ mod losses;
 mod runner;
 pub mod verify;
 
-pub use losses::{Loss, losses};
+pub use losses::{Loss, dropped, losses};
 pub use runner::{MigrationError, rollback, status, up};
 
 /// A file of `supabase/migrations`, and its inverse in `supabase/rollbacks`.

@@ -14,7 +14,7 @@ use crate::event_handlers;
 use crate::inbox;
 use crate::plans::Catalogue;
 use crate::{metrics, quotas};
-pub use store::{Organization, list, plan_tier};
+pub use store::{Organization, list, mark, plan_tier};
 
 const CREATED: &str = "organization_created";
 /// The action of an operator who looked at all of them.

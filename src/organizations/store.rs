@@ -129,3 +129,16 @@ pub async fn sample_progress(
     .fetch_one(conn)
     .await
 }
+
+/// Adds `mark` to the names of the organizations that have one of `names`; the
+/// connection is the owner's.
+pub async fn mark(conn: &mut PgConnection, names: &[&str], mark: &str) -> Result<u64, sqlx::Error> {
+    let marked = sqlx::query!(
+        "UPDATE organizations SET name = name || $2 WHERE name = ANY($1)",
+        names as &[&str],
+        mark
+    )
+    .execute(conn)
+    .await?;
+    Ok(marked.rows_affected())
+}

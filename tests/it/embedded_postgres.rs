@@ -365,7 +365,7 @@ async fn roots_cluster_is_elsewhere_when_the_servers_user_cannot_reach_it() {
 async fn a_command_that_is_interrupted_takes_its_server_along() {
     for signal in [Signal::INT, Signal::TERM] {
         let data = DataDir::new();
-        let mut command = program(&["audit", "list"]);
+        let mut command = program(&["audit", "list", "--embedded"]);
         let running = command
             .env("DATA_DIR", data.path())
             .stderr(Stdio::piped())

@@ -12,6 +12,9 @@ use crate::inbox::routes::PATH;
 use crate::stripe::client::{Call, Client, Params, Patience, SecretKey, StripeError};
 use crate::stripe::signature::SigningSecret;
 
+/// The key of its account; the stand-in takes any.
+pub const KEY: &str = "sk_test_demo";
+
 /// A card that pays.
 pub const GOOD_CARD: &str = "pm_card_visa";
 /// A card that can be attached, and is then declined.
@@ -40,7 +43,7 @@ impl Account {
             .map_err(|error| Failure::failed(format!("Stripe's stand-in has no URL: {error}")))?;
         let api = StripeApi {
             base: base.clone(),
-            key: SecretKey::new("sk_test_demo"),
+            key: SecretKey::new(KEY),
             patience: Patience::default(),
         };
         let client = Client::new(base, api.key.clone(), api.patience)

@@ -3,6 +3,7 @@
 //! events arrive signed, at the real endpoint.
 
 mod account;
+pub mod running;
 mod tenants;
 mod traffic;
 
@@ -23,6 +24,7 @@ use crate::config::{
 use crate::db;
 use crate::plans::{self, Catalogue};
 use account::Account;
+use running::Running;
 use tenants::Login;
 
 #[derive(Debug, Args)]
@@ -59,6 +61,10 @@ impl Demo {
             }
         };
         let address = reachable(service.address);
+        let base = account.api.base.clone();
+        let announced = Running::announce(data_dir, address, base);
+        // Without it, `doctor` finds the demo less easily.
+        let _announced = announced.inspect_err(|error| tracing::warn!(%error, "no demo.json"));
         announce(address, &account.sandbox, &database, &login)?;
 
         let stop = CancellationToken::new();
@@ -97,6 +103,14 @@ impl Demo {
         };
         let service = app::start(database, serve, &stripe, data_dir).await?;
         account.deliver_to(reachable(service.address)).await?;
+        let mut owner = db::connect(&database.owner).await?;
+        let earlier = tenants::set_aside(&mut owner).await?;
+        if earlier > 0 {
+            tracing::info!(
+                organizations = earlier,
+                "Those of an earlier demo are set aside"
+            );
+        }
         let pool = db::pool(database.service.clone(), 1);
         let login = tenants::login(&pool, &catalogue, account).await?;
         let tenants = tenants::samples(&pool, &catalogue, account).await?;

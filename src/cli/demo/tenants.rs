@@ -2,7 +2,7 @@
 //! have their customers in an account that is gone.
 
 use jiff::Timestamp;
-use sqlx::postgres::PgPool;
+use sqlx::postgres::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::super::Failure;
@@ -32,6 +32,13 @@ pub struct Tenant {
     pub organization_id: Uuid,
     pub customer: String,
     pub api_key: String,
+}
+
+/// Names the organizations of an earlier demo as what they are; returns how
+/// many there are.
+pub async fn set_aside(owner: &mut PgConnection) -> Result<u64, sqlx::Error> {
+    let names = [&SAMPLES[..], &[YOURS]].concat();
+    organizations::mark(owner, &names, " (an earlier demo's)").await
 }
 
 /// The login, for a new organization on the free plan whose customer has a card.

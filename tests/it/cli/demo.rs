@@ -25,23 +25,34 @@ const GRACE_PERIODS: &str = "SELECT * FROM grace_periods WHERE expires_at > NOW(
 const EVENTS: &str = "SELECT COUNT(*) FROM webhook_events;";
 
 /// A running `demo`, stopped with the test.
-struct Demo {
+pub struct Demo {
     child: Child,
     /// Open as long as it runs: it ends once nobody reads what it prints.
     stdout: Lines<BufReader<ChildStdout>>,
     announced: String,
     scratch: TempDir,
+    data_dir: PathBuf,
 }
 
 impl Demo {
     /// Returns when it has printed all that a newcomer needs.
-    fn start() -> Self {
+    pub fn start() -> Self {
         let scratch = tempfile::tempdir().unwrap();
+        let data_dir = scratch.path().join("data");
+        Self::start_with(scratch, data_dir)
+    }
+
+    /// One more in the data directory of one that ended.
+    pub fn start_in(data_dir: &Path) -> Self {
+        Self::start_with(tempfile::tempdir().unwrap(), data_dir.to_owned())
+    }
+
+    fn start_with(scratch: TempDir, data_dir: PathBuf) -> Self {
         // Root's cluster runs as another user, who has to get there.
         fs::set_permissions(scratch.path(), Permissions::from_mode(0o711)).unwrap();
         let log = File::create(scratch.path().join("log")).unwrap();
         let mut child = program(&["demo"])
-            .env("DATA_DIR", scratch.path().join("data"))
+            .env("DATA_DIR", &data_dir)
             .env("LISTEN_ADDR", "127.0.0.1:0")
             .stdout(Stdio::piped())
             .stderr(log)
@@ -53,6 +64,7 @@ impl Demo {
             stdout,
             announced: String::new(),
             scratch,
+            data_dir,
         };
         while !demo.announced.contains("^C stops it") {
             let Some(line) = demo.stdout.next() else {
@@ -63,8 +75,12 @@ impl Demo {
         demo
     }
 
-    fn data_dir(&self) -> PathBuf {
-        self.scratch.path().join("data")
+    pub fn data_dir(&self) -> PathBuf {
+        self.data_dir.clone()
+    }
+
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
     }
 
     fn log(&self) -> String {
@@ -72,7 +88,7 @@ impl Demo {
     }
 
     /// What it printed behind `label`.
-    fn printed(&self, label: &str) -> &str {
+    pub fn printed(&self, label: &str) -> &str {
         let mut lines = self.announced.lines().map(str::trim_start);
         let found = lines.find_map(|line| line.strip_prefix(label));
         let found = found.map(str::trim).filter(|found| !found.is_empty());

@@ -2,11 +2,13 @@
 
 mod audit;
 mod backfill;
-mod demo;
+pub mod demo;
 mod doctor;
+mod embedded;
 mod plans;
 mod pushgateway;
 mod retry_and_replay;
+mod rollback;
 mod sandbox;
 mod serve;
 mod settings;

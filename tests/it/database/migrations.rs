@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
+use sqlx::ConnectOptions as _;
 
 use super::logins::Login;
 use super::{psql, tenants};
@@ -276,7 +277,10 @@ async fn the_guides_migrations_go_and_come_back_without_loss() {
     db.execute("UPDATE webhook_dead_letter_queue SET stripe_event_id = replace(stripe_event_id, 'b1', 'b2')")
         .await;
 
-    done(&migrate(&db, &["rollback", "--to", BEFORE_THE_GUIDE]));
+    done(&migrate(
+        &db,
+        &["rollback", "--to", BEFORE_THE_GUIDE, "--yes", "--force"],
+    ));
     let states_now = states(&db);
     let (kept, undone) = states_now.split_at(4);
     assert!(kept.iter().all(|state| state == "applied"));
@@ -305,7 +309,7 @@ async fn the_guides_migrations_go_and_come_back_without_loss() {
 async fn rollback_undoes_the_newest_or_down_to_a_version_or_everything() {
     let db = TestDatabase::new().await;
     tenants::two(&db).await;
-    let newest = migrate(&db, &["rollback"]);
+    let newest = migrate(&db, &["rollback", "--yes", "--force"]);
     done(&newest);
     assert!(
         newest
@@ -315,14 +319,20 @@ async fn rollback_undoes_the_newest_or_down_to_a_version_or_everything() {
         newest.stderr
     );
     assert!(
-        newest.stderr.contains("1 migrations undone"),
+        newest.stderr.contains("1 migration undone"),
         "{}",
         newest.stderr
     );
-    done(&migrate(&db, &["rollback", "--to", "20260101090100"]));
+    done(&migrate(
+        &db,
+        &["rollback", "--to", "20260101090100", "--yes", "--force"],
+    ));
     assert_eq!(db.count("organizations").await, 2);
-    done(&migrate(&db, &["rollback", "--to", "20260101090000"]));
-    done(&migrate(&db, &["rollback"]));
+    done(&migrate(
+        &db,
+        &["rollback", "--to", "20260101090000", "--yes", "--force"],
+    ));
+    done(&migrate(&db, &["rollback", "--yes", "--force"]));
     assert_eq!(states(&db), all("pending"));
     let left = "pg_class WHERE relnamespace IN ('public'::regnamespace, to_regnamespace('auth'))";
     assert_eq!(db.count(left).await, 0);
@@ -331,7 +341,7 @@ async fn rollback_undoes_the_newest_or_down_to_a_version_or_everything() {
             .await,
         0
     );
-    let nothing = migrate(&db, &["rollback"]);
+    let nothing = migrate(&db, &["rollback", "--yes", "--force"]);
     done(&nothing);
     assert!(
         nothing.stderr.contains("0 migrations undone"),
@@ -368,5 +378,50 @@ async fn the_exit_status_tells_usage_from_outage() {
             "{}",
             away.stderr
         );
+    }
+}
+
+/// Tables and columns that are there, by name.
+async fn there(db: &TestDatabase) -> BTreeSet<String> {
+    let names = db
+        .value(
+            "SELECT string_agg(name, ' ') FROM (
+               SELECT c.relname || '.' || a.attname AS name
+                 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+                WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
+                  AND a.attnum > 0 AND NOT a.attisdropped
+                  AND c.relname <> 'billing_schema_migrations') names",
+        )
+        .await;
+    names.split_whitespace().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn what_a_rollback_says_is_lost_is_what_its_files_drop() {
+    let db = TestDatabase::new().await;
+    let mut conn = db.options("postgres").connect().await.unwrap();
+    for migration in valuecanvas_billing::migrations::MIGRATIONS.iter().rev() {
+        let said = valuecanvas_billing::migrations::dropped(migration);
+        let before = there(&db).await;
+        valuecanvas_billing::migrations::rollback(&mut conn, None, |_| {})
+            .await
+            .unwrap();
+        let after = there(&db).await;
+        for gone in before.difference(&after) {
+            let (table, _) = gone.split_once('.').unwrap();
+            assert!(
+                said.contains(gone) || said.contains(table),
+                "{} drops {gone} and does not say so",
+                migration.name
+            );
+        }
+        for name in said {
+            let gone = |there: &BTreeSet<String>| {
+                !there
+                    .iter()
+                    .any(|column| *column == name || column.split('.').next() == Some(&*name))
+            };
+            assert!(gone(&after), "{} says {name}, and keeps it", migration.name);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What operators hold in hand: manifests, alerts, dashboards, units, backups.
 
 mod backups;
+mod cron;
 mod deployment_guide;
 mod image;
 mod manifests;
@@ -8,3 +9,4 @@ mod monitoring;
 mod rollout;
 mod traces;
 mod units;
+mod walkthrough;

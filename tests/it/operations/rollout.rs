@@ -66,7 +66,7 @@ async fn programs_on_both_sides_of_a_migration_lose_no_event() {
     for n in 0..3 {
         db.organization(&format!("cus_{n}")).await;
     }
-    migrate(&db, &["rollback", "--to", BEFORE]).await;
+    migrate(&db, &["rollback", "--to", BEFORE, "--yes", "--force"]).await;
 
     // A program that started before its schema was there takes deliveries.
     let early = Serving::start(&mut serve_on(&db));

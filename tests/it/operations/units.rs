@@ -60,27 +60,6 @@ async fn systemd_is_told_when_it_serves() {
 }
 
 #[test]
-fn the_crontab_runs_commands_that_there_are() {
-    let crontab = std::fs::read_to_string(format!("{ROOT}/deploy/crontab")).unwrap();
-    let mut jobs = 0;
-    for line in crontab
-        .lines()
-        .filter(|line| line.contains("environment; "))
-    {
-        let (_, command) = line
-            .split_once("environment; valuecanvas-billing ")
-            .unwrap();
-        let (command, _) = command.split_once(" 2>&1").unwrap();
-        // What the shell makes of the name of a file is not looked at.
-        let words = command.split(' ').take_while(|word| !word.starts_with('/'));
-        let arguments: Vec<&str> = words.chain(["--help"]).collect();
-        assert_eq!(run(&mut program(&arguments)).status, 0, "{command}");
-        jobs += 1;
-    }
-    assert_eq!(jobs, 4);
-}
-
-#[test]
 fn every_variable_is_in_the_example() {
     let example = std::fs::read_to_string(format!("{ROOT}/.env.example")).unwrap();
     let listed = |name: &str| {

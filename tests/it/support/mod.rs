@@ -8,6 +8,7 @@ pub mod program;
 pub mod server;
 pub mod service;
 pub mod serving;
+pub mod shell;
 pub mod wire;
 
 pub use database::TestDatabase;

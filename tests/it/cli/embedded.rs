@@ -1,0 +1,190 @@
+//! Which database a command works on is never guessed: only `serve` and `demo`
+//! start the embedded one.
+
+use std::path::Path;
+use std::process::Command;
+
+use rustix::process::{Pid, Signal, kill_process};
+use valuecanvas_billing::embedded_postgres::EmbeddedPostgres;
+
+use crate::cli::demo::Demo;
+use crate::support::program::{Ran, program, run};
+
+/// Every command that works on a database.
+const COMMANDS: &[&[&str]] = &[
+    &["backup", "billing-before.dump"],
+    &["backup", "-"],
+    &["restore", "billing.dump"],
+    &["migrate", "up"],
+    &["migrate", "status"],
+    &["migrate", "verify"],
+    &["migrate", "rollback", "--yes", "--force"],
+    &["doctor"],
+    &["webhooks", "retry"],
+    &["webhooks", "list"],
+    &["webhooks", "dead-letters"],
+    &["webhooks", "replay", "--all"],
+    &["webhooks", "trigger", "invoice.created"],
+    &["grace-periods", "cleanup", "--older-than-days", "30"],
+    &["grace-periods", "list"],
+    &["usage", "report"],
+    &["usage", "alerts"],
+    &["webhooks", "backfill", "--since", "1h"],
+    &["subscriptions", "reconcile"],
+    &["organizations", "list"],
+    &["organizations", "create", "--name", "Acme"],
+    &["users", "list"],
+    &[
+        "users",
+        "create",
+        "--email",
+        "a@b.example",
+        "--role",
+        "operator",
+        "--generate-password",
+    ],
+    &["api-keys", "list"],
+    &[
+        "quotas",
+        "list",
+        "--organization",
+        "5a3b1e00-0000-7000-8000-000000000001",
+    ],
+    &["audit", "list"],
+    &["audit", "verify"],
+    &["audit", "export"],
+];
+
+fn in_folder(arguments: &[&str], folder: &Path) -> Command {
+    let mut command = program(arguments);
+    command
+        .current_dir(folder)
+        .env("STRIPE_SECRET_KEY", "sk_test_x")
+        .env("STRIPE_WEBHOOK_SECRET", "whsec_x")
+        .env("STRIPE_API_BASE", "http://127.0.0.1:1");
+    command
+}
+
+fn names(folder: &Path) -> usize {
+    std::fs::read_dir(folder).unwrap().count()
+}
+
+#[test]
+fn without_a_database_every_command_says_so_and_starts_none() {
+    let scratch = tempfile::tempdir().unwrap();
+    for arguments in COMMANDS {
+        for empty in [None, Some("")] {
+            let mut command = in_folder(arguments, scratch.path());
+            command.envs(empty.map(|value| ("DATABASE_URL", value)));
+            let ran = run(&mut command);
+            assert_eq!(ran.status, 2, "{arguments:?}: {}", ran.stderr);
+            let expected = "error: DATABASE_URL: is not set, and no embedded database runs";
+            assert!(
+                ran.stderr.contains(expected),
+                "{arguments:?}: {}",
+                ran.stderr
+            );
+            assert_eq!(ran.stdout, "", "{arguments:?}");
+        }
+    }
+    assert_eq!(names(scratch.path()), 0, "nothing is made");
+}
+
+#[test]
+fn a_cluster_that_was_left_behind_is_not_taken_for_the_database() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path();
+    open_to_all(folder);
+    let told = run(&mut in_folder(&["migrate", "up", "--embedded"], folder));
+    assert_eq!(told.status, 0, "{}", told.stderr);
+    assert!(folder.join(".data").exists());
+    for arguments in [
+        &["backup", "x.dump"][..],
+        &["migrate", "status"],
+        &["users", "list"],
+    ] {
+        let ran = run(&mut in_folder(arguments, folder));
+        assert_eq!(ran.status, 2, "{arguments:?}: {}", ran.stderr);
+    }
+    assert!(!folder.join("x.dump").exists());
+    let both = run(in_folder(&["users", "list", "--embedded"], folder)
+        .env("DATABASE_URL", "postgresql://a@b/c"));
+    assert_eq!(both.status, 2, "{}", both.stderr);
+    assert!(
+        both.stderr.starts_with("error: --embedded: "),
+        "{}",
+        both.stderr
+    );
+}
+
+/// Root's cluster runs as another user, who has to get there.
+fn open_to_all(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711)).unwrap();
+}
+
+fn beside(demo: &Demo, arguments: &[&str]) -> Ran {
+    run(program(arguments).env("DATA_DIR", demo.data_dir()))
+}
+
+#[tokio::test]
+async fn beside_a_demo_commands_find_its_database_its_service_and_its_keys() {
+    let demo = Demo::start();
+    let address = demo.printed("API  ").to_owned();
+    for arguments in [
+        &["status"][..],
+        &["audit", "verify"],
+        &["webhooks", "dead-letters"],
+        &["webhooks", "list"],
+        &["organizations", "list"],
+        &["doctor"],
+    ] {
+        let ran = beside(&demo, arguments);
+        assert_eq!(ran.status, 0, "{arguments:?}: {}{}", ran.stdout, ran.stderr);
+    }
+    let doctor = beside(&demo, &["doctor"]);
+    assert!(
+        doctor.stdout.contains(&format!("{address} is ready")),
+        "{}",
+        doctor.stdout
+    );
+    for found in [
+        "ok      stripe key:",
+        "ok      webhook endpoint:",
+        "ok      catalogue:",
+    ] {
+        assert!(doctor.stdout.contains(found), "{found}: {}", doctor.stdout);
+    }
+    let data_dir = demo.data_dir();
+    assert!(
+        EmbeddedPostgres::running(&data_dir)
+            .await
+            .unwrap()
+            .is_some()
+    );
+}
+
+#[tokio::test]
+async fn a_second_demo_tells_its_organizations_from_those_of_the_first() {
+    let mut demo = Demo::start();
+    let data = demo.data_dir();
+    kill_process(Pid::from_child(demo.child()), Signal::TERM).unwrap();
+    demo.child().wait().unwrap();
+    assert!(!data.join("demo.json").exists());
+    let again = Demo::start_in(&data);
+    let listed = beside(&again, &["organizations", "list", "--json"]).json();
+    let mut names: Vec<&str> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|organization| organization["name"].as_str().unwrap())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names.len(), 8, "{names:?}");
+    names.dedup();
+    assert_eq!(names.len(), 8, "{names:?}");
+    let earlier = names
+        .iter()
+        .filter(|name| name.ends_with("(an earlier demo's)"));
+    assert_eq!(earlier.count(), 4);
+}

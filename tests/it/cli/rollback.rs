@@ -1,0 +1,185 @@
+//! `migrate rollback` says what would be lost, asks, and wants a fresh backup.
+
+use std::process::{Command, Stdio};
+
+use crate::support::program::{Ran, program_on, run};
+use crate::support::serving::Serving;
+use crate::support::{TestDatabase, TestService};
+use crate::usage::tenant::Tenant;
+
+const BEFORE_THE_GUIDE: &str = "20260101090300";
+
+fn rollback(db: &TestDatabase, flags: &[&str]) -> Ran {
+    let arguments = [&["migrate", "rollback", "--to", BEFORE_THE_GUIDE], flags].concat();
+    run(&mut program_on(db, &arguments))
+}
+
+fn backup(db: &TestDatabase) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("billing.dump");
+    let ran = run(&mut program_on(db, &["backup", file.to_str().unwrap()]));
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn what_holds_rows_is_not_dropped_without_consent_and_a_fresh_backup() {
+    let mut service = TestService::start().await;
+    let tenant = Tenant::of(&service, "Kept").await;
+    tenant.consume(&service, "api_calls", 7).await.ok();
+    service.stop().await;
+    let db = &service.db;
+    let entries = db.count("billing_audit_log").await;
+    assert!(entries > 0);
+
+    let asked = rollback(db, &[]);
+    assert_eq!(asked.status, 2, "{}", asked.stderr);
+    let said = format!("table billing_audit_log: {entries} row");
+    for said in [
+        &*said,
+        "table usage_events: 1 row\n",
+        "table api_keys: 1 row\n",
+        "--yes",
+    ] {
+        assert!(asked.stderr.contains(said), "{said}: {}", asked.stderr);
+    }
+    let unsaved = rollback(db, &["--yes"]);
+    assert_eq!(unsaved.status, 1, "{}", unsaved.stderr);
+    assert!(
+        unsaved
+            .stderr
+            .contains("no backup of this database was ever made"),
+        "{}",
+        unsaved.stderr
+    );
+
+    backup(db);
+    db.execute("UPDATE billing_job_runs SET finished_at = finished_at - interval '25 hours'")
+        .await;
+    let stale = rollback(db, &["--yes"]);
+    assert_eq!(stale.status, 1, "{}", stale.stderr);
+    assert!(
+        stale.stderr.contains("the last backup is 25 hours old"),
+        "{}",
+        stale.stderr
+    );
+    // A backup that failed is none.
+    db.execute("UPDATE billing_job_runs SET finished_at = now(), succeeded = false")
+        .await;
+    assert_eq!(rollback(db, &["--yes"]).status, 1);
+    assert_eq!(
+        db.count("billing_audit_log").await,
+        entries,
+        "nothing was undone"
+    );
+
+    backup(db);
+    let done = rollback(db, &["--yes"]);
+    assert_eq!(done.status, 0, "{}", done.stderr);
+    assert!(!done.stderr.contains("warning"), "{}", done.stderr);
+    assert_eq!(
+        db.count("pg_tables WHERE tablename = 'billing_audit_log'")
+            .await,
+        0
+    );
+
+    // An empty log is not an intact one.
+    assert_eq!(run(&mut program_on(db, &["migrate", "up"])).status, 0);
+    let verified = run(&mut program_on(db, &["audit", "verify"]));
+    assert_eq!(verified.status, 1, "{}", verified.stdout);
+    assert!(
+        verified.stdout.contains("it proves nothing"),
+        "{}",
+        verified.stdout
+    );
+    assert!(!verified.stdout.contains("intact"), "{}", verified.stdout);
+}
+
+#[tokio::test]
+async fn a_rollback_that_loses_nothing_asks_nothing() {
+    let db = TestDatabase::new().await;
+    let ran = rollback(&db, &[]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let empty = run(&mut program_on(
+        &TestDatabase::new().await,
+        &["audit", "verify"],
+    ));
+    assert_eq!(empty.status, 0, "{}", empty.stderr);
+    assert!(
+        empty.stdout.contains("nothing to verify yet"),
+        "{}",
+        empty.stdout
+    );
+}
+
+#[tokio::test]
+async fn a_service_that_is_still_connected_is_warned_of() {
+    let db = TestDatabase::new().await;
+    db.organization("cus_1").await;
+    let serving = Serving::on(&db);
+    let ran = rollback(&db, &["--yes", "--force"]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains("of the service are connected: stop it first"),
+        "{}",
+        ran.stderr
+    );
+    drop(serving);
+}
+
+/// On a terminal, what `script` makes.
+fn typed(db: &TestDatabase, answer: &str) -> Ran {
+    let program = env!("CARGO_BIN_EXE_valuecanvas-billing");
+    let line = format!("{program} migrate rollback --to {BEFORE_THE_GUIDE} --force");
+    let mut command = program_on(db, &[]);
+    let settings: Vec<_> = command
+        .get_envs()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
+        .collect();
+    command = Command::new("script");
+    command
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .env_clear()
+        .envs(settings)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut child = command.spawn().expect("script is installed");
+    use std::io::Write as _;
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(answer.as_bytes())
+        .unwrap();
+    let ended = child.wait_with_output().unwrap();
+    Ran {
+        status: ended.status.code().unwrap(),
+        stdout: String::from_utf8_lossy(&ended.stdout).into_owned(),
+        stderr: String::new(),
+    }
+}
+
+#[tokio::test]
+async fn on_a_terminal_what_is_lost_is_typed() {
+    let db = TestDatabase::new().await;
+    db.organization("cus_1").await;
+    for wrong in ["y\n", "yes\n", "\n"] {
+        let refused = typed(&db, wrong);
+        assert_eq!(refused.status, 1, "{wrong:?}: {}", refused.stdout);
+        assert!(
+            refused.stdout.contains("nothing was undone"),
+            "{}",
+            refused.stdout
+        );
+    }
+    let asked = typed(&db, "\n").stdout;
+    let (_, wanted) = asked.split_once("Type `").unwrap();
+    let (wanted, _) = wanted.split_once('`').unwrap();
+    let done = typed(&db, &format!("{wanted}\n"));
+    assert_eq!(done.status, 0, "{}", done.stdout);
+    assert_eq!(
+        db.count("pg_tables WHERE tablename = 'billing_audit_log'")
+            .await,
+        0
+    );
+}
