@@ -344,6 +344,12 @@ struct Triggered {
     duplicate: bool,
 }
 
+fn no_service(address: SocketAddr, error: &dyn std::fmt::Display) -> Failure {
+    Failure::unreachable(format!(
+        "no service answers at {address} ({error}); start `serve`"
+    ))
+}
+
 impl Trigger {
     /// The service's address, if there is a sample to send to it.
     fn check(&self, stripe: &StripeConfig) -> Result<SocketAddr, Failure> {
@@ -379,12 +385,14 @@ impl Trigger {
         config: &DatabaseConfig,
     ) -> Result<(), Failure> {
         let secrets = app::shared_webhook_secrets(stripe, &config.data_dir)?;
-        let secrets = secrets.ok_or_else(|| {
-            Failure::usage(
+        let Some(secrets) = secrets else {
+            let answers = tokio::net::TcpStream::connect(address).await;
+            answers.map_err(|error| no_service(address, &error))?;
+            return Err(Failure::usage(
                 "STRIPE_WEBHOOK_SECRET: is not set, and DATA_DIR has none that a service made; \
                  set the one that the service has",
-            )
-        })?;
+            ));
+        };
         sample::ensure(pool, catalogue).await?;
         let sample = Sample::next(sample::progress(pool).await?);
         let event = sample.event(&self.event_type, Timestamp::now(), false);
@@ -395,11 +403,7 @@ impl Trigger {
         );
         let answer = samples::post(address, &event.body, &header)
             .await
-            .map_err(|error| {
-                Failure::unreachable(format!(
-                    "no service answers at {address} ({error}); start `serve`"
-                ))
-            })?;
+            .map_err(|error| no_service(address, &error))?;
         if answer.status != 200 {
             return Err(Failure::failed(format!(
                 "the service answers {}: {}",

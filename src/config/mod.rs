@@ -282,7 +282,7 @@ fn connect_options(variable: &'static str, url: &str) -> Result<PgConnectOptions
             "is no PostgreSQL URL; write postgresql://user:password@host:5432/database",
         )
     };
-    if !known || url.contains(char::is_whitespace) {
+    if !known {
         return Err(malformed());
     }
     PgConnectOptions::from_str(&without_unknown_parameters(variable, url)).map_err(|_| malformed())

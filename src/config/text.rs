@@ -5,13 +5,13 @@ use std::env::VarError;
 
 use super::ConfigError;
 
-/// The one variable that may be a list of lines.
-const WEBHOOK_SECRETS: &str = "STRIPE_WEBHOOK_SECRET";
+/// Lists, of which each part is checked by itself.
+const LISTS: [&str; 2] = ["STRIPE_WEBHOOK_SECRET", "CORS_ALLOWED_ORIGINS"];
 
 /// The variables that may come from a file, `<variable>_FILE`.
 const SECRETS: [&str; 5] = [
     "STRIPE_SECRET_KEY",
-    WEBHOOK_SECRETS,
+    "STRIPE_WEBHOOK_SECRET",
     "APPLICATION_WEBHOOK_SECRET",
     "DATABASE_URL",
     "MIGRATION_DATABASE_URL",
@@ -64,8 +64,7 @@ fn check(variable: &'static str, text: &str) -> Result<(), ConfigError> {
         let problem = "has quotation marks around it, which are not part of the value; remove them";
         return Err(ConfigError::new(variable, problem));
     }
-    let separates = |c: char| variable == WEBHOOK_SECRETS && (c == '\n' || c == '\r');
-    if text.chars().any(|c| c.is_control() && !separates(c)) {
+    if text.chars().any(char::is_control) && !LISTS.contains(&variable) {
         let problem = "has a line break, tab or other control character within it; remove it";
         return Err(ConfigError::new(variable, problem));
     }

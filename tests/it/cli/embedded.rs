@@ -43,7 +43,12 @@ const COMMANDS: &[&[&str]] = &[
         "operator",
         "--generate-password",
     ],
-    &["api-keys", "list"],
+    &[
+        "api-keys",
+        "list",
+        "--organization",
+        "5a3b1e00-0000-7000-8000-000000000001",
+    ],
     &[
         "quotas",
         "list",

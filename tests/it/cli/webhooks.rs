@@ -454,6 +454,7 @@ async fn a_sample_is_undone_by_another_and_can_begin_again() {
 async fn no_sample_is_sent_with_a_live_key_or_a_secret_that_nobody_shares() {
     let db = TestDatabase::new().await;
     let scratch = tempfile::tempdir().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     for (variable, settings) in [
         (
             "STRIPE_SECRET_KEY",
@@ -474,6 +475,7 @@ async fn no_sample_is_sent_with_a_live_key_or_a_secret_that_nobody_shares() {
         let mut command = program_on(&db, &["webhooks", "trigger", "invoice.created"]);
         command
             .envs(settings)
+            .env("LISTEN_ADDR", listener.local_addr().unwrap().to_string())
             .env("DATA_DIR", scratch.path().join("data"));
         let ran = run(&mut command);
         assert_eq!(ran.status, 2, "{}", ran.stderr);

@@ -1,9 +1,9 @@
-//! docs/deployment.md: its commands are taken from it, and run.
+//! docs/deployment.md: what its commands name is there. `walkthrough` runs them.
 
 use std::path::Path;
 
-use crate::support::program::{program, program_on, run};
-use crate::support::{TestDatabase, TestService};
+use crate::support::TestService;
+use crate::support::program::{program, run};
 
 const GUIDE: &str = include_str!("../../../docs/deployment.md");
 
@@ -20,9 +20,12 @@ fn commands() -> Vec<&'static str> {
 
 fn ours() -> impl Iterator<Item = Vec<&'static str>> {
     let ours = commands().into_iter();
-    let ours = ours.filter_map(|line| line.strip_prefix("valuecanvas-billing "));
+    let ours = ours.filter_map(|line| Some(line.split_once("valuecanvas-billing ")?.1));
     ours.map(|line| {
-        let (line, _) = line.split_once(" > ").unwrap_or((line, ""));
+        let ends = [" > ", " | ", ")"];
+        let line = ends
+            .iter()
+            .fold(line, |line, end| line.split(end).next().unwrap());
         line.split(' ').collect()
     })
 }
@@ -75,63 +78,16 @@ fn what_it_applies_and_names_is_there() {
             "systemctl ",
             "curl ",
             "k6 ",
+            "psql ",
+            "useradd ",
+            "install ",
+            "for call in ",
+            "ORG=$(valuecanvas-billing ",
+            "PASSWORD=$(valuecanvas-billing ",
+            "TOKEN=$(curl ",
         ];
         assert!(known.iter().any(|tool| line.starts_with(tool)), "{line}");
     }
-}
-
-#[tokio::test]
-async fn from_nothing_to_verified_and_back() {
-    let db = TestDatabase::empty().await;
-    let owner = |arguments: &[&str]| {
-        let mut command = program(arguments);
-        let url = db.url("postgres");
-        run(command
-            .env("DATABASE_URL", &url)
-            .env("MIGRATION_DATABASE_URL", &url))
-    };
-    for words in ours().filter(|words| words[0] == "migrate") {
-        let ran = owner(&words);
-        assert!(
-            ran.status == 0 || words == ["migrate", "status"],
-            "{words:?}: {}",
-            ran.stderr
-        );
-    }
-    db.execute("GRANT billing_app, billing_worker TO billing_service")
-        .await;
-    let created = run(&mut program_on(
-        &db,
-        &[
-            "organizations",
-            "create",
-            "--name",
-            "Example",
-            "--plan",
-            "free",
-            "--json",
-        ],
-    ));
-    let organization = created.json()["id"].as_str().unwrap().to_owned();
-    // The rest of the guide that needs neither Stripe nor a running service.
-    let mut ran_some = 0;
-    for words in ours() {
-        let needs_more = ["backup", "restore", "plans", "doctor", "migrate"].contains(&words[0])
-            || words.contains(&"trigger")
-            || words.contains(&"backfill")
-            || words[..2] == ["usage", "report"];
-        if needs_more {
-            continue;
-        }
-        let words: Vec<&str> = words
-            .into_iter()
-            .map(|word| if word == "ORG" { &*organization } else { word })
-            .collect();
-        let ran = run(&mut program_on(&db, &words));
-        assert_eq!(ran.status, 0, "{words:?}: {}", ran.stderr);
-        ran_some += 1;
-    }
-    assert!(ran_some >= 5, "{ran_some}");
 }
 
 #[tokio::test]
