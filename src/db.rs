@@ -36,6 +36,22 @@ pub enum DatabaseError {
 /// What sessions of ours are named.
 const APPLICATION: &str = "valuecanvas-billing";
 
+/// Becomes billing_worker, where the login itself may read nothing, as that of
+/// the service; the owner's stays what it is.
+pub async fn read_as_service(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let bound: bool = sqlx::query_scalar(
+        "SELECT to_regclass('public.billing_schema_migrations') IS NOT NULL
+            AND NOT has_table_privilege('public.billing_schema_migrations', 'SELECT')
+            AND coalesce(pg_has_role(session_user, to_regrole('billing_worker')::oid, 'MEMBER'), false)",
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    if bound {
+        conn.execute("SET ROLE billing_worker").await?;
+    }
+    Ok(())
+}
+
 /// How many sessions of this program, other than this one, the database has.
 pub async fn other_sessions(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!(
