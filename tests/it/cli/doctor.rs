@@ -275,3 +275,51 @@ async fn secrets_with_white_space_and_keys_of_two_modes_are_found() {
     let mixed = with("sk_live_x", "pk_test_x").await.unwrap();
     assert_eq!(verdict(&mixed, "configuration"), failed());
 }
+
+#[tokio::test]
+async fn the_services_login_alone_is_enough_for_all_green() {
+    let db = TestDatabase::new().await;
+    for owner in [None, Some(db.url("postgres"))] {
+        let mut program = program_on(&db, DOCTOR);
+        program.env_remove("MIGRATION_DATABASE_URL");
+        program.envs(owner.map(|url| ("MIGRATION_DATABASE_URL", url)));
+        let ran = run(&mut program);
+        assert_eq!(ran.status, 0, "{}", ran.stdout);
+        for name in ["database", "schema", "login", "backlog"] {
+            assert_eq!(verdict(&ran, name), ok(), "{name}: {}", ran.stdout);
+        }
+    }
+    // What is wrong is seen by the service's login, too.
+    db.execute("ALTER TABLE billing_invoices NO FORCE ROW LEVEL SECURITY")
+        .await;
+    let mut program = program_on(&db, DOCTOR);
+    let ran = run(program.env_remove("MIGRATION_DATABASE_URL"));
+    assert_eq!(verdict(&ran, "schema"), failed());
+    assert!(ran.stdout.contains("billing_invoices"), "{}", ran.stdout);
+}
+
+#[tokio::test]
+async fn why_a_call_fails_is_told_down_to_its_cause() {
+    let db = TestDatabase::new().await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // It speaks no TLS: it answers what it is sent with words.
+    std::thread::spawn(move || {
+        use std::io::Write as _;
+        for stream in listener.incoming().map_while(Result::ok).take(4) {
+            let _ = (&stream).write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let url = format!("https://127.0.0.1:{port}");
+    let ran = run(&mut program_on(&db, &["doctor", "--json", "--url", &url]));
+    assert_eq!(verdict(&ran, "service"), failed());
+    let checks = ran.json();
+    let checks = checks.as_array().unwrap();
+    let service = checks.iter().find(|check| check["name"] == "service");
+    let detail = service.unwrap()["detail"].as_str().unwrap().to_owned();
+    let reason = detail.split_once("error sending request: ");
+    assert!(
+        reason.is_some_and(|(_, cause)| cause.len() > 10),
+        "{detail}"
+    );
+}

@@ -61,6 +61,12 @@ impl Gateway {
         Some(value)
     }
 
+    async fn text(&self) -> String {
+        let client = valuecanvas_billing::outbound::direct_client().unwrap();
+        let asked = client.get(format!("{}/metrics", self.url));
+        asked.send().await.unwrap().text().await.unwrap()
+    }
+
     async fn attempts(&self) -> (Option<f64>, Option<f64>) {
         let name = "stripe_webhook_events_total";
         (
@@ -114,6 +120,22 @@ async fn the_gateway_has_the_running_totals_of_all_runs() {
         .value("billing_job_last_success_timestamp_seconds", "")
         .await;
     assert!(success.is_some_and(|time| time > 1.7e9), "{success:?}");
+
+    // What an older program took for a counter is pushed by its type no more.
+    service
+        .db
+        .execute(
+            "UPDATE billing_job_runs
+                SET counters = counters || '{\"grace_periods_active_total\": 3}'",
+        )
+        .await;
+    assert_eq!(retry(&service.db, &gateway.url).status, 0);
+    let text = gateway.text().await;
+    assert!(
+        text.contains("# TYPE stripe_webhook_events_total counter"),
+        "{text}"
+    );
+    assert!(!text.contains("grace_periods_active_total"), "{text}");
 
     // A failure counts as one, and leaves the rest.
     let mut bad = invoice("in_bad", "cus_1", "sub_1", "open");

@@ -59,6 +59,24 @@ fn a_malformed_setting_is_one_line_that_names_it() {
         (serve, "STRIPE_WEBHOOK_SECRET", "hunter2"),
         (serve, "STRIPE_WEBHOOK_SECRET", "whsec_a,hunter2"),
         (serve, "STRIPE_WEBHOOK_SECRET", "whsec_"),
+        (serve, "STRIPE_WEBHOOK_SECRET", "whsec_a whsec_hunter2"),
+        (serve, "STRIPE_WEBHOOK_SECRET", "whsec_awhsec_hunter2"),
+        (serve, "STRIPE_WEBHOOK_SECRET", "\"whsec_hunter2\""),
+        (retry, "STRIPE_WEBHOOK_SECRET", "whsec_a\nhunter2"),
+        (serve, "STRIPE_WEBHOOK_SECRET", "whsec_a\twhsec_hunter2"),
+        (serve, "STRIPE_SECRET_KEY", "sk_test_a\nsk_test_hunter2"),
+        (serve, "STRIPE_SECRET_KEY", "'sk_test_hunter2'"),
+        (serve, "STRIPE_SECRET_KEY", "sk_test_\u{200b}hunter2"),
+        (retry, "DATABASE_URL", "'postgresql://me:hunter2@host/db'"),
+        (
+            retry,
+            "DATABASE_URL",
+            "postgresql://me:hunter2@host/db\npostgresql://a@b/c",
+        ),
+        (serve, "STRIPE_API_BASE", "https://a.example\n.com"),
+        (serve, "AGENTS_UPSTREAM_URL", "http://127.0.0.1:1/\thunter2"),
+        (serve, "LISTEN_ADDR", "\"127.0.0.1:8080\""),
+        (serve, "DATA_DIR", "\"/nowhere\""),
         (serve, "PLANS_FILE", "/nowhere/plans.toml"),
         (retry, "PLANS_FILE", "Cargo.toml"),
         (create, "PLANS_FILE", "/nowhere/plans.toml"),
@@ -128,6 +146,77 @@ fn settings_that_contradict_each_other_are_refused() {
         for secret in ["hunter2", "whsec_filed", "sk_test_x"] {
             assert!(!ran.stderr.contains(secret), "{what}: {}", ran.stderr);
         }
+    }
+}
+
+#[tokio::test]
+async fn secrets_on_lines_of_their_own_are_all_taken_and_empty_settings_are_none() {
+    let db = TestDatabase::new().await;
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("secrets");
+    std::fs::write(&file, format!("\u{feff}whsec_old\r\n{SECRET}\r\n")).unwrap();
+    for in_file in [false, true] {
+        let mut command = serve_on(&db);
+        command.envs(
+            [
+                "STRIPE_SECRET_KEY",
+                "STRIPE_API_BASE",
+                "METRICS_ADDR",
+                "WORKER_CONCURRENCY",
+                "TRUSTED_PROXIES",
+                "WEBHOOK_TOLERANCE_SECONDS",
+                "WEBHOOK_MAX_RETRIES",
+                "GRACE_PERIOD_HOURS",
+                "API_RATE_LIMIT_PER_MINUTE",
+                "USAGE_RATE_LIMIT_PER_MINUTE",
+                "CORS_ALLOWED_ORIGINS",
+                "ALLOW_PRIVILEGED_DATABASE_ROLE",
+                "PUSHGATEWAY_URL",
+                "RUST_LOG",
+                "MIGRATION_DATABASE_URL",
+                "DATA_DIR",
+            ]
+            .map(|name| (name, " \n")),
+        );
+        command.current_dir(scratch.path());
+        if in_file {
+            command
+                .env_remove("STRIPE_WEBHOOK_SECRET")
+                .env("STRIPE_WEBHOOK_SECRET_FILE", &file);
+        } else {
+            command.env("STRIPE_WEBHOOK_SECRET", format!("whsec_old\n{SECRET}\n"));
+        }
+        let serving = Serving::start(&mut command);
+        let mut trigger = program_on(&db, &["webhooks", "trigger", "invoice.created"]);
+        trigger
+            .env("LISTEN_ADDR", serving.base.trim_start_matches("http://"))
+            .env("STRIPE_WEBHOOK_SECRET", SECRET);
+        let ran = run(&mut trigger);
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+    }
+    // An empty address is the default one, as for whoever did not set it.
+    let doctor = run(program_on(&db, &["doctor"]).env("LISTEN_ADDR", ""));
+    assert!(
+        doctor.stdout.contains("127.0.0.1:8080"),
+        "{}",
+        doctor.stdout
+    );
+}
+
+#[test]
+fn only_the_working_directorys_env_file_is_read() {
+    let above = tempfile::tempdir().unwrap();
+    let below = above.path().join("a/b");
+    std::fs::create_dir_all(&below).unwrap();
+    std::fs::write(above.path().join(".env"), "LOG_FORMAT=xml\n").unwrap();
+    let status = |folder: &Path| run(program(&["status"]).current_dir(folder));
+    for folder in [&below, above.path().join("a").as_path()] {
+        assert_eq!(status(folder).status, 0);
+    }
+    // The mark that some editors begin a file with is no part of a name.
+    std::fs::write(below.join(".env"), "\u{feff}LOG_FORMAT=xml\n").unwrap();
+    for folder in [above.path(), &below] {
+        assert_refused(&status(folder), "LOG_FORMAT", "its own file");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Backups that come back whole, and those that are refused.
 
-use crate::support::program::{Ran, program, run};
+use crate::support::program::{Ran, program, program_on, run};
 use crate::support::{TestDatabase, TestService};
 use crate::usage::tenant::Tenant;
 
@@ -49,10 +49,7 @@ async fn what_was_backed_up_comes_back_whole() {
     other
         .execute("GRANT billing_app, billing_worker TO billing_service")
         .await;
-    let seen = run(&mut crate::support::program::program_on(
-        &other,
-        &["audit", "verify"],
-    ));
+    let seen = run(&mut program_on(&other, &["audit", "verify"]));
     assert_eq!(seen.status, 0, "{}", seen.stderr);
     // And a second time there is no room.
     let again = on(&other, &["restore", name]);
@@ -107,4 +104,97 @@ async fn a_backup_goes_to_standard_output() {
     assert!(ran.status.success());
     assert!(ran.stdout.starts_with(b"PGDMP"));
     assert!(String::from_utf8_lossy(&ran.stderr).contains("SHA-256"));
+}
+
+#[tokio::test]
+async fn a_backup_needs_the_owners_url_alone_and_says_why_it_fails() {
+    let db = TestDatabase::new().await;
+    db.organization("cus_1").await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let with = |settings: &[(&str, String)], name: &str| {
+        let mut command = program(&["backup", &file(name)]);
+        run(command.envs(settings.iter().cloned()))
+    };
+    let owner = with(&[("MIGRATION_DATABASE_URL", db.url("postgres"))], "owner");
+    assert_eq!(owner.status, 0, "{}", owner.stderr);
+    assert!(
+        owner.stderr.contains(&db.name),
+        "it names the database: {}",
+        owner.stderr
+    );
+
+    let bound = with(&[("DATABASE_URL", db.url("billing_service"))], "service");
+    assert_eq!(bound.status, 2, "{}", bound.stderr);
+    assert!(
+        bound.stderr.contains("permission denied for table"),
+        "{}",
+        bound.stderr
+    );
+    assert!(
+        bound.stderr.contains("MIGRATION_DATABASE_URL"),
+        "{}",
+        bound.stderr
+    );
+
+    // That it failed is remembered, where it can be.
+    db.execute("CREATE TABLE secret (n int); ALTER TABLE secret ENABLE ROW LEVEL SECURITY")
+        .await;
+    let taken = with(&[("MIGRATION_DATABASE_URL", db.url("postgres"))], "owner");
+    assert_eq!(taken.status, 2, "{}", taken.stderr);
+    let failed = "billing_job_runs WHERE job = 'backup' AND NOT succeeded";
+    assert_eq!(db.count(failed).await, 1);
+    let doctor = run(&mut program_on(&db, &["doctor"]));
+    assert!(
+        doctor
+            .stdout
+            .contains("WARNING backup: its last run failed"),
+        "{}",
+        doctor.stdout
+    );
+}
+
+#[tokio::test]
+async fn a_database_with_nothing_in_it_is_not_backed_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = folder.path().join("empty.dump");
+    let name = name.to_str().unwrap();
+    let tables = TestDatabase::empty().await;
+    tables.execute("CREATE TABLE forgotten (n int)").await;
+    for db in [TestDatabase::empty().await, tables] {
+        for file in [name, "-"] {
+            let ran = on(&db, &["backup", file]);
+            assert_eq!(ran.status, 1, "{}", ran.stderr);
+            assert!(ran.stderr.contains("nothing to back up"), "{}", ran.stderr);
+            assert_eq!(ran.stdout, "");
+        }
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn the_jobs_are_measured_whether_they_ran_or_not() {
+    let service = TestService::start().await;
+    let success = "billing_scheduled_job_last_success_timestamp_seconds";
+    for task in [
+        "webhook-retry",
+        "usage-report",
+        "grace-period-cleanup",
+        "backup",
+    ] {
+        let series = format!("{success}{{task=\"{task}\"}}");
+        assert_eq!(service.metric(&series).await, Some(0), "{task}");
+        let failing = format!("billing_scheduled_job_failing{{task=\"{task}\"}}");
+        assert_eq!(service.metric(&failing).await, Some(0), "{task}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.dump");
+    let file = file.to_str().unwrap();
+    for (status, failing) in [(0, 0), (2, 1)] {
+        assert_eq!(on(&service.db, &["backup", file]).status, status);
+        let series = "billing_scheduled_job_failing{task=\"backup\"}";
+        assert_eq!(service.metric(series).await, Some(failing));
+        let series = format!("{success}{{task=\"backup\"}}");
+        assert!(service.metric(&series).await > Some(1_700_000_000));
+    }
 }
