@@ -20,7 +20,7 @@ fn commands() -> Vec<&'static str> {
 
 fn ours() -> impl Iterator<Item = Vec<&'static str>> {
     let of_the_machine = ["useradd ", "install ", "systemctl "];
-    let is_ours = |line: &&str| !of_the_machine.iter().any(|tool| line.starts_with(tool));
+    let is_ours = move |line: &&str| !of_the_machine.iter().any(|tool| line.starts_with(tool));
     let ours = commands().into_iter().filter(is_ours);
     let ours = ours.filter_map(|line| Some(line.split_once("valuecanvas-billing ")?.1));
     ours.map(|line| {
