@@ -1,18 +1,14 @@
 //! Stripe's own libraries sign what we verify, and verify what we sign.
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use valuecanvas_billing::stripe::signature::{self, SigningSecret};
 
 use crate::support::TestService;
 use crate::support::events::{SECRET, event};
+use crate::support::libraries::{LANGUAGES, ask};
 
-/// The libraries, each behind a script that takes the same requests.
-const LIBRARIES: [&str; 2] = ["node", "python"];
+const SCRIPT: &str = "sign";
 
 /// Bodies that a library might read otherwise than we do.
 fn bodies() -> Vec<String> {
@@ -26,48 +22,13 @@ fn bodies() -> Vec<String> {
     ]
 }
 
-/// What the script says, or how it failed.
-fn ask(library: &str, request: &Value) -> Result<String, String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let foreign = root.join("tests/foreign").join(library);
-    let python: PathBuf = root.join("target/foreign-python/bin/python");
-    let (program, script, installed) = match library {
-        "node" => (
-            PathBuf::from("node"),
-            "sign.js",
-            foreign.join("node_modules/stripe"),
-        ),
-        _ => (python.clone(), "sign.py", python),
-    };
-    assert!(
-        installed.exists(),
-        "Stripe's library for {library} is missing: run scripts/setup-foreign"
-    );
-    let mut child = Command::new(program)
-        .arg(foreign.join(script))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the script starts");
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(request.to_string().as_bytes()).unwrap();
-    drop(stdin);
-    let output = child.wait_with_output().unwrap();
-    if output.status.success() {
-        Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned())
-    } else {
-        Err(String::from_utf8_lossy(&output.stderr).into_owned())
-    }
-}
-
 #[tokio::test]
 async fn what_stripes_libraries_sign_is_accepted() {
-    for library in LIBRARIES {
+    for library in LANGUAGES {
         let service = TestService::intake_only().await;
         for (body, duplicate) in bodies().into_iter().zip([false, true]) {
             let request = json!({"action": "sign", "secret": SECRET, "body": body});
-            let header = ask(library, &request).expect("it signs");
+            let header = ask(library, SCRIPT, &request).expect("it signs");
             let response = service.deliver_raw(body, &header).await;
             assert_eq!(response.status(), 200, "{library}: {header}");
             let answer: Value = response.json().await.unwrap();
@@ -78,16 +39,20 @@ async fn what_stripes_libraries_sign_is_accepted() {
 
 #[test]
 fn what_we_sign_stripes_libraries_accept() {
-    for library in LIBRARIES {
+    for library in LANGUAGES {
         for body in bodies() {
             let secret = SigningSecret::new(SECRET);
             let header = signature::sign(&secret, body.as_bytes(), Timestamp::now().as_second());
             let mut request =
                 json!({"action": "verify", "secret": SECRET, "body": body, "header": header});
-            assert_eq!(ask(library, &request).as_deref(), Ok("evt_1"), "{library}");
+            assert_eq!(
+                ask(library, SCRIPT, &request).as_deref(),
+                Ok("evt_1"),
+                "{library}"
+            );
             request["secret"] = json!("whsec_another");
             assert!(
-                ask(library, &request).is_err(),
+                ask(library, SCRIPT, &request).is_err(),
                 "{library} checks what it is given"
             );
         }
@@ -101,8 +66,12 @@ fn all_agree_on_the_known_vector() {
     let request = json!({
         "action": "sign", "secret": "whsec_test_secret", "body": body, "timestamp": 1_700_000_000,
     });
-    for library in LIBRARIES {
-        assert_eq!(ask(library, &request).as_deref(), Ok(header), "{library}");
+    for library in LANGUAGES {
+        assert_eq!(
+            ask(library, SCRIPT, &request).as_deref(),
+            Ok(header),
+            "{library}"
+        );
     }
     let secret = SigningSecret::new("whsec_test_secret");
     assert_eq!(

@@ -15,6 +15,7 @@ use valuecanvas_billing::usage_alerts::webhook::WebhookSecret;
 
 use super::tenant::Tenant;
 use crate::support::TestService;
+use crate::support::libraries::{LANGUAGES, ask};
 use crate::support::program::{program_on, run};
 use crate::support::service::Options;
 
@@ -267,5 +268,32 @@ async fn a_fraction_is_a_number_with_all_of_its_digits() {
     for (_, text) in app.taken(1).await {
         assert!(text.contains(r#""usage":9007199254740991.0001,"#), "{text}");
         assert!(text.contains(r#""quota":9007199254740993.5,"#), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn libraries_verify_an_alert_and_read_it() {
+    let app = Receiver::default();
+    let service = service_telling(&app).await;
+    let tenant = Tenant::of(&service, "Told").await;
+    tenant.consume(&service, "api_calls", 800).await.ok();
+    let (headers, body) = app.taken(1).await.remove(0);
+    let headers: Value = headers
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), json!(value.to_str().unwrap())))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    for language in LANGUAGES {
+        let mut request =
+            json!({"action": "receive", "secret": SECRET, "headers": headers, "body": body});
+        let event = ask(language, "usage", &request).expect("it verifies");
+        let event: Value = serde_json::from_str(&event).unwrap();
+        assert_eq!(event["id"], headers["webhook-id"], "{language}");
+        assert_eq!(event["data"]["metric"], "api_calls", "{language}");
+        request["body"] = json!(body.replace("api_calls", "api_cells"));
+        assert!(
+            ask(language, "usage", &request).is_err(),
+            "{language} checks what it is given"
+        );
     }
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::tenant::{Answer, EVENTS, Tenant};
 use crate::support::TestService;
+use crate::support::libraries::{LANGUAGES, ask};
 
 fn event(id: &str, metric: &str, quantity: impl Into<Value>) -> Value {
     json!({"id": id, "metric": metric, "quantity": quantity.into()})
@@ -253,4 +254,27 @@ async fn a_batch_of_a_thousand_adds_up() {
             .await,
         Some(1_000)
     );
+}
+
+#[tokio::test]
+async fn what_cloud_events_libraries_send_is_counted() {
+    let (service, tenant) = tenant().await;
+    for (n, language) in (0_i64..).zip(LANGUAGES) {
+        for (m, binary_data) in (0_i64..).zip([false, true]) {
+            let event = json!({"id": format!("{language}-{binary_data}"), "source": "/app",
+                "type": "com.example.used", "datacontenttype": "application/json",
+                "data": {"metric": "llm_tokens", "quantity": 7}});
+            let request = json!({"action": "encode", "event": event, "binaryData": binary_data});
+            let encoded = ask(language, "usage", &request).expect("it encodes");
+            let encoded: Value = serde_json::from_str(&encoded).unwrap();
+            let kind = encoded["contentType"].as_str().unwrap();
+            let body = encoded["body"].as_str().unwrap();
+            let answer = tenant
+                .post_raw(&service, EVENTS, kind, body.to_owned())
+                .await;
+            assert_eq!(answer.ok()["status"], "recorded", "{language}: {body}");
+            let total = (7 * (2 * n + m + 1)).to_string();
+            assert_eq!(tenant.total(&service, "llm_tokens").await, total);
+        }
+    }
 }
