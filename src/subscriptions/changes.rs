@@ -17,7 +17,7 @@ use super::standing::{Held, Standing};
 use super::token::Promise;
 use crate::audit::{Actor, Client as From};
 use crate::db::TenantTx;
-use crate::stripe::client::{Client, ErrorKind, Params, StripeError};
+use crate::stripe::client::{BILLING_MODE, Client, ErrorKind, Params, StripeError};
 use crate::stripe::requests::{self, Begun, NewRequest, Request, Subject};
 
 /// Who wishes.
@@ -247,6 +247,7 @@ impl Subscriptions {
                 let params = Params::new()
                     .set("customer", customer_id)
                     .set("metadata[organization_id]", organization_id)
+                    .set("billing_mode[type]", BILLING_MODE)
                     .set("payment_behavior", "error_if_incomplete")
                     .set_if("trial_period_days", trial);
                 (None, items_of(&prices, params, "items"))

@@ -131,6 +131,14 @@ impl Fields {
         for (slot, name) in texts.iter_mut().zip(TEXTS) {
             *slot = params.clearable(name)?;
         }
+        if let [_, Some(Some(email)), ..] = &texts
+            && !is_email(email)
+        {
+            return Err(
+                ApiError::bad_param("email", format!("Invalid email address: {email}"))
+                    .code("email_invalid"),
+            );
+        }
         let mut default_payment_method = None;
         if let Some(mut settings) = params.map("invoice_settings")? {
             default_payment_method = settings.clearable("default_payment_method")?;
@@ -160,6 +168,21 @@ impl Fields {
         }
     }
 }
+
+/// One `@`, something before it, and a host with a point after it.
+fn is_email(text: &str) -> bool {
+    let plain = |part: &str| {
+        !part.is_empty() && !part.contains(|c: char| c.is_whitespace() || c == '@' || c == ',')
+    };
+    match text.split_once('@') {
+        Some((name, host)) => {
+            let labels = host.split('.').all(|label| !label.is_empty());
+            plain(name) && plain(host) && host.contains('.') && labels && text.len() <= 512
+        }
+        None => false,
+    }
+}
+
 fn take_address(params: &mut Params) -> Result<Option<Option<Value>>, ApiError> {
     let Some(pairs) = params.pairs("address")? else {
         return Ok(None);

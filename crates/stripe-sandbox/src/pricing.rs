@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use billing_domain::proration::Rounding;
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
@@ -65,7 +64,7 @@ impl fmt::Display for Decimal {
 #[derive(Debug, Clone, Copy)]
 pub struct Tier {
     up_to: Option<u64>,
-    flat: Decimal,
+    flat: Option<Decimal>,
     unit: Decimal,
 }
 
@@ -80,24 +79,72 @@ pub enum Scheme {
     Volume(Vec<Tier>),
 }
 
+/// A part of what a number of units costs: a line of an invoice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// The tier it is of, from 1, where there are tiers.
+    pub tier: Option<usize>,
+    /// The units it is for; none, where it is the tier's flat amount.
+    pub quantity: u64,
+    /// What one of the units costs; the amount, where it is flat.
+    pub unit: Decimal,
+    /// Whether it is the tier's flat amount.
+    pub flat: bool,
+    /// In minor units, rounded half up by itself.
+    pub amount: i64,
+}
+
+impl Part {
+    fn units(tier: Option<usize>, quantity: u64, unit: Decimal) -> Option<Self> {
+        let amount = half_up(unit.0.checked_mul(i128::from(quantity))?)?;
+        Some(Self {
+            tier,
+            quantity,
+            unit,
+            flat: false,
+            amount,
+        })
+    }
+
+    fn flat(tier: usize, unit: Decimal) -> Option<Self> {
+        let amount = half_up(unit.0)?;
+        Some(Self {
+            tier: Some(tier),
+            quantity: 0,
+            unit,
+            flat: true,
+            amount,
+        })
+    }
+}
+
+/// Stripe rounds metered amounts half up: 1.5 cents are 2.
+fn half_up(exact: i128) -> Option<i64> {
+    i64::try_from(exact.checked_add(ONE / 2)?.div_euclid(ONE)).ok()
+}
+
 impl Scheme {
-    /// The amount for so many units, rounded once; `None` on overflow.
+    /// The lines for so many units; `None` on overflow.
+    #[must_use]
+    pub fn parts(&self, quantity: u64) -> Option<Vec<Part>> {
+        match self {
+            Self::PerUnit(unit) => Some(vec![Part::units(None, quantity, *unit)?]),
+            Self::Graduated(tiers) => graduated(tiers, quantity),
+            Self::Volume(tiers) => {
+                let index = tiers
+                    .iter()
+                    .position(|tier| tier.up_to.is_none_or(|limit| quantity <= limit))?;
+                of_tier(index + 1, &tiers[index], quantity)
+            }
+        }
+    }
+
+    /// The amount for so many units; `None` on overflow.
     #[must_use]
     pub fn amount(&self, quantity: u64) -> Option<i64> {
-        let exact = match self {
-            Self::PerUnit(unit) => unit.0.checked_mul(i128::from(quantity))?,
-            Self::Graduated(tiers) => graduated(tiers, quantity)?,
-            Self::Volume(tiers) => {
-                let tier = tiers
-                    .iter()
-                    .find(|tier| tier.up_to.is_none_or(|limit| quantity <= limit))?;
-                tier.unit
-                    .0
-                    .checked_mul(i128::from(quantity))?
-                    .checked_add(tier.flat.0)?
-            }
-        };
-        i64::try_from(Rounding::NearestTiesDown.divide(exact, ONE)).ok()
+        self.parts(quantity)?
+            .iter()
+            .try_fold(0_i64, |sum, part| sum.checked_add(part.amount))
     }
 
     /// The price of one unit, where there is one price.
@@ -118,8 +165,8 @@ impl Scheme {
                 .iter()
                 .map(|tier| {
                     json!({
-                        "flat_amount": tier.flat.to_whole(),
-                        "flat_amount_decimal": tier.flat.to_string(),
+                        "flat_amount": tier.flat.and_then(Decimal::to_whole),
+                        "flat_amount_decimal": tier.flat.map(|flat| flat.to_string()),
                         "unit_amount": tier.unit.to_whole(),
                         "unit_amount_decimal": tier.unit.to_string(),
                         "up_to": tier.up_to,
@@ -130,23 +177,32 @@ impl Scheme {
     }
 }
 
-fn graduated(tiers: &[Tier], quantity: u64) -> Option<i128> {
-    let (mut total, mut below) = (0_i128, 0_u64);
-    for tier in tiers {
-        if quantity <= below && below > 0 {
+/// What a tier's units cost, and its flat amount where it has one.
+fn of_tier(number: usize, tier: &Tier, quantity: u64) -> Option<Vec<Part>> {
+    let mut parts = vec![Part::units(Some(number), quantity, tier.unit)?];
+    if let Some(flat) = tier.flat {
+        parts.push(Part::flat(number, flat)?);
+    }
+    Some(parts)
+}
+
+fn graduated(tiers: &[Tier], quantity: u64) -> Option<Vec<Part>> {
+    let (mut parts, mut below) = (Vec::new(), 0_u64);
+    for (index, tier) in tiers.iter().enumerate() {
+        if quantity <= below && index > 0 {
             break;
         }
         let upper = tier.up_to.map_or(quantity, |limit| limit.min(quantity));
         let units = upper.saturating_sub(below);
-        total = total
-            .checked_add(tier.unit.0.checked_mul(i128::from(units))?)?
-            .checked_add(if quantity > 0 { tier.flat.0 } else { 0 })?;
-        below = upper;
-        if tier.up_to.is_none() {
-            break;
+        let mut of_this = of_tier(index + 1, tier, units)?;
+        // Nothing was used: no tier was entered, and none of its fee is due.
+        if quantity == 0 {
+            of_this.retain(|part| !part.flat);
         }
+        parts.extend(of_this);
+        below = upper;
     }
-    Some(total)
+    Some(parts)
 }
 
 /// Takes `name` or `name_decimal`, at most one of them.
@@ -226,7 +282,7 @@ fn take_tier(mut params: Params) -> Result<Tier, ApiError> {
     let zero = Decimal::whole(0);
     Ok(Tier {
         up_to,
-        flat: flat.unwrap_or(zero),
+        flat,
         unit: unit.unwrap_or(zero),
     })
 }
@@ -250,6 +306,30 @@ mod tests {
     }
 
     #[test]
+    fn each_tier_is_a_line_and_rounded_by_itself() {
+        let half = Scheme::PerUnit(decimal("0.05"));
+        assert_eq!(half.amount(30), Some(2), "1.5 cents");
+        let tier = |up_to, flat: Option<&str>, unit: &str| Tier {
+            up_to,
+            flat: flat.map(decimal),
+            unit: decimal(unit),
+        };
+        let two = Scheme::Graduated(vec![tier(Some(3), None, "0.5"), tier(None, None, "0.5")]);
+        assert_eq!(two.amount(6), Some(4), "1.5 cents twice");
+        // As recorded in December 2022.
+        let recorded = Scheme::Graduated(vec![
+            tier(Some(1_000), Some("900"), "0"),
+            tier(None, Some("0"), "3.6"),
+        ]);
+        let parts = recorded.parts(1_031).expect("it fits");
+        let lines: Vec<_> = parts.iter().map(|p| (p.amount, p.quantity)).collect();
+        assert_eq!(lines, [(0, 1_000), (900, 0), (112, 31), (0, 0)]);
+        let tiers: Vec<_> = parts.iter().map(|p| p.tier).collect();
+        assert_eq!(tiers, [Some(1), Some(1), Some(2), Some(2)]);
+        assert_eq!(recorded.amount(0), Some(0));
+    }
+
+    #[test]
     fn usage_is_rounded_once_and_not_for_each_unit() {
         let price = Scheme::PerUnit(decimal("0.001"));
         assert_eq!(price.amount(1_234_567), Some(1_235));
@@ -260,7 +340,7 @@ mod tests {
     fn a_first_tier_of_zero_includes_units() {
         let tier = |up_to, unit: &str| Tier {
             up_to,
-            flat: Decimal::whole(0),
+            flat: None,
             unit: decimal(unit),
         };
         let graduated = Scheme::Graduated(vec![tier(Some(100), "0"), tier(None, "5")]);

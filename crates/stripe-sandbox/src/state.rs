@@ -18,7 +18,9 @@ use crate::meter_events::MeterEvent;
 use crate::meters::Meter;
 use crate::payment_methods::PaymentMethod;
 use crate::payments::charges::Charge;
+use crate::payments::disputes::Dispute;
 use crate::payments::intents::PaymentIntent;
+use crate::payments::refunds::Refund;
 use crate::prices::Price;
 use crate::products::Product;
 use crate::shape::Shape;
@@ -74,6 +76,10 @@ pub struct State {
     pub payment_intents: Store<PaymentIntent>,
     /// Charges, failed ones included.
     pub charges: Store<Charge>,
+    /// Refunds of charges.
+    pub refunds: Store<Refund>,
+    /// Disputes of charges.
+    pub disputes: Store<Dispute>,
     /// Meters.
     pub meters: Store<Meter>,
     /// Meter events by identifier.
@@ -112,6 +118,8 @@ impl State {
             invoice_items: Store::default(),
             payment_intents: Store::default(),
             charges: Store::default(),
+            refunds: Store::default(),
+            disputes: Store::default(),
             meters: Store::default(),
             meter_events: Store::default(),
             endpoints: Store::default(),
@@ -216,6 +224,12 @@ impl State {
         }
         if let Some(item) = self.invoice_items.get(id) {
             return Some(item.render(self, shape));
+        }
+        if let Some(refund) = self.refunds.get(id) {
+            return Some(refund.render());
+        }
+        if let Some(dispute) = self.disputes.get(id) {
+            return Some(dispute.render());
         }
         self.balance_transactions
             .get(id)

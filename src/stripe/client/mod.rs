@@ -26,10 +26,12 @@ pub use endpoints::{
 pub use error::{ErrorKind, StripeError};
 pub use params::Params;
 
-/// The version whose shape we ask for: the first of the shapes that
-/// [`super::objects`] reads and that Stripe still gives to new accounts. Event
-/// shapes are the endpoint's own business; both are read.
-pub const API_VERSION: &str = "2025-03-31.basil";
+/// The version of every call. Events come in the version of their endpoint;
+/// [`super::objects`] reads them all.
+pub const API_VERSION: &str = "2026-08-26.dahlia";
+/// How new subscriptions are billed, which is said with each, whatever the
+/// version's default: by the rules that the local engine computes by.
+pub const BILLING_MODE: &str = "classic";
 /// Stripe's own host.
 pub const API_BASE: &str = "https://api.stripe.com";
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{Line, Quote, Source};
 use crate::plans::{Catalogue, Plan};
-use crate::stripe::client::{Client, ErrorKind, Params, StripeError};
+use crate::stripe::client::{BILLING_MODE, Client, ErrorKind, Params, StripeError};
 use crate::stripe::objects::{Invoice, InvoiceLine};
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::prices::PlanPrices;
@@ -182,7 +182,9 @@ pub async fn of_creation(
     plan: &Plan,
     prices: &PlanPrices,
 ) -> Result<Quote, Failure> {
-    let params = Params::new().set("customer", customer);
+    let params = Params::new()
+        .set("customer", customer)
+        .set("subscription_details[billing_mode][type]", BILLING_MODE);
     let params = items_of(prices, params, "subscription_details[items]");
     let first = ask(client, &params).await?;
     let (mut next, mut starts, mut ends) = (0, None, None);

@@ -198,23 +198,23 @@ pub fn metered(
             period.start_secs(),
             period.end_secs(),
         );
-        let amount = price
+        let parts = price
             .scheme
-            .amount(used)
+            .parts(used)
             .ok_or_else(|| ApiError::invalid("The usage is too large to be charged."))?;
-        let description = describe::recurring(used, catalogue.product_name(price), price);
-        lines.push(
-            item_line(
+        for part in parts {
+            let description = describe::metered(&part, catalogue.product_name(price), price);
+            let line = item_line(
                 subscription,
                 item.id.clone(),
                 price.id(),
-                used,
-                amount,
+                part.quantity,
+                part.amount,
                 description,
                 period,
-            )
-            .into(),
-        );
+            );
+            lines.push(line.into());
+        }
     }
     Ok(lines)
 }
@@ -228,8 +228,8 @@ pub fn trial(
     for item in &subscription.items {
         let price = catalogue.price(&item.price)?;
         if price.meter().is_none() {
-            let description = describe::trial(catalogue.product_name(price));
             let quantity = item.quantity.unwrap_or(1);
+            let description = describe::trial(quantity, catalogue.product_name(price));
             lines.push(
                 item_line(
                     subscription,

@@ -7,7 +7,7 @@ use crate::error::ApiError;
 use crate::faults;
 use crate::invoices::model::{Invoice, Status};
 use crate::payments::charges::Charge;
-use crate::payments::intents;
+use crate::payments::{disputes, intents};
 use crate::shape::Shape;
 use crate::state::State;
 use crate::subscriptions::status;
@@ -125,7 +125,11 @@ pub fn take_payment(
     if let Some(subscription) = state.invoice(id)?.subscription().map(str::to_owned) {
         status::keep_method(state, &subscription, method, now_secs)?;
     }
-    settle_paid(state, id, due, now_secs)
+    settle_paid(state, id, due, now_secs)?;
+    if let Some(charge) = state.invoice(id)?.charge.clone() {
+        disputes::after_charge(state, &charge, now_secs);
+    }
+    Ok(())
 }
 
 fn charge(
@@ -147,6 +151,7 @@ fn charge(
         payment_method: method.to_owned(),
         description: describe(state, id),
         decline,
+        refunded_amount: 0,
     };
     let charge_id = charge.id.clone();
     state.charges.insert(charge);
@@ -180,6 +185,7 @@ pub fn settle_paid(
         invoice.status = Status::Paid;
         invoice.amount_paid = amount_paid;
         invoice.attempted = true;
+        invoice.auto_advance = false;
         invoice.next_attempt_secs = None;
         invoice.transitions.paid = Some(now_secs);
     }
@@ -248,7 +254,12 @@ fn action_required(
         }
         state.emit("payment_intent.requires_action", &intent, now_secs);
     }
-    schedule_retry(state, id, now_secs)?;
+    if state.invoice(id)?.reason == "subscription_create" {
+        // Nothing was charged yet: it is no attempt.
+        state.invoice_mut(id)?.attempted = true;
+    } else {
+        schedule_retry(state, id, now_secs)?;
+    }
     state.emit("invoice.payment_action_required", id, now_secs);
     state.emit("invoice.payment_failed", id, now_secs);
     state.emit_update("invoice.updated", id, before, now_secs);

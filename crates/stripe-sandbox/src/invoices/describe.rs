@@ -1,10 +1,11 @@
 //! The words of invoice lines.
 
+use billing_domain::money;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::prices::Price;
-use crate::pricing::Decimal;
+use crate::prices::{Price, Recurring};
+use crate::pricing::{Decimal, Part};
 
 /// `Unused time on 2 × Seat after 22 Nov 2026`.
 #[must_use]
@@ -24,24 +25,46 @@ pub fn recurring(quantity: u64, product: &str, price: &Price) -> String {
     let Some(recurring) = &price.recurring else {
         return product.to_owned();
     };
-    let every = if recurring.count == 1 {
-        recurring.interval.to_owned()
-    } else {
-        format!("every {} {}s", recurring.count, recurring.interval)
-    };
+    let every = every(recurring);
     match price.scheme.unit() {
         Some(unit) => format!(
             "{quantity} × {product} (at {} / {every})",
-            money(unit, &price.currency)
+            self::price(unit, &price.currency)
         ),
         None => format!("{quantity} × {product} (per {every})"),
     }
 }
 
-/// `Trial period for Standard`.
+/// One part of what usage costs: `31 × Standard (Tier 2 at $0.036 / month)`.
 #[must_use]
-pub fn trial(product: &str) -> String {
-    format!("Trial period for {product}")
+pub fn metered(part: &Part, product: &str, price: &Price) -> String {
+    let Some(tier) = part.tier else {
+        return recurring(part.quantity, product, price);
+    };
+    let every = price.recurring.as_ref().map_or_else(String::new, every);
+    let amount = self::price(part.unit, &price.currency);
+    if part.flat {
+        format!("{product} (Tier {tier} flat fee of {amount} / {every})")
+    } else {
+        format!(
+            "{} × {product} (Tier {tier} at {amount} / {every})",
+            part.quantity
+        )
+    }
+}
+
+/// `Free trial for 1 × Standard`.
+#[must_use]
+pub fn trial(quantity: u64, product: &str) -> String {
+    format!("Free trial for {quantity} × {product}")
+}
+
+fn every(recurring: &Recurring) -> String {
+    if recurring.count == 1 {
+        recurring.interval.to_owned()
+    } else {
+        format!("every {} {}s", recurring.count, recurring.interval)
+    }
 }
 
 fn day(at_secs: i64) -> String {
@@ -56,27 +79,19 @@ fn day(at_secs: i64) -> String {
     )
 }
 
-/// Currencies whose smallest unit is the unit itself.
-const WHOLE_UNITS: [&str; 16] = [
-    "bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "ugx", "vnd", "vuv",
-    "xaf", "xof", "xpf",
-];
-
 /// `$99.00`, `980 JPY`, `$0.00001`: exact, with at least the usual places.
 #[must_use]
-pub fn money(amount: Decimal, currency: &str) -> String {
+pub fn price(amount: Decimal, currency: &str) -> String {
     let minor = amount.to_string();
     let (whole, fraction) = minor.split_once('.').unwrap_or((minor.as_str(), ""));
-    let major = if WHOLE_UNITS.contains(&currency) {
-        if fraction.is_empty() {
-            whole.to_owned()
-        } else {
-            format!("{whole}.{fraction}")
-        }
+    let decimals = usize::try_from(money::decimals(currency)).unwrap_or(2);
+    let padded = format!("{whole:0>width$}", width = decimals + 1);
+    let (units, part) = padded.split_at(padded.len() - decimals);
+    let part = format!("{part}{fraction}");
+    let major = if part.is_empty() {
+        units.to_owned()
     } else {
-        let padded = format!("{whole:0>3}");
-        let (units, cents) = padded.split_at(padded.len() - 2);
-        format!("{units}.{cents}{fraction}")
+        format!("{units}.{part}")
     };
     match currency {
         "usd" => format!("${major}"),
@@ -93,11 +108,14 @@ mod tests {
     #[test]
     fn money_shows_every_digit_and_no_more() {
         let shown =
-            |text: &str, currency| money(Decimal::parse(text).expect("a decimal"), currency);
+            |text: &str, currency| price(Decimal::parse(text).expect("a decimal"), currency);
         assert_eq!(shown("9900", "usd"), "$99.00");
         assert_eq!(shown("5", "eur"), "€0.05");
         assert_eq!(shown("0.001", "usd"), "$0.00001");
         assert_eq!(shown("980", "jpy"), "980 JPY");
+        assert_eq!(shown("0.5", "jpy"), "0.5 JPY");
+        assert_eq!(shown("1230", "kwd"), "1.230 KWD");
+        assert_eq!(shown("500", "ugx"), "5.00 UGX");
     }
 
     #[test]

@@ -120,8 +120,7 @@ pub fn void(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> 
         return Err(ApiError::invalid(format!(
             "You can only pass in open or uncollectible invoices. This invoice isn't open: it is {}.",
             invoice.status.name()
-        ))
-        .code("invoice_not_editable"));
+        )));
     }
     let before = state.snapshot(id);
     {
@@ -149,10 +148,9 @@ pub fn void(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> 
 /// Gives up on an open invoice.
 pub fn mark_uncollectible(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
     if state.invoice(id)?.status != Status::Open {
-        return Err(
-            ApiError::invalid("You can only mark open invoices as uncollectible.")
-                .code("invoice_not_editable"),
-        );
+        return Err(ApiError::invalid(
+            "You can only mark open invoices as uncollectible.",
+        ));
     }
     let before = state.snapshot(id);
     {

@@ -189,7 +189,7 @@ impl Invoice {
     #[must_use]
     pub const fn amount_remaining(&self) -> i64 {
         match self.status {
-            Status::Paid | Status::Void => 0,
+            Status::Paid => 0,
             _ => self.amount_due - self.amount_paid,
         }
     }

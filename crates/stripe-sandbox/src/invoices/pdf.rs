@@ -47,7 +47,7 @@ fn assemble(objects: &[Vec<u8>]) -> Vec<u8> {
 }
 
 fn text(invoice: &Invoice) -> Vec<String> {
-    let money = |amount: i64| describe::money(Decimal::whole(amount), &invoice.currency);
+    let money = |amount: i64| describe::price(Decimal::whole(amount), &invoice.currency);
     let mut text = vec![
         format!("Invoice {}", invoice.number.as_deref().unwrap_or("(draft)")),
         format!("Customer {}", invoice.customer),

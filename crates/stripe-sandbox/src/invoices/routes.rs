@@ -151,6 +151,12 @@ fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
     if let Some(Some(method)) = &method {
         payment_methods::check_owner(state, method, &customer, "default_payment_method")?;
     }
+    if status != Status::Draft && (description.is_some() || footer.is_some()) {
+        return Err(ApiError::invalid(
+            "Finalized invoices can't be updated in this way: description and footer.",
+        )
+        .code("invoice_not_editable"));
+    }
     let now = state.now_for(&customer);
     let draft_secs = state.config.draft_secs;
     let before = state.snapshot(&id);
@@ -184,6 +190,7 @@ fn remove(call: &mut Call<'_>) -> Result<Value, ApiError> {
         )
         .code("invoice_not_editable"));
     }
+    // What it billed goes with it, and is not pending again.
     let used: Vec<String> = invoice
         .lines
         .iter()
@@ -192,9 +199,7 @@ fn remove(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let last = call.state.snapshot(&id);
     call.state.invoices.remove(&id);
     for item in used {
-        if let Some(item) = call.state.invoice_items.get_mut(&item) {
-            item.invoice = None;
-        }
+        call.state.invoice_items.remove(&item);
     }
     if let Some(last) = last {
         call.state.emit_snapshot("invoice.deleted", last, now);
@@ -241,12 +246,10 @@ fn pay(call: &mut Call<'_>) -> Result<Value, ApiError> {
         Status::Draft => finalize::finalize(state, &id, now)?,
         Status::Open | Status::Uncollectible => {}
         Status::Paid => {
-            return Err(ApiError::invalid("Invoice is already paid").code("invoice_already_paid"));
+            return Err(ApiError::invalid("Invoice is already paid"));
         }
         Status::Void => {
-            return Err(
-                ApiError::invalid("Voided invoices cannot be paid.").code("invoice_not_open")
-            );
+            return Err(ApiError::invalid("Voided invoices cannot be paid."));
         }
     }
     if state.invoice(&id)?.amount_remaining() == 0 {

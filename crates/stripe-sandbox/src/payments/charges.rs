@@ -37,6 +37,8 @@ pub struct Charge {
     pub description: &'static str,
     /// Why it failed, if it did.
     pub decline: Option<Decline>,
+    /// How much of it was given back.
+    pub refunded_amount: i64,
 }
 
 impl Keyed for Charge {
@@ -56,7 +58,7 @@ impl Charge {
             "object": "charge",
             "amount": self.amount,
             "amount_captured": if paid { self.amount } else { 0 },
-            "amount_refunded": 0,
+            "amount_refunded": self.refunded_amount,
             "application": null,
             "application_fee": null,
             "application_fee_amount": null,
@@ -68,7 +70,7 @@ impl Charge {
             "currency": self.currency,
             "customer": self.customer,
             "description": self.description,
-            "disputed": false,
+            "disputed": state.disputes.iter().any(|dispute| dispute.charge() == self.id),
             "failure_balance_transaction": null,
             "failure_code": self.decline.map(|decline| decline.code),
             "failure_message": self.decline.map(|decline| decline.message),
@@ -87,7 +89,7 @@ impl Charge {
             "receipt_email": null,
             "receipt_number": null,
             "receipt_url": null,
-            "refunded": false,
+            "refunded": paid && self.refunded_amount == self.amount,
             "review": null,
             "shipping": null,
             "source": null,

@@ -20,6 +20,7 @@ use crate::subscriptions::edit::{self, ItemEdit};
 use crate::subscriptions::model::{Item, MissingPaymentMethod, Status, Subscription};
 use crate::subscriptions::payment;
 use crate::subscriptions::request::{self, PaymentBehavior};
+use crate::subscriptions::update;
 
 const DAY_SECS: i64 = 86_400;
 /// Stripe's limit for trials: two years.
@@ -146,7 +147,12 @@ pub fn begin(
         .iter()
         .find_map(|edit| catalogue.prices.get(edit.price.as_ref()?));
     let currency = first.map_or_else(|| "usd".to_owned(), |price| price.currency.clone());
-    let customer = state.customer(&new.customer, "customer")?;
+    let customer = state
+        .customer(&new.customer, "customer")
+        .map_err(|mut error| {
+            error.status = 404;
+            error
+        })?;
     if customer
         .currency
         .as_ref()
@@ -240,6 +246,7 @@ pub fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let currency = params.text("currency")?;
     let wishes = Wishes::take(&mut params)?;
     params.finish()?;
+    update::check_cancel_at(wishes.cancel_at, now)?;
     let state = &mut *call.state;
     if let Some(method) = &wishes.default_payment_method {
         payment_methods::check_owner(state, method, &customer, "default_payment_method")?;

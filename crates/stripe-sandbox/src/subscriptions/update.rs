@@ -84,6 +84,17 @@ fn take_cancel_at(params: &mut Params) -> Result<Option<Option<i64>>, ApiError> 
     }
 }
 
+/// An end lies ahead.
+pub fn check_cancel_at(cancel_at: Option<i64>, now_secs: i64) -> Result<(), ApiError> {
+    match cancel_at {
+        Some(at) if at <= now_secs => Err(ApiError::bad_param(
+            "cancel_at",
+            "The subscription `cancel_at` date must be in the future.",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Takes items, proration and time: what the preview reads as well.
 pub fn take_change(
     params: &mut Params,
@@ -124,6 +135,7 @@ pub fn apply_params(state: &mut State, id: &str, mut params: Params) -> Result<(
     let settings = Settings::take(&mut params)?;
     let behavior = request::take_payment_behavior(&mut params)?;
     params.finish()?;
+    check_cancel_at(settings.cancel_at.flatten(), now)?;
     check_changeable(state, &before, &request, &settings)?;
     let mut ids = state.ids.clone();
     let mut change = change::decide(&before, &request, state.catalogue(), &mut ids, now)?;
@@ -152,6 +164,12 @@ fn check_changeable(
             "items",
             "The items of an incomplete subscription cannot be changed.",
         ));
+    }
+    if before.status == Status::Incomplete && settings.cancel_at_period_end == Some(true) {
+        return Err(ApiError::invalid(
+            "An incomplete subscription cannot be set to end with its period; cancel it instead.",
+        )
+        .code("status_transition_invalid"));
     }
     match &settings.default_payment_method {
         Some(method) => {

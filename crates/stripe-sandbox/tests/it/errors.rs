@@ -134,3 +134,74 @@ async fn the_version_must_look_like_one() {
     let reply = world.get("/v1/account", &[]).await;
     assert_eq!(reply.header("stripe-version"), Some("2024-06-20"));
 }
+
+#[tokio::test]
+async fn what_stripe_refuses_is_refused() {
+    let world = World::new().await;
+    let price = world.price(1_000).await;
+    let clock = world.clock(crate::support::START).await;
+    let customer = world.customer(&clock, "pm_card_visa").await;
+    let subscribe = |at: i64| {
+        let at = at.to_string();
+        let (world, customer, price) = (&world, &customer, &price);
+        async move {
+            let fields = [
+                ("customer", customer.as_str()),
+                ("items[0][price]", price.as_str()),
+                ("cancel_at", at.as_str()),
+            ];
+            world.post("/v1/subscriptions", &fields).await
+        }
+    };
+    let past = subscribe(crate::support::START - 1).await.error(400);
+    assert_eq!(past["param"], "cancel_at");
+    let ahead = subscribe(crate::support::START + 60).await.ok();
+    let path = format!("/v1/subscriptions/{}", ahead["id"].as_str().expect("an id"));
+    let error = world.post(&path, &[("cancel_at", "1")]).await.error(400);
+    assert_eq!(error["param"], "cancel_at");
+    for email in [
+        "not an email",
+        "a@b",
+        "@example.com",
+        "a@",
+        "a b@example.com",
+        "a@@example.com",
+    ] {
+        let error = world
+            .post("/v1/customers", &[("email", email)])
+            .await
+            .error(400);
+        assert_eq!(error["param"], "email", "{email}");
+    }
+    world
+        .post("/v1/customers", &[("email", "josé+x@sub.example.com")])
+        .await
+        .ok();
+}
+
+#[tokio::test]
+async fn a_version_that_stripe_never_had_is_refused() {
+    for version in [
+        "2099-01-01.x",
+        "2025-03-31.clover",
+        "2024-01-01",
+        "2026-10-28",
+        "basil",
+        "2023-10-17",
+    ] {
+        let mut world = World::new().await;
+        world.version = Some(version);
+        world.get("/v1/customers", &[]).await.error(400);
+    }
+    for version in [
+        "2018-02-28",
+        "2023-10-16",
+        "2025-03-31.basil",
+        "2026-08-26.dahlia",
+        "2026-10-28.endive",
+    ] {
+        let mut world = World::new().await;
+        world.version = Some(version);
+        world.get("/v1/customers", &[]).await.ok();
+    }
+}

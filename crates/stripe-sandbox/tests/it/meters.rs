@@ -109,8 +109,8 @@ async fn a_renewal_charges_the_usage_of_the_period_that_ended() {
         .ok();
     world.advance(&clock, START + 28 * DAY + 7_200).await;
     let invoice = world.latest_invoice(&id).await;
-    // 601 units above the first thousand at half a cent: 300.5, ties down.
-    assert_eq!(invoice["total"], 9_900 + 300);
+    // 601 units above the first thousand at half a cent: 300.5, rounded half up.
+    assert_eq!(invoice["total"], 9_900 + 301);
     assert_eq!(invoice["total"], preview["total"]);
     assert_eq!(invoice["status"], "paid");
     let summary = world

@@ -234,7 +234,7 @@ async fn invoices_are_paid_by_hand_voided_and_written_off() {
         .ok();
     assert_eq!(
         (&answer["status"], &answer["amount_remaining"]),
-        (&"void".into(), &0.into())
+        (&"void".into(), &700.into())
     );
     let answer = world
         .post(&format!("/v1/invoices/{lost}/mark_uncollectible"), &[])
@@ -357,4 +357,105 @@ async fn the_link_in_an_invoice_leads_to_a_pdf() {
         .and_then(|line| line.parse().ok())
         .expect("an offset");
     assert!(pdf[offset..].starts_with(b"xref"));
+}
+
+/// A customer that paid 1,000 with `card`, and the charge.
+async fn paid_with(world: &World, card: &str) -> (String, String) {
+    let price = world.price(1_000).await;
+    let clock = world.clock(START).await;
+    let customer = world.customer(&clock, card).await;
+    let fields = [
+        ("customer", customer.as_str()),
+        ("items[0][price]", price.as_str()),
+    ];
+    world.post("/v1/subscriptions", &fields).await.ok();
+    let charges = world
+        .get("/v1/charges", &[("customer", customer.as_str())])
+        .await
+        .ok();
+    (customer, text(&charges["data"][0], "id"))
+}
+
+/// The newest event of this type.
+async fn told(world: &World, kind: &str) -> serde_json::Value {
+    let events = world.get("/v1/events", &[("type", kind)]).await.ok();
+    events["data"][0]["data"].clone()
+}
+
+#[tokio::test]
+async fn what_was_paid_is_given_back_in_part_and_whole_and_no_more() {
+    let world = World::new().await;
+    let (_, charge) = paid_with(&world, "pm_card_visa").await;
+    let part = [("charge", charge.as_str()), ("amount", "400")];
+    let refund = world.post("/v1/refunds", &part).await.ok();
+    assert_eq!(
+        (&refund["amount"], &refund["status"]),
+        (&400.into(), &"succeeded".into())
+    );
+    let event = told(&world, "charge.refunded").await;
+    assert_eq!(event["object"]["amount_refunded"], 400);
+    assert_eq!(event["object"]["refunded"], false);
+    assert_eq!(event["previous_attributes"]["amount_refunded"], 0);
+    let too_much = [("charge", charge.as_str()), ("amount", "601")];
+    let error = world.post("/v1/refunds", &too_much).await.error(400);
+    assert_eq!(error["param"], "amount");
+    let rest = [("charge", charge.as_str())];
+    assert_eq!(world.post("/v1/refunds", &rest).await.ok()["amount"], 600);
+    assert_eq!(
+        told(&world, "charge.refunded").await["object"]["refunded"],
+        true
+    );
+    let error = world.post("/v1/refunds", &rest).await.error(400);
+    assert_eq!(error["code"], "charge_already_refunded");
+    let all = world.get("/v1/refunds", &rest).await.ok();
+    assert_eq!(all["data"].as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test]
+async fn a_bank_takes_a_payment_back() {
+    let world = World::new().await;
+    for (decision, outcome) in [
+        ("/v1/disputes/{}/close", "lost"),
+        ("/_sandbox/disputes/{}/win", "won"),
+    ] {
+        let (_, charge) = paid_with(&world, "pm_card_createDispute").await;
+        let dispute = told(&world, "charge.dispute.created").await["object"].clone();
+        assert_eq!(dispute["charge"], charge.as_str());
+        assert_eq!(dispute["status"], "needs_response");
+        let path = decision.replace("{}", dispute["id"].as_str().expect("an id"));
+        world.post(&path, &[]).await.ok();
+        let closed = told(&world, "charge.dispute.closed").await;
+        assert_eq!(closed["object"]["status"], outcome);
+        let charge = world.get(&format!("/v1/charges/{charge}"), &[]).await.ok();
+        assert_eq!(charge["disputed"], true);
+        world.post(&path, &[]).await.error(400);
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_draft_takes_its_items_with_it() {
+    let world = World::new().await;
+    let customer = text(&world.post("/v1/customers", &[]).await.ok(), "id");
+    let item = [
+        ("customer", customer.as_str()),
+        ("amount", "500"),
+        ("currency", "usd"),
+    ];
+    world.post("/v1/invoiceitems", &item).await.ok();
+    let draft = [
+        ("customer", customer.as_str()),
+        ("pending_invoice_items_behavior", "include"),
+    ];
+    let invoice = text(&world.post("/v1/invoices", &draft).await.ok(), "id");
+    let path = format!("/v1/invoices/{invoice}");
+    world
+        .send("DELETE", &path, &[], None)
+        .await
+        .expect("an answer")
+        .ok();
+    let event = told(&world, "invoice.deleted").await;
+    assert_eq!(event["object"]["id"], invoice.as_str());
+    let pending = [("customer", customer.as_str()), ("pending", "true")];
+    let items = world.get("/v1/invoiceitems", &pending).await.ok();
+    assert_eq!(items["data"].as_array().map(Vec::len), Some(0));
 }

@@ -1,0 +1,171 @@
+//! Refunds: money given back of a charge, all of it or a part.
+
+use serde_json::{Value, json};
+
+use crate::call::{Call, Route, get, post};
+use crate::error::ApiError;
+use crate::list::Page;
+use crate::metadata::{Metadata, MetadataChange};
+use crate::store::Keyed;
+
+/// Routes of `/v1/refunds`.
+pub const ROUTES: &[Route] = &[
+    post("/v1/refunds", create),
+    get("/v1/refunds", list),
+    get("/v1/refunds/{id}", retrieve),
+];
+
+const REASONS: [&str; 3] = ["duplicate", "fraudulent", "requested_by_customer"];
+
+/// Money given back.
+#[derive(Debug, Clone)]
+pub struct Refund {
+    id: String,
+    created_secs: i64,
+    amount: i64,
+    currency: String,
+    charge: String,
+    payment_intent: String,
+    reason: Option<&'static str>,
+    metadata: Metadata,
+}
+
+impl Keyed for Refund {
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Refund {
+    /// The object.
+    #[must_use]
+    pub fn render(&self) -> Value {
+        json!({
+            "id": self.id,
+            "object": "refund",
+            "amount": self.amount,
+            "balance_transaction": self.id.replacen("re_", "txn_", 1),
+            "charge": self.charge,
+            "created": self.created_secs,
+            "currency": self.currency,
+            "destination_details": { "card": { "type": "refund" }, "type": "card" },
+            "metadata": self.metadata,
+            "payment_intent": self.payment_intent,
+            "reason": self.reason,
+            "receipt_number": null,
+            "source_transfer_reversal": null,
+            "status": "succeeded",
+            "transfer_reversal": null,
+        })
+    }
+}
+
+fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
+    let mut params = call.take_params();
+    let named = (params.text("charge")?, params.text("payment_intent")?);
+    let amount = params.integer("amount")?;
+    let reason = params.choice("reason", &REASONS)?;
+    let metadata = MetadataChange::take(&mut params)?.initial();
+    params.finish()?;
+    let state = &mut *call.state;
+    let charge_id = match named {
+        (Some(charge), _) => charge,
+        (None, Some(intent)) => state
+            .payment_intents
+            .get(&intent)
+            .ok_or_else(|| ApiError::no_such("payment_intent", &intent, "payment_intent"))?
+            .latest_charge
+            .clone()
+            .ok_or_else(|| {
+                ApiError::invalid("This PaymentIntent does not have a successful charge to refund.")
+            })?,
+        (None, None) => return Err(ApiError::missing_param("charge")),
+    };
+    let charge = state
+        .charges
+        .get(&charge_id)
+        .ok_or_else(|| ApiError::no_such("charge", &charge_id, "charge"))?;
+    if charge.decline.is_some() {
+        return Err(ApiError::invalid(format!(
+            "Charge {charge_id} did not succeed, so it cannot be refunded."
+        )));
+    }
+    let left = charge.amount - charge.refunded_amount;
+    if left == 0 {
+        return Err(
+            ApiError::invalid(format!("Charge {charge_id} has already been refunded."))
+                .code("charge_already_refunded"),
+        );
+    }
+    let amount = amount.unwrap_or(left);
+    if amount < 1 {
+        return Err(ApiError::bad_param(
+            "amount",
+            "Invalid positive integer: must be at least 1.",
+        ));
+    }
+    if amount > left {
+        return Err(ApiError::bad_param(
+            "amount",
+            format!(
+                "Refund amount ({amount}) is greater than unrefunded amount on charge ({left})."
+            ),
+        ));
+    }
+    let (customer, currency, intent) = (
+        charge.customer.clone(),
+        charge.currency.clone(),
+        charge.payment_intent.clone(),
+    );
+    let now = state.now_for(&customer);
+    let id = state.ids.next("re");
+    state.refunds.insert(Refund {
+        id: id.clone(),
+        created_secs: now,
+        amount,
+        currency,
+        charge: charge_id.clone(),
+        payment_intent: intent,
+        reason,
+        metadata,
+    });
+    let before = state.snapshot(&charge_id);
+    if let Some(charge) = state.charges.get_mut(&charge_id) {
+        charge.refunded_amount += amount;
+    }
+    state.emit("refund.created", &id, now);
+    state.emit_update("charge.refunded", &charge_id, before, now);
+    call.render(&id)
+}
+
+fn retrieve(call: &mut Call<'_>) -> Result<Value, ApiError> {
+    call.no_params()?;
+    let id = call.id();
+    let refund = call.state.refunds.get(&id);
+    refund
+        .map(Refund::render)
+        .ok_or_else(|| ApiError::no_such("refund", &id, "id"))
+}
+
+fn list(call: &mut Call<'_>) -> Result<Value, ApiError> {
+    let mut params = call.take_params();
+    let page = Page::take(&mut params)?;
+    let created = params.range("created")?;
+    let charge = params.text("charge")?;
+    let intent = params.text("payment_intent")?;
+    params.finish()?;
+    let filter = |refund: &Refund| {
+        created.contains(refund.created_secs)
+            && charge.as_ref().is_none_or(|id| refund.charge == *id)
+            && intent
+                .as_ref()
+                .is_none_or(|id| refund.payment_intent == *id)
+    };
+    call.render_page(
+        &page,
+        "refund",
+        "/v1/refunds",
+        call.state.refunds.iter().rev(),
+        filter,
+    )
+}
