@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::subscriptions::DriftKind;
+use crate::subscriptions::{DriftKind, Findings};
 use billing_domain::grace_period::EndReason;
 use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
@@ -35,6 +35,7 @@ const AUDIT_BYTES: &str = "billing_audit_log_bytes";
 const ALERTS: &str = "billing_alerts_total";
 const STRIPE_CALLS: &str = "stripe_api_calls_total";
 const STRIPE_TIME: &str = "stripe_api_duration_seconds";
+const FINDINGS: &str = "billing_findings";
 const OPEN_REQUESTS: &str = "billing_stripe_requests_open";
 const ABANDONED_REQUESTS: &str = "billing_stripe_requests_abandoned";
 const RECOVERY: &str = "billing_stripe_recovery_failures_total";
@@ -166,6 +167,10 @@ fn describe() {
         "Differences from Stripe that a reconciliation found, by kind."
     );
     describe_gauge!(
+        FINDINGS,
+        "What is wrong with what is mirrored, by kind; doctor says what to do."
+    );
+    describe_gauge!(
         OPEN_REQUESTS,
         "Requests to Stripe without an answer that recovery has not settled yet."
     );
@@ -252,6 +257,7 @@ fn start_at_zero(audit_actions: impl Iterator<Item = &'static str>) {
         counter!(RECOVERY, "result" => result).absolute(0);
     }
     stripe_requests(0, 0);
+    findings(&Findings::default().counts());
     for kind in DriftKind::ALL {
         counter!(DRIFT, "kind" => kind.as_str()).absolute(0);
     }
@@ -369,6 +375,13 @@ pub fn stripe_call(call: &'static str, outcome: &'static str, took: Duration) {
 pub fn stripe_requests(open: i64, abandoned: i64) {
     gauge!(OPEN_REQUESTS).set(open as f64);
     gauge!(ABANDONED_REQUESTS).set(abandoned as f64);
+}
+
+/// What is wrong with what is mirrored, by kind.
+pub fn findings(counts: &[(&'static str, usize)]) {
+    for (kind, count) in counts {
+        gauge!(FINDINGS, "kind" => *kind).set(*count as f64);
+    }
 }
 
 /// One attempt of recovery that did not settle its item.

@@ -23,5 +23,6 @@ pub use principal::{Operator, Permission, Principal, Role};
 pub use routes::{Api, router};
 pub use token::{Presented, read as read_credential};
 pub use users::{
-    NewUser, User, UserError, add_member, create_user, disable_user, list_users, set_password,
+    NewUser, User, UserError, add_member, create_user, disable_user, is_address, list_users,
+    set_password,
 };

@@ -68,6 +68,7 @@ impl Doctor {
         checks.extend(doctor::check_usage(&pool, &catalogue).await);
         checks.extend(doctor::check_service(&service, &caller).await);
         checks.extend(doctor::check_stripe(&stripe, client.as_ref(), &catalogue, &pool).await);
+        checks.extend(doctor::check_subscriptions(&pool, &catalogue).await);
         pool.close().await;
         database.close().await;
         self.format.print(&checks, |checks| describe(checks))?;

@@ -167,7 +167,9 @@ impl From<CreateError> for Failure {
     fn from(error: CreateError) -> Self {
         match error {
             CreateError::Database(error) => error.into(),
-            CreateError::CustomerTaken(_) => Self::failed(error.to_string()),
+            CreateError::CustomerTaken(_) | CreateError::ExternalIdTaken(_) => {
+                Self::failed(error.to_string())
+            }
             _ => Self::usage(error.to_string()),
         }
     }

@@ -1,15 +1,23 @@
 //! `organizations`
 
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
 use clap::Subcommand;
+use serde_json::Value;
 use sqlx::postgres::PgPool;
+use uuid::Uuid;
 
 use super::Failure;
+use super::backfill::{PATIENCE, stripe_client};
 use super::database::on_database;
 use super::output::{Format, table};
 use crate::config::{GlobalArgs, StripeArgs};
-use crate::db::{self, WorkerTx};
-use crate::organizations::{self, NewOrganization, Organization};
+use crate::db::{self, TenantTx, WorkerTx};
+use crate::organizations::{
+    self, EraseError, Erased, Identity, LinkError, NewOrganization, Organization, Overview,
+};
 use crate::plans::{Catalogue, FREE_TIER};
+use crate::stripe::client::ErrorKind;
 
 #[derive(Debug, Subcommand)]
 pub enum Organizations {
@@ -17,6 +25,11 @@ pub enum Organizations {
     Create {
         #[arg(long)]
         name: String,
+        /// The product's own id, 1 to 255 printable characters.
+        #[arg(long, value_name = "ID")]
+        external_id: Option<String>,
+        #[arg(long, value_name = "E")]
+        email: Option<String>,
         /// The plan while no subscription says otherwise.
         #[arg(long, value_name = "TIER", default_value = FREE_TIER)]
         plan: String,
@@ -33,6 +46,49 @@ pub enum Organizations {
         #[command(flatten)]
         format: Format,
     },
+    /// Show all about one: plan, subscriptions, invoices, charges, usage, quotas.
+    Show {
+        /// Its id, or the product's own.
+        #[arg(value_name = "ORG", required_unless_present = "organization")]
+        named: Option<String>,
+        /// The same.
+        #[arg(long, value_name = "ORG", conflicts_with = "named")]
+        organization: Option<String>,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Give one another customer in Stripe: new subscriptions are for it.
+    LinkCustomer {
+        /// Its id, or the product's own.
+        #[arg(value_name = "ORG", required_unless_present = "organization")]
+        named: Option<String>,
+        /// The same.
+        #[arg(long, value_name = "ORG", conflicts_with = "named")]
+        organization: Option<String>,
+        #[arg(long, value_name = "CUS")]
+        stripe_customer: String,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Erase the personal data of one for good. Money and the audit chain stay.
+    Erase {
+        /// Its id, or the product's own.
+        #[arg(value_name = "ORG", required_unless_present = "organization")]
+        named: Option<String>,
+        /// The same.
+        #[arg(long, value_name = "ORG", conflicts_with = "named")]
+        organization: Option<String>,
+        /// Do it without asking.
+        #[arg(long)]
+        yes: bool,
+        /// Delete its customers in Stripe as well.
+        #[arg(long = "stripe")]
+        in_stripe: bool,
+        #[command(flatten)]
+        stripe: StripeArgs,
+        #[command(flatten)]
+        format: Format,
+    },
 }
 
 impl Organizations {
@@ -40,11 +96,11 @@ impl Organizations {
         let config = global.database()?;
         let plans_file = match &self {
             Self::Create { stripe, .. } => stripe.check()?.plans_file,
-            Self::List { .. } => None,
+            _ => None,
         };
         let catalogue = Catalogue::load(plans_file.as_deref())?;
         on_database(&config, async |database| {
-            let pool = db::pool(database.service.clone(), 1);
+            let pool = db::pool(database.service.clone(), 2);
             self.run_on(&pool, &catalogue).await
         })
         .await
@@ -54,6 +110,8 @@ impl Organizations {
         match self {
             Self::Create {
                 name,
+                external_id,
+                email,
                 plan,
                 stripe_customer,
                 format,
@@ -64,7 +122,8 @@ impl Organizations {
                     plan_tier: plan,
                     stripe_customer_id: stripe_customer,
                 };
-                let created = organizations::create(pool, catalogue, new).await?;
+                let identity = Identity { external_id, email };
+                let created = organizations::create_named(pool, catalogue, new, identity).await?;
                 format.print(&created, |created| created.id.to_string())
             }
             Self::List { format } => {
@@ -72,7 +131,106 @@ impl Organizations {
                 let list = organizations::list(tx.conn()).await?;
                 format.print(&list, |list| describe(list))
             }
+            Self::Show {
+                named,
+                organization,
+                format,
+            } => {
+                let id = find(pool, named.or(organization)).await?;
+                let mut tx = TenantTx::begin(pool, id).await?;
+                let overview = organizations::overview(tx.conn(), id).await?;
+                let overview = overview.ok_or_else(|| unknown(&id.to_string()))?;
+                format.print(&overview, show)
+            }
+            Self::LinkCustomer {
+                named,
+                organization,
+                stripe_customer,
+                format,
+            } => {
+                let id = find(pool, named.or(organization)).await?;
+                organizations::link_customer(pool, id, &stripe_customer).await?;
+                let linked = serde_json::json!({"id": id, "stripeCustomerId": stripe_customer});
+                format.print(&linked, |_| {
+                    format!(
+                        "{id}: new subscriptions are for {stripe_customer}; `subscriptions \
+                         reconcile --apply` mirrors what it has in Stripe already"
+                    )
+                })
+            }
+            Self::Erase {
+                named,
+                organization,
+                yes,
+                in_stripe,
+                stripe,
+                format,
+            } => {
+                let id = find(pool, named.or(organization)).await?;
+                confirm(pool, id, yes).await?;
+                let client = match in_stripe {
+                    true => Some(stripe_client(&stripe, PATIENCE)?),
+                    false => None,
+                };
+                let mut erased = organizations::erase(pool, id).await?;
+                if let Some(client) = client {
+                    for customer in std::mem::take(&mut erased.stripe_customers) {
+                        let key = format!("erase-{customer}");
+                        match client.delete_customer(&customer, &key).await {
+                            Ok(()) => {}
+                            Err(error) if error.kind == ErrorKind::NotFound => {}
+                            Err(error) => return Err(error.into()),
+                        }
+                        organizations::customer_was_deleted(pool, id, &customer).await?;
+                    }
+                }
+                format.print(&erased, describe_erased)
+            }
         }
+    }
+}
+
+async fn find(pool: &PgPool, named: Option<String>) -> Result<Uuid, Failure> {
+    let named = named.unwrap_or_default();
+    let mut tx = WorkerTx::begin(pool).await?;
+    let found = organizations::find(tx.conn(), &named).await?;
+    found.ok_or_else(|| unknown(&named))
+}
+
+fn unknown(named: &str) -> Failure {
+    Failure::failed(format!(
+        "there is no organization {named:?}; `organizations list` names them"
+    ))
+}
+
+/// Asks for the organization's name, which nobody types by mistake.
+async fn confirm(pool: &PgPool, id: Uuid, yes: bool) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage(
+            "this cannot be undone: say --yes, or run it in a terminal",
+        ));
+    }
+    let mut tx = TenantTx::begin(pool, id).await?;
+    let overview = organizations::overview(tx.conn(), id).await?;
+    drop(tx);
+    let name = overview
+        .as_ref()
+        .and_then(|o| o.organization["name"].as_str());
+    let name = name.unwrap_or_default().to_owned();
+    let _ = write!(
+        io::stderr(),
+        "The personal data of {name:?} ({id}) will be gone for good. Type its name: "
+    );
+    let mut line = String::new();
+    let read = io::stdin().lock().read_line(&mut line);
+    read.map_err(|error| Failure::failed(format!("the terminal: {error}")))?;
+    if line.trim_end_matches(['\r', '\n']) == name {
+        Ok(())
+    } else {
+        Err(Failure::failed("that is another name; nothing was erased"))
     }
 }
 
@@ -82,11 +240,93 @@ fn describe(list: &[Organization]) -> String {
         .map(|organization| {
             vec![
                 organization.id.to_string(),
+                organization.external_id.clone().unwrap_or_default(),
                 organization.plan_tier.clone(),
                 organization.stripe_customer_id.clone().unwrap_or_default(),
                 organization.name.clone(),
             ]
         })
         .collect();
-    table(&["ID", "PLAN", "STRIPE CUSTOMER", "NAME"], &rows)
+    let headings = ["ID", "EXTERNAL ID", "PLAN", "STRIPE CUSTOMER", "NAME"];
+    table(&headings, &rows)
+}
+
+fn describe_erased(erased: &Erased) -> String {
+    let mut text = format!(
+        "{}: {} users, {} API keys, {} payment methods, {} webhook payloads are gone, and what \
+         people wrote in {} rows; amounts and the audit chain stay (`audit verify`)",
+        erased.organization_id,
+        erased.users,
+        erased.api_keys,
+        erased.payment_methods,
+        erased.webhook_payloads,
+        erased.other_rows
+    );
+    if !erased.stripe_customers.is_empty() {
+        text += &format!(
+            "\nStripe still knows {}: delete it there, or run this again with --stripe; then \
+             run it once more for what Stripe tells of that",
+            erased.stripe_customers.join(", ")
+        );
+    }
+    text
+}
+
+fn show(overview: &Overview) -> String {
+    let mut text = String::new();
+    let organization = &overview.organization;
+    for (name, value) in organization.as_object().into_iter().flatten() {
+        text += &format!("{name}: {}\n", cell(value));
+    }
+    for (title, rows) in [
+        ("customers", &overview.customers),
+        ("subscriptions", &overview.subscriptions),
+        ("invoices", &overview.invoices),
+        ("charges", &overview.charges),
+        ("payment methods", &overview.payment_methods),
+        ("usage", &overview.usage),
+        ("quotas", &overview.quotas),
+        ("grace periods", &overview.grace_periods),
+        ("alerts", &overview.alerts),
+        ("usage alerts", &overview.usage_alerts),
+        ("open requests", &overview.open_requests),
+    ] {
+        text += &format!("\n{title}: {}\n", rows.len());
+        for row in rows {
+            let fields = row.as_object().into_iter().flatten();
+            let fields = fields.filter(|(_, value)| !value.is_null());
+            let line: Vec<String> = fields
+                .map(|(name, value)| format!("{name}={}", cell(value)))
+                .collect();
+            text += &format!("  {}\n", crate::terminal::printable(&line.join(" ")));
+        }
+    }
+    text
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "none".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+impl From<LinkError> for Failure {
+    fn from(error: LinkError) -> Self {
+        match error {
+            LinkError::Database(error) => error.into(),
+            LinkError::CustomerId(_) => Self::usage(error.to_string()),
+            LinkError::Taken(..) | LinkError::Deleted(_) => Self::failed(error.to_string()),
+        }
+    }
+}
+
+impl From<EraseError> for Failure {
+    fn from(error: EraseError) -> Self {
+        match error {
+            EraseError::Database(error) => error.into(),
+            EraseError::Running(..) | EraseError::Open(_) => Self::failed(error.to_string()),
+        }
+    }
 }

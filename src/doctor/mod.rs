@@ -7,6 +7,7 @@ mod disk;
 mod jobs;
 mod service;
 mod stripe;
+mod subscriptions;
 mod usage;
 
 use serde::Serialize;
@@ -17,6 +18,7 @@ pub use disk::check as check_disk;
 pub use jobs::check as check_jobs;
 pub use service::{Service, check as check_service};
 pub use stripe::check as check_stripe;
+pub use subscriptions::check as check_subscriptions;
 pub use usage::check as check_usage;
 
 /// How far clocks may be apart. Beyond it signatures begin to fail.

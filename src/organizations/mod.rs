@@ -1,5 +1,7 @@
 //! Organizations: the tenants.
 
+mod erase;
+mod link;
 pub mod routes;
 pub mod sample;
 mod store;
@@ -14,7 +16,10 @@ use crate::event_handlers;
 use crate::inbox;
 use crate::plans::Catalogue;
 use crate::{metrics, quotas};
-pub use store::{Organization, list, mark, plan_tier};
+pub use erase::{EraseError, Erased, erase};
+pub use link::{LinkError, customer_was_deleted, link_customer};
+pub use store::overview::{Overview, overview};
+pub use store::{Identity, Organization, find, list, mark, plan_tier};
 
 const CREATED: &str = "organization_created";
 /// The action of an operator who looked at all of them.
@@ -22,7 +27,7 @@ const LISTED: &str = "organizations_listed";
 
 /// The actions that audit entries about organizations have.
 pub fn audit_actions() -> impl Iterator<Item = &'static str> {
-    [CREATED, LISTED].into_iter()
+    [CREATED, LISTED, link::LINKED, link::DELETED, erase::ERASED].into_iter()
 }
 
 /// Who is to be created.
@@ -44,6 +49,12 @@ pub enum CreateError {
     CustomerId(String),
     #[error("the Stripe customer {0} belongs to another organization")]
     CustomerTaken(String),
+    #[error("an external id has 1 to 255 printable characters")]
+    ExternalId,
+    #[error("another organization has the external id {0:?}")]
+    ExternalIdTaken(String),
+    #[error("{0:?} is no e-mail address")]
+    Email(String),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
@@ -55,7 +66,17 @@ pub async fn create(
     catalogue: &Catalogue,
     new: NewOrganization,
 ) -> Result<Organization, CreateError> {
-    create_as(pool, catalogue, Uuid::now_v7(), new).await
+    create_named(pool, catalogue, new, Identity::default()).await
+}
+
+/// The same, with what the product calls it.
+pub async fn create_named(
+    pool: &PgPool,
+    catalogue: &Catalogue,
+    new: NewOrganization,
+    identity: Identity,
+) -> Result<Organization, CreateError> {
+    create_as(pool, catalogue, Uuid::now_v7(), new, identity).await
 }
 
 async fn create_as(
@@ -63,7 +84,9 @@ async fn create_as(
     catalogue: &Catalogue,
     id: Uuid,
     new: NewOrganization,
+    identity: Identity,
 ) -> Result<Organization, CreateError> {
+    check(&identity)?;
     let name = new.name.trim();
     if name.is_empty() || name.chars().count() > 200 || name.chars().any(char::is_control) {
         return Err(CreateError::Name);
@@ -80,6 +103,12 @@ async fn create_as(
     let locked = audit::lock_chains(tx.conn(), &[id]).await?;
     let organization = store::insert(&mut tx, name, &new.plan_tier).await?;
     quotas::set_plan(tx.conn(), catalogue, &[id], &new.plan_tier).await?;
+    store::identify(&mut tx, &identity).await.map_err(|error| {
+        match (&identity.external_id, crate::db::is_duplicate(&error)) {
+            (Some(external_id), true) => CreateError::ExternalIdTaken(external_id.clone()),
+            _ => error.into(),
+        }
+    })?;
     if let Some(customer) = customer
         && !store::insert_customer(&mut tx, customer).await?
     {
@@ -96,6 +125,7 @@ async fn create_as(
             "name": name,
             "planTier": new.plan_tier,
             "stripeCustomerId": customer,
+            "externalId": identity.external_id,
         })),
         metadata: json!({}),
         client: None,
@@ -108,6 +138,8 @@ async fn create_as(
     }
     Ok(Organization {
         stripe_customer_id: customer.map(str::to_owned),
+        external_id: identity.external_id,
+        email: identity.email,
         ..organization
     })
 }
@@ -140,6 +172,19 @@ async fn try_wake(pool: &PgPool, customer: &str) -> Result<u64, sqlx::Error> {
     let woken = waiting + event_handlers::wake_customer(tx.conn(), customer).await?;
     tx.commit().await?;
     Ok(woken)
+}
+
+fn check(identity: &Identity) -> Result<(), CreateError> {
+    if let Some(id) = &identity.external_id {
+        let is_printable = !id.trim().is_empty() && !id.chars().any(char::is_control);
+        if !is_printable || id.chars().count() > 255 {
+            return Err(CreateError::ExternalId);
+        }
+    }
+    match &identity.email {
+        Some(email) if !crate::auth::is_address(email) => Err(CreateError::Email(email.clone())),
+        _ => Ok(()),
+    }
 }
 
 fn is_customer_id(id: &str) -> bool {

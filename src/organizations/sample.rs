@@ -4,7 +4,7 @@
 use sqlx::postgres::PgPool;
 use uuid::{Uuid, uuid};
 
-use super::{CreateError, NewOrganization, create_as, plan_tier, store};
+use super::{CreateError, Identity, NewOrganization, create_as, plan_tier, store};
 use crate::db::{self, WorkerTx};
 use crate::plans::{Catalogue, FREE_TIER};
 
@@ -35,7 +35,7 @@ pub async fn ensure(pool: &PgPool, catalogue: &Catalogue) -> Result<(), CreateEr
         plan_tier: FREE_TIER.to_owned(),
         stripe_customer_id: None,
     };
-    match create_as(pool, catalogue, ID, new).await {
+    match create_as(pool, catalogue, ID, new, Identity::default()).await {
         // Another command was first.
         Err(CreateError::Database(error)) if db::is_duplicate(&error) => Ok(()),
         created => created.map(drop),

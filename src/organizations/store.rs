@@ -1,5 +1,8 @@
 //! The organizations' SQL.
 
+pub mod erasure;
+pub mod overview;
+
 use jiff_sqlx::ToSqlx as _;
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -17,6 +20,11 @@ pub struct Organization {
     pub plan_tier: String,
     #[schema(required)]
     pub stripe_customer_id: Option<String>,
+    /// The product's own id.
+    #[schema(required)]
+    pub external_id: Option<String>,
+    #[schema(required)]
+    pub email: Option<String>,
     pub created_at: jiff::Timestamp,
 }
 
@@ -41,6 +49,8 @@ pub async fn insert(
         name: name.to_owned(),
         plan_tier: plan_tier.to_owned(),
         stripe_customer_id: None,
+        external_id: None,
+        email: None,
         created_at: row.created_at.to_jiff(),
     })
 }
@@ -72,9 +82,11 @@ pub async fn page(
 ) -> Result<Vec<Organization>, sqlx::Error> {
     let (created_at, id) = after.unzip();
     let rows = sqlx::query!(
-        r#"SELECT o.id, o.name, o.plan_tier, o.created_at,
-                  (SELECT min(c.stripe_customer_id) FROM billing_customers c
-                    WHERE c.organization_id = o.id) AS customer
+        r#"SELECT o.id, o.name, o.plan_tier, o.created_at, o.external_id, o.email,
+                  (SELECT c.stripe_customer_id FROM billing_customers c
+                    WHERE c.organization_id = o.id AND c.deleted_at IS NULL
+                    ORDER BY c.linked_at DESC NULLS LAST, c.created_at, c.stripe_customer_id
+                    LIMIT 1) AS customer
              FROM organizations o
             WHERE $1::timestamptz IS NULL OR (o.created_at, o.id) > ($1, $2)
             ORDER BY o.created_at, o.id LIMIT $3"#,
@@ -91,6 +103,8 @@ pub async fn page(
             name: row.name,
             plan_tier: row.plan_tier,
             stripe_customer_id: row.customer,
+            external_id: row.external_id,
+            email: row.email,
             created_at: row.created_at.to_jiff(),
         })
         .collect())
@@ -141,4 +155,114 @@ pub async fn mark(conn: &mut PgConnection, names: &[&str], mark: &str) -> Result
     .execute(conn)
     .await?;
     Ok(marked.rows_affected())
+}
+
+/// What names an organization beside its id.
+#[derive(Debug, Clone, Default)]
+pub struct Identity {
+    /// The product's own id.
+    pub external_id: Option<String>,
+    pub email: Option<String>,
+}
+
+/// Gives the organization of `tx` its names.
+pub async fn identify(tx: &mut TenantTx, identity: &Identity) -> Result<(), sqlx::Error> {
+    let organization_id = tx.organization_id();
+    sqlx::query!(
+        "UPDATE organizations SET external_id = $2, email = $3 WHERE id = $1",
+        organization_id,
+        identity.external_id,
+        identity.email
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// The organization that an operator names: by its id, else by its external id.
+pub async fn find(conn: &mut PgConnection, named: &str) -> Result<Option<Uuid>, sqlx::Error> {
+    let id: Option<Uuid> = named.parse().ok();
+    sqlx::query_scalar!(
+        "SELECT id FROM organizations WHERE id = $1 OR external_id = $2
+          ORDER BY (id = $1) DESC NULLS LAST LIMIT 1",
+        id,
+        named
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+/// Who has a customer of Stripe's.
+pub async fn customer_owner(
+    conn: &mut PgConnection,
+    customer_id: &str,
+) -> Result<Option<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "SELECT organization_id FROM billing_customers WHERE stripe_customer_id = $1",
+        customer_id
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+/// New subscriptions of the organization of `tx` are for this customer.
+pub async fn prefer_customer(tx: &mut TenantTx, customer_id: &str) -> Result<(), sqlx::Error> {
+    let organization_id = tx.organization_id();
+    sqlx::query!(
+        "UPDATE billing_customers SET linked_at = clock_timestamp()
+          WHERE organization_id = $1 AND stripe_customer_id = $2",
+        organization_id,
+        customer_id
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// The customer that new subscriptions of an organization are for.
+pub async fn current_customer(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "SELECT stripe_customer_id FROM billing_customers
+          WHERE organization_id = $1 AND deleted_at IS NULL
+            AND stripe_customer_id NOT LIKE 'acct\\_%'
+          ORDER BY linked_at DESC NULLS LAST, created_at, stripe_customer_id LIMIT 1",
+        organization_id
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+/// Whether Stripe has deleted a customer of the organization's.
+pub async fn is_deleted(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    customer_id: &str,
+) -> Result<bool, sqlx::Error> {
+    let deleted = sqlx::query_scalar!(
+        r#"SELECT deleted_at IS NOT NULL AS "deleted!" FROM billing_customers
+            WHERE organization_id = $1 AND stripe_customer_id = $2"#,
+        organization_id,
+        customer_id
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(deleted.unwrap_or(false))
+}
+
+/// The customer was deleted in Stripe; false: that was known.
+pub async fn forget_customer(tx: &mut TenantTx, customer_id: &str) -> Result<bool, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let forgotten = sqlx::query_scalar!(
+        "UPDATE billing_customers SET deleted_at = now()
+          WHERE organization_id = $1 AND stripe_customer_id = $2 AND deleted_at IS NULL
+          RETURNING stripe_customer_id",
+        organization_id,
+        customer_id
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(forgotten.is_some())
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::decide::{Step, Wish};
-use super::missing::{CUSTOMER_DELETED, ENDED_HERE};
+use super::missing::ENDED_HERE;
 use super::token::Promise;
 use crate::audit::{Actor, Client};
 use crate::stripe::client::Params;
@@ -75,12 +75,7 @@ impl Kind {
 /// The actions that audit entries of changes have.
 pub fn audit_actions() -> impl Iterator<Item = &'static str> {
     let kinds = Kind::ALL.into_iter().map(Kind::action);
-    kinds.chain([
-        "customer_created",
-        "subscription_reconciled",
-        CUSTOMER_DELETED,
-        ENDED_HERE,
-    ])
+    kinds.chain(["customer_created", "subscription_reconciled", ENDED_HERE])
 }
 
 /// What is kept with the request, to finish it by whoever finds it.

@@ -7,15 +7,12 @@ use uuid::Uuid;
 use super::Subscriptions;
 use super::change::Asker;
 use super::failure::Failure;
-use super::store;
-use crate::audit::{self, Actor, NewEntry};
+use crate::audit::{self, NewEntry};
 use crate::db::TenantTx;
 use crate::event_handlers;
 use crate::stripe::client::{Client, ErrorKind};
-use crate::{grace_periods, metrics};
+use crate::{grace_periods, metrics, organizations};
 
-/// The action of the entry that says that a customer is gone.
-pub const CUSTOMER_DELETED: &str = "customer_deleted";
 /// That of one that says that a subscription was ended here alone.
 pub const ENDED_HERE: &str = "subscription_missing_in_stripe";
 
@@ -45,25 +42,7 @@ impl Subscriptions {
         organization_id: Uuid,
         customer_id: &str,
     ) -> Result<(), Failure> {
-        let mut tx = TenantTx::begin(&self.pool, organization_id).await?;
-        let locked = audit::lock_chains(tx.conn(), &[organization_id]).await?;
-        if !store::forget_customer(&mut tx, customer_id).await? {
-            return Ok(());
-        }
-        let entry = NewEntry {
-            organization_id,
-            action: CUSTOMER_DELETED,
-            actor: Actor::System,
-            resource_type: "customer",
-            resource_id: customer_id.to_owned(),
-            before: Some(json!({"stripeCustomerId": customer_id})),
-            after: Some(json!({"stripeCustomerId": customer_id, "deleted": true})),
-            metadata: json!({}),
-            client: None,
-        };
-        audit::append(tx.conn(), &locked, std::slice::from_ref(&entry)).await?;
-        tx.commit().await?;
-        metrics::audit_entries(&[entry.action]);
+        organizations::customer_was_deleted(&self.pool, organization_id, customer_id).await?;
         tracing::warn!(
             %organization_id, customer_id,
             "the customer was deleted in Stripe; the next subscription makes another"

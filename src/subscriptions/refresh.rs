@@ -9,10 +9,11 @@ use uuid::Uuid;
 
 use super::carry_out::{Seen, seen};
 use super::failure::Failure;
+use super::findings::{Findings, findings};
 use super::store::Doubt;
 use super::{Subscriptions, store};
 use crate::audit::{self, Actor, NewEntry};
-use crate::db::TenantTx;
+use crate::db::{TenantTx, WorkerTx};
 use crate::event_handlers::{self, Answer};
 use crate::grace_periods;
 use crate::invoices;
@@ -21,6 +22,8 @@ use crate::stripe::client::{Client, ErrorKind};
 
 /// The polling interval.
 const PAUSE: Duration = Duration::from_secs(2);
+/// Polling intervals between looks at all subscriptions.
+const ROUNDS_BETWEEN_LOOKS: u32 = 30;
 /// How long a call to Stripe may still take once the service stops.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -44,11 +47,20 @@ impl Subscriptions {
         let Some(client) = self.stripe.clone() else {
             return stop.cancelled().await;
         };
+        let mut rounds = 0_u32;
+        let mut known = Findings::default();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(PAUSE) => {}
             }
+            if rounds.is_multiple_of(ROUNDS_BETWEEN_LOOKS) {
+                match self.look_for_findings(&known).await {
+                    Ok(found) => known = found,
+                    Err(error) => tracing::warn!(%error, "subscriptions could not be looked over"),
+                }
+            }
+            rounds = rounds.wrapping_add(1);
             let round = async {
                 if let Err(error) = invoices::fetch_missing(&self.pool, &client).await {
                     tracing::warn!(%error, "lines of invoices could not be looked for");
@@ -65,6 +77,16 @@ impl Subscriptions {
                 tracing::warn!(%error, "open changes of subscriptions could not be looked for");
             }
         }
+    }
+
+    /// Counts what is wrong with what is mirrored, and logs what is new of it.
+    async fn look_for_findings(&self, known: &Findings) -> Result<Findings, sqlx::Error> {
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let found = findings(tx.conn(), &self.catalogue).await?;
+        tx.rollback().await?;
+        found.tell(known);
+        metrics::findings(&found.counts());
+        Ok(found)
     }
 
     /// Asks Stripe about the subscription that an organization has.

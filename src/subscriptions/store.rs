@@ -186,18 +186,3 @@ pub async fn postpone(
     .await?;
     Ok(())
 }
-
-/// The customer was deleted in Stripe; false: that was known.
-pub async fn forget_customer(tx: &mut TenantTx, customer_id: &str) -> Result<bool, sqlx::Error> {
-    let organization_id = tx.organization_id();
-    let forgotten = sqlx::query_scalar!(
-        "UPDATE billing_customers SET deleted_at = now()
-          WHERE organization_id = $1 AND stripe_customer_id = $2 AND deleted_at IS NULL
-          RETURNING stripe_customer_id",
-        organization_id,
-        customer_id
-    )
-    .fetch_optional(tx.conn())
-    .await?;
-    Ok(forgotten.is_some())
-}

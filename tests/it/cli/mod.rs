@@ -5,6 +5,7 @@ mod backfill;
 pub mod demo;
 mod doctor;
 mod embedded;
+mod organizations;
 mod plans;
 mod pushgateway;
 mod retry_and_replay;

@@ -1,0 +1,66 @@
+//! What the subscriptions that are mirrored say by themselves.
+
+use sqlx::postgres::PgPool;
+
+use super::Check;
+use crate::db::WorkerTx;
+use crate::plans::Catalogue;
+use crate::subscriptions::{self, Findings};
+
+/// More than these are counted, and not named.
+const NAMED: usize = 10;
+
+pub async fn check(pool: &PgPool, catalogue: &Catalogue) -> Vec<Check> {
+    let findings = async {
+        let mut tx = WorkerTx::begin(pool).await?;
+        subscriptions::findings(tx.conn(), catalogue).await
+    };
+    match findings.await {
+        Ok(findings) => judge(&findings),
+        Err(error) => vec![Check::failed(
+            "subscriptions",
+            error.to_string(),
+            "run `migrate verify`",
+        )],
+    }
+}
+
+fn judge(findings: &Findings) -> Vec<Check> {
+    let found = |name, found: &[String], fix: &str| match found.len() {
+        0 => Check::ok(name, "none"),
+        n => {
+            let mut named: Vec<&str> = found.iter().take(NAMED).map(String::as_str).collect();
+            if n > NAMED {
+                named.push("…");
+            }
+            Check::failed(name, format!("{n}: {}", named.join("; ")), fix)
+        }
+    };
+    vec![
+        found(
+            "double subscriptions",
+            &findings.doubles,
+            "end the one that is too many in Stripe, and refund it if need be",
+        ),
+        found(
+            "unknown prices",
+            &findings.unknown_prices,
+            "add them to PLANS_FILE (stripe_price_ids), restart, then run `subscriptions reconcile --apply`",
+        ),
+        found(
+            "vanished plans",
+            &findings.vanished_plans,
+            "put the plan back into PLANS_FILE, or move its organizations to another",
+        ),
+        found(
+            "deleted customers",
+            &findings.deleted_customers,
+            "run `subscriptions reconcile --apply`; the next subscription makes another customer, or `organizations link-customer` names one",
+        ),
+        found(
+            "abandoned requests",
+            &findings.abandoned_requests,
+            "mend what they name, then run `subscriptions reconcile --apply`",
+        ),
+    ]
+}

@@ -1,0 +1,220 @@
+//! The SQL of erasure.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::db::TenantTx;
+
+/// A subscription that is, or may be, charged for.
+pub async fn running(tx: &mut TenantTx) -> Result<Option<(String, String)>, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let row = sqlx::query!(
+        "SELECT stripe_subscription_id, status FROM billing_subscriptions
+          WHERE organization_id = $1 AND status NOT IN ('canceled', 'incomplete_expired')
+          ORDER BY stripe_subscription_id LIMIT 1",
+        organization_id
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(row.map(|row| (row.stripe_subscription_id, row.status)))
+}
+
+pub async fn open_requests(tx: &mut TenantTx) -> Result<i64, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    sqlx::query_scalar!(
+        r#"SELECT count(*) AS "open!" FROM billing_stripe_requests
+            WHERE organization_id = $1 AND (state = 'open' OR abandoned_at IS NOT NULL)"#,
+        organization_id
+    )
+    .fetch_one(tx.conn())
+    .await
+}
+
+pub async fn is_erased(tx: &mut TenantTx) -> Result<bool, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let erased = sqlx::query_scalar!(
+        r#"SELECT erased_at IS NOT NULL AS "erased!" FROM organizations WHERE id = $1"#,
+        organization_id
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(erased.unwrap_or(false))
+}
+
+pub async fn memberships(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let gone = sqlx::query!(
+        "DELETE FROM organization_members WHERE organization_id = $1",
+        organization_id
+    );
+    Ok(gone.execute(tx.conn()).await?.rows_affected())
+}
+
+pub async fn api_keys(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let gone = sqlx::query!(
+        "DELETE FROM api_keys WHERE organization_id = $1",
+        organization_id
+    );
+    Ok(gone.execute(tx.conn()).await?.rows_affected())
+}
+
+pub async fn payment_methods(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let gone = sqlx::query!(
+        "DELETE FROM billing_payment_methods WHERE organization_id = $1",
+        organization_id
+    );
+    Ok(gone.execute(tx.conn()).await?.rows_affected())
+}
+
+/// The organization's customers; those that Stripe has not deleted, or `all`.
+pub async fn customers(tx: &mut TenantTx, all: bool) -> Result<Vec<String>, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    sqlx::query_scalar!(
+        "SELECT stripe_customer_id FROM billing_customers
+          WHERE organization_id = $1 AND ($2 OR deleted_at IS NULL) ORDER BY 1",
+        organization_id,
+        all
+    )
+    .fetch_all(tx.conn())
+    .await
+}
+
+/// What people wrote, or what names them, in rows that stay for their amounts.
+pub async fn texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let mut emptied = 0;
+    let kept_answers = sqlx::query!(
+        "DELETE FROM request_idempotency WHERE organization_id = $1",
+        organization_id
+    );
+    emptied += kept_answers.execute(tx.conn()).await?.rows_affected();
+    let requests = sqlx::query!(
+        "UPDATE billing_stripe_requests SET params = '{}', context = '{}', error_message = NULL,
+                recovery_error = NULL WHERE organization_id = $1",
+        organization_id
+    );
+    emptied += requests.execute(tx.conn()).await?.rows_affected();
+    let subscriptions = sqlx::query!(
+        "UPDATE billing_subscriptions SET metadata = '{}', default_payment_method_id = NULL
+          WHERE organization_id = $1",
+        organization_id
+    );
+    emptied += subscriptions.execute(tx.conn()).await?.rows_affected();
+    let invoices = sqlx::query!(
+        "UPDATE billing_invoices SET metadata = '{}', hosted_invoice_url = NULL, invoice_pdf = NULL
+          WHERE organization_id = $1",
+        organization_id
+    );
+    emptied += invoices.execute(tx.conn()).await?.rows_affected();
+    let lines = sqlx::query!(
+        "UPDATE billing_invoice_items SET description = NULL WHERE organization_id = $1",
+        organization_id
+    );
+    emptied += lines.execute(tx.conn()).await?.rows_affected();
+    let charges = sqlx::query!(
+        "UPDATE billing_charges SET metadata = '{}', description = NULL, receipt_url = NULL,
+                card_brand = NULL, card_last4 = NULL, stripe_payment_method_id = NULL
+          WHERE organization_id = $1",
+        organization_id
+    );
+    emptied += charges.execute(tx.conn()).await?.rows_affected();
+    let sessions = sqlx::query!(
+        "UPDATE billing_checkout_sessions SET metadata = '{}', client_reference_id = NULL
+          WHERE organization_id = $1",
+        organization_id
+    );
+    emptied += sessions.execute(tx.conn()).await?.rows_affected();
+    let disputes = sqlx::query!(
+        "UPDATE billing_disputes SET metadata = '{}' WHERE organization_id = $1",
+        organization_id
+    );
+    emptied += disputes.execute(tx.conn()).await?.rows_affected();
+    let usage = sqlx::query!(
+        "UPDATE usage_events SET metadata = NULL
+          WHERE organization_id = $1 AND metadata IS NOT NULL",
+        organization_id
+    );
+    emptied += usage.execute(tx.conn()).await?.rows_affected();
+    Ok(emptied)
+}
+
+/// The organization's own names.
+pub async fn names(tx: &mut TenantTx) -> Result<(), sqlx::Error> {
+    let organization_id = tx.organization_id();
+    sqlx::query!(
+        "UPDATE organizations SET name = 'erased', external_id = NULL, email = NULL,
+                erased_at = coalesce(erased_at, now()), updated_at = now()
+          WHERE id = $1",
+        organization_id
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Users who belong to nobody else, and are no operators; with their sessions.
+pub async fn users(conn: &mut PgConnection, organization_id: Uuid) -> Result<u64, sqlx::Error> {
+    let alone = sqlx::query_scalar!(
+        "SELECT u.id FROM organization_members m JOIN users u ON u.id = m.user_id
+          WHERE m.organization_id = $1 AND NOT u.operator
+            AND NOT EXISTS (SELECT FROM organization_members o
+                             WHERE o.user_id = u.id AND o.organization_id <> $1)",
+        organization_id
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    sqlx::query!(
+        "DELETE FROM user_sessions WHERE user_id = ANY($1) OR for_organization_id = $2",
+        &alone,
+        organization_id
+    )
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query!(
+        "DELETE FROM organization_members WHERE organization_id = $1",
+        organization_id
+    )
+    .execute(&mut *conn)
+    .await?;
+    let gone = sqlx::query!("DELETE FROM users WHERE id = ANY($1)", &alone);
+    Ok(gone.execute(conn).await?.rows_affected())
+}
+
+/// The buckets of webhook events.
+pub const BUCKETS: std::ops::Range<i16> = 0..1024;
+
+/// The payloads of a bucket's events that are about the organization, or name
+/// one of its customers. Their ids stay, so that none is applied a second time.
+pub async fn payloads(
+    conn: &mut PgConnection,
+    bucket: i16,
+    organization_id: Uuid,
+    customers: &[String],
+) -> Result<u64, sqlx::Error> {
+    // In the text: what was never assigned to anybody names them as well.
+    let patterns: Vec<String> = customers
+        .iter()
+        .map(|customer| customer.replace('_', "\\_"))
+        .chain([organization_id.to_string()])
+        .map(|named| format!("%\"{named}\"%"))
+        .collect();
+    let emptied = sqlx::query!(
+        r#"UPDATE webhook_events SET payload = '{"erased": true}'
+            WHERE bucket = $1 AND (organization_id = $2 OR payload::text LIKE ANY($3))
+              AND payload::text <> '{"erased": true}'"#,
+        bucket,
+        organization_id,
+        &patterns
+    );
+    let emptied = emptied.execute(&mut *conn).await?.rows_affected();
+    let letters = sqlx::query!(
+        "DELETE FROM webhook_dead_letter_queue
+          WHERE bucket = $1 AND (organization_id = $2 OR payload::text LIKE ANY($3))",
+        bucket,
+        organization_id,
+        &patterns
+    );
+    Ok(emptied + letters.execute(conn).await?.rows_affected())
+}

@@ -1,0 +1,135 @@
+//! What is wrong with what is mirrored, as far as it shows without Stripe.
+
+use sqlx::PgConnection;
+
+use crate::plans::Catalogue;
+
+/// Each names an organization, and what it is about.
+#[derive(Debug, Clone, Default)]
+pub struct Findings {
+    /// Organizations that pay for several subscriptions.
+    pub doubles: Vec<String>,
+    /// Subscriptions that are paid for, and of no plan we know.
+    pub unknown_prices: Vec<String>,
+    /// Plans that organizations have, and the catalogue does not.
+    pub vanished_plans: Vec<String>,
+    /// Running subscriptions whose customer was deleted in Stripe.
+    pub deleted_customers: Vec<String>,
+    /// Requests that recovery gave up.
+    pub abandoned_requests: Vec<String>,
+}
+
+impl Findings {
+    /// Each kind with how many there are.
+    pub fn counts(&self) -> [(&'static str, usize); 4] {
+        [
+            ("double_subscriptions", self.doubles.len()),
+            ("unknown_prices", self.unknown_prices.len()),
+            ("vanished_plans", self.vanished_plans.len()),
+            ("deleted_customers", self.deleted_customers.len()),
+        ]
+    }
+
+    /// Says in the log what was not there in `before`.
+    pub fn tell(&self, before: &Self) {
+        let new = |now: &[String], before: &[String], what: &str| {
+            for one in now.iter().filter(|one| !before.contains(one)) {
+                tracing::error!(finding = %one, "{what}: `doctor` says what to do");
+            }
+        };
+        new(
+            &self.doubles,
+            &before.doubles,
+            "An organization pays for several subscriptions",
+        );
+        new(
+            &self.unknown_prices,
+            &before.unknown_prices,
+            "A subscription is paid for by a price that the catalogue does not know",
+        );
+        new(
+            &self.vanished_plans,
+            &before.vanished_plans,
+            "A plan that organizations have is not in the catalogue",
+        );
+        new(
+            &self.deleted_customers,
+            &before.deleted_customers,
+            "The customer of a running subscription was deleted in Stripe",
+        );
+    }
+}
+
+pub async fn findings(
+    conn: &mut PgConnection,
+    catalogue: &Catalogue,
+) -> Result<Findings, sqlx::Error> {
+    let doubles = sqlx::query_scalar!(
+        r#"SELECT o.name || ' (' || o.id || '): '
+                  || string_agg(s.stripe_subscription_id, ', ' ORDER BY s.stripe_subscription_id)
+                  AS "found!"
+             FROM billing_subscriptions s JOIN organizations o ON o.id = s.organization_id
+            WHERE s.status IN ('active', 'trialing', 'past_due', 'unpaid', 'paused')
+            GROUP BY o.id, o.name HAVING count(*) > 1 ORDER BY o.id LIMIT 1000"#
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let unknown_prices = sqlx::query_scalar!(
+        r#"SELECT o.name || ' (' || o.id || '): ' || s.stripe_subscription_id AS "found!"
+             FROM billing_subscriptions s JOIN organizations o ON o.id = s.organization_id
+            WHERE s.status IN ('active', 'trialing', 'past_due') AND s.plan_tier IS NULL
+            ORDER BY o.id LIMIT 1000"#
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let deleted_customers = sqlx::query_scalar!(
+        r#"SELECT o.name || ' (' || o.id || '): ' || c.stripe_customer_id AS "found!"
+             FROM billing_customers c JOIN organizations o ON o.id = c.organization_id
+            WHERE c.deleted_at IS NOT NULL
+              AND EXISTS (SELECT FROM billing_subscriptions s
+                           WHERE s.organization_id = c.organization_id
+                             AND s.stripe_customer_id = c.stripe_customer_id
+                             AND s.status IN ('active', 'trialing', 'past_due', 'unpaid', 'paused'))
+            ORDER BY o.id LIMIT 1000"#
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let abandoned_requests = sqlx::query_scalar!(
+        r#"SELECT organization_id || ': ' || operation || ' ' || subject || ', '
+                  || coalesce(recovery_error, 'no reason') AS "found!"
+             FROM billing_stripe_requests WHERE abandoned_at IS NOT NULL
+            ORDER BY abandoned_at LIMIT 1000"#
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    Ok(Findings {
+        doubles,
+        unknown_prices,
+        vanished_plans: vanished_plans(conn, catalogue).await?,
+        deleted_customers,
+        abandoned_requests,
+    })
+}
+
+/// Plans that the catalogue does not have any more, with who has them.
+pub async fn vanished_plans(
+    conn: &mut PgConnection,
+    catalogue: &Catalogue,
+) -> Result<Vec<String>, sqlx::Error> {
+    let tiers: Vec<String> = catalogue.plans().iter().map(|p| p.tier.clone()).collect();
+    sqlx::query_scalar!(
+        r#"SELECT plan_tier || ': ' || count(*) || ' organizations, such as '
+                  || (array_agg(name ORDER BY created_at))[1] || ' ('
+                  || (array_agg(id ORDER BY created_at))[1] || ')' AS "found!"
+             FROM (SELECT id, name, created_at, plan_tier FROM organizations
+                   UNION
+                   SELECT o.id, o.name, o.created_at, s.plan_tier
+                     FROM billing_subscriptions s JOIN organizations o ON o.id = s.organization_id
+                    WHERE s.status NOT IN ('canceled', 'incomplete_expired')
+                      AND s.plan_tier IS NOT NULL) held
+            WHERE plan_tier <> ALL($1) GROUP BY plan_tier ORDER BY plan_tier"#,
+        &tiers
+    )
+    .fetch_all(conn)
+    .await
+}

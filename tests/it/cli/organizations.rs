@@ -1,0 +1,216 @@
+//! `organizations`: external ids, what support sees, other customers, erasure.
+
+use serde_json::{Value, json};
+use valuecanvas_billing::auth::Role;
+
+use crate::subscriptions::world::{KEY, VISA, World};
+use crate::support::TestDatabase;
+use crate::support::program::{Ran, program_on, run};
+
+async fn organizations(db: &TestDatabase, arguments: &[&str]) -> Ran {
+    let arguments = [&["organizations"], arguments].concat();
+    let mut command = program_on(db, &arguments);
+    tokio::task::spawn_blocking(move || run(&mut command))
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn an_organization_is_known_by_the_products_own_id() {
+    let db = TestDatabase::new().await;
+    let create = |external: &'static str, more: &'static [&'static str]| {
+        let first = [
+            "create",
+            "--name",
+            "Acme",
+            "--external-id",
+            external,
+            "--json",
+        ];
+        [&first[..], more].concat()
+    };
+    let made = organizations(
+        &db,
+        &create("team/42 ü", &["--email", "billing@acme.example"]),
+    )
+    .await;
+    assert_eq!(made.status, 0, "{}", made.stderr);
+    let made = made.json();
+    assert_eq!(made["externalId"], "team/42 ü");
+    assert_eq!(made["email"], "billing@acme.example");
+    let again = organizations(&db, &create("team/42 ü", &[])).await;
+    assert_eq!(again.status, 1, "{}", again.stderr);
+    for bad in ["", " ", "a\tb"] {
+        assert_eq!(
+            organizations(&db, &create(bad, &[])).await.status,
+            2,
+            "{bad:?}"
+        );
+    }
+    let bad = organizations(&db, &create("x", &["--email", "nobody"])).await;
+    assert_eq!(bad.status, 2);
+    let list = organizations(&db, &["list", "--json"]).await.json();
+    assert_eq!(list[0]["externalId"], "team/42 ü");
+    for named in ["team/42 ü", made["id"].as_str().unwrap()] {
+        let shown = organizations(&db, &["show", named, "--json"]).await;
+        assert_eq!(shown.json()["organization"]["id"], made["id"]);
+    }
+    assert_eq!(organizations(&db, &["show", "nobody"]).await.status, 1);
+}
+
+#[tokio::test]
+async fn support_sees_why_a_customer_was_charged_and_can_link_another_customer() {
+    let world = World::start().await;
+    let db = &world.service.db;
+    let first = world.customer(VISA).await;
+    world.create("standard").await.ok();
+    world.settle().await;
+    let id = world.organization.to_string();
+    let shown = organizations(db, &["show", "--organization", &id, "--json"])
+        .await
+        .json();
+    assert_eq!(shown["organization"]["planTier"], "standard");
+    assert_eq!(
+        shown["subscriptions"][0]["items"][0]["lookupKey"],
+        "valuecanvas_standard_monthly"
+    );
+    assert_eq!(shown["invoices"][0]["totalAmount"], 9900);
+    assert_eq!(shown["invoices"][0]["lines"][0]["amount"], 9900);
+    assert_eq!(shown["charges"][0]["amount"], 9900);
+    assert_eq!(shown["quotas"].as_array().unwrap().len(), 5);
+    let text = organizations(db, &["show", &id]).await;
+    assert!(
+        text.status == 0 && text.stdout.contains("invoices: 1"),
+        "{}",
+        text.stdout
+    );
+
+    let second = world.stripe.customer(VISA, None).await;
+    let link = async |organization: &str, customer: &str| {
+        organizations(
+            db,
+            &["link-customer", organization, "--stripe-customer", customer],
+        )
+        .await
+    };
+    assert_eq!(link(&id, "nonsense").await.status, 2);
+    assert_eq!(link(&id, &second).await.status, 0);
+    assert_eq!(
+        link(&id, &second).await.status,
+        0,
+        "said twice, it is the same"
+    );
+    let other = world.service.organization("Other").await.to_string();
+    assert_eq!(
+        link(&other, &first).await.status,
+        1,
+        "it is somebody else's"
+    );
+    let linked = "billing_audit_log WHERE action = 'customer_linked'";
+    assert_eq!(db.count(linked).await, 1);
+    world.cancel(true).await.ok();
+    world.create("standard").await.ok();
+    assert_eq!(world.stripe.subscriptions(&second).await.len(), 1);
+}
+
+#[tokio::test]
+async fn erasure_leaves_money_and_the_chain_and_nobodys_name() {
+    let world = World::start().await;
+    let db = &world.service.db;
+    let customer = world.customer(VISA).await;
+    world.create("standard").await.ok();
+    world.settle().await;
+    let id = world.organization.to_string();
+    db.execute(&format!(
+        "UPDATE organizations SET name = 'Ada Lovelace', email = 'ada@lovelace.example',
+                external_id = 'ada-1' WHERE id = '{id}';
+         INSERT INTO users (id, email) VALUES (gen_random_uuid(), 'ada@lovelace.example');
+         INSERT INTO organization_members (organization_id, user_id, role)
+           SELECT '{id}', id, 'owner' FROM users WHERE email = 'ada@lovelace.example'"
+    ))
+    .await;
+    // Who belongs to another organization as well stays.
+    let other = world.service.organization("Other").await;
+    world.service.token(other, Role::Owner).await;
+    db.execute(&format!(
+        "INSERT INTO organization_members (organization_id, user_id, role)
+           SELECT '{id}', user_id, 'member' FROM organization_members WHERE organization_id = '{other}'"
+    ))
+    .await;
+    let erase = async |more: &[&str]| {
+        let arguments = [&["erase", "--organization", &id, "--json"], more].concat();
+        organizations(db, &arguments).await
+    };
+    assert_eq!(erase(&[]).await.status, 2, "nobody said yes");
+    let running = erase(&["--yes"]).await;
+    assert_eq!(running.status, 1);
+    assert!(running.stderr.contains("still runs"), "{}", running.stderr);
+    assert_eq!(
+        db.count("billing_payment_methods").await,
+        1,
+        "nothing was touched"
+    );
+
+    world.cancel(true).await.ok();
+    world.settle().await;
+    let money =
+        "SELECT string_agg(total_amount || ' ' || amount_paid, ',' ORDER BY stripe_invoice_id)
+                   FROM billing_invoices";
+    let before = db.value(money).await;
+    let erased = erase(&["--yes"]).await;
+    assert_eq!(erased.status, 0, "{}", erased.stderr);
+    assert_eq!(erased.json()["stripeCustomers"], json!([customer]));
+    assert_eq!(db.value(money).await, before);
+    for gone in [
+        "organizations WHERE name = 'Ada Lovelace' OR email IS NOT NULL OR external_id IS NOT NULL"
+            .to_owned(),
+        "users WHERE email LIKE 'ada@%'".to_owned(),
+        format!("organization_members WHERE organization_id = '{id}'"),
+        "user_sessions s WHERE NOT EXISTS (SELECT FROM users u WHERE u.id = s.user_id)".to_owned(),
+        format!("billing_payment_methods WHERE organization_id = '{id}'"),
+        format!("webhook_events WHERE payload::text LIKE '%{customer}%'"),
+        format!("billing_stripe_requests WHERE organization_id = '{id}' AND context <> '{{}}'"),
+        format!("billing_charges WHERE organization_id = '{id}' AND card_last4 IS NOT NULL"),
+        format!("request_idempotency WHERE organization_id = '{id}'"),
+    ] {
+        assert_eq!(db.count(&gone).await, 0, "{gone}");
+    }
+    assert_eq!(
+        db.count(&format!(
+            "organization_members WHERE organization_id = '{other}'"
+        ))
+        .await,
+        1
+    );
+    let mut verify = program_on(db, &["audit", "verify"]);
+    let verified = tokio::task::spawn_blocking(move || run(&mut verify))
+        .await
+        .unwrap();
+    assert_eq!(verified.status, 0, "{}{}", verified.stdout, verified.stderr);
+    // Again, and in Stripe.
+    let arguments = [
+        "organizations",
+        "erase",
+        "--organization",
+        &id,
+        "--yes",
+        "--stripe",
+        "--json",
+    ];
+    let mut command = program_on(db, &arguments);
+    command
+        .env("STRIPE_SECRET_KEY", KEY)
+        .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
+        .env("STRIPE_API_BASE", world.stripe.sandbox.url());
+    let again = tokio::task::spawn_blocking(move || run(&mut command))
+        .await
+        .unwrap();
+    assert_eq!(
+        (again.status, &again.json()["again"]),
+        (0, &Value::Bool(true)),
+        "{}",
+        again.stderr
+    );
+    let path = format!("/v1/customers/{customer}");
+    assert_eq!(world.stripe.get(&path, &[]).await["deleted"], true);
+}
