@@ -107,6 +107,11 @@ pub fn is_timeout(error: &sqlx::Error) -> bool {
     sql_state(error).is_some_and(|code| matches!(code.as_str(), "55P03" | "57014"))
 }
 
+/// Whether another transaction held a row for longer than was to be waited.
+pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    sql_state(error).is_some_and(|code| code == "55P03")
+}
+
 /// Whether a row is there already that the statement would have made.
 pub fn is_duplicate(error: &sqlx::Error) -> bool {
     sql_state(error).is_some_and(|code| code == "23505")

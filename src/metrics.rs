@@ -26,6 +26,10 @@ const GROUP: &str = "stripe_webhook_commit_group_size";
 const PROCESSING: &str = "stripe_webhook_processing_duration_seconds";
 const BATCH: &str = "stripe_webhook_processing_batch_size";
 const WAIT: &str = "stripe_webhook_processing_delay_seconds";
+const SET_ASIDE: &str = "stripe_webhook_set_aside_total";
+const HELD: &str = "stripe_webhook_organizations_held_total";
+const ALTERED: &str = "stripe_webhook_altered_events_total";
+const THIN: &str = "stripe_webhook_thin_events_total";
 const DEAD_LETTERS: &str = "webhook_dead_letter_queue_size";
 const UNPROCESSED: &str = "stripe_webhook_unprocessed_events";
 const OLDEST: &str = "stripe_webhook_oldest_unprocessed_seconds";
@@ -62,6 +66,20 @@ const READY: &str = "billing_ready";
 const JOB_SUCCESS: &str = "billing_scheduled_job_last_success_timestamp_seconds";
 const JOB_FAILING: &str = "billing_scheduled_job_failing";
 const BUILD: &str = "billing_build_info";
+
+/// What a delivery may come to.
+const DELIVERY_RESULTS: [&str; 10] = [
+    "stored",
+    "duplicate",
+    "signature_missing",
+    "signature_invalid",
+    "timestamp_out_of_tolerance",
+    "payload_invalid",
+    "payload_too_large",
+    "body_timeout",
+    "inbox_full",
+    "inbox_unavailable",
+];
 
 const SECONDS: [f64; 14] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 60.0, 3600.0,
@@ -132,6 +150,22 @@ fn describe() {
         WAIT,
         Unit::Seconds,
         "From an event's receipt to its processed mark."
+    );
+    describe_counter!(
+        SET_ASIDE,
+        "Events that were not tried, since another transaction held their organization."
+    );
+    describe_counter!(
+        HELD,
+        "Organizations that another transaction held for longer than a worker waits."
+    );
+    describe_counter!(
+        ALTERED,
+        "Deliveries of an event that was stored before with another content."
+    );
+    describe_counter!(
+        THIN,
+        "Thin events that were stored: they name their object and do not show it, and change nothing."
     );
     describe_gauge!(DEAD_LETTERS, "Events that could not be processed.");
     describe_gauge!(
@@ -274,6 +308,13 @@ fn start_at_zero(audit_actions: impl Iterator<Item = &'static str>) {
         counter!(USAGE_ALERTS, "result" => result).absolute(0);
     }
     counter!(AUDIT_ERRORS).absolute(0);
+    counter!(THIN).absolute(0);
+    counter!(ALTERED).absolute(0);
+    for result in DELIVERY_RESULTS {
+        counter!(DELIVERIES, "result" => result).absolute(0);
+    }
+    counter!(SET_ASIDE).absolute(0);
+    counter!(HELD).absolute(0);
     counter!(GRACE_EXPIRED).absolute(0);
     counter!(GRACE_CONVERTED).absolute(0);
     gauge!(GRACE_ACTIVE).set(0.0);
@@ -290,6 +331,16 @@ pub fn delivery(result: &'static str, took: Duration) {
 pub fn intake_group(size: usize, took: Duration) {
     histogram!(GROUP).record(size as f64);
     histogram!(COMMIT).record(took);
+}
+
+/// One event that came again with another content.
+pub fn altered_event() {
+    counter!(ALTERED).increment(1);
+}
+
+/// One thin event that was stored.
+pub fn thin_event() {
+    counter!(THIN).increment(1);
 }
 
 /// One batch of events that was applied and committed.
@@ -322,6 +373,16 @@ pub fn attempt_replayed(succeeded: bool) {
     let status = if succeeded { "processed" } else { "failed" };
     counter!(ATTEMPTS, "status" => status).increment(1);
     counter!(REPLAYS, "status" => status).increment(1);
+}
+
+/// Events of an organization that another transaction holds.
+pub fn set_aside(events: u64) {
+    counter!(SET_ASIDE).increment(events);
+}
+
+/// One organization that another transaction was found to hold.
+pub fn organization_held() {
+    counter!(HELD).increment(1);
 }
 
 /// The kinds of alerts in `billing_alerts`.

@@ -28,8 +28,9 @@ use crate::enforcement::Agents;
 use crate::event_handlers;
 use crate::http::rate_limit::Limits;
 use crate::http::{self, Probes, Readiness, cors};
-use crate::inbox::awake::Awake;
+use crate::inbox::group_commit::Source;
 use crate::inbox::pressure::Pressure;
+use crate::inbox::rejections::Rejections;
 use crate::inbox::routes::Endpoint;
 use crate::inbox::worker::Processor;
 use crate::inbox::{self, group_commit};
@@ -48,6 +49,8 @@ use threads::{Processing, wake_workers};
 
 pub use database::Database;
 
+/// How soon quotas are brought to the catalogue that could not be.
+const FOLLOW_AGAIN: Duration = Duration::from_secs(5);
 /// How long the parts may take to end, once they are told to: longer than open
 /// requests and a batch that is being processed do.
 const DRAIN: Duration = Duration::from_secs(25);
@@ -171,11 +174,11 @@ pub async fn start(
 
     let pressure = Arc::new(Pressure::default());
     let (waking, noting) = (wake.clone(), pressure.clone());
-    let awake = Awake::where_cores(busy_cores(serve.worker_concurrency));
-    let (intake, writer) = group_commit::new(database.service.clone(), awake, move |stored| {
-        noting.note(stored);
-        wake_workers(&waking);
-    });
+    let (intake, writer) =
+        group_commit::new(database.service.clone(), Source::Delivery, move |stored| {
+            noting.note(stored);
+            wake_workers(&waking);
+        });
     let probes = Probes {
         readiness: Readiness::new(
             database.service.clone(),
@@ -194,10 +197,12 @@ pub async fn start(
         ),
     };
     let recorded = probes.metrics.clone();
+    let rejections = Arc::new(Rejections::default());
     let endpoint = Endpoint {
         intake,
         secrets,
         tolerance_secs: serve.tolerance_secs,
+        rejections: rejections.clone(),
     };
     let catalogue = Arc::new(catalogue);
     let pool = pools.api.clone();
@@ -207,13 +212,12 @@ pub async fn start(
         catalogue.clone(),
         stripe_client(stripe)?,
     );
-    let processor = Processor {
-        pool: pool.clone(),
-        catalogue: Catalogue::clone(&catalogue),
-        key_is_live: stripe.key_is_live,
-        max_retries: stripe.max_retries,
-        unknown_customers: stripe.unknown_customers,
-    };
+    let processor = Processor::new(
+        pool.clone(),
+        Catalogue::clone(&catalogue),
+        stripe,
+        stripe_client(stripe)?,
+    );
     let rules = Rules {
         catalogue: catalogue.clone(),
         grace_hours: serve.usage.grace_hours,
@@ -243,6 +247,10 @@ pub async fn start(
     let mut router = inbox::routes::router(endpoint)
         .merge(http::health_router(probes.clone()))
         .merge(api.router());
+    let (kept, told_until) = (pool.clone(), stop.clone());
+    background.task("refused deliveries", async move {
+        rejections.keep(kept, told_until).await;
+    });
     if serve.worker_concurrency > 0 {
         background.task(
             "subscription settler",
@@ -284,6 +292,7 @@ pub async fn start(
     background.thread("usage ledger", move || counting.run());
     background.task("usage answers", answers);
     background.task("metrics timer", keep_time(recorded, stop.clone()));
+    let client = stripe_client(stripe)?;
     if let Some(pool) = pools.processing {
         let work = Processing {
             options: database.service.clone(),
@@ -291,6 +300,7 @@ pub async fn start(
             workers: serve.worker_concurrency,
             catalogue: Catalogue::clone(&catalogue),
             stripe: stripe.clone(),
+            client,
             wake,
             pressure,
             stop,
@@ -325,31 +335,24 @@ async fn keep_time(recorded: PrometheusHandle, stop: CancellationToken) {
     }
 }
 
-/// How many cores a stream of deliveries keeps busy: intake's thread and its
-/// server process, and where this process also processes, that thread and the
-/// server process of each worker.
-fn busy_cores(workers: u32) -> usize {
-    match workers {
-        0 => 2,
-        workers => 3 + workers as usize,
-    }
-}
-
 /// Each has a connection, and a server process that counts for it.
 fn counting_lanes() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4))
 }
 
-/// Brings the quotas to what the catalogue says now, again until it is done.
+/// Brings the quotas to what the catalogue says now; those of organizations that
+/// another transaction holds, as soon as it ends.
 async fn follow_catalogue(pool: PgPool, catalogue: Arc<Catalogue>, stop: CancellationToken) {
-    const PAUSE: Duration = Duration::from_secs(5);
     loop {
         match quotas::follow(&pool, &catalogue).await {
-            Ok(changed) => {
-                if changed > 0 {
+            Ok(followed) => {
+                if followed.changed > 0 {
+                    let changed = followed.changed;
                     tracing::info!(changed, "Quotas follow the catalogue");
                 }
-                return stop.cancelled().await;
+                if followed.held == 0 {
+                    return stop.cancelled().await;
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "the quotas could not be brought to the catalogue yet");
@@ -357,13 +360,13 @@ async fn follow_catalogue(pool: PgPool, catalogue: Arc<Catalogue>, stop: Cancell
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(PAUSE) => {}
+            () = tokio::time::sleep(FOLLOW_AGAIN) => {}
         }
     }
 }
 
 /// The client of Stripe's API; None without a key.
-fn stripe_client(stripe: &StripeConfig) -> Result<Option<Client>, StartError> {
+pub fn stripe_client(stripe: &StripeConfig) -> Result<Option<Client>, StartError> {
     let Some(api) = &stripe.api else {
         return Ok(None);
     };

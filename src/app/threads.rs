@@ -14,6 +14,7 @@ use crate::inbox;
 use crate::inbox::pressure::Pressure;
 use crate::inbox::worker::Processor;
 use crate::plans::Catalogue;
+use crate::stripe::client::Client;
 
 /// The processing thread's share.
 pub struct Processing {
@@ -22,6 +23,7 @@ pub struct Processing {
     pub workers: u32,
     pub catalogue: Catalogue,
     pub stripe: StripeConfig,
+    pub client: Option<Client>,
     pub wake: Arc<Notify>,
     pub pressure: Arc<Pressure>,
     pub stop: CancellationToken,
@@ -30,13 +32,7 @@ pub struct Processing {
 impl Processing {
     /// Until `stop`.
     pub async fn run(self) {
-        let processor = Processor {
-            pool: self.pool,
-            catalogue: self.catalogue,
-            key_is_live: self.stripe.key_is_live,
-            max_retries: self.stripe.max_retries,
-            unknown_customers: self.stripe.unknown_customers,
-        };
+        let processor = Processor::new(self.pool, self.catalogue, &self.stripe, self.client);
         let workers =
             (0..self.workers).map(|_| processor.run(&self.wake, &self.stop, &self.pressure));
         tokio::join!(

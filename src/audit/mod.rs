@@ -9,6 +9,7 @@ mod verify;
 pub use initiator::{Initiator, initiated_by};
 pub use store::{
     ActorFilter, Entry, Filter, LockedChains, append, bytes, enter, list, lock_chains,
+    lock_free_chains,
 };
 pub use verify::{Break, Report, entry_hash, verify};
 

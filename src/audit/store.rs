@@ -1,5 +1,7 @@
 //! The audit log's SQL.
 
+use std::collections::HashSet;
+
 use jiff_sqlx::ToSqlx as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -34,6 +36,48 @@ pub async fn lock_chains(
         lock_existing(conn, organizations).await?;
     }
     Ok(LockedChains(()))
+}
+
+/// Locks the chains of those of `organizations` that nobody holds at this
+/// moment, making those that are missing, and says which they are: whoever is
+/// left out must not hold up the others.
+pub async fn lock_free_chains(
+    conn: &mut PgConnection,
+    organizations: &[Uuid],
+) -> Result<(LockedChains, HashSet<Uuid>), sqlx::Error> {
+    let mut free = lock_unheld(conn, organizations).await?;
+    if free.len() < organizations.len() {
+        // Only those that are missing: an entry beside a head that another
+        // transaction is changing would wait for it.
+        let made = sqlx::query_scalar!(
+            r#"INSERT INTO billing_audit_chain_heads (organization_id, last_sequence, last_hash)
+               SELECT id, 0, sha256('') FROM unnest($1::uuid[]) AS t(id)
+                WHERE NOT EXISTS (SELECT FROM billing_audit_chain_heads h
+                                   WHERE h.organization_id = t.id)
+                ORDER BY id
+               ON CONFLICT DO NOTHING
+               RETURNING organization_id"#,
+            organizations
+        )
+        .fetch_all(&mut *conn)
+        .await?;
+        free.extend(made);
+    }
+    Ok((LockedChains(()), free))
+}
+
+async fn lock_unheld(
+    conn: &mut PgConnection,
+    organizations: &[Uuid],
+) -> Result<HashSet<Uuid>, sqlx::Error> {
+    let free = sqlx::query_scalar!(
+        "SELECT organization_id FROM billing_audit_chain_heads
+          WHERE organization_id = ANY($1) ORDER BY organization_id FOR UPDATE SKIP LOCKED",
+        organizations
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(free.into_iter().collect())
 }
 
 async fn lock_existing(

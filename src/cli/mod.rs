@@ -33,7 +33,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::audit::{Initiator, initiated_by};
 use crate::config::GlobalArgs;
-use crate::telemetry;
+use crate::telemetry::{self, Writing};
 pub use failure::Failure;
 
 /// Self-hosted billing between Stripe, your product and your operators.
@@ -113,6 +113,13 @@ pub enum Command {
 }
 
 impl Command {
+    fn log_writing(&self) -> Writing {
+        match self {
+            Self::Serve(_) | Self::Demo(_) => Writing::Apart,
+            _ => Writing::AtOnce,
+        }
+    }
+
     /// What is logged where RUST_LOG is unset: a command that prints data says
     /// only what went wrong.
     fn log_filter(&self) -> &'static str {
@@ -130,6 +137,15 @@ impl Command {
     }
 }
 
+/// Writes what is left of the log and the traces, at an end by panic, too.
+struct Flush;
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        telemetry::flush();
+    }
+}
+
 /// Runs a command on a runtime of one thread.
 pub fn run(command: Command, global: &GlobalArgs, initiator: Initiator) -> ExitCode {
     // What the service does is nobody's work.
@@ -141,12 +157,15 @@ pub fn run(command: Command, global: &GlobalArgs, initiator: Initiator) -> ExitC
         .build();
     let result = match runtime {
         Ok(runtime) => {
+            let flush = Flush;
             let result = global
                 .log_format()
-                .and_then(|format| telemetry::install(format, command.log_filter()))
+                .and_then(|format| {
+                    telemetry::install(format, command.log_filter(), command.log_writing())
+                })
                 .map_err(Failure::from)
                 .and_then(|()| runtime.block_on(dispatch(command, global)));
-            telemetry::flush();
+            drop(flush);
             // Who was told twice to stop does not wait for a thread that hangs.
             runtime.shutdown_background();
             result

@@ -1,5 +1,8 @@
 //! `webhooks`
 
+mod describe;
+mod discard;
+
 use std::net::SocketAddr;
 
 use clap::{Args, Subcommand};
@@ -10,14 +13,14 @@ use uuid::Uuid;
 
 use super::backfill::Backfill;
 use super::database::on_database;
-use super::output::{Format, Progress, printable, table};
+use super::output::{Format, Progress, printable};
 use super::samples::Sample;
 use super::{Failure, samples};
 use crate::app;
 use crate::config::{self, DatabaseConfig, GlobalArgs, StripeArgs, StripeConfig};
 use crate::db::{self, WorkerTx};
 use crate::event_handlers::{self, HANDLED_TYPES};
-use crate::inbox::inspect::{self, DeadLetter, Details, Listed};
+use crate::inbox::inspect::{self, EventFilter};
 use crate::inbox::replay::{self, Replayed};
 use crate::inbox::worker::Processor;
 use crate::inbox::{DeadLetterFilter, dead_letters};
@@ -26,6 +29,8 @@ use crate::metrics;
 use crate::organizations::sample;
 use crate::plans::Catalogue;
 use crate::stripe::signature;
+use describe::{describe_dead_letters, describe_details, describe_events, describe_report};
+use discard::Discard;
 
 #[derive(Debug, Subcommand)]
 pub enum Webhooks {
@@ -36,6 +41,12 @@ pub enum Webhooks {
         /// Only those that are not processed yet.
         #[arg(long)]
         unprocessed: bool,
+        /// Only those of this organization; an event has one once it is processed.
+        #[arg(long, value_name = "ORG")]
+        organization: Option<Uuid>,
+        /// Only those of this type.
+        #[arg(long = "type", value_name = "T")]
+        event_type: Option<String>,
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10_000))]
         limit: u16,
         #[command(flatten)]
@@ -52,11 +63,17 @@ pub enum Webhooks {
     DeadLetters {
         #[arg(long = "type", value_name = "T")]
         event_type: Option<String>,
+        /// Only those of this organization.
+        #[arg(long, value_name = "ORG")]
+        organization: Option<Uuid>,
         #[command(flatten)]
         format: Format,
     },
     /// Run the handler again for dead letters, or for events processed before.
     Replay(Replay),
+    /// Put dead letters away that nobody wants applied; sent again, they are
+    /// duplicates.
+    Discard(Discard),
     /// Read what Stripe has into the inbox: what was never delivered, above all.
     Backfill(Backfill),
     /// Send a signed sample event to the running service. It is about an
@@ -69,6 +86,9 @@ pub struct Retry {
     /// Where to push the job's metrics.
     #[arg(long, env = "PUSHGATEWAY_URL", hide_env_values = true)]
     pushgateway_url: Option<String>,
+    /// Do not wait for the next attempts of events that failed: make all due.
+    #[arg(long)]
+    now: bool,
     #[command(flatten)]
     stripe: StripeArgs,
     #[command(flatten)]
@@ -89,7 +109,7 @@ pub struct Replay {
     /// Only dead letters of this type.
     #[arg(long = "type", value_name = "T", requires = "all")]
     event_type: Option<String>,
-    /// Say what would be replayed, and do nothing.
+    /// Run the handler, say what came of it, and undo it.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -140,7 +160,9 @@ impl Webhooks {
             Self::Retry(retry) => {
                 let metrics = metrics::install(event_handlers::audit_actions());
                 let gateway = plan.gateway.as_ref();
-                let tally = webhook_retry::run(&plan.processor(pool), &metrics, gateway).await?;
+                let tally =
+                    webhook_retry::run(&plan.processor(pool)?, &metrics, gateway, retry.now)
+                        .await?;
                 if retry.format.json {
                     retry.format.print(&tally, |_| String::new())?;
                 }
@@ -152,11 +174,19 @@ impl Webhooks {
             }
             Self::List {
                 unprocessed,
+                organization,
+                event_type,
                 limit,
                 format,
             } => {
+                let filter = EventFilter {
+                    event_type,
+                    organization_id: organization,
+                    processed: unprocessed.then_some(false),
+                    before: None,
+                };
                 let mut tx = WorkerTx::begin(&pool).await?;
-                let events = inspect::list(tx.conn(), unprocessed, i64::from(limit)).await?;
+                let events = inspect::page(tx.conn(), &filter, i64::from(limit)).await?;
                 format.print(&events, |events| describe_events(events))
             }
             Self::Show { event_id, format } => {
@@ -166,12 +196,18 @@ impl Webhooks {
                     None => Err(unknown_event(&event_id)),
                 }
             }
-            Self::DeadLetters { event_type, format } => {
+            Self::DeadLetters {
+                event_type,
+                organization,
+                format,
+            } => {
+                let filter = letters_of(event_type, organization);
                 let mut tx = WorkerTx::begin(&pool).await?;
-                let letters = dead_letters(tx.conn(), &of_type(event_type), i64::MAX).await?;
+                let letters = dead_letters(tx.conn(), &filter, i64::MAX).await?;
                 format.print(&letters, |letters| describe_dead_letters(letters))
             }
-            Self::Replay(replay) => replay.run(&plan.processor(pool)).await,
+            Self::Replay(replay) => replay.run(&plan.processor(pool)?).await,
+            Self::Discard(discard) => discard.run(&pool).await,
             Self::Backfill(_) => unreachable!("it has its own way"),
             Self::Trigger(trigger) => {
                 let address = plan.service.expect("a trigger's plan has it");
@@ -215,14 +251,14 @@ impl Plan {
         })
     }
 
-    fn processor(&self, pool: PgPool) -> Processor {
-        Processor {
+    fn processor(&self, pool: PgPool) -> Result<Processor, Failure> {
+        let client = app::stripe_client(&self.stripe)?;
+        Ok(Processor::new(
             pool,
-            catalogue: self.catalogue.clone(),
-            key_is_live: self.stripe.key_is_live,
-            max_retries: self.stripe.max_retries,
-            unknown_customers: self.stripe.unknown_customers,
-        }
+            self.catalogue.clone(),
+            &self.stripe,
+            client,
+        ))
     }
 }
 
@@ -247,13 +283,14 @@ struct Report {
 struct ReplayedEvent {
     event_id: String,
     #[serde(flatten)]
-    result: Option<Replayed>,
+    result: Replayed,
 }
 
-/// All dead letters, or those of one type.
-fn of_type(event_type: Option<String>) -> DeadLetterFilter {
+/// All dead letters, or those of one type or organization.
+fn letters_of(event_type: Option<String>, organization_id: Option<Uuid>) -> DeadLetterFilter {
     DeadLetterFilter {
         event_type,
+        organization_id,
         ..DeadLetterFilter::default()
     }
 }
@@ -264,7 +301,8 @@ impl Replay {
             false => self.event_ids,
             true => {
                 let mut tx = WorkerTx::begin(&processor.pool).await?;
-                let letters = dead_letters(tx.conn(), &of_type(self.event_type), i64::MAX).await?;
+                let letters =
+                    dead_letters(tx.conn(), &letters_of(self.event_type, None), i64::MAX).await?;
                 tx.commit().await?;
                 letters.into_iter().map(|letter| letter.event_id).collect()
             }
@@ -280,12 +318,12 @@ impl Replay {
             // Each is a transaction of its own: interrupted, what was replayed
             // is replayed, and the rest is as it was.
             let result = match self.dry_run {
-                true => check_known(&processor.pool, &event_id).await?,
-                false => Some(replay::replay(processor, &event_id).await?),
+                true => replay::rehearse(processor, &event_id).await?,
+                false => replay::replay(processor, &event_id).await?,
             };
             match &result {
-                None | Some(Replayed::Succeeded { .. }) => report.replayed += 1,
-                Some(_) => report.failed += 1,
+                Replayed::Succeeded { .. } => report.replayed += 1,
+                _ => report.failed += 1,
             }
             progress.step(&event_id);
             report.events.push(ReplayedEvent { event_id, result });
@@ -298,41 +336,6 @@ impl Replay {
             Ok(())
         }
     }
-}
-
-async fn check_known(pool: &PgPool, event_id: &str) -> Result<Option<Replayed>, Failure> {
-    let mut tx = WorkerTx::begin(pool).await?;
-    let known = inspect::show(tx.conn(), event_id).await?.is_some();
-    Ok(if known { None } else { Some(Replayed::Unknown) })
-}
-
-fn describe_report(report: &Report) -> String {
-    let mut lines: Vec<String> = report
-        .events
-        .iter()
-        .map(|event| {
-            let what = match &event.result {
-                None => "would be replayed".to_owned(),
-                Some(Replayed::Succeeded { outcome }) => format!("replayed ({outcome})"),
-                Some(Replayed::Failed { error }) => format!("FAILED {error}"),
-                Some(Replayed::InFlight) => {
-                    "FAILED a worker has it at this moment; try again".to_owned()
-                }
-                Some(Replayed::Unknown) => "FAILED no such event".to_owned(),
-            };
-            printable(&format!("{} {what}", event.event_id))
-        })
-        .collect();
-    let verb = if report.dry_run {
-        "would be replayed"
-    } else {
-        "replayed"
-    };
-    lines.push(format!(
-        "{} {verb}, {} failed",
-        report.replayed, report.failed
-    ));
-    lines.join("\n")
 }
 
 #[derive(Serialize)]
@@ -420,70 +423,4 @@ impl Trigger {
         self.format
             .print(&triggered, |triggered| triggered.event_id.clone())
     }
-}
-
-fn describe_events(events: &[Listed]) -> String {
-    let rows: Vec<Vec<String>> = events
-        .iter()
-        .map(|event| {
-            let state = match (&event.outcome, event.next_retry_at) {
-                (Some(outcome), _) => outcome.clone(),
-                (None, Some(at)) => format!("retry {} at {at}", event.retry_count),
-                (None, None) => "waiting".to_owned(),
-            };
-            vec![
-                event.received_at.to_string(),
-                event.event_id.clone(),
-                event.event_type.clone(),
-                state,
-                event.error_message.clone().unwrap_or_default(),
-            ]
-        })
-        .collect();
-    table(&["RECEIVED", "EVENT", "TYPE", "STATE", "ERROR"], &rows)
-}
-
-fn describe_dead_letters(letters: &[DeadLetter]) -> String {
-    let rows: Vec<Vec<String>> = letters
-        .iter()
-        .map(|letter| {
-            vec![
-                letter.dead_lettered_at.to_string(),
-                letter.event_id.clone(),
-                letter.event_type.clone(),
-                letter.retry_count.to_string(),
-                letter.error_message.clone(),
-            ]
-        })
-        .collect();
-    table(&["DEAD SINCE", "EVENT", "TYPE", "RETRIES", "REASON"], &rows)
-}
-
-fn describe_details(details: &Details) -> String {
-    let line = |name: &str, value: String| format!("{name:<13}{}", printable(&value));
-    let mut lines = vec![
-        line("event", details.event_id.clone()),
-        line("type", details.event_type.clone()),
-        line("state", details.state.to_owned()),
-        line("outcome", details.outcome.clone().unwrap_or_default()),
-        line(
-            "organization",
-            details
-                .organization_id
-                .map(|id| id.to_string())
-                .unwrap_or_default(),
-        ),
-        line("created", details.created_at.to_string()),
-        line("received", details.received_at.to_string()),
-        line("retries", details.retry_count.to_string()),
-    ];
-    for attempt in details.attempts.as_array().into_iter().flatten() {
-        lines.push(line(
-            "attempt",
-            format!("{} {}", attempt["at"], attempt["error"]),
-        ));
-    }
-    // As it was received: laying it out anew would change numbers.
-    lines.push(details.payload.get().trim().to_owned());
-    lines.join("\n")
 }

@@ -137,6 +137,21 @@ impl WorkerTx {
             .map(Self)
     }
 
+    /// For work on many organizations at once, none of which is waited for
+    /// longer than `lock_timeout` (as PostgreSQL writes it).
+    pub async fn begin_impatient(
+        pool: &PgPool,
+        lock_timeout: &'static str,
+    ) -> Result<Self, sqlx::Error> {
+        let opening = format!(
+            "BEGIN; SET LOCAL ROLE billing_worker; SET LOCAL app.current_org_id = ''; \
+             SET LOCAL lock_timeout = '{lock_timeout}'"
+        );
+        PooledTx::begin(pool, AssertSqlSafe(opening).into_sql_str())
+            .await
+            .map(Self)
+    }
+
     /// For claiming work: the planner takes a queue's conditions for selective
     /// and would sort the whole backlog for each batch, where the index has its
     /// head.

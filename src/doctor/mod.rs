@@ -3,6 +3,7 @@
 
 mod configuration;
 mod database;
+mod deliveries;
 mod disk;
 mod jobs;
 mod service;

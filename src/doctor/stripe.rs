@@ -3,11 +3,9 @@
 use jiff::Timestamp;
 use sqlx::postgres::PgPool;
 
-use super::{Check, SKEW_SECS};
+use super::{Check, SKEW_SECS, deliveries};
 use crate::config::StripeConfig;
-use crate::db::{self, WorkerTx};
 use crate::event_handlers::{FURTHER_TYPES, LINKING_TYPE, MAIN_TYPES};
-use crate::inbox::inspect;
 use crate::inbox::routes::PATH;
 use crate::plans::{self, Action, Catalogue};
 use crate::stripe::client::{API_VERSION, Answer, Client, ErrorKind, StripeError, WebhookEndpoint};
@@ -20,7 +18,10 @@ pub async fn check(
 ) -> Vec<Check> {
     let Some(client) = client else {
         let detail = "STRIPE_SECRET_KEY is not set: what needs Stripe answers 503";
-        return vec![Check::skipped("stripe key", detail)];
+        return vec![
+            Check::skipped("stripe key", detail),
+            deliveries::refused(pool).await,
+        ];
     };
     let account = client.account().await;
     let usable = !matches!(&account, Err(error) if error.kind != ErrorKind::Permission);
@@ -33,7 +34,8 @@ pub async fn check(
         checks.extend(endpoint(client.webhook_endpoints().await));
         checks.push(in_step(client, catalogue).await);
     }
-    checks.push(last_delivery(pool).await);
+    checks.push(deliveries::last(pool).await);
+    checks.push(deliveries::refused(pool).await);
     checks
 }
 
@@ -184,31 +186,5 @@ async fn in_step(client: &Client, catalogue: &Catalogue) -> Check {
             }
         }
         Err(error) => Check::failed(name, error.to_string(), "see `plans sync --dry-run`"),
-    }
-}
-
-async fn last_delivery(pool: &PgPool) -> Check {
-    let name = "last delivery";
-    let newest = async {
-        let mut tx = WorkerTx::begin(pool).await?;
-        inspect::list(tx.conn(), false, 1).await
-    };
-    match newest.await {
-        Ok(events) => match events.first() {
-            Some(event) => Check::ok(
-                name,
-                format!("{} at {}", event.event_type, event.received_at),
-            ),
-            None => Check::warning(
-                name,
-                "no event has ever arrived",
-                "send a test event from Stripe's dashboard, or run `webhooks backfill --since 1d`",
-            ),
-        },
-        Err(error) if db::is_outage(&error) => Check::skipped(
-            name,
-            "the database cannot be asked with the service's login: see `login`",
-        ),
-        Err(error) => Check::failed(name, error.to_string(), "run `migrate verify`"),
     }
 }

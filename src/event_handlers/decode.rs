@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::history::Mirrored as _;
 use super::kinds::read_object;
 use super::{Context, EventData, Handled, HandlerError, StoredEvent};
+use crate::stripe::event;
 use crate::stripe::objects::BillingObject;
 
 /// An event, read.
@@ -24,15 +25,15 @@ pub struct Decoded<'a> {
 
 /// Reads `event`, or says what becomes of it without.
 pub fn decode<'a>(
-    context: Context<'_>,
+    context: &Context<'_>,
     index: usize,
     event: &'a StoredEvent,
 ) -> Result<Decoded<'a>, Result<Handled, HandlerError>> {
     if !super::HANDLED_TYPES.contains(&event.event_type.as_str()) {
         return Err(Ok(Handled::Ignored));
     }
-    if event.account.is_some() {
-        return Err(Ok(Handled::ForeignAccount));
+    if let Some(account) = &event.account {
+        foreign(context, account)?;
     }
     if context
         .key_is_live
@@ -40,8 +41,13 @@ pub fn decode<'a>(
     {
         return Err(Ok(Handled::LivemodeMismatch));
     }
-    let data = EventData::read(&event.payload)
-        .map_err(|error| permanent(format!("the payload cannot be read: {error}")))?;
+    let data = EventData::read(&event.payload).map_err(|error| {
+        // It names an object, and does not show it.
+        if event::is_thin(&event.payload) {
+            return Ok(Handled::Ignored);
+        }
+        permanent(format!("the payload cannot be read: {error}"))
+    })?;
     let object = read_object(&event.event_type, &data)?;
     let place = place_of(&object, &event.event_type, event.created.as_second());
     Ok(Decoded {
@@ -64,6 +70,17 @@ fn place_of(object: &BillingObject, event_type: &str, created: i64) -> Place {
         BillingObject::Dispute(object) => object.place(event_type, created),
         BillingObject::InvoicePayment(object) => object.place(event_type, created),
         BillingObject::CheckoutSession(object) => object.place(event_type, created),
+    }
+}
+
+/// An event of another account changes nothing of ours.
+fn foreign(context: &Context<'_>, account: &str) -> Result<(), Result<Handled, HandlerError>> {
+    match context.account.is(account) {
+        Some(true) => Ok(()),
+        Some(false) => Err(Ok(Handled::ForeignAccount)),
+        None => Err(Err(HandlerError::Refused(format!(
+            "Stripe could not be asked whether {account} is our account"
+        )))),
     }
 }
 

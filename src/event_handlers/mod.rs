@@ -27,7 +27,7 @@ mod repriced;
 mod store;
 mod subscription;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use jiff::Timestamp;
 use serde_json::json;
@@ -38,6 +38,7 @@ use crate::audit::{self, Actor, NewEntry};
 use crate::grace_periods;
 use crate::metrics;
 use crate::plans::Catalogue;
+use crate::stripe::account::Account;
 use crate::stripe::event::EventData;
 use crate::stripe::objects::{Invoice, PaymentMethod, Subscription};
 pub use answer::{Answer, MirrorError, Shown, mirror};
@@ -76,7 +77,7 @@ pub enum Handled {
     Unclaimed { waiting_for: Option<String> },
     /// It belongs to the other mode than the configured key.
     LivemodeMismatch,
-    /// It belongs to a connected account.
+    /// It belongs to another account than the configured key.
     ForeignAccount,
 }
 
@@ -108,6 +109,9 @@ pub enum HandlerError {
         customer_id: Option<String>,
         problem: String,
     },
+    /// Another transaction holds its organization at this moment.
+    #[error("another transaction holds organization {0}")]
+    Locked(Uuid),
     /// The database refused it for a reason that may pass.
     #[error("{0}")]
     Refused(String),
@@ -117,12 +121,14 @@ pub enum HandlerError {
 }
 
 /// What the handlers know besides the events.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Context<'a> {
     pub catalogue: &'a Catalogue,
     /// The mode of the configured key; None without one: both modes are taken.
     pub key_is_live: Option<bool>,
     pub unknown_customers: UnknownCustomers,
+    /// Whose that key is.
+    pub account: Account,
 }
 
 /// What becomes of events of customers that no organization has.
@@ -140,7 +146,7 @@ pub enum UnknownCustomers {
 /// the transaction is committed.
 #[derive(Debug, Default)]
 pub struct Applied {
-    pub results: Vec<Option<Result<Handled, HandlerError>>>,
+    pub results: Vec<Result<Handled, HandlerError>>,
     /// The actions of the audit entries that were written.
     pub audit_actions: Vec<&'static str>,
     /// The alerts that were raised, but those that were there before.
@@ -171,6 +177,18 @@ pub fn report_alerts(alerts: &[NewAlert]) {
             "Billing alert raised"
         );
     }
+}
+
+/// How a batch meets organizations that others hold, and whose its events are.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Wait for them, rather than leave their events out.
+    pub wait: bool,
+    /// Those to leave out without asking.
+    pub blocked: HashSet<Uuid>,
+    /// The organization of each event, once it is found: known although the
+    /// transaction failed.
+    pub owners: Vec<Option<Uuid>>,
 }
 
 /// The actions that audit entries of events have.
@@ -232,28 +250,87 @@ impl Effects {
 /// does not keep the others from being applied.
 pub async fn apply(
     conn: &mut PgConnection,
-    context: Context<'_>,
+    context: &Context<'_>,
     events: &[&StoredEvent],
+    batch: &mut Batch,
 ) -> Result<Applied, sqlx::Error> {
-    let mut applied = Applied {
-        results: vec![None; events.len()],
-        ..Applied::default()
-    };
+    let mut results = vec![None; events.len()];
     let mut decoded = Vec::new();
     for (index, event) in events.iter().enumerate() {
         match decode::decode(context, index, event) {
             Ok(event) => decoded.push(event),
-            Err(result) => applied.results[index] = Some(result),
+            Err(result) => results[index] = Some(result),
         }
     }
     for (index, result) in owner::find(conn, context, &mut decoded).await? {
-        applied.results[index] = Some(result);
+        results[index] = Some(result);
     }
-    owner::remember_unclaimed(conn, events, &applied.results).await?;
+    owner::remember_unclaimed(conn, events, &results).await?;
     decoded.retain(|event| event.owner.is_some());
-    if decoded.is_empty() {
-        return Ok(applied);
+    batch.owners = vec![None; events.len()];
+    for event in &decoded {
+        batch.owners[event.index] = event.owner;
     }
+    let locked = lock(conn, &decoded, batch).await?;
+    decoded.retain(|event| {
+        let owner = event.owner.expect("those without were left out");
+        let free = locked.organizations.contains(&owner);
+        if !free {
+            results[event.index] = Some(Err(HandlerError::Locked(owner)));
+        }
+        free
+    });
+    let mut applied = Applied::default();
+    if !decoded.is_empty() {
+        apply_locked(conn, context, decoded, &locked, &mut results, &mut applied).await?;
+    }
+    let answered = |result: Option<_>| result.expect("each event has its result");
+    applied.results = results.into_iter().map(answered).collect();
+    Ok(applied)
+}
+
+/// The organizations that a batch may change.
+struct Locked {
+    organizations: HashSet<Uuid>,
+    chains: audit::LockedChains,
+}
+
+/// Locks the organizations of `decoded`, as far as `batch` allows.
+async fn lock(
+    conn: &mut PgConnection,
+    decoded: &[Decoded<'_>],
+    batch: &Batch,
+) -> Result<Locked, sqlx::Error> {
+    let organizations: BTreeSet<Uuid> = decoded
+        .iter()
+        .filter_map(|event| event.owner)
+        .filter(|owner| !batch.blocked.contains(owner))
+        .collect();
+    let wanted: Vec<Uuid> = organizations.into_iter().collect();
+    if batch.wait {
+        let chains = audit::lock_chains(conn, &wanted).await?;
+        let organizations = wanted.into_iter().collect();
+        return Ok(Locked {
+            organizations,
+            chains,
+        });
+    }
+    let (chains, organizations) = audit::lock_free_chains(conn, &wanted).await?;
+    Ok(Locked {
+        organizations,
+        chains,
+    })
+}
+
+/// Applies events whose organizations are locked.
+async fn apply_locked(
+    conn: &mut PgConnection,
+    context: &Context<'_>,
+    mut decoded: Vec<Decoded<'_>>,
+    locked: &Locked,
+    results: &mut [Option<Result<Handled, HandlerError>>],
+    applied: &mut Applied,
+) -> Result<(), sqlx::Error> {
     decoded.sort_by(|a, b| {
         (a.place.created, a.place.rank, &a.stored.id).cmp(&(
             b.place.created,
@@ -261,25 +338,21 @@ pub async fn apply(
             &b.stored.id,
         ))
     });
-
-    let organizations: BTreeSet<Uuid> = decoded.iter().filter_map(|event| event.owner).collect();
-    let organizations: Vec<Uuid> = organizations.into_iter().collect();
-    let locked = audit::lock_chains(conn, &organizations).await?;
     owner::remember_customers(conn, &decoded).await?;
     owner::wake_unclaimed(conn, &decoded).await?;
     store::applied_events(conn, &decoded).await?;
     items::complete(conn, &mut decoded).await?;
 
     let mut effects = Effects::of(Actor::Webhook);
-    let results = apply_decoded(conn, context, &decoded, &mut effects).await?;
-    for (event, result) in decoded.iter().zip(results) {
-        applied.results[event.index] = Some(Ok(result));
+    let handled = apply_decoded(conn, context, &decoded, &mut effects).await?;
+    for (event, handled) in decoded.iter().zip(handled) {
+        results[event.index] = Some(Ok(handled));
     }
     applied.alerts = store::alerts(conn, effects.alerts).await?;
-    audit::append(conn, &locked, &effects.entries).await?;
+    audit::append(conn, &locked.chains, &effects.entries).await?;
     applied.audit_actions = effects.entries.iter().map(|entry| entry.action).collect();
     applied.graces = effects.graces;
-    Ok(applied)
+    Ok(())
 }
 
 /// Lets events be processed again whose owner is known by now, though they and
@@ -300,7 +373,7 @@ pub async fn wake_customer(conn: &mut PgConnection, customer: &str) -> Result<u6
 /// its subscription.
 async fn apply_decoded(
     conn: &mut PgConnection,
-    context: Context<'_>,
+    context: &Context<'_>,
     decoded: &[Decoded<'_>],
     effects: &mut Effects,
 ) -> Result<Vec<Handled>, sqlx::Error> {

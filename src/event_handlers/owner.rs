@@ -19,7 +19,7 @@ use crate::stripe::objects::BillingObject;
 /// is none, by their place in the batch.
 pub async fn find(
     conn: &mut PgConnection,
-    context: Context<'_>,
+    context: &Context<'_>,
     events: &mut [Decoded<'_>],
 ) -> Result<Vec<(usize, Result<Handled, HandlerError>)>, sqlx::Error> {
     let customers: HashSet<&str> = events
@@ -174,7 +174,7 @@ fn is_subject(object: &BillingObject) -> bool {
     )
 }
 
-fn no_owner(context: Context<'_>, object: &BillingObject) -> Result<Handled, HandlerError> {
+fn no_owner(context: &Context<'_>, object: &BillingObject) -> Result<Handled, HandlerError> {
     let is_uuid = |text: &&str| text.parse::<Uuid>().is_ok();
     let claimed = claims(object).find(is_uuid).or(claims(object).next());
     let claim = match claimed {

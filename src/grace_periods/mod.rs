@@ -89,14 +89,25 @@ pub async fn keep_swept(pool: PgPool, stop: CancellationToken) {
 /// Ends the grace periods whose time, or whose billing period, is over.
 pub async fn sweep(pool: &PgPool) -> Result<usize, sqlx::Error> {
     let mut all = 0;
+    let mut after = None;
     loop {
         let mut tx = WorkerTx::begin(pool).await?;
-        let due = store::due(tx.conn(), SWEEP).await?;
-        let chains = audit::lock_chains(tx.conn(), &due).await?;
-        let ended = store::end_due(tx.conn(), &due).await?;
+        let due = store::due(tx.conn(), after, SWEEP).await?;
+        // Whoever is held by another transaction is the next sweep's.
+        let (chains, free) = audit::lock_free_chains(tx.conn(), &due).await?;
+        let free: Vec<Uuid> = free.into_iter().collect();
+        let ended = store::end_due(tx.conn(), &free).await?;
         let entries: Vec<NewEntry> = ended.iter().map(|e| e.entry(Actor::System)).collect();
         audit::append(tx.conn(), &chains, &entries).await?;
         tx.commit().await?;
+        if free.len() < due.len() {
+            let held = due.len() - free.len();
+            tracing::info!(
+                held,
+                "grace periods of organizations that another transaction holds are left to the next sweep"
+            );
+        }
+        after = due.last().copied();
         count(&ended);
         let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
         metrics::audit_entries(&actions);

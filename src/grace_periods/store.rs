@@ -123,12 +123,19 @@ pub async fn active_by_metric(
         .collect())
 }
 
-/// The organizations whose grace periods are over and have not ended.
-pub async fn due(conn: &mut PgConnection, limit: i64) -> Result<Vec<Uuid>, sqlx::Error> {
+/// Up to `limit` organizations whose grace periods are over and have not ended,
+/// in order, those after `after`.
+pub async fn due(
+    conn: &mut PgConnection,
+    after: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<Uuid>, sqlx::Error> {
     sqlx::query_scalar!(
         "SELECT DISTINCT organization_id FROM grace_periods
           WHERE ended_at IS NULL AND least(expires_at, period_end) <= now()
-          ORDER BY organization_id LIMIT $1",
+            AND ($1::uuid IS NULL OR organization_id > $1)
+          ORDER BY organization_id LIMIT $2",
+        after,
         limit
     )
     .fetch_all(conn)
@@ -141,13 +148,19 @@ pub async fn end_due(
     organizations: &[Uuid],
 ) -> Result<Vec<Ended>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"UPDATE grace_periods
-              SET ended_at = least(expires_at, period_end),
-                  end_reason = CASE WHEN expires_at <= period_end THEN 'expired'
+        r#"WITH over AS MATERIALIZED (
+             SELECT organization_id, metric, period_start FROM grace_periods
+              WHERE organization_id = ANY($1) AND ended_at IS NULL
+                AND least(expires_at, period_end) <= now()
+                FOR UPDATE SKIP LOCKED)
+           UPDATE grace_periods g
+              SET ended_at = least(g.expires_at, g.period_end),
+                  end_reason = CASE WHEN g.expires_at <= g.period_end THEN 'expired'
                                     ELSE 'period_ended' END
-            WHERE organization_id = ANY($1) AND ended_at IS NULL
-              AND least(expires_at, period_end) <= now()
-           RETURNING organization_id, metric, end_reason AS "end_reason!""#,
+             FROM over
+            WHERE g.organization_id = over.organization_id AND g.metric = over.metric
+              AND g.period_start = over.period_start
+           RETURNING g.organization_id, g.metric, g.end_reason AS "end_reason!""#,
         organizations
     )
     .fetch_all(conn)
@@ -202,9 +215,14 @@ pub async fn end_covered(
 /// days ago: one of a running period is what keeps a second from starting.
 pub async fn cleanup(conn: &mut PgConnection, days: i32) -> Result<u64, sqlx::Error> {
     let removed = sqlx::query!(
-        "DELETE FROM grace_periods
-          WHERE ended_at < now() - make_interval(days => $1)
-            AND period_end < now() - make_interval(days => $1)",
+        "WITH old AS MATERIALIZED (
+           SELECT organization_id, metric, period_start FROM grace_periods
+            WHERE ended_at < now() - make_interval(days => $1)
+              AND period_end < now() - make_interval(days => $1)
+              FOR UPDATE SKIP LOCKED)
+         DELETE FROM grace_periods g USING old
+          WHERE g.organization_id = old.organization_id AND g.metric = old.metric
+            AND g.period_start = old.period_start",
         days
     )
     .execute(conn)

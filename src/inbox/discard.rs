@@ -3,9 +3,10 @@
 
 use serde_json::json;
 use sqlx::postgres::PgPool;
+use uuid::Uuid;
 
 use super::store::dead_letters;
-use crate::audit;
+use crate::audit::{self, Actor, NewEntry};
 use crate::auth::Operator;
 use crate::db::WorkerTx;
 use crate::metrics;
@@ -18,12 +19,48 @@ pub async fn discard(
     event_id: &str,
     operator: &Operator,
 ) -> Result<bool, sqlx::Error> {
+    discard_as(pool, event_id, |organization| {
+        operator.did(ACTION, organization, "webhook_event", event_id.to_owned())
+    })
+    .await
+}
+
+/// Discards a dead letter by the command line; false if there is none.
+pub async fn discard_unasked(pool: &PgPool, event_id: &str) -> Result<bool, sqlx::Error> {
+    discard_as(pool, event_id, |organization| NewEntry {
+        organization_id: organization.unwrap_or(audit::OPERATORS),
+        action: ACTION,
+        actor: Actor::System,
+        resource_type: "webhook_event",
+        resource_id: event_id.to_owned(),
+        before: None,
+        after: None,
+        metadata: json!({"by": "command line"}),
+        client: None,
+    })
+    .await
+}
+
+/// Whether there is such a dead letter.
+pub async fn is_dead_letter(pool: &PgPool, event_id: &str) -> Result<bool, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let known = dead_letters::is_there(tx.conn(), event_id).await?;
+    tx.commit().await?;
+    Ok(known)
+}
+
+/// `entry` says, of the letter's organization, who discards it.
+async fn discard_as(
+    pool: &PgPool,
+    event_id: &str,
+    entry: impl FnOnce(Option<Uuid>) -> NewEntry,
+) -> Result<bool, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     let Some(letter) = dead_letters::discard(tx.conn(), event_id).await? else {
         return Ok(false);
     };
     let organization = letter.organization_id;
-    let mut entry = operator.did(ACTION, organization, "webhook_event", event_id.to_owned());
+    let mut entry = entry(organization);
     entry.before = Some(json!({
         "eventType": letter.event_type,
         "retryCount": letter.retry_count,

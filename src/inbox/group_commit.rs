@@ -9,8 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Executor};
 use tokio::sync::{mpsc, oneshot};
 
-use super::awake::{self, Awake};
-use super::store;
+use super::{altered, store};
 use crate::db;
 use crate::metrics;
 use crate::stripe::event::Envelope;
@@ -32,6 +31,24 @@ const OPENING: &str = "SET ROLE billing_worker; SET statement_timeout = '4s'; \
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The server cancels a slow statement; this is for one that says nothing more.
 const SILENCE: Duration = Duration::from_millis(4_500);
+
+/// How events come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Stripe sends them.
+    Delivery,
+    /// We fetched them.
+    Backfill,
+}
+
+impl Source {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivery => "delivery",
+            Self::Backfill => "backfill",
+        }
+    }
+}
 
 /// What became of a delivery that was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +104,7 @@ pub struct Writer {
     queue: mpsc::Receiver<Delivery>,
     connection: Option<PgConnection>,
     notified: Option<Instant>,
-    awake: Awake,
+    source: Source,
     /// Called after each commit that stored something, with how many events.
     on_commit: Box<dyn Fn(usize) + Send>,
 }
@@ -97,7 +114,7 @@ type Outcome = Result<HashSet<String>, IntakeError>;
 /// An intake and its writer, which stops when every clone of the intake is gone.
 pub fn new(
     options: PgConnectOptions,
-    awake: Awake,
+    source: Source,
     on_commit: impl Fn(usize) + Send + 'static,
 ) -> (Intake, Writer) {
     let (sender, queue) = mpsc::channel(QUEUE);
@@ -106,7 +123,7 @@ pub fn new(
         queue,
         connection: None,
         notified: None,
-        awake,
+        source,
         on_commit: Box::new(on_commit),
     };
     (Intake { queue: sender }, writer)
@@ -117,11 +134,9 @@ impl Writer {
         let mut committed: Option<(Vec<Delivery>, Outcome)> = None;
         let mut group = Vec::new();
         loop {
-            let coming = self.queue.recv_many(&mut group, LARGEST_GROUP);
-            if awake::waiting(self.awake.for_next(), coming).await == 0 {
+            if self.queue.recv_many(&mut group, LARGEST_GROUP).await == 0 {
                 break;
             }
-            self.awake.came(group.len(), Instant::now());
             // In one order everywhere, so that two replicas that store the same
             // events never wait for each other.
             group.sort_unstable_by(|a, b| a.envelope.id.cmp(&b.envelope.id));
@@ -129,10 +144,13 @@ impl Writer {
             // The next group goes out before the answers to the last are written.
             let (outcome, ()) = tokio::join!(
                 biased;
-                awake::waiting(self.awake.for_commit(), self.commit(&mut next)),
+                self.commit(&mut next),
                 async { committed.take().into_iter().for_each(answer) }
             );
-            self.awake.ended(Instant::now());
+            let again = match &outcome {
+                Ok(stored) => altered::repeated(&next, stored),
+                Err(_) => Vec::new(),
+            };
             let stored = outcome.as_ref().map_or(0, HashSet::len);
             if self.queue.is_empty() {
                 answer((next, outcome));
@@ -142,6 +160,7 @@ impl Writer {
                 committed = Some((next, outcome));
             }
             self.announce(stored).await;
+            self.tell_of(&again).await;
         }
         committed.into_iter().for_each(answer);
         if let Some(connection) = self.connection {
@@ -177,7 +196,8 @@ impl Writer {
                     Err(error) => return Err(unavailable(&error, group)),
                 },
             };
-            let inserting = tokio::time::timeout(SILENCE, store::insert(connection, group));
+            let inserting =
+                tokio::time::timeout(SILENCE, store::insert(connection, group, self.source));
             let error = match inserting.await.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
                 Ok(stored) => return Ok(stored),
                 Err(error) => error,
@@ -223,6 +243,19 @@ impl Writer {
         }
         *group = kept;
         stored
+    }
+
+    /// Looks whether events that came again say the same.
+    async fn tell_of(&mut self, again: &[(String, Bytes)]) {
+        if again.is_empty() || self.source == Source::Backfill {
+            return;
+        }
+        if let Some(connection) = &mut self.connection {
+            let telling = tokio::time::timeout(NOTIFY_TIMEOUT, altered::tell(connection, again));
+            if !matches!(telling.await, Ok(Ok(()))) {
+                self.connection = None;
+            }
+        }
     }
 
     /// Tells whoever processes that `stored` events are new.

@@ -1,10 +1,12 @@
 //! The inbox: verify, then store, then answer; process later, retry, and keep
 //! what cannot be processed.
 
-pub mod awake;
+mod altered;
 pub mod discard;
 pub mod group_commit;
 pub mod pressure;
+mod quarantine;
+pub mod rejections;
 pub mod replay;
 pub mod routes;
 mod store;

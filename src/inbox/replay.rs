@@ -15,8 +15,8 @@ use super::store::replays::{self, Found, Place};
 use super::worker::{Processor, failure_of, refused};
 use crate::audit;
 use crate::auth::Operator;
-use crate::db::WorkerTx;
-use crate::event_handlers::{self, Applied, HandlerError, StoredEvent};
+use crate::db::{self, WorkerTx};
+use crate::event_handlers::{self, Applied, Batch, Context, Handled, HandlerError, StoredEvent};
 use crate::metrics;
 
 /// What a replay came to.
@@ -37,6 +37,9 @@ pub enum Replayed {
 
 pub const ACTION: &str = "webhook_event_replayed";
 
+/// How long a replay waits for an organization that another transaction holds.
+const WAIT: &str = "5s";
+
 /// Replays one event in a transaction of its own. Two replays of one event
 /// wait for each other; the dead letter goes only when the handler succeeded.
 pub async fn replay(processor: &Processor, event_id: &str) -> Result<Replayed, sqlx::Error> {
@@ -49,20 +52,15 @@ async fn replay_for(
     event_id: &str,
     operator: Option<&Operator>,
 ) -> Result<Replayed, sqlx::Error> {
-    let mut tx = WorkerTx::begin(&processor.pool).await?;
-    let (event, place, organization) = match replays::find(tx.conn(), event_id).await? {
-        Found::At(event, place, organization) => (event, place, organization),
-        Found::InFlight => return Ok(Replayed::InFlight),
-        Found::Nowhere => return Ok(Replayed::Unknown),
+    let context = context(processor, event_id).await?;
+    let mut tx = WorkerTx::begin_impatient(&processor.pool, WAIT).await?;
+    let (event, place, organization) = match find(&mut tx, event_id).await? {
+        Ok(found) => found,
+        Err(replayed) => return Ok(replayed),
     };
-    let handler = event_handlers::apply(tx.conn(), processor.context(), &[&event]).await;
-    let (result, applied) = match handler {
-        Ok(mut applied) => (applied.results.pop().flatten(), applied),
-        Err(error) if crate::db::is_outage(&error) => return Err(error),
-        Err(error) => (Some(Err(refused(&error))), Applied::default()),
-    };
+    let (result, applied) = handle(&mut tx, &context, &event).await?;
     match result {
-        Some(Ok(handled)) => {
+        Ok(handled) => {
             replays::finish(tx.conn(), place, &event, &handled).await?;
             let done = Done {
                 event: &event,
@@ -85,7 +83,7 @@ async fn replay_for(
                 outcome: handled.outcome(),
             })
         }
-        Some(Err(error)) => {
+        Err(error) => {
             tx.rollback().await?;
             metrics::attempt_replayed(false);
             let done = Done {
@@ -98,11 +96,76 @@ async fn replay_for(
                 error: error.to_string(),
             })
         }
-        None => unreachable!("apply answers for each event it was given"),
     }
 }
 
-/// Replays one event on a thread beside intake's, for an operator.
+/// What the handlers know besides the event. No transaction is open while Stripe
+/// is asked whose the key is.
+async fn context<'a>(processor: &'a Processor, event_id: &str) -> Result<Context<'a>, sqlx::Error> {
+    let mut tx = WorkerTx::begin(&processor.pool).await?;
+    let names_account = replays::names_account(tx.conn(), event_id).await?;
+    tx.commit().await?;
+    Ok(processor.context(names_account).await)
+}
+
+/// An event, where it was, and the organization it is known to be of.
+type Kept = (StoredEvent, Place, Option<Uuid>);
+
+/// The event, or why there is nothing to replay.
+async fn find(tx: &mut WorkerTx, event_id: &str) -> Result<Result<Kept, Replayed>, sqlx::Error> {
+    Ok(match replays::find(tx.conn(), event_id).await? {
+        Found::At(event, place, organization) => Ok((event, place, organization)),
+        Found::InFlight => Err(Replayed::InFlight),
+        Found::Nowhere => Err(Replayed::Unknown),
+    })
+}
+
+/// Runs the handler on one event.
+async fn handle(
+    tx: &mut WorkerTx,
+    context: &Context<'_>,
+    event: &StoredEvent,
+) -> Result<(Result<Handled, HandlerError>, Applied), sqlx::Error> {
+    let mut batch = Batch {
+        wait: true,
+        ..Batch::default()
+    };
+    match event_handlers::apply(tx.conn(), context, &[event], &mut batch).await {
+        Ok(mut applied) => {
+            let result = applied.results.pop();
+            Ok((result.expect("one event has one result"), applied))
+        }
+        Err(error) if db::is_outage(&error) => Err(error),
+        Err(error) => Ok((Err(refused(&error)), Applied::default())),
+    }
+}
+
+/// Runs the handler on an event as a replay would, and undoes it: what a replay
+/// would come to.
+pub async fn rehearse(processor: &Processor, event_id: &str) -> Result<Replayed, sqlx::Error> {
+    let context = context(processor, event_id).await?;
+    let mut tx = WorkerTx::begin_impatient(&processor.pool, WAIT).await?;
+    let (event, place, _) = match find(&mut tx, event_id).await? {
+        Ok(found) => found,
+        Err(replayed) => return Ok(replayed),
+    };
+    let (result, _) = handle(&mut tx, &context, &event).await?;
+    let rehearsed = match result {
+        Ok(handled) => replays::finish(tx.conn(), place, &event, &handled)
+            .await
+            .map(|()| Replayed::Succeeded {
+                outcome: handled.outcome(),
+            }),
+        Err(error) => Ok(Replayed::Failed {
+            error: error.to_string(),
+        }),
+    };
+    tx.rollback().await?;
+    rehearsed
+}
+
+/// Replays one event for an operator, on a thread of its own: the compiler does
+/// not see that a handler's future may move between threads.
 pub async fn replay_apart(
     processor: Arc<Processor>,
     event_id: String,

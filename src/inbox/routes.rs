@@ -15,10 +15,11 @@ use serde::Serialize;
 use utoipa::{OpenApi, ToSchema};
 
 use super::group_commit::{Intake, IntakeError, Receipt};
+use super::rejections::Rejections;
 use crate::error::Problem;
 use crate::http::body::{self, BodyError};
 use crate::metrics;
-use crate::stripe::event::{self, Envelope, PayloadError};
+use crate::stripe::event::{Envelope, PayloadError};
 use crate::stripe::signature::{self, SignatureError, SigningSecret};
 use crate::telemetry;
 
@@ -33,6 +34,7 @@ pub struct Endpoint {
     pub intake: Intake,
     pub secrets: Vec<SigningSecret>,
     pub tolerance_secs: u32,
+    pub rejections: Arc<Rejections>,
 }
 
 #[derive(OpenApi)]
@@ -78,7 +80,10 @@ async fn receive(
     let label = match &result {
         Ok(received) if received.duplicate => "duplicate",
         Ok(_) => "stored",
-        Err(problem) => problem.code(),
+        Err(problem) => {
+            endpoint.rejections.note(problem.code());
+            problem.code()
+        }
     };
     metrics::delivery(label, started.elapsed());
     result.map(Json)
@@ -94,11 +99,9 @@ async fn accept(endpoint: &Endpoint, headers: &HeaderMap, body: Body) -> Result<
         now,
         endpoint.tolerance_secs,
     )?;
-    let (mut envelope, text) = Envelope::read(&body, now)?;
-    let organization_id = tracing::enabled!(tracing::Level::INFO)
-        .then(|| event::organization_named(text))
-        .flatten()
-        .map(tracing::field::display);
+    let mut envelope = Envelope::read(&body, now)?;
+    let organization_id = envelope.organization_id.map(tracing::field::display);
+    let thin = envelope.thin;
     envelope.trace = telemetry::trace_of(headers);
     let event_id = envelope.id.clone();
     let event_type = envelope.event_type.clone();
@@ -113,6 +116,9 @@ async fn accept(endpoint: &Endpoint, headers: &HeaderMap, body: Body) -> Result<
         duplicate,
         "Webhook received"
     );
+    if thin && !duplicate {
+        metrics::thin_event();
+    }
     Ok(Received {
         received: true,
         event_id,

@@ -1,10 +1,13 @@
 //! Processing: claim due events under a lease, apply them, and commit their
 //! effects, audit entries and the processed mark together.
 
+mod failing;
+mod held;
+
+use std::collections::{BTreeMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
-use billing_domain::retry::{self, NextStep};
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use sqlx::postgres::PgPool;
@@ -13,15 +16,20 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::pressure::Pressure;
-use super::store::leases::{self, Claimed, Failure};
+use super::quarantine::Quarantine;
+use super::store::leases::{self, Claimed};
+use crate::config::StripeConfig;
 use crate::db::{self, WorkerTx};
 use crate::event_handlers::{
     self, Applied, Context, Handled, HandlerError, StoredEvent, UnknownCustomers,
 };
 use crate::metrics;
 use crate::plans::Catalogue;
+use crate::stripe::account::{Account, OwnAccount};
+use crate::stripe::client::Client;
 use crate::telemetry;
 use crate::trace_context::TraceParent;
+pub use failing::{failure_of, refused};
 
 /// How many events share a transaction at most.
 const BATCH: i64 = 256;
@@ -29,7 +37,16 @@ const BATCH: i64 = 256;
 const POLL: Duration = Duration::from_secs(1);
 /// How long a batch may take before its connection is given up: a server that
 /// vanished never answers.
-const SILENCE: Duration = Duration::from_secs(120);
+///
+/// Shorter than the lease, so that no worker goes on with what another may have
+/// taken over.
+const SILENCE: Duration = Duration::from_secs(45);
+const _: () = assert!(SILENCE.as_secs() < leases::LEASE_SECS.unsigned_abs());
+/// How long a batch waits for a row that another transaction holds.
+const BATCH_WAIT: &str = "250ms";
+/// How long the events of one organization wait for it, the first time: as long
+/// as another worker's batch may take.
+const PATIENT_WAIT: &str = "1s";
 /// How long a worker waits while the database is gone.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 /// How often events are looked for that wait for a time that cannot be.
@@ -43,6 +60,9 @@ pub struct Processor {
     pub key_is_live: Option<bool>,
     pub max_retries: u32,
     pub unknown_customers: UnknownCustomers,
+    /// Whose the configured key is.
+    pub account: OwnAccount,
+    pub quarantine: Quarantine,
 }
 
 /// What was done.
@@ -51,6 +71,20 @@ pub struct Tally {
     pub processed: u64,
     pub succeeded: u64,
     pub failed: u64,
+    /// Not tried: another transaction holds their organizations.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub set_aside: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl Tally {
+    /// Whether there was nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.processed + self.set_aside == 0
+    }
 }
 
 impl std::ops::AddAssign for Tally {
@@ -58,6 +92,7 @@ impl std::ops::AddAssign for Tally {
         self.processed += other.processed;
         self.succeeded += other.succeeded;
         self.failed += other.failed;
+        self.set_aside += other.set_aside;
     }
 }
 
@@ -72,12 +107,56 @@ enum BatchError {
     Panicked,
 }
 
+/// A batch at work.
+struct Work {
+    lease_id: Uuid,
+    /// Organizations that are left out.
+    blocked: HashSet<Uuid>,
+    /// Events whose organizations are held, by organization.
+    held: BTreeMap<Uuid, Vec<Claimed>>,
+    /// Those of them that it took a wait to find out.
+    waited: HashSet<Uuid>,
+}
+
+/// One organization's events, or a batch of many's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// Leaves out organizations that are held.
+    None,
+    /// Waits for the one it is about.
+    Some,
+}
+
 impl Processor {
-    pub fn context(&self) -> Context<'_> {
+    pub fn new(
+        pool: PgPool,
+        catalogue: Catalogue,
+        stripe: &StripeConfig,
+        client: Option<Client>,
+    ) -> Self {
+        Self {
+            pool,
+            catalogue,
+            key_is_live: stripe.key_is_live,
+            max_retries: stripe.max_retries,
+            unknown_customers: stripe.unknown_customers,
+            account: OwnAccount::of(client),
+            quarantine: Quarantine::default(),
+        }
+    }
+
+    /// What the handlers know besides the events. Stripe is asked whose the key
+    /// is when one of them names an account.
+    pub async fn context(&self, names_account: bool) -> Context<'_> {
+        let account = match names_account {
+            true => self.account.ask().await,
+            false => Account::NotAsked,
+        };
         Context {
             catalogue: &self.catalogue,
             key_is_live: self.key_is_live,
             unknown_customers: self.unknown_customers,
+            account,
         }
     }
 
@@ -88,10 +167,8 @@ impl Processor {
             // Made before looking, so that what is stored meanwhile wakes it.
             let woken = wake.notified();
             let started = Instant::now();
-            let processing = tokio::time::timeout(SILENCE, self.process_due(None));
-            let processed = processing.await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
-            let pause = match processed {
-                Ok(tally) if tally.processed > 0 => {
+            let pause = match self.process_due(None).await {
+                Ok(tally) if !tally.is_empty() => {
                     if pressure.is_high() {
                         stand_back(stop, started.elapsed()).await;
                     }
@@ -130,8 +207,17 @@ impl Processor {
     pub async fn bring_back(&self) -> Result<(), sqlx::Error> {
         let mut tx = WorkerTx::begin(&self.pool).await?;
         let events = leases::bring_back(tx.conn()).await?;
-        event_handlers::wake_claimed(tx.conn()).await?;
         tx.commit().await?;
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        match event_handlers::wake_claimed(tx.conn()).await {
+            Ok(_) => tx.commit().await?,
+            Err(error) if db::is_outage(&error) => return Err(error),
+            // It must not keep what is due from being processed.
+            Err(error) => {
+                tracing::warn!(%error, "events that were nobody's could not be looked for");
+                tx.rollback().await?;
+            }
+        }
         if events > 0 {
             tracing::warn!(
                 events,
@@ -148,58 +234,98 @@ impl Processor {
     /// When the database cannot be asked; what is wrong with an event is
     /// recorded with it.
     pub async fn process_due(&self, due_by: Option<Timestamp>) -> Result<Tally, sqlx::Error> {
-        let lease_id = Uuid::now_v7();
+        let processing = tokio::time::timeout(SILENCE, self.process_batch(due_by));
+        processing.await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    }
+
+    async fn process_batch(&self, due_by: Option<Timestamp>) -> Result<Tally, sqlx::Error> {
+        let mut work = Work {
+            lease_id: Uuid::now_v7(),
+            blocked: self.quarantine.all(),
+            held: BTreeMap::new(),
+            waited: HashSet::new(),
+        };
         let mut tx = WorkerTx::begin_claim(&self.pool).await?;
-        let claimed = leases::claim(tx.conn(), lease_id, None, due_by, BATCH).await?;
+        let claimed = leases::claim(tx.conn(), work.lease_id, due_by, BATCH).await?;
         tx.commit().await?;
         if claimed.is_empty() {
             return Ok(Tally::default());
         }
-        self.process(lease_id, claimed).await
+        let mut tally = self.process(&mut work, claimed, Patience::None).await?;
+        // Whoever is held comes last, and by itself.
+        for (organization, events) in std::mem::take(&mut work.held) {
+            tally += match work.waited.contains(&organization) {
+                true => self.keep_held(&work, organization, events).await?,
+                false => self.try_held(work.lease_id, organization, events).await?,
+            };
+        }
+        Ok(tally)
     }
 
-    async fn process(&self, lease_id: Uuid, claimed: Vec<Claimed>) -> Result<Tally, sqlx::Error> {
+    async fn process(
+        &self,
+        work: &mut Work,
+        claimed: Vec<Claimed>,
+        patience: Patience,
+    ) -> Result<Tally, sqlx::Error> {
         let started = Instant::now();
+        let mut batch = event_handlers::Batch {
+            wait: patience == Patience::Some,
+            blocked: work.blocked.clone(),
+            owners: Vec::new(),
+        };
         // A handler that panics must not take the worker with it.
-        let attempt = AssertUnwindSafe(self.attempt(lease_id, &claimed)).catch_unwind();
-        match attempt.await.unwrap_or(Err(BatchError::Panicked)) {
+        let attempt = AssertUnwindSafe(self.attempt(work.lease_id, &claimed, &mut batch));
+        let attempt = attempt.catch_unwind().await;
+        match attempt.unwrap_or(Err(BatchError::Panicked)) {
             Ok(applied) => {
                 metrics::processing_batch(claimed.len(), started.elapsed());
-                self.settle(lease_id, &claimed, applied, started).await
+                self.settle(work, claimed, applied, started).await
             }
             Err(BatchError::Database(error)) if db::is_outage(&error) => Err(error),
+            Err(BatchError::LeaseLost) => self.process_what_is_held(work, claimed, patience).await,
+            Err(BatchError::Database(error)) if db::is_lock_timeout(&error) => {
+                self.isolate(work, claimed, &batch).await
+            }
             Err(error) if claimed.len() > 1 => {
                 tracing::info!(%error, events = claimed.len(), "a batch failed; each half is tried by itself");
                 let mut first = claimed;
                 let second = first.split_off(first.len() / 2);
-                let mut tally = Box::pin(self.process(lease_id, first)).await?;
-                tally += Box::pin(self.process(lease_id, second)).await?;
+                let mut tally = Box::pin(self.process(work, first, patience)).await?;
+                tally += Box::pin(self.process(work, second, patience)).await?;
                 Ok(tally)
             }
-            Err(BatchError::LeaseLost) => Ok(Tally::default()),
             Err(error) => {
                 let result = Err(match error {
                     BatchError::Database(error) => refused(&error),
                     error => HandlerError::Refused(error.to_string()),
                 });
                 let applied = Applied {
-                    results: vec![Some(result)],
+                    results: vec![result],
                     ..Applied::default()
                 };
-                self.settle(lease_id, &claimed, applied, started).await
+                self.settle(work, claimed, applied, started).await
             }
         }
     }
 
     /// Applies the events and marks those that succeeded, in one transaction.
-    async fn attempt(&self, lease_id: Uuid, claimed: &[Claimed]) -> Result<Applied, BatchError> {
+    async fn attempt(
+        &self,
+        lease_id: Uuid,
+        claimed: &[Claimed],
+        batch: &mut event_handlers::Batch,
+    ) -> Result<Applied, BatchError> {
         let events: Vec<&StoredEvent> = claimed.iter().map(|one| &one.event).collect();
-        let mut tx = WorkerTx::begin(&self.pool).await?;
-        let applied = event_handlers::apply(tx.conn(), self.context(), &events).await?;
+        let names_account = events.iter().any(|event| event.account.is_some());
+        let context = self.context(names_account).await;
+        let wait = if batch.wait { PATIENT_WAIT } else { BATCH_WAIT };
+        let mut tx = WorkerTx::begin_impatient(&self.pool, wait).await?;
+        let applied = event_handlers::apply(tx.conn(), &context, &events, batch).await?;
         let handled: Vec<(&StoredEvent, &Handled)> = events
             .iter()
             .zip(&applied.results)
-            .filter_map(|(event, result)| Some((*event, result.as_ref()?.as_ref().ok()?)))
+            .filter_map(|(event, result)| Some((*event, result.as_ref().ok()?)))
             .collect();
         if handled.is_empty() {
             tx.rollback().await?;
@@ -217,15 +343,18 @@ impl Processor {
     /// Records the failures of a batch whose successes are committed.
     async fn settle(
         &self,
-        lease_id: Uuid,
-        claimed: &[Claimed],
+        work: &mut Work,
+        claimed: Vec<Claimed>,
         applied: Applied,
         started: Instant,
     ) -> Result<Tally, sqlx::Error> {
         applied.count();
         let mut tally = Tally::default();
-        for (one, result) in claimed.iter().zip(&applied.results) {
-            let Some(result) = result else { continue };
+        for (one, result) in claimed.into_iter().zip(applied.results) {
+            if let Err(HandlerError::Locked(organization)) = result {
+                work.held.entry(organization).or_default().push(one);
+                continue;
+            }
             tally.processed += 1;
             if let Some(trace) = &one.trace {
                 telemetry::processed(trace, &one.event, started.elapsed(), result.is_ok());
@@ -233,119 +362,15 @@ impl Processor {
             match result {
                 Ok(handled) => {
                     tally.succeeded += 1;
-                    report_success(one, handled);
+                    report_success(&one, &handled);
                 }
                 Err(error) => {
                     tally.failed += 1;
-                    self.fail(lease_id, one, error).await?;
+                    self.fail(work.lease_id, &one, &error).await?;
                 }
             }
         }
         Ok(tally)
-    }
-
-    /// Records a failed attempt.
-    ///
-    /// # Errors
-    /// When the database is gone. A failure that it refuses to record is
-    /// logged, and the event tried again when its lease ends: the others of
-    /// its batch must not wait for it.
-    async fn fail(
-        &self,
-        lease_id: Uuid,
-        claimed: &Claimed,
-        error: &HandlerError,
-    ) -> Result<(), sqlx::Error> {
-        let failed_before = u32::try_from(claimed.retry_count).unwrap_or(0);
-        let next = match error {
-            HandlerError::Permanent(_) => NextStep::DeadLetter,
-            _ => retry::after_failure(failed_before, self.max_retries, rand::random()),
-        };
-        metrics::attempt_failed(failed_before > 0);
-        let failure = failure_of(error);
-        let recorded = match next {
-            NextStep::RetryAfter(delay) => {
-                self.schedule_retry(lease_id, claimed, &failure, delay)
-                    .await
-            }
-            NextStep::DeadLetter => self.dead_letter(lease_id, claimed, &failure).await,
-        };
-        match recorded {
-            Err(refusal) if !db::is_outage(&refusal) => {
-                tracing::error!(
-                    event_id = claimed.event.id, event_type = claimed.event.event_type,
-                    %error, %refusal, "a failed attempt could not be recorded"
-                );
-                Ok(())
-            }
-            recorded => recorded,
-        }
-    }
-
-    async fn schedule_retry(
-        &self,
-        lease_id: Uuid,
-        claimed: &Claimed,
-        failure: &Failure,
-        delay: Duration,
-    ) -> Result<(), sqlx::Error> {
-        let event = &claimed.event;
-        let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
-        let mut tx = WorkerTx::begin(&self.pool).await?;
-        let held = leases::schedule_retry(tx.conn(), lease_id, event, failure, delay_ms).await?;
-        tx.commit().await?;
-        if held {
-            tracing::warn!(
-                event_id = event.id,
-                event_type = event.event_type,
-                error = failure.error,
-                retry_count = claimed.retry_count + 1,
-                retry_in_ms = delay_ms,
-                "Webhook event failed, will be retried"
-            );
-        }
-        Ok(())
-    }
-
-    /// Moves an event to the dead letters; if they do not take it, it is
-    /// retried like any other.
-    async fn dead_letter(
-        &self,
-        lease_id: Uuid,
-        claimed: &Claimed,
-        failure: &Failure,
-    ) -> Result<(), sqlx::Error> {
-        let event = &claimed.event;
-        let mut tx = WorkerTx::begin(&self.pool).await?;
-        match leases::dead_letter(tx.conn(), lease_id, event, failure).await {
-            Ok(held) => {
-                tx.commit().await?;
-                if held {
-                    tracing::error!(
-                        event_id = event.id,
-                        event_type = event.event_type,
-                        error = failure.error,
-                        "Webhook event moved to the dead letter queue"
-                    );
-                }
-                Ok(())
-            }
-            Err(refusal) if !db::is_outage(&refusal) => {
-                tx.rollback().await?;
-                let failure = Failure {
-                    error: format!(
-                        "{}; the dead letter queue refused it: {refusal}",
-                        failure.error
-                    ),
-                    ..failure.clone()
-                };
-                let failed_before = u32::try_from(claimed.retry_count).unwrap_or(0);
-                let delay = retry::delay(failed_before, rand::random());
-                self.schedule_retry(lease_id, claimed, &failure, delay)
-                    .await
-            }
-            Err(outage) => Err(outage),
-        }
     }
 }
 
@@ -353,32 +378,6 @@ async fn stand_back(stop: &CancellationToken, took: Duration) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = tokio::time::sleep((2 * took).min(Duration::from_secs(1))) => {}
-    }
-}
-
-/// What is recorded of an error.
-pub fn failure_of(error: &HandlerError) -> Failure {
-    let waiting_for = match error {
-        HandlerError::UnknownOrganization { customer_id, .. } => customer_id.clone(),
-        HandlerError::Permanent(_) | HandlerError::Refused(_) => None,
-    };
-    Failure {
-        error: error.to_string(),
-        waiting_for,
-    }
-}
-
-/// A database that refuses an event's values refuses them again; anything else
-/// (a missing table, a lock) may heal.
-pub fn refused(error: &sqlx::Error) -> HandlerError {
-    let said = match error {
-        sqlx::Error::Database(error) => error.message().to_owned(),
-        error => error.to_string(),
-    };
-    if db::is_bad_value(error) || db::is_broken_row(error) || db::is_duplicate(error) {
-        HandlerError::Permanent(format!("the database refuses it: {said}"))
-    } else {
-        HandlerError::Refused(format!("the database refused it: {said}"))
     }
 }
 

@@ -7,8 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use sqlx::postgres::PgConnectOptions;
 
-use crate::inbox::awake::Awake;
-use crate::inbox::group_commit::{self, Intake, IntakeError, Receipt};
+use crate::inbox::group_commit::{self, Intake, IntakeError, Receipt, Source};
 use crate::stripe::client::{Client, Params, StripeError, StripeEvent};
 use crate::stripe::event::Envelope;
 
@@ -50,7 +49,7 @@ pub async fn run(
     after: Option<String>,
     mut progress: impl FnMut(&Backfilled),
 ) -> Result<Backfilled, BackfillError> {
-    let (intake, writer) = group_commit::new(database, Awake::never(), |_| {});
+    let (intake, writer) = group_commit::new(database, Source::Backfill, |_| {});
     let writer = tokio::spawn(writer.run());
     let mut done = Backfilled {
         last_event_id: after,
@@ -101,7 +100,7 @@ async fn store(
 ) -> Result<Option<Receipt>, IntakeError> {
     let body = Bytes::from(event.to_string());
     match Envelope::read(&body, Timestamp::now().as_second()) {
-        Ok((envelope, _)) => intake.store(envelope, body).await.map(Some),
+        Ok(envelope) => intake.store(envelope, body).await.map(Some),
         Err(error) => {
             let event_id = event["id"].as_str();
             tracing::warn!(event_id, %error, "Stripe lists an event that cannot be read");

@@ -9,8 +9,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use super::Run;
 use super::push::PushGateway;
 use crate::db::WorkerTx;
-use crate::inbox;
 use crate::inbox::worker::{Processor, Tally};
+use crate::inbox::{self, leases};
 
 pub const JOB: &str = "webhook-retry";
 
@@ -22,6 +22,7 @@ pub async fn run(
     processor: &Processor,
     metrics: &PrometheusHandle,
     gateway: Option<&PushGateway>,
+    now: bool,
 ) -> Result<Tally, sqlx::Error> {
     tracing::info!("Starting webhook retry job");
     let run = Run {
@@ -31,7 +32,7 @@ pub async fn run(
         gateway,
     };
     let worked = async {
-        let worked = work(processor).await;
+        let worked = work(processor, now).await;
         worked.inspect_err(|error| tracing::error!(%error, "Webhook retry job failed"))
     };
     let tally = run.counted(worked).await?;
@@ -44,9 +45,15 @@ pub async fn run(
     Ok(tally)
 }
 
-async fn work(processor: &Processor) -> Result<Tally, sqlx::Error> {
+/// `all`: what waits for its next attempt is due now.
+async fn work(processor: &Processor, all: bool) -> Result<Tally, sqlx::Error> {
     processor.bring_back().await?;
     let mut tx = WorkerTx::begin(&processor.pool).await?;
+    if all {
+        leases::make_due(tx.conn()).await?;
+        tx.commit().await?;
+        tx = WorkerTx::begin(&processor.pool).await?;
+    }
     let (due, now) = inbox::count_due(tx.conn()).await?;
     tx.commit().await?;
     tracing::info!("Processing {due} webhook retries");
@@ -58,6 +65,12 @@ async fn work(processor: &Processor) -> Result<Tally, sqlx::Error> {
         drain(processor, now, deadline)
     )?;
     tally += other;
+    if tally.set_aside > 0 {
+        tracing::warn!(
+            events = tally.set_aside,
+            "another transaction holds the organizations of these events; the next run tries them"
+        );
+    }
     Ok(tally)
 }
 
@@ -71,7 +84,7 @@ async fn drain(
     let mut tally = Tally::default();
     while Instant::now() < deadline {
         let batch = processor.process_due(Some(due_by)).await?;
-        if batch.processed == 0 {
+        if batch.is_empty() {
             break;
         }
         tally += batch;

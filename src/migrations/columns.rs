@@ -241,6 +241,14 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "20260103020000_webhook_sources",
+        &[
+            ("webhook_events", "source"),
+            ("webhook_dead_letter_queue", "source"),
+            ("webhook_rejections", "reason hour deliveries last_at"),
+        ],
+    ),
+    (
         "20260103030000_other_stripe_events",
         &[
             (

@@ -45,6 +45,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260102091100", "subscription_previews"),
     ("20260102091200", "trace_context"),
     ("20260102092000", "usage"),
+    ("20260103020000", "webhook_sources"),
     ("20260103030000", "other_stripe_events"),
     ("20260103050000", "usage_periods"),
     ("20260103060000", "organizations_and_recovery"),

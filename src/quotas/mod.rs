@@ -63,10 +63,19 @@ pub enum SetError {
     Database(#[from] sqlx::Error),
 }
 
-/// Brings the quotas of all organizations to what the catalogue says now; how
-/// many differed.
-pub async fn follow(pool: &PgPool, catalogue: &Catalogue) -> Result<u64, sqlx::Error> {
-    let mut changed = 0;
+/// What bringing the quotas to the catalogue came to.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Followed {
+    /// Quotas that differed.
+    pub changed: u64,
+    /// Organizations that another transaction held, and that are left as they
+    /// were.
+    pub held: usize,
+}
+
+/// Brings the quotas of all organizations to what the catalogue says now.
+pub async fn follow(pool: &PgPool, catalogue: &Catalogue) -> Result<Followed, sqlx::Error> {
+    let mut followed = Followed::default();
     for plan in catalogue.plans() {
         let mut tx = WorkerTx::begin(pool).await?;
         let organizations = store::organizations_of(tx.conn(), &plan.tier).await?;
@@ -74,11 +83,13 @@ pub async fn follow(pool: &PgPool, catalogue: &Catalogue) -> Result<u64, sqlx::E
         // A commit for each part: nobody's decisions wait for all of them.
         for part in organizations.chunks(500) {
             let mut tx = WorkerTx::begin(pool).await?;
-            changed += store::refresh(tx.conn(), part, plan).await?;
+            let refreshed = store::refresh(tx.conn(), part, plan).await?;
             tx.commit().await?;
+            followed.changed += refreshed.changed;
+            followed.held += refreshed.held;
         }
     }
-    Ok(changed)
+    Ok(followed)
 }
 
 /// An operator looked at an organization's quotas.

@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::Followed;
 use crate::db::TenantTx;
 use crate::number::Number;
 use crate::plans::{Catalogue, OverLimit, Plan};
@@ -151,16 +152,46 @@ pub async fn refresh(
     conn: &mut PgConnection,
     organizations: &[Uuid],
     plan: &Plan,
-) -> Result<u64, sqlx::Error> {
-    // Locked, so that a change of plan at this moment is not undone.
-    let still = sqlx::query_scalar!(
-        "SELECT id FROM organizations WHERE id = ANY($1) AND plan_tier = $2 ORDER BY id FOR SHARE",
+) -> Result<Followed, sqlx::Error> {
+    // Locked, so that a change of plan at this moment is not undone. Whoever is
+    // held by another transaction must not hold up the others.
+    let free = sqlx::query_scalar!(
+        "SELECT id FROM organizations WHERE id = ANY($1) AND plan_tier = $2
+          ORDER BY id FOR SHARE SKIP LOCKED",
         organizations,
         plan.tier
     )
     .fetch_all(&mut *conn)
     .await?;
-    set_quotas(conn, &still, plan).await
+    let still = sqlx::query_scalar!(
+        r#"WITH locked AS MATERIALIZED (
+             SELECT organization_id, metric FROM usage_quotas
+              WHERE organization_id = ANY($1)
+              ORDER BY organization_id, metric FOR NO KEY UPDATE SKIP LOCKED)
+           SELECT id AS "id!" FROM unnest($1::uuid[]) AS free(id)
+            WHERE NOT EXISTS (
+              SELECT FROM usage_quotas q
+               WHERE q.organization_id = free.id
+                 AND NOT EXISTS (SELECT FROM locked l
+                                  WHERE l.organization_id = q.organization_id
+                                    AND l.metric = q.metric))"#,
+        &free
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let left: i64 = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM organizations
+            WHERE id = ANY($1) AND plan_tier = $2 AND NOT id = ANY($3)"#,
+        organizations,
+        plan.tier,
+        &still
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    Ok(Followed {
+        changed: set_quotas(conn, &still, plan).await?,
+        held: usize::try_from(left).unwrap_or(usize::MAX),
+    })
 }
 
 /// Sets the plan of `organizations`, and their quotas to those of the plan. A

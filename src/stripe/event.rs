@@ -24,8 +24,12 @@ pub struct Envelope {
     pub event_type: String,
     pub api_version: Option<String>,
     pub livemode: bool,
-    /// The connected account it belongs to, if it is not our own.
+    /// The account or context that it names: another's, unless that is our own.
     pub account: Option<String>,
+    /// It names its object, and does not show it.
+    pub thin: bool,
+    /// What its object's metadata says of its organization.
+    pub organization_id: Option<Uuid>,
     /// Unix seconds.
     pub created: i64,
     /// The trace that its delivery belongs to, which is not the body's to say.
@@ -56,8 +60,10 @@ struct RawEnvelope<'a> {
     api_version: Option<String>,
     #[serde(default)]
     livemode: Option<bool>,
-    #[serde(default)]
-    account: Option<String>,
+    #[serde(borrow, default)]
+    account: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    context: Option<&'a RawValue>,
     // Thin events have an RFC 3339 text here.
     #[serde(borrow, default)]
     created: Option<&'a RawValue>,
@@ -71,8 +77,32 @@ struct RawData {
     object: Option<AnyObject>,
 }
 
-/// Some JSON object, whose members do not matter yet.
-struct AnyObject;
+/// Some JSON object, of which only the organization that its metadata names
+/// matters yet.
+struct AnyObject {
+    organization_id: Option<Uuid>,
+}
+
+/// Whether a member's name is `metadata`.
+struct IsMetadata(bool);
+
+impl<'de> Deserialize<'de> for IsMetadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameVisitor;
+        impl Visitor<'_> for NameVisitor {
+            type Value = IsMetadata;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<IsMetadata, E> {
+                Ok(IsMetadata(name == "metadata"))
+            }
+        }
+        deserializer.deserialize_str(NameVisitor)
+    }
+}
 
 impl<'de> Deserialize<'de> for AnyObject {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -85,8 +115,15 @@ impl<'de> Deserialize<'de> for AnyObject {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<AnyObject, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(AnyObject)
+                let mut organization_id = None;
+                while let Some(IsMetadata(is_metadata)) = map.next_key()? {
+                    if is_metadata {
+                        organization_id = organization_named(map.next_value()?);
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(AnyObject { organization_id })
             }
         }
         deserializer.deserialize_map(ObjectVisitor)
@@ -96,15 +133,16 @@ impl<'de> Deserialize<'de> for AnyObject {
 impl Envelope {
     /// Reads the envelope of `body`. `now` (unix seconds) stands in where a
     /// thin event has no `created` in seconds.
-    pub fn read(body: &[u8], now: i64) -> Result<(Self, &str), PayloadError> {
+    pub fn read(body: &[u8], now: i64) -> Result<Self, PayloadError> {
         let text = std::str::from_utf8(body).map_err(|_| PayloadError::NotUtf8)?;
         if depth_exceeds(text.as_bytes(), MAX_DEPTH) {
             return Err(PayloadError::TooDeep);
         }
         let raw: RawEnvelope<'_> = serde_json::from_str(text)
             .map_err(|error| PayloadError::NotAnEvent(error.to_string()))?;
-        let thin = raw.object.as_deref() == Some("v2.core.event");
-        if !thin && raw.data.is_none_or(|data| data.object.is_none()) {
+        let thin = raw.object.as_deref() == Some(THIN);
+        let object = raw.data.and_then(|data| data.object);
+        if !thin && object.is_none() {
             return Err(PayloadError::Field("data.object"));
         }
         let created = match raw.created.map(|created| created.get().parse::<i64>()) {
@@ -112,34 +150,72 @@ impl Envelope {
             Some(_) if !thin => return Err(PayloadError::Field("created")),
             _ => now,
         };
-        let envelope = Self {
+        Ok(Self {
             id: name(&raw.id, "id")?,
             event_type: name(&raw.event_type, "type")?,
             api_version: raw.api_version.filter(|v| is_name(v)),
             livemode: raw.livemode.unwrap_or(false),
-            account: raw.account.filter(|v| is_name(v)),
+            account: account_named(raw.account, raw.context),
+            thin,
+            organization_id: object.and_then(|object| object.organization_id),
             created,
             trace: None,
-        };
-        Ok((envelope, text))
+        })
     }
 }
 
 /// Where an object's metadata says which organization it belongs to.
 pub const ORGANIZATION_KEYS: [&str; 2] = ["organization_id", "tenant_id"];
 
-/// The organization that the object of an event names in its metadata, which is
-/// all that is known of its owner before it is processed.
-pub fn organization_named(event: &str) -> Option<Uuid> {
-    // Most name none, and are not read for it.
-    if !ORGANIZATION_KEYS.iter().any(|key| event.contains(key)) {
-        return None;
+/// The organization that an object's `metadata` names, which is all that is
+/// known of its owner before it is processed.
+fn organization_named(metadata: &RawValue) -> Option<Uuid> {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow, default)]
+        organization_id: Option<&'a RawValue>,
+        #[serde(borrow, default)]
+        tenant_id: Option<&'a RawValue>,
     }
-    let event: Value = serde_json::from_str(event).ok()?;
-    let metadata = &event["data"]["object"]["metadata"];
-    let mut named = ORGANIZATION_KEYS.iter();
-    named.find_map(|key| metadata[key].as_str()?.parse().ok())
+    let named: Named<'_> = serde_json::from_str(metadata.get()).ok()?;
+    let text = |value: &RawValue| serde_json::from_str::<String>(value.get()).ok();
+    [named.organization_id, named.tenant_id]
+        .into_iter()
+        .flatten()
+        .find_map(|value| text(value)?.parse().ok())
 }
+
+/// Where an account is named, but not so that it can be read.
+const UNREADABLE: &str = "unreadable";
+
+/// The account that an event names, by whichever of its fields. Two that differ
+/// are kept both, and are nobody's.
+fn account_named(account: Option<&RawValue>, context: Option<&RawValue>) -> Option<String> {
+    let read = |value: &RawValue| {
+        let text: Option<String> = serde_json::from_str(value.get()).ok();
+        text.filter(|text| is_name(text))
+            .unwrap_or_else(|| UNREADABLE.to_owned())
+    };
+    match (account.map(read), context.map(read)) {
+        (Some(account), Some(context)) if context.rsplit('/').next() != Some(&account) => {
+            Some(format!("{account} {context}"))
+        }
+        (account, context) => account.or(context),
+    }
+}
+
+/// Whether `payload` is that of a thin event.
+pub fn is_thin(payload: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Kind<'a> {
+        #[serde(borrow)]
+        object: Cow<'a, str>,
+    }
+    serde_json::from_str::<Kind<'_>>(payload).is_ok_and(|kind| kind.object == THIN)
+}
+
+/// What the `object` of a thin event says.
+const THIN: &str = "v2.core.event";
 
 /// The end of the year 9999.
 const MAX_UNIX_SECONDS: i64 = 253_402_300_799;
@@ -291,7 +367,7 @@ mod tests {
     use super::*;
 
     fn read(body: &str) -> Result<Envelope, PayloadError> {
-        Envelope::read(body.as_bytes(), 7).map(|(envelope, _)| envelope)
+        Envelope::read(body.as_bytes(), 7)
     }
 
     #[test]
@@ -316,6 +392,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(thin.created, 7);
+        assert!(thin.thin);
     }
 
     #[test]
@@ -364,17 +441,47 @@ mod tests {
     fn the_organization_is_the_one_that_the_metadata_names() {
         let id = "6f1c1d52-7c3f-4c39-9f52-0d3f0f6f2b11";
         let named = |metadata: &str| {
-            organization_named(&format!(
-                r#"{{"data":{{"object":{{"metadata":{metadata}}}}}}}"#
-            ))
+            let object = format!(r#"{{"id":"sub_1","metadata":{metadata},"items":[]}}"#);
+            let event =
+                format!(r#"{{"id":"a","type":"b","created":1,"data":{{"object":{object}}}}}"#);
+            read(&event).unwrap().organization_id
         };
         let some = id.parse().ok();
         assert_eq!(named(&format!(r#"{{"organization_id":"{id}"}}"#)), some);
         assert_eq!(named(&format!(r#"{{"tenant_id":"{id}"}}"#)), some);
         assert_eq!(named(r#"{"organization_id":"acme"}"#), None);
         assert_eq!(named(r#"{"organization_id":7}"#), None);
-        assert_eq!(named("null"), None);
-        assert_eq!(organization_named("tenant_id"), None);
+        let first = format!(r#"{{"organization_id":"acme","tenant_id":"{id}"}}"#);
+        assert_eq!(named(&first), some);
+        for none in ["null", "[]", "7", "1e400", "\"organization_id\"", "{}"] {
+            assert_eq!(named(none), None, "{none}");
+        }
+        assert_eq!(named(r#"{"organization_id":1e400}"#), None);
+    }
+
+    #[test]
+    fn an_account_is_named_by_either_field_and_never_overlooked() {
+        let named = |fields: &str| {
+            let event =
+                format!(r#"{{"id":"a","type":"b","created":1,{fields}"data":{{"object":{{}}}}}}"#);
+            read(&event).unwrap().account
+        };
+        assert_eq!(named(""), None);
+        assert_eq!(named(r#""account":null,"context":null,"#), None);
+        for (fields, account) in [
+            (r#""account":"acct_1","#, "acct_1"),
+            (r#""context":"acct_1","#, "acct_1"),
+            (r#""context":"org_1/acct_1","#, "org_1/acct_1"),
+            (r#""account":"acct_1","context":"org_1/acct_1","#, "acct_1"),
+            (r#""account":"acct_1","context":"acct_2","#, "acct_1 acct_2"),
+            (r#""account":7,"#, UNREADABLE),
+            (r#""account":"","#, UNREADABLE),
+            (r#""context":{"id":"acct_1"},"#, UNREADABLE),
+        ] {
+            assert_eq!(named(fields).as_deref(), Some(account), "{fields}");
+        }
+        let long = format!(r#""account":"{}","#, "x".repeat(256));
+        assert_eq!(named(&long).as_deref(), Some(UNREADABLE));
     }
 
     #[test]

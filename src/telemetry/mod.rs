@@ -1,10 +1,12 @@
 //! Logs: on stderr, so that stdout has what a command prints. With the feature
 //! `otlp`, traces as well.
 
+mod lines;
 #[cfg(feature = "otlp")]
 mod otlp;
 
 use std::io::{self, IsTerminal as _};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
@@ -17,9 +19,29 @@ use crate::config::{ConfigError, LogFormat};
 use crate::event_handlers::StoredEvent;
 use crate::terminal;
 use crate::trace_context::TraceParent;
+use lines::Lines;
 
-/// Starts to write logs; `quiet` is the filter where RUST_LOG is unset.
-pub fn install(format: Option<LogFormat>, default_filter: &str) -> Result<(), ConfigError> {
+/// The writer of a process that serves.
+static LINES: OnceLock<Lines> = OnceLock::new();
+
+/// Who writes log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writing {
+    /// Whoever logs: a command's lines stay in order with what it prints.
+    AtOnce,
+    /// A thread of its own.
+    Apart,
+}
+
+/// Starts to write logs; `default_filter` is the filter where RUST_LOG is unset.
+pub fn install(
+    format: Option<LogFormat>,
+    default_filter: &str,
+    writing: Writing,
+) -> Result<(), ConfigError> {
+    if writing == Writing::Apart {
+        write_apart();
+    }
     let filter = match std::env::var("RUST_LOG")
         .ok()
         .filter(|value| !value.trim().is_empty())
@@ -37,12 +59,13 @@ pub fn install(format: Option<LogFormat>, default_filter: &str) -> Result<(), Co
     });
     let lines = tracing_subscriber::fmt::layer()
         .log_internal_errors(false)
-        .with_writer(|| Escaping(io::stderr()));
+        .with_writer(|| Escaping(Lines::or_stderr()));
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
         // Its colours are escape sequences; it escapes those of others itself.
-        LogFormat::Pretty if on_terminal => {
-            lines.with_writer(io::stderr).with_target(false).boxed()
-        }
+        LogFormat::Pretty if on_terminal => lines
+            .with_writer(Lines::or_stderr)
+            .with_target(false)
+            .boxed(),
         LogFormat::Pretty => lines.with_ansi(false).with_target(false).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
@@ -53,8 +76,32 @@ pub fn install(format: Option<LogFormat>, default_filter: &str) -> Result<(), Co
     Ok(())
 }
 
-/// Sends what is left of the traces.
+/// Lets a thread of its own write the lines; where none can be started, whoever
+/// logs does.
+fn write_apart() {
+    let Ok(lines) = Lines::to(io::stderr()) else {
+        return;
+    };
+    if LINES.set(lines).is_ok() {
+        // A panic may be the process's end, and what led to it is in the log.
+        let tell = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            flush_lines();
+            tell(panic);
+        }));
+    }
+}
+
+/// Writes the lines that wait.
+fn flush_lines() {
+    if let Some(lines) = LINES.get() {
+        lines.flush();
+    }
+}
+
+/// Writes what is left of the log, and sends what is left of the traces.
 pub fn flush() {
+    flush_lines();
     #[cfg(feature = "otlp")]
     otlp::flush();
 }
@@ -84,8 +131,39 @@ pub fn processed(trace: &TraceParent, event: &StoredEvent, took: Duration, succe
     let _ = (trace, event, took, succeeded);
 }
 
-/// Standard error, for lines that hold what others sent.
-struct Escaping(io::Stderr);
+/// Where a line goes.
+enum Out {
+    Lines(Lines),
+    Stderr(io::Stderr),
+}
+
+impl Lines {
+    fn or_stderr() -> Out {
+        match LINES.get() {
+            Some(lines) => Out::Lines(lines.clone()),
+            None => Out::Stderr(io::stderr()),
+        }
+    }
+}
+
+impl io::Write for Out {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Lines(lines) => lines.write(line),
+            Self::Stderr(stderr) => stderr.write(line),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Lines(_) => Ok(()),
+            Self::Stderr(stderr) => stderr.flush(),
+        }
+    }
+}
+
+/// For lines that hold what others sent.
+struct Escaping(Out);
 
 impl io::Write for Escaping {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {

@@ -27,24 +27,25 @@ pub fn after_failure(failed_before: u32, max_retries: u32, jitter: u32) -> NextS
     }
 }
 
-/// How long to wait after `failed_before` failed attempts and one more.
+/// How long to wait after `failed_before` failed attempts and one more:
+/// somewhere between the last backoff and this one, so that events which failed
+/// together do not return together, and no delay is shorter than the one before
+/// it. At the cap, where the two are equal, they are spread already.
 pub fn delay(failed_before: u32, jitter: u32) -> Duration {
-    jittered(backoff(failed_before), jitter)
+    let longest = backoff(failed_before);
+    let shortest = match failed_before.checked_sub(1) {
+        Some(before) => backoff(before),
+        None => longest / 2,
+    };
+    let span_ms = u64::try_from((longest - shortest).as_millis()).unwrap_or(LONGEST_DELAY_MS);
+    let share_ms = (span_ms * u64::from(jitter)) >> 32;
+    longest - Duration::from_millis(share_ms)
 }
 
 /// `min(1 s · 2ⁿ, 1 h)`.
 pub fn backoff(n: u32) -> Duration {
     let factor = 1_u64.checked_shl(n).unwrap_or(u64::MAX);
     Duration::from_millis(FIRST_DELAY_MS.saturating_mul(factor).min(LONGEST_DELAY_MS))
-}
-
-/// Somewhere in the upper half of `delay`, so that events which failed
-/// together do not return together, and no delay is shorter than the one
-/// before it.
-fn jittered(delay: Duration, jitter: u32) -> Duration {
-    let half_ms = u64::try_from(delay.as_millis()).unwrap_or(LONGEST_DELAY_MS) / 2;
-    let share = (half_ms * u64::from(jitter)) >> 32;
-    delay - Duration::from_millis(share)
 }
 
 #[cfg(test)]
@@ -74,12 +75,18 @@ mod tests {
     proptest! {
         #[test]
         fn jitter_keeps_delays_monotone_and_capped(n in 0_u32..64, a: u32, b: u32) {
-            let (now, next) = (jittered(backoff(n), a), jittered(backoff(n + 1), b));
+            let (now, next) = (delay(n, a), delay(n + 1, b));
             prop_assert!(now <= backoff(n) && now >= backoff(n) / 2);
-            if backoff(n + 1) == backoff(n) * 2 {
-                prop_assert!(next >= now);
-            }
+            prop_assert!(next >= now);
             prop_assert!(next <= Duration::from_secs(3600));
         }
+    }
+
+    #[test]
+    fn delays_of_events_that_failed_together_differ_until_the_cap() {
+        for n in 0..13 {
+            assert!(delay(n, 0) > delay(n, u32::MAX), "{n}");
+        }
+        assert_eq!(delay(13, 0), delay(13, u32::MAX));
     }
 }

@@ -148,12 +148,17 @@ proptest! {
         seed: u64,
     ) {
         let catalogue = Catalogue::load(None).unwrap();
-        let context = Context { catalogue: &catalogue, key_is_live: None, unknown_customers: Default::default() };
+        let context = Context {
+            catalogue: &catalogue,
+            key_is_live: None,
+            unknown_customers: Default::default(),
+            account: crate::stripe::account::Account::NotAsked,
+        };
         let stored = events(&changes, ends, seed);
         let decoded: Vec<Decoded<'_>> = stored
             .iter()
             .enumerate()
-            .map(|(index, event)| decode(context, index, event).unwrap())
+            .map(|(index, event)| decode(&context, index, event).unwrap())
             .collect();
         let mut expected = Row::default();
         for event in &decoded {

@@ -53,6 +53,17 @@ pub async fn page(
         .collect())
 }
 
+pub async fn is_there(conn: &mut PgConnection, event_id: &str) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM webhook_dead_letter_queue
+                           WHERE bucket = $1 AND stripe_event_id = $2) AS "known!""#,
+        bucket_of(event_id),
+        event_id
+    )
+    .fetch_one(conn)
+    .await
+}
+
 /// What a discarded letter was.
 pub struct Discarded {
     pub event_type: String,
@@ -75,10 +86,10 @@ pub async fn discard(
            INSERT INTO webhook_events (
              bucket, stripe_event_id, event_type, api_version, livemode, account,
              event_created_at, payload, received_at, organization_id, retry_count, attempts,
-             processed, processed_at, outcome)
+             processed, processed_at, outcome, source)
            SELECT bucket, stripe_event_id, event_type, api_version, livemode, account,
                   event_created_at, payload, received_at, organization_id, retry_count, attempts,
-                  true, now(), 'discarded'
+                  true, now(), 'discarded', source
              FROM gone ON CONFLICT DO NOTHING)
          SELECT event_type, organization_id, retry_count, error_message FROM gone",
         bucket_of(event_id),

@@ -31,19 +31,6 @@ pub struct Listed {
     pub error_message: Option<String>,
 }
 
-/// The newest events of the inbox.
-pub async fn list(
-    conn: &mut PgConnection,
-    unprocessed_only: bool,
-    limit: i64,
-) -> Result<Vec<Listed>, sqlx::Error> {
-    let filter = EventFilter {
-        processed: unprocessed_only.then_some(false),
-        ..EventFilter::default()
-    };
-    page(conn, &filter, limit).await
-}
-
 /// Which events to show. `before` is the place of the last one shown.
 #[derive(Debug, Default, Clone)]
 pub struct EventFilter {

@@ -1,5 +1,7 @@
 //! Who works on which event: claiming, and what becomes of what was claimed.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
 use serde_json::{Value, json};
@@ -10,7 +12,7 @@ use crate::event_handlers::{Handled, StoredEvent};
 use crate::trace_context::TraceParent;
 
 /// How long a worker may take for a batch before another takes it over.
-const LEASE_SECS: i64 = 60;
+pub const LEASE_SECS: i64 = 60;
 
 /// An event that a worker holds.
 #[derive(Debug, Clone)]
@@ -39,32 +41,51 @@ pub async fn bring_back(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
     Ok(brought.rows_affected())
 }
 
-/// Leases up to `limit` due events to `lease_id`. `buckets` are those to look
-/// at, None being all of them; `due_by` leaves out what became due later.
+/// Makes due what waits for its next attempt. Returns how many events it was.
+pub async fn make_due(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
+    let made = sqlx::query!(
+        "WITH waiting AS MATERIALIZED (
+           SELECT bucket, stripe_event_id FROM webhook_events
+            WHERE NOT processed AND next_retry_at > now()
+              AND (lease_expires_at IS NULL OR lease_expires_at <= now())
+              FOR UPDATE SKIP LOCKED)
+         UPDATE webhook_events e SET next_retry_at = now()
+           FROM waiting w
+          WHERE e.bucket = w.bucket AND e.stripe_event_id = w.stripe_event_id"
+    )
+    .execute(conn)
+    .await?;
+    Ok(made.rows_affected())
+}
+
+/// Leases up to `limit` due events to `lease_id`. `due_by` leaves out what
+/// became due later.
+///
+/// The events are chosen once, apart from the update: PostgreSQL may run a
+/// sub-select again for each row of a join, and lock more than its limit.
 pub async fn claim(
     conn: &mut PgConnection,
     lease_id: Uuid,
-    buckets: Option<&[i16]>,
     due_by: Option<Timestamp>,
     limit: i64,
 ) -> Result<Vec<Claimed>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"UPDATE webhook_events e
-              SET lease_id = $1, lease_expires_at = now() + $4::bigint * interval '1 second'
-             FROM (SELECT bucket, stripe_event_id FROM webhook_events
-                    WHERE NOT processed
-                      AND ($2::smallint[] IS NULL OR bucket = ANY($2))
-                      AND coalesce(next_retry_at, received_at) <= coalesce($5, now())
-                      AND (lease_expires_at IS NULL OR lease_expires_at <= now())
-                    ORDER BY coalesce(next_retry_at, received_at)
-                    LIMIT $3
-                    FOR UPDATE SKIP LOCKED) due
+        r#"WITH due AS MATERIALIZED (
+             SELECT bucket, stripe_event_id FROM webhook_events
+              WHERE NOT processed
+                AND coalesce(next_retry_at, received_at) <= coalesce($4, now())
+                AND (lease_expires_at IS NULL OR lease_expires_at <= now())
+              ORDER BY coalesce(next_retry_at, received_at)
+              LIMIT $2
+              FOR UPDATE SKIP LOCKED)
+           UPDATE webhook_events e
+              SET lease_id = $1, lease_expires_at = now() + $3::bigint * interval '1 second'
+             FROM due
             WHERE e.bucket = due.bucket AND e.stripe_event_id = due.stripe_event_id
         RETURNING e.bucket, e.stripe_event_id, e.event_type, e.api_version, e.livemode, e.account,
                   e.event_created_at, e.payload::text AS "payload!", e.retry_count, e.received_at,
                   e.traceparent"#,
         lease_id,
-        buckets,
         limit,
         LEASE_SECS,
         due_by.map(|time| time.to_sqlx()) as _
@@ -190,6 +211,69 @@ pub async fn schedule_retry(
     Ok(scheduled.is_some())
 }
 
+/// Which of `events` `lease_id` still holds, by bucket and id.
+pub async fn still_held(
+    conn: &mut PgConnection,
+    lease_id: Uuid,
+    events: &[&StoredEvent],
+) -> Result<HashSet<(i16, String)>, sqlx::Error> {
+    let (buckets, ids) = keys(events);
+    let rows = sqlx::query!(
+        "SELECT e.bucket, e.stripe_event_id
+           FROM unnest($2::smallint[], $3::text[]) AS claimed(bucket, id)
+           JOIN webhook_events e ON e.bucket = claimed.bucket AND e.stripe_event_id = claimed.id
+          WHERE e.lease_id = $1 AND NOT e.processed",
+        lease_id,
+        &buckets,
+        &ids as &[&str]
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.bucket, row.stripe_event_id))
+        .collect())
+}
+
+/// Gives events back that could not be tried, for `delay_ms`: that was no
+/// attempt. One that another transaction holds keeps its lease until it ends.
+pub async fn set_aside(
+    conn: &mut PgConnection,
+    lease_id: Uuid,
+    events: &[&StoredEvent],
+    why: &str,
+    delay_ms: i64,
+) -> Result<u64, sqlx::Error> {
+    let (buckets, ids) = keys(events);
+    let given_back = sqlx::query!(
+        "WITH held AS MATERIALIZED (
+           SELECT e.bucket, e.stripe_event_id
+             FROM unnest($2::smallint[], $3::text[]) AS claimed(bucket, id)
+             JOIN webhook_events e ON e.bucket = claimed.bucket AND e.stripe_event_id = claimed.id
+            WHERE e.lease_id = $1 AND NOT e.processed
+              FOR UPDATE OF e SKIP LOCKED)
+         UPDATE webhook_events e
+            SET next_retry_at = now() + $4::bigint * interval '1 millisecond', error_message = $5,
+                lease_id = NULL, lease_expires_at = NULL
+           FROM held
+          WHERE e.bucket = held.bucket AND e.stripe_event_id = held.stripe_event_id",
+        lease_id,
+        &buckets,
+        &ids as &[&str],
+        delay_ms,
+        why
+    )
+    .execute(conn)
+    .await?;
+    Ok(given_back.rows_affected())
+}
+
+/// Where `events` are filed, as two arrays.
+fn keys<'a>(events: &[&'a StoredEvent]) -> (Vec<i16>, Vec<&'a str>) {
+    let filed = events.iter().map(|event| (event.bucket, event.id.as_str()));
+    filed.unzip()
+}
+
 /// Moves an event to the dead letters, in one statement. Whether `lease_id`
 /// still held it.
 pub async fn dead_letter(
@@ -205,9 +289,9 @@ pub async fn dead_letter(
            RETURNING *)
          INSERT INTO webhook_dead_letter_queue AS known (
            bucket, stripe_event_id, event_type, api_version, livemode, account, event_created_at,
-           payload, received_at, organization_id, retry_count, error_message, attempts)
+           payload, received_at, organization_id, retry_count, error_message, attempts, source)
          SELECT bucket, stripe_event_id, event_type, api_version, livemode, account, event_created_at,
-                payload, received_at, organization_id, retry_count, $4, attempts || $5::jsonb
+                payload, received_at, organization_id, retry_count, $4, attempts || $5::jsonb, source
            FROM gone
          ON CONFLICT (bucket, stripe_event_id) DO UPDATE SET
            error_message = excluded.error_message, attempts = excluded.attempts
@@ -229,8 +313,7 @@ pub async fn forget_dead_letters(
     conn: &mut PgConnection,
     events: &[&StoredEvent],
 ) -> Result<(), sqlx::Error> {
-    let buckets: Vec<i16> = events.iter().map(|event| event.bucket).collect();
-    let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
+    let (buckets, ids) = keys(events);
     sqlx::query!(
         "DELETE FROM webhook_dead_letter_queue d
           USING unnest($1::smallint[], $2::text[]) AS done(bucket, id)

@@ -4,12 +4,14 @@ pub mod dead_letters;
 pub mod inspect;
 pub mod leases;
 mod rehearsal;
+pub mod rejections;
 pub mod replays;
 
 pub use rehearsal::rehearse;
 
 use std::collections::HashSet;
 
+use axum::body::Bytes;
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
 use sqlx::encode::IsNull;
@@ -18,8 +20,7 @@ use sqlx::postgres::{PgArgumentBuffer, PgConnection, PgHasArrayType, PgTypeInfo}
 use sqlx::{Encode, Postgres, Type};
 
 use super::bucket_of;
-use super::group_commit::Delivery;
-use crate::db;
+use super::group_commit::{Delivery, Source};
 use crate::trace_context::TraceParent;
 
 /// Wakes the workers of other replicas.
@@ -51,18 +52,13 @@ impl Encode<'_, Postgres> for RawJson<'_> {
 /// Stores `group` in one statement, which is its own transaction, and returns
 /// the ids that were not there before, neither in the inbox nor among the dead
 /// letters: of which there are none, most of the time, and that is asked first,
-/// since a join with them costs a fifth of the statement.
+/// since a join with them costs a fifth of the statement. One statement for one
+/// event and for many.
 pub async fn insert(
     conn: &mut PgConnection,
     group: &[Delivery],
+    source: Source,
 ) -> Result<HashSet<String>, sqlx::Error> {
-    if let [delivery] = group {
-        let new = insert_one(conn, delivery).await?;
-        return Ok(new
-            .then(|| delivery.envelope.id.clone())
-            .into_iter()
-            .collect());
-    }
     let size = group.len();
     let mut buckets = Vec::with_capacity(size);
     let mut ids = Vec::with_capacity(size);
@@ -87,8 +83,9 @@ pub async fn insert(
     }
     let stored = sqlx::query_scalar!(
         "INSERT INTO webhook_events (bucket, stripe_event_id, event_type, api_version, livemode,
-                                     account, event_created_at, payload, traceparent)
-         SELECT * FROM unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::boolean[],
+                                     account, event_created_at, payload, traceparent,
+                                     source)
+         SELECT new.*, $10 FROM unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::boolean[],
                               $6::text[], $7::timestamptz[], $8::json[], $9::text[])
              AS new(bucket, id, type, version, livemode, account, created, payload, traceparent)
           WHERE NOT EXISTS (SELECT FROM webhook_dead_letter_queue)
@@ -105,42 +102,41 @@ pub async fn insert(
         &times as _,
         &payloads as &[RawJson<'_>] as _,
         &traces as &[Option<&str>],
+        source.as_str(),
     )
     .fetch_all(conn)
     .await?;
     Ok(stored.into_iter().collect())
 }
 
-/// [`insert`] for a delivery that came alone, whose latency is the inbox's:
-/// arrays and what comes back of them are a tenth of the statement, `ON CONFLICT`
-/// is another, and Stripe seldom sends what is there already. Returns whether
-/// it was new.
-async fn insert_one(conn: &mut PgConnection, delivery: &Delivery) -> Result<bool, sqlx::Error> {
-    let envelope = &delivery.envelope;
-    let inserted = sqlx::query!(
-        "INSERT INTO webhook_events (bucket, stripe_event_id, event_type, api_version, livemode,
-                                     account, event_created_at, payload, traceparent)
-         SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9
-          WHERE NOT EXISTS (SELECT FROM webhook_dead_letter_queue)
-             OR NOT EXISTS (SELECT FROM webhook_dead_letter_queue dead
-                             WHERE dead.bucket = $1 AND dead.stripe_event_id = $2)",
-        bucket_of(&envelope.id),
-        envelope.id.as_str(),
-        envelope.event_type.as_str(),
-        envelope.api_version.as_deref(),
-        envelope.livemode,
-        envelope.account.as_deref(),
-        created_at(delivery) as _,
-        RawJson(&delivery.payload) as _,
-        envelope.trace.as_ref().map(TraceParent::as_str),
+/// The payloads that are stored of those of `sent` which differ from them, by
+/// event.
+pub async fn differing(
+    conn: &mut PgConnection,
+    sent: &[(String, Bytes)],
+) -> Result<Vec<(String, String)>, sqlx::Error> {
+    let buckets: Vec<i16> = sent.iter().map(|(id, _)| bucket_of(id)).collect();
+    let ids: Vec<&str> = sent.iter().map(|(id, _)| id.as_str()).collect();
+    let payloads: Vec<RawJson<'_>> = sent.iter().map(|(_, body)| RawJson(body)).collect();
+    let rows = sqlx::query!(
+        r#"WITH sent AS (SELECT * FROM unnest($1::smallint[], $2::text[], $3::json[])
+                                     AS sent(bucket, id, payload))
+           SELECT DISTINCT ON (id) id AS "id!", kept::text AS "kept!"
+             FROM (SELECT sent.id, sent.payload, e.payload AS kept FROM sent
+                     JOIN webhook_events e ON e.bucket = sent.bucket AND e.stripe_event_id = sent.id
+                   UNION ALL
+                   SELECT sent.id, sent.payload, d.payload FROM sent
+                     JOIN webhook_dead_letter_queue d
+                       ON d.bucket = sent.bucket AND d.stripe_event_id = sent.id) both_of
+            WHERE kept::text <> payload::text
+            ORDER BY id"#,
+        &buckets,
+        &ids as &[&str],
+        &payloads as &[RawJson<'_>] as _
     )
-    .execute(conn)
-    .await;
-    match inserted {
-        Ok(inserted) => Ok(inserted.rows_affected() == 1),
-        Err(error) if db::is_duplicate(&error) => Ok(false),
-        Err(error) => Err(error),
-    }
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.kept)).collect())
 }
 
 fn created_at(delivery: &Delivery) -> jiff_sqlx::Timestamp {
@@ -152,8 +148,12 @@ fn created_at(delivery: &Delivery) -> jiff_sqlx::Timestamp {
 /// Lets the events that wait for `customer_id` be tried now.
 pub async fn wake_waiting(conn: &mut PgConnection, customer_id: &str) -> Result<u64, sqlx::Error> {
     let woken = sqlx::query!(
-        "UPDATE webhook_events SET next_retry_at = now()
-          WHERE waiting_for_customer_id = $1 AND NOT processed",
+        "WITH waiting AS MATERIALIZED (
+           SELECT bucket, stripe_event_id FROM webhook_events
+            WHERE waiting_for_customer_id = $1 AND NOT processed FOR UPDATE SKIP LOCKED)
+         UPDATE webhook_events e SET next_retry_at = now()
+           FROM waiting w
+          WHERE e.bucket = w.bucket AND e.stripe_event_id = w.stripe_event_id",
         customer_id
     )
     .execute(conn)

@@ -22,6 +22,21 @@ pub enum Found {
     Nowhere,
 }
 
+/// Whether an event names an account.
+pub async fn names_account(conn: &mut PgConnection, event_id: &str) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM webhook_events
+                           WHERE bucket = $1 AND stripe_event_id = $2 AND account IS NOT NULL)
+               OR EXISTS (SELECT FROM webhook_dead_letter_queue
+                           WHERE bucket = $1 AND stripe_event_id = $2 AND account IS NOT NULL)
+               AS "named!""#,
+        bucket_of(event_id),
+        event_id
+    )
+    .fetch_one(conn)
+    .await
+}
+
 /// Finds and locks an event.
 pub async fn find(conn: &mut PgConnection, event_id: &str) -> Result<Found, sqlx::Error> {
     let bucket = bucket_of(event_id);
@@ -100,9 +115,9 @@ pub async fn finish(
                RETURNING *)
              INSERT INTO webhook_events (
                bucket, stripe_event_id, event_type, api_version, livemode, account,
-               event_created_at, payload, received_at, retry_count, attempts)
+               event_created_at, payload, received_at, retry_count, attempts, source)
              SELECT bucket, stripe_event_id, event_type, api_version, livemode, account,
-                    event_created_at, payload, received_at, retry_count, attempts
+                    event_created_at, payload, received_at, retry_count, attempts, source
                FROM gone ON CONFLICT DO NOTHING",
             event.bucket,
             event.id

@@ -2,6 +2,7 @@
 
 mod audit;
 mod backfill;
+mod deliveries;
 pub mod demo;
 mod doctor;
 mod embedded;
@@ -14,5 +15,6 @@ mod sandbox;
 mod serve;
 mod settings;
 mod status;
+mod upkeep;
 mod users;
 mod webhooks;

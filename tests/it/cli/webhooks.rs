@@ -110,14 +110,24 @@ async fn a_replay_that_cannot_succeed_leaves_everything() {
     );
 
     let dry = webhooks(db, &["replay", "--all", "--dry-run", "--json"]);
-    assert_eq!(dry.status, 0, "{}", dry.stderr);
+    assert_eq!(dry.status, 1, "{}", dry.stderr);
     assert_eq!(
-        (&dry.json()["dryRun"], &dry.json()["replayed"]),
-        (&json!(true), &json!(2))
+        (
+            &dry.json()["dryRun"],
+            &dry.json()["replayed"],
+            &dry.json()["failed"]
+        ),
+        (&json!(true), &json!(0), &json!(2)),
+        "the handler says what would come of it"
+    );
+    assert!(
+        dry.stdout.contains("data.object.status is missing"),
+        "{}",
+        dry.stdout
     );
     let none = webhooks(db, &["replay", "--all", "--type", "made.up", "--json"]);
     assert_eq!((none.status, &none.json()["replayed"]), (0, &json!(0)));
-    assert_eq!(db.value(state).await, before, "nothing was tried");
+    assert_eq!(db.value(state).await, before, "nothing was kept of it");
 
     let all = webhooks(
         db,

@@ -7,6 +7,7 @@ pub mod crash;
 mod cut_lists;
 mod failures;
 mod further;
+mod held;
 mod invoices;
 mod order;
 mod owners;

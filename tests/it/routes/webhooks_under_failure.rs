@@ -8,8 +8,7 @@ use futures_util::future::join_all;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, PgConnection};
-use valuecanvas_billing::inbox::awake::Awake;
-use valuecanvas_billing::inbox::group_commit::{self, IntakeError, Receipt};
+use valuecanvas_billing::inbox::group_commit::{self, IntakeError, Receipt, Source};
 use valuecanvas_billing::stripe::event::Envelope;
 use valuecanvas_billing::stripe::signature::{self, SigningSecret};
 
@@ -147,15 +146,16 @@ async fn a_server_that_says_nothing_more_is_given_up() {
 #[tokio::test]
 async fn a_database_that_is_not_migrated_refuses_nobody_for_good() {
     let db = TestDatabase::empty().await;
-    let (intake, writer) = group_commit::new(db.service(), Awake::never(), |_| {});
+    let (intake, writer) = group_commit::new(db.service(), Source::Delivery, |_| {});
     tokio::spawn(writer.run());
     let body = Bytes::from(plan_created("evt_1").to_string());
-    let (envelope, _) = Envelope::read(&body, 0).unwrap();
+    let envelope = Envelope::read(&body, 0).unwrap();
     let refused = intake.store(envelope.clone(), body.clone()).await;
     assert_eq!(refused, Err(IntakeError::Unavailable));
 
     // Without the role there is not even a connection to be had.
-    let (intake, writer) = group_commit::new(db.options("billing_nobody"), Awake::never(), |_| {});
+    let (intake, writer) =
+        group_commit::new(db.options("billing_nobody"), Source::Delivery, |_| {});
     tokio::spawn(writer.run());
     assert_eq!(
         intake.store(envelope, body).await,
@@ -220,10 +220,10 @@ async fn while_a_secret_is_rolled_both_are_accepted() {
 #[tokio::test]
 async fn one_bad_payload_does_not_spoil_its_group() {
     let db = TestDatabase::new().await;
-    let (intake, writer) = group_commit::new(db.service(), Awake::never(), |_| {});
+    let (intake, writer) = group_commit::new(db.service(), Source::Delivery, |_| {});
     let delivery = |id: &str, payload: Option<&'static str>| {
         let body = Bytes::from(plan_created(id).to_string());
-        let (envelope, _) = Envelope::read(&body, 0).unwrap();
+        let envelope = Envelope::read(&body, 0).unwrap();
         intake.store(envelope, payload.map_or(body, Bytes::from))
     };
     // The writer starts when this task waits, which is when all are queued: they

@@ -274,11 +274,10 @@ fn random_digits() -> String {
 
 /// Processing as `serve` and the jobs do it, called by hand.
 pub fn processor(db: &TestDatabase) -> Processor {
-    Processor {
-        pool: db.service_pool(),
-        catalogue: Catalogue::load(None).unwrap(),
-        key_is_live: None,
+    let stripe = StripeConfig {
         max_retries: 20,
-        unknown_customers: UnknownCustomers::Retry,
-    }
+        ..StripeConfig::default()
+    };
+    let catalogue = Catalogue::load(None).unwrap();
+    Processor::new(db.service_pool(), catalogue, &stripe, None)
 }

@@ -95,7 +95,7 @@ async fn with_a_table_gone(bench: &Workbench, table: &str) {
 
 async fn die_after_the_claim(bench: &Workbench) {
     let mut tx = WorkerTx::begin(&bench.processor.pool).await.unwrap();
-    leases::claim(tx.conn(), Uuid::now_v7(), None, None, 100)
+    leases::claim(tx.conn(), Uuid::now_v7(), None, 100)
         .await
         .unwrap();
     tx.commit().await.unwrap();

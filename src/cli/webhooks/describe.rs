@@ -1,0 +1,131 @@
+//! What the commands print for people.
+
+use uuid::Uuid;
+
+use super::super::output::{printable, table};
+use super::Report;
+use crate::inbox::inspect::{DeadLetter, Details, Listed};
+use crate::inbox::replay::Replayed;
+
+pub fn describe_report(report: &Report) -> String {
+    let verb = if report.dry_run {
+        "would be replayed"
+    } else {
+        "replayed"
+    };
+    let mut lines: Vec<String> = report
+        .events
+        .iter()
+        .map(|event| {
+            let what = match &event.result {
+                Replayed::Succeeded { outcome } => format!("{verb} ({})", described(outcome)),
+                Replayed::Failed { error } => format!("FAILED {error}"),
+                Replayed::InFlight => "FAILED a worker has it at this moment; try again".to_owned(),
+                Replayed::Unknown => "FAILED no such event".to_owned(),
+            };
+            printable(&format!("{} {what}", event.event_id))
+        })
+        .collect();
+    lines.push(format!(
+        "{} {verb}, {} failed",
+        report.replayed, report.failed
+    ));
+    lines.join("\n")
+}
+
+pub fn describe_events(events: &[Listed]) -> String {
+    let rows: Vec<Vec<String>> = events
+        .iter()
+        .map(|event| {
+            let state = match (&event.outcome, event.next_retry_at) {
+                (Some(outcome), _) => described(outcome).to_owned(),
+                (None, Some(at)) if event.retry_count == 0 => format!("set aside until {at}"),
+                (None, Some(at)) => format!("retry {} at {at}", event.retry_count),
+                (None, None) => "waiting".to_owned(),
+            };
+            vec![
+                event.received_at.to_string(),
+                event.event_id.clone(),
+                event.event_type.clone(),
+                organization(event.organization_id),
+                state,
+                event.error_message.clone().unwrap_or_default(),
+            ]
+        })
+        .collect();
+    let headings = [
+        "RECEIVED",
+        "EVENT",
+        "TYPE",
+        "ORGANIZATION",
+        "STATE",
+        "ERROR",
+    ];
+    table(&headings, &rows)
+}
+
+fn organization(id: Option<Uuid>) -> String {
+    id.map_or_else(|| "-".to_owned(), |id| id.to_string())
+}
+
+/// An outcome, for people: a superseded event is not a lost one.
+fn described(outcome: &str) -> &str {
+    match outcome {
+        "superseded" => "superseded: a newer state, or our own change, was there before it",
+        outcome => outcome,
+    }
+}
+
+pub fn describe_dead_letters(letters: &[DeadLetter]) -> String {
+    let rows: Vec<Vec<String>> = letters
+        .iter()
+        .map(|letter| {
+            vec![
+                letter.dead_lettered_at.to_string(),
+                letter.event_id.clone(),
+                letter.event_type.clone(),
+                organization(letter.organization_id),
+                letter.retry_count.to_string(),
+                letter.error_message.clone(),
+            ]
+        })
+        .collect();
+    let headings = [
+        "DEAD SINCE",
+        "EVENT",
+        "TYPE",
+        "ORGANIZATION",
+        "RETRIES",
+        "REASON",
+    ];
+    table(&headings, &rows)
+}
+
+pub fn describe_details(details: &Details) -> String {
+    let line = |name: &str, value: String| format!("{name:<13}{}", printable(&value));
+    let mut lines = vec![
+        line("event", details.event_id.clone()),
+        line("type", details.event_type.clone()),
+        line("state", details.state.to_owned()),
+        line("outcome", details.outcome.clone().unwrap_or_default()),
+        line(
+            "organization",
+            details
+                .organization_id
+                .map(|id| id.to_string())
+                .unwrap_or_default(),
+        ),
+        line("created", details.created_at.to_string()),
+        line("received", details.received_at.to_string()),
+        line("retries", details.retry_count.to_string()),
+    ];
+    for attempt in details.attempts.as_array().into_iter().flatten() {
+        lines.push(line(
+            "attempt",
+            format!("{} {}", attempt["at"], attempt["error"]),
+        ));
+    }
+    // As it was received: laying it out anew would change numbers.
+    lines.push(details.payload.get().trim().to_owned());
+    lines.join("\n")
+}

@@ -1,0 +1,91 @@
+//! Deliveries that were refused, by reason and hour.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use sqlx::PgConnection;
+
+/// Adds refused deliveries, and forgets those of more than 30 days ago.
+pub async fn add(
+    conn: &mut PgConnection,
+    new: &BTreeMap<&'static str, u64>,
+) -> Result<(), sqlx::Error> {
+    let reasons: Vec<&str> = new.keys().copied().collect();
+    let deliveries: Vec<i64> = new
+        .values()
+        .map(|count| i64::try_from(*count).unwrap_or(i64::MAX))
+        .collect();
+    sqlx::query!(
+        "INSERT INTO webhook_rejections AS known (reason, hour, deliveries, last_at)
+         SELECT reason, date_trunc('hour', now(), 'UTC'), deliveries, now()
+           FROM unnest($1::text[], $2::bigint[]) AS new(reason, deliveries)
+          ORDER BY reason
+         ON CONFLICT (reason, hour) DO UPDATE SET
+           deliveries = known.deliveries + excluded.deliveries, last_at = excluded.last_at",
+        &reasons as &[&str],
+        &deliveries
+    )
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query!("DELETE FROM webhook_rejections WHERE hour < now() - interval '30 days'")
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Refused deliveries of the last day.
+#[derive(Debug, Clone)]
+pub struct Rejected {
+    pub reason: String,
+    pub deliveries: i64,
+    pub last_at: Timestamp,
+}
+
+/// What was refused within the last day, by reason.
+pub async fn of_last_day(conn: &mut PgConnection) -> Result<Vec<Rejected>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT reason, sum(deliveries)::bigint AS "deliveries!", max(last_at) AS "last_at!"
+             FROM webhook_rejections WHERE last_at > now() - interval '1 day'
+            GROUP BY reason ORDER BY reason"#
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Rejected {
+            reason: row.reason,
+            deliveries: row.deliveries,
+            last_at: row.last_at.to_jiff(),
+        })
+        .collect())
+}
+
+/// The newest event that Stripe delivered itself.
+#[derive(Debug, Clone)]
+pub struct LastDelivery {
+    pub event_type: String,
+    pub received_at: Timestamp,
+    /// It names its object and does not show it.
+    pub thin: bool,
+}
+
+pub async fn last_delivery(conn: &mut PgConnection) -> Result<Option<LastDelivery>, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"SELECT event_type AS "event_type!", received_at AS "received_at!",
+                  coalesce(payload ->> 'object' = 'v2.core.event', false) AS "thin!"
+             FROM ((SELECT event_type, received_at, payload FROM webhook_events
+                     WHERE source = 'delivery'
+                     ORDER BY received_at DESC, stripe_event_id DESC LIMIT 1)
+                   UNION ALL
+                   (SELECT event_type, received_at, payload FROM webhook_dead_letter_queue
+                     WHERE source = 'delivery' ORDER BY received_at DESC LIMIT 1)) newest
+            ORDER BY received_at DESC LIMIT 1"#
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|row| LastDelivery {
+        event_type: row.event_type,
+        received_at: row.received_at.to_jiff(),
+        thin: row.thin,
+    }))
+}

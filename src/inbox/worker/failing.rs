@@ -1,0 +1,144 @@
+//! What becomes of an event that could not be applied.
+
+use std::time::Duration;
+
+use billing_domain::retry::{self, NextStep};
+use uuid::Uuid;
+
+use super::super::store::leases::{self, Claimed, Failure};
+use super::Processor;
+use crate::db::{self, WorkerTx};
+use crate::event_handlers::HandlerError;
+use crate::metrics;
+
+impl Processor {
+    /// Records a failed attempt.
+    ///
+    /// # Errors
+    /// When the database is gone. A failure that it refuses to record is
+    /// logged, and the event tried again when its lease ends: the others of
+    /// its batch must not wait for it.
+    pub(super) async fn fail(
+        &self,
+        lease_id: Uuid,
+        claimed: &Claimed,
+        error: &HandlerError,
+    ) -> Result<(), sqlx::Error> {
+        let failed_before = u32::try_from(claimed.retry_count).unwrap_or(0);
+        let next = match error {
+            HandlerError::Permanent(_) => NextStep::DeadLetter,
+            _ => retry::after_failure(failed_before, self.max_retries, rand::random()),
+        };
+        metrics::attempt_failed(failed_before > 0);
+        let failure = failure_of(error);
+        let recorded = match next {
+            NextStep::RetryAfter(delay) => {
+                self.schedule_retry(lease_id, claimed, &failure, delay)
+                    .await
+            }
+            NextStep::DeadLetter => self.dead_letter(lease_id, claimed, &failure).await,
+        };
+        match recorded {
+            Err(refusal) if !db::is_outage(&refusal) => {
+                tracing::error!(
+                    event_id = claimed.event.id, event_type = claimed.event.event_type,
+                    %error, %refusal, "a failed attempt could not be recorded"
+                );
+                Ok(())
+            }
+            recorded => recorded,
+        }
+    }
+
+    async fn schedule_retry(
+        &self,
+        lease_id: Uuid,
+        claimed: &Claimed,
+        failure: &Failure,
+        delay: Duration,
+    ) -> Result<(), sqlx::Error> {
+        let event = &claimed.event;
+        let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let held = leases::schedule_retry(tx.conn(), lease_id, event, failure, delay_ms).await?;
+        tx.commit().await?;
+        if held {
+            tracing::warn!(
+                event_id = event.id,
+                event_type = event.event_type,
+                error = failure.error,
+                retry_count = claimed.retry_count + 1,
+                retry_in_ms = delay_ms,
+                "Webhook event failed, will be retried"
+            );
+        }
+        Ok(())
+    }
+
+    /// Moves an event to the dead letters; if they do not take it, it is
+    /// retried like any other.
+    async fn dead_letter(
+        &self,
+        lease_id: Uuid,
+        claimed: &Claimed,
+        failure: &Failure,
+    ) -> Result<(), sqlx::Error> {
+        let event = &claimed.event;
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        match leases::dead_letter(tx.conn(), lease_id, event, failure).await {
+            Ok(held) => {
+                tx.commit().await?;
+                if held {
+                    tracing::error!(
+                        event_id = event.id,
+                        event_type = event.event_type,
+                        error = failure.error,
+                        "Webhook event moved to the dead letter queue"
+                    );
+                }
+                Ok(())
+            }
+            Err(refusal) if !db::is_outage(&refusal) => {
+                tx.rollback().await?;
+                let failure = Failure {
+                    error: format!(
+                        "{}; the dead letter queue refused it: {refusal}",
+                        failure.error
+                    ),
+                    ..failure.clone()
+                };
+                let failed_before = u32::try_from(claimed.retry_count).unwrap_or(0);
+                let delay = retry::delay(failed_before, rand::random());
+                self.schedule_retry(lease_id, claimed, &failure, delay)
+                    .await
+            }
+            Err(outage) => Err(outage),
+        }
+    }
+}
+
+/// What is recorded of an error.
+pub fn failure_of(error: &HandlerError) -> Failure {
+    let waiting_for = match error {
+        HandlerError::UnknownOrganization { customer_id, .. } => customer_id.clone(),
+        HandlerError::Permanent(_) | HandlerError::Refused(_) | HandlerError::Locked(_) => None,
+    };
+    Failure {
+        error: error.to_string(),
+        waiting_for,
+    }
+}
+
+/// A database that refuses an event's values refuses them again; anything else
+/// (a missing table, a lock) may heal.
+pub fn refused(error: &sqlx::Error) -> HandlerError {
+    let said = match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        error => error.to_string(),
+    };
+    if db::is_bad_value(error) || db::is_broken_row(error) || db::is_duplicate(error) {
+        HandlerError::Permanent(format!("the database refuses it: {said}"))
+    } else {
+        HandlerError::Refused(format!("the database refused it: {said}"))
+    }
+}

@@ -1,0 +1,173 @@
+//! Log lines, written by a thread of their own: who logs a line does not wait
+//! for the disk or the terminal, and lines that come together are written
+//! together. None is lost: a full buffer is waited for, and the process ends,
+//! or panics, with all of them written.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How much waits to be written at most.
+const BUFFER_BYTES: usize = 4 << 20;
+/// How long the first of some lines waits for the others.
+const GATHER: Duration = Duration::from_millis(5);
+/// How long the end waits for a reader that does not read.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where lines are handed in.
+#[derive(Clone)]
+pub struct Lines(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Something came, or all was written.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Vec<u8>,
+    /// The writer has some in its hands.
+    writing: bool,
+    /// The writer sleeps until something comes.
+    idle: bool,
+    /// Somebody waits for the writer.
+    hurry: bool,
+}
+
+impl Lines {
+    /// Starts the thread that writes to `out`.
+    pub fn to(out: impl Write + Send + 'static) -> io::Result<Self> {
+        let lines = Self(Arc::default());
+        let shared = lines.0.clone();
+        std::thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || shared.write_to(out))?;
+        Ok(lines)
+    }
+
+    /// Waits until all that was handed in is written.
+    pub fn flush(&self) {
+        let mut state = self.0.state();
+        state.hurry = true;
+        self.0.changed.notify_all();
+        let pending = |state: &mut State| state.writing || !state.waiting.is_empty();
+        let waited = self.0.changed.wait_timeout_while(state, PATIENCE, pending);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.hurry = false;
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut state = self.0.state();
+        while state.waiting.len() >= BUFFER_BYTES {
+            state.hurry = true;
+            self.0.changed.notify_all();
+            state = self.0.wait(state);
+        }
+        state.waiting.extend_from_slice(line);
+        if state.idle {
+            state.idle = false;
+            self.0.changed.notify_all();
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let waited = self.changed.wait(state);
+        waited.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_to(&self, mut out: impl Write) {
+        let mut batch = Vec::new();
+        loop {
+            let mut state = self.state();
+            while state.waiting.is_empty() {
+                state.idle = true;
+                state = self.wait(state);
+            }
+            state.idle = false;
+            let gathered = self
+                .changed
+                .wait_timeout_while(state, GATHER, |state| !state.hurry);
+            let (mut state, _) = gathered.unwrap_or_else(PoisonError::into_inner);
+            std::mem::swap(&mut state.waiting, &mut batch);
+            state.writing = true;
+            drop(state);
+            // Nobody is left to be told that the log cannot be written.
+            let _ = out.write_all(&batch).and_then(|()| out.flush());
+            batch.clear();
+            let mut state = self.state();
+            state.writing = false;
+            if state.waiting.is_empty() {
+                state.hurry = false;
+            }
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes slowly, as a pipe that is read slowly does.
+    #[derive(Clone, Default)]
+    struct Slow(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            std::thread::sleep(Duration::from_millis(1));
+            let some = bytes.len().min(256 << 10);
+            self.0.lock().unwrap().extend_from_slice(&bytes[..some]);
+            Ok(some)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn no_line_is_lost_or_torn_though_there_are_more_than_the_buffer_takes() {
+        let out = Slow::default();
+        let lines = Lines::to(out.clone()).unwrap();
+        let threads: Vec<_> = (0..4)
+            .map(|thread| {
+                let mut lines = lines.clone();
+                std::thread::spawn(move || {
+                    for n in 0..20_000 {
+                        let line = format!("{thread} {n} {}\n", "x".repeat(100));
+                        lines.write_all(line.as_bytes()).unwrap();
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|t| t.join().unwrap());
+        lines.flush();
+        let written = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
+        for thread in 0..4 {
+            let of: Vec<&str> = written
+                .lines()
+                .filter(|line| line.starts_with(&format!("{thread} ")))
+                .collect();
+            let whole =
+                |(n, line): (usize, &&str)| **line == format!("{thread} {n} {}", "x".repeat(100));
+            assert_eq!(of.len(), 20_000);
+            assert!(of.iter().enumerate().all(whole), "thread {thread}");
+        }
+    }
+}
