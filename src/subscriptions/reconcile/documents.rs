@@ -11,7 +11,8 @@ use uuid::Uuid;
 use super::store::{self, MirroredMethod};
 use super::{Both, Drift, DriftKind, Healing, Reconciliation, compare};
 use crate::db::WorkerTx;
-use crate::event_handlers::{self, Context, Handled, StoredEvent, UnknownCustomers};
+use crate::event_handlers::{self, Batch, Context, Handled, StoredEvent, UnknownCustomers};
+use crate::stripe::account::Account;
 use crate::stripe::client::{Answer, Client, ErrorKind};
 use crate::stripe::objects::{Invoice, PaymentMethod, Subscription};
 use crate::subscriptions::Subscriptions;
@@ -176,16 +177,21 @@ impl Subscriptions {
             catalogue: &self.catalogue,
             key_is_live: None,
             unknown_customers: UnknownCustomers::default(),
+            account: Account::NotAsked,
+        };
+        let mut batch = Batch {
+            wait: true,
+            ..Batch::default()
         };
         let mut tx = WorkerTx::begin(&self.pool).await?;
-        let applied = event_handlers::apply(tx.conn(), context, &[&event]).await?;
+        let applied = event_handlers::apply(tx.conn(), &context, &[&event], &mut batch).await?;
         match applied.results.first() {
-            Some(Some(Ok(Handled::Applied(_)))) => {
+            Some(Ok(Handled::Applied(_))) => {
                 tx.commit().await?;
                 applied.count();
                 Ok(true)
             }
-            Some(Some(Err(error))) => Err(Failure::Unrecoverable(error.to_string())),
+            Some(Err(error)) => Err(Failure::Unrecoverable(error.to_string())),
             _ => Ok(false),
         }
     }
