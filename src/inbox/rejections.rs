@@ -26,7 +26,7 @@ pub struct Rejections {
 impl Rejections {
     /// A delivery was refused for `reason`, the code of its answer.
     pub fn note(&self, reason: &'static str) {
-        *self.new().entry(reason).or_default() += 1;
+        *self.waiting().entry(reason).or_default() += 1;
         self.came.notify_one();
     }
 
@@ -47,7 +47,7 @@ impl Rejections {
     }
 
     async fn record(&self, pool: &PgPool) {
-        let new = std::mem::take(&mut *self.new());
+        let new = std::mem::take(&mut *self.waiting());
         for (reason, deliveries) in &new {
             tracing::warn!(
                 reason,
@@ -60,7 +60,7 @@ impl Rejections {
         }
     }
 
-    fn new(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, u64>> {
+    fn waiting(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, u64>> {
         self.new.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
