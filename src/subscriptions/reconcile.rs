@@ -5,7 +5,9 @@
 //! its own: one that cannot be read or healed hides no other.
 
 mod compare;
+mod customers;
 mod documents;
+mod left_open;
 mod store;
 mod usage;
 mod verdicts;
@@ -17,21 +19,18 @@ use uuid::Uuid;
 
 use super::Subscriptions;
 use super::carry_out::seen;
-use super::change::{Asker, Change, QUIET};
+use super::change::Asker;
 use super::failure::Failure;
 use super::recovery::ends_the_round;
-use crate::db::{TenantTx, WorkerTx};
+use crate::db::WorkerTx;
 use crate::metrics;
+use crate::organizations::sample;
 use crate::stripe::client::{Client, Customer, ErrorKind};
 use crate::stripe::objects::Subscription;
-use crate::stripe::requests::{self, Which};
 use crate::usage_reports;
 use billing_domain::subscription::is_ended;
 use store::{MirroredSubscription, Owned};
 use verdicts::{named, stray};
-
-/// More than these are looked at the next time.
-const MOST_REQUESTS: i64 = 1_000;
 
 /// What differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -218,13 +217,17 @@ impl Subscriptions {
         let invoices = client.all_invoices().await.map_err(Failure::Stripe)?;
         let customers = client.customers(None).await.map_err(Failure::Stripe)?;
         let mut tx = WorkerTx::begin(&self.pool).await?;
-        let both = Both {
+        let mut both = Both {
             ours: store::subscriptions(tx.conn()).await?,
             owners: store::customers(tx.conn()).await?,
             organizations: store::organizations(tx.conn()).await?,
             customers,
         };
         tx.rollback().await?;
+        // What samples are about was never in Stripe.
+        both.ours.retain(|_, one| one.organization_id != sample::ID);
+        both.owners
+            .retain(|_, one| one.organization_id != sample::ID);
 
         let mut running = Vec::new();
         let mut met = BTreeSet::new();
@@ -305,76 +308,6 @@ impl Subscriptions {
                 None
             }
         }
-    }
-
-    /// What was left open, and what recovery gave up.
-    async fn left_open(
-        &self,
-        client: &Client,
-        apply: bool,
-        found: &mut Reconciliation,
-    ) -> Result<(), Failure> {
-        for (which, kind) in [
-            (Which::Open, DriftKind::OpenRequest),
-            (Which::Abandoned, DriftKind::AbandonedRequest),
-        ] {
-            let mut tx = WorkerTx::begin(&self.pool).await?;
-            let requests = requests::find(tx.conn(), which, QUIET, MOST_REQUESTS).await?;
-            tx.rollback().await?;
-            for request in requests {
-                let request = match request {
-                    Ok(request) => request,
-                    Err(unreadable) => {
-                        found.drift.push(Drift::new(
-                            kind,
-                            unreadable.organization_id,
-                            unreadable.id.to_string(),
-                            vec![unreadable.error],
-                        ));
-                        continue;
-                    }
-                };
-                let what = format!("{} {}", request.operation, request.subject);
-                let mut drift = Drift::new(
-                    kind,
-                    request.organization_id,
-                    request.id.to_string(),
-                    vec![what],
-                );
-                if apply {
-                    let settled = match kind {
-                        DriftKind::OpenRequest => self.recover(client, &request).await,
-                        _ => self.look_once_more(client, &request).await,
-                    };
-                    drift.set_healed(settled)?;
-                }
-                found.drift.push(drift);
-            }
-        }
-        Ok(())
-    }
-
-    /// Looks what became of a request that recovery gave up.
-    async fn look_once_more(
-        &self,
-        client: &Client,
-        request: &requests::Request,
-    ) -> Result<bool, Failure> {
-        if let Some(change) = Change::of(request) {
-            match super::carry_out::look(client, request, &change).await {
-                Ok(Some(seen)) => {
-                    self.mirror_seen(request.organization_id, seen, None)
-                        .await?;
-                }
-                Ok(None) => {}
-                Err(error) if error.kind == ErrorKind::NotFound => {}
-                Err(error) => return Err(Failure::Stripe(error)),
-            }
-        }
-        let mut tx = TenantTx::begin(&self.pool, request.organization_id).await?;
-        requests::acknowledge(tx.conn(), request.organization_id, request.id).await?;
-        tx.commit().await?;
-        Ok(true)
     }
 
     async fn compare(
@@ -475,45 +408,6 @@ impl Subscriptions {
         let seen = seen.map_err(Failure::Stripe)?;
         self.mirror_seen(organization_id, seen, None).await?;
         Ok(true)
-    }
-
-    /// The customers that new subscriptions would be for.
-    async fn customers(
-        &self,
-        client: &Client,
-        both: &Both,
-        healing: Healing,
-        found: &mut Reconciliation,
-    ) -> Result<(), Failure> {
-        let listed: BTreeSet<&str> = both.customers.iter().map(|one| one.id.as_str()).collect();
-        for (id, owned) in &both.owners {
-            if owned.deleted || listed.contains(id.as_str()) || id.starts_with("acct_") {
-                continue;
-            }
-            let organization_id = owned.organization_id;
-            match client.customer(id).await {
-                Ok(customer) if customer.deleted => {
-                    let differences = vec!["deleted: false, true".to_owned()];
-                    let kind = DriftKind::CustomerDeleted;
-                    let mut drift = Drift::new(kind, organization_id, id, differences);
-                    if healing.apply {
-                        let forgotten = self.forget_customer(organization_id, id).await;
-                        drift.set_healed(forgotten.map(|()| true))?;
-                    }
-                    found.drift.push(drift);
-                }
-                // It lives on a test clock, or was made meanwhile.
-                Ok(_) => {}
-                Err(error) if error.kind == ErrorKind::NotFound => found.drift.push(Drift::new(
-                    DriftKind::CustomerMissing,
-                    organization_id,
-                    id,
-                    Vec::new(),
-                )),
-                Err(error) => return Err(Failure::Stripe(error)),
-            }
-        }
-        Ok(())
     }
 }
 

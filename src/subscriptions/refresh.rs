@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::carry_out::{Seen, seen};
 use super::failure::Failure;
-use super::findings::{Findings, findings};
 use super::store::Doubt;
+use super::store::findings::{Findings, findings};
 use super::{Subscriptions, store};
 use crate::audit::{self, Actor, NewEntry};
 use crate::db::{TenantTx, WorkerTx};

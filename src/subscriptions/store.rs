@@ -1,5 +1,7 @@
 //! The subscriptions' SQL.
 
+pub mod findings;
+
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::{SignedDuration, Timestamp};

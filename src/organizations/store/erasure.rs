@@ -97,7 +97,7 @@ pub async fn texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
     );
     emptied += requests.execute(tx.conn()).await?.rows_affected();
     let subscriptions = sqlx::query!(
-        "UPDATE billing_subscriptions SET metadata = '{}', default_payment_method_id = NULL
+        "UPDATE billing_subscriptions SET metadata = '{}', default_payment_method_id = NULL, pending_update = NULL
           WHERE organization_id = $1",
         organization_id
     );

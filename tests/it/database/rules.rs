@@ -72,7 +72,8 @@ const RULES: &[(&str, &str)] = &[
                             AND attname = tenant_column AND atttypid = 'uuid'::regtype
                             AND (attnotnull OR by_bucket))"),
 
-    // A customer's id and an event's id are unique beyond the organization.
+    // A customer's id, an event's id and the product's own id of an organization
+    // are unique beyond the organization: by them it is found.
     ("the organization is in every key",
      "SELECT name || ': ' || indexrelid::regclass FROM tables JOIN pg_index ON indrelid = tables.oid
        WHERE indisunique AND NOT without_tenant
@@ -80,6 +81,8 @@ const RULES: &[(&str, &str)] = &[
                           WHERE attrelid = tables.oid AND attnum = ANY(indkey)
                             AND attname = CASE WHEN by_bucket THEN 'bucket'
                                                WHEN relname = 'billing_customers' THEN 'stripe_customer_id'
+                                               WHEN indexrelid = to_regclass('public.organizations_external_id_key')
+                                                 THEN 'external_id'
                                                ELSE tenant_column END)"),
 
     ("no row refers to another organization's",
