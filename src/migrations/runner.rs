@@ -194,7 +194,9 @@ async fn run(
         let code = error
             .as_database_error()
             .and_then(|e| e.code().map(String::from));
-        if code.as_deref() != Some("55P03") {
+        // A running service may hold what the file waits for, and wait for what
+        // the file holds: a deadlock is tried again as well.
+        if !matches!(code.as_deref(), Some("55P03" | "40P01")) {
             return Err(MigrationError::Failed { version, error });
         }
         if attempt < LOCK_ATTEMPTS {

@@ -1,12 +1,15 @@
 //! From draft to open: numbered, settled against the balance, collectable.
 
+use std::collections::HashSet;
+
 use crate::balance_transactions;
 use crate::error::ApiError;
 use crate::invoices::assemble::Draft;
-use crate::invoices::model::{Invoice, Status, settle};
+use crate::invoices::model::{Content, Invoice, Line, Status, settle};
 use crate::invoices::{collect, describe};
 use crate::meter_events;
 use crate::payments::intents;
+use crate::prices::Price;
 use crate::state::State;
 
 /// Records a draft, using up the invoice items in it.
@@ -91,24 +94,50 @@ pub fn finalize(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiErr
 
 /// A draft takes the usage of its periods that was reported while it was open.
 fn count_usage(state: &mut State, mut invoice: Invoice) -> Result<Invoice, ApiError> {
-    for line in &mut invoice.lines {
-        let content = &mut line.content;
-        let Some(price) = content.price.as_ref().and_then(|id| state.prices.get(id)) else {
+    let mut counted = HashSet::new();
+    let mut lines = Vec::new();
+    for line in std::mem::take(&mut invoice.lines) {
+        let content = &line.content;
+        let price = content.price.as_ref().and_then(|id| state.prices.get(id));
+        let metered = price.filter(|price| !content.proration && price.meter().is_some());
+        let (Some(price), Some(meter)) = (metered, metered.and_then(Price::meter)) else {
+            lines.push(line);
             continue;
         };
-        let Some(meter) = price.meter().filter(|_| !content.proration) else {
+        // The lines of an item's tiers are made anew, all at once.
+        if !counted.insert((content.item.clone(), content.period)) {
             continue;
-        };
+        }
         let (from, to) = content.period;
         let used = meter_events::usage(state, meter, &invoice.customer, from, to);
-        content.amount = price
+        let parts = price
             .scheme
-            .amount(used)
+            .parts(used)
             .ok_or_else(|| ApiError::invalid("The usage is too large to be charged."))?;
-        content.quantity = Some(used);
         let product = state.catalogue().product_name(price);
-        content.description = Some(describe::recurring(used, product, price));
+        let contents: Vec<Content> = parts
+            .iter()
+            .map(|part| Content {
+                amount: part.amount,
+                quantity: Some(part.quantity),
+                description: Some(describe::metered(part, product, price)),
+                ..content.clone()
+            })
+            .collect();
+        for (n, content) in contents.into_iter().enumerate() {
+            let id = if n == 0 {
+                line.id.clone()
+            } else {
+                state.ids.next("il")
+            };
+            lines.push(Line {
+                id,
+                invoice_item: line.invoice_item.clone(),
+                content,
+            });
+        }
     }
+    invoice.lines = lines;
     state.invoice_mut(&invoice.id)?.lines = invoice.lines.clone();
     Ok(invoice)
 }
