@@ -61,6 +61,7 @@ const CLOSED_TABLES: &[&str] = &[
     "user_sessions",
     "login_throttles",
     "service_keys",
+    "webhook_rejections",
 ];
 
 /// The migrations' own record of themselves.

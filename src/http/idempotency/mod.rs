@@ -28,6 +28,7 @@ use sqlx::postgres::PgPool;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
+use super::RequestId;
 use super::body;
 use super::caller::Caller;
 use crate::auth::{is_forward_auth, is_forwarded};
@@ -99,7 +100,11 @@ async fn claim_and_run(
     };
     // A task of its own, from the claim on: a client that goes away does not
     // stop half-way what it asked for.
-    let running = tokio::spawn(claimed.in_current_span());
+    let claimed = claimed.in_current_span();
+    let running = match RequestId::current() {
+        Some(id) => tokio::spawn(id.during(claimed)),
+        None => tokio::spawn(claimed),
+    };
     running.await.map_err(|error| {
         tracing::error!(%error, "a request's task failed");
         Problem::internal()

@@ -4,6 +4,7 @@ mod alerts;
 pub mod billed;
 mod checks;
 mod crash;
+mod denials;
 mod events;
 mod forward_auth;
 mod gateway;
