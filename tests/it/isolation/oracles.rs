@@ -51,14 +51,18 @@ async fn a_row_that_takes_their_value_is_answered_as_one_that_takes_nobodys() {
         if !ours || BEYOND.contains(&&*table) {
             continue;
         }
-        let of_them =
-            format!("SELECT min({column}::text) FROM {table} WHERE organization_id = '{THEM}'");
+        let tenant = if table == "organizations" {
+            "id"
+        } else {
+            "organization_id"
+        };
+        let of_them = format!("SELECT min({column}::text) FROM {table} WHERE {tenant} = '{THEM}'");
         let theirs = world.db.value(&of_them).await;
         // As long, of the same type, and nobody's.
         let free: String = theirs.chars().rev().collect();
         for prober in PROBERS {
             let take = |value: &str| {
-                format!("UPDATE {table} SET {column} = '{value}' WHERE organization_id = '{US}'")
+                format!("UPDATE {table} SET {column} = '{value}' WHERE {tenant} = '{US}'")
             };
             let taken = rig.outcome(prober, &take(&theirs)).await;
             let unknown = rig.outcome(prober, &take(&free)).await;

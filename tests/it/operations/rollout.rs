@@ -11,7 +11,7 @@ use crate::support::program::{program, run};
 use crate::support::serving::{Serving, serve_on};
 
 /// The newest migration that the release before had.
-const BEFORE: &str = "20260102091200";
+const BEFORE: &str = "20260103050000";
 
 async fn migrate(db: &TestDatabase, arguments: &[&str]) {
     let mut command = program(&[&["migrate"], arguments].concat());

@@ -190,6 +190,8 @@ async fn all_that_is_mirrored_is_compared() {
     ];
     world.stripe.post(&path, &fields).await;
     found_and_healed(&world, "differs", "item si_").await;
+    // Now is another second than that of its creation.
+    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
     let fields = [
         ("billing_cycle_anchor", "now"),
         ("proration_behavior", "none"),
