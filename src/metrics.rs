@@ -48,6 +48,7 @@ const DECISIONS: &str = "quota_decisions_total";
 const DECISION_TIME: &str = "quota_decision_seconds";
 const QUOTA_GROUP: &str = "quota_group_size";
 const QUOTA_COMMIT: &str = "quota_commit_seconds";
+const CALLS: &str = "gateway_calls_total";
 const USAGE: &str = "usage_events_total";
 const GRACE_ACTIVE: &str = "grace_periods_active_total";
 const GRACE_BY_METRIC: &str = "grace_periods_active";
@@ -65,6 +66,9 @@ const READY: &str = "billing_ready";
 const JOB_SUCCESS: &str = "billing_scheduled_job_last_success_timestamp_seconds";
 const JOB_FAILING: &str = "billing_scheduled_job_failing";
 const BUILD: &str = "billing_build_info";
+
+/// What a forwarded call may come to.
+const CALL_OUTCOMES: [&str; 4] = ["used", "let_go", "too_many_calls", "gateway_full"];
 
 /// What a delivery may come to.
 const DELIVERY_RESULTS: [&str; 10] = [
@@ -153,6 +157,9 @@ fn start_at_zero(audit_actions: impl Iterator<Item = &'static str>) {
     counter!(ALTERED).absolute(0);
     for result in DELIVERY_RESULTS {
         counter!(DELIVERIES, "result" => result).absolute(0);
+    }
+    for outcome in CALL_OUTCOMES {
+        counter!(CALLS, "outcome" => outcome).absolute(0);
     }
     counter!(SET_ASIDE).absolute(0);
     counter!(HELD).absolute(0);
@@ -305,6 +312,11 @@ pub fn login(outcome: &'static str) {
 pub fn quota_group(size: usize, took: Duration) {
     histogram!(QUOTA_GROUP).record(size as f64);
     histogram!(QUOTA_COMMIT).record(took);
+}
+
+/// One forwarded call that ended, or that found no room.
+pub fn forwarded_call(outcome: &'static str) {
+    counter!(CALLS, "outcome" => outcome).increment(1);
 }
 
 /// One quota decision.

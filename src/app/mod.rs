@@ -24,7 +24,7 @@ use crate::auth::Guard;
 use crate::config::{ServeConfig, StripeConfig};
 use crate::db::DatabaseError;
 use crate::embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresError};
-use crate::enforcement::Agents;
+use crate::enforcement::{Agents, Calls};
 use crate::event_handlers;
 use crate::http::rate_limit::Limits;
 use crate::http::{self, Probes, Readiness, cors};
@@ -224,13 +224,18 @@ pub async fn start(
     };
     let (ledger, counting, answers) =
         usage::ledger::new(database.service.clone(), rules.clone(), lanes);
+    let calls = Calls::new(
+        outbound::direct_client().map_err(StartError::Client)?,
+        stop.clone(),
+    );
+    background.task("forwarded calls", calls.clone().keep(pool.clone()));
     let agents = Agents {
         usage: Usage {
             ledger: ledger.clone(),
             catalogue: catalogue.clone(),
         },
         upstream: serve.usage.agents_upstream.clone(),
-        client: outbound::direct_client().map_err(StartError::Client)?,
+        calls,
         trust_headers: serve.usage.trust_headers,
     };
     let enforced = catalogue.enforced().iter().map(|route| route.path.clone());

@@ -1,26 +1,45 @@
 //! Passing a call on: streams both ways, without what belongs to a connection
 //! or to us.
+//!
+//! A call that went to the upstream outlives its client: each is carried by a
+//! task of its own, which settles what is held by what the upstream did. Only
+//! the upstream's failure lets it go.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use futures_util::StreamExt as _;
 use reqwest::Url;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::hold::Hold;
+use super::room::Place;
 use crate::error::Problem;
 use crate::http::RequestId;
+use crate::http::body::BodyError;
 use crate::http::idempotency::Streamed;
 
 /// How long an upstream may take to begin its answer, and to go on with it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(60);
-/// A call as a whole, so that no reservation expires under it.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// How long a client may take to read on.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// A call as a whole; one that is cut off then was used.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+/// An upstream that breaks off after its client kept it waiting for as long in
+/// all did not fail.
+const CLIENTS_DOING: Duration = Duration::from_secs(5);
+/// When a call ends that is under way as the service stops: after the server
+/// has cut off its client.
+const STOPPING: Duration = Duration::from_secs(12);
 
 const ORGANIZATION: HeaderName = HeaderName::from_static("x-organization-id");
 
@@ -151,64 +170,160 @@ fn to_caller(headers: &HeaderMap) -> HeaderMap {
     headers
 }
 
-/// Makes the call. `hold` is counted when the answer has gone through to its
-/// end, and let go when the upstream fails.
-pub async fn forward(
-    client: &reqwest::Client,
-    url: Url,
-    call: Call,
-    mut hold: Hold,
-) -> Result<Response, Problem> {
-    let headers = to_upstream(&call);
-    let request = client
-        .request(call.method, url)
-        .headers(headers)
-        .timeout(CALL_TIMEOUT)
-        .body(reqwest::Body::wrap_stream(call.body.into_data_stream()));
-    let answer = match tokio::time::timeout(HEAD_TIMEOUT, request.send()).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) if error.is_timeout() => return Err(too_slow()),
-        Ok(Err(error)) => {
-            // The address stays in the log.
-            tracing::warn!(%error, "the upstream cannot be reached");
-            return Err(Problem::new(
-                StatusCode::BAD_GATEWAY,
-                "upstream_unreachable",
-                "the service behind this address cannot be reached; nothing was counted",
-            ));
-        }
-        Err(_) => return Err(too_slow()),
-    };
-    let status = answer.status();
-    hold.set_used(status.is_success());
-    let headers = to_caller(answer.headers());
-    let chunks = answer.bytes_stream();
-    let body = futures_util::stream::unfold(Some((chunks, hold)), next_chunk);
-    let mut response = Response::new(Body::from_stream(body));
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    response.extensions_mut().insert(Streamed);
-    Ok(response)
+/// A call on its way to an upstream.
+pub struct Forwarding {
+    pub client: reqwest::Client,
+    pub url: Url,
+    pub call: Call,
+    pub hold: Hold,
+    pub place: Place,
+    pub stop: CancellationToken,
 }
 
-/// What the upstream sends, until it ends or breaks off; with the last of it
-/// the hold is settled.
-async fn next_chunk<S>(
-    state: Option<(S, Hold)>,
-) -> Option<(Result<axum::body::Bytes, std::io::Error>, Option<(S, Hold)>)>
-where
-    S: futures_util::Stream<Item = Result<axum::body::Bytes, reqwest::Error>> + Unpin,
-{
-    let (mut chunks, mut hold) = state?;
-    match tokio::time::timeout(CHUNK_TIMEOUT, chunks.next()).await {
-        Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some((chunks, hold)))),
-        Ok(None) => None,
-        Ok(Some(Err(_))) | Err(_) => {
-            hold.set_used(false);
-            let error = std::io::Error::other("the upstream broke off");
-            Some((Err(error), None))
+/// What the client hears, once there is something to hear.
+type Answered = oneshot::Sender<Result<Response, Problem>>;
+type Chunk = Result<Bytes, std::io::Error>;
+
+impl Forwarding {
+    /// Makes the call. What is held is counted when the upstream has done its
+    /// part, whether or not the client waits for it.
+    pub async fn carry(mut self, answered: Answered) {
+        let stop = self.stop.clone();
+        let given_up = async {
+            stop.cancelled().await;
+            tokio::time::sleep(STOPPING).await;
+        };
+        let cut_off = tokio::select! {
+            () = self.carry_on(answered) => false,
+            () = given_up => true,
+            () = tokio::time::sleep(CALL_TIMEOUT) => true,
+        };
+        if cut_off {
+            tracing::warn!("a call was cut off; it was used");
+            self.hold.set_used(true);
         }
     }
+
+    async fn carry_on(&mut self, mut answered: Answered) {
+        let stop = self.stop.clone();
+        let nobody_waits = async {
+            stop.cancelled().await;
+            answered.closed().await;
+        };
+        let sent = tokio::select! {
+            sent = self.send() => Some(sent),
+            () = nobody_waits => None,
+        };
+        let sent = match sent {
+            Some(Ok(sent)) => sent,
+            // The client may be gone.
+            Some(Err(problem)) => return drop(answered.send(Err(problem))),
+            None => return self.hold.set_used(true),
+        };
+        let status = sent.status();
+        self.hold.set_used(status.is_success());
+        let headers = to_caller(sent.headers());
+        let (client, chunks) = mpsc::channel::<Chunk>(1);
+        let chunks = futures_util::stream::unfold(chunks, |mut chunks| async move {
+            chunks.recv().await.map(|chunk| (chunk, chunks))
+        });
+        let mut response = Response::new(Body::from_stream(chunks));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response.extensions_mut().insert(Streamed);
+        if answered.send(Ok(response)).is_ok() {
+            self.pass(sent.bytes_stream(), client).await;
+        }
+    }
+
+    async fn send(&mut self) -> Result<reqwest::Response, Problem> {
+        let headers = to_upstream(&self.call);
+        let body = std::mem::take(&mut self.call.body);
+        let broke_off = Arc::new(AtomicBool::new(false));
+        let noting = broke_off.clone();
+        let body = body.into_data_stream().inspect(move |chunk| {
+            if chunk.is_err() {
+                noting.store(true, Ordering::Relaxed);
+            }
+        });
+        let request = self
+            .client
+            .request(self.call.method.clone(), self.url.clone())
+            .headers(headers)
+            .timeout(CALL_TIMEOUT)
+            .body(reqwest::Body::wrap_stream(body));
+        match tokio::time::timeout(HEAD_TIMEOUT, request.send()).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) if broke_off.load(Ordering::Relaxed) => Err(BodyError::Incomplete.into()),
+            Ok(Err(error)) if !error.is_timeout() => {
+                // The address stays in the log.
+                tracing::warn!(%error, "the upstream cannot be reached");
+                Err(Problem::new(
+                    StatusCode::BAD_GATEWAY,
+                    "upstream_unreachable",
+                    "the service behind this address cannot be reached; nothing was counted",
+                ))
+            }
+            Ok(Err(_)) | Err(_) => Err(too_slow()),
+        }
+    }
+
+    /// Hands the client what the upstream sends, until it ends or breaks off.
+    async fn pass<S>(&mut self, mut chunks: S, client: mpsc::Sender<Chunk>)
+    where
+        S: futures_util::Stream<Item = Result<Bytes, reqwest::Error>> + Unpin,
+    {
+        let mut last = 0;
+        let mut client_took = Duration::ZERO;
+        loop {
+            let reading = async {
+                let room = self.place.for_reading(last).await;
+                (
+                    tokio::time::timeout(CHUNK_TIMEOUT, chunks.next()).await,
+                    room,
+                )
+            };
+            let (read, _room) = tokio::select! {
+                read = reading => read,
+                () = client.closed() => return,
+            };
+            match read {
+                Ok(Some(Ok(chunk))) => {
+                    last = chunk.len();
+                    let started = Instant::now();
+                    let taken = tokio::time::timeout(CLIENT_TIMEOUT, client.send(Ok(chunk)));
+                    if !matches!(taken.await, Ok(Ok(()))) {
+                        return;
+                    }
+                    client_took += started.elapsed();
+                }
+                Ok(None) => return,
+                Ok(Some(Err(_))) | Err(_) => {
+                    if client_took < CLIENTS_DOING {
+                        self.hold.set_used(false);
+                    }
+                    let error = std::io::Error::other("the upstream broke off");
+                    let _ = tokio::time::timeout(CLIENT_TIMEOUT, client.send(Err(error))).await;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Carries a call out, and waits for the beginning of its answer.
+pub async fn forward(
+    tasks: &tokio_util::task::TaskTracker,
+    forwarding: Forwarding,
+) -> Result<Response, Problem> {
+    let (answered, answer) = oneshot::channel();
+    tasks.spawn(forwarding.carry(answered).in_current_span());
+    answer.await.unwrap_or_else(|_| {
+        Err(Problem::unavailable(
+            "service_stopping",
+            "the service stops; send it again",
+        ))
+    })
 }
 
 fn too_slow() -> Problem {

@@ -8,7 +8,8 @@ use axum::response::{IntoResponse as _, Response};
 use reqwest::Url;
 use rust_decimal::Decimal;
 
-use super::forward::{self, Call};
+use super::calls::Calls;
+use super::forward::{self, Call, Forwarding};
 use super::hold::{Hold, TTL_SECS};
 use super::target;
 use crate::auth::Principal;
@@ -22,7 +23,7 @@ use crate::usage::{answer, routes::Usage};
 #[derive(Clone)]
 pub struct Gateway {
     pub usage: Usage,
-    pub client: reqwest::Client,
+    pub calls: Calls,
     pub metric: String,
     pub amount: Decimal,
     pub upstream: Url,
@@ -30,10 +31,10 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    pub fn of(route: &EnforcedRoute, usage: Usage, client: reqwest::Client) -> Self {
+    pub fn of(route: &EnforcedRoute, usage: Usage, calls: Calls) -> Self {
         Self {
             usage,
-            client,
+            calls,
             metric: route.metric.clone(),
             amount: route.amount,
             upstream: route.upstream.clone(),
@@ -52,6 +53,8 @@ impl Gateway {
         let started = Instant::now();
         let organization_id = caller.organization_id;
         let url = target::of(&self.upstream, rest, request.uri().query())?;
+        let calls = &self.calls;
+        let place = calls.room.enter(organization_id)?;
         let reserved = self
             .usage
             .ledger
@@ -76,7 +79,7 @@ impl Gateway {
                 (answer::failed_open(&self.metric), None)
             }
         };
-        let hold = Hold::new(self.usage.ledger.clone(), reservation);
+        let hold = Hold::new(self.usage.ledger.clone(), calls.holds.clone(), reservation);
         let (parts, body) = request.into_parts();
         let call = Call {
             method: parts.method,
@@ -86,7 +89,15 @@ impl Gateway {
             from: caller.client.ip,
             request_id: parts.extensions.get::<RequestId>().cloned(),
         };
-        let mut response = forward::forward(&self.client, url, call, hold).await?;
+        let forwarding = Forwarding {
+            client: calls.client.clone(),
+            url,
+            call,
+            hold,
+            place,
+            stop: calls.stop.clone(),
+        };
+        let mut response = forward::forward(&calls.tasks, forwarding).await?;
         response.headers_mut().extend(headers);
         Ok(response)
     }

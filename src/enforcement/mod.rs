@@ -1,12 +1,15 @@
 //! Enforcement where the product runs: calls that are forwarded if a quota
 //! covers them, and an answer for proxies that ask first.
 
+mod calls;
 mod forward;
 mod forward_auth;
 mod gateway;
 mod hold;
+mod room;
 mod routes;
 mod target;
 
+pub use calls::Calls;
 pub use gateway::Gateway;
 pub use routes::{Agents, Api, router};

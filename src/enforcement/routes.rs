@@ -10,6 +10,7 @@ use serde_json::Value;
 use utoipa::{OpenApi, ToSchema};
 use uuid::Uuid;
 
+use super::calls::Calls;
 use super::forward_auth::{Asked, Query};
 use super::gateway::Gateway;
 use crate::auth::Principal;
@@ -31,7 +32,7 @@ pub struct Agents {
     pub usage: Usage,
     /// None: by the built-in agent, which repeats its input.
     pub upstream: Option<reqwest::Url>,
-    pub client: reqwest::Client,
+    pub calls: Calls,
     /// Whether proxies that ask first set the headers that say for what.
     pub trust_headers: bool,
 }
@@ -48,7 +49,7 @@ pub fn router(agents: Agents) -> Router {
     let usage = agents.usage.clone();
     let mut router = Router::new();
     for route in usage.catalogue.enforced() {
-        let gateway = Gateway::of(route, usage.clone(), agents.client.clone());
+        let gateway = Gateway::of(route, usage.clone(), agents.calls.clone());
         let handler = if route.path.ends_with("{*rest}") {
             any(pass_below)
         } else {
@@ -136,7 +137,7 @@ async fn execute(
         let metric = agents.usage.catalogue.metric(AGENTS_METRIC);
         let gateway = Gateway {
             usage: agents.usage,
-            client: agents.client,
+            calls: agents.calls,
             metric: AGENTS_METRIC.to_owned(),
             amount: rust_decimal::Decimal::ONE,
             upstream,

@@ -35,6 +35,10 @@ pub fn describe() {
         "From an event's receipt to its processed mark."
     );
     describe_counter!(
+        CALLS,
+        "Calls that were forwarded and used or let go, or that found no room."
+    );
+    describe_counter!(
         SET_ASIDE,
         "Events that were not tried, since another transaction held their organization."
     );

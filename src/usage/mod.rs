@@ -22,7 +22,7 @@ pub use ledger::{Item, Ledger, LedgerError, Reservation, Rules};
 pub use reading::{MetricUsage, read_all};
 pub use rebook::rebook;
 pub use releasing::keep_released;
-pub use store::cadence;
+pub use store::{cadence, renew_reservations};
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;

@@ -336,6 +336,34 @@ pub async fn take_reservations(
     Ok(held.collect())
 }
 
+/// Lets reservations last longer, of which less than half of `ttl_secs` is
+/// left. Those that another transaction holds are being settled.
+pub async fn renew_reservations(
+    conn: &mut PgConnection,
+    organizations: &[Uuid],
+    ids: &[Uuid],
+    ttl_secs: u32,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "WITH due AS (
+           SELECT r.organization_id, r.id
+             FROM unnest($1::uuid[], $2::uuid[]) AS k(organization_id, id)
+             JOIN usage_reservations r USING (organization_id, id)
+            WHERE r.expires_at < now() + make_interval(secs => $3::int / 2)
+              FOR UPDATE OF r SKIP LOCKED
+         )
+         UPDATE usage_reservations r SET expires_at = now() + make_interval(secs => $3::int)
+           FROM due
+          WHERE r.organization_id = due.organization_id AND r.id = due.id",
+        organizations,
+        ids,
+        i32::try_from(ttl_secs).unwrap_or(i32::MAX)
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Reservations whose time is over.
 pub async fn expired(conn: &mut PgConnection, limit: i64) -> Result<Vec<Reservation>, sqlx::Error> {
     let rows = sqlx::query!(

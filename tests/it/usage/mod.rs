@@ -8,6 +8,7 @@ mod denials;
 mod events;
 mod forward_auth;
 mod gateway;
+mod gateway_clients;
 mod gateway_edges;
 mod grace;
 mod held;
