@@ -1,13 +1,13 @@
 //! What the events of one object make of it, whatever their order.
 //!
 //! The newest event decides the state. Events that share a place in the order
-//! are decided by [`event_order::last_of`] over all of them, so their ids are
+//! are decided by a [`Contest`] between all of them, so their ids are
 //! kept with the state. The result depends on the set of events alone. Nothing
 //! here touches the database.
 
 use std::collections::HashMap;
 
-use billing_domain::event_order::{self, Contender, Place};
+use billing_domain::event_order::{Contest, Place};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
@@ -65,13 +65,18 @@ impl Version {
 }
 
 /// An object's state while events are folded over it.
-pub struct History<T> {
+pub struct History<'e, T> {
     pub version: Option<Version>,
     /// The newest snapshot, if the fold brought one.
     pub snapshot: Option<T>,
     /// Whether the row must be written.
     pub changed: bool,
-    contenders: Vec<(String, EventData, Option<T>)>,
+    /// The event of the batch that brought the version.
+    newest: Option<(&'e Decoded<'e>, &'e T)>,
+    /// The events that share the version's place, once there are several.
+    contest: Option<Contest>,
+    /// What each of them shows, in the same order.
+    shown: Vec<Option<T>>,
 }
 
 /// What an event did to the state.
@@ -83,19 +88,21 @@ pub enum Step {
     Older,
 }
 
-impl<T: Mirrored> History<T> {
+impl<'e, T: Mirrored> History<'e, T> {
     pub fn new(version: Option<Version>) -> Self {
         Self {
             version,
             snapshot: None,
             changed: false,
-            contenders: Vec::new(),
+            newest: None,
+            contest: None,
+            shown: Vec::new(),
         }
     }
 
     /// Folds `event`, which shows `object`. `earlier` has the payloads of
     /// events that share their place with others.
-    pub fn fold(&mut self, event: &Decoded<'_>, object: &T, earlier: &Earlier) -> Step {
+    pub fn fold(&mut self, event: &'e Decoded<'e>, object: &'e T, earlier: &Earlier) -> Step {
         let Some(version) = &self.version else {
             return self.replace(event, object);
         };
@@ -106,60 +113,74 @@ impl<T: Mirrored> History<T> {
         }
     }
 
-    fn replace(&mut self, event: &Decoded<'_>, object: &T) -> Step {
+    fn replace(&mut self, event: &'e Decoded<'e>, object: &'e T) -> Step {
         self.version = Some(Version::of(event));
         self.snapshot = Some(object.clone());
         self.changed = true;
-        self.contenders = vec![(
-            event.stored.id.clone(),
-            event.data.clone(),
-            Some(object.clone()),
-        )];
+        self.newest = Some((event, object));
+        self.contest = None;
         Step::Newest
     }
 
-    fn contend(&mut self, event: &Decoded<'_>, object: &T, earlier: &Earlier) -> Step {
+    fn contend(&mut self, event: &'e Decoded<'e>, object: &'e T, earlier: &Earlier) -> Step {
         let id = &event.stored.id;
+        let mut contest = match self.contest.take() {
+            Some(contest) => contest,
+            None => self.open_contest(earlier),
+        };
+        self.enter(&mut contest, id, event.data.clone(), Some(object.clone()));
         let Some(version) = &mut self.version else {
             unreachable!("only a known version can tie")
         };
-        for tied in &version.tied_event_ids {
-            if tied != id && !self.contenders.iter().any(|(known, ..)| known == tied) {
-                let (data, object) = earlier.get::<T>(tied);
-                self.contenders.push((tied.clone(), data, object));
-            }
-        }
-        self.contenders.retain(|(known, ..)| known != id);
-        self.contenders
-            .push((id.clone(), event.data.clone(), Some(object.clone())));
-        if !version.tied_event_ids.contains(id) {
-            version.tied_event_ids.push(id.clone());
-            version.tied_event_ids.sort();
+        if let Err(at) = version.tied_event_ids.binary_search(id) {
+            version.tied_event_ids.insert(at, id.clone());
             self.changed = true;
         }
 
-        let contenders: Vec<Contender<'_>> = self
-            .contenders
-            .iter()
-            .map(|(event_id, data, _)| Contender {
-                event_id,
-                object: &data.object,
-                previous_attributes: data.previous_attributes.as_ref(),
-            })
-            .collect();
-        let (winner_id, _, winner) = &self.contenders[event_order::last_of(&contenders)];
+        let winner = contest.last();
+        let winner_id = contest.event_id(winner);
+        let step = match winner_id == id {
+            true => Step::Newest,
+            false => Step::Older,
+        };
         // The winner may be an event other than this one: this one may have
         // shown that what was thought newest was followed by another. A replay
         // of the newest writes the row again.
-        self.changed |= winner_id == id || *winner_id != version.last_event_id;
-        if let (true, Some(winner)) = (self.changed, winner) {
+        self.changed |= step == Step::Newest || winner_id != version.last_event_id;
+        if let (true, Some(winner)) = (self.changed, &self.shown[winner]) {
             self.snapshot = Some(winner.clone());
-            version.last_event_id.clone_from(winner_id);
+            winner_id.clone_into(&mut version.last_event_id);
         }
-        if winner_id == id {
-            Step::Newest
-        } else {
-            Step::Older
+        self.contest = Some(contest);
+        step
+    }
+
+    /// The events that share the version's place already.
+    fn open_contest(&mut self, earlier: &Earlier) -> Contest {
+        let mut contest = Contest::default();
+        self.shown.clear();
+        if let Some((event, object)) = self.newest {
+            let data = event.data.clone();
+            self.enter(&mut contest, &event.stored.id, data, Some(object.clone()));
+        }
+        let tied = self.version.as_mut().map(|version| {
+            version.tied_event_ids.sort();
+            version.tied_event_ids.clone()
+        });
+        for id in tied.unwrap_or_default() {
+            if !contest.contains(&id) {
+                let (data, object) = earlier.get::<T>(&id);
+                self.enter(&mut contest, &id, data, object);
+            }
+        }
+        contest
+    }
+
+    fn enter(&mut self, contest: &mut Contest, id: &str, data: EventData, shown: Option<T>) {
+        let at = contest.put(id.to_owned(), data.object, data.previous_attributes);
+        match self.shown.get_mut(at) {
+            Some(known) => *known = shown,
+            None => self.shown.push(shown),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! set of events alone. Where Stripe can be asked, it is asked as well.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use billing_domain::event_order::Place;
 use sqlx::PgConnection;
@@ -23,13 +24,21 @@ pub async fn complete(
     conn: &mut PgConnection,
     decoded: &mut [Decoded<'_>],
 ) -> Result<(), sqlx::Error> {
+    // What was told before is read once, however many events need it.
+    let mut told = BTreeMap::<Key, Vec<Told>>::new();
     for event in decoded {
         let order = (event.place, event.stored.id.clone());
         if let (BillingObject::Subscription(subscription), Some(owner)) =
             (&mut event.object, event.owner)
             && subscription.has_more_items
         {
-            subscription.items = items_at(conn, owner, subscription, &order).await?;
+            let told = match told.entry((owner, subscription.id.clone())) {
+                Entry::Occupied(read) => read.into_mut(),
+                Entry::Vacant(unread) => {
+                    unread.insert(read_told(conn, owner, &subscription.id).await?)
+                }
+            };
+            subscription.items = items_at(told, subscription, &order);
         }
     }
     Ok(())
@@ -50,7 +59,8 @@ pub async fn revisit(
         if let Some(one) = written {
             if one.snapshot.has_more_items {
                 let order = order_of(&one.version);
-                one.snapshot.items = items_at(conn, key.0, &one.snapshot, &order).await?;
+                let told = read_told(conn, key.0, &key.1).await?;
+                one.snapshot.items = items_at(&told, &one.snapshot, &order);
             }
             continue;
         }
@@ -64,7 +74,8 @@ pub async fn revisit(
         });
         if let Some(mut snapshot) = winner {
             let order = order_of(&row.version);
-            snapshot.items = items_at(conn, key.0, &snapshot, &order).await?;
+            let told = read_told(conn, key.0, &key.1).await?;
+            snapshot.items = items_at(&told, &snapshot, &order);
             folded.push(Folded {
                 organization_id: key.0,
                 version: row.version.clone(),
@@ -98,34 +109,34 @@ fn order_of(version: &Version) -> Order {
     (version.place(), version.last_event_id.clone())
 }
 
-/// The items of `subscription`, whose list is cut, as of the event at `order`.
-async fn items_at(
+/// What an event shows of a subscription.
+type Told = (Order, Subscription);
+
+/// What all events show of a subscription, in their order.
+async fn read_told(
     conn: &mut PgConnection,
     organization_id: Uuid,
-    subscription: &Subscription,
-    order: &Order,
-) -> Result<Vec<SubscriptionItem>, sqlx::Error> {
-    let events = store::events_of(conn, organization_id, &subscription.id).await?;
-    let mut earlier: Vec<(Order, Subscription)> = events
-        .into_iter()
-        .filter(|event| event.event_type.starts_with("customer.subscription."))
-        .filter_map(|event| {
-            let data = EventData::read(&event.payload).ok()?;
-            let shown = Subscription::read(&data.object).ok()?;
-            let place = shown.place(&event.event_type, event.created.as_second());
-            Some(((place, event.id), shown))
-        })
-        .filter(|(at, _)| at < order)
-        .collect();
-    earlier.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let mut items = BTreeMap::<String, SubscriptionItem>::new();
-    for (_, shown) in earlier {
-        if !shown.has_more_items {
-            items.clear();
-        }
-        items.extend(shown.items.into_iter().map(|item| (item.id.clone(), item)));
-    }
-    let shown = subscription.items.iter();
-    items.extend(shown.map(|item| (item.id.clone(), item.clone())));
-    Ok(items.into_values().collect())
+    subscription_id: &str,
+) -> Result<Vec<Told>, sqlx::Error> {
+    let events = store::events_of(conn, organization_id, subscription_id).await?;
+    let shown = events.into_iter().filter_map(|event| {
+        let data = EventData::read(&event.payload).ok()?;
+        let shown = Subscription::read(&data.object).ok()?;
+        let place = shown.place(&event.event_type, event.created.as_second());
+        Some(((place, event.id), shown))
+    });
+    let mut told: Vec<Told> = shown.collect();
+    told.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(told)
+}
+
+/// The items of `subscription`, whose list is cut, as of the event at `order`.
+fn items_at(told: &[Told], subscription: &Subscription, order: &Order) -> Vec<SubscriptionItem> {
+    let earlier = &told[..told.partition_point(|(at, _)| at < order)];
+    let whole = earlier.iter().rposition(|(_, shown)| !shown.has_more_items);
+    let shown = earlier[whole.unwrap_or(0)..].iter().map(|(_, shown)| shown);
+    let shown = shown.chain([subscription]).flat_map(|shown| &shown.items);
+    let items: BTreeMap<&str, &SubscriptionItem> =
+        shown.map(|item| (item.id.as_str(), item)).collect();
+    items.into_values().cloned().collect()
 }

@@ -46,6 +46,7 @@ pub async fn end_missing(
             subscription_id,
             status: row.status,
             plan_tier: row.plan_tier,
+            known_tier: row.known_tier,
         });
     }
     let mut effects = Effects::of(actor);

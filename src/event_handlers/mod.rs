@@ -19,6 +19,7 @@ mod invoice;
 mod invoice_payment;
 mod items;
 mod kinds;
+mod known_tier;
 mod missing;
 mod owner;
 mod payment_method;

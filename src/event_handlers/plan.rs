@@ -9,8 +9,9 @@ use uuid::Uuid;
 use billing_domain::grace_period::EndReason;
 use billing_domain::subscription::grants_plan;
 
-use super::history::Mirrored as _;
-use super::{Effects, EventData, Subscription, store};
+use super::fold::Key;
+use super::known_tier::{self, KnownTier};
+use super::{Effects, store};
 use crate::audit::NewEntry;
 use crate::plans::Catalogue;
 use crate::{grace_periods, quotas};
@@ -31,24 +32,32 @@ pub struct Holding {
     pub status: String,
     /// None: the catalogue knows none of its prices.
     pub plan_tier: Option<String>,
+    /// What it keeps then. None: its events were not looked through yet.
+    pub known_tier: Option<KnownTier>,
 }
 
 /// The subscriptions of each organization.
 pub type Holdings = BTreeMap<Uuid, Vec<Holding>>;
 
 /// Sets plan and quotas of `organizations` to what their subscriptions say.
+/// Returns the tiers that were looked for in subscriptions' events.
 pub async fn settle(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
     organizations: &[Uuid],
     mut holdings: Holdings,
     effects: &mut Effects,
-) -> Result<(), sqlx::Error> {
+) -> Result<BTreeMap<Key, KnownTier>, sqlx::Error> {
+    let mut looked_for = BTreeMap::new();
     let mut changed = BTreeMap::<String, Vec<Uuid>>::new();
     for standing in store::subscriptions::standings(conn, organizations).await? {
         let organization_id = standing.organization_id;
         let mut held = holdings.remove(&organization_id).unwrap_or_default();
-        keep_known_tiers(conn, catalogue, organization_id, &mut held).await?;
+        for holding in &mut held {
+            let found = keep_known_tier(conn, catalogue, organization_id, holding).await?;
+            let key = || (organization_id, holding.subscription_id.clone());
+            looked_for.extend(found.map(|found| (key(), found)));
+        }
         let tier = tier_of(catalogue, &held).unwrap_or(&standing.base_plan_tier);
         if tier == standing.plan_tier {
             continue;
@@ -76,34 +85,29 @@ pub async fn settle(
         effects.entries.extend(entries);
         effects.graces.extend(ended);
     }
-    Ok(())
+    Ok(looked_for)
 }
 
 /// A price that the catalogue does not know takes no plan away: its
 /// subscription keeps the tier that its newest event had which the catalogue
-/// does know.
-async fn keep_known_tiers(
+/// does know. Returns it where it had to be looked for.
+async fn keep_known_tier(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
     organization_id: Uuid,
-    holdings: &mut [Holding],
-) -> Result<(), sqlx::Error> {
-    for holding in holdings {
-        if holding.plan_tier.is_some() || !grants_plan(&holding.status) {
-            continue;
-        }
-        let events = store::events_of(conn, organization_id, &holding.subscription_id).await?;
-        let known = events.iter().filter_map(|event| {
-            let data = EventData::read(&event.payload).ok()?;
-            let subscription = Subscription::read(&data.object).ok()?;
-            let place = subscription.place(&event.event_type, event.created.as_second());
-            let tier = &catalogue.plan_of(&subscription)?.tier;
-            Some(((place, &event.id), tier))
-        });
-        let newest = known.max_by_key(|(order, _)| *order);
-        holding.plan_tier = newest.map(|(_, tier)| tier.clone());
+    holding: &mut Holding,
+) -> Result<Option<KnownTier>, sqlx::Error> {
+    if holding.plan_tier.is_some() || !grants_plan(&holding.status) {
+        return Ok(None);
     }
-    Ok(())
+    let mut found = None;
+    if holding.known_tier.is_none() {
+        let id = &holding.subscription_id;
+        found = Some(known_tier::look_for(conn, catalogue, organization_id, id).await?);
+    }
+    let known = found.as_ref().or(holding.known_tier.as_ref());
+    holding.plan_tier = known.and_then(KnownTier::tier).map(str::to_owned);
+    Ok(found)
 }
 
 /// The highest tier that a running subscription pays for.

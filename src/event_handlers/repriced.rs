@@ -16,7 +16,7 @@ pub async fn repriced_since(
     subscription_id: &str,
     since: Timestamp,
 ) -> Result<bool, sqlx::Error> {
-    let events = store::updates_of(conn, organization_id, subscription_id).await?;
+    let events = store::updates_since(conn, organization_id, subscription_id, since).await?;
     Ok(events
         .iter()
         .filter(|event| event.created >= since)

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::fold::{self, Key, Stored, StoredRows};
 use super::history::{Mirrored, Version};
 use super::invoice::Payment;
+use super::known_tier::{self, KnownTier};
 use super::plan::Holding;
 use super::{Effects, NewAlert, Results, Subscription, answer, invoice, items, plan, store};
 use crate::audit::NewEntry;
@@ -67,6 +68,8 @@ pub struct StoredSubscription {
     pub summary: Value,
     pub pending_update: bool,
     pub has_more_items: bool,
+    /// None: its events were not looked through yet.
+    pub known_tier: Option<KnownTier>,
     pub version: Version,
 }
 
@@ -75,6 +78,13 @@ pub struct Change {
     pub folded: fold::Folded<Subscription>,
     pub status: String,
     pub plan_tier: Option<String>,
+    pub known_tier: Option<KnownTier>,
+}
+
+impl Change {
+    fn key(&self) -> (Uuid, &str) {
+        (self.folded.organization_id, &self.folded.snapshot.id)
+    }
 }
 
 pub async fn apply(
@@ -111,6 +121,7 @@ pub async fn apply(
         }
     }
     let doubtful = answer::doubtful(results, &stored);
+    let tiers = known_tier::noted(catalogue, results, &stored);
     let cut = folded.iter().filter(|one| one.snapshot.has_more_items);
     let cut: Vec<Key> = cut
         .map(|one| (one.organization_id, one.snapshot.id.clone()))
@@ -119,7 +130,11 @@ pub async fn apply(
         conn,
         catalogue,
         &organizations,
-        Known { stored, payments },
+        Known {
+            stored,
+            payments,
+            tiers,
+        },
         folded,
         effects,
     )
@@ -127,10 +142,13 @@ pub async fn apply(
     store::subscriptions::ask_again(conn, &[doubtful, cut].concat()).await
 }
 
-/// What is stored of some organizations' subscriptions and their payments.
+/// What is known of some organizations' subscriptions and their payments.
 pub struct Known {
     pub stored: BTreeMap<Key, StoredSubscription>,
     pub payments: BTreeMap<Key, Payment>,
+    /// What subscriptions of the batch keep while the catalogue knows none of
+    /// their prices.
+    pub tiers: BTreeMap<Key, KnownTier>,
 }
 
 /// Writes `folded`, and all that follows from it: the status of subscriptions
@@ -143,7 +161,11 @@ pub async fn write(
     folded: Vec<fold::Folded<Subscription>>,
     effects: &mut Effects,
 ) -> Result<(), sqlx::Error> {
-    let Known { stored, payments } = known;
+    let Known {
+        mut stored,
+        payments,
+        tiers,
+    } = known;
     let changes: Vec<Change> = folded
         .into_iter()
         .map(|mut folded| {
@@ -159,20 +181,35 @@ pub async fn write(
             let known = stored.get(&key).filter(|_| folded.snapshot.has_more_items);
             let known = known.filter(|row| answer::is_answer(&row.version));
             let plan_tier = plan_tier.or_else(|| known?.plan_tier.clone());
+            let known_tier = tiers.get(&key).cloned();
+            let known_tier = known_tier.or_else(|| match stored.get(&key) {
+                Some(row) => row.known_tier.clone(),
+                // No event was applied to it yet.
+                None => Some(KnownTier::none()),
+            });
+            let known_tier = known_tier.map(|tier| tier.beside(&folded.version.last_event_id));
             Change {
                 folded,
                 status,
                 plan_tier,
+                known_tier,
             }
         })
         .collect();
     store::subscriptions::save(conn, &changes).await?;
+    let mut kept = keep_tiers(&mut stored, tiers, &changes);
 
     let late = late_payments(&stored, &changes, &payments, effects);
     store::subscriptions::set_status(conn, &late).await?;
     let moved = moved(catalogue, &stored, &changes);
+    let versions = versions(&stored, &changes);
     let holdings = holdings(stored, changes, late);
-    plan::settle(conn, catalogue, organizations, holdings, effects).await?;
+    let found = plan::settle(conn, catalogue, organizations, holdings, effects).await?;
+    kept.extend(found.into_iter().filter_map(|(key, tier)| {
+        let tier = tier.beside(versions.get(&key)?);
+        Some((key, tier))
+    }));
+    store::subscriptions::keep_tiers(conn, &kept).await?;
     if moved.is_empty() {
         return Ok(());
     }
@@ -200,30 +237,78 @@ fn moved(
     organizations.into_iter().collect()
 }
 
+/// What is to be kept with rows that are not written: of events that are not
+/// the newest, and may yet be the newest whose prices are known.
+fn keep_tiers(
+    stored: &mut BTreeMap<Key, StoredSubscription>,
+    tiers: BTreeMap<Key, KnownTier>,
+    changes: &[Change],
+) -> BTreeMap<Key, KnownTier> {
+    let written: BTreeSet<(Uuid, &str)> = changes.iter().map(Change::key).collect();
+    let mut kept = BTreeMap::new();
+    for (key, tier) in tiers {
+        let Some(row) = stored.get_mut(&key) else {
+            continue;
+        };
+        if written.contains(&(key.0, key.1.as_str())) || row.known_tier.as_ref() == Some(&tier) {
+            continue;
+        }
+        row.known_tier = Some(tier.clone());
+        kept.insert(key, tier);
+    }
+    kept
+}
+
+/// Which event wrote each row, as the batch leaves it.
+fn versions(
+    stored: &BTreeMap<Key, StoredSubscription>,
+    changes: &[Change],
+) -> BTreeMap<Key, String> {
+    let stored = stored.iter().map(|(key, row)| (key.clone(), &row.version));
+    let changed = changes.iter().map(|change| {
+        let (organization, id) = change.key();
+        ((organization, id.to_owned()), &change.folded.version)
+    });
+    let versions = stored.chain(changed);
+    versions
+        .map(|(key, version)| (key, version.last_event_id.clone()))
+        .collect()
+}
+
 /// Every subscription, as the batch leaves it.
 fn holdings(
     stored: BTreeMap<Key, StoredSubscription>,
     changes: Vec<Change>,
     late: Vec<(Key, String)>,
 ) -> plan::Holdings {
-    let mut left: BTreeMap<Key, (String, Option<String>)> = stored
+    let mut left: BTreeMap<Key, Holding> = stored
         .into_iter()
-        .map(|(key, row)| (key, (row.status, row.plan_tier)))
+        .map(|(key, row)| {
+            let holding = Holding {
+                subscription_id: key.1.clone(),
+                status: row.status,
+                plan_tier: row.plan_tier,
+                known_tier: row.known_tier,
+            };
+            (key, holding)
+        })
         .collect();
     for (key, status) in late {
-        left.entry(key).and_modify(|(known, _)| *known = status);
+        left.entry(key).and_modify(|known| known.status = status);
     }
     for change in changes {
         let key = (change.folded.organization_id, change.folded.snapshot.id);
-        left.insert(key, (change.status, change.plan_tier));
+        let holding = Holding {
+            subscription_id: key.1.clone(),
+            status: change.status,
+            plan_tier: change.plan_tier,
+            known_tier: change.known_tier,
+        };
+        left.insert(key, holding);
     }
     let mut holdings = plan::Holdings::new();
-    for ((owner, subscription_id), (status, plan_tier)) in left {
-        holdings.entry(owner).or_default().push(Holding {
-            subscription_id,
-            status,
-            plan_tier,
-        });
+    for ((owner, _), holding) in left {
+        holdings.entry(owner).or_default().push(holding);
     }
     holdings
 }
@@ -273,15 +358,7 @@ fn late_payments(
     payments: &BTreeMap<Key, Payment>,
     effects: &mut Effects,
 ) -> Vec<(Key, String)> {
-    let changed: BTreeSet<(Uuid, &str)> = changes
-        .iter()
-        .map(|change| {
-            (
-                change.folded.organization_id,
-                change.folded.snapshot.id.as_str(),
-            )
-        })
-        .collect();
+    let changed: BTreeSet<(Uuid, &str)> = changes.iter().map(Change::key).collect();
     let mut late = Vec::new();
     for (key, subscription) in stored {
         let Some(payment) = payments.get(key) else {

@@ -310,6 +310,13 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             ),
         ],
     ),
+    (
+        "20260103080000_bounded_histories",
+        &[
+            ("billing_subscriptions", "known_tier"),
+            ("billing_applied_events", "event_created_at"),
+        ],
+    ),
 ];
 
 /// The columns of every table in `public`.

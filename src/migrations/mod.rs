@@ -50,6 +50,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260103050000", "usage_periods"),
     ("20260103060000", "organizations_and_recovery"),
     ("20260103070000", "canonical_addresses"),
+    ("20260103080000", "bounded_histories"),
 ];
 
 /// A migration, as the database has it.

@@ -14,11 +14,12 @@ pub mod payment_methods;
 pub mod subscriptions;
 pub mod unclaimed;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
 use serde::Serialize;
+use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -83,17 +84,18 @@ pub async fn kept_events(
     Ok(kept.collect())
 }
 
-/// The events that were applied to the object `resource_id`.
+/// The events that were applied to a subscription.
 pub async fn events_of(
     conn: &mut PgConnection,
     organization_id: Uuid,
-    resource_id: &str,
+    subscription_id: &str,
 ) -> Result<Vec<Kept>, sqlx::Error> {
     let ids = sqlx::query_scalar!(
         "SELECT stripe_event_id FROM billing_applied_events
-          WHERE organization_id = $1 AND resource_id = $2",
+          WHERE organization_id = $1 AND resource_id = $2
+            AND event_type LIKE 'customer.subscription.%'",
         organization_id,
-        resource_id
+        subscription_id
     )
     .fetch_all(&mut *conn)
     .await?;
@@ -116,6 +118,7 @@ pub async fn updated(
             WHERE EXISTS (SELECT FROM billing_applied_events e
                            WHERE e.organization_id = k.organization_id
                              AND e.resource_id = k.subscription_id
+                             AND e.event_type LIKE 'customer.subscription.%'
                              AND e.event_type = 'customer.subscription.updated')"#,
         &organizations,
         &ids as &[&str]
@@ -125,18 +128,23 @@ pub async fn updated(
     Ok(updated.into_iter().collect())
 }
 
-/// The events that updated the object `resource_id`.
-pub async fn updates_of(
+/// The events that updated a subscription since `since`.
+pub async fn updates_since(
     conn: &mut PgConnection,
     organization_id: Uuid,
-    resource_id: &str,
+    subscription_id: &str,
+    since: Timestamp,
 ) -> Result<Vec<Kept>, sqlx::Error> {
+    // Those that were applied before their times were kept may be of any time.
     let ids = sqlx::query_scalar!(
         "SELECT stripe_event_id FROM billing_applied_events
           WHERE organization_id = $1 AND resource_id = $2
+            AND (event_created_at >= $3 OR event_created_at IS NULL)
+            AND event_type LIKE 'customer.subscription.%'
             AND event_type = 'customer.subscription.updated'",
         organization_id,
-        resource_id
+        subscription_id,
+        since.to_sqlx() as _
     )
     .fetch_all(&mut *conn)
     .await?;
@@ -162,14 +170,19 @@ pub async fn applied_events(
         .map(|(_, event)| event.stored.event_type.as_str())
         .collect();
     let resources: Vec<&str> = owned().map(|(_, event)| event.object.id()).collect();
+    let times: Vec<jiff_sqlx::Timestamp> = owned()
+        .map(|(_, event)| event.stored.created.to_sqlx())
+        .collect();
     sqlx::query!(
-        "INSERT INTO billing_applied_events (organization_id, stripe_event_id, event_type, resource_id)
-         SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])
+        "INSERT INTO billing_applied_events (
+           organization_id, stripe_event_id, event_type, resource_id, event_created_at)
+         SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
          ON CONFLICT DO NOTHING",
         &organizations,
         &ids as &[&str],
         &types as &[&str],
-        &resources as &[&str]
+        &resources as &[&str],
+        &times as _
     )
     .execute(conn)
     .await?;
@@ -182,31 +195,54 @@ pub async fn alerts(
     conn: &mut PgConnection,
     alerts: Vec<NewAlert>,
 ) -> Result<Vec<NewAlert>, sqlx::Error> {
-    let mut new = Vec::new();
-    for alert in alerts {
-        let inserted = sqlx::query_scalar!(
-            r#"INSERT INTO billing_alerts (organization_id, kind, alert_key, resource_type, resource_id,
-                                           message, occurred_at)
-               VALUES ($1, $2, $3, $4, $5, $6, $7)
-               ON CONFLICT (organization_id, kind, alert_key)
-               DO UPDATE SET occurred_at = excluded.occurred_at
-                WHERE excluded.occurred_at < billing_alerts.occurred_at
-               RETURNING xmax = 0 AS "inserted!""#,
-            alert.organization_id,
-            alert.kind,
-            alert.key,
-            alert.resource_type,
-            alert.resource_id,
-            alert.message,
-            alert.occurred_at.to_sqlx() as _
-        )
-        .fetch_optional(&mut *conn)
-        .await?;
-        if inserted == Some(true) {
-            new.push(alert);
-        }
+    if alerts.is_empty() {
+        return Ok(alerts);
     }
-    Ok(new)
+    let mut raised = BTreeMap::<(Uuid, &'static str, String), NewAlert>::new();
+    for alert in alerts {
+        let key = (alert.organization_id, alert.kind, alert.key.clone());
+        raised
+            .entry(key)
+            .and_modify(|first| first.occurred_at = first.occurred_at.min(alert.occurred_at))
+            .or_insert(alert);
+    }
+    let rows: Vec<_> = raised
+        .values()
+        .map(|alert| {
+            json!({
+                "organization_id": alert.organization_id, "kind": alert.kind,
+                "alert_key": alert.key, "resource_type": alert.resource_type,
+                "resource_id": alert.resource_id, "message": alert.message,
+                "occurred_at": alert.occurred_at,
+            })
+        })
+        .collect();
+    let new = sqlx::query!(
+        r#"INSERT INTO billing_alerts (organization_id, kind, alert_key, resource_type, resource_id,
+                                       message, occurred_at)
+           SELECT organization_id, kind, alert_key, resource_type, resource_id, message, occurred_at
+             FROM json_populate_recordset(NULL::billing_alerts, $1::text::json)
+           ON CONFLICT (organization_id, kind, alert_key)
+           DO UPDATE SET occurred_at = excluded.occurred_at
+            WHERE excluded.occurred_at < billing_alerts.occurred_at
+           RETURNING organization_id, kind, alert_key, xmax = 0 AS "inserted!""#,
+        document(&rows)?
+    )
+    .fetch_all(conn)
+    .await?;
+    let new: HashSet<(Uuid, String, String)> = new
+        .into_iter()
+        .filter(|row| row.inserted)
+        .map(|row| (row.organization_id, row.kind, row.alert_key))
+        .collect();
+    let is_new = |alert: &NewAlert| {
+        new.contains(&(
+            alert.organization_id,
+            alert.kind.to_owned(),
+            alert.key.clone(),
+        ))
+    };
+    Ok(raised.into_values().filter(is_new).collect())
 }
 
 /// Rows as the one JSON document that `json_populate_recordset` takes.

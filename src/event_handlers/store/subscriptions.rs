@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{document, unzip, version};
 use crate::event_handlers::fold::{Key, Row};
 use crate::event_handlers::invoice::Payment;
+use crate::event_handlers::known_tier::KnownTier;
 use crate::event_handlers::plan::Standing;
 use crate::event_handlers::subscription::{Change, StoredSubscription, digest};
 use crate::stripe::objects::{Subscription, SubscriptionItem};
@@ -25,7 +26,7 @@ pub async fn load(
                   billing_cycle_anchor, billing_mode, collection_method, trial_start, trial_end,
                   cancel_at, cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
                   default_payment_method_id, discounted, taxed, pending_update, has_more_items,
-                  metadata,
+                  metadata, known_tier,
                   (SELECT coalesce(jsonb_agg(
                             jsonb_build_object('price', i.stripe_price_id, 'quantity', i.quantity)
                             ORDER BY i.stripe_subscription_item_id COLLATE "C"), '[]')
@@ -74,6 +75,9 @@ pub async fn load(
             summary,
             pending_update: row.pending_update.is_some(),
             has_more_items: row.has_more_items,
+            known_tier: row
+                .known_tier
+                .and_then(|kept| KnownTier::stored(kept, &row.last_event_id)),
             version: version(
                 row.last_event_at,
                 row.last_event_rank,
@@ -133,6 +137,7 @@ struct SubscriptionRow<'a> {
     row: Row<'a, Subscription>,
     status: &'a str,
     plan_tier: Option<&'a str>,
+    known_tier: Option<&'a KnownTier>,
 }
 
 #[derive(Serialize)]
@@ -153,6 +158,7 @@ pub async fn save(conn: &mut PgConnection, changes: &[Change]) -> Result<(), sql
             row: change.folded.row(),
             status: &change.status,
             plan_tier: change.plan_tier.as_deref(),
+            known_tier: change.known_tier.as_ref(),
         })
         .collect();
     sqlx::query!(
@@ -163,7 +169,7 @@ pub async fn save(conn: &mut PgConnection, changes: &[Change]) -> Result<(), sql
            cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
            default_payment_method_id, discounted, taxed, stripe_test_clock_id, pending_update,
            has_more_items, metadata, livemode, stripe_created_at, last_event_at,
-           last_event_rank, last_event_id, tied_event_ids)
+           last_event_rank, last_event_id, tied_event_ids, known_tier)
          SELECT
            organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
            plan_tier, currency, current_period_start, current_period_end, billing_cycle_anchor,
@@ -171,7 +177,7 @@ pub async fn save(conn: &mut PgConnection, changes: &[Change]) -> Result<(), sql
            cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
            default_payment_method_id, discounted, taxed, stripe_test_clock_id, pending_update,
            has_more_items, metadata, livemode, stripe_created_at, last_event_at,
-           last_event_rank, last_event_id, tied_event_ids
+           last_event_rank, last_event_id, tied_event_ids, known_tier
            FROM json_populate_recordset(NULL::billing_subscriptions, $1::text::json)
          ON CONFLICT (organization_id, stripe_subscription_id) DO UPDATE SET
            stripe_customer_id = excluded.stripe_customer_id, status = excluded.status,
@@ -189,7 +195,7 @@ pub async fn save(conn: &mut PgConnection, changes: &[Change]) -> Result<(), sql
            metadata = excluded.metadata, livemode = excluded.livemode, stripe_created_at =
            excluded.stripe_created_at, last_event_at = excluded.last_event_at, last_event_rank =
            excluded.last_event_rank, last_event_id = excluded.last_event_id, tied_event_ids =
-           excluded.tied_event_ids, updated_at = excluded.updated_at",
+           excluded.tied_event_ids, known_tier = excluded.known_tier, updated_at = excluded.updated_at",
         document(&rows)?
     )
     .execute(&mut *conn)
@@ -242,6 +248,33 @@ async fn replace_items(conn: &mut PgConnection, changes: &[Change]) -> Result<()
            quantity, current_period_start, current_period_end
            FROM json_populate_recordset(NULL::billing_subscription_items, $1::text::json)",
         document(&items)?
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Keeps what subscriptions have while the catalogue knows none of their prices.
+pub async fn keep_tiers(
+    conn: &mut PgConnection,
+    tiers: &BTreeMap<Key, KnownTier>,
+) -> Result<(), sqlx::Error> {
+    if tiers.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<_> = tiers
+        .iter()
+        .map(|((organization, id), tier)| {
+            json!({"organization_id": organization, "stripe_subscription_id": id, "known_tier": tier})
+        })
+        .collect();
+    sqlx::query!(
+        "UPDATE billing_subscriptions s SET known_tier = kept.known_tier
+           FROM json_to_recordset($1::text::json)
+             AS kept(organization_id uuid, stripe_subscription_id text, known_tier jsonb)
+          WHERE s.organization_id = kept.organization_id
+            AND s.stripe_subscription_id = kept.stripe_subscription_id",
+        document(&rows)?
     )
     .execute(conn)
     .await?;
@@ -319,6 +352,8 @@ pub async fn end(
                 ended_at = coalesce(ended_at, now()), canceled_at = coalesce(canceled_at, now()),
                 ask_again_since = NULL, last_event_at = greatest(last_event_at, now()),
                 last_event_rank = 3, last_event_id = 'request:' || $3::text,
+                known_tier = CASE WHEN known_tier ->> 'as_of' = last_event_id
+                  THEN jsonb_set(known_tier, '{as_of}', to_jsonb('request:' || $3::text)) END,
                 tied_event_ids = ARRAY['request:' || $3::text], updated_at = now()
           WHERE organization_id = $1 AND stripe_subscription_id = $2",
         organization_id,

@@ -193,6 +193,46 @@ async fn a_change_to_an_unknown_plan_leaves_the_plan_in_any_order() {
     }
 }
 
+/// What is kept of the events themselves does not last as long as the plan.
+#[tokio::test]
+async fn a_plan_is_kept_without_the_event_that_told_of_it() {
+    let bench = Workbench::new().await;
+    let known = event("evt_1", CREATED, 100, of("active", "standard"));
+    bench.process(&[known]).await;
+    bench.db.execute("DELETE FROM webhook_events").await;
+    for (id, at) in [("evt_3", 300), ("evt_2", 200), ("evt_4", 400)] {
+        let unknown = event(id, UPDATED, at, of("active", "unheard_of"));
+        bench.process(&[unknown]).await;
+        bench.shows(PLAN, json!({"plan_tier": "standard"})).await;
+    }
+    // An event that comes late is not the newest, but the newest that is known.
+    let late = event("evt_0", UPDATED, 150, of("active", "enterprise"));
+    bench.process(&[late]).await;
+    bench.shows(PLAN, json!({"plan_tier": "enterprise"})).await;
+}
+
+/// Rows of earlier programs do not say what was known before.
+#[tokio::test]
+async fn a_plan_that_was_not_kept_is_looked_for_in_the_events_once() {
+    let bench = Workbench::new().await;
+    let known = event("evt_1", CREATED, 100, of("active", "standard"));
+    bench.process(&[known]).await;
+    let kept = "SELECT known_tier #>> '{newest,event_id}' AS told_by FROM billing_subscriptions";
+    bench.shows(kept, json!({"told_by": "evt_1"})).await;
+    for forgotten in ["NULL", "'{\"as_of\": \"evt_0\", \"newest\": null}'"] {
+        let forget = format!("UPDATE billing_subscriptions SET known_tier = {forgotten}");
+        bench.db.execute(&forget).await;
+        let unknown = event("evt_2", UPDATED, 200, of("active", "unheard_of"));
+        bench.process(&[unknown]).await;
+        bench.shows(PLAN, json!({"plan_tier": "standard"})).await;
+        bench.shows(kept, json!({"told_by": "evt_1"})).await;
+        bench
+            .db
+            .execute("DELETE FROM webhook_events WHERE stripe_event_id = 'evt_2'")
+            .await;
+    }
+}
+
 /// A subscription whose items have these prices and these ends, in this order.
 fn with_items(items: &[(&str, &str, i64)]) -> Value {
     let mut object = of("active", "standard");

@@ -1,0 +1,245 @@
+use super::*;
+use proptest::prelude::*;
+use serde_json::json;
+
+fn place(terminal: bool, created: i64, rank: u8) -> Place {
+    Place {
+        terminal,
+        created,
+        rank,
+    }
+}
+
+#[test]
+fn a_terminal_state_is_later_than_any_other() {
+    assert!(place(true, 1, 0) > place(false, 2, 9));
+    assert!(place(false, 2, 0) > place(false, 1, 9));
+    assert!(place(false, 1, 1) > place(false, 1, 0));
+}
+
+/// One of several events that share a place.
+#[derive(Debug, Clone, Copy)]
+struct Contender<'a> {
+    event_id: &'a str,
+    /// `data.object`.
+    object: &'a Value,
+    /// `data.previous_attributes`: what the event changed, as it was before.
+    previous_attributes: Option<&'a Map<String, Value>>,
+}
+
+/// The index of the last of `contenders`, all of one place.
+///
+/// Their changes are a chain: it is the one that shows the state in which the
+/// chain ends. Where changes are missing, it is the one that no other follows;
+/// where that leaves several, the greatest event id.
+///
+/// # Panics
+/// With no contenders.
+fn last_of(contenders: &[Contender<'_>]) -> usize {
+    let by_id = |i: &usize| contenders[*i].event_id;
+    if let Some(end) = end_of_chain(contenders) {
+        let shows_end = |i: &usize| without_nulls(contenders[*i].object) == end;
+        let last = (0..contenders.len()).filter(shows_end).max_by_key(by_id);
+        return last.expect("a chain ends with one of its changes");
+    }
+    let followed = |i: usize| {
+        (0..contenders.len()).any(|j| {
+            follows(&contenders[j], &contenders[i]) && !follows(&contenders[i], &contenders[j])
+        })
+    };
+    (0..contenders.len())
+        .filter(|i| !followed(*i))
+        .max_by_key(by_id)
+        // Only a ring of changes leaves nobody.
+        .or_else(|| (0..contenders.len()).max_by_key(by_id))
+        .expect("there is at least one contender")
+}
+
+/// The state in which the changes end. Each leaves a state and enters another,
+/// so it is the only one that was entered more often than left. None where
+/// changes are missing, or lead back to where they began.
+fn end_of_chain(contenders: &[Contender<'_>]) -> Option<Value> {
+    // How much more often each state was entered than left.
+    let mut balances: Vec<(Value, i32)> = Vec::new();
+    let mut count =
+        |state: Value, by: i32| match balances.iter_mut().find(|(known, _)| *known == state) {
+            Some((_, balance)) => *balance += by,
+            None => balances.push((state, by)),
+        };
+    for contender in contenders {
+        let after = without_nulls(contender.object);
+        if let Some(changed) = contender.previous_attributes.filter(|p| !p.is_empty()) {
+            count(before(&after, changed), -1);
+            count(after, 1);
+        }
+    }
+    // An event that names no change must be one of the states in between.
+    let is_linked = |contender: &Contender<'_>| {
+        let state = without_nulls(contender.object);
+        balances.iter().any(|(known, _)| *known == state)
+    };
+    if !contenders.iter().all(is_linked) {
+        return None;
+    }
+    let mut ends = balances.into_iter().filter(|(_, balance)| *balance > 0);
+    match (ends.next(), ends.next()) {
+        (Some((end, _)), None) => Some(end),
+        _ => None,
+    }
+}
+
+/// Whether `later` changed what `earlier` shows.
+fn follows(later: &Contender<'_>, earlier: &Contender<'_>) -> bool {
+    later.event_id != earlier.event_id
+        && later
+            .previous_attributes
+            .is_some_and(|previous| !previous.is_empty() && shows(earlier.object, previous))
+}
+
+/// An event's id, object and previous attributes.
+type Told = (String, Value, Option<Map<String, Value>>);
+
+/// A chain of changes within one second, as Stripe tells it.
+fn chain(steps: &[(&str, Value)]) -> Vec<Told> {
+    let mut object = json!({"status": "incomplete", "seats": 1, "metadata": {"a": "1"}});
+    steps
+        .iter()
+        .map(|(id, change)| {
+            let mut previous = Map::new();
+            for (key, value) in change.as_object().expect("changes are objects") {
+                previous.insert(key.clone(), object[key].clone());
+                object[key] = value.clone();
+            }
+            let previous = (!previous.is_empty()).then_some(previous);
+            ((*id).to_owned(), object.clone(), previous)
+        })
+        .collect()
+}
+
+/// The last of `events`, which the contest and the rule itself agree on.
+fn last_id(events: &[Told]) -> String {
+    let contenders: Vec<_> = events
+        .iter()
+        .map(|(id, object, previous)| Contender {
+            event_id: id,
+            object,
+            previous_attributes: previous.as_ref(),
+        })
+        .collect();
+    let last = &events[last_of(&contenders)].0;
+    let mut contest = Contest::default();
+    for (id, object, previous) in events {
+        contest.put(id.clone(), object.clone(), previous.clone());
+    }
+    assert_eq!(&events[contest.last()].0, last);
+    last.clone()
+}
+
+#[test]
+fn the_chain_of_previous_attributes_beats_event_ids() {
+    let events = chain(&[
+        ("evt_z", json!({})),
+        ("evt_y", json!({"status": "active"})),
+        ("evt_a", json!({"seats": 5})),
+    ]);
+    assert_eq!(last_id(&events), "evt_a");
+}
+
+#[test]
+fn a_chain_that_comes_by_a_state_twice_ends_where_it_ends() {
+    let events = chain(&[
+        ("evt_a", json!({"seats": 2})),
+        ("evt_z", json!({"seats": 1})),
+        ("evt_c", json!({"metadata": {"a": "1", "b": "2"}})),
+        ("evt_b", json!({"seats": 2, "status": "active"})),
+        ("evt_y", json!({"seats": 1})),
+        ("evt_d", json!({"seats": 2})),
+    ]);
+    assert_eq!(last_id(&events[..3]), "evt_c");
+    assert_eq!(last_id(&events[..5]), "evt_y");
+    assert!(["evt_b", "evt_d"].contains(&last_id(&events).as_str()));
+}
+
+#[test]
+fn a_snapshot_beside_a_chain_does_not_hide_its_end() {
+    let mut events = chain(&[
+        ("evt_b", json!({"seats": 2})),
+        ("evt_c", json!({})),
+        ("evt_a", json!({"seats": 3})),
+    ]);
+    assert_eq!(last_id(&events), "evt_a");
+    // Without the change between them there is no telling.
+    events.push(("evt_d".to_owned(), json!({"seats": 9}), None));
+    assert_eq!(last_id(&events), "evt_d");
+}
+
+#[test]
+fn without_a_chain_the_greatest_id_wins() {
+    let told = |id: &str, n: i64| (id.to_owned(), json!({"n": n}), None);
+    assert_eq!(last_id(&[told("evt_b", 1), told("evt_a", 2)]), "evt_b");
+}
+
+proptest! {
+    #[test]
+    fn any_arrival_order_has_the_same_last(
+        changes in prop::collection::vec((0_u8..3, 0_i64..4), 1..6),
+        order in any::<prop::sample::Index>(),
+    ) {
+        let names = ["status", "seats", "metadata"];
+        let steps: Vec<(String, Value)> = changes
+            .iter()
+            .enumerate()
+            .map(|(i, (key, value))| (format!("evt_{}", (i * 7) % 11), json!({names[usize::from(*key)]: value})))
+            .collect();
+        let steps: Vec<(&str, Value)> = steps.iter().map(|(id, v)| (id.as_str(), v.clone())).collect();
+        let mut events = chain(&steps);
+        let expected = last_id(&events);
+        let middle = order.index(events.len());
+        events.rotate_left(middle);
+        prop_assert_eq!(last_id(&events), expected.clone());
+        events.reverse();
+        prop_assert_eq!(last_id(&events), expected);
+    }
+
+    /// Changes of which some are missing, some told twice, and some undone.
+    #[test]
+    fn a_contest_is_decided_as_the_rule_says_after_each_event(
+        told in prop::collection::vec((0_u8..3, 0_i64..3, 0_u8..4, 0_i64..3, any::<bool>()), 1..12),
+    ) {
+        let names = ["status", "seats", "metadata"];
+        let value = |key: u8, value: i64| match (key, value) {
+            (2, value) => json!({"a": value, "b": null}),
+            (_, 0) => Value::Null,
+            (_, value) => json!(value),
+        };
+        let events = told.iter().enumerate().map(|(n, (key, now, of, was, again))| {
+            let mut object = json!({"status": 1, "seats": 1, "metadata": {"a": 1}});
+            object[names[usize::from(*key)]] = value(*key, *now);
+            let previous = names.get(usize::from(*of)).map(|name| {
+                Map::from_iter([((*name).to_owned(), value(*of, *was))])
+            });
+            // Some come again, and say something else.
+            let id = if *again { n / 2 } else { (n * 7) % 11 };
+            (format!("evt_{id:02}"), object, previous)
+        });
+        let mut contest = Contest::default();
+        let mut known: Vec<Told> = Vec::new();
+        for (id, object, previous) in events {
+            prop_assert_eq!(contest.contains(&id), known.iter().any(|(other, ..)| *other == id));
+            contest.put(id.clone(), object.clone(), previous.clone());
+            match known.iter_mut().find(|(known, ..)| *known == id) {
+                Some(same) => *same = (id, object, previous),
+                None => known.push((id, object, previous)),
+            }
+            let contenders: Vec<_> = known
+                .iter()
+                .map(|(event_id, object, previous)| Contender {
+                    event_id,
+                    object,
+                    previous_attributes: previous.as_ref(),
+                })
+                .collect();
+            prop_assert_eq!(contest.last(), last_of(&contenders));
+        }
+    }
+}
