@@ -8,6 +8,7 @@ use crate::list::Page;
 use crate::metadata::{Metadata, MetadataChange};
 use crate::state::State;
 use crate::store::Keyed;
+use crate::validate;
 
 /// Routes of `/v1/customers/{id}/balance_transactions`.
 pub const ROUTES: &[Route] = &[
@@ -106,8 +107,8 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let amount = params
         .integer("amount")?
         .ok_or_else(|| ApiError::missing_param("amount"))?;
-    let currency = params.required("currency")?;
-    let description = params.text("description")?;
+    let currency = validate::currency("currency", &params.required("currency")?)?;
+    let description = params.text_within("description", 350)?;
     let metadata = MetadataChange::take(&mut params)?;
     params.finish()?;
     let id = call.id();

@@ -11,6 +11,7 @@ use crate::payment_methods;
 use crate::shape::Shape;
 use crate::state::State;
 use crate::store::Keyed;
+use crate::validate;
 use crate::{balance_transactions, subscriptions};
 
 /// Routes of `/v1/customers`.
@@ -22,8 +23,31 @@ pub const ROUTES: &[Route] = &[
     delete("/v1/customers/{id}", remove),
 ];
 
-/// Texts that only need to be kept and given back.
-const TEXTS: [&str; 4] = ["description", "email", "name", "phone"];
+/// Texts that only need to be kept and given back, and their longest.
+const TEXTS: [(&str, usize); 4] = [
+    ("description", 5_000),
+    ("email", 512),
+    ("name", 256),
+    ("phone", 20),
+];
+/// What Stripe takes here and the stand-in does not.
+const LACKING: [&str; 15] = [
+    "business_name",
+    "cash_balance",
+    "coupon",
+    "default_source",
+    "individual_name",
+    "invoice_prefix",
+    "next_invoice_sequence",
+    "preferred_locales",
+    "promotion_code",
+    "shipping",
+    "source",
+    "tax",
+    "tax_exempt",
+    "tax_id_data",
+    "validate",
+];
 const ADDRESS: [&str; 6] = ["city", "country", "line1", "line2", "postal_code", "state"];
 
 /// Whom invoices are for.
@@ -89,6 +113,7 @@ impl Customer {
             "balance": self.balance,
             "created": self.created_secs,
             "currency": self.currency,
+            "customer_account": null,
             "default_source": null,
             "delinquent": self.delinquent,
             "invoice_prefix": self.invoice_prefix,
@@ -106,7 +131,7 @@ impl Customer {
             "tax_exempt": "none",
             "test_clock": self.test_clock,
         });
-        for (name, text) in TEXTS.iter().zip(&self.texts) {
+        for ((name, _), text) in TEXTS.iter().zip(&self.texts) {
             object[name] = json!(text);
         }
         if shape == Shape::Legacy {
@@ -128,8 +153,8 @@ struct Fields {
 impl Fields {
     fn take(params: &mut Params) -> Result<Self, ApiError> {
         let mut texts = [const { None }; 4];
-        for (slot, name) in texts.iter_mut().zip(TEXTS) {
-            *slot = params.clearable(name)?;
+        for (slot, (name, most)) in texts.iter_mut().zip(TEXTS) {
+            *slot = params.clearable_within(name, most)?;
         }
         if let [_, Some(Some(email)), ..] = &texts
             && !is_email(email)
@@ -198,6 +223,9 @@ fn take_address(params: &mut Params) -> Result<Option<Option<Value>>, ApiError> 
         if !ADDRESS.contains(&name.as_str()) {
             return Err(ApiError::unknown_param(&format!("address[{name}]")));
         }
+        if name == "country" && !value.is_empty() {
+            validate::country("address[country]", &value)?;
+        }
         address[&name] = json!(value);
     }
     Ok(Some(Some(address)))
@@ -208,7 +236,7 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let fields = Fields::take(&mut params)?;
     let test_clock = params.text("test_clock")?;
     let method = params.text("payment_method")?;
-    params.finish()?;
+    params.finish_lacking(&LACKING)?;
     let state = &mut *call.state;
     if let Some(clock) = &test_clock
         && state.test_clocks.get(clock).is_none()
@@ -290,10 +318,12 @@ fn default_for(
 fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
     let fields = Fields::take(&mut params)?;
-    params.finish()?;
+    params.finish_lacking(&LACKING)?;
     let id = call.id();
     let state = &mut *call.state;
-    let balance = state.customer(&id, "id")?.balance;
+    let customer = state.customer(&id, "id")?;
+    let balance = customer.balance;
+    fields.metadata.check_room(&customer.metadata, "metadata")?;
     if let Some(Some(method)) = &fields.default_payment_method {
         payment_methods::check_owner(
             state,
@@ -372,6 +402,32 @@ pub fn erase(state: &mut State, id: &str) -> Result<(), ApiError> {
         state.emit_snapshot("customer.deleted", last, now);
     }
     Ok(())
+}
+
+/// What of a customer is there only when asked for.
+#[must_use]
+pub fn included(state: &State, id: &str, part: &str) -> Option<Value> {
+    let customer = state.customers.get(id)?;
+    let empty = || list::object(Vec::new(), false, &format!("/v1/customers/{id}/{part}"));
+    match part {
+        "sources" | "tax_ids" => Some(empty()),
+        "cash_balance" => Some(Value::Null),
+        // Credit is positive here, and negative in `balance`.
+        "invoice_credit_balance" => {
+            let mut balances = json!({});
+            if let (Some(currency), true) = (&customer.currency, customer.balance != 0) {
+                balances[currency] = json!(-customer.balance);
+            }
+            Some(balances)
+        }
+        "tax" => Some(json!({
+            "automatic_tax": "unrecognized_location",
+            "ip_address": null,
+            "location": null,
+            "provider": "stripe",
+        })),
+        _ => None,
+    }
 }
 
 /// The list of a customer's subscriptions, for expansion.

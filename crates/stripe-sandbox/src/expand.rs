@@ -84,6 +84,8 @@ fn include(state: &State, shape: Shape, value: &mut Value, part: &str) {
         (Some("customer"), "subscriptions") => {
             Some(crate::customers::subscriptions_of(state, &id, shape))
         }
+        (Some("customer"), part) => crate::customers::included(state, &id, part),
+        (Some("charge"), "refunds") => Some(crate::payments::refunds::of_charge(state, &id)),
         (Some("price"), "tiers") => state.prices.get(&id).map(|price| price.render_tiers()),
         _ => None,
     };

@@ -10,9 +10,12 @@ use crate::invoices::render;
 use crate::list::Page;
 use crate::metadata::MetadataChange;
 use crate::params::Params;
+use crate::prices;
+use crate::pricing::Decimal;
 use crate::shape::Shape;
 use crate::state::State;
 use crate::store::Keyed;
+use crate::validate;
 
 /// Routes of `/v1/invoiceitems`.
 pub const ROUTES: &[Route] = &[
@@ -20,6 +23,18 @@ pub const ROUTES: &[Route] = &[
     get("/v1/invoiceitems", list),
     get("/v1/invoiceitems/{id}", retrieve),
     delete("/v1/invoiceitems/{id}", remove),
+];
+
+/// What Stripe takes here and the stand-in does not.
+pub const LACKING: [&str; 8] = [
+    "customer_account",
+    "discountable",
+    "discounts",
+    "period",
+    "quantity_decimal",
+    "tax_behavior",
+    "tax_code",
+    "tax_rates",
 ];
 
 /// A line that waits, or that an invoice has picked up.
@@ -114,13 +129,17 @@ pub fn record(state: &mut State, customer: &str, content: Content, now_secs: i64
 
 /// Takes the parameters of an item that a user adds; the preview takes the
 /// same ones.
-pub fn take_content(
-    params: &mut Params,
-    state: &State,
-    now_secs: i64,
-) -> Result<Content, ApiError> {
+pub fn take_content(params: &mut Params, state: &State, now_secs: i64) -> Result<Wish, ApiError> {
     let amount = params.integer("amount")?;
-    let currency = params.text("currency")?;
+    let unit = take_unit(params)?;
+    let inline = params
+        .map("price_data")?
+        .map(|data| InlinePrice::take(data, state))
+        .transpose()?;
+    let currency = params
+        .text("currency")?
+        .map(|text| validate::currency("currency", &text))
+        .transpose()?;
     let quantity = params.count("quantity")?;
     let mut price_id = params.text("price")?;
     if let Some(mut pricing) = params.map("pricing")? {
@@ -129,6 +148,35 @@ pub fn take_content(
     }
     let description = params.text("description")?;
     let metadata = MetadataChange::take(params)?.initial();
+    let given = [
+        ("amount", amount.is_some()),
+        ("unit_amount_decimal", unit.is_some()),
+        ("price", price_id.is_some()),
+        ("price_data", inline.is_some()),
+    ];
+    let mut given = given.iter().filter(|(_, given)| *given);
+    if let (Some((first, _)), Some((second, _))) = (given.next(), given.next()) {
+        return Err(ApiError::bad_param(
+            first,
+            format!("You may only specify one of these parameters: {first}, {second}."),
+        ));
+    }
+    let unit = unit.or_else(|| inline.as_ref().map(|inline| inline.unit));
+    let currency = match (&inline, currency) {
+        (Some(inline), Some(currency)) if inline.currency != currency => {
+            return Err(ApiError::bad_param(
+                "currency",
+                "The currency does not match that of `price_data`.",
+            ));
+        }
+        (Some(inline), _) => Some(inline.currency.clone()),
+        (None, currency) => currency,
+    };
+    let units = quantity.unwrap_or(1);
+    let amount = match unit {
+        None => amount,
+        Some(unit) => Some(unit.times(units).ok_or_else(too_large)?),
+    };
     let (amount, currency) = match (amount, &price_id) {
         (Some(amount), None) => (
             amount,
@@ -145,22 +193,14 @@ pub fn take_content(
                     "The price specified is set to `type=recurring` but this field only accepts prices with `type=one_time`.",
                 ));
             }
-            let amount = price.scheme.amount(quantity.unwrap_or(1)).ok_or_else(|| {
-                ApiError::bad_param("quantity", "Quantity times unit amount is too large.")
-            })?;
+            let amount = price.scheme.amount(units).ok_or_else(too_large)?;
             (amount, price.currency.clone())
         }
-        (Some(_), Some(_)) => {
-            return Err(ApiError::bad_param(
-                "amount",
-                "You may only specify one of these parameters: amount, price.",
-            ));
-        }
-        (None, None) => return Err(ApiError::missing_param("amount")),
+        _ => return Err(ApiError::missing_param("amount")),
     };
-    Ok(Content {
+    let content = Content {
         amount,
-        currency: currency.to_lowercase(),
+        currency,
         description,
         period: (now_secs, now_secs),
         price: price_id,
@@ -168,8 +208,72 @@ pub fn take_content(
         proration: false,
         subscription: None,
         item: None,
+        unit,
+        credited: None,
         metadata,
-    })
+    };
+    Ok(Wish { content, inline })
+}
+
+/// Takes `unit_amount_decimal`, or `unit_amount` as it was before basil; a
+/// negative one is a discount.
+fn take_unit(params: &mut Params) -> Result<Option<Decimal>, ApiError> {
+    let whole = params.integer("unit_amount")?;
+    let decimal = params.text("unit_amount_decimal")?;
+    match (whole, decimal) {
+        (Some(_), Some(_)) => Err(ApiError::bad_param(
+            &params.name("unit_amount"),
+            "You may only specify one of these parameters: unit_amount, unit_amount_decimal.",
+        )),
+        (Some(whole), None) => Ok(Some(Decimal::whole(whole))),
+        (None, Some(text)) => Decimal::parse_signed(&text).map(Some).ok_or_else(|| {
+            ApiError::bad_param(
+                &params.name("unit_amount_decimal"),
+                format!("Invalid decimal: {text}; must contain at maximum twelve decimal places."),
+            )
+        }),
+        (None, None) => Ok(None),
+    }
+}
+
+fn too_large() -> ApiError {
+    ApiError::bad_param("quantity", "Quantity times unit amount is too large.")
+}
+
+/// An item that is wished for, and the price that is made for it.
+#[derive(Debug)]
+pub struct Wish {
+    /// What it says.
+    pub content: Content,
+    inline: Option<InlinePrice>,
+}
+
+/// `price_data`: a price for this item alone.
+#[derive(Debug)]
+struct InlinePrice {
+    product: String,
+    currency: String,
+    unit: Decimal,
+}
+
+impl InlinePrice {
+    fn take(mut data: Params, state: &State) -> Result<Self, ApiError> {
+        let name = data.name("currency");
+        let currency = validate::currency(&name, &data.required("currency")?)?;
+        let (name, product) = (data.name("product"), data.required("product")?);
+        let unit = take_unit(&mut data)?
+            .ok_or_else(|| ApiError::missing_param(&data.name("unit_amount")))?;
+        data.choice("tax_behavior", &["exclusive", "inclusive", "unspecified"])?;
+        data.finish()?;
+        if state.products.get(&product).is_none() {
+            return Err(ApiError::no_such("product", &product, &name));
+        }
+        Ok(Self {
+            product,
+            currency,
+            unit,
+        })
+    }
 }
 
 fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
@@ -178,8 +282,11 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let now = call.state.now_for(&customer);
     let subscription = params.text("subscription")?;
     let invoice = params.text("invoice")?;
-    let mut content = take_content(&mut params, call.state, now)?;
-    params.finish()?;
+    let Wish {
+        mut content,
+        inline,
+    } = take_content(&mut params, call.state, now)?;
+    params.finish_lacking(&LACKING)?;
     call.state.customer(&customer, "customer")?;
     if let Some(id) = subscription {
         let owned = call.state.subscription(&id, "subscription")?.customer == customer;
@@ -187,6 +294,14 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
             return Err(ApiError::no_such("subscription", &id, "subscription"));
         }
         content.subscription = Some(id);
+    }
+    if let Some(inline) = inline {
+        let InlinePrice {
+            product,
+            currency,
+            unit,
+        } = inline;
+        content.price = Some(prices::add_inline(call.state, product, currency, unit));
     }
     match invoice {
         None => {

@@ -41,6 +41,7 @@ pub mod pricing;
 pub mod products;
 mod sandbox;
 pub mod schedule;
+pub mod search;
 pub mod server;
 pub mod shape;
 pub mod state;
@@ -48,6 +49,7 @@ pub mod store;
 pub mod subscriptions;
 pub mod test_cards;
 pub mod test_clocks;
+pub mod validate;
 pub mod webhooks;
 
 pub use config::{Config, DunningEnd};
@@ -70,9 +72,12 @@ pub fn routes() -> impl Iterator<Item = call::Route> {
         payments::disputes::ROUTES,
         payments::intents::ROUTES,
         payments::invoice_payments::ROUTES,
+        payments::ledger::ROUTES,
         payments::refunds::ROUTES,
+        payments::setup_intents::ROUTES,
         prices::ROUTES,
         products::ROUTES,
+        search::ROUTES,
         subscriptions::items::ROUTES,
         subscriptions::routes::ROUTES,
         test_clocks::ROUTES,

@@ -8,6 +8,15 @@ use crate::params::Params;
 /// Keys and values.
 pub type Metadata = BTreeMap<String, String>;
 
+const MOST_KEYS: usize = 50;
+
+fn too_large(param: &str) -> ApiError {
+    ApiError::bad_param(
+        param,
+        format!("You can only specify up to {MOST_KEYS} keys in metadata."),
+    )
+}
+
 /// How a request changes metadata.
 #[derive(Debug, Clone, Default)]
 pub enum MetadataChange {
@@ -30,17 +39,36 @@ impl MetadataChange {
             Some(Some(pairs)) => Self::Merge(pairs),
         };
         if let Self::Merge(pairs) = &change {
-            let too_long = |(key, value): &(String, String)| {
-                key.chars().count() > 40 || value.chars().count() > 500
-            };
-            if pairs.len() > 50 || pairs.iter().any(too_long) {
+            let set = pairs.iter().filter(|(_, value)| !value.is_empty());
+            if set.count() > MOST_KEYS {
+                return Err(too_large(&name));
+            }
+            if let Some((key, _)) = pairs.iter().find(|(key, _)| key.chars().count() > 40) {
                 return Err(ApiError::bad_param(
                     &name,
-                    "Metadata takes at most 50 keys of 40 characters with values of 500.",
+                    format!("Metadata keys can be at most 40 characters long: {key}"),
+                ));
+            }
+            if let Some((key, _)) = pairs.iter().find(|(_, value)| value.chars().count() > 500) {
+                return Err(ApiError::bad_param(
+                    &format!("{name}[{key}]"),
+                    format!(
+                        "Metadata values can have up to 500 characters, but you passed in a longer one for the key {key}."
+                    ),
                 ));
             }
         }
         Ok(change)
+    }
+
+    /// Refuses a change after which there would be more than fifty keys.
+    pub fn check_room(&self, metadata: &Metadata, param: &str) -> Result<(), ApiError> {
+        let mut after = metadata.clone();
+        self.clone().apply(&mut after);
+        if after.len() > MOST_KEYS {
+            return Err(too_large(param));
+        }
+        Ok(())
     }
 
     /// Applies the change.

@@ -37,6 +37,9 @@ impl Key {
     }
 }
 
+/// The longest text that Stripe takes where it names no other limit.
+const LONGEST_TEXT: usize = 5_000;
+
 /// Names and values of a flat hash.
 pub type Pairs = Vec<(String, String)>;
 
@@ -91,9 +94,25 @@ impl Params {
 
     /// A text that may be emptied: `Some(None)` means "unset it".
     pub fn clearable(&mut self, key: &str) -> Result<Option<Option<String>>, ApiError> {
+        self.clearable_within(key, LONGEST_TEXT)
+    }
+
+    /// The same, of so many characters at most.
+    pub fn clearable_within(
+        &mut self,
+        key: &str,
+        most: usize,
+    ) -> Result<Option<Option<String>>, ApiError> {
         match self.take(key) {
             None => Ok(None),
             Some(Node::Text(text)) if text.is_empty() => Ok(Some(None)),
+            Some(Node::Text(text)) if text.chars().count() > most => {
+                let start: String = text.chars().take(20).collect();
+                Err(ApiError::bad_param(
+                    &self.name(key),
+                    format!("Invalid string: {start}…; must be at most {most} characters"),
+                ))
+            }
             Some(Node::Text(text)) => Ok(Some(Some(text))),
             Some(Node::Map(_)) => {
                 let name = self.name(key);
@@ -107,7 +126,12 @@ impl Params {
 
     /// A text that must not be empty.
     pub fn text(&mut self, key: &str) -> Result<Option<String>, ApiError> {
-        match self.clearable(key)? {
+        self.text_within(key, LONGEST_TEXT)
+    }
+
+    /// The same, of so many characters at most.
+    pub fn text_within(&mut self, key: &str, most: usize) -> Result<Option<String>, ApiError> {
+        match self.clearable_within(key, most)? {
             Some(None) => {
                 let name = self.name(key);
                 Err(ApiError::bad_param(
@@ -285,6 +309,18 @@ impl Params {
         match self.nodes.keys().next() {
             None => Ok(()),
             Some(key) => Err(ApiError::unknown_param(&self.name(&key.text()))),
+        }
+    }
+
+    /// Refuses what was not taken, and tells what Stripe has and the stand-in
+    /// lacks from what nobody knows.
+    pub fn finish_lacking(self, lacking: &[&str]) -> Result<(), ApiError> {
+        match lacking.iter().find(|name| self.has(name)) {
+            Some(name) => Err(ApiError::unsupported(
+                &self.name(name),
+                &format!("the parameter `{}`", self.name(name)),
+            )),
+            None => self.finish(),
         }
     }
 

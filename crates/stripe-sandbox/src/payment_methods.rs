@@ -10,8 +10,10 @@ use crate::params::Params;
 use crate::state::State;
 use crate::store::Keyed;
 use crate::test_cards::{self, TestCard, Verdict};
+use crate::validate;
 
-/// Routes of `/v1/payment_methods`, and a customer's own.
+/// Routes of `/v1/payment_methods`, and a customer's own. The one under
+/// `/_sandbox` stands for the card's network, which sends new cards.
 pub const ROUTES: &[Route] = &[
     post("/v1/payment_methods", create),
     get("/v1/payment_methods", list),
@@ -19,12 +21,43 @@ pub const ROUTES: &[Route] = &[
     post("/v1/payment_methods/{id}", update),
     post("/v1/payment_methods/{id}/attach", attach_to_customer),
     post("/v1/payment_methods/{id}/detach", detach),
+    post("/_sandbox/payment_methods/{id}/renew", renew),
     get("/v1/customers/{id}/payment_methods", list_of_customer),
     get(
         "/v1/customers/{id}/payment_methods/{method}",
         retrieve_of_customer,
     ),
 ];
+
+/// The kinds that Stripe has besides cards.
+const OTHER_TYPES: [&str; 24] = [
+    "acss_debit",
+    "affirm",
+    "afterpay_clearpay",
+    "alipay",
+    "amazon_pay",
+    "au_becs_debit",
+    "bacs_debit",
+    "bancontact",
+    "blik",
+    "boleto",
+    "cashapp",
+    "customer_balance",
+    "eps",
+    "ideal",
+    "klarna",
+    "link",
+    "p24",
+    "paypal",
+    "pix",
+    "revolut_pay",
+    "sepa_debit",
+    "twint",
+    "us_bank_account",
+    "wechat_pay",
+];
+/// Years that a new card is good for longer.
+const RENEWED_YEARS: i64 = 4;
 
 /// A card.
 #[derive(Debug, Clone)]
@@ -121,6 +154,7 @@ impl PaymentMethod {
             "card": card,
             "created": self.created_secs,
             "customer": self.customer,
+            "customer_account": null,
             "livemode": false,
             "metadata": self.metadata,
             "type": "card",
@@ -151,12 +185,20 @@ pub fn check_attachable(state: &State, id: &str, param: &str) -> Result<(), ApiE
         }
         (Some(method), _) => method.card,
         (None, Some(card)) => card,
-        (None, None) => return Err(ApiError::no_such("PaymentMethod", id, param)),
+        (None, None) => return Err(no_such_method(id, param)),
     };
     match card.attach {
         Verdict::Decline(decline) => Err(decline.error()),
         Verdict::Approve | Verdict::Authenticate => Ok(()),
     }
+}
+
+/// There is no such method; of Stripe's own test cards some are only there.
+fn no_such_method(id: &str, param: &str) -> ApiError {
+    if test_cards::only_at_stripe(id) {
+        return ApiError::unsupported(param, &format!("Stripe's test card {id}"));
+    }
+    ApiError::no_such("PaymentMethod", id, param)
 }
 
 /// Refuses what is not attached to this customer.
@@ -193,6 +235,13 @@ pub fn attach(state: &mut State, id: &str, customer: &str) -> Result<String, Api
     Ok(attached)
 }
 
+fn no_such_token(token: &str) -> ApiError {
+    if test_cards::only_at_stripe(token) {
+        return ApiError::unsupported("card[token]", &format!("Stripe's test card {token}"));
+    }
+    ApiError::no_such("token", token, "card[token]")
+}
+
 fn take_billing(params: &mut Params, method: &mut PaymentMethod) -> Result<(), ApiError> {
     if let Some(mut details) = params.map("billing_details")? {
         if let Some(name) = details.clearable("name")? {
@@ -208,9 +257,11 @@ fn take_billing(params: &mut Params, method: &mut PaymentMethod) -> Result<(), A
 
 fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
-    match params.choice("type", &["card"])? {
-        Some(_) => {}
-        None => return Err(ApiError::missing_param("type")),
+    if take_type(&mut params)?.ok_or_else(|| ApiError::missing_param("type"))? != "card" {
+        return Err(ApiError::unsupported(
+            "type",
+            "payment methods other than cards",
+        ));
     }
     let mut card = params
         .map("card")?
@@ -221,8 +272,7 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     card.text("cvc")?;
     card.finish()?;
     let known = match (&token, &number) {
-        (Some(token), None) => test_cards::by_token(token)
-            .ok_or_else(|| ApiError::no_such("token", token, "card[token]"))?,
+        (Some(token), None) => test_cards::by_token(token).ok_or_else(|| no_such_token(token))?,
         (None, Some(number)) => test_cards::by_number(number).ok_or_else(|| {
             ApiError::card("incorrect_number", None, "Your card number is incorrect.")
                 .param("card[number]")
@@ -231,8 +281,11 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     };
     let now = call.state.wall_secs;
     let mut method = PaymentMethod::new(String::new(), known, now);
-    if let (Some(month), Some(year)) = expiry {
-        method.expiry = (month, year);
+    if number.is_some() || expiry != (None, None) {
+        let [month, year] = [(expiry.0, "card[exp_month]"), (expiry.1, "card[exp_year]")]
+            .map(|(value, name)| value.ok_or_else(|| ApiError::missing_param(name)));
+        method.expiry = (month?, year?);
+        validate::expiry(method.expiry.0, method.expiry.1, now)?;
     }
     take_billing(&mut params, &mut method)?;
     let metadata = MetadataChange::take(&mut params)?;
@@ -251,7 +304,14 @@ fn retrieve(call: &mut Call<'_>) -> Result<Value, ApiError> {
         return Ok(method.render());
     }
     let card = test_cards::by_payment_method(&id)
-        .ok_or_else(|| ApiError::no_such("PaymentMethod", &id, "id"))?;
+        .ok_or_else(|| no_such_method(&id, "payment_method"))
+        .map_err(|error| match error.code {
+            Some("resource_missing") => ApiError {
+                status: 404,
+                ..error
+            },
+            _ => error,
+        })?;
     Ok(PaymentMethod::new(id, card, call.state.wall_secs).render())
 }
 
@@ -265,15 +325,62 @@ fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
         .cloned()
         .ok_or_else(|| ApiError::no_such("PaymentMethod", &id, "id"))?;
     take_billing(&mut params, &mut method)?;
+    let expiry = match params.map("card")? {
+        None => (None, None),
+        Some(mut card) => {
+            let expiry = (card.integer("exp_month")?, card.integer("exp_year")?);
+            card.finish_lacking(&["networks"])?;
+            expiry
+        }
+    };
     let metadata = MetadataChange::take(&mut params)?;
-    params.finish()?;
+    params.finish_lacking(&["allow_redisplay", "us_bank_account"])?;
+    let owner = method.customer.clone().ok_or_else(|| {
+        ApiError::invalid(
+            "You must save this PaymentMethod to a customer before you can update it.",
+        )
+    })?;
+    let now = call.state.now_for(&owner);
+    if expiry != (None, None) {
+        method.expiry = (
+            expiry.0.unwrap_or(method.expiry.0),
+            expiry.1.unwrap_or(method.expiry.1),
+        );
+        validate::expiry(method.expiry.0, method.expiry.1, now)?;
+    }
+    metadata.check_room(&method.metadata, "metadata")?;
     metadata.apply(&mut method.metadata);
-    let owner = method.customer.clone().unwrap_or_default();
     let before = call.state.snapshot(&id);
     call.state.payment_methods.insert(method);
-    let now = call.state.now_for(&owner);
     call.state
         .emit_update("payment_method.updated", &id, before, now);
+    call.render(&id)
+}
+
+/// A kind of payment methods that Stripe has.
+fn take_type(params: &mut Params) -> Result<Option<&'static str>, ApiError> {
+    let mut known = vec!["card"];
+    known.extend(OTHER_TYPES);
+    params.choice("type", &known)
+}
+
+/// The network has sent a new card, and tells its new date of expiry.
+fn renew(call: &mut Call<'_>) -> Result<Value, ApiError> {
+    call.no_params()?;
+    let id = call.id();
+    let before = call.state.snapshot(&id);
+    let method = call
+        .state
+        .payment_methods
+        .get_mut(&id)
+        .ok_or_else(|| ApiError::no_such("PaymentMethod", &id, "id"))?;
+    method.expiry.1 += RENEWED_YEARS;
+    let owner = method.customer.clone().ok_or_else(|| {
+        ApiError::invalid("Networks update only cards that are attached to a customer.")
+    });
+    let now = call.state.now_for(&owner?);
+    call.state
+        .emit_update("payment_method.automatically_updated", &id, before, now);
     call.render(&id)
 }
 
@@ -286,7 +393,9 @@ fn attach_to_customer(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let exists = call.state.payment_methods.get(&id).is_some()
         || test_cards::by_payment_method(&id).is_some();
     if !exists {
-        return Err(ApiError::no_such("PaymentMethod", &id, "id"));
+        let mut error = no_such_method(&id, "payment_method");
+        error.status = 404;
+        return Err(error);
     }
     let attached = attach(call.state, &id, &customer)?;
     call.render(&attached)
@@ -329,13 +438,15 @@ fn list(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
     let page = Page::take(&mut params)?;
     let customer = params.text("customer")?;
-    params.choice("type", &["card"])?;
+    let kind = take_type(&mut params)?;
     params.finish()?;
     if let Some(customer) = &customer {
         call.state.customer(customer, "customer")?;
     }
     // Without a customer Stripe lists only methods of the account itself.
-    let filter = |method: &PaymentMethod| customer.is_some() && method.customer == customer;
+    let filter = |method: &PaymentMethod| {
+        kind.is_none_or(|kind| kind == "card") && customer.is_some() && method.customer == customer
+    };
     call.render_page(
         &page,
         "PaymentMethod",
@@ -348,7 +459,7 @@ fn list(call: &mut Call<'_>) -> Result<Value, ApiError> {
 fn list_of_customer(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
     let page = Page::take(&mut params)?;
-    params.choice("type", &["card"])?;
+    let kind = take_type(&mut params)?;
     params.finish()?;
     let customer = call.id();
     call.state.customer(&customer, "id")?;
@@ -358,7 +469,9 @@ fn list_of_customer(call: &mut Call<'_>) -> Result<Value, ApiError> {
         "PaymentMethod",
         &url,
         call.state.payment_methods.iter().rev(),
-        |method| method.customer.as_ref() == Some(&customer),
+        |method| {
+            kind.is_none_or(|kind| kind == "card") && method.customer.as_ref() == Some(&customer)
+        },
     )
 }
 

@@ -14,6 +14,7 @@ use crate::products::Product;
 use crate::shape::Shape;
 use crate::state::State;
 use crate::store::{Keyed, Store};
+use crate::validate;
 
 /// Routes of `/v1/prices`.
 pub const ROUTES: &[Route] = &[
@@ -22,6 +23,11 @@ pub const ROUTES: &[Route] = &[
     get("/v1/prices/{id}", retrieve),
     post("/v1/prices/{id}", update),
 ];
+
+/// Stripe's limit for lookup keys.
+const LONGEST_LOOKUP_KEY: usize = 200;
+/// What Stripe takes here and the stand-in does not.
+const LACKING: [&str; 2] = ["currency_options", "transform_quantity"];
 
 /// How a recurring price repeats and what it counts.
 #[derive(Debug, Clone)]
@@ -172,6 +178,26 @@ impl Price {
     }
 }
 
+/// A price that was made for one invoice item: it cannot be used again.
+pub fn add_inline(state: &mut State, product: String, currency: String, unit: Decimal) -> String {
+    let (id, now) = (state.ids.next("price"), state.wall_secs);
+    state.prices.insert(Price {
+        id: id.clone(),
+        created_secs: now,
+        product,
+        currency,
+        scheme: Scheme::PerUnit(unit),
+        recurring: None,
+        active: false,
+        lookup_key: None,
+        nickname: None,
+        tax_behavior: "unspecified",
+        metadata: Metadata::new(),
+    });
+    state.emit("price.created", &id, now);
+    id
+}
+
 fn take_recurring(params: &mut Params, state: &State) -> Result<Option<Recurring>, ApiError> {
     let Some(mut params) = params.map("recurring")? else {
         return Ok(None);
@@ -261,11 +287,11 @@ fn release_lookup_key(state: &mut State, previous: Option<String>, now: i64) {
 fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
     let state = &mut *call.state;
-    let currency = params.required("currency")?.to_lowercase();
-    if currency.len() != 3 || !currency.bytes().all(|byte| byte.is_ascii_lowercase()) {
-        return Err(ApiError::bad_param(
-            "currency",
-            format!("Invalid currency: {currency}."),
+    let currency = validate::currency("currency", &params.required("currency")?)?;
+    if params.has("custom_unit_amount") {
+        return Err(ApiError::unsupported(
+            "custom_unit_amount",
+            "prices whose amount the customer chooses",
         ));
     }
     let scheme = pricing::take_scheme(&mut params)?;
@@ -280,14 +306,14 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
         scheme,
         recurring,
         active: params.boolean("active")?.unwrap_or(true),
-        lookup_key: params.text("lookup_key")?,
+        lookup_key: params.text_within("lookup_key", LONGEST_LOOKUP_KEY)?,
         nickname: params.text("nickname")?,
         tax_behavior: params
             .choice("tax_behavior", &["exclusive", "inclusive", "unspecified"])?
             .unwrap_or("unspecified"),
         metadata: MetadataChange::take(&mut params)?.initial(),
     };
-    params.finish()?;
+    params.finish_lacking(&LACKING)?;
     if price.meter().is_none() && price.scheme.unit().and_then(Decimal::to_whole).is_none() {
         return Err(ApiError::unsupported(
             "unit_amount_decimal",
@@ -353,14 +379,16 @@ fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
     }
     let transfer = params.boolean("transfer_lookup_key")?.unwrap_or(false);
     let mut previous = None;
-    if let Some(key) = params.clearable("lookup_key")? {
+    if let Some(key) = params.clearable_within("lookup_key", LONGEST_LOOKUP_KEY)? {
         if let Some(key) = &key {
             previous = claim_lookup_key(&state.prices, key, &id, transfer)?;
         }
         price.lookup_key = key;
     }
-    MetadataChange::take(&mut params)?.apply(&mut price.metadata);
-    params.finish()?;
+    let metadata = MetadataChange::take(&mut params)?;
+    metadata.check_room(&price.metadata, "metadata")?;
+    metadata.apply(&mut price.metadata);
+    params.finish_lacking(&LACKING)?;
     let now = state.wall_secs;
     release_lookup_key(state, previous, now);
     let before = state.snapshot(&id);

@@ -38,6 +38,21 @@ impl Decimal {
         Some(Self(whole * ONE + fraction))
     }
 
+    /// The same, with a sign before it.
+    #[must_use]
+    pub fn parse_signed(text: &str) -> Option<Self> {
+        match text.strip_prefix('-') {
+            Some(size) => Self::parse(size).map(|size| Self(-size.0)),
+            None => Self::parse(text),
+        }
+    }
+
+    /// So many of it in minor units, rounded half up; `None` on overflow.
+    #[must_use]
+    pub fn times(self, quantity: u64) -> Option<i64> {
+        half_up(self.0.checked_mul(i128::from(quantity))?)
+    }
+
     /// The whole number of minor units, if it is one.
     #[must_use]
     pub fn to_whole(self) -> Option<i64> {
@@ -51,7 +66,11 @@ impl Decimal {
 
 impl fmt::Display for Decimal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (whole, fraction) = (self.0 / ONE, self.0 % ONE);
+        if self.0 < 0 {
+            formatter.write_str("-")?;
+        }
+        let size = self.0.unsigned_abs();
+        let (whole, fraction) = (size / ONE.unsigned_abs(), size % ONE.unsigned_abs());
         if fraction == 0 {
             return write!(formatter, "{whole}");
         }

@@ -18,6 +18,19 @@ pub const ROUTES: &[Route] = &[
     delete("/v1/products/{id}", remove),
 ];
 
+/// What Stripe takes here and the stand-in does not.
+const LACKING: [&str; 9] = [
+    "default_price_data",
+    "images",
+    "marketing_features",
+    "package_dimensions",
+    "shippable",
+    "statement_descriptor",
+    "tax_code",
+    "tax_details",
+    "url",
+];
+
 /// What is sold.
 #[derive(Debug, Clone)]
 pub struct Product {
@@ -86,16 +99,18 @@ impl Product {
         if let Some(name) = params.text("name")? {
             self.name = name;
         }
-        if let Some(description) = params.clearable("description")? {
+        if let Some(description) = params.clearable_within("description", 40_000)? {
             self.description = description;
         }
         if let Some(active) = params.boolean("active")? {
             self.active = active;
         }
-        if let Some(label) = params.clearable("unit_label")? {
+        if let Some(label) = params.clearable_within("unit_label", 12)? {
             self.unit_label = label;
         }
-        MetadataChange::take(params)?.apply(&mut self.metadata);
+        let metadata = MetadataChange::take(params)?;
+        metadata.check_room(&self.metadata, "metadata")?;
+        metadata.apply(&mut self.metadata);
         Ok(())
     }
 }
@@ -110,7 +125,7 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut product = Product::named(String::new(), String::new(), now);
     product.take(&mut params)?;
     params.choice("type", &["service"])?;
-    params.finish()?;
+    params.finish_lacking(&LACKING)?;
     product.id = match id {
         Some(id) if call.state.products.get(&id).is_some() => {
             return Err(ApiError::bad_param("id", "Product already exists.")
@@ -146,7 +161,7 @@ fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
         }
         product.default_price = Some(price);
     }
-    params.finish()?;
+    params.finish_lacking(&LACKING)?;
     let now = call.state.wall_secs;
     product.updated_secs = now;
     let before = call.state.snapshot(&id);

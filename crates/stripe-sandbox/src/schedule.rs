@@ -10,7 +10,7 @@ use crate::invoices::{collect, finalize};
 use crate::shape::Shape;
 use crate::state::{Origin, State};
 use crate::subscriptions::model::{MissingPaymentMethod, Status, Subscription};
-use crate::subscriptions::{cancel, status};
+use crate::subscriptions::{cancel, payment, pending, status};
 
 const DAY_SECS: i64 = 86_400;
 /// How long a first payment may take.
@@ -25,6 +25,7 @@ enum Due {
     AnnounceRenewal(String),
     Expire(String),
     Cancel(String),
+    DropPending(String),
     EndPeriod(String),
 }
 
@@ -96,6 +97,9 @@ fn of_subscription(state: &State, subscription: &Subscription) -> Vec<(i64, Due)
             Due::Expire(id()),
         ));
     }
+    if let Some(pending) = &subscription.pending_update {
+        due.push((pending.expires_secs, Due::DropPending(id())));
+    }
     if let Some(at_secs) = subscription.cancel_at {
         due.push((at_secs, Due::Cancel(id())));
     }
@@ -137,6 +141,7 @@ fn perform(state: &mut State, due: Due, now_secs: i64) -> Result<(), ApiError> {
             void_open_invoice(state, &id, now_secs)
         }
         Due::Cancel(id) => end(state, &id, now_secs),
+        Due::DropPending(id) => pending::expire(state, &id, now_secs),
         Due::EndPeriod(id) => end_period(state, &id, now_secs),
     }
 }
@@ -212,7 +217,7 @@ fn end_period(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError
     if subscription.cancel_at_period_end {
         return end(state, id, now_secs);
     }
-    if subscription.on_trial() && !has_method(state, &subscription) {
+    if subscription.on_trial() && payment::method_of(state, &subscription).is_none() {
         match subscription.missing_payment_method {
             MissingPaymentMethod::CreateInvoice => {}
             MissingPaymentMethod::Cancel => return end(state, id, now_secs),
@@ -233,15 +238,8 @@ fn end_period(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError
     Ok(())
 }
 
-fn has_method(state: &State, subscription: &Subscription) -> bool {
-    subscription.default_payment_method.is_some()
-        || state
-            .customers
-            .get(&subscription.customer)
-            .is_some_and(|customer| customer.default_payment_method.is_some())
-}
-
-fn pause(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
+/// The trial is over, and there is nothing to charge.
+pub fn pause(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
     state.change_subscription(id, now_secs, |subscription| {
         subscription.status = Status::Paused
     })?;

@@ -33,7 +33,17 @@ pub fn flexible_by_default(version: &str) -> bool {
     version >= "2025-09-30"
 }
 
-/// The versions that Stripe has had since 2017, before it named them.
+/// Stripe's versions before 2017-05.
+const OLDEST: &str = "2011-01-01 2011-06-21 2011-06-28 2011-08-01 2011-09-15 2011-11-17 \
+    2012-02-23 2012-03-25 2012-06-18 2012-06-28 2012-07-09 2012-09-24 2012-10-26 2012-11-07 \
+    2013-02-11 2013-02-13 2013-07-05 2013-08-12 2013-08-13 2013-10-29 2013-12-03 2014-01-31 \
+    2014-03-13 2014-03-28 2014-05-19 2014-06-13 2014-06-17 2014-07-22 2014-07-26 2014-08-04 \
+    2014-08-20 2014-09-08 2014-10-07 2014-11-05 2014-11-20 2014-12-08 2014-12-17 2014-12-22 \
+    2015-01-11 2015-01-26 2015-02-10 2015-02-16 2015-02-18 2015-03-24 2015-04-07 2015-06-15 \
+    2015-07-07 2015-07-13 2015-07-28 2015-08-07 2015-08-19 2015-09-03 2015-09-08 2015-09-23 \
+    2015-10-01 2015-10-12 2015-10-16 2016-02-03 2016-02-19 2016-02-22 2016-02-23 2016-02-29 \
+    2016-03-07 2016-06-15 2016-07-06 2016-10-19 2017-01-27 2017-02-14 2017-04-06";
+/// The versions that Stripe has had since then, before it named them.
 const DATED: [&str; 24] = [
     "2017-05-25",
     "2017-06-05",
@@ -126,7 +136,11 @@ pub fn check_version(version: &str) -> Result<(), ApiError> {
         Some((date, name)) => NAMED
             .iter()
             .any(|(known, dates)| name == *known && dates.contains(&date)),
-        None => DATED.contains(&version) || DATED_SINCE_2019_12.contains(&version),
+        None => {
+            DATED.contains(&version)
+                || DATED_SINCE_2019_12.contains(&version)
+                || OLDEST.split_whitespace().any(|known| known == version)
+        }
     };
     if known {
         Ok(())

@@ -20,7 +20,9 @@ use crate::payment_methods::PaymentMethod;
 use crate::payments::charges::Charge;
 use crate::payments::disputes::Dispute;
 use crate::payments::intents::PaymentIntent;
+use crate::payments::ledger;
 use crate::payments::refunds::Refund;
+use crate::payments::setup_intents::SetupIntent;
 use crate::prices::Price;
 use crate::products::Product;
 use crate::shape::Shape;
@@ -78,6 +80,8 @@ pub struct State {
     pub charges: Store<Charge>,
     /// Refunds of charges.
     pub refunds: Store<Refund>,
+    /// Setup intents of trials without a card.
+    pub setup_intents: Store<SetupIntent>,
     /// Disputes of charges.
     pub disputes: Store<Dispute>,
     /// Meters.
@@ -119,6 +123,7 @@ impl State {
             payment_intents: Store::default(),
             charges: Store::default(),
             refunds: Store::default(),
+            setup_intents: Store::default(),
             disputes: Store::default(),
             meters: Store::default(),
             meter_events: Store::default(),
@@ -230,6 +235,12 @@ impl State {
         }
         if let Some(dispute) = self.disputes.get(id) {
             return Some(dispute.render());
+        }
+        if let Some(intent) = self.setup_intents.get(id) {
+            return Some(intent.render());
+        }
+        if let Some(transaction) = ledger::render(self, id) {
+            return Some(transaction);
         }
         self.balance_transactions
             .get(id)

@@ -176,6 +176,33 @@ pub const CARDS: &[TestCard] = &[
     },
 ];
 
+/// Stripe's other test cards: of countries, of checks that fail, of fraud, of
+/// disputes and refunds of their own kind.
+const ELSEWHERE: &str = "ae ar at au authenticationRequiredChargeDeclinedInsufficientFunds \
+    authenticationRequiredOnSetup authenticationRequiredSetupForOffSession avsFail avsLine1Fail \
+    avsUnchecked avsZipFail be bg bo br by bypassPending bypassPendingInternational ca cartes_bancaires \
+    cartesBancaires ch chargeDeclinedVelocityLimitExceeded chargeDeclinedLostCard \
+    chargeDeclinedStolenCard chargeDeclinedInvalidNumber chargeDeclinedFraudulentBlocked cl cn co cr \
+    createDisputeInquiry createDisputeMultiple createDisputeProductNotReceived \
+    createComplianceDispute createIssuerFraudRecord cvcCheckFail cy cz de dk ec ee elo es fi fr gb gi \
+    gr hk hr hu ie in it jp lt lu lv mt mx my networks no nz pa pe pinOfflineDeclined pl pr pt py \
+    radarBlock refundFail riskLevelElevated riskLevelHighest ro sa se sg si sk th \
+    threeDSecure2Required threeDSecureOptional threeDSecureRequired \
+    threeDSecureRequiredChargeDeclined threeDSecureRequiredProcessingError tr tw \
+    unionpay_debit unionpay_19 us uy visa_chargeDeclinedExpiredCard visa_chargeDeclinedFraudulent \
+    visa_chargeDeclinedIncorrectCvc visa_chargeDeclinedProcessingError visa_cartesBancaires \
+    visa_unregulated_debit mastercard_2_series mastercard_series_2 diners_14digits \
+    visa_triggerNextRequiresAction visa_prepaid";
+
+/// Whether Stripe has this test card and the stand-in has not.
+#[must_use]
+pub fn only_at_stripe(id: &str) -> bool {
+    let name = id
+        .strip_prefix("pm_card_")
+        .or_else(|| id.strip_prefix("tok_"));
+    name.is_some_and(|name| ELSEWHERE.split_whitespace().any(|known| known == name))
+}
+
 /// The card behind `pm_card_…`.
 #[must_use]
 pub fn by_payment_method(id: &str) -> Option<&'static TestCard> {

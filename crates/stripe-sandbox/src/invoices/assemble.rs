@@ -98,7 +98,10 @@ impl Draft {
                 .into_iter()
                 .map(|line| Line {
                     id: ids.next("il"),
-                    invoice_item: line.invoice_item,
+                    // Prorations come by invoice items, in previews too.
+                    invoice_item: line
+                        .invoice_item
+                        .or_else(|| line.content.proration.then(|| ids.next("ii"))),
                     content: line.content,
                 })
                 .collect(),
@@ -266,6 +269,8 @@ fn item_line(
         proration: false,
         subscription: Some(subscription.id.clone()),
         item: Some(item),
+        unit: None,
+        credited: None,
         metadata: subscription.metadata.clone(),
     }
 }

@@ -82,7 +82,19 @@ pub fn attempt(
         let error = no_payment_method();
         return failed(state, id, None, error, now_secs).map(Attempt::Failed);
     };
-    match verdict(state, method)? {
+    let verdict = verdict(state, method)?;
+    attempt_as(state, id, method, verdict, now_secs)
+}
+
+/// Tries to collect an open invoice, when the issuer has been asked already.
+pub fn attempt_as(
+    state: &mut State,
+    id: &str,
+    method: &str,
+    verdict: Verdict,
+    now_secs: i64,
+) -> Result<Attempt, ApiError> {
+    match verdict {
         Verdict::Approve => {
             take_payment(state, id, method, now_secs)?;
             Ok(Attempt::Paid)

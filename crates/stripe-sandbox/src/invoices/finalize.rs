@@ -52,8 +52,7 @@ pub fn finalize(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiErr
     if invoice.status != Status::Draft {
         return Err(ApiError::invalid(
             "This invoice is already finalized, you can't re-finalize a non-draft invoice.",
-        )
-        .code("invoice_not_editable"));
+        ));
     }
     let invoice = count_usage(state, invoice)?;
     let balance = state.customer(&invoice.customer, "customer")?.balance;

@@ -2,6 +2,7 @@
 
 pub mod assemble;
 pub mod collect;
+pub mod credits;
 pub mod describe;
 pub mod finalize;
 pub mod lines;

@@ -3,7 +3,9 @@
 use billing_domain::preview::BillingMode;
 
 use crate::invoices::assemble::DraftLine;
+use crate::invoices::credits::Credited;
 use crate::metadata::Metadata;
+use crate::pricing::Decimal;
 use crate::store::Keyed;
 
 /// Where an invoice stands.
@@ -56,6 +58,10 @@ pub struct Content {
     pub subscription: Option<String>,
     /// The subscription item it comes from.
     pub item: Option<String>,
+    /// What a unit costs, where no price says it.
+    pub unit: Option<Decimal>,
+    /// The lines that this one gives credit for.
+    pub credited: Option<Credited>,
     /// Texts of the user.
     pub metadata: Metadata,
 }

@@ -8,6 +8,7 @@ use crate::error::ApiError;
 use crate::ids::IdSource;
 use crate::invoice_items;
 use crate::invoices::assemble::{self, Draft, DraftLine};
+use crate::invoices::credits;
 use crate::invoices::model::{Content, Invoice, settle};
 use crate::metadata::MetadataChange;
 use crate::params::Params;
@@ -101,9 +102,9 @@ fn with_extras(
 ) -> Result<Draft, ApiError> {
     let now = state.now_for(owner);
     for mut params in extras {
-        let content = invoice_items::take_content(&mut params, state, now)?;
-        params.finish()?;
-        draft.lines.push(DraftLine::from(content));
+        let wish = invoice_items::take_content(&mut params, state, now)?;
+        params.finish_lacking(&invoice_items::LACKING)?;
+        draft.lines.push(DraftLine::from(wish.content));
     }
     Ok(draft)
 }
@@ -132,7 +133,8 @@ fn of_subscription(
     let mut draft = if cancel_now {
         of_cancellation(state, before, request.behavior, now)?
     } else {
-        let change = change::decide(before, &request, state.catalogue(), ids, now)?;
+        let mut change = change::decide(before, &request, state.catalogue(), ids, now)?;
+        credits::link(state, &mut change.prorations);
         match change.invoice {
             Invoicing::Later => next(state, before, change.after, change.prorations, ends)?,
             Invoicing::Pending | Invoicing::FullPeriod => {
@@ -188,11 +190,12 @@ fn of_cancellation(
     behavior: ProrationBehavior,
     now_secs: i64,
 ) -> Result<Draft, ApiError> {
-    let credits = if behavior == ProrationBehavior::None || before.on_trial() {
+    let mut credits = if behavior == ProrationBehavior::None || before.on_trial() {
         Vec::new()
     } else {
         cancel::unused_time(before, state.catalogue(), now_secs)?
     };
+    credits::link(state, &mut credits);
     let draft = cancel::last_invoice(state, before, credits, now_secs)?;
     if draft.lines.is_empty() {
         Err(none_upcoming(&before.customer))

@@ -239,7 +239,7 @@ fn add_legacy_line(object: &mut Value, line: &Line, state: &State) {
     object["plan"] = price.map_or(Value::Null, |price| price.render_plan(Shape::Legacy));
     object["price"] = price.map_or(Value::Null, |price| price.render(Shape::Legacy));
     object["proration"] = json!(content.proration);
-    object["proration_details"] = json!({ "credited_items": null });
+    object["proration_details"] = json!({ "credited_items": credited(content) });
     object["tax_amounts"] = json!([]);
     object["tax_rates"] = json!([]);
     match (&line.invoice_item, &content.item) {
@@ -261,7 +261,7 @@ fn line_parent(line: &Line, mode: BillingMode) -> Value {
     let details = |extra: (&str, Value)| {
         let mut details = json!({
             "proration": content.proration,
-            "proration_details": { "credited_items": null },
+            "proration_details": { "credited_items": credited(content) },
             "subscription": content.subscription,
             "invoice_item": line.invoice_item,
         });
@@ -288,6 +288,13 @@ fn line_parent(line: &Line, mode: BillingMode) -> Value {
     }
 }
 
+fn credited(content: &Content) -> Value {
+    content.credited.as_ref().map_or(
+        Value::Null,
+        |credited| json!({ "invoice": credited.invoice, "invoice_line_items": credited.lines }),
+    )
+}
+
 /// The price behind a line or an invoice item.
 #[must_use]
 pub fn pricing(content: &Content, state: &State) -> Value {
@@ -301,6 +308,12 @@ pub fn pricing(content: &Content, state: &State) -> Value {
             "type": "price_details",
             "unit_amount_decimal": price.scheme.unit().map(|unit| unit.to_string()),
         }),
-        None => Value::Null,
+        None => content.unit.map_or(Value::Null, |unit| {
+            json!({
+                "price_details": null,
+                "type": "price_details",
+                "unit_amount_decimal": unit.to_string(),
+            })
+        }),
     }
 }

@@ -12,6 +12,7 @@ use crate::list::Page;
 use crate::metadata::MetadataChange;
 use crate::payment_methods;
 use crate::payments::intents;
+use crate::validate;
 
 /// Routes of `/v1/invoices`.
 pub const ROUTES: &[Route] = &[
@@ -26,8 +27,35 @@ pub const ROUTES: &[Route] = &[
     get("/v1/invoices/{id}/lines", lines::list),
     post("/v1/invoices/{id}/finalize", finalize_now),
     post("/v1/invoices/{id}/pay", pay),
+    post("/v1/invoices/{id}/send", send),
     post("/v1/invoices/{id}/void", void),
     post("/v1/invoices/{id}/mark_uncollectible", mark_uncollectible),
+];
+
+/// What Stripe takes here and the stand-in does not.
+const LACKING: [&str; 22] = [
+    "account_tax_ids",
+    "application_fee_amount",
+    "custom_fields",
+    "customer_account",
+    "default_source",
+    "default_tax_rates",
+    "discounts",
+    "due_date",
+    "effective_at",
+    "from_invoice",
+    "issuer",
+    "number",
+    "on_behalf_of",
+    "payment_settings",
+    "rendering",
+    "shipping_cost",
+    "shipping_details",
+    "statement_descriptor",
+    "transfer_data",
+    "automatically_finalizes_at",
+    "automatic_tax",
+    "days_until_due",
 ];
 
 fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
@@ -42,10 +70,12 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let method = params.text("default_payment_method")?;
     let metadata = MetadataChange::take(&mut params)?.initial();
     crate::subscriptions::request::take_fixed_settings(&mut params)?;
-    params.finish()?;
+    params.finish_lacking(&LACKING)?;
     let state = &mut *call.state;
     let customer = state.customer(&customer_id, "customer")?;
     let currency = currency
+        .map(|text| validate::currency("currency", &text))
+        .transpose()?
         .or_else(|| customer.currency.clone())
         .unwrap_or_else(|| "usd".to_owned());
     if let Some(method) = &method {
@@ -74,9 +104,11 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
         }
         draft = Draft::for_subscription(subscription, "subscription_update", (now, now), lines);
     } else if behavior == Some("include") {
+        // What was pending comes newest first; what is added later, last.
         draft.lines = state
             .invoice_items
             .iter()
+            .rev()
             .filter(|item| {
                 item.invoice.is_none()
                     && item.customer == customer_id
@@ -100,7 +132,7 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
 fn retrieve(call: &mut Call<'_>) -> Result<Value, ApiError> {
     call.no_params()?;
     let id = call.id();
-    let invoice = call.state.invoice(&id)?;
+    let invoice = call.state.invoice(&id).map_err(named_invoice)?;
     Ok(invoice.render(call.state, call.shape))
 }
 
@@ -137,9 +169,10 @@ fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let auto_advance = params.boolean("auto_advance")?;
     let method = params.clearable("default_payment_method")?;
     let metadata = MetadataChange::take(&mut params)?;
-    params.finish()?;
+    params.finish_lacking(&LACKING)?;
     let id = call.id();
     let state = &mut *call.state;
+    metadata.check_room(&state.invoice(&id)?.metadata, "metadata")?;
     let (customer, created, status) = {
         let invoice = state.invoice(&id)?;
         (
@@ -182,13 +215,15 @@ fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
 
 fn remove(call: &mut Call<'_>) -> Result<Value, ApiError> {
     call.no_params()?;
-    let (id, now) = target(call)?;
+    let (id, now) = target(call).map_err(named_invoice)?;
     let invoice = call.state.invoice(&id)?;
-    if invoice.status != Status::Draft || invoice.parent.is_some() {
+    if invoice.status != Status::Draft {
+        return Err(ApiError::invalid("You can only delete draft invoices."));
+    }
+    if invoice.parent.is_some() {
         return Err(ApiError::invalid(
-            "You can only delete draft invoices that were made by hand.",
-        )
-        .code("invoice_not_editable"));
+            "You can't delete invoices created by subscriptions.",
+        ));
     }
     // What it billed goes with it, and is not pending again.
     let used: Vec<String> = invoice
@@ -205,6 +240,20 @@ fn remove(call: &mut Call<'_>) -> Result<Value, ApiError> {
         call.state.emit_snapshot("invoice.deleted", last, now);
     }
     Ok(json!({ "id": id, "object": "invoice", "deleted": true }))
+}
+
+/// These routes call what is in their path `invoice`.
+fn named_invoice(error: ApiError) -> ApiError {
+    error.param("invoice")
+}
+
+/// Nothing goes by mail here: every invoice is charged automatically.
+fn send(call: &mut Call<'_>) -> Result<Value, ApiError> {
+    call.no_params()?;
+    target(call).map_err(named_invoice)?;
+    Err(ApiError::invalid(
+        "You can only manually send an invoice if its collection method is 'send_invoice'. This Stripe stand-in has no such invoices.",
+    ))
 }
 
 /// The invoice in the path, and the time it lives in.

@@ -4,4 +4,6 @@ pub mod charges;
 pub mod disputes;
 pub mod intents;
 pub mod invoice_payments;
+pub mod ledger;
 pub mod refunds;
+pub mod setup_intents;

@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 
 use crate::call::{Call, Route, get, post};
 use crate::error::ApiError;
-use crate::list::Page;
+use crate::list::{self, Page};
 use crate::metadata::{Metadata, MetadataChange};
+use crate::state::State;
 use crate::store::Keyed;
 
 /// Routes of `/v1/refunds`.
@@ -20,10 +21,14 @@ const REASONS: [&str; 3] = ["duplicate", "fraudulent", "requested_by_customer"];
 /// Money given back.
 #[derive(Debug, Clone)]
 pub struct Refund {
-    id: String,
-    created_secs: i64,
-    amount: i64,
-    currency: String,
+    /// The id.
+    pub id: String,
+    /// When it was made.
+    pub created_secs: i64,
+    /// How much.
+    pub amount: i64,
+    /// In which currency.
+    pub currency: String,
     charge: String,
     payment_intent: String,
     reason: Option<&'static str>,
@@ -60,13 +65,36 @@ impl Refund {
     }
 }
 
+/// The refunds of a charge, for expansion.
+#[must_use]
+pub fn of_charge(state: &State, charge: &str) -> Value {
+    let data = state
+        .refunds
+        .iter()
+        .rev()
+        .filter(|refund| refund.charge == charge)
+        .map(Refund::render)
+        .collect();
+    list::object(data, false, &format!("/v1/charges/{charge}/refunds"))
+}
+
+/// What Stripe takes here and the stand-in does not.
+const LACKING: [&str; 6] = [
+    "currency",
+    "customer",
+    "instructions_email",
+    "origin",
+    "refund_application_fee",
+    "reverse_transfer",
+];
+
 fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
     let named = (params.text("charge")?, params.text("payment_intent")?);
     let amount = params.integer("amount")?;
     let reason = params.choice("reason", &REASONS)?;
     let metadata = MetadataChange::take(&mut params)?.initial();
-    params.finish()?;
+    params.finish_lacking(&LACKING)?;
     let state = &mut *call.state;
     let charge_id = match named {
         (Some(charge), _) => charge,

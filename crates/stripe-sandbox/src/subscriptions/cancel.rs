@@ -7,7 +7,7 @@ use crate::error::ApiError;
 use crate::invoice_items;
 use crate::invoices::assemble::{self, Draft};
 use crate::invoices::model::Content;
-use crate::invoices::{collect, finalize};
+use crate::invoices::{collect, credits, finalize};
 use crate::state::State;
 use crate::subscriptions::change::{Catalogue, ChangeRequest, ProrationBehavior};
 use crate::subscriptions::model::{Status, Subscription};
@@ -29,7 +29,9 @@ pub fn delete(call: &mut Call<'_>) -> Result<Value, ApiError> {
     }
     let now = state.now_for(&subscription.customer);
     if prorate && !subscription.on_trial() && subscription.status != Status::Incomplete {
-        for credit in unused_time(&subscription, state.catalogue(), now)? {
+        let mut unused = unused_time(&subscription, state.catalogue(), now)?;
+        credits::link(state, &mut unused);
+        for credit in unused {
             invoice_items::record(state, &subscription.customer, credit, now);
         }
     }

@@ -333,6 +333,8 @@ impl ProrationLine<'_> {
             proration: true,
             subscription: Some(subscription.id.clone()),
             item: Some(self.item.id.clone()),
+            unit: None,
+            credited: None,
             metadata: subscription.metadata.clone(),
         })
     }

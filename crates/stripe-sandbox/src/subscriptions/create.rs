@@ -13,6 +13,7 @@ use crate::invoices::finalize;
 use crate::metadata::{Metadata, MetadataChange};
 use crate::params::Params;
 use crate::payment_methods;
+use crate::payments::setup_intents;
 use crate::shape;
 use crate::state::State;
 use crate::subscriptions::change::{self, TrialEnd};
@@ -25,6 +26,29 @@ use crate::subscriptions::update;
 const DAY_SECS: i64 = 86_400;
 /// Stripe's limit for trials: two years.
 const LONGEST_TRIAL_DAYS: i64 = 730;
+
+/// Stripe's limit for descriptions of subscriptions.
+pub const LONGEST_DESCRIPTION: usize = 500;
+/// What Stripe takes here and the stand-in does not.
+const LACKING: [&str; 17] = [
+    "add_invoice_items",
+    "application_fee_percent",
+    "billing_cycle_anchor",
+    "billing_cycle_anchor_config",
+    "billing_schedules",
+    "billing_thresholds",
+    "coupon",
+    "customer_account",
+    "default_source",
+    "default_tax_rates",
+    "discounts",
+    "invoice_settings",
+    "on_behalf_of",
+    "pending_invoice_item_interval",
+    "promotion_code",
+    "transfer_data",
+    "trial_from_plan",
+];
 
 /// What a new subscription is made of.
 #[derive(Debug, Clone)]
@@ -62,7 +86,7 @@ impl Wishes {
                 .unwrap_or(MissingPaymentMethod::CreateInvoice),
             cancel_at_period_end: params.boolean("cancel_at_period_end")?.unwrap_or(false),
             cancel_at: params.integer("cancel_at")?,
-            description: params.text("description")?,
+            description: params.text_within("description", LONGEST_DESCRIPTION)?,
             metadata: MetadataChange::take(params)?.initial(),
         })
     }
@@ -206,6 +230,8 @@ pub fn begin(
         default_payment_method: None,
         save_default_payment_method: false,
         latest_invoice: None,
+        pending_setup_intent: None,
+        pending_update: None,
         description: None,
         metadata: Metadata::new(),
         upcoming_sent_for: None,
@@ -245,7 +271,9 @@ pub fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let new = take_new(&mut params, customer.clone(), &call.version, now)?;
     let currency = params.text("currency")?;
     let wishes = Wishes::take(&mut params)?;
-    params.finish()?;
+    request::refuse_pending(wishes.payment_behavior)?;
+    take_backdate(&mut params, now)?;
+    params.finish_lacking(&LACKING)?;
     update::check_cancel_at(wishes.cancel_at, now)?;
     let state = &mut *call.state;
     if let Some(method) = &wishes.default_payment_method {
@@ -268,6 +296,21 @@ pub fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let id = subscription.id.clone();
     start(state, subscription, draft, behavior, now)?;
     call.render(&id)
+}
+
+/// A start lies in the past; the stand-in begins all of them now.
+fn take_backdate(params: &mut Params, now_secs: i64) -> Result<(), ApiError> {
+    match params.integer("backdate_start_date")? {
+        None => Ok(()),
+        Some(at) if at > now_secs => Err(ApiError::bad_param(
+            "backdate_start_date",
+            "The `backdate_start_date` parameter must be in the past.",
+        )),
+        Some(_) => Err(ApiError::unsupported(
+            "backdate_start_date",
+            "subscriptions that began in the past",
+        )),
+    }
 }
 
 fn apply(subscription: &mut Subscription, wishes: Wishes, now_secs: i64) {
@@ -313,7 +356,12 @@ fn start(
         subscription.currency.clone(),
     );
     let incomplete = subscription.status == Status::Incomplete;
+    let bare = subscription.on_trial() && payment::method_of(state, &subscription).is_none();
     state.subscriptions.insert(subscription);
+    if bare {
+        let intent = setup_intents::open_for_trial(state, &id, &customer, now_secs);
+        state.subscription_mut(&id)?.pending_setup_intent = Some(intent);
+    }
     if let Some(customer) = state.customers.get_mut(&customer) {
         customer.currency.get_or_insert(currency);
     }

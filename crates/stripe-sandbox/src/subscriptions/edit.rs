@@ -92,6 +92,8 @@ fn edit_item(
     if let Some(quantity) = edit.quantity {
         item.quantity = Some(checked_quantity(quantity, &item.price, edit, catalogue)?);
     }
+    let name = format!("{}[metadata]", edit.param);
+    edit.metadata.check_room(&item.metadata, &name)?;
     edit.metadata.clone().apply(&mut item.metadata);
     Ok(())
 }

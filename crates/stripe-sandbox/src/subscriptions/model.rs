@@ -13,6 +13,7 @@ use crate::metadata::Metadata;
 use crate::shape::Shape;
 use crate::state::State;
 use crate::store::Keyed;
+use crate::subscriptions::pending::PendingUpdate;
 
 /// Where a subscription stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +154,10 @@ pub struct Subscription {
     pub save_default_payment_method: bool,
     /// The newest invoice.
     pub latest_invoice: Option<String>,
+    /// What a card for a trial without one is set up by.
+    pub pending_setup_intent: Option<String>,
+    /// A change that waits for its invoice to be paid.
+    pub pending_update: Option<PendingUpdate>,
     /// For the customer to read.
     pub description: Option<String>,
     /// Texts of the user.
@@ -205,6 +210,8 @@ impl Subscription {
             "automatic_tax": { "disabled_reason": null, "enabled": false, "liability": null },
             "billing_cycle_anchor": self.anchor_secs,
             "billing_cycle_anchor_config": null,
+            "billing_mode": self.render_mode(),
+            "billing_schedules": [],
             "billing_thresholds": null,
             "cancel_at": if self.cancel_at_period_end { Some(self.period.end_secs()) } else { self.cancel_at },
             "cancel_at_period_end": self.cancel_at_period_end,
@@ -218,6 +225,7 @@ impl Subscription {
             "created": self.created_secs,
             "currency": self.currency,
             "customer": self.customer,
+            "customer_account": null,
             "days_until_due": null,
             "default_payment_method": self.default_payment_method,
             "default_source": null,
@@ -229,6 +237,7 @@ impl Subscription {
             "items": list,
             "latest_invoice": self.latest_invoice,
             "livemode": false,
+            "managed_payments": { "enabled": false },
             "metadata": self.metadata,
             "next_pending_invoice_item_invoice": null,
             "on_behalf_of": null,
@@ -240,7 +249,7 @@ impl Subscription {
                     if self.save_default_payment_method { "on_subscription" } else { "off" },
             },
             "pending_invoice_item_interval": null,
-            "pending_setup_intent": null,
+            "pending_setup_intent": self.pending_setup_intent,
             "pending_update": null,
             "schedule": null,
             "start_date": self.created_secs,
@@ -253,36 +262,33 @@ impl Subscription {
             },
             "trial_start": self.trial.map(|(start, _)| start),
         });
-        self.render_by_shape(&mut object, state, shape);
+        // A subscription of one item is also shown the old way.
+        let only = match self.items.as_slice() {
+            [item] => Some(item),
+            _ => None,
+        };
+        let plan = only.and_then(|item| state.prices.get(&item.price));
+        object["plan"] = plan.map_or(Value::Null, |price| price.render_plan(shape));
+        object["quantity"] = json!(only.and_then(|item| item.quantity));
+        if let Some(pending) = &self.pending_update {
+            object["pending_update"] = pending.render(state, shape);
+        }
+        if shape == Shape::Legacy {
+            object["current_period_start"] = json!(self.period.start_secs());
+            object["current_period_end"] = json!(self.period.end_secs());
+            object["discount"] = Value::Null;
+        }
         object
     }
 
-    fn render_by_shape(&self, object: &mut Value, state: &State, shape: Shape) {
-        match shape {
-            Shape::Legacy => {
-                object["current_period_start"] = json!(self.period.start_secs());
-                object["current_period_end"] = json!(self.period.end_secs());
-                object["discount"] = Value::Null;
-                // A subscription of one item is also shown the old way.
-                let only = if let [item] = self.items.as_slice() {
-                    Some(item)
-                } else {
-                    None
-                };
-                let plan = only.and_then(|item| state.prices.get(&item.price));
-                object["plan"] = plan.map_or(Value::Null, |price| price.render_plan(shape));
-                object["quantity"] = json!(only.and_then(|item| item.quantity));
-            }
-            Shape::Basil => {
-                object["billing_mode"] = match self.mode {
-                    BillingMode::Classic => json!({ "flexible": null, "type": "classic" }),
-                    BillingMode::Flexible => json!({
-                        "flexible": { "proration_discounts": "included" },
-                        "type": "flexible",
-                        "updated_at": self.created_secs,
-                    }),
-                };
-            }
+    fn render_mode(&self) -> Value {
+        match self.mode {
+            BillingMode::Classic => json!({ "flexible": null, "type": "classic" }),
+            BillingMode::Flexible => json!({
+                "flexible": { "proration_discounts": "included" },
+                "type": "flexible",
+                "updated_at": self.created_secs,
+            }),
         }
     }
 
@@ -295,6 +301,9 @@ impl Subscription {
             "object": "subscription_item",
             "billing_thresholds": null,
             "created": item.created_secs,
+            "current_period_end": self.period.end_secs(),
+            "current_period_start": self.period.start_secs(),
+            "current_trial": null,
             "discounts": [],
             "metadata": item.metadata,
             "plan": price.map_or(Value::Null, |price| price.render_plan(shape)),
@@ -304,10 +313,6 @@ impl Subscription {
         });
         if let Some(quantity) = item.quantity {
             object["quantity"] = json!(quantity);
-        }
-        if shape == Shape::Basil {
-            object["current_period_start"] = json!(self.period.start_secs());
-            object["current_period_end"] = json!(self.period.end_secs());
         }
         object
     }

@@ -51,9 +51,10 @@ pub fn pay(
     match (behavior, method) {
         (PaymentBehavior::DefaultIncomplete, _) => Ok(()),
         // The issuer has agreed already, and is not asked twice.
-        (PaymentBehavior::ErrorIfIncomplete, Some(method)) => {
-            collect::take_payment(state, invoice, &method, now_secs)
-        }
+        (
+            PaymentBehavior::ErrorIfIncomplete | PaymentBehavior::PendingIfIncomplete,
+            Some(method),
+        ) => collect::take_payment(state, invoice, &method, now_secs),
         (_, method) => {
             collect::attempt(state, invoice, method.as_deref(), now_secs)?;
             Ok(())

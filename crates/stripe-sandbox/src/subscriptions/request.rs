@@ -16,6 +16,8 @@ pub enum PaymentBehavior {
     DefaultIncomplete,
     /// Nothing happens but an error.
     ErrorIfIncomplete,
+    /// The change waits for its invoice to be paid.
+    PendingIfIncomplete,
 }
 
 /// Takes `payment_behavior`.
@@ -30,8 +32,19 @@ pub fn take_payment_behavior(params: &mut Params) -> Result<PaymentBehavior, Api
         None | Some("allow_incomplete") => Ok(PaymentBehavior::AllowIncomplete),
         Some("default_incomplete") => Ok(PaymentBehavior::DefaultIncomplete),
         Some("error_if_incomplete") => Ok(PaymentBehavior::ErrorIfIncomplete),
-        Some(_) => Err(ApiError::unsupported("payment_behavior", "pending updates")),
+        Some(_) => Ok(PaymentBehavior::PendingIfIncomplete),
     }
+}
+
+/// Only a change of what is there can be pending.
+pub fn refuse_pending(behavior: PaymentBehavior) -> Result<(), ApiError> {
+    if behavior == PaymentBehavior::PendingIfIncomplete {
+        return Err(ApiError::bad_param(
+            "payment_behavior",
+            "`pending_if_incomplete` can only be used when updating a subscription.",
+        ));
+    }
+    Ok(())
 }
 
 /// Takes `proration_behavior`; `create_prorations` unless said otherwise.
@@ -103,7 +116,14 @@ fn take_item(mut params: Params) -> Result<ItemEdit, ApiError> {
     };
     // Usage belongs to the meter here, so there is nothing to clear.
     params.boolean("clear_usage")?;
-    params.finish()?;
+    params.finish_lacking(&[
+        "billing_thresholds",
+        "current_trial",
+        "discounts",
+        "price_data",
+        "tax_rates",
+        "trial",
+    ])?;
     Ok(edit)
 }
 
@@ -151,11 +171,17 @@ pub fn take_payment_settings(params: &mut Params) -> Result<Option<bool>, ApiErr
 /// Accepts the settings that say what the sandbox does anyway, and refuses
 /// any other value of them.
 pub fn take_fixed_settings(params: &mut Params) -> Result<(), ApiError> {
-    if params.choice(
+    let method = params.choice(
         "collection_method",
         &["charge_automatically", "send_invoice"],
-    )? == Some("send_invoice")
-    {
+    )?;
+    if params.count("days_until_due")?.is_some() && method != Some("send_invoice") {
+        return Err(ApiError::bad_param(
+            "days_until_due",
+            "`days_until_due` can only be set when `collection_method` is `send_invoice`.",
+        ));
+    }
+    if method == Some("send_invoice") {
         return Err(ApiError::unsupported(
             "collection_method",
             "invoices sent by mail",
@@ -174,6 +200,18 @@ pub fn take_fixed_settings(params: &mut Params) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// What Stripe lets a customer say on leaving.
+const FEEDBACK: [&str; 8] = [
+    "customer_service",
+    "low_quality",
+    "missing_features",
+    "other",
+    "switched_service",
+    "too_complex",
+    "too_expensive",
+    "unused",
+];
+
 /// `cancellation_details`.
 #[derive(Debug, Clone, Default)]
 pub struct CancellationDetails {
@@ -191,6 +229,15 @@ impl CancellationDetails {
             comment: details.clearable("comment")?,
             feedback: details.clearable("feedback")?,
         };
+        if let Some(Some(feedback)) = &taken.feedback
+            && !FEEDBACK.contains(&feedback.as_str())
+        {
+            let name = details.name("feedback");
+            return Err(ApiError::bad_param(
+                &name,
+                format!("Invalid {name}: must be one of {}", FEEDBACK.join(", ")),
+            ));
+        }
         details.finish()?;
         Ok(taken)
     }

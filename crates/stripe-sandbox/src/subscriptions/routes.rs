@@ -6,7 +6,7 @@ use crate::call::{Call, Route, delete, get, post};
 use crate::error::ApiError;
 use crate::list::Page;
 use crate::subscriptions::model::Subscription;
-use crate::subscriptions::{cancel, create, update};
+use crate::subscriptions::{cancel, create, resume, update};
 
 /// Routes of `/v1/subscriptions`.
 pub const ROUTES: &[Route] = &[
@@ -15,6 +15,7 @@ pub const ROUTES: &[Route] = &[
     get("/v1/subscriptions/{id}", retrieve),
     post("/v1/subscriptions/{id}", update::update),
     delete("/v1/subscriptions/{id}", cancel::delete),
+    post("/v1/subscriptions/{id}/resume", resume::resume),
 ];
 
 const STATUSES: [&str; 10] = [

@@ -4,8 +4,8 @@ use crate::config::DunningEnd;
 use crate::error::ApiError;
 use crate::invoices::model::Invoice;
 use crate::state::State;
-use crate::subscriptions::cancel;
 use crate::subscriptions::model::{Status, Subscription};
+use crate::subscriptions::{cancel, pending, resume};
 
 impl State {
     /// Changes a subscription and records the update, if there is one.
@@ -31,6 +31,12 @@ pub fn after_paid(
 ) -> Result<(), ApiError> {
     let subscription = state.subscription(id, "id")?;
     let latest = subscription.latest_invoice.as_ref() == Some(&invoice.id);
+    if pending::waits_for(subscription, &invoice.id) {
+        return pending::apply(state, id, now_secs);
+    }
+    if subscription.status == Status::Paused && latest {
+        return resume::activate(state, id, now_secs);
+    }
     let heals = match subscription.status {
         Status::Incomplete => invoice.reason == "subscription_create",
         Status::PastDue | Status::Unpaid => latest,
@@ -52,7 +58,11 @@ pub fn after_failed(
     invoice: &Invoice,
     now_secs: i64,
 ) -> Result<(), ApiError> {
-    let status = state.subscription(id, "id")?.status;
+    let subscription = state.subscription(id, "id")?;
+    let status = subscription.status;
+    if pending::waits_for(subscription, &invoice.id) {
+        return Ok(());
+    }
     if invoice.reason == "subscription_create" || status.is_final() {
         return Ok(());
     }

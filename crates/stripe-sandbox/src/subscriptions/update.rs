@@ -5,15 +5,36 @@ use serde_json::Value;
 use crate::call::Call;
 use crate::error::ApiError;
 use crate::invoice_items;
-use crate::invoices::{assemble, collect, finalize};
+use crate::invoices::{assemble, collect, credits, finalize};
 use crate::metadata::MetadataChange;
 use crate::params::Params;
 use crate::payment_methods;
 use crate::state::State;
 use crate::subscriptions::change::{self, Change, ChangeRequest, Invoicing};
+use crate::subscriptions::create::LONGEST_DESCRIPTION;
 use crate::subscriptions::model::{MissingPaymentMethod, Status, Subscription};
-use crate::subscriptions::payment;
 use crate::subscriptions::request::{self, CancellationDetails, PaymentBehavior};
+use crate::subscriptions::{cancel, payment, pending};
+
+/// What Stripe takes here and the stand-in does not.
+const LACKING: [&str; 16] = [
+    "add_invoice_items",
+    "application_fee_percent",
+    "billing_cycle_anchor_config",
+    "billing_schedules",
+    "billing_thresholds",
+    "coupon",
+    "default_source",
+    "default_tax_rates",
+    "discounts",
+    "invoice_settings",
+    "on_behalf_of",
+    "pause_collection",
+    "pending_invoice_item_interval",
+    "promotion_code",
+    "transfer_data",
+    "trial_from_plan",
+];
 
 /// What a request changes besides items and time.
 #[derive(Debug, Default)]
@@ -38,9 +59,35 @@ impl Settings {
             default_payment_method: params.text("default_payment_method")?,
             save_method: request::take_payment_settings(params)?,
             missing_payment_method: request::take_trial_settings(params)?,
-            description: params.clearable("description")?,
+            description: params.clearable_within("description", LONGEST_DESCRIPTION)?,
             metadata: MetadataChange::take(params)?,
         })
+    }
+
+    /// What can be pending is items and time, and nothing else.
+    fn check_pending(&self, behavior: PaymentBehavior) -> Result<(), ApiError> {
+        let others = [
+            ("cancel_at", self.cancel_at.is_some()),
+            ("cancel_at_period_end", self.cancel_at_period_end.is_some()),
+            (
+                "default_payment_method",
+                self.default_payment_method.is_some(),
+            ),
+            ("description", self.description.is_some()),
+            ("payment_settings", self.save_method.is_some()),
+            ("trial_settings", self.missing_payment_method.is_some()),
+        ];
+        match others.iter().find(|(_, given)| *given) {
+            Some((name, _)) if behavior == PaymentBehavior::PendingIfIncomplete => {
+                Err(ApiError::bad_param(
+                    name,
+                    format!(
+                        "You cannot pass `{name}` when `payment_behavior` is set to `pending_if_incomplete`."
+                    ),
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn apply(self, subscription: &mut Subscription, now_secs: i64) {
@@ -73,6 +120,7 @@ impl Settings {
         self.metadata.apply(&mut subscription.metadata);
     }
 }
+
 fn take_cancel_at(params: &mut Params) -> Result<Option<Option<i64>>, ApiError> {
     match params.clearable("cancel_at")? {
         None => Ok(None),
@@ -134,17 +182,73 @@ pub fn apply_params(state: &mut State, id: &str, mut params: Params) -> Result<(
     let request = take_change(&mut params, &before, now)?;
     let settings = Settings::take(&mut params)?;
     let behavior = request::take_payment_behavior(&mut params)?;
-    params.finish()?;
+    params.finish_lacking(&LACKING)?;
     check_cancel_at(settings.cancel_at.flatten(), now)?;
     check_changeable(state, &before, &request, &settings)?;
     let mut ids = state.ids.clone();
     let mut change = change::decide(&before, &request, state.catalogue(), &mut ids, now)?;
+    settings.check_pending(behavior)?;
+    settings.metadata.check_room(&before.metadata, "metadata")?;
     settings.apply(&mut change.after, now);
+    credits::link(state, &mut change.prorations);
+    let ends_bare = before.on_trial()
+        && !change.after.on_trial()
+        && payment::method_of(state, &change.after).is_none();
+    if ends_bare && behavior != PaymentBehavior::DefaultIncomplete {
+        state.ids = ids;
+        return end_bare_trial(state, &before, change, behavior, now);
+    }
     if behavior == PaymentBehavior::ErrorIfIncomplete {
         check_payable(state, &before, &change, now)?;
     }
     state.ids = ids;
+    if pending::drop_waiting(state, id, now)? {
+        change.after.pending_update = None;
+    }
+    if behavior == PaymentBehavior::PendingIfIncomplete
+        && pending::put_off(state, &before, &change, now)?
+    {
+        return Ok(());
+    }
     apply(state, &before, change, behavior, now)
+}
+
+/// The trial is ended by hand, and there is no card: what was said of its end
+/// happens, or nothing where an invoice was to be paid.
+fn end_bare_trial(
+    state: &mut State,
+    before: &Subscription,
+    change: Change,
+    behavior: PaymentBehavior,
+    now_secs: i64,
+) -> Result<(), ApiError> {
+    let id = before.id.clone();
+    let wish = change.after.missing_payment_method;
+    if wish == MissingPaymentMethod::CreateInvoice {
+        let draft = assemble::immediate(state, before, &change.after, true, Vec::new(), now_secs)?;
+        if payment::due(state, &draft)? > 0 {
+            return Err(collect::no_payment_method());
+        }
+        return apply(state, before, change, behavior, now_secs);
+    }
+    let pauses = wish == MissingPaymentMethod::Pause;
+    let snapshot = state.snapshot(&id);
+    state.subscriptions.insert(Subscription {
+        period: before.period,
+        anchor_secs: before.anchor_secs,
+        status: if pauses {
+            Status::Paused
+        } else {
+            before.status
+        },
+        ..change.after
+    });
+    state.emit_update("customer.subscription.updated", &id, snapshot, now_secs);
+    if pauses {
+        state.emit("customer.subscription.paused", &id, now_secs);
+        return Ok(());
+    }
+    cancel::now(state, &id, "cancellation_requested", now_secs)
 }
 
 fn check_changeable(

@@ -123,7 +123,7 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let api_version = params.text("api_version")?;
     let description = params.text("description")?;
     let metadata = MetadataChange::take(&mut params)?.initial();
-    params.finish()?;
+    params.finish_lacking(&["connect"])?;
     if let Some(version) = &api_version {
         shape::check_version(version).map_err(|error| error.param("api_version"))?;
     }
@@ -176,7 +176,9 @@ fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
     if let Some(disabled) = params.boolean("disabled")? {
         endpoint.enabled = !disabled;
     }
-    MetadataChange::take(&mut params)?.apply(&mut endpoint.metadata);
+    let metadata = MetadataChange::take(&mut params)?;
+    metadata.check_room(&endpoint.metadata, "metadata")?;
+    metadata.apply(&mut endpoint.metadata);
     params.finish()?;
     call.state.endpoints.insert(endpoint);
     call.render(&id)

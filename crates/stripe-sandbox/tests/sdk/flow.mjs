@@ -177,9 +177,118 @@ async function webhooks() {
   await stripe.webhookEndpoints.del(endpoint.id);
 }
 
+async function refundsAndDisputes({small}) {
+  const {customer} = await customerOnClock('pm_card_visa');
+  await stripe.subscriptions.create({customer: customer.id, items: [{price: small.id}]});
+  const {data: [charge]} = await stripe.charges.list({customer: customer.id, expand: ['data.balance_transaction']});
+  assert.equal(charge.balance_transaction.net, 1000);
+  const part = await stripe.refunds.create({charge: charge.id, amount: 400, reason: 'requested_by_customer'});
+  assert.equal(part.status, 'succeeded');
+  await assert.rejects(stripe.refunds.create({charge: charge.id, amount: 601}), {param: 'amount'});
+  await stripe.refunds.create({payment_intent: charge.payment_intent});
+  assert.equal((await stripe.charges.retrieve(charge.id)).refunded, true);
+  await assert.rejects(stripe.refunds.create({charge: charge.id}), {code: 'charge_already_refunded'});
+
+  const {customer: disputing} = await customerOnClock('pm_card_createDispute');
+  await stripe.subscriptions.create({customer: disputing.id, items: [{price: small.id}]});
+  const {data: [disputed]} = await stripe.charges.list({customer: disputing.id});
+  const {data: [dispute]} = await stripe.disputes.list({charge: disputed.id});
+  assert.equal(dispute.status, 'needs_response');
+  assert.equal((await stripe.disputes.close(dispute.id)).status, 'lost');
+  assert.equal((await stripe.charges.retrieve(disputed.id)).disputed, true);
+}
+
+async function drafts({small}) {
+  const {clock, customer} = await customerOnClock('pm_card_visa');
+  const product = await stripe.products.create({name: 'Hours'});
+  await stripe.invoiceItems.create({
+    customer: customer.id,
+    quantity: 3,
+    price_data: {currency: 'usd', product: product.id, unit_amount_decimal: '33.5'},
+  });
+  await stripe.invoiceItems.create({customer: customer.id, amount: 700, currency: 'usd'});
+  const draft = await stripe.invoices.create({customer: customer.id, pending_invoice_items_behavior: 'include'});
+  assert.deepEqual(draft.lines.data.map((line) => line.amount), [700, 101]);
+  assert.equal((await stripe.invoices.del(draft.id)).deleted, true);
+  await assert.rejects(stripe.invoices.retrieve(draft.id), {param: 'invoice', statusCode: 404});
+  await assert.rejects(stripe.invoices.sendInvoice(draft.id), {param: 'invoice', statusCode: 404});
+  const pending = await stripe.invoiceItems.list({customer: customer.id, pending: true});
+  assert.equal(pending.data.length, 0);
+
+  const subscription = await stripe.subscriptions.create({customer: customer.id, items: [{price: small.id}]});
+  await advance(clock, Date.UTC(2026, 1, 28, 10) / 1000 + 60);
+  const {latest_invoice: renewal} = await stripe.subscriptions.retrieve(subscription.id, {expand: ['latest_invoice']});
+  assert.equal(renewal.status, 'draft');
+  await assert.rejects(stripe.invoices.del(renewal.id), {statusCode: 400});
+}
+
+async function trialsAndPauses({small, large}) {
+  const clock = await stripe.testHelpers.testClocks.create({frozen_time: START});
+  const customer = await stripe.customers.create({test_clock: clock.id});
+  const trial = (missing_payment_method) =>
+    stripe.subscriptions.create({
+      customer: customer.id,
+      items: [{price: small.id}],
+      trial_period_days: 7,
+      trial_settings: {end_behavior: {missing_payment_method}},
+    });
+  const strict = await trial('create_invoice');
+  await assert.rejects(stripe.subscriptions.update(strict.id, {trial_end: 'now'}), {code: 'resource_missing'});
+  const left = await trial('cancel');
+  assert.equal((await stripe.subscriptions.update(left.id, {trial_end: 'now'})).status, 'canceled');
+  const paused = await trial('pause');
+  const intent = await stripe.setupIntents.retrieve(paused.pending_setup_intent);
+  assert.equal(intent.status, 'requires_payment_method');
+  assert.equal((await stripe.subscriptions.update(paused.id, {trial_end: 'now'})).status, 'paused');
+  await stripe.setupIntents.confirm(intent.id, {payment_method: 'pm_card_visa'});
+  const resumed = await stripe.subscriptions.resume(paused.id, {billing_cycle_anchor: 'now'});
+  assert.equal(resumed.status, 'active');
+
+  const poor = await stripe.paymentMethods.attach('pm_card_chargeCustomerFail', {customer: customer.id});
+  await stripe.subscriptions.update(paused.id, {default_payment_method: poor.id});
+  const waiting = await stripe.subscriptions.update(paused.id, {
+    items: [{id: resumed.items.data[0].id, price: large.id}],
+    proration_behavior: 'always_invoice',
+    payment_behavior: 'pending_if_incomplete',
+  });
+  assert.equal(waiting.pending_update.subscription_items[0].price.id, large.id);
+  assert.equal(waiting.items.data[0].price.id, small.id);
+  const rich = await stripe.paymentMethods.attach('pm_card_visa', {customer: customer.id});
+  await stripe.invoices.pay(waiting.latest_invoice, {payment_method: rich.id});
+  const changed = await stripe.subscriptions.retrieve(paused.id);
+  assert.equal(changed.items.data[0].price.id, large.id);
+  const types = (await stripe.events.list({limit: 100})).data.map((event) => event.type);
+  for (const type of ['paused', 'resumed', 'pending_update_applied']) {
+    assert.ok(types.includes(`customer.subscription.${type}`), type);
+  }
+}
+
+async function refusals() {
+  for (const resource of ['charges', 'customers', 'invoices', 'paymentIntents', 'prices', 'products', 'subscriptions']) {
+    await assert.rejects(stripe[resource].search({query: "created>0"}), {code: 'sandbox_unsupported', param: 'query'});
+  }
+  await assert.rejects(
+    stripe.paymentMethods.create({type: 'sepa_debit', sepa_debit: {iban: 'DE89370400440532013000'}}),
+    {code: 'sandbox_unsupported', param: 'type'},
+  );
+  const customer = await stripe.customers.create({});
+  await assert.rejects(
+    stripe.paymentMethods.attach('pm_none', {customer: customer.id}),
+    {param: 'payment_method', statusCode: 404},
+  );
+  const expanded = await stripe.customers.retrieve(customer.id, {
+    expand: ['tax', 'invoice_credit_balance', 'sources'],
+  });
+  assert.equal(expanded.sources.data.length, 0);
+}
+
 const prices = await catalogue();
 await upgradeAndRenewal(prices);
 await declines(prices);
+await refundsAndDisputes(prices);
+await drafts(prices);
+await trialsAndPauses(prices);
+await refusals();
 await idempotency();
 await meters();
 await webhooks();

@@ -106,6 +106,79 @@ def upcoming_invoice(base):
     assert detached.customer is None
 
 
+def refunds_disputes_and_drafts(api):
+    price = make_price(api, 1_000, "python_refunds")
+
+    def paid_with(card):
+        customer = api.v1.customers.create(
+            {"payment_method": card, "invoice_settings": {"default_payment_method": card}}
+        )
+        api.v1.subscriptions.create({"customer": customer.id, "items": [{"price": price.id}]})
+        return customer, api.v1.charges.list({"customer": customer.id}).data[0]
+
+    customer, charge = paid_with("pm_card_visa")
+    refund = api.v1.refunds.create(
+        {"charge": charge.id, "amount": 400, "expand": ["balance_transaction"]}
+    )
+    assert refund.balance_transaction.net == -400
+    api.v1.refunds.create({"charge": charge.id})
+    again = expect(
+        stripe.InvalidRequestError, lambda: api.v1.refunds.create({"charge": charge.id})
+    )
+    assert again.code == "charge_already_refunded"
+    assert len(api.v1.refunds.list({"charge": charge.id}).data) == 2
+    _, disputed = paid_with("pm_card_createDispute")
+    dispute = api.v1.disputes.list({"charge": disputed.id}).data[0]
+    assert api.v1.disputes.close(dispute.id).status == "lost"
+
+    for amount in (300, 200):
+        api.v1.invoice_items.create(
+            {"customer": customer.id, "amount": amount, "currency": "usd"}
+        )
+    draft = api.v1.invoices.create(
+        {"customer": customer.id, "pending_invoice_items_behavior": "include"}
+    )
+    assert [line.amount for line in draft.lines.data] == [200, 300]
+    assert api.v1.invoices.delete(draft.id).deleted
+    gone = expect(stripe.InvalidRequestError, lambda: api.v1.invoices.retrieve(draft.id))
+    assert gone.http_status == 404 and gone.param == "invoice"
+    pending = api.v1.invoice_items.list({"customer": customer.id, "pending": True})
+    assert not pending.data
+
+
+def trials_without_a_card(api):
+    price = make_price(api, 1_000, "python_trials")
+    customer = api.v1.customers.create({})
+
+    def trial(end):
+        return api.v1.subscriptions.create(
+            {
+                "customer": customer.id,
+                "items": [{"price": price.id}],
+                "trial_period_days": 7,
+                "trial_settings": {"end_behavior": {"missing_payment_method": end}},
+            }
+        )
+
+    for end, status in (("pause", "paused"), ("cancel", "canceled")):
+        subscription = trial(end)
+        assert api.v1.setup_intents.retrieve(subscription.pending_setup_intent).id
+        ended = api.v1.subscriptions.update(subscription.id, {"trial_end": "now"})
+        assert ended.status == status, ended.status
+    bare = trial("create_invoice")
+    assert bare.billing_mode.type == "classic" and bare.current_period_end
+    refused = expect(
+        stripe.InvalidRequestError,
+        lambda: api.v1.subscriptions.update(bare.id, {"trial_end": "now"}),
+    )
+    assert refused.code == "resource_missing"
+    searched = expect(
+        stripe.InvalidRequestError,
+        lambda: api.v1.customers.search({"query": "email:'a@example.com'"}),
+    )
+    assert searched.code == "sandbox_unsupported"
+
+
 def errors(base):
     api = client(base)
     unknown = expect(stripe.InvalidRequestError, lambda: api.v1.customers.create({"shape": "round"}))
@@ -160,6 +233,8 @@ def main():
     api = client(base)
     trial_dunning_and_cancellation(api)
     upcoming_invoice(base)
+    refunds_disputes_and_drafts(api)
+    trials_without_a_card(api)
     errors(base)
     signed_events(api)
     print("ok")
