@@ -106,7 +106,8 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
     let amount = params
         .integer("amount")?
-        .ok_or_else(|| ApiError::missing_param("amount"))?;
+        .ok_or_else(|| ApiError::missing_param("amount"))
+        .and_then(|amount| validate::amount("amount", amount))?;
     let currency = validate::currency("currency", &params.required("currency")?)?;
     let description = params.text_within("description", 350)?;
     let metadata = MetadataChange::take(&mut params)?;

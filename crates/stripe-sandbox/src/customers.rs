@@ -173,7 +173,10 @@ impl Fields {
             texts,
             address: take_address(params)?,
             metadata: MetadataChange::take(params)?,
-            balance: params.integer("balance")?,
+            balance: params
+                .integer("balance")?
+                .map(|balance| validate::amount("balance", balance))
+                .transpose()?,
             default_payment_method,
         })
     }

@@ -17,6 +17,11 @@ pub struct Answer {
     pub request_id: String,
 }
 
+/// The path within a fingerprint, which begins with method and path.
+fn endpoint(fingerprint: &str) -> &str {
+    fingerprint.split(' ').nth(1).unwrap_or_default()
+}
+
 /// First answers by key.
 #[derive(Debug, Default)]
 pub struct Idempotency {
@@ -30,6 +35,14 @@ impl Idempotency {
         match self.answers.get(key) {
             None => Ok(None),
             Some((first, answer)) if first == fingerprint => Ok(Some(answer.clone())),
+            Some((first, _)) if endpoint(first) != endpoint(fingerprint) => Err(ApiError::other(
+                400,
+                "idempotency_error",
+                format!(
+                    "Keys for idempotent requests can only be used for the same endpoint they were first used for ('{}'). Try using a key other than '{key}' if you meant to execute a different request.",
+                    endpoint(first)
+                ),
+            )),
             Some(_) => Err(ApiError::other(
                 400,
                 "idempotency_error",

@@ -199,7 +199,7 @@ pub fn take_content(params: &mut Params, state: &State, now_secs: i64) -> Result
         _ => return Err(ApiError::missing_param("amount")),
     };
     let content = Content {
-        amount,
+        amount: validate::amount("amount", amount)?,
         currency,
         description,
         period: (now_secs, now_secs),

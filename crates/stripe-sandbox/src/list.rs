@@ -39,24 +39,18 @@ pub struct Page {
 }
 
 impl Page {
-    /// Takes `limit`, `starting_after` and `ending_before`.
+    /// Takes `limit`, `starting_after` and `ending_before`. A limit beyond its
+    /// bounds means the bound, silently, as recorded of Stripe.
     pub fn take(params: &mut Params) -> Result<Self, ApiError> {
-        let limit = params.integer("limit")?.unwrap_or(10);
+        let limit = params.integer("limit")?.unwrap_or(10).clamp(1, 100);
         let page = Self {
-            limit: usize::try_from(limit)
-                .ok()
-                .filter(|limit| (1..=100).contains(limit))
-                .ok_or_else(|| {
-                    ApiError::bad_param("limit", "Limit must be between 1 and 100, inclusive.")
-                        .code("parameter_invalid_integer")
-                })?,
+            limit: usize::try_from(limit).unwrap_or(1),
             starting_after: params.text("starting_after")?,
             ending_before: params.text("ending_before")?,
         };
         if page.starting_after.is_some() && page.ending_before.is_some() {
-            return Err(ApiError::bad_param(
-                "ending_before",
-                "You can only use one of `starting_after` and `ending_before`.",
+            return Err(ApiError::invalid(
+                "Received both starting_after and ending_before parameters. Please pass in only one.",
             ));
         }
         Ok(page)

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::params::Params;
+use crate::validate;
 
 /// Twelve places after the point, as Stripe allows.
 const PLACES: usize = 12;
@@ -234,7 +235,10 @@ pub fn take_decimal(params: &mut Params, name: &str) -> Result<Option<Decimal>, 
             &params.name(name),
             format!("You may only specify one of these parameters: {name}, {decimal_name}."),
         )),
-        (Some(whole), None) => Ok(Some(Decimal(i128::from(whole) * ONE))),
+        (Some(whole), None) => {
+            let whole = i64::try_from(whole).unwrap_or(i64::MAX);
+            validate::amount(&params.name(name), whole).map(|whole| Some(Decimal::whole(whole)))
+        }
         (None, Some(text)) => Decimal::parse(&text).map(Some).ok_or_else(|| {
             let name = params.name(&decimal_name);
             ApiError::bad_param(

@@ -26,6 +26,21 @@ fn among(list: &str, word: &str) -> bool {
     list.split_whitespace().any(|known| known == word)
 }
 
+/// The largest amount that Stripe takes: twelve digits.
+pub const LARGEST_AMOUNT: i64 = 999_999_999_999;
+
+/// An amount that Stripe takes.
+pub fn amount(param: &str, value: i64) -> Result<i64, ApiError> {
+    if (-LARGEST_AMOUNT..=LARGEST_AMOUNT).contains(&value) {
+        return Ok(value);
+    }
+    Err(ApiError::bad_param(
+        param,
+        format!("Amount must be no more than {LARGEST_AMOUNT}."),
+    )
+    .code("amount_too_large"))
+}
+
 /// A currency that Stripe has, in lower case.
 pub fn currency(param: &str, text: &str) -> Result<String, ApiError> {
     let lower = text.to_lowercase();

@@ -15,6 +15,9 @@ use crate::store::{Keyed, Store};
 use crate::subscriptions::edit::{self, ItemEdit};
 use crate::subscriptions::model::{Item, Status, Subscription};
 
+/// Stripe's limit for trials: two years.
+const LONGEST_TRIAL_SECS: i64 = 730 * 86_400;
+
 /// When a change is charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProrationBehavior {
@@ -203,17 +206,17 @@ fn charge_of(item: &Item, catalogue: Catalogue<'_>) -> Result<Option<Charge>, Ap
 }
 
 fn extend_trial(after: &mut Subscription, end_secs: i64, now_secs: i64) -> Result<(), ApiError> {
+    let start = after.trial.map_or(now_secs, |(start, _)| start);
+    if end_secs <= now_secs || end_secs > now_secs + LONGEST_TRIAL_SECS {
+        return Err(ApiError::bad_param(
+            "trial_end",
+            "Invalid timestamp: must be in the future, and within two years.",
+        ));
+    }
     if !after.on_trial() {
         return Err(ApiError::unsupported(
             "trial_end",
             "a trial for a subscription that has none",
-        ));
-    }
-    let start = after.trial.map_or(now_secs, |(start, _)| start);
-    if end_secs <= now_secs {
-        return Err(ApiError::bad_param(
-            "trial_end",
-            "Invalid timestamp: must be an integer Unix timestamp in the future.",
         ));
     }
     after.trial = Some((start, end_secs));

@@ -8,6 +8,7 @@ use crate::metadata::{Metadata, MetadataChange};
 use crate::prices::Price;
 use crate::subscriptions::change::Catalogue;
 use crate::subscriptions::model::{Item, Subscription};
+use crate::validate;
 
 /// The wish for one item.
 #[derive(Debug, Clone, Default)]
@@ -173,7 +174,8 @@ fn checked_quantity(
     }
     let fits = price
         .charge(quantity)
-        .is_some_and(|charge| charge.full_amount().is_ok());
+        .and_then(|charge| charge.full_amount().ok())
+        .is_some_and(|amount| amount <= validate::LARGEST_AMOUNT);
     if fits {
         Ok(quantity)
     } else {

@@ -153,6 +153,25 @@ async fn values_that_stripe_refuses_are_refused() {
         ),
         ("/v1/invoices", &item[..1], "days_until_due", "7"),
         ("/v1/invoices", &item[..1], "currency", "zzz"),
+        (
+            "/v1/invoiceitems",
+            &[("customer", customer.as_str()), ("currency", "usd")],
+            "amount",
+            "9223372036854775807",
+        ),
+        (
+            "/v1/prices",
+            &[("currency", "usd"), ("product_data[name]", "P")],
+            "unit_amount",
+            "9223372036854775807",
+        ),
+        ("/v1/customers", &[], "balance", "-9223372036854775808"),
+        (
+            "/v1/subscriptions",
+            &subscribe,
+            "items[0][quantity]",
+            "9223372036854775",
+        ),
         ("/v1/invoiceitems", &item, "currency", "doll"),
         ("/v1/invoiceitems", &item, "currency", "xyz"),
         ("/v1/prices", &[("unit_amount", "1")], "currency", "xyz"),
@@ -240,6 +259,30 @@ async fn metadata_has_fifty_keys_at_most_however_they_come() {
         after["metadata"].as_object().map(serde_json::Map::len),
         Some(50)
     );
+}
+
+#[tokio::test]
+async fn limits_beyond_their_bounds_mean_the_bounds() {
+    let world = World::new().await;
+    for _ in 0..103 {
+        world.post("/v1/products", &[("name", "P")]).await.ok();
+    }
+    for (limit, shown) in [("0", 1), ("-3", 1), ("1", 1), ("100", 100), ("101", 100)] {
+        let page = world.get("/v1/products", &[("limit", limit)]).await.ok();
+        assert_eq!(
+            page["data"].as_array().map(Vec::len),
+            Some(shown),
+            "{limit}"
+        );
+        assert_eq!(page["has_more"], true, "{limit}");
+    }
+    let page = world.get("/v1/products", &[("limit", "1")]).await.ok();
+    let id = text(&page["data"][0], "id");
+    let both = [
+        ("starting_after", id.as_str()),
+        ("ending_before", id.as_str()),
+    ];
+    world.get("/v1/products", &both).await.error(400);
 }
 
 #[tokio::test]

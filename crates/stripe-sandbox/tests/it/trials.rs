@@ -97,6 +97,24 @@ async fn a_trial_without_a_card_has_a_setup_intent_and_gets_its_card_by_it() {
 }
 
 #[tokio::test]
+async fn a_trials_new_end_lies_ahead_and_within_two_years() {
+    let world = World::new().await;
+    let price = world.price(1_000).await;
+    let (_, customer, subscription) = trial(&world, &price, "pause").await;
+    let path = format!("/v1/subscriptions/{}", text(&subscription, "id"));
+    for end in [START - 1, START, START + 731 * DAY, i64::MAX, -1] {
+        let end = end.to_string();
+        let error = world.post(&path, &[("trial_end", &end)]).await.error(400);
+        assert_eq!(error["param"], "trial_end", "{end}");
+        assert_ne!(error["code"], "sandbox_unsupported", "{end}");
+    }
+    let later = (START + 20 * DAY).to_string();
+    let moved = world.post(&path, &[("trial_end", &later)]).await.ok();
+    assert_eq!(moved["trial_end"], START + 20 * DAY);
+    assert_eq!(moved["customer"], customer.as_str());
+}
+
+#[tokio::test]
 async fn a_paused_subscription_resumes_once_it_is_paid() {
     let world = World::new().await;
     let price = world.price(1_000).await;
