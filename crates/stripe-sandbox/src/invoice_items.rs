@@ -77,6 +77,7 @@ impl InvoiceItem {
             "amount": content.amount,
             "currency": content.currency,
             "customer": self.customer,
+            "customer_account": null,
             "date": self.date_secs,
             "description": content.description,
             "discountable": !content.proration,

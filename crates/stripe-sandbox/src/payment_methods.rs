@@ -145,6 +145,7 @@ impl PaymentMethod {
         card["display_brand"] = json!(self.card.brand);
         card["generated_from"] = Value::Null;
         card["networks"] = json!({ "available": [self.card.brand], "preferred": null });
+        card["regulated_status"] = json!("unregulated");
         card["three_d_secure_usage"] = json!({ "supported": true });
         json!({
             "id": self.id,

@@ -44,6 +44,7 @@ impl Invoice {
             "currency": self.currency,
             "custom_fields": null,
             "customer": self.customer,
+            "customer_account": null,
             "customer_address": null,
             "customer_email": customer.and_then(|customer| customer.email()),
             "customer_name": customer.and_then(|customer| customer.name()),
