@@ -202,7 +202,8 @@ pub fn apply_params(state: &mut State, id: &str, mut params: Params) -> Result<(
         check_payable(state, &before, &change, now)?;
     }
     state.ids = ids;
-    if pending::drop_waiting(state, id, now)? {
+    let moves = !request.edits.is_empty() || request.restart || request.trial_end.is_some();
+    if moves && pending::drop_waiting(state, id, now)? {
         change.after.pending_update = None;
     }
     if behavior == PaymentBehavior::PendingIfIncomplete

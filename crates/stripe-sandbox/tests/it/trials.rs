@@ -201,6 +201,10 @@ async fn a_change_waits_for_its_payment_and_is_made_then() {
         (&invoice["status"], &invoice["total"]),
         (&"open".into(), &2_000.into())
     );
+    // Words do not touch it.
+    let path = format!("/v1/subscriptions/{}", text(&waiting, "id"));
+    let worded = world.post(&path, &[("metadata[a]", "b")]).await.ok();
+    assert!(worded["pending_update"].is_object());
     let attach = [("customer", customer.as_str())];
     let rich = world
         .post("/v1/payment_methods/pm_card_visa/attach", &attach)
