@@ -28,7 +28,7 @@ lint: ## Check formatting, clippy's findings, and what is depended on
 fmt: ## Format the code
 	cargo fmt
 
-bench: ## Measure beside pgbench on this machine (PART=intake|latency|processing|footprint|preview|quota|batches|gateway)
+bench: ## Measure beside pgbench on this machine (PART=intake|latency|processing|backlog|footprint|preview|quota|batches|gateway)
 	@scripts/setup bench
 	@cargo build --release --bin valuecanvas-billing --example naive_quota
 	@scripts/bench $(PART)
