@@ -50,6 +50,8 @@ const QUOTA_GROUP: &str = "quota_group_size";
 const QUOTA_COMMIT: &str = "quota_commit_seconds";
 const CALLS: &str = "gateway_calls_total";
 const USAGE: &str = "usage_events_total";
+const USAGE_REFUSED: &str = "usage_requests_refused_total";
+const SHARE_EXCEEDED: &str = "http_share_exceeded_total";
 const GRACE_ACTIVE: &str = "grace_periods_active_total";
 const GRACE_BY_METRIC: &str = "grace_periods_active";
 const GRACE_EXPIRED: &str = "grace_periods_expired_total";
@@ -151,6 +153,9 @@ fn start_at_zero(audit_actions: impl Iterator<Item = &'static str>) {
     }
     for result in ["delivered", "retried", "failed"] {
         counter!(USAGE_ALERTS, "result" => result).absolute(0);
+    }
+    for reason in ["share", "full"] {
+        counter!(USAGE_REFUSED, "reason" => reason).absolute(0);
     }
     counter!(AUDIT_ERRORS).absolute(0);
     counter!(THIN).absolute(0);
@@ -317,6 +322,22 @@ pub fn quota_group(size: usize, took: Duration) {
 /// One forwarded call that ended, or that found no room.
 pub fn forwarded_call(outcome: &'static str) {
     counter!(CALLS, "outcome" => outcome).increment(1);
+}
+
+/// A request that the ledger's queue had no room for: its organization's
+/// `share` was taken, or it was `full`.
+pub fn usage_refused(reason: &'static str) {
+    counter!(USAGE_REFUSED, "reason" => reason).increment(1);
+}
+
+/// The classes of requests of which an organization has a share.
+pub fn start_share(class: &'static str) {
+    counter!(SHARE_EXCEEDED, "class" => class).absolute(0);
+}
+
+/// A request that waited in vain for others of its organization.
+pub fn share_exceeded(class: &'static str) {
+    counter!(SHARE_EXCEEDED, "class" => class).increment(1);
 }
 
 /// One quota decision.

@@ -233,6 +233,7 @@ pub async fn start(
         usage: Usage {
             ledger: ledger.clone(),
             catalogue: catalogue.clone(),
+            offload: usage::Offload::default(),
         },
         upstream: serve.usage.agents_upstream.clone(),
         calls,

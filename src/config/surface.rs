@@ -13,7 +13,8 @@ pub struct SurfaceArgs {
     #[arg(long, env = "API_RATE_LIMIT_PER_MINUTE", default_value = "6000", value_parser = or("6000"))]
     api_rate_limit_per_minute: String,
     /// The same for what a product calls for each request of its users: usage
-    /// events and checks, forward-auth, agents.
+    /// events (each of a batch, and each started KiB, is one) and checks,
+    /// forward-auth, agents.
     #[arg(long, env = "USAGE_RATE_LIMIT_PER_MINUTE", default_value = "6000000", value_parser = or("6000000"))]
     usage_rate_limit_per_minute: String,
     /// The sites whose scripts may call the API (https://host), separated by

@@ -20,6 +20,7 @@ mod readiness;
 mod request_id;
 mod server;
 mod shared;
+pub mod shares;
 pub mod time_limit;
 
 use axum::Router;

@@ -117,6 +117,14 @@ pub fn describe() {
         "Counting one group of usage requests."
     );
     describe_counter!(USAGE, "Usage events, by result.");
+    describe_counter!(
+        USAGE_REFUSED,
+        "Usage requests that there was no room for, by whether the organization's share or all was taken."
+    );
+    describe_counter!(
+        SHARE_EXCEEDED,
+        "Requests that waited in vain for others of their organization, by class."
+    );
     describe_gauge!(GRACE_ACTIVE, "Grace periods that run.");
     describe_gauge!(GRACE_BY_METRIC, "Grace periods that run, by metric.");
     describe_counter!(

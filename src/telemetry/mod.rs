@@ -4,6 +4,7 @@
 mod lines;
 #[cfg(feature = "otlp")]
 mod otlp;
+pub mod seldom;
 
 use std::io::{self, IsTerminal as _};
 use std::sync::OnceLock;

@@ -272,9 +272,19 @@ impl From<LedgerError> for Problem {
     fn from(error: LedgerError) -> Self {
         match error {
             LedgerError::Refused(refusal) => refusal.into(),
-            LedgerError::Full => {
-                Self::unavailable("usage_queue_full", format!("{error}; try again"))
-            }
+            LedgerError::Crowded => Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_usage_events",
+                "more usage of this organization waits to be counted than its share, and this was \
+                 not: send it again with the same id, a little later",
+            )
+            .retry_after(1),
+            LedgerError::Full => Self::unavailable(
+                "usage_unavailable",
+                "too much usage waits to be counted, and this was not: send it again with the same \
+                 id, a little later",
+            )
+            .retry_after(1),
             LedgerError::Unavailable => Self::unavailable(
                 "usage_unavailable",
                 "the usage could not be counted, and nothing was; send it again with the same id",

@@ -11,19 +11,21 @@ use uuid::Uuid;
 use billing_domain::grace_period::EndReason;
 
 use super::account::{Account, GraceChange, Tally};
-use super::ledger::{Item, Job, Op, Reply, Reservation, Rules};
+use super::ledger::{Item, Op, Reply, Reservation, Rules};
+use super::queue::Job;
 use super::store::{self, Held, Writes};
 use super::{NewEvent, Refusal};
-use crate::audit::{self, Actor, NewEntry};
+use crate::audit::{self, Actor, LockedChains, NewEntry};
 use crate::metrics;
 
 /// What an attempt does beyond what most groups need.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Mode {
     /// Look for the events' ids before deciding.
     look_up: bool,
-    /// Lock the audit chains first, which comes before every other lock.
-    with_audit: bool,
+    /// Lock the audit chains of these first, which comes before every other
+    /// lock.
+    with_audit: BTreeSet<Uuid>,
     /// Wait for accounts that another session holds.
     waits: bool,
 }
@@ -54,26 +56,17 @@ pub async fn attempt(
     conn: &mut PgConnection,
     rules: &Rules,
     jobs: &[Job],
-    mode: Mode,
+    mode: &Mode,
 ) -> Result<Attempt, sqlx::Error> {
     conn.execute("BEGIN").await?;
     let keys = keys(jobs);
-    let chains = if mode.with_audit {
-        let organizations: BTreeSet<Uuid> = keys.iter().map(|key| key.0).collect();
-        let organizations: Vec<Uuid> = organizations.into_iter().collect();
-        Some(audit::lock_chains(conn, &organizations).await?)
-    } else {
-        None
-    };
-    if mode.waits {
-        store::lock(conn, &keys).await?;
-    } else {
-        let held = store::lock_free(conn, &keys).await?;
-        if !held.is_empty() {
+    let chains = match lock(conn, &keys, mode).await? {
+        Ok(chains) => chains,
+        Err(held) => {
             conn.execute("ROLLBACK").await?;
-            return Ok(Attempt::Held(held.into_iter().collect()));
+            return Ok(Attempt::Held(held));
         }
-    }
+    };
     let held = take_reservations(conn, jobs).await?;
     let accounts = store::read(conn, &keys, &rules.catalogue, rules.grace_hours).await?;
     let mut group = Group {
@@ -93,16 +86,18 @@ pub async fn attempt(
         conn.execute("ROLLBACK").await?;
         return Ok(Attempt::Again(Mode {
             look_up: true,
-            ..mode
+            ..mode.clone()
         }));
     }
     group.note_changes();
     let entries = group.audit_entries();
-    if !entries.is_empty() && chains.is_none() {
+    let mut audited = mode.with_audit.clone();
+    audited.extend(entries.iter().map(|entry| entry.organization_id));
+    if audited.len() > mode.with_audit.len() {
         conn.execute("ROLLBACK").await?;
         return Ok(Attempt::Again(Mode {
-            with_audit: true,
-            ..mode
+            with_audit: audited,
+            ..mode.clone()
         }));
     }
     if !store::write(conn, &group.writes).await? {
@@ -110,7 +105,7 @@ pub async fn attempt(
         conn.execute("ROLLBACK").await?;
         return Ok(Attempt::Again(Mode {
             look_up: true,
-            ..mode
+            ..mode.clone()
         }));
     }
     if let Some(chains) = &chains {
@@ -121,8 +116,41 @@ pub async fn attempt(
     Ok(Attempt::Done(replies))
 }
 
+/// Locks the chains that are needed, and the accounts; or says which accounts
+/// cannot be counted in now.
+async fn lock(
+    conn: &mut PgConnection,
+    keys: &[Key],
+    mode: &Mode,
+) -> Result<Result<Option<LockedChains>, BTreeSet<Key>>, sqlx::Error> {
+    let audited: Vec<Uuid> = mode.with_audit.iter().copied().collect();
+    let mut chains = None;
+    if mode.waits {
+        if !audited.is_empty() {
+            chains = Some(audit::lock_chains(conn, &audited).await?);
+        }
+        store::lock(conn, keys).await?;
+        return Ok(Ok(chains));
+    }
+    if !audited.is_empty() {
+        let (locked, free) = audit::lock_free_chains(conn, &audited).await?;
+        let is_held = |key: &&Key| mode.with_audit.contains(&key.0) && !free.contains(&key.0);
+        let held: BTreeSet<Key> = keys.iter().filter(is_held).cloned().collect();
+        if !held.is_empty() {
+            return Ok(Err(held));
+        }
+        chains = Some(locked);
+    }
+    let held = store::lock_free(conn, keys).await?;
+    if held.is_empty() {
+        Ok(Ok(chains))
+    } else {
+        Ok(Err(held.into_iter().collect()))
+    }
+}
+
 /// The accounts that a group touches, in the order in which they are locked.
-fn keys(jobs: &[Job]) -> Vec<Key> {
+pub fn keys(jobs: &[Job]) -> Vec<Key> {
     jobs.iter()
         .flat_map(touched)
         .collect::<BTreeSet<Key>>()

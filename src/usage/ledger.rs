@@ -1,23 +1,25 @@
-//! The ledger: for each lane of organizations one writer, which takes all that
-//! is queued, locks the accounts it touches, decides each request in order,
+//! The ledger: for each lane of organizations one writer, which takes of what is
+//! queued, each organization in turn, locks the accounts it touches, decides each request in order,
 //! writes, commits, and answers. There is no cache that could be stale: what
 //! decides is read under the lock. Who asks about an account that another
 //! session holds waits aside, and nobody with them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use rust_decimal::Decimal;
 use sqlx::postgres::PgConnectOptions;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::aside::Aside;
-use super::writer::{Committer, Writer};
+use super::aside::{self, Aside};
+use super::queue::{Asker, NoRoom, Queue};
+use super::writer::{Committer, Patience, Writer};
 use super::{NewEvent, Refusal, Standing};
+use crate::metrics;
 use crate::plans::Catalogue;
+use crate::telemetry::seldom::Seldom;
 
-/// How many requests wait at most; more are told to come back.
-pub(super) const QUEUE: usize = 2_048;
 /// What is asked of the ledger.
 #[derive(Debug, Clone)]
 pub(super) enum Op {
@@ -85,6 +87,8 @@ pub(super) enum Reply {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LedgerError {
+    #[error("too much usage of this organization waits to be counted")]
+    Crowded,
     #[error("too many requests wait to be counted")]
     Full,
     #[error("the database cannot count at the moment")]
@@ -93,25 +97,20 @@ pub enum LedgerError {
     Refused(Refusal),
 }
 
-pub(super) struct Job {
-    pub organization_id: Uuid,
-    pub op: Op,
-    pub answer: oneshot::Sender<Result<Reply, LedgerError>>,
-}
-
-impl Job {
-    pub fn events(&self) -> usize {
-        match &self.op {
-            Op::Record(events) => events.len(),
-            _ => 1,
-        }
-    }
-}
-
 /// Where requests are handed in.
 #[derive(Clone)]
 pub struct Ledger {
-    lanes: Arc<[mpsc::Sender<Job>]>,
+    lanes: Arc<[Entrance]>,
+    refused: Arc<Seldom>,
+}
+
+/// The queue of a lane, which is closed once nobody can ask any more.
+struct Entrance(Arc<Queue>);
+
+impl Drop for Entrance {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl Ledger {
@@ -187,21 +186,32 @@ impl Ledger {
     }
 
     async fn ask(&self, organization_id: Uuid, op: Op) -> Result<Reply, LedgerError> {
-        let (answer, answered) = oneshot::channel();
-        let job = Job {
-            organization_id,
-            op,
-            answer,
-        };
         // An organization is always in one lane, so that no two wait for each
         // other's locks.
         let lane = organization_id.as_u128() % self.lanes.len() as u128;
-        let queue = &self.lanes[usize::try_from(lane).unwrap_or_default()];
-        queue.try_send(job).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => LedgerError::Full,
-            mpsc::error::TrySendError::Closed(_) => LedgerError::Unavailable,
-        })?;
+        let Entrance(queue) = &self.lanes[usize::try_from(lane).unwrap_or_default()];
+        let answered = queue
+            .push(organization_id, op)
+            .map_err(|reason| self.refuse(reason, organization_id))?;
         answered.await.unwrap_or(Err(LedgerError::Unavailable))
+    }
+
+    fn refuse(&self, reason: NoRoom, organization_id: Uuid) -> LedgerError {
+        let (reason, error) = match reason {
+            NoRoom::Share => ("share", LedgerError::Crowded),
+            NoRoom::Full => ("full", LedgerError::Full),
+            NoRoom::Closed => return LedgerError::Unavailable,
+        };
+        metrics::usage_refused(reason);
+        if let Some(requests) = self.refused.happened(Instant::now()) {
+            tracing::warn!(
+                reason,
+                requests,
+                %organization_id,
+                "Usage refused: too much waits to be counted; the last organization is named"
+            );
+        }
+        error
     }
 }
 
@@ -244,36 +254,39 @@ pub fn new(
 ) -> (Ledger, Writers, impl Future<Output = ()> + Send) {
     let (done, mut answered) = mpsc::unbounded_channel();
     let answers = async move {
-        while let Some((jobs, outcome)) = answered.recv().await {
-            answer(jobs, outcome);
+        while let Some((askers, outcome)) = answered.recv().await {
+            answer(askers, outcome);
         }
     };
     let lane = || {
-        let (sender, queue) = mpsc::channel(QUEUE);
-        let (set_aside, waiting) = mpsc::channel(QUEUE);
-        let committer = || Committer::new(options.clone(), rules.clone(), done.clone());
-        let writer = Writer::new(committer(), queue, set_aside);
-        (sender, (writer, Aside::new(committer(), waiting)))
+        let queue = Queue::new();
+        let (set_aside, waiting) = aside::line();
+        let committer =
+            |patience| Committer::new(options.clone(), rules.clone(), done.clone(), patience);
+        let writer = Writer::new(committer(Patience::Short), queue.clone(), set_aside);
+        let aside = Aside::new(committer(Patience::Long), waiting);
+        (Entrance(queue), (writer, aside))
     };
-    let (senders, writers): (Vec<_>, Vec<_>) = (0..lanes.max(1)).map(|_| lane()).unzip();
+    let (entrances, writers): (Vec<_>, Vec<_>) = (0..lanes.max(1)).map(|_| lane()).unzip();
     let ledger = Ledger {
-        lanes: senders.into(),
+        lanes: entrances.into(),
+        refused: Arc::default(),
     };
     (ledger, Writers(writers), answers)
 }
 
 pub(super) type Outcome = Result<Vec<Reply>, LedgerError>;
 
-fn answer(jobs: Vec<Job>, outcome: Outcome) {
+fn answer(askers: Vec<Asker>, outcome: Outcome) {
     match outcome {
         Ok(replies) => {
-            for (job, reply) in jobs.into_iter().zip(replies) {
-                let _ = job.answer.send(Ok(reply));
+            for (asker, reply) in askers.into_iter().zip(replies) {
+                asker.answer(Ok(reply));
             }
         }
         Err(error) => {
-            for job in jobs {
-                let _ = job.answer.send(Err(error.clone()));
+            for asker in askers {
+                asker.answer(Err(error.clone()));
             }
         }
     }

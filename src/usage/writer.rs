@@ -1,27 +1,26 @@
 //! Who writes a lane's requests: group after group, each a transaction.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection as _, Executor as _};
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
+use super::aside::SetAside;
 use super::group::{self, Attempt, Key, Mode, touched};
-use super::ledger::{Job, LedgerError, Outcome, Rules};
+use super::ledger::{LedgerError, Outcome, Rules};
+use super::queue::{Asker, Job, Queue};
+use super::store;
 use crate::db;
 use crate::metrics;
 
-/// How many requests, and events in them, one commit takes at most.
-pub const LARGEST_GROUP: usize = 512;
-const MOST_EVENTS: usize = 4_000;
-/// A group that waits longer for a lock is divided, so that nobody waits for
-/// another organization's.
-///
 /// Plans are made once, maybe while the tables are empty, and every statement
 /// finds its rows by their keys: nothing is ever to be read from end to end.
 const OPENING: &str = "SET ROLE billing_worker; SET statement_timeout = '4s'; \
-                       SET lock_timeout = '100ms'; SET jit = off; \
+                       SET jit = off; \
                        SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
                        SET enable_hashjoin = off; SET enable_mergejoin = off";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,12 +31,54 @@ const CONFLICTS: u32 = 5;
 /// How long an account that was found held is taken for held.
 const HELD: Duration = Duration::from_millis(100);
 
+/// How long a group waits for a lock.
+#[derive(Debug, Clone, Copy)]
+pub enum Patience {
+    /// It waits with others, who have nothing to do with the lock.
+    Short,
+    /// It has waited for its turn.
+    Long,
+}
+
+impl Patience {
+    const fn statement(self) -> &'static str {
+        match self {
+            Self::Short => "SET lock_timeout = '50ms'",
+            Self::Long => "SET lock_timeout = '100ms'",
+        }
+    }
+}
+
+/// Accounts of which another session holds something that was waited for in
+/// vain, until they are counted in again.
+#[derive(Clone, Default)]
+pub struct Blocked(Arc<Mutex<HashSet<Key>>>);
+
+impl Blocked {
+    fn keys(&self) -> MutexGuard<'_, HashSet<Key>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// They were counted in.
+    pub fn clear(&self, jobs: &[Job]) {
+        let mut keys = self.keys();
+        if !keys.is_empty() {
+            for key in jobs.iter().flat_map(touched) {
+                keys.remove(&key);
+            }
+        }
+    }
+}
+
 /// What became of a group.
 pub enum Committed {
     /// Everybody is answered.
     Answered(Outcome),
     /// Nothing was done: other sessions hold these accounts.
     Held(BTreeSet<Key>),
+    /// Nothing was done: other sessions hold something of these accounts, which
+    /// was only found by waiting for it.
+    Blocked(Vec<Key>),
     /// Nothing was done: a lock was waited for in vain.
     Waited,
     /// The database refused a value of it.
@@ -50,7 +91,8 @@ pub struct Committer {
     rules: Rules,
     /// Groups to be answered where they were asked: from another thread, each
     /// answer would wake that one by itself.
-    done: mpsc::UnboundedSender<(Vec<Job>, Outcome)>,
+    done: mpsc::UnboundedSender<(Vec<Asker>, Outcome)>,
+    patience: Patience,
     connection: Option<PgConnection>,
 }
 
@@ -58,19 +100,23 @@ impl Committer {
     pub fn new(
         options: PgConnectOptions,
         rules: Rules,
-        done: mpsc::UnboundedSender<(Vec<Job>, Outcome)>,
+        done: mpsc::UnboundedSender<(Vec<Asker>, Outcome)>,
+        patience: Patience,
     ) -> Self {
         Self {
             options,
             rules,
             done,
+            patience,
             connection: None,
         }
     }
 
     pub fn answer(&self, jobs: Vec<Job>, outcome: Outcome) {
-        // Nobody asks any more where this fails.
-        let _ = self.done.send((jobs, outcome));
+        // What was asked is forgotten here, and not on the thread of those who
+        // asked. Nobody asks any more where this fails.
+        let askers = jobs.into_iter().map(|job| job.asker).collect();
+        let _ = self.done.send((askers, outcome));
     }
 
     /// One request must not spoil the others: each is counted by itself.
@@ -92,12 +138,12 @@ impl Committer {
         loop {
             let connection = match &mut self.connection {
                 Some(connection) => connection,
-                None => match db::dedicated(&self.options, OPENING, CONNECT_TIMEOUT).await {
+                None => match self.connect().await {
                     Ok(connection) => self.connection.insert(connection),
                     Err(error) => return unavailable(&error, jobs),
                 },
             };
-            let attempt = group::attempt(connection, &self.rules, jobs, mode);
+            let attempt = group::attempt(connection, &self.rules, jobs, &mode);
             let attempted = tokio::time::timeout(SILENCE, attempt).await;
             let error = match attempted.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
                 Ok(Attempt::Done(replies)) => return Committed::Answered(Ok(replies)),
@@ -113,7 +159,7 @@ impl Committer {
                 continue;
             }
             if db::is_timeout(&error) && self.roll_back().await {
-                return Committed::Waited;
+                return self.whom_it_waited_for(jobs).await;
             }
             if error.as_database_error().is_some()
                 && !db::is_outage(&error)
@@ -129,6 +175,30 @@ impl Committer {
                 return unavailable(&error, jobs);
             }
             reused = false;
+        }
+    }
+
+    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        let mut connection = db::dedicated(&self.options, OPENING, CONNECT_TIMEOUT).await?;
+        connection.execute(self.patience.statement()).await?;
+        Ok(connection)
+    }
+
+    /// Tells whose rows another session holds.
+    async fn whom_it_waited_for(&mut self, jobs: &[Job]) -> Committed {
+        let Some(connection) = &mut self.connection else {
+            return Committed::Waited;
+        };
+        let keys = group::keys(jobs);
+        let looked = tokio::time::timeout(SILENCE, store::blocked(connection, &keys)).await;
+        match looked.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
+            Ok(blocked) if blocked.is_empty() => Committed::Waited,
+            Ok(blocked) => Committed::Blocked(blocked),
+            Err(error) => {
+                tracing::warn!(%error, "it could not be told whose account is held");
+                self.connection = None;
+                Committed::Waited
+            }
         }
     }
 
@@ -158,40 +228,38 @@ fn unavailable(error: &sqlx::Error, jobs: &[Job]) -> Committed {
     Committed::Answered(Err(LedgerError::Unavailable))
 }
 
+/// Lets go what waits when the writer ends, however it does.
+struct Exit(Arc<Queue>);
+
+impl Drop for Exit {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
 /// The writer of a lane.
 pub struct Writer {
     committer: Committer,
-    queue: mpsc::Receiver<Job>,
-    aside: mpsc::Sender<(Instant, Job)>,
+    queue: Exit,
+    aside: SetAside,
     /// Accounts that were found held, and when.
     held: HashMap<Key, Instant>,
+    blocked: Blocked,
 }
 
 impl Writer {
-    pub fn new(
-        committer: Committer,
-        queue: mpsc::Receiver<Job>,
-        aside: mpsc::Sender<(Instant, Job)>,
-    ) -> Self {
+    pub fn new(committer: Committer, queue: Arc<Queue>, aside: SetAside) -> Self {
         Self {
             committer,
-            queue,
+            queue: Exit(queue),
+            blocked: aside.blocked.clone(),
             aside,
             held: HashMap::new(),
         }
     }
 
     pub async fn run(mut self) {
-        while let Some(first) = self.queue.recv().await {
-            let mut events = first.events();
-            let mut jobs = vec![first];
-            while jobs.len() < LARGEST_GROUP
-                && events < MOST_EVENTS
-                && let Ok(job) = self.queue.try_recv()
-            {
-                events += job.events();
-                jobs.push(job);
-            }
+        while let Some(jobs) = self.queue.0.next_group().await {
             self.held.retain(|_, at| at.elapsed() < HELD);
             let jobs = self.set_held_aside(jobs);
             self.count(jobs).await;
@@ -199,31 +267,60 @@ impl Writer {
         self.committer.close().await;
     }
 
-    async fn count(&mut self, mut jobs: Vec<Job>) {
-        while !jobs.is_empty() {
+    async fn count(&mut self, jobs: Vec<Job>) {
+        let mut groups = vec![jobs];
+        while let Some(jobs) = groups.pop() {
+            if jobs.is_empty() {
+                continue;
+            }
             let started = Instant::now();
             let committed = self.committer.commit(&jobs, false).await;
             metrics::quota_group(jobs.len(), started.elapsed());
-            jobs = match committed {
-                Committed::Answered(outcome) => return self.committer.answer(jobs, outcome),
-                Committed::Spoiled => return self.committer.each_alone(jobs).await,
+            match committed {
+                Committed::Answered(outcome) => self.committer.answer(jobs, outcome),
+                Committed::Spoiled => self.divide(jobs, &mut groups),
                 Committed::Held(keys) => {
                     let now = Instant::now();
                     self.held.extend(keys.into_iter().map(|key| (key, now)));
-                    self.set_held_aside(jobs)
+                    groups.push(self.set_held_aside(jobs));
+                }
+                Committed::Blocked(keys) => {
+                    self.blocked.keys().extend(keys);
+                    groups.push(self.set_held_aside(jobs));
                 }
                 // Whose lock it was cannot be told.
-                Committed::Waited => return self.set_aside(jobs),
-            };
+                Committed::Waited => self.set_aside(jobs),
+            }
         }
+    }
+
+    /// What one organization sent must not spoil the others: the halves are
+    /// counted by themselves, and one's own requests one by one, aside.
+    fn divide(&self, jobs: Vec<Job>, groups: &mut Vec<Vec<Job>>) {
+        let organizations: BTreeSet<Uuid> = jobs.iter().map(|job| job.organization_id).collect();
+        let Some(middle) = organizations.iter().nth(organizations.len() / 2).copied() else {
+            return;
+        };
+        if organizations.len() == 1 {
+            return self.set_aside(jobs);
+        }
+        let (first, second) = jobs
+            .into_iter()
+            .partition(|job| job.organization_id < middle);
+        groups.extend([second, first]);
     }
 
     /// Those whose accounts are free.
     fn set_held_aside(&self, jobs: Vec<Job>) -> Vec<Job> {
-        if self.held.is_empty() {
+        let blocked = self.blocked.keys();
+        if self.held.is_empty() && blocked.is_empty() {
             return jobs;
         }
-        let is_held = |job: &Job| touched(job).iter().any(|key| self.held.contains_key(key));
+        let is_held = |job: &Job| {
+            let keys = touched(job);
+            keys.iter()
+                .any(|key| self.held.contains_key(key) || blocked.contains(key))
+        };
         let (held, free): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(is_held);
         self.set_aside(held);
         free
@@ -232,9 +329,9 @@ impl Writer {
     fn set_aside(&self, jobs: Vec<Job>) {
         let now = Instant::now();
         for job in jobs {
-            if let Err(error) = self.aside.try_send((now, job)) {
-                let (_, job) = error.into_inner();
-                self.committer.answer(vec![job], Err(LedgerError::Full));
+            if let Err(job) = self.aside.send(now, job) {
+                self.committer
+                    .answer(vec![job], Err(LedgerError::Unavailable));
             }
         }
     }

@@ -5,7 +5,7 @@
 //! the answer is kept with it for a day. A service that dies in between leaves
 //! the lease to end: the key can then be used again, and handlers must be safe
 //! to run again for one [`Key`], as they are by passing it on to Stripe. An
-//! answer of 5xx settles nothing and lets the key be used again at once.
+//! answer of 5xx or 429 settles nothing and lets the key be used again at once.
 //!
 //! What is forwarded to an upstream takes as long as the upstream does: its
 //! lease is renewed, and its answer is passed on while it is copied.
@@ -133,13 +133,15 @@ async fn run(pool: PgPool, lease: Lease, request: Request, next: Next) -> Respon
     response
 }
 
-/// Keeps the answer, or lets the key be used again.
+/// Keeps the answer, or lets the key be used again where it is that there was
+/// no room for the request, or that it failed.
 async fn settle(
     pool: &PgPool,
     lease: &Lease,
     response: Response,
 ) -> (Response, Result<(), sqlx::Error>) {
-    if response.status().is_server_error() {
+    let status = response.status();
+    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
         return (response, store::release(pool, lease).await);
     }
     let (parts, body) = response.into_parts();

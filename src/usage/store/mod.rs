@@ -12,7 +12,7 @@ use billing_domain::usage_period::Subscribed;
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
 use rust_decimal::Decimal;
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
 use super::NewEvent;
@@ -95,6 +95,44 @@ pub async fn lock(conn: &mut PgConnection, keys: &[Key]) -> Result<(), sqlx::Err
     .fetch_all(conn)
     .await?;
     Ok(())
+}
+
+/// The accounts of which another session holds a total or a grace
+/// period. Locks what is free, until its transaction ends.
+pub async fn blocked(conn: &mut PgConnection, keys: &[Key]) -> Result<Vec<Key>, sqlx::Error> {
+    let mut tx = conn.begin().await?;
+    let (organizations, metrics) = columns(keys);
+    let rows = sqlx::query!(
+        r#"WITH k AS (
+             SELECT * FROM unnest($1::uuid[], $2::text[]) AS k(organization_id, metric)
+           ), total AS (
+             SELECT t.organization_id, t.metric, t.period_start FROM usage_totals t
+              WHERE (t.organization_id, t.metric) IN (SELECT * FROM k)
+                FOR NO KEY UPDATE SKIP LOCKED
+           ), grace AS (
+             SELECT g.organization_id, g.metric, g.period_start FROM grace_periods g
+              WHERE (g.organization_id, g.metric) IN (SELECT * FROM k)
+                FOR NO KEY UPDATE SKIP LOCKED
+           )
+           SELECT organization_id AS "organization_id!", metric AS "metric!" FROM (
+             (SELECT organization_id, metric, period_start FROM usage_totals
+               WHERE (organization_id, metric) IN (SELECT * FROM k)
+              EXCEPT SELECT * FROM total)
+             UNION ALL
+             (SELECT organization_id, metric, period_start FROM grace_periods
+               WHERE (organization_id, metric) IN (SELECT * FROM k)
+              EXCEPT SELECT * FROM grace)) held
+            GROUP BY organization_id, metric"#,
+        &organizations,
+        &metrics as &[&str]
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    tx.rollback().await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.organization_id, row.metric))
+        .collect())
 }
 
 /// What the accounts are, those of `keys` in their order. Periods that ended

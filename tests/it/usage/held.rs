@@ -1,12 +1,14 @@
 //! An account that another session holds delays nobody else.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 
-use super::tenant::{EVENTS, Tenant};
+use super::fairness::neighbours;
+use super::tenant::{CHECK, EVENTS, Tenant};
 use crate::support::TestService;
 
 #[tokio::test]
@@ -70,4 +72,140 @@ async fn a_held_account_keeps_nobody_else_waiting() {
     for other in &others {
         assert_eq!(other.total(&service, "api_calls").await, "22");
     }
+}
+
+/// Whatever another session holds of an organization, and however much that
+/// one sends: its neighbour in the lane is answered all the while.
+async fn assert_nobody_waits_with(service: &TestService, hold: &'static str) {
+    let tenants = neighbours(service, 2).await;
+    let (held, other) = (&tenants[0], &tenants[1]);
+    // Every row is there, and grace runs: its end is entered in the audit log.
+    held.set_quota(service, "api_calls", "1", None).await;
+    held.consume(service, "api_calls", 5).await.ok();
+    service
+        .db
+        .execute(&format!(
+            "UPDATE grace_periods SET started_at = now() - interval '2 days',
+                                      expires_at = now() - interval '1 day'
+              WHERE organization_id = '{}'",
+            held.organization
+        ))
+        .await;
+    let mut holder = PgConnection::connect_with(&service.db.options("postgres"))
+        .await
+        .unwrap();
+    let mut tx = holder.begin().await.unwrap();
+    sqlx::query(hold)
+        .bind(held.organization)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    let refused = AtomicUsize::new(0);
+    let flood = futures_util::future::join_all((0..300).map(|number| {
+        let body = if number % 2 == 0 {
+            json!([{"id": format!("held-{number}"), "metric": "api_calls", "quantity": 1}])
+        } else {
+            json!({"metric": "api_calls", "quantity": 1, "consume": true})
+        };
+        let path = if number % 2 == 0 { EVENTS } else { CHECK };
+        let refused = &refused;
+        async move {
+            let answer = held.post(service, path, &body).await;
+            if answer.status == 503 {
+                refused.fetch_add(1, Ordering::Relaxed);
+            }
+            answer
+        }
+    }));
+    // Until the first of the held ones is given up, after two seconds.
+    let busy = async {
+        let mut answered = 0;
+        while refused.load(Ordering::Relaxed) == 0 {
+            let answer = other.consume(service, "llm_tokens", 1).await;
+            assert_eq!(answer.status, 200, "{hold}: {answer:?}");
+            answered += 1;
+        }
+        answered
+    };
+    let done = tokio::time::timeout(Duration::from_secs(60), async { tokio::join!(flood, busy) });
+    let (answers, answered) = done.await.expect("the held ones are given up");
+    assert!(
+        answered >= 60,
+        "{hold}: {answered} of the other's were answered"
+    );
+    for answer in answers {
+        assert!(
+            [200, 402, 503].contains(&answer.status),
+            "{hold}: {answer:?}"
+        );
+    }
+    tx.rollback().await.unwrap();
+    // It counts again.
+    held.post(
+        service,
+        EVENTS,
+        &json!({"id": "after", "metric": "api_calls", "quantity": 1}),
+    )
+    .await
+    .ok();
+}
+
+#[tokio::test]
+async fn nobody_waits_for_anothers_quotas() {
+    let service = TestService::start().await;
+    assert_nobody_waits_with(
+        &service,
+        "SELECT 1 FROM usage_quotas WHERE organization_id = $1 FOR UPDATE",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_waits_for_anothers_totals() {
+    let service = TestService::start().await;
+    assert_nobody_waits_with(
+        &service,
+        "SELECT 1 FROM usage_totals WHERE organization_id = $1 FOR UPDATE",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_waits_for_anothers_grace_period() {
+    let service = TestService::start().await;
+    assert_nobody_waits_with(
+        &service,
+        "SELECT 1 FROM grace_periods WHERE organization_id = $1 FOR UPDATE",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_waits_for_anothers_audit_chain() {
+    let service = TestService::start().await;
+    assert_nobody_waits_with(
+        &service,
+        "SELECT 1 FROM billing_audit_chain_heads WHERE organization_id = $1 FOR UPDATE",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_held_organization_counts_all_the_same() {
+    let service = TestService::start().await;
+    let tenant = Tenant::of(&service, "Held").await;
+    let mut holder = PgConnection::connect_with(&service.db.options("postgres"))
+        .await
+        .unwrap();
+    let mut tx = holder.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM organizations WHERE id = $1 FOR UPDATE")
+        .bind(tenant.organization)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    for number in 0..3 {
+        let body = json!({"id": number.to_string(), "metric": "api_calls", "quantity": 1});
+        tenant.post(&service, EVENTS, &body).await.ok();
+    }
+    tx.rollback().await.unwrap();
 }

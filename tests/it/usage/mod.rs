@@ -6,6 +6,7 @@ mod checks;
 mod crash;
 mod denials;
 mod events;
+mod fairness;
 mod forward_auth;
 mod gateway;
 mod gateway_clients;
