@@ -51,6 +51,7 @@ const QUOTA_COMMIT: &str = "quota_commit_seconds";
 const CALLS: &str = "gateway_calls_total";
 const USAGE: &str = "usage_events_total";
 const USAGE_REFUSED: &str = "usage_requests_refused_total";
+const USAGE_SET_ASIDE: &str = "usage_requests_set_aside_total";
 const SHARE_EXCEEDED: &str = "http_share_exceeded_total";
 const GRACE_ACTIVE: &str = "grace_periods_active_total";
 const GRACE_BY_METRIC: &str = "grace_periods_active";
@@ -157,6 +158,7 @@ fn start_at_zero(audit_actions: impl Iterator<Item = &'static str>) {
     for reason in ["share", "full"] {
         counter!(USAGE_REFUSED, "reason" => reason).absolute(0);
     }
+    counter!(USAGE_SET_ASIDE).absolute(0);
     counter!(AUDIT_ERRORS).absolute(0);
     counter!(THIN).absolute(0);
     counter!(ALTERED).absolute(0);
@@ -328,6 +330,12 @@ pub fn forwarded_call(outcome: &'static str) {
 /// `share` was taken, or it was `full`.
 pub fn usage_refused(reason: &'static str) {
     counter!(USAGE_REFUSED, "reason" => reason).increment(1);
+}
+
+/// Requests that were taken out of their group: something of their
+/// organization is held, or refused by the database.
+pub fn usage_set_aside(requests: u64) {
+    counter!(USAGE_SET_ASIDE).increment(requests);
 }
 
 /// The classes of requests of which an organization has a share.

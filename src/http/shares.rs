@@ -294,10 +294,10 @@ fn lock(shares: &Mutex<HashMap<Uuid, Share>>) -> MutexGuard<'_, HashMap<Uuid, Sh
 
 impl Present {
     fn waits_no_more(&mut self) {
-        if std::mem::take(&mut self.waits) {
-            if let Some(share) = lock(&self.shares).get_mut(&self.who) {
-                share.waiting -= 1;
-            }
+        if std::mem::take(&mut self.waits)
+            && let Some(share) = lock(&self.shares).get_mut(&self.who)
+        {
+            share.waiting -= 1;
         }
     }
 }
@@ -322,7 +322,13 @@ mod tests {
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
 
+    use axum::Router;
+    use axum::middleware::from_fn;
+    use axum::routing::get;
+    use tower::ServiceExt as _;
+
     use super::*;
+    use crate::audit::Actor;
 
     const A: Uuid = Uuid::from_u128(1);
     const B: Uuid = Uuid::from_u128(2);
@@ -368,6 +374,35 @@ mod tests {
         assert!(lock(&turnstile.shares).is_empty());
         // More than there is comes to all that there is.
         drop(turnstile.enter(A, 9, LONG).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn an_export_is_under_way_until_its_last_byte() {
+        let shares = Shares::default();
+        let caller = Caller {
+            organization_id: A,
+            actor: Actor::System,
+        };
+        let layer = from_fn(move |request, next| {
+            let shares = shares.clone();
+            async move { shares.run(&caller, request, next).await }
+        });
+        let router = Router::new()
+            .route("/api/billing/audit-log", get(async || "a,b\r\n"))
+            .route_layer(layer);
+        let ask = || {
+            let request = Request::get("/api/billing/audit-log").header("accept", "text/csv");
+            router.clone().oneshot(request.body(Body::empty()).unwrap())
+        };
+        let first = ask().await.unwrap();
+        let second = ask().await.unwrap();
+        let mut context = Context::from_waker(Waker::noop());
+        let mut third = pin!(ask());
+        assert!(third.as_mut().poll(&mut context).is_pending());
+        let read = axum::body::to_bytes(first.into_body(), 100).await.unwrap();
+        assert_eq!(&read[..], b"a,b\r\n");
+        assert_eq!(third.await.unwrap().status(), StatusCode::OK);
+        drop(second);
     }
 
     #[test]

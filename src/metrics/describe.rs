@@ -122,6 +122,10 @@ pub fn describe() {
         "Usage requests that there was no room for, by whether the organization's share or all was taken."
     );
     describe_counter!(
+        USAGE_SET_ASIDE,
+        "Usage requests that waited apart: something of their organization was held or refused."
+    );
+    describe_counter!(
         SHARE_EXCEEDED,
         "Requests that waited in vain for others of their organization, by class."
     );

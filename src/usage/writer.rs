@@ -16,6 +16,7 @@ use super::queue::{Asker, Job, Queue};
 use super::store;
 use crate::db;
 use crate::metrics;
+use crate::telemetry::seldom::Seldom;
 
 /// Plans are made once, maybe while the tables are empty, and every statement
 /// finds its rows by their keys: nothing is ever to be read from end to end.
@@ -94,6 +95,8 @@ pub struct Committer {
     done: mpsc::UnboundedSender<(Vec<Asker>, Outcome)>,
     patience: Patience,
     connection: Option<PgConnection>,
+    /// Groups and requests that could not be counted.
+    failed: Seldom,
 }
 
 impl Committer {
@@ -109,6 +112,7 @@ impl Committer {
             done,
             patience,
             connection: None,
+            failed: Seldom::default(),
         }
     }
 
@@ -140,7 +144,7 @@ impl Committer {
                 Some(connection) => connection,
                 None => match self.connect().await {
                     Ok(connection) => self.connection.insert(connection),
-                    Err(error) => return unavailable(&error, jobs),
+                    Err(error) => return self.unavailable(&error, jobs),
                 },
             };
             let attempt = group::attempt(connection, &self.rules, jobs, &mode);
@@ -165,17 +169,38 @@ impl Committer {
                 && !db::is_outage(&error)
                 && self.roll_back().await
             {
-                tracing::error!(%error, requests = jobs.len(), "usage could not be counted");
+                self.tell(&error, jobs);
                 return Committed::Spoiled;
             }
             self.connection = None;
             // It may have died between two groups, with the server it led to.
             let died = db::is_outage(&error) && !matches!(error, sqlx::Error::PoolTimedOut);
             if !(died && reused) {
-                return unavailable(&error, jobs);
+                return self.unavailable(&error, jobs);
             }
             reused = false;
         }
+    }
+
+    fn unavailable(&self, error: &sqlx::Error, jobs: &[Job]) -> Committed {
+        db::disk::note(error);
+        self.tell(error, jobs);
+        Committed::Answered(Err(LedgerError::Unavailable))
+    }
+
+    /// One line for many: whoever sends what cannot be counted sends it again.
+    fn tell(&self, error: &sqlx::Error, jobs: &[Job]) {
+        let Some(times) = self.failed.happened(Instant::now()) else {
+            return;
+        };
+        let organization_id = jobs.first().map(|job| job.organization_id);
+        tracing::error!(
+            %error,
+            times,
+            requests = jobs.len(),
+            ?organization_id,
+            "usage could not be counted; of the last group the first organization is named"
+        );
     }
 
     async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
@@ -220,12 +245,6 @@ impl Committer {
             let _ = connection.close().await;
         }
     }
-}
-
-fn unavailable(error: &sqlx::Error, jobs: &[Job]) -> Committed {
-    db::disk::note(error);
-    tracing::error!(%error, requests = jobs.len(), "usage could not be counted");
-    Committed::Answered(Err(LedgerError::Unavailable))
 }
 
 /// Lets go what waits when the writer ends, however it does.
@@ -328,11 +347,11 @@ impl Writer {
 
     fn set_aside(&self, jobs: Vec<Job>) {
         let now = Instant::now();
+        if !jobs.is_empty() {
+            metrics::usage_set_aside(jobs.len() as u64);
+        }
         for job in jobs {
-            if let Err(job) = self.aside.send(now, job) {
-                self.committer
-                    .answer(vec![job], Err(LedgerError::Unavailable));
-            }
+            self.aside.send(now, job);
         }
     }
 }

@@ -106,9 +106,8 @@ fn an_organization_has_as_much_as_is_free_and_others_find_room() {
     let mut number = 3;
     let full = loop {
         number += 1;
-        match taken(number, 4_000) {
-            (0, reason) => break reason,
-            _ => {}
+        if let (0, reason) = taken(number, 4_000) {
+            break reason;
         }
     };
     assert_eq!(full, NoRoom::Full);

@@ -287,3 +287,50 @@ async fn one_organizations_waiting_requests_leave_connections_to_others() {
     }
     assert_eq!(stuck.total(&service, "api_calls").await, "1");
 }
+
+/// What the database refuses of one organization is refused by itself.
+#[tokio::test]
+async fn what_cannot_be_counted_spoils_nobody_elses() {
+    let service = TestService::intake_only().await;
+    let tenants = neighbours(&service, 2).await;
+    let (spoiling, other) = (&tenants[0], &tenants[1]);
+    service
+        .db
+        .execute(
+            "CREATE FUNCTION refuse_poison() RETURNS trigger LANGUAGE plpgsql SET search_path = '' AS $$
+             BEGIN RAISE EXCEPTION 'poison' USING ERRCODE = '22003'; END $$;
+             CREATE TRIGGER poison BEFORE INSERT ON usage_events FOR EACH ROW
+               WHEN (NEW.event_id LIKE 'poison%') EXECUTE FUNCTION refuse_poison()",
+        )
+        .await;
+    const POISON: usize = 240;
+    let answered = AtomicUsize::new(0);
+    let flood = (0..POISON).map(|number| {
+        let name = if number % 8 == 0 { "good" } else { "poison" };
+        let body = json!({"id": format!("{name}-{number}"), "metric": "llm_tokens", "quantity": 1});
+        let (service, answered) = (&service, &answered);
+        async move {
+            let answer = spoiling.post(service, EVENTS, &body).await;
+            answered.fetch_add(1, Ordering::Relaxed);
+            (number % 8 == 0, answer)
+        }
+    });
+    let checks = async {
+        for _ in 0..10 {
+            let answer = other.consume(&service, "api_calls", 1).await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+        answered.load(Ordering::Relaxed)
+    };
+    let (answers, by_then) = tokio::join!(join_all(flood), checks);
+    assert!(by_then < POISON, "the flood was over first");
+    for (good, answer) in answers {
+        let expected = if good {
+            (200, "")
+        } else {
+            (503, "usage_unavailable")
+        };
+        assert_eq!(answer.problem(), expected);
+    }
+    assert_exact(&service, &tenants, &[POISON as u64 / 8, 10]).await;
+}
