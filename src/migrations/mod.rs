@@ -51,6 +51,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260103060000", "organizations_and_recovery"),
     ("20260103070000", "canonical_addresses"),
     ("20260103080000", "bounded_histories"),
+    ("20260104010000", "dead_letter_sources"),
 ];
 
 /// A migration, as the database has it.

@@ -62,6 +62,7 @@ const CLOSED_TABLES: &[&str] = &[
     "login_throttles",
     "service_keys",
     "webhook_rejections",
+    "webhook_dead_letter_sources",
 ];
 
 /// The migrations' own record of themselves.

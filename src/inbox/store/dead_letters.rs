@@ -82,6 +82,9 @@ pub async fn discard(
         "WITH gone AS (
            DELETE FROM webhook_dead_letter_queue WHERE bucket = $1 AND stripe_event_id = $2
            RETURNING *),
+         came AS (
+           DELETE FROM webhook_dead_letter_sources WHERE bucket = $1 AND stripe_event_id = $2
+           RETURNING source),
          kept AS (
            INSERT INTO webhook_events (
              bucket, stripe_event_id, event_type, api_version, livemode, account,
@@ -89,7 +92,7 @@ pub async fn discard(
              processed, processed_at, outcome, source)
            SELECT bucket, stripe_event_id, event_type, api_version, livemode, account,
                   event_created_at, payload, received_at, organization_id, retry_count, attempts,
-                  true, now(), 'discarded', source
+                  true, now(), 'discarded', coalesce((SELECT source FROM came), 'delivery')
              FROM gone ON CONFLICT DO NOTHING)
          SELECT event_type, organization_id, retry_count, error_message FROM gone",
         bucket_of(event_id),

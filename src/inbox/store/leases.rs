@@ -286,12 +286,16 @@ pub async fn dead_letter(
         "WITH gone AS (
            DELETE FROM webhook_events
             WHERE bucket = $1 AND stripe_event_id = $2 AND lease_id = $3 AND NOT processed
-           RETURNING *)
+           RETURNING *),
+         came AS (
+           INSERT INTO webhook_dead_letter_sources (bucket, stripe_event_id, source)
+           SELECT bucket, stripe_event_id, source FROM gone
+           ON CONFLICT (bucket, stripe_event_id) DO UPDATE SET source = excluded.source)
          INSERT INTO webhook_dead_letter_queue AS known (
            bucket, stripe_event_id, event_type, api_version, livemode, account, event_created_at,
-           payload, received_at, organization_id, retry_count, error_message, attempts, source)
+           payload, received_at, organization_id, retry_count, error_message, attempts)
          SELECT bucket, stripe_event_id, event_type, api_version, livemode, account, event_created_at,
-                payload, received_at, organization_id, retry_count, $4, attempts || $5::jsonb, source
+                payload, received_at, organization_id, retry_count, $4, attempts || $5::jsonb
            FROM gone
          ON CONFLICT (bucket, stripe_event_id) DO UPDATE SET
            error_message = excluded.error_message, attempts = excluded.attempts
@@ -315,9 +319,13 @@ pub async fn forget_dead_letters(
 ) -> Result<(), sqlx::Error> {
     let (buckets, ids) = keys(events);
     sqlx::query!(
-        "DELETE FROM webhook_dead_letter_queue d
-          USING unnest($1::smallint[], $2::text[]) AS done(bucket, id)
-          WHERE d.bucket = done.bucket AND d.stripe_event_id = done.id",
+        "WITH gone AS (
+           DELETE FROM webhook_dead_letter_queue d
+            USING unnest($1::smallint[], $2::text[]) AS done(bucket, id)
+            WHERE d.bucket = done.bucket AND d.stripe_event_id = done.id
+           RETURNING d.bucket, d.stripe_event_id)
+         DELETE FROM webhook_dead_letter_sources s
+          USING gone WHERE s.bucket = gone.bucket AND s.stripe_event_id = gone.stripe_event_id",
         &buckets,
         &ids as &[&str]
     )

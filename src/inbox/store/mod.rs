@@ -77,7 +77,7 @@ pub async fn insert(
         versions.push(envelope.api_version.as_deref());
         modes.push(envelope.livemode);
         accounts.push(envelope.account.as_deref());
-        times.push(created_at(delivery));
+        times.push(created_at(envelope.created)?);
         payloads.push(RawJson(&delivery.payload));
         traces.push(envelope.trace.as_ref().map(TraceParent::as_str));
     }
@@ -139,10 +139,12 @@ pub async fn differing(
     Ok(rows.into_iter().map(|row| (row.id, row.kept)).collect())
 }
 
-fn created_at(delivery: &Delivery) -> jiff_sqlx::Timestamp {
-    Timestamp::from_second(delivery.envelope.created)
-        .unwrap_or_default()
-        .to_sqlx()
+/// The intake takes no other seconds than those of timestamps: one that it let
+/// through is refused here, since 1970 would be out of all order.
+fn created_at(secs: i64) -> Result<jiff_sqlx::Timestamp, sqlx::Error> {
+    Timestamp::from_second(secs)
+        .map(|at| at.to_sqlx())
+        .map_err(|error| sqlx::Error::Encode(error.into()))
 }
 
 /// Lets the events that wait for `customer_id` be tried now.
@@ -180,4 +182,16 @@ pub async fn backlog(conn: &mut PgConnection) -> Result<Backlog, sqlx::Error> {
     )
     .fetch_one(conn)
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_that_are_no_time_are_refused_rather_than_1970() {
+        assert!(created_at(i64::MAX).is_err());
+        let at = created_at(1_769_853_600).unwrap().to_jiff();
+        assert_eq!(at.as_second(), 1_769_853_600);
+    }
 }

@@ -77,8 +77,12 @@ pub async fn last_delivery(conn: &mut PgConnection) -> Result<Option<LastDeliver
                      WHERE source = 'delivery'
                      ORDER BY received_at DESC, stripe_event_id DESC LIMIT 1)
                    UNION ALL
-                   (SELECT event_type, received_at, payload FROM webhook_dead_letter_queue
-                     WHERE source = 'delivery' ORDER BY received_at DESC LIMIT 1)) newest
+                   (SELECT event_type, received_at, payload FROM webhook_dead_letter_queue d
+                     WHERE NOT EXISTS (SELECT FROM webhook_dead_letter_sources s
+                                        WHERE s.bucket = d.bucket
+                                          AND s.stripe_event_id = d.stripe_event_id
+                                          AND s.source <> 'delivery')
+                     ORDER BY received_at DESC LIMIT 1)) newest
             ORDER BY received_at DESC LIMIT 1"#
     )
     .fetch_optional(conn)

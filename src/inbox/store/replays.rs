@@ -112,12 +112,16 @@ pub async fn finish(
         sqlx::query!(
             "WITH gone AS (
                DELETE FROM webhook_dead_letter_queue WHERE bucket = $1 AND stripe_event_id = $2
-               RETURNING *)
+               RETURNING *),
+             came AS (
+               DELETE FROM webhook_dead_letter_sources WHERE bucket = $1 AND stripe_event_id = $2
+               RETURNING source)
              INSERT INTO webhook_events (
                bucket, stripe_event_id, event_type, api_version, livemode, account,
                event_created_at, payload, received_at, retry_count, attempts, source)
              SELECT bucket, stripe_event_id, event_type, api_version, livemode, account,
-                    event_created_at, payload, received_at, retry_count, attempts, source
+                    event_created_at, payload, received_at, retry_count, attempts,
+                    coalesce((SELECT source FROM came), 'delivery')
                FROM gone ON CONFLICT DO NOTHING",
             event.bucket,
             event.id

@@ -209,12 +209,19 @@ pub async fn payloads(
         &patterns
     );
     let emptied = emptied.execute(&mut *conn).await?.rows_affected();
-    let letters = sqlx::query!(
-        "DELETE FROM webhook_dead_letter_queue
-          WHERE bucket = $1 AND (organization_id = $2 OR payload::text LIKE ANY($3))",
+    let letters = sqlx::query_scalar!(
+        r#"WITH gone AS (
+           DELETE FROM webhook_dead_letter_queue
+            WHERE bucket = $1 AND (organization_id = $2 OR payload::text LIKE ANY($3))
+           RETURNING bucket, stripe_event_id),
+         came AS (
+           DELETE FROM webhook_dead_letter_sources s USING gone
+            WHERE s.bucket = gone.bucket AND s.stripe_event_id = gone.stripe_event_id)
+         SELECT stripe_event_id FROM gone"#,
         bucket,
         organization_id,
         &patterns
     );
-    Ok(emptied + letters.execute(conn).await?.rows_affected())
+    let letters = letters.fetch_all(conn).await?.len();
+    Ok(emptied + letters as u64)
 }

@@ -13,7 +13,7 @@ use crate::support::TestDatabase;
 use crate::support::TestService;
 use crate::support::events::{event, sign, subscription};
 use crate::support::program::{Ran, program_on, run};
-use crate::support::service::{Options, WEBHOOKS};
+use crate::support::service::{Options, WEBHOOKS, processor};
 use crate::support::serving::{Serving, entries};
 
 async fn doctor(db: &TestDatabase, stripe: Option<&Stripe>) -> Ran {
@@ -141,6 +141,29 @@ async fn what_was_backfilled_was_not_delivered() {
     assert_eq!(service.db.count("webhook_events").await, 1);
     let ran = doctor(&service.db, Some(&stripe)).await;
     assert_eq!(verdict(&ran, "last delivery"), "warning");
+
+    // As a dead letter, and brought back, it is still the backfill's.
+    let db = &service.db;
+    db.execute("UPDATE webhook_events SET event_type = 'invoice.paid', payload = '{\"data\": 7}'")
+        .await;
+    processor(db).process_due(None).await.unwrap();
+    assert_eq!(db.count("webhook_dead_letter_queue").await, 1);
+    let ran = doctor(db, Some(&stripe)).await;
+    assert_eq!(verdict(&ran, "last delivery"), "warning");
+    let id = db
+        .value("SELECT stripe_event_id FROM webhook_dead_letter_queue")
+        .await;
+    let mut discard = program_on(db, &["webhooks", "discard", &id, "--yes"]);
+    let ran = tokio::task::spawn_blocking(move || run(&mut discard))
+        .await
+        .unwrap();
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert_eq!(
+        db.count("webhook_events WHERE source = 'backfill' AND outcome = 'discarded'")
+            .await,
+        1
+    );
+    assert_eq!(db.count("webhook_dead_letter_sources").await, 0);
 
     service.deliver(&updated("evt_1")).await;
     let ran = doctor(&service.db, Some(&stripe)).await;
