@@ -10,6 +10,7 @@ pub mod disputes;
 pub mod invoice_lines;
 pub mod invoice_payments;
 pub mod invoices;
+mod mirrored;
 pub mod payment_methods;
 pub mod subscriptions;
 pub mod unclaimed;

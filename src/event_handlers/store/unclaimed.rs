@@ -29,6 +29,13 @@ pub async fn organizations_of_objects(
         .collect())
 }
 
+/// How many events wait for somebody to claim them.
+pub async fn count(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM webhook_unclaimed_events"#)
+        .fetch_one(conn)
+        .await
+}
+
 /// An event that is nobody's, and who would say whose it is.
 pub struct Unclaimed<'a> {
     pub bucket: i16,
