@@ -3,15 +3,18 @@
 use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 
-use super::{Check, SKEW_SECS, Verdict};
+use super::{Check, SKEW_SECS, Verdict, connection_fix};
 use crate::app::Database;
 use crate::db::{self, DatabaseError, WorkerTx};
+use crate::event_handlers;
 use crate::inbox;
 use crate::migrations::verify;
 use crate::terminal::counted;
 
 /// An event that waits longer means that nobody processes.
 const LATE_SECS: i64 = 600;
+/// More of them hint at an account that others share.
+const MANY_UNCLAIMED: i64 = 100_000;
 /// What a job opens at most, beside the replicas.
 const SPARE: u32 = 10;
 
@@ -19,7 +22,7 @@ pub async fn check(database: &Database) -> Vec<Check> {
     let mut owner = match db::connect(&database.owner).await {
         Ok(conn) => conn,
         Err(DatabaseError::Unreachable(error)) => {
-            let fix = fix_of(&error, "MIGRATION_DATABASE_URL, else DATABASE_URL");
+            let fix = connection_fix(&error, "MIGRATION_DATABASE_URL, else DATABASE_URL");
             return vec![Check::failed("database", error.to_string(), fix)];
         }
         Err(error) => {
@@ -54,6 +57,7 @@ pub async fn check(database: &Database) -> Vec<Check> {
         checks.push(connections(database).await);
         let pool = db::pool(database.service.clone(), 1);
         checks.extend(inbox(&pool).await);
+        checks.push(unclaimed(&pool).await);
     } else {
         checks.push(Check::skipped(
             "backlog",
@@ -69,30 +73,13 @@ async fn login(database: &Database) -> Check {
     match database.check_login().await {
         Ok(()) => Check::ok(name, "row-level security binds the service's login"),
         Err(DatabaseError::Unreachable(error)) => {
-            let fix = fix_of(&error, "DATABASE_URL");
+            let fix = connection_fix(&error, "DATABASE_URL");
             Check::failed(name, error.to_string(), fix)
         }
         Err(DatabaseError::Pooled(error)) => {
             Check::failed(name, error, "see docs/database.md, Poolers")
         }
         Err(error) => Check::failed(name, error.to_string(), "see docs/database.md, Roles"),
-    }
-}
-
-/// What to do about a connection that was not made.
-fn fix_of(error: &sqlx::Error, variable: &str) -> String {
-    match db::sql_state(error).as_deref() {
-        Some(code) if code.starts_with("28") => format!(
-            "the server refuses the login: check the role and the password in {variable}, and pg_hba.conf; \
-             a password that was changed takes effect with a restart of the service"
-        ),
-        Some("3D000") => format!("check the database's name in {variable}"),
-        Some("53300") => {
-            "raise max_connections, or run fewer replicas; see docs/database.md, Connections"
-                .to_owned()
-        }
-        Some("57P03") => "wait until the server has started".to_owned(),
-        _ => format!("check {variable}, and that PostgreSQL runs"),
     }
 }
 
@@ -106,7 +93,7 @@ async fn writable(conn: &mut PgConnection) -> Check {
             "the database is read-only: a standby, or default_transaction_read_only is on",
             "name the primary in DATABASE_URL, or find out why it was made read-only: a full disk, most of the time",
         ),
-        Err(error) => Check::failed(name, error.to_string(), "check the database's log"),
+        Err(error) => Check::unanswered(name, error),
     }
 }
 
@@ -116,10 +103,7 @@ async fn embedded(database: &Database, conn: &mut PgConnection) -> Option<Check>
     let watch = database.embedded.as_ref()?.watch();
     let running = match db::server_version(conn).await {
         Ok(version) => version,
-        Err(error) => {
-            let fix = "check the database's log";
-            return Some(Check::failed(name, error.to_string(), fix));
-        }
+        Err(error) => return Some(Check::unanswered(name, error)),
     };
     let on_disk = watch.version_on_disk();
     let fix = "restart the service: the server starts anew with the programs on disk";
@@ -157,7 +141,10 @@ async fn connections(database: &Database) -> Check {
                 ),
             }
         }
-        Err(error) => Check::failed(name, error.to_string(), "check the database's log"),
+        Err(DatabaseError::Query(error) | DatabaseError::Unreachable(error)) => {
+            Check::unanswered(name, error)
+        }
+        Err(error) => Check::failed(name, error.to_string(), "see docs/database.md, Roles"),
     }
 }
 
@@ -190,7 +177,7 @@ async fn clock(conn: &mut PgConnection) -> Check {
                 Check::failed(name, detail, "let NTP set both hosts' clocks")
             }
         }
-        Err(error) => Check::failed(name, error.to_string(), "check the database's log"),
+        Err(error) => Check::unanswered(name, error),
     }
 }
 
@@ -217,7 +204,26 @@ async fn schema(conn: &mut PgConnection) -> Check {
                 Check::failed(name, format!("wrong: {}", wrong.join(", ")), fix)
             }
         }
-        Err(error) => Check::failed(name, error.to_string(), fix),
+        Err(error) => Check::unanswered(name, error),
+    }
+}
+
+/// Events that are nobody's yet, which nothing removes by itself.
+async fn unclaimed(pool: &sqlx::postgres::PgPool) -> Check {
+    let name = "unclaimed events";
+    let found = async {
+        let mut tx = WorkerTx::begin(pool).await?;
+        event_handlers::unclaimed(tx.conn()).await
+    };
+    match found.await {
+        Ok(found) if found > MANY_UNCLAIMED => Check::warning(
+            name,
+            counted(found, "event"),
+            "let the endpoint in Stripe send events of this product alone, or link the customers \
+             (`organizations link-customer`); see docs/webhooks.md",
+        ),
+        Ok(found) => Check::ok(name, counted(found, "event")),
+        Err(error) => Check::unanswered(name, error),
     }
 }
 
@@ -250,10 +256,6 @@ async fn inbox(pool: &sqlx::postgres::PgPool) -> Vec<Check> {
                 },
             ]
         }
-        Err(error) => vec![Check::failed(
-            "backlog",
-            db::opening_refusal(error).to_string(),
-            "run `migrate verify`",
-        )],
+        Err(error) => vec![Check::unanswered("backlog", error)],
     }
 }

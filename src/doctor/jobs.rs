@@ -3,7 +3,6 @@
 use sqlx::postgres::PgPool;
 
 use super::Check;
-use crate::db;
 use crate::jobs::{self, LastRun, backup, grace_cleanup, usage_report, webhook_retry};
 
 const MINUTE: i64 = 60;
@@ -48,15 +47,7 @@ pub async fn check(pool: &PgPool) -> Vec<Check> {
             checks.push(retries(pool).await);
             checks
         }
-        Err(error) if db::is_outage(&error) => vec![Check::skipped(
-            webhook_retry::JOB,
-            "the database cannot be asked with the service's login: see `login`",
-        )],
-        Err(error) => vec![Check::failed(
-            webhook_retry::JOB,
-            error.to_string(),
-            "run `migrate verify`",
-        )],
+        Err(error) => vec![Check::unanswered(webhook_retry::JOB, error)],
     }
 }
 
@@ -100,6 +91,6 @@ async fn retries(pool: &PgPool) -> Check {
                 Check::failed(name, detail, fix)
             }
         }
-        Err(error) => Check::failed(name, error.to_string(), "run `migrate verify`"),
+        Err(error) => Check::unanswered(name, error),
     }
 }

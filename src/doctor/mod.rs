@@ -13,6 +13,8 @@ mod usage;
 
 use serde::Serialize;
 
+use crate::db::{self, OpeningRefused};
+
 pub use configuration::{Leniency, check as check_configuration};
 pub use database::check as check_database;
 pub use disk::check as check_disk;
@@ -64,6 +66,19 @@ impl Check {
         Self::new(name, Verdict::Skipped, detail, None)
     }
 
+    /// What the database did not answer, by why it did not.
+    fn unanswered(name: &'static str, error: sqlx::Error) -> Self {
+        let (verdict, fix) = unanswered(&error);
+        let error = db::opening_refusal(error);
+        match verdict {
+            Verdict::Skipped => {
+                let detail = format!("the service's login cannot ask: see `login` ({error})");
+                Self::skipped(name, detail)
+            }
+            verdict => Self::new(name, verdict, error.to_string(), Some(fix)),
+        }
+    }
+
     fn new(
         name: &'static str,
         verdict: Verdict,
@@ -79,22 +94,70 @@ impl Check {
     }
 }
 
-/// What could not be asked because the login is refused is not wrong itself.
-pub fn skip_without_login(checks: &mut [Check]) {
-    let is_refused = |check: &Check| {
-        let fix = check.fix.as_deref().unwrap_or_default();
-        check.name == "login" && fix.starts_with("the server refuses the login")
-    };
-    if !checks.iter().any(is_refused) {
-        return;
+/// What a database error says of the thing that was asked about, and what to do.
+/// A login that is refused, or may not become what the service is, has a check
+/// of its own.
+fn unanswered(error: &sqlx::Error) -> (Verdict, String) {
+    let refused_role =
+        matches!(error, sqlx::Error::Configuration(cause) if cause.is::<OpeningRefused>());
+    let state = db::sql_state(error).unwrap_or_default();
+    if refused_role || state.starts_with("28") {
+        return (Verdict::Skipped, String::new());
     }
-    for check in checks {
-        let blames_schema = check
-            .fix
-            .as_ref()
-            .is_some_and(|fix| fix.contains("migrate verify"));
-        if check.verdict == Verdict::Failed && blames_schema {
-            *check = Check::skipped(check.name, "the login is refused");
+    let fix = match &*state {
+        // Undefined tables and columns, and privileges that are not there.
+        state if state.starts_with("42") => "run `migrate up`, then `migrate verify`".to_owned(),
+        _ if db::is_outage(error) => connection_fix(error, "DATABASE_URL"),
+        _ if db::is_conflict(error) || db::is_timeout(error) => {
+            "ask again: the database was busy; if it stays so, see its log".to_owned()
         }
+        _ => "run `migrate verify`; if all is as it should be, see the database's log".to_owned(),
+    };
+    (Verdict::Failed, fix)
+}
+
+/// What to do about a connection that was not made, or was lost.
+fn connection_fix(error: &sqlx::Error, variable: &str) -> String {
+    match db::sql_state(error).as_deref() {
+        Some(code) if code.starts_with("28") => format!(
+            "the server refuses the login: check the role and the password in {variable}, and pg_hba.conf; \
+             a password that was changed takes effect with a restart of the service"
+        ),
+        Some("3D000") => format!("check the database's name in {variable}"),
+        Some("53300") => {
+            "raise max_connections, or run fewer replicas; see docs/database.md, Connections"
+                .to_owned()
+        }
+        Some("57P03") => "wait until the server has started".to_owned(),
+        Some("25006") => {
+            "name the primary in DATABASE_URL, or find out why the database was made read-only"
+                .to_owned()
+        }
+        Some(code) if code.starts_with("53") => {
+            "make room: the server has too little disk or memory".to_owned()
+        }
+        _ => format!("check {variable}, and that PostgreSQL runs"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn why_the_database_did_not_answer_decides_the_verdict() {
+        let of = |error: sqlx::Error| Check::unanswered("backlog", error);
+        let away = of(sqlx::Error::Io(io::ErrorKind::ConnectionRefused.into()));
+        assert_eq!(away.verdict, Verdict::Failed);
+        assert!(away.fix.unwrap().contains("DATABASE_URL"));
+        let garbled = of(sqlx::Error::RowNotFound);
+        assert_eq!(garbled.verdict, Verdict::Failed);
+        assert!(garbled.fix.unwrap().contains("migrate verify"));
+        let refused = OpeningRefused(sqlx::Error::RowNotFound);
+        let refused = of(sqlx::Error::Configuration(Box::new(refused)));
+        assert_eq!((refused.verdict, refused.fix), (Verdict::Skipped, None));
+        assert!(refused.detail.contains("`login`"), "{}", refused.detail);
     }
 }

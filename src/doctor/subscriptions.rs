@@ -17,11 +17,7 @@ pub async fn check(pool: &PgPool, catalogue: &Catalogue) -> Vec<Check> {
     };
     match findings.await {
         Ok(findings) => judge(&findings),
-        Err(error) => vec![Check::failed(
-            "subscriptions",
-            error.to_string(),
-            "run `migrate verify`",
-        )],
+        Err(error) => vec![Check::unanswered("subscriptions", error)],
     }
 }
 

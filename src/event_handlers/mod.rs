@@ -49,6 +49,7 @@ pub use kinds::{FURTHER_TYPES, HANDLED_TYPES, LINKING_TYPE, MAIN_TYPES};
 pub use missing::{EndedHere, end_missing};
 pub use repriced::repriced_since;
 pub use store::invoice_lines::replace_all as replace_invoice_lines;
+pub use store::unclaimed::count as unclaimed;
 pub use store::updated;
 
 /// An event as the inbox keeps it.

@@ -6,6 +6,7 @@ mod deliveries;
 pub mod demo;
 mod doctor;
 mod embedded;
+mod findings;
 mod organizations;
 mod plans;
 mod pushgateway;
