@@ -107,9 +107,9 @@ impl Progress {
         let (done, total, what) = (self.done, self.total, printable(what));
         if self.terminal {
             let end = if done == total { "\n" } else { "" };
-            let _ = write!(io::stderr(), "\r\u{1b}[K{done}/{total} {what}{end}");
+            let _ = write!(io::stderr(), "\r\u{1b}[K{done} of {total}: {what}{end}");
         } else if done == total || done.is_multiple_of(100) {
-            say(&format!("{done}/{total}"));
+            say(&format!("{done} of {total} done"));
         }
     }
 }

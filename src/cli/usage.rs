@@ -13,6 +13,7 @@ use crate::jobs::{PushGateway, Run, usage_report};
 use crate::metrics;
 use crate::plans::Catalogue;
 use crate::stripe::client::Client;
+use crate::terminal::counted;
 use crate::usage_alerts;
 use crate::usage_reports::{Report, ReportError};
 
@@ -80,7 +81,7 @@ impl Reporting {
     async fn run(self, pool: &PgPool, format: Format) -> Result<(), Failure> {
         let progress = |done: usize, total: usize| {
             if done == total || done.is_multiple_of(100) {
-                say(&format!("{done}/{total} meter events"));
+                say(&format!("{done} of {} told", counted(total, "meter event")));
             }
         };
         let run = Run {
@@ -91,7 +92,7 @@ impl Reporting {
         };
         let report = usage_report::run(&run, &self.client, &self.catalogue, progress).await?;
         format.print(&report, describe)?;
-        if report.failed + report.doubtful > 0 {
+        if !report.is_whole() {
             return Err(Failure::silent());
         }
         Ok(())
@@ -105,7 +106,10 @@ async fn alerts(pool: &PgPool, resend: bool, format: Format) -> Result<(), Failu
         let count = usage_alerts::resend(tx.conn()).await?;
         tx.commit().await?;
         if !format.json {
-            return print(&format!("{count} alerts are sent again by `serve`"));
+            return print(&format!(
+                "{} sent again by `serve`",
+                counted(count, "alert")
+            ));
         }
     }
     format.print(&failed, |failed| {
@@ -140,8 +144,9 @@ fn describe(report: &Report) -> String {
         })
         .collect();
     let mut text = format!(
-        "{} meter events sent, {} failed",
-        report.sent, report.failed
+        "{} sent, {} failed",
+        counted(report.sent, "meter event"),
+        report.failed
     );
     if report.doubtful > 0 {
         text.push_str(&format!(

@@ -1,6 +1,8 @@
 //! `grace-periods cleanup`: the daily job. It ends what is over, and removes
 //! what ended long ago.
 
+use sqlx::postgres::PgPool;
+
 use super::Run;
 use crate::db::WorkerTx;
 use crate::grace_periods;
@@ -18,19 +20,19 @@ pub struct Cleaned {
 
 /// Ends what is over, and removes what ended more than `days` days ago.
 pub async fn run(run: &Run<'_>, days: u16) -> Result<Cleaned, sqlx::Error> {
-    let cleaned = run
-        .counted(async {
-            let ended = grace_periods::sweep(run.pool).await?;
-            let mut tx = WorkerTx::begin(run.pool).await?;
-            let cleaned = grace_periods::cleanup(tx.conn(), i32::from(days)).await?;
-            tx.commit().await?;
-            Ok::<_, sqlx::Error>(Cleaned { ended, cleaned })
-        })
-        .await?;
+    let cleaned = run.counted(clean(run.pool, days), |_| true).await?;
     tracing::info!(
         cleaned = cleaned.cleaned,
         ended = cleaned.ended,
         "Grace period cleanup completed"
     );
     Ok(cleaned)
+}
+
+async fn clean(pool: &PgPool, days: u16) -> Result<Cleaned, sqlx::Error> {
+    let ended = grace_periods::sweep(pool).await?;
+    let mut tx = WorkerTx::begin(pool).await?;
+    let cleaned = grace_periods::cleanup(tx.conn(), i32::from(days)).await?;
+    tx.commit().await?;
+    Ok(Cleaned { ended, cleaned })
 }

@@ -53,10 +53,12 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Does `work`, enters the run, and pushes what all runs counted.
+    /// Does `work`, enters the run, and pushes what all runs counted. A run
+    /// whose result is not `whole` has failed, although it came to its end.
     pub async fn counted<T, E: From<sqlx::Error>>(
         &self,
         work: impl Future<Output = Result<T, E>>,
+        whole: impl FnOnce(&T) -> bool,
     ) -> Result<T, E> {
         let started_at = Timestamp::now();
         // A series must be there before it grows, or its first growth is not seen.
@@ -66,7 +68,7 @@ impl Run<'_> {
 
         let worked = work.await;
         let counted = metrics::counters(&self.metrics.render());
-        let succeeded = worked.is_ok();
+        let succeeded = worked.as_ref().is_ok_and(whole);
         runs::record(self.pool, self.job, started_at, succeeded, &counted).await?;
         // Asked again: what another run counted meanwhile must not be taken back.
         let after = self.totals().await?;

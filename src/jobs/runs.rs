@@ -46,10 +46,11 @@ pub async fn totals(pool: &PgPool, job: &str) -> Result<Counters, sqlx::Error> {
     )
     .fetch_all(tx.conn())
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (row.series, row.total.try_into().unwrap_or(0)))
-        .collect())
+    let total =
+        |total: i64| u64::try_from(total).map_err(|error| sqlx::Error::Decode(error.into()));
+    rows.into_iter()
+        .map(|row| Ok((row.series, total(row.total)?)))
+        .collect()
 }
 
 /// The newest run of a job.

@@ -18,9 +18,10 @@ pub async fn run(
 ) -> Result<Report, ReportError> {
     let now = Timestamp::now();
     let report = run
-        .counted(usage_reports::report(
-            run.pool, client, catalogue, now, progress,
-        ))
+        .counted(
+            usage_reports::report(run.pool, client, catalogue, now, progress),
+            Report::is_whole,
+        )
         .await?;
     tracing::info!(
         sent = report.sent,

@@ -35,7 +35,10 @@ pub async fn run(
         let worked = work(processor, now).await;
         worked.inspect_err(|error| tracing::error!(%error, "Webhook retry job failed"))
     };
-    let tally = run.counted(worked).await?;
+    let tally = run
+        // What fails now is tried again, and counted by itself.
+        .counted(worked, |_| true)
+        .await?;
     tracing::info!(
         processed = tally.processed,
         succeeded = tally.succeeded,

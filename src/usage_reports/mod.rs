@@ -58,6 +58,14 @@ pub struct Report {
     pub unbilled: Vec<Unbilled>,
 }
 
+impl Report {
+    /// Whether Stripe was told of everything. Usage that nothing bills is a
+    /// finding of its own, which no run mends.
+    pub fn is_whole(&self) -> bool {
+        self.failed == 0 && self.doubtful == 0
+    }
+}
+
 /// The books of one metric, over the periods that Stripe still takes.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]

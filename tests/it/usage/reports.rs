@@ -2,12 +2,14 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use valuecanvas_billing::jobs;
 use valuecanvas_billing::plans::OverLimit;
 use valuecanvas_billing::usage_reports::Report;
 
 use super::billed::Billed;
 use super::tenant::{EVENTS, Tenant};
-use crate::subscriptions::world::UPCOMING;
+use crate::subscriptions::world::{KEY, UPCOMING, text};
+use crate::support::program::{Ran, program_on, run};
 
 fn books(report: &Report, metric: &str) -> Value {
     let books = report.metrics.iter().find(|books| books.metric == metric);
@@ -192,3 +194,68 @@ async fn who_is_not_billed_is_not_reported() {
     let report = billed.report(Timestamp::now()).await;
     assert_eq!((report.sent, report.metrics.len()), (0, 0));
 }
+
+async fn report_by_command(billed: &Billed) -> Ran {
+    let mut command = program_on(&billed.service().db, &["usage", "report"]);
+    command
+        .env("STRIPE_SECRET_KEY", KEY)
+        .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
+        .env("STRIPE_API_BASE", billed.world.stripe.sandbox.url());
+    tokio::task::spawn_blocking(move || run(&mut command))
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_run_that_could_not_tell_all_is_a_failed_run() {
+    let billed = Billed::start().await;
+    billed.record("a", "llm_tokens", "500").await;
+    let db = &billed.service().db;
+    // What Stripe refuses, and what it may take twice.
+    for (fault, last) in [(true, "false"), (false, "true")] {
+        if fault {
+            db.execute("UPDATE billing_customers SET stripe_customer_id = 'cus_unknown'")
+                .await;
+            db.execute("UPDATE billing_subscriptions SET stripe_customer_id = 'cus_unknown'")
+                .await;
+        } else {
+            let customer = &billed.customer;
+            for table in [
+                "billing_customers",
+                "billing_subscriptions",
+                "usage_reports",
+            ] {
+                db.execute(&format!(
+                    "UPDATE {table} SET stripe_customer_id = '{customer}'"
+                ))
+                .await;
+            }
+        }
+        let ran = report_by_command(&billed).await;
+        assert_eq!(ran.status, i32::from(fault), "{}{}", ran.stdout, ran.stderr);
+        assert_eq!(db.value(LAST_RUN).await, last);
+    }
+    db.execute(
+        "UPDATE usage_reports SET sent_at = NULL, attempted_at = now() - interval '25 hours'",
+    )
+    .await;
+    assert_eq!(report_by_command(&billed).await.status, 1);
+    assert_eq!(db.value(LAST_RUN).await, "false");
+
+    let failing = "billing_scheduled_job_failing{task=\"usage-report\"}";
+    jobs::measure(&db.service_pool()).await.unwrap();
+    assert_eq!(billed.service().metric(failing).await, Some(1));
+    let doctor = run(&mut program_on(db, &["doctor", "--json"]));
+    let checks = doctor.json();
+    let check = |name: &str| {
+        let mut checks = checks.as_array().unwrap().iter();
+        checks.find(|check| check["name"] == name).unwrap().clone()
+    };
+    assert_eq!(check("usage-report")["verdict"], "warning", "{checks:#}");
+    let unsent = check("usage-reports-sent");
+    assert_ne!(unsent["verdict"], "ok", "{checks:#}");
+    assert!(text(&unsent, "fix").contains("runbook"), "{unsent:#}");
+}
+
+const LAST_RUN: &str = "SELECT succeeded FROM billing_job_runs WHERE job = 'usage-report'
+                         ORDER BY finished_at DESC LIMIT 1";
