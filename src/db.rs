@@ -16,7 +16,9 @@ pub use connections::{
 pub use login::check_login;
 pub use pooling::check_sessions;
 pub use room::{Room, room};
-pub use transactions::{OpeningRefused, RequestTx, TenantTx, WorkerTx, opening_refusal};
+pub use transactions::{
+    OpeningRefused, RequestTx, TenantTx, WorkerTx, impatiently, opening_refusal,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {

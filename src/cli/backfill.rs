@@ -94,8 +94,19 @@ pub fn stripe_client(stripe: &StripeArgs, patience: Patience) -> Result<Client, 
     Client::new(api.base, api.key, patience).map_err(|error| Failure::failed(error.to_string()))
 }
 
-/// The time that `--since` means.
+/// The time that `--since` means, for what Stripe forgets.
 fn since(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
+    let time = moment(text, now)?;
+    if now.duration_since(time) > KEPT {
+        return Err(Failure::usage(
+            "--since: Stripe keeps events for 30 days; older ones are lost to it",
+        ));
+    }
+    Ok(time)
+}
+
+/// The time that `--since` means: an age, or a time.
+pub fn moment(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
     let text = text.trim();
     let time = match text.parse::<Timestamp>() {
         Ok(time) => Some(time),
@@ -108,11 +119,6 @@ fn since(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
     })?;
     if time > now {
         return Err(Failure::usage("--since: lies in the future"));
-    }
-    if now.duration_since(time) > KEPT {
-        return Err(Failure::usage(
-            "--since: Stripe keeps events for 30 days; older ones are lost to it",
-        ));
     }
     Ok(time)
 }

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use clap::Subcommand;
+use jiff::Timestamp;
 
 use super::Failure;
-use super::backfill::{PATIENCE, stripe_client};
+use super::backfill::{PATIENCE, moment, stripe_client};
 use super::database::on_database;
 use super::output::{Format, table};
 use crate::config::{GlobalArgs, StripeArgs};
 use crate::db;
 use crate::plans::Catalogue;
 use crate::subscriptions::{self, Healing, Reconciliation};
+use crate::terminal::counted;
 
 #[derive(Debug, Subcommand)]
 pub enum Subscriptions {
@@ -24,6 +26,10 @@ pub enum Subscriptions {
         /// first that the key is of the right account.
         #[arg(long, requires = "apply")]
         end_missing: bool,
+        /// How far back invoices, charges, refunds and disputes are compared:
+        /// an age (30d) or a time. What is open here always is.
+        #[arg(long, default_value = "90d", value_name = "AGE|TIME")]
+        since: String,
         #[command(flatten)]
         stripe: StripeArgs,
         #[command(flatten)]
@@ -36,9 +42,11 @@ impl Subscriptions {
         let Self::Reconcile {
             apply,
             end_missing,
+            since,
             stripe,
             format,
         } = self;
+        let since = moment(&since, Timestamp::now())?;
         let config = global.database()?;
         let catalogue = Catalogue::load(stripe.check()?.plans_file.as_deref())?;
         let client = stripe_client(&stripe, PATIENCE)?;
@@ -51,7 +59,7 @@ impl Subscriptions {
                 Some(client),
             );
             let healing = Healing { apply, end_missing };
-            reconcile(&subscriptions, healing, format).await
+            reconcile(&subscriptions, healing, since, format).await
         })
         .await
     }
@@ -60,9 +68,10 @@ impl Subscriptions {
 async fn reconcile(
     subscriptions: &subscriptions::Subscriptions,
     healing: Healing,
+    since: Timestamp,
     format: Format,
 ) -> Result<(), Failure> {
-    let found = subscriptions.reconcile(healing).await?;
+    let found = subscriptions.reconcile(healing, since).await?;
     let (drift, healed) = (found.drift.len(), found.healed());
     tracing::info!(
         compared = found.compared,
@@ -93,10 +102,10 @@ fn describe(found: &Reconciliation) -> String {
         })
         .collect();
     let summary = format!(
-        "{} subscriptions compared, {} of them foreign; {} differences, {} healed",
-        found.compared + found.foreign,
+        "{} compared, {} left alone, whose customers no organization has; {}, {} healed",
+        counted(found.compared, "subscription"),
         found.foreign,
-        found.drift.len(),
+        counted(found.drift.len(), "difference"),
         found.healed()
     );
     if rows.is_empty() {

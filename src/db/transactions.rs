@@ -34,8 +34,27 @@ struct PooledTx {
     phase: Phase,
 }
 
+tokio::task_local! {
+    /// How long transactions of this task wait for what another holds.
+    static LOCK_TIMEOUT: &'static str;
+}
+
+/// Does `work`, whose transactions wait no longer than `lock_timeout` (as
+/// PostgreSQL writes it) for what another transaction holds.
+pub async fn impatiently<T>(lock_timeout: &'static str, work: impl Future<Output = T>) -> T {
+    LOCK_TIMEOUT.scope(lock_timeout, work).await
+}
+
 impl PooledTx {
     async fn begin(pool: &PgPool, opening: SqlStr) -> Result<Self, sqlx::Error> {
+        let opening = match LOCK_TIMEOUT.try_with(|timeout| *timeout) {
+            Ok(timeout) => {
+                let opening = opening.as_str();
+                AssertSqlSafe(format!("{opening}; SET LOCAL lock_timeout = '{timeout}'"))
+                    .into_sql_str()
+            }
+            Err(_) => opening,
+        };
         let mut tx = Self {
             connection: Some(pool.acquire().await?),
             phase: Phase::Opening,

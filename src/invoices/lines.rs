@@ -6,13 +6,15 @@ use sqlx::PgPool;
 
 use super::store;
 use crate::audit;
-use crate::db::{TenantTx, WorkerTx};
+use crate::db::{self, TenantTx, WorkerTx};
 use crate::event_handlers;
 use crate::stripe::client::{Client, StripeError};
 use crate::stripe::objects::{Invoice, ShapeError};
 
 /// Invoices of one round.
 const ROUND: i64 = 20;
+/// How long what another transaction holds is waited for, while others wait.
+const HELD_WAIT: &str = "50ms";
 
 /// Why the lines of an invoice could not be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -32,17 +34,26 @@ pub async fn fetch_missing(pool: &PgPool, client: &Client) -> Result<(), sqlx::E
     let incomplete = store::incomplete(tx.conn(), ROUND).await?;
     tx.rollback().await?;
     for invoice in incomplete {
-        if let Err(error) = fetch(pool, client, &invoice).await {
+        let fetched = db::impatiently(HELD_WAIT, fetch(pool, client, &invoice));
+        if let Err(error) = fetched.await {
             tracing::warn!(
                 organization_id = %invoice.organization_id, invoice_id = invoice.id, %error,
                 "the lines that Stripe's event left out could not be fetched; they are asked for again"
             );
-            let mut tx = TenantTx::begin(pool, invoice.organization_id).await?;
-            store::ask_later(&mut tx, &invoice.id).await?;
-            tx.commit().await?;
+            match db::impatiently(HELD_WAIT, ask_later(pool, &invoice)).await {
+                // It is asked for in the next round, as it is.
+                Err(error) if db::is_lock_timeout(&error) => {}
+                asked => asked?,
+            }
         }
     }
     Ok(())
+}
+
+async fn ask_later(pool: &PgPool, invoice: &store::Incomplete) -> Result<(), sqlx::Error> {
+    let mut tx = TenantTx::begin(pool, invoice.organization_id).await?;
+    store::ask_later(&mut tx, &invoice.id).await?;
+    tx.commit().await
 }
 
 async fn fetch(

@@ -8,12 +8,14 @@ mod compare;
 mod customers;
 mod documents;
 mod left_open;
+mod payments;
 mod store;
 mod usage;
 mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -29,6 +31,7 @@ use crate::stripe::client::{Client, Customer, ErrorKind};
 use crate::stripe::objects::Subscription;
 use crate::usage_reports;
 use billing_domain::subscription::is_ended;
+use payments::Billed;
 use store::{MirroredSubscription, Owned};
 use verdicts::{named, stray};
 
@@ -61,6 +64,10 @@ pub enum DriftKind {
     Invoice,
     /// A payment method is not as in Stripe, or not here.
     PaymentMethod,
+    /// A charge, or what was refunded of it, is not as in Stripe, or not here.
+    Charge,
+    /// A dispute is not as in Stripe, or not here.
+    Dispute,
     /// An object of Stripe's cannot be read.
     Unreadable,
     /// Usage that was promised to be billed, and is billed by nothing.
@@ -68,7 +75,7 @@ pub enum DriftKind {
 }
 
 impl DriftKind {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::OpenRequest,
         Self::AbandonedRequest,
         Self::Differs,
@@ -81,6 +88,8 @@ impl DriftKind {
         Self::UnknownPrice,
         Self::Invoice,
         Self::PaymentMethod,
+        Self::Charge,
+        Self::Dispute,
         Self::Unreadable,
         Self::UnbilledUsage,
     ];
@@ -99,6 +108,8 @@ impl DriftKind {
             Self::UnknownPrice => "unknown_price",
             Self::Invoice => "invoice",
             Self::PaymentMethod => "payment_method",
+            Self::Charge => "charge",
+            Self::Dispute => "dispute",
             Self::Unreadable => "unreadable",
             Self::UnbilledUsage => "unbilled_usage",
         }
@@ -112,7 +123,9 @@ impl DriftKind {
             | Self::MissingHere
             | Self::CustomerDeleted
             | Self::Invoice
-            | Self::PaymentMethod => "run `subscriptions reconcile --apply`",
+            | Self::PaymentMethod
+            | Self::Charge
+            | Self::Dispute => "run `subscriptions reconcile --apply`",
             Self::AbandonedRequest => {
                 "mend what it names, then run `subscriptions reconcile --apply`"
             }
@@ -207,14 +220,20 @@ struct Both {
 impl Subscriptions {
     /// Compares everything, and with `apply` brings our state to Stripe's.
     /// What Stripe does not have, and stray customers, are for people to judge.
-    pub async fn reconcile(&self, healing: Healing) -> Result<Reconciliation, Failure> {
+    /// Invoices, charges and disputes are those that were made since `since`,
+    /// those that are open here, and those of which something was refunded since.
+    pub async fn reconcile(
+        &self,
+        healing: Healing,
+        since: Timestamp,
+    ) -> Result<Reconciliation, Failure> {
         let client = self.stripe.as_ref().ok_or(Failure::NotConfigured)?;
         let mut found = Reconciliation::default();
         self.left_open(client, healing.apply, &mut found).await?;
 
         // Stripe first: what is made here meanwhile is then no drift.
         let mut objects = client.subscriptions(None).await.map_err(Failure::Stripe)?;
-        let invoices = client.all_invoices().await.map_err(Failure::Stripe)?;
+        let billed = Billed::read(client, since).await?;
         let customers = client.customers(None).await.map_err(Failure::Stripe)?;
         let mut tx = WorkerTx::begin(&self.pool).await?;
         let mut both = Both {
@@ -260,11 +279,20 @@ impl Subscriptions {
             .drift
             .extend(verdicts::of_subscriptions(&self.catalogue, &running));
         self.customers(client, &both, healing, &mut found).await?;
-        self.documents(client, &both, &running, &invoices, healing, &mut found)
+        self.documents(
+            client,
+            &both,
+            &running,
+            &billed.invoices,
+            healing,
+            &mut found,
+        )
+        .await?;
+        self.payments(client, &both, &running, billed, healing, &mut found)
             .await?;
         found.drift.extend(stray(&both));
         let unbilled =
-            usage_reports::unbilled(&self.pool, &self.catalogue, jiff::Timestamp::now()).await?;
+            usage_reports::unbilled(&self.pool, &self.catalogue, Timestamp::now()).await?;
         found.drift.extend(unbilled.iter().map(usage::drift));
         found
             .drift

@@ -22,6 +22,9 @@ const ROUND: i64 = 50;
 /// twenty minutes after the first.
 const MOST_ATTEMPTS: i32 = 9;
 const FIRST_PAUSE_SECS: i64 = 4;
+/// How long what another transaction holds is waited for: what is held comes
+/// to its turn in a later round, and holds up no other.
+const HELD_WAIT: &str = "50ms";
 const LONGEST_PAUSE_SECS: i64 = 3600;
 
 /// What a failed attempt says about the next.
@@ -73,6 +76,10 @@ impl Subscriptions {
         client: &Client,
         stop: &CancellationToken,
     ) -> Result<(), sqlx::Error> {
+        db::impatiently(HELD_WAIT, self.round(client, stop)).await
+    }
+
+    async fn round(&self, client: &Client, stop: &CancellationToken) -> Result<(), sqlx::Error> {
         let mut tx = WorkerTx::begin(&self.pool).await?;
         let due = requests::find(tx.conn(), Which::Due, QUIET, ROUND).await?;
         let doubts = store::doubts(tx.conn(), ROUND).await?;
@@ -89,7 +96,8 @@ impl Subscriptions {
             };
             let Some(failure) = failure else { continue };
             let item = Item::of(&request);
-            if !self.put_off(&item, &failure).await? {
+            let put_off = self.put_off(&item, &failure).await;
+            if !unless_held(put_off, item.organization_id)? {
                 return Ok(());
             }
         }
@@ -97,9 +105,11 @@ impl Subscriptions {
             if stop.is_cancelled() {
                 return Ok(());
             }
-            if let Err(failure) = self.resolve(client, &doubt).await
-                && !self.put_off_doubt(&doubt, &failure).await?
-            {
+            let Err(failure) = self.resolve(client, &doubt).await else {
+                continue;
+            };
+            let put_off = self.put_off_doubt(&doubt, &failure).await;
+            if !unless_held(put_off, doubt.organization_id)? {
                 return Ok(());
             }
         }
@@ -199,6 +209,20 @@ impl Subscriptions {
             );
         }
         Ok(true)
+    }
+}
+
+/// What somebody holds cannot be put off either: it stays due.
+fn unless_held(
+    put_off: Result<bool, sqlx::Error>,
+    organization_id: Uuid,
+) -> Result<bool, sqlx::Error> {
+    match put_off {
+        Err(error) if db::is_lock_timeout(&error) => {
+            tracing::info!(%organization_id, "another transaction holds what is to be settled");
+            Ok(true)
+        }
+        put_off => put_off,
     }
 }
 

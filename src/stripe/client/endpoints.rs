@@ -116,12 +116,12 @@ pub struct WebhookEndpoint {
     pub livemode: bool,
 }
 
-fn call<'a>(name: &'static str, path: &'a str, params: &'a Params) -> Call<'a> {
+pub(super) fn call<'a>(name: &'static str, path: &'a str, params: &'a Params) -> Call<'a> {
     Call { name, path, params }
 }
 
 /// An id in a path: what is none of Stripe's names nothing.
-fn id_of<'a>(name: &'static str, id: &'a str) -> Result<&'a str, StripeError> {
+pub(super) fn id_of<'a>(name: &'static str, id: &'a str) -> Result<&'a str, StripeError> {
     let ours = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     if !id.is_empty() && id.len() <= 255 && id.bytes().all(ours) {
         Ok(id)
@@ -163,7 +163,7 @@ impl Client {
 
     /// All objects of a list, page by page; those lists that are read whole are
     /// short.
-    async fn all<T: DeserializeOwned>(
+    pub(super) async fn all<T: DeserializeOwned>(
         &self,
         name: &'static str,
         path: &str,
@@ -371,12 +371,6 @@ impl Client {
     pub async fn invoices(&self, customer: &str) -> Result<Vec<Value>, StripeError> {
         let params = Params::new().set("customer", customer);
         self.all("invoices.list", "/v1/invoices", params).await
-    }
-
-    /// All invoices of the account, drafts included.
-    pub async fn all_invoices(&self) -> Result<Vec<Value>, StripeError> {
-        self.all("invoices.list", "/v1/invoices", Params::new())
-            .await
     }
 
     /// An invoice with all of its lines, as Stripe shows it at the answer's time.

@@ -9,6 +9,7 @@ mod attempt;
 mod endpoints;
 mod error;
 mod params;
+mod payments;
 
 use std::sync::Arc;
 use std::time::Duration;

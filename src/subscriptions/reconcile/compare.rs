@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use billing_domain::subscription::is_ended;
 use jiff::Timestamp;
 
+use super::payments::store::{MirroredCharge, MirroredDispute};
 use super::store::{MirroredInvoice, MirroredMethod, MirroredSubscription};
-use crate::stripe::objects::{Invoice, PaymentMethod, Subscription};
+use crate::stripe::objects::{Charge, Dispute, Invoice, PaymentMethod, Subscription};
 
 /// The fields that differ, as `field: ours, Stripe's`.
 #[derive(Default)]
@@ -125,6 +126,27 @@ pub fn invoices(ours: &MirroredInvoice, theirs: &Invoice) -> Vec<String> {
     differ.field("due", ours.amount_due, theirs.amount_due);
     differ.field("paid", ours.amount_paid, theirs.amount_paid);
     differ.field("remaining", ours.amount_remaining, theirs.amount_remaining);
+    differ.0
+}
+
+pub fn charges(ours: &MirroredCharge, theirs: &Charge) -> Vec<String> {
+    let mut differ = Differences::default();
+    differ.field("status", &ours.status, &theirs.status);
+    differ.field("currency", &ours.currency, &theirs.currency);
+    differ.field("amount", ours.amount, theirs.amount);
+    differ.field("captured", ours.amount_captured, theirs.amount_captured);
+    differ.field("refunded", ours.amount_refunded, theirs.amount_refunded);
+    differ.field("disputed", ours.disputed, theirs.disputed);
+    differ.0
+}
+
+pub fn disputes(ours: &MirroredDispute, theirs: &Dispute) -> Vec<String> {
+    let mut differ = Differences::default();
+    differ.field("status", &ours.status, &theirs.status);
+    differ.field("charge", &ours.charge_id, &theirs.charge_id);
+    differ.field("currency", &ours.currency, &theirs.currency);
+    differ.field("amount", ours.amount, theirs.amount);
+    differ.text("reason", ours.reason.as_deref(), theirs.reason.as_deref());
     differ.0
 }
 

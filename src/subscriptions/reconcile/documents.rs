@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::store::{self, MirroredMethod};
+use super::store::{self, MirroredInvoice, MirroredMethod};
 use super::{Both, Drift, DriftKind, Healing, Reconciliation, compare};
 use crate::db::WorkerTx;
 use crate::event_handlers::{self, Batch, Context, Handled, StoredEvent, UnknownCustomers};
@@ -30,10 +30,17 @@ impl Subscriptions {
         found: &mut Reconciliation,
     ) -> Result<(), Failure> {
         let mut tx = WorkerTx::begin(&self.pool).await?;
-        let mirrored = store::invoices(tx.conn()).await?;
+        let listed: Vec<&str> = invoices
+            .iter()
+            .filter_map(|one| one["id"].as_str())
+            .collect();
+        let mirrored = store::invoices(tx.conn(), &listed).await?;
         let methods = store::payment_methods(tx.conn()).await?;
         tx.rollback().await?;
-        for object in invoices {
+        let unlisted = self
+            .open_invoices(client, &mirrored, &listed, found)
+            .await?;
+        for object in invoices.iter().chain(&unlisted) {
             let Some((owner, theirs)) = read_invoice(object, both, found) else {
                 continue;
             };
@@ -59,6 +66,36 @@ impl Subscriptions {
         }
         self.methods(client, both, subscriptions, &methods, healing, found)
             .await
+    }
+
+    /// What is open here and was made too long ago to be listed, as Stripe
+    /// shows it now.
+    async fn open_invoices(
+        &self,
+        client: &Client,
+        mirrored: &BTreeMap<String, MirroredInvoice>,
+        listed: &[&str],
+        found: &mut Reconciliation,
+    ) -> Result<Vec<Value>, Failure> {
+        let listed: BTreeSet<&str> = listed.iter().copied().collect();
+        let mut shown = Vec::new();
+        for (id, ours) in mirrored {
+            if ours.status.as_deref() != Some("open") || listed.contains(id.as_str()) {
+                continue;
+            }
+            match client.invoice_now(id).await {
+                Ok(answer) => shown.push(answer.body),
+                Err(error) if error.kind == ErrorKind::NotFound => {
+                    let differences = vec!["status: open, none".to_owned()];
+                    let kind = DriftKind::Invoice;
+                    let mut drift = Drift::new(kind, ours.organization_id, id, differences);
+                    drift.fix = "is the key another account's? Stripe has no such invoice";
+                    found.drift.push(drift);
+                }
+                Err(error) => return Err(Failure::Stripe(error)),
+            }
+        }
+        Ok(shown)
     }
 
     async fn methods(
@@ -154,7 +191,7 @@ impl Subscriptions {
     }
 
     /// Has the handlers apply what Stripe shows, as if an event told of it.
-    async fn apply_answer(
+    pub(super) async fn apply_answer(
         &self,
         client: &Client,
         event_type: &str,
@@ -220,7 +257,7 @@ fn read_invoice(
 }
 
 /// What goes with a subscription that is not here is part of that finding.
-fn fold(found: &mut Reconciliation, subscription: Option<&str>, drift: Drift) {
+pub(super) fn fold(found: &mut Reconciliation, subscription: Option<&str>, drift: Drift) {
     let missing = found
         .drift
         .iter_mut()

@@ -8,6 +8,8 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::organizations::sample;
+
 /// A mirrored subscription.
 pub struct MirroredSubscription {
     pub organization_id: Uuid,
@@ -101,14 +103,18 @@ pub struct MirroredInvoice {
     pub amount_remaining: i64,
 }
 
-/// All mirrored invoices, by id.
+/// The mirrored invoices of `ids`, and those that are open here, by id.
 pub async fn invoices(
     conn: &mut PgConnection,
+    ids: &[&str],
 ) -> Result<BTreeMap<String, MirroredInvoice>, sqlx::Error> {
     let rows = sqlx::query!(
         "SELECT organization_id, stripe_invoice_id, stripe_customer_id, status, number, currency,
                 total_amount, amount_due, amount_paid, amount_remaining
-           FROM billing_invoices"
+           FROM billing_invoices
+          WHERE organization_id <> $2 AND (stripe_invoice_id = ANY($1) OR status = 'open')",
+        ids as &[&str],
+        sample::ID
     )
     .fetch_all(conn)
     .await?;

@@ -118,9 +118,10 @@ pub async fn vanished_plans(
 ) -> Result<Vec<String>, sqlx::Error> {
     let tiers: Vec<String> = catalogue.plans().iter().map(|p| p.tier.clone()).collect();
     sqlx::query_scalar!(
-        r#"SELECT plan_tier || ': ' || count(*) || ' organizations, such as '
-                  || (array_agg(name ORDER BY created_at))[1] || ' ('
-                  || (array_agg(id ORDER BY created_at))[1] || ')' AS "found!"
+        r#"SELECT plan_tier || ': ' || count(*)
+                  || CASE count(*) WHEN 1 THEN ' organization: ' ELSE ' organizations: ' END
+                  || array_to_string((array_agg(name || ' (' || id || ')' ORDER BY created_at, id))[1:5], ', ')
+                  || CASE WHEN count(*) > 5 THEN ', …' ELSE '' END AS "found!"
              FROM (SELECT id, name, created_at, plan_tier FROM organizations
                    UNION
                    SELECT o.id, o.name, o.created_at, s.plan_tier

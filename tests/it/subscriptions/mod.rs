@@ -1,6 +1,7 @@
 //! Subscriptions: previews and changes, with the stand-in for Stripe.
 
 mod changes;
+mod collected;
 mod concurrency;
 mod faults;
 mod long_lists;

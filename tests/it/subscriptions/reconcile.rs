@@ -140,7 +140,7 @@ async fn subscribed() -> (World, String, String) {
 }
 
 /// Finds `field` to differ, heals it, and finds nothing more.
-async fn found_and_healed(world: &World, kind: &str, field: &str) {
+pub async fn found_and_healed(world: &World, kind: &str, field: &str) {
     let ran = reconcile(world, &[]).await;
     let report = ran.json();
     let drift = report["drift"].as_array().unwrap();
@@ -190,14 +190,21 @@ async fn all_that_is_mirrored_is_compared() {
     ];
     world.stripe.post(&path, &fields).await;
     found_and_healed(&world, "differs", "item si_").await;
-    // Now is another second than that of its creation.
-    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+    // Now is to be another second than that of its creation.
+    let made = subscription["created"].as_i64().unwrap();
+    while jiff::Timestamp::now().as_second() <= made {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     let fields = [
         ("billing_cycle_anchor", "now"),
         ("proration_behavior", "none"),
     ];
     world.stripe.post(&path, &fields).await;
     found_and_healed(&world, "differs", "anchor").await;
+    let trial = (jiff::Timestamp::now().as_second() + 10 * 86_400).to_string();
+    let fields = [("trial_end", &*trial), ("proration_behavior", "none")];
+    world.stripe.post(&path, &fields).await;
+    found_and_healed(&world, "differs", "trial end").await;
 
     // Another card, and the one that was there goes.
     world.stripe.use_card(&customer, "pm_card_mastercard").await;

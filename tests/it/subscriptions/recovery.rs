@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::json;
+use sqlx::Executor as _;
 use uuid::Uuid;
 use valuecanvas_billing::auth::Role;
 
@@ -163,6 +164,62 @@ async fn a_subscription_in_doubt_that_cannot_be_read_holds_up_no_other() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("the healthy one was not asked about");
+}
+
+#[tokio::test]
+async fn an_organization_that_is_held_delays_nobody() {
+    let world = World::start().await;
+    world.customer(VISA).await;
+    world.create("standard").await.ok();
+    world.settle().await;
+    let running = text(&world.current().await, "stripeSubscriptionId");
+    let db = &world.service.db;
+    // They are due as soon as they are held.
+    let mut held = Vec::new();
+    for n in 0..5 {
+        let organization = world.service.organization(&format!("Held {n}")).await;
+        let id = Uuid::now_v7();
+        let context = context();
+        db.execute(&format!(
+            "INSERT INTO billing_stripe_requests
+               (organization_id, id, subject, operation, target_id, params, context, created_at,
+                next_recovery_at)
+             VALUES ('{organization}', '{id}', 'subscription', 'update', 'sub_gone', '{{}}',
+                     '{context}', now() - interval '10 minutes', now() + interval '2 seconds')"
+        ))
+        .await;
+        held.push(id);
+    }
+    let mut holding = db.pool.begin().await.unwrap();
+    holding
+        .execute("SELECT FROM billing_stripe_requests WHERE target_id = 'sub_gone' FOR UPDATE")
+        .await
+        .unwrap();
+    let due = "billing_stripe_requests WHERE target_id = 'sub_gone' AND next_recovery_at < now()";
+    while db.count(due).await < 5 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let healthy = left_open(&world, world.organization, &running, "{}", &context()).await;
+    becomes(&world, healthy, "failed 0 false").await;
+    for id in &held {
+        assert!(state(&world, *id).await.starts_with("open "));
+    }
+    holding.rollback().await.unwrap();
+    due_now(&world).await;
+    for id in held {
+        ends(&world, id).await;
+    }
+}
+
+/// Waits until the request is not open any more.
+async fn ends(world: &World, id: Uuid) {
+    for _ in 0..1_000 {
+        if !state(world, id).await.starts_with("open ") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{} is still open", state(world, id).await);
 }
 
 #[tokio::test]

@@ -1,0 +1,235 @@
+//! Charges, what was refunded of them, and disputes against Stripe's.
+
+pub mod store;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::documents::fold;
+use super::{Both, Drift, DriftKind, Healing, Reconciliation, compare};
+use crate::db::WorkerTx;
+use crate::stripe::client::{Answer, Client, ErrorKind, StripeError};
+use crate::stripe::objects::{Charge, Dispute, ShapeError, Subscription};
+use crate::subscriptions::Subscriptions;
+use crate::subscriptions::failure::Failure;
+
+/// What Stripe billed, and what it collected, within the window.
+pub struct Billed {
+    pub invoices: Vec<Value>,
+    charges: Vec<Value>,
+    disputes: Vec<Value>,
+}
+
+impl Billed {
+    pub async fn read(client: &Client, since: Timestamp) -> Result<Self, Failure> {
+        let read = async {
+            let invoices = client.invoices_since(since).await?;
+            let mut charges = client.charges_since(since).await?;
+            let refunds = client.refunds_since(since).await?;
+            let disputes = client.disputes_since(since).await?;
+            // An old charge may have been refunded or disputed only now.
+            let mut known: BTreeSet<String> =
+                charges.iter().filter_map(|one| text(one, "id")).collect();
+            for of in refunds.iter().chain(&disputes) {
+                if let Some(id) = text(of, "charge").filter(|id| known.insert(id.clone())) {
+                    charges.extend(unless_gone(client.charge(&id).await)?);
+                }
+            }
+            Ok::<_, StripeError>(Self {
+                invoices,
+                charges,
+                disputes,
+            })
+        };
+        read.await.map_err(Failure::Stripe)
+    }
+}
+
+/// A field's text, or the id of the object that it was expanded to.
+fn text(object: &Value, field: &str) -> Option<String> {
+    let value = &object[field];
+    let text = value.as_str().or_else(|| value["id"].as_str());
+    text.map(str::to_owned)
+}
+
+fn unless_gone(answer: Result<Answer, StripeError>) -> Result<Option<Value>, StripeError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer.body)),
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What is compared, and what it is compared with.
+struct Comparing<'a> {
+    client: &'a Client,
+    both: &'a Both,
+    subscriptions: &'a [(Uuid, Subscription)],
+    healing: Healing,
+}
+
+impl Subscriptions {
+    pub(super) async fn payments(
+        &self,
+        client: &Client,
+        both: &Both,
+        subscriptions: &[(Uuid, Subscription)],
+        billed: Billed,
+        healing: Healing,
+        found: &mut Reconciliation,
+    ) -> Result<(), Failure> {
+        let comparing = Comparing {
+            client,
+            both,
+            subscriptions,
+            healing,
+        };
+        let owners = self.charges(&comparing, &billed.charges, found).await?;
+        self.disputes(&comparing, billed.disputes, &owners, found)
+            .await
+    }
+
+    /// Returns whose the charges are.
+    async fn charges(
+        &self,
+        comparing: &Comparing<'_>,
+        charges: &[Value],
+        found: &mut Reconciliation,
+    ) -> Result<BTreeMap<String, Uuid>, Failure> {
+        let ids: Vec<String> = charges.iter().filter_map(|one| text(one, "id")).collect();
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let mirrored = store::charges(tx.conn(), &ids).await?;
+        tx.rollback().await?;
+        let mut owners = BTreeMap::new();
+        for object in charges {
+            let Some(customer) = text(object, "customer") else {
+                continue;
+            };
+            let Some(owned) = comparing.both.owners.get(&customer) else {
+                continue;
+            };
+            let owner = owned.organization_id;
+            let Some(theirs) = readable(Charge::read(object), object, owner, found) else {
+                continue;
+            };
+            owners.insert(theirs.id.clone(), owner);
+            let differences = match mirrored.get(&theirs.id) {
+                Some(ours) => compare::charges(ours, &theirs),
+                // No event tells of it yet.
+                None if theirs.status == "pending" => continue,
+                None => vec![format!("status: none, {}", theirs.status)],
+            };
+            if differences.is_empty() {
+                continue;
+            }
+            let mut drift = Drift::new(DriftKind::Charge, owner, &theirs.id, differences);
+            if comparing.healing.apply {
+                let healed = self.heal_charge(comparing.client, &theirs.id).await;
+                drift.set_healed(healed)?;
+            }
+            let missing = comparing.missing_of(&customer, found);
+            fold(found, missing.as_deref(), drift);
+        }
+        Ok(owners)
+    }
+
+    async fn disputes(
+        &self,
+        comparing: &Comparing<'_>,
+        mut disputes: Vec<Value>,
+        owners: &BTreeMap<String, Uuid>,
+        found: &mut Reconciliation,
+    ) -> Result<(), Failure> {
+        let ids: Vec<String> = disputes.iter().filter_map(|one| text(one, "id")).collect();
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let mirrored = store::disputes(tx.conn(), &ids).await?;
+        tx.rollback().await?;
+        // Banks take months.
+        for id in mirrored.keys().filter(|id| !ids.contains(id)) {
+            let answer = comparing.client.dispute(id).await;
+            disputes.extend(unless_gone(answer).map_err(Failure::Stripe)?);
+        }
+        for object in &disputes {
+            let known = text(object, "id").and_then(|id| mirrored.get(&id));
+            let of_charge = text(object, "charge").and_then(|id| owners.get(&id).copied());
+            let Some(owner) = known.map(|ours| ours.organization_id).or(of_charge) else {
+                continue;
+            };
+            let Some(theirs) = readable(Dispute::read(object), object, owner, found) else {
+                continue;
+            };
+            let differences = match known {
+                Some(ours) => compare::disputes(ours, &theirs),
+                None => vec![format!("status: none, {}", theirs.status)],
+            };
+            if differences.is_empty() {
+                continue;
+            }
+            let mut drift = Drift::new(DriftKind::Dispute, owner, &theirs.id, differences);
+            if comparing.healing.apply {
+                drift.set_healed(self.heal_dispute(comparing.client, &theirs).await)?;
+            }
+            found.drift.push(drift);
+        }
+        Ok(())
+    }
+
+    async fn heal_charge(&self, client: &Client, id: &str) -> Result<bool, Failure> {
+        let answer = client.charge(id).await.map_err(Failure::Stripe)?;
+        let refunded = answer.body["amount_refunded"].as_i64();
+        let event_type = match answer.body["status"].as_str() {
+            _ if refunded.is_some_and(|amount| amount > 0) => "charge.refunded",
+            Some("failed") => "charge.failed",
+            _ => "charge.succeeded",
+        };
+        self.apply_answer(client, event_type, answer, json!({}))
+            .await
+    }
+
+    async fn heal_dispute(&self, client: &Client, dispute: &Dispute) -> Result<bool, Failure> {
+        let answer = client.dispute(&dispute.id).await.map_err(Failure::Stripe)?;
+        let event_type = match dispute.is_closed() {
+            true => "charge.dispute.closed",
+            false => "charge.dispute.created",
+        };
+        self.apply_answer(client, event_type, answer, json!({}))
+            .await
+    }
+}
+
+impl Comparing<'_> {
+    /// The customer's subscription that was found not to be here.
+    fn missing_of(&self, customer: &str, found: &Reconciliation) -> Option<String> {
+        let of_customer = self.subscriptions.iter().map(|(_, one)| one);
+        let mut missing = of_customer.filter(|one| {
+            one.customer_id == customer
+                && found
+                    .drift
+                    .iter()
+                    .any(|drift| drift.kind == DriftKind::MissingHere && drift.id == one.id)
+        });
+        missing.next().map(|one| one.id.clone())
+    }
+}
+
+fn readable<T>(
+    read: Result<T, ShapeError>,
+    object: &Value,
+    owner: Uuid,
+    found: &mut Reconciliation,
+) -> Option<T> {
+    match read {
+        Ok(theirs) => Some(theirs),
+        Err(error) => {
+            let id = text(object, "id").unwrap_or_else(|| "no id".to_owned());
+            let kind = DriftKind::Unreadable;
+            found
+                .drift
+                .push(Drift::new(kind, owner, id, vec![error.to_string()]));
+            None
+        }
+    }
+}
