@@ -193,7 +193,7 @@ async fn dispatch(command: Command, global: &GlobalArgs) -> Result<(), Failure> 
         Command::Webhooks(webhooks) => webhooks.run(global).await,
         Command::Audit(audit) => audit.run(global).await,
         Command::Organizations(organizations) => organizations.run(global).await,
-        Command::Plans(plans) => plans.run().await,
+        Command::Plans(plans) => plans.run(global).await,
         Command::Subscriptions(subscriptions) => subscriptions.run(global).await,
         Command::Quotas(quotas) => quotas.run(global).await,
         Command::GracePeriods(periods) => periods.run(global).await,

@@ -9,9 +9,12 @@ use billing_domain::money;
 use super::Failure;
 use super::backfill::stripe_client;
 use super::output::{Format, table};
-use crate::config::StripeArgs;
+use crate::app::{Database, StartError};
+use crate::config::{DatabaseConfig, GlobalArgs, StripeArgs};
+use crate::db::{self, WorkerTx};
 use crate::plans::{self, Action, Catalogue, Plan, Step, SyncError};
 use crate::stripe::client::Patience;
+use crate::subscriptions;
 
 #[derive(Debug, Subcommand)]
 pub enum Plans {
@@ -57,7 +60,7 @@ struct ShownQuota {
 }
 
 impl Plans {
-    pub async fn run(self) -> Result<(), Failure> {
+    pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         match self {
             Self::List { stripe, format } => {
                 let catalogue = Catalogue::load(stripe.check()?.plans_file.as_deref())?;
@@ -71,11 +74,47 @@ impl Plans {
             } => {
                 let catalogue = Catalogue::load(stripe.check()?.plans_file.as_deref())?;
                 let client = stripe_client(&stripe, Patience::default())?;
+                warn_of_vanished(&global.database()?, &catalogue).await;
                 let steps = plans::sync(&client, &catalogue, dry_run).await?;
                 format.print(&steps, |steps| describe_steps(steps, dry_run))
             }
         }
     }
+}
+
+/// Warns of plans that organizations have and the catalogue does not. What
+/// Stripe is to have does not depend on it, so nothing stops here.
+async fn warn_of_vanished(config: &DatabaseConfig, catalogue: &Catalogue) {
+    match vanished(config, catalogue).await {
+        Ok(found) => {
+            for plan in found {
+                tracing::warn!(
+                    "PLANS_FILE has no plan {plan}: put it back, or move them to another"
+                );
+            }
+        }
+        Err(error) => tracing::warn!(
+            "whether organizations have plans that PLANS_FILE does not could not be asked: {error}"
+        ),
+    }
+}
+
+async fn vanished(config: &DatabaseConfig, catalogue: &Catalogue) -> Result<Vec<String>, String> {
+    let database = match Database::locate(config).await {
+        Ok(database) => database,
+        // Nothing is there, so nobody has a plan.
+        Err(StartError::NoDatabase(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error.to_string()),
+    };
+    let pool = db::pool(database.service.clone(), 1);
+    let found = async {
+        let mut tx = WorkerTx::begin(&pool).await?;
+        subscriptions::vanished_plans(tx.conn(), catalogue).await
+    }
+    .await;
+    pool.close().await;
+    database.close().await;
+    found.map_err(|error| db::opening_refusal(error).to_string())
 }
 
 fn shown(plan: &Plan) -> Shown<'_> {

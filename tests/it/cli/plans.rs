@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use crate::stripe::Stripe;
-use crate::support::program::{Ran, program, run};
+use crate::support::TestDatabase;
+use crate::support::program::{Ran, program, program_on, run};
 
 async fn sync(stripe: &Stripe, plans: Option<&str>, arguments: &[&str]) -> Ran {
     let arguments = [&["plans", "sync", "--json"], arguments].concat();
@@ -114,4 +115,33 @@ async fn the_catalogue_is_listed() {
     let ran = run(&mut program(&["plans", "sync"]));
     assert_eq!(ran.status, 2);
     assert!(ran.stderr.contains("STRIPE_SECRET_KEY"), "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn sync_warns_of_plans_that_organizations_have_and_the_file_does_not() {
+    let (db, stripe) = (TestDatabase::new().await, Stripe::start().await);
+    db.organization("cus_1").await;
+    let sync = |quiet: bool| {
+        let mut command = program_on(&db, &["plans", "sync", "--dry-run", "--json"]);
+        command
+            .env("STRIPE_SECRET_KEY", "sk_test_secret")
+            .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
+            .env("STRIPE_API_BASE", stripe.sandbox.url());
+        tokio::task::spawn_blocking(move || {
+            let ran = run(&mut command);
+            assert_eq!(actions(&ran), [ALL, 0, 0]);
+            assert_eq!(ran.stderr.contains("has no plan"), !quiet, "{}", ran.stderr);
+            ran.stderr
+        })
+    };
+    sync(true).await.unwrap();
+    db.execute("UPDATE organizations SET plan_tier = 'bronze', name = 'Acme'")
+        .await;
+    let told = sync(false).await.unwrap();
+    assert!(told.contains("bronze: 1 organization: Acme ("), "{told}");
+    // Who cannot be asked is no reason to leave Stripe as it is.
+    db.execute("ALTER TABLE organizations RENAME TO elsewhere")
+        .await;
+    let told = sync(true).await.unwrap();
+    assert!(told.contains("could not be asked"), "{told}");
 }
