@@ -80,5 +80,33 @@ mod tests {
         assert_eq!(needed(0, 1), 19);
         assert_eq!(needed(2, 2), 24);
         assert_eq!(needed(8, 4), 34);
+        let page = include_str!("../../docs/database.md");
+        let said = format!(
+            "that is {} with two cores and two workers, {} with eight of both.",
+            needed(2, 2),
+            needed(8, 4)
+        );
+        assert!(page.contains(&said), "{said}");
+        let rows: Vec<&str> = page
+            .lines()
+            .skip_while(|line| !line.starts_with("| connections | for |"))
+            .skip(2)
+            .take_while(|line| line.starts_with('|'))
+            .filter_map(|line| line.split('|').nth(1))
+            .collect();
+        let fixed = rows.iter().filter_map(|row| row.trim().parse::<u32>().ok());
+        assert_eq!(fixed.sum::<u32>(), needed(0, 0));
+        let others: Vec<&str> = rows
+            .iter()
+            .map(|row| row.trim())
+            .filter(|row| row.parse::<u32>().is_err())
+            .collect();
+        assert_eq!(
+            others,
+            [
+                "two for each core, up to 4 cores",
+                "`WORKER_CONCURRENCY` + 1 (0: none)"
+            ]
+        );
     }
 }

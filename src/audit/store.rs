@@ -211,7 +211,7 @@ pub async fn without_entries(
     )
     .fetch_one(conn)
     .await?;
-    Ok(u64::try_from(count).unwrap_or_default())
+    u64::try_from(count).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
 /// The heads of all chains, or of one organization's, those that have entries

@@ -194,25 +194,29 @@ pub async fn read(
     )
     .fetch_all(conn)
     .await?;
-    let mut accounts: Vec<Account> = keys
-        .iter()
-        .map(|(_, metric)| Account {
-            aggregation: catalogue
-                .metric(metric)
-                .map_or(Aggregation::Sum, |metric| metric.aggregation),
-            grace_hours,
-            limit: None,
-            overage_rate: None,
-            subscribed: None,
-            now: Timestamp::UNIX_EPOCH,
-            tallies: BTreeMap::new(),
-        })
-        .collect();
+    let blank = |metric: &str, now: Timestamp| Account {
+        // Of a metric that left the catalogue, reservations are released, and
+        // nothing else is done.
+        aggregation: catalogue
+            .metric(metric)
+            .map_or(Aggregation::Sum, |metric| metric.aggregation),
+        grace_hours,
+        limit: None,
+        overage_rate: None,
+        subscribed: None,
+        now,
+        tallies: BTreeMap::new(),
+    };
+    let mut accounts: Vec<Option<Account>> = keys.iter().map(|_| None).collect();
     for row in rows {
-        let account = accounts
-            .get_mut(position(row.n)?)
-            .ok_or_else(|| unreadable("an account was read that nobody asked for"))?;
-        account.now = row.now.to_jiff();
+        let n = position(row.n)?;
+        let (Some(place), Some((_, metric))) = (accounts.get_mut(n), keys.get(n)) else {
+            return Err(unreadable("an account was read that nobody asked for"));
+        };
+        let account = match place {
+            Some(account) => account,
+            None => place.insert(blank(metric, row.now.to_jiff())),
+        };
         account.limit = row
             .over_limit
             .as_deref()
@@ -226,17 +230,21 @@ pub async fn read(
             .is_some_and(|limit| limit.over_limit == OverLimit::Overage && limit.quota.is_some());
         account.overage_rate = row.overage_rate.filter(|_| billed);
         let period = row.current_start.zip(row.current_end);
-        account.subscribed = period.and_then(|(start, end)| {
-            let period = Period::new(start.to_jiff(), end.to_jiff()).ok()?;
-            let secs = |at: Option<jiff_sqlx::Timestamp>| at.map(|at| at.to_jiff().as_second());
-            Some(Subscribed {
-                period,
-                anchor_secs: secs(row.anchor).unwrap_or(period.start_secs()),
-                cadence: cadence(catalogue, row.plan_tier.as_deref()),
-                created_secs: secs(row.created).unwrap_or(period.start_secs()),
-                ends_secs: secs(row.ends),
-            })
-        });
+        account.subscribed = match period {
+            None => None,
+            Some((start, end)) => {
+                let period = Period::new(start.to_jiff(), end.to_jiff())
+                    .map_err(|_| unreadable("a subscription's period cannot be read"))?;
+                let secs = |at: Option<jiff_sqlx::Timestamp>| at.map(|at| at.to_jiff().as_second());
+                Some(Subscribed {
+                    period,
+                    anchor_secs: secs(row.anchor).unwrap_or(period.start_secs()),
+                    cadence: cadence(catalogue, row.plan_tier.as_deref()),
+                    created_secs: secs(row.created).unwrap_or(period.start_secs()),
+                    ends_secs: secs(row.ends),
+                })
+            }
+        };
         let (Some(start), Some(end)) = (row.period_start, row.period_end) else {
             continue;
         };
@@ -255,7 +263,7 @@ pub async fn read(
             alerted: row
                 .alerted
                 .and_then(|percent| percent.try_into().ok())
-                .unwrap_or_default(),
+                .ok_or_else(|| unreadable("what a total was alerted of cannot be read"))?,
             grace: grace.map(|(started_at, expires_at)| Grace {
                 period: GracePeriod {
                     started_at: started_at.to_jiff(),
@@ -269,7 +277,10 @@ pub async fn read(
         };
         account.tallies.insert(period.start_secs(), tally);
     }
-    Ok(accounts)
+    let accounts = accounts.into_iter();
+    accounts
+        .map(|account| account.ok_or_else(|| unreadable("an account was not read")))
+        .collect()
 }
 
 /// Where in what was asked for a row belongs.
