@@ -153,7 +153,7 @@ async fn what_was_backfilled_was_not_delivered() {
     let id = db
         .value("SELECT stripe_event_id FROM webhook_dead_letter_queue")
         .await;
-    let mut discard = program_on(db, &["webhooks", "discard", &id, "--yes"]);
+    let mut discard = program_on(db, &["webhooks", "discard", &id]);
     let ran = tokio::task::spawn_blocking(move || run(&mut discard))
         .await
         .unwrap();

@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::subscriptions::world::{VISA, World};
-use crate::support::TestDatabase;
 use crate::support::program::{Ran, program_on, run};
+use crate::support::service::Options;
+use crate::support::{TestDatabase, TestService};
 
 async fn doctor(world: &World) -> Ran {
     let mut command = program_on(&world.service.db, &["doctor", "--json"]);
@@ -101,7 +102,11 @@ async fn the_findings_are_measured() {
         world.service.db.execute(damage).await;
     }
     // Another replica looks as it starts.
-    let replica = world.beside().await;
+    let options = Options {
+        stripe_api: Some(world.stripe.api()),
+        ..Options::default()
+    };
+    let replica = TestService::beside_with(&world.service, options).await;
     for kind in [
         "double_subscriptions",
         "unknown_prices",

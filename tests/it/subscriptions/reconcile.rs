@@ -201,10 +201,11 @@ async fn all_that_is_mirrored_is_compared() {
     ];
     world.stripe.post(&path, &fields).await;
     found_and_healed(&world, "differs", "anchor").await;
-    let trial = (jiff::Timestamp::now().as_second() + 10 * 86_400).to_string();
-    let fields = [("trial_end", &*trial), ("proration_behavior", "none")];
-    world.stripe.post(&path, &fields).await;
-    found_and_healed(&world, "differs", "trial end").await;
+    for (column, field) in [("trial_start", "trial start"), ("trial_end", "trial end")] {
+        let wrong = format!("UPDATE billing_subscriptions SET {column} = now()");
+        world.service.db.execute(&wrong).await;
+        found_and_healed(&world, "differs", field).await;
+    }
 
     // Another card, and the one that was there goes.
     world.stripe.use_card(&customer, "pm_card_mastercard").await;
