@@ -1,11 +1,14 @@
 //! What `doctor` and the metrics say of subscriptions and usage that are not as
 //! they should be.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::subscriptions::world::{VISA, World};
-use crate::support::TestDatabase;
 use crate::support::program::{Ran, program_on, run};
+use crate::support::service::Options;
+use crate::support::{TestDatabase, TestService};
 
 async fn doctor(world: &World) -> Ran {
     let mut command = program_on(&world.service.db, &["doctor", "--json"]);
@@ -86,6 +89,38 @@ async fn each_finding_about_subscriptions_is_named_with_its_fix() {
         let (detail, says) = (found["detail"].as_str(), found["fix"].as_str());
         assert!(detail.unwrap().contains(named), "{found:#}");
         assert!(says.unwrap().contains(fix), "{found:#}");
+    }
+}
+
+#[tokio::test]
+async fn the_findings_are_measured() {
+    let world = World::start().await;
+    world.customer(VISA).await;
+    world.create("standard").await.ok();
+    world.settle().await;
+    for (_, damage, ..) in DAMAGES {
+        world.service.db.execute(damage).await;
+    }
+    // Another replica looks as it starts.
+    let options = Options {
+        stripe_api: Some(world.stripe.api()),
+        ..Options::default()
+    };
+    // It shares this process's metrics, which the first service shows.
+    let _replica = TestService::beside_with(&world.service, options).await;
+    for kind in [
+        "double_subscriptions",
+        "unknown_prices",
+        "vanished_plans",
+        "deleted_customers",
+    ] {
+        let series = format!("billing_findings{{kind=\"{kind}\"}}");
+        let mut tries = 0;
+        while world.service.metric(&series).await != Some(1) {
+            tries += 1;
+            assert!(tries < 1_000, "{series} never became 1");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 
