@@ -11,6 +11,7 @@ use utoipa::OpenApi as _;
 
 use crate::auth::{self, Guard};
 use crate::enforcement::Agents;
+use crate::http::idempotency::Keeper;
 use crate::http::parameters::{self, Parameters};
 use crate::http::rate_limit::{self, Limits};
 use crate::http::{self, Shared, accept, idempotency, openapi, time_limit};
@@ -26,6 +27,8 @@ use crate::{
 /// What the routes need.
 pub struct Api {
     pub pool: PgPool,
+    /// Serves logins and nothing else.
+    pub logins: PgPool,
     pub catalogue: Arc<Catalogue>,
     pub guard: Guard,
     /// For operators' replays.
@@ -42,7 +45,7 @@ impl Api {
         let description = document();
         let parameters = Parameters::of(&description);
         let routes = Router::new()
-            .merge(auth::router(self.pool.clone()))
+            .merge(auth::router(self.logins))
             .merge(audit::routes::router(shared.clone()))
             .merge(inbox::routes::operator::router(
                 shared.clone(),
@@ -61,7 +64,10 @@ impl Api {
             .merge(http::docs::router(description));
         // The last layer is the first to see a request.
         routes
-            .route_layer(from_fn_with_state(self.pool, idempotency::once))
+            .route_layer(from_fn_with_state(
+                Keeper::new(self.pool),
+                idempotency::once,
+            ))
             .route_layer(from_fn_with_state(parameters, parameters::refuse_unknown))
             .route_layer(from_fn_with_state(self.limits, rate_limit::limit))
             .route_layer(from_fn_with_state(self.guard, auth::enforce))

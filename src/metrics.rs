@@ -43,6 +43,7 @@ const OPEN_REQUESTS: &str = "billing_stripe_requests_open";
 const ABANDONED_REQUESTS: &str = "billing_stripe_requests_abandoned";
 const RECOVERY: &str = "billing_stripe_recovery_failures_total";
 const DRIFT: &str = "billing_reconciliation_drift_total";
+const PURGED: &str = "billing_purged_rows_total";
 const LOGINS: &str = "billing_logins_total";
 const DECISIONS: &str = "quota_decisions_total";
 const DECISION_TIME: &str = "quota_decision_seconds";
@@ -167,6 +168,9 @@ fn start_at_zero(audit_actions: impl Iterator<Item = &'static str>) {
     }
     for outcome in CALL_OUTCOMES {
         counter!(CALLS, "outcome" => outcome).absolute(0);
+    }
+    for table in ["request_idempotency", "login_throttles", "user_sessions"] {
+        counter!(PURGED, "table" => table).absolute(0);
     }
     counter!(SET_ASIDE).absolute(0);
     counter!(HELD).absolute(0);
@@ -308,6 +312,11 @@ pub fn recovery(result: &'static str) {
 /// One difference from Stripe that a reconciliation found.
 pub fn drift(kind: &'static str) {
     counter!(DRIFT, "kind" => kind).increment(1);
+}
+
+/// Old rows that were removed.
+pub fn purged(table: &'static str, rows: u64) {
+    counter!(PURGED, "table" => table).increment(rows);
 }
 
 /// One attempt to log in.

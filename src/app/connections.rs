@@ -9,6 +9,8 @@ use crate::db::{self, DatabaseError};
 const API: u32 = 8;
 /// Credentials are looked up with these, and previews read with those.
 const CREDENTIALS: u32 = 2;
+/// Logins, which strangers make.
+const LOGINS: u32 = 2;
 const PREVIEWS: u32 = 2;
 /// Scrapes, and probes while new connections are scarce.
 const PROBES: u32 = 2;
@@ -20,6 +22,7 @@ const ALONE: u32 = 3;
 pub struct Pools {
     pub api: PgPool,
     pub credentials: PgPool,
+    pub logins: PgPool,
     pub previews: PgPool,
     pub probes: PgPool,
     /// None: this replica does not process.
@@ -33,6 +36,7 @@ impl Pools {
         Self {
             api: db::pool(options.clone(), API),
             credentials: db::lookup_pool(options.clone(), CREDENTIALS),
+            logins: db::pool(options.clone(), LOGINS),
             previews: db::lookup_pool(options.clone(), PREVIEWS),
             probes: db::pool(options.clone(), PROBES),
             processing: (workers > 0).then(|| db::pool(options.clone(), workers + 1)),
@@ -44,6 +48,7 @@ impl Pools {
         let always = [
             ("api", &self.api),
             ("credentials", &self.credentials),
+            ("logins", &self.logins),
             ("previews", &self.previews),
             ("probes", &self.probes),
         ];
@@ -58,7 +63,7 @@ impl Pools {
 pub fn needed(workers: u32, lanes: usize) -> u32 {
     let processing = if workers > 0 { workers + 1 } else { 0 };
     let lanes = u32::try_from(lanes).unwrap_or(u32::MAX);
-    API + CREDENTIALS + PREVIEWS + PROBES + ALONE + processing + 2 * lanes
+    API + CREDENTIALS + LOGINS + PREVIEWS + PROBES + ALONE + processing + 2 * lanes
 }
 
 /// Says so when the server has fewer to give than this replica may take.
@@ -77,9 +82,9 @@ mod tests {
     #[test]
     fn a_replica_takes_what_the_documentation_says() {
         // docs/database.md, Connections.
-        assert_eq!(needed(0, 1), 19);
-        assert_eq!(needed(2, 2), 24);
-        assert_eq!(needed(8, 4), 34);
+        assert_eq!(needed(0, 1), 21);
+        assert_eq!(needed(2, 2), 26);
+        assert_eq!(needed(8, 4), 36);
         let page = include_str!("../../docs/database.md");
         let said = format!(
             "that is {} with two cores and two workers, {} with eight of both.",

@@ -7,6 +7,7 @@
 pub mod background;
 mod connections;
 mod database;
+mod purge;
 mod threads;
 
 use std::path::Path;
@@ -242,6 +243,7 @@ pub async fn start(
     let enforced = catalogue.enforced().iter().map(|route| route.path.clone());
     let api = Api {
         pool: pool.clone(),
+        logins: pools.logins.clone(),
         catalogue: catalogue.clone(),
         guard: Guard::new(pools.credentials.clone(), serve.trusted_proxies, enforced),
         processor,
@@ -270,6 +272,7 @@ pub async fn start(
             "reservation sweeper",
             usage::keep_released(pool.clone(), ledger, stop.clone()),
         );
+        background.task("purge", purge::keep_purged(pool.clone(), stop.clone()));
         background.task(
             "catalogue follower",
             follow_catalogue(pool.clone(), catalogue.clone(), stop.clone()),

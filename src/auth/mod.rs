@@ -3,6 +3,7 @@
 
 mod access;
 mod api_keys;
+mod door;
 mod guard;
 mod login;
 mod lookup;
@@ -17,7 +18,7 @@ mod users;
 pub use access::{Access, FORWARD_AUTH, ROUTES, access_of, is_forward_auth, is_forwarded};
 pub use api_keys::{ApiKey, ApiKeyError, NewApiKey, create_api_key, list_api_keys, revoke_api_key};
 pub use guard::{Guard, enforce};
-pub use login::{LoginError, Session, log_in, log_out};
+pub use login::{LoginError, Logins, Session, log_out, purge_sessions, purge_throttles};
 pub use password::{Hasher, PasswordError};
 pub use principal::{Operator, Permission, Principal, Role};
 pub use routes::{Api, router};

@@ -12,7 +12,7 @@ use sqlx::postgres::PgPool;
 use utoipa::{OpenApi, ToSchema};
 use uuid::Uuid;
 
-use super::{Hasher, LoginError, log_in, log_out};
+use super::{LoginError, Logins, log_out};
 use crate::audit::Client;
 use crate::error::Problem;
 use crate::http::extract::Json;
@@ -23,16 +23,19 @@ pub struct Api;
 
 #[derive(Clone)]
 struct Login {
+    logins: Logins,
     pool: PgPool,
-    hasher: Hasher,
 }
 
+/// `pool` serves logins and nothing else.
 pub fn router(pool: PgPool) -> Router {
-    let hasher = Hasher::default();
     Router::new()
         .route("/api/auth/login", post(login))
         .route("/api/auth/logout", post(logout))
-        .with_state(Login { pool, hasher })
+        .with_state(Login {
+            logins: Logins::new(pool.clone()),
+            pool,
+        })
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -71,7 +74,7 @@ async fn login(
 ) -> Result<impl IntoResponse, Problem> {
     let from = client.ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let Credentials { email, password } = credentials;
-    let session = log_in(&state.pool, &state.hasher, &email, password, from).await?;
+    let session = state.logins.log_in(&email, password, from).await?;
     let token = Token {
         token: session.token,
         token_type: "Bearer",

@@ -241,33 +241,17 @@ pub async fn write_counters(
     for (key, counter) in keys.iter().zip(counters) {
         sqlx::query!(
             "UPDATE login_throttles
-                SET failures = $2, last_attempt_at = $3, blocked_until = $4
+                SET failures = $2, last_attempt_at = $3, blocked_until = $4, succeeded_at = $5
               WHERE throttle_key = $1",
             key,
             counter.failures,
             counter.last_attempt_at.to_sqlx() as _,
-            counter.blocked_until.map(jiff_sqlx::ToSqlx::to_sqlx) as _
+            counter.blocked_until.map(jiff_sqlx::ToSqlx::to_sqlx) as _,
+            counter.succeeded_at.map(jiff_sqlx::ToSqlx::to_sqlx) as _
         )
         .execute(&mut *conn)
         .await?;
     }
-    Ok(())
-}
-
-/// A login from here succeeded: the account is free again, and the address is
-/// known to it. The address's own counter stays.
-pub async fn clear_counters(
-    conn: &mut PgConnection,
-    pair: &Hash,
-    account: &Hash,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "UPDATE login_throttles SET failures = 0, blocked_until = NULL, succeeded_at = now()
-          WHERE throttle_key = ANY($1)",
-        &[pair.as_slice(), account.as_slice()] as &[&[u8]]
-    )
-    .execute(conn)
-    .await?;
     Ok(())
 }
 
@@ -461,4 +445,32 @@ pub async fn keys(tx: &mut TenantTx) -> Result<Vec<ApiKey>, sqlx::Error> {
             last_used_at: row.last_used_at.map(|at| at.to_jiff()),
         })
         .collect())
+}
+
+/// Removes up to `limit` counters of attempts that lie 30 days back, and with
+/// them what addresses an account is known from; how many that were.
+pub async fn purge_throttles(conn: &mut PgConnection, limit: i64) -> Result<u64, sqlx::Error> {
+    let purged = sqlx::query!(
+        "DELETE FROM login_throttles WHERE throttle_key IN (
+           SELECT throttle_key FROM login_throttles
+            WHERE last_attempt_at < now() - interval '30 days' LIMIT $1 FOR UPDATE SKIP LOCKED)",
+        limit
+    )
+    .execute(conn)
+    .await?;
+    Ok(purged.rows_affected())
+}
+
+/// Removes up to `limit` sessions that ended 30 days ago; how many that were.
+pub async fn purge_sessions(conn: &mut PgConnection, limit: i64) -> Result<u64, sqlx::Error> {
+    let purged = sqlx::query!(
+        "DELETE FROM user_sessions WHERE token_hash IN (
+           SELECT token_hash FROM user_sessions
+            WHERE expires_at < now() - interval '30 days'
+            ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED)",
+        limit
+    )
+    .execute(conn)
+    .await?;
+    Ok(purged.rows_affected())
 }

@@ -39,6 +39,10 @@ pub fn describe() {
         "Calls that were forwarded and used or let go, or that found no room."
     );
     describe_counter!(
+        PURGED,
+        "Rows that were removed when their time was over, by table."
+    );
+    describe_counter!(
         SET_ASIDE,
         "Events that were not tried, since another transaction held their organization."
     );

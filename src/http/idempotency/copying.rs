@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use super::store::{self, Answer, Lease};
-use super::{LEASE_SECS, MAX_KEPT_BYTES, settle};
+use super::{Keeper, LEASE_SECS, MAX_KEPT_BYTES, settle};
 use crate::error::Problem;
 
 const RENEW_EVERY: Duration = Duration::from_secs(20);
@@ -28,9 +28,9 @@ pub struct Streamed;
 
 /// Carries the request out, for as long as its upstream takes: the limits of
 /// time are the gateway's own.
-pub async fn run(pool: PgPool, lease: Lease, request: Request, next: Next) -> Response {
+pub async fn run(keeper: Keeper, lease: Lease, request: Request, next: Next) -> Response {
     let renewing = AbortOnDropHandle::new(tokio::spawn(
-        keep_renewed(pool.clone(), lease.clone()).in_current_span(),
+        keep_renewed(keeper.pool.clone(), lease.clone()).in_current_span(),
     ));
     let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
     let response = answering.await.unwrap_or_else(|_| {
@@ -39,9 +39,9 @@ pub async fn run(pool: PgPool, lease: Lease, request: Request, next: Next) -> Re
     });
     let streamed = response.extensions().get::<Streamed>().is_some();
     if streamed && !response.status().is_server_error() {
-        return copy(pool, lease, renewing, response);
+        return copy(keeper, lease, renewing, response);
     }
-    let (response, outcome) = settle(&pool, &lease, response).await;
+    let (response, outcome) = settle(&keeper, &lease, response).await;
     warn_of(outcome);
     response
 }
@@ -70,7 +70,7 @@ type Chunk = Result<Bytes, axum::Error>;
 /// Passes an answer on as it comes. Once it has ended it is kept; a client that
 /// has gone away does not stop that.
 fn copy(
-    pool: PgPool,
+    keeper: Keeper,
     lease: Lease,
     renewing: AbortOnDropHandle<()>,
     response: Response,
@@ -87,10 +87,10 @@ fn copy(
         match pass(body, &client).await {
             Ok(copied) => {
                 answer.body = copied;
-                warn_of(store::finish(&pool, &lease, &answer).await);
+                warn_of(keeper.keep(&lease, answer).await);
             }
             Err(error) => {
-                warn_of(store::release(&pool, &lease).await);
+                warn_of(store::release(&keeper.pool, &lease).await);
                 let _ = client.send(Err(error)).await;
             }
         }

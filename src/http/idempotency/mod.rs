@@ -11,10 +11,12 @@
 //! lease is renewed, and its answer is passed on while it is copied.
 
 mod copying;
+mod kept;
 mod key;
 mod store;
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -31,9 +33,11 @@ use uuid::Uuid;
 use super::RequestId;
 use super::body;
 use super::caller::Caller;
+use super::shares::Turnstile;
 use crate::auth::{is_forward_auth, is_forwarded};
 use crate::error::Problem;
 pub use copying::Streamed;
+use kept::Kept;
 pub use key::{HEADER, Key};
 pub use store::purge;
 use store::{Answer, Claim, Lease};
@@ -45,12 +49,55 @@ const WORK: Duration = Duration::from_secs(50);
 const LEASE_SECS: u32 = 60;
 /// How soon to ask again whether the first request is done.
 const ASK_AGAIN_SECS: u32 = 2;
+/// Keys of one organization that are claimed or settled at once, and that wait
+/// for it, as long as this.
+const AT_ONCE: u32 = 3;
+const WAITING: usize = 512;
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Larger answers are passed on and not kept.
 const MAX_KEPT_BYTES: usize = 1024 * 1024;
 
+/// Where answers are kept.
+#[derive(Clone)]
+pub struct Keeper {
+    pool: PgPool,
+    kept: Arc<Kept>,
+    /// What one organization's keys may have of the API's connections.
+    turns: Arc<Turnstile>,
+}
+
+impl Keeper {
+    pub fn new(pool: PgPool) -> Self {
+        Self {
+            pool,
+            kept: Arc::default(),
+            turns: Arc::new(Turnstile::new(AT_ONCE, WAITING)),
+        }
+    }
+
+    /// Keeps an answer, unless the lease is another's by now.
+    async fn keep(&self, lease: &Lease, mut answer: Answer) -> Result<(), sqlx::Error> {
+        let kept = &self.kept;
+        answer.body = answer
+            .body
+            .filter(|body| kept.take(lease.organization_id, body.len()));
+        let turn = self.turns.enter(lease.organization_id, 1, PATIENCE).await;
+        // Its turn or not: it is carried out.
+        let kept = store::finish(&self.pool, lease, &answer).await;
+        drop(turn);
+        kept
+    }
+
+    async fn claim(&self, lease: &Lease, fingerprint: &[u8; 32]) -> Result<Claim, Problem> {
+        let turn = self.turns.enter(lease.organization_id, 1, PATIENCE).await;
+        let _turn = turn.map_err(|_| too_many())?;
+        Ok(store::claim(&self.pool, lease, fingerprint, LEASE_SECS).await?)
+    }
+}
+
 /// The layer of every route that changes something. Requests without the
 /// header, or without a caller, pass.
-pub async fn once(State(pool): State<PgPool>, request: Request, next: Next) -> Response {
+pub async fn once(State(keeper): State<Keeper>, request: Request, next: Next) -> Response {
     let changes = matches!(
         *request.method(),
         Method::POST | Method::PUT | Method::DELETE | Method::PATCH
@@ -65,13 +112,13 @@ pub async fn once(State(pool): State<PgPool>, request: Request, next: Next) -> R
     let Some(caller) = Caller::of(&request) else {
         return next.run(request).await;
     };
-    claim_and_run(pool, caller, request, next)
+    claim_and_run(keeper, caller, request, next)
         .await
         .unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn claim_and_run(
-    pool: PgPool,
+    keeper: Keeper,
     caller: Caller,
     request: Request,
     next: Next,
@@ -90,9 +137,9 @@ async fn claim_and_run(
     let path = request.extensions().get::<MatchedPath>();
     let forwarded = path.is_some_and(|path| is_forwarded(request.method(), path.as_str()));
     let claimed = async move {
-        match store::claim(&pool, &lease, &fingerprint, LEASE_SECS).await? {
-            Claim::Mine if forwarded => Ok(copying::run(pool, lease, request, next).await),
-            Claim::Mine => Ok(run(pool, lease, request, next).await),
+        match keeper.claim(&lease, &fingerprint).await? {
+            Claim::Mine if forwarded => Ok(copying::run(keeper, lease, request, next).await),
+            Claim::Mine => Ok(run(keeper, lease, request, next).await),
             Claim::Answered(answer) => replay(answer),
             Claim::InFlight => Err(in_flight()),
             Claim::OtherRequest => Err(reused()),
@@ -111,7 +158,7 @@ async fn claim_and_run(
     })?
 }
 
-async fn run(pool: PgPool, lease: Lease, request: Request, next: Next) -> Response {
+async fn run(keeper: Keeper, lease: Lease, request: Request, next: Next) -> Response {
     let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
     let response = match tokio::time::timeout(WORK, answering).await {
         Ok(Ok(response)) => response,
@@ -125,7 +172,7 @@ async fn run(pool: PgPool, lease: Lease, request: Request, next: Next) -> Respon
         )
         .into_response(),
     };
-    let (response, outcome) = settle(&pool, &lease, response).await;
+    let (response, outcome) = settle(&keeper, &lease, response).await;
     if let Err(error) = outcome {
         // The lease ends by itself, and the request can be sent again.
         tracing::warn!(%error, "the answer to an idempotency key could not be kept");
@@ -136,13 +183,13 @@ async fn run(pool: PgPool, lease: Lease, request: Request, next: Next) -> Respon
 /// Keeps the answer, or lets the key be used again where it is that there was
 /// no room for the request, or that it failed.
 async fn settle(
-    pool: &PgPool,
+    keeper: &Keeper,
     lease: &Lease,
     response: Response,
 ) -> (Response, Result<(), sqlx::Error>) {
     let status = response.status();
     if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-        return (response, store::release(pool, lease).await);
+        return (response, store::release(&keeper.pool, lease).await);
     }
     let (parts, body) = response.into_parts();
     let (kept, body) = match take_body(&parts.headers, body).await {
@@ -150,11 +197,11 @@ async fn settle(
         Err(error) => {
             tracing::warn!(%error, "an answer ended before its time");
             let problem = Problem::internal().into_response();
-            return (problem, store::release(pool, lease).await);
+            return (problem, store::release(&keeper.pool, lease).await);
         }
     };
     let answer = Answer::of(&parts, kept);
-    let outcome = store::finish(pool, lease, &answer).await;
+    let outcome = keeper.keep(lease, answer).await;
     (Response::from_parts(parts, body), outcome)
 }
 
@@ -209,7 +256,7 @@ fn replay(answer: Answer) -> Result<Response, Problem> {
         Problem::new(
             StatusCode::CONFLICT,
             "idempotency_answer_not_kept",
-            "this request was carried out, but its answer was too large to be kept",
+            "this request was carried out, but its answer was too large to be kept, or too much was kept already",
         )
     })?;
     let mut response = Response::new(Body::from(body));
@@ -236,6 +283,15 @@ fn in_flight() -> Problem {
         StatusCode::CONFLICT,
         "idempotency_in_flight",
         "the first request with this Idempotency-Key is not answered yet; send it again shortly",
+    )
+    .retry_after(ASK_AGAIN_SECS)
+}
+
+fn too_many() -> Problem {
+    Problem::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        "too_many_requests",
+        "too many requests with an Idempotency-Key are under way; wait for their answers",
     )
     .retry_after(ASK_AGAIN_SECS)
 }

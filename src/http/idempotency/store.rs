@@ -185,12 +185,17 @@ pub async fn release(pool: &PgPool, lease: &Lease) -> Result<(), sqlx::Error> {
     tx.commit().await
 }
 
-/// Removes what is older than a day; how many that were.
-pub async fn purge(pool: &PgPool) -> Result<u64, sqlx::Error> {
+/// Removes up to `limit` of what is older than a day; how many that were.
+pub async fn purge(pool: &PgPool, limit: i64) -> Result<u64, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    let purged = sqlx::query!("DELETE FROM request_idempotency WHERE expires_at <= now()")
-        .execute(tx.conn())
-        .await?;
+    let purged = sqlx::query!(
+        "DELETE FROM request_idempotency WHERE (organization_id, idempotency_key) IN (
+           SELECT organization_id, idempotency_key FROM request_idempotency
+            WHERE expires_at <= now() ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED)",
+        limit
+    )
+    .execute(tx.conn())
+    .await?;
     tx.commit().await?;
     Ok(purged.rows_affected())
 }

@@ -1,6 +1,7 @@
 //! Connections: what they set for themselves, and that none comes back to the
 //! pool with a transaction that is open or failed.
 
+use std::task::Poll;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnection, PgPool};
@@ -98,6 +99,99 @@ async fn a_transaction_that_is_dropped_while_it_opens_is_in_nobodys_way() {
     }
     serves(&pool).await;
     assert!(cut > 0, "{cut} were cut off, {opened} opened");
+}
+
+/// Polls a future so many times, and drops it: once for each point at which it
+/// waits.
+async fn polled(future: impl Future<Output = Result<(), sqlx::Error>>, times: usize) -> bool {
+    let mut future = Box::pin(future);
+    let mut left = times;
+    std::future::poll_fn(move |context| match future.as_mut().poll(context) {
+        Poll::Ready(worked) => {
+            worked.expect("nothing stands in its way");
+            Poll::Ready(true)
+        }
+        Poll::Pending if left == 0 => Poll::Ready(false),
+        Poll::Pending => {
+            left -= 1;
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+/// One transaction of each kind, from its beginning to its end.
+async fn work(pool: &PgPool, kind: usize, organization: Uuid) -> Result<(), sqlx::Error> {
+    const LOOK: &str = "SELECT count(*) FROM organizations";
+    match kind {
+        0 => {
+            let mut tx = RequestTx::begin(pool, organization).await?;
+            tx.conn().execute(LOOK).await?;
+        }
+        1 => {
+            let mut tx = TenantTx::begin(pool, organization).await?;
+            tx.conn().execute(LOOK).await?;
+            tx.commit().await?;
+        }
+        2 => {
+            let mut tx = WorkerTx::begin(pool).await?;
+            tx.conn().execute(LOOK).await?;
+            tx.commit().await?;
+        }
+        3 => {
+            let mut tx = WorkerTx::begin_impatient(pool, "50ms").await?;
+            tx.conn().execute(LOOK).await?;
+            tx.rollback().await?;
+        }
+        _ => {
+            let mut tx = WorkerTx::begin_claim(pool).await?;
+            tx.conn().execute(LOOK).await?;
+            tx.conn().execute("SELECT 1 / 0").await.unwrap_err();
+        }
+    }
+    Ok(())
+}
+
+/// What a connection is between two users.
+async fn is_nobodys(pool: &PgPool) {
+    let mut conn = pool.acquire().await.unwrap();
+    // Not prepared: the statement's transaction begins with it.
+    let row = conn
+        .fetch_one(
+            "SELECT now() = statement_timestamp(), current_setting('role'),
+                    coalesce(current_setting('app.current_org_id', true), ''),
+                    current_setting('transaction_read_only'), current_setting('lock_timeout'),
+                    current_setting('enable_seqscan')",
+        )
+        .await
+        .unwrap();
+    assert!(row.get::<bool, _>(0), "a transaction is open");
+    let settings: Vec<String> = (1..6).map(|n| row.get(n)).collect();
+    assert_eq!(settings, ["none", "", "off", "10s", "on"]);
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_dropped_wherever_it_waits_is_in_nobodys_way() {
+    let rounds = std::env::var("VCB_DROPS").map_or(3, |rounds| rounds.parse().unwrap());
+    let db = TestDatabase::new().await;
+    let pool = db::pool(db.service(), 2);
+    let organization = Uuid::now_v7();
+    let mut dropped = 0;
+    for _ in 0..rounds {
+        for kind in 0..5 {
+            for times in 0..12 {
+                if !polled(work(&pool, kind, organization), times).await {
+                    dropped += 1;
+                }
+                is_nobodys(&pool).await;
+            }
+        }
+        // Two at once, so that both connections are looked at.
+        let (one, other) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
+        drop((one, other));
+        tokio::join!(is_nobodys(&pool), is_nobodys(&pool));
+    }
+    assert!(dropped > 0);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use valuecanvas_billing::audit::{Actor, Client};
 use valuecanvas_billing::auth::Principal;
 use valuecanvas_billing::http::extract::RawBody;
+use valuecanvas_billing::http::idempotency::Keeper;
 use valuecanvas_billing::http::{self, idempotency};
 
 use crate::support::TestDatabase;
@@ -142,7 +143,7 @@ fn served(effects: Effects, path: &str, pool: PgPool, organization: u128) -> Rou
     Router::new()
         .route(path, post(effect).put(effect).get(effect))
         .with_state(effects)
-        .layer(from_fn_with_state(pool, idempotency::once))
+        .layer(from_fn_with_state(Keeper::new(pool), idempotency::once))
         .layer(Extension(caller))
 }
 
@@ -320,6 +321,23 @@ async fn an_answer_too_large_to_keep_is_passed_on_and_not_made_again() {
 }
 
 #[tokio::test]
+async fn answers_are_kept_up_to_as_much_as_fits_a_day() {
+    let rig = Rig::new().await;
+    let body = "x".repeat(1_000_000);
+    for n in 0..68 {
+        let key = format!("k{n}");
+        assert_eq!(rig.ask("/one", &key, &body).await.0, 201);
+    }
+    let kept = "SELECT sum(octet_length(body))::text FROM request_idempotency";
+    let kept: usize = rig.db.value(kept).await.parse().unwrap();
+    assert!((60_000_000..=64 * 1024 * 1024).contains(&kept), "{kept}");
+    assert_eq!(rig.done(), 68);
+    let again = answer(409, "idempotency_answer_not_kept", false);
+    assert_eq!(rig.ask("/one", "k67", &body).await, again);
+    assert_eq!(rig.done(), 68);
+}
+
+#[tokio::test]
 async fn keys_are_kept_for_a_day() {
     let rig = Rig::new().await;
     for key in ["old", "new"] {
@@ -333,7 +351,8 @@ async fn keys_are_kept_for_a_day() {
     rig.db
         .execute("UPDATE request_idempotency SET expires_at = now() WHERE idempotency_key = 'old'")
         .await;
-    assert_eq!(idempotency::purge(&rig.db.service_pool()).await.unwrap(), 1);
+    let purged = idempotency::purge(&rig.db.service_pool(), 1_000).await;
+    assert_eq!(purged.unwrap(), 1);
     let kept = "request_idempotency WHERE idempotency_key = 'new' AND expires_at > now() + interval '23 hours'";
     assert_eq!(rig.db.count(kept).await, 1);
     assert_eq!(rig.ask("/one", "new", "a").await, answer(201, "2:a", true));
