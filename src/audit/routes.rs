@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{ActorFilter, Entry, Filter, csv, list};
 use crate::auth::Principal;
 use crate::error::Problem;
-use crate::http::extract::Query;
+use crate::http::extract::{self, Query};
 use crate::http::page::{Limit, Page};
 use crate::http::{Shared, accept};
 
@@ -43,8 +43,10 @@ struct AuditQuery {
     /// Such as `subscription`.
     resource_type: Option<String>,
     /// From this time on.
+    #[serde(default, deserialize_with = "extract::time")]
     from: Option<Timestamp>,
     /// Before this time.
+    #[serde(default, deserialize_with = "extract::time")]
     to: Option<Timestamp>,
     #[serde(default)]
     #[param(inline)]

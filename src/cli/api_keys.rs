@@ -7,6 +7,7 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::Failure;
+use super::arguments;
 use super::database::on_database;
 use super::output::{Format, table};
 use crate::auth::{self, ApiKey, NewApiKey, Permission};
@@ -17,29 +18,34 @@ use crate::db;
 pub enum ApiKeys {
     /// Make a key; it is shown once.
     Create {
-        #[arg(long, value_name = "ORG")]
+        /// Whose; an id of `organizations list`.
+        #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
         organization: Uuid,
         /// billing.read, billing.manage, usage.write, agents.execute; several may be given.
         #[arg(long = "scope", value_name = "SCOPE", required = true, value_parser = scope)]
         scopes: Vec<Permission>,
+        /// What it is for, for those who look at the list.
         #[arg(long, default_value = "api key")]
         name: String,
         /// When it ends, as in RFC 3339.
-        #[arg(long, value_name = "TIME")]
+        #[arg(long, value_name = "TIME", value_parser = arguments::time)]
         expires: Option<Timestamp>,
         #[command(flatten)]
         format: Format,
     },
     /// End a key, at once and everywhere.
     Revoke {
-        #[arg(value_name = "KEY_ID")]
+        /// Its id, as `api-keys list` shows it.
+        #[arg(value_name = "KEY_ID", value_parser = arguments::key)]
         id: Uuid,
-        #[arg(long, value_name = "ORG")]
+        /// Whose; an id of `organizations list`.
+        #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
         organization: Uuid,
     },
     /// List an organization's keys, those that ended included.
     List {
-        #[arg(long, value_name = "ORG")]
+        /// Whose; an id of `organizations list`.
+        #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
         organization: Uuid,
         #[command(flatten)]
         format: Format,

@@ -9,6 +9,7 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::Failure;
+use super::arguments;
 use super::database::on_database;
 use super::output::{Format, counted, escaped, table};
 use crate::audit::{self, Entry, Filter, Report, csv};
@@ -21,6 +22,7 @@ pub enum Audit {
     List {
         #[command(flatten)]
         filter: FilterArgs,
+        /// How many at most.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10_000))]
         limit: u16,
         #[command(flatten)]
@@ -28,7 +30,8 @@ pub enum Audit {
     },
     /// Walk the hash chains: find entries that were changed or removed.
     Verify {
-        #[arg(long, value_name = "ORG")]
+        /// Only entries of this organization.
+        #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
         organization: Option<Uuid>,
         #[command(flatten)]
         format: Format,
@@ -37,6 +40,7 @@ pub enum Audit {
     Export {
         #[command(flatten)]
         filter: FilterArgs,
+        /// How entries are written.
         #[arg(long, value_enum, default_value_t = ExportFormat::Jsonl)]
         format: ExportFormat,
         /// One JSON document: an array.
@@ -50,17 +54,20 @@ pub enum Audit {
 
 #[derive(Debug, Args)]
 pub struct FilterArgs {
-    #[arg(long, value_name = "ORG")]
+    /// Only entries of this organization.
+    #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
     organization: Option<Uuid>,
+    /// Only entries with this action, such as plan_changed.
     #[arg(long)]
     action: Option<String>,
+    /// Only entries about this kind of thing, such as subscription.
     #[arg(long)]
     resource_type: Option<String>,
     /// From this time on (RFC 3339).
-    #[arg(long)]
+    #[arg(long, value_name = "TIME", value_parser = arguments::time)]
     from: Option<Timestamp>,
     /// Before this time (RFC 3339).
-    #[arg(long)]
+    #[arg(long, value_name = "TIME", value_parser = arguments::time)]
     to: Option<Timestamp>,
 }
 

@@ -30,6 +30,7 @@ pub struct Backup {
 /// Restore a backup into an empty database.
 #[derive(Debug, Args)]
 pub struct Restore {
+    /// What `backup` wrote.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]

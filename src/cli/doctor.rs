@@ -22,10 +22,10 @@ pub struct Doctor {
     stripe: StripeArgs,
     /// Where the running service is reached, by the way that Stripe takes;
     /// unset: LISTEN_ADDR.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, help_heading = None, value_name = "URL")]
     url: Option<Url>,
     /// Where the service listens on this host.
-    #[arg(long, env = "LISTEN_ADDR", default_value = config::LISTEN_ADDR,
+    #[arg(long, help_heading = None, env = "LISTEN_ADDR", default_value = config::LISTEN_ADDR,
           value_parser = config::or(config::LISTEN_ADDR))]
     listen_addr: String,
     #[command(flatten)]

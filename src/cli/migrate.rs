@@ -26,8 +26,8 @@ pub enum Migrate {
         #[command(flatten)]
         format: Format,
     },
-    /// Undo migrations, the newest first; their tables' rows are lost, which it
-    /// says, and asks for.
+    /// Undo migrations, the newest first. The rows of their tables are lost: it
+    /// says which, and asks.
     Rollback(Rollback),
 }
 
@@ -61,10 +61,15 @@ impl Migrate {
                     eprintln!("applying {}_{}", migration.version, migration.name);
                 })
                 .await?;
-                say(&format!(
-                    "{} applied; the schema is up to date",
-                    counted(applied, "migration")
-                ));
+                let count = counted(applied, "migration");
+                say(&if applied == 0 {
+                    format!(
+                        "{count} applied: all were before; `migrate verify` checks that what \
+                         they made is there"
+                    )
+                } else {
+                    format!("{count} applied; the schema is up to date")
+                });
                 Ok(())
             }
             Self::Status { format } => {

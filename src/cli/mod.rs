@@ -2,6 +2,7 @@
 //! prints the result and says by its exit status how it went.
 
 mod api_keys;
+mod arguments;
 mod audit;
 mod backfill;
 mod backup;
@@ -36,9 +37,16 @@ use crate::config::GlobalArgs;
 use crate::telemetry::{self, Writing};
 pub use failure::Failure;
 
+/// What has no flag, since the arguments of a process are public.
+const SECRETS: &str = "\
+Secrets come from the environment, or from files that NAME_FILE names, and have no flags:
+  STRIPE_SECRET_KEY, STRIPE_WEBHOOK_SECRET, APPLICATION_WEBHOOK_SECRET
+A .env file in the working directory is read. docs/deployment.md says how to begin, .env.example what
+can be set.";
+
 /// Self-hosted billing between Stripe, your product and your operators.
 #[derive(Debug, Parser)]
-#[command(name = "valuecanvas-billing", version, about, max_term_width = 100)]
+#[command(name = "valuecanvas-billing", version, about, max_term_width = 100, after_help = SECRETS)]
 pub struct Arguments {
     #[command(subcommand)]
     pub command: Command,

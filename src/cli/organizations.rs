@@ -23,11 +23,13 @@ use crate::stripe::client::ErrorKind;
 pub enum Organizations {
     /// Create an organization.
     Create {
+        /// Its name, for people.
         #[arg(long)]
         name: String,
         /// The product's own id, 1 to 255 printable characters.
         #[arg(long, value_name = "ID")]
         external_id: Option<String>,
+        /// Its e-mail address.
         #[arg(long, value_name = "E")]
         email: Option<String>,
         /// The plan while no subscription says otherwise.
@@ -51,7 +53,7 @@ pub enum Organizations {
         /// Its id, or the product's own.
         #[arg(value_name = "ORG", required_unless_present = "organization")]
         named: Option<String>,
-        /// The same.
+        /// The same as ORG.
         #[arg(long, value_name = "ORG", conflicts_with = "named")]
         organization: Option<String>,
         #[command(flatten)]
@@ -62,9 +64,10 @@ pub enum Organizations {
         /// Its id, or the product's own.
         #[arg(value_name = "ORG", required_unless_present = "organization")]
         named: Option<String>,
-        /// The same.
+        /// The same as ORG.
         #[arg(long, value_name = "ORG", conflicts_with = "named")]
         organization: Option<String>,
+        /// The customer in Stripe (cus_…).
         #[arg(long, value_name = "CUS")]
         stripe_customer: String,
         #[command(flatten)]
@@ -75,7 +78,7 @@ pub enum Organizations {
         /// Its id, or the product's own.
         #[arg(value_name = "ORG", required_unless_present = "organization")]
         named: Option<String>,
-        /// The same.
+        /// The same as ORG.
         #[arg(long, value_name = "ORG", conflicts_with = "named")]
         organization: Option<String>,
         /// Do it without asking.

@@ -12,7 +12,7 @@ pub use crate::terminal::{counted, escaped, printable};
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Format {
     /// Print one JSON document.
-    #[arg(long)]
+    #[arg(long, help_heading = None)]
     pub json: bool,
 }
 

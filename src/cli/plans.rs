@@ -28,7 +28,7 @@ pub enum Plans {
     /// Make in Stripe what of the catalogue is missing there.
     Sync {
         /// Say what would be made, and make nothing.
-        #[arg(long)]
+        #[arg(long, help_heading = None)]
         dry_run: bool,
         #[command(flatten)]
         stripe: StripeArgs,

@@ -5,6 +5,7 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::Failure;
+use super::arguments;
 use super::database::on_database;
 use super::output::{Format, say, table};
 use crate::audit::Actor;
@@ -21,8 +22,10 @@ pub enum Quotas {
     /// to what is used over this quota: of nothing that is over it where it is
     /// unlimited, hard or grace.
     Set {
-        #[arg(long, value_name = "ORG")]
+        /// Whose; an id of `organizations list`.
+        #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
         organization: Uuid,
+        /// A metric of the catalogue, such as api_calls.
         #[arg(long)]
         metric: String,
         /// A decimal number, `unlimited`, or `plan` for what the plan says.
@@ -38,7 +41,8 @@ pub enum Quotas {
     },
     /// List an organization's quotas.
     List {
-        #[arg(long, value_name = "ORG")]
+        /// Whose; an id of `organizations list`.
+        #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
         organization: Uuid,
         #[command(flatten)]
         format: Format,

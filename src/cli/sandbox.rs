@@ -12,6 +12,7 @@ use super::{Failure, output};
 /// clocks; everything is forgotten at the end.
 #[derive(Debug, Args)]
 pub struct Run {
+    /// Where it listens.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:12111")]
     listen: SocketAddr,
     /// Makes the same ids again.

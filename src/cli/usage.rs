@@ -24,7 +24,7 @@ pub enum Usage {
         #[command(flatten)]
         stripe: StripeArgs,
         /// A Pushgateway for the job's metrics.
-        #[arg(long, env = "PUSHGATEWAY_URL")]
+        #[arg(long, help_heading = None, env = "PUSHGATEWAY_URL")]
         pushgateway_url: Option<String>,
         #[command(flatten)]
         format: Format,

@@ -8,6 +8,7 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::Failure;
+use super::arguments;
 use super::database::on_database;
 use super::output::{Format, table};
 use crate::auth::{self, Hasher, NewUser, Role, User};
@@ -22,8 +23,9 @@ pub enum Users {
     /// Create a user.
     Create {
         /// Whose user; an operator belongs to none.
-        #[arg(long, value_name = "ORG")]
+        #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
         organization: Option<Uuid>,
+        /// The address with which the user logs in.
         #[arg(long)]
         email: String,
         /// owner, billing_manager, member or operator.
@@ -36,6 +38,7 @@ pub enum Users {
     },
     /// Give a user another password, and end the user's sessions.
     SetPassword {
+        /// The address with which the user logs in.
         #[arg(long)]
         email: String,
         #[command(flatten)]
@@ -45,12 +48,14 @@ pub enum Users {
     },
     /// Let a user log in no more, and end the user's sessions.
     Disable {
+        /// The address with which the user logs in.
         #[arg(long)]
         email: String,
     },
     /// List the users.
     List {
-        #[arg(long, value_name = "ORG")]
+        /// Only those of this organization.
+        #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
         organization: Option<Uuid>,
         #[command(flatten)]
         format: Format,

@@ -11,6 +11,7 @@ use serde::Serialize;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
+use super::arguments;
 use super::backfill::Backfill;
 use super::database::on_database;
 use super::output::{Format, Progress, printable};
@@ -42,11 +43,12 @@ pub enum Webhooks {
         #[arg(long)]
         unprocessed: bool,
         /// Only those of this organization; an event has one once it is processed.
-        #[arg(long, value_name = "ORG")]
+        #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
         organization: Option<Uuid>,
         /// Only those of this type.
         #[arg(long = "type", value_name = "T")]
         event_type: Option<String>,
+        /// How many at most.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10_000))]
         limit: u16,
         #[command(flatten)]
@@ -54,6 +56,7 @@ pub enum Webhooks {
     },
     /// Show an event with its attempts and its payload.
     Show {
+        /// The event's id (evt_…).
         #[arg(value_name = "EVT")]
         event_id: String,
         #[command(flatten)]
@@ -61,10 +64,11 @@ pub enum Webhooks {
     },
     /// List the events that could not be processed.
     DeadLetters {
+        /// Only those of this type.
         #[arg(long = "type", value_name = "T")]
         event_type: Option<String>,
         /// Only those of this organization.
-        #[arg(long, value_name = "ORG")]
+        #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
         organization: Option<Uuid>,
         #[command(flatten)]
         format: Format,
@@ -76,8 +80,8 @@ pub enum Webhooks {
     Discard(Discard),
     /// Read what Stripe has into the inbox: what was never delivered, above all.
     Backfill(Backfill),
-    /// Send a signed sample event to the running service. It is about an
-    /// organization of its own, made for it, and never about a customer's.
+    /// Send a signed sample event to the running service, about a sample
+    /// organization and never about a customer's.
     Trigger(Trigger),
 }
 
@@ -97,6 +101,7 @@ pub struct Retry {
 
 #[derive(Debug, Args)]
 pub struct Replay {
+    /// Which events (evt_…).
     #[arg(
         value_name = "EVT",
         required_unless_present = "all",
@@ -124,7 +129,7 @@ pub struct Trigger {
     event_type: String,
     /// The sample organization's id; no other is taken, since the state of a
     /// customer's organization comes from Stripe alone.
-    #[arg(long, value_name = "ORG")]
+    #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
     organization: Option<Uuid>,
     /// Where the service listens.
     #[arg(long, env = "LISTEN_ADDR", default_value = config::LISTEN_ADDR,

@@ -110,7 +110,8 @@ pub struct GlobalArgs {
     /// cluster under the data directory.
     #[arg(long, env = "DATABASE_URL", global = true, hide_env_values = true)]
     database_url: Option<String>,
-    /// The owner's login, for `migrate`; unset: DATABASE_URL.
+    /// The owner's login, for `migrate`, `backup` and `restore`; unset:
+    /// DATABASE_URL.
     #[arg(
         long,
         env = "MIGRATION_DATABASE_URL",

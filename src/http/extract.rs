@@ -5,7 +5,9 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
-use serde::de::DeserializeOwned;
+use jiff::Timestamp;
+use serde::Deserialize as _;
+use serde::de::{DeserializeOwned, Deserializer, Error as _};
 
 use super::body;
 use crate::error::Problem;
@@ -120,6 +122,16 @@ pub fn parse_query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
     axum::extract::Query::try_from_uri(uri)
         .map(|axum::extract::Query(value)| value)
         .map_err(query_refusal)
+}
+
+/// A time in a query, for `deserialize_with`.
+pub fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(|_| {
+        let wanted = "a time as in RFC 3339 is needed, such as 2026-01-31T12:00:00Z (a + is \
+                      written %2B in a query)";
+        D::Error::custom(wanted)
+    })
 }
 
 fn query_refusal(rejection: QueryRejection) -> Problem {

@@ -3,8 +3,11 @@
 use axum::extract::State;
 use axum::routing::{get, put};
 use axum::{Json, Router};
+use billing_domain::quantity::QuantityError;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use sqlx::postgres::PgPool;
+use utoipa::openapi::schema::{Object, OneOfBuilder, Schema, Type};
 use utoipa::{OpenApi, ToSchema};
 use uuid::Uuid;
 
@@ -160,12 +163,33 @@ async fn quotas_of(
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct QuotaBody {
-    /// A decimal number, `unlimited`, or `plan` for what the plan says.
-    #[schema(example = "5000")]
-    limit: String,
+    /// A decimal number, also as a string; `unlimited`, or `plan` for what the
+    /// plan says.
+    #[schema(schema_with = limit_schema)]
+    limit: Box<RawValue>,
     /// `hard`, `grace` or `overage`; absent: as the plan says.
     #[schema(value_type = Option<String>)]
     over_limit: Option<OverLimit>,
+}
+
+fn limit_schema() -> Schema {
+    let of = |kind| Object::builder().schema_type(kind).build();
+    let either = OneOfBuilder::new()
+        .item(of(Type::String))
+        .item(of(Type::Number))
+        .description(Some(
+            "A decimal number, also as a string; `unlimited`, or `plan` for what the plan says.",
+        ))
+        .examples([serde_json::json!("5000"), serde_json::json!(5000)]);
+    either.build().into()
+}
+
+/// The digits as they were written: no float comes between.
+fn read_limit(json: &RawValue) -> Result<Limit, QuantityError> {
+    match serde_json::from_str::<String>(json.get()) {
+        Ok(text) => Limit::parse(&text),
+        Err(_) => Limit::parse(json.get()),
+    }
 }
 
 /// Set an organization's quota of a metric
@@ -189,7 +213,7 @@ async fn set_quota(
 ) -> Result<Json<QuotaRow>, Problem> {
     let invalid =
         |code, detail: String| Problem::new(axum::http::StatusCode::BAD_REQUEST, code, detail);
-    let limit = Limit::parse(&body.limit).map_err(|error| {
+    let limit = read_limit(&body.limit).map_err(|error| {
         invalid(
             "invalid_limit",
             format!("limit: {error}; or write unlimited, or plan"),

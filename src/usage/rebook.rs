@@ -28,6 +28,17 @@ enum Step {
     Merge,
 }
 
+impl Step {
+    /// For the log.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Reach => "extended or shortened",
+            Self::Cut { .. } => "ended, and the rest moved",
+            Self::Merge => "merged",
+        }
+    }
+}
+
 /// Brings what was counted of `organizations` in line with the periods that
 /// their subscriptions have now.
 pub async fn rebook(
@@ -85,7 +96,7 @@ async fn settle(
         return Ok(());
     };
     tracing::info!(
-        organization_id = %place.organization_id, metric = place.metric, ?step,
+        organization_id = %place.organization_id, metric = place.metric, step = step.word(),
         period_start = place.start, "A billing period moved, and what was counted with it"
     );
     match step {

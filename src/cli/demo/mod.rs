@@ -144,6 +144,7 @@ fn announce(
     output::print(&format!(
         "\n  ValueCanvas Billing demo\n\n  \
          API        http://{address}\n  \
+         Docs       http://{address}/docs\n  \
          Webhooks   http://{address}/api/billing/webhooks/stripe\n  \
          Health     http://{address}/readyz\n  \
          Metrics    http://{address}/metrics\n  \

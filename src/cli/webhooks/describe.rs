@@ -120,10 +120,9 @@ pub fn describe_details(details: &Details) -> String {
         line("retries", details.retry_count.to_string()),
     ];
     for attempt in details.attempts.as_array().into_iter().flatten() {
-        lines.push(line(
-            "attempt",
-            format!("{} {}", attempt["at"], attempt["error"]),
-        ));
+        let said = |name: &str| attempt[name].as_str().unwrap_or_default();
+        let attempted = format!("{} {}", said("at"), said("error"));
+        lines.push(line("attempt", attempted));
     }
     // As it was received: laying it out anew would change numbers.
     lines.push(details.payload.get().trim().to_owned());

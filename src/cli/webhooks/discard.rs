@@ -6,6 +6,7 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::super::Failure;
+use super::super::arguments;
 use super::super::output::{Format, Progress, printable};
 use super::letters_of;
 use crate::db::WorkerTx;
@@ -13,6 +14,7 @@ use crate::inbox::{dead_letters, discard};
 
 #[derive(Debug, Args)]
 pub struct Discard {
+    /// Which events (evt_…).
     #[arg(
         value_name = "EVT",
         required_unless_present = "all",
@@ -26,7 +28,7 @@ pub struct Discard {
     #[arg(long = "type", value_name = "T", requires = "all")]
     event_type: Option<String>,
     /// Only dead letters of this organization.
-    #[arg(long, value_name = "ORG", requires = "all")]
+    #[arg(long, value_name = "ORG", requires = "all", value_parser = arguments::organization)]
     organization: Option<Uuid>,
     /// Say what would be discarded, and do nothing.
     #[arg(long)]

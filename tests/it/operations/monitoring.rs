@@ -54,6 +54,53 @@ fn each_alert_fires_when_it_should_and_only_then() {
             .any(|rest| rest.trim_start().starts_with("exp_alerts:\n"));
         assert!(fires, "{alert} never fires in its test");
     }
+    for alert in runbook.lines().filter_map(|line| line.strip_prefix("## ")) {
+        let rule = format!("- alert: {alert}\n");
+        assert!(
+            rules.contains(&rule),
+            "the runbook has {alert}, which is no alert"
+        );
+    }
+}
+
+/// The names in backticks of a row's first cell, labels left out; `…_rest`
+/// shares the beginning of the name before it.
+fn documented_metrics() -> Vec<String> {
+    let page = std::fs::read_to_string(format!("{ROOT}/docs/metrics.md")).unwrap();
+    let cells = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    cells
+        .flat_map(|cell| cell.split('`').step_by(2))
+        .map(|name| name.split('{').next().unwrap().to_owned())
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+#[test]
+fn each_metric_is_documented_and_each_documented_one_is_measured() {
+    let source = std::fs::read_to_string(format!("{ROOT}/src/metrics.rs")).unwrap();
+    let measured: BTreeSet<&str> = source
+        .lines()
+        .filter_map(|line| line.strip_prefix("const ")?.split_once(": &str = \""))
+        .filter_map(|(_, value)| value.strip_suffix("\";"))
+        .collect();
+    assert!(measured.len() > 40, "{measured:?}");
+    let documented = documented_metrics();
+    for name in &measured {
+        let known = documented.iter().any(|said| match said.strip_prefix('…') {
+            Some(end) => name.ends_with(end),
+            None => name == said,
+        });
+        assert!(known, "docs/metrics.md lacks {name}");
+    }
+    for said in &documented {
+        let known = match said.strip_prefix('…') {
+            Some(end) => measured.iter().any(|name| name.ends_with(end)),
+            None => measured.contains(said.as_str()),
+        };
+        assert!(known, "docs/metrics.md has {said}, which nothing measures");
+    }
 }
 
 /// Debian's Prometheus, which scrapes one service.

@@ -14,6 +14,7 @@ use crate::support::shell::{Shell, program_folder};
 
 const GUIDE: &str = include_str!("../../../docs/deployment.md");
 const README: &str = include_str!("../../../README.md");
+const WEBHOOKS: &str = include_str!("../../../docs/webhooks.md");
 
 /// The lines of the fenced blocks of one kind, after a heading.
 fn lines(document: &str, fence: &str) -> Vec<String> {
@@ -234,4 +235,48 @@ async fn the_readmes_first_steps_hold_beside_a_demo() {
         seen += 1;
     }
     assert_eq!(seen, 8);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_fails_and_is_mended_as_the_page_on_webhooks_says() {
+    let demo = Demo::start();
+    let address = demo.printed("API  ").replace("http://", "");
+    let mut shell = Shell::start(Path::new(env!("CARGO_MANIFEST_DIR")));
+    shell.done(&format!("export LISTEN_ADDR={address}"));
+    shell.done(&format!("export DATA_DIR='{}'", demo.data_dir().display()));
+    let (_, section) = WEBHOOKS.split_once("## Try it").unwrap();
+    let mut event = String::new();
+    let mut seen = 0;
+    for line in lines(section, "sh") {
+        let said = shell.done(&line);
+        if line.contains("trigger invoice.payment_succeeded") {
+            event = said.trim().to_owned();
+            assert!(event.starts_with("evt_sample"), "{said}");
+        }
+        if line.ends_with("list --unprocessed") {
+            let why = |said: &str| {
+                let mut rows = said.lines().filter(|row| row.contains(&event));
+                rows.any(|row| row.contains("billing_invoice_items"))
+            };
+            eventually(&mut shell, &line, why);
+        }
+        seen += 1;
+    }
+    assert_eq!(seen, 6);
+    eventually(
+        &mut shell,
+        &format!("valuecanvas-billing webhooks show {event}"),
+        |said| said.contains("state        processed"),
+    );
+}
+
+/// Runs a command until it says what is waited for.
+fn eventually(shell: &mut Shell, command: &str, holds: impl Fn(&str) -> bool) {
+    for _ in 0..100 {
+        if holds(&shell.done(command)) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    panic!("{command}: {}", shell.done(command));
 }

@@ -88,6 +88,27 @@ async fn it_is_filtered_and_paged_newest_first() {
 }
 
 #[tokio::test]
+async fn what_is_no_time_is_told_what_is() {
+    let (service, token, _) = two_logs().await;
+    for query in [
+        "from=yesterday",
+        "to=2026-01-31",
+        "from=",
+        "to=2026-01-31T12:00:00+01:00",
+    ] {
+        let (status, problem) = get(&service, &token, &format!("{LOG}?{query}")).await;
+        let code = &problem["code"];
+        assert_eq!((status, code), (400, &json!("invalid_query")), "{query}");
+        let detail = problem["detail"].as_str().unwrap();
+        let (name, _) = query.split_once('=').unwrap();
+        assert!(
+            detail.starts_with(&format!("{name}: a time as in RFC 3339")),
+            "{detail}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_cursor_is_of_one_organization_and_its_filters() {
     let (service, token, other) = two_logs().await;
     let (_, page) = get(&service, &token, &format!("{LOG}?limit=1&actor=user")).await;
