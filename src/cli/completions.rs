@@ -9,6 +9,7 @@ use super::output::print;
 /// Print what completes commands in a shell, and with `--man` the manual page.
 #[derive(Debug, Args)]
 pub struct Completions {
+    /// Which shell.
     #[arg(value_enum, required_unless_present = "man")]
     shell: Option<Shell>,
     /// Print the manual page instead.

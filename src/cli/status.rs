@@ -11,6 +11,7 @@ use crate::embedded_postgres::EmbeddedPostgres;
 /// Says where the database is; nothing is started.
 #[derive(Debug, Args)]
 pub struct Status {
+    /// How it is printed.
     #[arg(long, value_enum, default_value_t = Output::Pretty)]
     output: Output,
     /// The same as `--output json`.

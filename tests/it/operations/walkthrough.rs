@@ -262,7 +262,7 @@ async fn an_event_fails_and_is_mended_as_the_page_on_webhooks_says() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 6);
+    assert_eq!(seen, 7);
     eventually(
         &mut shell,
         &format!("valuecanvas-billing webhooks show {event}"),

@@ -31,7 +31,7 @@ async fn looks_and_changes_are_entered_with_who_and_from_where() {
         let shown = set["quota"].to_string();
         assert_eq!(shown, quota, "{limit}: {set}");
     }
-    for limit in ["-1", "1e3", "null", "true", "[5]", "0.00001", r#""much""#] {
+    for limit in ["-1", "null", "true", "[5]", "0.00001", r#""much""#] {
         let body = serde_json::from_str(&format!("{{\"limit\":{limit}}}")).unwrap();
         let answer = desk.ask(Method::PUT, &path, Some(body)).await;
         problem(400, "invalid_limit")(answer);
