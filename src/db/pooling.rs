@@ -33,10 +33,12 @@ pub async fn check_sessions(
     )))
 }
 
-/// The server process that answers, asked without a prepared statement.
+/// The server process that answers, asked without a prepared statement. The
+/// answer is read to its end: until then a pooler has the process in use, and
+/// gives the other session another one.
 async fn process(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
-    let row = connection
-        .fetch_one(sqlx::raw_sql("SELECT pg_backend_pid()"))
+    let rows = connection
+        .fetch_all(sqlx::raw_sql("SELECT pg_backend_pid()"))
         .await?;
-    row.try_get(0)
+    rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)
 }

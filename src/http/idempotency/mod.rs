@@ -49,9 +49,9 @@ const WORK: Duration = Duration::from_secs(50);
 const LEASE_SECS: u32 = 60;
 /// How soon to ask again whether the first request is done.
 const ASK_AGAIN_SECS: u32 = 2;
-/// Keys of one organization that are claimed or settled at once, and that wait
-/// for it, as long as this.
-const AT_ONCE: u32 = 3;
+/// Keys of one organization that are claimed or settled at once, of the eight
+/// connections that requests share, and that wait for it, as long as this.
+const AT_ONCE: u32 = 5;
 const WAITING: usize = 512;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Larger answers are passed on and not kept.
