@@ -75,14 +75,14 @@ pub async fn attempt(
         known: HashMap::new(),
         new: HashMap::new(),
         writes: Writes::default(),
-        denied_a_name: false,
+        denied_an_id: false,
     };
     if mode.look_up {
         group.known = store::known(conn, &named_events(jobs)).await?;
     }
     let replies: Vec<Reply> = jobs.iter().map(|job| group.reply(job)).collect();
     // What was admitted before is not denied when it comes again.
-    if group.denied_a_name && !mode.look_up {
+    if group.denied_an_id && !mode.look_up {
         conn.execute("ROLLBACK").await?;
         return Ok(Attempt::Again(Mode {
             look_up: true,
@@ -215,7 +215,7 @@ struct Group {
     /// Ids that came in this group.
     new: HashMap<(Uuid, String), NewEvent>,
     writes: Writes,
-    denied_a_name: bool,
+    denied_an_id: bool,
 }
 
 impl Group {
@@ -272,7 +272,10 @@ impl Group {
                 self.keep(organization_id, event);
                 Item::Recorded
             }
-            Err(refusal) => Item::Refused(refusal),
+            Err(refusal) => {
+                self.denied_an_id = true;
+                Item::Refused(refusal)
+            }
         }
     }
 
@@ -302,7 +305,10 @@ impl Group {
         let now = account.now;
         let standing = match account.check(&event.id, event.quantity, consume) {
             Ok(standing) => standing,
-            Err(refusal) => return Reply::Refused(refusal),
+            Err(refusal) => {
+                self.denied_an_id |= consume && named;
+                return Reply::Refused(refusal);
+            }
         };
         let allowed = standing.decision.allowed();
         if consume && allowed {
@@ -310,7 +316,7 @@ impl Group {
             self.writes.event(organization_id, event, now, start);
             self.keep(organization_id, event);
         }
-        self.denied_a_name |= consume && named && !allowed;
+        self.denied_an_id |= consume && named && !allowed;
         Reply::Decided(standing)
     }
 
@@ -365,7 +371,10 @@ impl Group {
                 self.keep(organization_id, &event);
                 Reply::Settled
             }
-            Err(refusal) => Reply::Refused(refusal),
+            Err(refusal) => {
+                self.denied_an_id = true;
+                Reply::Refused(refusal)
+            }
         }
     }
 

@@ -64,7 +64,7 @@ pub fn to_report(
     };
     // Of a period that ended, as its last second's.
     let last = total.period_end - SignedDuration::from_secs(1);
-    let at = now.min(last);
+    let at = now.min(last).max(total.period_start);
     let is_late = now >= closes_at(total);
     (at >= now - OLDEST).then(|| Entered {
         event_name: meter_event_name(&total.metric),

@@ -138,7 +138,8 @@ async fn enter_of(
 }
 
 /// Tells Stripe of what an organization used `since` then, before its period is
-/// invoiced out of turn. `now` is the time that its customer lives in.
+/// invoiced out of turn. `now` is the time that its customer lives in: the period
+/// may end in this second, and has what lies before it.
 pub async fn tell_now(
     pool: &PgPool,
     client: &Client,
@@ -147,7 +148,8 @@ pub async fn tell_now(
     since: Timestamp,
     now: Timestamp,
 ) -> Result<(), ReportError> {
-    enter_of(pool, catalogue, organization_id, now).await?;
+    let before = now - SignedDuration::from_secs(1);
+    enter_of(pool, catalogue, organization_id, before).await?;
     let mut tx = WorkerTx::begin(pool).await?;
     let unsent = store::unsent(tx.conn(), Some(organization_id)).await?;
     tx.commit().await?;

@@ -155,6 +155,34 @@ async fn who_ends_at_once_is_billed_for_what_was_used_so_far() {
 }
 
 #[tokio::test]
+async fn usage_that_is_told_in_the_second_of_the_end_is_billed() {
+    let at = Timestamp::now().as_second() - 5 * HOUR;
+    for (trial, expected) in [(false, 20_000), (true, 0)] {
+        let billed = Billed::without_subscription(Some(at)).await;
+        let mut body = json!({"planTier": "standard"});
+        if trial {
+            body["trialDays"] = json!(14);
+        }
+        let path = "/api/billing/subscription";
+        let made = billed.world.call(reqwest::Method::POST, path, Some(body));
+        made.await.ok();
+        billed.world.settle().await;
+        billed.record("a", "api_calls", "300000").await;
+        // The clock stands: it is told, and ends, in one second.
+        billed.catch_up().await;
+        billed.world.cancel(true).await.ok();
+        billed.world.settle().await;
+        let invoices = billed.world.stripe.invoices(&billed.customer).await;
+        let amounts = invoices.iter().map(|invoice| &invoice["total"]);
+        let total: i64 = amounts.map(|amount| amount.as_i64().unwrap()).sum();
+        let fee = if trial { 0 } else { 9_900 };
+        assert_eq!(total, fee + expected);
+        let report = billed.report(Timestamp::now()).await;
+        assert_eq!(report.unbilled.len(), 0, "{:?}", report.unbilled);
+    }
+}
+
+#[tokio::test]
 async fn late_usage_is_taken_as_long_as_it_is_billed() {
     let billed = Billed::start().await;
     let db = &billed.service().db;
@@ -168,7 +196,7 @@ async fn late_usage_is_taken_as_long_as_it_is_billed() {
     .await;
     let ago = |minutes| Timestamp::now() - SignedDuration::from_mins(minutes);
     let event = |id: &str, at: Timestamp| json!({"id": id, "metric": "api_calls", "quantity": 150_000, "occurredAt": at});
-    let late = event("a", ago(30));
+    let late = event("a", ago(32));
     billed
         .tenant
         .post(billed.service(), EVENTS, &late)
@@ -187,4 +215,7 @@ async fn late_usage_is_taken_as_long_as_it_is_billed() {
     let closed = event("b", ago(32));
     let closed = billed.tenant.post(billed.service(), EVENTS, &closed).await;
     assert_eq!(closed.problem(), (422, "period_closed"));
+    // What was taken before is not refused when it comes again.
+    let again = billed.tenant.post(billed.service(), EVENTS, &late).await;
+    assert_eq!(again.ok()["status"], "duplicate");
 }

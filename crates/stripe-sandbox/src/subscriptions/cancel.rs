@@ -91,7 +91,9 @@ pub fn last_invoice(
 ) -> Result<Draft, ApiError> {
     let mut lines = assemble::pending(state, subscription);
     lines.extend(more_pending.into_iter().map(assemble::DraftLine::from));
-    if let Ok(used) = Period::from_seconds(subscription.period.start_secs(), now_secs) {
+    if let Ok(used) = Period::from_seconds(subscription.period.start_secs(), now_secs)
+        && !subscription.on_trial()
+    {
         let metered = assemble::metered(state, subscription, used)?;
         lines.extend(metered.into_iter().filter(|line| line.content.amount != 0));
     }
