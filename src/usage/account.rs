@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use billing_domain::grace_period::GracePeriod;
 use billing_domain::period::Period;
 use billing_domain::quota::{self, Aggregation, Decision, Limit};
-use billing_domain::usage_period::{self, NotCounted, Subscribed};
+use billing_domain::usage_period::{self, NotCounted, Past, Subscribed};
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 
@@ -107,6 +107,8 @@ pub struct Account {
     /// For one unit over the quota, in the currency's major unit.
     pub overage_rate: Option<Decimal>,
     pub subscribed: Option<Subscribed>,
+    /// The subscription before it, or before now.
+    pub past: Option<Past>,
     /// The database's clock, after the account was locked.
     pub now: Timestamp,
     /// By the start of the period.
@@ -140,7 +142,7 @@ impl Account {
     /// The period that a use counts in. What comes late counts where others of
     /// its time were counted.
     fn period_of(&self, occurred: Timestamp) -> Result<Period, Refusal> {
-        let period = usage_period::of(self.subscribed.as_ref(), occurred, self.now)?;
+        let period = usage_period::of(self.subscribed.as_ref(), self.past, occurred, self.now)?;
         let open = self.current()?;
         if period.start_secs() >= open.start_secs() {
             return Ok(period);
@@ -298,7 +300,13 @@ impl Account {
 
     /// The billing period that it is now.
     pub fn current(&self) -> Result<Period, Refusal> {
-        usage_period::current(self.subscribed.as_ref(), self.now).map_err(|_| Refusal::NoPeriod)
+        self.period_at(self.now)
+    }
+
+    /// The billing period of an instant, as the subscriptions are now.
+    pub fn period_at(&self, at: Timestamp) -> Result<Period, Refusal> {
+        usage_period::current(self.subscribed.as_ref(), self.past, at)
+            .map_err(|_| Refusal::NoPeriod)
     }
 
     fn standing(&mut self, period: Period, decision: Decision, limit: Limit) -> Standing {
@@ -375,6 +383,7 @@ mod tests {
             }),
             overage_rate: None,
             subscribed: None,
+            past: None,
             now: "2026-11-23T12:00:00Z".parse().unwrap(),
             tallies: BTreeMap::new(),
         }

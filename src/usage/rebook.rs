@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 
 use billing_domain::period::Period;
-use billing_domain::usage_period;
+use billing_domain::usage_period::{self, Past};
+use jiff::Timestamp;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -85,14 +86,8 @@ async fn settle(
     row: Row,
 ) -> Result<(), sqlx::Error> {
     let subscribed = usage_period::is_subscribed(account.subscribed.as_ref(), account.now);
-    let overlaps = row.end > current.start_secs() && row.start != current.start_secs();
-    let ended = if overlaps {
-        store::ended_at(conn, place.organization_id).await?
-    } else {
-        None
-    };
     let now = account.now.as_second();
-    let Some(step) = step(current, subscribed, row, ended, now) else {
+    let Some(step) = step(current, subscribed, row, account.past, now) else {
         return Ok(());
     };
     tracing::info!(
@@ -103,28 +98,58 @@ async fn settle(
         Step::Reach => store::reach(conn, place, current.end_secs(), false).await,
         Step::Cut { end, since } => {
             store::shift(conn, place, current, Some(since), account.aggregation).await?;
+            fill(conn, account, place, end, since).await?;
             store::reach(conn, place, end, true).await
         }
         Step::Merge => store::shift(conn, place, current, None, account.aggregation).await,
     }
 }
 
+/// What was used between `end` and `since`, when there was no subscription, goes
+/// to the periods of that time.
+async fn fill(
+    conn: &mut PgConnection,
+    account: &Account,
+    place: Place<'_>,
+    end: i64,
+    mut since: i64,
+) -> Result<(), sqlx::Error> {
+    while since > end {
+        let last = Timestamp::from_second(since - 1);
+        let gap = last.ok().and_then(|last| account.period_at(last).ok());
+        let Some(gap) = gap.filter(|gap| gap.start_secs() != place.start) else {
+            return Ok(());
+        };
+        since = gap.start_secs().max(end);
+        store::shift(conn, place, gap, Some(since), account.aggregation).await?;
+    }
+    Ok(())
+}
+
 /// None: the total is of a period that ended as planned.
-fn step(current: Period, subscribed: bool, row: Row, ended: Option<i64>, now: i64) -> Option<Step> {
+fn step(current: Period, subscribed: bool, row: Row, past: Option<Past>, now: i64) -> Option<Step> {
     let begins = current.start_secs();
     if row.start == begins {
         return (row.end != current.end_secs()).then_some(Step::Reach);
     }
-    let ended = ended.filter(|at| row.start < *at && *at < row.end);
-    if !subscribed {
-        // The month follows upon a subscription that ended before its time.
+    let within = |at: &i64| row.start < *at && *at < row.end;
+    let ended = past.map(|past| past.end_secs).filter(within);
+    if !subscribed && past.is_none() {
+        // It is suspended, and nobody knows since when.
         let runs = row.start <= now && now < row.end;
-        let since = ended.unwrap_or(now).max(row.start + 1);
+        let since = now.max(row.start + 1);
         return runs.then_some(Step::Cut { end: since, since });
     }
-    if row.start < begins && begins < row.end {
+    if within(&begins) {
         let end = ended.map_or(begins, |at| at.min(begins));
         return Some(Step::Cut { end, since: begins });
+    }
+    if let Some(end) = ended.filter(|_| !subscribed && row.end <= begins) {
+        // Known of only after the month it ended in.
+        return Some(Step::Cut {
+            end,
+            since: row.end,
+        });
     }
     (begins < row.start && row.start < current.end_secs()).then_some(Step::Merge)
 }
@@ -136,7 +161,11 @@ mod tests {
     fn step_of(row: (i64, i64), subscribed: bool, ended: Option<i64>) -> Option<Step> {
         let current = Period::from_seconds(100, 200).unwrap();
         let (start, end) = row;
-        step(current, subscribed, Row { start, end }, ended, 150)
+        let past = ended.map(|end_secs| Past {
+            start_secs: 0,
+            end_secs,
+        });
+        step(current, subscribed, Row { start, end }, past, 150)
     }
 
     #[test]
@@ -175,10 +204,16 @@ mod tests {
 
     #[test]
     fn without_a_subscription_the_last_ones_period_ends_with_it() {
-        let cut = |at| Some(Step::Cut { end: at, since: at });
-        assert_eq!(step_of((120, 180), false, Some(130)), cut(130));
-        assert_eq!(step_of((50, 180), false, Some(130)), cut(130));
-        assert_eq!(step_of((50, 180), false, None), cut(150));
-        assert_eq!(step_of((50, 130), false, Some(130)), None);
+        let cut = |end, since| Some(Step::Cut { end, since });
+        // It ended at 100, where what is free begins.
+        assert_eq!(step_of((50, 180), false, Some(100)), cut(100, 100));
+        assert_eq!(step_of((120, 180), false, Some(100)), Some(Step::Merge));
+        assert_eq!(step_of((50, 100), false, Some(100)), None);
+        // It ended before the month of now began.
+        assert_eq!(step_of((50, 180), false, Some(60)), cut(60, 100));
+        assert_eq!(step_of((50, 90), false, Some(60)), cut(60, 90));
+        // A suspended one's is cut when that is seen.
+        assert_eq!(step_of((50, 180), false, None), cut(150, 150));
+        assert_eq!(step_of((50, 130), false, None), None);
     }
 }

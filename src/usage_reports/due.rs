@@ -54,7 +54,7 @@ pub fn to_report(
     now: Timestamp,
 ) -> Option<Entered> {
     let target = billed_units(total, billed.included);
-    if target == total.reported {
+    if total.waits || target == total.reported {
         return None;
     }
     // Less than was told: an override came after it. Stripe takes it back.
@@ -102,15 +102,22 @@ pub enum Reason {
     NoMeteredItem,
     /// The invoice of its period was made before Stripe was told.
     ToldTooLate,
+    /// The subscription was ended without an invoice of its last usage.
+    EndedWithoutInvoice,
 }
 
 impl Reason {
-    pub const ALL: [Self; 2] = [Self::NoMeteredItem, Self::ToldTooLate];
+    pub const ALL: [Self; 3] = [
+        Self::NoMeteredItem,
+        Self::ToldTooLate,
+        Self::EndedWithoutInvoice,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NoMeteredItem => "no_metered_item",
             Self::ToldTooLate => "told_too_late",
+            Self::EndedWithoutInvoice => "ended_without_invoice",
         }
     }
 }
@@ -139,16 +146,23 @@ pub fn unbilled(total: &Open, now: Timestamp) -> Option<Unbilled> {
         Some(billed) if billed.on_trial => return None,
         Some(billed) => {
             let target = billed_units(total, billed.included);
+            let over = |units: Decimal| (units - billed.included).max(Decimal::ZERO);
+            if billed.never_invoiced {
+                return lost(total, over(target), Reason::EndedWithoutInvoice);
+            }
             let pending = if now >= closes_at(total) {
                 target - total.reported
             } else {
                 Decimal::ZERO
             };
             let in_time = target - total.reported_late - pending;
-            let over = |units: Decimal| (units - billed.included).max(Decimal::ZERO);
             (over(target) - over(in_time), Reason::ToldTooLate)
         }
     };
+    lost(total, units, reason)
+}
+
+fn lost(total: &Open, units: Decimal, reason: Reason) -> Option<Unbilled> {
     (units > Decimal::ZERO).then(|| Unbilled {
         organization_id: total.organization_id,
         metric: total.metric.clone(),
@@ -171,6 +185,7 @@ mod tests {
             period_end: "2026-12-01T00:00:00Z".parse().unwrap(),
             closed_at: None,
             total: total.parse().unwrap(),
+            waits: false,
             events: 1,
             reported: Decimal::ZERO,
             reported_late: Decimal::ZERO,
@@ -182,6 +197,7 @@ mod tests {
                 stripe_customer_id: "cus_1".to_owned(),
                 included: 100.into(),
                 on_trial: false,
+                never_invoiced: false,
             }),
         }
     }

@@ -23,7 +23,7 @@ use crate::usage;
 pub use due::{Reason, Unbilled};
 pub use store::{Stuck, stuck};
 
-use due::{OLDEST, identifier, to_report};
+use due::{identifier, to_report};
 use store::{Open, Unsent};
 
 /// How long Stripe is sure to know an identifier.
@@ -83,12 +83,12 @@ pub struct Books {
 /// Enters what is to be reported at `now`.
 async fn enter(pool: &PgPool, catalogue: &Catalogue, now: Timestamp) -> Result<(), sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    let open = store::open(tx.conn(), catalogue, now - OLDEST, None).await?;
+    let open = store::open(tx.conn(), catalogue, now, None).await?;
     tx.commit().await?;
     let due = open.iter().filter(|total| is_due(catalogue, total, now));
     let organizations: BTreeSet<Uuid> = due.map(|total| total.organization_id).collect();
     for organization_id in organizations {
-        enter_of(pool, catalogue, organization_id, now).await?;
+        enter_of(pool, catalogue, organization_id, now, now).await?;
     }
     Ok(())
 }
@@ -102,23 +102,28 @@ fn is_due(catalogue: &Catalogue, total: &Open, now: Timestamp) -> bool {
         .is_some_and(|(aggregation, billed)| to_report(aggregation, total, billed, now).is_some())
 }
 
-/// Enters what is to be reported of an organization. Meanwhile nothing is
-/// counted, and no other run enters it.
+/// Enters what has occurred of an organization at `now`, as told at `at`: before
+/// `now`, when its period ends then. Meanwhile nothing is counted, and no other
+/// run enters it.
 async fn enter_of(
     pool: &PgPool,
     catalogue: &Catalogue,
     organization_id: Uuid,
     now: Timestamp,
+    at: Timestamp,
 ) -> Result<(), sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     store::lock(tx.conn(), organization_id).await?;
     usage::rebook(tx.conn(), catalogue, &[organization_id]).await?;
-    let open = store::open(tx.conn(), catalogue, now - OLDEST, Some(organization_id)).await?;
-    for total in &open {
+    let mut open = store::open(tx.conn(), catalogue, now, Some(organization_id)).await?;
+    for total in &mut open {
+        // A level cannot wait for the time that its period will not have.
+        total.waits &= at == now;
+        let total = &*total;
         let (Some(metric), Some(billed)) = (catalogue.metric(&total.metric), &total.billed) else {
             continue;
         };
-        let Some(entered) = to_report(metric.aggregation, total, billed, now) else {
+        let Some(entered) = to_report(metric.aggregation, total, billed, at) else {
             continue;
         };
         let mut salt = 0;
@@ -149,7 +154,7 @@ pub async fn tell_now(
     now: Timestamp,
 ) -> Result<(), ReportError> {
     let before = now - SignedDuration::from_secs(1);
-    enter_of(pool, catalogue, organization_id, before).await?;
+    enter_of(pool, catalogue, organization_id, now, before).await?;
     let mut tx = WorkerTx::begin(pool).await?;
     let unsent = store::unsent(tx.conn(), Some(organization_id)).await?;
     tx.commit().await?;
@@ -307,7 +312,7 @@ pub async fn unbilled(
     now: Timestamp,
 ) -> Result<Vec<Unbilled>, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    let open = store::open(tx.conn(), catalogue, now - OLDEST, None).await?;
+    let open = store::open(tx.conn(), catalogue, now, None).await?;
     tx.commit().await?;
     Ok(open
         .iter()
@@ -322,7 +327,7 @@ pub async fn books(
     now: Timestamp,
 ) -> Result<Vec<Books>, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    let open = store::open(tx.conn(), catalogue, now - OLDEST, None).await?;
+    let open = store::open(tx.conn(), catalogue, now, None).await?;
     let unsent = store::unsent(tx.conn(), None).await?;
     let mut books = BTreeMap::<String, (Decimal, Decimal)>::new();
     for total in &open {

@@ -7,7 +7,8 @@ use rust_decimal::Decimal;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::plans::{Catalogue, metered_lookup_key};
+use super::due::OLDEST;
+use crate::plans::{Aggregation, Catalogue, metered_lookup_key};
 
 /// A total of an organization that is billed for it, or should be.
 #[derive(Debug, Clone)]
@@ -18,7 +19,10 @@ pub struct Open {
     pub period_end: Timestamp,
     /// When its period was invoiced, if that was before its time.
     pub closed_at: Option<Timestamp>,
+    /// What has occurred; use dated ahead is left out until its time has come.
     pub total: Decimal,
+    /// A level with use that is dated ahead, which waits.
+    pub waits: bool,
     /// How many events it has.
     pub events: i64,
     /// What Stripe is, or will be, told.
@@ -44,6 +48,8 @@ pub struct Billed {
     pub included: Decimal,
     /// Usage of a trial costs nothing.
     pub on_trial: bool,
+    /// The subscription ended, and Stripe made no invoice of its last usage.
+    pub never_invoiced: bool,
 }
 
 /// What is to be said of a total.
@@ -58,14 +64,14 @@ pub struct Entered {
     pub at: Timestamp,
 }
 
-/// The totals of periods that ended after `since`, of organizations whose
+/// The totals at `now` of the periods that Stripe still takes, of organizations whose
 /// subscription began before the period and has a price for the metric, and of
 /// those that have more than a quota over which usage is to be billed. Of one
 /// organization, if it is named.
 pub async fn open(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
-    since: Timestamp,
+    now: Timestamp,
     organization_id: Option<Uuid>,
 ) -> Result<Vec<Open>, sqlx::Error> {
     let (mut keys, mut metrics, mut included) = (Vec::new(), Vec::new(), Vec::new());
@@ -80,10 +86,21 @@ pub async fn open(
         }
     }
     let rows = sqlx::query!(
-        r#"SELECT t.organization_id, t.metric, t.period_start, t.period_end, t.closed_at, t.total,
-                  t.events, t.reported, t.reported_late,
+        r#"SELECT t.organization_id, t.metric, t.period_start, t.period_end, t.total,
+                  -- What ends by schedule is invoiced as a period that ends is, and what ends
+                  -- at once, at once.
+                  CASE WHEN s.ended_at <= t.period_end THEN s.cut_at ELSE t.closed_at END
+                    AS closed_at,
+                  ahead.quantity AS "ahead?", t.events, t.reported, t.reported_late,
                   s.stripe_customer_id AS "stripe_customer_id?", s.included AS "included?",
                   s.on_trial AS "on_trial?",
+                  (s.ended_at <= t.period_end AND NOT EXISTS (
+                     SELECT FROM billing_invoices v
+                      WHERE v.organization_id = t.organization_id
+                        AND v.stripe_subscription_id = s.stripe_subscription_id
+                        AND v.stripe_created_at > t.period_start
+                        AND v.stripe_created_at >= s.ended_at - interval '1 second'))
+                    AS never_invoiced,
                   -- The plan that bills it need not be the plan of today.
                   CASE WHEN v.metric IS NULL THEN coalesce(s.included, q.quota) ELSE v.quota END
                     AS quota,
@@ -92,7 +109,9 @@ pub async fn open(
                   v.updated_at AS "overridden_at?", q.overage_rate IS NOT NULL AS "rated!"
              FROM usage_totals t
              LEFT JOIN LATERAL (
-               SELECT s.stripe_customer_id, billed.included,
+               SELECT s.stripe_customer_id, s.stripe_subscription_id, billed.included, s.ended_at,
+                      CASE WHEN s.ended_at IN (s.cancel_at, s.current_period_end) THEN NULL
+                           ELSE s.ended_at END AS cut_at,
                       coalesce(s.trial_end > t.period_start, false) AS on_trial
                  FROM billing_subscriptions s
                  JOIN billing_subscription_items i
@@ -105,6 +124,14 @@ pub async fn open(
                   AND coalesce(s.stripe_created_at, s.current_period_start) <= t.period_start
                   AND (s.ended_at IS NULL OR s.ended_at > t.period_start)
                 ORDER BY s.stripe_created_at DESC LIMIT 1) s ON true
+             LEFT JOIN LATERAL (
+               -- The newest event tells whether any is ahead, and each was recorded just now.
+               SELECT sum(e.quantity) AS quantity FROM usage_events e
+                WHERE t.last_at > greatest($6, now())
+                  AND e.organization_id = t.organization_id AND e.metric = t.metric
+                  AND e.period_start = t.period_start
+                  AND e.recorded_at > greatest($6, now()) - interval '10 minutes'
+                  AND e.occurred_at > greatest($6, now())) ahead ON true
              LEFT JOIN usage_quotas q
                ON q.organization_id = t.organization_id AND q.metric = t.metric
              LEFT JOIN usage_quota_overrides v
@@ -118,17 +145,22 @@ pub async fn open(
         &keys,
         &metrics as &[&str],
         &included,
-        since.to_sqlx() as _,
-        organization_id
+        (now - OLDEST).to_sqlx() as _,
+        organization_id,
+        now.to_sqlx() as _
     )
     .fetch_all(conn)
     .await?;
     let open = rows.into_iter().map(|row| {
+        let metric = catalogue.metric(&row.metric);
+        let is_sum = metric.is_none_or(|metric| metric.aggregation == Aggregation::Sum);
+        let ahead = row.ahead.unwrap_or(Decimal::ZERO);
         let billed = match (row.stripe_customer_id, row.included, row.on_trial) {
             (Some(stripe_customer_id), Some(included), Some(on_trial)) => Some(Billed {
                 stripe_customer_id,
                 included,
                 on_trial,
+                never_invoiced: row.never_invoiced.unwrap_or(false),
             }),
             _ => None,
         };
@@ -138,7 +170,12 @@ pub async fn open(
             period_start: row.period_start.to_jiff(),
             period_end: row.period_end.to_jiff(),
             closed_at: row.closed_at.map(|at| at.to_jiff()),
-            total: row.total,
+            total: if is_sum {
+                (row.total - ahead).max(Decimal::ZERO)
+            } else {
+                row.total
+            },
+            waits: !is_sum && row.ahead.is_some(),
             events: row.events,
             reported: row.reported,
             reported_late: row.reported_late,

@@ -1,5 +1,5 @@
 //! The billing period that a use counts in: the subscription's, or without one
-//! the UTC calendar month.
+//! what the UTC calendar month has between two subscriptions.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -28,6 +28,14 @@ pub struct Subscribed {
     pub ends_secs: Option<i64>,
 }
 
+/// The last period of a subscription that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Past {
+    pub start_secs: i64,
+    /// When the subscription ended.
+    pub end_secs: i64,
+}
+
 /// Why a use counts in no period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotCounted {
@@ -41,12 +49,44 @@ pub enum NotCounted {
 
 /// The period that `now` lies in. A period that Stripe has not told of yet
 /// begins by itself when the last one ends.
-pub fn current(subscribed: Option<&Subscribed>, now: Timestamp) -> Result<Period, PeriodError> {
+pub fn current(
+    subscribed: Option<&Subscribed>,
+    past: Option<Past>,
+    now: Timestamp,
+) -> Result<Period, PeriodError> {
     let secs = floor(now);
     match subscribed {
         Some(held) if held.covers(secs) => held.containing(secs),
-        _ => month(secs),
+        _ => free(subscribed, past, secs),
     }
+}
+
+/// What no subscription of now covers: the last one's period, or the month, from
+/// the end of one subscription to the start of the next.
+fn free(
+    subscribed: Option<&Subscribed>,
+    past: Option<Past>,
+    secs: i64,
+) -> Result<Period, PeriodError> {
+    let month = month(secs)?;
+    let (mut start, mut end) = (month.start_secs(), month.end_secs());
+    let next = subscribed.map(Subscribed::begins).filter(|at| secs < *at);
+    if let Some(past) = past {
+        if secs >= past.end_secs {
+            start = start.max(past.end_secs);
+        } else if secs >= past.start_secs {
+            (start, end) = (past.start_secs, past.end_secs);
+        } else {
+            end = end.min(past.start_secs);
+        }
+    }
+    if let Some(over) = subscribed.and_then(|held| held.ends_secs)
+        && next.is_none()
+        && over <= secs
+    {
+        start = start.max(over);
+    }
+    Period::from_seconds(start, next.map_or(end, |next| end.min(next)))
 }
 
 /// Whether the period of `now` is the subscription's, and not the month.
@@ -58,24 +98,25 @@ pub fn is_subscribed(subscribed: Option<&Subscribed>, now: Timestamp) -> bool {
 /// The period that a use at `occurred` counts in, seen from `now`.
 pub fn of(
     subscribed: Option<&Subscribed>,
+    past: Option<Past>,
     occurred: Timestamp,
     now: Timestamp,
 ) -> Result<Period, NotCounted> {
     if occurred > now.saturating_add(AHEAD).unwrap_or(Timestamp::MAX) {
         return Err(NotCounted::Ahead);
     }
-    let open = current(subscribed, now)?;
+    let open = current(subscribed, past, now)?;
     let secs = floor(occurred);
     if open.contains(secs) {
         return Ok(open);
     }
     if secs >= open.end_secs() {
-        return Ok(current(subscribed, occurred)?);
+        return Ok(current(subscribed, past, occurred)?);
     }
     // What lies before the open period counts in the one that ended with it.
     let late = now.as_second() - open.start_secs() < LATE.as_secs();
-    let before = current(subscribed, occurred)?;
-    let adjoins = current(subscribed, second(open.start_secs() - 1)?)? == before;
+    let before = current(subscribed, past, occurred)?;
+    let adjoins = current(subscribed, past, second(open.start_secs() - 1)?)? == before;
     if late && adjoins {
         Ok(before)
     } else {
@@ -84,8 +125,12 @@ pub fn of(
 }
 
 impl Subscribed {
+    fn begins(&self) -> i64 {
+        self.created_secs.min(self.period.start_secs())
+    }
+
     fn covers(&self, secs: i64) -> bool {
-        let begun = secs >= self.created_secs.min(self.period.start_secs());
+        let begun = secs >= self.begins();
         begun && self.ends_secs.is_none_or(|end| secs < end)
     }
 
@@ -154,7 +199,7 @@ mod tests {
 
     #[test]
     fn without_a_subscription_the_month_rolls_over_to_the_microsecond() {
-        let period = |now| shown(current(None, at(now)).unwrap());
+        let period = |now| shown(current(None, None, at(now)).unwrap());
         let february = ("2024-02-01T00:00:00Z".into(), "2024-03-01T00:00:00Z".into());
         assert_eq!(period("2024-02-01T00:00:00Z"), february);
         assert_eq!(period("2024-02-29T23:59:59.999999Z"), february);
@@ -164,7 +209,7 @@ mod tests {
     #[test]
     fn a_subscription_renews_by_itself_and_returns_to_the_31st() {
         let held = subscribed("2026-01-31T10:00:00Z", "2026-02-28T10:00:00Z");
-        let period = |now| shown(current(Some(&held), at(now)).unwrap());
+        let period = |now| shown(current(Some(&held), None, at(now)).unwrap());
         assert_eq!(
             period("2026-02-28T10:00:00Z"),
             ("2026-02-28T10:00:00Z".into(), "2026-03-31T10:00:00Z".into())
@@ -179,16 +224,32 @@ mod tests {
     }
 
     #[test]
-    fn a_subscription_that_ends_leaves_the_calendar_month() {
+    fn a_subscription_that_ends_leaves_the_rest_of_the_calendar_month() {
         let mut held = subscribed("2026-01-15T00:00:00Z", "2026-02-15T00:00:00Z");
         held.ends_secs = Some(held.period.end_secs());
-        let period = current(Some(&held), at("2026-02-15T00:00:00Z")).unwrap();
-        assert_eq!(shown(period).0, "2026-02-01T00:00:00Z");
+        let period = current(Some(&held), None, at("2026-02-15T00:00:00Z")).unwrap();
+        let rest = ("2026-02-15T00:00:00Z".into(), "2026-03-01T00:00:00Z".into());
+        assert_eq!(shown(period), rest);
+        let past = Past {
+            start_secs: held.period.start_secs(),
+            end_secs: held.period.end_secs(),
+        };
+        let of = |now| shown(current(None, Some(past), at(now)).unwrap());
+        assert_eq!(of("2026-02-15T00:00:00Z"), rest);
+        assert_eq!(of("2026-02-14T23:59:59Z"), shown(held.period));
+        let before = ("2026-01-01T00:00:00Z".into(), "2026-01-15T00:00:00Z".into());
+        assert_eq!(of("2026-01-14T00:00:00Z"), before);
+        assert_eq!(of("2026-03-02T00:00:00Z").0, "2026-03-01T00:00:00Z");
+        // Until the next one begins.
+        let next = subscribed("2026-02-20T00:00:00Z", "2026-03-20T00:00:00Z");
+        let between = current(Some(&next), Some(past), at("2026-02-16T00:00:00Z")).unwrap();
+        let expected = ("2026-02-15T00:00:00Z".into(), "2026-02-20T00:00:00Z".into());
+        assert_eq!(shown(between), expected);
     }
 
     #[test]
     fn late_usage_counts_in_its_own_period_while_that_is_open() {
-        let of = |occurred, now| of(None, at(occurred), at(now)).map(|p| shown(p).0);
+        let of = |occurred, now| of(None, None, at(occurred), at(now)).map(|p| shown(p).0);
         let (late, november) = ("2026-11-30T23:59:59Z", "2026-11-01T00:00:00Z");
         assert_eq!(of(late, "2026-12-01T00:29:59Z").unwrap(), november);
         assert_eq!(of(late, "2026-12-01T00:30:00Z"), Err(NotCounted::Closed));
@@ -198,7 +259,7 @@ mod tests {
 
     #[test]
     fn usage_ahead_is_refused_beyond_five_minutes() {
-        let of = |occurred| of(None, at(occurred), at("2026-11-30T23:58:00Z"));
+        let of = |occurred| of(None, None, at(occurred), at("2026-11-30T23:58:00Z"));
         let next = of("2026-12-01T00:03:00Z").map(|p| shown(p).0);
         assert_eq!(next.unwrap(), "2026-12-01T00:00:00Z");
         assert_eq!(of("2026-12-01T00:03:00.000001Z"), Err(NotCounted::Ahead));
@@ -208,7 +269,7 @@ mod tests {
     #[test]
     fn what_was_used_before_the_subscription_counts_in_its_month_for_a_while() {
         let held = subscribed("2026-11-10T12:00:00Z", "2026-12-10T12:00:00Z");
-        let of = |now| of(Some(&held), at("2026-11-10T11:59:00Z"), at(now));
+        let of = |now| of(Some(&held), None, at("2026-11-10T11:59:00Z"), at(now));
         let month = of("2026-11-10T12:29:59Z").map(|p| shown(p).0);
         assert_eq!(month.unwrap(), "2026-11-01T00:00:00Z");
         assert_eq!(of("2026-11-10T12:30:00Z"), Err(NotCounted::Closed));
@@ -234,13 +295,13 @@ mod tests {
                 ends_secs: None,
             };
             let now = Timestamp::from_second(anchor + later).unwrap();
-            let period = current(Some(&held), now).unwrap();
+            let period = current(Some(&held), None, now).unwrap();
             prop_assert!(period.contains(anchor + later));
             let next = Timestamp::from_second(period.end_secs()).unwrap();
-            prop_assert_eq!(current(Some(&held), next).unwrap().start_secs(), period.end_secs());
+            prop_assert_eq!(current(Some(&held), None, next).unwrap().start_secs(), period.end_secs());
             let last = Timestamp::from_second(period.end_secs() - 1).unwrap();
-            prop_assert_eq!(current(Some(&held), last).unwrap(), period);
-            prop_assert_eq!(of(Some(&held), now, now).unwrap(), period);
+            prop_assert_eq!(current(Some(&held), None, last).unwrap(), period);
+            prop_assert_eq!(of(Some(&held), None, now, now).unwrap(), period);
         }
 
         #[test]
@@ -250,7 +311,7 @@ mod tests {
         ) {
             let occurred = Timestamp::from_second(occurred).unwrap();
             let earlier = occurred - SignedDuration::from_secs(back);
-            prop_assert_eq!(of(None, occurred, earlier), of(None, occurred, occurred));
+            prop_assert_eq!(of(None, None, occurred, earlier), of(None, None, occurred, occurred));
         }
     }
 }

@@ -8,6 +8,7 @@ pub fn drift(unbilled: &Unbilled) -> Drift {
     let reason = match unbilled.reason {
         Reason::NoMeteredItem => "no subscription has a price for it",
         Reason::ToldTooLate => "the invoice of the period was made before Stripe was told",
+        Reason::EndedWithoutInvoice => "its subscription ended without a last invoice",
     };
     Drift::new(
         DriftKind::UnbilledUsage,

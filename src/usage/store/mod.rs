@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use billing_domain::grace_period::GracePeriod;
 use billing_domain::period::{Cadence, Period};
 use billing_domain::quota::{Limit, OverLimit};
-use billing_domain::usage_period::Subscribed;
+use billing_domain::usage_period::{Past, Subscribed};
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
 use rust_decimal::Decimal;
@@ -20,7 +20,7 @@ use super::account::{Account, Grace, Tally};
 use super::ledger::Reservation;
 use crate::plans::{Aggregation, Catalogue};
 
-pub use periods::{Place, Row, ended_at, reach, rows, shift};
+pub use periods::{Place, Row, reach, rows, shift};
 pub use write::{Writes, write};
 
 /// Where accounts are told apart and locked: an organization and a metric.
@@ -155,6 +155,7 @@ pub async fn read(
                   s.plan_tier, s.current_period_start AS "current_start?",
                   s.current_period_end AS "current_end?", s.billing_cycle_anchor AS "anchor?",
                   s.stripe_created_at AS "created?", s.ends AS "ends?",
+                  p.current_period_start AS "past_start?", p.ended_at AS "past_end?",
                   t.period_start AS "period_start?", t.period_end AS "period_end?",
                   t.total AS "total?", t.reserved AS "reserved?", t.events AS "events?",
                   t.last_at AS "last_at?", t.last_event_id AS "last_event_id?",
@@ -178,6 +179,18 @@ pub async fn read(
                 ORDER BY s.plan_tier IS NOT DISTINCT FROM q.plan_tier DESC,
                          s.stripe_created_at DESC NULLS LAST, s.stripe_subscription_id DESC
                 LIMIT 1) s ON true
+             LEFT JOIN LATERAL (
+               -- The one that ended last; not what was never active, nor under
+               -- another that has not ended.
+               SELECT p.current_period_start, p.ended_at FROM billing_subscriptions p
+                WHERE p.organization_id = k.organization_id AND p.status = 'canceled'
+                  AND p.ended_at > p.current_period_start
+                  AND NOT EXISTS (SELECT FROM billing_subscriptions o
+                                   WHERE o.organization_id = k.organization_id
+                                     AND (o.status IN ('unpaid', 'paused')
+                                          OR (o.status IN ('active', 'trialing', 'past_due')
+                                              AND o.stripe_created_at < p.ended_at)))
+                ORDER BY p.ended_at DESC LIMIT 1) p ON true
              LEFT JOIN LATERAL (
                SELECT t.* FROM usage_totals t
                 WHERE t.organization_id = k.organization_id AND t.metric = k.metric
@@ -204,6 +217,7 @@ pub async fn read(
         limit: None,
         overage_rate: None,
         subscribed: None,
+        past: None,
         now,
         tallies: BTreeMap::new(),
     };
@@ -245,6 +259,11 @@ pub async fn read(
                 })
             }
         };
+        let past = row.past_start.zip(row.past_end);
+        account.past = past.map(|(start, end)| Past {
+            start_secs: start.to_jiff().as_second(),
+            end_secs: end.to_jiff().as_second(),
+        });
         let (Some(start), Some(end)) = (row.period_start, row.period_end) else {
             continue;
         };

@@ -58,20 +58,6 @@ pub async fn rows(
         .collect())
 }
 
-/// When the organization's last subscription ended.
-pub async fn ended_at(
-    conn: &mut PgConnection,
-    organization_id: Uuid,
-) -> Result<Option<i64>, sqlx::Error> {
-    let ended = sqlx::query_scalar!(
-        "SELECT max(ended_at) FROM billing_subscriptions WHERE organization_id = $1",
-        organization_id
-    )
-    .fetch_one(conn)
-    .await?;
-    Ok(ended.map(|at| at.to_jiff().as_second()))
-}
-
 /// Lets a period end at another time than was planned. `closed`: Stripe
 /// invoiced it then.
 pub async fn reach(

@@ -5,6 +5,7 @@ pub mod billed;
 mod checks;
 mod crash;
 mod denials;
+mod ends;
 mod events;
 mod fairness;
 mod forward_auth;
