@@ -14,6 +14,7 @@ mod gateway_clients;
 mod gateway_edges;
 mod grace;
 mod held;
+mod histories;
 mod periods;
 mod proxies;
 mod replicas;

@@ -1,0 +1,181 @@
+//! The service and the stand-in, whose webhooks are delivered late, twice and
+//! in any order.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use reqwest::Method;
+use serde_json::{Value, json};
+use valuecanvas_billing::plans::{self, Catalogue};
+use valuecanvas_billing::stripe::client::Client;
+use valuecanvas_billing::stripe::signature::{self, SigningSecret};
+use valuecanvas_billing::usage_reports::{self, Report};
+
+use crate::subscriptions::world::{KEY, Stripe, World, text};
+use crate::support::TestService;
+use crate::support::dice::Dice;
+use crate::support::service::Options;
+
+pub struct Stage {
+    pub world: World,
+    pub catalogue: Catalogue,
+    client: Client,
+    http: reqwest::Client,
+    seen: HashSet<String>,
+    held: Vec<Value>,
+}
+
+fn plans_file() -> PathBuf {
+    [
+        env!("CARGO_MANIFEST_DIR"),
+        "tests/it/usage/histories/plans.toml",
+    ]
+    .iter()
+    .collect()
+}
+
+impl Stage {
+    pub async fn set() -> Self {
+        let stripe = Stripe::start().await;
+        let api = stripe.api();
+        let client = Client::new(api.base, api.key, api.patience).unwrap();
+        let catalogue = Catalogue::load(Some(&plans_file())).unwrap();
+        plans::sync(&client, &catalogue, false).await.unwrap();
+        let options = Options {
+            plans_file: Some(plans_file()),
+            ..Options::default()
+        };
+        let world = World::with(stripe, options).await;
+        world.deliver_nothing().await;
+        Self {
+            world,
+            catalogue,
+            client,
+            http: valuecanvas_billing::outbound::direct_client().unwrap(),
+            seen: HashSet::new(),
+            held: Vec::new(),
+        }
+    }
+
+    /// Calls the stand-in as the dashboard does; it may refuse.
+    pub async fn try_stripe(
+        &self,
+        method: Method,
+        path: &str,
+        fields: &[(String, String)],
+    ) -> (u16, Value) {
+        let url = format!("{}{path}", self.world.stripe.sandbox.url());
+        let request = self.http.request(method.clone(), url).bearer_auth(KEY);
+        let request = match method {
+            Method::POST => request.form(fields),
+            _ => request.query(fields),
+        };
+        let response = request.send().await.unwrap();
+        let status = response.status().as_u16();
+        assert!(status < 500, "{path}");
+        (status, response.json().await.unwrap_or_default())
+    }
+
+    /// Delivers what happened: shuffled, some of it twice, and some of it later,
+    /// if not `all` is asked for.
+    pub async fn deliver(&mut self, dice: &mut Dice, all: bool) {
+        loop {
+            self.collect().await;
+            let mut now = Vec::new();
+            for event in std::mem::take(&mut self.held) {
+                if !all && dice.one_in(3) {
+                    self.held.push(event);
+                    continue;
+                }
+                if dice.one_in(6) {
+                    now.push(event.clone());
+                }
+                now.push(event);
+            }
+            dice.shuffle(&mut now);
+            let service = &self.world.service;
+            let secret = SigningSecret::new(service.secrets[0]);
+            for event in &now {
+                let body = event.to_string();
+                let at = Timestamp::now().as_second();
+                let signature = signature::sign(&secret, body.as_bytes(), at);
+                let response = service.deliver_raw(body, &signature).await;
+                assert_eq!(response.status(), 200);
+            }
+            if !all {
+                return;
+            }
+            service.settle().await;
+            if now.is_empty() {
+                return;
+            }
+        }
+    }
+
+    async fn collect(&mut self) {
+        let mut after: Option<String> = None;
+        loop {
+            let mut fields = vec![("limit", "100")];
+            if let Some(after) = &after {
+                fields.push(("starting_after", after));
+            }
+            let page = self.world.stripe.get("/v1/events", &fields).await;
+            let page = page["data"].as_array().unwrap().clone();
+            let count = page.len();
+            let mut known = false;
+            for event in page {
+                let id = text(&event, "id");
+                after = Some(id.clone());
+                if self.seen.insert(id) {
+                    self.held.push(event);
+                } else {
+                    known = true;
+                }
+            }
+            if known || count < 100 {
+                return;
+            }
+        }
+    }
+
+    pub async fn report(&self) -> Report {
+        let pool = self.world.service.db.service_pool();
+        let now = Timestamp::now();
+        let report = usage_reports::report(&pool, &self.client, &self.catalogue, now, |_, _| {})
+            .await
+            .unwrap();
+        assert_eq!((report.failed, report.doubtful), (0, 0));
+        report
+    }
+
+    pub async fn restart(&mut self) {
+        let service = &mut self.world.service;
+        service.stop().await;
+        let options = Options {
+            plans_file: Some(plans_file()),
+            secrets: service.secrets.clone(),
+            stripe_api: Some(self.world.stripe.api()),
+            ..Options::default()
+        };
+        *service = TestService::on(service.db.clone(), options).await;
+    }
+
+    /// The rows of a query, as JSON.
+    pub async fn rows(&self, sql: &str) -> Vec<Value> {
+        let sql = format!("SELECT coalesce(json_agg(r), '[]') FROM ({sql}) r");
+        let text = self.world.service.db.value(&sql).await;
+        let rows: Value = serde_json::from_str(&text).unwrap_or(json!([]));
+        rows.as_array().unwrap().clone()
+    }
+}
+
+/// Waits until the next second has begun.
+pub async fn next_second() -> i64 {
+    let next = Timestamp::now().as_second() + 1;
+    while Timestamp::now().as_second() < next {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    next
+}
