@@ -114,6 +114,7 @@ pub async fn mirror(
             organization_id: answer.organization_id,
             version,
             snapshot: object.clone(),
+            undecided: false,
         };
         subscription::write(
             conn,

@@ -32,6 +32,8 @@ pub struct Folded<T> {
     pub organization_id: Uuid,
     pub version: Version,
     pub snapshot: T,
+    /// Another event of its second may as well be the newest.
+    pub undecided: bool,
 }
 
 /// A row to be written.
@@ -102,6 +104,7 @@ pub async fn fold_objects<T: Mirrored>(
                 organization_id: key.0,
                 version,
                 snapshot,
+                undecided: history.undecided,
             });
         }
     }

@@ -71,6 +71,9 @@ pub struct History<'e, T> {
     pub snapshot: Option<T>,
     /// Whether the row must be written.
     pub changed: bool,
+    /// Of the events that share the version's place, nothing tells which is the
+    /// last.
+    pub undecided: bool,
     /// The event of the batch that brought the version.
     newest: Option<(&'e Decoded<'e>, &'e T)>,
     /// The events that share the version's place, once there are several.
@@ -94,6 +97,7 @@ impl<'e, T: Mirrored> History<'e, T> {
             version,
             snapshot: None,
             changed: false,
+            undecided: false,
             newest: None,
             contest: None,
             shown: Vec::new(),
@@ -117,6 +121,7 @@ impl<'e, T: Mirrored> History<'e, T> {
         self.version = Some(Version::of(event));
         self.snapshot = Some(object.clone());
         self.changed = true;
+        self.undecided = false;
         self.newest = Some((event, object));
         self.contest = None;
         Step::Newest
@@ -137,6 +142,7 @@ impl<'e, T: Mirrored> History<'e, T> {
             self.changed = true;
         }
 
+        self.undecided = !contest.is_decided();
         let winner = contest.last();
         let winner_id = contest.event_id(winner);
         let step = match winner_id == id {

@@ -80,6 +80,7 @@ pub async fn revisit(
                 organization_id: key.0,
                 version: row.version.clone(),
                 snapshot,
+                undecided: false,
             });
         }
     }

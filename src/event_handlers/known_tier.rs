@@ -3,11 +3,14 @@
 //!
 //! It is kept with the row, so that an event costs the same however many came
 //! before it. Like the row, it depends on the set of events alone: the newest
-//! of them is the same whatever their order.
+//! of them is the same whatever their order. Which of several is the newest that
+//! share a place and show different tiers, their changes tell: it is looked for
+//! in the events themselves, once it is asked.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use billing_domain::event_order::Place;
+use billing_domain::event_order::{Contest, Place};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -25,6 +28,17 @@ pub struct KnownTier {
     /// row was written by a program that does not keep this.
     as_of: String,
     newest: Option<Paid>,
+    /// Set where events that share the newest one's place show other tiers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    contest: Option<Decision>,
+}
+
+/// Whether their changes were asked which of them is the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Decision {
+    Open,
+    Made,
 }
 
 /// An event whose prices are a plan's.
@@ -38,13 +52,22 @@ struct Paid {
 }
 
 impl Paid {
-    fn order(&self) -> (Place, &str) {
-        let place = Place {
+    fn at(place: Place, event_id: &str, tier: &str) -> Self {
+        Self {
+            terminal: place.terminal,
+            created: place.created,
+            rank: place.rank,
+            event_id: event_id.to_owned(),
+            tier: tier.to_owned(),
+        }
+    }
+
+    fn place(&self) -> Place {
+        Place {
             terminal: self.terminal,
             created: self.created,
             rank: self.rank,
-        };
-        (place, &self.event_id)
+        }
     }
 }
 
@@ -53,7 +76,13 @@ impl KnownTier {
         Self {
             as_of: String::new(),
             newest: None,
+            contest: None,
         }
+    }
+
+    /// Whether the subscription's events must be looked through to tell.
+    pub fn is_open(&self) -> bool {
+        self.contest == Some(Decision::Open)
     }
 
     pub fn tier(&self) -> Option<&str> {
@@ -79,16 +108,22 @@ impl KnownTier {
         let Some(plan) = catalogue.plan_of(shown) else {
             return;
         };
-        let newest = self.newest.as_ref();
-        if newest.is_none_or(|newest| (place, event_id) >= newest.order()) {
-            self.newest = Some(Paid {
-                terminal: place.terminal,
-                created: place.created,
-                rank: place.rank,
-                event_id: event_id.to_owned(),
-                tier: plan.tier.clone(),
-            });
+        if let Some(newest) = &self.newest {
+            match place.cmp(&newest.place()) {
+                Ordering::Less => return,
+                Ordering::Equal if newest.event_id == event_id => {}
+                Ordering::Equal => {
+                    if self.contest.is_some() || newest.tier != plan.tier {
+                        self.contest = Some(Decision::Open);
+                    }
+                    if event_id < newest.event_id.as_str() {
+                        return;
+                    }
+                }
+                Ordering::Greater => self.contest = None,
+            }
         }
+        self.newest = Some(Paid::at(place, event_id, &plan.tier));
     }
 }
 
@@ -129,15 +164,60 @@ pub async fn look_for(
     organization_id: Uuid,
     subscription_id: &str,
 ) -> Result<KnownTier, sqlx::Error> {
-    let mut known = KnownTier::none();
+    let mut shown = Vec::new();
     for event in store::events_of(conn, organization_id, subscription_id).await? {
-        let shown = EventData::read(&event.payload)
-            .ok()
-            .and_then(|data| Subscription::read(&data.object).ok());
-        if let Some(shown) = shown {
-            let place = shown.place(&event.event_type, event.created.as_second());
-            known.note(catalogue, &shown, place, &event.id);
-        }
+        let Ok(data) = EventData::read(&event.payload) else {
+            continue;
+        };
+        let Ok(subscription) = Subscription::read(&data.object) else {
+            continue;
+        };
+        let place = subscription.place(&event.event_type, event.created.as_second());
+        let plan = catalogue.plan_of(&subscription);
+        shown.push(Shown {
+            place,
+            id: event.id,
+            tier: plan.map(|plan| plan.tier.as_str()),
+            data,
+        });
     }
-    Ok(known)
+    Ok(newest_of(shown))
+}
+
+/// An event, and the tier that it shows.
+struct Shown<'c> {
+    place: Place,
+    id: String,
+    tier: Option<&'c str>,
+    data: EventData,
+}
+
+/// The newest of the events that show a tier.
+fn newest_of(shown: Vec<Shown<'_>>) -> KnownTier {
+    let paid = shown.iter().filter(|event| event.tier.is_some());
+    let Some(place) = paid.map(|event| event.place).max() else {
+        return KnownTier::none();
+    };
+    let (paid, unknown): (Vec<_>, Vec<_>) = shown
+        .into_iter()
+        .filter(|event| event.place == place)
+        .partition(|event| event.tier.is_some());
+    let last = last_of(&paid, &unknown).or_else(|| last_of(&paid, &[]));
+    let differ = paid.iter().any(|event| event.tier != paid[0].tier);
+    KnownTier {
+        as_of: String::new(),
+        newest: last.and_then(|last| Some(Paid::at(place, &last.id, last.tier?))),
+        contest: differ.then_some(Decision::Made),
+    }
+}
+
+/// The last of all these events, where it is one of `paid`.
+fn last_of<'a, 'c>(paid: &'a [Shown<'c>], unknown: &[Shown<'c>]) -> Option<&'a Shown<'c>> {
+    let mut contest = Contest::default();
+    for event in paid.iter().chain(unknown) {
+        let data = event.data.clone();
+        contest.put(event.id.clone(), data.object, data.previous_attributes);
+    }
+    let last = contest.last();
+    paid.get(last)
 }

@@ -101,7 +101,7 @@ async fn keep_known_tier(
         return Ok(None);
     }
     let mut found = None;
-    if holding.known_tier.is_none() {
+    if holding.known_tier.as_ref().is_none_or(KnownTier::is_open) {
         let id = &holding.subscription_id;
         found = Some(known_tier::look_for(conn, catalogue, organization_id, id).await?);
     }

@@ -122,7 +122,9 @@ pub async fn apply(
     }
     let doubtful = answer::doubtful(results, &stored);
     let tiers = known_tier::noted(catalogue, results, &stored);
-    let cut = folded.iter().filter(|one| one.snapshot.has_more_items);
+    let cut = folded.iter().filter(|one| {
+        one.snapshot.has_more_items || (one.undecided && !one.version.place().terminal)
+    });
     let cut: Vec<Key> = cut
         .map(|one| (one.organization_id, one.snapshot.id.clone()))
         .collect();

@@ -10,6 +10,7 @@ use valuecanvas_billing::event_handlers::{self, Answer, Shown};
 use super::workbench::{CUSTOMER, Workbench};
 use crate::support::events::{event, subscription};
 
+const CREATED: &str = "customer.subscription.created";
 const UPDATED: &str = "customer.subscription.updated";
 const STATE: &str =
     "SELECT status, plan_tier, cancel_at_period_end, ask_again_since IS NOT NULL AS in_doubt
@@ -205,5 +206,41 @@ async fn an_answer_tells_of_discounts_taxes_and_test_clocks() {
             "SELECT discounted, taxed, stripe_test_clock_id FROM billing_subscriptions",
             json!({"discounted": true, "taxed": true, "stripe_test_clock_id": "clock_1"}),
         )
+        .await;
+}
+
+/// What changed there and back within one second ended in the one state or the
+/// other: only Stripe knows.
+#[tokio::test]
+async fn events_of_one_second_that_tell_no_order_make_us_ask_stripe() {
+    let changed = |id: &str, to: &str, from: &str| {
+        let mut event = event(id, UPDATED, 200, of(to, "standard"));
+        event["data"]["previous_attributes"] = json!({"status": from});
+        event
+    };
+    let failed = changed("evt_2", "past_due", "active");
+    let recovered = changed("evt_3", "active", "past_due");
+    let in_doubt = "SELECT ask_again_since IS NOT NULL AS in_doubt FROM billing_subscriptions";
+    for order in [[&failed, &recovered], [&recovered, &failed]] {
+        for together in [true, false] {
+            let bench = Workbench::new().await;
+            let created = event("evt_1", CREATED, 100, of("active", "standard"));
+            bench.process(&[created]).await;
+            let batch: Vec<Value> = order.iter().map(|event| (*event).clone()).collect();
+            for part in batch.chunks(if together { 2 } else { 1 }) {
+                bench.shows(in_doubt, json!({"in_doubt": false})).await;
+                bench.process(part).await;
+            }
+            bench.shows(in_doubt, json!({"in_doubt": true})).await;
+        }
+    }
+    // A chain tells its end.
+    let bench = Workbench::new().await;
+    let started = changed("evt_1", "active", "incomplete");
+    for event in [&failed, &started] {
+        bench.process(std::slice::from_ref(event)).await;
+    }
+    bench
+        .shows(STATE, state("past_due", "standard", false))
         .await;
 }

@@ -300,3 +300,63 @@ async fn the_period_is_that_of_the_item_that_pays_the_plan() {
         )
         .await;
 }
+
+/// Events of one second show two tiers: which of them was the last, what they
+/// say they changed tells, not their ids.
+#[tokio::test]
+async fn a_plan_that_is_kept_is_that_of_the_last_event_of_its_second() {
+    let quantity = |mut object: Value, quantity: i64| {
+        object["quantity"] = json!(quantity);
+        object
+    };
+    let updated = |id: &str, object: Value, before: Value| {
+        let mut event = event(id, UPDATED, 200, object);
+        event["data"]["previous_attributes"] = before;
+        event
+    };
+    let items = |tier: &str| of("active", tier)["items"].clone();
+    // More seats of standard, then enterprise, then fewer seats of it.
+    let tied = [
+        updated(
+            "evt_9",
+            quantity(of("active", "standard"), 2),
+            json!({"quantity": 1}),
+        ),
+        updated(
+            "evt_8",
+            quantity(of("active", "enterprise"), 2),
+            json!({"items": {"data": items("standard")["data"]}}),
+        ),
+    ];
+    let unknown = event("evt_1", UPDATED, 300, of("active", "unheard_of"));
+    let last = updated(
+        "evt_2",
+        quantity(of("active", "standard"), 2),
+        json!({"items": {"data": items("enterprise")["data"]}}),
+    );
+    for order in [
+        [0, 1, 2],
+        [1, 0, 2],
+        [2, 0, 1],
+        [2, 1, 0],
+        [0, 2, 1],
+        [1, 2, 0],
+    ] {
+        let bench = Workbench::new().await;
+        let events = [&tied[0], &tied[1], &unknown];
+        for at in order {
+            bench.process(std::slice::from_ref(events[at])).await;
+        }
+        bench.shows(PLAN, json!({"plan_tier": "enterprise"})).await;
+        // One that comes late may be the last of them all the same.
+        bench.process(std::slice::from_ref(&last)).await;
+        bench.shows(PLAN, json!({"plan_tier": "standard"})).await;
+    }
+    for batch in [[0, 1, 2], [2, 1, 0]] {
+        let bench = Workbench::new().await;
+        let events = [&tied[0], &tied[1], &unknown];
+        let batch: Vec<Value> = batch.map(|at| events[at].clone()).to_vec();
+        bench.process(&batch).await;
+        bench.shows(PLAN, json!({"plan_tier": "enterprise"})).await;
+    }
+}

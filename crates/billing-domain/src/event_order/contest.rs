@@ -137,6 +137,16 @@ impl Contest {
         *last.expect("there is at least one event")
     }
 
+    /// Whether what the events show and say they changed tells which is the last:
+    /// else it is the greatest id that does, which means nothing.
+    pub fn is_decided(&mut self) -> bool {
+        if self.showing.len() <= 1 || self.end_of_chain().is_some() {
+            return true;
+        }
+        self.compare();
+        self.unfollowed.len() == 1
+    }
+
     /// The state in which the changes end. Each leaves a state and enters
     /// another, so it is the only one that was entered more often than left.
     /// None where changes are missing, or lead back to where they began.

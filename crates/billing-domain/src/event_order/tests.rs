@@ -135,6 +135,37 @@ fn last_id(events: &[Told]) -> String {
     last.clone()
 }
 
+fn is_decided(events: &[Told]) -> bool {
+    let mut contest = Contest::default();
+    for (id, object, previous) in events {
+        contest.put(id.clone(), object.clone(), previous.clone());
+    }
+    contest.is_decided()
+}
+
+#[test]
+fn a_contest_knows_whether_ids_decided_it() {
+    let there = [
+        ("evt_z", json!({"status": "active"})),
+        ("evt_y", json!({"seats": 5})),
+        ("evt_a", json!({"status": "past_due"})),
+    ];
+    let there = chain(&there);
+    assert!(is_decided(&there));
+    assert!(is_decided(&there[..1]));
+    // The end of a chain that lacks a change is none.
+    assert!(!is_decided(&[there[0].clone(), there[2].clone()]));
+    let and_back = chain(&[
+        ("evt_z", json!({"status": "active"})),
+        ("evt_a", json!({"status": "incomplete"})),
+    ]);
+    assert!(!is_decided(&and_back));
+    // Whichever is the last, the state is the same.
+    let mut twice = vec![there[0].clone(), there[0].clone()];
+    twice[1].0 = "evt_b".to_owned();
+    assert!(is_decided(&twice));
+}
+
 #[test]
 fn the_chain_of_previous_attributes_beats_event_ids() {
     let events = chain(&[
