@@ -52,6 +52,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260103070000", "canonical_addresses"),
     ("20260103080000", "bounded_histories"),
     ("20260104010000", "dead_letter_sources"),
+    ("20260104090000", "whole_quantities"),
 ];
 
 /// A migration, as the database has it.

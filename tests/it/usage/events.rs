@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::tenant::{Answer, EVENTS, Tenant};
+use super::tenant::{Answer, CHECK, EVENTS, Tenant};
 use crate::support::TestService;
 use crate::support::libraries::{LANGUAGES, ask};
 
@@ -171,6 +171,39 @@ async fn bad_input_is_told_what_is_wrong_and_counts_nothing() {
     assert_eq!(text.problem(), (415, "unsupported_media_type"));
     assert_eq!(service.db.count("usage_events").await, 0);
     assert_eq!(service.db.count("usage_totals").await, 0);
+}
+
+/// Twenty digits may all stand before the point, wherever a quantity is kept.
+#[tokio::test]
+async fn the_largest_quantities_are_counted_and_held() {
+    let (service, tenant) = tenant().await;
+    let digits = "12345678901234567890";
+    let largest = event("a", "api_calls", digits);
+    let answer = tenant.post(&service, EVENTS, &largest).await.ok();
+    assert_eq!(answer["status"], "recorded");
+    let again = tenant.post(&service, EVENTS, &largest).await.ok();
+    assert_eq!(again["status"], "duplicate");
+    assert_eq!(tenant.total(&service, "api_calls").await, digits);
+    let check = json!({"metric": "llm_tokens", "quantity": digits, "consume": true, "id": "b"});
+    let answer = tenant.post(&service, CHECK, &check).await.ok();
+    assert_eq!(answer["allowed"], true);
+    assert_eq!(tenant.total(&service, "llm_tokens").await, digits);
+    for table in ["usage_events", "usage_reservations"] {
+        let column = format!(
+            "SELECT format_type(atttypid, atttypmod) FROM pg_attribute
+              WHERE attrelid = '{table}'::regclass AND attname = 'quantity'"
+        );
+        assert_eq!(service.db.value(&column).await, "numeric(24,4)", "{table}");
+    }
+    // The total has an end of its own, and says so.
+    for n in 0..7 {
+        let more = event(&n.to_string(), "api_calls", digits);
+        tenant.post(&service, EVENTS, &more).await.ok();
+    }
+    let more = tenant
+        .post(&service, EVENTS, &event("z", "api_calls", digits))
+        .await;
+    assert_eq!(more.problem(), (422, "total_too_large"));
 }
 
 #[tokio::test]
