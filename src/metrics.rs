@@ -1,6 +1,7 @@
 //! What is counted and measured. No organization, user or event id is ever a
 //! label.
 
+pub mod budget;
 mod describe;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -124,6 +125,7 @@ pub fn install(audit_actions: impl Iterator<Item = &'static str>) -> PrometheusH
     // A second service in one process (a test) keeps the first one's recorder.
     let _ = metrics::set_global_recorder(recorder);
     describe::describe();
+    budget::start_at_zero();
     start_at_zero(audit_actions);
     handle
 }

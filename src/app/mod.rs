@@ -27,6 +27,7 @@ use crate::db::DatabaseError;
 use crate::embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresError};
 use crate::enforcement::{Agents, Calls};
 use crate::event_handlers;
+use crate::http::budget::{Budget, limits};
 use crate::http::rate_limit::Limits;
 use crate::http::{self, Probes, Readiness, cors};
 use crate::inbox::group_commit::Source;
@@ -180,7 +181,9 @@ pub async fn start(
             noting.note(stored);
             wake_workers(&waking);
         });
+    let budget = Budget::of_service(serve.trusted_proxies);
     let probes = Probes {
+        budget: budget.clone(),
         readiness: Readiness::new(
             database.service.clone(),
             pools.probes.clone(),
@@ -289,14 +292,18 @@ pub async fn start(
         Some(metrics_addr) => {
             let listener = listen("METRICS_ADDR", metrics_addr).await?;
             let router = http::finish(http::metrics_router(probes));
+            let scrapes = Budget::new(limits::METRICS_CONNECTIONS, 0);
             background.task(
                 "metrics listener",
-                http::serve(listener, router, stop.clone()),
+                http::serve_within(scrapes, listener, router, stop.clone()),
             );
         }
     }
     let router = cors::allow(http::finish(router), &serve.surface.cors_origins);
-    background.task("HTTP server", http::serve(listener, router, stop.clone()));
+    background.task(
+        "HTTP server",
+        http::serve_within(budget, listener, router, stop.clone()),
+    );
     background.task("intake writer", writer.run());
     background.thread("usage ledger", move || counting.run());
     background.task("usage answers", answers);

@@ -1,6 +1,5 @@
 //! The one place that checks credentials and enforces the table of routes.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
@@ -16,6 +15,7 @@ use super::{Access, Operator, Permission, Principal, Role, access_of};
 use crate::audit::{Actor, Client};
 use crate::error::Problem;
 use crate::http::Peer;
+use crate::http::budget::forwarded_for;
 
 /// What checking a credential needs.
 #[derive(Clone)]
@@ -202,58 +202,21 @@ async fn identify(guard: &Guard, credential: &str, client: Client) -> Result<Cal
     }
 }
 
-/// An address as proxies write it: with a port, or in brackets, too.
-fn address_of(hop: &str) -> Option<IpAddr> {
-    let hop = hop.trim();
-    let with_port = || Some(hop.parse::<SocketAddr>().ok()?.ip());
-    hop.trim_matches(['[', ']']).parse().ok().or_else(with_port)
-}
-
 /// From where a request came: the connection's address, or what the nearest of
-/// our own proxies says. What a client writes into the header itself is
-/// further to the left, and not looked at.
+/// our own proxies says.
 fn client(request: &Request, proxies: u32) -> Client {
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-    let forwarded = || -> Option<IpAddr> {
-        let hops: Vec<&str> = request
-            .headers()
-            .get_all("x-forwarded-for")
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .collect();
-        let at = hops.len().checked_sub(proxies as usize)?;
-        address_of(hops.get(at)?)
-    };
-    let behind_proxy = if proxies > 0 { forwarded() } else { None };
+    let peer = request
+        .extensions()
+        .get::<Peer>()
+        .map(|peer| peer.0.peer.ip());
+    let behind_proxy = (proxies > 0).then(|| forwarded_for(request.headers(), proxies));
     let user_agent = request
         .headers()
         .get(header::USER_AGENT)
         .and_then(|value| value.to_str().ok())
         .map(|text| text.chars().take(500).collect());
     Client {
-        ip: behind_proxy.or(peer),
+        ip: behind_proxy.flatten().or(peer),
         user_agent,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_read_as_proxies_write_it() {
-        for (hop, address) in [
-            (" 192.0.2.1", "192.0.2.1"),
-            ("192.0.2.1:4711", "192.0.2.1"),
-            ("2001:db8::1", "2001:db8::1"),
-            ("[2001:db8::1]", "2001:db8::1"),
-            ("[2001:db8::1]:4711", "2001:db8::1"),
-        ] {
-            assert_eq!(address_of(hop), address.parse().ok(), "{hop}");
-        }
-        for hop in ["", "unknown", "_hidden", "192.0.2.1.5", "192.0.2.1:x"] {
-            assert_eq!(address_of(hop), None, "{hop}");
-        }
     }
 }

@@ -146,7 +146,7 @@ async fn execute(
         return gateway.call(&caller, None, request).await;
     }
     let (parts, body) = request.into_parts();
-    let body = body::read(&parts.headers, body).await?;
+    let body = body::read(&parts, body).await?;
     let asked: Execute = parse_json(&body)?;
     let event = one(AGENTS_METRIC, rust_decimal::Decimal::ONE, None);
     let decided = agents

@@ -1,6 +1,7 @@
 //! The caller of a request, whoever it is, once the credential is checked.
 
 use axum::extract::Request;
+use axum::http::Extensions;
 use uuid::Uuid;
 
 use crate::audit::Actor;
@@ -17,7 +18,10 @@ pub struct Caller {
 impl Caller {
     /// None: the route takes anybody.
     pub fn of(request: &Request) -> Option<Self> {
-        let extensions = request.extensions();
+        Self::in_extensions(request.extensions())
+    }
+
+    pub fn in_extensions(extensions: &Extensions) -> Option<Self> {
         let tenant = extensions.get::<Principal>().map(|principal| Self {
             organization_id: principal.organization_id,
             actor: principal.actor,

@@ -2,8 +2,8 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use tower::{Service, ServiceExt as _};
 use tracing::Instrument as _;
 
+use super::budget::{Answer, Line};
 use super::measured;
 use super::request_id::{self, RequestId};
 use crate::error::Problem;
@@ -46,42 +47,44 @@ const DEFAULT_HEADERS: [(HeaderName, HeaderValue); 5] = [
     ),
 ];
 
-/// The address of a connection's other end, in the extensions of each request.
-#[derive(Debug, Clone, Copy)]
-pub struct Peer(pub SocketAddr);
+/// The connection that a request came by, in the extensions of each.
+#[derive(Clone)]
+pub struct Peer(pub Arc<Line>);
 
 /// The router behind what holds for all of it: the request's id, the limits of
 /// its head, and the answer's headers.
 #[derive(Clone)]
 pub struct Entry {
     router: Router,
-    peer: Peer,
+    line: Arc<Line>,
 }
 
 impl Entry {
-    pub fn new(router: Router, peer: Peer) -> Self {
-        Self { router, peer }
+    pub fn new(router: Router, line: Arc<Line>) -> Self {
+        Self { router, line }
     }
 }
 
 impl Service<Request<Incoming>> for Entry {
-    type Response = Response;
+    type Response = Response<Answer>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        self.line.answers();
         let id = RequestId::of(request.headers());
         let span = tracing::info_span!("request", id = id.as_str());
         telemetry::follow(&span, request.headers());
         let refusal = refuse_head(&request);
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(self.peer);
+        request.extensions_mut().insert(Peer(self.line.clone()));
         request.extensions_mut().insert(id.clone());
         let router = self.router.clone();
+        let line = self.line.clone();
         let name = id.clone();
         let answering = async move {
             let mut response = match refusal {
@@ -94,7 +97,7 @@ impl Service<Request<Incoming>> for Entry {
                 None => router.oneshot(request).await?,
             };
             complete(response.headers_mut(), &id);
-            Ok(response)
+            Ok(response.map(|body| Answer::new(body, line)))
         };
         Box::pin(name.during(answering).instrument(span))
     }

@@ -30,7 +30,7 @@ impl<S: Send + Sync> FromRequest<S> for RawBody {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        Ok(Self(body::read(&parts.headers, body).await?))
+        Ok(Self(body::read(&parts, body).await?))
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod accept;
 pub mod body;
+pub mod budget;
 pub mod caller;
 pub mod cors;
 pub mod cursor;
@@ -34,7 +35,7 @@ pub use entry::Peer;
 pub use probes::{Probes, ProbesApi, health_router, metrics_router};
 pub use readiness::Readiness;
 pub use request_id::RequestId;
-pub use server::serve;
+pub use server::{serve, serve_within};
 pub use shared::Shared;
 
 /// Problems for what there is no route for, and for what went wrong in a

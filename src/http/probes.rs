@@ -15,6 +15,7 @@ use sqlx::postgres::PgPool;
 use utoipa::{OpenApi, ToSchema};
 
 use super::Readiness;
+use super::budget::Budget;
 use crate::audit;
 use crate::db::WorkerTx;
 use crate::grace_periods;
@@ -27,6 +28,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// What probes and scrapes ask.
 #[derive(Clone)]
 pub struct Probes {
+    pub budget: Arc<Budget>,
     pub readiness: Readiness,
     /// Every pool of this process, by name.
     pub pools: Vec<(&'static str, PgPool)>,
@@ -101,6 +103,7 @@ async fn ready(State(probes): State<Arc<Probes>>) -> Response {
     responses((status = 200, description = "Prometheus' text format.", body = String,
                content_type = "text/plain")))]
 async fn scrape(State(probes): State<Arc<Probes>>) -> Response {
+    probes.budget.measure();
     for (name, pool) in &probes.pools {
         let most = pool.options().get_max_connections();
         metrics::connections(name, pool.size(), pool.num_idle(), most);

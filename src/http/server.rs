@@ -1,22 +1,42 @@
 //! The server: connections, and how they end.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::{Arc, LazyLock};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::server::conn::http1::Builder;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use rustix::io::Errno;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::entry::{Entry, Peer};
+use super::budget::{Budget, Place, Stream, limits};
+use super::entry::Entry;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// A signature header may be long: Stripe lists a signature for each secret.
-const MAX_HEADER_BYTES: usize = 1024 * 1024;
 /// How long open requests may take once the service stops.
 const DRAIN: Duration = Duration::from_secs(10);
+/// To whoever there is no place for.
+static FULL: LazyLock<String> = LazyLock::new(|| {
+    let problem = serde_json::json!({
+        "type": "urn:valuecanvas-billing:problem:too_many_connections",
+        "title": "Service Unavailable",
+        "status": 503,
+        "detail": "every connection there may be is being answered; send it again",
+        "code": "too_many_connections",
+    });
+    let body = problem.to_string();
+    let length = body.len();
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
+         content-length: {length}\r\nretry-after: 1\r\nconnection: close\r\n\r\n{body}"
+    )
+});
 
 /// Whether a listener that answers this accepts nothing any more.
 fn is_final(error: &std::io::Error) -> bool {
@@ -26,19 +46,35 @@ fn is_final(error: &std::io::Error) -> bool {
     })
 }
 
-/// Serves `router` until `stop`, then lets open requests end.
+/// Serves `router` to as many as there are descriptors for, as [`serve_within`].
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let mut builder = hyper::server::conn::http1::Builder::new();
+    serve_within(Budget::of_service(0), listener, router, stop).await;
+}
+
+/// Serves `router` within `budget` until `stop`, then lets open requests end.
+pub async fn serve_within(
+    budget: Arc<Budget>,
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let mut builder = Builder::new();
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(MAX_HEADER_BYTES);
+        .max_buf_size(limits::HEAD);
     let graceful = GracefulShutdown::new();
     loop {
-        let (stream, peer) = tokio::select! {
+        let (stream, place) = tokio::select! {
             () = stop.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, address)) => (stream, Peer(address)),
+                Ok((stream, address)) => match budget.admit(address) {
+                    Some(place) => (stream, place),
+                    None => {
+                        turn_away(&stream);
+                        continue;
+                    }
+                },
                 Err(error) if is_final(&error) => {
                     tracing::error!(%error, "the listener is gone");
                     break;
@@ -52,14 +88,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             },
         };
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(Entry::new(router.clone(), peer));
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended early");
-            }
-        });
+        tokio::spawn(keep(&builder, graceful.watcher(), &router, stream, place));
     }
     drop(listener);
     if !stop.is_cancelled() {
@@ -72,4 +101,36 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     {
         tracing::warn!("some requests were still open and are cut off");
     }
+}
+
+/// Answers the requests of one connection, until it ends or must go.
+fn keep(
+    builder: &Builder,
+    watcher: Watcher,
+    router: &Router,
+    stream: TcpStream,
+    place: Place,
+) -> impl Future<Output = ()> + Send + use<> {
+    let line = place.0.clone();
+    let service = TowerToHyperService::new(Entry::new(router.clone(), line.clone()));
+    let io = TokioIo::new(Stream::new(stream, line.clone()));
+    let connection = watcher.watch(builder.serve_connection(io, service));
+    async move {
+        let _place = place;
+        let mut connection = pin!(connection);
+        let ended = poll_fn(|context| {
+            if line.poll_told(context).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            connection.as_mut().poll(context)
+        });
+        if let Err(error) = ended.await {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+}
+
+/// Says so and closes, whatever the client makes of it.
+fn turn_away(stream: &TcpStream) {
+    let _ = stream.try_write(FULL.as_bytes());
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use axum::{Json, Router};
@@ -72,11 +73,11 @@ struct Received {
 )]
 async fn receive(
     State(endpoint): State<Arc<Endpoint>>,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Json<Received>, Problem> {
     let started = Instant::now();
-    let result = accept(&endpoint, &headers, body).await;
+    let (parts, body) = request.into_parts();
+    let result = accept(&endpoint, &parts, body).await;
     let label = match &result {
         Ok(received) if received.duplicate => "duplicate",
         Ok(_) => "stored",
@@ -89,11 +90,16 @@ async fn receive(
     result.map(Json)
 }
 
-async fn accept(endpoint: &Endpoint, headers: &HeaderMap, body: Body) -> Result<Received, Problem> {
-    let body = read_body(headers, body).await?;
+async fn accept(endpoint: &Endpoint, parts: &Parts, body: Body) -> Result<Received, Problem> {
+    let headers = &parts.headers;
+    let signature = signature_header(headers)?.ok_or(SignatureError::Missing)?;
+    let now = Timestamp::now().as_second();
+    // A stranger's body is neither read nor hashed.
+    signature::precheck(signature, now, endpoint.tolerance_secs)?;
+    let body = read_body(parts, body).await?;
     let now = Timestamp::now().as_second();
     signature::verify(
-        signature_header(headers)?,
+        Some(signature),
         &body,
         &endpoint.secrets,
         now,
@@ -126,8 +132,8 @@ async fn accept(endpoint: &Endpoint, headers: &HeaderMap, body: Body) -> Result<
     })
 }
 
-async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
-    body::read(headers, body)
+async fn read_body(parts: &Parts, body: Body) -> Result<Bytes, Problem> {
+    body::read_delivery(parts, body)
         .await
         .map_err(|error| match error {
             BodyError::TooLarge => Problem::new(
@@ -145,6 +151,8 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
                 "payload_invalid",
                 "the body ended before its time",
             ),
+            // Whoever filled it: the event should be sent again.
+            BodyError::Short(_) => IntakeError::Full.into(),
         })
 }
 

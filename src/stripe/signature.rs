@@ -47,8 +47,17 @@ pub enum SignatureError {
     OutOfTolerance,
 }
 
-/// Whether one of `secrets` signed `body` within `tolerance_secs` of `now`
-/// (both in seconds, `now` since 1970).
+/// Whether a header may hold a signature made within `tolerance_secs` of `now`
+/// (both in seconds, `now` since 1970): whether it is worth reading a body for.
+pub fn precheck(header: &str, now: i64, tolerance_secs: u32) -> Result<(), SignatureError> {
+    let (_, signed_at) = time_of(header)?;
+    if fields(header, "v1").filter_map(lower_hex).next().is_none() {
+        return Err(SignatureError::Invalid);
+    }
+    within(signed_at, now, tolerance_secs)
+}
+
+/// Whether one of `secrets` signed `body` within `tolerance_secs` of `now`.
 ///
 /// Any `v1` may match, since secrets overlap while they are rolled; other
 /// schemes are ignored. A second `t` is refused: it would leave open which
@@ -62,15 +71,7 @@ pub fn verify(
     tolerance_secs: u32,
 ) -> Result<(), SignatureError> {
     let header = header.ok_or(SignatureError::Missing)?;
-    let mut timestamp = None;
-    for value in fields(header, "t") {
-        if timestamp.replace(value).is_some() {
-            return Err(SignatureError::Invalid);
-        }
-    }
-    let timestamp = timestamp.ok_or(SignatureError::Invalid)?;
-    let signed_at = unix_seconds(timestamp).ok_or(SignatureError::Invalid)?;
-
+    let (timestamp, signed_at) = time_of(header)?;
     let expected: Vec<[u8; 32]> = secrets
         .iter()
         .map(|secret| secret.mac(timestamp, body))
@@ -84,6 +85,20 @@ pub fn verify(
     if !matches {
         return Err(SignatureError::Invalid);
     }
+    within(signed_at, now, tolerance_secs)
+}
+
+/// The one time of a header, as it is written and in seconds.
+fn time_of(header: &str) -> Result<(&str, i64), SignatureError> {
+    let mut times = fields(header, "t");
+    let (Some(timestamp), None) = (times.next(), times.next()) else {
+        return Err(SignatureError::Invalid);
+    };
+    let signed_at = unix_seconds(timestamp).ok_or(SignatureError::Invalid)?;
+    Ok((timestamp, signed_at))
+}
+
+fn within(signed_at: i64, now: i64, tolerance_secs: u32) -> Result<(), SignatureError> {
     if now.abs_diff(signed_at) > u64::from(tolerance_secs) {
         return Err(SignatureError::OutOfTolerance);
     }
@@ -197,5 +212,24 @@ mod tests {
         assert_eq!(at(T + 301), Err(SignatureError::OutOfTolerance));
         assert_eq!(at(T - 301), Err(SignatureError::OutOfTolerance));
         assert_eq!(at(i64::MIN), Err(SignatureError::OutOfTolerance));
+    }
+
+    #[test]
+    fn form_and_time_are_known_without_the_body() {
+        let other = "0".repeat(64);
+        let at = |header: &str, now| precheck(header, now, 300);
+        assert_eq!(at(&format!("t={T},v1={other}"), T + 300), Ok(()));
+        let late = Err(SignatureError::OutOfTolerance);
+        assert_eq!(at(&format!("t={T},v1={other}"), T + 301), late);
+        for header in [
+            "",
+            "t=1",
+            &format!("t={T}"),
+            &format!("v1={other}"),
+            &format!("t={T},t={T},v1={other}"),
+            &format!("t={T},v1=00"),
+        ] {
+            assert_eq!(at(header, T), Err(SignatureError::Invalid), "{header}");
+        }
     }
 }

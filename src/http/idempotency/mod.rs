@@ -125,7 +125,7 @@ async fn claim_and_run(
 ) -> Result<Response, Problem> {
     let key = Key::of(request.headers())?;
     let (parts, body) = request.into_parts();
-    let body = body::read(&parts.headers, body).await?;
+    let body = body::read(&parts, body).await?;
     let fingerprint = key::fingerprint(&parts, &caller, &body);
     let lease = Lease {
         organization_id: caller.organization_id,

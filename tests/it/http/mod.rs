@@ -2,6 +2,7 @@
 
 mod adversarial;
 mod cors;
+mod floods;
 mod idempotency;
 mod measured;
 mod openapi;

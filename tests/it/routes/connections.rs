@@ -65,7 +65,8 @@ async fn one_connection_carries_many_deliveries() {
     assert_eq!(service.db.count("webhook_events").await, 4);
 }
 
-/// Ten seconds for the headers, as many for the body, and then it is over.
+/// Ten seconds for the headers, as many for the body, and then it is over; a body
+/// that nobody signed is not waited for at all.
 #[tokio::test]
 async fn a_slow_sender_is_not_waited_for() {
     let service = TestService::intake_only().await;
@@ -82,12 +83,21 @@ async fn a_slow_sender_is_not_waited_for() {
     };
     let slow_body = async {
         let mut wire = Wire::open(&service.base).await;
-        let head = format!("POST {WEBHOOKS} HTTP/1.1\r\nhost: test\r\ncontent-length: 100\r\n\r\n");
-        wire.send(head + "{\"id\":").await;
+        let signature = sign(b"another body");
+        let head = format!("POST {WEBHOOKS} HTTP/1.1\r\nhost: test\r\ncontent-length: 100\r\n");
+        wire.send(head + &format!("stripe-signature: {signature}\r\n\r\n{{\"id\":"))
+            .await;
         let reply = wire.answer().await;
         assert_eq!((reply.status, &*reply.code()), (503, "body_timeout"));
         assert!(reply.header("retry-after").is_some());
     };
-    tokio::join!(slow_headers, says_nothing, slow_body);
+    let unsigned_body = async {
+        let mut wire = Wire::open(&service.base).await;
+        let head = format!("POST {WEBHOOKS} HTTP/1.1\r\nhost: test\r\ncontent-length: 100\r\n\r\n");
+        wire.send(head + "{\"id\":").await;
+        let reply = wire.answer().await;
+        assert_eq!((reply.status, &*reply.code()), (400, "signature_missing"));
+    };
+    tokio::join!(slow_headers, says_nothing, slow_body, unsigned_body);
     assert_eq!(service.get("/healthz").send().await.unwrap().status(), 200);
 }

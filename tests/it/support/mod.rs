@@ -4,6 +4,7 @@
 pub mod database;
 pub mod dice;
 pub mod events;
+pub mod floods;
 pub mod libraries;
 pub mod program;
 pub mod server;

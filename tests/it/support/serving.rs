@@ -116,6 +116,26 @@ pub fn serve_on(db: &TestDatabase) -> Command {
     command
 }
 
+/// The same, by a shell that sets limits first: `ulimit -n 300`.
+pub fn serve_under(limits: &str, db: &TestDatabase) -> Command {
+    let serve = serve_on(db);
+    let mut command = Command::new("/bin/sh");
+    command
+        .arg("-c")
+        .arg(format!("{limits}; exec \"$0\" \"$@\""))
+        .arg(serve.get_program())
+        .args(serve.get_args())
+        .env_clear()
+        .envs(
+            serve
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .current_dir(serve.get_current_dir().expect("it has one"))
+        .stdin(Stdio::null());
+    command
+}
+
 /// The entries of a log in JSON that have this message.
 pub fn entries(log: &str, message: &str) -> Vec<Value> {
     log.lines()

@@ -1,0 +1,152 @@
+//! A connection's bytes on their way in and out, seen from its budget.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use axum::body::{Body, Bytes};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf, Take};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
+
+use super::limits;
+use super::line::{Doing, Line};
+
+/// A connection's stream: reads little at a time, counts heads, and ends when
+/// its client reads nothing.
+pub struct Stream {
+    inner: Take<TcpStream>,
+    line: Arc<Line>,
+    /// What there is of the head that is not complete.
+    head: usize,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stream {
+    pub fn new(inner: TcpStream, line: Arc<Line>) -> Self {
+        Self {
+            inner: inner.take(limits::READ as u64),
+            line,
+            head: 0,
+            stalled: None,
+        }
+    }
+
+    fn count(&mut self, read: usize) -> io::Result<()> {
+        match self.line.doing() {
+            Doing::Idle if read > 0 => {
+                self.line.turns_to(Doing::Head);
+                self.head = read;
+            }
+            Doing::Head => self.head += read,
+            _ => self.head = 0,
+        }
+        if self.head > limits::HEAD_FREE && !self.line.budget.head_grows(&self.line, self.head) {
+            return Err(ErrorKind::OutOfMemory.into());
+        }
+        Ok(())
+    }
+
+    fn wrote<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(sleep(limits::ANSWER_STALL)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        this.inner.set_limit(limits::READ as u64);
+        ready!(Pin::new(&mut this.inner).poll_read(context, buffer))?;
+        let read = buffer.filled().len() - before;
+        Poll::Ready(this.count(read))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(self.inner.get_mut()).poll_write(context, bytes);
+        self.wrote(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(self.inner.get_mut()).poll_write_vectored(context, slices);
+        self.wrote(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.get_ref().is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.inner.get_mut()).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.inner.get_mut()).poll_shutdown(context)
+    }
+}
+
+/// The body of an answer: once it is out, its connection rests.
+pub struct Answer {
+    body: Body,
+    line: Arc<Line>,
+}
+
+impl Answer {
+    pub fn new(body: Body, line: Arc<Line>) -> Self {
+        Self { body, line }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.line.rests();
+    }
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,140 @@
+//! What everything foreign may take of this process: connections, heads and
+//! bodies, in all and of each who sends them. [`limits`] is the one table.
+//!
+//! All of it at once fits in the 512 MiB that manifests and unit allow:
+//!
+//! | | MiB |
+//! |---|---|
+//! | the process at rest | 64 |
+//! | 3,072 connections, 48 KiB each: two reads of 16 KiB, an answer's head, a task | 144 |
+//! | heads beyond their first 16 KiB | 16 |
+//! | bodies of deliveries beyond their first 16 KiB | 32 |
+//! | bodies with a credential, and twice as much for what is made of them | 96 |
+//! | bodies without a credential | 4 |
+//! | usage that waits to be counted | 64 |
+//! | events that are processed | 64 |
+//! | | 484 |
+//!
+//! Nothing here refuses what fits. Where a limit is reached, the slow and the
+//! idle go first; then whoever asks for more is told to come back.
+
+mod address;
+mod connections;
+pub mod descriptors;
+mod io;
+pub mod limits;
+mod line;
+mod shares;
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+pub use address::{Address, forwarded_for};
+use connections::Open;
+pub use connections::Place;
+pub use io::{Answer, Stream};
+pub use line::{Doing, Line};
+use shares::Share;
+pub use shares::{Class, Payer, Permit, Shortage};
+
+use crate::metrics::budget as metrics;
+
+/// A shortage is logged this often at most.
+const SAY_EVERY_MS: u64 = 10_000;
+
+/// The budget of a listener.
+pub struct Budget {
+    most: usize,
+    most_of_address: usize,
+    /// How many proxies in front of the service append to X-Forwarded-For.
+    proxies: u32,
+    epoch: Instant,
+    open: Mutex<Open>,
+    heads: AtomicUsize,
+    shares: [Share; 3],
+    said_ms: AtomicU64,
+}
+
+impl Budget {
+    pub fn new(most: usize, proxies: u32) -> Arc<Self> {
+        Arc::new(Self {
+            most,
+            most_of_address: most.min(limits::CONNECTIONS_OF_ADDRESS),
+            proxies,
+            epoch: Instant::now(),
+            open: Mutex::default(),
+            heads: AtomicUsize::new(0),
+            shares: Default::default(),
+            said_ms: AtomicU64::new(0),
+        })
+    }
+
+    /// That of the API: as many connections as there are descriptors for.
+    pub fn of_service(proxies: u32) -> Arc<Self> {
+        if let Err(error) = descriptors::raise() {
+            tracing::warn!(%error, "the limit of file descriptors could not be raised");
+        }
+        let most = descriptors::connections(descriptors::limit());
+        if most < limits::CONNECTIONS {
+            let wanted = descriptors::wanted();
+            tracing::warn!(
+                connections = most,
+                "few file descriptors: raise the hard limit (LimitNOFILE, ulimit -Hn) to {wanted}"
+            );
+        }
+        Self::new(most, proxies)
+    }
+
+    pub fn proxies(&self) -> u32 {
+        self.proxies
+    }
+
+    /// Tells the metrics how much of it is taken.
+    pub fn measure(&self) {
+        let counts = self.lock().counts();
+        for (doing, count) in counts {
+            metrics::connections(doing.as_str(), count);
+        }
+        metrics::connections_limit(self.most);
+        for (class, share) in Class::ALL.into_iter().zip(&self.shares) {
+            metrics::bytes(class.as_str(), share.taken(), class.limits().0);
+        }
+        metrics::bytes(
+            metrics::HEADS,
+            self.heads.load(Ordering::Relaxed),
+            limits::HEADS,
+        );
+    }
+
+    /// Milliseconds since it was made.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn share(&self, class: Class) -> &Share {
+        &self.shares[class as usize]
+    }
+
+    /// Logs a shortage, now and then: a flood must not fill the log.
+    fn say(&self, what: &'static str) {
+        let now = self.now_ms().max(1);
+        let said = self.said_ms.load(Ordering::Relaxed);
+        let due = said == 0 || now.saturating_sub(said) >= SAY_EVERY_MS;
+        let mine = || {
+            let swapped = Ordering::Relaxed;
+            let swap = self.said_ms.compare_exchange(said, now, swapped, swapped);
+            swap.is_ok()
+        };
+        if due && mine() {
+            tracing::warn!("{what}; said at most every ten seconds, metrics count them all");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
