@@ -2,6 +2,7 @@
 
 use super::Check;
 use crate::config::{self, StripeConfig};
+use crate::http::budget::descriptors;
 use crate::terminal::counted;
 
 /// What only development allows.
@@ -11,7 +12,7 @@ pub struct Leniency {
 }
 
 pub fn check(stripe: &StripeConfig, leniency: &Leniency) -> Vec<Check> {
-    vec![secrets(stripe), mode(stripe, leniency)]
+    vec![secrets(stripe), mode(stripe, leniency), descriptors()]
 }
 
 fn secrets(stripe: &StripeConfig) -> Check {
@@ -33,6 +34,22 @@ fn secrets(stripe: &StripeConfig) -> Check {
         ),
         "set them again without it: other programs that read them may keep it (`printf %s`, not `echo`)",
     )
+}
+
+/// Where this runs, `serve` does, too, in most cases.
+fn descriptors() -> Check {
+    let name = "file descriptors";
+    let wanted = descriptors::wanted();
+    let detail = |limit: u64| format!("the hard limit is {limit}; connections want {wanted}");
+    match descriptors::hard_limit() {
+        None => Check::ok(name, "there is no limit"),
+        Some(limit) if limit >= wanted => Check::ok(name, detail(limit)),
+        Some(limit) => Check::warning(
+            name,
+            detail(limit),
+            "raise it where `serve` runs (LimitNOFILE, ulimit -Hn): it takes fewer connections until then",
+        ),
+    }
 }
 
 /// Live mode allows nothing that belongs to development.

@@ -4,6 +4,7 @@
 pub mod accept;
 pub mod body;
 pub mod budget;
+mod cached;
 pub mod caller;
 pub mod cors;
 pub mod cursor;

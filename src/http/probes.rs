@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -16,6 +17,7 @@ use utoipa::{OpenApi, ToSchema};
 
 use super::Readiness;
 use super::budget::Budget;
+use super::cached::Cached;
 use crate::audit;
 use crate::db::WorkerTx;
 use crate::grace_periods;
@@ -68,9 +70,15 @@ pub fn health_router(probes: Probes) -> Router {
 
 /// `GET /metrics`.
 pub fn metrics_router(probes: Probes) -> Router {
+    let last = Cached::default();
     Router::new()
         .route("/metrics", get(scrape))
-        .with_state(Arc::new(probes))
+        .with_state(Arc::new(Scrapes { probes, last }))
+}
+
+struct Scrapes {
+    probes: Probes,
+    last: Cached<Bytes>,
 }
 
 /// Whether the process lives
@@ -102,7 +110,16 @@ async fn ready(State(probes): State<Arc<Probes>>) -> Response {
 #[utoipa::path(get, path = "/metrics", tag = "Operation",
     responses((status = 200, description = "Prometheus' text format.", body = String,
                content_type = "text/plain")))]
-async fn scrape(State(probes): State<Arc<Probes>>) -> Response {
+async fn scrape(State(scrapes): State<Arc<Scrapes>>) -> Response {
+    let text = scrapes.last.get(render(&scrapes.probes)).await;
+    let kind = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
+    (kind, text).into_response()
+}
+
+async fn render(probes: &Probes) -> Bytes {
     probes.budget.measure();
     for (name, pool) in &probes.pools {
         let most = pool.options().get_max_connections();
@@ -127,11 +144,7 @@ async fn scrape(State(probes): State<Arc<Probes>>) -> Response {
         Ok(Err(error)) => tracing::warn!(%error, "the jobs could not be read for the metrics"),
         Err(_) => tracing::warn!("the jobs could not be read for the metrics in time"),
     }
-    let kind = [(
-        header::CONTENT_TYPE,
-        "text/plain; version=0.0.4; charset=utf-8",
-    )];
-    (kind, probes.metrics.render()).into_response()
+    probes.metrics.render().into()
 }
 
 type Counted = (inbox::Backlog, BTreeMap<String, i64>, i64);

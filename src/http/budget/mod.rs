@@ -26,7 +26,7 @@ pub mod limits;
 mod line;
 mod shares;
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -39,9 +39,7 @@ use shares::Share;
 pub use shares::{Class, Payer, Permit, Shortage};
 
 use crate::metrics::budget as metrics;
-
-/// A shortage is logged this often at most.
-const SAY_EVERY_MS: u64 = 10_000;
+use crate::telemetry::seldom::Seldom;
 
 /// The budget of a listener.
 pub struct Budget {
@@ -53,7 +51,7 @@ pub struct Budget {
     open: Mutex<Open>,
     heads: AtomicUsize,
     shares: [Share; 3],
-    said_ms: AtomicU64,
+    said: Seldom,
 }
 
 impl Budget {
@@ -66,7 +64,7 @@ impl Budget {
             open: Mutex::default(),
             heads: AtomicUsize::new(0),
             shares: Default::default(),
-            said_ms: AtomicU64::new(0),
+            said: Seldom::default(),
         })
     }
 
@@ -122,16 +120,8 @@ impl Budget {
 
     /// Logs a shortage, now and then: a flood must not fill the log.
     fn say(&self, what: &'static str) {
-        let now = self.now_ms().max(1);
-        let said = self.said_ms.load(Ordering::Relaxed);
-        let due = said == 0 || now.saturating_sub(said) >= SAY_EVERY_MS;
-        let mine = || {
-            let swapped = Ordering::Relaxed;
-            let swap = self.said_ms.compare_exchange(said, now, swapped, swapped);
-            swap.is_ok()
-        };
-        if due && mine() {
-            tracing::warn!("{what}; said at most every ten seconds, metrics count them all");
+        if let Some(times) = self.said.happened(Instant::now()) {
+            tracing::warn!(times, "{what}");
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use base64::Engine as _;
@@ -24,10 +24,43 @@ pub struct Api;
 
 /// Both, made once.
 struct Documents {
-    json: Bytes,
-    page: Bytes,
+    json: Document,
+    page: Document,
     /// Lets the page's own style apply, and nothing else.
     policy: HeaderValue,
+}
+
+struct Document {
+    text: Bytes,
+    tag: HeaderValue,
+}
+
+impl Document {
+    fn new(text: String) -> Self {
+        let digest = hex::encode(&Sha256::digest(&text)[..16]);
+        let tag = HeaderValue::try_from(format!("\"{digest}\"")).expect("it is plain text");
+        let text = text.into();
+        Self { text, tag }
+    }
+
+    /// Nothing where the client has it already.
+    fn answer(&self, asked: &HeaderMap, kind: &'static str) -> Response {
+        let kept = asked.get_all(header::IF_NONE_MATCH).iter();
+        let mut kept = kept.filter_map(|tags| {
+            tags.to_str().ok()?.split(',').map(str::trim).find(|tag| {
+                tag.trim_start_matches("W/").as_bytes() == self.tag.as_bytes() || *tag == "*"
+            })
+        });
+        let headers = [
+            (header::ETAG, self.tag.clone()),
+            (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        ];
+        if kept.next().is_some() {
+            return (StatusCode::NOT_MODIFIED, headers).into_response();
+        }
+        let kind = [(header::CONTENT_TYPE, HeaderValue::from_static(kind))];
+        (headers, kind, self.text.clone()).into_response()
+    }
 }
 
 pub fn router(document: Value) -> Router {
@@ -37,8 +70,8 @@ pub fn router(document: Value) -> Router {
          frame-ancestors 'none'"
     );
     let documents = Documents {
-        json: document.to_string().into(),
-        page: page::render(&document).into(),
+        json: Document::new(document.to_string()),
+        page: Document::new(page::render(&document)),
         policy: HeaderValue::try_from(policy).expect("it is plain text"),
     };
     Router::new()
@@ -49,21 +82,19 @@ pub fn router(document: Value) -> Router {
 
 /// This description
 #[utoipa::path(get, path = "/openapi.json", tag = "Operation",
-    responses((status = 200, description = "OpenAPI 3.1.", body = Object)))]
-async fn openapi(State(documents): State<Arc<Documents>>) -> Response {
-    let kind = [(header::CONTENT_TYPE, "application/json")];
-    (kind, documents.json.clone()).into_response()
+    responses((status = 200, description = "OpenAPI 3.1.", body = Object),
+              (status = 304, description = "It is what `If-None-Match` names.")))]
+async fn openapi(State(documents): State<Arc<Documents>>, headers: HeaderMap) -> Response {
+    documents.json.answer(&headers, "application/json")
 }
 
 /// This description, as a page to read
 #[utoipa::path(get, path = "/docs", tag = "Operation",
     responses((status = 200, description = "A page without scripts or outside assets.",
-               body = String, content_type = "text/html")))]
-async fn docs(State(documents): State<Arc<Documents>>) -> Response {
-    let kind = HeaderValue::from_static("text/html; charset=utf-8");
-    let headers = [
-        (header::CONTENT_TYPE, kind),
-        (header::CONTENT_SECURITY_POLICY, documents.policy.clone()),
-    ];
-    (headers, documents.page.clone()).into_response()
+               body = String, content_type = "text/html"),
+              (status = 304, description = "It is what `If-None-Match` names.")))]
+async fn docs(State(documents): State<Arc<Documents>>, headers: HeaderMap) -> Response {
+    let policy = [(header::CONTENT_SECURITY_POLICY, documents.policy.clone())];
+    let page = documents.page.answer(&headers, "text/html; charset=utf-8");
+    (policy, page).into_response()
 }
