@@ -89,6 +89,10 @@ pub async fn serve_within(
         };
         let _ = stream.set_nodelay(true);
         tokio::spawn(keep(&builder, graceful.watcher(), &router, stream, place));
+        if budget.is_full() {
+            // What it has sent is read before another may take its place.
+            tokio::task::yield_now().await;
+        }
     }
     drop(listener);
     if !stop.is_cancelled() {

@@ -88,6 +88,11 @@ impl Budget {
         self.proxies
     }
 
+    /// Whether the next connection costs another its place.
+    pub fn is_full(&self) -> bool {
+        self.lock().len() >= self.most
+    }
+
     /// Tells the metrics how much of it is taken.
     pub fn measure(&self) {
         let counts = self.lock().counts();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::events::{event, sign};
@@ -19,6 +20,10 @@ pub fn connections(few: usize) -> usize {
     let many = std::env::var("VCB_FLOOD").ok();
     many.map_or(few, |many| many.parse().expect("VCB_FLOOD is a number"))
 }
+
+/// How many connections of a flood are being opened at a time: fewer than the
+/// service has places, so that a delivery can be sent between two of its own.
+const AT_ONCE: usize = 32;
 
 /// Connections that have sent something and hold on.
 pub struct Flood {
@@ -34,11 +39,15 @@ impl Flood {
             .expect("a plain URL")
             .to_owned();
         let bytes = bytes.into();
+        let connecting = Arc::new(Semaphore::new(AT_ONCE));
         let mut opening = JoinSet::new();
         for _ in 0..count {
             let (address, bytes) = (address.clone(), bytes.clone());
+            let connecting = connecting.clone();
             opening.spawn(async move {
+                let turn = connecting.acquire().await;
                 let mut stream = TcpStream::connect(address).await.ok()?;
+                drop(turn);
                 let sending = stream.write_all(&bytes);
                 // Who is not read from waits no longer than this.
                 let _ = tokio::time::timeout(Duration::from_secs(3), sending).await;
