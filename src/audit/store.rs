@@ -95,8 +95,7 @@ async fn lock_existing(
 }
 
 /// Appends `entries`, those of one organization in the order given: what
-/// log_billing_action() does for one, in one statement for many. Each level of
-/// the recursion hashes the next entry of every organization.
+/// log_billing_action() does for one, in one statement for many.
 pub async fn append(
     conn: &mut PgConnection,
     _locked: &LockedChains,
@@ -127,7 +126,7 @@ pub async fn append(
         .collect();
     let actors: Vec<Option<Uuid>> = entries.iter().map(|e| e.actor.id()).collect();
     sqlx::query!(
-        "WITH RECURSIVE entries AS MATERIALIZED (
+        "WITH entries AS MATERIALIZED (
            SELECT e.organization_id, gen_random_uuid() AS id, e.action, e.actor_type, e.actor_id,
                   e.resource_type,
                   e.resource_id, e.before_state::jsonb, e.after_state::jsonb, e.metadata::jsonb,
@@ -138,23 +137,19 @@ pub async fn append(
                   WITH ORDINALITY
                AS e(organization_id, action, actor_type, resource_type, resource_id, before_state,
                     after_state, metadata, actor_id, ip_address, user_agent, position)),
-         chain AS (
-           SELECT e.*, h.last_sequence + 1 AS sequence,
-                  billing_audit_entry_hash(
-                    h.last_hash, e.organization_id, e.id, h.last_sequence + 1, e.action,
-                    e.actor_type, e.actor_id, e.resource_type, e.resource_id, e.before_state,
-                    e.after_state, e.metadata, e.ip_address, e.user_agent, e.created_at) AS hash
+         placed AS (
+           SELECT e.*, h.last_sequence + e.place AS sequence, h.last_hash AS previous_hash
              FROM entries e
-             JOIN billing_audit_chain_heads h ON h.organization_id = e.organization_id
-            WHERE e.place = 1
-           UNION ALL
-           SELECT e.*, c.sequence + 1,
-                  billing_audit_entry_hash(
-                    c.hash, e.organization_id, e.id, c.sequence + 1, e.action,
-                    e.actor_type, e.actor_id, e.resource_type, e.resource_id, e.before_state,
-                    e.after_state, e.metadata, e.ip_address, e.user_agent, e.created_at)
-             FROM chain c
-             JOIN entries e ON e.organization_id = c.organization_id AND e.place = c.place + 1),
+             JOIN billing_audit_chain_heads h ON h.organization_id = e.organization_id),
+         chain AS MATERIALIZED (
+           SELECT p.*,
+                  billing_audit_running_entry_hash(
+                    p.previous_hash, p.organization_id, p.id, p.sequence, p.action, p.actor_type,
+                    p.actor_id, p.resource_type, p.resource_id, p.before_state, p.after_state,
+                    p.metadata, p.ip_address, p.user_agent, p.created_at)
+                  OVER (PARTITION BY p.organization_id ORDER BY p.place ROWS UNBOUNDED PRECEDING)
+                  AS hash
+             FROM placed p),
          appended AS (
            INSERT INTO billing_audit_log (
              organization_id, id, sequence, action, actor_type, actor_id, resource_type, resource_id,

@@ -31,8 +31,12 @@ use crate::telemetry;
 use crate::trace_context::TraceParent;
 pub use failing::{failure_of, refused};
 
-/// How many events share a transaction at most.
-const BATCH: i64 = 256;
+/// What shares a transaction at most. What is made of a payload takes many times
+/// its bytes, for each worker.
+const BATCH: leases::Most = leases::Most {
+    events: 256,
+    bytes: 2 * 1024 * 1024,
+};
 /// How often an idle worker looks, should no notification reach it.
 const POLL: Duration = Duration::from_secs(1);
 /// How long a batch may take before its connection is given up: a server that

@@ -324,6 +324,10 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             "bucket stripe_event_id source",
         )],
     ),
+    (
+        "20260110010000_payload_bytes",
+        &[("webhook_events", "payload_bytes")],
+    ),
 ];
 
 /// Columns that a later migration put elsewhere. They stay for programs of

@@ -72,6 +72,8 @@ const FUNCTIONS: &[&str] = &[
     "auth.get_current_org_id",
     "public.log_billing_action",
     "public.billing_audit_entry_hash",
+    "public.billing_audit_next_entry_hash",
+    "public.billing_audit_running_entry_hash",
     "public.billing_audit_log_refuse_change",
     "public.billing_audit_chain_heads_refuse_change",
 ];
@@ -171,7 +173,9 @@ async fn roles(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), s
 async fn functions(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), sqlx::Error> {
     for function in FUNCTIONS {
         let row = sqlx::query(
-            "SELECT prosecdef, coalesce(proconfig::text LIKE '%search_path=%', false) AS fixed_path,
+            "SELECT prosecdef,
+                    prokind = 'a' OR coalesce(proconfig::text LIKE '%search_path=%', false)
+                      AS fixed_path,
                     has_function_privilege('billing_worker', oid, 'EXECUTE') OR prorettype = 'trigger'::regtype
                       AS granted,
                     EXISTS (SELECT FROM aclexplode(coalesce(proacl, acldefault('f', proowner)))

@@ -58,8 +58,15 @@ pub async fn make_due(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
     Ok(made.rows_affected())
 }
 
-/// Leases up to `limit` due events to `lease_id`. `due_by` leaves out what
-/// became due later.
+/// How much a worker claims at a time: events, and bytes of their payloads. One
+/// event is claimed however large it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Most {
+    pub events: i64,
+    pub bytes: i64,
+}
+
+/// Leases due events to `lease_id`. `due_by` leaves out what became due later.
 ///
 /// The events are chosen once, apart from the update: PostgreSQL may run a
 /// sub-select again for each row of a join, and lock more than its limit.
@@ -67,17 +74,28 @@ pub async fn claim(
     conn: &mut PgConnection,
     lease_id: Uuid,
     due_by: Option<Timestamp>,
-    limit: i64,
+    most: Most,
 ) -> Result<Vec<Claimed>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"WITH due AS MATERIALIZED (
-             SELECT bucket, stripe_event_id FROM webhook_events
+        r#"WITH first AS MATERIALIZED (
+             SELECT bucket, stripe_event_id, coalesce(next_retry_at, received_at) AS due_at,
+                    coalesce(payload_bytes, octet_length(payload::text)) AS bytes
+               FROM webhook_events
               WHERE NOT processed
                 AND coalesce(next_retry_at, received_at) <= coalesce($4, now())
                 AND (lease_expires_at IS NULL OR lease_expires_at <= now())
               ORDER BY coalesce(next_retry_at, received_at)
               LIMIT $2
-              FOR UPDATE SKIP LOCKED)
+              FOR UPDATE SKIP LOCKED),
+           due AS MATERIALIZED (
+             SELECT bucket, stripe_event_id
+               FROM (SELECT bucket, stripe_event_id,
+                            coalesce(sum(bytes) OVER (
+                              ORDER BY due_at, bucket, stripe_event_id
+                              ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before,
+                            bytes
+                       FROM first) counted
+              WHERE before = 0 OR before + bytes <= $5)
            UPDATE webhook_events e
               SET lease_id = $1, lease_expires_at = now() + $3::bigint * interval '1 second'
              FROM due
@@ -86,9 +104,10 @@ pub async fn claim(
                   e.event_created_at, e.payload::text AS "payload!", e.retry_count, e.received_at,
                   e.traceparent"#,
         lease_id,
-        limit,
+        most.events,
         LEASE_SECS,
-        due_by.map(|time| time.to_sqlx()) as _
+        due_by.map(|time| time.to_sqlx()) as _,
+        most.bytes
     )
     .fetch_all(conn)
     .await?;

@@ -9,6 +9,7 @@ mod failures;
 mod further;
 mod held;
 mod invoices;
+mod large;
 mod order;
 mod owners;
 mod payment_methods;
