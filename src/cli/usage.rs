@@ -157,7 +157,7 @@ fn describe(report: &Report) -> String {
     }
     for found in &report.unbilled {
         text.push_str(&format!(
-            "\n{} {} of organization {} are billed by nothing ({}): see docs/runbook.md, UsageUnbilled",
+            "\n{} {} of organization {} are not billed as they were used ({}): see docs/runbook.md, UsageUnbilled",
             found.units.0.normalize(), found.metric, found.organization_id, found.reason.as_str()
         ));
     }

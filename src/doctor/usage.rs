@@ -23,11 +23,11 @@ async fn unbilled(pool: &PgPool, catalogue: &Catalogue, now: Timestamp) -> Check
     let name = "unbilled-usage";
     match usage_reports::unbilled(pool, catalogue, now).await {
         Ok(found) => match found.first() {
-            None => Check::ok(name, "all usage over a quota is billed by something"),
+            None => Check::ok(name, "all usage over a quota is billed as it was used"),
             Some(first) => Check::warning(
                 name,
                 format!(
-                    "{} totals over a quota are billed by nothing: {} {} of organization {} ({}), say",
+                    "{} totals over a quota are not billed as they were used: {} {} of organization {} ({}), say",
                     found.len(),
                     first.units.0.normalize(),
                     first.metric,

@@ -23,6 +23,7 @@ mod known_tier;
 mod missing;
 mod owner;
 mod payment_method;
+mod periods;
 mod plan;
 mod repriced;
 mod store;

@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use billing_domain::event_order::Place;
-use billing_domain::subscription::{
-    LastPayment, LastWord, effective_status, grants_plan, is_ended,
-};
+use billing_domain::subscription::{LastPayment, LastWord, effective_status, is_ended};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
@@ -17,7 +15,9 @@ use super::history::{Mirrored, Version};
 use super::invoice::Payment;
 use super::known_tier::{self, KnownTier};
 use super::plan::Holding;
-use super::{Effects, NewAlert, Results, Subscription, answer, invoice, items, plan, store};
+use super::{
+    Effects, NewAlert, Results, Subscription, answer, invoice, items, periods, plan, store,
+};
 use crate::audit::NewEntry;
 use crate::plans::Catalogue;
 use crate::stripe::objects::{BillingObject, SubscriptionItem};
@@ -198,12 +198,14 @@ pub async fn write(
             }
         })
         .collect();
+    let renewed = periods::renewed(catalogue, &stored, &changes);
+    usage::close(conn, catalogue, &renewed).await?;
     store::subscriptions::save(conn, &changes).await?;
     let mut kept = keep_tiers(&mut stored, tiers, &changes);
 
     let late = late_payments(&stored, &changes, &payments, effects);
     store::subscriptions::set_status(conn, &late).await?;
-    let moved = moved(catalogue, &stored, &changes);
+    let moved = periods::moved(catalogue, &stored, &changes);
     let versions = versions(&stored, &changes);
     let holdings = holdings(stored, changes, late);
     let found = plan::settle(conn, catalogue, organizations, holdings, effects).await?;
@@ -216,27 +218,6 @@ pub async fn write(
         return Ok(());
     }
     usage::rebook(conn, catalogue, &moved).await
-}
-
-/// The organizations whose usage may count in another period than before.
-fn moved(
-    catalogue: &Catalogue,
-    stored: &BTreeMap<Key, StoredSubscription>,
-    changes: &[Change],
-) -> Vec<Uuid> {
-    let differs = |change: &&Change| {
-        let new = &change.folded.snapshot;
-        let key = (change.folded.organization_id, new.id.clone());
-        stored.get(&key).is_none_or(|old| {
-            old.period != catalogue.period_of(new)
-                || grants_plan(&old.status) != grants_plan(&change.status)
-        })
-    };
-    let organizations = changes.iter().filter(differs);
-    let organizations: BTreeSet<Uuid> = organizations
-        .map(|change| change.folded.organization_id)
-        .collect();
-    organizations.into_iter().collect()
 }
 
 /// What is to be kept with rows that are not written: of events that are not

@@ -55,6 +55,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260104090000", "whole_quantities"),
     ("20260110010000", "payload_bytes"),
     ("20260110020000", "audit_running_hash"),
+    ("20260110030000", "usage_prices"),
 ];
 
 /// A migration, as the database has it.

@@ -20,7 +20,9 @@ use utoipa::ToSchema;
 
 use crate::stripe::objects::{ShapeError, Subscription, SubscriptionItem};
 use file::File;
-pub use sync::{Action, Step, SyncError, meter_event_name, metered_lookup_key, sync};
+pub use sync::{
+    Action, MeteredPrices, Step, SyncError, meter_event_name, metered_lookup_key, sync,
+};
 
 /// The catalogue that ships with the program.
 const BUILT_IN: &str = include_str!("../../config/plans.toml");

@@ -59,6 +59,35 @@ pub fn meter_event_name(metric: &str) -> String {
     format!("valuecanvas_{metric}")
 }
 
+/// The metered prices that a catalogue has in Stripe, as columns.
+pub struct MeteredPrices {
+    pub lookup_keys: Vec<String>,
+    pub metrics: Vec<String>,
+    /// The units that each includes.
+    pub included: Vec<Decimal>,
+}
+
+impl MeteredPrices {
+    pub fn of(catalogue: &Catalogue) -> Self {
+        let mut prices = Self {
+            lookup_keys: Vec::new(),
+            metrics: Vec::new(),
+            included: Vec::new(),
+        };
+        for plan in catalogue.plans() {
+            for (metric, quota) in &plan.quotas {
+                if let Some(key) = metered_lookup_key(plan, metric) {
+                    prices.lookup_keys.push(key);
+                    prices.metrics.push(metric.clone());
+                    // Only a metric with a quota has such a price.
+                    prices.included.push(quota.quota.unwrap_or(Decimal::ZERO));
+                }
+            }
+        }
+        prices
+    }
+}
+
 /// The lookup key of the price for a plan's overage of a metric.
 pub fn metered_lookup_key(plan: &Plan, metric: &str) -> Option<String> {
     let base = plan.price.lookup_key.as_ref()?.get_ref();

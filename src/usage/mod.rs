@@ -24,8 +24,9 @@ pub use account::{Refusal, Standing};
 pub use ledger::{Item, Ledger, LedgerError, Reservation, Rules};
 pub use offload::Offload;
 pub use reading::{MetricUsage, read_all};
-pub use rebook::rebook;
+pub use rebook::{close, rebook};
 pub use releasing::keep_released;
+pub use store::Renewed;
 pub use store::{cadence, renew_reservations};
 
 use jiff::Timestamp;

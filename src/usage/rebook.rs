@@ -14,8 +14,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::account::Account;
-use super::store::{self, Place, Row};
-use crate::plans::Catalogue;
+use super::store::{self, Place, Renewed, Row};
+use crate::plans::{Catalogue, MeteredPrices};
 
 /// What is to be done about one total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,19 @@ impl Step {
             Self::Merge => "merged",
         }
     }
+}
+
+/// Keeps which price bills what was counted before the periods that begin now: to
+/// be called before the subscriptions' rows have the prices of those.
+pub async fn close(
+    conn: &mut PgConnection,
+    catalogue: &Catalogue,
+    renewed: &[Renewed],
+) -> Result<(), sqlx::Error> {
+    if renewed.is_empty() {
+        return Ok(());
+    }
+    store::keep_prices(conn, &MeteredPrices::of(catalogue), renewed).await
 }
 
 /// Brings what was counted of `organizations` in line with the periods that

@@ -94,7 +94,7 @@ pub fn identifier(total: &Open, entered: &Entered, salt: u32) -> String {
     format!("usage-{}", hex::encode(&Sha256::digest(state)[..20]))
 }
 
-/// Why usage that was counted is billed by nothing.
+/// Why usage that was counted is not what is billed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
@@ -104,13 +104,17 @@ pub enum Reason {
     ToldTooLate,
     /// The subscription was ended without an invoice of its last usage.
     EndedWithoutInvoice,
+    /// The invoice of its period was made before Stripe was told that it is less:
+    /// the units were billed, and not used.
+    BilledTooMuch,
 }
 
 impl Reason {
-    pub const ALL: [Self; 3] = [
+    pub const ALL: [Self; 4] = [
         Self::NoMeteredItem,
         Self::ToldTooLate,
         Self::EndedWithoutInvoice,
+        Self::BilledTooMuch,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -118,11 +122,13 @@ impl Reason {
             Self::NoMeteredItem => "no_metered_item",
             Self::ToldTooLate => "told_too_late",
             Self::EndedWithoutInvoice => "ended_without_invoice",
+            Self::BilledTooMuch => "billed_too_much",
         }
     }
 }
 
-/// Usage over a quota that was promised to be billed, and is billed by nothing.
+/// Usage over a quota that was promised to be billed, and is billed by nothing; or
+/// that was billed, and not used.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Unbilled {
@@ -156,7 +162,10 @@ pub fn unbilled(total: &Open, now: Timestamp) -> Option<Unbilled> {
                 Decimal::ZERO
             };
             let in_time = target - total.reported_late - pending;
-            (over(target) - over(in_time), Reason::ToldTooLate)
+            match over(target) - over(in_time) {
+                less if less < Decimal::ZERO => (-less, Reason::BilledTooMuch),
+                units => (units, Reason::ToldTooLate),
+            }
         }
     };
     lost(total, units, reason)
@@ -264,6 +273,17 @@ mod tests {
         total.reported = told.reported;
         total.reported_late = told.late;
         assert_eq!(unbilled(&total, late).unwrap().units.0, 300.into());
+        // Less was used than Stripe knew when it made the invoice.
+        (total.reported, total.reported_late) = (500.into(), 0.into());
+        total.total = 300.into();
+        let found = unbilled(&total, late).unwrap();
+        assert_eq!(
+            (found.units.0, found.reason),
+            (200.into(), Reason::BilledTooMuch)
+        );
+        let told = to_report(Aggregation::Last, &total, &billed, late).unwrap();
+        (total.reported, total.reported_late) = (told.reported, told.late);
+        assert_eq!(unbilled(&total, late).unwrap().units.0, 200.into());
         // Within what the price includes, nothing is lost.
         total.total = 90.into();
         (total.reported, total.reported_late) = (50.into(), 0.into());

@@ -54,7 +54,7 @@ pub struct Report {
     /// an operator must look.
     pub doubtful: u64,
     pub metrics: Vec<Books>,
-    /// What was promised to be billed, and is billed by nothing.
+    /// What was promised to be billed, and is not billed as it was used.
     pub unbilled: Vec<Unbilled>,
 }
 
@@ -223,7 +223,7 @@ pub async fn report(
             period_start = %found.period_start,
             units = %found.units.0,
             reason = found.reason.as_str(),
-            "Usage is billed by nothing"
+            "Usage is not billed as it was used"
         );
     }
     Ok(report)

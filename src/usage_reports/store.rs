@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::due::OLDEST;
-use crate::plans::{Aggregation, Catalogue, metered_lookup_key};
+use crate::plans::{Aggregation, Catalogue, MeteredPrices};
 
 /// A total of an organization that is billed for it, or should be.
 #[derive(Debug, Clone)]
@@ -74,17 +74,7 @@ pub async fn open(
     now: Timestamp,
     organization_id: Option<Uuid>,
 ) -> Result<Vec<Open>, sqlx::Error> {
-    let (mut keys, mut metrics, mut included) = (Vec::new(), Vec::new(), Vec::new());
-    for plan in catalogue.plans() {
-        for (metric, quota) in &plan.quotas {
-            if let Some(key) = metered_lookup_key(plan, metric) {
-                keys.push(key);
-                metrics.push(metric.as_str());
-                // Only a metric with a quota has such a price.
-                included.push(quota.quota.unwrap_or(Decimal::ZERO));
-            }
-        }
-    }
+    let prices = MeteredPrices::of(catalogue);
     let rows = sqlx::query!(
         r#"SELECT t.organization_id, t.metric, t.period_start, t.period_end, t.total,
                   -- What ends by schedule is invoiced as a period that ends is, and what ends
@@ -114,12 +104,17 @@ pub async fn open(
                            ELSE s.ended_at END AS cut_at,
                       coalesce(s.trial_end > t.period_start, false) AS on_trial
                  FROM billing_subscriptions s
-                 JOIN billing_subscription_items i
-                   ON i.organization_id = s.organization_id
-                  AND i.stripe_subscription_id = s.stripe_subscription_id
                  JOIN unnest($1::text[], $2::text[], $3::numeric[])
                         AS billed(lookup_key, metric, included)
-                   ON billed.lookup_key = i.lookup_key AND billed.metric = t.metric
+                   ON billed.metric = t.metric
+                  -- A period that is over is billed by the price that it had.
+                  AND CASE WHEN t.billed_by IS NULL
+                      THEN EXISTS (
+                        SELECT FROM billing_subscription_items i
+                         WHERE i.organization_id = s.organization_id
+                           AND i.stripe_subscription_id = s.stripe_subscription_id
+                           AND i.lookup_key = billed.lookup_key)
+                      ELSE billed.lookup_key = t.billed_by END
                 WHERE s.organization_id = t.organization_id
                   AND coalesce(s.stripe_created_at, s.current_period_start) <= t.period_start
                   AND (s.ended_at IS NULL OR s.ended_at > t.period_start)
@@ -142,9 +137,9 @@ pub async fn open(
                        AND coalesce(v.over_limit, q.over_limit) = 'overage'
                        AND t.total > CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END))
             ORDER BY t.organization_id, t.metric, t.period_start"#,
-        &keys,
-        &metrics as &[&str],
-        &included,
+        &prices.lookup_keys,
+        &prices.metrics,
+        &prices.included,
         (now - OLDEST).to_sqlx() as _,
         organization_id,
         now.to_sqlx() as _

@@ -20,7 +20,7 @@ use super::account::{Account, Grace, Tally};
 use super::ledger::Reservation;
 use crate::plans::{Aggregation, Catalogue};
 
-pub use periods::{Place, Row, reach, rows, shift};
+pub use periods::{Place, Renewed, Row, keep_prices, reach, rows, shift};
 pub use write::{Writes, write};
 
 /// Where accounts are told apart and locked: an organization and a metric.

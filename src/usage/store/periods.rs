@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use billing_domain::period::Period;
 
-use crate::plans::Aggregation;
+use crate::plans::{Aggregation, MeteredPrices};
 
 /// The period of a total, in Unix time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +58,54 @@ pub async fn rows(
         .collect())
 }
 
+/// A subscription whose next period begins.
+#[derive(Debug, Clone)]
+pub struct Renewed {
+    pub organization_id: Uuid,
+    pub subscription_id: String,
+    pub start: Timestamp,
+}
+
+/// Keeps with what was counted before the next period the price that bills it, as
+/// the subscription's row still has it: none is an empty one.
+pub async fn keep_prices(
+    conn: &mut PgConnection,
+    prices: &MeteredPrices,
+    renewed: &[Renewed],
+) -> Result<(), sqlx::Error> {
+    let organizations: Vec<Uuid> = renewed.iter().map(|one| one.organization_id).collect();
+    let subscriptions: Vec<&str> = renewed.iter().map(|one| &*one.subscription_id).collect();
+    let starts: Vec<_> = renewed.iter().map(|one| one.start.to_sqlx()).collect();
+    sqlx::query!(
+        "UPDATE usage_totals t
+            SET billed_by = coalesce((
+                  SELECT billed.lookup_key
+                    FROM billing_subscription_items i
+                    JOIN unnest($4::text[], $5::text[]) AS billed(lookup_key, metric)
+                      ON billed.lookup_key = i.lookup_key AND billed.metric = t.metric
+                   WHERE i.organization_id = t.organization_id
+                     AND i.stripe_subscription_id = renewed.subscription
+                   ORDER BY billed.lookup_key LIMIT 1), '')
+           FROM unnest($1::uuid[], $2::text[], $3::timestamptz[])
+             AS renewed(organization, subscription, start)
+           JOIN billing_subscriptions s
+             ON s.organization_id = renewed.organization
+            AND s.stripe_subscription_id = renewed.subscription
+          WHERE t.organization_id = renewed.organization AND t.billed_by IS NULL
+            AND t.period_start < renewed.start
+            AND t.period_start >= coalesce(s.stripe_created_at, s.current_period_start)
+            AND t.period_end > now() - interval '35 days'",
+        &organizations,
+        &subscriptions as &[&str],
+        &starts as _,
+        &prices.lookup_keys,
+        &prices.metrics
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Lets a period end at another time than was planned. `closed`: Stripe
 /// invoiced it then.
 pub async fn reach(
@@ -70,7 +118,8 @@ pub async fn reach(
     sqlx::query!(
         "WITH total AS (
            UPDATE usage_totals SET period_end = $4::timestamptz,
-                  closed_at = CASE WHEN $5 THEN $4::timestamptz END
+                  closed_at = CASE WHEN $5 THEN $4::timestamptz END,
+                  billed_by = CASE WHEN $5 THEN billed_by END
             WHERE organization_id = $1 AND metric = $2 AND period_start = $3
          ), grace AS (
            UPDATE grace_periods SET period_end = $4

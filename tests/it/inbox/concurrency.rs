@@ -158,7 +158,17 @@ async fn a_failure_is_recorded_only_by_the_holder_of_the_lease() {
 
 async fn claim(bench: &Workbench, lease_id: Uuid) -> Vec<leases::Claimed> {
     let mut tx = WorkerTx::begin(&bench.processor.pool).await.unwrap();
-    let claimed = leases::claim(tx.conn(), lease_id, None, 10).await.unwrap();
+    let claimed = leases::claim(
+        tx.conn(),
+        lease_id,
+        None,
+        leases::Most {
+            events: 10,
+            bytes: i64::MAX,
+        },
+    )
+    .await
+    .unwrap();
     tx.commit().await.unwrap();
     claimed
 }

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
+use crate::support::TestService;
 use crate::support::events::{event, invoice, sign};
 use crate::support::floods::memory_mib;
 use crate::support::serving::{Serving, serve_on};
-use crate::support::TestService;
 
 /// What two workers' batches may cost, in a debug build too.
 const COST_MIB: u64 = 120;
@@ -37,7 +37,9 @@ async fn a_backlog_of_large_events_is_processed_a_few_at_a_time() {
         let body = large(number).to_string();
         let kib = body.len() / 1024;
         assert!((800..1_024).contains(&kib), "{kib} KiB");
-        let reply = service.deliver_raw(body.clone(), &sign(body.as_bytes())).await;
+        let reply = service
+            .deliver_raw(body.clone(), &sign(body.as_bytes()))
+            .await;
         assert_eq!(reply.status(), 200);
     }
     // Those that a program of before stored have no size.

@@ -95,9 +95,17 @@ async fn with_a_table_gone(bench: &Workbench, table: &str) {
 
 async fn die_after_the_claim(bench: &Workbench) {
     let mut tx = WorkerTx::begin(&bench.processor.pool).await.unwrap();
-    leases::claim(tx.conn(), Uuid::now_v7(), None, 100)
-        .await
-        .unwrap();
+    leases::claim(
+        tx.conn(),
+        Uuid::now_v7(),
+        None,
+        leases::Most {
+            events: 100,
+            bytes: i64::MAX,
+        },
+    )
+    .await
+    .unwrap();
     tx.commit().await.unwrap();
 }
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde_json::Value;
 use valuecanvas_billing::plans::{Catalogue, metered_lookup_key};
-use valuecanvas_billing::usage_reports::Report;
+use valuecanvas_billing::usage_reports::{Reason, Report};
 
 use super::party::Party;
 use super::stage::Stage;
@@ -54,7 +54,12 @@ pub async fn compare(stage: &Stage, party: &mut Party, report: &Report) -> Vec<S
                 && found.metric == total.metric
                 && found.period_start.as_second() == total.start
         });
-        let unseen = unbilled.next().map_or(Decimal::ZERO, |found| found.units.0);
+        let unseen = unbilled
+            .next()
+            .map_or(Decimal::ZERO, |found| match found.reason {
+                Reason::BilledTooMuch => -found.units.0,
+                _ => found.units.0,
+            });
         let over = over(&stage.catalogue, &subscriptions, total, &bill);
         if bill.units + unseen != over {
             wrong.push(format!(
