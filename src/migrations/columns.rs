@@ -325,10 +325,6 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
         )],
     ),
     (
-        "20260110010000_payload_bytes",
-        &[("webhook_events", "payload_bytes")],
-    ),
-    (
         "20260110030000_usage_prices",
         &[("usage_totals", "billed_by")],
     ),

@@ -53,7 +53,6 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260103080000", "bounded_histories"),
     ("20260104010000", "dead_letter_sources"),
     ("20260104090000", "whole_quantities"),
-    ("20260110010000", "payload_bytes"),
     ("20260110020000", "audit_running_hash"),
     ("20260110030000", "usage_prices"),
 ];

@@ -251,7 +251,7 @@ pub fn pause(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError>
 /// the subscription is over.
 fn end(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
     let subscription = state.subscription(id, "id")?.clone();
-    let mut draft = cancel::last_invoice(state, &subscription, Vec::new(), now_secs)?;
+    let mut draft = cancel::last_draft(state, &subscription, Vec::new(), now_secs)?;
     cancel::now(state, id, "cancellation_requested", now_secs)?;
     if !draft.lines.is_empty() {
         draft.finalizes_at_secs = Some(now_secs + state.config.draft_secs);

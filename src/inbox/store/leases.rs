@@ -68,6 +68,9 @@ pub struct Most {
 
 /// Leases due events to `lease_id`. `due_by` leaves out what became due later.
 ///
+/// How large a payload is that takes little room is estimated: to know it,
+/// PostgreSQL must read it whole.
+///
 /// The events are chosen once, apart from the update: PostgreSQL may run a
 /// sub-select again for each row of a join, and lock more than its limit.
 pub async fn claim(
@@ -79,7 +82,8 @@ pub async fn claim(
     let rows = sqlx::query!(
         r#"WITH first AS MATERIALIZED (
              SELECT bucket, stripe_event_id, coalesce(next_retry_at, received_at) AS due_at,
-                    coalesce(payload_bytes, octet_length(payload::text)) AS bytes
+                    CASE WHEN pg_column_size(payload) < 4096 THEN 4 * pg_column_size(payload)
+                         ELSE octet_length(payload::text) END AS bytes
                FROM webhook_events
               WHERE NOT processed
                 AND coalesce(next_retry_at, received_at) <= coalesce($4, now())

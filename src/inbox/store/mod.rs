@@ -69,7 +69,6 @@ pub async fn insert(
     let mut times = Vec::with_capacity(size);
     let mut payloads = Vec::with_capacity(size);
     let mut traces = Vec::with_capacity(size);
-    let mut sizes = Vec::with_capacity(size);
     for delivery in group {
         let envelope = &delivery.envelope;
         buckets.push(bucket_of(&envelope.id));
@@ -80,17 +79,15 @@ pub async fn insert(
         accounts.push(envelope.account.as_deref());
         times.push(created_at(envelope.created)?);
         payloads.push(RawJson(&delivery.payload));
-        sizes.push(i32::try_from(delivery.payload.len()).unwrap_or(i32::MAX));
         traces.push(envelope.trace.as_ref().map(TraceParent::as_str));
     }
     let stored = sqlx::query_scalar!(
         "INSERT INTO webhook_events (bucket, stripe_event_id, event_type, api_version, livemode,
                                      account, event_created_at, payload, traceparent,
-                                     payload_bytes, source)
+                                     source)
          SELECT new.*, $10 FROM unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::boolean[],
-                              $6::text[], $7::timestamptz[], $8::json[], $9::text[], $11::integer[])
-             AS new(bucket, id, type, version, livemode, account, created, payload, traceparent,
-                    bytes)
+                              $6::text[], $7::timestamptz[], $8::json[], $9::text[])
+             AS new(bucket, id, type, version, livemode, account, created, payload, traceparent)
           WHERE NOT EXISTS (SELECT FROM webhook_dead_letter_queue)
              OR NOT EXISTS (SELECT FROM webhook_dead_letter_queue dead
                              WHERE dead.bucket = new.bucket AND dead.stripe_event_id = new.id)
@@ -106,7 +103,6 @@ pub async fn insert(
         &payloads as &[RawJson<'_>] as _,
         &traces as &[Option<&str>],
         source.as_str(),
-        &sizes,
     )
     .fetch_all(conn)
     .await?;

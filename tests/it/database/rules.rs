@@ -165,7 +165,7 @@ const RULES: &[(&str, &str)] = &[
 
     ("functions have a search_path of their own",
      "SELECT name FROM functions
-       WHERE NOT coalesce('search_path=pg_catalog, pg_temp' = ANY(proconfig), false)"),
+       WHERE prokind <> 'a' AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY(proconfig), false)"),
 
     ("views run as their caller",
      "SELECT name FROM relations

