@@ -35,7 +35,7 @@ pub use failing::{failure_of, refused};
 /// its bytes, for each worker.
 const BATCH: leases::Most = leases::Most {
     events: 256,
-    bytes: 4 * 1024 * 1024,
+    bytes: 2 * 1024 * 1024,
 };
 /// How often an idle worker looks, should no notification reach it.
 const POLL: Duration = Duration::from_secs(1);

@@ -57,8 +57,11 @@ pub const ANONYMOUS: usize = 4 * MIB;
 /// Those of one address.
 pub const ANONYMOUS_OF_ADDRESS: usize = 2 * MIB;
 
-/// How long a body waits for its share before it is refused.
+/// How long a body waits for its share before it is refused…
 pub const WAIT: Duration = Duration::from_secs(1);
+/// …and a delivery's: those who forge its signature keep a share for
+/// [`BODY_STALL`] each.
+pub const WAIT_OF_DELIVERY: Duration = Duration::from_secs(4);
 /// When whoever was refused may come back.
 pub const RETRY_AFTER_SECS: u32 = 2;
 /// While a share is short, a body must go on within this…

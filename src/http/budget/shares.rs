@@ -290,7 +290,11 @@ impl Budget {
         bytes: usize,
     ) -> Result<Permit, Shortage> {
         const AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
-        let until = self.now_ms() + u64::try_from(limits::WAIT.as_millis()).unwrap_or(0);
+        let wait = match class {
+            Class::Intake => limits::WAIT_OF_DELIVERY,
+            Class::Api | Class::Anonymous => limits::WAIT,
+        };
+        let until = self.now_ms() + u64::try_from(wait.as_millis()).unwrap_or(0);
         loop {
             match self.take(class, payer, bytes) {
                 Err(_) if self.now_ms() < until => tokio::time::sleep(AGAIN).await,

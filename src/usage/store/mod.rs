@@ -181,10 +181,19 @@ pub async fn read(
                 LIMIT 1) s ON true
              LEFT JOIN LATERAL (
                -- The one that ended last; not what was never active, nor under
-               -- another that has not ended.
-               SELECT p.current_period_start, p.ended_at FROM billing_subscriptions p
+               -- another that has not ended. One that ended when a period began
+               -- had the period before last.
+               SELECT CASE WHEN p.ended_at > p.current_period_start THEN p.current_period_start
+                           ELSE coalesce(
+                             (SELECT max(c.period_start) FROM usage_totals c
+                               WHERE c.organization_id = k.organization_id
+                                 AND c.metric = k.metric AND c.period_end = p.ended_at),
+                             greatest(p.stripe_created_at, p.ended_at - interval '1 month'))
+                      END AS current_period_start,
+                      p.ended_at
+                 FROM billing_subscriptions p
                 WHERE p.organization_id = k.organization_id AND p.status = 'canceled'
-                  AND p.ended_at > p.current_period_start
+                  AND p.ended_at > coalesce(p.stripe_created_at, p.current_period_start)
                   AND NOT EXISTS (SELECT FROM billing_subscriptions o
                                    WHERE o.organization_id = k.organization_id
                                      AND (o.status IN ('unpaid', 'paused')
