@@ -5,6 +5,7 @@ pub mod disk;
 mod login;
 mod pooling;
 mod room;
+mod scarcity;
 mod transactions;
 
 use sqlx::Executor as _;

@@ -75,6 +75,15 @@ const BUILD: &str = "billing_build_info";
 /// What a forwarded call may come to.
 const CALL_OUTCOMES: [&str; 4] = ["used", "let_go", "too_many_calls", "gateway_full"];
 
+/// What a processed event may come to.
+const OUTCOMES_OF_EVENTS: [&str; 5] = [
+    "applied",
+    "superseded",
+    "ignored",
+    "livemode_mismatch",
+    "foreign_account",
+];
+
 /// What a delivery may come to.
 const DELIVERY_RESULTS: [&str; 10] = [
     "stored",
@@ -134,7 +143,18 @@ fn start_at_zero(audit_actions: impl Iterator<Item = &'static str>) {
     for status in ["processed", "failed"] {
         counter!(ATTEMPTS, "status" => status).absolute(0);
         counter!(RETRIES, "status" => status).absolute(0);
+        counter!(REPLAYS, "status" => status).absolute(0);
     }
+    for outcome in OUTCOMES_OF_EVENTS {
+        counter!(OUTCOMES, "outcome" => outcome).absolute(0);
+    }
+    for outcome in ["succeeded", "failed", "throttled", "unavailable"] {
+        counter!(LOGINS, "outcome" => outcome).absolute(0);
+    }
+    for result in ["recorded", "duplicate", "rejected"] {
+        counter!(USAGE, "result" => result).absolute(0);
+    }
+    counter!(USAGE_REPORTED).absolute(0);
     for kind in ALERT_KINDS {
         counter!(ALERTS, "kind" => kind).absolute(0);
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _};
 
-use super::DatabaseError;
+use super::{DatabaseError, scarcity};
 
 /// How long a request for a connection waits before it gives up.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,11 +21,17 @@ const ROLE_TIMEOUT: Duration = Duration::from_secs(2);
 const READ_ONLY_MOST: Duration = Duration::from_secs(1);
 
 /// What every session of ours sets, whatever the server, the database or the
-/// role have as defaults: the isolation that our statements are written for,
-/// and no end while it idles. SET LOCAL reaches the shards on Citus; one
-/// PostgreSQL ignores that setting.
+/// role have as defaults: the isolation and the schema that our statements are
+/// written for, rows where row-level security hides others rather than an error,
+/// no end while it idles, and commits that are durable when they are answered
+/// (what waits for standbys besides stays). SET LOCAL reaches the shards on
+/// Citus; one PostgreSQL ignores that setting.
 const SESSION: &str = "SET citus.propagate_set_commands = 'local'; \
                        SET default_transaction_isolation = 'read committed'; \
+                       SET search_path = public; \
+                       SET row_security = on; \
+                       SELECT set_config('synchronous_commit', 'on', false) \
+                        WHERE current_setting('synchronous_commit') = 'off'; \
                        SET idle_session_timeout = 0";
 
 /// What a migration or a check takes, it takes; who is to be quicker says so.
@@ -105,6 +111,7 @@ fn opened_with(opening: &'static str, connections: u32) -> PgPoolOptions {
                 Ok(())
             })
         })
+        .after_release(|_, _| Box::pin(async { Ok(!scarcity::is_scarce()) }))
 }
 
 /// Whether a transaction on this connection could write nothing: the server is
@@ -153,7 +160,11 @@ pub async fn dedicated(
         }
         Ok(connection)
     };
-    tokio::time::timeout(patience, connecting)
+    let connected = tokio::time::timeout(patience, connecting)
         .await
-        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+        .unwrap_or(Err(sqlx::Error::PoolTimedOut));
+    if let Err(error) = &connected {
+        scarcity::note(error);
+    }
+    connected
 }

@@ -93,7 +93,8 @@ async fn inspect_login(conn: &mut PgConnection) -> Result<Login, DatabaseError> 
                   AND coalesce(pg_has_role(session_user, to_regrole('billing_worker')::oid, 'MEMBER'), true)
                   AS may_serve,
                 current_setting('fsync') = 'on' AS fsync,
-                current_setting('synchronous_commit') <> 'off' AS synchronous_commit
+                -- What our sessions would have, had they not set it themselves.
+                (SELECT reset_val <> 'off' FROM pg_settings WHERE name = 'synchronous_commit') AS synchronous_commit
            FROM pg_roles r WHERE r.rolname = session_user",
     )
     .fetch_one(conn)

@@ -19,11 +19,15 @@ pub async fn check(service: &Service, client: &Client) -> Vec<Check> {
         Ok(answer) if answer.status() == StatusCode::OK => {
             Check::ok("service", format!("{base} is ready"))
         }
-        Ok(answer) => Check::failed(
-            "service",
-            format!("{base}/readyz answers {}", answer.status()),
-            "see the service's log: readiness fails without the database, or while it stops",
-        ),
+        Ok(answer) => {
+            let status = answer.status();
+            let reasons = reasons_of(answer).await;
+            Check::failed(
+                "service",
+                format!("{base}/readyz answers {status}{reasons}"),
+                "see docs/database.md, When it fails, and the service's log",
+            )
+        }
         Err(_) if !service.expected => {
             let detail = format!("nothing answers at {base}; say where it is with --url");
             return vec![Check::skipped("service", detail)];
@@ -36,6 +40,23 @@ pub async fn check(service: &Service, client: &Client) -> Vec<Check> {
         }
     };
     vec![ready, unsigned(base, client).await]
+}
+
+/// Why it is not ready, as far as it says.
+async fn reasons_of(answer: reqwest::Response) -> String {
+    let Ok(body) = answer.json::<serde_json::Value>().await else {
+        return String::new();
+    };
+    let reasons: Vec<&str> = body["reasons"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(serde_json::Value::as_str)
+        .collect();
+    if reasons.is_empty() {
+        return String::new();
+    }
+    format!(": {}", reasons.join("; "))
 }
 
 /// A delivery without a signature is 400: less, and somebody else answers for

@@ -99,7 +99,8 @@ impl Asked {
             }
             Some("3D000") => "the database of DATABASE_URL does not exist",
             Some("42501") => {
-                "the login may not become billing_app and billing_worker; GRANT them to it"
+                "the login may not connect to the database (CONNECT), or may not become billing_app and \
+                 billing_worker; GRANT it"
             }
             Some("57P03" | "57P01" | "57P02") => "it is starting up or shutting down",
             Some("53100") => "its disk is full",
@@ -144,10 +145,26 @@ async fn reasons_of(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error>
         return Ok(missing);
     }
     if db::disk::may_be_full() {
-        inbox::rehearse(conn).await?;
-        db::disk::has_room();
+        match inbox::rehearse(conn).await {
+            Ok(()) => db::disk::has_room(),
+            Err(error) => return refusal_to_store(error),
+        }
     }
     Ok(Vec::new())
+}
+
+/// A refusal that is neither load nor the server's state has its own reason.
+fn refusal_to_store(error: sqlx::Error) -> Result<Vec<String>, sqlx::Error> {
+    let Some(code) = db::sql_state(&error) else {
+        return Err(error);
+    };
+    if db::is_outage(&error) || db::is_conflict(&error) || db::is_timeout(&error) {
+        return Err(error);
+    }
+    tracing::warn!(%error, "not ready: an event could not be stored");
+    Ok(vec![format!(
+        "database: it refuses to store events (SQLSTATE {code}); `migrate verify` and the log say why"
+    )])
 }
 
 fn migrations_missing<'a>(versions: impl Iterator<Item = &'a str>) -> Vec<String> {

@@ -25,6 +25,9 @@ enum Step {
     /// Its period ended at `end`; what was used since `since` is the current
     /// period's.
     Cut { end: i64, since: i64 },
+    /// Its subscription is suspended since then: what is used from there on is
+    /// free. Stripe makes no invoice, and takes what was used before.
+    Suspend { since: i64 },
     /// Its period is part of the current one.
     Merge,
 }
@@ -35,6 +38,7 @@ impl Step {
         match self {
             Self::Reach => "extended or shortened",
             Self::Cut { .. } => "ended, and the rest moved",
+            Self::Suspend { .. } => "suspended, and the rest moved",
             Self::Merge => "merged",
         }
     }
@@ -114,6 +118,10 @@ async fn settle(
             fill(conn, account, place, end, since).await?;
             store::reach(conn, place, end, true).await
         }
+        Step::Suspend { since } => {
+            store::shift(conn, place, current, Some(since), account.aggregation).await?;
+            store::reach(conn, place, since, false).await
+        }
         Step::Merge => store::shift(conn, place, current, None, account.aggregation).await,
     }
 }
@@ -151,7 +159,7 @@ fn step(current: Period, subscribed: bool, row: Row, past: Option<Past>, now: i6
         // It is suspended, and nobody knows since when.
         let runs = row.start <= now && now < row.end;
         let since = now.max(row.start + 1);
-        return runs.then_some(Step::Cut { end: since, since });
+        return runs.then_some(Step::Suspend { since });
     }
     if within(&begins) {
         let end = ended.map_or(begins, |at| at.min(begins));
@@ -226,7 +234,8 @@ mod tests {
         assert_eq!(step_of((50, 180), false, Some(60)), cut(60, 100));
         assert_eq!(step_of((50, 90), false, Some(60)), cut(60, 90));
         // A suspended one's is cut when that is seen.
-        assert_eq!(step_of((50, 180), false, None), cut(150, 150));
+        let suspended = Some(Step::Suspend { since: 150 });
+        assert_eq!(step_of((50, 180), false, None), suspended);
         assert_eq!(step_of((50, 130), false, None), None);
     }
 }

@@ -161,11 +161,25 @@ pub async fn tell_now(
     // What is left of earlier periods must not keep anybody from leaving.
     let due = |row: &Unsent| row.at >= since && !is_doubtful(row);
     for row in unsent.into_iter().filter(due) {
-        if let Some(error) = send_one(pool, client, &row).await? {
+        if let Some(error) = send_one(pool, client, &row).await?
+            && !is_final(&error)
+        {
             return Err(error.into());
         }
     }
     Ok(())
+}
+
+/// Whether Stripe will never take it, however often it is sent: a quantity beyond
+/// what it counts, or a customer that is gone. It stays a finding of `doctor`, and
+/// keeps nobody from leaving.
+fn is_final(error: &StripeError) -> bool {
+    let about_it = |name: &str| name.starts_with("payload[") || name.starts_with("meter_event_");
+    matches!(error.kind, ErrorKind::InvalidRequest | ErrorKind::NotFound)
+        && [&error.param, &error.code]
+            .into_iter()
+            .flatten()
+            .any(|name| about_it(name))
 }
 
 /// Whether Stripe may have forgotten that it heard of it.

@@ -264,6 +264,8 @@ pub async fn unsent(
                 attempted_at
            FROM usage_reports
           WHERE sent_at IS NULL AND ($1::uuid IS NULL OR organization_id = $1)
+            -- Older usage Stripe refuses; what it may have heard of, an operator looks at.
+            AND (at > now() - interval '35 days' OR attempted_at IS NOT NULL)
           ORDER BY created_at, identifier",
         organization_id
     )

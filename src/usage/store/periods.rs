@@ -76,6 +76,27 @@ pub async fn keep_prices(
     let organizations: Vec<Uuid> = renewed.iter().map(|one| one.organization_id).collect();
     let subscriptions: Vec<&str> = renewed.iter().map(|one| &*one.subscription_id).collect();
     let starts: Vec<_> = renewed.iter().map(|one| one.start.to_sqlx()).collect();
+    // What is used late may be the first of its metric.
+    sqlx::query!(
+        "INSERT INTO usage_totals (organization_id, metric, period_start, period_end, total)
+         SELECT q.organization_id, q.metric, s.current_period_start, s.current_period_end, 0
+           FROM unnest($1::uuid[], $2::text[], $3::timestamptz[])
+             AS renewed(organization, subscription, start)
+           JOIN billing_subscriptions s
+             ON s.organization_id = renewed.organization
+            AND s.stripe_subscription_id = renewed.subscription
+            AND s.current_period_start < renewed.start
+            AND s.current_period_end > now() - interval '35 days'
+           JOIN usage_quotas q
+             ON q.organization_id = renewed.organization AND q.metric = ANY($4::text[])
+         ON CONFLICT DO NOTHING",
+        &organizations,
+        &subscriptions as &[&str],
+        &starts as _,
+        &prices.metrics
+    )
+    .execute(&mut *conn)
+    .await?;
     sqlx::query!(
         "UPDATE usage_totals t
             SET billed_by = coalesce((
@@ -119,6 +140,8 @@ pub async fn reach(
         "WITH total AS (
            UPDATE usage_totals SET period_end = $4::timestamptz,
                   closed_at = CASE WHEN $5 THEN $4::timestamptz END,
+                  -- What no invoice was made of can be late for none.
+                  reported_late = CASE WHEN $5 THEN reported_late ELSE 0 END,
                   billed_by = CASE WHEN $5 THEN billed_by END
             WHERE organization_id = $1 AND metric = $2 AND period_start = $3
          ), grace AS (

@@ -1,0 +1,26 @@
+//! Whether the server has no connection left. Then the pools give back what they
+//! do not use at the moment, rather than keep it for later, until nobody of this
+//! process is refused one: those that come last (intake, lookups of credentials)
+//! would else get none for as long as the others poll.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a refusal counts.
+const LASTS: Duration = Duration::from_secs(5);
+
+static REFUSED: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// Notes an error that says so; others mean nothing here. A slow server is none:
+/// it would only have more to do.
+pub(super) fn note(error: &sqlx::Error) {
+    // Too many connections, of all, of this database or of this login.
+    if super::sql_state(error).is_some_and(|code| code == "53300") {
+        *REFUSED.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+}
+
+pub(super) fn is_scarce() -> bool {
+    let refused = *REFUSED.lock().unwrap_or_else(PoisonError::into_inner);
+    refused.is_some_and(|at| at.elapsed() < LASTS)
+}
