@@ -100,7 +100,9 @@ pub async fn open(
              FROM usage_totals t
              LEFT JOIN LATERAL (
                SELECT s.stripe_customer_id, s.stripe_subscription_id, billed.included, s.ended_at,
-                      CASE WHEN s.ended_at IN (s.cancel_at, s.current_period_end) THEN NULL
+                      CASE WHEN s.ended_at IN (s.cancel_at, s.current_period_end)
+                                -- It ended as a period began, so the one before was over.
+                             OR s.ended_at <= s.current_period_start THEN NULL
                            ELSE s.ended_at END AS cut_at,
                       coalesce(s.trial_end > t.period_start, false) AS on_trial
                  FROM billing_subscriptions s
