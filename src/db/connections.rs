@@ -24,12 +24,14 @@ const READ_ONLY_MOST: Duration = Duration::from_secs(1);
 /// role have as defaults: the isolation and the schema that our statements are
 /// written for, rows where row-level security hides others rather than an error,
 /// no end while it idles, and commits that are durable when they are answered
-/// (what waits for standbys besides stays). SET LOCAL reaches the shards on
-/// Citus; one PostgreSQL ignores that setting.
+/// (what waits for standbys besides stays). No statement runs for as long as to
+/// compile it takes; the planner would, where a switch makes a plan look dear.
+/// SET LOCAL reaches the shards on Citus; one PostgreSQL ignores that setting.
 const SESSION: &str = "SET citus.propagate_set_commands = 'local'; \
                        SET default_transaction_isolation = 'read committed'; \
                        SET search_path = public; \
                        SET row_security = on; \
+                       SET jit = off; \
                        SELECT set_config('synchronous_commit', 'on', false) \
                         WHERE current_setting('synchronous_commit') = 'off'; \
                        SET idle_session_timeout = 0";

@@ -246,6 +246,7 @@ fn over(catalogue: &Catalogue, subscriptions: &[Value], total: &Total, bill: &Bi
     let on_trial = subscriptions.iter().any(|subscription| {
         let from = subscription["trial_start"].as_i64().unwrap_or(i64::MAX);
         let to = subscription["trial_end"].as_i64().unwrap_or(i64::MIN);
+        let to = to.min(subscription["ended_at"].as_i64().unwrap_or(i64::MAX));
         (from..to).contains(&total.start)
     });
     if on_trial {

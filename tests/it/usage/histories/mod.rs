@@ -43,12 +43,14 @@ async fn play(seeds: std::ops::Range<u64>) -> Vec<String> {
     for seed in seeds {
         parties.push(Party::join(&stage, seed).await);
     }
-    stage.deliver(&mut dice, true).await;
+    stage.deliver(&mut dice).await;
     join_all(parties.iter_mut().map(|party| party.remember(&stage))).await;
     for _ in 0..ROUNDS {
         let now = stage::next_second().await;
         join_all(parties.iter_mut().map(|party| party.live(&stage, now))).await;
-        stage.deliver(&mut dice, false).await;
+        // Of a period that began and ended before we heard of either, nothing is left
+        // to tell it from its neighbours.
+        stage.deliver(&mut dice).await;
         if dice.one_in(3) {
             stage.report().await;
         }
@@ -58,7 +60,7 @@ async fn play(seeds: std::ops::Range<u64>) -> Vec<String> {
     }
     let now = stage::next_second().await;
     join_all(parties.iter_mut().map(|party| party.tick(&stage, now))).await;
-    stage.deliver(&mut dice, true).await;
+    stage.deliver(&mut dice).await;
     let report = stage.report().await;
     let mut faults = Vec::new();
     for party in &mut parties {

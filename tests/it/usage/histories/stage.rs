@@ -1,4 +1,4 @@
-//! The service and the stand-in, whose webhooks are delivered late, twice and
+//! The service and the stand-in, whose webhooks are delivered twice and
 //! in any order.
 
 use std::collections::HashSet;
@@ -24,7 +24,6 @@ pub struct Stage {
     client: Client,
     http: reqwest::Client,
     seen: HashSet<String>,
-    held: Vec<Value>,
 }
 
 fn plans_file() -> PathBuf {
@@ -55,7 +54,6 @@ impl Stage {
             client,
             http: valuecanvas_billing::outbound::direct_client().unwrap(),
             seen: HashSet::new(),
-            held: Vec::new(),
         }
     }
 
@@ -78,17 +76,11 @@ impl Stage {
         (status, response.json().await.unwrap_or_default())
     }
 
-    /// Delivers what happened: shuffled, some of it twice, and some of it later,
-    /// if not `all` is asked for.
-    pub async fn deliver(&mut self, dice: &mut Dice, all: bool) {
+    /// Delivers what happened: shuffled, and some of it twice.
+    pub async fn deliver(&mut self, dice: &mut Dice) {
         loop {
-            self.collect().await;
             let mut now = Vec::new();
-            for event in std::mem::take(&mut self.held) {
-                if !all && dice.one_in(3) {
-                    self.held.push(event);
-                    continue;
-                }
+            for event in self.collect().await {
                 if dice.one_in(6) {
                     now.push(event.clone());
                 }
@@ -104,9 +96,6 @@ impl Stage {
                 let response = service.deliver_raw(body, &signature).await;
                 assert_eq!(response.status(), 200);
             }
-            if !all {
-                return;
-            }
             service.settle().await;
             if now.is_empty() {
                 return;
@@ -114,7 +103,9 @@ impl Stage {
         }
     }
 
-    async fn collect(&mut self) {
+    /// What happened since it was asked last.
+    async fn collect(&mut self) -> Vec<Value> {
+        let mut new = Vec::new();
         let mut after: Option<String> = None;
         loop {
             let mut fields = vec![("limit", "100")];
@@ -129,13 +120,13 @@ impl Stage {
                 let id = text(&event, "id");
                 after = Some(id.clone());
                 if self.seen.insert(id) {
-                    self.held.push(event);
+                    new.push(event);
                 } else {
                     known = true;
                 }
             }
             if known || count < 100 {
-                return;
+                return new;
             }
         }
     }
