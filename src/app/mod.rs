@@ -273,7 +273,11 @@ pub async fn start(
         );
         background.task(
             "reservation sweeper",
-            usage::keep_released(pool.clone(), ledger, stop.clone()),
+            usage::keep_released(pool.clone(), ledger.clone(), stop.clone()),
+        );
+        background.task(
+            "levels dated ahead",
+            usage::keep_due_taken(pool.clone(), ledger, catalogue.clone(), stop.clone()),
         );
         background.task("purge", purge::keep_purged(pool.clone(), stop.clone()));
         background.task(

@@ -57,6 +57,9 @@ struct ShownQuota {
     quota: Option<String>,
     over_limit: &'static str,
     overage_rate: Option<String>,
+    /// What a grace period lets be used at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grace_max: Option<String>,
 }
 
 impl Plans {
@@ -64,6 +67,7 @@ impl Plans {
         match self {
             Self::List { stripe, format } => {
                 let catalogue = Catalogue::load(stripe.check()?.plans_file.as_deref())?;
+                let shown = |plan| shown(plan, &catalogue);
                 let plans: Vec<Shown<'_>> = catalogue.plans().iter().map(shown).collect();
                 format.print(&plans, |plans| describe(plans))
             }
@@ -117,11 +121,14 @@ async fn vanished(config: &DatabaseConfig, catalogue: &Catalogue) -> Result<Vec<
     found.map_err(|error| db::opening_refusal(error).to_string())
 }
 
-fn shown(plan: &Plan) -> Shown<'_> {
-    let quota = |quota: &plans::Quota| ShownQuota {
+fn shown<'a>(plan: &'a Plan, catalogue: &Catalogue) -> Shown<'a> {
+    let quota = |metric: &str, quota: &plans::Quota| ShownQuota {
         quota: quota.quota.map(|quota| quota.to_string()),
         over_limit: quota.over_limit.as_str(),
         overage_rate: quota.overage_rate.map(|rate| rate.to_string()),
+        grace_max: catalogue
+            .grace_max_of(plan, metric)
+            .map(|most| most.normalize().to_string()),
     };
     Shown {
         tier: &plan.tier,
@@ -138,7 +145,7 @@ fn shown(plan: &Plan) -> Shown<'_> {
         quotas: plan
             .quotas
             .iter()
-            .map(|(metric, entry)| (metric.as_str(), quota(entry)))
+            .map(|(metric, entry)| (metric.as_str(), quota(metric, entry)))
             .collect(),
     }
 }
@@ -155,9 +162,10 @@ fn describe(plans: &[Shown<'_>]) -> String {
         ]);
         for (metric, quota) in &plan.quotas {
             let limit = quota.quota.as_deref().unwrap_or("unlimited");
-            let over = match &quota.overage_rate {
-                Some(rate) => format!("{} at {rate}", quota.over_limit),
-                None => quota.over_limit.to_owned(),
+            let over = match (&quota.overage_rate, &quota.grace_max) {
+                (Some(rate), _) => format!("{} at {rate}", quota.over_limit),
+                (None, Some(most)) => format!("{} up to {most}", quota.over_limit),
+                (None, None) => quota.over_limit.to_owned(),
             };
             rows.push(vec![
                 String::new(),

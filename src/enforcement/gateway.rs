@@ -62,7 +62,7 @@ impl Gateway {
             .await;
         let (headers, reservation) = match reserved {
             Ok((standing, reservation)) => {
-                let outcome = answer::outcome(standing.decision);
+                let outcome = answer::outcome(&standing);
                 metrics::decision(outcome, &self.metric, started.elapsed());
                 let headers = answer::headers(&self.metric, &standing);
                 if let Some(problem) = answer::denied(&self.metric, &standing) {

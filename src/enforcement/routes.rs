@@ -184,7 +184,8 @@ fn one(metric: &str, quantity: rust_decimal::Decimal, id: Option<String>) -> New
 /// For nginx `auth_request`, Traefik ForwardAuth and Envoy ext_authz, by any method and with any
 /// path below: 200 lets the call pass. What is asked is said in the query that the proxy is
 /// configured with; the headers `X-Quota-Metric` and `X-Quota-Amount` are read only with
-/// `ENFORCE_TRUST_HEADERS=true`. The quota headers of the answer may be copied to the call.
+/// `ENFORCE_TRUST_HEADERS=true`. The quota headers of the answer may be copied to the call. An `id`
+/// that came before is allowed again and not counted, which `X-Quota-Duplicate: true` says.
 #[utoipa::path(
     get,
     path = "/api/enforce",

@@ -12,7 +12,7 @@ use crate::auth::FORWARD_AUTH;
 
 use super::{idempotency, rate_limit, request_id};
 
-const QUOTA_HEADERS: [HeaderName; 7] = [
+const QUOTA_HEADERS: [HeaderName; 8] = [
     HeaderName::from_static("x-quota-remaining"),
     HeaderName::from_static("x-quota-percentage"),
     HeaderName::from_static("x-quota-limit"),
@@ -20,6 +20,7 @@ const QUOTA_HEADERS: [HeaderName; 7] = [
     HeaderName::from_static("x-quota-metric"),
     HeaderName::from_static("x-quota-warning"),
     HeaderName::from_static("x-grace-period-expires"),
+    HeaderName::from_static("x-quota-duplicate"),
 ];
 
 /// Lets the scripts of `origins` in, with tokens and without cookies.

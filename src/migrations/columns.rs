@@ -325,6 +325,13 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
         )],
     ),
     (
+        "20260107090000_pending_levels",
+        &[(
+            "usage_pending_levels",
+            "organization_id metric occurred_at event_id period_start quantity",
+        )],
+    ),
+    (
         "20260110030000_usage_prices",
         &[("usage_totals", "billed_by")],
     ),

@@ -53,6 +53,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260103080000", "bounded_histories"),
     ("20260104010000", "dead_letter_sources"),
     ("20260104090000", "whole_quantities"),
+    ("20260107090000", "pending_levels"),
     ("20260110020000", "audit_running_hash"),
     ("20260110030000", "usage_prices"),
 ];

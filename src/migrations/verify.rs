@@ -52,6 +52,7 @@ pub const TENANT_TABLES: &[(&str, bool)] = &[
     ("usage_reservations", true),
     ("usage_alerts", true),
     ("usage_reports", true),
+    ("usage_pending_levels", true),
 ];
 
 /// Tables without a tenant that row-level security closes all the same.

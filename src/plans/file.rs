@@ -9,9 +9,8 @@ use toml::Spanned;
 use billing_domain::preview::Settlement;
 use billing_domain::quantity;
 
-use super::{
-    Aggregation, Catalogue, EnforcedRoute, FREE_TIER, Metric, OverLimit, Plan, Price, Quota,
-};
+use super::quotas::{CeilingValue, QuotaEntry, check_ceiling, check_quotas};
+use super::{Aggregation, Catalogue, EnforcedRoute, FREE_TIER, Metric, Plan, Price};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -102,6 +101,20 @@ struct MetricEntry {
     aggregation: Aggregation,
     #[serde(default)]
     fail_open: bool,
+    #[serde(default)]
+    told_by: ToldBy,
+    #[serde(default)]
+    grace_max: Option<Spanned<CeilingValue>>,
+}
+
+/// Who may tell of usage.
+#[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+enum ToldBy {
+    /// Whoever has `usage.write`.
+    #[default]
+    Anyone,
+    ApiKeys,
 }
 
 #[derive(Deserialize)]
@@ -115,24 +128,8 @@ struct PlanEntry {
     quotas: BTreeMap<Spanned<String>, Spanned<QuotaEntry>>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct QuotaEntry {
-    quota: QuotaValue,
-    over_limit: OverLimit,
-    #[serde(default)]
-    overage_rate: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum QuotaValue {
-    Number(i64),
-    Text(String),
-}
-
 /// A problem and the byte where it stands.
-type Problem = (usize, String);
+pub(super) type Problem = (usize, String);
 
 impl File {
     pub(super) fn check(self, version: String) -> Result<Catalogue, Problem> {
@@ -140,17 +137,7 @@ impl File {
             version,
             upgrade: self.proration.upgrade.into(),
             downgrade: self.proration.downgrade.into(),
-            metrics: self
-                .metrics
-                .iter()
-                .map(|(name, entry)| {
-                    let metric = Metric {
-                        aggregation: entry.aggregation,
-                        fail_open: entry.fail_open,
-                    };
-                    (name.clone(), metric)
-                })
-                .collect(),
+            metrics: check_metrics(self.metrics)?,
             plans: Vec::new(),
             by_lookup_key: HashMap::new(),
             by_price_id: HashMap::new(),
@@ -169,7 +156,7 @@ impl File {
             if catalogue.plan(&tier).is_some() {
                 return Err((at, format!("the tier {tier:?} is listed twice")));
             }
-            let quotas = check_quotas(&tier, at, &self.metrics, entry.quotas)?;
+            let quotas = check_quotas(&tier, at, &catalogue.metrics, entry.quotas)?;
             let (price_at, price) = (entry.price.span().start, entry.price.into_inner());
             if price.amount < 0 {
                 return Err((price_at, format!("the price of {tier:?} is negative")));
@@ -202,6 +189,21 @@ impl File {
         }
         Ok(catalogue)
     }
+}
+
+fn check_metrics(
+    entries: BTreeMap<String, MetricEntry>,
+) -> Result<BTreeMap<String, Metric>, Problem> {
+    let check = |(name, entry): (String, MetricEntry)| {
+        let metric = Metric {
+            aggregation: entry.aggregation,
+            fail_open: entry.fail_open,
+            by_keys_only: entry.told_by == ToldBy::ApiKeys,
+            grace_max: entry.grace_max.map(check_ceiling).transpose()?,
+        };
+        Ok((name, metric))
+    };
+    entries.into_iter().map(check).collect()
 }
 
 /// What a route of the product's may be called by: neither ours, nor anything
@@ -325,60 +327,4 @@ fn claim(
             format!("the {what} {:?} is used twice", name.get_ref()),
         )),
     }
-}
-
-fn check_quotas(
-    tier: &str,
-    tier_at: usize,
-    metrics: &BTreeMap<String, MetricEntry>,
-    entries: BTreeMap<Spanned<String>, Spanned<QuotaEntry>>,
-) -> Result<BTreeMap<String, Quota>, Problem> {
-    let mut quotas = BTreeMap::new();
-    for (metric, entry) in entries {
-        let at = metric.span().start;
-        let metric = metric.into_inner();
-        if !metrics.contains_key(&metric) {
-            return Err((at, format!("{metric:?} is not among [metrics]")));
-        }
-        let quota = check_quota(entry.into_inner()).map_err(|problem| (at, problem))?;
-        quotas.insert(metric, quota);
-    }
-    match metrics.keys().find(|metric| !quotas.contains_key(*metric)) {
-        Some(metric) => Err((tier_at, format!("{tier:?} says no quota for {metric:?}"))),
-        None => Ok(quotas),
-    }
-}
-
-fn check_quota(entry: QuotaEntry) -> Result<Quota, String> {
-    let quota = match entry.quota {
-        QuotaValue::Text(word) if word == "unlimited" => None,
-        QuotaValue::Text(text) => Some(decimal(&text, "quota")?),
-        QuotaValue::Number(number) => Some(Decimal::from(number)),
-    };
-    if quota.is_some_and(|quota| quota.is_sign_negative()) {
-        return Err("a quota cannot be negative; write \"unlimited\" for no limit".to_owned());
-    }
-    let rate = entry
-        .overage_rate
-        .map(|rate| decimal(&rate, "overage_rate"))
-        .transpose()?;
-    if rate.is_some_and(|rate| rate.is_sign_negative()) {
-        return Err("an overage_rate cannot be negative".to_owned());
-    }
-    let billed = entry.over_limit == OverLimit::Overage && quota.is_some();
-    match (billed, rate) {
-        (true, None) => Err("over_limit = \"overage\" needs an overage_rate".to_owned()),
-        (false, Some(_)) => {
-            Err("an overage_rate needs over_limit = \"overage\" and a quota".to_owned())
-        }
-        _ => Ok(Quota {
-            quota,
-            over_limit: entry.over_limit,
-            overage_rate: rate,
-        }),
-    }
-}
-
-fn decimal(text: &str, what: &str) -> Result<Decimal, String> {
-    Decimal::from_str_exact(text).map_err(|_| format!("{what} {text:?} is no decimal number"))
 }

@@ -1,6 +1,7 @@
 //! The plan catalogue (`PLANS_FILE`): tiers, prices, quotas and rates.
 
 mod file;
+mod quotas;
 pub mod routes;
 mod sync;
 
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use billing_domain::period::Cadence;
 use billing_domain::preview::Settlement;
-pub use billing_domain::quota::{Aggregation, OverLimit};
+pub use billing_domain::quota::{Aggregation, Ceiling, OverLimit};
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -133,6 +134,8 @@ pub struct Quota {
     pub over_limit: OverLimit,
     /// In the currency's major unit, for one unit of the metric.
     pub overage_rate: Option<Decimal>,
+    /// What grace lets be used at most; None: as the metric says.
+    pub grace_max: Option<Ceiling>,
 }
 
 /// What is metered, and how.
@@ -141,6 +144,11 @@ pub struct Metric {
     pub aggregation: Aggregation,
     /// Whether a use is allowed when it cannot be told how much is used.
     pub fail_open: bool,
+    /// Whether only API keys may tell of it, and no user.
+    pub by_keys_only: bool,
+    /// What grace lets be used at most, where the plan says nothing of it;
+    /// None: no end.
+    pub grace_max: Option<Ceiling>,
 }
 
 impl Catalogue {
@@ -197,6 +205,24 @@ impl Catalogue {
 
     pub fn plan(&self, tier: &str) -> Option<&Plan> {
         self.plans.iter().find(|plan| plan.tier == tier)
+    }
+
+    /// What the grace of a metric lets be used at most, in a plan. A plan that is
+    /// not here any more has what the metric says.
+    pub fn grace_max(&self, tier: &str, metric: &str) -> Option<Ceiling> {
+        let plan = self.plan(tier).and_then(|plan| plan.quotas.get(metric));
+        plan.and_then(|quota| quota.grace_max)
+            .or_else(|| self.metric(metric)?.grace_max)
+    }
+
+    /// The same, as a quantity, where a plan has grace for the metric.
+    pub fn grace_max_of(&self, plan: &Plan, metric: &str) -> Option<Decimal> {
+        let quota = plan.quotas.get(metric)?;
+        let ceiling = self.grace_max(&plan.tier, metric)?;
+        let quota = quota
+            .quota
+            .filter(|_| quota.over_limit == OverLimit::Grace)?;
+        Some(ceiling.over(quota))
     }
 
     /// Its place among the tiers; unknown tiers are below all.
@@ -330,6 +356,40 @@ mod tests {
     }
 
     #[test]
+    fn grace_may_have_a_ceiling_by_plan_and_by_metric() {
+        let text = BUILT_IN
+            .replacen(
+                "quota = 10_000, over_limit = \"grace\"",
+                "quota = 10_000, over_limit = \"grace\", grace_max = \"200%\"",
+                1,
+            )
+            .replacen(
+                "quota = 100, over_limit = \"grace\"",
+                "quota = 100, over_limit = \"grace\", grace_max = 150",
+                1,
+            )
+            .replacen(
+                "api_calls = { aggregation = \"sum\" }",
+                "api_calls = { aggregation = \"sum\", grace_max = \"1500.5\" }",
+                1,
+            );
+        let catalogue = parse(&text).unwrap();
+        let most = |tier, metric| catalogue.grace_max(tier, metric);
+        let percent = Ceiling::Percent(200.into());
+        assert_eq!(most("free", "llm_tokens"), Some(percent));
+        let number = Ceiling::Quantity(150.into());
+        assert_eq!(most("free", "agent_executions"), Some(number));
+        let of_metric = Ceiling::Quantity("1500.5".parse().unwrap());
+        assert_eq!(most("free", "api_calls"), Some(of_metric));
+        // An operator may set the kind in any plan, and plans go.
+        assert_eq!(most("standard", "api_calls"), Some(of_metric));
+        assert_eq!(most("gone", "api_calls"), Some(of_metric));
+        assert_eq!(most("standard", "llm_tokens"), None);
+        let shipped = parse(BUILT_IN).unwrap();
+        assert_eq!(shipped.grace_max("free", "llm_tokens"), None);
+    }
+
+    #[test]
     fn a_mistake_is_named_with_its_line() {
         let broken = |from: &str, to: &str| {
             parse(&BUILT_IN.replacen(from, to, 1))
@@ -375,6 +435,49 @@ mod tests {
                 "over_limit = \"soft\"",
                 "unknown variant",
             ),
+            (
+                "quota = 10_000, over_limit = \"grace\"",
+                "quota = 10_000, over_limit = \"grace\", grace_max = \"99.9%\"",
+                "is below the quota",
+            ),
+            (
+                "quota = 10_000, over_limit = \"grace\"",
+                "quota = 10_000, over_limit = \"grace\", grace_max = 9_999",
+                "is below the quota",
+            ),
+            (
+                "quota = 10_000, over_limit = \"grace\"",
+                "quota = 10_000, over_limit = \"grace\", grace_max = \"twice\"",
+                "write a percentage of the quota",
+            ),
+            (
+                "quota = 10_000, over_limit = \"grace\"",
+                "quota = 10_000, over_limit = \"grace\", grace_max = \"1000000.1%\"",
+                "at most 1000000%",
+            ),
+            (
+                "quota = 3, over_limit = \"hard\"",
+                "quota = 3, over_limit = \"hard\", grace_max = \"200%\"",
+                "needs over_limit = \"grace\"",
+            ),
+            (
+                "quota = 10_000, over_limit = \"grace\"",
+                "quota = \"unlimited\", over_limit = \"grace\", grace_max = \"200%\"",
+                "needs over_limit = \"grace\" and a quota",
+            ),
+            (
+                "llm_tokens = { aggregation = \"sum\" }",
+                "llm_tokens = { aggregation = \"sum\", grace_max = \"50%\" }",
+                "is below the quota",
+            ),
+            (
+                "quota = 10_000, ",
+                "quota = \"123456789012345678901\", ",
+                "at most 20 digits",
+            ),
+            ("quota = 10_000, ", "quota = \"0.00001\", ", "and 4 after"),
+            ("\"0.00001\"", "\"1234567890123\"", "at most 12 digits"),
+            ("\"0.00001\"", "\"0.0000000000001\"", "at most 12 digits"),
         ] {
             let error = broken(from, to);
             assert!(

@@ -69,15 +69,19 @@ struct QuotaView {
     /// quota; null where none is billed.
     #[schema(required, example = "0.00001")]
     overage_rate: Option<String>,
+    /// What a grace period lets be used at most; absent: no end, or no grace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grace_max: Option<Number>,
 }
 
-impl From<&Plan> for PlanView {
-    fn from(plan: &Plan) -> Self {
+impl PlanView {
+    fn of(plan: &Plan, catalogue: &Catalogue) -> Self {
         let quotas = plan.quotas.iter().map(|(metric, quota)| QuotaView {
             metric: metric.clone(),
             quota: quota.quota.map(Number),
             over_limit: quota.over_limit,
             overage_rate: quota.overage_rate.map(|rate| rate.normalize().to_string()),
+            grace_max: catalogue.grace_max_of(plan, metric).map(Number),
         });
         Self {
             tier: plan.tier.clone(),
@@ -124,5 +128,6 @@ async fn list(
     let page = Page::of(rows, query.limit, &cursors, |plan: &&Plan| {
         plan.tier.clone()
     });
-    Ok(Json(page.map(PlanView::from)))
+    let show = |plan: &Plan| PlanView::of(plan, &plans.catalogue);
+    Ok(Json(page.map(show)))
 }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::trace_context::TraceParent;
 
 /// Stripe's ids have at most 255 characters.
-const MAX_ID_BYTES: usize = 255;
+pub const MAX_ID_BYTES: usize = 255;
 /// serde_json's own limit while it builds values.
 const MAX_DEPTH: usize = 100;
 
@@ -217,8 +217,8 @@ pub fn is_thin(payload: &str) -> bool {
 /// What the `object` of a thin event says.
 const THIN: &str = "v2.core.event";
 
-/// The end of the year 9999.
-const MAX_UNIX_SECONDS: i64 = 253_402_300_799;
+/// The last second that a `Timestamp` has, on the last days of the year 9999.
+const MAX_UNIX_SECONDS: i64 = 253_402_207_200;
 
 fn name(value: &str, field: &'static str) -> Result<String, PayloadError> {
     if is_name(value) {

@@ -57,6 +57,21 @@ pub enum GraceChange {
     Expired,
 }
 
+/// A level that an event tells of.
+#[derive(Debug, Clone)]
+pub struct Level {
+    pub at: Timestamp,
+    pub event_id: String,
+    pub quantity: Decimal,
+}
+
+/// Levels that were dated ahead, and whose time has come.
+#[derive(Debug, Clone)]
+pub struct Due {
+    pub newest: Level,
+    pub highest: Decimal,
+}
+
 /// What a billing period has of the metric.
 #[derive(Debug, Clone)]
 pub struct Tally {
@@ -70,6 +85,10 @@ pub struct Tally {
     /// Thresholds that were reached here.
     pub raised: Vec<u8>,
     pub grace: Option<Grace>,
+    /// Levels that are dated ahead, and noted here.
+    pub pending: Vec<Level>,
+    /// Levels that were dated ahead were taken, since their time has come.
+    pub took_due: bool,
     pub changed: bool,
     /// Whether the database has it.
     pub stored: bool,
@@ -86,6 +105,8 @@ impl Tally {
             alerted: 0,
             raised: Vec::new(),
             grace: None,
+            pending: Vec::new(),
+            took_due: false,
             changed: false,
             stored: false,
         }
@@ -109,6 +130,8 @@ pub struct Account {
     pub subscribed: Option<Subscribed>,
     /// The subscription before it, or before now.
     pub past: Option<Past>,
+    /// Its subscription has no period that is one.
+    pub unreadable: bool,
     /// The database's clock, after the account was locked.
     pub now: Timestamp,
     /// By the start of the period.
@@ -121,7 +144,11 @@ pub struct Standing {
     pub decision: Decision,
     pub usage: Decimal,
     pub limit: Option<Decimal>,
+    /// What grace lets be used at most, where the catalogue says so.
+    pub grace_max: Option<Decimal>,
     pub period: Period,
+    /// The use was counted before, and is not counted again.
+    pub duplicate: bool,
 }
 
 impl Account {
@@ -142,6 +169,9 @@ impl Account {
     /// The period that a use counts in. What comes late counts where others of
     /// its time were counted.
     fn period_of(&self, occurred: Timestamp) -> Result<Period, Refusal> {
+        if self.unreadable {
+            return Err(Refusal::NoPeriod);
+        }
         let period = usage_period::of(self.subscribed.as_ref(), self.past, occurred, self.now)?;
         let open = self.current()?;
         if period.start_secs() >= open.start_secs() {
@@ -166,15 +196,31 @@ impl Account {
         let period = self.period_of(occurred)?;
         self.add(period, id, quantity, occurred)?;
         let (grace_hours, now) = (self.grace_hours, self.now);
-        let tally = self.tally(period);
-        // Usage of a period that ended starts no grace any more.
-        if period.end_secs() > now.as_second() {
-            let wanted = tally.used();
-            let before = Decimal::ZERO;
-            let decision = quota::decide(&limit, before, wanted, running(tally), grace_hours, now);
-            tally.follow(decision);
-        }
+        self.tally(period).cross(limit, grace_hours, now);
         Ok(period)
+    }
+
+    /// Takes the levels of a period that were dated ahead, now that their time
+    /// has come.
+    pub fn take(&mut self, period_start: i64, due: Due) {
+        let Some(tally) = self.tallies.get_mut(&period_start) else {
+            return;
+        };
+        let place = (due.newest.at, due.newest.event_id);
+        if tally.last.as_ref().is_none_or(|last| *last < place) {
+            tally.last = Some(place);
+            if self.aggregation == Aggregation::Last {
+                tally.total = due.newest.quantity;
+            }
+        }
+        if self.aggregation == Aggregation::Max {
+            tally.total = tally.total.max(due.highest);
+        }
+        (tally.took_due, tally.changed) = (true, true);
+        if let Some(limit) = self.limit {
+            tally.watch(limit.quota);
+            tally.cross(limit, self.grace_hours, self.now);
+        }
     }
 
     /// Counts a use of a reservation's period, whatever that is by now.
@@ -198,9 +244,20 @@ impl Account {
         quantity: Decimal,
         occurred: Timestamp,
     ) -> Result<(), Refusal> {
-        let aggregation = self.aggregation;
+        let (aggregation, now) = (self.aggregation, self.now);
         let quota = self.limit()?.quota;
         let tally = self.tally(period);
+        if aggregation != Aggregation::Sum && occurred > now {
+            // Until then the level is what it is.
+            tally.pending.push(Level {
+                at: occurred,
+                event_id: id.to_owned(),
+                quantity,
+            });
+            tally.events += 1;
+            tally.changed = true;
+            return Ok(());
+        }
         let place = (occurred, id.to_owned());
         let newest = tally.last.as_ref().is_none_or(|last| *last < place);
         let total = match aggregation {
@@ -291,11 +348,20 @@ impl Account {
             now,
         );
         let decision = match decision {
-            Decision::InGrace { starts: true, .. } | Decision::Exceeded => Decision::Within,
-            Decision::GraceExpired { .. } => Decision::Within,
+            Decision::GraceExhausted { grace: Some(grace) } => Decision::InGrace {
+                grace,
+                starts: false,
+            },
+            Decision::InGrace { starts: true, .. }
+            | Decision::Exceeded
+            | Decision::GraceExpired { .. }
+            | Decision::GraceExhausted { grace: None } => Decision::Within,
             other => other,
         };
-        Ok(self.standing(period, decision, limit))
+        Ok(Standing {
+            duplicate: true,
+            ..self.standing(period, decision, limit)
+        })
     }
 
     /// The billing period that it is now.
@@ -305,6 +371,9 @@ impl Account {
 
     /// The billing period of an instant, as the subscriptions are now.
     pub fn period_at(&self, at: Timestamp) -> Result<Period, Refusal> {
+        if self.unreadable {
+            return Err(Refusal::NoPeriod);
+        }
         usage_period::current(self.subscribed.as_ref(), self.past, at)
             .map_err(|_| Refusal::NoPeriod)
     }
@@ -314,7 +383,9 @@ impl Account {
             decision,
             usage: self.tally(period).used(),
             limit: limit.quota,
+            grace_max: limit.grace_max,
             period,
+            duplicate: false,
         }
     }
 }
@@ -326,6 +397,22 @@ fn running(tally: &Tally) -> Option<GracePeriod> {
 }
 
 impl Tally {
+    /// What has happened is over no limit, but starts grace where it crosses the
+    /// quota: not in a period that ended, and also where it would not have been
+    /// allowed.
+    fn cross(&mut self, limit: Limit, grace_hours: u32, now: Timestamp) {
+        if self.period.end_secs() <= now.as_second() {
+            return;
+        }
+        let limit = Limit {
+            grace_max: None,
+            ..limit
+        };
+        let (before, wanted) = (Decimal::ZERO, self.used());
+        let decision = quota::decide(&limit, before, wanted, running(self), grace_hours, now);
+        self.follow(decision);
+    }
+
     /// Notes what a decision says of the grace period.
     fn follow(&mut self, decision: Decision) {
         match (decision, &mut self.grace) {
@@ -368,117 +455,4 @@ impl Tally {
 }
 
 #[cfg(test)]
-mod tests {
-    use billing_domain::quota::OverLimit;
-
-    use super::*;
-
-    fn account(over_limit: OverLimit, aggregation: Aggregation) -> Account {
-        Account {
-            aggregation,
-            grace_hours: 24,
-            limit: Some(Limit {
-                quota: Some(10.into()),
-                over_limit,
-            }),
-            overage_rate: None,
-            subscribed: None,
-            past: None,
-            now: "2026-11-23T12:00:00Z".parse().unwrap(),
-            tallies: BTreeMap::new(),
-        }
-    }
-
-    fn only(account: &Account) -> &Tally {
-        account.tallies.values().next().unwrap()
-    }
-
-    #[test]
-    fn the_most_is_what_the_column_holds() {
-        assert_eq!(MOST.to_string(), "99999999999999999999.9999");
-    }
-
-    #[test]
-    fn a_hard_limit_counts_what_is_reserved() {
-        let mut account = account(OverLimit::Hard, Aggregation::Sum);
-        assert!(account.reserve(6.into()).unwrap().decision.allowed());
-        assert!(
-            !account
-                .check("a", 5.into(), true)
-                .unwrap()
-                .decision
-                .allowed()
-        );
-        assert!(
-            account
-                .check("b", 4.into(), true)
-                .unwrap()
-                .decision
-                .allowed()
-        );
-        account.release(only(&account).period.start_secs(), 6.into());
-        assert!(
-            account
-                .check("c", 6.into(), true)
-                .unwrap()
-                .decision
-                .allowed()
-        );
-        assert_eq!(only(&account).total, 10.into());
-        assert_eq!(only(&account).raised, [80, 100]);
-    }
-
-    #[test]
-    fn a_question_changes_nothing() {
-        let mut account = account(OverLimit::Grace, Aggregation::Sum);
-        let asked = account.check("a", 11.into(), false).unwrap();
-        assert!(matches!(
-            asked.decision,
-            Decision::InGrace { starts: true, .. }
-        ));
-        assert!(!only(&account).changed && only(&account).grace.is_none());
-    }
-
-    #[test]
-    fn one_grace_period_in_a_billing_period() {
-        let mut account = account(OverLimit::Grace, Aggregation::Sum);
-        account.check("a", 11.into(), true).unwrap();
-        let started = only(&account).grace.unwrap();
-        assert_eq!(started.change, Some(GraceChange::Started));
-        account.now = started.period.expires_at;
-        let denied = account.check("b", 1.into(), true).unwrap();
-        assert!(matches!(denied.decision, Decision::GraceExpired { .. }));
-        assert_eq!(only(&account).total, 11.into());
-        assert_eq!(
-            only(&account).grace.unwrap().change,
-            Some(GraceChange::Expired)
-        );
-    }
-
-    #[test]
-    fn a_gauge_takes_the_newest_level_whatever_the_order() {
-        let levels = [
-            ("a", 1, "11:00:00"),
-            ("b", 5, "11:30:00"),
-            ("c", 3, "11:15:00"),
-        ];
-        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]] {
-            let mut account = account(OverLimit::Hard, Aggregation::Last);
-            for index in order {
-                let (id, level, time) = levels[index];
-                let at = format!("2026-11-23T{time}Z").parse().unwrap();
-                account.count(id, level.into(), at).unwrap();
-            }
-            assert_eq!(only(&account).total, 5.into());
-        }
-    }
-
-    #[test]
-    fn without_a_quota_nothing_is_allowed() {
-        let mut account = account(OverLimit::Hard, Aggregation::Sum);
-        account.limit = None;
-        assert_eq!(account.check("a", 1.into(), true), Err(Refusal::NoQuota));
-        let now = account.now;
-        assert_eq!(account.count("a", 1.into(), now), Err(Refusal::NoQuota));
-    }
-}
+mod tests;

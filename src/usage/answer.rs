@@ -24,6 +24,7 @@ const USAGE: HeaderName = HeaderName::from_static("x-quota-usage");
 const METRIC: HeaderName = HeaderName::from_static("x-quota-metric");
 const WARNING: HeaderName = HeaderName::from_static("x-quota-warning");
 const EXPIRES: HeaderName = HeaderName::from_static("x-grace-period-expires");
+const DUPLICATE: HeaderName = HeaderName::from_static("x-quota-duplicate");
 const FAILED_OPEN: HeaderName = HeaderName::from_static("x-quota-failed-open");
 
 /// Whether a use is allowed, and what is used.
@@ -49,6 +50,14 @@ pub struct Checked {
     /// Why it is not allowed.
     #[schema(required)]
     code: Option<&'static str>,
+    /// The id came before: the use was counted then, and was not counted now.
+    /// Absent: it is the first with its id.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    duplicate: bool,
+    /// What a grace period lets be used at most; absent: no end, or no grace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grace_max: Option<Number>,
 }
 
 /// A use that was allowed although it could not be told how much is used.
@@ -93,25 +102,28 @@ pub fn percentage(usage: Decimal, limit: Option<Decimal>) -> Decimal {
 fn grace_of(decision: Decision) -> Option<GracePeriod> {
     match decision {
         Decision::InGrace { grace, .. } | Decision::GraceExpired { grace } => Some(grace),
+        Decision::GraceExhausted { grace } => grace,
         _ => None,
     }
 }
 
 /// The outcome's name in metrics.
-pub fn outcome(decision: Decision) -> &'static str {
-    match decision {
+pub fn outcome(standing: &Standing) -> &'static str {
+    match standing.decision {
+        _ if standing.duplicate => "duplicate",
         Decision::Within => "within",
         Decision::Overage => "overage",
         Decision::InGrace { .. } => "grace",
         Decision::GraceExpired { .. } => "grace_expired",
         Decision::Exceeded => "exceeded",
+        Decision::GraceExhausted { .. } => "grace_exhausted",
     }
 }
 
 fn code(decision: Decision) -> Option<&'static str> {
     match decision {
         Decision::GraceExpired { .. } => Some("QUOTA_EXCEEDED_GRACE_EXPIRED"),
-        Decision::Exceeded => Some("QUOTA_EXCEEDED"),
+        Decision::Exceeded | Decision::GraceExhausted { .. } => Some("QUOTA_EXCEEDED"),
         _ => None,
     }
 }
@@ -132,6 +144,9 @@ pub fn headers(metric: &str, standing: &Standing) -> HeaderMap {
     headers.insert(PERCENTAGE, decimal(percent));
     if let Ok(metric) = HeaderValue::from_str(metric) {
         headers.insert(METRIC, metric);
+    }
+    if standing.duplicate {
+        headers.insert(DUPLICATE, HeaderValue::from_static("true"));
     }
     let warns = matches!(
         standing.decision,
@@ -177,6 +192,13 @@ impl Checked {
                 expires_at: grace.expires_at,
             }),
             code: code(standing.decision),
+            duplicate: standing.duplicate,
+            grace_max: match standing.decision {
+                Decision::InGrace { .. } | Decision::GraceExhausted { .. } => {
+                    standing.grace_max.map(Number)
+                }
+                _ => None,
+            },
         }
     }
 }
@@ -201,6 +223,13 @@ pub fn denied(metric: &str, standing: &Standing) -> Option<Problem> {
              upgrade the plan, or wait for the next billing period",
             to_the_second(grace.expires_at)
         ),
+        Decision::GraceExhausted { .. } => {
+            let most = standing.grace_max.unwrap_or_default().normalize();
+            format!(
+                "of {metric} no more than {most} may be used in a grace period, over the quota of \
+                 {limit}; use less, or upgrade the plan"
+            )
+        }
         _ => format!(
             "the limit of {limit} {metric} may not be exceeded; use less, or upgrade the plan"
         ),

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
-use super::NewEvent;
+use super::{NewEvent, metadata};
 use crate::plans::Catalogue;
 
 /// An id, and all metadata, in bytes.
@@ -17,6 +17,8 @@ const LONGEST_ID: usize = 255;
 /// Between a CloudEvent's source and its id.
 const SEPARATOR: char = '\u{1f}';
 const MOST_METADATA: usize = 8 * 1024;
+/// The year 1: RFC 3339 has none before 0, and the database none before 4714 BC.
+const EARLIEST: Timestamp = Timestamp::constant(-62_135_596_800, 0);
 
 /// What is wrong with one event, by a stable code.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -251,6 +253,10 @@ fn read_time(text: &str) -> Result<Timestamp, Fault> {
         let detail = "occurredAt: write RFC 3339 with a zone, such as 2026-11-23T12:00:00Z";
         Fault::new("invalid_time", detail)
     })?;
+    if at < EARLIEST {
+        let detail = "occurredAt: it lies before the year 1";
+        return Err(Fault::new("invalid_time", detail));
+    }
     // What the database keeps of it.
     at.round(
         jiff::TimestampRound::new()
@@ -273,9 +279,8 @@ fn object(json: &RawValue) -> Option<Result<String, Fault>> {
     if text.len() > MOST_METADATA {
         return invalid("metadata: at most 8 KiB");
     }
-    // Neither NUL nor half a character has a place in the database.
-    if text.contains("\\u0000") || serde_json::from_str::<serde_json::Value>(text).is_err() {
-        return invalid("metadata: it holds a character that cannot be stored");
+    if let Some(fault) = metadata::fault(text) {
+        return invalid(&format!("metadata: {fault}"));
     }
     Some(Ok(text.to_owned()))
 }
@@ -326,6 +331,22 @@ mod tests {
             (
                 "\"quantity\":1,\"occurredAt\":\"2026-11-23T12:00:00\"",
                 "invalid_time",
+            ),
+            (
+                "\"quantity\":1,\"occurredAt\":\"-009999-01-03T00:00:00Z\"",
+                "invalid_time",
+            ),
+            (
+                "\"quantity\":1,\"occurredAt\":\"0000-12-31T23:59:59Z\"",
+                "invalid_time",
+            ),
+            (
+                "\"quantity\":1,\"occurredAt\":\"9999-12-31T23:59:59Z\"",
+                "invalid_time",
+            ),
+            (
+                "\"quantity\":1,\"metadata\":{\"a\":1e-20000}",
+                "invalid_metadata",
             ),
             ("\"quantity\":1,\"metadata\":[1]", "invalid_metadata"),
             (

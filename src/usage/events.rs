@@ -2,6 +2,7 @@
 //! batches.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
@@ -16,6 +17,7 @@ use super::body::{Fault, Read, Shape};
 use super::offload::LARGE_BYTES;
 use super::routes::{Usage, refused};
 use super::{Item, NewEvent, answer};
+use crate::audit::Actor;
 use crate::auth::Principal;
 use crate::error::Problem;
 use crate::http::extract::RawBody;
@@ -134,9 +136,13 @@ pub(super) async fn record(
 ) -> Result<Response, Problem> {
     let (shape, batched) = shape_of(&headers)?;
     let (organization_id, bytes) = (caller.organization_id, body.len());
-    let catalogue = usage.catalogue.clone();
+    let reader = Reader {
+        shape,
+        catalogue: usage.catalogue.clone(),
+        by_user: is_user(&caller),
+    };
     // The body is not kept while its events wait.
-    let read = move || Sent::read(&body, shape, batched, &catalogue);
+    let read = move || Sent::read(&body, batched, &reader);
     let sent = if bytes > LARGE_BYTES {
         usage.offload.run(organization_id, read).await??
     } else {
@@ -160,6 +166,40 @@ pub(super) async fn record(
     }
 }
 
+/// How events are read, and of whom.
+struct Reader {
+    shape: Shape,
+    catalogue: Arc<Catalogue>,
+    by_user: bool,
+}
+
+impl Reader {
+    fn read(&self, json: &str) -> Result<Read, (Option<String>, Fault)> {
+        let read = self.shape.read(json, &self.catalogue)?;
+        match may_tell(&self.catalogue, &read.event.metric, self.by_user) {
+            Ok(()) => Ok(read),
+            Err(fault) => Err((Some(read.id), fault)),
+        }
+    }
+}
+
+/// Whether it is a person who calls, and no program of the product's.
+pub(super) fn is_user(caller: &Principal) -> bool {
+    matches!(caller.actor, Actor::User(_))
+}
+
+/// Refuses what only API keys may tell of, if a user does.
+pub(super) fn may_tell(catalogue: &Catalogue, metric: &str, by_user: bool) -> Result<(), Fault> {
+    let only_keys = catalogue
+        .metric(metric)
+        .is_some_and(|metric| metric.by_keys_only);
+    if by_user && only_keys {
+        let detail = format!("metric: only an API key may tell of {metric} (told_by)");
+        return Err(Fault::new("metric_by_keys_only", detail));
+    }
+    Ok(())
+}
+
 /// What a body holds.
 enum Sent {
     One(Read),
@@ -176,24 +216,16 @@ struct Batch {
 }
 
 impl Sent {
-    fn read(
-        body: &[u8],
-        shape: Shape,
-        batched: bool,
-        catalogue: &Catalogue,
-    ) -> Result<Self, Problem> {
+    fn read(body: &[u8], batched: bool, reader: &Reader) -> Result<Self, Problem> {
         let text = std::str::from_utf8(body)
             .map_err(|_| refused("invalid_json", "the body is not UTF-8"))?;
-        if let Some(events) = events_of(text, shape, batched)? {
-            return Ok(Self::Batch(Batch::read(&events, shape, catalogue)));
+        if let Some(events) = events_of(text, reader.shape, batched)? {
+            return Ok(Self::Batch(Batch::read(&events, reader)));
         }
-        shape
-            .read(text, catalogue)
-            .map(Self::One)
-            .map_err(|(_, fault)| {
-                metrics::usage_events("rejected", 1);
-                refused(fault.code, fault.detail)
-            })
+        reader.read(text).map(Self::One).map_err(|(_, fault)| {
+            metrics::usage_events("rejected", 1);
+            fault.into()
+        })
     }
 
     fn events(&self) -> usize {
@@ -205,14 +237,14 @@ impl Sent {
 }
 
 impl Batch {
-    fn read(events: &[&RawValue], shape: Shape, catalogue: &Catalogue) -> Self {
+    fn read(events: &[&RawValue], reader: &Reader) -> Self {
         let mut batch = Self {
             results: Vec::with_capacity(events.len()),
             ids: Vec::with_capacity(events.len()),
             readable: Vec::with_capacity(events.len()),
         };
         for event in events {
-            match shape.read(event.get(), catalogue) {
+            match reader.read(event.get()) {
                 Ok(Read { id, event }) => {
                     batch.ids.push(id);
                     batch.readable.push(event);

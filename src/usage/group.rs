@@ -163,7 +163,7 @@ pub fn touched(job: &Job) -> BTreeSet<Key> {
     let metrics: Vec<&str> = match &job.op {
         Op::Record(events) => events.iter().map(|event| event.metric.as_str()).collect(),
         Op::Check { event, .. } => vec![&event.metric],
-        Op::Reserve { metric, .. } => vec![metric],
+        Op::Reserve { metric, .. } | Op::TakeDue { metric } => vec![metric],
         Op::Settle { reservation, .. } => vec![&reservation.metric],
     };
     let key = |metric: &str| (job.organization_id, metric.to_owned());
@@ -243,6 +243,8 @@ impl Group {
                 quantity,
                 ttl_secs,
             } => self.reserve(organization_id, *id, metric, *quantity, *ttl_secs),
+            // It was done when the account was read.
+            Op::TakeDue { .. } => Reply::Settled,
             Op::Settle { reservation, used } => self.settle(reservation, *used),
         }
     }

@@ -39,6 +39,8 @@ pub(super) enum Op {
         quantity: Decimal,
         ttl_secs: u32,
     },
+    /// Take levels of the metric that were dated ahead, and whose time has come.
+    TakeDue { metric: String },
     /// Count what was held, or let it go.
     Settle {
         reservation: Reservation,
@@ -173,6 +175,15 @@ impl Ledger {
         let organization_id = reservation.organization_id;
         let op = Op::Settle { reservation, used };
         match self.ask(organization_id, op).await? {
+            Reply::Settled => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Takes levels of a metric that were dated ahead, and whose time has come.
+    pub async fn take_due(&self, organization_id: Uuid, metric: &str) -> Result<(), LedgerError> {
+        let metric = metric.to_owned();
+        match self.ask(organization_id, Op::TakeDue { metric }).await? {
             Reply::Settled => Ok(()),
             other => Err(unexpected(&other)),
         }

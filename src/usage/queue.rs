@@ -50,7 +50,7 @@ impl Load {
         let (events, bytes) = match op {
             Op::Record(events) => (events.len(), events.iter().map(event).sum()),
             Op::Check { event: asked, .. } => (1, event(asked)),
-            Op::Reserve { .. } | Op::Settle { .. } => (1, 0),
+            Op::Reserve { .. } | Op::TakeDue { .. } | Op::Settle { .. } => (1, 0),
         };
         Self {
             requests: 1,

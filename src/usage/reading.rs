@@ -39,6 +39,9 @@ pub struct MetricUsage {
     pub percentage: Number,
     #[schema(value_type = String, example = "overage")]
     pub over_limit: OverLimit,
+    /// What a grace period lets be used at most; absent: no end, or no grace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_max: Option<Number>,
     /// What is used over the quota.
     pub overage: Number,
     /// A decimal number in the currency's major unit, for one unit over the
@@ -108,6 +111,7 @@ fn describe(metric: String, account: &Account, currency: Option<&str>) -> Option
         remaining: limit.quota.map(|quota| Number(remaining(usage, quota))),
         percentage: Number(percentage(usage, limit.quota)),
         over_limit: limit.over_limit,
+        grace_max: limit.grace_max.map(Number),
         overage: Number(overage),
         overage_rate: rate.map(|rate| rate.normalize().to_string()),
         overage_amount: rate

@@ -14,6 +14,7 @@ use utoipa::{OpenApi, ToSchema};
 use uuid::Uuid;
 
 use super::body::{self, Fault};
+use super::events::{is_user, may_tell};
 use super::offload::Offload;
 use super::{Ledger, LedgerError, NewEvent, answer};
 use crate::auth::Principal;
@@ -69,7 +70,8 @@ struct CheckBody {
 /// Decide whether a use is allowed, and count it
 ///
 /// Without `consume` it is a question, and nothing changes. A use that is not allowed is 402, with
-/// the same members.
+/// the same members. An `id` that came before is allowed again and not counted, which `duplicate`
+/// and the header `X-Quota-Duplicate` say.
 #[utoipa::path(
     post,
     path = "/api/billing/usage/check",
@@ -89,9 +91,10 @@ async fn check(
     caller: Principal,
     Json(body): Json<CheckBody>,
 ) -> Result<Response, Problem> {
-    let refuse = |fault: Fault| refused(fault.code, fault.detail);
     usage.check_names(&body.metric, body.id.as_deref())?;
-    let quantity = body::read_quantity(&body.quantity).map_err(refuse)?;
+    let quantity = body::read_quantity(&body.quantity)?;
+    let by_user = body.consume && is_user(&caller);
+    may_tell(&usage.catalogue, &body.metric, by_user)?;
     let named = body.id.is_some();
     let event = NewEvent {
         id: body.id.unwrap_or_else(|| Uuid::now_v7().to_string()),
@@ -106,12 +109,22 @@ async fn check(
         .await
 }
 
+/// Whoever may not is told so; all else is a request that is not well-formed.
+impl From<Fault> for Problem {
+    fn from(fault: Fault) -> Self {
+        let status = match fault.code {
+            "metric_by_keys_only" => StatusCode::FORBIDDEN,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, fault.code, fault.detail)
+    }
+}
+
 impl Usage {
     /// Refuses a metric that is none, and an id that cannot be one.
     pub fn check_names(&self, metric: &str, id: Option<&str>) -> Result<(), Problem> {
-        let refuse = |fault: Fault| refused(fault.code, fault.detail);
-        body::check_metric(&self.catalogue, metric).map_err(refuse)?;
-        id.map_or(Ok(()), |id| body::check_id(id).map_err(refuse))
+        body::check_metric(&self.catalogue, metric)?;
+        id.map_or(Ok(()), |id| Ok(body::check_id(id)?))
     }
 
     /// Decides, answers and counts the decision.
@@ -130,7 +143,7 @@ impl Usage {
             .await;
         match decided {
             Ok(standing) => {
-                let outcome = answer::outcome(standing.decision);
+                let outcome = answer::outcome(&standing);
                 metrics::decision(outcome, metric, started.elapsed());
                 answer::log_denial(organization_id, metric, &standing);
                 Ok(answer::checked(metric, &standing))

@@ -81,7 +81,9 @@ pub async fn open(
                   -- at once, at once.
                   CASE WHEN s.ended_at <= t.period_end THEN s.cut_at ELSE t.closed_at END
                     AS closed_at,
-                  ahead.quantity AS "ahead?", t.events, t.reported, t.reported_late,
+                  ahead.quantity AS "ahead?", level.newest AS "newest?",
+                  level.highest AS "highest?", level.waits AS "waits?",
+                  t.events, t.reported, t.reported_late,
                   s.stripe_customer_id AS "stripe_customer_id?", s.included AS "included?",
                   s.on_trial AS "on_trial?",
                   (s.ended_at <= t.period_end AND NOT EXISTS (
@@ -129,6 +131,18 @@ pub async fn open(
                   AND e.period_start = t.period_start
                   AND e.recorded_at > greatest($6, now()) - interval '10 minutes'
                   AND e.occurred_at > greatest($6, now())) ahead ON true
+             LEFT JOIN LATERAL (
+               -- Of levels that are dated ahead, those whose time has come by then.
+               SELECT (array_agg(p.quantity ORDER BY p.occurred_at DESC, p.event_id DESC)
+                         FILTER (WHERE p.occurred_at <= greatest($6, now())
+                                   AND (t.last_at IS NULL OR p.occurred_at >= t.last_at)))[1]
+                        AS newest,
+                      max(p.quantity) FILTER (WHERE p.occurred_at <= greatest($6, now()))
+                        AS highest,
+                      bool_or(p.occurred_at > greatest($6, now())) AS waits
+                 FROM usage_pending_levels p
+                WHERE p.organization_id = t.organization_id AND p.metric = t.metric
+                  AND p.period_start = t.period_start) level ON true
              LEFT JOIN usage_quotas q
                ON q.organization_id = t.organization_id AND q.metric = t.metric
              LEFT JOIN usage_quota_overrides v
@@ -150,7 +164,8 @@ pub async fn open(
     .await?;
     let open = rows.into_iter().map(|row| {
         let metric = catalogue.metric(&row.metric);
-        let is_sum = metric.is_none_or(|metric| metric.aggregation == Aggregation::Sum);
+        let aggregation = metric.map_or(Aggregation::Sum, |metric| metric.aggregation);
+        let is_sum = aggregation == Aggregation::Sum;
         let ahead = row.ahead.unwrap_or(Decimal::ZERO);
         let billed = match (row.stripe_customer_id, row.included, row.on_trial) {
             (Some(stripe_customer_id), Some(included), Some(on_trial)) => Some(Billed {
@@ -167,12 +182,12 @@ pub async fn open(
             period_start: row.period_start.to_jiff(),
             period_end: row.period_end.to_jiff(),
             closed_at: row.closed_at.map(|at| at.to_jiff()),
-            total: if is_sum {
-                (row.total - ahead).max(Decimal::ZERO)
-            } else {
-                row.total
+            total: match aggregation {
+                Aggregation::Sum => (row.total - ahead).max(Decimal::ZERO),
+                Aggregation::Last => row.newest.unwrap_or(row.total),
+                Aggregation::Max => row.highest.map_or(row.total, |due| due.max(row.total)),
             },
-            waits: !is_sum && row.ahead.is_some(),
+            waits: !is_sum && (row.ahead.is_some() || row.waits.unwrap_or(false)),
             events: row.events,
             reported: row.reported,
             reported_late: row.reported_late,

@@ -65,6 +65,30 @@ pub struct Limit {
     /// None: unlimited.
     pub quota: Option<Decimal>,
     pub over_limit: OverLimit,
+    /// What a grace period lets be used at most; None: no end.
+    pub grace_max: Option<Decimal>,
+}
+
+/// How much a grace period lets be used at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ceiling {
+    /// Of the quota in force, in percent.
+    Percent(Decimal),
+    Quantity(Decimal),
+}
+
+impl Ceiling {
+    /// What it comes to over `quota`.
+    #[must_use]
+    pub fn over(self, quota: Decimal) -> Decimal {
+        match self {
+            // What no decimal holds, no total reaches.
+            Self::Percent(percent) => quota
+                .checked_mul(percent)
+                .map_or(Decimal::MAX, |share| share / Decimal::ONE_HUNDRED),
+            Self::Quantity(quantity) => quantity,
+        }
+    }
 }
 
 /// Whether a use is allowed, and why.
@@ -79,6 +103,8 @@ pub enum Decision {
     InGrace { grace: GracePeriod, starts: bool },
     /// It is over the quota, and the period's grace is over.
     GraceExpired { grace: GracePeriod },
+    /// It is over what a grace period lets be used, whether or not one runs.
+    GraceExhausted { grace: Option<GracePeriod> },
     /// It is over a quota that may not be exceeded.
     Exceeded,
 }
@@ -110,11 +136,14 @@ pub fn decide(
     match (limit.over_limit, grace) {
         (OverLimit::Hard, _) => Decision::Exceeded,
         (OverLimit::Overage, _) => Decision::Overage,
+        (OverLimit::Grace, Some(grace)) if grace.is_over(now) => Decision::GraceExpired { grace },
+        (OverLimit::Grace, grace) if limit.grace_max.is_some_and(|max| wanted > max) => {
+            Decision::GraceExhausted { grace }
+        }
         (OverLimit::Grace, None) => Decision::InGrace {
             grace: GracePeriod::starting(now, grace_hours),
             starts: true,
         },
-        (OverLimit::Grace, Some(grace)) if grace.is_over(now) => Decision::GraceExpired { grace },
         (OverLimit::Grace, Some(grace)) => Decision::InGrace {
             grace,
             starts: false,
@@ -165,6 +194,7 @@ mod tests {
         let limit = Limit {
             quota: Some(100.into()),
             over_limit,
+            grace_max: None,
         };
         let now = at("2026-11-23T00:00:00Z");
         decide(&limit, used.into(), wanted.into(), None, 24, now)
@@ -188,6 +218,7 @@ mod tests {
         let limit = Limit {
             quota: None,
             over_limit: OverLimit::Hard,
+            grace_max: None,
         };
         let now = at("2026-11-23T00:00:00Z");
         let decided = decide(&limit, Decimal::MAX, Decimal::MAX, None, 24, now);
@@ -205,6 +236,7 @@ mod tests {
         let limit = Limit {
             quota: Some(3.into()),
             over_limit: OverLimit::Grace,
+            grace_max: None,
         };
         let grace = GracePeriod::starting(at("2026-11-01T00:00:00Z"), 24);
         let decide_at = |now| decide(&limit, 3.into(), 4.into(), Some(grace), 24, at(now));
@@ -218,6 +250,39 @@ mod tests {
         for later in ["2026-11-02T00:00:00Z", "2026-11-30T23:59:59Z"] {
             assert_eq!(decide_at(later), Decision::GraceExpired { grace });
         }
+    }
+
+    #[test]
+    fn grace_has_a_ceiling_where_there_is_one() {
+        let limit = Limit {
+            quota: Some(100.into()),
+            over_limit: OverLimit::Grace,
+            grace_max: Some(200.into()),
+        };
+        let grace = GracePeriod::starting(at("2026-11-01T00:00:00Z"), 24);
+        let decide = |used: i64, wanted: i64, grace, now| {
+            decide(&limit, used.into(), wanted.into(), grace, 24, at(now))
+        };
+        let within = "2026-11-01T12:00:00Z";
+        assert!(decide(0, 200, None, within).allowed());
+        assert!(decide(199, 200, Some(grace), within).allowed());
+        let none = Decision::GraceExhausted { grace: None };
+        assert_eq!(decide(0, 201, None, within), none);
+        let some = Decision::GraceExhausted { grace: Some(grace) };
+        assert_eq!(decide(200, 201, Some(grace), within), some);
+        // A level that is higher already may fall, and not stay.
+        assert_eq!(decide(500, 400, Some(grace), within), Decision::Within);
+        assert!(!decide(500, 500, Some(grace), within).allowed());
+        let over = Decision::GraceExpired { grace };
+        assert_eq!(decide(0, 201, Some(grace), "2026-11-03T00:00:00Z"), over);
+    }
+
+    #[test]
+    fn a_ceiling_follows_the_quota_in_force() {
+        let percent = Ceiling::Percent("150.5".parse().unwrap());
+        assert_eq!(percent.over(1_000.into()), Decimal::from(1_505));
+        assert_eq!(percent.over(Decimal::MAX), Decimal::MAX);
+        assert_eq!(Ceiling::Quantity(7.into()).over(5.into()), 7.into());
     }
 
     #[test]

@@ -115,9 +115,12 @@ pub fn of(
     }
     // What lies before the open period counts in the one that ended with it.
     let late = now.as_second() - open.start_secs() < LATE.as_secs();
+    if !late {
+        return Err(NotCounted::Closed);
+    }
     let before = current(subscribed, past, occurred)?;
     let adjoins = current(subscribed, past, second(open.start_secs() - 1)?)? == before;
-    if late && adjoins {
+    if adjoins {
         Ok(before)
     } else {
         Err(NotCounted::Closed)

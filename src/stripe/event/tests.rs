@@ -61,6 +61,8 @@ fn what_is_no_event_is_refused() {
         r#"{"id":"\ud800","type":"b","data":{"object":{}}}"#,
         r#"{"id":1,"type":"b","data":{"object":{}}}"#,
         r#"{"id":"a","type":"b","created":-1,"data":{"object":{}}}"#,
+        // In the year 9999, and no timestamp has it.
+        r#"{"id":"a","type":"b","created":253402300799,"data":{"object":{}}}"#,
         r#"{"id":"a","type":"b","created":1e400,"data":{"object":{}}}"#,
         &long_id,
         &deep,

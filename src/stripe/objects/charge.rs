@@ -54,7 +54,7 @@ impl Charge {
         let captured = o.flag("captured")?;
         let refunded = o.flag("refunded")?;
         Ok(Self {
-            id: o.text("id")?,
+            id: o.own_id()?,
             customer_id: customer(&o)?,
             invoice_id: o.id("invoice")?,
             payment_intent_id: o.id("payment_intent")?,

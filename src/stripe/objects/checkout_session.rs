@@ -41,7 +41,7 @@ impl CheckoutSession {
     pub fn read(object: &Value) -> Result<Self, ShapeError> {
         let o = Fields::root(object);
         Ok(Self {
-            id: o.text("id")?,
+            id: o.own_id()?,
             customer_id: customer(&o)?,
             subscription_id: o.id("subscription")?,
             invoice_id: o.id("invoice")?,

@@ -25,7 +25,7 @@ impl Customer {
         let o = Fields::root(object);
         let preferred = o.within("invoice_settings")?.id("default_payment_method")?;
         Ok(Self {
-            id: o.text("id")?,
+            id: o.own_id()?,
             deleted: deleted || o.flag("deleted")?,
             delinquent: match o.has("delinquent") {
                 true => Some(o.flag("delinquent")?),

@@ -31,7 +31,7 @@ impl Dispute {
     pub fn read(object: &Value) -> Result<Self, ShapeError> {
         let o = Fields::root(object);
         Ok(Self {
-            id: o.text("id")?,
+            id: o.own_id()?,
             charge_id: o.id("charge")?.ok_or_else(|| o.missing("charge"))?,
             payment_intent_id: o.id("payment_intent")?,
             status: o.text("status")?,

@@ -3,6 +3,11 @@
 use jiff::Timestamp;
 use serde_json::{Map, Number, Value};
 
+use crate::stripe::event::MAX_ID_BYTES;
+
+/// The beginning of the year 1.
+const EARLIEST: Timestamp = Timestamp::constant(-62_135_596_800, 0);
+
 /// A field that is not what Stripe's API says it is. No retry heals it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("data.object.{path} {problem}")]
@@ -77,12 +82,27 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The object's own id.
+    pub fn own_id(&self) -> Result<String, ShapeError> {
+        let id = self.text("id")?;
+        self.fits("id", Some(&id)).map(|()| id)
+    }
+
     /// An id, bare or in the expanded object.
     pub fn id(&self, name: &str) -> Result<Option<String>, ShapeError> {
-        match self.get(name) {
+        let id = match self.get(name) {
             Value::Object(_) => self.within(name)?.maybe_text("id"),
             _ => self.maybe_text(name),
+        }?;
+        self.fits(name, id.as_deref()).map(|()| id)
+    }
+
+    /// What objects are found by stands in indexes, which hold no long texts.
+    fn fits(&self, name: &str, id: Option<&str>) -> Result<(), ShapeError> {
+        if id.is_some_and(|id| id.len() > MAX_ID_BYTES) {
+            return Err(self.error(name, format!("is longer than {MAX_ID_BYTES} bytes")));
         }
+        Ok(())
     }
 
     pub fn integer(&self, name: &str) -> Result<i64, ShapeError> {
@@ -141,10 +161,15 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Unix seconds.
+    /// Unix seconds, of the years 1 to 9999: the database has no others that a
+    /// period could lie in.
     pub fn time(&self, name: &str) -> Result<Option<Timestamp>, ShapeError> {
+        let read = |seconds| Timestamp::from_second(seconds).ok();
         self.maybe_integer(name)?
-            .map(|seconds| Timestamp::from_second(seconds).map_err(|_| self.too_large(name)))
+            .map(|seconds| {
+                let at = read(seconds).filter(|at| *at >= EARLIEST);
+                at.ok_or_else(|| self.too_large(name))
+            })
             .transpose()
     }
 

@@ -98,7 +98,7 @@ impl Invoice {
             };
         }
         Ok(Self {
-            id: o.text("id")?,
+            id: o.own_id()?,
             customer_id: customer(&o)?,
             subscription_id: match parent.id("subscription")? {
                 Some(id) => Some(id),
@@ -226,7 +226,7 @@ impl InvoiceLine {
         let period = o.within("period")?;
         let first = |found: [Option<String>; 3]| found.into_iter().flatten().next();
         Ok(Self {
-            id: o.text("id")?,
+            id: o.own_id()?,
             description: o.maybe_text("description")?,
             amount: o.integer("amount")?,
             currency: o.text("currency")?,

@@ -30,7 +30,7 @@ impl InvoicePayment {
         let o = Fields::root(object);
         let payment = o.within("payment")?;
         Ok(Self {
-            id: o.text("id")?,
+            id: o.own_id()?,
             invoice_id: o.id("invoice")?.ok_or_else(|| o.missing("invoice"))?,
             payment_intent_id: payment.id("payment_intent")?,
             charge_id: payment.id("charge")?,

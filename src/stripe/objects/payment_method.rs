@@ -42,7 +42,7 @@ impl PaymentMethod {
             named.iter().find_map(|name| previous.get(*name)?.as_str())
         });
         Ok(Self {
-            id: o.text("id")?,
+            id: o.own_id()?,
             status: if customer.is_some() {
                 "attached"
             } else {

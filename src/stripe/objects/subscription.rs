@@ -89,7 +89,7 @@ impl Subscription {
             .filter(|item| item.current_period_end.is_some())
             .min_by_key(|item| (item.current_period_end, item.current_period_start));
         Ok(Self {
-            id: o.text("id")?,
+            id: o.own_id()?,
             customer_id: customer(&o)?.ok_or_else(|| o.missing("customer"))?,
             status: o.text("status")?,
             currency: o.maybe_text("currency")?,
@@ -189,7 +189,7 @@ impl SubscriptionItem {
             price.clone()
         };
         Ok(Self {
-            id: o.text("id")?,
+            id: o.own_id()?,
             // Whole, or not expanded.
             price_id: match o.id("price")? {
                 Some(id) => Some(id),

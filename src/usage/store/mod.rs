@@ -1,5 +1,6 @@
 //! The ledger's SQL: what is read here, what is written in [`write`].
 
+mod pending;
 mod periods;
 mod write;
 
@@ -16,10 +17,11 @@ use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
 use super::NewEvent;
-use super::account::{Account, Grace, Tally};
+use super::account::{Account, Due, Grace, Level, Tally};
 use super::ledger::Reservation;
 use crate::plans::{Aggregation, Catalogue};
 
+pub use pending::{due_accounts, forgotten, settle_forgotten};
 pub use periods::{Place, Renewed, Row, keep_prices, reach, rows, shift};
 pub use write::{Writes, write};
 
@@ -152,6 +154,7 @@ pub async fn read(
                   coalesce(v.unlimited, q.unlimited) AS unlimited,
                   CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END AS quota,
                   coalesce(v.over_limit, q.over_limit) AS over_limit, q.overage_rate,
+                  q.plan_tier AS "quota_tier?",
                   s.plan_tier, s.current_period_start AS "current_start?",
                   s.current_period_end AS "current_end?", s.billing_cycle_anchor AS "anchor?",
                   s.stripe_created_at AS "created?", s.ends AS "ends?",
@@ -161,7 +164,9 @@ pub async fn read(
                   t.last_at AS "last_at?", t.last_event_id AS "last_event_id?",
                   t.alerted AS "alerted?",
                   g.started_at AS "grace_start?", g.expires_at AS "grace_expires?",
-                  g.ended_at IS NOT NULL AS "grace_ended!"
+                  g.ended_at IS NOT NULL AS "grace_ended!",
+                  d.occurred_at AS "due_at?", d.event_id AS "due_id?",
+                  d.quantity AS "due_quantity?", d.highest AS "due_highest?"
              FROM unnest($1::uuid[], $2::text[])
                   WITH ORDINALITY AS k(organization_id, metric, n)
              LEFT JOIN usage_quotas q
@@ -210,7 +215,13 @@ pub async fn read(
                SELECT g.started_at, g.expires_at, g.ended_at FROM grace_periods g
                 WHERE g.organization_id = t.organization_id AND g.metric = t.metric
                   AND g.period_start = t.period_start
-               OFFSET 0) g ON true"#,
+               OFFSET 0) g ON true
+             LEFT JOIN LATERAL (
+               SELECT p.occurred_at, p.event_id, p.quantity, max(p.quantity) OVER () AS highest
+                 FROM usage_pending_levels p
+                WHERE p.organization_id = t.organization_id AND p.metric = t.metric
+                  AND p.period_start = t.period_start AND p.occurred_at <= statement_timestamp()
+                ORDER BY p.occurred_at DESC, p.event_id DESC LIMIT 1) d ON true"#,
         &organizations,
         &metrics as &[&str]
     )
@@ -227,6 +238,7 @@ pub async fn read(
         overage_rate: None,
         subscribed: None,
         past: None,
+        unreadable: false,
         now,
         tallies: BTreeMap::new(),
     };
@@ -247,27 +259,26 @@ pub async fn read(
             .map(|over_limit| Limit {
                 quota: row.quota,
                 over_limit,
+                grace_max: (over_limit == OverLimit::Grace)
+                    .then(|| grace_max(catalogue, row.quota_tier.as_deref(), metric, row.quota))
+                    .flatten(),
             });
         let billed = account
             .limit
             .is_some_and(|limit| limit.over_limit == OverLimit::Overage && limit.quota.is_some());
         account.overage_rate = row.overage_rate.filter(|_| billed);
         let period = row.current_start.zip(row.current_end);
-        account.subscribed = match period {
-            None => None,
-            Some((start, end)) => {
-                let period = Period::new(start.to_jiff(), end.to_jiff())
-                    .map_err(|_| unreadable("a subscription's period cannot be read"))?;
-                let secs = |at: Option<jiff_sqlx::Timestamp>| at.map(|at| at.to_jiff().as_second());
-                Some(Subscribed {
-                    period,
-                    anchor_secs: secs(row.anchor).unwrap_or(period.start_secs()),
-                    cadence: cadence(catalogue, row.plan_tier.as_deref()),
-                    created_secs: secs(row.created).unwrap_or(period.start_secs()),
-                    ends_secs: secs(row.ends),
-                })
-            }
-        };
+        let secs = |at: Option<jiff_sqlx::Timestamp>| at.map(|at| at.to_jiff().as_second());
+        let period = period.map(|(start, end)| Period::new(start.to_jiff(), end.to_jiff()));
+        // Whoever else is in the group is counted all the same.
+        account.unreadable = matches!(period, Some(Err(_)));
+        account.subscribed = period.and_then(Result::ok).map(|period| Subscribed {
+            period,
+            anchor_secs: secs(row.anchor).unwrap_or(period.start_secs()),
+            cadence: cadence(catalogue, row.plan_tier.as_deref()),
+            created_secs: secs(row.created).unwrap_or(period.start_secs()),
+            ends_secs: secs(row.ends),
+        });
         let past = row.past_start.zip(row.past_end);
         account.past = past.map(|(start, end)| Past {
             start_secs: start.to_jiff().as_second(),
@@ -304,11 +315,31 @@ pub async fn read(
             ..Tally::new(period)
         };
         account.tallies.insert(period.start_secs(), tally);
+        let due = (row.due_at.zip(row.due_id)).zip(row.due_quantity.zip(row.due_highest));
+        if let Some(((at, event_id), (quantity, highest))) = due {
+            let newest = Level {
+                at: at.to_jiff(),
+                event_id,
+                quantity,
+            };
+            account.take(period.start_secs(), Due { newest, highest });
+        }
     }
     let accounts = accounts.into_iter();
     accounts
         .map(|account| account.ok_or_else(|| unreadable("an account was not read")))
         .collect()
+}
+
+/// What grace lets be used at most, over the quota in force.
+fn grace_max(
+    catalogue: &Catalogue,
+    tier: Option<&str>,
+    metric: &str,
+    quota: Option<Decimal>,
+) -> Option<Decimal> {
+    let ceiling = catalogue.grace_max(tier.unwrap_or_default(), metric)?;
+    quota.map(|quota| ceiling.over(quota))
 }
 
 /// Where in what was asked for a row belongs.

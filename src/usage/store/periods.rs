@@ -26,7 +26,7 @@ pub struct Place<'a> {
     pub start: i64,
 }
 
-fn instant(secs: i64) -> Result<jiff_sqlx::Timestamp, sqlx::Error> {
+pub(super) fn instant(secs: i64) -> Result<jiff_sqlx::Timestamp, sqlx::Error> {
     let at = Timestamp::from_second(secs);
     at.map(|at| at.to_sqlx())
         .map_err(|error| sqlx::Error::Decode(Box::new(error)))
@@ -204,6 +204,10 @@ pub async fn shift(
              UPDATE usage_reports SET period_start = $4
               WHERE organization_id = $1 AND metric = $2 AND period_start = $3 AND at >= $5
              RETURNING units
+           ), ahead AS (
+             UPDATE usage_pending_levels SET period_start = $4
+              WHERE organization_id = $1 AND metric = $2 AND period_start = $3
+                AND occurred_at >= $5
            )
            SELECT (SELECT count(*) FROM events) AS "events!",
                   (SELECT coalesce(sum(quantity), 0) FROM events) AS "used!",
@@ -290,8 +294,8 @@ async fn count(conn: &mut PgConnection, place: Place<'_>, events: i64) -> Result
     Ok(())
 }
 
-/// A level is what its events say, and so is what was told of it.
-async fn recompute(
+/// A level is what its events say so far, and so is what was told of it.
+pub(super) async fn recompute(
     conn: &mut PgConnection,
     place: Place<'_>,
     last: bool,
@@ -301,10 +305,12 @@ async fn recompute(
              SELECT quantity, coalesce(occurred_at, recorded_at) AS at, event_id
                FROM usage_events
               WHERE organization_id = $1 AND metric = $2 AND period_start = $3
+                AND coalesce(occurred_at, recorded_at) <= now()
               ORDER BY at DESC, event_id COLLATE "C" DESC LIMIT 1
            ), highest AS (
              SELECT max(quantity) AS quantity FROM usage_events
               WHERE organization_id = $1 AND metric = $2 AND period_start = $3
+                AND coalesce(occurred_at, recorded_at) <= now()
            ), told AS (
              SELECT units FROM usage_reports
               WHERE organization_id = $1 AND metric = $2 AND period_start = $3

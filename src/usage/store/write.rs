@@ -7,6 +7,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::Held;
+use super::pending::Pending;
 use crate::db;
 use crate::usage::NewEvent;
 use crate::usage::account::{Account, Tally};
@@ -19,6 +20,7 @@ pub struct Writes {
     graces: Graces,
     alerts: Alerts,
     reservations: Reservations,
+    pending: Pending,
 }
 
 #[derive(Default)]
@@ -164,6 +166,8 @@ impl Writes {
             rows.alerted.push(i16::from(tally.alerted));
             rows.updated.push(now);
             rows.stored.push(tally.stored);
+            self.pending
+                .note(organization_id, metric, tally, start, now);
         }
         for threshold in &tally.raised {
             let rows = &mut self.alerts;
@@ -263,6 +267,7 @@ pub async fn write(conn: &mut PgConnection, writes: &Writes) -> Result<bool, sql
             ));
         }
     }
+    writes.pending.write(conn).await?;
     write_reservations(conn, &writes.reservations).await?;
     write_alerts(conn, &writes.alerts).await?;
     write_graces(conn, &writes.graces).await?;

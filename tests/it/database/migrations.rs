@@ -264,6 +264,7 @@ async fn the_guides_migrations_go_and_come_back_without_loss() {
                 "usage_reservations",
                 "usage_alerts",
                 "usage_reports",
+                "usage_pending_levels",
                 "billing_disputes",
                 "billing_invoice_payments",
                 "billing_checkout_sessions",

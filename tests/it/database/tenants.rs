@@ -45,6 +45,11 @@ pub const ROWS: &[(&str, &str)] = &[
          VALUES ({org}, '{key}', 'api_calls', now(), 'cus', 'valuecanvas_api_calls', 1, now(), now())",
     ),
     (
+        "usage_pending_levels",
+        "(organization_id, metric, occurred_at, event_id, period_start, quantity)
+         VALUES ({org}, 'storage_gb', now(), '{key}', now(), 1)",
+    ),
+    (
         "billing_customers",
         "(organization_id, stripe_customer_id) VALUES ({org}, 'cus_' || {org} || '{key}')",
     ),

@@ -5,6 +5,7 @@ mod addresses;
 mod audit_log;
 mod connections;
 mod invoices;
+mod limits;
 mod logins;
 mod operator;
 mod parameters;

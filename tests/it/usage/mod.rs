@@ -2,6 +2,7 @@
 
 mod alerts;
 pub mod billed;
+mod ceiling;
 mod checks;
 mod crash;
 mod denials;
@@ -15,8 +16,10 @@ mod gateway_edges;
 mod grace;
 mod held;
 mod histories;
+mod levels;
 mod periods;
 mod proxies;
+mod repeats;
 mod replicas;
 mod reports;
 pub mod tenant;

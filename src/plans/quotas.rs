@@ -1,0 +1,170 @@
+//! The quotas of the catalogue's file: what must hold in them, so that the
+//! database takes them as they are.
+
+use std::collections::BTreeMap;
+
+use rust_decimal::Decimal;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::file::Problem;
+use super::{Ceiling, Metric, OverLimit, Quota};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct QuotaEntry {
+    quota: QuotaValue,
+    over_limit: OverLimit,
+    #[serde(default)]
+    overage_rate: Option<String>,
+    #[serde(default)]
+    grace_max: Option<Spanned<CeilingValue>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum QuotaValue {
+    Number(i64),
+    Text(String),
+}
+
+/// A quantity, or a percentage such as `"200%"`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum CeilingValue {
+    Number(i64),
+    Text(String),
+}
+
+/// Digits before and after the point, as the column has them.
+struct Digits {
+    whole: u32,
+    fraction: u32,
+}
+
+const OF_QUOTAS: Digits = Digits {
+    whole: 20,
+    fraction: 4,
+};
+const OF_RATES: Digits = Digits {
+    whole: 12,
+    fraction: 12,
+};
+const MOST_PERCENT: i64 = 1_000_000;
+
+pub(super) fn check_quotas(
+    tier: &str,
+    tier_at: usize,
+    metrics: &BTreeMap<String, Metric>,
+    entries: BTreeMap<Spanned<String>, Spanned<QuotaEntry>>,
+) -> Result<BTreeMap<String, Quota>, Problem> {
+    let mut quotas = BTreeMap::new();
+    for (metric, entry) in entries {
+        let at = metric.span().start;
+        let metric = metric.into_inner();
+        if !metrics.contains_key(&metric) {
+            return Err((at, format!("{metric:?} is not among [metrics]")));
+        }
+        let mut entry = entry.into_inner();
+        let grace_max = entry.grace_max.take().map(check_ceiling).transpose()?;
+        let quota = check_quota(entry, grace_max).map_err(|problem| (at, problem))?;
+        quotas.insert(metric, quota);
+    }
+    match metrics.keys().find(|metric| !quotas.contains_key(*metric)) {
+        Some(metric) => Err((tier_at, format!("{tier:?} says no quota for {metric:?}"))),
+        None => Ok(quotas),
+    }
+}
+
+fn check_quota(entry: QuotaEntry, grace_max: Option<Ceiling>) -> Result<Quota, String> {
+    let quota = match entry.quota {
+        QuotaValue::Text(word) if word == "unlimited" => None,
+        QuotaValue::Text(text) => Some(decimal(&text, "quota", &OF_QUOTAS)?),
+        QuotaValue::Number(number) => Some(Decimal::from(number)),
+    };
+    if quota.is_some_and(|quota| quota.is_sign_negative()) {
+        return Err("a quota cannot be negative; write \"unlimited\" for no limit".to_owned());
+    }
+    let rate = entry
+        .overage_rate
+        .map(|rate| decimal(&rate, "overage_rate", &OF_RATES))
+        .transpose()?;
+    if rate.is_some_and(|rate| rate.is_sign_negative()) {
+        return Err("an overage_rate cannot be negative".to_owned());
+    }
+    if let Some(ceiling) = grace_max {
+        let Some(quota) = quota.filter(|_| entry.over_limit == OverLimit::Grace) else {
+            return Err("a grace_max needs over_limit = \"grace\" and a quota".to_owned());
+        };
+        if ceiling.over(quota) < quota {
+            return Err(below());
+        }
+    }
+    let billed = entry.over_limit == OverLimit::Overage && quota.is_some();
+    match (billed, rate) {
+        (true, None) => Err("over_limit = \"overage\" needs an overage_rate".to_owned()),
+        (false, Some(_)) => {
+            Err("an overage_rate needs over_limit = \"overage\" and a quota".to_owned())
+        }
+        _ => Ok(Quota {
+            quota,
+            over_limit: entry.over_limit,
+            overage_rate: rate,
+            grace_max,
+        }),
+    }
+}
+
+pub(super) fn check_ceiling(value: Spanned<CeilingValue>) -> Result<Ceiling, Problem> {
+    let at = value.span().start;
+    let read = match value.into_inner() {
+        CeilingValue::Number(number) => Ok(Ceiling::Quantity(number.into())),
+        CeilingValue::Text(text) => read_ceiling(&text),
+    };
+    let valid = read.and_then(|ceiling| match ceiling {
+        Ceiling::Percent(percent) if percent > MOST_PERCENT.into() => {
+            Err(format!("a grace_max is at most {MOST_PERCENT}%"))
+        }
+        Ceiling::Percent(percent) if percent < Decimal::ONE_HUNDRED => Err(below()),
+        Ceiling::Quantity(quantity) if quantity.is_sign_negative() => Err(below()),
+        valid => Ok(valid),
+    });
+    valid.map_err(|problem| (at, problem))
+}
+
+fn read_ceiling(text: &str) -> Result<Ceiling, String> {
+    let (digits, percent) = match text.strip_suffix('%') {
+        Some(digits) => (digits, true),
+        None => (text, false),
+    };
+    if digits.parse::<Decimal>().is_err() {
+        return Err(format!(
+            "grace_max {text:?}: write a percentage of the quota (\"200%\") or a number"
+        ));
+    }
+    let number = decimal(digits, "grace_max", &OF_QUOTAS)?;
+    Ok(if percent {
+        Ceiling::Percent(number)
+    } else {
+        Ceiling::Quantity(number)
+    })
+}
+
+fn below() -> String {
+    "a grace_max that is below the quota lets nothing be used over it; write at least \"100%\", or \
+     over_limit = \"hard\""
+        .to_owned()
+}
+
+fn decimal(text: &str, what: &str, digits: &Digits) -> Result<Decimal, String> {
+    let number = Decimal::from_str_exact(text)
+        .map_err(|_| format!("{what} {text:?} is no decimal number"))?;
+    let Digits { whole, fraction } = digits;
+    let is_whole = number.trunc().abs().to_string().len() <= *whole as usize;
+    if is_whole && number.normalize().scale() <= *fraction {
+        return Ok(number);
+    }
+    Err(format!(
+        "{what} {text:?} has at most {whole} digits before the point, and {fraction} after"
+    ))
+}

@@ -1,0 +1,488 @@
+//! What validation lets in, the database takes: values at and beyond the limits
+//! of its types, through every route that takes input. `VCB_PROBES` says how
+//! many requests.
+
+use reqwest::Method;
+use reqwest::header::HeaderValue;
+use serde_json::{Value, json};
+use uuid::Uuid;
+use valuecanvas_billing::auth::{Access, Permission, ROUTES, Role};
+
+use crate::support::TestService;
+use crate::support::dice::Dice;
+use crate::support::events::{event, invoice, sign, subscription};
+use crate::usage::tenant::{Answer, EVENTS, Tenant};
+
+fn probes() -> usize {
+    let asked = std::env::var("VCB_PROBES").ok();
+    asked.map_or(1_000, |count| {
+        count.parse().expect("VCB_PROBES is a number")
+    })
+}
+
+/// As they stand in JSON.
+const TEXTS: [&str; 15] = [
+    r#""""#,
+    r#""a""#,
+    r#""\u0000""#,
+    r#""a\u0000b""#,
+    r#""\ud800""#,
+    r#""\udc00\ud800""#,
+    r#""\\u0000""#,
+    r#""\u001f\u007f\u0085""#,
+    r#""\uffff\ufffe""#,
+    r#""'; DROP TABLE users; --""#,
+    r#""é 𝄞 ١""#,
+    r#""unlimited""#,
+    r#""NaN""#,
+    r#""00000000-0000-0000-0000-000000000000""#,
+    r#""9223372036854775808""#,
+];
+const NUMBERS: [&str; 29] = [
+    "0",
+    "-0",
+    "-1",
+    "0.5",
+    "0.0001",
+    "0.00001",
+    "32767",
+    "32768",
+    "65536",
+    "2147483647",
+    "2147483648",
+    "4294967296",
+    "253402207200",
+    "253402300799",
+    "253402300800",
+    "-62135596800",
+    "-62135596801",
+    "-210866803201",
+    "-377705023202",
+    "9223372036854775807",
+    "9223372036854775808",
+    "-9223372036854775808",
+    "-9223372036854775809",
+    "9999999999999999.9999",
+    "12345678901234567890",
+    "99999999999999999999",
+    "100000000000000000000",
+    "1e400",
+    "1e-20000",
+];
+const TIMES: [&str; 14] = [
+    "-009999-01-03T00:00:00Z",
+    "-004714-11-23T00:00:00Z",
+    "-004713-11-24T00:00:00Z",
+    "0000-01-01T00:00:00Z",
+    "0000-12-31T23:59:59.999999Z",
+    "0001-01-01T00:00:00Z",
+    "0001-01-01T00:00:00+23:59",
+    "1582-10-10T00:00:00Z",
+    "1969-12-31T23:59:59.9999999Z",
+    "2026-12-31T23:59:60Z",
+    "9999-12-30T22:00:00.999999999Z",
+    "9999-12-31T23:59:59Z",
+    "10000-01-01T00:00:00Z",
+    "294276-12-31T23:59:59Z",
+];
+const QUERIES: [&str; 12] = [
+    "",
+    "%00",
+    "a%00b",
+    "%ff",
+    "%ed%a0%80",
+    "%27%20OR%201=1",
+    "-1",
+    "0",
+    "9223372036854775808",
+    "99999999999999999999",
+    "true",
+    "00000000-0000-0000-0000-000000000000",
+];
+
+/// Stands for a value that `serde_json` could not hold.
+const MARK: &str = "@value@";
+
+struct Chance(Dice);
+
+impl Chance {
+    /// Any value.
+    fn value(&mut self) -> String {
+        match self.0.below(12) {
+            0..=3 => self.0.pick(&NUMBERS).to_owned(),
+            4 => format!("\"{}\"", self.0.pick(&NUMBERS)),
+            5..=6 => self.0.pick(&TEXTS).to_owned(),
+            7 => {
+                let length = self.0.pick(&[255, 256, 3_000, 20_000]);
+                format!("\"{}\"", self.noise(length))
+            }
+            8..=9 => format!("\"{}\"", self.0.pick(&TIMES)),
+            10 => self.0.pick(&["null", "true", "[]", "{}"]).to_owned(),
+            _ => format!("{{\"a\":{},\"b\":[{}]}}", self.scalar(), self.scalar()),
+        }
+    }
+
+    /// Letters that do not compress.
+    fn noise(&mut self, length: usize) -> String {
+        let letter = |_| char::from(self.0.pick(b"abcdefghijklmnopqrstuvwxyz0123456789"));
+        (0..length).map(letter).collect()
+    }
+
+    fn scalar(&mut self) -> &'static str {
+        if self.0.one_in(2) {
+            self.0.pick(&NUMBERS)
+        } else {
+            self.0.pick(&TEXTS)
+        }
+    }
+
+    /// An object of `fields`, of which one or two are odd, and some absent.
+    fn object(&mut self, fields: &[(&str, &str)]) -> String {
+        let odd = [self.0.below(fields.len().max(1)), self.0.below(8)];
+        let mut members = Vec::new();
+        for (n, (name, usual)) in fields.iter().enumerate() {
+            if self.0.one_in(12) {
+                continue;
+            }
+            let value = if odd.contains(&n) {
+                self.value()
+            } else {
+                usual.replace("{id}", &Uuid::now_v7().to_string())
+            };
+            members.push(format!("\"{name}\":{value}"));
+        }
+        format!("{{{}}}", members.join(","))
+    }
+
+    fn query(&mut self, names: &[&str]) -> String {
+        let mut pairs = Vec::new();
+        for name in names {
+            if self.0.one_in(2) {
+                let value = match self.0.below(3) {
+                    0 => self.0.pick(&TIMES).replace('+', "%2B"),
+                    1 => "9".repeat(self.0.pick(&[3, 300, 3_000])),
+                    _ => self.0.pick(&QUERIES).to_owned(),
+                };
+                pairs.push(format!("{name}={value}"));
+            }
+        }
+        format!("?{}", pairs.join("&"))
+    }
+}
+
+const EVENT: [(&str, &str); 5] = [
+    ("id", "\"{id}\""),
+    ("metric", "\"api_calls\""),
+    ("quantity", "1"),
+    ("occurredAt", "null"),
+    ("metadata", "{}"),
+];
+
+/// The members of a route's body, with usual values.
+fn body_of(path: &str) -> &'static [(&'static str, &'static str)] {
+    match path {
+        EVENTS => &EVENT,
+        "/api/billing/usage/check" => &[
+            ("id", "\"{id}\""),
+            ("metric", "\"llm_tokens\""),
+            ("quantity", "1"),
+            ("consume", "true"),
+        ],
+        "/api/billing/subscription" => &[("planTier", "\"standard\""), ("trialDays", "1")],
+        "/api/billing/subscription/preview" => &[("planTier", "\"standard\"")],
+        "/api/auth/login" => &[("email", "\"a@example.com\""), ("password", "\"test123\"")],
+        "/api/agents/execute" => &[("agentId", "\"a\""), ("input", "{}")],
+        "/api/operator/dead-letters/replay" => {
+            &[("type", "\"a\""), ("limit", "5"), ("cursor", "null")]
+        }
+        "/api/operator/organizations/{organization}/quotas/{metric}" => {
+            &[("limit", "\"5000\""), ("overLimit", "\"overage\"")]
+        }
+        _ => &[],
+    }
+}
+
+fn query_of(path: &str) -> &'static [&'static str] {
+    match path {
+        "/api/billing/audit-log" => &[
+            "action",
+            "actor",
+            "resourceType",
+            "from",
+            "to",
+            "limit",
+            "cursor",
+        ],
+        "/api/operator/webhook-events" => {
+            &["type", "organizationId", "processed", "limit", "cursor"]
+        }
+        "/api/operator/dead-letters" => &["type", "organizationId", "limit", "cursor"],
+        "/api/enforce" => &["amount", "id", "consume"],
+        "/api/billing/subscription" => &["immediately"],
+        _ => &["limit", "cursor"],
+    }
+}
+
+/// Who calls.
+struct Callers {
+    tenant: Tenant,
+    user: String,
+    operator: String,
+}
+
+impl Callers {
+    async fn of(service: &TestService) -> Self {
+        let tenant = Tenant::of(service, "Probing").await;
+        Self {
+            user: service.token(tenant.organization, Role::Owner).await,
+            operator: service.token(Uuid::nil(), Role::Operator).await,
+            tenant,
+        }
+    }
+
+    fn credential(&self, access: Access) -> Option<&str> {
+        match access {
+            Access::Public => None,
+            Access::Token => Some(&self.user),
+            Access::Operator => Some(&self.operator),
+            Access::Tenant(_) | Access::ApiKey(_) => Some(&self.tenant.key),
+        }
+    }
+}
+
+async fn probe(
+    service: &TestService,
+    callers: &Callers,
+    chance: &mut Chance,
+) -> Result<(), String> {
+    let (method, template, access) = loop {
+        let route = &ROUTES[chance.0.below(ROUTES.len())];
+        // Deliveries have a test of their own, and a token is to stay good.
+        if !route.1.ends_with("/stripe") && !route.1.ends_with("/logout") {
+            break route;
+        }
+    };
+    let id = chance.0.pick(&QUERIES);
+    let metric = if chance.0.one_in(2) { "api_calls" } else { id };
+    let mut path = template
+        .replace("{organization}", &callers.tenant.organization.to_string())
+        .replace("{metric}", metric)
+        .replace("{id}", if id.is_empty() { "a" } else { id });
+    if method == Method::GET || method == Method::DELETE {
+        path += &chance.query(query_of(template));
+        if *template == "/api/enforce" {
+            path += "&metric=api_calls";
+        }
+    }
+    let mut request = service
+        .client
+        .request(method.clone(), format!("{}{path}", service.base));
+    if let Some(credential) = callers.credential(*access) {
+        request = request.bearer_auth(credential);
+    }
+    let mut body = String::new();
+    if method == Method::POST || method == Method::PUT {
+        body = chance.object(body_of(template));
+        request = request
+            .header("content-type", "application/json")
+            .body(body.clone());
+    }
+    for name in [
+        "idempotency-key",
+        "user-agent",
+        "traceparent",
+        "x-request-id",
+    ] {
+        let value: &[u8] = chance.0.pick(&[
+            b"\x80\xff".as_slice(),
+            b"a\tb",
+            b"' OR 1=1",
+            b"00-ffffffffffffffffffffffffffffffff-ffffffffffffffff-ff",
+            &[b'x'; 255],
+        ]);
+        if chance.0.one_in(6) {
+            request = request.header(name, HeaderValue::from_bytes(value).unwrap());
+        }
+    }
+    let answer = Answer::of(request.send().await.unwrap()).await;
+    // There is no Stripe here.
+    let expected = answer.status < 500 || answer.problem() == (503, "stripe_not_configured");
+    if expected {
+        return Ok(());
+    }
+    Err(format!(
+        "{method} {path} {body:.300}: {:?}",
+        answer.problem()
+    ))
+}
+
+/// A batch with odd events among good ones, which are counted whatever the odd
+/// ones are.
+async fn batch(service: &TestService, tenant: &Tenant, chance: &mut Chance) -> Result<(), String> {
+    let good = format!(
+        "{{\"id\":\"{}\",\"metric\":\"agent_executions\",\"quantity\":1}}",
+        Uuid::now_v7()
+    );
+    let cloud = chance.0.one_in(3);
+    let odd = |chance: &mut Chance| {
+        if cloud {
+            let data = chance.object(&[("quantity", "1"), ("metadata", "{}")]);
+            let rest = chance.object(&[("id", "\"{id}\""), ("time", "\"2026-11-28T12:00:00Z\"")]);
+            let rest = &rest[1..rest.len() - 1];
+            let comma = if rest.is_empty() { "" } else { "," };
+            format!(
+                "{{\"specversion\":\"1.0\",\"type\":\"storage_gb\",\"source\":\"/s\",\"data\":{data}{comma}{rest}}}"
+            )
+        } else {
+            chance.object(&EVENT)
+        }
+    };
+    let wrap = |event: &str| {
+        if cloud {
+            let event: Value = serde_json::from_str(event).unwrap();
+            json!({"specversion": "1.0", "type": "agent_executions", "source": "/s",
+                   "id": event["id"], "data": {"quantity": 1}})
+            .to_string()
+        } else {
+            event.to_owned()
+        }
+    };
+    let good = wrap(&good);
+    let events = [odd(chance), good.clone(), odd(chance), good, odd(chance)];
+    let (kind, body) = if cloud {
+        (
+            "application/cloudevents-batch+json",
+            format!("[{}]", events.join(",")),
+        )
+    } else {
+        ("application/json", format!("[{}]", events.join(",")))
+    };
+    let answer = tenant.post_raw(service, EVENTS, kind, body.clone()).await;
+    let status = |n: usize| answer.body["results"][n]["status"].clone();
+    if (answer.status, status(1), status(3)) == (200, json!("recorded"), json!("duplicate")) {
+        return Ok(());
+    }
+    Err(format!("{body:.600}: {answer:?}"))
+}
+
+#[tokio::test]
+async fn whatever_validation_lets_in_the_database_takes() {
+    let service = TestService::start().await;
+    let mut chance = Chance(Dice::new(19));
+    let mut faults = Vec::new();
+    let mut callers = Callers::of(&service).await;
+    for n in 0..probes() {
+        if n % 100 == 99 {
+            // Limits of rates, and totals that are full, would hide the rest.
+            callers = Callers::of(&service).await;
+        }
+        let probed = if n % 4 == 0 {
+            batch(&service, &callers.tenant, &mut chance).await
+        } else {
+            probe(&service, &callers, &mut chance).await
+        };
+        faults.extend(probed.err());
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    // Nothing spoiled a group, so as to be counted one by one.
+    let aside = service.metric("usage_requests_set_aside_total").await;
+    assert_eq!(aside, Some(0));
+    let differ = "SELECT count(*) FROM usage_totals t
+                   WHERE metric IN ('api_calls', 'llm_tokens', 'agent_executions')
+                     AND total <> (SELECT coalesce(sum(quantity), 0) FROM usage_events e
+                                    WHERE e.organization_id = t.organization_id
+                                      AND e.metric = t.metric AND e.period_start = t.period_start)";
+    assert_eq!(service.db.value(differ).await, "0");
+}
+
+/// Where the values of an object stand.
+fn leaves(value: &Value, at: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                leaves(member, &format!("{at}/{name}"), found);
+            }
+        }
+        Value::Array(items) => {
+            for (n, item) in items.iter().enumerate() {
+                leaves(item, &format!("{at}/{n}"), found);
+            }
+        }
+        _ => found.push(at.to_owned()),
+    }
+}
+
+#[tokio::test]
+async fn whatever_an_event_says_is_taken_or_refused_by_us() {
+    let service = TestService::start().await;
+    service.db.organization("cus_1").await;
+    let mut chance = Chance(Dice::new(20));
+    for n in 0..probes() / 4 {
+        let (kind, object) = if chance.0.one_in(2) {
+            let id = format!("sub_{n}");
+            let object = subscription(&id, "cus_1", "active", "standard");
+            ("customer.subscription.updated", object)
+        } else {
+            let object = invoice(&format!("in_{n}"), "cus_1", "sub_1", "open");
+            ("invoice.updated", object)
+        };
+        let mut event = event(&format!("evt_{n}"), kind, 1_770_000_000, object);
+        let mut places = Vec::new();
+        leaves(&event["data"]["object"], "/data/object", &mut places);
+        // Another customer's would wait for it.
+        places.retain(|place| !place.ends_with("/customer"));
+        let place = places[chance.0.below(places.len())].clone();
+        *event.pointer_mut(&place).unwrap() = json!(MARK);
+        let odd = chance.value();
+        let body = event.to_string().replace(&format!("\"{MARK}\""), &odd);
+        let signature = sign(body.as_bytes());
+        let answer = service.deliver_raw(body, &signature).await;
+        assert_eq!(answer.status(), 200, "{place} {odd}");
+    }
+    service.settle().await;
+    let refused = "SELECT coalesce(string_agg(error_message, E'\\n'), '') FROM (
+                     SELECT error_message FROM webhook_events WHERE NOT processed
+                     UNION ALL SELECT error_message FROM webhook_dead_letter_queue) failed
+                    WHERE error_message LIKE '%database%'";
+    assert_eq!(service.db.value(refused).await, "");
+    // Whoever's subscription it is, others are counted.
+    let other = Tenant::of(&service, "Other").await;
+    other.consume(&service, "api_calls", 1).await.ok();
+}
+
+/// A subscription whose period is none keeps nobody else from being counted.
+#[tokio::test]
+async fn an_account_that_cannot_be_read_spoils_no_other() {
+    let service = TestService::intake_only().await;
+    let lane = |of: Uuid| of.as_u128() % 4;
+    let broken = Tenant::of(&service, "Broken").await;
+    let mut other = Tenant::of(&service, "Other").await;
+    while lane(other.organization) != lane(broken.organization) {
+        other = Tenant::of(&service, "Other").await;
+    }
+    service
+        .db
+        .execute(&format!(
+            "INSERT INTO billing_subscriptions (organization_id, stripe_subscription_id,
+               stripe_customer_id, status, stripe_status, livemode, plan_tier,
+               current_period_start, current_period_end, last_event_at, last_event_rank,
+               last_event_id, tied_event_ids)
+             VALUES ('{}', 'sub_1', 'cus_1', 'active', 'active', false, 'free', now(), now(),
+                     now(), 0, 'evt', ARRAY['evt'])",
+            broken.organization
+        ))
+        .await;
+    let key = service
+        .api_key(broken.organization, &[Permission::UsageWrite])
+        .await;
+    let broken = Tenant { key, ..broken };
+    for _ in 0..10 {
+        let (wrong, right) = tokio::join!(
+            broken.consume(&service, "api_calls", 1),
+            other.consume(&service, "api_calls", 1)
+        );
+        assert_eq!(wrong.problem(), (503, "period_unknown"));
+        assert_eq!(right.status, 200, "{right:?}");
+    }
+    assert_eq!(other.total(&service, "api_calls").await, "10");
+}
