@@ -2,6 +2,7 @@
 
 mod connections;
 pub mod disk;
+pub mod guards;
 mod login;
 mod pooling;
 mod room;

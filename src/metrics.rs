@@ -35,6 +35,7 @@ const UNPROCESSED: &str = "stripe_webhook_unprocessed_events";
 const OLDEST: &str = "stripe_webhook_oldest_unprocessed_seconds";
 const AUDIT_ENTRIES: &str = "billing_audit_log_entries_total";
 const AUDIT_ERRORS: &str = "billing_audit_log_errors_total";
+const AUDIT_PASSED: &str = "billing_audit_chains_passed_total";
 const AUDIT_BYTES: &str = "billing_audit_log_bytes";
 const ALERTS: &str = "billing_alerts_total";
 const STRIPE_CALLS: &str = "stripe_api_calls_total";
@@ -183,6 +184,7 @@ fn start_at_zero(audit_actions: impl Iterator<Item = &'static str>) {
     }
     counter!(USAGE_SET_ASIDE).absolute(0);
     counter!(AUDIT_ERRORS).absolute(0);
+    counter!(AUDIT_PASSED).absolute(0);
     counter!(THIN).absolute(0);
     counter!(ALTERED).absolute(0);
     for result in DELIVERY_RESULTS {
@@ -267,13 +269,14 @@ pub fn organization_held() {
 }
 
 /// The kinds of alerts in `billing_alerts`.
-pub const ALERT_KINDS: [&str; 8] = [
+pub const ALERT_KINDS: [&str; 9] = [
     "payment_failed",
     "payment_action_required",
     "charge_refunded",
     "payment_disputed",
     "dispute_closed",
     "customer_deleted",
+    "customer_not_linked",
     "unknown_plan",
     "subscription_items_missing",
 ];
@@ -293,6 +296,11 @@ pub fn audit_entries(actions: &[&'static str]) {
 /// Audit entries that could not be appended.
 pub fn audit_error() {
     counter!(AUDIT_ERRORS).increment(1);
+}
+
+/// A chain that goes on behind an entry which was put beside it.
+pub fn audit_chain_passed() {
+    counter!(AUDIT_PASSED).increment(1);
 }
 
 /// The inbox, as the database has it.

@@ -1,12 +1,16 @@
 //! The audit log: every billing action, in one hash chain for each organization.
 
+mod concealed;
 pub mod csv;
 mod initiator;
+mod repair;
 pub mod routes;
 mod store;
 mod verify;
 
 pub use initiator::{Initiator, initiated_by};
+pub use repair::{Repaired, repair};
+pub use store::mending::stray_heads;
 pub use store::{
     ActorFilter, Entry, Filter, LockedChains, append, bytes, enter, list, lock_chains,
     lock_free_chains,

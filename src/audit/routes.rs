@@ -9,11 +9,12 @@ use axum::{Json, Router};
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
 use utoipa::{IntoParams, OpenApi};
 use uuid::Uuid;
 
-use super::{ActorFilter, Entry, Filter, csv, list};
-use crate::auth::Principal;
+use super::{ActorFilter, Entry, Filter, concealed, csv, list};
+use crate::auth::{Permission, Principal};
 use crate::error::Problem;
 use crate::http::extract::{self, Query};
 use crate::http::page::{Limit, Page};
@@ -85,6 +86,7 @@ impl AuditQuery {
 
 /// The audit log, newest first
 ///
+/// `ipAddress`, `userAgent` and e-mail addresses are for callers with the permission `billing.audit`.
 /// With `Accept: text/csv`, all entries that the filters leave, without pages.
 #[utoipa::path(
     get,
@@ -102,8 +104,9 @@ async fn audit_log(
 ) -> Result<Response, Problem> {
     let organization = caller.organization_id;
     let mut filter = query.filter(organization);
+    let shows = Shows::to(&caller);
     match accept::choose(&headers, &["application/json", "text/csv"]) {
-        Some("text/csv") => return Ok(export(shared, organization, filter)),
+        Some("text/csv") => return Ok(export(shared, organization, filter, shows)),
         Some(_) => {}
         None => return Err(accept::not_acceptable("application/json and text/csv")),
     }
@@ -113,13 +116,44 @@ async fn audit_log(
         .await?;
     filter.before = cursors.place(query.cursor.as_deref())?;
     let mut tx = shared.read(organization).await?;
-    let rows = list(tx.conn(), &filter, query.limit.rows()).await?;
+    let rows = shows.list(tx.conn(), &filter, query.limit.rows()).await?;
     Ok(Json(Page::of(rows, query.limit, &cursors, Entry::position)).into_response())
+}
+
+/// How much of each entry a caller sees.
+#[derive(Clone, Copy)]
+enum Shows {
+    All,
+    /// Not from where somebody acted, nor e-mail addresses.
+    Concealed,
+}
+
+impl Shows {
+    fn to(caller: &Principal) -> Self {
+        if caller.may(Permission::BillingAudit) {
+            Self::All
+        } else {
+            Self::Concealed
+        }
+    }
+
+    async fn list(
+        self,
+        conn: &mut PgConnection,
+        filter: &Filter,
+        limit: i64,
+    ) -> Result<Vec<Entry>, sqlx::Error> {
+        let mut entries = list(conn, filter, limit).await?;
+        if matches!(self, Self::Concealed) {
+            entries.iter_mut().for_each(concealed::conceal);
+        }
+        Ok(entries)
+    }
 }
 
 /// Reads on as the client does, in transactions of their own: a slow reader
 /// holds up nobody.
-fn export(shared: Shared, organization: Uuid, filter: Filter) -> Response {
+fn export(shared: Shared, organization: Uuid, filter: Filter, shows: Shows) -> Response {
     let headings = format!("{}\r\n", csv::HEADINGS.join(","));
     let rest = stream::try_unfold(Some(filter), move |filter| {
         let shared = shared.clone();
@@ -128,7 +162,7 @@ fn export(shared: Shared, organization: Uuid, filter: Filter) -> Response {
                 return Ok(None);
             };
             let mut tx = shared.read(organization).await.map_err(|_| Interrupted)?;
-            let entries = list(tx.conn(), &filter, ENTRIES_AT_ONCE).await;
+            let entries = shows.list(tx.conn(), &filter, ENTRIES_AT_ONCE).await;
             let entries = entries.map_err(|error| {
                 tracing::warn!(%error, "an export of the audit log was cut off");
                 Interrupted

@@ -1,5 +1,7 @@
 //! The audit log's SQL.
 
+pub mod mending;
+
 use std::collections::HashSet;
 
 use jiff_sqlx::ToSqlx as _;
@@ -70,28 +72,40 @@ async fn lock_unheld(
     conn: &mut PgConnection,
     organizations: &[Uuid],
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
-    let free = sqlx::query_scalar!(
-        "SELECT organization_id FROM billing_audit_chain_heads
-          WHERE organization_id = ANY($1) ORDER BY organization_id FOR UPDATE SKIP LOCKED",
+    let free = sqlx::query!(
+        r#"SELECT organization_id,
+                  (SELECT l.sequence FROM billing_audit_log l
+                    WHERE l.organization_id = h.organization_id AND l.sequence > h.last_sequence
+                    ORDER BY l.sequence LIMIT 1) IS NOT NULL AS "passed!"
+             FROM billing_audit_chain_heads h
+            WHERE organization_id = ANY($1) ORDER BY organization_id FOR UPDATE OF h SKIP LOCKED"#,
         organizations
     )
-    .fetch_all(conn)
+    .fetch_all(&mut *conn)
     .await?;
-    Ok(free.into_iter().collect())
+    let passed = free.iter().filter(|head| head.passed);
+    mending::go_on_behind(conn, passed.map(|head| head.organization_id)).await?;
+    Ok(free.into_iter().map(|head| head.organization_id).collect())
 }
 
 async fn lock_existing(
     conn: &mut PgConnection,
     organizations: &[Uuid],
 ) -> Result<usize, sqlx::Error> {
-    let rows = sqlx::query!(
-        "SELECT organization_id FROM billing_audit_chain_heads
-          WHERE organization_id = ANY($1) ORDER BY organization_id FOR UPDATE",
+    let heads = sqlx::query!(
+        r#"SELECT organization_id,
+                  (SELECT l.sequence FROM billing_audit_log l
+                    WHERE l.organization_id = h.organization_id AND l.sequence > h.last_sequence
+                    ORDER BY l.sequence LIMIT 1) IS NOT NULL AS "passed!"
+             FROM billing_audit_chain_heads h
+            WHERE organization_id = ANY($1) ORDER BY organization_id FOR UPDATE OF h"#,
         organizations
     )
-    .fetch_all(conn)
+    .fetch_all(&mut *conn)
     .await?;
-    Ok(rows.len())
+    let passed = heads.iter().filter(|head| head.passed);
+    mending::go_on_behind(conn, passed.map(|head| head.organization_id)).await?;
+    Ok(heads.len())
 }
 
 /// Appends `entries`, those of one organization in the order given: what

@@ -5,9 +5,10 @@ use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::repair::{self, Accepted};
 use super::store::{self, Head, Link};
 
-const LINKS_AT_ONCE: i64 = 1_000;
+pub(super) const LINKS_AT_ONCE: i64 = 1_000;
 
 /// The fields of an entry in the order in which they are hashed, as
 /// PostgreSQL prints them; times are microseconds since 1970.
@@ -46,6 +47,8 @@ pub struct Report {
     pub entries: u64,
     /// At most one for each chain: what follows a break proves nothing.
     pub breaks: Vec<Break>,
+    /// What the owner let a chain go on behind (`audit repair`).
+    pub repaired: Vec<Break>,
     /// Organizations that no entry is about: the chains say nothing of them.
     pub organizations_without_entries: u64,
 }
@@ -67,47 +70,83 @@ pub async fn verify(conn: &mut PgConnection, only: Option<Uuid>) -> Result<Repor
     };
     for head in store::heads(conn, only).await? {
         report.chains += 1;
-        let mut walk = Walk::new();
-        let problem = loop {
-            let links =
-                store::links(conn, head.organization_id, walk.sequence, LINKS_AT_ONCE).await?;
-            if links.is_empty() {
-                break walk.end(&head);
-            }
-            report.entries += links.len() as u64;
-            if let Some(problem) = links.iter().find_map(|link| walk.step(link)) {
-                break Some(problem);
-            }
-        };
-        report
-            .breaks
-            .extend(problem.map(|(sequence, problem)| Break {
+        if let Some((sequence, problem)) = walk(conn, &head, &mut report).await? {
+            report.breaks.push(Break {
                 organization_id: head.organization_id,
                 sequence,
                 problem,
-            }));
+            });
+        }
     }
     Ok(report)
 }
 
+/// Follows one chain to its end, or to where it breaks.
+async fn walk(
+    conn: &mut PgConnection,
+    head: &Head,
+    report: &mut Report,
+) -> Result<Option<Problem>, sqlx::Error> {
+    let organization_id = head.organization_id;
+    let mut walk = Walk::new();
+    // Read where they are needed, which is in few chains.
+    let mut accepted = None;
+    let mut after = 0;
+    loop {
+        let links = store::links(conn, organization_id, after, LINKS_AT_ONCE).await?;
+        let Some(last) = links.last() else {
+            return Ok(walk.end(head));
+        };
+        after = last.sequence;
+        report.entries += links.len() as u64;
+        for link in &links {
+            let Some((sequence, problem)) = walk.step(link) else {
+                continue;
+            };
+            if accepted.is_none() {
+                accepted = Some(repair::accepted(conn, organization_id).await?);
+            }
+            let known = accepted.as_ref();
+            if !known.is_some_and(|known| known.contains(&Accepted::of(link))) {
+                return Ok(Some((sequence, problem)));
+            }
+            report.repaired.push(Break {
+                organization_id,
+                sequence,
+                problem,
+            });
+            walk.pass(link, head.last_sequence);
+        }
+    }
+}
+
 /// How far a chain was followed.
-struct Walk {
+pub(super) struct Walk {
     sequence: i64,
     hash: Vec<u8>,
 }
 
-type Problem = (i64, String);
+pub(super) type Problem = (i64, String);
 
 impl Walk {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             sequence: 0,
             hash: Sha256::digest(b"").to_vec(),
         }
     }
 
-    fn step(&mut self, link: &Link) -> Option<Problem> {
-        let expected = self.sequence + 1;
+    /// Goes on from an entry that does not follow; not from one beyond
+    /// `farthest`, which the chain does not come to.
+    pub fn pass(&mut self, link: &Link, farthest: i64) {
+        if link.sequence <= farthest {
+            self.sequence = link.sequence;
+            self.hash.clone_from(&link.hash);
+        }
+    }
+
+    pub fn step(&mut self, link: &Link) -> Option<Problem> {
+        let expected = self.sequence.saturating_add(1);
         if link.sequence != expected {
             return Some((
                 expected,

@@ -14,14 +14,17 @@ use crate::error::Problem;
 pub enum Permission {
     BillingRead,
     BillingManage,
+    /// To see of the audit log's entries from where and by which address.
+    BillingAudit,
     UsageWrite,
     AgentsExecute,
 }
 
 impl Permission {
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::BillingRead,
         Self::BillingManage,
+        Self::BillingAudit,
         Self::UsageWrite,
         Self::AgentsExecute,
     ];
@@ -31,6 +34,7 @@ impl Permission {
         match self {
             Self::BillingRead => "billing.read",
             Self::BillingManage => "billing.manage",
+            Self::BillingAudit => "billing.audit",
             Self::UsageWrite => "usage.write",
             Self::AgentsExecute => "agents.execute",
         }
@@ -74,10 +78,10 @@ impl Role {
 
     /// What the role may do in its organization.
     pub fn permissions(self) -> &'static [Permission] {
-        use Permission::{AgentsExecute, BillingManage, BillingRead};
+        use Permission::{AgentsExecute, BillingAudit, BillingManage, BillingRead};
         match self {
             Self::Owner => &Permission::ALL,
-            Self::BillingManager => &[BillingRead, BillingManage],
+            Self::BillingManager => &[BillingRead, BillingManage, BillingAudit],
             Self::Member => &[BillingRead, AgentsExecute],
             Self::Operator => &[],
         }

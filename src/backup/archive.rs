@@ -89,7 +89,8 @@ async fn dump(
     if rows.values().sum::<i64>() == 0 {
         return Err(BackupError::Empty);
     }
-    let mut child = Target::new(url)
+    let target = Target::new(url)?;
+    let mut child = target
         .command("pg_dump")?
         // An owner that is no superuser is bound by row-level security, too.
         .args(["--format=custom", "--enable-row-security", "--verbose"])
@@ -99,9 +100,11 @@ async fn dump(
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|_| BackupError::NoTool("pg_dump"))?;
-    let mut archive = child.stdout.take().expect("it is piped");
+    let archive = child.stdout.take().expect("it is piped");
     let said = BufReader::new(child.stderr.take().expect("it is piped"));
     let copying = async {
+        // It ends with the copying: who cannot write lets pg_dump end, too.
+        let mut archive = archive;
         let (mut hash, mut bytes) = (Sha256::new(), 0_u64);
         let mut chunk = vec![0; 256 * 1024];
         loop {
@@ -131,16 +134,16 @@ async fn dump(
         tool: "pg_dump",
         said: error.to_string(),
     })?;
+    let (sha256, bytes) = copied.map_err(|error| BackupError::File {
+        path: "the backup".into(),
+        error,
+    })?;
     if !status.success() {
         return Err(BackupError::Tool {
             tool: "pg_dump",
             said,
         });
     }
-    let (sha256, bytes) = copied.map_err(|error| BackupError::File {
-        path: "the backup".into(),
-        error,
-    })?;
     Ok(Manifest {
         created_at: Timestamp::now(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -1,9 +1,11 @@
 //! Backup and restore by PostgreSQL's own tools, with what they leave out: a
 //! checksum, counts of one moment, and a look at what was written.
 
+mod address;
 mod archive;
 mod manifest;
 mod restore;
+mod service_file;
 mod store;
 mod tools;
 

@@ -56,7 +56,8 @@ pub async fn restore(
     }
     store::make_roles(&mut conn).await?;
     let contents = contents(file, &store::schemas(&mut conn).await?).await?;
-    let mut child = Target::new(url)
+    let target = Target::new(url)?;
+    let mut child = target
         .command("pg_restore")?
         .args(["--single-transaction", "--exit-on-error"])
         .arg("--use-list=/dev/stdin")
@@ -83,6 +84,8 @@ pub async fn restore(
         });
     }
     told.map_err(failed)?;
+    // What the catalog lets everyone do is in no backup.
+    db::guards::close_large_objects(&mut conn).await?;
     let rows = store::counts(&mut conn).await?;
     if let Some(manifest) = &manifest
         && manifest.rows != rows

@@ -21,7 +21,8 @@ pub enum ApiKeys {
         /// Whose; an id of `organizations list`.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
         organization: Uuid,
-        /// billing.read, billing.manage, usage.write, agents.execute; several may be given.
+        /// billing.read, billing.manage, billing.audit, usage.write, agents.execute;
+        /// several may be given.
         #[arg(long = "scope", value_name = "SCOPE", required = true, value_parser = scope)]
         scopes: Vec<Permission>,
         /// What it is for, for those who look at the list.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
+use sqlx::Connection as _;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
@@ -12,7 +13,8 @@ use super::Failure;
 use super::arguments;
 use super::database::on_database;
 use super::output::{Format, counted, escaped, table};
-use crate::audit::{self, Entry, Filter, Report, csv};
+use crate::app::Database;
+use crate::audit::{self, Entry, Filter, Repaired, Report, csv};
 use crate::config::GlobalArgs;
 use crate::db::{self, WorkerTx};
 
@@ -36,6 +38,9 @@ pub enum Audit {
         #[command(flatten)]
         format: Format,
     },
+    /// Set the head of a chain to what its entries say, with the owner's login; an
+    /// entry says so.
+    Repair(Repair),
     /// Write all entries, newest first.
     Export {
         #[command(flatten)]
@@ -50,6 +55,18 @@ pub enum Audit {
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct Repair {
+    /// Whose chain.
+    #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
+    organization: Uuid,
+    /// Why, for whoever reads the log.
+    #[arg(long)]
+    reason: Option<String>,
+    #[command(flatten)]
+    format: Format,
 }
 
 #[derive(Debug, Args)]
@@ -97,6 +114,9 @@ const ENTRIES_AT_ONCE: i64 = 1_000;
 
 impl Audit {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        if let Self::Repair(repair) = self {
+            return repair.run(global).await;
+        }
         on_database(&global.database()?, async |database| {
             self.run_on(&db::pool(database.service.clone(), 1)).await
         })
@@ -133,6 +153,7 @@ impl Audit {
                     Err(Failure::silent())
                 }
             }
+            Self::Repair(_) => unreachable!("it has a transaction of the owner's"),
             Self::Export {
                 filter,
                 format,
@@ -144,6 +165,57 @@ impl Audit {
             }
         }
     }
+}
+
+impl Repair {
+    async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+        let database = Database::locate(&global.database_of_owner()?).await?;
+        let result = self.run_on(&database).await;
+        database.close().await;
+        result
+    }
+
+    async fn run_on(self, database: &Database) -> Result<(), Failure> {
+        database.check_owner().await?;
+        let mut conn = db::connect(&database.owner).await?;
+        let mut tx = conn.begin().await?;
+        let reason = self.reason.as_deref();
+        let repaired = audit::repair(&mut tx, self.organization, reason)
+            .await
+            .map_err(|error| match db::sql_state(&error).as_deref() {
+                Some("42501" | "22023") => Failure::usage(format!(
+                    "MIGRATION_DATABASE_URL: a chain is repaired with the login of the owner: {error}"
+                )),
+                _ => error.into(),
+            })?;
+        tx.commit().await?;
+        self.format
+            .print(&repaired, |repaired| describe_repair(repaired.as_ref()))
+    }
+}
+
+fn describe_repair(repaired: Option<&Repaired>) -> String {
+    let Some(repaired) = repaired else {
+        return "the chain's head is what its entries say: there is nothing to repair".to_owned();
+    };
+    let mut lines: Vec<String> = repaired
+        .accepted
+        .iter()
+        .map(|one| {
+            format!(
+                "accepted, and shown as repaired from now on: {}",
+                one.problem
+            )
+        })
+        .collect();
+    let before = repaired
+        .head_before
+        .map_or_else(|| "none".to_owned(), |before| before.to_string());
+    lines.push(format!(
+        "the head was {before}, its entries say {}; entered as {} (audit_chain_repaired)",
+        repaired.head, repaired.entry
+    ));
+    lines.join("\n")
 }
 
 fn describe(entries: &[Entry]) -> String {
@@ -171,6 +243,12 @@ fn describe_report(report: &Report) -> String {
         .iter()
         .map(|broken| format!("BROKEN {}: {}", broken.organization_id, broken.problem))
         .collect();
+    lines.extend(report.repaired.iter().map(|one| {
+        format!(
+            "repaired {}: {}: the owner accepted it",
+            one.organization_id, one.problem
+        )
+    }));
     let chains = counted(report.chains, "chain");
     let entries = match report.entries {
         1 => format!("1 entry in {chains}"),

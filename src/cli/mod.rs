@@ -33,7 +33,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::audit::{Initiator, initiated_by};
-use crate::config::GlobalArgs;
+use crate::config::{self, GlobalArgs};
 use crate::telemetry::{self, Writing};
 pub use failure::Failure;
 
@@ -172,6 +172,7 @@ pub fn run(command: Command, global: &GlobalArgs, initiator: Initiator) -> ExitC
                     telemetry::install(format, command.log_filter(), command.log_writing())
                 })
                 .map_err(Failure::from)
+                .inspect(|()| warn_of_passwords())
                 .and_then(|()| runtime.block_on(dispatch(command, global)));
             drop(flush);
             // Who was told twice to stop does not wait for a thread that hangs.
@@ -190,6 +191,17 @@ pub fn run(command: Command, global: &GlobalArgs, initiator: Initiator) -> ExitC
             }
             ExitCode::from(failure.status)
         }
+    }
+}
+
+/// Of those that whoever ran this wrote where everyone sees them.
+fn warn_of_passwords() {
+    let arguments: Vec<String> = std::env::args().collect();
+    for variable in config::passwords_in(&arguments) {
+        tracing::warn!(
+            variable,
+            "a password is among the arguments, which every user of this host can list: set the variable instead"
+        );
     }
 }
 

@@ -1,6 +1,7 @@
 //! Settings: environment variables (a `.env` file is read if present), which
 //! flags override. Everything is checked before anything is touched.
 
+mod shown;
 mod stripe;
 mod surface;
 mod text;
@@ -13,6 +14,7 @@ use std::str::FromStr;
 use clap::Args;
 use sqlx::postgres::PgConnectOptions;
 
+pub use shown::passwords_in;
 pub use stripe::{StripeApi, StripeArgs, StripeConfig, retries};
 pub use surface::{SurfaceArgs, SurfaceConfig};
 pub use text::{or, padded_secrets, publishable_key_is_live};
@@ -90,6 +92,12 @@ fn read_env_file(path: &Path) -> Result<(), ConfigError> {
         Err(error) if error.kind() == std::io::ErrorKind::IsADirectory => return Ok(()),
         Err(error) => return refused(format!("cannot be read: {error}")),
     };
+    if others_may_write(path) {
+        return refused(format!(
+            "may be written by everyone on this host, and could send the secrets elsewhere: chmod o-w {}",
+            path.display()
+        ));
+    }
     // A byte order mark would become part of the first name.
     let text = text.trim_start_matches('\u{feff}');
     match dotenvy::from_read(text.as_bytes()) {
@@ -100,6 +108,13 @@ fn read_env_file(path: &Path) -> Result<(), ConfigError> {
         }
         Err(error) => refused(error.to_string()),
     }
+}
+
+/// Whether users who are neither the owner's nor of its group may write it.
+fn others_may_write(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    let found = std::fs::metadata(path);
+    found.is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o002 != 0)
 }
 
 /// The settings that every command takes.

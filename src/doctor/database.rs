@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 
-use super::{Check, SKEW_SECS, Verdict, connection_fix};
+use super::{Check, SKEW_SECS, Verdict, connection_fix, guards};
 use crate::app::Database;
 use crate::db::{self, DatabaseError, WorkerTx};
 use crate::event_handlers;
@@ -50,14 +50,21 @@ pub async fn check(database: &Database) -> Vec<Check> {
             "it is verified by writing, which cannot be done now",
         )
     });
+    if writes {
+        checks.push(guards::large_objects(&mut owner).await);
+        checks.push(guards::appending(&mut owner).await);
+    }
     let login = login(database).await;
     let logs_in = login.verdict == Verdict::Ok;
     checks.push(login);
     if logs_in {
+        checks.push(guards::wire(database).await);
         checks.push(connections(database).await);
         let pool = db::pool(database.service.clone(), 1);
         checks.extend(inbox(&pool).await);
         checks.push(unclaimed(&pool).await);
+        checks.push(guards::customers(&pool).await);
+        checks.push(guards::chains(&pool).await);
     } else {
         checks.push(Check::skipped(
             "backlog",

@@ -5,6 +5,7 @@ mod configuration;
 mod database;
 mod deliveries;
 mod disk;
+mod guards;
 mod jobs;
 mod service;
 mod stripe;

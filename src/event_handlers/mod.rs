@@ -49,6 +49,7 @@ use kinds::action;
 pub use kinds::{FURTHER_TYPES, HANDLED_TYPES, LINKING_TYPE, MAIN_TYPES};
 pub use missing::{EndedHere, end_missing};
 pub use repriced::repriced_since;
+pub use store::customers::not_linked;
 pub use store::invoice_lines::replace_all as replace_invoice_lines;
 pub use store::unclaimed::count as unclaimed;
 pub use store::updated;
@@ -265,7 +266,8 @@ pub async fn apply(
             Err(result) => results[index] = Some(result),
         }
     }
-    for (index, result) in owner::find(conn, context, &mut decoded).await? {
+    let found = owner::find(conn, context, &mut decoded).await?;
+    for (index, result) in found.unowned {
         results[index] = Some(result);
     }
     owner::remember_unclaimed(conn, events, &results).await?;
@@ -284,6 +286,8 @@ pub async fn apply(
         free
     });
     let mut applied = Applied::default();
+    applied.alerts = store::alerts(conn, found.alerts).await?;
+    owner::remember_customers(conn, &found.joined, &mut decoded, &mut results).await?;
     if !decoded.is_empty() {
         apply_locked(conn, context, decoded, &locked, &mut results, &mut applied).await?;
     }
@@ -341,7 +345,6 @@ async fn apply_locked(
             &b.stored.id,
         ))
     });
-    owner::remember_customers(conn, &decoded).await?;
     owner::wake_unclaimed(conn, &decoded).await?;
     store::applied_events(conn, &decoded).await?;
     items::complete(conn, &mut decoded).await?;
@@ -351,7 +354,8 @@ async fn apply_locked(
     for (event, handled) in decoded.iter().zip(handled) {
         results[event.index] = Some(Ok(handled));
     }
-    applied.alerts = store::alerts(conn, effects.alerts).await?;
+    let raised = store::alerts(conn, effects.alerts).await?;
+    applied.alerts.extend(raised);
     audit::append(conn, &locked.chains, &effects.entries).await?;
     applied.audit_actions = effects.entries.iter().map(|entry| entry.action).collect();
     applied.graces = effects.graces;

@@ -8,20 +8,31 @@ use uuid::Uuid;
 
 use super::decode::Decoded;
 use super::store::unclaimed::Unclaimed;
-use super::{Context, Handled, HandlerError, StoredEvent, UnknownCustomers, store};
+use super::{Context, Handled, HandlerError, NewAlert, StoredEvent, UnknownCustomers, store};
 use crate::stripe::event::ORGANIZATION_KEYS;
 use crate::stripe::objects::BillingObject;
+
+/// What was not found, and what somebody should hear of.
+pub struct Found {
+    /// What becomes of events for which there is no organization, by their
+    /// place in the batch.
+    pub unowned: Vec<(usize, Result<Handled, HandlerError>)>,
+    pub alerts: Vec<NewAlert>,
+    /// Customers that were nobody's, and the organizations that they name.
+    pub joined: HashMap<String, Uuid>,
+}
 
 /// Sets each event's owner: by the billing customer, else by the metadata
 /// `organization_id` or `tenant_id`, else (for objects that name no customer)
 /// by the object that they are about, as far as it is known or another event
-/// of the batch shows it. Returns what becomes of the events for which there
-/// is none, by their place in the batch.
+/// of the batch shows it. Metadata gives no organization another customer than
+/// it has: whoever writes metadata would set its plan. A customer is one
+/// organization's, whatever its other objects name.
 pub async fn find(
     conn: &mut PgConnection,
     context: &Context<'_>,
     events: &mut [Decoded<'_>],
-) -> Result<Vec<(usize, Result<Handled, HandlerError>)>, sqlx::Error> {
+) -> Result<Found, sqlx::Error> {
     let customers: HashSet<&str> = events
         .iter()
         .filter_map(|e| customer_of(&e.object))
@@ -32,6 +43,10 @@ pub async fn find(
         .flat_map(|e| claims(&e.object).filter_map(|text| text.parse().ok()))
         .collect();
     let existing = store::existing_organizations(conn, &claimed).await?;
+    let claimed_by = |event: &Decoded<'_>| {
+        claims(&event.object).find_map(|text| existing.get(&text.parse::<Uuid>().ok()?).copied())
+    };
+    let mut taken = taken(conn, events, &by_customer, claimed_by).await?;
     let subjects: Vec<&str> = events.iter().filter_map(|e| subject(&e.object)).collect();
     let mut by_object = if subjects.is_empty() {
         HashMap::new()
@@ -39,43 +54,119 @@ pub async fn find(
         store::unclaimed::organizations_of_objects(conn, &subjects).await?
     };
 
+    let mut joined: HashMap<String, Uuid> = HashMap::new();
+    let mut others: HashMap<usize, (Uuid, String)> = HashMap::new();
     for event in &mut *events {
-        event.owner = customer_of(&event.object)
-            .and_then(|id| by_customer.get(id))
-            .or_else(|| {
-                claims(&event.object).find_map(|text| existing.get(&text.parse::<Uuid>().ok()?))
-            })
+        let customer = customer_of(&event.object);
+        event.owner = customer
+            .and_then(|id| by_customer.get(id).or_else(|| joined.get(id)))
             .copied();
+        if event.owner.is_none() {
+            event.owner = claimed_by(&*event);
+        }
+        if let (Some(owner), Some(customer)) = (event.owner, customer)
+            && !by_customer.contains_key(customer)
+        {
+            let has = taken
+                .entry(owner)
+                .or_insert_with(|| customer.to_owned())
+                .clone();
+            if has == customer {
+                joined.insert(customer.to_owned(), owner);
+            } else {
+                event.owner = None;
+                others.insert(event.index, (owner, has));
+            }
+        }
         if let (true, Some(owner)) = (is_subject(&event.object), event.owner) {
             by_object.insert(event.object.id().to_owned(), owner);
         }
     }
-    let mut unowned = Vec::new();
+    let mut found = Found {
+        unowned: Vec::new(),
+        alerts: Vec::new(),
+        joined,
+    };
     for event in events {
-        if event.owner.is_none() {
+        let other = others.get(&event.index);
+        if event.owner.is_none() && other.is_none() {
             event.owner = subject(&event.object)
                 .and_then(|id| by_object.get(id))
                 .copied();
         }
         if event.owner.is_none() {
-            unowned.push((event.index, no_owner(context, &event.object)));
+            let result = no_owner(context, &event.object, other);
+            found.unowned.push((event.index, result));
+            found
+                .alerts
+                .extend(other.and_then(|(owner, has)| not_linked(event, *owner, has)));
         }
     }
-    Ok(unowned)
+    Ok(found)
 }
 
-/// Remembers the customers of events whose organization was found by their
-/// metadata, so that events without metadata find it too.
-pub async fn remember_customers(
+/// The customers of the organizations that customers of nobody name.
+async fn taken(
     conn: &mut PgConnection,
     events: &[Decoded<'_>],
+    by_customer: &HashMap<String, Uuid>,
+    claimed_by: impl Fn(&Decoded<'_>) -> Option<Uuid>,
+) -> Result<HashMap<Uuid, String>, sqlx::Error> {
+    let new = events.iter().filter(|event| {
+        customer_of(&event.object).is_some_and(|customer| !by_customer.contains_key(customer))
+    });
+    let named: HashSet<Uuid> = new.filter_map(claimed_by).collect();
+    if named.is_empty() {
+        return Ok(HashMap::new());
+    }
+    store::customers::customers_of(conn, &Vec::from_iter(named)).await
+}
+
+fn not_linked(event: &Decoded<'_>, owner: Uuid, has: &str) -> Option<NewAlert> {
+    let customer = customer_of(&event.object)?;
+    Some(NewAlert {
+        organization_id: owner,
+        kind: "customer_not_linked",
+        key: customer.to_owned(),
+        resource_type: "customer",
+        resource_id: customer.to_owned(),
+        message: format!(
+            "the Stripe customer {customer} names this organization by its metadata, and is not its \
+             customer, since it has {has}: link it (organizations link-customer), or correct the metadata"
+        ),
+        occurred_at: event.stored.created,
+    })
+}
+
+/// Remembers the customers of `joined` whose organizations are locked, so that
+/// events without metadata find them too. Those of another organization by now,
+/// or whose organization has another by now, are not: their events are left
+/// out, and tried again.
+pub async fn remember_customers(
+    conn: &mut PgConnection,
+    joined: &HashMap<String, Uuid>,
+    events: &mut Vec<Decoded<'_>>,
+    results: &mut [Option<Result<Handled, HandlerError>>],
 ) -> Result<(), sqlx::Error> {
-    let found: HashMap<&str, Uuid> = events
+    let joining: HashMap<&str, Uuid> = events
         .iter()
-        .filter(|event| claims(&event.object).next().is_some())
-        .filter_map(|event| Some((customer_of(&event.object)?, event.owner?)))
+        .filter_map(|event| joined.get_key_value(customer_of(&event.object)?))
+        .map(|(customer, owner)| (customer.as_str(), *owner))
         .collect();
-    store::customers::remember_customers(conn, &found).await
+    let lost = store::customers::remember_customers(conn, &joining).await?;
+    if lost.is_empty() {
+        return Ok(());
+    }
+    events.retain(|event| {
+        let customer = customer_of(&event.object).filter(|customer| lost.contains(*customer));
+        if let Some(customer) = customer {
+            results[event.index] = Some(Err(HandlerError::Refused(format!(
+                "another event said at the same moment whose the Stripe customer {customer} is"
+            ))));
+        }
+        customer.is_none()
+    });
+    Ok(())
 }
 
 /// Remembers which events of the batch are nobody's yet.
@@ -174,7 +265,13 @@ fn is_subject(object: &BillingObject) -> bool {
     )
 }
 
-fn no_owner(context: &Context<'_>, object: &BillingObject) -> Result<Handled, HandlerError> {
+/// `other`: the organization that the metadata names, and the customer that it
+/// has.
+fn no_owner(
+    context: &Context<'_>,
+    object: &BillingObject,
+    other: Option<&(Uuid, String)>,
+) -> Result<Handled, HandlerError> {
     let is_uuid = |text: &&str| text.parse::<Uuid>().is_ok();
     let claimed = claims(object).find(is_uuid).or(claims(object).next());
     let claim = match claimed {
@@ -189,18 +286,26 @@ fn no_owner(context: &Context<'_>, object: &BillingObject) -> Result<Handled, Ha
             waiting_for: waiting_for.map(str::to_owned),
         })
     };
-    match customer_of(object) {
-        Some(customer) if context.unknown_customers == UnknownCustomers::Ignore => {
+    match (customer_of(object), other) {
+        (Some(customer), _) if context.unknown_customers == UnknownCustomers::Ignore => {
             unclaimed(Some(customer))
         }
-        Some(customer) => Err(HandlerError::UnknownOrganization {
+        (Some(customer), Some((owner, has))) => Err(HandlerError::UnknownOrganization {
+            customer_id: Some(customer.to_owned()),
+            problem: format!(
+                "no organization has the Stripe customer {customer}, and organization {owner}, which its \
+                 metadata names, has {has}; `organizations link-customer {owner} --stripe-customer \
+                 {customer}` gives it another"
+            ),
+        }),
+        (Some(customer), None) => Err(HandlerError::UnknownOrganization {
             customer_id: Some(customer.to_owned()),
             problem: format!(
                 "no organization has the Stripe customer {customer}, and {claim}; \
                  `organizations create --stripe-customer {customer}` makes one"
             ),
         }),
-        None if claimed.is_some() && context.unknown_customers == UnknownCustomers::Retry => {
+        (None, _) if claimed.is_some() && context.unknown_customers == UnknownCustomers::Retry => {
             // Its organization may yet be made.
             Err(HandlerError::UnknownOrganization {
                 customer_id: None,
@@ -208,6 +313,6 @@ fn no_owner(context: &Context<'_>, object: &BillingObject) -> Result<Handled, Ha
             })
         }
         // Shops have guests, and other products share the account.
-        None => unclaimed(subject(object)),
+        (None, _) => unclaimed(subject(object)),
     }
 }

@@ -7,7 +7,7 @@ mod runner;
 pub mod verify;
 
 pub use losses::{Loss, dropped, losses};
-pub use runner::{MigrationError, rollback, status, up};
+pub use runner::{MigrationError, rollback, status, up, up_within};
 
 /// A file of `supabase/migrations`, and its inverse in `supabase/rollbacks`.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +54,8 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260104010000", "dead_letter_sources"),
     ("20260104090000", "whole_quantities"),
     ("20260107090000", "pending_levels"),
+    ("20260109010000", "audit_chains"),
+    ("20260109020000", "no_large_objects"),
     ("20260110020000", "audit_running_hash"),
     ("20260110030000", "usage_prices"),
 ];

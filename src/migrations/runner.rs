@@ -17,11 +17,16 @@ use super::{MIGRATIONS, Migration, MigrationStatus, State};
 /// Any number that no other program uses.
 const ADVISORY_LOCK: i64 = 7_226_831_505_411;
 const LOCK_ATTEMPTS: u32 = 3;
+/// How long one run waits for another.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
-    #[error("another migration is running; wait for it, or end it, and run this again")]
-    Busy,
+    #[error(
+        "another migration is running{}; wait for it, or end it, and run this again",
+        .0.as_ref().map(|holder| format!(": {holder} holds its lock")).unwrap_or_default()
+    )]
+    Busy(Option<String>),
     #[error(
         "migration {version} gave up waiting for a lock, so that nobody waits for it; nothing of it is done: \
          run this again when the database is less busy"
@@ -89,9 +94,18 @@ pub async fn status(conn: &mut PgConnection) -> Result<Vec<MigrationStatus>, sql
 /// that were.
 pub async fn up(
     conn: &mut PgConnection,
+    progress: impl FnMut(&Migration),
+) -> Result<usize, MigrationError> {
+    up_within(conn, PATIENCE, progress).await
+}
+
+/// The same for one who waits no longer than `patience` for another run.
+pub async fn up_within(
+    conn: &mut PgConnection,
+    patience: Duration,
     mut progress: impl FnMut(&Migration),
 ) -> Result<usize, MigrationError> {
-    lock(conn).await?;
+    lock(conn, patience).await?;
     let applied = apply_pending(conn, &mut progress).await;
     unlock_after(conn, applied).await
 }
@@ -129,7 +143,7 @@ pub async fn rollback(
     to: Option<&str>,
     mut progress: impl FnMut(&Migration),
 ) -> Result<Vec<&'static str>, MigrationError> {
-    lock(conn).await?;
+    lock(conn, PATIENCE).await?;
     let undone = undo(conn, to, &mut progress).await;
     unlock_after(conn, undone).await
 }
@@ -229,8 +243,9 @@ async fn record_checksum(
     Ok(())
 }
 
-async fn lock(conn: &mut PgConnection) -> Result<(), MigrationError> {
-    conn.execute("SET lock_timeout = '30s'").await?;
+async fn lock(conn: &mut PgConnection, patience: Duration) -> Result<(), MigrationError> {
+    let timeout = format!("SET lock_timeout = {}", patience.as_millis());
+    conn.execute(AssertSqlSafe(timeout)).await?;
     let locked = sqlx::query("SELECT pg_advisory_lock($1)")
         .bind(ADVISORY_LOCK)
         .execute(&mut *conn)
@@ -242,10 +257,27 @@ async fn lock(conn: &mut PgConnection) -> Result<(), MigrationError> {
                 .as_database_error()
                 .is_some_and(|e| e.code().as_deref() == Some("55P03")) =>
         {
-            Err(MigrationError::Busy)
+            // That it waited is what to say, also where nobody can be named.
+            Err(MigrationError::Busy(holder(conn).await.unwrap_or_default()))
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Who holds the lock. Any login may take it, as one may any advisory lock.
+async fn holder(conn: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT format('the session %s of %s (%s)', l.pid, coalesce(a.usename::text, 'somebody'),
+                       coalesce(nullif(a.application_name, ''), 'unnamed'))
+           FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+          WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND (l.classid::bigint << 32) | l.objid::bigint = $1
+          LIMIT 1",
+    )
+    .bind(ADVISORY_LOCK)
+    .fetch_optional(conn)
+    .await
 }
 
 /// Gives the lock back. Why the work failed says more than that this failed

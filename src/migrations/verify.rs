@@ -8,6 +8,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor, Row};
 
 use super::{State, columns};
+use crate::db::guards;
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -77,6 +78,10 @@ const FUNCTIONS: &[&str] = &[
     "public.billing_audit_running_entry_hash",
     "public.billing_audit_log_refuse_change",
     "public.billing_audit_chain_heads_refuse_change",
+    "public.billing_audit_has_entry",
+    "public.billing_audit_head_hash",
+    "public.billing_audit_log_refuse_raw",
+    "public.billing_audit_chain_heads_refuse_leap",
 ];
 
 const TRIGGERS: &[(&str, &str)] = &[
@@ -90,7 +95,15 @@ const TRIGGERS: &[(&str, &str)] = &[
         "billing_audit_chain_heads",
         "billing_audit_chain_heads_no_truncate",
     ),
+    (
+        "billing_audit_chain_heads",
+        "billing_audit_chain_heads_no_leap",
+    ),
 ];
+
+/// Goes with the newest log_billing_action(). Where the deployment guide's
+/// rollback dropped the log, and its file made it again, neither is there.
+const RAW_ENTRIES: (&str, &str) = ("billing_audit_log", "billing_audit_log_no_raw_entry");
 
 const RERUN: &str = "run its migration again (`psql -f supabase/migrations/…`: each may be rerun)";
 
@@ -120,6 +133,7 @@ pub async fn verify(conn: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> 
     functions(conn, &mut checks).await?;
     ledger_view(conn, &mut checks).await?;
     triggers(conn, &mut checks).await?;
+    large_objects(conn, &mut checks).await?;
     audit_round_trip(conn, &mut checks).await?;
     Ok(checks)
 }
@@ -227,8 +241,35 @@ async fn ledger_view(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result
     Ok(())
 }
 
+/// Whether log_billing_action() is that of the newest file that makes it.
+pub async fn appends_by_newest(conn: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT coalesce(bool_and(prosrc LIKE '%head_sequence%'), false) FROM pg_proc
+          WHERE oid = to_regproc('public.log_billing_action')",
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// Large objects, which those who serve make where a superuser could prevent it.
+async fn large_objects(
+    conn: &mut PgConnection,
+    checks: &mut Vec<Check>,
+) -> Result<(), sqlx::Error> {
+    let open = guards::may_make_large_objects(conn).await?
+        && guards::may_close_large_objects(conn).await?;
+    let problem = open.then(|| {
+        "may be made by those who serve: run \
+         supabase/migrations/20260109020000_no_large_objects.sql again"
+            .to_owned()
+    });
+    check(checks, "large objects", problem);
+    Ok(())
+}
+
 async fn triggers(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), sqlx::Error> {
-    for (table, trigger) in TRIGGERS {
+    let newest = appends_by_newest(conn).await?;
+    for (table, trigger) in TRIGGERS.iter().chain(newest.then_some(&RAW_ENTRIES)) {
         let enabled: Option<String> = sqlx::query_scalar(
             "SELECT tgenabled::text FROM pg_trigger
               WHERE tgrelid = to_regclass('public.' || $1) AND tgname = $2",

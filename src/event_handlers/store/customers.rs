@@ -95,23 +95,83 @@ pub async fn organizations_of_customers(
         .collect())
 }
 
+/// A customer of each of `organizations` that has one which Stripe has not
+/// deleted.
+pub async fn customers_of(
+    conn: &mut PgConnection,
+    organizations: &[Uuid],
+) -> Result<HashMap<Uuid, String>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "SELECT DISTINCT ON (organization_id) organization_id, stripe_customer_id
+           FROM billing_customers
+          WHERE organization_id = ANY($1) AND deleted_at IS NULL
+          ORDER BY organization_id, linked_at DESC NULLS LAST, created_at DESC, stripe_customer_id",
+        organizations
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.organization_id, row.stripe_customer_id))
+        .collect())
+}
+
+/// Customers that named an organization by their metadata within the last 30
+/// days, and are still nobody's, since it had one: who is named, and by whom.
+pub async fn not_linked(
+    conn: &mut PgConnection,
+    limit: i64,
+) -> Result<Vec<(Uuid, String)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "SELECT organization_id, resource_id FROM billing_alerts a
+          WHERE kind = 'customer_not_linked' AND created_at > now() - interval '30 days'
+            AND NOT EXISTS (SELECT FROM billing_customers c
+                             WHERE c.stripe_customer_id = a.resource_id)
+          ORDER BY created_at DESC LIMIT $1",
+        limit
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.organization_id, row.resource_id))
+        .collect())
+}
+
+/// Makes each customer its organization's, unless that has another by now.
+/// Returns those that are not.
 pub async fn remember_customers(
     conn: &mut PgConnection,
     customers: &HashMap<&str, Uuid>,
-) -> Result<(), sqlx::Error> {
+) -> Result<HashSet<String>, sqlx::Error> {
     if customers.is_empty() {
-        return Ok(());
+        return Ok(HashSet::new());
     }
     let (ids, organizations): (Vec<&str>, Vec<Uuid>) =
         customers.iter().map(|(c, o)| (*c, *o)).unzip();
     sqlx::query!(
         "INSERT INTO billing_customers (stripe_customer_id, organization_id)
-         SELECT * FROM unnest($1::text[], $2::uuid[]) AS t(customer, organization) ORDER BY customer
+         SELECT * FROM unnest($1::text[], $2::uuid[]) AS t(customer, organization)
+          WHERE NOT EXISTS (SELECT FROM billing_customers c
+                             WHERE c.organization_id = t.organization AND c.deleted_at IS NULL
+                               AND c.stripe_customer_id <> t.customer)
+          ORDER BY customer
          ON CONFLICT DO NOTHING",
         &ids as &[&str],
         &organizations
     )
-    .execute(conn)
+    .execute(&mut *conn)
     .await?;
-    Ok(())
+    let lost = sqlx::query_scalar!(
+        r#"SELECT customer AS "customer!"
+             FROM unnest($1::text[], $2::uuid[]) AS t(customer, organization)
+            WHERE NOT EXISTS (SELECT FROM billing_customers c
+                               WHERE c.stripe_customer_id = t.customer
+                                 AND c.organization_id = t.organization)"#,
+        &ids as &[&str],
+        &organizations
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(lost.into_iter().collect())
 }

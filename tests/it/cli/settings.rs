@@ -204,6 +204,48 @@ async fn secrets_on_lines_of_their_own_are_all_taken_and_empty_settings_are_none
 }
 
 #[test]
+fn a_password_among_the_arguments_is_warned_of_and_not_repeated() {
+    let url = "postgresql://me:hunter2@127.0.0.1:1/none";
+    for arguments in [
+        &["audit", "list", "--database-url", url][..],
+        &["migrate", "status", "--migration-database-url", url],
+    ] {
+        let ran = run(&mut program(arguments));
+        assert_eq!(ran.status, 3, "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains("every user of this host"),
+            "{}",
+            ran.stderr
+        );
+        assert!(!ran.stderr.contains("hunter2"), "{}", ran.stderr);
+    }
+    let mut quiet = program(&["audit", "list"]);
+    let quiet = run(quiet.env("DATABASE_URL", url));
+    assert!(!quiet.stderr.contains("every user"), "{}", quiet.stderr);
+}
+
+#[test]
+fn an_env_file_that_everyone_may_write_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(".env");
+    std::fs::write(&file, "LOG_FORMAT=json\n").unwrap();
+    for (mode, status) in [(0o600, 0), (0o664, 0), (0o646, 2), (0o666, 2)] {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let ran = run(program(&["status"]).current_dir(folder.path()));
+        assert_eq!(ran.status, status, "{mode:o}: {}", ran.stderr);
+        if status == 2 {
+            assert!(
+                ran.stderr.starts_with("error: .env: ") && ran.stderr.contains("chmod o-w"),
+                "{}",
+                ran.stderr
+            );
+        }
+    }
+}
+
+#[test]
 fn only_the_working_directorys_env_file_is_read() {
     let above = tempfile::tempdir().unwrap();
     let below = above.path().join("a/b");

@@ -426,3 +426,33 @@ async fn what_a_rollback_says_is_lost_is_what_its_files_drop() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_run_that_waits_in_vain_names_who_holds_the_lock() {
+    use std::time::Duration;
+    use valuecanvas_billing::migrations;
+
+    let db = TestDatabase::new().await;
+    let mut holder = db
+        .service()
+        .application_name("somebody")
+        .connect()
+        .await
+        .unwrap();
+    sqlx::query("SELECT pg_advisory_lock(7226831505411)")
+        .execute(&mut holder)
+        .await
+        .unwrap();
+    let mut conn = db.options("postgres").connect().await.unwrap();
+    let patience = Duration::from_millis(100);
+    let error = migrations::up_within(&mut conn, patience, |_| {})
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("another migration is running")
+            && error.contains("billing_service (somebody)"),
+        "{error}"
+    );
+    drop(holder);
+}

@@ -3,6 +3,7 @@
 
 mod audit;
 mod catalog;
+mod chains;
 mod connections;
 mod guide;
 mod interruptions;

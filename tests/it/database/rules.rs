@@ -185,6 +185,14 @@ const RULES: &[(&str, &str)] = &[
                             AND prosrc ~ 'RAISE EXCEPTION' AND tgtype::int & bits = bits
                             AND cardinality(tgattr) = 0)"),
 
+    ("entries follow their chain",
+     "SELECT guard.name || ': ' || guard.trigger
+        FROM (VALUES ('billing_audit_log', 'billing_audit_log_no_raw_entry'),
+                     ('billing_audit_chain_heads', 'billing_audit_chain_heads_no_leap')) AS guard(name, trigger)
+       WHERE NOT EXISTS (SELECT FROM triggers
+                          WHERE relname = guard.name AND tgname = guard.trigger AND tgenabled IN ('O', 'A')
+                            AND prosrc ~ 'RAISE EXCEPTION' AND tgtype::int & 7 = 7)"),
+
     ("nobody has privileges but the three roles",
      "SELECT name || ': ' || privilege || ' to ' ||
              CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END FROM privileges

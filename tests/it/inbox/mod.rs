@@ -2,6 +2,7 @@
 
 mod answers;
 mod charges;
+mod claims;
 mod concurrency;
 pub mod crash;
 mod cut_lists;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::workbench::{Workbench, rows, verify_audit};
 use crate::support::TestDatabase;
+use crate::support::service::organization;
 use stripe::{History, Organization, Step};
 
 /// `VCB_CASES` raises the number of histories.
@@ -79,7 +80,7 @@ async fn arena() -> (Workbench, [Organization; 3]) {
     let mut bench = Workbench::new().await;
     bench.processor.max_retries = 1_000;
     let second = bench.db.organization("cus_2").await;
-    let third = bench.db.organization("cus_unused").await;
+    let third = organization(&bench.db, "Named by metadata").await;
     for table in RESTORED {
         let keep = format!("CREATE TABLE kept_{table} AS SELECT * FROM {table}");
         bench.db.execute(&keep).await;

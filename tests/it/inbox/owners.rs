@@ -7,6 +7,7 @@ use valuecanvas_billing::event_handlers::UnknownCustomers;
 use super::workbench::Workbench;
 use crate::support::events::{event, invoice, recorded, subscription};
 use crate::support::program;
+use crate::support::service::organization;
 
 fn subscribed(id: &str, customer: &str, metadata: Value) -> Value {
     let mut object = subscription("sub_1", customer, "active", "standard");
@@ -20,7 +21,7 @@ const WAITING: &str = "SELECT processed, retry_count, waiting_for_customer_id AS
 #[tokio::test]
 async fn metadata_names_an_organization_and_its_customer_is_remembered() {
     for key in ["organization_id", "tenant_id"] {
-        let bench = Workbench::new().await;
+        let bench = Workbench::unlinked().await;
         let named = json!({key: bench.organization.to_string()});
         bench
             .process(&[subscribed("evt_1", "cus_new", named)])
@@ -49,7 +50,7 @@ async fn metadata_names_an_organization_and_its_customer_is_remembered() {
 
 #[tokio::test]
 async fn an_account_can_be_a_customer() {
-    let bench = Workbench::new().await;
+    let bench = Workbench::unlinked().await;
     let mut subscribed = subscribed(
         "evt_1",
         "cus_none",
@@ -83,15 +84,15 @@ async fn an_account_can_be_a_customer() {
 
 #[tokio::test]
 async fn an_id_that_is_no_uuid_does_not_hide_one_that_is() {
-    let bench = Workbench::new().await;
+    let bench = Workbench::unlinked().await;
     let named = json!({"organization_id": "35", "tenant_id": bench.organization});
     bench
         .process(&[subscribed("evt_1", "cus_new", named)])
         .await;
+    let other = organization(&bench.db, "Other").await;
     let mut object = invoice("in_1", "cus_other", "sub_1", "draft");
     object["metadata"] = json!({"organization_id": "46"});
-    object["parent"]["subscription_details"]["metadata"] =
-        json!({"organization_id": bench.organization});
+    object["parent"]["subscription_details"]["metadata"] = json!({"organization_id": other});
     bench
         .process(&[event("evt_2", "invoice.created", 100, object)])
         .await;
@@ -288,7 +289,8 @@ async fn unknown_customers_may_be_ignored_until_they_are_ours() {
         )
         .await;
     // Another event may name the organization as well.
-    let metadata = json!({"organization_id": bench.organization});
+    let other = organization(&bench.db, "Other").await;
+    let metadata = json!({"organization_id": other});
     bench
         .process(&[subscribed("evt_3", "cus_other", metadata)])
         .await;
@@ -334,7 +336,7 @@ async fn a_checkout_session_says_whose_its_customer_is() {
         // Whoever opens a payment link writes the reference.
         ("client_reference_id", true, false),
     ] {
-        let bench = Workbench::new().await;
+        let bench = Workbench::unlinked().await;
         let mut session = json!({
             "id": "cs_1", "object": "checkout.session", "customer": "cus_new", "mode": "subscription",
             "status": "complete", "payment_status": "paid", "subscription": "sub_1", "livemode": false,
@@ -374,4 +376,116 @@ async fn a_checkout_session_says_whose_its_customer_is() {
             assert_eq!(bench.db.count(&rows).await, found, "{field} {table}");
         }
     }
+}
+
+const OF_CUSTOMER: &str = "SELECT plan_tier, base_plan_tier FROM organizations o
+                             JOIN billing_customers c ON c.organization_id = o.id WHERE stripe_customer_id = 'cus_1'";
+
+/// Whoever writes objects in the Stripe account would set the plan of any
+/// organization by them.
+#[tokio::test]
+async fn metadata_gives_no_organization_another_customer_than_it_has() {
+    let named = |bench: &Workbench| json!({"organization_id": bench.organization});
+    let bench = Workbench::new().await;
+    bench
+        .store(&[subscribed("evt_1", "cus_new", named(&bench))])
+        .await;
+    assert_eq!(bench.work().await.failed, 1);
+    bench
+        .shows(
+            WAITING,
+            json!({"processed": false, "retry_count": 1, "customer": "cus_new", "later": true}),
+        )
+        .await;
+    bench
+        .shows(
+            OF_CUSTOMER,
+            json!({"plan_tier": "free", "base_plan_tier": "free"}),
+        )
+        .await;
+    assert_eq!(bench.db.count("billing_subscriptions").await, 0);
+    let alert = "SELECT organization_id, kind, resource_id FROM billing_alerts";
+    let alerted = json!({"organization_id": bench.organization, "kind": "customer_not_linked",
+                         "resource_id": "cus_new"});
+    bench.shows(alert, alerted.clone()).await;
+    // Tried again it is the same alert.
+    bench.let_retries_be_due().await;
+    assert_eq!(bench.work().await.failed, 1);
+    bench.shows(alert, alerted).await;
+    let doctor = program::run(&mut program::program_on(&bench.db, &["doctor"]));
+    let warned = "WARNING customers not linked: cus_new names";
+    assert!(doctor.stdout.contains(warned), "{}", doctor.stdout);
+
+    // An operator who means it says so.
+    let organization = bench.organization.to_string();
+    let link = [
+        "organizations",
+        "link-customer",
+        &organization,
+        "--stripe-customer",
+        "cus_new",
+    ];
+    let linked = program::run(&mut program::program_on(&bench.db, &link));
+    assert_eq!(linked.status, 0, "{}", linked.stderr);
+    bench.let_retries_be_due().await;
+    assert_eq!(bench.work().await.succeeded, 1);
+    bench
+        .shows(
+            OF_CUSTOMER,
+            json!({"plan_tier": "standard", "base_plan_tier": "free"}),
+        )
+        .await;
+    let doctor = program::run(&mut program::program_on(&bench.db, &["doctor"]));
+    assert!(!doctor.stdout.contains(warned), "{}", doctor.stdout);
+}
+
+/// A checkout session's reference, an invoice's subscription, and a customer
+/// itself name organizations as well.
+#[tokio::test]
+async fn nothing_else_that_names_an_organization_does_so_either() {
+    let bench = Workbench::new().await;
+    let organization = bench.organization;
+    let mut invoiced = invoice("in_1", "cus_invoiced", "sub_1", "open");
+    invoiced["parent"]["subscription_details"]["metadata"] = json!({"tenant_id": organization});
+    let session = json!({
+        "id": "cs_1", "object": "checkout.session", "customer": "cus_session", "mode": "subscription",
+        "status": "complete", "payment_status": "paid", "subscription": "sub_1", "livemode": false,
+        "amount_total": 9900, "currency": "usd", "client_reference_id": organization,
+    });
+    let customer = json!({"id": "cus_itself", "object": "customer", "livemode": false,
+                          "metadata": {"organization_id": organization}});
+    bench
+        .store(&[
+            event("evt_1", "invoice.finalized", 100, invoiced),
+            event("evt_2", "checkout.session.completed", 100, session),
+            event("evt_3", "customer.updated", 100, customer),
+        ])
+        .await;
+    assert_eq!(bench.work().await.failed, 3);
+    assert_eq!(bench.db.count("billing_customers").await, 1);
+    let alerts = "billing_alerts WHERE kind = 'customer_not_linked'";
+    assert_eq!(bench.db.count(alerts).await, 3);
+}
+
+/// Of two that name it, an organization without a customer has the first.
+#[tokio::test]
+async fn an_organization_without_a_customer_has_the_first_that_names_it() {
+    let bench = Workbench::unlinked().await;
+    let named = json!({"organization_id": bench.organization});
+    let mut second = subscribed("evt_2", "cus_b", named.clone());
+    second["data"]["object"]["id"] = json!("sub_2");
+    bench
+        .store(&[subscribed("evt_1", "cus_a", named.clone()), second])
+        .await;
+    let tally = bench.work().await;
+    assert_eq!((tally.succeeded, tally.failed), (1, 1));
+    assert_eq!(bench.db.count("billing_customers").await, 1);
+    // One that Stripe has deleted is none.
+    bench
+        .db
+        .execute("UPDATE billing_customers SET deleted_at = now()")
+        .await;
+    bench.let_retries_be_due().await;
+    assert_eq!(bench.work().await.succeeded, 1);
+    assert_eq!(bench.db.count("billing_customers").await, 2);
 }

@@ -10,7 +10,7 @@ use valuecanvas_billing::inbox::worker::{Processor, Tally};
 
 use crate::support::TestDatabase;
 use crate::support::events::{event, invoice, subscription};
-use crate::support::service::processor;
+use crate::support::service::{organization, processor};
 
 pub const CUSTOMER: &str = "cus_1";
 
@@ -25,6 +25,13 @@ impl Workbench {
     pub async fn new() -> Self {
         let db = TestDatabase::new().await;
         let organization = db.organization(CUSTOMER).await;
+        Self::on(db, organization)
+    }
+
+    /// The organization has no customer in Stripe yet.
+    pub async fn unlinked() -> Self {
+        let db = TestDatabase::new().await;
+        let organization = organization(&db, "Not linked").await;
         Self::on(db, organization)
     }
 

@@ -198,3 +198,105 @@ async fn the_jobs_are_measured_whether_they_ran_or_not() {
         assert!(service.metric(&series).await > Some(1_700_000_000));
     }
 }
+
+/// The command lines of all processes that name `database`.
+fn command_lines(database: &str) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = processes.filter_map(|process| {
+        let line = std::fs::read(process.path().join("cmdline")).ok()?;
+        Some(String::from_utf8_lossy(&line).replace('\0', " "))
+    });
+    lines.filter(|line| line.contains(database)).collect()
+}
+
+/// Whatever form the URL has that it is in.
+#[tokio::test]
+async fn no_password_is_in_the_list_of_processes() {
+    let db = TestDatabase::new().await;
+    db.organization("cus_1").await;
+    // pg_dump waits for it, and nothing before does.
+    db.execute("CREATE TABLE auth.held (n int)").await;
+    let folder = tempfile::tempdir().unwrap();
+    let owner = db.url("postgres");
+    let query = if owner.contains('?') { '&' } else { '?' };
+    let of_user = owner.replacen("postgres@", "postgres:pwuser@", 1);
+    assert_ne!(of_user, owner);
+    for (n, url) in [
+        of_user,
+        format!("{owner}{query}password=pwquery"),
+        format!("{owner}{query}%70assword=pwescaped&sslpassword=pwkey"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let mut holding = db.pool.begin().await.unwrap();
+        sqlx::query("LOCK TABLE auth.held IN ACCESS EXCLUSIVE MODE")
+            .execute(&mut *holding)
+            .await
+            .unwrap();
+        let file = folder.path().join(format!("{n}.dump"));
+        let mut command = program(&["backup", file.to_str().unwrap()]);
+        let mut backup = command
+            .env("MIGRATION_DATABASE_URL", url)
+            .env("TMPDIR", folder.path())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let seen = loop {
+            let lines = command_lines(&db.name);
+            if lines.iter().any(|line| line.contains("pg_dump")) {
+                break lines;
+            }
+            assert!(backup.try_wait().unwrap().is_none(), "{url}: it has ended");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        };
+        for secret in ["pwuser", "pwquery", "pwescaped", "pwkey"] {
+            assert!(!seen.iter().any(|line| line.contains(secret)), "{seen:#?}");
+        }
+        holding.rollback().await.unwrap();
+        assert!(backup.wait().unwrap().success(), "{url}");
+    }
+    // Nor is a file with one left.
+    let left = std::fs::read_dir(folder.path()).unwrap().flatten();
+    let left = left.filter(|file| file.path().extension().is_some_and(|e| e == "conf"));
+    assert_eq!(left.count(), 0);
+}
+
+/// A full disk, and a reader that has gone.
+#[tokio::test]
+async fn a_backup_that_nobody_takes_ends_and_says_so() {
+    let db = TestDatabase::new().await;
+    db.organization("cus_1").await;
+    // More than a pipe holds.
+    db.execute(
+        "CREATE TABLE large AS SELECT md5(random()::text) AS text FROM generate_series(1, 100000)",
+    )
+    .await;
+    let full = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    for out in [std::process::Stdio::from(full), writer.into()] {
+        let mut command = program(&["backup", "-"]);
+        let owner = db.url("postgres");
+        let ran = command
+            .env("MIGRATION_DATABASE_URL", &owner)
+            .stdout(out)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(1), "{said}");
+        assert!(said.contains("the backup: "), "{said}");
+    }
+    let held = format!(
+        "pg_stat_activity WHERE datname = '{}' AND application_name = 'pg_dump'",
+        db.name
+    );
+    // Its locks go with it.
+    while db.count(&held).await > 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}

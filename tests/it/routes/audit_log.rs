@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use uuid::Uuid;
-use valuecanvas_billing::auth::Role;
+use valuecanvas_billing::auth::{Permission, Role};
 
 use crate::support::TestService;
 
@@ -207,4 +207,52 @@ async fn within_a_microsecond_the_chain_decides() {
     let newest = i64::try_from(sequences.len()).unwrap();
     assert!(newest > 5);
     assert_eq!(sequences, (1..=newest).rev().collect::<Vec<_>>());
+}
+
+/// From where somebody acts, and by which address, is for those who manage.
+#[tokio::test]
+async fn addresses_are_shown_to_those_with_the_permission_only() {
+    let service = TestService::intake_only().await;
+    let organization = service.db.organization("cus_1").await;
+    service
+        .db
+        .execute(&format!(
+            "SELECT log_billing_action('{organization}', 'user_created', 'user', '{USER}', 'user', 'ada@example.com',
+               '{{\"email\": \"old@example.com\"}}', '{{\"email\": \"ada@example.com\", \"role\": \"owner\"}}',
+               '{{\"note\": [\"by ada@example.com\"]}}', '203.0.113.9', 'ada''s browser')"
+        ))
+        .await;
+    let secrets = [
+        "ada@example.com",
+        "old@example.com",
+        "203.0.113.9",
+        "browser",
+    ];
+    let key = |scopes: &'static [Permission]| service.api_key(organization, scopes);
+    let shown = [
+        service.token(organization, Role::Owner).await,
+        service.token(organization, Role::BillingManager).await,
+        key(&[Permission::BillingRead, Permission::BillingAudit]).await,
+    ];
+    let concealed = [
+        service.token(organization, Role::Member).await,
+        key(&[Permission::BillingRead]).await,
+        key(&[Permission::BillingRead, Permission::BillingManage]).await,
+    ];
+    for (credentials, shows) in [(shown, true), (concealed, false)] {
+        for credential in credentials {
+            for accept in ["application/json", "text/csv"] {
+                let request = service.get(&format!("{LOG}?action=user_created"));
+                let request = request.bearer_auth(&credential).header("accept", accept);
+                let text = request.send().await.unwrap().text().await.unwrap();
+                assert!(
+                    text.contains("owner") && text.contains(&USER.to_string()),
+                    "{text}"
+                );
+                for secret in secrets {
+                    assert_eq!(text.contains(secret), shows, "{accept} {secret}: {text}");
+                }
+            }
+        }
+    }
 }

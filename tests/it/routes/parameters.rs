@@ -64,6 +64,14 @@ async fn an_organization_is_not_chosen_by_a_header() {
             assert_eq!(code(request).await, expected, "{route} {named:?}");
         }
     }
+    // However often it is sent.
+    for (route, request) in requests(&service, "").await {
+        let request = request
+            .header("x-organization", "one")
+            .header("X-ORGANIZATION", "two");
+        let expected = (400, "organization_not_selectable".to_owned());
+        assert_eq!(code(request).await, expected, "{route}");
+    }
     // Who has no credential is told that first.
     let anonymous = service
         .get("/api/billing/usage")

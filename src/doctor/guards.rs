@@ -1,0 +1,154 @@
+//! What the database leaves open beside row-level security, and whether audit
+//! chains go on.
+
+use sqlx::postgres::{PgConnection, PgPool};
+
+use super::Check;
+use crate::app::Database;
+use crate::audit;
+use crate::db::guards::{self, Wire};
+use crate::db::{DatabaseError, WorkerTx};
+use crate::event_handlers;
+use crate::migrations::verify;
+
+/// More than these are not named.
+const NAMED: i64 = 10;
+
+/// Whether others on the way can read what goes to the database.
+pub async fn wire(database: &Database) -> Check {
+    let name = "connection";
+    match guards::wire(&database.service).await {
+        Ok(wire) => judge(wire),
+        Err(DatabaseError::Query(error) | DatabaseError::Unreachable(error)) => {
+            Check::unanswered(name, error)
+        }
+        Err(error) => Check::failed(name, error.to_string(), "see docs/database.md"),
+    }
+}
+
+fn judge(wire: Wire) -> Check {
+    let name = "connection";
+    match wire {
+        Wire::Local => Check::ok(name, "the database is on this host"),
+        Wire::Encrypted { verified: true } => {
+            Check::ok(name, "encrypted, with a certificate that is checked")
+        }
+        Wire::Encrypted { verified: false } => Check::ok(
+            name,
+            "encrypted, with a certificate that nobody checks: sslmode=verify-full does",
+        ),
+        Wire::Plain => Check::warning(
+            name,
+            "not encrypted, and the database is on another host",
+            "let the server take TLS, and add sslmode=verify-full (and sslrootcert) to DATABASE_URL and \
+             MIGRATION_DATABASE_URL; without it the connection falls back to plain text",
+        ),
+    }
+}
+
+/// What no policy reaches. With the owner's login, or one that may become
+/// billing_worker.
+pub async fn large_objects(conn: &mut PgConnection) -> Check {
+    let name = "large objects";
+    match guards::may_make_large_objects(conn).await {
+        Ok(false) => Check::ok(name, "the service's login makes none"),
+        Ok(true) => Check::warning(
+            name,
+            "the service's login may make large objects, which row-level security does not reach",
+            "as a superuser: psql -f supabase/migrations/20260109020000_no_large_objects.sql; where the host \
+             gives none, nothing here uses them",
+        ),
+        Err(error) => Check::unanswered(name, error),
+    }
+}
+
+/// Whether log_billing_action() is the newest.
+pub async fn appending(conn: &mut PgConnection) -> Check {
+    let name = "audit function";
+    match verify::appends_by_newest(conn).await {
+        Ok(true) => Check::ok(name, "entries follow their chain, whoever appends them"),
+        Ok(false) => Check::warning(
+            name,
+            "log_billing_action() is that of the deployment guide's file: SQL of one's own may stop a chain",
+            "psql -f supabase/migrations/20260109010000_audit_chains.sql",
+        ),
+        Err(error) => Check::unanswered(name, error),
+    }
+}
+
+/// Chains whose head is not what their entries say.
+pub async fn chains(pool: &PgPool) -> Check {
+    let name = "audit chains";
+    let found = async {
+        let mut tx = WorkerTx::begin(pool).await?;
+        audit::stray_heads(tx.conn(), NAMED + 1).await
+    };
+    match found.await {
+        Ok(found) if found.is_empty() => Check::ok(name, "each goes on from its last entry"),
+        Ok(found) => Check::warning(
+            name,
+            format!(
+                "the head is not what the entries say: {}",
+                named(found.iter().map(ToString::to_string))
+            ),
+            "see `audit verify --organization ORG`, then run `audit repair --organization ORG`",
+        ),
+        Err(error) => Check::unanswered(name, error),
+    }
+}
+
+/// Customers whose metadata names an organization that has another.
+pub async fn customers(pool: &PgPool) -> Check {
+    let name = "customers not linked";
+    let found = async {
+        let mut tx = WorkerTx::begin(pool).await?;
+        event_handlers::not_linked(tx.conn(), NAMED + 1).await
+    };
+    match found.await {
+        Ok(found) if found.is_empty() => Check::ok(name, "none"),
+        Ok(found) => Check::warning(
+            name,
+            named(found.iter().map(|(organization, customer)| {
+                format!("{customer} names {organization}, which has another")
+            })),
+            "correct their metadata in Stripe, or give the organization that customer: `organizations \
+             link-customer ORG --stripe-customer CUS`",
+        ),
+        Err(error) => Check::unanswered(name, error),
+    }
+}
+
+fn named(all: impl Iterator<Item = String>) -> String {
+    let mut named: Vec<String> = all.collect();
+    if named.len() as i64 > NAMED {
+        named.truncate(NAMED as usize);
+        named.push("…".to_owned());
+    }
+    named.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict;
+    use super::*;
+
+    #[test]
+    fn plain_text_to_another_host_is_told_of() {
+        let plain = judge(Wire::Plain);
+        assert_eq!(plain.verdict, Verdict::Warning);
+        assert!(plain.fix.unwrap().contains("sslmode=verify-full"));
+        for wire in [
+            Wire::Local,
+            Wire::Encrypted { verified: false },
+            Wire::Encrypted { verified: true },
+        ] {
+            assert_eq!(judge(wire).verdict, Verdict::Ok, "{wire:?}");
+        }
+    }
+
+    #[test]
+    fn many_are_not_all_named() {
+        let all = (0..12).map(|n| n.to_string());
+        assert_eq!(named(all), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …");
+    }
+}

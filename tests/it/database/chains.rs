@@ -1,0 +1,459 @@
+//! Those who serve cannot stop an audit chain, and the owner mends one.
+
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _};
+use uuid::Uuid;
+use valuecanvas_billing::audit::{self, Actor, NewEntry, verify};
+use valuecanvas_billing::db::{TenantTx, WorkerTx};
+
+use super::tenants::{Outcome, attempt};
+use crate::support::TestDatabase;
+use crate::support::program::{Ran, program_on, run};
+
+const ORGANIZATION: Uuid = Uuid::from_u128(0xa);
+const OTHER: Uuid = Uuid::from_u128(0xb);
+
+/// Two chains of three entries.
+async fn with_chains() -> TestDatabase {
+    let db = TestDatabase::new().await;
+    for organization in [ORGANIZATION, OTHER] {
+        db.execute(&format!(
+            "SELECT log_billing_action('{organization}', 'plan_changed', 'user', p_resource_type => 'plan')
+               FROM generate_series(1, 3)"
+        ))
+        .await;
+    }
+    db
+}
+
+fn entry(organization_id: Uuid, n: usize) -> NewEntry {
+    NewEntry {
+        organization_id,
+        action: "plan_changed",
+        actor: Actor::System,
+        resource_type: "plan",
+        resource_id: n.to_string(),
+        before: None,
+        after: None,
+        metadata: json!({}),
+        client: None,
+    }
+}
+
+/// Appends as the service does: one entry for a tenant, and several of both
+/// organizations at once, waiting for their chains or not.
+async fn append(db: &TestDatabase) -> Result<(), sqlx::Error> {
+    let pool = db.service_pool();
+    let mut tx = TenantTx::begin(&pool, ORGANIZATION).await?;
+    audit::enter(tx.conn(), entry(ORGANIZATION, 0)).await?;
+    tx.commit().await?;
+    let entries: Vec<NewEntry> = (0..8)
+        .map(|n| entry([ORGANIZATION, OTHER][n % 2], n))
+        .collect();
+    let mut tx = WorkerTx::begin(&pool).await?;
+    let (locked, free) = audit::lock_free_chains(tx.conn(), &[ORGANIZATION, OTHER]).await?;
+    assert_eq!(free.len(), 2);
+    audit::append(tx.conn(), &locked, &entries).await?;
+    tx.commit().await?;
+    let function = "SELECT log_billing_action($1, 'x', 'system', p_resource_type => 'y')";
+    let mut tx = TenantTx::begin(&pool, ORGANIZATION).await?;
+    sqlx::query(function)
+        .bind(ORGANIZATION)
+        .execute(tx.conn())
+        .await?;
+    tx.commit().await
+}
+
+async fn breaks(db: &TestDatabase) -> Vec<(Uuid, String)> {
+    let mut tx = db.pool.begin().await.unwrap();
+    let report = verify(&mut tx, None).await.unwrap();
+    let breaks = report.breaks.into_iter();
+    breaks.map(|b| (b.organization_id, b.problem)).collect()
+}
+
+/// An entry made by hand, at `sequence`.
+fn raw(sequence: &str, hash: &str) -> String {
+    format!(
+        "INSERT INTO billing_audit_log (organization_id, sequence, action, actor_type, resource_type, created_at, hash)
+         VALUES ('{ORGANIZATION}', {sequence}, 'forged', 'system', 'plan', now(), {hash})"
+    )
+}
+
+#[tokio::test]
+async fn a_request_appends_by_the_function_only() {
+    let db = with_chains().await;
+    let mut conn = db.service().connect().await.unwrap();
+    let heads = "billing_audit_chain_heads";
+    for statement in [
+        format!("UPDATE {heads} SET last_sequence = 9223372036854775807"),
+        format!("UPDATE {heads} SET last_sequence = last_sequence + 1"),
+        format!("UPDATE {heads} SET last_sequence = last_sequence + 1, last_hash = sha256('x')"),
+        format!("UPDATE {heads} SET last_hash = sha256('x')"),
+        format!("UPDATE {heads} SET last_sequence = 1"),
+        format!("UPDATE {heads} SET organization_id = gen_random_uuid(), last_sequence = last_sequence + 1"),
+        format!("INSERT INTO {heads} SELECT organization_id, 9, last_hash FROM {heads} ON CONFLICT DO NOTHING"),
+        format!("DELETE FROM {heads}"),
+        raw("4", "sha256('x')"),
+        raw("5", "sha256('x')"),
+        raw("9223372036854775807", "sha256('x')"),
+        raw("3", "sha256('x')"),
+        // As one that copies the last.
+        "INSERT INTO billing_audit_log SELECT organization_id, gen_random_uuid(), 4, action, actor_type, actor_id,
+           resource_type, resource_id, before_state, after_state, metadata, ip_address, user_agent, created_at, hash
+           FROM billing_audit_log WHERE sequence = 3"
+            .to_owned(),
+        // Both at once, as the service writes them.
+        format!(
+            "WITH forged AS ({} RETURNING hash)
+             UPDATE {heads} SET last_sequence = 4, last_hash = forged.hash FROM forged",
+            raw("4", "sha256('x')")
+        ),
+        // Only the owner says that a chain was repaired.
+        format!("SELECT log_billing_action('{ORGANIZATION}', 'audit_chain_repaired', 'system', p_resource_type => 'y')"),
+    ] {
+        let outcome = attempt(&mut conn, "billing_app", Some(ORGANIZATION), &statement).await;
+        assert_eq!(outcome, Outcome::refused(), "{statement}");
+    }
+    let function =
+        format!("SELECT log_billing_action('{ORGANIZATION}', 'x', 'user', p_resource_type => 'y')");
+    for role in ["billing_app", "billing_worker", "billing_owner"] {
+        let mut conn = db.options("postgres").connect().await.unwrap();
+        let outcome = attempt(&mut conn, role, Some(ORGANIZATION), &function).await;
+        assert_eq!(outcome, Outcome::Rows(1), "{role}");
+    }
+    append(&db).await.unwrap();
+    assert_eq!(breaks(&db).await, []);
+}
+
+/// A login that has the privileges of the roles without becoming one.
+#[tokio::test]
+async fn a_login_that_inherits_is_bound_as_well() {
+    let db = with_chains().await;
+    let mut tx = db.pool.begin().await.unwrap();
+    tx.execute(sqlx::raw_sql(AssertSqlSafe(format!(
+        "CREATE ROLE inheriting_{0} LOGIN INHERIT; GRANT billing_app, billing_worker TO inheriting_{0};
+         SET LOCAL ROLE inheriting_{0}; SET LOCAL app.current_org_id = '{ORGANIZATION}'",
+        db.name
+    ))))
+    .await
+    .unwrap();
+    for statement in [
+        "UPDATE billing_audit_chain_heads SET last_sequence = 9223372036854775807".to_owned(),
+        raw("4", "sha256('x')"),
+    ] {
+        tx.execute("SAVEPOINT before").await.unwrap();
+        let refused = tx.execute(AssertSqlSafe(statement.clone())).await;
+        let error = refused.expect_err(&statement);
+        let code = error.as_database_error().unwrap().code().unwrap();
+        assert_eq!(code, "42501", "{statement}");
+        tx.execute("ROLLBACK TO before").await.unwrap();
+    }
+    tx.rollback().await.unwrap();
+}
+
+/// What the service's own role may write beside a chain is found, and does not
+/// stop it.
+#[tokio::test]
+async fn nothing_that_the_worker_writes_stops_a_chain() {
+    let head = |more: &str| {
+        format!(
+            "UPDATE billing_audit_chain_heads SET {more} WHERE organization_id = '{ORGANIZATION}'"
+        )
+    };
+    for role_statement in [
+        raw("4", "sha256('x')"),
+        raw("4", "''"),
+        raw("6", "sha256('x')"),
+        raw("100003", "sha256('x')"),
+        raw("100004", "sha256('x')"),
+        raw("9223372036854775807", "sha256('x')"),
+        format!(
+            "{}; {}",
+            raw("4", "sha256('x')"),
+            raw("9223372036854775807", "sha256('y')")
+        ),
+        head("last_sequence = last_sequence + 1"),
+        head("last_sequence = last_sequence + 100000, last_hash = ''"),
+    ] {
+        let db = with_chains().await;
+        let mut tx = WorkerTx::begin(&db.service_pool()).await.unwrap();
+        tx.conn()
+            .execute(sqlx::raw_sql(AssertSqlSafe(role_statement.clone())))
+            .await
+            .unwrap_or_else(|e| panic!("{role_statement}: {e}"));
+        tx.commit().await.unwrap();
+        for _ in 0..2 {
+            append(&db)
+                .await
+                .unwrap_or_else(|e| panic!("{role_statement}: {e}"));
+        }
+        let found = breaks(&db).await;
+        assert_eq!(found.len(), 1, "{role_statement}: {found:?}");
+        assert_eq!(found[0].0, ORGANIZATION, "{role_statement}");
+        assert_eq!(repair(&db, &[]).status, 0, "{role_statement}");
+        append(&db).await.unwrap();
+        assert_eq!(breaks(&db).await, [], "{role_statement}");
+    }
+    let db = with_chains().await;
+    let mut conn = db.service().connect().await.unwrap();
+    for statement in [
+        head("last_sequence = 9223372036854775807"),
+        head("last_sequence = last_sequence + 100001"),
+        head("last_sequence = 2"),
+        format!(
+            "INSERT INTO billing_audit_chain_heads VALUES ('{}', 9223372036854775807, '')",
+            Uuid::from_u128(0xc)
+        ),
+        raw("4", "sha256('x')").replace("'forged'", "'audit_chain_repaired'"),
+    ] {
+        let outcome = attempt(&mut conn, "billing_worker", None, &statement).await;
+        assert_eq!(outcome, Outcome::refused(), "{statement}");
+    }
+}
+
+fn repair(db: &TestDatabase, more: &[&str]) -> Ran {
+    let organization = ORGANIZATION.to_string();
+    let arguments = ["audit", "repair", "--organization", &organization];
+    run(&mut program_on(db, &[&arguments[..], more].concat()))
+}
+
+/// As databases of before may have it, or what a superuser did.
+async fn damage(db: &TestDatabase, statement: &str) {
+    db.execute(&format!(
+        "SET session_replication_role = replica; {statement}; RESET session_replication_role"
+    ))
+    .await;
+}
+
+#[tokio::test]
+async fn the_owner_repairs_a_chain_that_was_stopped_and_an_entry_says_so() {
+    let of_head = |sets: &str| {
+        format!(
+            "UPDATE billing_audit_chain_heads SET {sets} WHERE organization_id = '{ORGANIZATION}'"
+        )
+    };
+    for (stopped, head) in [
+        (of_head("last_sequence = 9223372036854775807"), 3),
+        (of_head("last_sequence = 0, last_hash = sha256('')"), 3),
+        (of_head("last_hash = sha256('x')"), 3),
+        (
+            format!(
+                "DELETE FROM billing_audit_chain_heads WHERE organization_id = '{ORGANIZATION}'"
+            ),
+            3,
+        ),
+        (
+            format!(
+                "DELETE FROM billing_audit_log WHERE organization_id = '{ORGANIZATION}'; {}",
+                of_head("last_sequence = 9223372036854775807")
+            ),
+            0,
+        ),
+        (
+            format!(
+                "{}; {}",
+                raw("9223372036854775807", "sha256('x')"),
+                of_head("last_sequence = 9223372036854775807")
+            ),
+            3,
+        ),
+    ] {
+        let db = with_chains().await;
+        damage(&db, &stopped).await;
+        let said = repair(&db, &["--json", "--reason", "a script", "--as", "Ada"]);
+        assert_eq!(said.status, 0, "{stopped}: {}", said.stderr);
+        let said = said.json();
+        assert_eq!(
+            (&said["head"], &said["entry"]),
+            (&json!(head), &json!(head + 1)),
+            "{said}"
+        );
+        append(&db)
+            .await
+            .unwrap_or_else(|e| panic!("{stopped}: {e}"));
+        assert_eq!(breaks(&db).await, [], "{stopped}");
+
+        let list = [
+            "audit",
+            "list",
+            "--json",
+            "--action",
+            "audit_chain_repaired",
+        ];
+        let entries = run(&mut program_on(&db, &list)).json();
+        let entry = &entries[0];
+        assert_eq!(entry["sequence"], head + 1, "{entries}");
+        assert_eq!(entry["afterState"]["lastSequence"], head);
+        assert_eq!(entry["metadata"]["reason"], "a script");
+        assert_eq!(entry["metadata"]["initiator"]["as"], "Ada");
+        assert_eq!(entry["metadata"]["initiator"]["command"], "audit repair");
+
+        // A second time there is nothing to do, and nothing is entered.
+        let again = repair(&db, &["--json"]);
+        assert_eq!((again.status, again.json()), (0, Value::Null));
+    }
+}
+
+/// The owner lets a chain go on; what was tampered with stays to be seen, and
+/// nothing else is covered by that.
+#[tokio::test]
+async fn what_a_repair_accepted_is_shown_and_what_comes_later_is_found() {
+    let db = with_chains().await;
+    damage(
+        &db,
+        &format!("UPDATE billing_audit_log SET action = 'other' WHERE organization_id = '{ORGANIZATION}' AND sequence = 2"),
+    )
+    .await;
+    assert_eq!(breaks(&db).await.len(), 1);
+    let repaired = repair(&db, &["--json"]).json();
+    assert_eq!(
+        repaired["accepted"].as_array().unwrap().len(),
+        1,
+        "{repaired}"
+    );
+    let verified = run(&mut program_on(&db, &["audit", "verify"]));
+    assert_eq!(verified.status, 0, "{}", verified.stdout);
+    assert!(
+        verified.stdout.contains("entry 2 was changed") && verified.stdout.contains("repaired"),
+        "{}",
+        verified.stdout
+    );
+    for tampering in [
+        "SET user_agent = 'x' WHERE sequence = 2",
+        "SET hash = sha256('x') WHERE sequence = 2",
+        "SET action = 'x' WHERE sequence = 1",
+        "SET action = 'x' WHERE sequence = 3",
+        "SET metadata = metadata || '{\"accepted\": []}' WHERE action = 'audit_chain_repaired'",
+    ] {
+        let mut tx = db.pool.begin().await.unwrap();
+        let sql = format!(
+            "SET LOCAL session_replication_role = replica;
+             UPDATE billing_audit_log {tampering} AND organization_id = '{ORGANIZATION}'"
+        );
+        tx.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.unwrap();
+        let found = verify(&mut tx, None).await.unwrap().breaks;
+        assert_eq!(found.len(), 1, "{tampering}: {found:?}");
+    }
+}
+
+#[tokio::test]
+async fn only_the_owner_repairs() {
+    let db = with_chains().await;
+    damage(
+        &db,
+        "UPDATE billing_audit_chain_heads SET last_sequence = 9",
+    )
+    .await;
+    let organization = ORGANIZATION.to_string();
+    let mut command = program_on(&db, &["audit", "repair", "--organization", &organization]);
+    let refused = run(command.env("MIGRATION_DATABASE_URL", db.url("billing_service")));
+    assert_eq!(refused.status, 2, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("MIGRATION_DATABASE_URL"),
+        "{}",
+        refused.stderr
+    );
+    let mut conn = db.options("postgres").connect().await.unwrap();
+    for role in ["billing_app", "billing_worker"] {
+        let set = "UPDATE billing_audit_chain_heads h SET last_sequence = 3, last_hash = l.hash
+                     FROM billing_audit_log l
+                    WHERE l.organization_id = h.organization_id AND l.sequence = 3";
+        let outcome = attempt(&mut conn, role, Some(ORGANIZATION), set).await;
+        assert_eq!(outcome, Outcome::refused(), "{role}");
+    }
+    assert_eq!(breaks(&db).await.len(), 2);
+}
+
+/// Whoever follows the deployment guide's rollback has its file's functions.
+#[tokio::test]
+async fn the_guides_file_run_again_leaves_chains_that_grow() {
+    let db = with_chains().await;
+    let file = "supabase/migrations/20260101091000_billing_audit_log.sql";
+    let newer = "supabase/migrations/20260109010000_audit_chains.sql";
+    let doctor = || {
+        let checks = run(&mut program_on(&db, &["doctor", "--json"])).json();
+        let checks = checks.as_array().unwrap().clone();
+        let check = checks.into_iter().find(|c| c["name"] == "audit function");
+        check.unwrap()["verdict"].clone()
+    };
+    assert_eq!(doctor(), "ok");
+    for drop in ["", "DROP TABLE billing_audit_log CASCADE"] {
+        if !drop.is_empty() {
+            db.execute(drop).await;
+        }
+        let ran = super::psql::file(&db.url("postgres"), file.as_ref());
+        assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));
+        append(&db).await.unwrap();
+        let verified = run(&mut program_on(&db, &["migrate", "verify"]));
+        assert_eq!(verified.status, 0, "{}", verified.stdout);
+        assert_eq!(doctor(), "warning", "{drop}");
+    }
+    let ran = super::psql::file(&db.url("postgres"), newer.as_ref());
+    assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));
+    append(&db).await.unwrap();
+    assert_eq!(doctor(), "ok");
+}
+
+#[tokio::test]
+async fn doctor_names_chains_that_do_not_go_on() {
+    let db = with_chains().await;
+    let check = || {
+        let checks = run(&mut program_on(&db, &["doctor", "--json"])).json();
+        let checks = checks.as_array().unwrap().clone();
+        checks
+            .into_iter()
+            .find(|c| c["name"] == "audit chains")
+            .unwrap()
+    };
+    assert_eq!(check()["verdict"], "ok");
+    damage(
+        &db,
+        &format!("UPDATE billing_audit_chain_heads SET last_sequence = 9223372036854775807 WHERE organization_id = '{ORGANIZATION}'"),
+    )
+    .await;
+    let found = check();
+    assert_eq!(found["verdict"], "warning", "{found}");
+    assert!(
+        found["detail"]
+            .as_str()
+            .unwrap()
+            .contains(&ORGANIZATION.to_string())
+    );
+    assert!(
+        found["fix"].as_str().unwrap().contains("audit repair"),
+        "{found}"
+    );
+    repair(&db, &[]);
+    assert_eq!(check()["verdict"], "ok");
+}
+
+#[tokio::test]
+async fn those_who_serve_make_no_large_objects() {
+    let db = TestDatabase::new().await;
+    let mut conn = db.service().connect().await.unwrap();
+    for role in ["billing_app", "billing_worker", "billing_service"] {
+        for make in [
+            "SELECT lo_create(0)",
+            "SELECT lo_creat(-1)",
+            "SELECT lo_from_bytea(0, 'x')",
+        ] {
+            let outcome = attempt(&mut conn, role, None, make).await;
+            assert_eq!(outcome, Outcome::refused(), "{role}: {make}");
+        }
+    }
+    // As on a server whose host lets nobody take that away.
+    db.execute("GRANT EXECUTE ON FUNCTION lo_create(oid) TO PUBLIC")
+        .await;
+    let doctor = run(&mut program_on(&db, &["doctor"]));
+    assert!(
+        doctor.stdout.contains("WARNING large objects"),
+        "{}",
+        doctor.stdout
+    );
+    let verified = run(&mut program_on(&db, &["migrate", "verify"]));
+    assert!(
+        verified.stdout.contains("WRONG large objects may be made"),
+        "{}",
+        verified.stdout
+    );
+}
