@@ -72,10 +72,6 @@ pub fn describe() {
         AUDIT_ERRORS,
         "Audit entries that could not be appended; their changes were undone."
     );
-    describe_counter!(
-        AUDIT_PASSED,
-        "Audit chains that went on behind an entry which was put beside them."
-    );
     describe_gauge!(
         AUDIT_BYTES,
         Unit::Bytes,

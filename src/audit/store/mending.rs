@@ -41,7 +41,7 @@ pub(super) async fn go_on_behind(
     .fetch_all(conn)
     .await?;
     for organization_id in moved {
-        metrics::audit_chain_passed();
+        metrics::audit::chain_passed();
         tracing::warn!(
             %organization_id,
             "an audit chain goes on behind an entry that was put beside it: `audit verify` shows it"
