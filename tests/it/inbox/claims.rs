@@ -61,10 +61,11 @@ async fn whoever_says_it_first_is_right_though_all_say_it_at_once() {
             let id = format!("evt_{round}_{n}");
             events.push(event(&id, "customer.subscription.created", 100, object));
         }
-        bench.store(&events).await;
-        let workers = (0..4).map(|_| {
+        let workers = events.iter().map(|event| {
             let processor = processor(&bench.db);
+            let bench = &bench;
             async move {
+                bench.store(std::slice::from_ref(event)).await;
                 let mut tally = Tally::default();
                 for _ in 0..4 {
                     tally += processor.process_due(None).await.unwrap();
