@@ -6,6 +6,18 @@ use std::fmt::Write as _;
 /// What is not for arguments.
 const SECRETS: [&str; 3] = ["password", "passfile", "sslpassword"];
 
+/// Parameters that sqlx has other names for, or libpq does not know: it refuses
+/// a URL with any of those.
+const OF_SQLX: [(&str, &str); 7] = [
+    ("ssl-mode", "sslmode"),
+    ("ssl-root-cert", "sslrootcert"),
+    ("ssl-ca", "sslrootcert"),
+    ("ssl-cert", "sslcert"),
+    ("ssl-key", "sslkey"),
+    ("statement-cache-capacity", ""),
+    ("pgbouncer", ""),
+];
+
 /// A URL, or `keyword=value …`, without secrets; and these.
 #[derive(Debug, Default)]
 pub struct Address {
@@ -87,10 +99,18 @@ impl Address {
         });
         let user = user.map(|user| format!("{user}@")).unwrap_or_default();
         let kept = query.into_iter().flat_map(|query| query.split('&'));
-        let kept: Vec<&str> = kept
-            .filter(|pair| {
+        let kept: Vec<String> = kept
+            .filter_map(|pair| {
                 let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-                !address.keep(&decoded(name), decoded(value))
+                if address.keep(&decoded(name), decoded(value)) {
+                    return None;
+                }
+                let of_libpq = OF_SQLX.iter().find(|(of_sqlx, _)| *of_sqlx == name);
+                match of_libpq {
+                    None => Some(pair.to_owned()),
+                    Some((_, "")) => None,
+                    Some((_, of_libpq)) => Some(format!("{of_libpq}={value}")),
+                }
             })
             .collect();
         let query = match kept.join("&") {
@@ -230,6 +250,23 @@ mod tests {
         let all = "postgres://me:a@h/db?passfile=/b&sslpassword=c%26";
         let secrets = ["a", "/b", "c&"].map(|secret| Some(secret.to_owned()));
         assert_eq!(read(all), ("postgres://me@h/db".to_owned(), secrets));
+    }
+
+    #[test]
+    fn libpq_is_told_what_it_knows() {
+        for (text, shown) in [
+            (
+                "postgres://me@h/db?pgbouncer=true&ssl-mode=require&statement-cache-capacity=0",
+                "postgres://me@h/db?sslmode=require",
+            ),
+            ("postgres://me@h/db?pgbouncer=true", "postgres://me@h/db"),
+            (
+                "postgres://me@h/db?ssl-ca=/a&connect_timeout=5",
+                "postgres://me@h/db?sslrootcert=/a&connect_timeout=5",
+            ),
+        ] {
+            assert_eq!(read(text).0, shown, "{text}");
+        }
     }
 
     #[test]

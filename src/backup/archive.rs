@@ -33,9 +33,7 @@ pub async fn to_file(
     file: &Path,
     progress: impl FnMut(&str),
 ) -> Result<Written, BackupError> {
-    if file.exists() {
-        return Err(BackupError::Exists(file.to_owned()));
-    }
+    refuse_existing(file)?;
     let mut aside = file.as_os_str().to_owned();
     aside.push(".partial");
     let aside = PathBuf::from(aside);
@@ -44,9 +42,22 @@ pub async fn to_file(
         error,
     };
     let mut out = tokio::fs::OpenOptions::new();
-    // It holds what the database keeps to itself.
-    let out = out.write(true).create(true).truncate(true).mode(0o600);
-    let mut out = out.open(&aside).await.map_err(failed)?;
+    // It holds what the database keeps to itself. It is emptied by who holds its
+    // lock only: another backup may be writing it.
+    let out = out.write(true).create(true).truncate(false).mode(0o600);
+    let out = out.open(&aside).await.map_err(failed)?.into_std().await;
+    match out.try_lock() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => return Err(BackupError::Busy(file.to_owned())),
+        Err(std::fs::TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    // Who held the lock until now has given the file its name.
+    if let Err(error) = refuse_existing(file) {
+        let _ = std::fs::remove_file(&aside);
+        return Err(error);
+    }
+    out.set_len(0).map_err(failed)?;
+    let mut out = tokio::fs::File::from_std(out);
     let written = async {
         let manifest = dump(owner, url, &mut out, progress).await?;
         out.sync_all().await.map_err(failed)?;
@@ -60,12 +71,28 @@ pub async fn to_file(
             return Err(error);
         }
     };
-    manifest.write(file)?;
-    std::fs::rename(&aside, file).map_err(failed)?;
+    let named = manifest
+        .write(file)
+        .and_then(|()| std::fs::rename(&aside, file).map_err(failed));
+    if let Err(error) = named {
+        let _ = std::fs::remove_file(&aside);
+        let _ = std::fs::remove_file(Manifest::path_of(file));
+        return Err(error);
+    }
     Ok(Written {
         file: file.to_owned(),
         manifest,
     })
+}
+
+/// Neither a backup nor what stands beside one is written over.
+fn refuse_existing(file: &Path) -> Result<(), BackupError> {
+    for path in [file.to_owned(), Manifest::path_of(file)] {
+        if path.exists() {
+            return Err(BackupError::Exists(path));
+        }
+    }
+    Ok(())
 }
 
 /// Writes a backup to standard output, from where it cannot be read back.
@@ -208,6 +235,7 @@ fn unreachable(error: db::DatabaseError) -> BackupError {
 pub async fn read_back(file: &Path) -> Result<(), BackupError> {
     let read = plain("pg_restore")?
         .arg("--file=/dev/null")
+        .arg("--")
         .arg(file)
         .stdout(Stdio::null())
         .output()

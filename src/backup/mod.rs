@@ -40,6 +40,8 @@ pub enum BackupError {
     Refused(sqlx::Error),
     #[error("{0} is there already; name another file, or remove it first")]
     Exists(PathBuf),
+    #[error("another backup to {0} is being written; wait for it, or name another file")]
+    Busy(PathBuf),
     #[error("{0}: its checksum is not that of its manifest; it was changed or cut short")]
     Checksum(PathBuf),
     #[error("{path}: it is no manifest of a backup: {error}")]

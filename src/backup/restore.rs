@@ -61,6 +61,7 @@ pub async fn restore(
         .command("pg_restore")?
         .args(["--single-transaction", "--exit-on-error"])
         .arg("--use-list=/dev/stdin")
+        .arg("--")
         .arg(file)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -129,6 +130,7 @@ pub async fn restore(
 async fn contents(file: &Path, there: &[String]) -> Result<String, BackupError> {
     let listed = plain("pg_restore")?
         .arg("--list")
+        .arg("--")
         .arg(file)
         .output()
         .await

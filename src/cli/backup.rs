@@ -125,9 +125,10 @@ impl From<BackupError> for Failure {
             BackupError::Database(ref cause) if db::is_outage(cause) => {
                 Self::unreachable(format!("the database cannot be reached: {error}"))
             }
-            BackupError::Exists(_) | BackupError::NotEmpty(_) | BackupError::Refused(_) => {
-                Self::usage(error.to_string())
-            }
+            BackupError::Exists(_)
+            | BackupError::Busy(_)
+            | BackupError::NotEmpty(_)
+            | BackupError::Refused(_) => Self::usage(error.to_string()),
             other => Self::failed(other.to_string()),
         }
     }

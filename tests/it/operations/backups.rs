@@ -300,3 +300,52 @@ async fn a_backup_that_nobody_takes_ends_and_says_so() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
 }
+
+#[tokio::test]
+async fn two_backups_of_one_name_leave_one_that_is_whole() {
+    let db = TestDatabase::new().await;
+    db.organization("cus_1").await;
+    let folder = tempfile::tempdir().unwrap();
+    // A name may look like an option, and a URL have parameters of sqlx's own.
+    let owner = db.url("postgres");
+    let query = if owner.contains('?') { '&' } else { '?' };
+    let owner = format!("{owner}{query}statement-cache-capacity=0&ssl-mode=prefer");
+    let backup = || {
+        let mut command = program(&["backup", "--", "-x.dump"]);
+        command
+            .env("MIGRATION_DATABASE_URL", &owner)
+            .current_dir(folder.path());
+        command
+    };
+    let both = [(); 2].map(|()| {
+        std::thread::spawn({
+            let mut command = backup();
+            move || run(&mut command)
+        })
+    });
+    let mut statuses = both.map(|one| one.join().unwrap().status);
+    statuses.sort_unstable();
+    assert_eq!(statuses, [0, 2]);
+    let other = TestDatabase::empty().await;
+    let mut restore = program(&["restore", "--json", "--", "-x.dump"]);
+    let restored = run(restore
+        .env("MIGRATION_DATABASE_URL", other.url("postgres"))
+        .current_dir(folder.path()));
+    assert_eq!(restored.status, 0, "{}", restored.stderr);
+    assert_eq!(restored.json()["counted"], true);
+
+    // What stands beside it is nobody's to write over.
+    std::fs::remove_file(folder.path().join("-x.dump")).unwrap();
+    let manifest = std::fs::read(folder.path().join("-x.dump.json")).unwrap();
+    let refused = run(&mut backup());
+    assert_eq!(refused.status, 2, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("-x.dump.json is there already"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(
+        std::fs::read(folder.path().join("-x.dump.json")).unwrap(),
+        manifest
+    );
+}
