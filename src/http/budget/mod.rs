@@ -25,6 +25,7 @@ mod io;
 pub mod limits;
 mod line;
 mod shares;
+mod turns;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,6 +38,7 @@ pub use io::{Answer, Stream};
 pub use line::{Doing, Line};
 use shares::Share;
 pub use shares::{Class, Payer, Permit, Shortage};
+pub use turns::{Kind, Seat, Turns};
 
 use crate::metrics::budget as metrics;
 use crate::telemetry::seldom::Seldom;
@@ -51,6 +53,7 @@ pub struct Budget {
     open: Mutex<Open>,
     heads: AtomicUsize,
     shares: [Share; 3],
+    pub turns: Turns,
     said: Seldom,
 }
 
@@ -64,6 +67,7 @@ impl Budget {
             open: Mutex::default(),
             heads: AtomicUsize::new(0),
             shares: Default::default(),
+            turns: Turns::default(),
             said: Seldom::default(),
         })
     }
