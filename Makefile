@@ -1,7 +1,7 @@
 # `make` lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint fmt bench load setup db-reset sqlx-prepare
+.PHONY: help demo test test-long attack lint fmt bench load setup db-reset sqlx-prepare
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -19,6 +19,11 @@ test-long: ## Run the tests with more cases and more crashes
 	@NEXTEST_PROFILE=long VCB_CASES=2000 VCB_PROBES=100000 VCB_OPERATIONS=1000 VCB_CONSUMERS=20000 VCB_SERVICE_KILLS=1000 VCB_POSTGRES_KILLS=200 VCB_SLOW_CALL_SECS=65 VCB_TERMINATION_ROUNDS=20 VCB_DROPS=500 VCB_LARGE_EVENTS=600 scripts/test
 	@cargo nextest run --features otlp --test it -E 'test(traces)'
 	@scripts/fuzz
+	@scripts/attack
+
+attack: ## Attack a release build in 512 MB, with a customer and Stripe beside (GROUP=strangers|bodies|readers|tenants|database)
+	@scripts/setup test
+	@scripts/attack $(GROUP)
 
 lint: ## Check formatting, clippy's findings, and what is depended on
 	cargo fmt --check

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, so that it links once.
 
 mod architecture;
+mod attack;
 mod cli;
 mod database;
 mod embedded_postgres;

@@ -1,7 +1,7 @@
 //! The service where what it stands on fails: parts of its own, connections,
 //! the server, and what is put between them.
 
-mod caller;
+pub mod caller;
 mod capacity;
 mod defaults;
 mod failover;

@@ -156,18 +156,7 @@ impl TestService {
 
     /// An API key of `organization`.
     pub async fn api_key(&self, organization: Uuid, scopes: &[Permission]) -> String {
-        let key = format!("vck_{}", random_digits());
-        let digest = hex::encode(Sha256::digest(key.as_bytes()));
-        let scopes: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
-        self.db
-            .execute(&format!(
-                "INSERT INTO api_keys (organization_id, id, name, prefix, key_hash, scopes)
-                 VALUES ('{organization}', gen_random_uuid(), 'test', '{}', '\\x{digest}', '{{{}}}')",
-                &key[..12],
-                scopes.join(",")
-            ))
-            .await;
-        key
+        api_key(&self.db, organization, scopes).await
     }
 
     /// Posts `body` with `signature`.
@@ -251,6 +240,21 @@ pub async fn token(db: &TestDatabase, organization: Uuid, role: Role) -> String 
         ))
         .await;
     token
+}
+
+/// An API key of `organization`.
+pub async fn api_key(db: &TestDatabase, organization: Uuid, scopes: &[Permission]) -> String {
+    let key = format!("vck_{}", random_digits());
+    let digest = hex::encode(Sha256::digest(key.as_bytes()));
+    let scopes: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+    db.execute(&format!(
+        "INSERT INTO api_keys (organization_id, id, name, prefix, key_hash, scopes)
+         VALUES ('{organization}', gen_random_uuid(), 'test', '{}', '\\x{digest}', '{{{}}}')",
+        &key[..12],
+        scopes.join(",")
+    ))
+    .await;
+    key
 }
 
 /// An organization that Stripe does not know yet.

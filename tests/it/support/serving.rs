@@ -1,7 +1,8 @@
 //! `serve` as a process of its own.
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -67,6 +68,16 @@ impl Serving {
         self.log.lock().unwrap().clone()
     }
 
+    /// How many bytes it has logged so far.
+    pub fn logged(&self) -> usize {
+        self.log.lock().unwrap().len()
+    }
+
+    /// How it ended, if it did.
+    pub fn ended_with(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -119,11 +130,16 @@ pub fn serve_on(db: &TestDatabase) -> Command {
 /// The same, by a shell that sets limits first: `ulimit -n 300`.
 pub fn serve_under(limits: &str, db: &TestDatabase) -> Command {
     let serve = serve_on(db);
+    under(limits, serve.get_program(), &serve)
+}
+
+/// `serve`, by `program` and by a shell that does something first.
+pub fn under(limits: &str, program: &OsStr, serve: &Command) -> Command {
     let mut command = Command::new("/bin/sh");
     command
         .arg("-c")
         .arg(format!("{limits}; exec \"$0\" \"$@\""))
-        .arg(serve.get_program())
+        .arg(program)
         .args(serve.get_args())
         .env_clear()
         .envs(

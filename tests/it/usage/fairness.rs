@@ -16,7 +16,7 @@ use crate::support::dice::Dice;
 use crate::support::service::Options;
 
 /// As many lanes as `serve` has.
-fn lane_of(organization: Uuid) -> u128 {
+pub fn lane_of(organization: Uuid) -> u128 {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     organization.as_u128() % cores.min(4) as u128
 }
