@@ -21,6 +21,7 @@ SELECT statement FROM (
   UNION ALL
   SELECT format('ALTER FUNCTION %s RESET search_path', oid::regprocedure)
     FROM pg_proc WHERE pronamespace IN ('public'::regnamespace, 'auth'::regnamespace)
+                   AND prokind = 'f'
   UNION ALL
   SELECT format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass)
     FROM pg_trigger WHERE NOT tgisinternal

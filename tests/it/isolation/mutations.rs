@@ -152,7 +152,7 @@ async fn no_search_path_goes_unnoticed() {
     let functions: Vec<String> = sqlx::query_scalar(
         "SELECT p.oid::regprocedure::text FROM pg_proc p
           WHERE pronamespace IN ('public'::regnamespace, 'auth'::regnamespace)
-            AND prorettype <> 'trigger'::regtype",
+            AND prokind = 'f' AND prorettype <> 'trigger'::regtype",
     )
     .fetch_all(&world.db.pool)
     .await
