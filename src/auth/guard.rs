@@ -84,12 +84,6 @@ async fn admit(guard: &Guard, request: &mut Request) -> Result<(), Problem> {
         }
     };
     let caller = identify(guard, bearer(request.headers())?, client).await?;
-    if let Some(peer) = request.extensions().get::<Peer>() {
-        match &caller {
-            Caller::User(of) | Caller::Key(of) => peer.0.is_of(&of.organization_id),
-            Caller::Operator(of) => peer.0.is_of(&of.user_id),
-        }
-    }
     if request.headers().contains_key(ORGANIZATION) {
         return Err(not_selectable());
     }

@@ -1,7 +1,7 @@
 //! Where every request comes in and every answer goes out.
 
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use tower::{Service, ServiceExt as _};
 use tracing::Instrument as _;
 
-use super::budget::{Address, Answer, Kind, Line};
+use super::budget::{Answer, Line};
 use super::measured;
 use super::request_id::{self, RequestId};
 use crate::error::Problem;
@@ -75,7 +75,7 @@ impl Service<Request<Incoming>> for Entry {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        let delivers = begin(&self.line, &request);
+        self.line.answers();
         let id = RequestId::of(request.headers());
         let span = tracing::info_span!("request", id = id.as_str());
         telemetry::follow(&span, request.headers());
@@ -87,9 +87,6 @@ impl Service<Request<Incoming>> for Entry {
         let line = self.line.clone();
         let name = id.clone();
         let answering = async move {
-            if !delivers {
-                in_turn(&line).await;
-            }
             let mut response = match refusal {
                 Some(problem) => {
                     let method = measured::name_of(request.method());
@@ -104,30 +101,6 @@ impl Service<Request<Incoming>> for Entry {
         };
         Box::pin(name.during(answering).instrument(span))
     }
-}
-
-/// Whom the request is put down to, and whether it is a delivery.
-fn begin(line: &Line, request: &Request<Incoming>) -> bool {
-    let delivers = request.uri().path().starts_with(WEBHOOKS);
-    let proxies = line.budget.proxies();
-    let address = Address::of_request(line.peer, request.headers(), proxies);
-    line.begins(delivers, &address.or(line.peer));
-    delivers
-}
-
-/// A head was read in a turn of its own: where others wait, the request waits
-/// with them.
-async fn in_turn(line: &Line) {
-    let mut waits = !line.budget.turns.try_take(Kind::Other);
-    poll_fn(|context| {
-        if !std::mem::take(&mut waits) {
-            return Poll::Ready(());
-        }
-        // The connection is served again in its turn.
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 fn refuse_head<B>(request: &Request<B>) -> Option<Problem> {

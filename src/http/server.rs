@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Arc, LazyLock};
-use std::task::{Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -14,9 +14,8 @@ use hyper_util::service::TowerToHyperService;
 use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
-use super::budget::{Budget, Place, Seat, Stream, limits};
+use super::budget::{Budget, Place, Stream, limits};
 use super::entry::Entry;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,7 +64,6 @@ pub async fn serve_within(
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(limits::HEAD);
     let graceful = GracefulShutdown::new();
-    let _turns = AbortOnDropHandle::new(tokio::spawn(give_turns(budget.clone())));
     loop {
         let (stream, place) = tokio::select! {
             () = stop.cancelled() => break,
@@ -109,10 +107,6 @@ pub async fn serve_within(
     }
 }
 
-async fn give_turns(budget: Arc<Budget>) {
-    budget.turns.give().await;
-}
-
 /// Answers the requests of one connection, until it ends or must go.
 fn keep(
     builder: &Builder,
@@ -128,13 +122,10 @@ fn keep(
     async move {
         let _place = place;
         let mut connection = pin!(connection);
-        let seat = Seat::default();
         let ended = poll_fn(|context| {
             if line.poll_told(context).is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            let turns = &line.budget.turns;
-            ready!(turns.poll(context, &seat, line.kind(), line.sender()));
             connection.as_mut().poll(context)
         });
         if let Err(error) = ended.await {

@@ -31,14 +31,6 @@ impl Address {
         forwarded_for(headers, proxies).map_or(Self::Shared, Self::of_ip)
     }
 
-    /// The address itself; `peer`'s where it stands for many.
-    pub fn or(self, peer: SocketAddr) -> IpAddr {
-        match self {
-            Self::Single(ip) => ip,
-            Self::Shared => peer.ip(),
-        }
-    }
-
     fn of_ip(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             ip if ip.is_loopback() => Self::Shared,

@@ -23,12 +23,6 @@ pub const DESCRIPTORS_RESERVED: u64 = 256;
 /// upstream.
 pub const DESCRIPTORS_OF_CONNECTION: u64 = 2;
 
-/// How many connections are read or answered before others are looked at: heads
-/// and deliveries, of which one may have a megabyte to be hashed…
-pub const INTAKE_TURNS: usize = 4;
-/// …and all else. A turn is some 50 microseconds.
-pub const OTHER_TURNS: usize = 8;
-
 /// What one read takes at most. Less than hyper's second size of its buffer,
 /// which therefore never grows for a body.
 pub const READ: usize = 16 * KIB - 1;

@@ -1,6 +1,5 @@
 //! One connection: what it is doing, and how it is told to go.
 
-use std::hash::Hash;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -8,7 +7,6 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 
-use super::turns::{Kind, Sender};
 use super::{Address, Budget};
 
 /// What a connection is doing. Those further up are closed first.
@@ -60,10 +58,6 @@ pub struct Line {
     since_ms: AtomicU64,
     /// What its head is counted for.
     pub(super) head: AtomicUsize,
-    /// Whether its request is a delivery.
-    delivers: AtomicBool,
-    /// Whose its request is: a hash.
-    sender: AtomicU64,
     told_to_go: AtomicBool,
     waker: AtomicWaker,
 }
@@ -76,7 +70,6 @@ impl Line {
         of_address: Arc<AtomicU32>,
     ) -> Self {
         let now = budget.now_ms();
-        let sender = budget.turns.sender(&address.or(peer)).0;
         Self {
             peer,
             address,
@@ -86,8 +79,6 @@ impl Line {
             doing: AtomicU8::new(Doing::Head as u8),
             since_ms: AtomicU64::new(now),
             head: AtomicUsize::new(0),
-            delivers: AtomicBool::new(true),
-            sender: AtomicU64::new(sender),
             told_to_go: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
@@ -106,32 +97,6 @@ impl Line {
     /// A head is complete, or a body.
     pub fn answers(&self) {
         self.doing.store(Doing::Answering as u8, Ordering::Relaxed);
-    }
-
-    /// A request has come from `sender`, as far as is known before its credential
-    /// is looked at.
-    pub fn begins(&self, delivers: bool, sender: &impl Hash) {
-        self.answers();
-        self.delivers.store(delivers, Ordering::Relaxed);
-        self.is_of(sender);
-    }
-
-    /// It takes turns with the others of this organization.
-    pub fn is_of(&self, sender: &impl Hash) {
-        let sender = self.budget.turns.sender(sender).0;
-        self.sender.store(sender, Ordering::Relaxed);
-    }
-
-    pub fn sender(&self) -> Sender {
-        Sender(self.sender.load(Ordering::Relaxed))
-    }
-
-    /// What it is to be served for.
-    pub fn kind(&self) -> Kind {
-        match self.doing() {
-            Doing::Answering | Doing::Body if !self.delivers.load(Ordering::Relaxed) => Kind::Other,
-            _ => Kind::Intake,
-        }
     }
 
     pub fn turns_to(&self, doing: Doing) {

@@ -25,7 +25,6 @@ mod io;
 pub mod limits;
 mod line;
 mod shares;
-mod turns;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,7 +37,6 @@ pub use io::{Answer, Stream};
 pub use line::{Doing, Line};
 use shares::Share;
 pub use shares::{Class, Payer, Permit, Shortage};
-pub use turns::{Kind, Seat, Turns};
 
 use crate::metrics::budget as metrics;
 use crate::telemetry::seldom::Seldom;
@@ -53,7 +51,6 @@ pub struct Budget {
     open: Mutex<Open>,
     heads: AtomicUsize,
     shares: [Share; 3],
-    pub turns: Turns,
     said: Seldom,
 }
 
@@ -67,7 +64,6 @@ impl Budget {
             open: Mutex::default(),
             heads: AtomicUsize::new(0),
             shares: Default::default(),
-            turns: Turns::default(),
             said: Seldom::default(),
         })
     }
