@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod budget;
 mod describe;
+pub mod log;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -135,8 +136,6 @@ pub fn install(audit_actions: impl Iterator<Item = &'static str>) -> PrometheusH
     // A second service in one process (a test) keeps the first one's recorder.
     let _ = metrics::set_global_recorder(recorder);
     describe::describe();
-    budget::start_at_zero();
-    audit::start_at_zero();
     start_at_zero(audit_actions);
     handle
 }

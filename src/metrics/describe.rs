@@ -5,6 +5,9 @@ use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use super::*;
 
 pub fn describe() {
+    super::audit::start_at_zero();
+    super::budget::start_at_zero();
+    super::log::start_at_zero();
     describe_counter!(
         ATTEMPTS,
         "Processing attempts, by status: processed or failed."

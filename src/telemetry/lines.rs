@@ -1,25 +1,29 @@
 //! Log lines, written by a thread of their own: who logs a line does not wait
 //! for the disk or the terminal, and lines that come together are written
 //! together. None is lost: a full buffer is waited for, and the process ends,
-//! or panics, with all of them written.
+//! or panics, with all of them written. Only where the reader has stopped are
+//! lines dropped, and counted: nobody waits for it twice.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::metrics;
+
 /// How much waits to be written at most.
 const BUFFER_BYTES: usize = 4 << 20;
 /// How long the first of some lines waits for the others.
 const GATHER: Duration = Duration::from_millis(5);
-/// How long the end waits for a reader that does not read.
+/// How long the end, or the first line without room, waits for a reader that does
+/// not read.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where lines are handed in.
 #[derive(Clone)]
 pub struct Lines(Arc<Shared>);
 
-#[derive(Default)]
 struct Shared {
+    patience: Duration,
     state: Mutex<State>,
     /// Something came, or all was written.
     changed: Condvar,
@@ -34,12 +38,24 @@ struct State {
     idle: bool,
     /// Somebody waits for the writer.
     hurry: bool,
+    /// The reader has stopped: nobody waits, until the writer goes on.
+    stuck: bool,
+    /// Lines that were dropped since.
+    lost: u64,
 }
 
 impl Lines {
     /// Starts the thread that writes to `out`.
     pub fn to(out: impl Write + Send + 'static) -> io::Result<Self> {
-        let lines = Self(Arc::default());
+        Self::patiently_to(out, PATIENCE)
+    }
+
+    fn patiently_to(out: impl Write + Send + 'static, patience: Duration) -> io::Result<Self> {
+        let lines = Self(Arc::new(Shared {
+            patience,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }));
         let shared = lines.0.clone();
         std::thread::Builder::new()
             .name("log".to_owned())
@@ -53,7 +69,8 @@ impl Lines {
         state.hurry = true;
         self.0.changed.notify_all();
         let pending = |state: &mut State| state.writing || !state.waiting.is_empty();
-        let waited = self.0.changed.wait_timeout_while(state, PATIENCE, pending);
+        let patience = self.0.patience;
+        let waited = self.0.changed.wait_timeout_while(state, patience, pending);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.hurry = false;
     }
@@ -62,10 +79,19 @@ impl Lines {
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut state = self.0.state();
-        while state.waiting.len() >= BUFFER_BYTES {
+        if state.is_full() && !state.stuck {
             state.hurry = true;
             self.0.changed.notify_all();
-            state = self.0.wait(state);
+            let patience = self.0.patience;
+            let full = |state: &mut State| state.is_full() && !state.stuck;
+            let waited = self.0.changed.wait_timeout_while(state, patience, full);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state.stuck = state.is_full();
+        }
+        if state.is_full() {
+            state.lost += 1;
+            metrics::log::line_lost();
+            return Ok(line.len());
         }
         state.waiting.extend_from_slice(line);
         if state.idle {
@@ -77,6 +103,12 @@ impl Write for Lines {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl State {
+    fn is_full(&self) -> bool {
+        self.waiting.len() >= BUFFER_BYTES
     }
 }
 
@@ -111,6 +143,11 @@ impl Shared {
             batch.clear();
             let mut state = self.state();
             state.writing = false;
+            state.stuck = false;
+            let lost = std::mem::take(&mut state.lost);
+            if lost > 0 {
+                state.waiting.extend_from_slice(&said_of(lost));
+            }
             if state.waiting.is_empty() {
                 state.hurry = false;
             }
@@ -118,6 +155,17 @@ impl Shared {
             self.changed.notify_all();
         }
     }
+}
+
+/// What the log says where lines are missing.
+fn said_of(lost: u64) -> Vec<u8> {
+    let line = serde_json::json!({
+        "timestamp": jiff::Timestamp::now(),
+        "level": "ERROR",
+        "message": "log lines were dropped: whoever reads the log had stopped",
+        "lines": lost,
+    });
+    format!("{line}\n").into_bytes()
 }
 
 #[cfg(test)]
@@ -139,6 +187,60 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// Blocks until somebody reads.
+    #[derive(Clone, Default)]
+    struct Stopped(Arc<(Mutex<Option<Vec<u8>>>, Condvar)>);
+
+    impl Stopped {
+        fn read(&self) {
+            *self.0.0.lock().unwrap() = Some(Vec::new());
+            self.0.1.notify_all();
+        }
+    }
+
+    impl Write for Stopped {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let written = self.0.0.lock().unwrap();
+            let mut written = self.0.1.wait_while(written, |read| read.is_none()).unwrap();
+            written.as_mut().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn nobody_waits_twice_for_a_reader_that_has_stopped() {
+        let out = Stopped::default();
+        let mut lines = Lines::patiently_to(out.clone(), Duration::from_millis(50)).unwrap();
+        let line = [b"x".repeat(1_023), b"\n".to_vec()].concat();
+        // What the buffer and the writer take, and as many that find no room.
+        let all = 4 * BUFFER_BYTES / line.len();
+        for _ in 0..all {
+            lines.write_all(&line).unwrap();
+        }
+        out.read();
+        while lines.0.state().lost > 0 {
+            std::thread::yield_now();
+        }
+        lines.write_all(b"after\n").unwrap();
+        while !lines.0.state().waiting.is_empty() || lines.0.state().writing {
+            std::thread::yield_now();
+        }
+        let written = String::from_utf8(out.0.0.lock().unwrap().clone().unwrap()).unwrap();
+        let kept = written.lines().filter(|line| line.starts_with('x')).count();
+        let told: Vec<serde_json::Value> = written
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(kept < all);
+        assert_eq!(told[0]["lines"].as_u64().unwrap() as usize, all - kept);
+        assert!(written.ends_with("after\n"));
     }
 
     #[test]
