@@ -275,7 +275,7 @@ pub const ALERT_KINDS: [&str; 9] = [
     "payment_disputed",
     "dispute_closed",
     "customer_deleted",
-    "customer_not_linked",
+    "second_customer",
     "unknown_plan",
     "subscription_items_missing",
 ];

@@ -97,22 +97,22 @@ pub async fn chains(pool: &PgPool) -> Check {
     }
 }
 
-/// Customers whose metadata names an organization that has another.
+/// Customers that joined an organization which had another, by their metadata.
 pub async fn customers(pool: &PgPool) -> Check {
-    let name = "customers not linked";
+    let name = "second customers";
     let found = async {
         let mut tx = WorkerTx::begin(pool).await?;
-        event_handlers::not_linked(tx.conn(), NAMED + 1).await
+        event_handlers::second_customers(tx.conn(), NAMED + 1).await
     };
     match found.await {
         Ok(found) if found.is_empty() => Check::ok(name, "none"),
         Ok(found) => Check::warning(
             name,
             named(found.iter().map(|(organization, customer)| {
-                format!("{customer} names {organization}, which has another")
+                format!("{customer} joined {organization}, which has another, by its metadata")
             })),
-            "correct their metadata in Stripe, or give the organization that customer: `organizations \
-             link-customer ORG --stripe-customer CUS`",
+            "correct their metadata in Stripe, or say that it is right: `organizations link-customer ORG \
+             --stripe-customer CUS`",
         ),
         Err(error) => Check::unanswered(name, error),
     }

@@ -49,7 +49,7 @@ use kinds::action;
 pub use kinds::{FURTHER_TYPES, HANDLED_TYPES, LINKING_TYPE, MAIN_TYPES};
 pub use missing::{EndedHere, end_missing};
 pub use repriced::repriced_since;
-pub use store::customers::not_linked;
+pub use store::customers::second_customers;
 pub use store::invoice_lines::replace_all as replace_invoice_lines;
 pub use store::unclaimed::count as unclaimed;
 pub use store::updated;

@@ -25,9 +25,9 @@ pub struct Found {
 /// Sets each event's owner: by the billing customer, else by the metadata
 /// `organization_id` or `tenant_id`, else (for objects that name no customer)
 /// by the object that they are about, as far as it is known or another event
-/// of the batch shows it. Metadata gives no organization another customer than
-/// it has: whoever writes metadata would set its plan. A customer is one
-/// organization's, whatever its other objects name.
+/// of the batch shows it. A customer is one organization's, whatever its other
+/// objects name. One that joins an organization which has another is told of:
+/// whoever writes metadata sets its plan.
 pub async fn find(
     conn: &mut PgConnection,
     context: &Context<'_>,
@@ -71,10 +71,8 @@ pub async fn find(
                 .entry(owner)
                 .or_insert_with(|| customer.to_owned())
                 .clone();
-            if has == customer {
-                joined.insert(customer.to_owned(), owner);
-            } else {
-                event.owner = None;
+            joined.insert(customer.to_owned(), owner);
+            if has != customer {
                 others.insert(event.index, (owner, has));
             }
         }
@@ -89,18 +87,18 @@ pub async fn find(
     };
     for event in events {
         let other = others.get(&event.index);
-        if event.owner.is_none() && other.is_none() {
+        if event.owner.is_none() {
             event.owner = subject(&event.object)
                 .and_then(|id| by_object.get(id))
                 .copied();
         }
         if event.owner.is_none() {
-            let result = no_owner(context, &event.object, other);
+            let result = no_owner(context, &event.object);
             found.unowned.push((event.index, result));
-            found
-                .alerts
-                .extend(other.and_then(|(owner, has)| not_linked(event, *owner, has)));
         }
+        found
+            .alerts
+            .extend(other.and_then(|(owner, has)| second_customer(event, *owner, has)));
     }
     Ok(found)
 }
@@ -122,17 +120,17 @@ async fn taken(
     store::customers::customers_of(conn, &Vec::from_iter(named)).await
 }
 
-fn not_linked(event: &Decoded<'_>, owner: Uuid, has: &str) -> Option<NewAlert> {
+fn second_customer(event: &Decoded<'_>, owner: Uuid, has: &str) -> Option<NewAlert> {
     let customer = customer_of(&event.object)?;
     Some(NewAlert {
         organization_id: owner,
-        kind: "customer_not_linked",
+        kind: "second_customer",
         key: customer.to_owned(),
         resource_type: "customer",
         resource_id: customer.to_owned(),
         message: format!(
-            "the Stripe customer {customer} names this organization by its metadata, and is not its \
-             customer, since it has {has}: link it (organizations link-customer), or correct the metadata"
+            "the Stripe customer {customer} names this organization by its metadata, which has {has}, and \
+             is its customer as well: correct the metadata, or link it (organizations link-customer)"
         ),
         occurred_at: event.stored.created,
     })
@@ -265,13 +263,7 @@ fn is_subject(object: &BillingObject) -> bool {
     )
 }
 
-/// `other`: the organization that the metadata names, and the customer that it
-/// has.
-fn no_owner(
-    context: &Context<'_>,
-    object: &BillingObject,
-    other: Option<&(Uuid, String)>,
-) -> Result<Handled, HandlerError> {
+fn no_owner(context: &Context<'_>, object: &BillingObject) -> Result<Handled, HandlerError> {
     let is_uuid = |text: &&str| text.parse::<Uuid>().is_ok();
     let claimed = claims(object).find(is_uuid).or(claims(object).next());
     let claim = match claimed {
@@ -286,26 +278,18 @@ fn no_owner(
             waiting_for: waiting_for.map(str::to_owned),
         })
     };
-    match (customer_of(object), other) {
-        (Some(customer), _) if context.unknown_customers == UnknownCustomers::Ignore => {
+    match customer_of(object) {
+        Some(customer) if context.unknown_customers == UnknownCustomers::Ignore => {
             unclaimed(Some(customer))
         }
-        (Some(customer), Some((owner, has))) => Err(HandlerError::UnknownOrganization {
-            customer_id: Some(customer.to_owned()),
-            problem: format!(
-                "no organization has the Stripe customer {customer}, and organization {owner}, which its \
-                 metadata names, has {has}; `organizations link-customer {owner} --stripe-customer \
-                 {customer}` gives it another"
-            ),
-        }),
-        (Some(customer), None) => Err(HandlerError::UnknownOrganization {
+        Some(customer) => Err(HandlerError::UnknownOrganization {
             customer_id: Some(customer.to_owned()),
             problem: format!(
                 "no organization has the Stripe customer {customer}, and {claim}; \
                  `organizations create --stripe-customer {customer}` makes one"
             ),
         }),
-        (None, _) if claimed.is_some() && context.unknown_customers == UnknownCustomers::Retry => {
+        None if claimed.is_some() && context.unknown_customers == UnknownCustomers::Retry => {
             // Its organization may yet be made.
             Err(HandlerError::UnknownOrganization {
                 customer_id: None,
@@ -313,6 +297,6 @@ fn no_owner(
             })
         }
         // Shops have guests, and other products share the account.
-        (None, _) => unclaimed(subject(object)),
+        None => unclaimed(subject(object)),
     }
 }

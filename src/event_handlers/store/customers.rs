@@ -116,17 +116,19 @@ pub async fn customers_of(
         .collect())
 }
 
-/// Customers that named an organization by their metadata within the last 30
-/// days, and are still nobody's, since it had one: who is named, and by whom.
-pub async fn not_linked(
+/// Customers that joined an organization by their metadata within the last 30
+/// days, though it had one: which, and who. Not those that were linked since.
+pub async fn second_customers(
     conn: &mut PgConnection,
     limit: i64,
 ) -> Result<Vec<(Uuid, String)>, sqlx::Error> {
     let rows = sqlx::query!(
         "SELECT organization_id, resource_id FROM billing_alerts a
-          WHERE kind = 'customer_not_linked' AND created_at > now() - interval '30 days'
-            AND NOT EXISTS (SELECT FROM billing_customers c
-                             WHERE c.stripe_customer_id = a.resource_id)
+          WHERE kind = 'second_customer' AND created_at > now() - interval '30 days'
+            AND EXISTS (SELECT FROM billing_customers c
+                         WHERE c.organization_id = a.organization_id
+                           AND c.stripe_customer_id = a.resource_id
+                           AND c.deleted_at IS NULL AND c.linked_at IS NULL)
           ORDER BY created_at DESC LIMIT $1",
         limit
     )
@@ -138,8 +140,8 @@ pub async fn not_linked(
         .collect())
 }
 
-/// Makes each customer its organization's, unless that has another by now.
-/// Returns those that are not.
+/// Makes each customer its organization's. Returns those that are another's by
+/// now.
 pub async fn remember_customers(
     conn: &mut PgConnection,
     customers: &HashMap<&str, Uuid>,
@@ -152,9 +154,6 @@ pub async fn remember_customers(
     sqlx::query!(
         "INSERT INTO billing_customers (stripe_customer_id, organization_id)
          SELECT * FROM unnest($1::text[], $2::uuid[]) AS t(customer, organization)
-          WHERE NOT EXISTS (SELECT FROM billing_customers c
-                             WHERE c.organization_id = t.organization AND c.deleted_at IS NULL
-                               AND c.stripe_customer_id <> t.customer)
           ORDER BY customer
          ON CONFLICT DO NOTHING",
         &ids as &[&str],
