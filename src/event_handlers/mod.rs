@@ -285,8 +285,10 @@ pub async fn apply(
         }
         free
     });
-    let mut applied = Applied::default();
-    applied.alerts = store::alerts(conn, found.alerts).await?;
+    let mut applied = Applied {
+        alerts: store::alerts(conn, found.alerts).await?,
+        ..Applied::default()
+    };
     owner::remember_customers(conn, &found.joined, &mut decoded, &mut results).await?;
     if !decoded.is_empty() {
         apply_locked(conn, context, decoded, &locked, &mut results, &mut applied).await?;

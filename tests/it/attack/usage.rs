@@ -169,10 +169,10 @@ fn odd(number: usize) -> Value {
     let id = Uuid::new_v4().simple().to_string();
     let mut event = json!({"id": format!("{id}-odd"), "metric": "agent_executions",
                            "quantity": quantities[number % quantities.len()]});
-    if number % 3 == 0 {
+    if number.is_multiple_of(3) {
         event["occurredAt"] = times[number / 3 % times.len()].into();
     }
-    if number % 7 == 0 {
+    if number.is_multiple_of(7) {
         event["metadata"] = json!({"a\u{0}": "\u{0}"});
     }
     json!([event, {"id": id, "metric": "llm_tokens", "quantity": 1}])

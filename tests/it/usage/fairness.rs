@@ -316,7 +316,7 @@ async fn what_cannot_be_counted_spoils_nobody_elses() {
         }
     });
     let checks = async {
-        for _ in 0..10 {
+        for _ in 0..3 {
             let answer = other.consume(&service, "api_calls", 1).await;
             assert_eq!(answer.status, 200, "{answer:?}");
         }
