@@ -21,7 +21,6 @@ use crate::telemetry::seldom::Seldom;
 /// Plans are made once, maybe while the tables are empty, and every statement
 /// finds its rows by their keys: nothing is ever to be read from end to end.
 const OPENING: &str = "SET ROLE billing_worker; SET statement_timeout = '4s'; \
-                       SET jit = off; \
                        SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
                        SET enable_hashjoin = off; SET enable_mergejoin = off";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
