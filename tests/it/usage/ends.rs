@@ -144,3 +144,15 @@ async fn usage_that_is_dated_ahead_is_told_when_its_time_has_come() {
     assert_eq!(told("api_calls").await, "120");
     assert_eq!(told("storage_gb").await, "9");
 }
+
+/// More than Stripe counts: it will not take it, however often it is sent.
+#[tokio::test]
+async fn usage_that_stripe_refuses_keeps_nobody_from_leaving() {
+    let billed = on_clock().await;
+    billed.world.create("standard").await.ok();
+    billed.world.settle().await;
+    billed.record("a", "api_calls", "9999999999999999999").await;
+    billed.catch_up().await;
+    billed.world.cancel(true).await.ok();
+    assert_eq!(billed.report(Timestamp::now()).await.failed, 1);
+}
