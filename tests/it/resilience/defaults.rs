@@ -46,3 +46,42 @@ async fn the_servers_defaults_change_nothing() {
         assert_eq!(ran.status, 0, "{command:?}: {}{}", ran.stdout, ran.stderr);
     }
 }
+
+/// Guides that harden a server say so, also of one that serves already.
+#[tokio::test]
+async fn defaults_that_come_while_it_serves_change_nothing() {
+    let db = TestDatabase::new().await;
+    let serving = Serving::on(&db);
+    let admin = db.options("postgres").options([("search_path", "public")]);
+    let caller = Caller::new(&serving.base, &db.url("billing_service"), admin);
+    for default in [
+        "search_path = 'nowhere'",
+        "row_security = off",
+        "synchronous_commit = off",
+    ] {
+        db.execute(&format!("ALTER DATABASE {} SET {default}", db.name))
+            .await;
+    }
+    caller
+        .execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+              WHERE datname = current_database() AND usename = 'billing_service'",
+        )
+        .await;
+    caller.until_readiness(200).await;
+    let (id, status) = caller.deliver().await;
+    assert_eq!(status, 200, "{id}");
+    caller
+        .until_none("webhook_events WHERE NOT processed")
+        .await;
+    caller.requests_work().await;
+    assert_eq!(caller.readiness().await.0, 200);
+    let session = db.service_pool();
+    let kept: (String, String) = sqlx::query_as(
+        "SELECT current_setting('synchronous_commit'), current_setting('search_path')",
+    )
+    .fetch_one(&session)
+    .await
+    .unwrap();
+    assert_eq!(kept, ("on".to_owned(), "public".to_owned()));
+}
