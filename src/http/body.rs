@@ -165,9 +165,9 @@ impl Reading<'_> {
             return Ok(());
         };
         if let Some(permit) = &mut self.permit {
-            return permit.grow(room).map_err(BodyError::Short);
+            return permit.grow(room).await.map_err(BodyError::Short);
         }
-        let taking = line.budget.take_soon(self.class, (self.payer)(), room);
+        let taking = line.budget.take(self.class, (self.payer)(), room);
         self.permit = Some(taking.await.map_err(BodyError::Short)?);
         Ok(())
     }

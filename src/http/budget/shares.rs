@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use axum::body::Bytes;
 use futures_util::task::AtomicWaker;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{Address, Budget, limits};
@@ -67,13 +68,20 @@ impl Shortage {
     }
 }
 
-/// The share of one class.
+/// The share of one class. Slow bodies give way to new ones, which are filled
+/// once the slow are gone: what is in memory never exceeds the limit.
 #[derive(Default)]
-pub(super) struct Share(Mutex<Taken>);
+pub(super) struct Share {
+    taken: Mutex<Taken>,
+    /// One has gone.
+    left: Notify,
+}
 
 #[derive(Default)]
 struct Taken {
+    /// Without those that give way.
     all: usize,
+    leaving: usize,
     of_payer: HashMap<Payer, usize>,
     permits: HashMap<u64, Entered>,
     last: u64,
@@ -83,8 +91,21 @@ struct Entered {
     payer: Payer,
     bytes: usize,
     began_ms: u64,
+    state: State,
     progress: Arc<Progress>,
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It has its bytes once those who were told to give way are gone.
+    Waiting,
+    Reading,
+    /// It was told to give way.
+    Leaving,
+}
+
+/// Those who must be gone before new bytes are filled.
+type Leaving = Vec<u64>;
 
 /// How far a body has come.
 #[derive(Default)]
@@ -133,27 +154,54 @@ pub struct Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.budget.share(self.class).lock().forget(self.id);
+        let share = self.budget.share(self.class);
+        share.lock().forget(self.id);
+        share.left.notify_waiters();
     }
 }
 
 impl Permit {
     /// Takes as much more as makes it `bytes`.
-    pub fn grow(&mut self, bytes: usize) -> Result<(), Shortage> {
+    pub async fn grow(&mut self, bytes: usize) -> Result<(), Shortage> {
+        let leaving = self.enter_more(bytes);
+        let leaving = leaving.inspect_err(|shortage| self.budget.refuse(self.class, *shortage))?;
+        self.wait_for(leaving).await;
+        Ok(())
+    }
+
+    fn enter_more(&self, bytes: usize) -> Result<Leaving, Shortage> {
         let mut taken = self.budget.share(self.class).lock();
         let entered = taken.permits.get(&self.id).ok_or(Shortage::All)?;
         let (payer, more) = (entered.payer, bytes.saturating_sub(entered.bytes));
-        let room = taken.make_room(self.class, payer, more, self.budget.now_ms());
-        if let Err(shortage) = room {
-            drop(taken);
-            self.budget.refuse(self.class, shortage);
-            return Err(shortage);
-        }
-        taken.add(payer, more);
+        taken.make_room(self.class, payer, more, self.budget.now_ms())?;
         // Making room may have cost it its own.
         let entered = taken.permits.get_mut(&self.id).ok_or(Shortage::All)?;
+        if entered.state == State::Leaving {
+            return Err(Shortage::All);
+        }
         entered.bytes += more;
-        Ok(())
+        entered.state = State::Waiting;
+        taken.add(payer, more);
+        Ok(taken.leaving(self.class))
+    }
+
+    async fn wait_for(&self, mut leaving: Leaving) {
+        let share = self.budget.share(self.class);
+        loop {
+            let left = share.left.notified();
+            {
+                let mut taken = share.lock();
+                leaving.retain(|id| taken.permits.contains_key(id));
+                if leaving.is_empty() {
+                    if let Some(entered) = taken.permits.get_mut(&self.id) {
+                        entered.state = State::Reading;
+                        self.progress.receives(0, self.budget.now_ms());
+                    }
+                    return;
+                }
+            }
+            left.await;
+        }
     }
 
     /// The body as bytes that give its memory back with the last of them.
@@ -178,17 +226,19 @@ impl AsRef<[u8]> for Paid {
 }
 
 impl Share {
+    /// What is in memory, or is about to be.
     pub fn taken(&self) -> usize {
-        self.lock().all
+        let taken = self.lock();
+        taken.all + taken.leaving
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Taken {
-    /// Whether `bytes` more fit; slow bodies give way.
+    /// Whether `bytes` more fit; slow bodies are told to give way.
     fn make_room(
         &mut self,
         class: Class,
@@ -198,8 +248,7 @@ impl Taken {
     ) -> Result<(), Shortage> {
         let (all, own) = class.limits();
         let shared = payer == Payer::Address(Address::Shared);
-        let of_payer = |taken: &Self| taken.of_payer.get(&payer).copied().unwrap_or(0);
-        while !shared && of_payer(self) + bytes > own {
+        while !shared && self.of(payer) + bytes > own {
             if !self.give_up_one(Some(payer), class, now_ms) {
                 return Err(Shortage::Own);
             }
@@ -212,23 +261,44 @@ impl Taken {
         Ok(())
     }
 
+    fn of(&self, payer: Payer) -> usize {
+        self.of_payer.get(&payer).copied().unwrap_or(0)
+    }
+
+    /// Those whose memory the newest one needs.
+    fn leaving(&self, class: Class) -> Leaving {
+        if self.all + self.leaving <= class.limits().0 {
+            return Leaving::new();
+        }
+        let leaving = |(_, entered): &(&u64, &Entered)| entered.state == State::Leaving;
+        self.permits
+            .iter()
+            .filter(leaving)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
     /// Ends a slow body, of `payer` or of whoever has most.
     fn give_up_one(&mut self, payer: Option<Payer>, class: Class, now_ms: u64) -> bool {
         let slow = self.permits.iter().filter(|(_, entered)| {
-            payer.is_none_or(|payer| payer == entered.payer)
+            entered.state == State::Reading
+                && payer.is_none_or(|payer| payer == entered.payer)
                 && entered.progress.is_slow(entered.began_ms, now_ms)
         });
-        let of_payer = |entered: &Entered| self.of_payer.get(&entered.payer).copied();
         let worst = slow.max_by_key(|(_, entered)| {
             let age = now_ms.saturating_sub(entered.began_ms);
-            (of_payer(entered), age)
+            (self.of(entered.payer), age)
         });
         let Some(id) = worst.map(|(id, _)| *id) else {
             return false;
         };
-        if let Some(entered) = self.forget(id) {
+        if let Some(entered) = self.permits.get_mut(&id) {
+            entered.state = State::Leaving;
             entered.progress.given_up.store(true, Ordering::Release);
             entered.progress.waker.wake();
+            let (payer, bytes) = (entered.payer, entered.bytes);
+            self.leaving += bytes;
+            self.remove(payer, bytes);
             metrics::bytes_refused(class.as_str(), metrics::SLOW);
         }
         true
@@ -239,27 +309,33 @@ impl Taken {
         *self.of_payer.entry(payer).or_default() += bytes;
     }
 
-    fn forget(&mut self, id: u64) -> Option<Entered> {
-        let entered = self.permits.remove(&id)?;
-        self.all -= entered.bytes;
-        if let Some(of_payer) = self.of_payer.get_mut(&entered.payer) {
-            *of_payer -= entered.bytes;
+    fn remove(&mut self, payer: Payer, bytes: usize) {
+        self.all -= bytes;
+        if let Some(of_payer) = self.of_payer.get_mut(&payer) {
+            *of_payer -= bytes;
             if *of_payer == 0 {
-                self.of_payer.remove(&entered.payer);
+                self.of_payer.remove(&payer);
             }
         }
-        Some(entered)
+    }
+
+    fn forget(&mut self, id: u64) {
+        match self.permits.remove(&id) {
+            Some(entered) if entered.state == State::Leaving => self.leaving -= entered.bytes,
+            Some(entered) => self.remove(entered.payer, entered.bytes),
+            None => {}
+        }
     }
 }
 
 impl Budget {
-    /// Takes memory for a body of `bytes`, now or never.
-    pub fn take(
+    /// Enters a body of `bytes`, now or never.
+    pub(super) fn enter(
         self: &Arc<Self>,
         class: Class,
         payer: Payer,
         bytes: usize,
-    ) -> Result<Permit, Shortage> {
+    ) -> Result<(Permit, Leaving), Shortage> {
         let now_ms = self.now_ms();
         let mut taken = self.share(class).lock();
         taken.make_room(class, payer, bytes, now_ms)?;
@@ -271,19 +347,21 @@ impl Budget {
             payer,
             bytes,
             began_ms: now_ms,
+            state: State::Waiting,
             progress: progress.clone(),
         };
         taken.permits.insert(id, entered);
-        Ok(Permit {
+        let permit = Permit {
             budget: self.clone(),
             class,
             id,
             progress,
-        })
+        };
+        Ok((permit, taken.leaving(class)))
     }
 
     /// Takes memory for a body of `bytes`, and waits a little for it.
-    pub async fn take_soon(
+    pub async fn take(
         self: &Arc<Self>,
         class: Class,
         payer: Payer,
@@ -296,13 +374,16 @@ impl Budget {
         };
         let until = self.now_ms() + u64::try_from(wait.as_millis()).unwrap_or(0);
         loop {
-            match self.take(class, payer, bytes) {
+            match self.enter(class, payer, bytes) {
                 Err(_) if self.now_ms() < until => tokio::time::sleep(AGAIN).await,
                 Err(shortage) => {
                     self.refuse(class, shortage);
                     return Err(shortage);
                 }
-                Ok(permit) => return Ok(permit),
+                Ok((permit, leaving)) => {
+                    permit.wait_for(leaving).await;
+                    return Ok(permit);
+                }
             }
         }
     }

@@ -1,4 +1,7 @@
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 
 use super::*;
 
@@ -100,11 +103,15 @@ fn payer(text: &str) -> Payer {
     Payer::Address(Address::of_peer(peer(text), 0))
 }
 
-#[test]
-fn a_body_is_counted_until_its_last_byte_is_gone() {
+async fn is_pending(mut future: Pin<&mut impl Future>) -> bool {
+    poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_pending())).await
+}
+
+#[tokio::test]
+async fn a_body_is_counted_until_its_last_byte_is_gone() {
     let budget = budget(1);
-    let permit = budget.take(Class::Api, payer(OTHER), 1_000_000).unwrap();
-    let body = permit.keep(vec![0; 1_000_000]);
+    let taking = budget.take(Class::Api, payer(OTHER), 1_000_000);
+    let body = taking.await.unwrap().keep(vec![0; 1_000_000]);
     let part = body.slice(10..20);
     drop(body);
     assert_eq!(budget.share(Class::Api).taken(), 1_000_000);
@@ -112,42 +119,75 @@ fn a_body_is_counted_until_its_last_byte_is_gone() {
     assert_eq!(budget.share(Class::Api).taken(), 0);
 }
 
-#[test]
-fn each_has_a_share_and_all_have_one() {
+#[tokio::test]
+async fn each_has_a_share_and_all_have_one() {
     let budget = budget(1);
     let (all, own) = Class::Intake.limits();
-    let first = budget.take(Class::Intake, payer(STRANGER), own).unwrap();
-    let more = budget.take(Class::Intake, payer(STRANGER), 1).err();
-    assert_eq!(more, Some(Shortage::Own));
-    let rest: Vec<Permit> = (1..all / own)
-        .map(|n| {
-            let of = payer(&format!("198.51.100.{n}:1"));
-            budget.take(Class::Intake, of, own).unwrap()
-        })
-        .collect();
-    let more = budget
-        .take(Class::Intake, payer("198.51.100.99:1"), 1)
-        .err();
+    let enter = |of: &str, bytes| budget.enter(Class::Intake, payer(of), bytes);
+    let first = budget.take(Class::Intake, payer(STRANGER), own);
+    let first = first.await.unwrap();
+    assert_eq!(enter(STRANGER, 1).err(), Some(Shortage::Own));
+    let mut rest = Vec::new();
+    for n in 1..all / own {
+        let of = payer(&format!("198.51.100.{n}:1"));
+        rest.push(budget.take(Class::Intake, of, own).await.unwrap());
+    }
+    let more = enter("198.51.100.99:1", 1).err();
     assert_eq!(more, Some(Shortage::All));
-    let other = budget.take(Class::Api, payer(OTHER), own);
+    let other = budget.take(Class::Api, payer(OTHER), own).await;
     assert!(other.is_ok(), "of another class");
     drop(first);
-    assert!(budget.take(Class::Intake, payer(STRANGER), own).is_ok());
-    drop(rest);
+    assert!(enter(STRANGER, own).is_ok());
 }
 
-#[test]
-fn a_body_that_does_not_come_gives_way() {
+#[tokio::test]
+async fn a_body_that_does_not_come_gives_way() {
     let budget = budget(1);
-    let own = Class::Intake.limits().1;
-    let slow = budget.take(Class::Intake, payer(STRANGER), own).unwrap();
-    let whole = budget.take(Class::Intake, payer(OTHER), own).unwrap();
+    let (all, own) = Class::Intake.limits();
+    let whole = budget.take(Class::Intake, payer(OTHER), own).await.unwrap();
     let whole = whole.keep(vec![0; 10]);
+    let mut slow = Vec::new();
+    for n in 1..all / own {
+        let of = payer(&format!("203.0.113.{n}:9"));
+        slow.push(budget.take(Class::Intake, of, own).await.unwrap());
+    }
     std::thread::sleep(limits::BODY_STALL);
-    let next = budget.take(Class::Intake, payer(STRANGER), own);
-    assert!(next.is_ok(), "the slow one made room");
-    let none = budget.take(Class::Intake, payer(OTHER), own).err();
+    let none = budget.enter(Class::Intake, payer(OTHER), own).err();
     assert_eq!(none, Some(Shortage::Own), "a whole body stays");
-    drop((slow, next, whole));
+    let next = budget.take(Class::Intake, payer(STRANGER), own);
+    let mut next = pin!(next);
+    assert!(is_pending(next.as_mut()).await);
+    assert!(
+        budget.share(Class::Intake).taken() > all,
+        "the slow one has its bytes until it is gone"
+    );
+    slow.clear();
+    let next = next.await;
+    assert!(next.is_ok(), "a slow one made room");
+    drop((whole, next));
     assert_eq!(budget.share(Class::Intake).taken(), 0);
+}
+
+#[tokio::test]
+async fn a_body_that_grows_waits_for_those_that_give_way() {
+    let budget = budget(1);
+    let (all, own) = Class::Intake.limits();
+    let mut growing = budget
+        .take(Class::Intake, payer(OTHER), own / 2)
+        .await
+        .unwrap();
+    let mut slow = Vec::new();
+    for n in 1..=2 * (all / own) - 1 {
+        let of = payer(&format!("203.0.113.{n}:9"));
+        slow.push(budget.take(Class::Intake, of, own / 2).await.unwrap());
+    }
+    std::thread::sleep(limits::BODY_STALL);
+    growing.progress.receives(1_000_000, budget.now_ms());
+    {
+        let mut more = pin!(growing.grow(own));
+        assert!(is_pending(more.as_mut()).await);
+        slow.clear();
+        assert!(more.await.is_ok());
+    }
+    assert_eq!(budget.share(Class::Intake).taken(), own);
 }
