@@ -5,6 +5,7 @@ pub mod disk;
 pub mod guards;
 mod login;
 mod pooling;
+pub mod rights;
 mod room;
 mod scarcity;
 mod transactions;
@@ -16,7 +17,7 @@ pub use connections::{
     connect, dedicated, is_read_only, is_standby, lookup_pool, pool, server_version, worker_pool,
 };
 pub use login::check_login;
-pub use pooling::check_sessions;
+pub use pooling::{RAISE, Short, check_sessions, short_pooler};
 pub use room::{Room, room};
 pub use transactions::{
     OpeningRefused, RequestTx, TenantTx, WorkerTx, impatiently, opening_refusal,

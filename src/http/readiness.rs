@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
 use tokio::sync::Mutex;
 
+use crate::db::disk::Writer;
 use crate::db::{self, WorkerTx};
 use crate::embedded_postgres::Watch;
 use crate::inbox;
 use crate::migrations::{self, State as MigrationState};
+use crate::usage;
 
 /// How long a new connection may take to be opened and asked, and then one that
 /// is open; together less than a probe waits.
@@ -51,6 +53,8 @@ impl Readiness {
             Some((at, reasons)) if at.elapsed() < FRESH => reasons.clone(),
             _ => {
                 let reasons = self.0.ask().await;
+                let before = last.as_ref().map(|(_, reasons)| &**reasons);
+                tell(before.unwrap_or_default(), &reasons);
                 *last = Some((Instant::now(), reasons.clone()));
                 reasons
             }
@@ -116,6 +120,17 @@ impl Asked {
     }
 }
 
+/// One line for each change.
+fn tell(before: &[String], now: &[String]) {
+    if now == before {
+        return;
+    }
+    match now.is_empty() {
+        true => tracing::info!("Ready again"),
+        false => tracing::warn!(reasons = now.join("; "), "Not ready"),
+    }
+}
+
 async fn within<T>(
     patience: Duration,
     asking: impl Future<Output = Result<T, sqlx::Error>>,
@@ -135,7 +150,12 @@ async fn reasons_of(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error>
         };
         return Ok(vec![format!("database: it is read-only: {why}")]);
     }
-    let statuses = migrations::status(conn).await?;
+    // Without some rights, the migrations cannot be asked for.
+    let lost = db::rights::remedy(&db::rights::lost(conn).await?);
+    let statuses = match migrations::status(conn).await {
+        Err(error) if lost.is_none() => return Err(error),
+        asked => asked.unwrap_or_default(),
+    };
     let pending = statuses
         .iter()
         .filter(|status| status.state == MigrationState::Pending)
@@ -144,26 +164,37 @@ async fn reasons_of(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error>
     if !missing.is_empty() {
         return Ok(missing);
     }
-    if db::disk::may_be_full() {
+    if let Some(remedy) = lost {
+        return Ok(vec![format!(
+            "database: the service lost rights; as the owner: {remedy}"
+        )]);
+    }
+    if Writer::Intake.may_be_refused() {
         match inbox::rehearse(conn).await {
-            Ok(()) => db::disk::has_room(),
-            Err(error) => return refusal_to_store(error),
+            Ok(()) => Writer::Intake.succeeded(),
+            Err(error) => return refusal("store events", error),
+        }
+    }
+    if Writer::Ledger.may_be_refused() {
+        match usage::rehearse(conn).await {
+            Ok(()) => Writer::Ledger.succeeded(),
+            Err(error) => return refusal("count usage", error),
         }
     }
     Ok(Vec::new())
 }
 
 /// A refusal that is neither load nor the server's state has its own reason.
-fn refusal_to_store(error: sqlx::Error) -> Result<Vec<String>, sqlx::Error> {
+fn refusal(work: &str, error: sqlx::Error) -> Result<Vec<String>, sqlx::Error> {
     let Some(code) = db::sql_state(&error) else {
         return Err(error);
     };
     if db::is_outage(&error) || db::is_conflict(&error) || db::is_timeout(&error) {
         return Err(error);
     }
-    tracing::warn!(%error, "not ready: an event could not be stored");
+    tracing::warn!(%error, "not ready: the database refuses to {work}");
     Ok(vec![format!(
-        "database: it refuses to store events (SQLSTATE {code}); `migrate verify` and the log say why"
+        "database: it refuses to {work} (SQLSTATE {code}); `migrate verify` and the log say why"
     )])
 }
 

@@ -319,7 +319,7 @@ fn is_malformed(error: &sqlx::Error) -> bool {
 }
 
 fn unavailable(error: &sqlx::Error, group: &[Delivery]) -> Refused {
-    db::disk::note_refusal(error);
+    db::disk::Writer::Intake.note(error);
     tracing::error!(%error, events = group.len(), "events could not be stored");
     Refused::Unavailable
 }

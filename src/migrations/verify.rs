@@ -8,7 +8,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor, Row};
 
 use super::{State, columns};
-use crate::db::guards;
+use crate::db::{guards, rights};
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -130,6 +130,7 @@ pub async fn verify(conn: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> 
     roles(conn, &mut checks).await?;
     tenancy::row_level_security(conn, &mut checks).await?;
     tenancy::privileges(conn, &mut checks).await?;
+    whole_rights(conn, &mut checks).await?;
     functions(conn, &mut checks).await?;
     ledger_view(conn, &mut checks).await?;
     triggers(conn, &mut checks).await?;
@@ -182,6 +183,16 @@ async fn roles(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), s
         };
         check(checks, format!("role {role}"), problem);
     }
+    Ok(())
+}
+
+/// Everything that the migrations grant to those who serve.
+async fn whole_rights(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), sqlx::Error> {
+    let lost = rights::lost(conn).await?;
+    let grants: Vec<String> = lost.iter().map(rights::Lost::grant).collect();
+    let problem =
+        (!lost.is_empty()).then(|| format!("are not whole; as the owner: {}", grants.join("; ")));
+    check(checks, "rights of billing_app and billing_worker", problem);
     Ok(())
 }
 

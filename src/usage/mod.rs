@@ -30,7 +30,7 @@ pub use reading::{MetricUsage, read_all};
 pub use rebook::{close, rebook};
 pub use releasing::keep_released;
 pub use store::Renewed;
-pub use store::{cadence, renew_reservations};
+pub use store::{cadence, rehearse, renew_reservations};
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;

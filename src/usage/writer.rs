@@ -168,6 +168,7 @@ impl Committer {
                 && !db::is_outage(&error)
                 && self.roll_back().await
             {
+                db::disk::Writer::Ledger.note(&error);
                 self.tell(&error, jobs);
                 return Committed::Spoiled;
             }
@@ -182,7 +183,7 @@ impl Committer {
     }
 
     fn unavailable(&self, error: &sqlx::Error, jobs: &[Job]) -> Committed {
-        db::disk::note(error);
+        db::disk::Writer::Ledger.note(error);
         self.tell(error, jobs);
         Committed::Answered(Err(LedgerError::Unavailable))
     }

@@ -2,6 +2,7 @@
 
 mod pending;
 mod periods;
+mod rehearsal;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -23,6 +24,7 @@ use crate::plans::{Aggregation, Catalogue};
 
 pub use pending::{due_accounts, forgotten, settle_forgotten};
 pub use periods::{Place, Renewed, Row, keep_prices, reach, rows, shift};
+pub use rehearsal::rehearse;
 pub use write::{Writes, write};
 
 /// Where accounts are told apart and locked: an organization and a metric.

@@ -13,6 +13,7 @@ mod migrations;
 mod mutations;
 mod privileged;
 mod psql;
+mod rights;
 pub mod rules;
 mod tampering;
 pub mod tenants;

@@ -9,4 +9,5 @@ mod parts;
 mod poolers;
 mod readiness;
 mod replaced;
+mod rights;
 mod terminations;
