@@ -5,6 +5,7 @@ pub mod audit;
 pub mod budget;
 mod describe;
 pub mod log;
+mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +17,8 @@ use metrics::{Counter, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::usage_reports::Reason;
+
+pub use service::{connections_missing, decision, of_service, stripe_call};
 
 const ATTEMPTS: &str = "stripe_webhook_events_total";
 const DELIVERIES: &str = "stripe_webhook_deliveries_total";
@@ -39,8 +42,6 @@ const AUDIT_ENTRIES: &str = "billing_audit_log_entries_total";
 const AUDIT_ERRORS: &str = "billing_audit_log_errors_total";
 const AUDIT_BYTES: &str = "billing_audit_log_bytes";
 const ALERTS: &str = "billing_alerts_total";
-const STRIPE_CALLS: &str = "stripe_api_calls_total";
-const STRIPE_TIME: &str = "stripe_api_duration_seconds";
 const FINDINGS: &str = "billing_findings";
 const OPEN_REQUESTS: &str = "billing_stripe_requests_open";
 const ABANDONED_REQUESTS: &str = "billing_stripe_requests_abandoned";
@@ -48,8 +49,6 @@ const RECOVERY: &str = "billing_stripe_recovery_failures_total";
 const DRIFT: &str = "billing_reconciliation_drift_total";
 const PURGED: &str = "billing_purged_rows_total";
 const LOGINS: &str = "billing_logins_total";
-const DECISIONS: &str = "quota_decisions_total";
-const DECISION_TIME: &str = "quota_decision_seconds";
 const QUOTA_GROUP: &str = "quota_group_size";
 const QUOTA_COMMIT: &str = "quota_commit_seconds";
 const CALLS: &str = "gateway_calls_total";
@@ -114,20 +113,12 @@ pub fn install(audit_actions: impl Iterator<Item = &'static str>) -> PrometheusH
             .set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)
             .expect("the list of buckets is not empty")
     };
-    let builder = [
-        INTAKE,
-        COMMIT,
-        PROCESSING,
-        WAIT,
-        STRIPE_TIME,
-        DECISION_TIME,
-        QUOTA_COMMIT,
-        HTTP_TIME,
-    ]
-    .iter()
-    .fold(PrometheusBuilder::new(), |builder, name| {
-        buckets(builder, name, &SECONDS)
-    });
+    let builder = [INTAKE, COMMIT, PROCESSING, WAIT, QUOTA_COMMIT, HTTP_TIME]
+        .iter()
+        .chain(&service::TIMES)
+        .fold(PrometheusBuilder::new(), |builder, name| {
+            buckets(builder, name, &SECONDS)
+        });
     let builder = [GROUP, BATCH, QUOTA_GROUP]
         .iter()
         .fold(builder, |builder, name| buckets(builder, name, &SIZES));
@@ -309,12 +300,6 @@ pub fn audit_bytes(bytes: i64) {
     gauge!(AUDIT_BYTES).set(bytes as f64);
 }
 
-/// One call to Stripe, with all its attempts.
-pub fn stripe_call(call: &'static str, outcome: &'static str, took: Duration) {
-    counter!(STRIPE_CALLS, "call" => call, "outcome" => outcome).increment(1);
-    histogram!(STRIPE_TIME, "call" => call).record(took);
-}
-
 /// Requests to Stripe that nobody has settled yet, and those that recovery gave up.
 pub fn stripe_requests(open: i64, abandoned: i64) {
     gauge!(OPEN_REQUESTS).set(open as f64);
@@ -379,12 +364,6 @@ pub fn start_share(class: &'static str) {
 /// A request that waited in vain for others of its organization.
 pub fn share_exceeded(class: &'static str) {
     counter!(SHARE_EXCEEDED, "class" => class).increment(1);
-}
-
-/// One quota decision.
-pub fn decision(outcome: &'static str, metric: &str, took: Duration) {
-    counter!(DECISIONS, "outcome" => outcome, "metric" => metric.to_owned()).increment(1);
-    histogram!(DECISION_TIME).record(took);
 }
 
 /// Usage events of one request that had the same result.

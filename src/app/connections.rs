@@ -66,13 +66,23 @@ pub fn needed(workers: u32, lanes: usize) -> u32 {
     API + CREDENTIALS + LOGINS + PREVIEWS + PROBES + ALONE + processing + 2 * lanes
 }
 
-/// Says so when the server has fewer to give than this replica may take.
-pub async fn warn_of_too_few(options: &PgConnectOptions, needed: u32) -> Result<(), DatabaseError> {
+/// How many of what this replica may take the server, or a pooler before it, does
+/// not have; and says so.
+pub async fn missing(options: &PgConnectOptions, needed: u32) -> Result<u32, DatabaseError> {
     let room = db::room(&mut db::connect(options).await?).await?;
     if let Some(reason) = room.too_small_for(needed) {
-        tracing::warn!(needed, free = room.free(), "{reason}");
+        let free = u32::try_from(room.free()).unwrap_or(0);
+        tracing::warn!(needed, free, "{reason}");
+        return Ok(needed.saturating_sub(free));
     }
-    Ok(())
+    match db::short_pooler(options, needed).await? {
+        None => Ok(0),
+        Some(short) => {
+            let given = short.given;
+            tracing::warn!(needed, given, "DATABASE_URL: {short}: {}", db::RAISE);
+            Ok(needed - given)
+        }
+    }
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ use crate::inbox::rejections::Rejections;
 use crate::inbox::routes::Endpoint;
 use crate::inbox::worker::Processor;
 use crate::inbox::{self, group_commit};
+use crate::metrics;
 use crate::migrations::MigrationError;
 use crate::organizations;
 use crate::plans::{Catalogue, CatalogueError};
@@ -166,7 +167,7 @@ pub async fn start(
     database.check_login().await?;
     let (workers, lanes) = (serve.worker_concurrency, counting_lanes());
     let needed = connections::needed(workers, lanes);
-    connections::warn_of_too_few(&database.service, needed).await?;
+    let missing = connections::missing(&database.service, needed).await?;
     let listener = listen("LISTEN_ADDR", serve.listen_addr).await?;
     let address = listener.local_addr().unwrap_or(serve.listen_addr);
     let stop = CancellationToken::new();
@@ -191,7 +192,7 @@ pub async fn start(
         ),
         pools: pools.named(),
         pool: pools.probes.clone(),
-        metrics: crate::metrics::install(
+        metrics: metrics::install(
             event_handlers::audit_actions()
                 .chain(inbox::audit_actions())
                 .chain(organizations::audit_actions())
@@ -201,6 +202,8 @@ pub async fn start(
         ),
     };
     let recorded = probes.metrics.clone();
+    metrics::of_service(catalogue.metrics().keys().map(String::as_str));
+    metrics::connections_missing(missing);
     let rejections = Arc::new(Rejections::default());
     let endpoint = Endpoint {
         intake,

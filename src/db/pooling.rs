@@ -1,11 +1,19 @@
 //! Whether a session stays one: a pooler that hands out another server
 //! connection for each transaction loses roles, limits, prepared statements
-//! and notifications.
+//! and notifications. And whether a pooler has as many as are needed at once:
+//! beyond that it lets one wait, and says nothing.
+
+use std::net::IpAddr;
+use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{Executor as _, Row as _};
+use sqlx::{Connection as _, Executor as _, Row as _};
 
-use super::{DatabaseError, connect};
+use super::{DatabaseError, connect, dedicated};
+
+/// How long sessions that are opened at once may take. A pooler lets those wait
+/// that it has no connection for.
+const AT_ONCE: Duration = Duration::from_secs(3);
 
 /// Refuses a pooler in transaction or statement mode.
 ///
@@ -41,4 +49,79 @@ async fn process(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
         .fetch_all(sqlx::raw_sql("SELECT pg_backend_pid()"))
         .await?;
     rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)
+}
+
+/// A pooler that has fewer connections to give than are needed at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Short {
+    pub needed: u32,
+    pub given: u32,
+}
+
+impl std::fmt::Display for Short {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { needed, given } = self;
+        write!(
+            f,
+            "a connection pooler stands before PostgreSQL and gave {given} of {needed} connections within {} s",
+            AT_ONCE.as_secs()
+        )
+    }
+}
+
+/// What to set where a pooler is [`Short`].
+pub const RAISE: &str = "set default_pool_size in PgBouncer (and max_db_connections, max_user_connections and \
+                         max_client_conn where they are smaller) to what all replicas and a job take at once \
+                         (docs/database.md, Poolers)";
+
+/// Opens `needed` sessions at once, as parts of the service will, and lets them
+/// go; None: there are as many. Where nothing can stand before PostgreSQL,
+/// nothing is opened: PostgreSQL itself refuses at once, and is counted by
+/// [`super::room`].
+pub async fn short_pooler(
+    options: &PgConnectOptions,
+    needed: u32,
+) -> Result<Option<Short>, DatabaseError> {
+    let mut conn = connect(options).await?;
+    let is_direct = is_direct(options, &mut conn).await?;
+    let _ = conn.close().await;
+    if is_direct {
+        return Ok(None);
+    }
+    let opening = (0..needed).map(|_| dedicated(options, "", AT_ONCE));
+    let opened = futures_util::future::join_all(opening).await;
+    let opened: Vec<PgConnection> = opened.into_iter().filter_map(Result::ok).collect();
+    let given = u32::try_from(opened.len()).unwrap_or(u32::MAX);
+    for conn in opened {
+        let _ = conn.close().await;
+    }
+    Ok((given < needed).then_some(Short { needed, given }))
+}
+
+/// Whether we are surely connected to PostgreSQL itself: on this host, and by
+/// the port that it says it listens on.
+async fn is_direct(
+    options: &PgConnectOptions,
+    conn: &mut PgConnection,
+) -> Result<bool, sqlx::Error> {
+    // Not checked at compile time: other servers speak the protocol, too.
+    let (address, port): (Option<String>, Option<String>) =
+        sqlx::query_as("SELECT host(inet_server_addr()), current_setting('port', true)")
+            .fetch_one(conn)
+            .await?;
+    let host = options.get_host();
+    let by_socket = options.get_socket().is_some() || host.starts_with('/');
+    let is_loopback = |address: &str| {
+        address
+            .trim_matches(['[', ']'])
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.to_canonical().is_loopback())
+    };
+    let same_way = match &address {
+        None => by_socket,
+        Some(address) => {
+            !by_socket && is_loopback(address) && (is_loopback(host) || host == "localhost")
+        }
+    };
+    Ok(same_way && port.is_some_and(|port| port == options.get_port().to_string()))
 }

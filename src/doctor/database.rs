@@ -140,7 +140,7 @@ async fn connections(database: &Database) -> Check {
         Ok(room) => {
             let free = room.free();
             match room.too_small_for(SPARE) {
-                None => Check::ok(name, format!("{free} are left")),
+                None => pooler(database, free).await,
                 Some(_) => Check::warning(
                     name,
                     format!("{free} are left, and a job takes up to {SPARE}"),
@@ -152,6 +152,23 @@ async fn connections(database: &Database) -> Check {
             Check::unanswered(name, error)
         }
         Err(error) => Check::failed(name, error.to_string(), "see docs/database.md, Roles"),
+    }
+}
+
+/// The same of a pooler before the server.
+async fn pooler(database: &Database, free: i64) -> Check {
+    let name = "connections";
+    match db::short_pooler(&database.service, SPARE).await {
+        Ok(None) => Check::ok(name, format!("{free} are left")),
+        Ok(Some(short)) => Check::warning(
+            name,
+            format!("PostgreSQL has {free} left, but {short}, as many as a job takes at most"),
+            db::RAISE,
+        ),
+        Err(DatabaseError::Query(error) | DatabaseError::Unreachable(error)) => {
+            Check::unanswered(name, error)
+        }
+        Err(error) => Check::failed(name, error.to_string(), "see docs/database.md, Poolers"),
     }
 }
 

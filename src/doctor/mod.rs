@@ -137,6 +137,11 @@ fn connection_fix(error: &sqlx::Error, variable: &str) -> String {
         Some(code) if code.starts_with("53") => {
             "make room: the server has too little disk or memory".to_owned()
         }
+        None if matches!(error, sqlx::Error::PoolTimedOut) => format!(
+            "check {variable}, and that PostgreSQL runs; behind PgBouncer all connections of its pool may be \
+             taken: {}",
+            db::RAISE
+        ),
         _ => format!("check {variable}, and that PostgreSQL runs"),
     }
 }

@@ -8,6 +8,7 @@ pub fn describe() {
     super::audit::start_at_zero();
     super::budget::start_at_zero();
     super::log::start_at_zero();
+    super::service::describe();
     describe_counter!(
         ATTEMPTS,
         "Processing attempts, by status: processed or failed."
@@ -82,15 +83,6 @@ pub fn describe() {
     );
     describe_counter!(ALERTS, "Alerts raised, by kind.");
     describe_counter!(
-        STRIPE_CALLS,
-        "Calls to Stripe, by call and outcome; attempts of one are one."
-    );
-    describe_histogram!(
-        STRIPE_TIME,
-        Unit::Seconds,
-        "Calls to Stripe, attempts and pauses included."
-    );
-    describe_counter!(
         DRIFT,
         "Differences from Stripe that a reconciliation found, by kind."
     );
@@ -111,12 +103,6 @@ pub fn describe() {
         "Attempts of recovery that settled nothing, by result: failed or abandoned."
     );
     describe_counter!(LOGINS, "Attempts to log in, by outcome.");
-    describe_counter!(DECISIONS, "Quota decisions, by outcome and metric.");
-    describe_histogram!(
-        DECISION_TIME,
-        Unit::Seconds,
-        "From a request for a decision to its answer, commit included."
-    );
     describe_histogram!(QUOTA_GROUP, "Usage requests that share a commit.");
     describe_histogram!(
         QUOTA_COMMIT,
@@ -183,4 +169,16 @@ pub fn describe() {
     );
     describe_gauge!(JOB_FAILING, "1 where the newest run of a job failed.");
     describe_gauge!(BUILD, "1, with the version as label.");
+    for without_labels in [
+        INTAKE,
+        COMMIT,
+        GROUP,
+        PROCESSING,
+        BATCH,
+        WAIT,
+        QUOTA_GROUP,
+        QUOTA_COMMIT,
+    ] {
+        let _ = histogram!(without_labels);
+    }
 }

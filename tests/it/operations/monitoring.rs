@@ -5,9 +5,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
+use valuecanvas_billing::outbound;
+use valuecanvas_billing::plans::Catalogue;
 
-use crate::support::TestService;
 use crate::support::events;
+use crate::support::serving::Serving;
+use crate::support::{TestDatabase, TestService};
 use crate::usage::tenant::Tenant;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -106,6 +109,69 @@ fn each_metric_is_documented_and_each_documented_one_is_measured() {
         };
         assert!(known, "docs/metrics.md has {said}, which nothing measures");
     }
+}
+
+/// What begins with the first one: a route or a call has many durations.
+const WITH_THE_FIRST: [&str; 1] = ["stripe_api_duration_seconds"];
+
+/// A rate or an alert sees the first one only of a series that was there before.
+#[tokio::test]
+async fn a_fresh_service_has_a_series_of_every_documented_metric() {
+    let db = TestDatabase::new().await;
+    // The program itself: in this process other tests have counted, too.
+    let serving = Serving::on(&db);
+    let client = outbound::direct_client().unwrap();
+    let get = |path: &str| client.get(format!("{}{path}", serving.base)).send();
+    assert_eq!(get("/healthz").await.unwrap().status(), 200);
+    let metrics = get("/metrics").await.unwrap().text().await.unwrap();
+    let names: BTreeSet<&str> = metrics
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split(['{', ' ']).next())
+        .collect();
+    let has = |said: &str| {
+        let histogram = format!("{said}_count");
+        match said.strip_prefix('…') {
+            Some(end) => {
+                let histogram = format!("{end}_count");
+                names
+                    .iter()
+                    .any(|n| n.ends_with(end) || n.ends_with(&histogram))
+            }
+            None => names.contains(said) || names.contains(&*histogram),
+        }
+    };
+    let lacking: Vec<String> = documented_metrics()
+        .into_iter()
+        .filter(|name| !has(name) && !WITH_THE_FIRST.contains(&&**name))
+        .collect();
+    assert_eq!(lacking, Vec::<String>::new());
+
+    // Each metric of the catalogue with each outcome that the page names.
+    let page = std::fs::read_to_string(format!("{ROOT}/docs/metrics.md")).unwrap();
+    let row = page
+        .lines()
+        .find(|line| line.contains("`quota_decisions_total{"))
+        .unwrap();
+    let outcomes: Vec<&str> = row
+        .split('`')
+        .skip(3)
+        .step_by(2)
+        .filter(|name| *name != "grace_max")
+        .collect();
+    assert_eq!(outcomes.len(), 9, "{outcomes:?}");
+    let catalogue = Catalogue::load(None).unwrap();
+    assert!(catalogue.metrics().len() > 1);
+    for metric in catalogue.metrics().keys() {
+        for outcome in &outcomes {
+            let series =
+                format!("quota_decisions_total{{outcome=\"{outcome}\",metric=\"{metric}\"}} 0");
+            assert!(metrics.lines().any(|line| line == series), "{series}");
+        }
+        let series = format!("grace_periods_active{{metric=\"{metric}\"}} 0");
+        assert!(metrics.lines().any(|line| line == series), "{series}");
+    }
+    assert_eq!(serving.terminated().await.status, 0);
 }
 
 /// Debian's Prometheus, which scrapes one service.

@@ -58,6 +58,11 @@ impl Caller {
         }
     }
 
+    /// A request with its key.
+    pub fn authorized(&self, url: &str) -> reqwest::RequestBuilder {
+        self.client.get(url).bearer_auth(&self.key)
+    }
+
     /// The status of an answer, and its body.
     pub async fn get(&self, path: &str) -> (u16, String) {
         let request = self.client.get(format!("{}{path}", self.base));

@@ -1,6 +1,9 @@
 //! A server that has few connections to give.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
+use valuecanvas_billing::outbound;
 
 use super::caller::Caller;
 use crate::support::TestDatabase;
@@ -43,6 +46,12 @@ async fn serve_says_when_the_server_has_too_few_connections() {
         "{message}"
     );
     assert_eq!(said["needed"], needed);
+    let free = said["free"].as_i64().unwrap();
+    let metrics = outbound::direct_client().unwrap();
+    let metrics = metrics.get(format!("{}/metrics", scarce.base)).send().await;
+    let metrics = metrics.unwrap().text().await.unwrap();
+    let missing = format!("\nbilling_database_connections_missing {}\n", needed - free);
+    assert!(metrics.contains(&missing), "{missing}{metrics}");
     // It works with what there is.
     let caller = Caller::new(
         &scarce.base,
@@ -86,4 +95,58 @@ async fn a_replica_whose_server_has_none_left_for_others_stays_ready() {
     let (status, body) = caller.readiness().await;
     assert_eq!(status, 200, "{body}");
     caller.requests_work().await;
+}
+
+/// As after a restart with a small max_connections: all want theirs back at
+/// once, and those that come last get one when others do not need theirs.
+#[tokio::test]
+async fn intake_gets_a_connection_where_there_are_too_few_for_all() {
+    let db = TestDatabase::new().await;
+    let serving = Serving::on(&db);
+    let caller = Caller::new(
+        &serving.base,
+        &db.url("billing_service"),
+        db.options("postgres"),
+    );
+    caller.requests_work().await;
+    let url = format!("{}/api/billing/usage", caller.base);
+    let readers: Vec<_> = (0..16)
+        .map(|_| {
+            let request = caller.authorized(&url);
+            tokio::spawn(async move {
+                loop {
+                    let _ = request.try_clone().unwrap().send().await;
+                }
+            })
+        })
+        .collect();
+    // Fewer than the pools would keep that are busy when it begins.
+    db.execute(&format!(
+        "ALTER DATABASE {} CONNECTION LIMIT 8;
+         SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+          WHERE datname = current_database() AND usename = 'billing_service'",
+        db.name
+    ))
+    .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for reader in readers {
+        reader.abort();
+    }
+    // Whose connections stay open, idle, unless they are given back.
+    let deadline = Instant::now() + Duration::from_secs(40);
+    let mut stored = 0;
+    while stored < 5 {
+        if caller.deliver().await.1 == 200 {
+            stored += 1;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{stored} stored: {}",
+            serving.log()
+        );
+    }
+    let open =
+        "pg_stat_activity WHERE datname = current_database() AND usename = 'billing_service'";
+    assert!(db.count(open).await <= 8);
+    serving.terminated().await;
 }

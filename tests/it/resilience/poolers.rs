@@ -1,10 +1,13 @@
 //! Debian's PgBouncer between the service and PostgreSQL.
 
+use serde_json::Value;
+use valuecanvas_billing::outbound;
+
 use super::caller::Caller;
 use crate::support::TestDatabase;
 use crate::support::program::{program_on, run};
 use crate::support::server::PgBouncer;
-use crate::support::serving::{Serving, serve_on};
+use crate::support::serving::{Serving, entries, serve_on};
 
 async fn before(db: &TestDatabase, pool_mode: &str, more: &str) -> PgBouncer {
     let pooler = PgBouncer::before(db.socket_directory(), pool_mode, more).await;
@@ -73,4 +76,73 @@ async fn a_pooler_that_shares_sessions_is_refused_in_a_sentence() {
         let said = ran.stdout.contains("set pool_mode = session");
         assert!(said, "{}", ran.stdout);
     }
+}
+
+/// How many connections a replica takes, how many of them it says that it was
+/// not given, and what its metric says.
+async fn connections_of(db: &TestDatabase, url: &str) -> (u64, Option<Value>, u64) {
+    let mut command = serve_on(db);
+    command.env("DATABASE_URL", url);
+    let serving = Serving::start(&mut command);
+    let log = serving.log();
+    let needed = entries(&log, "Listening")[0]["connections"].as_u64();
+    let said = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find(|entry| entry["given"] != Value::Null);
+    let client = outbound::direct_client().unwrap();
+    let metrics = client.get(format!("{}/metrics", serving.base)).send().await;
+    let metrics = metrics.unwrap().text().await.unwrap();
+    let missing = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("billing_database_connections_missing "));
+    let missing = missing.unwrap_or_else(|| panic!("{metrics}")).parse();
+    assert_eq!(serving.terminated().await.status, 0);
+    (needed.unwrap(), said, missing.unwrap())
+}
+
+#[tokio::test]
+async fn a_pooler_with_fewer_connections_than_a_replica_takes_is_told_of() {
+    let db = TestDatabase::new().await;
+    let doctor = |url: String| {
+        let mut command = program_on(&db, &["doctor", "--json"]);
+        command.env("DATABASE_URL", url);
+        let ran = run(&mut command);
+        let checks = ran.json();
+        let mut checks = checks.as_array().unwrap().iter();
+        let found = checks.find(|check| check["name"] == "connections");
+        found.unwrap_or_else(|| panic!("{}", ran.stdout)).clone()
+    };
+    let enough = before(&db, "session", "").await;
+    let url = enough.url("billing_service", &db.name);
+    let (needed, said, missing) = connections_of(&db, &url).await;
+    assert_eq!((said, missing), (None, 0));
+    assert_eq!(doctor(url)["verdict"], "ok");
+
+    let small = before(&db, "session", "default_pool_size = 8").await;
+    let url = small.url("billing_service", &db.name);
+    let (_, said, missing) = connections_of(&db, &url).await;
+    let said = said.expect("a warning");
+    assert_eq!(
+        (&said["needed"], &said["given"]),
+        (&needed.into(), &8.into())
+    );
+    assert_eq!(missing, needed - 8);
+    let message = said["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("DATABASE_URL: a connection pooler"),
+        "{message}"
+    );
+    assert!(message.contains("set default_pool_size"), "{message}");
+    // A job may find them taken, too.
+    let found = doctor(url);
+    assert_eq!(found["verdict"], "warning", "{found}");
+    assert!(
+        found["detail"].as_str().unwrap().contains("gave 8 of 10"),
+        "{found}"
+    );
+    assert!(
+        found["fix"].as_str().unwrap().contains("default_pool_size"),
+        "{found}"
+    );
 }

@@ -1,0 +1,116 @@
+//! What only `serve` knows the labels of, and what jobs need no series of.
+
+use std::time::Duration;
+
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+
+use super::GRACE_BY_METRIC;
+
+const DECISIONS: &str = "quota_decisions_total";
+const DECISION_TIME: &str = "quota_decision_seconds";
+const STRIPE_CALLS: &str = "stripe_api_calls_total";
+const STRIPE_TIME: &str = "stripe_api_duration_seconds";
+const MISSING: &str = "billing_database_connections_missing";
+
+/// Those that are durations.
+pub(super) const TIMES: [&str; 2] = [DECISION_TIME, STRIPE_TIME];
+
+/// What a question about a quota may come to.
+const DECISION_OUTCOMES: [&str; 9] = [
+    "within",
+    "overage",
+    "grace",
+    "duplicate",
+    "exceeded",
+    "grace_exhausted",
+    "grace_expired",
+    "undecided",
+    "failed_open",
+];
+
+/// What `serve` asks Stripe, and what may come of it.
+const CALLS: [&str; 16] = [
+    "account.retrieve",
+    "customers.create",
+    "customers.retrieve",
+    "events.list",
+    "invoices.create_preview",
+    "invoices.lines",
+    "invoices.retrieve",
+    "payment_methods.list",
+    "payment_methods.retrieve",
+    "prices.list",
+    "subscription_items.list",
+    "subscriptions.cancel",
+    "subscriptions.create",
+    "subscriptions.list",
+    "subscriptions.retrieve",
+    "subscriptions.update",
+];
+const CALL_OUTCOMES: [&str; 8] = [
+    "ok",
+    "declined",
+    "unauthorized",
+    "rate_limited",
+    "invalid",
+    "conflict",
+    "failed",
+    "unreachable",
+];
+
+pub(super) fn describe() {
+    describe_counter!(
+        STRIPE_CALLS,
+        "Calls to Stripe, by call and outcome; attempts of one are one."
+    );
+    describe_histogram!(
+        STRIPE_TIME,
+        Unit::Seconds,
+        "Calls to Stripe, attempts and pauses included."
+    );
+    describe_counter!(DECISIONS, "Quota decisions, by outcome and metric.");
+    describe_histogram!(
+        DECISION_TIME,
+        Unit::Seconds,
+        "From a request for a decision to its answer, commit included."
+    );
+    describe_gauge!(
+        MISSING,
+        "Connections that this replica may take and that the database, or a pooler, did not have at its start."
+    );
+}
+
+/// Starts at zero, for the `metrics` that the catalogue has.
+pub fn of_service<'a>(metrics: impl Iterator<Item = &'a str>) {
+    for metric in metrics {
+        for outcome in DECISION_OUTCOMES {
+            counter!(DECISIONS, "outcome" => outcome, "metric" => metric.to_owned()).absolute(0);
+        }
+        gauge!(GRACE_BY_METRIC, "metric" => metric.to_owned()).set(0.0);
+    }
+    let _ = histogram!(DECISION_TIME);
+    for call in CALLS {
+        for outcome in CALL_OUTCOMES {
+            counter!(STRIPE_CALLS, "call" => call, "outcome" => outcome).absolute(0);
+        }
+    }
+}
+
+/// One quota decision.
+pub fn decision(outcome: &'static str, metric: &str, took: Duration) {
+    counter!(DECISIONS, "outcome" => outcome, "metric" => metric.to_owned()).increment(1);
+    histogram!(DECISION_TIME).record(took);
+}
+
+/// One call to Stripe, with all its attempts.
+pub fn stripe_call(call: &'static str, outcome: &'static str, took: Duration) {
+    counter!(STRIPE_CALLS, "call" => call, "outcome" => outcome).increment(1);
+    histogram!(STRIPE_TIME, "call" => call).record(took);
+}
+
+/// How many connections were found missing at the start.
+pub fn connections_missing(missing: u32) {
+    gauge!(MISSING).set(f64::from(missing));
+}
