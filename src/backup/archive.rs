@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -117,12 +118,51 @@ async fn dump(
         return Err(BackupError::Empty);
     }
     let target = Target::new(url)?;
+    let (sha256, bytes) = loop {
+        match run(&target, &snapshot, out, &mut progress).await? {
+            Dumped::All { sha256, bytes } => break (sha256, bytes),
+            Dumped::Locked => {
+                tracing::warn!("another session holds a lock on a table; the backup waits for it");
+            }
+        }
+    };
+    Ok(Manifest {
+        created_at: Timestamp::now(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        sha256,
+        bytes,
+        rows,
+    })
+}
+
+/// How long pg_dump waits for a lock before we start it again: with us gone, it
+/// waits no longer.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+enum Dumped {
+    All {
+        sha256: String,
+        bytes: u64,
+    },
+    /// Nothing was written: another session holds a table.
+    Locked,
+}
+
+/// Runs pg_dump, whose output ends with us.
+async fn run(
+    target: &Target,
+    snapshot: &str,
+    out: &mut (impl AsyncWrite + Unpin),
+    mut progress: impl FnMut(&str),
+) -> Result<Dumped, BackupError> {
+    let started = Instant::now();
     let mut child = target
         .command("pg_dump")?
         // An owner that is no superuser is bound by row-level security, too.
         .args(["--format=custom", "--enable-row-security", "--verbose"])
         .args(["--schema=public", "--schema=auth"])
         .arg(format!("--snapshot={snapshot}"))
+        .arg(format!("--lock-wait-timeout={}", LOCK_WAIT.as_millis()))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -165,18 +205,17 @@ async fn dump(
         path: "the backup".into(),
         error,
     })?;
-    if !status.success() {
-        return Err(BackupError::Tool {
-            tool: "pg_dump",
-            said,
-        });
+    if status.success() {
+        return Ok(Dumped::All { sha256, bytes });
     }
-    Ok(Manifest {
-        created_at: Timestamp::now(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        sha256,
-        bytes,
-        rows,
+    // Servers speak many languages, and all show the statement. One that may not
+    // lock a table says so at once.
+    if bytes == 0 && started.elapsed() >= LOCK_WAIT && said.contains("LOCK TABLE") {
+        return Ok(Dumped::Locked);
+    }
+    Err(BackupError::Tool {
+        tool: "pg_dump",
+        said,
     })
 }
 
@@ -219,7 +258,7 @@ fn refused(error: sqlx::Error) -> BackupError {
     }
 }
 
-fn unreachable(error: db::DatabaseError) -> BackupError {
+pub(super) fn unreachable(error: db::DatabaseError) -> BackupError {
     match error {
         db::DatabaseError::Unreachable(error) | db::DatabaseError::Query(error) => {
             BackupError::Database(error)

@@ -3,6 +3,7 @@
 
 mod address;
 mod archive;
+mod load;
 mod manifest;
 mod restore;
 mod service_file;

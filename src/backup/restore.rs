@@ -1,14 +1,13 @@
 //! Restoring: into an empty database, all or nothing, and looked at afterwards.
 
 use std::path::Path;
-use std::process::Stdio;
 
 use serde::Serialize;
 use sqlx::postgres::PgConnectOptions;
-use tokio::io::AsyncWriteExt as _;
 
-use super::archive::{checksum, read_back};
-use super::tools::{Target, plain};
+use super::archive::{checksum, read_back, unreachable};
+use super::load::load;
+use super::tools::plain;
 use super::{BackupError, Manifest, store};
 use crate::audit;
 use crate::db;
@@ -32,11 +31,7 @@ pub struct Restored {
 /// # Errors
 /// Where anything is wrong, nothing was restored; but for what the last checks
 /// find, which say so.
-pub async fn restore(
-    owner: &PgConnectOptions,
-    url: &str,
-    file: &Path,
-) -> Result<Restored, BackupError> {
+pub async fn restore(owner: &PgConnectOptions, file: &Path) -> Result<Restored, BackupError> {
     let manifest = Manifest::read(file)?;
     if let Some(manifest) = &manifest
         && manifest.sha256 != checksum(file)?
@@ -44,47 +39,14 @@ pub async fn restore(
         return Err(BackupError::Checksum(file.to_owned()));
     }
     read_back(file).await?;
-    let mut conn = db::connect(owner)
-        .await
-        .map_err(|error| BackupError::Tool {
-            tool: "the connection",
-            said: error.to_string(),
-        })?;
+    let mut conn = db::connect(owner).await.map_err(unreachable)?;
     let tables = store::tables(&mut conn).await?;
     if tables > 0 {
         return Err(BackupError::NotEmpty(tables));
     }
     store::make_roles(&mut conn).await?;
     let contents = contents(file, &store::schemas(&mut conn).await?).await?;
-    let target = Target::new(url)?;
-    let mut child = target
-        .command("pg_restore")?
-        .args(["--single-transaction", "--exit-on-error"])
-        .arg("--use-list=/dev/stdin")
-        .arg("--")
-        .arg(file)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|_| BackupError::NoTool("pg_restore"))?;
-    let mut list = child.stdin.take().expect("it is piped");
-    let failed = |error: std::io::Error| BackupError::Tool {
-        tool: "pg_restore",
-        said: error.to_string(),
-    };
-    let (told, ran) = tokio::join!(
-        async move { list.write_all(contents.as_bytes()).await },
-        child.wait_with_output()
-    );
-    let ran = ran.map_err(failed)?;
-    if !ran.status.success() {
-        return Err(BackupError::Tool {
-            tool: "pg_restore",
-            said: String::from_utf8_lossy(&ran.stderr).trim().to_owned(),
-        });
-    }
-    told.map_err(failed)?;
+    load(owner, file, &contents).await?;
     // What the catalog lets everyone do is in no backup.
     db::guards::close_large_objects(&mut conn).await?;
     let rows = store::counts(&mut conn).await?;

@@ -97,14 +97,13 @@ impl Restore {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let database = Database::locate(&global.database_of_owner()?).await?;
         say(&format!("restoring into {}", database.description()));
-        let result = self.run_on(&database, global).await;
+        let result = self.run_on(&database).await;
         database.close().await;
         result
     }
 
-    async fn run_on(self, database: &Database, global: &GlobalArgs) -> Result<(), Failure> {
-        let url = owner_url(database, global).unwrap_or_default();
-        let restored = backup::restore(&database.owner, &url, &self.file).await?;
+    async fn run_on(self, database: &Database) -> Result<(), Failure> {
+        let restored = backup::restore(&database.owner, &self.file).await?;
         self.format.print(&restored, |restored| {
             let counted = if restored.counted {
                 "as many as in the backup"

@@ -4,6 +4,7 @@ mod backups;
 mod cron;
 mod deployment_guide;
 mod image;
+mod killed;
 mod manifests;
 mod monitoring;
 mod rollout;
