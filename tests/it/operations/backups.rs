@@ -154,6 +154,66 @@ async fn a_backup_needs_the_owners_url_alone_and_says_why_it_fails() {
     );
 }
 
+/// As managed PostgreSQL gives one: it owns what the migrations made, and
+/// row-level security binds it.
+#[tokio::test]
+async fn an_owner_that_is_no_superuser_backs_up_and_is_remembered() {
+    let service = TestService::start().await;
+    let db = &service.db;
+    let tenant = Tenant::of(&service, "Kept").await;
+    tenant.consume(&service, "api_calls", 7).await.ok();
+    let owner = format!("owner_{}", db.name);
+    db.execute(&format!(
+        "CREATE ROLE {owner} LOGIN; GRANT billing_owner TO {owner}"
+    ))
+    .await;
+    let bound = format!("pg_roles WHERE rolname = '{owner}' AND NOT rolsuper AND NOT rolbypassrls");
+    assert_eq!(db.count(&bound).await, 1);
+    let backup = |doctor: &crate::support::program::Ran| {
+        let checks = doctor.json();
+        let mut checks = checks.as_array().unwrap().iter();
+        checks.find(|check| check["name"] == "backup").unwrap()["verdict"].clone()
+    };
+    assert_eq!(
+        backup(&run(&mut program_on(db, &["doctor", "--json"]))),
+        "warning"
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("owner.dump");
+    let name = file.to_str().unwrap();
+    let mut command = program(&["backup", name, "--json"]);
+    let written = run(command.env("MIGRATION_DATABASE_URL", db.url(&owner)));
+    assert_eq!(written.status, 0, "{}", written.stderr);
+    assert!(
+        !written.stderr.contains("cannot remember"),
+        "{}",
+        written.stderr
+    );
+    // Row-level security hid no row from it.
+    let rows = written.json()["rows"].clone();
+    for table in [
+        "organizations",
+        "usage_events",
+        "billing_audit_log",
+        "api_keys",
+    ] {
+        let there = db.count(table).await;
+        assert!(there > 0, "{table}");
+        assert_eq!(rows[table], there, "{table}");
+    }
+    let doctor = run(&mut program_on(db, &["doctor", "--json"]));
+    assert_eq!(backup(&doctor), "ok", "{}", doctor.stdout);
+
+    // It holds them, too.
+    let other = TestDatabase::empty().await;
+    let restored = on(&other, &["restore", name, "--json"]);
+    assert_eq!(restored.status, 0, "{}", restored.stderr);
+    assert_eq!(restored.json()["counted"], true);
+    db.execute(&format!("DROP OWNED BY {owner}; DROP ROLE {owner}"))
+        .await;
+}
+
 #[tokio::test]
 async fn a_database_with_nothing_in_it_is_not_backed_up() {
     let folder = tempfile::tempdir().unwrap();
