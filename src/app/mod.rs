@@ -360,7 +360,7 @@ async fn keep_time(recorded: PrometheusHandle, stop: CancellationToken) {
 
 /// Each has a connection, and a server process that counts for it.
 fn counting_lanes() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4))
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(limits::USAGE_LANES))
 }
 
 /// Brings the quotas to what the catalogue says now; those of organizations that

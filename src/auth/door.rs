@@ -10,11 +10,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::login::LoginError;
 use super::token::Hash;
+use crate::http::budget::limits;
 
-/// Logins at once: those that are hashed, and those that wait for it.
-const AT_ONCE: usize = 34;
-/// Of one address, which may be an office's.
-const AT_ONCE_EACH: usize = 16;
 /// How long is believed that somebody is to wait: a success elsewhere, or an
 /// operator, may end it.
 const BELIEVED: Duration = Duration::from_secs(1);
@@ -45,7 +42,7 @@ pub struct Admitted {
 impl Default for Door {
     fn default() -> Self {
         Self {
-            all: Arc::new(Semaphore::new(AT_ONCE)),
+            all: Arc::new(Semaphore::new(limits::LOGINS)),
             inside: Arc::default(),
             waiting: Arc::default(),
         }
@@ -72,7 +69,7 @@ impl Door {
         }
         let mut inside = lock(&self.inside);
         let of_address = inside.get(address).copied().unwrap_or(0);
-        if of_address >= AT_ONCE_EACH {
+        if of_address >= limits::LOGINS_OF_ADDRESS {
             return Err(LoginError::Busy);
         }
         let permit = self.all.clone().try_acquire_owned();
@@ -134,7 +131,7 @@ mod tests {
     #[test]
     fn one_address_leaves_room_for_others() {
         let door = Door::default();
-        let own: Vec<Admitted> = (0..AT_ONCE_EACH)
+        let own: Vec<Admitted> = (0..limits::LOGINS_OF_ADDRESS)
             .map(|n| door.enter(&key(100 + n), &key(1)).unwrap())
             .collect();
         assert!(matches!(
@@ -151,7 +148,7 @@ mod tests {
     #[test]
     fn many_addresses_are_told_to_come_back() {
         let door = Door::default();
-        let inside: Vec<Admitted> = (0..AT_ONCE)
+        let inside: Vec<Admitted> = (0..limits::LOGINS)
             .map(|n| door.enter(&key(n), &key(n)).unwrap())
             .collect();
         assert!(matches!(

@@ -9,18 +9,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use crate::error::Problem;
+use crate::http::budget::limits;
 use crate::metrics;
 
-/// Calls at once: each is a connection from a client and one to an upstream.
-const CALLS: usize = 1_024;
-/// A quarter of them, so that no organization takes all.
-const CALLS_EACH: usize = 256;
-/// Answers on their way, in KiB. What a connection reads at once grows with the
-/// answer, up to 400 KiB, which a client that reads slowly leaves with us.
-const KIB: usize = 64 * 1_024;
-const KIB_EACH: usize = KIB / 4;
-/// A read takes at least as much.
-const LEAST_KIB: usize = 16;
 /// A client that comes again after this may find room.
 const COME_BACK_SECS: u32 = 1;
 
@@ -34,20 +25,21 @@ pub struct Room {
 #[derive(Clone)]
 struct Share {
     calls: Arc<Semaphore>,
-    kib: Arc<Semaphore>,
+    /// Of answers.
+    bytes: Arc<Semaphore>,
 }
 
 impl Share {
-    fn new(calls: usize, kib: usize) -> Self {
+    fn new(calls: usize, bytes: usize) -> Self {
         Self {
             calls: Arc::new(Semaphore::new(calls)),
-            kib: Arc::new(Semaphore::new(kib)),
+            bytes: Arc::new(Semaphore::new(bytes)),
         }
     }
 
     /// Whether no call of it is under way.
     fn is_idle(&self) -> bool {
-        self.calls.available_permits() == CALLS_EACH
+        self.calls.available_permits() == limits::CALLS_OF_ORGANIZATION
     }
 }
 
@@ -68,7 +60,7 @@ pub struct ReadRoom {
 impl Default for Room {
     fn default() -> Self {
         Self {
-            all: Share::new(CALLS, KIB),
+            all: Share::new(limits::CALLS, limits::FORWARDED),
             of: Arc::default(),
         }
     }
@@ -80,7 +72,12 @@ impl Room {
         let own = self
             .shares()
             .entry(organization_id)
-            .or_insert_with(|| Share::new(CALLS_EACH, KIB_EACH))
+            .or_insert_with(|| {
+                Share::new(
+                    limits::CALLS_OF_ORGANIZATION,
+                    limits::FORWARDED_OF_ORGANIZATION,
+                )
+            })
             .clone();
         let of_own = own.calls.clone().try_acquire_owned();
         let of_all = self.all.calls.clone().try_acquire_owned();
@@ -90,7 +87,8 @@ impl Room {
                 StatusCode::TOO_MANY_REQUESTS,
                 "too_many_calls",
                 format!(
-                    "{CALLS_EACH} calls of this organization are under way; wait until one ends"
+                    "{} calls of this organization are under way; wait until one ends",
+                    limits::CALLS_OF_ORGANIZATION
                 ),
             )),
             (Ok(_), Err(_)) => Err(Problem::unavailable(
@@ -130,9 +128,9 @@ impl Place {
     /// Waits until as much may be read as a connection that last read `bytes`
     /// reads next: at most twice that.
     pub async fn for_reading(&self, bytes: usize) -> ReadRoom {
-        let kib = (2 * bytes).div_ceil(1_024).clamp(LEAST_KIB, KIB_EACH);
-        let kib = u32::try_from(kib).expect("it is a part of the room");
-        let take = |share: &Share| share.kib.clone().acquire_many_owned(kib);
+        let bytes = (2 * bytes).clamp(limits::FORWARDED_READ, limits::FORWARDED_OF_ORGANIZATION);
+        let bytes = u32::try_from(bytes).expect("it is a part of the room");
+        let take = |share: &Share| share.bytes.clone().acquire_many_owned(bytes);
         let of_own = take(&self.own).await.expect("nobody closes it");
         let of_all = take(&self.room.all).await.expect("nobody closes it");
         ReadRoom {

@@ -15,6 +15,7 @@ use futures_util::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
+use super::budget::limits;
 use super::caller::Caller;
 use super::idempotency;
 use crate::auth::{is_forward_auth, is_forwarded};
@@ -27,10 +28,7 @@ use crate::telemetry::seldom::Seldom;
 struct Limit {
     /// The label of the metric.
     class: &'static str,
-    /// Under way at once.
-    units: u32,
-    /// Requests that wait beside them.
-    waiting: usize,
+    room: limits::OfOrganization,
     code: &'static str,
     detail: &'static str,
 }
@@ -39,52 +37,36 @@ const TOO_MANY: &str = "too_many_requests";
 const WAIT_FOR_ANSWERS: &str = "this organization has as many requests of this kind under way as it \
                                 may; wait for their answers, or send this again a little later";
 
-/// Checks and events, by the size of their bodies: a unit, and one for each
-/// 4 KiB. 256 small ones fill a group's half; eight of the largest are 8 MiB.
 const USAGE: Limit = Limit {
     class: "usage",
-    units: 256,
-    waiting: 2_048,
+    room: limits::USAGE,
     code: "too_many_usage_events",
     detail: "this organization sends more usage than is its share, and this was not counted: \
              send it again with the same id, a little later",
 };
-/// Five of the eight connections that requests share. With those that change
-/// something one stays for others.
 const READS: Limit = Limit {
     class: "reads",
-    units: 5,
-    waiting: 512,
+    room: limits::READS,
     code: TOO_MANY,
     detail: WAIT_FOR_ANSWERS,
 };
-/// Previews have connections of their own, and share what they read.
 const PREVIEWS: Limit = Limit {
     class: "previews",
-    units: 16,
-    waiting: 128,
+    room: limits::PREVIEWS,
     ..READS
 };
-/// Changes ask Stripe, and of one organization one at a time is made.
 const CHANGES: Limit = Limit {
     class: "changes",
-    units: 2,
-    waiting: 64,
+    room: limits::CHANGES,
     ..READS
 };
-/// An export is under way until its last byte is sent.
 const EXPORTS: Limit = Limit {
     class: "exports",
-    units: 2,
-    waiting: 16,
+    room: limits::EXPORTS,
     ..READS
 };
 const LIMITS: [Limit; 5] = [USAGE, READS, PREVIEWS, CHANGES, EXPORTS];
 
-const UNIT_BYTES: u64 = 4 * 1024;
-const MOST_UNITS: u32 = 32;
-/// How long a request waits for those before it.
-const PATIENCE: Duration = Duration::from_secs(2);
 const ASK_AGAIN_SECS: u32 = 1;
 
 /// The classes of requests, apart for each organization.
@@ -102,7 +84,7 @@ impl Default for Shares {
             metrics::start_share(limit.class);
         }
         Self(Arc::new(LIMITS.map(|limit| Class {
-            turnstile: Turnstile::new(limit.units, limit.waiting),
+            turnstile: Turnstile::new(limit.room),
             refused: Seldom::default(),
         })))
     }
@@ -124,7 +106,9 @@ impl Shares {
             let Some(limit) = limit else { continue };
             let units = if limit == USAGE { units(&request) } else { 1 };
             let class = self.class(limit);
-            let entered = class.turnstile.enter(organization, units, PATIENCE);
+            let entered = class
+                .turnstile
+                .enter(organization, units, limits::WAIT_OF_ORGANIZATION);
             match entered.await {
                 Ok(passed) => *pass = Some(passed),
                 Err(Busy) => return class.refusal(limit, organization),
@@ -200,10 +184,10 @@ fn units(request: &Request<Body>) -> u32 {
     let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     let has_body = *request.method() != Method::GET && *request.method() != Method::HEAD;
     let Some(length) = length.or((!has_body).then_some(0)) else {
-        return MOST_UNITS;
+        return limits::USAGE_UNITS_OF_REQUEST;
     };
-    let units = u32::try_from(1 + length / UNIT_BYTES).unwrap_or(u32::MAX);
-    units.min(MOST_UNITS)
+    let units = u32::try_from(1 + length / limits::USAGE_UNIT).unwrap_or(u32::MAX);
+    units.min(limits::USAGE_UNITS_OF_REQUEST)
 }
 
 /// As many units as it has for each who comes, in the order in which they come.
@@ -241,10 +225,10 @@ struct Present {
 }
 
 impl Turnstile {
-    pub fn new(units: u32, waiting: usize) -> Self {
+    pub fn new(room: limits::OfOrganization) -> Self {
         Self {
-            units,
-            waiting,
+            units: room.units,
+            waiting: room.waiting,
             shares: Arc::default(),
         }
     }
@@ -336,7 +320,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_has_a_share_and_the_rest_waits_in_order() {
-        let turnstile = Turnstile::new(2, 2);
+        let turnstile = Turnstile::new(room(2, 2));
         let first = turnstile.enter(A, 1, LONG).await.unwrap();
         let second = turnstile.enter(A, 1, LONG).await.unwrap();
         let mut context = Context::from_waker(Waker::noop());
@@ -360,7 +344,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_gives_up_or_waits_in_vain_leaves_nothing_behind() {
-        let turnstile = Turnstile::new(1, 8);
+        let turnstile = Turnstile::new(room(1, 8));
         let first = turnstile.enter(A, 1, LONG).await.unwrap();
         let late = turnstile.enter(A, 1, Duration::from_millis(1)).await;
         assert_eq!(late.unwrap_err(), Busy);

@@ -11,11 +11,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{altered, store};
 use crate::db;
+use crate::http::budget::limits;
 use crate::metrics;
 use crate::stripe::event::Envelope;
 
-/// How many deliveries wait at most; more are told to come back.
-const QUEUE: usize = 1_024;
 /// How many deliveries one commit takes at most.
 const LARGEST_GROUP: usize = 256;
 /// Other replicas' workers poll; this only spares them the wait.
@@ -117,7 +116,7 @@ pub fn new(
     source: Source,
     on_commit: impl Fn(usize) + Send + 'static,
 ) -> (Intake, Writer) {
-    let (sender, queue) = mpsc::channel(QUEUE);
+    let (sender, queue) = mpsc::channel(limits::DELIVERIES);
     let writer = Writer {
         options,
         queue,

@@ -23,6 +23,7 @@ use crate::db::{self, WorkerTx};
 use crate::event_handlers::{
     self, Applied, Context, Handled, HandlerError, StoredEvent, UnknownCustomers,
 };
+use crate::http::budget::limits;
 use crate::metrics;
 use crate::plans::Catalogue;
 use crate::stripe::account::{Account, OwnAccount};
@@ -31,11 +32,10 @@ use crate::telemetry;
 use crate::trace_context::TraceParent;
 pub use failing::{failure_of, refused};
 
-/// What shares a transaction at most. What is made of a payload takes many times
-/// its bytes, for each worker.
+/// What shares a transaction at most.
 const BATCH: leases::Most = leases::Most {
-    events: 256,
-    bytes: 2 * 1024 * 1024,
+    events: limits::PROCESSED_EVENTS,
+    bytes: limits::PROCESSED_BYTES,
 };
 /// How often an idle worker looks, should no notification reach it.
 const POLL: Duration = Duration::from_secs(1);

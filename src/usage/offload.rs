@@ -8,14 +8,18 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::error::Problem;
+use crate::http::budget::limits;
 use crate::http::shares::Turnstile;
 
 /// What is no longer than this is read where it arrives.
 pub const LARGE_BYTES: usize = 16 * 1024;
 /// At once, on threads of their own: the other cores have more to do.
 const THREADS: usize = 2;
-/// What one organization may have under way bounds it long before.
-const WAITING: usize = 4_096;
+/// What one organization may have under way bounds those that wait long before.
+const ONE_AT_A_TIME: limits::OfOrganization = limits::OfOrganization {
+    units: 1,
+    waiting: 4_096,
+};
 /// Requests are given up after less.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -28,7 +32,7 @@ pub struct Offload {
 impl Default for Offload {
     fn default() -> Self {
         Self {
-            turns: Arc::new(Turnstile::new(1, WAITING)),
+            turns: Arc::new(Turnstile::new(ONE_AT_A_TIME)),
             threads: Arc::new(Semaphore::new(THREADS)),
         }
     }

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
 use super::ledger::{LedgerError, Op, Reply};
+use crate::http::budget::limits;
 
 /// What a lane's requests come to, until they are answered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -22,12 +23,11 @@ pub struct Load {
     pub bytes: usize,
 }
 
-/// The room of a lane. There are at most four: 64 MiB in all, of the 512 that
-/// the manifests give, and half a second of counting.
+/// The room of a lane.
 pub const ROOM: Load = Load {
-    requests: 4_096,
-    events: 64_000,
-    bytes: 16 * 1024 * 1024,
+    requests: limits::USAGE_REQUESTS,
+    events: limits::USAGE_EVENTS,
+    bytes: limits::USAGE_BYTES,
 };
 /// How many requests, and events in them, one commit takes at most.
 pub const LARGEST_GROUP: usize = 512;

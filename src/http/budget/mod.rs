@@ -11,9 +11,11 @@
 //! | bodies of deliveries beyond their first 16 KiB | 32 |
 //! | bodies with a credential, and twice as much for what is made of them | 96 |
 //! | bodies without a credential | 4 |
+//! | answers of upstreams, on their way to clients | 16 |
+//! | their copies, until they are kept | 12 |
 //! | usage that waits to be counted | 64 |
 //! | events that are processed | 64 |
-//! | | 484 |
+//! | | 512 |
 //!
 //! Nothing here refuses what fits. Where a limit is reached, the slow and the
 //! idle go first; then whoever asks for more is told to come back.

@@ -16,8 +16,9 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
+use super::copies::Copy;
 use super::store::{self, Answer, Lease};
-use super::{Keeper, LEASE_SECS, MAX_KEPT_BYTES, settle};
+use super::{Keeper, LEASE_SECS, settle};
 use crate::error::Problem;
 
 const RENEW_EVERY: Duration = Duration::from_secs(20);
@@ -84,9 +85,10 @@ fn copy(
         let _renewing = renewing;
         // The client sees the end when the answer is kept: asked again at
         // once, it is there.
-        match pass(body, &client).await {
-            Ok(copied) => {
-                answer.body = copied;
+        let copy = keeper.copies.begin(lease.organization_id);
+        match pass(body, &client, copy).await {
+            Ok(mut copied) => {
+                answer.body = copied.as_mut().map(Copy::take);
                 warn_of(keeper.keep(&lease, answer).await);
             }
             Err(error) => {
@@ -102,16 +104,17 @@ fn copy(
     Response::from_parts(parts, Body::from_stream(chunks))
 }
 
-/// Hands the chunks to `client`; their copy, where it is not too large.
-async fn pass(body: Body, client: &mpsc::Sender<Chunk>) -> Result<Option<Vec<u8>>, axum::Error> {
-    let mut copied = Some(Vec::new());
+/// Hands the chunks to `client`; their copy, where there is room for it.
+async fn pass(
+    body: Body,
+    client: &mpsc::Sender<Chunk>,
+    copy: Copy,
+) -> Result<Option<Copy>, axum::Error> {
+    let mut copied = Some(copy);
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk?;
-        copied = copied.filter(|kept| kept.len() + chunk.len() <= MAX_KEPT_BYTES);
-        if let Some(copied) = &mut copied {
-            copied.extend_from_slice(&chunk);
-        }
+        copied = copied.and_then(|copy| copy.and(&chunk));
         let gone = client.is_closed() || client.send(Ok(chunk)).await.is_err();
         if gone && copied.is_none() {
             // Nobody wants the rest.

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-const MOST_BYTES: u64 = 64 * 1024 * 1024;
+use crate::http::budget::limits;
+
 /// Answers are kept for a day, which is counted in hours.
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const HOURS: usize = 24;
@@ -58,7 +59,7 @@ impl Kept {
         }
         let of = hours.of.entry(organization_id).or_insert([0; HOURS]);
         let bytes = bytes as u64;
-        let fits = of.iter().sum::<u64>() + bytes <= MOST_BYTES;
+        let fits = of.iter().sum::<u64>() + bytes <= limits::KEPT_ANSWERS;
         if fits {
             of[slot(hour)] += bytes;
         }

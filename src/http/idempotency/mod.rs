@@ -10,6 +10,7 @@
 //! What is forwarded to an upstream takes as long as the upstream does: its
 //! lease is renewed, and its answer is passed on while it is copied.
 
+mod copies;
 mod copying;
 mod kept;
 mod key;
@@ -32,10 +33,12 @@ use uuid::Uuid;
 
 use super::RequestId;
 use super::body;
+use super::budget::limits;
 use super::caller::Caller;
-use super::shares::Turnstile;
+use super::shares::{Busy, Pass, Turnstile};
 use crate::auth::{is_forward_auth, is_forwarded};
 use crate::error::Problem;
+use copies::Copies;
 pub use copying::Streamed;
 use kept::Kept;
 pub use key::{HEADER, Key};
@@ -49,19 +52,13 @@ const WORK: Duration = Duration::from_secs(50);
 const LEASE_SECS: u32 = 60;
 /// How soon to ask again whether the first request is done.
 const ASK_AGAIN_SECS: u32 = 2;
-/// Keys of one organization that are claimed or settled at once, of the eight
-/// connections that requests share, and that wait for it, as long as this.
-const AT_ONCE: u32 = 5;
-const WAITING: usize = 512;
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Larger answers are passed on and not kept.
-const MAX_KEPT_BYTES: usize = 1024 * 1024;
 
 /// Where answers are kept.
 #[derive(Clone)]
 pub struct Keeper {
     pool: PgPool,
     kept: Arc<Kept>,
+    copies: Copies,
     /// What one organization's keys may have of the API's connections.
     turns: Arc<Turnstile>,
 }
@@ -71,7 +68,8 @@ impl Keeper {
         Self {
             pool,
             kept: Arc::default(),
-            turns: Arc::new(Turnstile::new(AT_ONCE, WAITING)),
+            copies: Copies::default(),
+            turns: Arc::new(Turnstile::new(limits::KEYS)),
         }
     }
 
@@ -81,15 +79,20 @@ impl Keeper {
         answer.body = answer
             .body
             .filter(|body| kept.take(lease.organization_id, body.len()));
-        let turn = self.turns.enter(lease.organization_id, 1, PATIENCE).await;
+        let turn = self.turn(lease).await;
         // Its turn or not: it is carried out.
         let kept = store::finish(&self.pool, lease, &answer).await;
         drop(turn);
         kept
     }
 
+    async fn turn(&self, lease: &Lease) -> Result<Pass, Busy> {
+        let patience = limits::WAIT_OF_ORGANIZATION;
+        self.turns.enter(lease.organization_id, 1, patience).await
+    }
+
     async fn claim(&self, lease: &Lease, fingerprint: &[u8; 32]) -> Result<Claim, Problem> {
-        let turn = self.turns.enter(lease.organization_id, 1, PATIENCE).await;
+        let turn = self.turn(lease).await;
         let _turn = turn.map_err(|_| too_many())?;
         Ok(store::claim(&self.pool, lease, fingerprint, LEASE_SECS).await?)
     }
@@ -218,7 +221,7 @@ async fn take_body(
     let mut rest = body.into_data_stream();
     while let Some(chunk) = rest.next().await {
         taken.extend_from_slice(&chunk?);
-        if taken.len() > MAX_KEPT_BYTES {
+        if taken.len() > limits::KEPT_ANSWER {
             let begun = futures_util::stream::iter([Ok(taken.into())]);
             return Ok((None, Body::from_stream(begun.chain(rest))));
         }

@@ -18,8 +18,13 @@ pub const ATTACKS: &[Attack] = &[
     }),
     Attack::new("calls that last", ROOM, |world| Box::pin(lasting(world))),
     Attack::new("answers that are read slowly", ROOM, |world| {
-        Box::pin(read_slowly(world))
+        Box::pin(read_slowly(world, false))
     }),
+    Attack::new(
+        "keyed answers that are read slowly",
+        "copies of answers have their share of the memory",
+        |world| Box::pin(read_slowly(world, true)),
+    ),
     Attack::new(
         "large keyed calls",
         "idempotency takes of its organization's share",
@@ -46,8 +51,16 @@ pub const ATTACKS: &[Attack] = &[
 ];
 
 fn call(world: &World, path: &str) -> String {
-    let bearer = format!("authorization: Bearer {}\r\n", world.tenant.key);
-    head("POST", path, &bearer, 2) + "{}"
+    head("POST", path, &bearer(world), 2) + "{}"
+}
+
+fn keyed_call(world: &World, path: &str) -> String {
+    let key = format!("{}idempotency-key: {}\r\n", bearer(world), Uuid::new_v4());
+    head("POST", path, &key, 2) + "{}"
+}
+
+fn bearer(world: &World) -> String {
+    format!("authorization: Bearer {}\r\n", world.tenant.key)
 }
 
 async fn hung_up(world: Arc<World>) {
@@ -84,17 +97,22 @@ async fn lasting(world: Arc<World>) {
     .await;
 }
 
-async fn read_slowly(world: Arc<World>) {
-    crowd(&world, world.sizes.connections, |world, _| async move {
-        let request = call(&world, "/tools/much");
-        let Ok(mut stream) = connect_narrow(&world).await else {
-            return;
-        };
-        let _ = stream.write_all(request.as_bytes()).await;
-        let mut some = [0; 1_024];
-        while stream.read(&mut some).await.is_ok_and(|n| n > 0) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    })
+async fn read_slowly(world: Arc<World>, keyed: bool) {
+    crowd(
+        &world,
+        world.sizes.connections,
+        move |world, _| async move {
+            let call = if keyed { keyed_call } else { call };
+            let request = call(&world, "/tools/much");
+            let Ok(mut stream) = connect_narrow(&world).await else {
+                return;
+            };
+            let _ = stream.write_all(request.as_bytes()).await;
+            let mut some = [0; 1_024];
+            while stream.read(&mut some).await.is_ok_and(|n| n > 0) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        },
+    )
     .await;
 }
