@@ -155,15 +155,26 @@ pub async fn append(
            SELECT e.*, h.last_sequence + e.place AS sequence, h.last_hash AS previous_hash
              FROM entries e
              JOIN billing_audit_chain_heads h ON h.organization_id = e.organization_id),
+         -- Most organizations have one entry: the aggregate takes twice as long for it.
+         first AS MATERIALIZED (
+           SELECT p.*,
+                  billing_audit_entry_hash(
+                    p.previous_hash, p.organization_id, p.id, p.sequence, p.action, p.actor_type,
+                    p.actor_id, p.resource_type, p.resource_id, p.before_state, p.after_state,
+                    p.metadata, p.ip_address, p.user_agent, p.created_at) AS hash
+             FROM placed p WHERE p.place = 1),
          chain AS MATERIALIZED (
+           SELECT * FROM first
+           UNION ALL
            SELECT p.*,
                   billing_audit_running_entry_hash(
-                    p.previous_hash, p.organization_id, p.id, p.sequence, p.action, p.actor_type,
+                    f.hash, p.organization_id, p.id, p.sequence, p.action, p.actor_type,
                     p.actor_id, p.resource_type, p.resource_id, p.before_state, p.after_state,
                     p.metadata, p.ip_address, p.user_agent, p.created_at)
                   OVER (PARTITION BY p.organization_id ORDER BY p.place ROWS UNBOUNDED PRECEDING)
-                  AS hash
-             FROM placed p),
+             FROM placed p
+             JOIN first f ON f.organization_id = p.organization_id
+            WHERE p.place > 1),
          appended AS (
            INSERT INTO billing_audit_log (
              organization_id, id, sequence, action, actor_type, actor_id, resource_type, resource_id,

@@ -320,7 +320,10 @@ mod tests {
 
     #[tokio::test]
     async fn each_has_a_share_and_the_rest_waits_in_order() {
-        let turnstile = Turnstile::new(room(2, 2));
+        let turnstile = Turnstile::new(limits::OfOrganization {
+            units: 2,
+            waiting: 2,
+        });
         let first = turnstile.enter(A, 1, LONG).await.unwrap();
         let second = turnstile.enter(A, 1, LONG).await.unwrap();
         let mut context = Context::from_waker(Waker::noop());
@@ -344,7 +347,10 @@ mod tests {
 
     #[tokio::test]
     async fn who_gives_up_or_waits_in_vain_leaves_nothing_behind() {
-        let turnstile = Turnstile::new(room(1, 8));
+        let turnstile = Turnstile::new(limits::OfOrganization {
+            units: 1,
+            waiting: 8,
+        });
         let first = turnstile.enter(A, 1, LONG).await.unwrap();
         let late = turnstile.enter(A, 1, Duration::from_millis(1)).await;
         assert_eq!(late.unwrap_err(), Busy);
