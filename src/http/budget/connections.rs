@@ -31,6 +31,15 @@ impl Drop for Place {
     }
 }
 
+/// Whether a head may grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Growth {
+    Now,
+    /// Once those are gone that were told to go for it.
+    Soon,
+    Never,
+}
+
 impl Open {
     pub fn len(&self) -> usize {
         self.lines.len()
@@ -90,7 +99,9 @@ impl Open {
 
     fn tell_to_go(&mut self, line: &Line) {
         self.remove(line);
-        line.budget.release_head(line);
+        let head = line.head.load(Ordering::Relaxed);
+        line.leaving.store(head, Ordering::Relaxed);
+        line.budget.heads_leaving.fetch_add(head, Ordering::Relaxed);
         line.tell_to_go();
     }
 }
@@ -149,17 +160,28 @@ impl Budget {
         Some(Place(open.add(self, peer, address)))
     }
 
-    /// Counts a head that has grown to `length` bytes. False: it must not grow
-    /// on.
-    pub fn head_grows(&self, line: &Line, length: usize) -> bool {
+    /// Takes room for a head to grow to `length` bytes.
+    pub fn head_grows(&self, line: &Line, length: usize) -> Growth {
         let Some(beyond) = length.checked_sub(limits::HEAD_FREE) else {
-            return true;
+            return Growth::Now;
         };
         let wanted = beyond * limits::HEAD_FACTOR;
         let more = wanted.saturating_sub(line.head.load(Ordering::Relaxed));
-        while self.heads.fetch_add(more, Ordering::Relaxed) + more > limits::HEADS {
-            self.heads.fetch_sub(more, Ordering::Relaxed);
-            let mut open = self.lock();
+        let mut open = self.lock();
+        loop {
+            if more > 0 && line.must_go() {
+                return Growth::Never;
+            }
+            let heads = self.heads.load(Ordering::Relaxed);
+            if heads + more <= limits::HEADS {
+                self.heads.fetch_add(more, Ordering::Relaxed);
+                line.head.fetch_add(more, Ordering::Relaxed);
+                return Growth::Now;
+            }
+            let staying = heads.saturating_sub(self.heads_leaving.load(Ordering::Relaxed));
+            if staying + more <= limits::HEADS {
+                return Growth::Soon;
+            }
             let largest = open.largest_head();
             metrics::bytes_refused(metrics::HEADS, Shortage::All.as_str());
             self.say("heads are cut off: all of them together are too large");
@@ -168,15 +190,14 @@ impl Budget {
                     metrics::evicted(Doing::Head.as_str());
                     open.tell_to_go(&largest);
                 }
-                _ => return false,
+                _ => return Growth::Never,
             }
         }
-        line.head.fetch_add(more, Ordering::Relaxed);
-        true
     }
 
     pub(super) fn release_head(&self, line: &Line) {
         release(&self.heads, line.head.swap(0, Ordering::Relaxed));
+        release(&self.heads_leaving, line.leaving.swap(0, Ordering::Relaxed));
     }
 }
 

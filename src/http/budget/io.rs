@@ -11,8 +11,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf, Take};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-use super::limits;
 use super::line::{Doing, Line};
+use super::{Growth, limits};
 
 /// A connection's stream: reads little at a time, counts heads, and ends when
 /// its client reads nothing.
@@ -34,7 +34,24 @@ impl Stream {
         }
     }
 
-    fn count(&mut self, read: usize) -> io::Result<()> {
+    /// Whether a head may grow by what is read next.
+    fn poll_room(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.head == 0 || self.line.doing() != Doing::Head {
+            return Poll::Ready(Ok(()));
+        }
+        let length = self.head + limits::READ;
+        match self.line.budget.head_grows(&self.line, length) {
+            Growth::Now => Poll::Ready(Ok(())),
+            Growth::Soon => {
+                // Behind those who were told to go, who were woken before.
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Growth::Never => Poll::Ready(Err(ErrorKind::OutOfMemory.into())),
+        }
+    }
+
+    fn count(&mut self, read: usize) {
         match self.line.doing() {
             Doing::Idle if read > 0 => {
                 self.line.turns_to(Doing::Head);
@@ -43,10 +60,6 @@ impl Stream {
             Doing::Head => self.head += read,
             _ => self.head = 0,
         }
-        if self.head > limits::HEAD_FREE && !self.line.budget.head_grows(&self.line, self.head) {
-            return Err(ErrorKind::OutOfMemory.into());
-        }
-        Ok(())
     }
 
     fn wrote<T>(
@@ -73,11 +86,13 @@ impl AsyncRead for Stream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        ready!(this.poll_room(context))?;
         let before = buffer.filled().len();
         this.inner.set_limit(limits::READ as u64);
         ready!(Pin::new(&mut this.inner).poll_read(context, buffer))?;
         let read = buffer.filled().len() - before;
-        Poll::Ready(this.count(read))
+        this.count(read);
+        Poll::Ready(Ok(()))
     }
 }
 

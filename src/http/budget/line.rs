@@ -58,6 +58,8 @@ pub struct Line {
     since_ms: AtomicU64,
     /// What its head is counted for.
     pub(super) head: AtomicUsize,
+    /// As much of it as was left when it was told to go.
+    pub(super) leaving: AtomicUsize,
     told_to_go: AtomicBool,
     waker: AtomicWaker,
 }
@@ -79,6 +81,7 @@ impl Line {
             doing: AtomicU8::new(Doing::Head as u8),
             since_ms: AtomicU64::new(now),
             head: AtomicUsize::new(0),
+            leaving: AtomicUsize::new(0),
             told_to_go: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }

@@ -33,8 +33,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 pub use address::{Address, forwarded_for};
-use connections::Open;
 pub use connections::Place;
+use connections::{Growth, Open};
 pub use io::{Answer, Stream};
 pub use line::{Doing, Line};
 use shares::Share;
@@ -52,6 +52,8 @@ pub struct Budget {
     epoch: Instant,
     open: Mutex<Open>,
     heads: AtomicUsize,
+    /// Of these, what those have who were told to go, until they are gone.
+    heads_leaving: AtomicUsize,
     shares: [Share; 3],
     said: Seldom,
 }
@@ -65,6 +67,7 @@ impl Budget {
             epoch: Instant::now(),
             open: Mutex::default(),
             heads: AtomicUsize::new(0),
+            heads_leaving: AtomicUsize::new(0),
             shares: Default::default(),
             said: Seldom::default(),
         })

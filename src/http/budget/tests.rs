@@ -85,17 +85,26 @@ fn an_address_has_a_share_of_the_connections() {
 fn heads_share_what_there_is_and_the_largest_gives_way() {
     let budget = budget(100);
     let mib = 1024 * 1024;
+    let grows = |place: &Place, length| budget.head_grows(&place.0, length);
     let large = budget.admit(peer(STRANGER)).unwrap();
-    assert!(budget.head_grows(&large.0, mib));
+    assert_eq!(grows(&large, mib), Growth::Now);
     let mut others = Vec::new();
-    for _ in 0..8 {
+    for _ in 0..7 {
         let other = budget.admit(peer(OTHER)).unwrap();
-        assert!(budget.head_grows(&other.0, mib - 1));
+        assert_eq!(grows(&other, mib - 1), Growth::Now);
         others.push(other);
     }
+    let next = budget.admit(peer(OTHER)).unwrap();
+    assert_eq!(grows(&next, mib - 1), Growth::Soon);
     assert!(large.0.must_go());
+    assert_eq!(grows(&large, mib), Growth::Now, "it has as much");
+    assert_eq!(grows(&large, mib + 1), Growth::Never);
+    assert_eq!(grows(&next, mib - 1), Growth::Soon, "it is not gone yet");
+    drop(large);
+    assert_eq!(grows(&next, mib - 1), Growth::Now);
     assert!(budget.heads.load(Ordering::Relaxed) <= limits::HEADS);
-    drop((large, others));
+    assert!(others.iter().all(|other| !other.0.must_go()));
+    drop((next, others));
     assert_eq!(budget.heads.load(Ordering::Relaxed), 0);
 }
 

@@ -139,3 +139,8 @@ pub fn memory_mib(pid: u32, which: &str) -> u64 {
         .expect("a number");
     kib / 1024
 }
+
+/// Lets `VmHWM` begin anew.
+pub fn forget_peak(pid: u32) {
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("the process is ours");
+}
