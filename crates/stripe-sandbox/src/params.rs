@@ -241,22 +241,31 @@ impl Params {
             .map(Some)
     }
 
-    /// A nested list of texts.
+    /// A nested list of texts. An empty text is an empty list; any other, and a
+    /// hash, is none.
     pub fn texts(&mut self, key: &str) -> Result<Option<Vec<String>>, ApiError> {
         let path = self.name(key);
-        match self.take(key) {
-            None => Ok(None),
-            Some(Node::Text(text)) if text.is_empty() => Ok(Some(Vec::new())),
-            Some(Node::Text(text)) => Ok(Some(vec![text])),
-            Some(Node::Map(nodes)) => nodes
-                .into_values()
-                .map(|node| match node {
-                    Node::Text(text) => Ok(text),
-                    Node::Map(_) => Err(ApiError::bad_param(&path, "Invalid array of strings")),
-                })
-                .collect::<Result<_, _>>()
-                .map(Some),
-        }
+        let nodes = match self.take(key) {
+            None => return Ok(None),
+            Some(Node::Text(text)) if text.is_empty() => return Ok(Some(Vec::new())),
+            Some(Node::Text(_)) => return Err(ApiError::bad_param(&path, "Invalid array")),
+            Some(Node::Map(nodes)) => nodes,
+        };
+        nodes
+            .into_iter()
+            .map(|(index, node)| match (index, node) {
+                (Key::Index(_), Node::Text(text)) => Ok(text),
+                (Key::Index(index), Node::Map(_)) => {
+                    let element = format!("{path}[{index}]");
+                    Err(ApiError::bad_param(
+                        &element,
+                        format!("Invalid string: {element}"),
+                    ))
+                }
+                (Key::Name(_), _) => Err(ApiError::bad_param(&path, "Invalid array")),
+            })
+            .collect::<Result<_, _>>()
+            .map(Some)
     }
 
     /// A flat hash of texts, such as `metadata`; an empty value unsets a key,

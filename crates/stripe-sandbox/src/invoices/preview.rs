@@ -127,6 +127,8 @@ fn of_subscription(
     let dated = details.has("proration_date") || details.has("items");
     let cancel_now = details.boolean("cancel_now")?.unwrap_or(false);
     let ends = details.boolean("cancel_at_period_end")?;
+    let cancel_at = update::take_cancel_at(&mut details)?;
+    update::check_cancel_at(cancel_at.flatten(), now)?;
     let metadata = MetadataChange::take(&mut details)?;
     let request = update::take_change(&mut details, before, now)?;
     details.finish()?;
@@ -135,6 +137,9 @@ fn of_subscription(
     } else {
         let mut change = change::decide(before, &request, state.catalogue(), ids, now)?;
         credits::link(state, &mut change.prorations);
+        if let Some(at) = cancel_at {
+            change.after.cancel_at = at;
+        }
         match change.invoice {
             Invoicing::Later => next(state, before, change.after, change.prorations, ends)?,
             Invoicing::Pending | Invoicing::FullPeriod => {
@@ -158,15 +163,14 @@ fn next(
     prorations: Vec<Content>,
     ends: Option<bool>,
 ) -> Result<Draft, ApiError> {
+    let period_end = after.period.end_secs();
+    let at_secs = after.cancel_at.unwrap_or(period_end).min(period_end);
     let ends = ends.unwrap_or(after.cancel_at_period_end)
-        || after
-            .cancel_at
-            .is_some_and(|at| at <= after.period.end_secs());
+        || after.cancel_at.is_some_and(|at| at <= period_end);
     let renews = matches!(
         before.status,
         Status::Active | Status::Trialing | Status::PastDue
     );
-    let at_secs = after.period.end_secs();
     if ends || !renews {
         let draft = cancel::last_invoice(state, before, prorations, at_secs)?;
         return if draft.lines.is_empty() {

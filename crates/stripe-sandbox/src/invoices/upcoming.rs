@@ -11,13 +11,14 @@ use crate::params::Params;
 use crate::shape::Shape;
 
 /// Old and new names of what describes the subscription.
-const RENAMED: [(&str, &str); 9] = [
+const RENAMED: [(&str, &str); 10] = [
     ("subscription_items", "items"),
     ("subscription_proration_behavior", "proration_behavior"),
     ("subscription_proration_date", "proration_date"),
     ("subscription_billing_cycle_anchor", "billing_cycle_anchor"),
     ("subscription_trial_end", "trial_end"),
     ("subscription_cancel_now", "cancel_now"),
+    ("subscription_cancel_at", "cancel_at"),
     ("subscription_cancel_at_period_end", "cancel_at_period_end"),
     ("subscription_metadata", "metadata"),
     ("subscription_billing_mode", "billing_mode"),

@@ -121,14 +121,16 @@ impl Settings {
     }
 }
 
-fn take_cancel_at(params: &mut Params) -> Result<Option<Option<i64>>, ApiError> {
+/// Takes `cancel_at`; `Some(None)`: there is no end any more.
+pub fn take_cancel_at(params: &mut Params) -> Result<Option<Option<i64>>, ApiError> {
+    let name = params.name("cancel_at");
     match params.clearable("cancel_at")? {
         None => Ok(None),
         Some(None) => Ok(Some(None)),
         Some(Some(text)) => text
             .parse()
             .map(|at| Some(Some(at)))
-            .map_err(|_| ApiError::bad_param("cancel_at", format!("Invalid integer: {text}"))),
+            .map_err(|_| ApiError::bad_param(&name, format!("Invalid integer: {text}"))),
     }
 }
 

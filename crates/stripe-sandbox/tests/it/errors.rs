@@ -123,6 +123,30 @@ async fn unknown_parameters_are_named_in_full() {
         .await
         .error(400);
     assert_eq!(error["param"], "expand");
+    // A text or a hash is no list, whatever is in it.
+    for (name, param, message) in [
+        ("expand", "expand", "Invalid array"),
+        ("expand[a]", "expand", "Invalid array"),
+        ("expand[a][b]", "expand", "Invalid array"),
+        ("expand[0][a]", "expand[0]", "Invalid string: expand[0]"),
+    ] {
+        let error = world
+            .get("/v1/products", &[(name, "data.default_price")])
+            .await
+            .error(400);
+        assert_eq!(error["type"], "invalid_request_error", "{name}");
+        assert_eq!(
+            (&error["param"], &error["message"]),
+            (&param.into(), &message.into()),
+            "{name}"
+        );
+    }
+    for name in ["expand[]", "expand[0]"] {
+        let reply = world
+            .get("/v1/products", &[(name, "data.default_price")])
+            .await;
+        assert_eq!(reply.status, 200, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -166,6 +166,80 @@ async fn usage_at_the_boundary_belongs_to_the_period_it_opens() {
 }
 
 #[tokio::test]
+async fn a_previewed_end_is_where_the_last_invoice_ends() {
+    let mut world = World::new().await;
+    let meter = meter(&world).await;
+    let metered = world
+        .post(
+            "/v1/prices",
+            &[
+                ("currency", "usd"),
+                ("product_data[name]", "Tokens"),
+                ("recurring[interval]", "month"),
+                ("recurring[usage_type]", "metered"),
+                ("recurring[meter]", &meter),
+                ("unit_amount", "100"),
+            ],
+        )
+        .await
+        .ok();
+    let clock = world.clock(START).await;
+    let customer = world.customer(&clock, "pm_card_visa").await;
+    let subscription = world
+        .subscribe(&customer, &text(&metered, "id"), "flexible")
+        .await;
+    let id = text(&subscription, "id");
+    world.advance(&clock, START + 5 * DAY).await;
+    assert_eq!(
+        report(&world, &customer, "3", START + 4 * DAY, "one").await,
+        200
+    );
+    let (end, renewal) = (START + 10 * DAY, START + 28 * DAY);
+    let preview = async |world: &World, cancel_at: Option<i64>| {
+        let at = cancel_at.unwrap_or_default().to_string();
+        let mut fields = vec![("subscription", id.as_str())];
+        fields.extend(cancel_at.map(|_| ("subscription_details[cancel_at]", &*at)));
+        world.post("/v1/invoices/create_preview", &fields).await
+    };
+    let ends = preview(&world, Some(end)).await.ok();
+    assert_eq!(ends["total"], 300);
+    assert_eq!(ends["period_end"], end);
+    assert_eq!(ends["lines"]["data"].as_array().map(Vec::len), Some(1));
+    // It is a preview: nothing is to end, and a later end is another period's.
+    for goes_on in [None, Some(renewal + DAY)] {
+        let goes_on = preview(&world, goes_on).await.ok();
+        assert_eq!(goes_on["total"], 300);
+        assert_ne!(goes_on["period_end"], end);
+    }
+    let error = preview(&world, Some(START)).await.error(400);
+    assert_eq!(error["param"], "cancel_at");
+
+    let path = format!("/v1/subscriptions/{id}");
+    let at = end.to_string();
+    world.post(&path, &[("cancel_at", &at)]).await.ok();
+    let said = preview(&world, None).await.ok();
+    assert_eq!(
+        (&said["total"], &said["period_end"]),
+        (&ends["total"], &ends["period_end"])
+    );
+    world.version = Some("2024-06-20");
+    let fields = [("subscription", &*id), ("subscription_cancel_at", &*at)];
+    let older = world.get("/v1/invoices/upcoming", &fields).await.ok();
+    assert_eq!(
+        (&older["total"], &older["period_end"]),
+        (&ends["total"], &ends["period_end"])
+    );
+    world.version = None;
+    world.advance(&clock, end + 7_200).await;
+    let last = world.latest_invoice(&id).await;
+    assert_eq!(
+        (&last["total"], &last["period_end"]),
+        (&ends["total"], &ends["period_end"])
+    );
+    assert_eq!(world.subscription(&id).await["status"], "canceled");
+}
+
+#[tokio::test]
 async fn usage_within_a_trial_is_free() {
     let world = World::new().await;
     let meter = meter(&world).await;
