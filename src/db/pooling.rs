@@ -9,7 +9,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection as _, Executor as _, Row as _};
 
-use super::{DatabaseError, connect, dedicated};
+use super::{DatabaseError, connect, dedicated, scarcity};
 
 /// How long sessions that are opened at once may take. A pooler lets those wait
 /// that it has no connection for.
@@ -75,7 +75,8 @@ pub const RAISE: &str = "set default_pool_size in PgBouncer (and max_db_connecti
                          (docs/database.md, Poolers)";
 
 /// Opens `needed` sessions at once, as parts of the service will, and lets them
-/// go; None: there are as many. Where nothing can stand before PostgreSQL,
+/// go; None: there are as many. Otherwise connections go round from then on, as
+/// where a server has too few. Where nothing can stand before PostgreSQL,
 /// nothing is opened: PostgreSQL itself refuses at once, and is counted by
 /// [`super::room`].
 pub async fn short_pooler(
@@ -95,7 +96,11 @@ pub async fn short_pooler(
     for conn in opened {
         let _ = conn.close().await;
     }
-    Ok((given < needed).then_some(Short { needed, given }))
+    if given == needed {
+        return Ok(None);
+    }
+    scarcity::waiting_is_refusal();
+    Ok(Some(Short { needed, given }))
 }
 
 /// Whether we are surely connected to PostgreSQL itself: on this host, and by

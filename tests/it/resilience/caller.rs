@@ -8,6 +8,7 @@ use reqwest::Client;
 use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
+use tokio::task::JoinSet;
 use valuecanvas_billing::outbound;
 
 use crate::support::events::{self, sign};
@@ -58,9 +59,32 @@ impl Caller {
         }
     }
 
-    /// A request with its key.
-    pub fn authorized(&self, url: &str) -> reqwest::RequestBuilder {
-        self.client.get(url).bearer_auth(&self.key)
+    /// Many who read at once, again and again, until they are dropped: they make
+    /// the pool of requests open all that it may.
+    pub fn crowd(&self) -> JoinSet<()> {
+        let url = format!("{}/api/billing/usage", self.base);
+        let request = || self.client.get(&url).bearer_auth(&self.key);
+        (0..16)
+            .map(|_| request())
+            .map(|request| async move {
+                loop {
+                    let _ = request.try_clone().unwrap().send().await;
+                }
+            })
+            .collect()
+    }
+
+    /// Delivers until several deliveries in a row were stored.
+    pub async fn until_deliveries_are_stored(&self) {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        let mut stored = 0;
+        while stored < 5 {
+            stored = match self.deliver().await.1 {
+                200 => stored + 1,
+                _ => 0,
+            };
+            assert!(std::time::Instant::now() < deadline, "{stored} stored");
+        }
     }
 
     /// The status of an answer, and its body.

@@ -1,6 +1,6 @@
 //! A server that has few connections to give.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use valuecanvas_billing::outbound;
@@ -109,17 +109,7 @@ async fn intake_gets_a_connection_where_there_are_too_few_for_all() {
         db.options("postgres"),
     );
     caller.requests_work().await;
-    let url = format!("{}/api/billing/usage", caller.base);
-    let readers: Vec<_> = (0..16)
-        .map(|_| {
-            let request = caller.authorized(&url);
-            tokio::spawn(async move {
-                loop {
-                    let _ = request.try_clone().unwrap().send().await;
-                }
-            })
-        })
-        .collect();
+    let crowd = caller.crowd();
     // Fewer than the pools would keep that are busy when it begins.
     db.execute(&format!(
         "ALTER DATABASE {} CONNECTION LIMIT 8;
@@ -129,22 +119,9 @@ async fn intake_gets_a_connection_where_there_are_too_few_for_all() {
     ))
     .await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    for reader in readers {
-        reader.abort();
-    }
+    drop(crowd);
     // Whose connections stay open, idle, unless they are given back.
-    let deadline = Instant::now() + Duration::from_secs(40);
-    let mut stored = 0;
-    while stored < 5 {
-        if caller.deliver().await.1 == 200 {
-            stored += 1;
-        }
-        assert!(
-            Instant::now() < deadline,
-            "{stored} stored: {}",
-            serving.log()
-        );
-    }
+    caller.until_deliveries_are_stored().await;
     let open =
         "pg_stat_activity WHERE datname = current_database() AND usename = 'billing_service'";
     assert!(db.count(open).await <= 8);

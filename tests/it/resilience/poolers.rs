@@ -146,3 +146,24 @@ async fn a_pooler_with_fewer_connections_than_a_replica_takes_is_told_of() {
         "{found}"
     );
 }
+
+/// Nobody is refused a connection by a pooler, and all the same those that idle
+/// go round.
+#[tokio::test]
+async fn intake_gets_a_connection_of_a_pooler_that_is_too_small() {
+    let db = TestDatabase::new().await;
+    let pooler = before(&db, "session", "default_pool_size = 8").await;
+    let mut command = serve_on(&db);
+    command.env("DATABASE_URL", pooler.url("billing_service", &db.name));
+    let serving = Serving::start(&mut command);
+    let direct = db.url("billing_service");
+    let caller = Caller::new(&serving.base, &direct, db.options("postgres"));
+    let crowd = caller.crowd();
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    drop(crowd);
+    caller.until_deliveries_are_stored().await;
+    caller
+        .until_none("webhook_events WHERE NOT processed")
+        .await;
+    assert_eq!(serving.terminated().await.status, 0);
+}
