@@ -353,9 +353,19 @@ async fn keep_time(recorded: PrometheusHandle, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = tick.tick() => recorded.run_upkeep(),
+            _ = tick.tick() => {
+                recorded.run_upkeep();
+                give_memory_back();
+            }
         }
     }
+}
+
+/// The allocator gives back to the system what has been free for a while, but only
+/// looks for it when something large is freed: after a flood nothing is.
+fn give_memory_back() {
+    const LARGE: usize = 1024 * 1024;
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE)));
 }
 
 /// Each has a connection, and a server process that counts for it.
