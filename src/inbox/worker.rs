@@ -23,7 +23,7 @@ use crate::db::{self, WorkerTx};
 use crate::event_handlers::{
     self, Applied, Context, Handled, HandlerError, StoredEvent, UnknownCustomers,
 };
-use crate::http::budget::limits;
+use crate::limits;
 use crate::metrics;
 use crate::plans::Catalogue;
 use crate::stripe::account::{Account, OwnAccount};
