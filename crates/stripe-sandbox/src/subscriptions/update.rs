@@ -93,9 +93,13 @@ impl Settings {
     fn apply(self, subscription: &mut Subscription, now_secs: i64) {
         if let Some(ends) = self.cancel_at_period_end {
             subscription.cancel_at_period_end = ends;
+            if ends {
+                subscription.cancel_at = None;
+            }
         }
         if let Some(at) = self.cancel_at {
             subscription.cancel_at = at;
+            subscription.cancel_at_period_end &= at.is_none();
         }
         if subscription.cancel_at_period_end || subscription.cancel_at.is_some() {
             subscription.canceled_at.get_or_insert(now_secs);
