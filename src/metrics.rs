@@ -158,7 +158,7 @@ fn start_at_zero(audit_actions: impl Iterator<Item = &'static str>) {
     for kind in DriftKind::ALL {
         counter!(DRIFT, "kind" => kind.as_str()).absolute(0);
     }
-    for result in ["sent", "failed", "doubtful"] {
+    for result in ["sent", "failed", "doubtful", "refused"] {
         counter!(USAGE_REPORTS, "result" => result).absolute(0);
     }
     for reason in Reason::ALL {

@@ -87,6 +87,7 @@ pub async fn mirror(
         stored: store::subscriptions::load(conn, &organizations).await?,
         payments: store::subscriptions::payments(conn, &organizations).await?,
         tiers: BTreeMap::new(),
+        told: Vec::new(),
     };
     let key: Key = (answer.organization_id, object.id.clone());
     let before = subscription::summaries(&known.stored).remove(&key);

@@ -21,7 +21,7 @@ use super::{
 use crate::audit::NewEntry;
 use crate::plans::Catalogue;
 use crate::stripe::objects::{BillingObject, SubscriptionItem};
-use crate::usage;
+use crate::usage::{self, Told};
 
 /// The action of the audit entry that says so.
 pub const STATUS_CHANGED: &str = "subscription_status_changed";
@@ -128,6 +128,7 @@ pub async fn apply(
     let cut: Vec<Key> = cut
         .map(|one| (one.organization_id, one.snapshot.id.clone()))
         .collect();
+    let told = periods::told(conn, catalogue, results, &stored).await?;
     write(
         conn,
         catalogue,
@@ -136,6 +137,7 @@ pub async fn apply(
             stored,
             payments,
             tiers,
+            told,
         },
         folded,
         effects,
@@ -151,6 +153,8 @@ pub struct Known {
     /// What subscriptions of the batch keep while the catalogue knows none of
     /// their prices.
     pub tiers: BTreeMap<Key, KnownTier>,
+    /// Periods that are over.
+    pub told: Vec<Told>,
 }
 
 /// Writes `folded`, and all that follows from it: the status of subscriptions
@@ -167,6 +171,7 @@ pub async fn write(
         mut stored,
         payments,
         tiers,
+        told,
     } = known;
     let changes: Vec<Change> = folded
         .into_iter()
@@ -205,7 +210,7 @@ pub async fn write(
 
     let late = late_payments(&stored, &changes, &payments, effects);
     store::subscriptions::set_status(conn, &late).await?;
-    let moved = periods::moved(catalogue, &stored, &changes);
+    let moved = periods::moved(catalogue, &stored, &changes, &told);
     let versions = versions(&stored, &changes);
     let holdings = holdings(stored, changes, late);
     let found = plan::settle(conn, catalogue, organizations, holdings, effects).await?;
@@ -217,7 +222,7 @@ pub async fn write(
     if moved.is_empty() {
         return Ok(());
     }
-    usage::rebook(conn, catalogue, &moved).await
+    usage::rebook(conn, catalogue, &moved, &told).await
 }
 
 /// What is to be kept with rows that are not written: of events that are not

@@ -335,6 +335,10 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
         "20260110030000_usage_prices",
         &[("usage_totals", "billed_by")],
     ),
+    (
+        "20260112010000_usage_lateness",
+        &[("usage_reports", "late refused_at")],
+    ),
 ];
 
 /// Columns that a later migration put elsewhere. They stay for programs of

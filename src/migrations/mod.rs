@@ -58,6 +58,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260109020000", "no_large_objects"),
     ("20260110020000", "audit_running_hash"),
     ("20260110030000", "usage_prices"),
+    ("20260112010000", "usage_lateness"),
 ];
 
 /// A migration, as the database has it.

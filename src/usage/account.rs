@@ -178,11 +178,17 @@ impl Account {
             return Ok(period);
         }
         let second = occurred.as_second();
-        let counted = self.tallies.values().map(|tally| tally.period);
-        let found = counted
+        let counted = || self.tallies.values().map(|tally| tally.period);
+        let found = counted()
             .filter(|other| other.start_secs() < open.start_secs() && other.contains(second))
             .max_by_key(Period::start_secs);
-        Ok(found.unwrap_or(period))
+        // A period that began anew lately ended before the one that is open now.
+        let before = counted().find(|other| other.end_secs() == open.start_secs());
+        match (found, before) {
+            (Some(found), _) => Ok(found),
+            (None, Some(before)) if second < before.start_secs() => Err(Refusal::Closed),
+            (None, _) => Ok(period),
+        }
     }
 
     /// Counts a use that has happened: it is over no limit.

@@ -19,6 +19,7 @@ mod rebook;
 mod releasing;
 pub mod routes;
 mod store;
+mod told;
 mod writer;
 
 pub use account::Account;
@@ -31,6 +32,7 @@ pub use rebook::{close, rebook};
 pub use releasing::keep_released;
 pub use store::Renewed;
 pub use store::{cadence, rehearse, renew_reservations};
+pub use told::Told;
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;

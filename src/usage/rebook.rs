@@ -3,9 +3,10 @@
 //! Stripe ends a period sooner (a new anchor, another interval, a trial or a
 //! subscription that is cut short) or later (a longer trial) than was planned,
 //! and says so after the fact. What was counted meanwhile goes to the period
-//! that it was used in, in the transaction that mirrors the new period.
+//! that it was used in, in the transaction that mirrors the new period. What Stripe
+//! tells of earlier periods ([`Told`]) is brought in order first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use billing_domain::period::Period;
 use billing_domain::usage_period::{self, Past};
@@ -15,6 +16,7 @@ use uuid::Uuid;
 
 use super::account::Account;
 use super::store::{self, Place, Renewed, Row};
+use super::told::{self, Told};
 use crate::plans::{Catalogue, MeteredPrices};
 
 /// What is to be done about one total.
@@ -58,19 +60,30 @@ pub async fn close(
 }
 
 /// Brings what was counted of `organizations` in line with the periods that
-/// their subscriptions have now.
+/// their subscriptions have now, and with those that are over, which they were
+/// `told` of.
 pub async fn rebook(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
     organizations: &[Uuid],
+    told: &[Told],
 ) -> Result<(), sqlx::Error> {
     let found = store::rows(conn, organizations).await?;
-    if found.is_empty() {
+    let prices = MeteredPrices::of(catalogue);
+    let counted = found.into_iter().map(|(id, name, _)| (id, name));
+    let priced = told.iter().flat_map(|told| {
+        let metrics = prices.metrics.iter();
+        metrics.map(|metric| (told.organization_id, metric.clone()))
+    });
+    let keys: BTreeSet<(Uuid, String)> = counted.chain(priced).collect();
+    if keys.is_empty() {
         return Ok(());
     }
-    let mut keys: Vec<(Uuid, String)> = found.into_iter().map(|(id, name, _)| (id, name)).collect();
-    keys.dedup();
+    let keys: Vec<(Uuid, String)> = keys.into_iter().collect();
     store::lock(conn, &keys).await?;
+    if !told.is_empty() {
+        recall(conn, catalogue, &prices, &keys, told).await?;
+    }
     // Again, now that nobody else counts.
     let mut rows = BTreeMap::<(Uuid, String), Vec<Row>>::new();
     for (organization_id, metric, row) in store::rows(conn, organizations).await? {
@@ -91,6 +104,42 @@ pub async fn rebook(
             };
             settle(conn, account, current, place, row).await?;
         }
+    }
+    Ok(())
+}
+
+/// Brings in order what was counted in periods that are over.
+async fn recall(
+    conn: &mut PgConnection,
+    catalogue: &Catalogue,
+    prices: &MeteredPrices,
+    keys: &[(Uuid, String)],
+    told: &[Told],
+) -> Result<(), sqlx::Error> {
+    let accounts = store::read(conn, keys, catalogue, 0).await?;
+    let mut ours = BTreeMap::new();
+    for ((organization_id, _), account) in keys.iter().zip(&accounts) {
+        ours.entry(*organization_id).or_insert(account.subscribed);
+    }
+    // Of subscriptions beside each other, the one counts that usage follows.
+    let counts = |told: &&Told| {
+        let followed = ours.get(&told.organization_id).copied().flatten();
+        followed
+            .is_none_or(|held| held.created_secs == told.created || told.end <= held.created_secs)
+    };
+    let mut told: Vec<&Told> = told.iter().filter(counts).collect();
+    told.sort_by_key(|told| (told.organization_id, told.end, told.start));
+    told.dedup();
+    store::expect(conn, &prices.metrics, &told).await?;
+    for ((organization_id, metric), account) in keys.iter().zip(&accounts) {
+        let of = |told: &&&Told| told.organization_id == *organization_id;
+        let told: Vec<&Told> = told.iter().filter(of).copied().collect();
+        let place = Place {
+            organization_id: *organization_id,
+            metric,
+            start: 0,
+        };
+        told::settle(conn, prices, account.aggregation, place, &told).await?;
     }
     Ok(())
 }
@@ -116,7 +165,9 @@ async fn settle(
         Step::Cut { end, since } => {
             store::shift(conn, place, current, Some(since), account.aggregation).await?;
             fill(conn, account, place, end, since).await?;
-            store::reach(conn, place, end, true).await
+            // The last invoice of an end by schedule is a draft for a while.
+            let planned = account.subscribed.and_then(|held| held.ends_secs);
+            store::reach(conn, place, end, planned != Some(end)).await
         }
         Step::Suspend { since } => {
             store::shift(conn, place, current, Some(since), account.aggregation).await?;
@@ -186,7 +237,12 @@ mod tests {
             start_secs: 0,
             end_secs,
         });
-        step(current, subscribed, Row { start, end }, past, 150)
+        let row = Row {
+            start,
+            end,
+            closed: false,
+        };
+        step(current, subscribed, row, past, 150)
     }
 
     #[test]

@@ -76,6 +76,7 @@ pub fn to_report(
             Decimal::ZERO
         },
         at,
+        ahead: false,
     })
 }
 
@@ -107,14 +108,17 @@ pub enum Reason {
     /// The invoice of its period was made before Stripe was told that it is less:
     /// the units were billed, and not used.
     BilledTooMuch,
+    /// The customer was deleted in Stripe before it was told.
+    CustomerDeleted,
 }
 
 impl Reason {
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::NoMeteredItem,
         Self::ToldTooLate,
         Self::EndedWithoutInvoice,
         Self::BilledTooMuch,
+        Self::CustomerDeleted,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -123,6 +127,7 @@ impl Reason {
             Self::ToldTooLate => "told_too_late",
             Self::EndedWithoutInvoice => "ended_without_invoice",
             Self::BilledTooMuch => "billed_too_much",
+            Self::CustomerDeleted => "customer_deleted",
         }
     }
 }
@@ -153,18 +158,20 @@ pub fn unbilled(total: &Open, now: Timestamp) -> Option<Unbilled> {
         Some(billed) => {
             let target = billed_units(total, billed.included);
             let over = |units: Decimal| (units - billed.included).max(Decimal::ZERO);
+            let deleted = Some(Reason::CustomerDeleted).filter(|_| total.customer_deleted);
             if billed.never_invoiced {
-                return lost(total, over(target), Reason::EndedWithoutInvoice);
+                let reason = deleted.unwrap_or(Reason::EndedWithoutInvoice);
+                return lost(total, over(target), reason);
             }
             let pending = if now >= closes_at(total) {
                 target - total.reported
             } else {
                 Decimal::ZERO
             };
-            let in_time = target - total.reported_late - pending;
+            let in_time = target - total.reported_late - total.refused - pending;
             match over(target) - over(in_time) {
                 less if less < Decimal::ZERO => (-less, Reason::BilledTooMuch),
-                units => (units, Reason::ToldTooLate),
+                units => (units, deleted.unwrap_or(Reason::ToldTooLate)),
             }
         }
     };
@@ -198,6 +205,8 @@ mod tests {
             events: 1,
             reported: Decimal::ZERO,
             reported_late: Decimal::ZERO,
+            refused: Decimal::ZERO,
+            customer_deleted: false,
             quota: quota.map(Decimal::from),
             over_limit: Some(over_limit),
             overridden_at: None,

@@ -24,7 +24,7 @@ pub use due::{Reason, Unbilled};
 pub use store::{Stuck, stuck};
 
 use due::{identifier, to_report};
-use store::{Open, Unsent};
+use store::{Entered, Open, Unsent};
 
 /// How long Stripe is sure to know an identifier.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(24);
@@ -50,6 +50,9 @@ pub struct Report {
     pub sent: u64,
     /// Those that could not be, and will be tried again.
     pub failed: u64,
+    /// Those that Stripe will never take, since their customer is deleted there:
+    /// what it would have billed is `unbilled`.
+    pub refused: u64,
     /// Those whose fate is unknown for so long that Stripe may take them twice:
     /// an operator must look.
     pub doubtful: u64,
@@ -59,8 +62,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether Stripe was told of everything. Usage that nothing bills is a
-    /// finding of its own, which no run mends.
+    /// Whether Stripe was told of everything that it takes. Usage that nothing bills
+    /// is a finding of its own, which no run mends.
     pub fn is_whole(&self) -> bool {
         self.failed == 0 && self.doubtful == 0
     }
@@ -114,7 +117,7 @@ async fn enter_of(
 ) -> Result<(), sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     store::lock(tx.conn(), organization_id).await?;
-    usage::rebook(tx.conn(), catalogue, &[organization_id]).await?;
+    usage::rebook(tx.conn(), catalogue, &[organization_id], &[]).await?;
     let mut open = store::open(tx.conn(), catalogue, now, Some(organization_id)).await?;
     for total in &mut open {
         // A level cannot wait for the time that its period will not have.
@@ -125,6 +128,10 @@ async fn enter_of(
         };
         let Some(entered) = to_report(metric.aggregation, total, billed, at) else {
             continue;
+        };
+        let entered = Entered {
+            ahead: at != now,
+            ..entered
         };
         let mut salt = 0;
         while !store::enter(
@@ -161,10 +168,9 @@ pub async fn tell_now(
     // What is left of earlier periods must not keep anybody from leaving.
     let due = |row: &Unsent| row.at >= since && !is_doubtful(row);
     for row in unsent.into_iter().filter(due) {
-        if let Some(error) = send_one(pool, client, &row).await?
-            && !is_final(&error)
-        {
-            return Err(error.into());
+        match send_one(pool, client, &row).await? {
+            Sending::Failed(error) if !is_final(&error) => return Err(error.into()),
+            _ => {}
         }
     }
     Ok(())
@@ -218,19 +224,25 @@ pub async fn report(
         .map(|rows| send_all(pool, client, rows));
     let mut sending = futures_util::stream::iter(sending).buffer_unordered(BESIDE);
     while let Some(done) = sending.next().await {
-        let (sent, failed) = done?;
+        let (sent, failed, refused) = done?;
         report.sent += sent;
         report.failed += failed;
-        let so_far = report.sent + report.failed;
+        report.refused += refused;
+        let so_far = report.sent + report.failed + report.refused;
         progress(usize::try_from(so_far).unwrap_or(total), total);
     }
     metrics::usage_reports("sent", report.sent);
     metrics::usage_reports("failed", report.failed);
     metrics::usage_reports("doubtful", report.doubtful);
+    metrics::usage_reports("refused", report.refused);
     report.metrics = books(pool, catalogue, now).await?;
     report.unbilled = unbilled(pool, catalogue, now).await?;
     for found in &report.unbilled {
         metrics::usage_unbilled(found.reason.as_str());
+        if found.reason == Reason::CustomerDeleted {
+            // It was logged when Stripe refused it, and nothing is left to be done in time.
+            continue;
+        }
         tracing::warn!(
             organization_id = %found.organization_id,
             metric = found.metric,
@@ -243,42 +255,72 @@ pub async fn report(
     Ok(report)
 }
 
-/// Sends an organization's, one after the other.
+/// Sends an organization's, one after the other: how many were sent, failed, and
+/// were refused for good.
 async fn send_all(
     pool: &PgPool,
     client: &Client,
     rows: Vec<Unsent>,
-) -> Result<(u64, u64), sqlx::Error> {
-    let (mut sent, mut failed) = (0, 0);
+) -> Result<(u64, u64, u64), sqlx::Error> {
+    let (mut sent, mut failed, mut refused) = (0, 0, 0);
     for row in rows {
         match send_one(pool, client, &row).await? {
-            None => sent += 1,
-            Some(_) => failed += 1,
+            Sending::Sent => sent += 1,
+            Sending::Failed(_) => failed += 1,
+            Sending::Refused => refused += 1,
         }
     }
-    Ok((sent, failed))
+    Ok((sent, failed, refused))
 }
 
-/// Sends a report; the error, if Stripe did not take it.
-async fn send_one(
-    pool: &PgPool,
-    client: &Client,
-    row: &Unsent,
-) -> Result<Option<StripeError>, sqlx::Error> {
+/// What became of a report.
+enum Sending {
+    Sent,
+    Failed(StripeError),
+    /// Its customer is deleted.
+    Refused,
+}
+
+/// Whether Stripe has deleted the customer of a report that it did not take. One
+/// that it does not know may be another account's, and another key's to tell.
+async fn is_deleted(client: &Client, row: &Unsent, error: &StripeError) -> bool {
+    let about_customer = error.param.as_deref() == Some("payload[stripe_customer_id]");
+    if !about_customer && !error.is_missing_customer() {
+        return false;
+    }
+    let found = client.customer(&row.stripe_customer_id).await;
+    found.is_ok_and(|customer| customer.deleted)
+}
+
+/// Sends a report.
+async fn send_one(pool: &PgPool, client: &Client, row: &Unsent) -> Result<Sending, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     let open = store::attempting(tx.conn(), row).await?;
     tx.commit().await?;
     if !open {
-        return Ok(None);
+        return Ok(Sending::Sent);
     }
     let answer = send(client, row).await;
+    let deleted = match &answer {
+        Err(error) => is_deleted(client, row, error).await,
+        Ok(()) => false,
+    };
     let mut tx = WorkerTx::begin(pool).await?;
-    let error = match answer {
+    let became = match answer {
         Ok(()) => {
             store::sent(tx.conn(), row).await?;
             // What is taken back was counted when it was told.
             metrics::usage_reported(row.units.max(Decimal::ZERO).to_u64().unwrap_or(u64::MAX));
-            None
+            Sending::Sent
+        }
+        Err(error) if deleted => {
+            tracing::error!(
+                %error, organization_id = %row.organization_id, metric = row.metric,
+                units = %row.units, stripe_customer_id = row.stripe_customer_id,
+                "Usage is lost: its customer was deleted in Stripe before it was told"
+            );
+            store::refused(tx.conn(), row, &error.to_string()).await?;
+            Sending::Refused
         }
         Err(error) => {
             tracing::warn!(
@@ -288,11 +330,11 @@ async fn send_one(
             // A refusal is certain; anything else may have been heard.
             let certain = !error.may_have_acted();
             store::failed(tx.conn(), row, &error.to_string(), certain).await?;
-            Some(error)
+            Sending::Failed(error)
         }
     };
     tx.commit().await?;
-    Ok(error)
+    Ok(became)
 }
 
 async fn send(client: &Client, row: &Unsent) -> Result<(), StripeError> {
@@ -349,8 +391,9 @@ pub async fn books(
             continue;
         };
         let (counted, reported) = books.entry(total.metric.clone()).or_default();
-        *counted += due::billed_units(total, billed.included);
-        *reported += total.reported;
+        // What Stripe will never take is a finding, and waits for nothing.
+        *counted += due::billed_units(total, billed.included) - total.refused;
+        *reported += total.reported - total.refused;
     }
     for row in &unsent {
         let level = catalogue

@@ -29,6 +29,10 @@ pub struct Open {
     pub reported: Decimal,
     /// Of it, what no invoice takes any more.
     pub reported_late: Decimal,
+    /// Of it, what Stripe will never take, and would have taken in time.
+    pub refused: Decimal,
+    /// Its customer was deleted before Stripe was told.
+    pub customer_deleted: bool,
     /// None: unlimited, or no quota at all.
     pub quota: Option<Decimal>,
     pub over_limit: Option<OverLimit>,
@@ -62,6 +66,8 @@ pub struct Entered {
     /// Of it, what came too late.
     pub late: Decimal,
     pub at: Timestamp,
+    /// It is told before a change of ours that ends its period.
+    pub ahead: bool,
 }
 
 /// The totals at `now` of the periods that Stripe still takes, of organizations whose
@@ -83,7 +89,8 @@ pub async fn open(
                     AS closed_at,
                   ahead.quantity AS "ahead?", level.newest AS "newest?",
                   level.highest AS "highest?", level.waits AS "waits?",
-                  t.events, t.reported, t.reported_late,
+                  t.events, t.reported, t.reported_late, refused.units AS "refused?",
+                  refused.taken AS "taken?", refused.any AS "is_refused?",
                   s.stripe_customer_id AS "stripe_customer_id?", s.included AS "included?",
                   s.on_trial AS "on_trial?",
                   (s.ended_at <= t.period_end AND NOT EXISTS (
@@ -143,6 +150,18 @@ pub async fn open(
                  FROM usage_pending_levels p
                 WHERE p.organization_id = t.organization_id AND p.metric = t.metric
                   AND p.period_start = t.period_start) level ON true
+             LEFT JOIN LATERAL (
+               SELECT sum(r.units) FILTER (WHERE r.late IS NOT TRUE) AS units, count(*) > 0 AS any,
+                      -- The level that Stripe has.
+                      (SELECT k.units FROM usage_reports k
+                        WHERE k.organization_id = t.organization_id AND k.metric = t.metric
+                          AND k.period_start = t.period_start AND k.refused_at IS NULL
+                        ORDER BY date_trunc('second', k.at) DESC, k.created_at DESC LIMIT 1)
+                        AS taken
+                 FROM usage_reports r
+                WHERE r.organization_id = t.organization_id AND r.metric = t.metric
+                  AND r.period_start = t.period_start AND r.refused_at IS NOT NULL) refused
+               ON true
              LEFT JOIN usage_quotas q
                ON q.organization_id = t.organization_id AND q.metric = t.metric
              LEFT JOIN usage_quota_overrides v
@@ -191,6 +210,12 @@ pub async fn open(
             events: row.events,
             reported: row.reported,
             reported_late: row.reported_late,
+            customer_deleted: row.is_refused.unwrap_or(false),
+            refused: match (row.refused, aggregation) {
+                (None, _) => Decimal::ZERO,
+                (Some(_), Aggregation::Last) => row.reported - row.taken.unwrap_or(Decimal::ZERO),
+                (Some(units), _) => units,
+            },
             quota: row.quota,
             over_limit: row.over_limit.as_deref().and_then(OverLimit::named),
             overridden_at: row.overridden_at.map(|at| at.to_jiff()),
@@ -225,8 +250,8 @@ pub async fn enter(
 ) -> Result<bool, sqlx::Error> {
     let inserted = sqlx::query_scalar!(
         "INSERT INTO usage_reports (organization_id, identifier, metric, period_start,
-                                    stripe_customer_id, event_name, units, at, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp())
+                                    stripe_customer_id, event_name, units, at, created_at, late)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp(), $9)
          ON CONFLICT (organization_id, identifier) DO NOTHING RETURNING identifier",
         total.organization_id,
         identifier,
@@ -235,7 +260,12 @@ pub async fn enter(
         billed.stripe_customer_id,
         entered.event_name,
         entered.units,
-        entered.at.to_sqlx() as _
+        entered.at.to_sqlx() as _,
+        if entered.late.is_zero() {
+            entered.ahead.then_some(false)
+        } else {
+            Some(true)
+        }
     )
     .fetch_optional(&mut *conn)
     .await?;
@@ -280,7 +310,8 @@ pub async fn unsent(
         "SELECT organization_id, identifier, metric, stripe_customer_id, event_name, units, at,
                 attempted_at
            FROM usage_reports
-          WHERE sent_at IS NULL AND ($1::uuid IS NULL OR organization_id = $1)
+          WHERE sent_at IS NULL AND refused_at IS NULL
+            AND ($1::uuid IS NULL OR organization_id = $1)
             -- Older usage Stripe refuses; what it may have heard of, an operator looks at.
             AND (at > now() - interval '35 days' OR attempted_at IS NOT NULL)
           ORDER BY created_at, identifier",
@@ -350,6 +381,24 @@ pub async fn failed(
     Ok(())
 }
 
+/// Records that Stripe will never take it.
+pub async fn refused(
+    conn: &mut PgConnection,
+    row: &Unsent,
+    error: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE usage_reports SET refused_at = now(), error_message = $3, attempted_at = NULL
+          WHERE organization_id = $1 AND identifier = $2 AND sent_at IS NULL",
+        row.organization_id,
+        row.identifier,
+        error
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// The reports that could not be sent: how many, for how long, and why.
 #[derive(Debug, Clone, Default)]
 pub struct Stuck {
@@ -362,7 +411,8 @@ pub async fn stuck(conn: &mut PgConnection) -> Result<Stuck, sqlx::Error> {
     let row = sqlx::query!(
         r#"SELECT count(*) AS "count!", min(created_at) AS since, max(error_message) AS error
              FROM usage_reports
-            WHERE sent_at IS NULL AND (error_message IS NOT NULL OR attempted_at IS NOT NULL)"#
+            WHERE sent_at IS NULL AND refused_at IS NULL
+              AND (error_message IS NOT NULL OR attempted_at IS NOT NULL)"#
     )
     .fetch_one(conn)
     .await?;

@@ -24,7 +24,8 @@ pub struct Place {
 }
 
 /// `object` before it was changed; `changed` are the attributes as they were.
-fn before(object: &Value, changed: &Map<String, Value>) -> Value {
+#[must_use]
+pub fn before(object: &Value, changed: &Map<String, Value>) -> Value {
     let mut earlier = object.clone();
     let Some(attributes) = earlier.as_object_mut() else {
         return earlier;

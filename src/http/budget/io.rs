@@ -11,9 +11,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf, Take};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-use super::Growth;
 use super::line::{Doing, Line};
-use crate::limits;
+use super::{Growth, limits};
 
 /// A connection's stream: reads little at a time, counts heads, and ends when
 /// its client reads nothing.

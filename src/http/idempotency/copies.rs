@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
-use crate::limits;
+use crate::http::budget::limits;
 
 #[derive(Clone, Default)]
 pub struct Copies(Arc<Mutex<Taken>>);

@@ -5,15 +5,14 @@ use std::time::Duration;
 use billing_domain::retry::{self, NextStep};
 use uuid::Uuid;
 
-use super::super::store::leases::{self, Claimed, Failure, Retry};
+use super::super::store::leases::{self, Claimed, Failure};
 use super::Processor;
 use crate::db::{self, WorkerTx};
-use crate::event_handlers::{HandlerError, StoredEvent};
+use crate::event_handlers::HandlerError;
 use crate::metrics;
 
 impl Processor {
-    /// Records failed attempts: those that are tried again in one statement, since
-    /// an account's other products may send thousands.
+    /// Records a failed attempt.
     ///
     /// # Errors
     /// When the database is gone. A failure that it refuses to record is
@@ -22,69 +21,56 @@ impl Processor {
     pub(super) async fn fail(
         &self,
         lease_id: Uuid,
-        failed: &[(Claimed, HandlerError)],
+        claimed: &Claimed,
+        error: &HandlerError,
     ) -> Result<(), sqlx::Error> {
-        let mut retries = Vec::new();
-        for (claimed, error) in failed {
-            let failed_before = u32::try_from(claimed.retry_count).unwrap_or(0);
-            let next = match error {
-                HandlerError::Permanent(_) => NextStep::DeadLetter,
-                _ => retry::after_failure(failed_before, self.max_retries, rand::random()),
-            };
-            metrics::attempt_failed(failed_before > 0);
-            let failure = failure_of(error);
-            match next {
-                NextStep::RetryAfter(delay) => retries.push((claimed, failure, delay)),
-                NextStep::DeadLetter => {
-                    let moved = self.dead_letter(lease_id, claimed, &failure).await;
-                    unless_outage(moved, &claimed.event, &failure)?;
-                }
+        let failed_before = u32::try_from(claimed.retry_count).unwrap_or(0);
+        let next = match error {
+            HandlerError::Permanent(_) => NextStep::DeadLetter,
+            _ => retry::after_failure(failed_before, self.max_retries, rand::random()),
+        };
+        metrics::attempt_failed(failed_before > 0);
+        let failure = failure_of(error);
+        let recorded = match next {
+            NextStep::RetryAfter(delay) => {
+                self.schedule_retry(lease_id, claimed, &failure, delay)
+                    .await
             }
-        }
-        match self.schedule_retries(lease_id, &retries).await {
+            NextStep::DeadLetter => self.dead_letter(lease_id, claimed, &failure).await,
+        };
+        match recorded {
             Err(refusal) if !db::is_outage(&refusal) => {
-                for retry in &retries {
-                    let one = std::slice::from_ref(retry);
-                    let recorded = self.schedule_retries(lease_id, one).await;
-                    unless_outage(recorded, &retry.0.event, &retry.1)?;
-                }
+                tracing::error!(
+                    event_id = claimed.event.id, event_type = claimed.event.event_type,
+                    %error, %refusal, "a failed attempt could not be recorded"
+                );
                 Ok(())
             }
             recorded => recorded,
         }
     }
 
-    async fn schedule_retries(
+    async fn schedule_retry(
         &self,
         lease_id: Uuid,
-        failed: &[(&Claimed, Failure, Duration)],
+        claimed: &Claimed,
+        failure: &Failure,
+        delay: Duration,
     ) -> Result<(), sqlx::Error> {
-        if failed.is_empty() {
-            return Ok(());
-        }
-        let retries: Vec<Retry<'_>> = failed
-            .iter()
-            .map(|(claimed, failure, delay)| Retry {
-                event: &claimed.event,
-                failure: failure.clone(),
-                delay_ms: i64::try_from(delay.as_millis()).unwrap_or(i64::MAX),
-            })
-            .collect();
+        let event = &claimed.event;
+        let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
         let mut tx = WorkerTx::begin(&self.pool).await?;
-        let held = leases::schedule_retries(tx.conn(), lease_id, &retries).await?;
+        let held = leases::schedule_retry(tx.conn(), lease_id, event, failure, delay_ms).await?;
         tx.commit().await?;
-        for ((claimed, failure, _), retry) in failed.iter().zip(&retries) {
-            let event = &claimed.event;
-            if held.contains(&(event.bucket, event.id.clone())) {
-                tracing::warn!(
-                    event_id = event.id,
-                    event_type = event.event_type,
-                    error = failure.error,
-                    retry_count = claimed.retry_count + 1,
-                    retry_in_ms = retry.delay_ms,
-                    "Webhook event failed, will be retried"
-                );
-            }
+        if held {
+            tracing::warn!(
+                event_id = event.id,
+                event_type = event.event_type,
+                error = failure.error,
+                retry_count = claimed.retry_count + 1,
+                retry_in_ms = delay_ms,
+                "Webhook event failed, will be retried"
+            );
         }
         Ok(())
     }
@@ -123,29 +109,11 @@ impl Processor {
                 };
                 let failed_before = u32::try_from(claimed.retry_count).unwrap_or(0);
                 let delay = retry::delay(failed_before, rand::random());
-                self.schedule_retries(lease_id, &[(claimed, failure, delay)])
+                self.schedule_retry(lease_id, claimed, &failure, delay)
                     .await
             }
             Err(outage) => Err(outage),
         }
-    }
-}
-
-/// Logs that a failure could not be recorded, unless nothing can be.
-fn unless_outage(
-    recorded: Result<(), sqlx::Error>,
-    event: &StoredEvent,
-    failure: &Failure,
-) -> Result<(), sqlx::Error> {
-    match recorded {
-        Err(refusal) if !db::is_outage(&refusal) => {
-            tracing::error!(
-                event_id = event.id, event_type = event.event_type,
-                error = failure.error, %refusal, "a failed attempt could not be recorded"
-            );
-            Ok(())
-        }
-        recorded => recorded,
     }
 }
 

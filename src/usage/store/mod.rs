@@ -3,6 +3,7 @@
 mod pending;
 mod periods;
 mod rehearsal;
+mod told;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -25,6 +26,7 @@ use crate::plans::{Aggregation, Catalogue};
 pub use pending::{due_accounts, forgotten, settle_forgotten};
 pub use periods::{Place, Renewed, Row, keep_prices, reach, rows, shift};
 pub use rehearsal::rehearse;
+pub use told::{bill_by, count_late, expect, mark_late, rows_of, split};
 pub use write::{Writes, write};
 
 /// Where accounts are told apart and locked: an organization and a metric.

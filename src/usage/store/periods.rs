@@ -16,6 +16,8 @@ use crate::plans::{Aggregation, MeteredPrices};
 pub struct Row {
     pub start: i64,
     pub end: i64,
+    /// It was invoiced when it ended, before its time.
+    pub closed: bool,
 }
 
 /// The account and the total that are to be brought in order.
@@ -38,22 +40,24 @@ pub async fn rows(
     organizations: &[Uuid],
 ) -> Result<Vec<(Uuid, String, Row)>, sqlx::Error> {
     let rows = sqlx::query!(
-        "SELECT organization_id, metric, period_start, period_end FROM usage_totals
-          WHERE organization_id = ANY($1) AND period_end > now() - interval '35 days'
-          ORDER BY organization_id, metric, period_start",
+        r#"SELECT organization_id, metric, period_start, period_end,
+                  closed_at IS NOT NULL AS "closed!"
+             FROM usage_totals
+            WHERE organization_id = ANY($1) AND period_end > now() - interval '35 days'
+            ORDER BY organization_id, metric, period_start"#,
         organizations
     )
     .fetch_all(conn)
     .await?;
-    let row = |start: jiff_sqlx::Timestamp, end: jiff_sqlx::Timestamp| Row {
-        start: start.to_jiff().as_second(),
-        end: end.to_jiff().as_second(),
-    };
     Ok(rows
         .into_iter()
         .map(|found| {
-            let period = row(found.period_start, found.period_end);
-            (found.organization_id, found.metric, period)
+            let row = Row {
+                start: found.period_start.to_jiff().as_second(),
+                end: found.period_end.to_jiff().as_second(),
+                closed: found.closed,
+            };
+            (found.organization_id, found.metric, row)
         })
         .collect())
 }
@@ -314,7 +318,8 @@ pub(super) async fn recompute(
            ), told AS (
              SELECT units FROM usage_reports
               WHERE organization_id = $1 AND metric = $2 AND period_start = $3
-              ORDER BY created_at DESC LIMIT 1
+              -- In Stripe the newest second's last one counts.
+              ORDER BY date_trunc('second', at) DESC, created_at DESC LIMIT 1
            )
            UPDATE usage_totals SET
              total = coalesce(CASE WHEN $4 THEN (SELECT quantity FROM newest)

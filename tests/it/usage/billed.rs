@@ -37,7 +37,11 @@ impl Billed {
 
     /// Without a subscription yet; `at`: the customer's clock.
     pub async fn without_subscription(at: Option<i64>) -> Self {
-        let world = World::start().await;
+        Self::on(World::start().await, at).await
+    }
+
+    /// The same, beside this stand-in.
+    pub async fn on(world: World, at: Option<i64>) -> Self {
         let api = world.stripe.api();
         let client = Client::new(api.base, api.key, api.patience).unwrap();
         let catalogue = Catalogue::load(None).unwrap();

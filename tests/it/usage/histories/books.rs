@@ -101,13 +101,21 @@ pub async fn compare(stage: &Stage, party: &mut Party, report: &Report) -> Vec<S
         }
         wrong.push(format!("{bills:#?}"));
         let sql = format!(
-            "SELECT metric, units, extract(epoch FROM at)::bigint AS at, sent_at,
+            "SELECT metric, units, floor(extract(epoch FROM at))::bigint AS at, sent_at, late,
                     extract(epoch FROM period_start)::bigint AS of
                FROM usage_reports WHERE organization_id = '{}' ORDER BY created_at",
             party.tenant.organization
         );
-        for row in stage.rows(&sql).await {
-            wrong.push(row.to_string());
+        let totals = format!(
+            "SELECT metric, extract(epoch FROM period_start)::bigint AS start, total, reported,
+                    reported_late, extract(epoch FROM closed_at)::bigint AS closed, billed_by
+               FROM usage_totals WHERE organization_id = '{}' ORDER BY 1, 2",
+            party.tenant.organization
+        );
+        for sql in [sql, totals] {
+            for row in stage.rows(&sql).await {
+                wrong.push(row.to_string());
+            }
         }
     }
     wrong

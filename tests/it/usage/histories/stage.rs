@@ -1,7 +1,7 @@
-//! The service and the stand-in, whose webhooks are delivered twice and
+//! The service and the stand-in, whose webhooks are delivered late, twice and
 //! in any order.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ pub struct Stage {
     client: Client,
     http: reqwest::Client,
     seen: HashSet<String>,
+    /// Webhooks that are under way, and for how many more rounds.
+    held: Vec<(usize, Value)>,
 }
 
 fn plans_file() -> PathBuf {
@@ -54,6 +56,7 @@ impl Stage {
             client,
             http: valuecanvas_billing::outbound::direct_client().unwrap(),
             seen: HashSet::new(),
+            held: Vec::new(),
         }
     }
 
@@ -76,31 +79,71 @@ impl Stage {
         (status, response.json().await.unwrap_or_default())
     }
 
-    /// Delivers what happened: shuffled, and some of it twice.
+    /// Delivers what is due of what happened: shuffled, and some of it twice. Of a
+    /// customer all may be late by a round or two, or a single webhook.
     pub async fn deliver(&mut self, dice: &mut Dice) {
-        loop {
-            let mut now = Vec::new();
-            for event in self.collect().await {
-                if dice.one_in(6) {
-                    now.push(event.clone());
-                }
-                now.push(event);
-            }
-            dice.shuffle(&mut now);
-            let service = &self.world.service;
-            let secret = SigningSecret::new(service.secrets[0]);
-            for event in &now {
-                let body = event.to_string();
-                let at = Timestamp::now().as_second();
-                let signature = signature::sign(&secret, body.as_bytes(), at);
-                let response = service.deliver_raw(body, &signature).await;
-                assert_eq!(response.status(), 200);
-            }
-            service.settle().await;
-            if now.is_empty() {
-                return;
+        let mut due = Vec::new();
+        for (rounds, event) in std::mem::take(&mut self.held) {
+            match rounds {
+                0 => due.push(event),
+                _ => self.held.push((rounds - 1, event)),
             }
         }
+        let mut slow = HashMap::new();
+        loop {
+            let mut new = self.collect().await;
+            // The order of a page does not depend on what else happened.
+            new.sort_by_key(|event| text(event, "id"));
+            for event in new {
+                let object = &event["data"]["object"];
+                let customer = object["customer"].as_str().unwrap_or_default().to_owned();
+                let slow = *slow.entry(customer).or_insert_with(|| match dice.below(3) {
+                    0 => 1 + dice.below(2),
+                    _ => 0,
+                });
+                let rounds = match dice.below(6) {
+                    0 => slow + dice.below(3),
+                    _ => slow,
+                };
+                match rounds {
+                    0 => due.push(event),
+                    _ => self.held.push((rounds - 1, event)),
+                }
+            }
+            if due.is_empty() {
+                return;
+            }
+            self.send(dice, std::mem::take(&mut due)).await;
+        }
+    }
+
+    /// Delivers all that is left.
+    pub async fn deliver_all(&mut self, dice: &mut Dice) {
+        loop {
+            let held = std::mem::take(&mut self.held);
+            let mut due: Vec<Value> = held.into_iter().map(|(_, event)| event).collect();
+            due.extend(self.collect().await);
+            if due.is_empty() {
+                return;
+            }
+            self.send(dice, due).await;
+        }
+    }
+
+    async fn send(&self, dice: &mut Dice, mut due: Vec<Value>) {
+        let again: Vec<Value> = due.iter().filter(|_| dice.one_in(6)).cloned().collect();
+        due.extend(again);
+        dice.shuffle(&mut due);
+        let service = &self.world.service;
+        let secret = SigningSecret::new(service.secrets[0]);
+        for event in &due {
+            let body = event.to_string();
+            let at = Timestamp::now().as_second();
+            let signature = signature::sign(&secret, body.as_bytes(), at);
+            let response = service.deliver_raw(body, &signature).await;
+            assert_eq!(response.status(), 200);
+        }
+        service.settle().await;
     }
 
     /// What happened since it was asked last.
