@@ -155,6 +155,12 @@ fn describe(report: &Report) -> String {
             report.doubtful
         ));
     }
+    if report.refused > 0 {
+        text.push_str(&format!(
+            "\n{} will never reach Stripe, since the customer was deleted there",
+            report.refused
+        ));
+    }
     for found in &report.unbilled {
         text.push_str(&format!(
             "\n{} {} of organization {} are not billed as they were used ({}): see docs/runbook.md, UsageUnbilled",

@@ -27,6 +27,7 @@ pub async fn run(
         sent = report.sent,
         failed = report.failed,
         doubtful = report.doubtful,
+        refused = report.refused,
         unbilled = report.unbilled.len(),
         "Usage report completed"
     );

@@ -16,6 +16,10 @@ pub fn drift(unbilled: &Unbilled) -> Drift {
         Reason::EndedWithoutInvoice => {
             "units over the quota: billed, nothing (its subscription ended without a last invoice)"
         }
+        Reason::CustomerDeleted => {
+            "units over the quota: billed, nothing (the customer was deleted in Stripe before it \
+             was told: bill them by another way, or let them go)"
+        }
         Reason::BilledTooMuch => {
             "units were billed and not used (the invoice of the period was made before Stripe was \
              told of less)"
