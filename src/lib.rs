@@ -21,6 +21,7 @@ pub mod http;
 pub mod inbox;
 pub mod invoices;
 pub mod jobs;
+pub mod limits;
 pub mod metrics;
 pub mod migrations;
 pub mod number;

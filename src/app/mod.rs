@@ -27,7 +27,7 @@ use crate::db::DatabaseError;
 use crate::embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresError};
 use crate::enforcement::{Agents, Calls};
 use crate::event_handlers;
-use crate::http::budget::{Budget, limits};
+use crate::http::budget::Budget;
 use crate::http::rate_limit::Limits;
 use crate::http::{self, Probes, Readiness, cors};
 use crate::inbox::group_commit::Source;
@@ -36,6 +36,7 @@ use crate::inbox::rejections::Rejections;
 use crate::inbox::routes::Endpoint;
 use crate::inbox::worker::Processor;
 use crate::inbox::{self, group_commit};
+use crate::limits;
 use crate::metrics;
 use crate::migrations::MigrationError;
 use crate::organizations;
@@ -353,9 +354,19 @@ async fn keep_time(recorded: PrometheusHandle, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = tick.tick() => recorded.run_upkeep(),
+            _ = tick.tick() => {
+                recorded.run_upkeep();
+                give_memory_back();
+            }
         }
     }
+}
+
+/// The allocator gives back to the system what has been free for a while, but only
+/// looks for it when something large is freed: after a flood nothing is.
+fn give_memory_back() {
+    const LARGE: usize = 1024 * 1024;
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE)));
 }
 
 /// Each has a connection, and a server process that counts for it.

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::login::LoginError;
 use super::token::Hash;
-use crate::http::budget::limits;
+use crate::limits;
 
 /// How long is believed that somebody is to wait: a success elsewhere, or an
 /// operator, may end it.

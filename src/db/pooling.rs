@@ -6,14 +6,18 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection as _, Executor as _, Row as _};
 
 use super::{DatabaseError, connect, dedicated, scarcity};
 
-/// How long sessions that are opened at once may take. A pooler lets those wait
-/// that it has no connection for.
-const AT_ONCE: Duration = Duration::from_secs(3);
+/// Of sessions that are opened at once, the next one comes within this, however
+/// slow the server. A pooler lets those wait that it has no connection for.
+const NEXT: Duration = Duration::from_secs(3);
+/// And all within this.
+const ALL: Duration = Duration::from_secs(30);
 
 /// Refuses a pooler in transaction or statement mode.
 ///
@@ -63,8 +67,9 @@ impl std::fmt::Display for Short {
         let Self { needed, given } = self;
         write!(
             f,
-            "a connection pooler stands before PostgreSQL and gave {given} of {needed} connections within {} s",
-            AT_ONCE.as_secs()
+            "a connection pooler stands before PostgreSQL and gave {given} of {needed} connections, and no other \
+             within {} s",
+            NEXT.as_secs()
         )
     }
 }
@@ -89,9 +94,13 @@ pub async fn short_pooler(
     if is_direct {
         return Ok(None);
     }
-    let opening = (0..needed).map(|_| dedicated(options, "", AT_ONCE));
-    let opened = futures_util::future::join_all(opening).await;
-    let opened: Vec<PgConnection> = opened.into_iter().filter_map(Result::ok).collect();
+    let mut opening: FuturesUnordered<_> =
+        (0..needed).map(|_| dedicated(options, "", ALL)).collect();
+    let mut opened: Vec<PgConnection> = Vec::new();
+    while let Ok(Some(next)) = tokio::time::timeout(NEXT, opening.next()).await {
+        opened.extend(next.ok());
+    }
+    drop(opening);
     let given = u32::try_from(opened.len()).unwrap_or(u32::MAX);
     for conn in opened {
         let _ = conn.close().await;

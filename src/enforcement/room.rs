@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use crate::error::Problem;
-use crate::http::budget::limits;
+use crate::limits;
 use crate::metrics;
 
 /// A client that comes again after this may find room.

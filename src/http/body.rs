@@ -11,10 +11,11 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use futures_util::StreamExt as _;
 
-use super::budget::{Address, Class, Doing, Line, Payer, Permit, Shortage, limits};
+use super::budget::{Address, Class, Doing, Line, Payer, Permit, Shortage};
 use super::caller::Caller;
 use super::entry::Peer;
 use crate::error::Problem;
+use crate::limits;
 
 /// The largest body that is read.
 pub const MAX_BYTES: usize = 1024 * 1024;

@@ -91,8 +91,8 @@ async fn alive() -> Json<Health> {
 /// Whether requests can be served
 ///
 /// A new connection to the database can be opened, and becomes what the service
-/// needs to be; the database takes writes and has every migration of this
-/// program.
+/// needs to be; the database takes writes, has every migration of this program,
+/// and lets the service do all that they let it do.
 #[utoipa::path(get, path = "/readyz", tag = "Operation",
     responses((status = 200, description = "They can.", body = Health),
               (status = 503, description = "They cannot, and why.", body = Health)))]

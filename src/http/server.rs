@@ -15,8 +15,9 @@ use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::budget::{Budget, Place, Stream, limits};
+use super::budget::{Budget, Place, Stream};
 use super::entry::Entry;
+use crate::limits;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long open requests may take once the service stops.

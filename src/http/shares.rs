@@ -15,11 +15,11 @@ use futures_util::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
-use super::budget::limits;
 use super::caller::Caller;
 use super::idempotency;
 use crate::auth::{is_forward_auth, is_forwarded};
 use crate::error::Problem;
+use crate::limits;
 use crate::metrics;
 use crate::telemetry::seldom::Seldom;
 

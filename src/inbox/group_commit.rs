@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{altered, store};
 use crate::db;
-use crate::http::budget::limits;
+use crate::limits;
 use crate::metrics;
 use crate::stripe::event::Envelope;
 

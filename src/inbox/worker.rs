@@ -23,7 +23,7 @@ use crate::db::{self, WorkerTx};
 use crate::event_handlers::{
     self, Applied, Context, Handled, HandlerError, StoredEvent, UnknownCustomers,
 };
-use crate::http::budget::limits;
+use crate::limits;
 use crate::metrics;
 use crate::plans::Catalogue;
 use crate::stripe::account::{Account, OwnAccount};
@@ -354,6 +354,7 @@ impl Processor {
     ) -> Result<Tally, sqlx::Error> {
         applied.count();
         let mut tally = Tally::default();
+        let mut failed = Vec::new();
         for (one, result) in claimed.into_iter().zip(applied.results) {
             if let Err(HandlerError::Locked(organization)) = result {
                 work.held.entry(organization).or_default().push(one);
@@ -370,10 +371,11 @@ impl Processor {
                 }
                 Err(error) => {
                     tally.failed += 1;
-                    self.fail(work.lease_id, &one, &error).await?;
+                    failed.push((one, error));
                 }
             }
         }
+        self.fail(work.lease_id, &failed).await?;
         Ok(tally)
     }
 }

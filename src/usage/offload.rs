@@ -8,8 +8,8 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::error::Problem;
-use crate::http::budget::limits;
 use crate::http::shares::Turnstile;
+use crate::limits;
 
 /// What is no longer than this is read where it arrives.
 pub const LARGE_BYTES: usize = 16 * 1024;

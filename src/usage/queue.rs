@@ -12,7 +12,7 @@ use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
 use super::ledger::{LedgerError, Op, Reply};
-use crate::http::budget::limits;
+use crate::limits;
 
 /// What a lane's requests come to, until they are answered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

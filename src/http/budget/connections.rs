@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use super::limits;
 use super::line::{Doing, Line};
 use super::{Address, Budget, Shortage};
+use crate::limits;
 use crate::metrics::budget as metrics;
 
 /// The connections that are open.

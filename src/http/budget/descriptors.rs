@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::limits;
+use crate::limits;
 
 /// Raises the soft limit to the hard one. What it was, where it stays.
 pub fn raise() -> Result<(), Errno> {

@@ -11,8 +11,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf, Take};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
+use super::Growth;
 use super::line::{Doing, Line};
-use super::{Growth, limits};
+use crate::limits;
 
 /// A connection's stream: reads little at a time, counts heads, and ends when
 /// its client reads nothing.

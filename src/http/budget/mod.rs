@@ -1,5 +1,5 @@
 //! What everything foreign may take of this process: connections, heads and
-//! bodies, in all and of each who sends them. [`limits`] is the one table.
+//! bodies, in all and of each who sends them. [`crate::limits`] is the one table.
 //!
 //! All of it at once fits in the 512 MiB that manifests and unit allow:
 //!
@@ -24,7 +24,6 @@ mod address;
 mod connections;
 pub mod descriptors;
 mod io;
-pub mod limits;
 mod line;
 mod shares;
 
@@ -40,6 +39,7 @@ pub use line::{Doing, Line};
 use shares::Share;
 pub use shares::{Class, Payer, Permit, Shortage};
 
+use crate::limits;
 use crate::metrics::budget as metrics;
 use crate::telemetry::seldom::Seldom;
 

@@ -10,7 +10,8 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::{Address, Budget, limits};
+use super::{Address, Budget};
+use crate::limits;
 use crate::metrics::budget as metrics;
 
 /// Which share a body is taken from.

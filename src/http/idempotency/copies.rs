@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
-use crate::http::budget::limits;
+use crate::limits;
 
 #[derive(Clone, Default)]
 pub struct Copies(Arc<Mutex<Taken>>);

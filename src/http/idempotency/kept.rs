@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use crate::http::budget::limits;
+use crate::limits;
 
 /// Answers are kept for a day, which is counted in hours.
 const HOUR: Duration = Duration::from_secs(60 * 60);

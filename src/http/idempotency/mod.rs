@@ -33,11 +33,11 @@ use uuid::Uuid;
 
 use super::RequestId;
 use super::body;
-use super::budget::limits;
 use super::caller::Caller;
 use super::shares::{Busy, Pass, Turnstile};
 use crate::auth::{is_forward_auth, is_forwarded};
 use crate::error::Problem;
+use crate::limits;
 use copies::Copies;
 pub use copying::Streamed;
 use kept::Kept;

@@ -201,37 +201,55 @@ impl Failure {
     }
 }
 
-/// Records a failed attempt, after which the event waits for `delay_ms`; not
-/// at all if the customer it waited for became known meanwhile. Whether
-/// `lease_id` still held the event.
-pub async fn schedule_retry(
+/// A failed attempt, after which the event waits.
+pub struct Retry<'a> {
+    pub event: &'a StoredEvent,
+    pub failure: Failure,
+    pub delay_ms: i64,
+}
+
+/// Records failed attempts, after which the events wait; not at all if the
+/// customer that one waited for became known meanwhile. The events that
+/// `lease_id` still held, by bucket and id.
+pub async fn schedule_retries(
     conn: &mut PgConnection,
     lease_id: Uuid,
-    event: &StoredEvent,
-    failure: &Failure,
-    delay_ms: i64,
-) -> Result<bool, sqlx::Error> {
-    let scheduled = sqlx::query_scalar!(
-        "UPDATE webhook_events
-            SET retry_count = retry_count + 1,
+    retries: &[Retry<'_>],
+) -> Result<HashSet<(i16, String)>, sqlx::Error> {
+    let events: Vec<&StoredEvent> = retries.iter().map(|retry| retry.event).collect();
+    let (buckets, ids) = keys(&events);
+    let delays: Vec<i64> = retries.iter().map(|retry| retry.delay_ms).collect();
+    let failures = || retries.iter().map(|retry| &retry.failure);
+    let errors: Vec<&str> = failures().map(|failure| failure.error.as_str()).collect();
+    let entries: Vec<String> = failures().map(|one| one.entry().to_string()).collect();
+    let waiting: Vec<Option<&str>> = failures().map(|one| one.waiting_for.as_deref()).collect();
+    let scheduled = sqlx::query!(
+        "UPDATE webhook_events e
+            SET retry_count = e.retry_count + 1,
                 next_retry_at = now() + CASE
-                  WHEN EXISTS (SELECT FROM billing_customers WHERE stripe_customer_id = $7)
-                  THEN interval '0' ELSE $4::bigint * interval '1 millisecond' END,
-                error_message = $5, attempts = attempts || $6::jsonb, waiting_for_customer_id = $7,
+                  WHEN EXISTS (SELECT FROM billing_customers c
+                                WHERE c.stripe_customer_id = failed.waiting_for)
+                  THEN interval '0' ELSE failed.delay_ms * interval '1 millisecond' END,
+                error_message = failed.error, attempts = e.attempts || failed.entry::jsonb,
+                waiting_for_customer_id = failed.waiting_for,
                 lease_id = NULL, lease_expires_at = NULL
-          WHERE bucket = $1 AND stripe_event_id = $2 AND lease_id = $3 AND NOT processed
-        RETURNING bucket",
-        event.bucket,
-        event.id,
+           FROM unnest($2::smallint[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[])
+             AS failed(bucket, id, delay_ms, error, entry, waiting_for)
+          WHERE e.bucket = failed.bucket AND e.stripe_event_id = failed.id
+            AND e.lease_id = $1 AND NOT e.processed
+        RETURNING e.bucket, e.stripe_event_id",
         lease_id,
-        delay_ms,
-        failure.error,
-        failure.entry(),
-        failure.waiting_for
+        &buckets,
+        &ids as &[&str],
+        &delays,
+        &errors as &[&str],
+        &entries,
+        &waiting as &[Option<&str>]
     )
-    .fetch_optional(conn)
+    .fetch_all(conn)
     .await?;
-    Ok(scheduled.is_some())
+    let held = scheduled.into_iter();
+    Ok(held.map(|row| (row.bucket, row.stripe_event_id)).collect())
 }
 
 /// Which of `events` `lease_id` still holds, by bucket and id.

@@ -5,14 +5,15 @@ use std::time::Duration;
 use billing_domain::retry::{self, NextStep};
 use uuid::Uuid;
 
-use super::super::store::leases::{self, Claimed, Failure};
+use super::super::store::leases::{self, Claimed, Failure, Retry};
 use super::Processor;
 use crate::db::{self, WorkerTx};
-use crate::event_handlers::HandlerError;
+use crate::event_handlers::{HandlerError, StoredEvent};
 use crate::metrics;
 
 impl Processor {
-    /// Records a failed attempt.
+    /// Records failed attempts: those that are tried again in one statement, since
+    /// an account's other products may send thousands.
     ///
     /// # Errors
     /// When the database is gone. A failure that it refuses to record is
@@ -21,56 +22,69 @@ impl Processor {
     pub(super) async fn fail(
         &self,
         lease_id: Uuid,
-        claimed: &Claimed,
-        error: &HandlerError,
+        failed: &[(Claimed, HandlerError)],
     ) -> Result<(), sqlx::Error> {
-        let failed_before = u32::try_from(claimed.retry_count).unwrap_or(0);
-        let next = match error {
-            HandlerError::Permanent(_) => NextStep::DeadLetter,
-            _ => retry::after_failure(failed_before, self.max_retries, rand::random()),
-        };
-        metrics::attempt_failed(failed_before > 0);
-        let failure = failure_of(error);
-        let recorded = match next {
-            NextStep::RetryAfter(delay) => {
-                self.schedule_retry(lease_id, claimed, &failure, delay)
-                    .await
+        let mut retries = Vec::new();
+        for (claimed, error) in failed {
+            let failed_before = u32::try_from(claimed.retry_count).unwrap_or(0);
+            let next = match error {
+                HandlerError::Permanent(_) => NextStep::DeadLetter,
+                _ => retry::after_failure(failed_before, self.max_retries, rand::random()),
+            };
+            metrics::attempt_failed(failed_before > 0);
+            let failure = failure_of(error);
+            match next {
+                NextStep::RetryAfter(delay) => retries.push((claimed, failure, delay)),
+                NextStep::DeadLetter => {
+                    let moved = self.dead_letter(lease_id, claimed, &failure).await;
+                    unless_outage(moved, &claimed.event, &failure)?;
+                }
             }
-            NextStep::DeadLetter => self.dead_letter(lease_id, claimed, &failure).await,
-        };
-        match recorded {
+        }
+        match self.schedule_retries(lease_id, &retries).await {
             Err(refusal) if !db::is_outage(&refusal) => {
-                tracing::error!(
-                    event_id = claimed.event.id, event_type = claimed.event.event_type,
-                    %error, %refusal, "a failed attempt could not be recorded"
-                );
+                for retry in &retries {
+                    let one = std::slice::from_ref(retry);
+                    let recorded = self.schedule_retries(lease_id, one).await;
+                    unless_outage(recorded, &retry.0.event, &retry.1)?;
+                }
                 Ok(())
             }
             recorded => recorded,
         }
     }
 
-    async fn schedule_retry(
+    async fn schedule_retries(
         &self,
         lease_id: Uuid,
-        claimed: &Claimed,
-        failure: &Failure,
-        delay: Duration,
+        failed: &[(&Claimed, Failure, Duration)],
     ) -> Result<(), sqlx::Error> {
-        let event = &claimed.event;
-        let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let retries: Vec<Retry<'_>> = failed
+            .iter()
+            .map(|(claimed, failure, delay)| Retry {
+                event: &claimed.event,
+                failure: failure.clone(),
+                delay_ms: i64::try_from(delay.as_millis()).unwrap_or(i64::MAX),
+            })
+            .collect();
         let mut tx = WorkerTx::begin(&self.pool).await?;
-        let held = leases::schedule_retry(tx.conn(), lease_id, event, failure, delay_ms).await?;
+        let held = leases::schedule_retries(tx.conn(), lease_id, &retries).await?;
         tx.commit().await?;
-        if held {
-            tracing::warn!(
-                event_id = event.id,
-                event_type = event.event_type,
-                error = failure.error,
-                retry_count = claimed.retry_count + 1,
-                retry_in_ms = delay_ms,
-                "Webhook event failed, will be retried"
-            );
+        for ((claimed, failure, _), retry) in failed.iter().zip(&retries) {
+            let event = &claimed.event;
+            if held.contains(&(event.bucket, event.id.clone())) {
+                tracing::warn!(
+                    event_id = event.id,
+                    event_type = event.event_type,
+                    error = failure.error,
+                    retry_count = claimed.retry_count + 1,
+                    retry_in_ms = retry.delay_ms,
+                    "Webhook event failed, will be retried"
+                );
+            }
         }
         Ok(())
     }
@@ -109,11 +123,29 @@ impl Processor {
                 };
                 let failed_before = u32::try_from(claimed.retry_count).unwrap_or(0);
                 let delay = retry::delay(failed_before, rand::random());
-                self.schedule_retry(lease_id, claimed, &failure, delay)
+                self.schedule_retries(lease_id, &[(claimed, failure, delay)])
                     .await
             }
             Err(outage) => Err(outage),
         }
+    }
+}
+
+/// Logs that a failure could not be recorded, unless nothing can be.
+fn unless_outage(
+    recorded: Result<(), sqlx::Error>,
+    event: &StoredEvent,
+    failure: &Failure,
+) -> Result<(), sqlx::Error> {
+    match recorded {
+        Err(refusal) if !db::is_outage(&refusal) => {
+            tracing::error!(
+                event_id = event.id, event_type = event.event_type,
+                error = failure.error, %refusal, "a failed attempt could not be recorded"
+            );
+            Ok(())
+        }
+        recorded => recorded,
     }
 }
 

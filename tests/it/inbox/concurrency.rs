@@ -136,11 +136,13 @@ async fn a_failure_is_recorded_only_by_the_holder_of_the_lease() {
     };
     let mut tx = WorkerTx::begin(&bench.processor.pool).await.unwrap();
     let event = &claimed[0].event;
-    assert!(
-        !leases::schedule_retry(tx.conn(), first, event, &failure, 0)
-            .await
-            .unwrap()
-    );
+    let retry = leases::Retry {
+        event,
+        failure: failure.clone(),
+        delay_ms: 0,
+    };
+    let retried = leases::schedule_retries(tx.conn(), first, &[retry]).await;
+    assert!(retried.unwrap().is_empty());
     assert!(
         !leases::dead_letter(tx.conn(), first, event, &failure)
             .await
@@ -180,15 +182,17 @@ async fn a_customer_that_became_known_during_the_attempt_is_not_waited_for() {
     let lease_id = Uuid::now_v7();
     let claimed = claim(&bench, lease_id).await;
     bench.db.organization("cus_late").await;
-    let failure = Failure {
-        error: "no organization has the Stripe customer cus_late".to_owned(),
-        waiting_for: Some("cus_late".to_owned()),
+    let retry = leases::Retry {
+        event: &claimed[0].event,
+        failure: Failure {
+            error: "no organization has the Stripe customer cus_late".to_owned(),
+            waiting_for: Some("cus_late".to_owned()),
+        },
+        delay_ms: 3_600_000,
     };
-    let an_hour = 3_600_000;
     let mut tx = WorkerTx::begin(&bench.processor.pool).await.unwrap();
-    leases::schedule_retry(tx.conn(), lease_id, &claimed[0].event, &failure, an_hour)
-        .await
-        .unwrap();
+    let retried = leases::schedule_retries(tx.conn(), lease_id, &[retry]).await;
+    assert_eq!(retried.unwrap().len(), 1);
     tx.commit().await.unwrap();
     assert_eq!(bench.work().await.succeeded, 1);
 }

@@ -205,13 +205,20 @@ async fn an_owner_that_is_no_superuser_backs_up_and_is_remembered() {
     let doctor = run(&mut program_on(db, &["doctor", "--json"]));
     assert_eq!(backup(&doctor), "ok", "{}", doctor.stdout);
 
-    // It holds them, too.
+    // It restores it, too, into a database of its own.
     let other = TestDatabase::empty().await;
-    let restored = on(&other, &["restore", name, "--json"]);
+    other
+        .execute(&format!("ALTER DATABASE {} OWNER TO {owner}", other.name))
+        .await;
+    let mut command = program(&["restore", name, "--json"]);
+    let restored = run(command.env("MIGRATION_DATABASE_URL", other.url(&owner)));
     assert_eq!(restored.status, 0, "{}", restored.stderr);
     assert_eq!(restored.json()["counted"], true);
-    db.execute(&format!("DROP OWNED BY {owner}; DROP ROLE {owner}"))
-        .await;
+    let nothing_left = format!("REASSIGN OWNED BY {owner} TO postgres; DROP OWNED BY {owner}");
+    for db in [&other, db] {
+        db.execute(&nothing_left).await;
+    }
+    db.execute(&format!("DROP ROLE {owner}")).await;
 }
 
 #[tokio::test]
