@@ -209,13 +209,19 @@ pub async fn write(conn: &mut PgConnection, writes: &Writes) -> Result<bool, sql
                    AS t(organization_id, metric, period_start, period_end, total, reserved,
                         events, last_at, last_event_id, alerted, updated_at, stored)
                ), counted AS (
-                 UPDATE usage_totals u SET
-                   period_end = t.period_end, total = t.total, reserved = t.reserved,
-                   events = t.events, last_at = t.last_at, last_event_id = t.last_event_id,
-                   alerted = t.alerted, updated_at = t.updated_at
-                   FROM totals t
-                  WHERE t.stored AND u.organization_id = t.organization_id
-                    AND u.metric = t.metric AND u.period_start = t.period_start
+                 -- Found by its key under any plan; an update that joins them would read
+                 -- all totals under a plan that was made while there were few.
+                 INSERT INTO usage_totals (organization_id, metric, period_start, period_end,
+                                           total, reserved, events, last_at, last_event_id,
+                                           alerted, updated_at)
+                 SELECT organization_id, metric, period_start, period_end, total, reserved,
+                        events, last_at, last_event_id, alerted, updated_at
+                   FROM totals WHERE stored
+                 ON CONFLICT (organization_id, metric, period_start) DO UPDATE SET
+                   period_end = excluded.period_end, total = excluded.total,
+                   reserved = excluded.reserved, events = excluded.events,
+                   last_at = excluded.last_at, last_event_id = excluded.last_event_id,
+                   alerted = excluded.alerted, updated_at = excluded.updated_at
                  RETURNING 1
                ), begun AS (
                  -- What was not read is never overwritten.
