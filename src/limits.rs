@@ -61,7 +61,7 @@ pub const ANONYMOUS_OF_ADDRESS: usize = 2 * MIB;
 /// Answers of upstreams on their way to clients of the gateway. What a connection
 /// reads at once grows with the answer, up to 400 KiB, which a client that reads
 /// slowly leaves with us.
-pub const FORWARDED: usize = 16 * MIB;
+pub const FORWARDED: usize = 32 * MIB;
 /// Those of one organization.
 pub const FORWARDED_OF_ORGANIZATION: usize = FORWARDED / 4;
 /// A read takes at least as much.
@@ -174,7 +174,7 @@ mod tests {
     const CONNECTION: usize = 48 * KIB;
     const LIMIT: usize = 512 * MIB;
     /// At rest, and what is made of the batches that are processed.
-    const OTHERS: usize = (64 + 64) * MIB;
+    const OTHERS: usize = (48 + 64) * MIB;
 
     #[test]
     fn all_floods_at_once_fit_the_manifests_limit() {

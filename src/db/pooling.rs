@@ -97,13 +97,23 @@ pub async fn short_pooler(
     let mut opening: FuturesUnordered<_> =
         (0..needed).map(|_| dedicated(options, "", ALL)).collect();
     let mut opened: Vec<PgConnection> = Vec::new();
+    let mut failed = None;
     while let Ok(Some(next)) = tokio::time::timeout(NEXT, opening.next()).await {
-        opened.extend(next.ok());
+        match next {
+            Ok(conn) => opened.push(conn),
+            Err(error) => failed = Some(error),
+        }
     }
     drop(opening);
     let given = u32::try_from(opened.len()).unwrap_or(u32::MAX);
     for conn in opened {
         let _ = conn.close().await;
+    }
+    // A pooler lets wait; who refuses is not one, and says why.
+    let waited_in_vain = |error: &sqlx::Error| matches!(error, sqlx::Error::PoolTimedOut);
+    if let Some(error) = failed.filter(|error| !waited_in_vain(error)) {
+        tracing::warn!(%error, "it could not be told whether there are connections enough");
+        return Ok(None);
     }
     if given == needed {
         return Ok(None);

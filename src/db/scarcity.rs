@@ -1,7 +1,7 @@
 //! Whether the server has no connection left. Then the pools give back what they
 //! do not use at the moment, rather than keep it for later, until nobody of this
-//! process is refused one: those that come last (intake, lookups of credentials)
-//! would else get none for as long as the others poll.
+//! process is refused one: intake, which comes last, would else get none for as
+//! long as the others poll. Noted is what intake, the ledger and readiness meet.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};

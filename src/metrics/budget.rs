@@ -11,11 +11,18 @@ const REFUSED: &str = "http_connections_refused_total";
 const BYTES: &str = "http_bytes_in_flight";
 const BYTES_LIMIT: &str = "http_bytes_in_flight_limit";
 const BYTES_REFUSED: &str = "http_bytes_refused_total";
+const NOT_KEPT: &str = "http_answers_not_kept_total";
 
 /// The heads of all requests, beside the classes of bodies.
 pub const HEADS: &str = "heads";
 /// A body that was slow while others needed its memory.
 pub const SLOW: &str = "slow";
+
+/// An answer that is not kept for its idempotency key: it is too large, there is
+/// no room for its copy, or its organization has kept enough for a day.
+pub const TOO_LARGE: &str = "too_large";
+pub const NO_ROOM: &str = "no_room";
+pub const DAY: &str = "day";
 
 /// Describes them all, at zero.
 pub fn start_at_zero() {
@@ -42,6 +49,13 @@ pub fn start_at_zero() {
         BYTES_REFUSED,
         "Bodies and heads that got no memory, by class and reason."
     );
+    describe_counter!(
+        NOT_KEPT,
+        "Answers that were not kept for their idempotency keys, by reason."
+    );
+    for reason in [TOO_LARGE, NO_ROOM, DAY] {
+        counter!(NOT_KEPT, "reason" => reason).absolute(0);
+    }
     counter!(REFUSED).absolute(0);
     for doing in Doing::ALL.map(Doing::as_str) {
         counter!(EVICTED, "doing" => doing).absolute(0);
@@ -77,6 +91,11 @@ pub fn refused() {
 pub fn bytes(class: &'static str, taken: usize, most: usize) {
     gauge!(BYTES, "class" => class).set(taken as f64);
     gauge!(BYTES_LIMIT, "class" => class).set(most as f64);
+}
+
+/// An answer that was passed on and not kept.
+pub fn answer_not_kept(reason: &'static str) {
+    counter!(NOT_KEPT, "reason" => reason).increment(1);
 }
 
 /// A body or a head that got no memory.

@@ -31,7 +31,7 @@ const DECISION_OUTCOMES: [&str; 9] = [
 ];
 
 /// What `serve` asks Stripe, and what may come of it.
-const CALLS: [&str; 16] = [
+const CALLS: [&str; 17] = [
     "account.retrieve",
     "customers.create",
     "customers.retrieve",
@@ -39,6 +39,7 @@ const CALLS: [&str; 16] = [
     "invoices.create_preview",
     "invoices.lines",
     "invoices.retrieve",
+    "meter_events.create",
     "payment_methods.list",
     "payment_methods.retrieve",
     "prices.list",

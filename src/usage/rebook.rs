@@ -161,17 +161,17 @@ async fn settle(
         period_start = place.start, "A billing period moved, and what was counted with it"
     );
     match step {
-        Step::Reach => store::reach(conn, place, current.end_secs(), false).await,
+        Step::Reach => store::reach(conn, place, current.end_secs(), false, false).await,
         Step::Cut { end, since } => {
             store::shift(conn, place, current, Some(since), account.aggregation).await?;
             fill(conn, account, place, end, since).await?;
             // The last invoice of an end by schedule is a draft for a while.
             let planned = account.subscribed.and_then(|held| held.ends_secs);
-            store::reach(conn, place, end, planned != Some(end)).await
+            store::reach(conn, place, end, planned != Some(end), false).await
         }
         Step::Suspend { since } => {
             store::shift(conn, place, current, Some(since), account.aggregation).await?;
-            store::reach(conn, place, since, false).await
+            store::reach(conn, place, since, false, false).await
         }
         Step::Merge => store::shift(conn, place, current, None, account.aggregation).await,
     }

@@ -110,14 +110,14 @@ pub(super) async fn settle(
                     store::split(conn, at(row.start), told.end).await?;
                     let since = Some(told.end);
                     store::shift(conn, at(row.start), rest, since, aggregation).await?;
-                    store::reach(conn, at(row.start), told.end, row.closed).await?;
+                    store::reach(conn, at(row.start), told.end, row.closed, false).await?;
                     store::count_late(conn, at(told.end), aggregation).await?;
                 }
                 Step::Begin { row } => {
                     let since = Some(told.start);
                     store::shift(conn, at(row.start), period, since, aggregation).await?;
                     // It was to last longer. If that was not its own end, it is told of that, too.
-                    store::reach(conn, at(row.start), told.start, true).await?;
+                    store::reach(conn, at(row.start), told.start, true, false).await?;
                     store::count_late(conn, at(row.start), aggregation).await?;
                 }
                 Step::Merge { row } => {
@@ -125,7 +125,7 @@ pub(super) async fn settle(
                 }
                 Step::Settle => {
                     let price = told.price_of(prices, account.metric);
-                    store::reach(conn, at(told.start), told.end, told.at_once).await?;
+                    store::reach(conn, at(told.start), told.end, told.at_once, true).await?;
                     store::bill_by(conn, at(told.start), price.as_deref()).await?;
                     store::mark_late(conn, at(told.start), told.ours).await?;
                     store::count_late(conn, at(told.start), aggregation).await?;

@@ -238,9 +238,13 @@ pub async fn report(
     report.metrics = books(pool, catalogue, now).await?;
     report.unbilled = unbilled(pool, catalogue, now).await?;
     for found in &report.unbilled {
+        if found.reason == Reason::CustomerDeleted && report.refused == 0 {
+            // It was logged and counted when Stripe refused it, and nothing is left to be
+            // done in time.
+            continue;
+        }
         metrics::usage_unbilled(found.reason.as_str());
         if found.reason == Reason::CustomerDeleted {
-            // It was logged when Stripe refused it, and nothing is left to be done in time.
             continue;
         }
         tracing::warn!(

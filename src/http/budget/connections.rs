@@ -24,10 +24,10 @@ pub struct Place(pub Arc<Line>);
 impl Drop for Place {
     fn drop(&mut self) {
         let budget = &self.0.budget;
+        // With the lock, under which it may be told to go at this moment.
+        let mut open = budget.lock();
         budget.release_head(&self.0);
-        if !self.0.must_go() {
-            budget.lock().remove(&self.0);
-        }
+        open.remove(&self.0);
     }
 }
 

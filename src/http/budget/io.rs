@@ -37,7 +37,7 @@ impl Stream {
 
     /// Whether a head may grow by what is read next.
     fn poll_room(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.head == 0 || self.line.doing() != Doing::Head {
+        if self.head < limits::HEAD_FREE || self.line.doing() != Doing::Head {
             return Poll::Ready(Ok(()));
         }
         let length = self.head + limits::READ;

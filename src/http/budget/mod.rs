@@ -5,13 +5,13 @@
 //!
 //! | | MiB |
 //! |---|---|
-//! | the process at rest | 64 |
+//! | the process at rest | 48 |
 //! | 3,072 connections, 48 KiB each: two reads of 16 KiB, an answer's head, a task | 144 |
 //! | heads beyond their first 16 KiB | 16 |
 //! | bodies of deliveries beyond their first 16 KiB | 32 |
 //! | bodies with a credential, and twice as much for what is made of them | 96 |
 //! | bodies without a credential | 4 |
-//! | answers of upstreams, on their way to clients | 16 |
+//! | answers of upstreams, on their way to clients | 32 |
 //! | their copies, until they are kept | 12 |
 //! | usage that waits to be counted | 64 |
 //! | events that are processed | 64 |

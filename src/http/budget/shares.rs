@@ -188,6 +188,7 @@ impl Permit {
 
     async fn wait_for(&self, mut leaving: Leaving) {
         let share = self.budget.share(self.class);
+        let since_ms = self.budget.now_ms();
         loop {
             let left = share.left.notified();
             {
@@ -195,8 +196,11 @@ impl Permit {
                 leaving.retain(|id| taken.permits.contains_key(id));
                 if leaving.is_empty() {
                     if let Some(entered) = taken.permits.get_mut(&self.id) {
+                        let now_ms = self.budget.now_ms();
                         entered.state = State::Reading;
-                        self.progress.receives(0, self.budget.now_ms());
+                        // Nobody is slow for having waited.
+                        entered.began_ms += now_ms.saturating_sub(since_ms);
+                        self.progress.receives(0, now_ms);
                     }
                     return;
                 }

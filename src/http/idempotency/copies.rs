@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
 
 use crate::limits;
+use crate::metrics::budget as metrics;
 
 #[derive(Clone, Default)]
 pub struct Copies(Arc<Mutex<Taken>>);
@@ -70,6 +71,7 @@ impl Copy {
     pub fn and(mut self, chunk: &[u8]) -> Option<Self> {
         let length = self.body.len() + chunk.len();
         if length > limits::KEPT_ANSWER {
+            metrics::answer_not_kept(metrics::TOO_LARGE);
             return None;
         }
         if length > self.counted {
@@ -77,6 +79,7 @@ impl Copy {
             let room = length.max(2 * self.counted).max(limits::COPY_STEP);
             let room = room.min(limits::KEPT_ANSWER);
             if !self.copies.take(self.organization_id, room - self.counted) {
+                metrics::answer_not_kept(metrics::NO_ROOM);
                 return None;
             }
             self.counted = room;

@@ -38,6 +38,7 @@ use super::shares::{Busy, Pass, Turnstile};
 use crate::auth::{is_forward_auth, is_forwarded};
 use crate::error::Problem;
 use crate::limits;
+use crate::metrics::budget as metrics;
 use copies::Copies;
 pub use copying::Streamed;
 use kept::Kept;
@@ -76,9 +77,13 @@ impl Keeper {
     /// Keeps an answer, unless the lease is another's by now.
     async fn keep(&self, lease: &Lease, mut answer: Answer) -> Result<(), sqlx::Error> {
         let kept = &self.kept;
+        let had_body = answer.body.is_some();
         answer.body = answer
             .body
             .filter(|body| kept.take(lease.organization_id, body.len()));
+        if had_body && answer.body.is_none() {
+            metrics::answer_not_kept(metrics::DAY);
+        }
         let turn = self.turn(lease).await;
         // Its turn or not: it is carried out.
         let kept = store::finish(&self.pool, lease, &answer).await;
@@ -222,6 +227,7 @@ async fn take_body(
     while let Some(chunk) = rest.next().await {
         taken.extend_from_slice(&chunk?);
         if taken.len() > limits::KEPT_ANSWER {
+            metrics::answer_not_kept(metrics::TOO_LARGE);
             let begun = futures_util::stream::iter([Ok(taken.into())]);
             return Ok((None, Body::from_stream(begun.chain(rest))));
         }

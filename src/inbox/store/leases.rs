@@ -210,7 +210,8 @@ pub struct Retry<'a> {
 
 /// Records failed attempts, after which the events wait; not at all if the
 /// customer that one waited for became known meanwhile. The events that
-/// `lease_id` still held, by bucket and id.
+/// `lease_id` still held, by bucket and id. One that another transaction holds
+/// keeps its lease until it ends.
 pub async fn schedule_retries(
     conn: &mut PgConnection,
     lease_id: Uuid,
@@ -224,7 +225,17 @@ pub async fn schedule_retries(
     let entries: Vec<String> = failures().map(|one| one.entry().to_string()).collect();
     let waiting: Vec<Option<&str>> = failures().map(|one| one.waiting_for.as_deref()).collect();
     let scheduled = sqlx::query!(
-        "UPDATE webhook_events e
+        "WITH failed AS (
+           SELECT * FROM unnest($2::smallint[], $3::text[], $4::bigint[], $5::text[], $6::text[],
+                                $7::text[])
+             AS failed(bucket, id, delay_ms, error, entry, waiting_for)),
+         held AS MATERIALIZED (
+           SELECT e.bucket, e.stripe_event_id
+             FROM failed
+             JOIN webhook_events e ON e.bucket = failed.bucket AND e.stripe_event_id = failed.id
+            WHERE e.lease_id = $1 AND NOT e.processed
+              FOR UPDATE OF e SKIP LOCKED)
+         UPDATE webhook_events e
             SET retry_count = e.retry_count + 1,
                 next_retry_at = now() + CASE
                   WHEN EXISTS (SELECT FROM billing_customers c
@@ -233,10 +244,8 @@ pub async fn schedule_retries(
                 error_message = failed.error, attempts = e.attempts || failed.entry::jsonb,
                 waiting_for_customer_id = failed.waiting_for,
                 lease_id = NULL, lease_expires_at = NULL
-           FROM unnest($2::smallint[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[])
-             AS failed(bucket, id, delay_ms, error, entry, waiting_for)
-          WHERE e.bucket = failed.bucket AND e.stripe_event_id = failed.id
-            AND e.lease_id = $1 AND NOT e.processed
+           FROM held JOIN failed ON failed.bucket = held.bucket AND failed.id = held.stripe_event_id
+          WHERE e.bucket = held.bucket AND e.stripe_event_id = held.stripe_event_id
         RETURNING e.bucket, e.stripe_event_id",
         lease_id,
         &buckets,

@@ -132,12 +132,13 @@ pub async fn keep_prices(
 }
 
 /// Lets a period end at another time than was planned. `closed`: Stripe
-/// invoiced it then.
+/// invoiced it then. `is_over`: as planned or not, and what bills it stays.
 pub async fn reach(
     conn: &mut PgConnection,
     place: Place<'_>,
     end: i64,
     closed: bool,
+    is_over: bool,
 ) -> Result<(), sqlx::Error> {
     let (start, end) = (instant(place.start)?, instant(end)?);
     sqlx::query!(
@@ -146,7 +147,7 @@ pub async fn reach(
                   closed_at = CASE WHEN $5 THEN $4::timestamptz END,
                   -- What no invoice was made of can be late for none.
                   reported_late = CASE WHEN $5 THEN reported_late ELSE 0 END,
-                  billed_by = CASE WHEN $5 THEN billed_by END
+                  billed_by = CASE WHEN $5 OR $6 THEN billed_by END
             WHERE organization_id = $1 AND metric = $2 AND period_start = $3
          ), grace AS (
            UPDATE grace_periods SET period_end = $4
@@ -158,7 +159,8 @@ pub async fn reach(
         place.metric,
         start as _,
         end as _,
-        closed
+        closed,
+        is_over
     )
     .execute(conn)
     .await?;
