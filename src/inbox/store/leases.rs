@@ -210,12 +210,12 @@ pub struct Retry<'a> {
 
 /// Records failed attempts, after which the events wait; not at all if the
 /// customer that one waited for became known meanwhile. The events that
-/// `lease_id` still held, by bucket and id. One that another transaction holds
-/// keeps its lease until it ends.
+/// `lease_id` still held, by bucket and id, but those that another transaction
+/// holds, which wait for nobody.
 pub async fn schedule_retries(
     conn: &mut PgConnection,
     lease_id: Uuid,
-    retries: &[Retry<'_>],
+    retries: &[&Retry<'_>],
 ) -> Result<HashSet<(i16, String)>, sqlx::Error> {
     let events: Vec<&StoredEvent> = retries.iter().map(|retry| retry.event).collect();
     let (buckets, ids) = keys(&events);

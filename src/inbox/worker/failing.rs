@@ -1,6 +1,7 @@
 //! What becomes of an event that could not be applied.
 
-use std::time::Duration;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use billing_domain::retry::{self, NextStep};
 use uuid::Uuid;
@@ -10,6 +11,11 @@ use super::Processor;
 use crate::db::{self, WorkerTx};
 use crate::event_handlers::{HandlerError, StoredEvent};
 use crate::metrics;
+
+/// How long a failure waits for its event's row, which another transaction holds…
+const HELD: Duration = Duration::from_secs(10);
+/// …and how often it is tried meanwhile.
+const AGAIN: Duration = Duration::from_millis(250);
 
 impl Processor {
     /// Records failed attempts: those that are tried again in one statement, since
@@ -62,31 +68,54 @@ impl Processor {
         if failed.is_empty() {
             return Ok(());
         }
-        let retries: Vec<Retry<'_>> = failed
+        let mut left: Vec<(Retry<'_>, i32)> = failed
             .iter()
-            .map(|(claimed, failure, delay)| Retry {
-                event: &claimed.event,
-                failure: failure.clone(),
-                delay_ms: i64::try_from(delay.as_millis()).unwrap_or(i64::MAX),
+            .map(|(claimed, failure, delay)| {
+                let retry = Retry {
+                    event: &claimed.event,
+                    failure: failure.clone(),
+                    delay_ms: i64::try_from(delay.as_millis()).unwrap_or(i64::MAX),
+                };
+                (retry, claimed.retry_count + 1)
             })
             .collect();
-        let mut tx = WorkerTx::begin(&self.pool).await?;
-        let held = leases::schedule_retries(tx.conn(), lease_id, &retries).await?;
-        tx.commit().await?;
-        for ((claimed, failure, _), retry) in failed.iter().zip(&retries) {
-            let event = &claimed.event;
-            if held.contains(&(event.bucket, event.id.clone())) {
-                tracing::warn!(
-                    event_id = event.id,
-                    event_type = event.event_type,
-                    error = failure.error,
-                    retry_count = claimed.retry_count + 1,
-                    retry_in_ms = retry.delay_ms,
-                    "Webhook event failed, will be retried"
-                );
+        let until = Instant::now() + HELD;
+        loop {
+            let retries: Vec<&Retry<'_>> = left.iter().map(|(retry, _)| retry).collect();
+            let mut tx = WorkerTx::begin(&self.pool).await?;
+            let recorded = leases::schedule_retries(tx.conn(), lease_id, &retries).await?;
+            tx.commit().await?;
+            let is_in = |events: &HashSet<(i16, String)>, event: &StoredEvent| {
+                events.contains(&(event.bucket, event.id.clone()))
+            };
+            for (retry, retry_count) in &left {
+                let event = retry.event;
+                if is_in(&recorded, event) {
+                    tracing::warn!(
+                        event_id = event.id,
+                        event_type = event.event_type,
+                        error = retry.failure.error,
+                        retry_count,
+                        retry_in_ms = retry.delay_ms,
+                        "Webhook event failed, will be retried"
+                    );
+                }
             }
+            left.retain(|(retry, _)| !is_in(&recorded, retry.event));
+            if left.is_empty() {
+                return Ok(());
+            }
+            // What is left another transaction holds, or another worker has.
+            let events: Vec<&StoredEvent> = left.iter().map(|(retry, _)| retry.event).collect();
+            let mut tx = WorkerTx::begin(&self.pool).await?;
+            let ours = leases::still_held(tx.conn(), lease_id, &events).await?;
+            tx.commit().await?;
+            left.retain(|(retry, _)| is_in(&ours, retry.event));
+            if left.is_empty() || Instant::now() > until {
+                return Ok(());
+            }
+            tokio::time::sleep(AGAIN).await;
         }
-        Ok(())
     }
 
     /// Moves an event to the dead letters; if they do not take it, it is

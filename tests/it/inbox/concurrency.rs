@@ -141,7 +141,7 @@ async fn a_failure_is_recorded_only_by_the_holder_of_the_lease() {
         failure: failure.clone(),
         delay_ms: 0,
     };
-    let retried = leases::schedule_retries(tx.conn(), first, &[retry]).await;
+    let retried = leases::schedule_retries(tx.conn(), first, &[&retry]).await;
     assert!(retried.unwrap().is_empty());
     assert!(
         !leases::dead_letter(tx.conn(), first, event, &failure)
@@ -176,6 +176,49 @@ async fn claim(bench: &Workbench, lease_id: Uuid) -> Vec<leases::Claimed> {
 }
 
 #[tokio::test]
+async fn a_failure_whose_row_is_held_keeps_no_other_waiting() {
+    let bench = Workbench::without_customers().await;
+    bench
+        .store(&[
+            subscribed("evt_1", "cus_late"),
+            subscribed("evt_2", "cus_late"),
+        ])
+        .await;
+    let lease_id = Uuid::now_v7();
+    let claimed = claim(&bench, lease_id).await;
+    let retries: Vec<leases::Retry<'_>> = claimed
+        .iter()
+        .map(|one| leases::Retry {
+            event: &one.event,
+            failure: Failure {
+                error: "nobody's".to_owned(),
+                waiting_for: None,
+            },
+            delay_ms: 3_600_000,
+        })
+        .collect();
+    let retries: Vec<&leases::Retry<'_>> = retries.iter().collect();
+    let mut holder = WorkerTx::begin(&bench.processor.pool).await.unwrap();
+    sqlx::query("SELECT FROM webhook_events WHERE stripe_event_id = 'evt_1' FOR UPDATE")
+        .execute(holder.conn())
+        .await
+        .unwrap();
+    let mut tx = WorkerTx::begin(&bench.processor.pool).await.unwrap();
+    let retried = leases::schedule_retries(tx.conn(), lease_id, &retries).await;
+    tx.commit().await.unwrap();
+    let retried = retried.unwrap();
+    let ids: Vec<&str> = retried.iter().map(|(_, id)| id.as_str()).collect();
+    assert_eq!(ids, ["evt_2"]);
+    holder.rollback().await.unwrap();
+    let mut tx = WorkerTx::begin(&bench.processor.pool).await.unwrap();
+    let retried = leases::schedule_retries(tx.conn(), lease_id, &retries).await;
+    tx.commit().await.unwrap();
+    let retried = retried.unwrap();
+    let ids: Vec<&str> = retried.iter().map(|(_, id)| id.as_str()).collect();
+    assert_eq!(ids, ["evt_1"], "evt_2 is in nobody's hands any more");
+}
+
+#[tokio::test]
 async fn a_customer_that_became_known_during_the_attempt_is_not_waited_for() {
     let bench = Workbench::without_customers().await;
     bench.store(&[subscribed("evt_1", "cus_late")]).await;
@@ -191,7 +234,7 @@ async fn a_customer_that_became_known_during_the_attempt_is_not_waited_for() {
         delay_ms: 3_600_000,
     };
     let mut tx = WorkerTx::begin(&bench.processor.pool).await.unwrap();
-    let retried = leases::schedule_retries(tx.conn(), lease_id, &[retry]).await;
+    let retried = leases::schedule_retries(tx.conn(), lease_id, &[&retry]).await;
     assert_eq!(retried.unwrap().len(), 1);
     tx.commit().await.unwrap();
     assert_eq!(bench.work().await.succeeded, 1);
