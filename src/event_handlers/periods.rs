@@ -60,6 +60,22 @@ pub fn moved(
     organizations.into_iter().collect()
 }
 
+/// The organizations whose subscription was suspended, and goes on.
+pub fn resumed(stored: &BTreeMap<Key, StoredSubscription>, changes: &[Change]) -> Vec<Uuid> {
+    let resumes = |change: &&Change| {
+        let key = (
+            change.folded.organization_id,
+            change.folded.snapshot.id.clone(),
+        );
+        let was = stored.get(&key).map(|old| old.status.as_str());
+        matches!(was, Some("unpaid" | "paused")) && grants_plan(&change.status)
+    };
+    let resumed = changes.iter().filter(resumes);
+    resumed
+        .map(|change| change.folded.organization_id)
+        .collect()
+}
+
 /// The periods that are over by what events of the batch tell, be they the newest
 /// of their subscription or not. Where a subscription ends beside another, what
 /// was told of the other counts from now on.

@@ -210,6 +210,7 @@ pub async fn write(
 
     let late = late_payments(&stored, &changes, &payments, effects);
     store::subscriptions::set_status(conn, &late).await?;
+    let resumed = periods::resumed(&stored, &changes);
     let moved = periods::moved(catalogue, &stored, &changes, &told);
     let versions = versions(&stored, &changes);
     let holdings = holdings(stored, changes, late);
@@ -222,7 +223,7 @@ pub async fn write(
     if moved.is_empty() {
         return Ok(());
     }
-    usage::rebook(conn, catalogue, &moved, &told).await
+    usage::rebook(conn, catalogue, &moved, &told, &resumed).await
 }
 
 /// What is to be kept with rows that are not written: of events that are not

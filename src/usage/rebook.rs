@@ -61,12 +61,13 @@ pub async fn close(
 
 /// Brings what was counted of `organizations` in line with the periods that
 /// their subscriptions have now, and with those that are over, which they were
-/// `told` of.
+/// `told` of. The subscriptions of those that have `resumed` were suspended until now.
 pub async fn rebook(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
     organizations: &[Uuid],
     told: &[Told],
+    resumed: &[Uuid],
 ) -> Result<(), sqlx::Error> {
     let found = store::rows(conn, organizations).await?;
     let prices = MeteredPrices::of(catalogue);
@@ -96,16 +97,33 @@ pub async fn rebook(
         let Ok(current) = account.current() else {
             continue;
         };
-        for row in rows.remove(&key).unwrap_or_default() {
+        let resumed = resumed.contains(organization_id);
+        for mut row in rows.remove(&key).unwrap_or_default() {
             let place = Place {
                 organization_id: *organization_id,
                 metric,
                 start: row.start,
             };
+            if is_free(current, row, resumed, account) {
+                row.free = true;
+                store::bill_by(conn, place, Some(store::FREE)).await?;
+            }
             settle(conn, account, current, place, row).await?;
         }
     }
     Ok(())
+}
+
+/// Whether a total is that of the time in which the subscription is, or was until
+/// now, suspended: it is nobody's to bill, and no part of the subscription's period.
+fn is_free(current: Period, row: Row, resumed: bool, account: &Account) -> bool {
+    let now = account.now.as_second();
+    let runs = row.start <= now && now < row.end;
+    if usage_period::is_subscribed(account.subscribed.as_ref(), account.now) {
+        resumed && runs && row.start != current.start_secs()
+    } else {
+        row.suspended && row.start == current.start_secs()
+    }
 }
 
 /// Brings in order what was counted in periods that are over.
@@ -201,6 +219,9 @@ async fn fill(
 /// None: the total is of a period that ended as planned.
 fn step(current: Period, subscribed: bool, row: Row, past: Option<Past>, now: i64) -> Option<Step> {
     let begins = current.start_secs();
+    if row.free {
+        return None;
+    }
     if row.start == begins {
         return (row.end != current.end_secs()).then_some(Step::Reach);
     }
@@ -241,6 +262,8 @@ mod tests {
             start,
             end,
             closed: false,
+            free: false,
+            suspended: false,
         };
         step(current, subscribed, row, past, 150)
     }

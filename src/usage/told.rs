@@ -67,7 +67,7 @@ enum Step {
 fn steps(rows: &[Row], start: i64, end: i64) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut begun = Vec::new();
-    for row in rows {
+    for row in rows.iter().filter(|row| !row.free) {
         if row.start < end && end < row.end {
             steps.push(Step::Split { row: *row });
         }
@@ -145,6 +145,8 @@ mod tests {
             start,
             end,
             closed: false,
+            free: false,
+            suspended: false,
         }
     }
 

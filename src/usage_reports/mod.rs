@@ -117,7 +117,7 @@ async fn enter_of(
 ) -> Result<(), sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     store::lock(tx.conn(), organization_id).await?;
-    usage::rebook(tx.conn(), catalogue, &[organization_id], &[]).await?;
+    usage::rebook(tx.conn(), catalogue, &[organization_id], &[], &[]).await?;
     let mut open = store::open(tx.conn(), catalogue, now, Some(organization_id)).await?;
     for total in &mut open {
         // A level cannot wait for the time that its period will not have.

@@ -85,7 +85,9 @@ pub async fn open(
         r#"SELECT t.organization_id, t.metric, t.period_start, t.period_end, t.total,
                   -- What ends by schedule is invoiced as a period that ends is, and what ends
                   -- at once, at once.
-                  CASE WHEN s.ended_at <= t.period_end THEN s.cut_at ELSE t.closed_at END
+                  CASE WHEN s.ended_at <= t.period_end AND s.ended_at > s.begun_at THEN s.cut_at
+                       -- It ended as a period began, so the one before was over.
+                       ELSE t.closed_at END
                     AS closed_at,
                   ahead.quantity AS "ahead?", level.newest AS "newest?",
                   level.highest AS "highest?", level.waits AS "waits?",
@@ -109,9 +111,8 @@ pub async fn open(
              FROM usage_totals t
              LEFT JOIN LATERAL (
                SELECT s.stripe_customer_id, s.stripe_subscription_id, billed.included, s.ended_at,
-                      CASE WHEN s.ended_at IN (s.cancel_at, s.current_period_end)
-                                -- It ended as a period began, so the one before was over.
-                             OR s.ended_at <= s.current_period_start THEN NULL
+                      s.current_period_start AS begun_at,
+                      CASE WHEN s.ended_at IN (s.cancel_at, s.current_period_end) THEN NULL
                            ELSE s.ended_at END AS cut_at,
                       coalesce(s.trial_end > t.period_start, false) AS on_trial
                  FROM billing_subscriptions s
@@ -167,6 +168,7 @@ pub async fn open(
              LEFT JOIN usage_quota_overrides v
                ON v.organization_id = t.organization_id AND v.metric = t.metric
             WHERE t.period_end > $4 AND ($5::uuid IS NULL OR t.organization_id = $5)
+              AND t.billed_by IS DISTINCT FROM '-'
               AND (s.included IS NOT NULL
                    OR (q.overage_rate IS NOT NULL AND t.period_end > now()
                        AND coalesce(v.over_limit, q.over_limit) = 'overage'

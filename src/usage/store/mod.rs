@@ -24,7 +24,7 @@ use super::ledger::Reservation;
 use crate::plans::{Aggregation, Catalogue};
 
 pub use pending::{due_accounts, forgotten, settle_forgotten};
-pub use periods::{Place, Renewed, Row, keep_prices, reach, rows, shift};
+pub use periods::{FREE, Place, Renewed, Row, keep_prices, reach, rows, shift};
 pub use rehearsal::rehearse;
 pub use told::{bill_by, count_late, expect, mark_late, rows_of, split};
 pub use write::{Writes, write};

@@ -18,7 +18,15 @@ pub struct Row {
     pub end: i64,
     /// It was invoiced when it ended, before its time.
     pub closed: bool,
+    /// What is in it was used while the subscription was suspended, and is free.
+    pub free: bool,
+    /// A subscription is suspended whose period it is not.
+    pub suspended: bool,
 }
+
+/// What stands for a price with totals that are free since the subscription is
+/// suspended: no lookup key is like it.
+pub const FREE: &str = "-";
 
 /// The account and the total that are to be brought in order.
 #[derive(Debug, Clone, Copy)]
@@ -41,11 +49,16 @@ pub async fn rows(
 ) -> Result<Vec<(Uuid, String, Row)>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT organization_id, metric, period_start, period_end,
-                  closed_at IS NOT NULL AS "closed!"
-             FROM usage_totals
+                  closed_at IS NOT NULL AS "closed!", coalesce(billed_by = $2, false) AS "free!",
+                  EXISTS (SELECT FROM billing_subscriptions s
+                           WHERE s.organization_id = t.organization_id
+                             AND s.status IN ('unpaid', 'paused')
+                             AND s.current_period_start <> t.period_start) AS "suspended!"
+             FROM usage_totals t
             WHERE organization_id = ANY($1) AND period_end > now() - interval '35 days'
             ORDER BY organization_id, metric, period_start"#,
-        organizations
+        organizations,
+        FREE
     )
     .fetch_all(conn)
     .await?;
@@ -56,6 +69,8 @@ pub async fn rows(
                 start: found.period_start.to_jiff().as_second(),
                 end: found.period_end.to_jiff().as_second(),
                 closed: found.closed,
+                free: found.free,
+                suspended: found.suspended,
             };
             (found.organization_id, found.metric, row)
         })

@@ -3,20 +3,22 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::periods::{Place, Row, instant};
+use super::periods::{FREE, Place, Row, instant};
 use crate::plans::Aggregation;
 use crate::usage::told::Told;
 
 /// The totals of one account that Stripe still takes usage of.
 pub async fn rows_of(conn: &mut PgConnection, account: Place<'_>) -> Result<Vec<Row>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"SELECT period_start, period_end, closed_at IS NOT NULL AS "closed!"
+        r#"SELECT period_start, period_end, closed_at IS NOT NULL AS "closed!",
+                  coalesce(billed_by = $3, false) AS "free!"
              FROM usage_totals
             WHERE organization_id = $1 AND metric = $2
               AND period_end > now() - interval '35 days'
             ORDER BY period_start"#,
         account.organization_id,
-        account.metric
+        account.metric,
+        FREE
     )
     .fetch_all(conn)
     .await?;
@@ -24,6 +26,8 @@ pub async fn rows_of(conn: &mut PgConnection, account: Place<'_>) -> Result<Vec<
         start: found.period_start.to_jiff().as_second(),
         end: found.period_end.to_jiff().as_second(),
         closed: found.closed,
+        free: found.free,
+        suspended: false,
     });
     Ok(row.collect())
 }

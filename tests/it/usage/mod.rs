@@ -24,4 +24,5 @@ mod repeats;
 mod replicas;
 mod reports;
 mod successors;
+mod suspended;
 pub mod tenant;

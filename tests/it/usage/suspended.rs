@@ -1,0 +1,69 @@
+//! A subscription that is suspended, unpaid, and goes on.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde_json::json;
+use stripe_sandbox::{Config, DunningEnd};
+
+use super::billed::Billed;
+use crate::subscriptions::world::{DAY, Stripe, VISA, World, text};
+use crate::support::service::Options;
+
+#[tokio::test]
+async fn a_suspension_closes_no_period_and_its_use_is_not_billed() {
+    let stripe = Stripe::with(Config {
+        dunning_days: vec![1],
+        dunning_end: DunningEnd::MarkUnpaid,
+        webhook_retry_delays: vec![std::time::Duration::from_millis(50); 20],
+        ..Config::default()
+    })
+    .await;
+    let world = World::with(stripe, Options::default()).await;
+    // The last attempt to collect the renewal fails in a moment from now.
+    let ends = Timestamp::now().as_second() + 8;
+    let renewal = Timestamp::from_second(ends - DAY - 3_600).unwrap();
+    let begins = renewal.to_zoned(TimeZone::UTC);
+    let begins = begins.checked_sub(jiff::Span::new().months(1)).unwrap();
+    let billed = Billed::on(world, Some(begins.timestamp().as_second())).await;
+    billed.world.create("standard").await.ok();
+    let stripe = &billed.world.stripe;
+    stripe
+        .use_card(&billed.customer, "pm_card_chargeCustomerFail")
+        .await;
+    let clock = billed.clock.as_deref().unwrap();
+    stripe.advance(clock, renewal.as_second() + 2 * 3_600).await;
+    billed.catch_up().await;
+    billed.world.settle().await;
+    assert_eq!(text(&billed.subscription().await, "status"), "past_due");
+    billed.record("paid", "api_calls", "150000").await;
+    assert!(
+        Timestamp::now().as_second() < ends,
+        "the machine is too slow"
+    );
+    while billed.catch_up().await <= ends {}
+    billed.world.settle().await;
+    assert_eq!(billed.world.plan().await.0, "free");
+    billed.record("free", "api_calls", "300").await;
+    let usage = async || {
+        let shown = billed.tenant.usage(billed.service(), "api_calls").await;
+        shown["usage"].clone()
+    };
+    assert_eq!(usage().await, json!(300));
+    let report = billed.report(Timestamp::now()).await;
+    assert_eq!((report.failed, report.unbilled.len()), (0, 0));
+    let told = async || billed.told("api_calls", 0, ends + DAY).await;
+    assert_eq!(told().await, "150000");
+    // It is paid after all.
+    stripe.use_card(&billed.customer, VISA).await;
+    let invoices = stripe.invoices(&billed.customer).await;
+    let open = invoices.iter().find(|invoice| invoice["status"] == "open");
+    let path = format!("/v1/invoices/{}/pay", text(open.unwrap(), "id"));
+    stripe.post(&path, &[]).await;
+    billed.world.settle().await;
+    assert_eq!(billed.world.plan().await.0, "standard");
+    billed.record("again", "api_calls", "7").await;
+    assert_eq!(usage().await, json!(150_007));
+    let report = billed.report(Timestamp::now()).await;
+    assert_eq!((report.failed, report.unbilled.len()), (0, 0));
+    assert_eq!(told().await, "150007");
+}
