@@ -163,7 +163,10 @@ async fn serve_takes_the_login_that_it_asks_for() {
         let login = login(&db, attributes, RIGHT).await;
         let ran = serve_as(&db, &login.name, "false");
         assert_eq!(ran.status, 0, "{}", ran.stderr);
-        assert!(!ran.stderr.contains("WARN"), "{}", ran.stderr);
+        // A transaction that the stop interrupts as it opens is ended to be sure, and
+        // PostgreSQL may remark that there is none.
+        let warns = |line: &str| line.contains("WARN") && !line.contains("postgres::notice");
+        assert!(!ran.stderr.lines().any(warns), "{}", ran.stderr);
     }
 }
 
