@@ -14,7 +14,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use tokio_util::sync::CancellationToken;
-use valuecanvas_billing::http;
+use valuecanvas_billing::server;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -29,7 +29,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .route("/api/agents/execute", post(async |body: String| body))
         .with_state(pool);
     let listener = tokio::net::TcpListener::bind(address).await?;
-    http::serve(listener, http::finish(router), CancellationToken::new()).await;
+    server::serve(listener, server::finish(router), CancellationToken::new()).await;
     Ok(())
 }
 

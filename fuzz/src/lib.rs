@@ -4,15 +4,15 @@
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use rust_decimal::Decimal;
 use uuid::Uuid;
-use valuecanvas_billing::auth::read_credential;
-use valuecanvas_billing::http::accept;
-use valuecanvas_billing::http::cursor::ListCursors;
-use valuecanvas_billing::http::extract::parse_json;
-use valuecanvas_billing::http::idempotency::Key;
-use valuecanvas_billing::http::page::Limit;
+use valuecanvas_billing::server::extract::parse_json;
+use valuecanvas_billing::server::layers::accept;
+use valuecanvas_billing::server::layers::idempotency::Key;
+use valuecanvas_billing::server::pagination::cursor::ListCursors;
+use valuecanvas_billing::server::pagination::page::Limit;
 use valuecanvas_billing::stripe::event::{Envelope, EventData};
 use valuecanvas_billing::stripe::objects::{Charge, Invoice, PaymentMethod, Subscription};
 use valuecanvas_billing::stripe::signature::{self, SigningSecret};
+use valuecanvas_billing::tenancy::auth::read_credential;
 
 /// A check of any bytes.
 pub type Check = fn(&[u8]);

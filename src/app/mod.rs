@@ -4,10 +4,11 @@
 //! delivery and its commit nothing waits for another core. Processing and the
 //! counting of usage have a thread each, so that they never stand in its way.
 
+pub mod api;
 pub mod background;
 mod connections;
 mod database;
-mod purge;
+pub mod health;
 mod threads;
 
 use std::path::Path;
@@ -20,33 +21,38 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::Api;
-use crate::auth::Guard;
+use crate::app::api::Api;
+use crate::app::health::{Probes, Readiness};
+use crate::catalogue::{Catalogue, CatalogueError};
 use crate::config::{ServeConfig, StripeConfig};
 use crate::db::DatabaseError;
 use crate::embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresError};
-use crate::enforcement::{Agents, Calls};
-use crate::event_handlers;
-use crate::http::budget::Budget;
-use crate::http::rate_limit::Limits;
-use crate::http::{self, Probes, Readiness, cors};
-use crate::inbox::group_commit::Source;
-use crate::inbox::pressure::Pressure;
-use crate::inbox::rejections::Rejections;
-use crate::inbox::routes::Endpoint;
-use crate::inbox::worker::Processor;
-use crate::inbox::{self, group_commit};
+use crate::http_client;
 use crate::limits;
-use crate::metrics;
+use crate::maintenance;
+use crate::metering::enforcement::{Agents, Calls};
+use crate::metering::ledger::{self, Rules};
+use crate::metering::usage;
+use crate::metering::usage::routes::Usage;
+use crate::metering::{alerts, grace, quotas};
 use crate::migrations::MigrationError;
-use crate::organizations;
-use crate::plans::{Catalogue, CatalogueError};
+use crate::projection;
+use crate::server;
+use crate::server::budget::Budget;
+use crate::server::layers::cors;
+use crate::server::layers::rate_limit::Limits;
 use crate::stripe::client::Client;
 use crate::stripe::signature::SigningSecret;
 use crate::subscriptions::{self, Subscriptions};
-use crate::usage::routes::Usage;
-use crate::usage::{self, Rules};
-use crate::{grace_periods, outbound, quotas, usage_alerts};
+use crate::telemetry::metrics;
+use crate::tenancy::auth::Guard;
+use crate::tenancy::organizations;
+use crate::webhooks::backpressure::Pressure;
+use crate::webhooks::endpoint::Endpoint;
+use crate::webhooks::event_log::Source;
+use crate::webhooks::rejections::Rejections;
+use crate::webhooks::worker::Processor;
+use crate::webhooks::{self, event_log};
 use background::{Background, PartEnded};
 use connections::Pools;
 use threads::{Processing, wake_workers};
@@ -179,7 +185,7 @@ pub async fn start(
     let pressure = Arc::new(Pressure::default());
     let (waking, noting) = (wake.clone(), pressure.clone());
     let (intake, writer) =
-        group_commit::new(database.service.clone(), Source::Delivery, move |stored| {
+        event_log::new(database.service.clone(), Source::Delivery, move |stored| {
             noting.note(stored);
             wake_workers(&waking);
         });
@@ -194,12 +200,12 @@ pub async fn start(
         pools: pools.named(),
         pool: pools.probes.clone(),
         metrics: metrics::install(
-            event_handlers::audit_actions()
-                .chain(inbox::audit_actions())
+            projection::audit_actions()
+                .chain(webhooks::audit_actions())
                 .chain(organizations::audit_actions())
                 .chain(subscriptions::audit_actions())
                 .chain(quotas::audit_actions())
-                .chain(grace_periods::audit_actions()),
+                .chain(grace::audit_actions()),
         ),
     };
     let recorded = probes.metrics.clone();
@@ -230,10 +236,9 @@ pub async fn start(
         catalogue: catalogue.clone(),
         grace_hours: serve.usage.grace_hours,
     };
-    let (ledger, counting, answers) =
-        usage::ledger::new(database.service.clone(), rules.clone(), lanes);
+    let (ledger, counting, answers) = ledger::new(database.service.clone(), rules.clone(), lanes);
     let calls = Calls::new(
-        outbound::direct_client().map_err(StartError::Client)?,
+        http_client::direct_client().map_err(StartError::Client)?,
         stop.clone(),
     );
     background.task("forwarded calls", calls.clone().keep(pool.clone()));
@@ -259,8 +264,8 @@ pub async fn start(
         rules,
         agents,
     };
-    let mut router = inbox::routes::router(endpoint)
-        .merge(http::health_router(probes.clone()))
+    let mut router = webhooks::endpoint::router(endpoint)
+        .merge(health::health_router(probes.clone()))
         .merge(api.router());
     let (kept, told_until) = (pool.clone(), stop.clone());
     background.task("refused deliveries", async move {
@@ -273,44 +278,46 @@ pub async fn start(
         );
         background.task(
             "grace period sweeper",
-            grace_periods::keep_swept(pool.clone(), stop.clone()),
+            grace::keep_swept(pool.clone(), stop.clone()),
         );
         background.task(
             "reservation sweeper",
-            usage::keep_released(pool.clone(), ledger.clone(), stop.clone()),
+            ledger::keep_released(pool.clone(), ledger.clone(), stop.clone()),
         );
         background.task(
             "levels dated ahead",
-            usage::keep_due_taken(pool.clone(), ledger, catalogue.clone(), stop.clone()),
+            ledger::keep_due_taken(pool.clone(), ledger, catalogue.clone(), stop.clone()),
         );
-        background.task("purge", purge::keep_purged(pool.clone(), stop.clone()));
+        background.task(
+            "purge",
+            maintenance::purge::keep_purged(pool.clone(), stop.clone()),
+        );
         background.task(
             "catalogue follower",
             follow_catalogue(pool.clone(), catalogue.clone(), stop.clone()),
         );
         if let Some(application) = serve.usage.application.clone() {
-            let client = outbound::direct_client().map_err(StartError::Client)?;
-            let sending =
-                usage_alerts::sender::keep_sending(pool, client, application, stop.clone());
+            let client = http_client::direct_client().map_err(StartError::Client)?;
+            let sending = alerts::sender::keep_sending(pool, client, application, stop.clone());
             background.task("usage alert sender", sending);
         }
     }
     match serve.metrics_addr {
-        None => router = router.merge(http::metrics_router(probes)),
+        None => router = router.merge(health::metrics_router(probes)),
         Some(metrics_addr) => {
             let listener = listen("METRICS_ADDR", metrics_addr).await?;
-            let router = http::finish(http::metrics_router(probes));
+            let router = server::finish(health::metrics_router(probes));
             let scrapes = Budget::new(limits::METRICS_CONNECTIONS, 0);
             background.task(
                 "metrics listener",
-                http::serve_within(scrapes, listener, router, stop.clone()),
+                server::serve_within(scrapes, listener, router, stop.clone()),
             );
         }
     }
-    let router = cors::allow(http::finish(router), &serve.surface.cors_origins);
+    let router = cors::allow(server::finish(router), &serve.surface.cors_origins);
     background.task(
         "HTTP server",
-        http::serve_within(budget, listener, router, stop.clone()),
+        server::serve_within(budget, listener, router, stop.clone()),
     );
     background.task("intake writer", writer.run());
     background.thread("usage ledger", move || counting.run());

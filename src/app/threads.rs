@@ -8,13 +8,13 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPool};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::catalogue::Catalogue;
 use crate::config::StripeConfig;
 use crate::db;
-use crate::inbox;
-use crate::inbox::pressure::Pressure;
-use crate::inbox::worker::Processor;
-use crate::plans::Catalogue;
 use crate::stripe::client::Client;
+use crate::webhooks;
+use crate::webhooks::backpressure::Pressure;
+use crate::webhooks::worker::Processor;
 
 /// The processing thread's share.
 pub struct Processing {
@@ -56,7 +56,7 @@ async fn hear(options: PgConnectOptions, wake: &Notify, stop: &CancellationToken
     let hearing = async {
         loop {
             if let Ok(mut listener) = PgListener::connect_with(&pool).await
-                && listener.listen(inbox::CHANNEL).await.is_ok()
+                && listener.listen(webhooks::CHANNEL).await.is_ok()
             {
                 while listener.recv().await.is_ok() {
                     wake_workers(wake);

@@ -14,11 +14,12 @@ use utoipa::{IntoParams, OpenApi};
 use uuid::Uuid;
 
 use super::{ActorFilter, Entry, Filter, concealed, csv, list};
-use crate::auth::{Permission, Principal};
-use crate::error::Problem;
-use crate::http::extract::{self, Query};
-use crate::http::page::{Limit, Page};
-use crate::http::{Shared, accept};
+use crate::server::Shared;
+use crate::server::extract::{self, Query};
+use crate::server::layers::accept;
+use crate::server::pagination::page::{Limit, Page};
+use crate::server::problem::Problem;
+use crate::tenancy::auth::{Permission, Principal};
 
 /// How many entries of an export are read at a time.
 const ENTRIES_AT_ONCE: i64 = 500;

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::verify::Fields;
 use super::{NewEntry, initiator};
-use crate::metrics;
+use crate::telemetry::metrics;
 
 /// Chains that this transaction has locked, and may append to.
 pub struct LockedChains(());

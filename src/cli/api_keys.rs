@@ -10,9 +10,9 @@ use super::Failure;
 use super::arguments;
 use super::database::on_database;
 use super::output::{Format, table};
-use crate::auth::{self, ApiKey, NewApiKey, Permission};
 use crate::config::GlobalArgs;
 use crate::db;
+use crate::tenancy::auth::{self, ApiKey, NewApiKey, Permission};
 
 #[derive(Debug, Subcommand)]
 pub enum ApiKeys {

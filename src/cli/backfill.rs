@@ -8,7 +8,7 @@ use super::database::on_database;
 use super::output::{self, Format};
 use crate::app::Database;
 use crate::config::{GlobalArgs, StripeArgs};
-use crate::jobs::backfill::{self, BackfillError, Backfilled, KEPT};
+use crate::maintenance::backfill::{self, BackfillError, Backfilled, KEPT};
 use crate::stripe::client::{Client, Patience};
 
 /// What a job may wait, who has nobody waiting.

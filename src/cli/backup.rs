@@ -11,7 +11,7 @@ use crate::app::Database;
 use crate::backup::{self, BackupError};
 use crate::config::GlobalArgs;
 use crate::db;
-use crate::jobs::{self, PushGateway};
+use crate::maintenance::{self, PushGateway};
 
 /// Write a backup, and read it back.
 #[derive(Debug, Args)]
@@ -53,7 +53,7 @@ impl Backup {
         let started_at = Timestamp::now();
         let result = self.run_on(&database, global).await;
         let pool = db::pool(database.service.clone(), 1);
-        let done = jobs::backup::done(&pool, gateway.as_ref(), started_at, result.is_ok());
+        let done = maintenance::backup::done(&pool, gateway.as_ref(), started_at, result.is_ok());
         // The backup is there, or not, whoever remembers it.
         if let Err(error) = done.await {
             tracing::warn!(%error, "the database cannot remember how its backup went");

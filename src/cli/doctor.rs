@@ -9,11 +9,11 @@ use super::Failure;
 use super::demo::running::Running;
 use super::output::Format;
 use crate::app::Database;
+use crate::catalogue::Catalogue;
 use crate::config::{self, DatabaseConfig, DatabaseLocation, GlobalArgs, StripeArgs, StripeConfig};
 use crate::db;
 use crate::doctor::{self, Check, Leniency, Service, Verdict};
-use crate::outbound;
-use crate::plans::Catalogue;
+use crate::http_client;
 use crate::stripe::client::Client;
 
 #[derive(Debug, Args)]
@@ -52,7 +52,7 @@ impl Doctor {
             _ => self.service()?,
         };
         let caller =
-            outbound::direct_client().map_err(|error| Failure::failed(error.to_string()))?;
+            http_client::direct_client().map_err(|error| Failure::failed(error.to_string()))?;
         // It looks, and migrates nothing.
         let database = Database::locate(&config).await?;
         let leniency = Leniency {

@@ -1,14 +1,14 @@
 //! How a command failed, as its exit status says it.
 
 use crate::app::StartError;
-use crate::auth::{ApiKeyError, UserError};
+use crate::catalogue::CatalogueError;
 use crate::config::ConfigError;
 use crate::db::{self, DatabaseError};
-use crate::jobs::PushUrlError;
+use crate::maintenance::PushUrlError;
 use crate::migrations::MigrationError;
-use crate::organizations::CreateError;
-use crate::plans::CatalogueError;
 use crate::stripe::client::StripeError;
+use crate::tenancy::auth::{ApiKeyError, UserError};
+use crate::tenancy::organizations::CreateError;
 
 /// 1: the work failed, or a check did not hold. 2: bad usage or configuration.
 /// 3: a service it needs cannot be reached.

@@ -8,9 +8,9 @@ use super::database::on_database;
 use super::output::{Format, table};
 use crate::config::GlobalArgs;
 use crate::db::{self, WorkerTx};
-use crate::grace_periods::{self, Filter, GraceRow};
-use crate::jobs::{PushGateway, Run, grace_cleanup};
-use crate::metrics;
+use crate::maintenance::{PushGateway, Run, grace_cleanup};
+use crate::metering::grace::{self, Filter, GraceRow};
+use crate::telemetry::metrics;
 
 /// Rows of the list at most.
 const MOST: i64 = 10_000;
@@ -69,7 +69,7 @@ impl GracePeriods {
                     ..Filter::default()
                 };
                 let mut tx = WorkerTx::begin(pool).await?;
-                let list = grace_periods::list(tx.conn(), &filter).await?;
+                let list = grace::list(tx.conn(), &filter).await?;
                 format.print(&list, |list| describe(list))
             }
             Self::Cleanup {
@@ -80,7 +80,7 @@ impl GracePeriods {
                 let run = Run {
                     job: grace_cleanup::JOB,
                     pool,
-                    metrics: &metrics::install(grace_periods::audit_actions()),
+                    metrics: &metrics::install(grace::audit_actions()),
                     gateway,
                 };
                 let cleaned = grace_cleanup::run(&run, older_than_days).await?;

@@ -10,7 +10,7 @@ use super::output::{Format, counted, say, table};
 use crate::app::Database;
 use crate::config::GlobalArgs;
 use crate::migrations::{self, Loss, verify};
-use crate::{db, jobs};
+use crate::{db, maintenance};
 
 #[derive(Debug, Subcommand)]
 pub enum Migrate {
@@ -169,7 +169,7 @@ impl Rollback {
         if self.force {
             return Ok(());
         }
-        let age = jobs::since_success_secs(conn, jobs::backup::JOB).await?;
+        let age = maintenance::since_success_secs(conn, maintenance::backup::JOB).await?;
         if age.is_some_and(|age| age < FRESH_SECS) {
             return Ok(());
         }

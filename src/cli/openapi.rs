@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::Failure;
 use super::output::Format;
-use crate::api;
+use crate::app::api;
 
 #[derive(Debug, Args)]
 pub struct Openapi {

@@ -11,13 +11,13 @@ use super::Failure;
 use super::backfill::{PATIENCE, stripe_client};
 use super::database::on_database;
 use super::output::{Format, table};
+use crate::catalogue::{Catalogue, FREE_TIER};
 use crate::config::{GlobalArgs, StripeArgs};
 use crate::db::{self, TenantTx, WorkerTx};
-use crate::organizations::{
+use crate::stripe::client::ErrorKind;
+use crate::tenancy::organizations::{
     self, EraseError, Erased, Identity, LinkError, NewOrganization, Organization, Overview,
 };
-use crate::plans::{Catalogue, FREE_TIER};
-use crate::stripe::client::ErrorKind;
 
 #[derive(Debug, Subcommand)]
 pub enum Organizations {
@@ -301,7 +301,10 @@ fn show(overview: &Overview) -> String {
             let line: Vec<String> = fields
                 .map(|(name, value)| format!("{name}={}", cell(value)))
                 .collect();
-            text += &format!("  {}\n", crate::terminal::printable(&line.join(" ")));
+            text += &format!(
+                "  {}\n",
+                crate::telemetry::terminal::printable(&line.join(" "))
+            );
         }
     }
     text

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Failure;
-pub use crate::terminal::{counted, escaped, printable};
+pub use crate::telemetry::terminal::{counted, escaped, printable};
 
 /// How a command that prints data prints it.
 #[derive(Debug, Clone, Copy, Args)]

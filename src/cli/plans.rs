@@ -10,9 +10,9 @@ use super::Failure;
 use super::backfill::stripe_client;
 use super::output::{Format, table};
 use crate::app::{Database, StartError};
+use crate::catalogue::{self, Action, Catalogue, Plan, Step, SyncError};
 use crate::config::{DatabaseConfig, GlobalArgs, StripeArgs};
 use crate::db::{self, WorkerTx};
-use crate::plans::{self, Action, Catalogue, Plan, Step, SyncError};
 use crate::stripe::client::Patience;
 use crate::subscriptions;
 
@@ -79,7 +79,7 @@ impl Plans {
                 let catalogue = Catalogue::load(stripe.check()?.plans_file.as_deref())?;
                 let client = stripe_client(&stripe, Patience::default())?;
                 warn_of_vanished(&global.database()?, &catalogue).await;
-                let steps = plans::sync(&client, &catalogue, dry_run).await?;
+                let steps = catalogue::sync(&client, &catalogue, dry_run).await?;
                 format.print(&steps, |steps| describe_steps(steps, dry_run))
             }
         }
@@ -122,7 +122,7 @@ async fn vanished(config: &DatabaseConfig, catalogue: &Catalogue) -> Result<Vec<
 }
 
 fn shown<'a>(plan: &'a Plan, catalogue: &Catalogue) -> Shown<'a> {
-    let quota = |metric: &str, quota: &plans::Quota| ShownQuota {
+    let quota = |metric: &str, quota: &catalogue::Quota| ShownQuota {
         quota: quota.quota.map(|quota| quota.to_string()),
         over_limit: quota.over_limit.as_str(),
         overage_rate: quota.overage_rate.map(|rate| rate.to_string()),

@@ -9,10 +9,10 @@ use super::arguments;
 use super::database::on_database;
 use super::output::{Format, say, table};
 use crate::audit::Actor;
+use crate::catalogue::{Catalogue, OverLimit};
 use crate::config::{GlobalArgs, StripeArgs};
 use crate::db::{self, TenantTx};
-use crate::plans::{Catalogue, OverLimit};
-use crate::quotas::{self, Limit, QuotaRow, SetError, Setting};
+use crate::metering::quotas::{self, Limit, QuotaRow, SetError, Setting};
 
 #[derive(Debug, Subcommand)]
 pub enum Quotas {

@@ -7,9 +7,9 @@ use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::inbox::routes::PATH;
-use crate::organizations::sample::{self, Progress};
-use crate::outbound::direct_client;
+use crate::http_client::direct_client;
+use crate::tenancy::organizations::sample::{self, Progress};
+use crate::webhooks::endpoint::PATH;
 
 const API_VERSION: &str = "2025-03-31.basil";
 

@@ -9,11 +9,11 @@ use super::Failure;
 use super::backfill::{PATIENCE, moment, stripe_client};
 use super::database::on_database;
 use super::output::{Format, table};
+use crate::catalogue::Catalogue;
 use crate::config::{GlobalArgs, StripeArgs};
 use crate::db;
-use crate::plans::Catalogue;
 use crate::subscriptions::{self, Healing, Reconciliation};
-use crate::terminal::counted;
+use crate::telemetry::terminal::counted;
 
 #[derive(Debug, Subcommand)]
 pub enum Subscriptions {

@@ -7,15 +7,15 @@ use super::Failure;
 use super::backfill::{PATIENCE, stripe_client};
 use super::database::on_database;
 use super::output::{Format, print, say, table};
+use crate::catalogue::Catalogue;
 use crate::config::{GlobalArgs, StripeArgs};
 use crate::db::{self, WorkerTx};
-use crate::jobs::{PushGateway, Run, usage_report};
-use crate::metrics;
-use crate::plans::Catalogue;
+use crate::maintenance::{PushGateway, Run, usage_report};
+use crate::metering::alerts;
+use crate::metering::reports::{Report, ReportError};
 use crate::stripe::client::Client;
-use crate::terminal::counted;
-use crate::usage_alerts;
-use crate::usage_reports::{Report, ReportError};
+use crate::telemetry::metrics;
+use crate::telemetry::terminal::counted;
 
 #[derive(Debug, Subcommand)]
 pub enum Usage {
@@ -101,9 +101,9 @@ impl Reporting {
 
 async fn alerts(pool: &PgPool, resend: bool, format: Format) -> Result<(), Failure> {
     let mut tx = WorkerTx::begin(pool).await?;
-    let failed = usage_alerts::list_failed(tx.conn()).await?;
+    let failed = alerts::list_failed(tx.conn()).await?;
     if resend {
-        let count = usage_alerts::resend(tx.conn()).await?;
+        let count = alerts::resend(tx.conn()).await?;
         tx.commit().await?;
         if !format.json {
             return print(&format!(
@@ -134,7 +134,7 @@ fn describe(report: &Report) -> String {
         .metrics
         .iter()
         .map(|books| {
-            let number = |n: &crate::number::Number| n.0.normalize().to_string();
+            let number = |n: &crate::server::number::Number| n.0.normalize().to_string();
             vec![
                 books.metric.clone(),
                 number(&books.counted),

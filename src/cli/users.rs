@@ -11,9 +11,9 @@ use super::Failure;
 use super::arguments;
 use super::database::on_database;
 use super::output::{Format, table};
-use crate::auth::{self, Hasher, NewUser, Role, User};
 use crate::config::GlobalArgs;
 use crate::db;
+use crate::tenancy::auth::{self, Hasher, NewUser, Role, User};
 
 /// As much of standard input as is read for a password.
 const MOST: u64 = 16 * 1024;

@@ -18,18 +18,18 @@ use super::output::{Format, Progress, printable};
 use super::samples::Sample;
 use super::{Failure, samples};
 use crate::app;
+use crate::catalogue::Catalogue;
 use crate::config::{self, DatabaseConfig, GlobalArgs, StripeArgs, StripeConfig};
 use crate::db::{self, WorkerTx};
-use crate::event_handlers::{self, HANDLED_TYPES};
-use crate::inbox::inspect::{self, EventFilter};
-use crate::inbox::replay::{self, Replayed};
-use crate::inbox::worker::Processor;
-use crate::inbox::{DeadLetterFilter, dead_letters};
-use crate::jobs::{PushGateway, webhook_retry};
-use crate::metrics;
-use crate::organizations::sample;
-use crate::plans::Catalogue;
+use crate::maintenance::{PushGateway, webhook_retry};
+use crate::projection::{self, HANDLED_TYPES};
 use crate::stripe::signature;
+use crate::telemetry::metrics;
+use crate::tenancy::organizations::sample;
+use crate::webhooks::dead_letters::replay::{self, Replayed};
+use crate::webhooks::inspect::{self, EventFilter};
+use crate::webhooks::worker::Processor;
+use crate::webhooks::{DeadLetterFilter, list_dead_letters};
 use describe::{describe_dead_letters, describe_details, describe_events, describe_report};
 use discard::Discard;
 
@@ -163,7 +163,7 @@ impl Webhooks {
     ) -> Result<(), Failure> {
         match self {
             Self::Retry(retry) => {
-                let metrics = metrics::install(event_handlers::audit_actions());
+                let metrics = metrics::install(projection::audit_actions());
                 let gateway = plan.gateway.as_ref();
                 let tally =
                     webhook_retry::run(&plan.processor(pool)?, &metrics, gateway, retry.now)
@@ -208,7 +208,7 @@ impl Webhooks {
             } => {
                 let filter = letters_of(event_type, organization);
                 let mut tx = WorkerTx::begin(&pool).await?;
-                let letters = dead_letters(tx.conn(), &filter, i64::MAX).await?;
+                let letters = list_dead_letters(tx.conn(), &filter, i64::MAX).await?;
                 format.print(&letters, |letters| describe_dead_letters(letters))
             }
             Self::Replay(replay) => replay.run(&plan.processor(pool)?).await,
@@ -307,7 +307,8 @@ impl Replay {
             true => {
                 let mut tx = WorkerTx::begin(&processor.pool).await?;
                 let letters =
-                    dead_letters(tx.conn(), &letters_of(self.event_type, None), i64::MAX).await?;
+                    list_dead_letters(tx.conn(), &letters_of(self.event_type, None), i64::MAX)
+                        .await?;
                 tx.commit().await?;
                 letters.into_iter().map(|letter| letter.event_id).collect()
             }

@@ -6,8 +6,8 @@ use clap::Args;
 use reqwest::Url;
 
 use super::{ConfigError, given, number, or, secret_of_environment};
-use crate::event_handlers::UnknownCustomers;
-use crate::outbound::is_loopback;
+use crate::http_client::is_loopback;
+use crate::projection::UnknownCustomers;
 use crate::stripe::client::{API_BASE, Patience, SecretKey};
 use crate::stripe::signature::SigningSecret;
 

@@ -4,7 +4,7 @@ use axum::http::HeaderValue;
 use clap::Args;
 
 use super::{ConfigError, given, number, or};
-use crate::http::rate_limit::Rates;
+use crate::server::layers::rate_limit::Rates;
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Service")]

@@ -4,9 +4,9 @@ use clap::Args;
 use reqwest::Url;
 
 use super::{ConfigError, boolean, given, number, or, secret_of_environment};
-use crate::outbound::is_loopback;
-use crate::usage_alerts::sender::Application;
-use crate::usage_alerts::webhook::WebhookSecret;
+use crate::http_client::is_loopback;
+use crate::metering::alerts::sender::Application;
+use crate::metering::alerts::webhook::WebhookSecret;
 
 /// How usage is metered and enforced. APPLICATION_WEBHOOK_SECRET has no flag.
 #[derive(Debug, Clone, Args)]

@@ -2,8 +2,8 @@
 
 use super::Check;
 use crate::config::{self, StripeConfig};
-use crate::http::budget::descriptors;
-use crate::terminal::counted;
+use crate::server::budget::descriptors;
+use crate::telemetry::terminal::counted;
 
 /// What only development allows.
 pub struct Leniency {

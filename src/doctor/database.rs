@@ -6,10 +6,10 @@ use sqlx::postgres::PgConnection;
 use super::{Check, SKEW_SECS, Verdict, connection_fix, guards};
 use crate::app::Database;
 use crate::db::{self, DatabaseError, WorkerTx};
-use crate::event_handlers;
-use crate::inbox;
 use crate::migrations::verify;
-use crate::terminal::counted;
+use crate::projection;
+use crate::telemetry::terminal::counted;
+use crate::webhooks;
 
 /// An event that waits longer means that nobody processes.
 const LATE_SECS: i64 = 600;
@@ -237,7 +237,7 @@ async fn unclaimed(pool: &sqlx::postgres::PgPool) -> Check {
     let name = "unclaimed events";
     let found = async {
         let mut tx = WorkerTx::begin(pool).await?;
-        event_handlers::unclaimed(tx.conn()).await
+        projection::unclaimed(tx.conn()).await
     };
     match found.await {
         Ok(found) if found > MANY_UNCLAIMED => Check::warning(
@@ -254,7 +254,7 @@ async fn unclaimed(pool: &sqlx::postgres::PgPool) -> Check {
 async fn inbox(pool: &sqlx::postgres::PgPool) -> Vec<Check> {
     let backlog = async {
         let mut tx = WorkerTx::begin(pool).await?;
-        inbox::backlog(tx.conn()).await
+        webhooks::backlog(tx.conn()).await
     };
     match backlog.await {
         Ok(found) => {

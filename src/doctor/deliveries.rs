@@ -4,7 +4,7 @@ use sqlx::postgres::PgPool;
 
 use super::Check;
 use crate::db::WorkerTx;
-use crate::inbox::rejections::{LastDelivery, Rejected, last_delivery, of_last_day};
+use crate::webhooks::rejections::{LastDelivery, Rejected, last_delivery, of_last_day};
 
 /// What came last, whether or not Stripe can be asked.
 pub async fn last(pool: &PgPool) -> Check {

@@ -8,8 +8,8 @@ use crate::app::Database;
 use crate::audit;
 use crate::db::guards::{self, Wire};
 use crate::db::{DatabaseError, WorkerTx};
-use crate::event_handlers;
 use crate::migrations::verify;
+use crate::projection;
 
 /// More than these are not named.
 const NAMED: i64 = 10;
@@ -102,7 +102,7 @@ pub async fn customers(pool: &PgPool) -> Check {
     let name = "second customers";
     let found = async {
         let mut tx = WorkerTx::begin(pool).await?;
-        event_handlers::second_customers(tx.conn(), NAMED + 1).await
+        projection::second_customers(tx.conn(), NAMED + 1).await
     };
     match found.await {
         Ok(found) if found.is_empty() => Check::ok(name, "none"),

@@ -3,7 +3,7 @@
 use sqlx::postgres::PgPool;
 
 use super::Check;
-use crate::jobs::{self, LastRun, backup, grace_cleanup, usage_report, webhook_retry};
+use crate::maintenance::{self, LastRun, backup, grace_cleanup, usage_report, webhook_retry};
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
@@ -41,7 +41,7 @@ const SCHEDULED: [Scheduled; 4] = [
 ];
 
 pub async fn check(pool: &PgPool) -> Vec<Check> {
-    match jobs::last_runs(pool, &jobs::SCHEDULED).await {
+    match maintenance::last_runs(pool, &maintenance::SCHEDULED).await {
         Ok(runs) => {
             let mut checks: Vec<Check> = SCHEDULED.iter().map(|job| judge(job, &runs)).collect();
             checks.push(retries(pool).await);
@@ -76,7 +76,7 @@ fn judge(scheduled: &Scheduled, runs: &[LastRun]) -> Check {
 
 async fn retries(pool: &PgPool) -> Check {
     let name = "retries";
-    match jobs::retried_today(pool).await {
+    match maintenance::retried_today(pool).await {
         Ok(retried) if retried.ended() == 0 => Check::ok(name, "none within a day"),
         Ok(retried) => {
             let detail = format!(

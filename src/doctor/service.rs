@@ -3,8 +3,8 @@
 use reqwest::{Client, StatusCode, Url};
 
 use super::Check;
-use crate::inbox::routes::PATH;
-use crate::outbound;
+use crate::http_client;
+use crate::webhooks::endpoint::PATH;
 
 /// Where the service is asked.
 pub struct Service {
@@ -35,7 +35,7 @@ pub async fn check(service: &Service, client: &Client) -> Vec<Check> {
         Err(error) => {
             let fix = "check that `serve` runs there, and the way to it; a certificate of your own \
                        authority needs SSL_CERT_FILE";
-            let detail = outbound::reason(error);
+            let detail = http_client::reason(error);
             return vec![Check::failed("service", format!("{base}: {detail}"), fix)];
         }
     };
@@ -75,7 +75,7 @@ async fn unsigned(base: &str, client: &Client) -> Check {
         ),
         Err(error) => Check::failed(
             name,
-            outbound::reason(error),
+            http_client::reason(error),
             "check that `serve` runs there, and the way to it",
         ),
     }

@@ -4,11 +4,11 @@ use jiff::Timestamp;
 use sqlx::postgres::PgPool;
 
 use super::{Check, SKEW_SECS, deliveries};
+use crate::catalogue::{self, Action, Catalogue};
 use crate::config::StripeConfig;
-use crate::event_handlers::{FURTHER_TYPES, LINKING_TYPE, MAIN_TYPES};
-use crate::inbox::routes::PATH;
-use crate::plans::{self, Action, Catalogue};
+use crate::projection::{FURTHER_TYPES, LINKING_TYPE, MAIN_TYPES};
 use crate::stripe::client::{API_VERSION, Answer, Client, ErrorKind, StripeError, WebhookEndpoint};
+use crate::webhooks::endpoint::PATH;
 
 pub async fn check(
     stripe: &StripeConfig,
@@ -171,7 +171,7 @@ fn sends_further(endpoint: &WebhookEndpoint) -> Check {
 
 async fn in_step(client: &Client, catalogue: &Catalogue) -> Check {
     let name = "catalogue";
-    match plans::sync(client, catalogue, true).await {
+    match catalogue::sync(client, catalogue, true).await {
         Ok(steps) => {
             let behind: Vec<&str> = steps
                 .iter()

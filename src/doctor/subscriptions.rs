@@ -3,8 +3,8 @@
 use sqlx::postgres::PgPool;
 
 use super::Check;
+use crate::catalogue::Catalogue;
 use crate::db::WorkerTx;
-use crate::plans::Catalogue;
 use crate::subscriptions::{self, Findings};
 
 /// More than these are counted, and not named.

@@ -4,9 +4,9 @@ use jiff::{SignedDuration, Timestamp};
 use sqlx::postgres::PgPool;
 
 use super::Check;
+use crate::catalogue::Catalogue;
 use crate::db::WorkerTx;
-use crate::plans::Catalogue;
-use crate::usage_reports::{self, Stuck};
+use crate::metering::reports::{self, Stuck};
 
 /// Three runs of the report.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(30);
@@ -21,7 +21,7 @@ pub async fn check(pool: &PgPool, catalogue: &Catalogue) -> Vec<Check> {
 
 async fn unbilled(pool: &PgPool, catalogue: &Catalogue, now: Timestamp) -> Check {
     let name = "unbilled-usage";
-    match usage_reports::unbilled(pool, catalogue, now).await {
+    match reports::unbilled(pool, catalogue, now).await {
         Ok(found) => match found.first() {
             None => Check::ok(name, "all usage over a quota is billed as it was used"),
             Some(first) => Check::warning(
@@ -61,7 +61,7 @@ async fn reports(pool: &PgPool, now: Timestamp) -> Check {
 
 async fn read_stuck(pool: &PgPool) -> Result<Stuck, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    let stuck = usage_reports::stuck(tx.conn()).await?;
+    let stuck = reports::stuck(tx.conn()).await?;
     tx.commit().await?;
     Ok(stuck)
 }

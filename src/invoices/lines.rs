@@ -7,7 +7,7 @@ use sqlx::PgPool;
 use super::store;
 use crate::audit;
 use crate::db::{self, TenantTx, WorkerTx};
-use crate::event_handlers;
+use crate::projection;
 use crate::stripe::client::{Client, StripeError};
 use crate::stripe::objects::{Invoice, ShapeError};
 
@@ -68,7 +68,7 @@ async fn fetch(
     // Events of the invoice wait meanwhile.
     audit::lock_chains(tx.conn(), &[organization_id]).await?;
     if store::is_as_it_was(&mut tx, incomplete).await? {
-        event_handlers::replace_invoice_lines(tx.conn(), organization_id, &invoice).await?;
+        projection::replace_invoice_lines(tx.conn(), organization_id, &invoice).await?;
         store::completed(&mut tx, &incomplete.id).await?;
     }
     tx.commit().await?;

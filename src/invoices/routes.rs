@@ -8,11 +8,11 @@ use axum::routing::get;
 use utoipa::OpenApi;
 
 use super::{Details, Invoice, Place, store};
-use crate::auth::Principal;
-use crate::error::Problem;
-use crate::http::Shared;
-use crate::http::extract::{Path, Query};
-use crate::http::page::{Page, Paging};
+use crate::server::Shared;
+use crate::server::extract::{Path, Query};
+use crate::server::pagination::page::{Page, Paging};
+use crate::server::problem::Problem;
+use crate::tenancy::auth::Principal;
 
 #[derive(OpenApi)]
 #[openapi(paths(list, one, pdf))]

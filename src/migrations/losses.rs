@@ -22,7 +22,7 @@ pub struct Loss {
 
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rows = crate::terminal::counted(self.rows, "row");
+        let rows = crate::telemetry::terminal::counted(self.rows, "row");
         match &self.column {
             None => write!(f, "table {}: {rows}", self.table),
             Some(column) => write!(f, "column {}.{column}: its values in {rows}", self.table),

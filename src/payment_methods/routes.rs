@@ -6,11 +6,11 @@ use axum::{Json, Router};
 use utoipa::OpenApi;
 
 use super::{PaymentMethod, Place, store};
-use crate::auth::Principal;
-use crate::error::Problem;
-use crate::http::Shared;
-use crate::http::extract::Query;
-use crate::http::page::{Page, Paging};
+use crate::server::Shared;
+use crate::server::extract::Query;
+use crate::server::pagination::page::{Page, Paging};
+use crate::server::problem::Problem;
+use crate::tenancy::auth::Principal;
 
 #[derive(OpenApi)]
 #[openapi(paths(list))]

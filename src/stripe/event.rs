@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::trace_context::TraceParent;
+use crate::telemetry::trace_context::TraceParent;
 
 /// Stripe's ids have at most 255 characters.
 pub const MAX_ID_BYTES: usize = 255;

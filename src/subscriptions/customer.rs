@@ -5,13 +5,14 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Subscriptions;
-use super::change::{Asker, is_quiet};
+use super::change::record::{Asker, is_quiet};
 use super::failure::Failure;
 use crate::audit::{self, NewEntry};
 use crate::db::TenantTx;
 use crate::stripe::client::{Client, Params, StripeError};
 use crate::stripe::requests::{self, Begun, NewRequest, Request, Subject};
-use crate::{metrics, organizations};
+use crate::telemetry::metrics;
+use crate::tenancy::organizations;
 
 /// The key of the customer's metadata that names its organization.
 const OWNER: &str = "organization_id";

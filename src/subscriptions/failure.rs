@@ -5,10 +5,10 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use serde_json::json;
 
-use super::decide::Refusal;
+use super::command::Refusal;
 use super::preview::Unknowable;
-use crate::error::Problem;
-use crate::event_handlers::MirrorError;
+use crate::projection::MirrorError;
+use crate::server::problem::Problem;
 use crate::stripe::client::{ErrorKind, StripeError};
 use crate::stripe::objects::ShapeError;
 

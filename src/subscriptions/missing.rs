@@ -5,13 +5,15 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::Subscriptions;
-use super::change::Asker;
+use super::change::record::Asker;
 use super::failure::Failure;
 use crate::audit::{self, NewEntry};
 use crate::db::TenantTx;
-use crate::event_handlers;
+use crate::metering::grace;
+use crate::projection;
 use crate::stripe::client::{Client, ErrorKind};
-use crate::{grace_periods, metrics, organizations};
+use crate::telemetry::metrics;
+use crate::tenancy::organizations;
 
 /// That of one that says that a subscription was ended here alone.
 pub const ENDED_HERE: &str = "subscription_missing_in_stripe";
@@ -59,7 +61,7 @@ impl Subscriptions {
     ) -> Result<(), Failure> {
         let mut tx = TenantTx::begin(&self.pool, organization_id).await?;
         let locked = audit::lock_chains(tx.conn(), &[organization_id]).await?;
-        let ended = event_handlers::end_missing(
+        let ended = projection::end_missing(
             tx.conn(),
             &locked,
             &self.catalogue,
@@ -83,7 +85,7 @@ impl Subscriptions {
         tx.commit().await?;
         let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
         metrics::audit_entries(&actions);
-        grace_periods::count(&ended.graces);
+        grace::count(&ended.graces);
         tracing::warn!(
             %organization_id, subscription_id,
             "Stripe has no such subscription; it was ended here"

@@ -7,24 +7,18 @@
 //! then called (`carry_out`), then mirrored, all of it to be taken up by
 //! whoever comes next if it stops half-way.
 
-mod carry_out;
 mod change;
-mod changes;
+mod command;
 mod customer;
-mod decide;
 mod failure;
 mod missing;
 mod preview;
-mod previews;
 mod prices;
 mod reconcile;
-mod recovery;
 mod refresh;
 pub mod routes;
-mod standing;
+mod state;
 mod store;
-mod token;
-mod turns;
 mod upcoming;
 
 use std::sync::Arc;
@@ -32,24 +26,24 @@ use std::sync::Arc;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-pub use carry_out::Seen;
-pub use change::audit_actions;
-pub use changes::Caller;
-pub use decide::{Refusal, Step, Wish, decide};
+pub use change::execute::Seen;
+pub use change::record::audit_actions;
+pub use change::saga::Caller;
+pub use command::{Refusal, Step, Wish, decide};
 pub use failure::Failure;
 pub use preview::{Line, Preview, QuotaChange, Quote, Source, Unknowable};
 pub use reconcile::{Drift, DriftKind, Healing, Reconciliation};
-pub use standing::{Held, Item, Standing};
+pub use state::{Held, Item, Standing};
 pub use store::findings::{Findings, findings, vanished_plans};
 pub use upcoming::Upcoming;
 
+use crate::catalogue::Catalogue;
 use crate::db::RequestTx;
-use crate::plans::Catalogue;
 use crate::stripe::client::Client;
-use previews::Previewed;
+use change::locks::Turns;
+use preview::quotes::Previewed;
+use preview::token::Sealer;
 use prices::Prices;
-use token::Sealer;
-use turns::Turns;
 
 /// The use cases, and what they need. Clones share it.
 #[derive(Clone)]
@@ -74,7 +68,7 @@ impl Subscriptions {
     ) -> Self {
         Self {
             sealer: Sealer::new(pool.clone()),
-            previewed: previews::together(lookups, catalogue.clone()),
+            previewed: preview::quotes::together(lookups, catalogue.clone()),
             pool,
             catalogue,
             stripe,

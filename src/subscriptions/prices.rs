@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::failure::Failure;
-use crate::plans::{Catalogue, Plan, metered_lookup_key};
+use crate::catalogue::{Catalogue, Plan, metered_lookup_key};
 use crate::stripe::client::{Client, Price};
 
 /// How long prices are taken to be as they were.

@@ -20,16 +20,16 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::Subscriptions;
-use super::carry_out::seen;
-use super::change::Asker;
+use super::change::execute::seen;
+use super::change::record::Asker;
+use super::change::recover::ends_the_round;
 use super::failure::Failure;
-use super::recovery::ends_the_round;
 use crate::db::WorkerTx;
-use crate::metrics;
-use crate::organizations::sample;
+use crate::metering::reports;
 use crate::stripe::client::{Client, Customer, ErrorKind};
 use crate::stripe::objects::Subscription;
-use crate::usage_reports;
+use crate::telemetry::metrics;
+use crate::tenancy::organizations::sample;
 use billing_domain::subscription::is_ended;
 use payments::Billed;
 use store::{MirroredSubscription, Owned};
@@ -291,8 +291,7 @@ impl Subscriptions {
         self.payments(client, &both, &running, billed, healing, &mut found)
             .await?;
         found.drift.extend(stray(&both));
-        let unbilled =
-            usage_reports::unbilled(&self.pool, &self.catalogue, Timestamp::now()).await?;
+        let unbilled = reports::unbilled(&self.pool, &self.catalogue, Timestamp::now()).await?;
         found.drift.extend(unbilled.iter().map(usage::drift));
         found
             .drift

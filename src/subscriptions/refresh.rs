@@ -7,18 +7,18 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::carry_out::{Seen, seen};
+use super::change::execute::{Seen, seen};
 use super::failure::Failure;
 use super::store::Doubt;
 use super::store::findings::{Findings, findings};
 use super::{Subscriptions, store};
 use crate::audit::{self, Actor, NewEntry};
 use crate::db::{TenantTx, WorkerTx};
-use crate::event_handlers::{self, Answer};
-use crate::grace_periods;
 use crate::invoices;
-use crate::metrics;
+use crate::metering::grace;
+use crate::projection::{self, Answer};
 use crate::stripe::client::{Client, ErrorKind};
+use crate::telemetry::metrics;
 
 /// The polling interval.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -128,7 +128,7 @@ impl Subscriptions {
             at: seen.at,
             actor: Actor::System,
         };
-        let shown = event_handlers::mirror(tx.conn(), &locked, &self.catalogue, answer).await?;
+        let shown = projection::mirror(tx.conn(), &locked, &self.catalogue, answer).await?;
         let mut entries = Vec::new();
         if shown.before.as_ref() != Some(&shown.after) {
             entries.push(NewEntry {
@@ -151,8 +151,8 @@ impl Subscriptions {
         tx.commit().await?;
         let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
         metrics::audit_entries(&actions);
-        event_handlers::report_alerts(&shown.alerts);
-        grace_periods::count(&shown.graces);
+        projection::report_alerts(&shown.alerts);
+        grace::count(&shown.graces);
         Ok(())
     }
 }

@@ -9,14 +9,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, OpenApi, ToSchema};
 
-use super::changes::Caller;
+use super::change::saga::Caller;
 use super::failure::Failure;
 use super::{Held, Preview, Standing, Subscriptions, Upcoming, Wish};
-use crate::auth::Principal;
-use crate::error::Problem;
-use crate::http::extract::{Json, Query};
-use crate::http::idempotency::Key;
-use crate::number;
+use crate::server::extract::{Json, Query};
+use crate::server::layers::idempotency::Key;
+use crate::server::number;
+use crate::server::problem::Problem;
+use crate::tenancy::auth::Principal;
 
 #[derive(OpenApi)]
 #[openapi(paths(current, create, change, cancel, reactivate, preview))]

@@ -9,9 +9,9 @@ use jiff_sqlx::ToSqlx as _;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::standing::{Held, Item, Standing};
+use super::state::{Held, Item, Standing};
+use crate::catalogue::Catalogue;
 use crate::db::TenantTx;
-use crate::plans::Catalogue;
 
 /// The organizations, their plans and their subscriptions, in one round trip;
 /// those that do not exist are left out.

@@ -8,11 +8,12 @@ use super::Subscriptions;
 use super::failure::Failure;
 use super::preview::Line;
 use super::preview::stripe::{is_none_upcoming, line};
+use crate::catalogue::FREE_TIER;
 use crate::db::RequestTx;
-use crate::plans::FREE_TIER;
+use crate::metering::ledger::Rules;
+use crate::metering::usage::{self, MetricUsage};
 use crate::stripe::client::Params;
 use crate::stripe::objects::Invoice;
-use crate::usage::{self, MetricUsage, Rules};
 
 /// The next invoice of a subscription. Amounts are in minor units.
 #[derive(Debug, Clone, Serialize)]

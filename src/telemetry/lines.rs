@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::metrics;
+use crate::telemetry::metrics;
 
 /// How much waits to be written at most.
 const BUFFER_BYTES: usize = 4 << 20;

@@ -2,9 +2,12 @@
 //! `otlp`, traces as well.
 
 mod lines;
+pub mod metrics;
 #[cfg(feature = "otlp")]
 mod otlp;
 pub mod seldom;
+pub mod terminal;
+pub mod trace_context;
 
 use std::io::{self, IsTerminal as _};
 use std::sync::OnceLock;
@@ -17,10 +20,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::config::{ConfigError, LogFormat};
-use crate::event_handlers::StoredEvent;
-use crate::terminal;
-use crate::trace_context::TraceParent;
+use crate::projection::StoredEvent;
 use lines::Lines;
+use trace_context::TraceParent;
 
 /// The writer of a process that serves.
 static LINES: OnceLock<Lines> = OnceLock::new();

@@ -21,8 +21,8 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::ConfigError;
-use crate::event_handlers::StoredEvent;
-use crate::trace_context::TraceParent;
+use crate::projection::StoredEvent;
+use crate::telemetry::trace_context::TraceParent;
 
 const SERVICE: &str = "valuecanvas-billing";
 const ENDPOINTS: [&str; 2] = [

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use tokio::process::Command;
 use uuid::Uuid;
-use valuecanvas_billing::auth::{Permission, Role};
 use valuecanvas_billing::config::SurfaceConfig;
-use valuecanvas_billing::http::rate_limit::Rates;
+use valuecanvas_billing::server::layers::rate_limit::Rates;
+use valuecanvas_billing::tenancy::auth::{Permission, Role};
 
 use crate::subscriptions::world::Stripe;
 use crate::support::TestService;

@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::Head;
-use crate::metrics;
+use crate::telemetry::metrics;
 
 /// How far a head moves at once; the database holds it to that.
 const REACH: i64 = 100_000;

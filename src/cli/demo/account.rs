@@ -7,10 +7,10 @@ use stripe_sandbox::{Config, Sandbox};
 
 use super::super::Failure;
 use crate::config::StripeApi;
-use crate::event_handlers::HANDLED_TYPES;
-use crate::inbox::routes::PATH;
+use crate::projection::HANDLED_TYPES;
 use crate::stripe::client::{Call, Client, Params, Patience, SecretKey, StripeError};
 use crate::stripe::signature::SigningSecret;
+use crate::webhooks::endpoint::PATH;
 
 /// The key of its account; the stand-in takes any.
 pub const KEY: &str = "sk_test_demo";

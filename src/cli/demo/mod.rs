@@ -17,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 use super::serve::{self, StopSignals};
 use super::{Failure, output};
 use crate::app::{self, Database, Service};
+use crate::catalogue::{self, Catalogue};
 use crate::config::{
     DatabaseConfig, DatabaseLocation, GlobalArgs, ServeArgs, ServeConfig, Start, StripeConfig, or,
     retries,
 };
 use crate::db;
-use crate::plans::{self, Catalogue};
 use account::Account;
 use running::Running;
 use tenants::Login;
@@ -91,7 +91,7 @@ impl Demo {
         data_dir: &Path,
     ) -> Result<(Service, Login, Vec<tenants::Tenant>), Failure> {
         let catalogue = Catalogue::load(None)?;
-        plans::sync(&account.client, &catalogue, false).await?;
+        catalogue::sync(&account.client, &catalogue, false).await?;
         // The kept secret is for `webhooks trigger`.
         let secrets = vec![app::kept_webhook_secret(data_dir)?, account.secret.clone()];
         let stripe = StripeConfig {

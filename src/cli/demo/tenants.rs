@@ -7,9 +7,9 @@ use uuid::Uuid;
 
 use super::super::Failure;
 use super::account::{Account, GOOD_CARD, use_card};
-use crate::auth::{self, Hasher, NewApiKey, NewUser, Permission, Role, UserError};
-use crate::organizations::{self, NewOrganization};
-use crate::plans::{Catalogue, FREE_TIER};
+use crate::catalogue::{Catalogue, FREE_TIER};
+use crate::tenancy::auth::{self, Hasher, NewApiKey, NewUser, Permission, Role, UserError};
+use crate::tenancy::organizations::{self, NewOrganization};
 
 /// Who lives through the story.
 const SAMPLES: [&str; 3] = [

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::samples::{self, Sample};
 use super::account::{BAD_CARD, GOOD_CARD, use_card};
 use super::tenants::Tenant;
-use crate::outbound;
+use crate::http_client;
 use crate::stripe::client::Client;
 use crate::stripe::signature::{self, SigningSecret};
 
@@ -93,7 +93,7 @@ async fn act(address: SocketAddr, stripe: &Client, tenant: &Tenant, step: &Step)
 async fn consume(address: SocketAddr, tenant: &Tenant) -> Result<(), reqwest::Error> {
     let quantity = rand::random_range(1..=20);
     let used = json!({"metric": METRIC, "quantity": quantity, "consume": true});
-    let response = outbound::direct_client()?
+    let response = http_client::direct_client()?
         .post(format!("http://{address}{CHECK}"))
         .bearer_auth(&tenant.api_key)
         .json(&used)
@@ -118,7 +118,7 @@ async fn call(
         ""
     };
     let url = format!("http://{address}{SUBSCRIPTION}{now}");
-    let mut request = outbound::direct_client()?
+    let mut request = http_client::direct_client()?
         .request(method.clone(), url)
         .bearer_auth(&tenant.api_key);
     if let Some(plan) = plan {

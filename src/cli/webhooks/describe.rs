@@ -4,8 +4,8 @@ use uuid::Uuid;
 
 use super::super::output::{printable, table};
 use super::Report;
-use crate::inbox::inspect::{DeadLetter, Details, Listed};
-use crate::inbox::replay::Replayed;
+use crate::webhooks::dead_letters::replay::Replayed;
+use crate::webhooks::inspect::{DeadLetter, Details, Listed};
 
 pub fn describe_report(report: &Report) -> String {
     let verb = if report.dry_run {

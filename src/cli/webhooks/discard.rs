@@ -10,7 +10,8 @@ use super::super::arguments;
 use super::super::output::{Format, Progress, printable};
 use super::letters_of;
 use crate::db::WorkerTx;
-use crate::inbox::{dead_letters, discard};
+use crate::webhooks::dead_letters::discard;
+use crate::webhooks::list_dead_letters;
 
 #[derive(Debug, Args)]
 pub struct Discard {
@@ -55,7 +56,7 @@ impl Discard {
             true => {
                 let filter = letters_of(self.event_type, self.organization);
                 let mut tx = WorkerTx::begin(pool).await?;
-                let letters = dead_letters(tx.conn(), &filter, i64::MAX).await?;
+                let letters = list_dead_letters(tx.conn(), &filter, i64::MAX).await?;
                 tx.commit().await?;
                 letters.into_iter().map(|letter| letter.event_id).collect()
             }

@@ -9,7 +9,7 @@ use reqwest::{Method, StatusCode};
 
 use super::error::{self, ErrorKind, StripeError};
 use super::{API_VERSION, Answer, Call, Client};
-use crate::metrics;
+use crate::telemetry::metrics;
 
 /// Stripe says to wait longer only while it is no use to wait.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use reqwest::{Method, Url};
 use serde_json::Value;
 
-use crate::outbound::{self, is_loopback};
+use crate::http_client::{self, is_loopback};
 
 pub use endpoints::{
     Customer, Invoice, List, Meter, PaymentMethod, Price, Product, StripeEvent, Tier,
@@ -111,9 +111,9 @@ impl Client {
     pub fn new(base: Url, key: SecretKey, patience: Patience) -> Result<Self, reqwest::Error> {
         // No proxy reaches a stand-in on this host.
         let http = if is_loopback(&base) {
-            outbound::direct_client()?
+            http_client::direct_client()?
         } else {
-            outbound::http_client()?
+            http_client::http_client()?
         };
         Ok(Self {
             http,

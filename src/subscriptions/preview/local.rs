@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::{Line, Quote, Source, Unknowable, describe_period};
-use crate::plans::{Catalogue, Plan};
-use crate::subscriptions::standing::{Held, Item};
+use crate::catalogue::{Catalogue, Plan};
+use crate::subscriptions::state::{Held, Item};
 
 /// A new subscription: a whole period, due at once.
 pub fn of_creation(plan: &Plan, now: Timestamp) -> Result<Quote, Unknowable> {

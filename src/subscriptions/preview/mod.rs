@@ -1,7 +1,9 @@
 //! What a change of plan would cost, before it is made.
 
 pub mod local;
+pub(super) mod quotes;
 pub mod stripe;
+pub(super) mod token;
 
 use std::fmt;
 
@@ -12,9 +14,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::token::{LIFETIME, Promise};
-use crate::number::Number;
-use crate::plans::{Catalogue, Plan};
+use crate::catalogue::{Catalogue, Plan};
+use crate::server::number::Number;
+use token::{LIFETIME, Promise};
 
 /// Who computed a preview.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -195,7 +197,7 @@ fn describe_period(plan: &Plan, quantity: u64) -> String {
 
 /// The end of a subscription with its period, or at once: nothing is charged
 /// for it, whoever computes.
-pub fn of_end(catalogue: &Catalogue, held: &super::standing::Held, now: Timestamp) -> Quote {
+pub fn of_end(catalogue: &Catalogue, held: &super::state::Held, now: Timestamp) -> Quote {
     let ends_at = match held.status.as_str() {
         "incomplete" => now,
         _ => held.cancel_at.or(held.period_end).unwrap_or(now),

@@ -6,12 +6,12 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 
 use super::{Line, Quote, Source};
-use crate::plans::{Catalogue, Plan};
+use crate::catalogue::{Catalogue, Plan};
 use crate::stripe::client::{BILLING_MODE, Client, ErrorKind, Params, StripeError};
 use crate::stripe::objects::{Invoice, InvoiceLine};
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::prices::PlanPrices;
-use crate::subscriptions::standing::{Held, Item};
+use crate::subscriptions::state::{Held, Item};
 use billing_domain::preview::Settlement;
 
 /// A change of plan in Stripe's words: what the preview and the change send

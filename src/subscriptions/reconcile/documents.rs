@@ -11,12 +11,12 @@ use uuid::Uuid;
 use super::store::{self, MirroredInvoice, MirroredMethod};
 use super::{Both, Drift, DriftKind, Healing, Reconciliation, compare};
 use crate::db::WorkerTx;
-use crate::event_handlers::{self, Batch, Context, Handled, StoredEvent, UnknownCustomers};
+use crate::projection::{self, Batch, Context, Handled, StoredEvent, UnknownCustomers};
 use crate::stripe::account::Account;
 use crate::stripe::client::{Answer, Client, ErrorKind};
 use crate::stripe::objects::{Invoice, PaymentMethod, Subscription};
 use crate::subscriptions::Subscriptions;
-use crate::subscriptions::carry_out::seen;
+use crate::subscriptions::change::execute::seen;
 use crate::subscriptions::failure::Failure;
 
 impl Subscriptions {
@@ -221,7 +221,7 @@ impl Subscriptions {
             ..Batch::default()
         };
         let mut tx = WorkerTx::begin(&self.pool).await?;
-        let applied = event_handlers::apply(tx.conn(), &context, &[&event], &mut batch).await?;
+        let applied = projection::apply(tx.conn(), &context, &[&event], &mut batch).await?;
         match applied.results.first() {
             Some(Ok(Handled::Applied(_))) => {
                 tx.commit().await?;

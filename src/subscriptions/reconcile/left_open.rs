@@ -5,8 +5,8 @@ use crate::db::{TenantTx, WorkerTx};
 use crate::stripe::client::{Client, ErrorKind};
 use crate::stripe::requests::{self, Which};
 use crate::subscriptions::Subscriptions;
-use crate::subscriptions::carry_out::look;
-use crate::subscriptions::change::{Change, QUIET};
+use crate::subscriptions::change::execute::look;
+use crate::subscriptions::change::record::{Change, QUIET};
 use crate::subscriptions::failure::Failure;
 
 /// More than these are looked at the next time.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::organizations::sample;
+use crate::tenancy::organizations::sample;
 
 /// A mirrored subscription.
 pub struct MirroredSubscription {

@@ -1,7 +1,7 @@
 //! Usage that was promised to be billed, and is not billed as it was used.
 
 use super::{Drift, DriftKind};
-use crate::usage_reports::{Reason, Unbilled};
+use crate::metering::reports::{Reason, Unbilled};
 
 pub fn drift(unbilled: &Unbilled) -> Drift {
     let units = unbilled.units.0.normalize();

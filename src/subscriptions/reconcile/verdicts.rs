@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{Both, Drift, DriftKind};
-use crate::plans::Catalogue;
+use crate::catalogue::Catalogue;
 use crate::stripe::objects::Subscription;
 use billing_domain::subscription::is_ended;
 

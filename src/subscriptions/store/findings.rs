@@ -2,7 +2,7 @@
 
 use sqlx::PgConnection;
 
-use crate::plans::Catalogue;
+use crate::catalogue::Catalogue;
 
 /// Each names an organization, and what it is about.
 #[derive(Debug, Clone, Default)]

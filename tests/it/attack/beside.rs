@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
-use valuecanvas_billing::outbound;
+use valuecanvas_billing::http_client;
 
 use super::world::Tenant;
 use crate::support::service::WEBHOOKS;
@@ -101,7 +101,7 @@ impl Beside {
     pub fn start(base: &str, tenant: &Tenant, pace: Duration, sent_again: bool) -> Self {
         let caller = Caller {
             base: base.to_owned(),
-            client: outbound::direct_client().unwrap(),
+            client: http_client::direct_client().unwrap(),
             tenant: tenant.clone(),
             sent_again,
         };
@@ -211,9 +211,9 @@ impl Caller {
                 }
                 Err(error) if !error.is_timeout() && (lost < resets || self.sent_again) => {
                     lost += 1;
-                    outbound::reason(error)
+                    http_client::reason(error)
                 }
-                Err(error) => return Err(outbound::reason(error)),
+                Err(error) => return Err(http_client::reason(error)),
             };
             if due.elapsed() > AGAIN_FOR {
                 return Err(failure);

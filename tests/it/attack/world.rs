@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
 use uuid::Uuid;
-use valuecanvas_billing::auth::{Permission, Role};
+use valuecanvas_billing::tenancy::auth::{Permission, Role};
 
 use super::sizes::Sizes;
 use crate::support::TestDatabase;
@@ -67,7 +67,7 @@ impl Tenant {
 pub fn hostile_client() -> Client {
     let local = std::net::IpAddr::from([127, 0, 0, 2]);
     let there = std::net::TcpListener::bind((local, 0)).is_ok();
-    let _ = valuecanvas_billing::outbound::direct_client();
+    let _ = valuecanvas_billing::http_client::direct_client();
     let building = Client::builder().no_proxy();
     building
         .local_address(there.then_some(local))

@@ -37,7 +37,7 @@ fn verdict(ran: &Ran, name: &str) -> Value {
 }
 
 async fn send(base: &str, body: &str, signature: &str) -> u16 {
-    let request = valuecanvas_billing::outbound::direct_client()
+    let request = valuecanvas_billing::http_client::direct_client()
         .unwrap()
         .post(format!("{base}{WEBHOOKS}"))
         .header("stripe-signature", signature);
@@ -100,7 +100,7 @@ async fn a_wrong_secret_is_seen() {
         "warning"
     );
 
-    let metrics = valuecanvas_billing::outbound::direct_client()
+    let metrics = valuecanvas_billing::http_client::direct_client()
         .unwrap()
         .get(format!("{}/metrics", serving.base));
     let text = metrics.send().await.unwrap().text().await.unwrap();

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use valuecanvas_billing::embedded_postgres::{self, EmbeddedPostgres};
-use valuecanvas_billing::outbound;
+use valuecanvas_billing::http_client;
 
 use crate::support::program::{program, run};
 
@@ -149,7 +149,7 @@ fn evaluated(data_dir: &Path) -> String {
 async fn log_in(demo: &Demo, address: &str) -> Value {
     let login = demo.printed("Login  ");
     let (email, password) = login.split_once(" / ").expect("an address and a password");
-    let answer = outbound::direct_client()
+    let answer = http_client::direct_client()
         .unwrap()
         .post(format!("{address}/api/auth/login"))
         .json(&json!({"email": email, "password": password}))
@@ -162,7 +162,7 @@ async fn log_in(demo: &Demo, address: &str) -> Value {
 
 /// The answer to whoever asks for their usage with this token or key.
 async fn usage_status(address: &str, bearer: &str) -> u16 {
-    let usage = outbound::direct_client()
+    let usage = http_client::direct_client()
         .unwrap()
         .get(format!("{address}/api/billing/usage"))
         .bearer_auth(bearer);

@@ -1,7 +1,7 @@
 //! `doctor`: a verdict and a fix for each thing that is broken.
 
 use serde_json::Value;
-use valuecanvas_billing::event_handlers::{HANDLED_TYPES, MAIN_TYPES};
+use valuecanvas_billing::projection::{HANDLED_TYPES, MAIN_TYPES};
 
 use crate::stripe::Stripe;
 use crate::support::program::{Ran, program_on, run};

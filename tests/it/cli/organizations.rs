@@ -1,7 +1,7 @@
 //! `organizations`: external ids, what support sees, other customers, erasure.
 
 use serde_json::{Value, json};
-use valuecanvas_billing::auth::Role;
+use valuecanvas_billing::tenancy::auth::Role;
 
 use crate::subscriptions::world::{KEY, VISA, World};
 use crate::support::TestDatabase;

@@ -44,7 +44,7 @@ impl Gateway {
 
     /// What Prometheus would scrape of a series of ours.
     async fn value(&self, name: &str, status: &str) -> Option<f64> {
-        let client = valuecanvas_billing::outbound::direct_client().unwrap();
+        let client = valuecanvas_billing::http_client::direct_client().unwrap();
         let scraped = client
             .get(format!("{}/metrics", self.url))
             .send()
@@ -62,7 +62,7 @@ impl Gateway {
     }
 
     async fn text(&self) -> String {
-        let client = valuecanvas_billing::outbound::direct_client().unwrap();
+        let client = valuecanvas_billing::http_client::direct_client().unwrap();
         let asked = client.get(format!("{}/metrics", self.url));
         asked.send().await.unwrap().text().await.unwrap()
     }

@@ -40,7 +40,7 @@ fn payment_failed() -> Value {
 
 async fn send(base: &str, event: &Value) {
     let body = event.to_string();
-    let request = valuecanvas_billing::outbound::direct_client()
+    let request = valuecanvas_billing::http_client::direct_client()
         .unwrap()
         .post(format!("{base}{WEBHOOKS}"));
     let signed = request

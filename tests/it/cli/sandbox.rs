@@ -23,7 +23,7 @@ async fn it_prints_where_it_listens_and_answers_like_stripe() {
         .expect("the line ends with the address")
         .to_owned();
 
-    let client = valuecanvas_billing::outbound::direct_client().unwrap();
+    let client = valuecanvas_billing::http_client::direct_client().unwrap();
     let created = client
         .post(format!("{url}/v1/customers"))
         .basic_auth("sk_test_x", None::<&str>)

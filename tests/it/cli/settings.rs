@@ -428,7 +428,7 @@ async fn secrets_are_neither_logged_nor_measured_nor_printed() {
         assert_eq!(ran.status, expected, "{arguments:?}: {}", ran.stderr);
         said.push((format!("{arguments:?}"), ran.stdout + &ran.stderr));
     }
-    let client = valuecanvas_billing::outbound::direct_client().unwrap();
+    let client = valuecanvas_billing::http_client::direct_client().unwrap();
     for path in ["/metrics", "/readyz", "/healthz"] {
         let answer = client
             .get(format!("{}{path}", serving.base))

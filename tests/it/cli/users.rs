@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use serde_json::json;
-use valuecanvas_billing::auth::Permission;
+use valuecanvas_billing::tenancy::auth::Permission;
 
 use crate::support::program::{Ran, program_on, run};
 use crate::support::{TestDatabase, TestService};

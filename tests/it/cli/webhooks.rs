@@ -5,9 +5,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use uuid::Uuid;
-use valuecanvas_billing::organizations::sample;
+use valuecanvas_billing::tenancy::organizations::sample;
 
-use valuecanvas_billing::event_handlers::HANDLED_TYPES;
+use valuecanvas_billing::projection::HANDLED_TYPES;
 
 use crate::support::TestDatabase;
 use crate::support::events::{SECRET, event, invoice};

@@ -15,10 +15,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use valuecanvas_billing::audit::{Actor, Client};
-use valuecanvas_billing::auth::Principal;
-use valuecanvas_billing::http::extract::RawBody;
-use valuecanvas_billing::http::idempotency::Keeper;
-use valuecanvas_billing::http::{self, idempotency};
+use valuecanvas_billing::server;
+use valuecanvas_billing::server::extract::RawBody;
+use valuecanvas_billing::server::layers::idempotency;
+use valuecanvas_billing::server::layers::idempotency::Keeper;
+use valuecanvas_billing::tenancy::auth::Principal;
 
 use crate::support::TestDatabase;
 
@@ -90,8 +91,12 @@ impl Rig {
         }
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(http::serve(listener, http::finish(router), stop.clone()));
-        let client = valuecanvas_billing::outbound::direct_client().unwrap();
+        tokio::spawn(server::serve(
+            listener,
+            server::finish(router),
+            stop.clone(),
+        ));
+        let client = valuecanvas_billing::http_client::direct_client().unwrap();
         Self {
             db,
             base,

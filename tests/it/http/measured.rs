@@ -1,7 +1,7 @@
 //! Requests counted by route, method and status.
 
 use reqwest::Method;
-use valuecanvas_billing::auth::Role;
+use valuecanvas_billing::tenancy::auth::Role;
 
 use crate::support::TestService;
 use crate::support::wire::Wire;

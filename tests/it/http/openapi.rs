@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use valuecanvas_billing::api;
-use valuecanvas_billing::auth::{Access, ROUTES};
+use valuecanvas_billing::app::api;
+use valuecanvas_billing::tenancy::auth::{Access, ROUTES};
 
 use crate::support::TestService;
 use crate::support::program::{program, run};

@@ -2,9 +2,9 @@
 
 use reqwest::{Method, Response};
 use uuid::Uuid;
-use valuecanvas_billing::auth::{Permission, Role};
 use valuecanvas_billing::config::SurfaceConfig;
-use valuecanvas_billing::http::rate_limit::Rates;
+use valuecanvas_billing::server::layers::rate_limit::Rates;
+use valuecanvas_billing::tenancy::auth::{Permission, Role};
 
 use crate::support::TestService;
 use crate::support::service::Options;

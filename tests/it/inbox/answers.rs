@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use valuecanvas_billing::audit::{self, Actor};
 use valuecanvas_billing::db::TenantTx;
-use valuecanvas_billing::event_handlers::{self, Answer, Shown};
+use valuecanvas_billing::projection::{self, Answer, Shown};
 
 use super::workbench::{CUSTOMER, Workbench};
 use crate::support::events::{event, subscription};
@@ -43,7 +43,7 @@ async fn mirror(bench: &Workbench, request: u128, at: i64, object: &Value) -> Sh
         at: Timestamp::from_second(at).unwrap(),
         actor: Actor::User(Uuid::nil()),
     };
-    let shown = event_handlers::mirror(tx.conn(), &locked, &bench.processor.catalogue, answer)
+    let shown = projection::mirror(tx.conn(), &locked, &bench.processor.catalogue, answer)
         .await
         .unwrap();
     audit::append(tx.conn(), &locked, &shown.entries)

@@ -1,7 +1,7 @@
 //! Customers and organizations that name each other, and others.
 
 use serde_json::json;
-use valuecanvas_billing::inbox::worker::Tally;
+use valuecanvas_billing::webhooks::worker::Tally;
 
 use super::workbench::Workbench;
 use crate::support::events::{event, subscription};

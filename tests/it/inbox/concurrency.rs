@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use valuecanvas_billing::db::WorkerTx;
-use valuecanvas_billing::inbox::leases::{self, Failure};
-use valuecanvas_billing::inbox::worker::{Processor, Tally};
+use valuecanvas_billing::webhooks::leases::{self, Failure};
+use valuecanvas_billing::webhooks::worker::{Processor, Tally};
 
 use super::workbench::{PASS_TIME, Workbench, each_applied_once, failed_payment, subscribed};
 use crate::support::TestDatabase;
@@ -310,11 +310,14 @@ async fn two_replays_at_once_have_one_effect() {
     bench.db.organization("cus_1").await;
     let ids: BTreeSet<&str> = events.iter().map(|e| e["id"].as_str().unwrap()).collect();
     for id in ids {
-        let replay = || valuecanvas_billing::inbox::replay::replay(&bench.processor, id);
+        let replay =
+            || valuecanvas_billing::webhooks::dead_letters::replay::replay(&bench.processor, id);
         let (one, other) = tokio::join!(replay(), replay());
         for replayed in [one.unwrap(), other.unwrap()] {
             let succeeded =
-                valuecanvas_billing::inbox::replay::Replayed::Succeeded { outcome: "applied" };
+                valuecanvas_billing::webhooks::dead_letters::replay::Replayed::Succeeded {
+                    outcome: "applied",
+                };
             assert_eq!(replayed, succeeded);
         }
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
 use uuid::Uuid;
-use valuecanvas_billing::inbox::worker::Tally;
-use valuecanvas_billing::plans::Catalogue;
-use valuecanvas_billing::{grace_periods, quotas};
+use valuecanvas_billing::catalogue::Catalogue;
+use valuecanvas_billing::metering::{grace, quotas};
+use valuecanvas_billing::webhooks::worker::Tally;
 
 use super::workbench::{PASS_TIME, Workbench, each_applied_once, failed_payment};
 use crate::support::TestDatabase;
@@ -164,7 +164,7 @@ async fn grace_periods_of_others_end_while_an_organization_is_held() {
             &format!("SELECT FROM {lock} WHERE organization_id = '{held}' FOR UPDATE"),
         )
         .await;
-        let ended = grace_periods::sweep(&bench.processor.pool).await.unwrap();
+        let ended = grace::sweep(&bench.processor.pool).await.unwrap();
         assert!(ended <= 1, "{lock}");
         let left = format!("grace_periods WHERE ended_at IS NULL AND organization_id = '{held}'");
         assert_eq!(bench.db.count(&left).await, 1, "{lock}");
@@ -174,10 +174,7 @@ async fn grace_periods_of_others_end_while_an_organization_is_held() {
         bench.db.count("grace_periods WHERE ended_at IS NULL").await,
         1
     );
-    assert_eq!(
-        grace_periods::sweep(&bench.processor.pool).await.unwrap(),
-        1
-    );
+    assert_eq!(grace::sweep(&bench.processor.pool).await.unwrap(), 1);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use uuid::Uuid;
-use valuecanvas_billing::event_handlers::UnknownCustomers;
+use valuecanvas_billing::projection::UnknownCustomers;
 
 use super::workbench::Workbench;
 use crate::support::events::{event, invoice, recorded, subscription};

@@ -25,7 +25,7 @@ async fn tier_by(object: Value) -> Value {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), plans).unwrap();
     bench.processor.catalogue =
-        valuecanvas_billing::plans::Catalogue::load(Some(file.path())).unwrap();
+        valuecanvas_billing::catalogue::Catalogue::load(Some(file.path())).unwrap();
     bench.process(&[event("evt_1", CREATED, 100, object)]).await;
     bench.rows(PLAN).await[0]["plan_tier"].clone()
 }

@@ -232,13 +232,14 @@ async fn applied_again_an_event_changes_nothing() {
                         (SELECT status FROM billing_subscriptions) AS status";
     let before = bench.rows(state).await;
     for id in ["evt_1", "evt_2", "evt_1"] {
-        let replayed = valuecanvas_billing::inbox::replay::replay(&bench.processor, id)
-            .await
-            .unwrap();
+        let replayed =
+            valuecanvas_billing::webhooks::dead_letters::replay::replay(&bench.processor, id)
+                .await
+                .unwrap();
         assert!(
             matches!(
                 replayed,
-                valuecanvas_billing::inbox::replay::Replayed::Succeeded { .. }
+                valuecanvas_billing::webhooks::dead_letters::replay::Replayed::Succeeded { .. }
             ),
             "{replayed:?}"
         );

@@ -5,7 +5,7 @@
 //! that version name.
 
 use serde_json::{Map, Value, json};
-use valuecanvas_billing::event_handlers::HANDLED_TYPES;
+use valuecanvas_billing::projection::HANDLED_TYPES;
 
 use super::workbench::Workbench;
 use crate::support::events::event;

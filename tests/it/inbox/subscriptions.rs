@@ -1,7 +1,7 @@
 //! Subscription events: the mirror, the plan, and what is final.
 
 use serde_json::{Value, json};
-use valuecanvas_billing::inbox::replay;
+use valuecanvas_billing::webhooks::dead_letters::replay;
 
 use super::workbench::Workbench;
 use crate::support::events::{event, invoice, recorded, subscription};

@@ -5,8 +5,8 @@ use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 use valuecanvas_billing::audit;
 use valuecanvas_billing::db::WorkerTx;
-use valuecanvas_billing::inbox::bucket_of;
-use valuecanvas_billing::inbox::worker::{Processor, Tally};
+use valuecanvas_billing::webhooks::bucket_of;
+use valuecanvas_billing::webhooks::worker::{Processor, Tally};
 
 use crate::support::TestDatabase;
 use crate::support::events::{event, invoice, subscription};

@@ -3,10 +3,10 @@
 
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Map, Value, json};
-use valuecanvas_billing::api;
-use valuecanvas_billing::auth::{Permission, Role};
+use valuecanvas_billing::app::api;
 use valuecanvas_billing::config::SurfaceConfig;
-use valuecanvas_billing::http::rate_limit::Rates;
+use valuecanvas_billing::server::layers::rate_limit::Rates;
+use valuecanvas_billing::tenancy::auth::{Permission, Role};
 
 use super::probes;
 use super::world::{SECRET, THEIR_KEY, THEM, US, World};

@@ -54,7 +54,7 @@ fn a_kustomization_names_every_file_beside_it() {
         let text = std::fs::read_to_string(folder.join("kustomization.yaml")).unwrap();
         assert!(text.contains(&format!("namespace: {overlay}\n")));
         let plans = folder.join("plans.toml");
-        valuecanvas_billing::plans::Catalogue::load(Some(&plans)).unwrap();
+        valuecanvas_billing::catalogue::Catalogue::load(Some(&plans)).unwrap();
     }
 }
 

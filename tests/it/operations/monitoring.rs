@@ -5,8 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use valuecanvas_billing::outbound;
-use valuecanvas_billing::plans::Catalogue;
+use valuecanvas_billing::catalogue::Catalogue;
+use valuecanvas_billing::http_client;
 
 use crate::support::events;
 use crate::support::serving::Serving;
@@ -120,7 +120,7 @@ async fn a_fresh_service_has_a_series_of_every_documented_metric() {
     let db = TestDatabase::new().await;
     // The program itself: in this process other tests have counted, too.
     let serving = Serving::on(&db);
-    let client = outbound::direct_client().unwrap();
+    let client = http_client::direct_client().unwrap();
     let get = |path: &str| client.get(format!("{}{path}", serving.base)).send();
     assert_eq!(get("/healthz").await.unwrap().status(), 200);
     let metrics = get("/metrics").await.unwrap().text().await.unwrap();

@@ -2,7 +2,7 @@
 //! programs that serve.
 
 use serde_json::Value;
-use valuecanvas_billing::outbound;
+use valuecanvas_billing::http_client;
 
 use crate::support::TestDatabase;
 use crate::support::database::migration_files;
@@ -39,7 +39,7 @@ async fn deliver(base: &str, number: u32) {
         subscription,
     );
     let body = event.to_string();
-    let client = outbound::direct_client().unwrap();
+    let client = http_client::direct_client().unwrap();
     let answer = client
         .post(format!("{base}/api/billing/webhooks/stripe"))
         .header("stripe-signature", events::sign(body.as_bytes()))
@@ -51,7 +51,7 @@ async fn deliver(base: &str, number: u32) {
 }
 
 async fn readiness(base: &str) -> (u16, Value) {
-    let client = outbound::direct_client().unwrap();
+    let client = http_client::direct_client().unwrap();
     let asked = client.get(format!("{base}/readyz"));
     let answer = asked.send().await.unwrap();
     (

@@ -9,14 +9,14 @@ use crate::support::events::{self, sign};
 #[cfg(feature = "otlp")]
 use crate::support::serving::serve_on;
 use crate::support::serving::{Serving, entries};
-use valuecanvas_billing::outbound;
+use valuecanvas_billing::http_client;
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
 async fn deliver(base: &str, id: &str, traceparent: &str) {
     let body = events::event(id, "plan.created", 1, serde_json::json!({"id": "plan_1"}));
     let body = body.to_string();
-    let client = outbound::direct_client().unwrap();
+    let client = http_client::direct_client().unwrap();
     let sent = client
         .post(format!("{base}/api/billing/webhooks/stripe"))
         .header("stripe-signature", sign(body.as_bytes()))
@@ -66,7 +66,7 @@ async fn spans_reach_a_collector_as_parts_of_one_trace() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let stop = tokio_util::sync::CancellationToken::new();
-    let served = valuecanvas_billing::http::serve(listener, collector, stop.clone());
+    let served = valuecanvas_billing::server::serve(listener, collector, stop.clone());
     let served = tokio::spawn(served);
 
     let db = TestDatabase::new().await;

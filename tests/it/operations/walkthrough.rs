@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 
 use uuid::Uuid;
-use valuecanvas_billing::event_handlers::HANDLED_TYPES;
+use valuecanvas_billing::projection::HANDLED_TYPES;
 
 use crate::cli::demo::Demo;
 use crate::stripe::Stripe;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use tokio::task::JoinSet;
-use valuecanvas_billing::outbound;
+use valuecanvas_billing::http_client;
 
 use crate::support::events::{self, sign};
 use crate::support::program::{program, run};
@@ -51,7 +51,7 @@ impl Caller {
         let made = ran(command(&[&new[..], &[&organization], &scopes].concat()));
         Self {
             base: base.to_owned(),
-            client: outbound::direct_client().unwrap(),
+            client: http_client::direct_client().unwrap(),
             admin,
             organization,
             key: made["key"].as_str().unwrap().to_owned(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use valuecanvas_billing::outbound;
+use valuecanvas_billing::http_client;
 
 use super::caller::Caller;
 use crate::support::TestDatabase;
@@ -47,7 +47,7 @@ async fn serve_says_when_the_server_has_too_few_connections() {
     );
     assert_eq!(said["needed"], needed);
     let free = said["free"].as_i64().unwrap();
-    let metrics = outbound::direct_client().unwrap();
+    let metrics = http_client::direct_client().unwrap();
     let metrics = metrics.get(format!("{}/metrics", scarce.base)).send().await;
     let metrics = metrics.unwrap().text().await.unwrap();
     let missing = format!("\nbilling_database_connections_missing {}\n", needed - free);

@@ -1,7 +1,7 @@
 //! Debian's PgBouncer between the service and PostgreSQL.
 
 use serde_json::Value;
-use valuecanvas_billing::outbound;
+use valuecanvas_billing::http_client;
 
 use super::caller::Caller;
 use crate::support::TestDatabase;
@@ -90,7 +90,7 @@ async fn connections_of(db: &TestDatabase, url: &str) -> (u64, Option<Value>, u6
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .find(|entry| entry["given"] != Value::Null);
-    let client = outbound::direct_client().unwrap();
+    let client = http_client::direct_client().unwrap();
     let metrics = client.get(format!("{}/metrics", serving.base)).send().await;
     let metrics = metrics.unwrap().text().await.unwrap();
     let missing = metrics

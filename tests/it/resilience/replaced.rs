@@ -153,7 +153,7 @@ async fn doctor_says_that_the_service_must_be_restarted() {
     sqlx::Executor::execute(&mut admin, "SELECT pg_reload_conf()")
         .await
         .unwrap();
-    let client = valuecanvas_billing::outbound::direct_client().unwrap();
+    let client = valuecanvas_billing::http_client::direct_client().unwrap();
     let mut said = String::new();
     for _ in 0..200 {
         let answer = client

@@ -14,7 +14,7 @@ async fn application() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/alerts", listener.local_addr().unwrap());
     let stop = tokio_util::sync::CancellationToken::new();
-    tokio::spawn(valuecanvas_billing::http::serve(listener, router, stop));
+    tokio::spawn(valuecanvas_billing::server::serve(listener, router, stop));
     url
 }
 

@@ -3,7 +3,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
-use valuecanvas_billing::auth::{
+use valuecanvas_billing::tenancy::auth::{
     self, Access, Hasher, NewApiKey, NewUser, Permission, ROUTES, Role, access_of,
 };
 

@@ -3,7 +3,7 @@
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
-use valuecanvas_billing::auth::{self, Hasher, NewUser, Role, UserError};
+use valuecanvas_billing::tenancy::auth::{self, Hasher, NewUser, Role, UserError};
 
 use crate::support::{TestDatabase, TestService};
 

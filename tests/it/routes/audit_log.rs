@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use uuid::Uuid;
-use valuecanvas_billing::auth::{Permission, Role};
+use valuecanvas_billing::tenancy::auth::{Permission, Role};
 
 use crate::support::TestService;
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use uuid::Uuid;
-use valuecanvas_billing::auth::Role;
+use valuecanvas_billing::tenancy::auth::Role;
 
 use crate::support::TestService;
 use crate::support::events::{event, invoice};

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Executor as _};
-use valuecanvas_billing::auth::{self, Hasher, NewUser, Role};
+use valuecanvas_billing::tenancy::auth::{self, Hasher, NewUser, Role};
 
 use crate::support::TestService;
 

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
-use valuecanvas_billing::auth::{Access, Permission, ROUTES, Role};
+use valuecanvas_billing::tenancy::auth::{Access, Permission, ROUTES, Role};
 
 use crate::support::TestService;
 

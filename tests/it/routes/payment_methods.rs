@@ -1,7 +1,7 @@
 //! `/api/billing/payment-methods`
 
 use serde_json::{Value, json};
-use valuecanvas_billing::auth::Role;
+use valuecanvas_billing::tenancy::auth::Role;
 
 use crate::support::TestService;
 use crate::support::events::event;

@@ -8,9 +8,9 @@ use futures_util::future::join_all;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, PgConnection};
-use valuecanvas_billing::inbox::group_commit::{self, IntakeError, Receipt, Source};
 use valuecanvas_billing::stripe::event::Envelope;
 use valuecanvas_billing::stripe::signature::{self, SigningSecret};
+use valuecanvas_billing::webhooks::event_log::{self, IntakeError, Receipt, Source};
 
 use crate::support::events::{SECRET, event, invoice, sign};
 use crate::support::service::{Options, WEBHOOKS};
@@ -24,7 +24,7 @@ fn plan_created(id: &str) -> Value {
 /// Sends an event as Stripe does, which hangs up after 20 seconds.
 async fn send(base: &str, event: &Value) -> (u16, Value, bool) {
     let body = event.to_string();
-    let request = valuecanvas_billing::outbound::http_client()
+    let request = valuecanvas_billing::http_client::http_client()
         .unwrap()
         .post(format!("{base}{WEBHOOKS}"))
         .timeout(Duration::from_secs(20))
@@ -146,7 +146,7 @@ async fn a_server_that_says_nothing_more_is_given_up() {
 #[tokio::test]
 async fn a_database_that_is_not_migrated_refuses_nobody_for_good() {
     let db = TestDatabase::empty().await;
-    let (intake, writer) = group_commit::new(db.service(), Source::Delivery, |_| {});
+    let (intake, writer) = event_log::new(db.service(), Source::Delivery, |_| {});
     tokio::spawn(writer.run());
     let body = Bytes::from(plan_created("evt_1").to_string());
     let envelope = Envelope::read(&body, 0).unwrap();
@@ -154,8 +154,7 @@ async fn a_database_that_is_not_migrated_refuses_nobody_for_good() {
     assert_eq!(refused, Err(IntakeError::Unavailable));
 
     // Without the role there is not even a connection to be had.
-    let (intake, writer) =
-        group_commit::new(db.options("billing_nobody"), Source::Delivery, |_| {});
+    let (intake, writer) = event_log::new(db.options("billing_nobody"), Source::Delivery, |_| {});
     tokio::spawn(writer.run());
     assert_eq!(
         intake.store(envelope, body).await,
@@ -220,7 +219,7 @@ async fn while_a_secret_is_rolled_both_are_accepted() {
 #[tokio::test]
 async fn one_bad_payload_does_not_spoil_its_group() {
     let db = TestDatabase::new().await;
-    let (intake, writer) = group_commit::new(db.service(), Source::Delivery, |_| {});
+    let (intake, writer) = event_log::new(db.service(), Source::Delivery, |_| {});
     let delivery = |id: &str, payload: Option<&'static str>| {
         let body = Bytes::from(plan_created(id).to_string());
         let envelope = Envelope::read(&body, 0).unwrap();

@@ -20,7 +20,7 @@ impl Stripe {
     pub async fn start() -> Self {
         Self {
             sandbox: Sandbox::start(Config::default()).await.unwrap(),
-            http: valuecanvas_billing::outbound::direct_client().unwrap(),
+            http: valuecanvas_billing::http_client::direct_client().unwrap(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use valuecanvas_billing::plans::{self, Catalogue};
+use valuecanvas_billing::catalogue::{self, Catalogue};
 use valuecanvas_billing::stripe::client::Client;
 
 use super::world::{DAY, START, UPCOMING, World, seconds, text};
@@ -17,7 +17,7 @@ async fn world() -> (World, String, String) {
     let api = world.stripe.api();
     let client = Client::new(api.base, api.key, api.patience).unwrap();
     let catalogue = Catalogue::load(None).unwrap();
-    plans::sync(&client, &catalogue, false).await.unwrap();
+    catalogue::sync(&client, &catalogue, false).await.unwrap();
     (world, clock, customer)
 }
 
@@ -38,7 +38,7 @@ async fn use_tokens(world: &World, customer: &str, tokens: &str) {
         .post(
             "/v1/billing/meter_events",
             &[
-                ("event_name", &*plans::meter_event_name("llm_tokens")),
+                ("event_name", &*catalogue::meter_event_name("llm_tokens")),
                 ("payload[stripe_customer_id]", customer),
                 ("payload[value]", tokens),
             ],

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use valuecanvas_billing::plans::Catalogue;
+use valuecanvas_billing::catalogue::Catalogue;
 use valuecanvas_billing::subscriptions::{Failure, Subscriptions, Unknowable};
 
 use super::world::{DAY, START, Stripe, VISA, World, seconds, text};

@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use valuecanvas_billing::auth::Role;
+use valuecanvas_billing::tenancy::auth::Role;
 
 use super::world::{Answer, PREVIEW, REACTIVATE, SUBSCRIPTION, Stripe, VISA, World};
 use crate::support::TestService;

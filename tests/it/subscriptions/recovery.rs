@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::json;
 use sqlx::Executor as _;
 use uuid::Uuid;
-use valuecanvas_billing::auth::Role;
+use valuecanvas_billing::tenancy::auth::Role;
 
 use super::reconcile::{kinds, reconcile};
 use super::world::{SUBSCRIPTION, VISA, World, text};

@@ -10,8 +10,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use stripe_sandbox::Config;
 use uuid::Uuid;
-use valuecanvas_billing::auth::Role;
-use valuecanvas_billing::event_handlers::HANDLED_TYPES;
+use valuecanvas_billing::projection::HANDLED_TYPES;
+use valuecanvas_billing::tenancy::auth::Role;
 
 use super::world::{KEY, PREVIEW, REACTIVATE, START, SUBSCRIPTION, Stripe, VISA, text};
 use crate::inbox::workbench::verify_audit;
@@ -92,7 +92,7 @@ impl Storm {
             stripe,
             endpoint,
             serving: None,
-            client: valuecanvas_billing::outbound::direct_client().unwrap(),
+            client: valuecanvas_billing::http_client::direct_client().unwrap(),
             tenants,
             dice: Dice::new(seed),
             kills: 0,

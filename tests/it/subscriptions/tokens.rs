@@ -136,7 +136,10 @@ async fn a_token_of_another_organization_or_of_nobody_is_stale() {
     other.organization = other.service.organization("Blue Harbor").await;
     other.token = other
         .service
-        .token(other.organization, valuecanvas_billing::auth::Role::Owner)
+        .token(
+            other.organization,
+            valuecanvas_billing::tenancy::auth::Role::Owner,
+        )
         .await;
     stale(&other.change_as(&preview).await, "another change");
     for forged in ["", "x", "e30.e30", &"a".repeat(5_000)] {

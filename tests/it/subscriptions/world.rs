@@ -7,10 +7,10 @@ use reqwest::{Method, Url};
 use serde_json::{Value, json};
 use stripe_sandbox::{Config, Sandbox};
 use uuid::Uuid;
-use valuecanvas_billing::auth::Role;
 use valuecanvas_billing::config::StripeApi;
-use valuecanvas_billing::event_handlers::HANDLED_TYPES;
+use valuecanvas_billing::projection::HANDLED_TYPES;
 use valuecanvas_billing::stripe::client::{Patience, SecretKey};
+use valuecanvas_billing::tenancy::auth::Role;
 
 use crate::support::TestService;
 use crate::support::service::{Options, WEBHOOKS};
@@ -65,7 +65,7 @@ impl Stripe {
     pub async fn with(config: Config) -> Self {
         let stripe = Self {
             sandbox: Sandbox::start(config).await.unwrap(),
-            http: valuecanvas_billing::outbound::direct_client().unwrap(),
+            http: valuecanvas_billing::http_client::direct_client().unwrap(),
         };
         for (tier, amount) in [("standard", "9900"), ("enterprise", "49900")] {
             stripe.price(tier, amount).await;

@@ -208,14 +208,14 @@ impl TestDatabase {
 
     /// An organization with a billing customer.
     pub async fn organization(&self, customer: &str) -> Uuid {
-        let catalogue = valuecanvas_billing::plans::Catalogue::load(None).unwrap();
-        let new = valuecanvas_billing::organizations::NewOrganization {
+        let catalogue = valuecanvas_billing::catalogue::Catalogue::load(None).unwrap();
+        let new = valuecanvas_billing::tenancy::organizations::NewOrganization {
             name: format!("Organization of {customer}"),
             plan_tier: "free".to_owned(),
             stripe_customer_id: Some(customer.to_owned()),
         };
         let pool = self.service_pool();
-        valuecanvas_billing::organizations::create(&pool, &catalogue, new)
+        valuecanvas_billing::tenancy::organizations::create(&pool, &catalogue, new)
             .await
             .unwrap()
             .id

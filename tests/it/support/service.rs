@@ -9,15 +9,15 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 use valuecanvas_billing::app::{self, Database, Service};
-use valuecanvas_billing::auth::{Permission, Role};
+use valuecanvas_billing::catalogue::Catalogue;
 use valuecanvas_billing::config::{
     ServeConfig, StripeApi, StripeConfig, SurfaceConfig, UsageConfig,
 };
-use valuecanvas_billing::event_handlers::UnknownCustomers;
-use valuecanvas_billing::inbox::worker::Processor;
-use valuecanvas_billing::organizations::{self, NewOrganization};
-use valuecanvas_billing::plans::Catalogue;
+use valuecanvas_billing::projection::UnknownCustomers;
 use valuecanvas_billing::stripe::signature::SigningSecret;
+use valuecanvas_billing::tenancy::auth::{Permission, Role};
+use valuecanvas_billing::tenancy::organizations::{self, NewOrganization};
+use valuecanvas_billing::webhooks::worker::Processor;
 
 use super::TestDatabase;
 use super::events::{SECRET, sign};
@@ -124,7 +124,7 @@ impl TestService {
             .await
             .expect("the service starts");
         // A second service of this process finds the provider installed.
-        let client = valuecanvas_billing::outbound::direct_client().unwrap();
+        let client = valuecanvas_billing::http_client::direct_client().unwrap();
         let base = format!("http://{}", service.address);
         Self {
             db,

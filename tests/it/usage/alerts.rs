@@ -10,8 +10,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use valuecanvas_billing::config::UsageConfig;
-use valuecanvas_billing::usage_alerts::sender::Application;
-use valuecanvas_billing::usage_alerts::webhook::WebhookSecret;
+use valuecanvas_billing::metering::alerts::sender::Application;
+use valuecanvas_billing::metering::alerts::webhook::WebhookSecret;
 
 use super::tenant::Tenant;
 use crate::support::TestService;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
-use valuecanvas_billing::auth::Permission;
-use valuecanvas_billing::plans::{self, Catalogue};
+use valuecanvas_billing::catalogue::{self, Catalogue};
+use valuecanvas_billing::metering::reports::{self, Report};
 use valuecanvas_billing::stripe::client::Client;
-use valuecanvas_billing::usage_reports::{self, Report};
+use valuecanvas_billing::tenancy::auth::Permission;
 
 use super::tenant::{EVENTS, Tenant};
 use crate::subscriptions::world::{VISA, World, text};
@@ -45,7 +45,7 @@ impl Billed {
         let api = world.stripe.api();
         let client = Client::new(api.base, api.key, api.patience).unwrap();
         let catalogue = Catalogue::load(None).unwrap();
-        plans::sync(&client, &catalogue, false).await.unwrap();
+        catalogue::sync(&client, &catalogue, false).await.unwrap();
         let clock = match at {
             Some(at) => Some(world.stripe.clock(at).await),
             None => None,
@@ -75,7 +75,7 @@ impl Billed {
 
     pub async fn report(&self, now: Timestamp) -> Report {
         let pool = self.service().db.service_pool();
-        usage_reports::report(&pool, &self.client, &self.catalogue, now, |_, _| {})
+        reports::report(&pool, &self.client, &self.catalogue, now, |_, _| {})
             .await
             .unwrap()
     }
@@ -122,7 +122,7 @@ impl Billed {
     /// What Stripe has of a metric, over a day.
     pub async fn in_stripe(&self, metric: &str) -> Value {
         let meters = self.world.stripe.get("/v1/billing/meters", &[]).await;
-        let name = plans::meter_event_name(metric);
+        let name = catalogue::meter_event_name(metric);
         let meters = meters["data"].as_array().unwrap();
         let meter = meters
             .iter()

@@ -2,8 +2,8 @@
 //! made.
 
 use serde_json::json;
-use valuecanvas_billing::auth::Permission;
-use valuecanvas_billing::plans::OverLimit;
+use valuecanvas_billing::catalogue::OverLimit;
+use valuecanvas_billing::tenancy::auth::Permission;
 
 use super::tenant::{CHECK, Tenant};
 use crate::support::TestService;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::json;
 use uuid::Uuid;
-use valuecanvas_billing::auth::Permission;
+use valuecanvas_billing::tenancy::auth::Permission;
 
 use super::tenant::{CHECK, EVENTS, Tenant};
 use crate::support::TestService;

@@ -1,8 +1,8 @@
 //! `/api/enforce`: proxies that ask first, as they ask.
 
 use reqwest::Method;
+use valuecanvas_billing::catalogue::OverLimit;
 use valuecanvas_billing::config::{SurfaceConfig, UsageConfig};
-use valuecanvas_billing::plans::OverLimit;
 
 use super::tenant::{Answer, Tenant};
 use crate::support::TestService;

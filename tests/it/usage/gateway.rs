@@ -10,8 +10,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
+use valuecanvas_billing::catalogue::OverLimit;
 use valuecanvas_billing::config::UsageConfig;
-use valuecanvas_billing::plans::OverLimit;
 
 use super::tenant::{Answer, EXECUTE, Tenant};
 use crate::support::TestService;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use serde_json::json;
-use valuecanvas_billing::plans::OverLimit;
+use valuecanvas_billing::catalogue::OverLimit;
 
 use super::gateway::{Upstream, service_before, settled};
 use super::tenant::{Answer, EXECUTE, Tenant};

@@ -1,8 +1,8 @@
 //! Grace periods: one in a billing period, ended for a reason.
 
 use serde_json::json;
-use valuecanvas_billing::grace_periods;
-use valuecanvas_billing::plans::OverLimit;
+use valuecanvas_billing::catalogue::OverLimit;
+use valuecanvas_billing::metering::grace;
 
 use super::tenant::{EVENTS, Tenant};
 use crate::support::program::{program_on, run};
@@ -186,12 +186,7 @@ async fn a_new_billing_period_starts_anew() {
     let fresh = tenant.execute(&service).await;
     assert_eq!(fresh.header("x-quota-usage"), "1");
     assert_eq!(fresh.header("x-quota-warning"), "");
-    assert_eq!(
-        grace_periods::sweep(&service.db.service_pool())
-            .await
-            .unwrap(),
-        1
-    );
+    assert_eq!(grace::sweep(&service.db.service_pool()).await.unwrap(), 1);
     let reason = service
         .db
         .value("SELECT end_reason FROM grace_periods")
@@ -205,7 +200,7 @@ async fn it_expires_once_however_many_look() {
     tenant.execute(&service).await.ok();
     expire(&service).await;
     let pool = service.db.service_pool();
-    let sweeps = (0..8).map(|_| grace_periods::sweep(&pool));
+    let sweeps = (0..8).map(|_| grace::sweep(&pool));
     let ended: usize = futures_util::future::join_all(sweeps)
         .await
         .into_iter()

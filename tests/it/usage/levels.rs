@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
-use valuecanvas_billing::auth::Role;
-use valuecanvas_billing::plans::OverLimit;
+use valuecanvas_billing::catalogue::OverLimit;
+use valuecanvas_billing::tenancy::auth::Role;
 
 use super::tenant::{CHECK, EVENTS, Tenant};
 use crate::support::TestService;

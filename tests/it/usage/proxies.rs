@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use plan_enforcement::{Enforcement, PlanEnforcement};
 use tower::{Layer as _, ServiceExt as _};
-use valuecanvas_billing::plans::OverLimit;
+use valuecanvas_billing::catalogue::OverLimit;
 
 use super::tenant::{Answer, Tenant};
 use crate::support::TestService;

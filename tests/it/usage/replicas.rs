@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use serde_json::json;
-use valuecanvas_billing::plans::OverLimit;
+use valuecanvas_billing::catalogue::OverLimit;
 
 use super::tenant::{CHECK, EVENTS, Tenant};
 use crate::support::TestService;

@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use valuecanvas_billing::jobs;
-use valuecanvas_billing::plans::OverLimit;
-use valuecanvas_billing::usage_reports::Report;
+use valuecanvas_billing::catalogue::OverLimit;
+use valuecanvas_billing::maintenance;
+use valuecanvas_billing::metering::reports::Report;
 
 use super::billed::Billed;
 use super::tenant::{EVENTS, Tenant};
@@ -243,7 +243,7 @@ async fn a_run_that_could_not_tell_all_is_a_failed_run() {
     assert_eq!(db.value(LAST_RUN).await, "false");
 
     let failing = "billing_scheduled_job_failing{task=\"usage-report\"}";
-    jobs::measure(&db.service_pool()).await.unwrap();
+    maintenance::measure(&db.service_pool()).await.unwrap();
     assert_eq!(billed.service().metric(failing).await, Some(1));
     let doctor = run(&mut program_on(db, &["doctor", "--json"]));
     let checks = doctor.json();

@@ -4,9 +4,9 @@ use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use valuecanvas_billing::audit::Actor;
-use valuecanvas_billing::auth::Permission;
-use valuecanvas_billing::plans::{Catalogue, OverLimit};
-use valuecanvas_billing::quotas::{self, Limit, Setting};
+use valuecanvas_billing::catalogue::{Catalogue, OverLimit};
+use valuecanvas_billing::metering::quotas::{self, Limit, Setting};
+use valuecanvas_billing::tenancy::auth::Permission;
 
 use crate::support::TestService;
 

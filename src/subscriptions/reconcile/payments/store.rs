@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::organizations::sample;
+use crate::tenancy::organizations::sample;
 
 /// A mirrored charge.
 pub struct MirroredCharge {

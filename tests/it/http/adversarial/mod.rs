@@ -5,7 +5,7 @@ mod callers;
 mod logins;
 mod requests;
 
-use valuecanvas_billing::auth::{self, Hasher, NewUser, Role};
+use valuecanvas_billing::tenancy::auth::{self, Hasher, NewUser, Role};
 
 use crate::subscriptions::world::Stripe;
 use crate::support::TestService;

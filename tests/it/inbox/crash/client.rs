@@ -32,7 +32,7 @@ struct Shared {
 impl Client {
     pub fn start(base: &str) -> Self {
         let shared = Arc::new(Shared {
-            http: valuecanvas_billing::outbound::http_client().unwrap(),
+            http: valuecanvas_billing::http_client::http_client().unwrap(),
             url: format!("{base}{WEBHOOKS}"),
             stopping: AtomicBool::new(false),
             number: AtomicUsize::new(0),

@@ -80,7 +80,7 @@ impl Rig {
     }
 
     async fn until_ready(&mut self) {
-        let client = valuecanvas_billing::outbound::http_client().unwrap();
+        let client = valuecanvas_billing::http_client::http_client().unwrap();
         loop {
             let answer = client.get(format!("{}/readyz", self.base)).send().await;
             if answer.is_ok_and(|answer| answer.status() == 200) {

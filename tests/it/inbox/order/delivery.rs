@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 use uuid::Uuid;
 use valuecanvas_billing::db::WorkerTx;
-use valuecanvas_billing::inbox::{leases, replay};
+use valuecanvas_billing::webhooks::dead_letters::replay;
+use valuecanvas_billing::webhooks::leases;
 
 use crate::inbox::workbench::{PASS_TIME, Workbench};
 use crate::support::dice::Dice;

@@ -1,7 +1,7 @@
 //! Every route of operators leaves an entry, whatever it does.
 
 use serde_json::{Value, json};
-use valuecanvas_billing::auth::{Access, ROUTES};
+use valuecanvas_billing::tenancy::auth::{Access, ROUTES};
 
 use super::Desk;
 

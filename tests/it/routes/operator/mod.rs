@@ -10,7 +10,7 @@ mod quotas;
 use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
-use valuecanvas_billing::auth::Role;
+use valuecanvas_billing::tenancy::auth::Role;
 
 use crate::support::TestService;
 use crate::support::events::{event, subscription};

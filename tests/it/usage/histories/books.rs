@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde_json::Value;
-use valuecanvas_billing::plans::{Catalogue, metered_lookup_key};
-use valuecanvas_billing::usage_reports::{Reason, Report};
+use valuecanvas_billing::catalogue::{Catalogue, metered_lookup_key};
+use valuecanvas_billing::metering::reports::{Reason, Report};
 
 use super::party::Party;
 use super::stage::Stage;

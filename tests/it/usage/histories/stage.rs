@@ -8,10 +8,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
-use valuecanvas_billing::plans::{self, Catalogue};
+use valuecanvas_billing::catalogue::{self, Catalogue};
+use valuecanvas_billing::metering::reports::{self, Report};
 use valuecanvas_billing::stripe::client::Client;
 use valuecanvas_billing::stripe::signature::{self, SigningSecret};
-use valuecanvas_billing::usage_reports::{self, Report};
 
 use crate::subscriptions::world::{KEY, Stripe, World, text};
 use crate::support::TestService;
@@ -43,7 +43,7 @@ impl Stage {
         let api = stripe.api();
         let client = Client::new(api.base, api.key, api.patience).unwrap();
         let catalogue = Catalogue::load(Some(&plans_file())).unwrap();
-        plans::sync(&client, &catalogue, false).await.unwrap();
+        catalogue::sync(&client, &catalogue, false).await.unwrap();
         let options = Options {
             plans_file: Some(plans_file()),
             ..Options::default()
@@ -54,7 +54,7 @@ impl Stage {
             world,
             catalogue,
             client,
-            http: valuecanvas_billing::outbound::direct_client().unwrap(),
+            http: valuecanvas_billing::http_client::direct_client().unwrap(),
             seen: HashSet::new(),
             held: Vec::new(),
         }
@@ -177,7 +177,7 @@ impl Stage {
     pub async fn report(&self) -> Report {
         let pool = self.world.service.db.service_pool();
         let now = Timestamp::now();
-        let report = usage_reports::report(&pool, &self.client, &self.catalogue, now, |_, _| {})
+        let report = reports::report(&pool, &self.client, &self.catalogue, now, |_, _| {})
             .await
             .unwrap();
         assert_eq!((report.failed, report.doubtful), (0, 0));

@@ -1,0 +1,133 @@
+//! `GET /api/billing/plans`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, OpenApi, ToSchema};
+
+use super::{Catalogue, Interval, OverLimit, Plan};
+use crate::server::Shared;
+use crate::server::extract::Query;
+use crate::server::number::Number;
+use crate::server::pagination::page::{Limit, Page};
+use crate::server::problem::Problem;
+use crate::tenancy::auth::Principal;
+
+#[derive(OpenApi)]
+#[openapi(paths(list))]
+pub struct Api;
+
+#[derive(Clone)]
+struct Plans {
+    catalogue: Arc<Catalogue>,
+    shared: Shared,
+}
+
+pub fn router(catalogue: Arc<Catalogue>, shared: Shared) -> Router {
+    Router::new()
+        .route("/api/billing/plans", get(list))
+        .with_state(Plans { catalogue, shared })
+}
+
+/// A plan of the catalogue.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Plan)]
+struct PlanView {
+    /// What a subscription names it by.
+    #[schema(example = "standard")]
+    tier: String,
+    #[schema(example = "Standard")]
+    name: String,
+    /// For one interval, in the currency's minor unit.
+    #[schema(example = 9900)]
+    price_amount: i64,
+    /// ISO 4217, in small letters.
+    #[schema(example = "usd")]
+    currency: String,
+    interval: Interval,
+    quotas: Vec<QuotaView>,
+}
+
+/// What a plan includes of a metric, and what happens over it.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = PlanQuota)]
+struct QuotaView {
+    #[schema(example = "llm_tokens")]
+    metric: String,
+    /// For one billing period; null: unlimited.
+    #[schema(required)]
+    quota: Option<Number>,
+    #[schema(value_type = String, example = "overage")]
+    over_limit: OverLimit,
+    /// A decimal number in the currency's major unit, for one unit over the
+    /// quota; null where none is billed.
+    #[schema(required, example = "0.00001")]
+    overage_rate: Option<String>,
+    /// What a grace period lets be used at most; absent: no end, or no grace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grace_max: Option<Number>,
+}
+
+impl PlanView {
+    fn of(plan: &Plan, catalogue: &Catalogue) -> Self {
+        let quotas = plan.quotas.iter().map(|(metric, quota)| QuotaView {
+            metric: metric.clone(),
+            quota: quota.quota.map(Number),
+            over_limit: quota.over_limit,
+            overage_rate: quota.overage_rate.map(|rate| rate.normalize().to_string()),
+            grace_max: catalogue.grace_max_of(plan, metric).map(Number),
+        });
+        Self {
+            tier: plan.tier.clone(),
+            name: plan.name.clone(),
+            price_amount: plan.price.amount,
+            currency: plan.price.currency.clone(),
+            interval: plan.price.interval,
+            quotas: quotas.collect(),
+        }
+    }
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ListQuery {
+    #[serde(default)]
+    #[param(inline)]
+    limit: Limit,
+    /// `nextCursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// The plans, from the lowest tier to the highest
+#[utoipa::path(
+    get,
+    path = "/api/billing/plans",
+    tag = "Plans",
+    params(ListQuery),
+    responses((status = 200, description = "A page of the catalogue.", body = Page<PlanView>)),
+)]
+async fn list(
+    State(plans): State<Plans>,
+    caller: Principal,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page<PlanView>>, Problem> {
+    let organization = caller.organization_id;
+    let cursors = plans.shared.cursors.of(organization, "plans", &()).await?;
+    let last: Option<String> = cursors.place(query.cursor.as_deref())?;
+    let shown = last.and_then(|tier| plans.catalogue.rank(&tier));
+    let after = shown.map_or(0, |rank| rank + 1);
+    let rest = plans.catalogue.plans().iter().skip(after);
+    let rows = rest.take(query.limit.rows() as usize).collect();
+    let page = Page::of(rows, query.limit, &cursors, |plan: &&Plan| {
+        plan.tier.clone()
+    });
+    let show = |plan: &Plan| PlanView::of(plan, &plans.catalogue);
+    Ok(Json(page.map(show)))
+}

@@ -1,0 +1,110 @@
+//! `webhooks backfill`: Stripe's own record of events into the inbox, by the
+//! same way as deliveries go, so that what was delivered already does nothing.
+
+use axum::body::Bytes;
+use futures_util::future::join_all;
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use sqlx::postgres::PgConnectOptions;
+
+use crate::stripe::client::{Client, Params, StripeError, StripeEvent};
+use crate::stripe::event::Envelope;
+use crate::webhooks::event_log::{self, Intake, IntakeError, Receipt, Source};
+
+/// For how long Stripe keeps events.
+pub const KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// What a run did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Backfilled {
+    /// Events that Stripe listed.
+    pub read: u64,
+    pub stored: u64,
+    /// Those that were there already.
+    pub duplicates: u64,
+    /// Those that are no events by their envelope; they are logged.
+    pub unreadable: u64,
+    /// The last page's last event: a run that ended early goes on after it.
+    pub last_event_id: Option<String>,
+    /// When that was created.
+    pub reached: Option<Timestamp>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BackfillError {
+    #[error(transparent)]
+    Stripe(#[from] StripeError),
+    #[error(transparent)]
+    Inbox(#[from] IntakeError),
+}
+
+/// Reads events that Stripe created at or after `since`, newest first, and
+/// stores each page before it asks for the next. `progress` hears of each page,
+/// and has heard of all that was stored when an error ends the run.
+pub async fn run(
+    client: &Client,
+    database: PgConnectOptions,
+    since: Timestamp,
+    after: Option<String>,
+    mut progress: impl FnMut(&Backfilled),
+) -> Result<Backfilled, BackfillError> {
+    let (intake, writer) = event_log::new(database, Source::Backfill, |_| {});
+    let writer = tokio::spawn(writer.run());
+    let mut done = Backfilled {
+        last_event_id: after,
+        ..Backfilled::default()
+    };
+    let result = read_pages(client, &intake, since, &mut done, &mut progress).await;
+    drop(intake);
+    // It has written what it was given.
+    let _ = writer.await;
+    result.map(|()| done)
+}
+
+async fn read_pages(
+    client: &Client,
+    intake: &Intake,
+    since: Timestamp,
+    done: &mut Backfilled,
+    progress: &mut impl FnMut(&Backfilled),
+) -> Result<(), BackfillError> {
+    loop {
+        let params = Params::new()
+            .set("created[gte]", since.as_second())
+            .set_if("starting_after", done.last_event_id.as_deref());
+        let page = client.events(params).await?;
+        for receipt in join_all(page.data.iter().map(|event| store(intake, event))).await {
+            done.read += 1;
+            match receipt? {
+                Some(Receipt::Stored) => done.stored += 1,
+                Some(Receipt::Duplicate) => done.duplicates += 1,
+                None => done.unreadable += 1,
+            }
+        }
+        if let Some(StripeEvent(last)) = page.data.last() {
+            done.last_event_id = last["id"].as_str().map(str::to_owned);
+            let created = last["created"].as_i64().map(Timestamp::from_second);
+            done.reached = created.and_then(Result::ok);
+        }
+        progress(done);
+        if !page.has_more || page.data.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+async fn store(
+    intake: &Intake,
+    StripeEvent(event): &StripeEvent,
+) -> Result<Option<Receipt>, IntakeError> {
+    let body = Bytes::from(event.to_string());
+    match Envelope::read(&body, Timestamp::now().as_second()) {
+        Ok(envelope) => intake.store(envelope, body).await.map(Some),
+        Err(error) => {
+            let event_id = event["id"].as_str();
+            tracing::warn!(event_id, %error, "Stripe lists an event that cannot be read");
+            Ok(None)
+        }
+    }
+}

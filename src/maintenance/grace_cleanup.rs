@@ -1,0 +1,38 @@
+//! `grace-periods cleanup`: the daily job. It ends what is over, and removes
+//! what ended long ago.
+
+use sqlx::postgres::PgPool;
+
+use super::Run;
+use crate::db::WorkerTx;
+use crate::metering::grace;
+
+pub const JOB: &str = "grace-period-cleanup";
+
+/// What a run did.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct Cleaned {
+    /// Ended because their time, or their billing period, was over.
+    pub ended: usize,
+    /// Removed.
+    pub cleaned: u64,
+}
+
+/// Ends what is over, and removes what ended more than `days` days ago.
+pub async fn run(run: &Run<'_>, days: u16) -> Result<Cleaned, sqlx::Error> {
+    let cleaned = run.counted(clean(run.pool, days), |_| true).await?;
+    tracing::info!(
+        cleaned = cleaned.cleaned,
+        ended = cleaned.ended,
+        "Grace period cleanup completed"
+    );
+    Ok(cleaned)
+}
+
+async fn clean(pool: &PgPool, days: u16) -> Result<Cleaned, sqlx::Error> {
+    let ended = grace::sweep(pool).await?;
+    let mut tx = WorkerTx::begin(pool).await?;
+    let cleaned = grace::cleanup(tx.conn(), i32::from(days)).await?;
+    tx.commit().await?;
+    Ok(Cleaned { ended, cleaned })
+}

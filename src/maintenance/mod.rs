@@ -1,0 +1,105 @@
+//! Scheduled jobs: processes that run for a while and end.
+
+pub mod backfill;
+pub mod backup;
+pub mod grace_cleanup;
+pub mod purge;
+mod push;
+mod runs;
+pub mod usage_report;
+pub mod webhook_retry;
+
+use std::future::Future;
+
+use jiff::Timestamp;
+use metrics_exporter_prometheus::PrometheusHandle;
+use sqlx::postgres::PgPool;
+
+pub use push::{PushGateway, PushUrlError};
+pub use runs::{LastRun, Retried, last_runs, retried_today, since_success_secs};
+
+use crate::telemetry::metrics;
+use runs::Counters;
+
+/// What a deployment schedules, by the names of the runs.
+pub const SCHEDULED: [&str; 4] = [
+    webhook_retry::JOB,
+    grace_cleanup::JOB,
+    usage_report::JOB,
+    backup::JOB,
+];
+
+/// Measures when each scheduled job last succeeded, and whether it fails.
+pub async fn measure(pool: &PgPool) -> Result<(), sqlx::Error> {
+    let runs = last_runs(pool, &SCHEDULED).await?;
+    for job in SCHEDULED {
+        let run = runs.iter().find(|run| run.job == job);
+        let succeeded_at = run.and_then(|run| run.success_secs).unwrap_or(0);
+        metrics::scheduled_job(
+            job,
+            succeeded_at,
+            run.is_some_and(|run| !run.last_succeeded),
+        );
+    }
+    Ok(())
+}
+
+/// One run of a job, whose counters outlive it: in the database, and at the
+/// gateway if there is one.
+pub struct Run<'a> {
+    pub job: &'static str,
+    pub pool: &'a PgPool,
+    pub metrics: &'a PrometheusHandle,
+    pub gateway: Option<&'a PushGateway>,
+}
+
+impl Run<'_> {
+    /// Does `work`, enters the run, and pushes what all runs counted. A run
+    /// whose result is not `whole` has failed, although it came to its end.
+    pub async fn counted<T, E: From<sqlx::Error>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+        whole: impl FnOnce(&T) -> bool,
+    ) -> Result<T, E> {
+        let started_at = Timestamp::now();
+        // A series must be there before it grows, or its first growth is not seen.
+        let zeros = metrics::counters(&self.metrics.render());
+        let before = self.totals().await?;
+        self.push(&sum(&before, &zeros), None).await;
+
+        let worked = work.await;
+        let counted = metrics::counters(&self.metrics.render());
+        let succeeded = worked.as_ref().is_ok_and(whole);
+        runs::record(self.pool, self.job, started_at, succeeded, &counted).await?;
+        // Asked again: what another run counted meanwhile must not be taken back.
+        let after = self.totals().await?;
+        self.push(&after, succeeded.then(Timestamp::now)).await;
+        worked
+    }
+
+    /// What all runs counted, without what is no counter: older programs took
+    /// the gauges that end in `_total` for some.
+    async fn totals(&self) -> Result<Counters, sqlx::Error> {
+        let rendered = self.metrics.render();
+        let gauges = metrics::gauges(&rendered);
+        let mut totals = runs::totals(self.pool, self.job).await?;
+        totals.retain(|series, _| !gauges.contains(metrics::name_of(series)));
+        Ok(totals)
+    }
+
+    /// A gateway that is away costs its metrics, not the job.
+    async fn push(&self, totals: &Counters, succeeded_at: Option<Timestamp>) {
+        let Some(gateway) = self.gateway else { return };
+        if let Err(error) = gateway.push(self.job, totals, succeeded_at).await {
+            tracing::warn!(%error, "the job's metrics could not be pushed");
+        }
+    }
+}
+
+fn sum(before: &Counters, counted: &Counters) -> Counters {
+    let mut sum = before.clone();
+    for (series, count) in counted {
+        *sum.entry(series.clone()).or_default() += count;
+    }
+    sum
+}

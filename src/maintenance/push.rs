@@ -1,0 +1,110 @@
+//! Pushing a job's metrics to a Prometheus Pushgateway.
+
+use jiff::Timestamp;
+
+use super::runs::Counters;
+use crate::http_client::http_client;
+
+#[derive(Debug, thiserror::Error)]
+#[error("PUSHGATEWAY_URL: is no http:// or https:// URL")]
+pub struct PushUrlError;
+
+/// Why metrics were not pushed.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    #[error(transparent)]
+    Http(#[from] reqwest::Error),
+    /// A redirect is no success: what is at the other address took nothing.
+    #[error("the Pushgateway answers {0}; PUSHGATEWAY_URL must name it itself")]
+    Refused(reqwest::StatusCode),
+}
+
+/// Where metrics are pushed.
+#[derive(Debug, Clone)]
+pub struct PushGateway {
+    base: reqwest::Url,
+}
+
+impl PushGateway {
+    /// The gateway at a setting's URL; empty is none.
+    pub fn given(url: Option<&str>) -> Result<Option<Self>, PushUrlError> {
+        let url = url.map(str::trim).filter(|url| !url.is_empty());
+        url.map(Self::parse).transpose()
+    }
+
+    fn parse(url: &str) -> Result<Self, PushUrlError> {
+        let base = reqwest::Url::parse(url.trim())
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https"));
+        // The error does not repeat it: it may hold a password.
+        base.map(|base| Self { base }).ok_or(PushUrlError)
+    }
+
+    /// Replaces what the gateway has of `job`.
+    pub async fn push(
+        &self,
+        job: &str,
+        totals: &Counters,
+        succeeded_at: Option<Timestamp>,
+    ) -> Result<(), PushError> {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(["metrics", "job", job]);
+        }
+        // POST replaces by name: a run that failed leaves the last success.
+        let answer = http_client()?
+            .post(url)
+            .body(render(totals, succeeded_at))
+            .send()
+            .await?;
+        match answer.status() {
+            status if status.is_success() => Ok(()),
+            status => Err(PushError::Refused(status)),
+        }
+    }
+}
+
+fn render(totals: &Counters, succeeded_at: Option<Timestamp>) -> String {
+    let mut text = String::new();
+    let mut last_name = "";
+    for (series, total) in totals {
+        let name = series.split('{').next().unwrap_or(series);
+        if name != last_name {
+            text.push_str(&format!("# TYPE {name} counter\n"));
+            last_name = name;
+        }
+        text.push_str(&format!("{series} {total}\n"));
+    }
+    if let Some(time) = succeeded_at {
+        text.push_str("# TYPE billing_job_last_success_timestamp_seconds gauge\n");
+        text.push_str(&format!(
+            "billing_job_last_success_timestamp_seconds {}\n",
+            time.as_second()
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_metric_is_typed_once() {
+        let totals = Counters::from([
+            ("a_total{status=\"failed\"}".to_owned(), 1),
+            ("a_total{status=\"processed\"}".to_owned(), 2),
+        ]);
+        assert_eq!(
+            render(&totals, None),
+            "# TYPE a_total counter\na_total{status=\"failed\"} 1\na_total{status=\"processed\"} 2\n"
+        );
+    }
+
+    #[test]
+    fn only_http_is_pushed_to() {
+        assert!(PushGateway::parse("http://localhost:9091/").is_ok());
+        assert!(PushGateway::parse("localhost:9091").is_err());
+        assert!(PushGateway::parse("").is_err());
+    }
+}

@@ -1,0 +1,35 @@
+//! `usage report`: the job of every ten minutes.
+
+use jiff::Timestamp;
+
+use super::Run;
+use crate::catalogue::Catalogue;
+use crate::metering::reports::{self, Report, ReportError};
+use crate::stripe::client::Client;
+
+pub const JOB: &str = "usage-report";
+
+/// Tells Stripe's meters of what was used. `progress` hears of each meter event.
+pub async fn run(
+    run: &Run<'_>,
+    client: &Client,
+    catalogue: &Catalogue,
+    progress: impl Fn(usize, usize),
+) -> Result<Report, ReportError> {
+    let now = Timestamp::now();
+    let report = run
+        .counted(
+            reports::report(run.pool, client, catalogue, now, progress),
+            Report::is_whole,
+        )
+        .await?;
+    tracing::info!(
+        sent = report.sent,
+        failed = report.failed,
+        doubtful = report.doubtful,
+        refused = report.refused,
+        unbilled = report.unbilled.len(),
+        "Usage report completed"
+    );
+    Ok(report)
+}

@@ -1,0 +1,51 @@
+//! `GET /api/billing/usage-alerts`.
+
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
+use utoipa::OpenApi;
+
+use super::Alert;
+use super::store::{self, Place};
+use super::webhook::Message;
+use crate::server::Shared;
+use crate::server::extract::Query;
+use crate::server::pagination::page::{Page, Paging};
+use crate::server::problem::Problem;
+use crate::tenancy::auth::Principal;
+
+#[derive(OpenApi)]
+#[openapi(paths(list), components(schemas(Message)))]
+pub struct Api;
+
+pub fn router(shared: Shared) -> Router {
+    Router::new()
+        .route("/api/billing/usage-alerts", get(list))
+        .with_state(shared)
+}
+
+/// The alerts at 80, 100 and 120 % of a quota, newest first
+#[utoipa::path(
+    get,
+    path = "/api/billing/usage-alerts",
+    operation_id = "list_usage_alerts",
+    tag = "Usage",
+    params(Paging),
+    responses((status = 200, description = "A page of alerts.", body = Page<Alert>)),
+)]
+async fn list(
+    State(shared): State<Shared>,
+    caller: Principal,
+    Query(paging): Query<Paging>,
+) -> Result<Json<Page<Alert>>, Problem> {
+    let organization = caller.organization_id;
+    let cursors = shared.cursors.of(organization, "usage-alerts", &()).await?;
+    let after: Option<Place> = cursors.place(paging.cursor.as_deref())?;
+    let mut tx = shared.read(organization).await?;
+    let rows = store::list(&mut tx, after.as_ref(), paging.limit.rows()).await?;
+    let place = |row: &Alert| Place {
+        raised_at: row.raised_at,
+        id: row.id,
+    };
+    Ok(Json(Page::of(rows, paging.limit, &cursors, place)))
+}

@@ -1,0 +1,231 @@
+//! The usage alerts' SQL.
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx as _;
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::db::RequestTx;
+use crate::server::number::Number;
+
+/// An alert, as its organization sees it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = UsageAlert)]
+pub struct Alert {
+    pub id: Uuid,
+    #[schema(example = "llm_tokens")]
+    pub metric: String,
+    /// In percent of the quota: 80, 100 or 120.
+    pub threshold: i16,
+    /// What was used, and the quota, when it was reached.
+    pub usage: Number,
+    pub quota: Number,
+    #[schema(value_type = String, format = DateTime)]
+    pub period_start: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    pub period_end: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    pub raised_at: Timestamp,
+    /// Whether the application was told.
+    pub delivery: Delivery,
+}
+
+/// Whether the application was told of an alert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Delivery {
+    Pending,
+    Delivered,
+    /// It was given up.
+    Failed,
+}
+
+/// Where an alert stands in the list.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Place {
+    pub raised_at: Timestamp,
+    pub id: Uuid,
+}
+
+/// The alerts of an organization, newest first.
+pub async fn list(
+    tx: &mut RequestTx,
+    after: Option<&Place>,
+    limit: i64,
+) -> Result<Vec<Alert>, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let rows = sqlx::query!(
+        "SELECT id, metric, threshold, usage, quota, period_start, period_end, raised_at,
+                delivered_at, failed_at
+           FROM usage_alerts
+          WHERE organization_id = $1
+            AND ($2::timestamptz IS NULL OR (raised_at, id) < ($2, $3))
+          ORDER BY raised_at DESC, id DESC LIMIT $4",
+        organization_id,
+        after.map(|place| place.raised_at.to_sqlx()) as _,
+        after.map(|place| place.id),
+        limit
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Alert {
+            id: row.id,
+            metric: row.metric,
+            threshold: row.threshold,
+            usage: Number(row.usage),
+            quota: Number(row.quota),
+            period_start: row.period_start.to_jiff(),
+            period_end: row.period_end.to_jiff(),
+            raised_at: row.raised_at.to_jiff(),
+            delivery: match (row.delivered_at, row.failed_at) {
+                (Some(_), _) => Delivery::Delivered,
+                (None, Some(_)) => Delivery::Failed,
+                (None, None) => Delivery::Pending,
+            },
+        })
+        .collect())
+}
+
+/// An alert that is to be sent.
+#[derive(Debug, Clone)]
+pub struct Due {
+    pub organization_id: Uuid,
+    pub id: Uuid,
+    pub metric: String,
+    pub period_start: Timestamp,
+    pub period_end: Timestamp,
+    pub threshold: i16,
+    pub usage: Decimal,
+    pub quota: Decimal,
+    pub raised_at: Timestamp,
+    /// Attempts that were made.
+    pub attempts: i32,
+}
+
+/// Takes alerts that are due, and keeps them from others for `lease_secs`.
+pub async fn claim(
+    conn: &mut PgConnection,
+    limit: i64,
+    lease_secs: i32,
+) -> Result<Vec<Due>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "UPDATE usage_alerts a SET next_attempt_at = now() + make_interval(secs => $2)
+           FROM (SELECT organization_id, metric, period_start, threshold FROM usage_alerts
+                  WHERE delivered_at IS NULL AND failed_at IS NULL AND next_attempt_at <= now()
+                  ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED) due
+          WHERE a.organization_id = due.organization_id AND a.metric = due.metric
+            AND a.period_start = due.period_start AND a.threshold = due.threshold
+         RETURNING a.organization_id, a.id, a.metric, a.period_start, a.period_end, a.threshold,
+                   a.usage, a.quota, a.raised_at, a.attempts",
+        limit,
+        f64::from(lease_secs)
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Due {
+            organization_id: row.organization_id,
+            id: row.id,
+            metric: row.metric,
+            period_start: row.period_start.to_jiff(),
+            period_end: row.period_end.to_jiff(),
+            threshold: row.threshold,
+            usage: row.usage,
+            quota: row.quota,
+            raised_at: row.raised_at.to_jiff(),
+            attempts: row.attempts,
+        })
+        .collect())
+}
+
+/// How an attempt to send went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sent {
+    Delivered,
+    /// To be tried again then.
+    Again {
+        error: String,
+        at: Timestamp,
+    },
+    GivenUp {
+        error: String,
+    },
+}
+
+/// Records an attempt.
+pub async fn record(conn: &mut PgConnection, alert: &Due, sent: &Sent) -> Result<(), sqlx::Error> {
+    let (error, again) = match sent {
+        Sent::Delivered => (None, None),
+        Sent::Again { error, at } => (Some(error.as_str()), Some(at.to_sqlx())),
+        Sent::GivenUp { error } => (Some(error.as_str()), None),
+    };
+    sqlx::query!(
+        "UPDATE usage_alerts SET attempts = attempts + 1, error_message = $5,
+                next_attempt_at = coalesce($6, next_attempt_at),
+                delivered_at = CASE WHEN $5::text IS NULL THEN now() END,
+                failed_at = CASE WHEN $5::text IS NOT NULL AND $6 IS NULL THEN now() END
+          WHERE organization_id = $1 AND metric = $2 AND period_start = $3 AND threshold = $4",
+        alert.organization_id,
+        alert.metric,
+        alert.period_start.to_sqlx() as _,
+        alert.threshold,
+        error,
+        again as _
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// An alert that was given up.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailedAlert {
+    pub organization_id: Uuid,
+    pub id: Uuid,
+    pub metric: String,
+    pub threshold: i16,
+    pub raised_at: Timestamp,
+    pub attempts: i32,
+    pub error: Option<String>,
+}
+
+/// The alerts that were given up, oldest first.
+pub async fn list_failed(conn: &mut PgConnection) -> Result<Vec<FailedAlert>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "SELECT organization_id, id, metric, threshold, raised_at, attempts, error_message
+           FROM usage_alerts WHERE failed_at IS NOT NULL ORDER BY raised_at, id"
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| FailedAlert {
+            organization_id: row.organization_id,
+            id: row.id,
+            metric: row.metric,
+            threshold: row.threshold,
+            raised_at: row.raised_at.to_jiff(),
+            attempts: row.attempts,
+            error: row.error_message,
+        })
+        .collect())
+}
+
+/// Has all that were given up sent again.
+pub async fn resend(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
+    let resent = sqlx::query!(
+        "UPDATE usage_alerts SET failed_at = NULL, attempts = 0, next_attempt_at = now()
+          WHERE failed_at IS NOT NULL"
+    )
+    .execute(conn)
+    .await?;
+    Ok(resent.rows_affected())
+}

@@ -1,0 +1,119 @@
+//! Grace periods: the ledger starts them; here they end, are listed and are
+//! cleaned up.
+
+pub mod routes;
+mod store;
+
+pub use store::{Filter, GraceRow, Place, active_by_metric, cleanup, list};
+
+use std::time::Duration;
+
+use billing_domain::grace_period::EndReason;
+use serde_json::json;
+use sqlx::PgConnection;
+use sqlx::postgres::PgPool;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::audit::{self, Actor, NewEntry};
+use crate::db::WorkerTx;
+use crate::telemetry::metrics;
+
+/// How often those are looked for that are over.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// How many are ended in one transaction.
+const SWEEP: i64 = 500;
+
+/// A grace period that ended.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    pub organization_id: Uuid,
+    pub metric: String,
+    pub reason: EndReason,
+}
+
+impl Ended {
+    /// Its entry in the audit log.
+    pub fn entry(&self, actor: Actor) -> NewEntry {
+        NewEntry {
+            organization_id: self.organization_id,
+            action: "grace_period_ended",
+            actor,
+            resource_type: "grace_period",
+            resource_id: self.metric.clone(),
+            before: None,
+            after: Some(json!({"endReason": self.reason.as_str()})),
+            metadata: json!({}),
+            client: None,
+        }
+    }
+}
+
+/// The actions of audit entries about grace periods.
+pub fn audit_actions() -> impl Iterator<Item = &'static str> {
+    ["grace_period_started", "grace_period_ended"].into_iter()
+}
+
+/// Ends the running grace periods of `organizations` that their quotas now
+/// cover, or bill. Quotas and audit chains are locked by the caller.
+pub async fn end_covered(
+    conn: &mut PgConnection,
+    organizations: &[Uuid],
+    reason: EndReason,
+) -> Result<Vec<Ended>, sqlx::Error> {
+    store::end_covered(conn, organizations, reason).await
+}
+
+/// Counts grace periods that ended; to be called once that is committed.
+pub fn count(ended: &[Ended]) {
+    for one in ended {
+        metrics::grace_ended(one.reason);
+    }
+}
+
+/// Ends those that are over, until `stop`: each once, on whatever replica.
+pub async fn keep_swept(pool: PgPool, stop: CancellationToken) {
+    loop {
+        match sweep(&pool).await {
+            Ok(0) => {}
+            Ok(ended) => tracing::info!(ended, "Grace periods ended"),
+            Err(error) => tracing::warn!(%error, "grace periods could not be looked at"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+        }
+    }
+}
+
+/// Ends the grace periods whose time, or whose billing period, is over.
+pub async fn sweep(pool: &PgPool) -> Result<usize, sqlx::Error> {
+    let mut all = 0;
+    let mut after = None;
+    loop {
+        let mut tx = WorkerTx::begin(pool).await?;
+        let due = store::due(tx.conn(), after, SWEEP).await?;
+        // Whoever is held by another transaction is the next sweep's.
+        let (chains, free) = audit::lock_free_chains(tx.conn(), &due).await?;
+        let free: Vec<Uuid> = free.into_iter().collect();
+        let ended = store::end_due(tx.conn(), &free).await?;
+        let entries: Vec<NewEntry> = ended.iter().map(|e| e.entry(Actor::System)).collect();
+        audit::append(tx.conn(), &chains, &entries).await?;
+        tx.commit().await?;
+        if free.len() < due.len() {
+            let held = due.len() - free.len();
+            tracing::info!(
+                held,
+                "grace periods of organizations that another transaction holds are left to the next sweep"
+            );
+        }
+        after = due.last().copied();
+        count(&ended);
+        let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
+        metrics::audit_entries(&actions);
+        all += ended.len();
+        if due.len() < usize::try_from(SWEEP).unwrap_or(usize::MAX) {
+            return Ok(all);
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! `GET /api/billing/grace-periods`.
+
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Deserialize;
+use utoipa::{IntoParams, OpenApi};
+
+use super::{Filter, GraceRow, Place};
+use crate::server::Shared;
+use crate::server::extract::Query;
+use crate::server::pagination::page::{Limit, Page};
+use crate::server::problem::Problem;
+use crate::tenancy::auth::Principal;
+
+#[derive(OpenApi)]
+#[openapi(paths(list))]
+pub struct Api;
+
+pub fn router(shared: Shared) -> Router {
+    Router::new()
+        .route("/api/billing/grace-periods", get(list))
+        .with_state(shared)
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ListQuery {
+    #[serde(default)]
+    #[param(inline)]
+    limit: Limit,
+    /// `nextCursor` of the page before.
+    cursor: Option<String>,
+    /// Only those that run.
+    #[serde(default)]
+    active: bool,
+}
+
+/// The grace periods, current and past, newest first
+#[utoipa::path(
+    get,
+    path = "/api/billing/grace-periods",
+    operation_id = "list_grace_periods",
+    tag = "Usage",
+    params(ListQuery),
+    responses((status = 200, description = "A page of grace periods.", body = Page<GraceRow>)),
+)]
+async fn list(
+    State(shared): State<Shared>,
+    caller: Principal,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page<GraceRow>>, Problem> {
+    let organization = caller.organization_id;
+    let cursors = shared
+        .cursors
+        .of(organization, "grace-periods", &query.active)
+        .await?;
+    let filter = Filter {
+        organization_id: Some(organization),
+        only_active: query.active,
+        after: cursors.place(query.cursor.as_deref())?,
+        limit: query.limit.rows(),
+    };
+    let mut tx = shared.read(organization).await?;
+    let rows = super::list(tx.conn(), &filter).await?;
+    Ok(Json(Page::of(rows, query.limit, &cursors, Place::of)))
+}

@@ -1,0 +1,76 @@
+//! Levels that were dated ahead are taken soon after their time has come, also
+//! of accounts that nobody asks about: alerts and reports hear of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgPool;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{Ledger, LedgerError, store};
+use crate::catalogue::{Aggregation, Catalogue};
+use crate::db::WorkerTx;
+
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+const BATCH: i64 = 500;
+
+/// Takes levels whose time has come, until `stop`.
+pub async fn keep_due_taken(
+    pool: PgPool,
+    ledger: Ledger,
+    catalogue: Arc<Catalogue>,
+    stop: CancellationToken,
+) {
+    loop {
+        let looked = async {
+            take(&pool, &ledger).await?;
+            settle_forgotten(&pool, &catalogue).await
+        };
+        if let Err(error) = looked.await {
+            tracing::warn!(%error, "levels that were dated ahead were not all taken");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+async fn take(pool: &PgPool, ledger: &Ledger) -> Result<(), sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let accounts = store::due_accounts(tx.conn(), BATCH).await?;
+    tx.commit().await?;
+    for (organization_id, metric) in accounts {
+        // One that cannot be counted now is found again, and keeps no other.
+        if let Err(LedgerError::Full) = ledger.take_due(organization_id, &metric).await {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn settle_forgotten(pool: &PgPool, catalogue: &Catalogue) -> Result<(), sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let totals = store::forgotten(tx.conn(), BATCH).await?;
+    tx.commit().await?;
+    for (organization_id, metric, start) in totals {
+        let mut tx = WorkerTx::begin(pool).await?;
+        let key: (Uuid, String) = (organization_id, metric);
+        store::lock(tx.conn(), std::slice::from_ref(&key)).await?;
+        let metric = catalogue.metric(&key.1);
+        let last = metric.is_none_or(|metric| metric.aggregation != Aggregation::Max);
+        let place = store::Place {
+            organization_id,
+            metric: &key.1,
+            start,
+        };
+        store::settle_forgotten(tx.conn(), place, last).await?;
+        tx.commit().await?;
+        tracing::warn!(
+            %organization_id, metric = key.1, period_start = start,
+            "A level that was dated ahead was taken hours after its time"
+        );
+    }
+    Ok(())
+}

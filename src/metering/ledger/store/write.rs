@@ -1,0 +1,361 @@
+//! What a group writes, gathered by column and written by few statements.
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx as _;
+use rust_decimal::Decimal;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::Held;
+use super::pending::Pending;
+use crate::db;
+use crate::metering::ledger::NewEvent;
+use crate::metering::ledger::account::{Account, Tally};
+
+/// What a group writes, by column.
+#[derive(Default)]
+pub struct Writes {
+    events: Events,
+    totals: Totals,
+    graces: Graces,
+    alerts: Alerts,
+    reservations: Reservations,
+    pending: Pending,
+}
+
+#[derive(Default)]
+struct Events {
+    organizations: Vec<Uuid>,
+    ids: Vec<String>,
+    metrics: Vec<String>,
+    quantities: Vec<Decimal>,
+    occurred: Vec<Option<jiff_sqlx::Timestamp>>,
+    recorded: Vec<jiff_sqlx::Timestamp>,
+    periods: Vec<jiff_sqlx::Timestamp>,
+    metadata: Vec<Option<String>>,
+}
+
+#[derive(Default)]
+struct Totals {
+    organizations: Vec<Uuid>,
+    metrics: Vec<String>,
+    starts: Vec<jiff_sqlx::Timestamp>,
+    ends: Vec<jiff_sqlx::Timestamp>,
+    totals: Vec<Decimal>,
+    reserved: Vec<Decimal>,
+    events: Vec<i64>,
+    last_at: Vec<Option<jiff_sqlx::Timestamp>>,
+    last_ids: Vec<Option<String>>,
+    alerted: Vec<i16>,
+    updated: Vec<jiff_sqlx::Timestamp>,
+    /// Whether the database had it when it was read.
+    stored: Vec<bool>,
+}
+
+#[derive(Default)]
+struct Graces {
+    organizations: Vec<Uuid>,
+    metrics: Vec<String>,
+    starts: Vec<jiff_sqlx::Timestamp>,
+    ends: Vec<jiff_sqlx::Timestamp>,
+    quotas: Vec<Decimal>,
+    usages: Vec<Decimal>,
+    started: Vec<jiff_sqlx::Timestamp>,
+    expires: Vec<jiff_sqlx::Timestamp>,
+    /// When it was found expired; None: it runs.
+    ended: Vec<Option<jiff_sqlx::Timestamp>>,
+}
+
+#[derive(Default)]
+struct Alerts {
+    organizations: Vec<Uuid>,
+    ids: Vec<Uuid>,
+    metrics: Vec<String>,
+    starts: Vec<jiff_sqlx::Timestamp>,
+    ends: Vec<jiff_sqlx::Timestamp>,
+    thresholds: Vec<i16>,
+    usages: Vec<Decimal>,
+    quotas: Vec<Decimal>,
+    raised: Vec<jiff_sqlx::Timestamp>,
+}
+
+#[derive(Default)]
+struct Reservations {
+    organizations: Vec<Uuid>,
+    ids: Vec<Uuid>,
+    metrics: Vec<String>,
+    periods: Vec<jiff_sqlx::Timestamp>,
+    quantities: Vec<Decimal>,
+    reserved: Vec<jiff_sqlx::Timestamp>,
+    expires: Vec<jiff_sqlx::Timestamp>,
+}
+
+/// Of a period, whose seconds are all within what a timestamp holds.
+fn instant(secs: i64) -> jiff_sqlx::Timestamp {
+    Timestamp::from_second(secs)
+        .expect("the seconds of a period are those of timestamps")
+        .to_sqlx()
+}
+
+impl Writes {
+    pub fn event(
+        &mut self,
+        organization_id: Uuid,
+        event: &NewEvent,
+        now: Timestamp,
+        period_start: i64,
+    ) {
+        let rows = &mut self.events;
+        rows.organizations.push(organization_id);
+        rows.ids.push(event.id.clone());
+        rows.metrics.push(event.metric.clone());
+        rows.quantities.push(event.quantity);
+        rows.occurred.push(event.occurred_at.map(|at| at.to_sqlx()));
+        rows.recorded.push(now.to_sqlx());
+        rows.periods.push(instant(period_start));
+        rows.metadata.push(event.metadata.clone());
+    }
+
+    pub fn reservation(
+        &mut self,
+        organization_id: Uuid,
+        id: Uuid,
+        metric: &str,
+        held: Held,
+        ttl_secs: u32,
+    ) {
+        let rows = &mut self.reservations;
+        let ttl = jiff::SignedDuration::from_secs(i64::from(ttl_secs));
+        let expires = held
+            .reserved_at
+            .saturating_add(ttl)
+            .unwrap_or(Timestamp::MAX);
+        rows.organizations.push(organization_id);
+        rows.ids.push(id);
+        rows.metrics.push(metric.to_owned());
+        rows.periods.push(instant(held.period_start));
+        rows.quantities.push(held.quantity);
+        rows.reserved.push(held.reserved_at.to_sqlx());
+        rows.expires.push(expires.to_sqlx());
+    }
+
+    /// What changed of a tally.
+    pub fn tally(&mut self, organization_id: Uuid, metric: &str, tally: &Tally, account: &Account) {
+        let (start, end) = (
+            instant(tally.period.start_secs()),
+            instant(tally.period.end_secs()),
+        );
+        let now = account.now.to_sqlx();
+        let quota = account
+            .limit
+            .and_then(|limit| limit.quota)
+            .unwrap_or_default();
+        if tally.changed {
+            let rows = &mut self.totals;
+            rows.organizations.push(organization_id);
+            rows.metrics.push(metric.to_owned());
+            rows.starts.push(start);
+            rows.ends.push(end);
+            rows.totals.push(tally.total);
+            rows.reserved.push(tally.reserved);
+            rows.events.push(tally.events);
+            rows.last_at
+                .push(tally.last.as_ref().map(|(at, _)| at.to_sqlx()));
+            rows.last_ids
+                .push(tally.last.as_ref().map(|(_, id)| id.clone()));
+            rows.alerted.push(i16::from(tally.alerted));
+            rows.updated.push(now);
+            rows.stored.push(tally.stored);
+            self.pending
+                .note(organization_id, metric, tally, start, now);
+        }
+        for threshold in &tally.raised {
+            let rows = &mut self.alerts;
+            rows.organizations.push(organization_id);
+            rows.ids.push(Uuid::now_v7());
+            rows.metrics.push(metric.to_owned());
+            rows.starts.push(start);
+            rows.ends.push(end);
+            rows.thresholds.push(i16::from(*threshold));
+            rows.usages.push(tally.total);
+            rows.quotas.push(quota);
+            rows.raised.push(now);
+        }
+        if let Some(grace) = tally.grace.filter(|grace| grace.change.is_some()) {
+            let rows = &mut self.graces;
+            rows.organizations.push(organization_id);
+            rows.metrics.push(metric.to_owned());
+            rows.starts.push(start);
+            rows.ends.push(end);
+            rows.quotas.push(quota);
+            rows.usages.push(tally.used());
+            rows.started.push(grace.period.started_at.to_sqlx());
+            rows.expires.push(grace.period.expires_at.to_sqlx());
+            rows.ended.push(grace.ended.then_some(now));
+        }
+    }
+}
+
+/// Writes a group; false: an id was there already, and the transaction failed.
+pub async fn write(conn: &mut PgConnection, writes: &Writes) -> Result<bool, sqlx::Error> {
+    let (events, totals) = (&writes.events, &writes.totals);
+    if !events.ids.is_empty() || !totals.metrics.is_empty() {
+        let written = sqlx::query!(
+            r#"WITH totals AS (
+                 SELECT * FROM unnest($9::uuid[], $10::text[], $11::timestamptz[],
+                                      $12::timestamptz[], $13::numeric[], $14::numeric[],
+                                      $15::bigint[], $16::timestamptz[], $17::text[],
+                                      $18::smallint[], $19::timestamptz[], $20::boolean[])
+                   AS t(organization_id, metric, period_start, period_end, total, reserved,
+                        events, last_at, last_event_id, alerted, updated_at, stored)
+               ), counted AS (
+                 -- Found by its key under any plan; an update that joins them would read
+                 -- all totals under a plan that was made while there were few.
+                 INSERT INTO usage_totals (organization_id, metric, period_start, period_end,
+                                           total, reserved, events, last_at, last_event_id,
+                                           alerted, updated_at)
+                 SELECT organization_id, metric, period_start, period_end, total, reserved,
+                        events, last_at, last_event_id, alerted, updated_at
+                   FROM totals WHERE stored
+                 ON CONFLICT (organization_id, metric, period_start) DO UPDATE SET
+                   period_end = excluded.period_end, total = excluded.total,
+                   reserved = excluded.reserved, events = excluded.events,
+                   last_at = excluded.last_at, last_event_id = excluded.last_event_id,
+                   alerted = excluded.alerted, updated_at = excluded.updated_at
+                 RETURNING 1
+               ), begun AS (
+                 -- What was not read is never overwritten.
+                 INSERT INTO usage_totals (organization_id, metric, period_start, period_end,
+                                           total, reserved, events, last_at, last_event_id,
+                                           alerted, updated_at)
+                 SELECT organization_id, metric, period_start, period_end, total, reserved,
+                        events, last_at, last_event_id, alerted, updated_at
+                   FROM totals WHERE NOT stored
+                 ON CONFLICT DO NOTHING RETURNING 1
+               ), noted AS (
+                 INSERT INTO usage_events (organization_id, event_id, metric, quantity,
+                                           occurred_at, recorded_at, period_start, metadata)
+                 SELECT o, id, metric, quantity, occurred, recorded, period, metadata::jsonb
+                   FROM unnest($1::uuid[], $2::text[], $3::text[], $4::numeric[],
+                               $5::timestamptz[], $6::timestamptz[], $7::timestamptz[],
+                               $8::text[])
+                     AS t(o, id, metric, quantity, occurred, recorded, period, metadata)
+               )
+               SELECT (SELECT count(*) FROM counted) + (SELECT count(*) FROM begun) AS "written!""#,
+            &events.organizations,
+            &events.ids,
+            &events.metrics,
+            &events.quantities,
+            &events.occurred as _,
+            &events.recorded as _,
+            &events.periods as _,
+            &events.metadata as &[Option<String>],
+            &totals.organizations,
+            &totals.metrics,
+            &totals.starts as _,
+            &totals.ends as _,
+            &totals.totals,
+            &totals.reserved,
+            &totals.events,
+            &totals.last_at as _,
+            &totals.last_ids as &[Option<String>],
+            &totals.alerted,
+            &totals.updated as _,
+            &totals.stored
+        );
+        let written = match written.fetch_one(&mut *conn).await {
+            Err(error) if db::is_duplicate(&error) => return Ok(false),
+            written => written?.written,
+        };
+        if usize::try_from(written).ok() != Some(totals.metrics.len()) {
+            return Err(sqlx::Error::Decode(
+                "a total is there that was not read, and is not overwritten".into(),
+            ));
+        }
+    }
+    writes.pending.write(conn).await?;
+    write_reservations(conn, &writes.reservations).await?;
+    write_alerts(conn, &writes.alerts).await?;
+    write_graces(conn, &writes.graces).await?;
+    Ok(true)
+}
+
+async fn write_reservations(
+    conn: &mut PgConnection,
+    rows: &Reservations,
+) -> Result<(), sqlx::Error> {
+    if rows.ids.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "INSERT INTO usage_reservations (organization_id, id, metric, period_start, quantity,
+                                         reserved_at, expires_at)
+         SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::numeric[],
+                              $6::timestamptz[], $7::timestamptz[])",
+        &rows.organizations,
+        &rows.ids,
+        &rows.metrics,
+        &rows.periods as _,
+        &rows.quantities,
+        &rows.reserved as _,
+        &rows.expires as _
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn write_alerts(conn: &mut PgConnection, rows: &Alerts) -> Result<(), sqlx::Error> {
+    if rows.ids.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "INSERT INTO usage_alerts (organization_id, id, metric, period_start, period_end, threshold,
+                                   usage, quota, raised_at, next_attempt_at)
+         SELECT *, raised FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[],
+                              $5::timestamptz[], $6::smallint[], $7::numeric[], $8::numeric[],
+                              $9::timestamptz[])
+             AS t(organization, id, metric, start, finish, threshold, used, quota, raised)
+         ON CONFLICT DO NOTHING",
+        &rows.organizations,
+        &rows.ids,
+        &rows.metrics,
+        &rows.starts as _,
+        &rows.ends as _,
+        &rows.thresholds,
+        &rows.usages,
+        &rows.quotas,
+        &rows.raised as _
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn write_graces(conn: &mut PgConnection, rows: &Graces) -> Result<(), sqlx::Error> {
+    if rows.metrics.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "INSERT INTO grace_periods (organization_id, metric, period_start, period_end, quota,
+                                    usage_at_start, started_at, expires_at, ended_at, end_reason)
+         SELECT *, CASE WHEN ended IS NOT NULL THEN 'expired' END
+           FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::numeric[],
+                       $6::numeric[], $7::timestamptz[], $8::timestamptz[], $9::timestamptz[])
+             AS t(organization, metric, start, finish, quota, used, started, expires, ended)
+         ON CONFLICT (organization_id, metric, period_start) DO UPDATE SET
+           ended_at = excluded.ended_at, end_reason = excluded.end_reason",
+        &rows.organizations,
+        &rows.metrics,
+        &rows.starts as _,
+        &rows.ends as _,
+        &rows.quotas,
+        &rows.usages,
+        &rows.started as _,
+        &rows.expires as _,
+        &rows.ended as _
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,453 @@
+//! One group of requests: one transaction.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use rust_decimal::Decimal;
+use serde_json::{Value, json};
+use sqlx::Executor as _;
+use sqlx::postgres::PgConnection;
+use uuid::Uuid;
+
+use billing_domain::grace_period::EndReason;
+
+use super::account::{Account, GraceChange, Tally};
+use super::queue::Job;
+use super::store::{self, Held, Writes};
+use super::{Item, Op, Reply, Reservation, Rules};
+use super::{NewEvent, Refusal};
+use crate::audit::{self, Actor, LockedChains, NewEntry};
+use crate::telemetry::metrics;
+
+/// What an attempt does beyond what most groups need.
+#[derive(Debug, Clone, Default)]
+pub struct Mode {
+    /// Look for the events' ids before deciding.
+    look_up: bool,
+    /// Lock the audit chains of these first, which comes before every other
+    /// lock.
+    with_audit: BTreeSet<Uuid>,
+    /// Wait for accounts that another session holds.
+    waits: bool,
+}
+
+impl Mode {
+    pub fn of(waits: bool) -> Self {
+        Self {
+            waits,
+            ..Self::default()
+        }
+    }
+}
+
+pub enum Attempt {
+    Done(Vec<Reply>),
+    /// Nothing was changed; these accounts are held by another session.
+    Held(BTreeSet<Key>),
+    /// Nothing was changed; the group needs more than was done.
+    Again(Mode),
+}
+
+/// An organization and a metric.
+pub type Key = (Uuid, String);
+
+/// Counts `jobs` in a transaction of its own, which it leaves open only when
+/// it fails.
+pub async fn attempt(
+    conn: &mut PgConnection,
+    rules: &Rules,
+    jobs: &[Job],
+    mode: &Mode,
+) -> Result<Attempt, sqlx::Error> {
+    conn.execute("BEGIN").await?;
+    let keys = keys(jobs);
+    let chains = match lock(conn, &keys, mode).await? {
+        Ok(chains) => chains,
+        Err(held) => {
+            conn.execute("ROLLBACK").await?;
+            return Ok(Attempt::Held(held));
+        }
+    };
+    let held = take_reservations(conn, jobs).await?;
+    let accounts = store::read(conn, &keys, &rules.catalogue, rules.grace_hours).await?;
+    let mut group = Group {
+        accounts: keys.iter().cloned().zip(accounts).collect(),
+        held,
+        known: HashMap::new(),
+        new: HashMap::new(),
+        writes: Writes::default(),
+        denied_an_id: false,
+    };
+    if mode.look_up {
+        group.known = store::known(conn, &named_events(jobs)).await?;
+    }
+    let replies: Vec<Reply> = jobs.iter().map(|job| group.reply(job)).collect();
+    // What was admitted before is not denied when it comes again.
+    if group.denied_an_id && !mode.look_up {
+        conn.execute("ROLLBACK").await?;
+        return Ok(Attempt::Again(Mode {
+            look_up: true,
+            ..mode.clone()
+        }));
+    }
+    group.note_changes();
+    let entries = group.audit_entries();
+    let mut audited = mode.with_audit.clone();
+    audited.extend(entries.iter().map(|entry| entry.organization_id));
+    if audited.len() > mode.with_audit.len() {
+        conn.execute("ROLLBACK").await?;
+        return Ok(Attempt::Again(Mode {
+            with_audit: audited,
+            ..mode.clone()
+        }));
+    }
+    if !store::write(conn, &group.writes).await? {
+        // An id was there already: of which job, is looked up.
+        conn.execute("ROLLBACK").await?;
+        return Ok(Attempt::Again(Mode {
+            look_up: true,
+            ..mode.clone()
+        }));
+    }
+    if let Some(chains) = &chains {
+        audit::append(conn, chains, &entries).await?;
+    }
+    conn.execute("COMMIT").await?;
+    group.count_metrics(&entries);
+    Ok(Attempt::Done(replies))
+}
+
+/// Locks the chains that are needed, and the accounts; or says which accounts
+/// cannot be counted in now.
+async fn lock(
+    conn: &mut PgConnection,
+    keys: &[Key],
+    mode: &Mode,
+) -> Result<Result<Option<LockedChains>, BTreeSet<Key>>, sqlx::Error> {
+    let audited: Vec<Uuid> = mode.with_audit.iter().copied().collect();
+    let mut chains = None;
+    if mode.waits {
+        if !audited.is_empty() {
+            chains = Some(audit::lock_chains(conn, &audited).await?);
+        }
+        store::lock(conn, keys).await?;
+        return Ok(Ok(chains));
+    }
+    if !audited.is_empty() {
+        let (locked, free) = audit::lock_free_chains(conn, &audited).await?;
+        let is_held = |key: &&Key| mode.with_audit.contains(&key.0) && !free.contains(&key.0);
+        let held: BTreeSet<Key> = keys.iter().filter(is_held).cloned().collect();
+        if !held.is_empty() {
+            return Ok(Err(held));
+        }
+        chains = Some(locked);
+    }
+    let held = store::lock_free(conn, keys).await?;
+    if held.is_empty() {
+        Ok(Ok(chains))
+    } else {
+        Ok(Err(held.into_iter().collect()))
+    }
+}
+
+/// The accounts that a group touches, in the order in which they are locked.
+pub fn keys(jobs: &[Job]) -> Vec<Key> {
+    jobs.iter()
+        .flat_map(touched)
+        .collect::<BTreeSet<Key>>()
+        .into_iter()
+        .collect()
+}
+
+/// The accounts that a request touches.
+pub fn touched(job: &Job) -> BTreeSet<Key> {
+    let metrics: Vec<&str> = match &job.op {
+        Op::Record(events) => events.iter().map(|event| event.metric.as_str()).collect(),
+        Op::Check { event, .. } => vec![&event.metric],
+        Op::Reserve { metric, .. } | Op::TakeDue { metric } => vec![metric],
+        Op::Settle { reservation, .. } => vec![&reservation.metric],
+    };
+    let key = |metric: &str| (job.organization_id, metric.to_owned());
+    metrics.into_iter().map(key).collect()
+}
+
+/// The events whose ids may have come before.
+fn named_events(jobs: &[Job]) -> Vec<(Uuid, NewEvent)> {
+    let named = |job: &Job| match &job.op {
+        Op::Record(events) => events.clone(),
+        Op::Check {
+            event, named: true, ..
+        } => vec![event.clone()],
+        Op::Settle {
+            reservation,
+            used: true,
+        } => vec![reservation.event()],
+        _ => Vec::new(),
+    };
+    let of_job = |job| {
+        named(job)
+            .into_iter()
+            .map(|event| (job.organization_id, event))
+    };
+    jobs.iter().flat_map(of_job).collect()
+}
+
+async fn take_reservations(
+    conn: &mut PgConnection,
+    jobs: &[Job],
+) -> Result<HashMap<Uuid, Held>, sqlx::Error> {
+    let settled = jobs.iter().filter_map(|job| match &job.op {
+        Op::Settle { reservation, .. } => Some((job.organization_id, reservation.id)),
+        _ => None,
+    });
+    let (organizations, ids): (Vec<Uuid>, Vec<Uuid>) = settled.unzip();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    store::take_reservations(conn, &organizations, &ids).await
+}
+
+struct Group {
+    accounts: BTreeMap<Key, Account>,
+    /// The reservations that are settled.
+    held: HashMap<Uuid, Held>,
+    /// Ids that were there, and the events of the group with the same content.
+    known: HashMap<(Uuid, String), Vec<NewEvent>>,
+    /// Ids that came in this group.
+    new: HashMap<(Uuid, String), NewEvent>,
+    writes: Writes,
+    denied_an_id: bool,
+}
+
+impl Group {
+    fn account(&mut self, organization_id: Uuid, metric: &str) -> &mut Account {
+        self.accounts
+            .get_mut(&(organization_id, metric.to_owned()))
+            .expect("every key of the group was read")
+    }
+
+    fn reply(&mut self, job: &Job) -> Reply {
+        let organization_id = job.organization_id;
+        match &job.op {
+            Op::Record(events) => {
+                let record = |event| self.record(organization_id, event);
+                Reply::Recorded(events.iter().map(record).collect())
+            }
+            Op::Check {
+                event,
+                consume,
+                named,
+            } => self.check(organization_id, event, *consume, *named),
+            Op::Reserve {
+                id,
+                metric,
+                quantity,
+                ttl_secs,
+            } => self.reserve(organization_id, *id, metric, *quantity, *ttl_secs),
+            // It was done when the account was read.
+            Op::TakeDue { .. } => Reply::Settled,
+            Op::Settle { reservation, used } => self.settle(reservation, *used),
+        }
+    }
+
+    /// Whether the id came before, and with the same content.
+    fn before(&self, organization_id: Uuid, event: &NewEvent) -> Option<bool> {
+        let id = (organization_id, event.id.clone());
+        match self.new.get(&id) {
+            Some(first) => Some(first == event),
+            None => self.known.get(&id).map(|same| same.contains(event)),
+        }
+    }
+
+    fn record(&mut self, organization_id: Uuid, event: &NewEvent) -> Item {
+        match self.before(organization_id, event) {
+            Some(true) => return Item::Duplicate,
+            Some(false) => return Item::Refused(Refusal::IdReused),
+            None => {}
+        }
+        let account = self.account(organization_id, &event.metric);
+        let now = account.now;
+        let occurred = event.occurred_at.unwrap_or(now);
+        match account.count(&event.id, event.quantity, occurred) {
+            Ok(period) => {
+                self.writes
+                    .event(organization_id, event, now, period.start_secs());
+                self.keep(organization_id, event);
+                Item::Recorded
+            }
+            Err(refusal) => {
+                self.denied_an_id = true;
+                Item::Refused(refusal)
+            }
+        }
+    }
+
+    fn keep(&mut self, organization_id: Uuid, event: &NewEvent) {
+        let id = (organization_id, event.id.clone());
+        self.new.insert(id, event.clone());
+    }
+
+    fn check(
+        &mut self,
+        organization_id: Uuid,
+        event: &NewEvent,
+        consume: bool,
+        named: bool,
+    ) -> Reply {
+        if consume && named {
+            match self.before(organization_id, event) {
+                Some(true) => {
+                    let again = self.account(organization_id, &event.metric).again();
+                    return again.map_or_else(Reply::Refused, Reply::Decided);
+                }
+                Some(false) => return Reply::Refused(Refusal::IdReused),
+                None => {}
+            }
+        }
+        let account = self.account(organization_id, &event.metric);
+        let now = account.now;
+        let standing = match account.check(&event.id, event.quantity, consume) {
+            Ok(standing) => standing,
+            Err(refusal) => {
+                self.denied_an_id |= consume && named;
+                return Reply::Refused(refusal);
+            }
+        };
+        let allowed = standing.decision.allowed();
+        if consume && allowed {
+            let start = standing.period.start_secs();
+            self.writes.event(organization_id, event, now, start);
+            self.keep(organization_id, event);
+        }
+        self.denied_an_id |= consume && named && !allowed;
+        Reply::Decided(standing)
+    }
+
+    fn reserve(
+        &mut self,
+        organization_id: Uuid,
+        id: Uuid,
+        metric: &str,
+        quantity: Decimal,
+        ttl_secs: u32,
+    ) -> Reply {
+        let account = self.account(organization_id, metric);
+        let now = account.now;
+        match account.reserve(quantity) {
+            Ok(standing) => {
+                if standing.decision.allowed() {
+                    let held = Held {
+                        period_start: standing.period.start_secs(),
+                        quantity,
+                        reserved_at: now,
+                    };
+                    self.writes
+                        .reservation(organization_id, id, metric, held, ttl_secs);
+                }
+                Reply::Decided(standing)
+            }
+            Err(refusal) => Reply::Refused(refusal),
+        }
+    }
+
+    fn settle(&mut self, reservation: &Reservation, used: bool) -> Reply {
+        let organization_id = reservation.organization_id;
+        let event = reservation.event();
+        let held = self.held.remove(&reservation.id);
+        let counted = self.before(organization_id, &event).is_some();
+        let account = self.account(organization_id, &event.metric);
+        let now = account.now;
+        if let Some(held) = &held {
+            account.release(held.period_start, held.quantity);
+        }
+        if !used || counted {
+            return Reply::Settled;
+        }
+        // One that expired was used all the same.
+        let (start, occurred) = held.map_or((i64::MIN, now), |held| {
+            (held.period_start, held.reserved_at)
+        });
+        match account.count_in(start, &event.id, event.quantity, occurred) {
+            Ok(period) => {
+                self.writes
+                    .event(organization_id, &event, now, period.start_secs());
+                self.keep(organization_id, &event);
+                Reply::Settled
+            }
+            Err(refusal) => {
+                self.denied_an_id = true;
+                Reply::Refused(refusal)
+            }
+        }
+    }
+
+    /// What is to be written of the accounts.
+    fn note_changes(&mut self) {
+        for ((organization_id, metric), account) in &self.accounts {
+            for tally in account.tallies.values() {
+                self.writes.tally(*organization_id, metric, tally, account);
+            }
+        }
+    }
+
+    fn graces(&self) -> impl Iterator<Item = (&Key, &Account, &Tally, GraceChange)> {
+        self.accounts.iter().flat_map(|(key, account)| {
+            account
+                .tallies
+                .values()
+                .filter_map(move |tally| Some((key, account, tally, tally.grace?.change?)))
+        })
+    }
+
+    fn audit_entries(&self) -> Vec<NewEntry> {
+        let entry = |((organization_id, metric), account, tally, change): (
+            &Key,
+            &Account,
+            &Tally,
+            GraceChange,
+        )| {
+            let grace = tally.grace?;
+            let (action, reason) = match change {
+                GraceChange::Started | GraceChange::Resumed => ("grace_period_started", None),
+                GraceChange::Expired => ("grace_period_ended", Some(EndReason::Expired)),
+            };
+            Some(NewEntry {
+                organization_id: *organization_id,
+                action,
+                actor: Actor::System,
+                resource_type: "grace_period",
+                resource_id: metric.clone(),
+                before: None,
+                after: Some(grace_state(account, tally, grace.period, reason)),
+                metadata: json!({}),
+                client: None,
+            })
+        };
+        self.graces().filter_map(entry).collect()
+    }
+
+    fn count_metrics(&self, entries: &[NewEntry]) {
+        let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
+        metrics::audit_entries(&actions);
+        for (_, _, _, change) in self.graces() {
+            if change == GraceChange::Expired {
+                metrics::grace_ended(EndReason::Expired);
+            }
+        }
+    }
+}
+
+fn grace_state(
+    account: &Account,
+    tally: &Tally,
+    grace: billing_domain::grace_period::GracePeriod,
+    reason: Option<EndReason>,
+) -> Value {
+    let quota = account.limit.and_then(|limit| limit.quota);
+    json!({
+        "usage": tally.used().normalize().to_string(),
+        "quota": quota.map(|quota| quota.normalize().to_string()),
+        "startedAt": grace.started_at,
+        "expiresAt": grace.expires_at,
+        "endReason": reason.map(EndReason::as_str),
+    })
+}

@@ -1,0 +1,239 @@
+//! `/api/billing/usage`, `/api/billing/quotas`, and an operator's quotas.
+
+use axum::extract::State;
+use axum::routing::{get, put};
+use axum::{Json, Router};
+use billing_domain::quantity::QuantityError;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sqlx::postgres::PgPool;
+use utoipa::openapi::schema::{Object, OneOfBuilder, Schema, Type};
+use utoipa::{OpenApi, ToSchema};
+use uuid::Uuid;
+
+use super::{Limit, QUOTAS_LISTED, QuotaRow, SetError, Setting, store};
+use crate::audit;
+use crate::catalogue::OverLimit;
+use crate::db::TenantTx;
+use crate::metering::ledger::Rules;
+use crate::metering::usage::{self, MetricUsage};
+use crate::server::Shared;
+use crate::server::extract::{self, Path};
+use crate::server::problem::Problem;
+use crate::telemetry::metrics;
+use crate::tenancy::auth::{Operator, Principal};
+use crate::tenancy::organizations;
+
+#[derive(OpenApi)]
+#[openapi(paths(usage_of_all, usage_of_one, quotas, quotas_of, set_quota))]
+pub struct Api;
+
+#[derive(Clone)]
+struct Reading {
+    shared: Shared,
+    rules: Rules,
+}
+
+pub fn router(shared: Shared, rules: Rules) -> Router {
+    Router::new()
+        .route("/api/billing/usage", get(usage_of_all))
+        .route("/api/billing/usage/{metric}", get(usage_of_one))
+        .route("/api/billing/quotas", get(quotas))
+        .route(
+            "/api/operator/organizations/{organization}/quotas",
+            get(quotas_of),
+        )
+        .route(
+            "/api/operator/organizations/{organization}/quotas/{metric}",
+            put(set_quota),
+        )
+        .with_state(Reading { shared, rules })
+}
+
+/// All of a short list, in the form of a page.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Whole<T> {
+    data: Vec<T>,
+    /// Null: there is no more.
+    #[schema(required)]
+    next_cursor: Option<String>,
+}
+
+impl<T> Whole<T> {
+    fn of(data: Vec<T>) -> Json<Self> {
+        Json(Self {
+            data,
+            next_cursor: None,
+        })
+    }
+}
+
+impl Reading {
+    async fn usage(&self, caller: &Principal) -> Result<Vec<MetricUsage>, Problem> {
+        let organization_id = caller.organization_id;
+        let mut tx = self.shared.read(organization_id).await?;
+        let tier = organizations::plan_tier(tx.conn(), organization_id).await?;
+        let tier = tier.ok_or_else(Problem::internal)?;
+        Ok(usage::read_all(tx.conn(), &self.rules, organization_id, &tier).await?)
+    }
+}
+
+/// What is used in the billing period that it is now, by metric
+#[utoipa::path(
+    get,
+    path = "/api/billing/usage",
+    operation_id = "list_usage",
+    tag = "Usage",
+    responses((status = 200, description = "The usage.", body = Whole<MetricUsage>)),
+)]
+async fn usage_of_all(
+    State(reading): State<Reading>,
+    caller: Principal,
+) -> Result<Json<Whole<MetricUsage>>, Problem> {
+    Ok(Whole::of(reading.usage(&caller).await?))
+}
+
+/// What is used of one metric
+#[utoipa::path(
+    get,
+    path = "/api/billing/usage/{metric}",
+    operation_id = "show_usage",
+    tag = "Usage",
+    params(("metric" = String, Path, description = "Its name.", example = "llm_tokens")),
+    responses((status = 200, description = "The usage.", body = MetricUsage)),
+)]
+async fn usage_of_one(
+    State(reading): State<Reading>,
+    caller: Principal,
+    Path(metric): Path<String>,
+) -> Result<Json<MetricUsage>, Problem> {
+    let all = reading.usage(&caller).await?;
+    let found = all.into_iter().find(|usage| usage.metric == metric);
+    found
+        .map(Json)
+        .ok_or_else(|| Problem::not_found("there is no such metric"))
+}
+
+/// The quotas in force, by metric
+#[utoipa::path(
+    get,
+    path = "/api/billing/quotas",
+    operation_id = "list_quotas",
+    tag = "Usage",
+    responses((status = 200, description = "The quotas.", body = Whole<QuotaRow>)),
+)]
+async fn quotas(
+    State(reading): State<Reading>,
+    caller: Principal,
+) -> Result<Json<Whole<QuotaRow>>, Problem> {
+    let mut tx = reading.shared.read(caller.organization_id).await?;
+    Ok(Whole::of(
+        store::list(tx.conn(), caller.organization_id).await?,
+    ))
+}
+
+/// An organization's quotas
+#[utoipa::path(
+    get,
+    path = "/api/operator/organizations/{organization}/quotas",
+    operation_id = "operator_list_quotas",
+    tag = "Operator",
+    params(("organization" = Uuid, Path, description = "Its id.")),
+    responses((status = 200, description = "The quotas.", body = Whole<QuotaRow>)),
+)]
+async fn quotas_of(
+    State(reading): State<Reading>,
+    operator: Operator,
+    Path(organization): Path<Uuid>,
+) -> Result<Json<Whole<QuotaRow>>, Problem> {
+    let pool: &PgPool = &reading.shared.pool;
+    let mut tx = TenantTx::begin(pool, organization).await?;
+    let rows = store::list(tx.conn(), organization).await?;
+    if rows.is_empty() {
+        return Err(Problem::not_found("there is no such organization"));
+    }
+    let all = "all".to_owned();
+    let entry = operator.did(QUOTAS_LISTED, Some(organization), "quota", all);
+    audit::enter(tx.conn(), entry).await?;
+    tx.commit().await?;
+    metrics::audit_entries(&[QUOTAS_LISTED]);
+    Ok(Whole::of(rows))
+}
+
+/// A quota instead of the plan's.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct QuotaBody {
+    /// A decimal number, also as a string; `unlimited`, or `plan` for what the
+    /// plan says.
+    #[schema(schema_with = limit_schema)]
+    limit: Box<RawValue>,
+    /// `hard`, `grace` or `overage`; absent: as the plan says.
+    #[schema(value_type = Option<String>)]
+    over_limit: Option<OverLimit>,
+}
+
+fn limit_schema() -> Schema {
+    let of = |kind| Object::builder().schema_type(kind).build();
+    let either = OneOfBuilder::new()
+        .item(of(Type::String))
+        .item(of(Type::Number))
+        .description(Some(
+            "A decimal number, also as a string; `unlimited`, or `plan` for what the plan says.",
+        ))
+        .examples([serde_json::json!("5000"), serde_json::json!(5000)]);
+    either.build().into()
+}
+
+/// The digits as they were written: no float comes between.
+fn read_limit(json: &RawValue) -> Result<Limit, QuantityError> {
+    match serde_json::from_str::<String>(json.get()) {
+        Ok(text) => Limit::parse(&text),
+        Err(_) => Limit::parse(json.get()),
+    }
+}
+
+/// Set an organization's quota of a metric
+///
+/// It holds for the next decision, and ends a grace period that it covers.
+#[utoipa::path(
+    put,
+    path = "/api/operator/organizations/{organization}/quotas/{metric}",
+    operation_id = "operator_set_quota",
+    tag = "Operator",
+    params(("organization" = Uuid, Path, description = "Its id."),
+           ("metric" = String, Path, description = "Its name.", example = "llm_tokens")),
+    request_body = QuotaBody,
+    responses((status = 200, description = "The quota in force.", body = QuotaRow)),
+)]
+async fn set_quota(
+    State(reading): State<Reading>,
+    operator: Operator,
+    Path((organization_id, metric)): Path<(Uuid, String)>,
+    extract::Json(body): extract::Json<QuotaBody>,
+) -> Result<Json<QuotaRow>, Problem> {
+    let invalid =
+        |code, detail: String| Problem::new(axum::http::StatusCode::BAD_REQUEST, code, detail);
+    let limit = read_limit(&body.limit).map_err(|error| {
+        invalid(
+            "invalid_limit",
+            format!("limit: {error}; or write unlimited, or plan"),
+        )
+    })?;
+    let setting = Setting {
+        organization_id,
+        metric,
+        limit,
+        over_limit: body.over_limit,
+        actor: operator.actor(),
+        client: Some(operator.client),
+    };
+    let set = super::set(&reading.shared.pool, &reading.rules.catalogue, &setting).await;
+    set.map(Json).map_err(|error| match error {
+        SetError::Database(error) => error.into(),
+        SetError::Organization(_) => Problem::not_found("there is no such organization"),
+        SetError::Metric { .. } => Problem::not_found("there is no such metric"),
+        SetError::KindOfPlan => invalid("invalid_limit", error.to_string()),
+    })
+}

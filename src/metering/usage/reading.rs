@@ -1,0 +1,151 @@
+//! What an organization uses, quota by quota.
+
+use billing_domain::{money, quantity};
+use jiff::Timestamp;
+use rust_decimal::prelude::ToPrimitive as _;
+use rust_decimal::{Decimal, RoundingStrategy};
+use serde::Serialize;
+use sqlx::PgConnection;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::response::{percentage, remaining};
+use crate::catalogue::{Catalogue, OverLimit};
+use crate::metering::ledger::Account;
+use crate::metering::ledger::{Rules, store};
+use crate::server::number::Number;
+
+/// The use of a metric in the billing period that it is now.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Usage)]
+pub struct MetricUsage {
+    #[schema(example = "llm_tokens")]
+    pub metric: String,
+    #[schema(value_type = String, format = DateTime)]
+    pub period_start: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    pub period_end: Timestamp,
+    /// What is used, what is reserved included.
+    pub usage: Number,
+    /// Held for calls that are under way.
+    pub reserved: Number,
+    /// Null: unlimited.
+    #[schema(required)]
+    pub quota: Option<Number>,
+    #[schema(required)]
+    pub remaining: Option<Number>,
+    /// What is used of the quota, in percent.
+    pub percentage: Number,
+    #[schema(value_type = String, example = "overage")]
+    pub over_limit: OverLimit,
+    /// What a grace period lets be used at most; absent: no end, or no grace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_max: Option<Number>,
+    /// What is used over the quota.
+    pub overage: Number,
+    /// A decimal number in the currency's major unit, for one unit over the
+    /// quota; null where none is billed.
+    #[schema(required, example = "0.00001")]
+    pub overage_rate: Option<String>,
+    /// What the whole units over the quota cost so far, in the currency's
+    /// minor unit; null where none is billed.
+    #[schema(required)]
+    pub overage_amount: Option<i64>,
+    /// ISO 4217, in small letters; null where the catalogue does not know the
+    /// plan any more.
+    #[schema(required, example = "usd")]
+    pub currency: Option<String>,
+}
+
+/// The use of every metric of the catalogue that the organization has a quota
+/// of, by name.
+pub async fn read_all(
+    conn: &mut PgConnection,
+    rules: &Rules,
+    organization_id: Uuid,
+    plan_tier: &str,
+) -> Result<Vec<MetricUsage>, sqlx::Error> {
+    let metrics = rules.catalogue.metrics().keys();
+    let keys: Vec<(Uuid, String)> = metrics
+        .map(|metric| (organization_id, metric.clone()))
+        .collect();
+    let accounts = store::read(conn, &keys, &rules.catalogue, rules.grace_hours).await?;
+    let currency = currency(&rules.catalogue, plan_tier);
+    let read = keys
+        .into_iter()
+        .zip(accounts)
+        .filter_map(|((_, metric), account)| describe(metric, &account, currency.as_deref()));
+    Ok(read.collect())
+}
+
+/// The plan's; where the catalogue does not have it any more, that of all plans.
+fn currency(catalogue: &Catalogue, tier: &str) -> Option<String> {
+    if let Some(plan) = catalogue.plan(tier) {
+        return Some(plan.price.currency.clone());
+    }
+    let mut all = catalogue.plans().iter().map(|plan| &plan.price.currency);
+    let first = all.next()?;
+    all.all(|other| other == first).then(|| first.clone())
+}
+
+/// None: there is no quota, or no period.
+fn describe(metric: String, account: &Account, currency: Option<&str>) -> Option<MetricUsage> {
+    let limit = account.limit?;
+    let period = account.current().ok()?;
+    let tally = account.tallies.get(&period.start_secs());
+    let usage = tally.map_or(Decimal::ZERO, |tally| tally.used());
+    let reserved = tally.map_or(Decimal::ZERO, |tally| tally.reserved);
+    let overage = limit
+        .quota
+        .map_or(Decimal::ZERO, |quota| (usage - quota).max(Decimal::ZERO));
+    let instant = |secs| Timestamp::from_second(secs).ok();
+    let rate = account.overage_rate;
+    Some(MetricUsage {
+        metric,
+        period_start: instant(period.start_secs())?,
+        period_end: instant(period.end_secs())?,
+        usage: Number(usage),
+        reserved: Number(reserved),
+        quota: limit.quota.map(Number),
+        remaining: limit.quota.map(|quota| Number(remaining(usage, quota))),
+        percentage: Number(percentage(usage, limit.quota)),
+        over_limit: limit.over_limit,
+        grace_max: limit.grace_max.map(Number),
+        overage: Number(overage),
+        overage_rate: rate.map(|rate| rate.normalize().to_string()),
+        overage_amount: rate
+            .zip(currency)
+            .and_then(|(rate, currency)| overage_amount(overage, rate, currency)),
+        currency: currency.map(str::to_owned),
+    })
+}
+
+/// Whole units at `rate`, rounded once to the minor unit, half up, as Stripe
+/// does for prices in fractions of a cent. None: more than an amount holds.
+fn overage_amount(overage: Decimal, rate: Decimal, currency: &str) -> Option<i64> {
+    let minor_units = Decimal::from(10_u32.pow(money::decimals(currency)));
+    quantity::whole_units(overage)
+        .checked_mul(rate)?
+        .checked_mul(minor_units)?
+        .round_dp_with_strategy(0, RoundingStrategy::MidpointAwayFromZero)
+        .to_i64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_units_are_charged_and_rounded_once() {
+        let amount = |overage: &str, rate: &str, currency: &str| {
+            overage_amount(overage.parse().unwrap(), rate.parse().unwrap(), currency)
+        };
+        assert_eq!(amount("1500000", "0.00001", "usd"), Some(1_500));
+        assert_eq!(amount("499", "0.00001", "usd"), Some(0));
+        assert_eq!(amount("500", "0.00001", "usd"), Some(1));
+        assert_eq!(amount("3.9999", "0.10", "usd"), Some(30));
+        assert_eq!(amount("3", "5", "jpy"), Some(15));
+        assert_eq!(amount("99999999999999999999", "5", "usd"), None);
+    }
+}

@@ -1,0 +1,70 @@
+//! Checkout sessions: how a payer's visit to Stripe's page ended. They also
+//! say which organization a new customer belongs to.
+
+use billing_domain::event_order::Place;
+use serde_json::{Value, json};
+use sqlx::PgConnection;
+
+use super::versions::Mirrored;
+use super::versions::apply;
+use super::{Effects, Results, store};
+use crate::stripe::objects::{BillingObject, CheckoutSession};
+
+impl Mirrored for CheckoutSession {
+    const RESOURCE: &'static str = "checkout_session";
+
+    fn of(object: &BillingObject) -> Option<&Self> {
+        match object {
+            BillingObject::CheckoutSession(session) => Some(session),
+            _ => None,
+        }
+    }
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn place(&self, event_type: &str, created: i64) -> Place {
+        // A payment that takes its time ends after the session did.
+        let rank = match event_type {
+            "checkout.session.completed" | "checkout.session.expired" => 0,
+            _ => 1,
+        };
+        Place {
+            terminal: rank == 1,
+            created,
+            rank,
+        }
+    }
+}
+
+pub async fn apply(
+    conn: &mut PgConnection,
+    results: &mut Results<'_>,
+    effects: &mut Effects,
+) -> Result<(), sqlx::Error> {
+    let keys: Vec<apply::Key> = results.by_object::<CheckoutSession>().into_keys().collect();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let stored = store::checkout_sessions::load(conn, &keys).await?;
+    let folded =
+        apply::fold_objects::<CheckoutSession>(conn, results, effects, &stored, |_, o, _| {
+            summary(o)
+        })
+        .await?;
+    store::checkout_sessions::save(conn, &folded).await
+}
+
+fn summary(session: &CheckoutSession) -> Value {
+    json!({
+        "status": session.status,
+        "paymentStatus": session.payment_status,
+        "mode": session.mode,
+        "totalAmount": session.total,
+        "currency": session.currency,
+        "stripeCustomerId": session.customer_id,
+        "stripeSubscriptionId": session.subscription_id,
+        "stripeInvoiceId": session.invoice_id,
+    })
+}

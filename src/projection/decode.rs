@@ -1,0 +1,89 @@
+//! From a stored event to what its handler works on.
+
+use billing_domain::event_order::Place;
+use uuid::Uuid;
+
+use super::event_types::read_object;
+use super::versions::Mirrored as _;
+use super::{Context, EventData, Handled, HandlerError, StoredEvent};
+use crate::stripe::event;
+use crate::stripe::objects::BillingObject;
+
+/// An event, read.
+#[derive(Debug)]
+pub struct Decoded<'a> {
+    /// Its place in the batch.
+    pub index: usize,
+    pub stored: &'a StoredEvent,
+    pub data: EventData,
+    pub object: BillingObject,
+    /// Its place among the events of its object.
+    pub place: Place,
+    /// The organization, once it is found.
+    pub owner: Option<Uuid>,
+}
+
+/// Reads `event`, or says what becomes of it without.
+pub fn decode<'a>(
+    context: &Context<'_>,
+    index: usize,
+    event: &'a StoredEvent,
+) -> Result<Decoded<'a>, Result<Handled, HandlerError>> {
+    if !super::HANDLED_TYPES.contains(&event.event_type.as_str()) {
+        return Err(Ok(Handled::Ignored));
+    }
+    if let Some(account) = &event.account {
+        foreign(context, account)?;
+    }
+    if context
+        .key_is_live
+        .is_some_and(|live| live != event.livemode)
+    {
+        return Err(Ok(Handled::LivemodeMismatch));
+    }
+    let data = EventData::read(&event.payload).map_err(|error| {
+        // It names an object, and does not show it.
+        if event::is_thin(&event.payload) {
+            return Ok(Handled::Ignored);
+        }
+        permanent(format!("the payload cannot be read: {error}"))
+    })?;
+    let object = read_object(&event.event_type, &data)?;
+    let place = place_of(&object, &event.event_type, event.created.as_second());
+    Ok(Decoded {
+        index,
+        stored: event,
+        data,
+        object,
+        place,
+        owner: None,
+    })
+}
+
+fn place_of(object: &BillingObject, event_type: &str, created: i64) -> Place {
+    match object {
+        BillingObject::Subscription(object) => object.place(event_type, created),
+        BillingObject::Invoice(object) => object.place(event_type, created),
+        BillingObject::Charge(object) => object.place(event_type, created),
+        BillingObject::PaymentMethod(object) => object.place(event_type, created),
+        BillingObject::Customer(object) => object.place(event_type, created),
+        BillingObject::Dispute(object) => object.place(event_type, created),
+        BillingObject::InvoicePayment(object) => object.place(event_type, created),
+        BillingObject::CheckoutSession(object) => object.place(event_type, created),
+    }
+}
+
+/// An event of another account changes nothing of ours.
+fn foreign(context: &Context<'_>, account: &str) -> Result<(), Result<Handled, HandlerError>> {
+    match context.account.is(account) {
+        Some(true) => Ok(()),
+        Some(false) => Err(Ok(Handled::ForeignAccount)),
+        None => Err(Err(HandlerError::Refused(format!(
+            "Stripe could not be asked whether {account} is our account"
+        )))),
+    }
+}
+
+fn permanent(problem: String) -> Result<Handled, HandlerError> {
+    Err(HandlerError::Permanent(problem))
+}

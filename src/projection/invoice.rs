@@ -1,0 +1,248 @@
+//! Invoices and their lines, and what a payment says of the subscription.
+
+use std::collections::BTreeMap;
+
+use billing_domain::event_order::Place;
+use billing_domain::money;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Value, json};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::decode::Decoded;
+use super::versions::apply;
+use super::versions::{Mirrored, Version};
+use super::{Effects, Invoice, NewAlert, Results, store};
+use crate::stripe::objects::BillingObject;
+
+/// The event of a draft that is no more.
+const DELETED: &str = "invoice.deleted";
+/// After all that an invoice can be.
+const DELETED_RANK: u8 = 15;
+
+/// Whether `version` is that of a deleted draft.
+pub fn is_deleted(version: &Version) -> bool {
+    let place = version.place();
+    place.terminal && place.rank == DELETED_RANK
+}
+
+impl Mirrored for Invoice {
+    const RESOURCE: &'static str = "invoice";
+
+    fn of(object: &BillingObject) -> Option<&Self> {
+        match object {
+            BillingObject::Invoice(invoice) => Some(invoice),
+            _ => None,
+        }
+    }
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn place(&self, event_type: &str, created: i64) -> Place {
+        if event_type == DELETED {
+            return Place {
+                terminal: true,
+                created,
+                rank: DELETED_RANK,
+            };
+        }
+        let status = self.status.as_deref().unwrap_or("draft");
+        let (terminal, life) = match status {
+            "draft" => (false, 0),
+            "open" => (false, 1),
+            // Neither is ever left.
+            "paid" | "void" => (true, 3),
+            // Uncollectible, or a status that Stripe did not have yet.
+            _ => (false, 2),
+        };
+        // Of one second and status, the first to tell is not the last word.
+        let told = match event_type {
+            "invoice.created" => 0,
+            "invoice.finalized" => 1,
+            _ => 2,
+        };
+        Place {
+            terminal,
+            created,
+            rank: life * 3 + told,
+        }
+    }
+}
+
+/// The newest payment outcome of a subscription.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Payment {
+    pub organization_id: Uuid,
+    pub stripe_subscription_id: String,
+    pub outcome: &'static str,
+    pub billing_reason: Option<String>,
+    pub stripe_invoice_id: String,
+    pub last_event_at: Timestamp,
+    pub last_event_id: String,
+    /// Whether the invoice is paid, void or uncollectible by now.
+    #[serde(skip)]
+    pub settled: bool,
+}
+
+impl Payment {
+    /// Later is greater; within a second a success is, since what failed may
+    /// be tried again and what is paid stays paid.
+    pub fn order(&self) -> (i64, bool, &str) {
+        (
+            self.last_event_at.as_second(),
+            self.outcome == "succeeded",
+            &self.last_event_id,
+        )
+    }
+}
+
+pub async fn apply(
+    conn: &mut PgConnection,
+    results: &mut Results<'_>,
+    effects: &mut Effects,
+) -> Result<(), sqlx::Error> {
+    let keys: Vec<apply::Key> = results.by_object::<Invoice>().into_keys().collect();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let stored = store::invoices::load(conn, &keys).await?;
+    let folded =
+        apply::fold_objects::<Invoice>(conn, results, effects, &stored, |_, invoice, version| {
+            if is_deleted(version) {
+                return store::invoices::deleted();
+            }
+            summary(invoice)
+        })
+        .await?;
+    store::invoices::save(conn, &folded).await?;
+
+    let payments = payments(results.decoded);
+    store::invoices::save_payments(conn, &payments.into_values().collect::<Vec<_>>()).await?;
+    for event in results.decoded {
+        effects.alerts.extend(failed_payment(event));
+        effects.alerts.extend(action_required(event));
+    }
+    Ok(())
+}
+
+/// The newest payment outcome that the batch tells of each subscription.
+fn payments(events: &[Decoded<'_>]) -> BTreeMap<apply::Key, Payment> {
+    let mut newest = BTreeMap::<apply::Key, Payment>::new();
+    for payment in events.iter().filter_map(payment_of) {
+        let key = (
+            payment.organization_id,
+            payment.stripe_subscription_id.clone(),
+        );
+        match newest.get(&key) {
+            Some(known) if known.order() >= payment.order() => {}
+            _ => {
+                newest.insert(key, payment);
+            }
+        }
+    }
+    newest
+}
+
+fn payment_of(event: &Decoded<'_>) -> Option<Payment> {
+    let BillingObject::Invoice(invoice) = &event.object else {
+        return None;
+    };
+    let outcome = match event.stored.event_type.as_str() {
+        "invoice.payment_succeeded" | "invoice.paid" => "succeeded",
+        "invoice.payment_failed" => "failed",
+        _ => return None,
+    };
+    Some(Payment {
+        organization_id: event.owner?,
+        stripe_subscription_id: invoice.subscription_id.clone()?,
+        outcome,
+        billing_reason: invoice.billing_reason.clone(),
+        stripe_invoice_id: invoice.id.clone(),
+        last_event_at: event.stored.created,
+        last_event_id: event.stored.id.clone(),
+        settled: false,
+    })
+}
+
+/// Whether a deduced status may begin or end with what `event_type` shows.
+pub fn touches_status(invoice: &Invoice, event_type: &str) -> bool {
+    invoice.subscription_id.is_some()
+        && (event_type.starts_with("invoice.payment_")
+            || matches!(
+                invoice.status.as_deref(),
+                Some("paid" | "void" | "uncollectible")
+            ))
+}
+
+fn failed_payment(event: &Decoded<'_>) -> Option<NewAlert> {
+    let BillingObject::Invoice(invoice) = &event.object else {
+        return None;
+    };
+    if event.stored.event_type != "invoice.payment_failed" {
+        return None;
+    }
+    let amount = money::display(invoice.amount_due, &invoice.currency);
+    let next = match invoice.next_payment_attempt {
+        Some(time) => format!("Stripe tries again at {time}"),
+        None => "Stripe does not try again by itself".to_owned(),
+    };
+    Some(NewAlert {
+        organization_id: event.owner?,
+        kind: "payment_failed",
+        key: event.stored.id.clone(),
+        resource_type: "invoice",
+        resource_id: invoice.id.clone(),
+        message: format!(
+            "payment of {amount} for invoice {} failed (attempt {}); {next}",
+            invoice.number.as_deref().unwrap_or(&invoice.id),
+            invoice.attempt_count
+        ),
+        occurred_at: event.stored.created,
+    })
+}
+
+fn action_required(event: &Decoded<'_>) -> Option<NewAlert> {
+    let invoice = Invoice::of(&event.object)?;
+    if event.stored.event_type != "invoice.payment_action_required" {
+        return None;
+    }
+    let amount = money::display(invoice.amount_due, &invoice.currency);
+    let way = match &invoice.hosted_invoice_url {
+        Some(url) => format!("the payer confirms it at {url}"),
+        None => "the payer has to confirm it".to_owned(),
+    };
+    Some(NewAlert {
+        organization_id: event.owner?,
+        kind: "payment_action_required",
+        key: event.stored.id.clone(),
+        resource_type: Invoice::RESOURCE,
+        resource_id: invoice.id.clone(),
+        message: format!(
+            "payment of {amount} for invoice {} waits for its payer; {way}",
+            invoice.number.as_deref().unwrap_or(&invoice.id)
+        ),
+        occurred_at: event.stored.created,
+    })
+}
+
+fn summary(invoice: &Invoice) -> Value {
+    json!({
+        "number": invoice.number,
+        "status": invoice.status,
+        "currency": invoice.currency,
+        "subtotalAmount": invoice.subtotal,
+        "taxAmount": invoice.tax,
+        "totalAmount": invoice.total,
+        "dueAmount": invoice.amount_due,
+        "paidAmount": invoice.amount_paid,
+        "remainingAmount": invoice.amount_remaining,
+        "attemptCount": invoice.attempt_count,
+        "nextPaymentAttempt": invoice.next_payment_attempt,
+        "dueDate": invoice.due_date,
+        "periodStart": invoice.period_start,
+        "periodEnd": invoice.period_end,
+    })
+}

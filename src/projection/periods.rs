@@ -1,0 +1,171 @@
+//! Whose billing periods a batch changes, and with them the periods that usage
+//! counts in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use billing_domain::event_order;
+use billing_domain::subscription::{grants_plan, is_ended};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::subscription::{Change, StoredSubscription};
+use super::versions::Mirrored as _;
+use super::versions::apply::Key;
+use super::{EventData, Results, Subscription, store};
+use crate::catalogue::Catalogue;
+use crate::metering::ledger::{Renewed, Told};
+use crate::stripe::requests::request_of_key;
+
+/// The subscriptions whose next period begins.
+pub fn renewed(
+    catalogue: &Catalogue,
+    stored: &BTreeMap<Key, StoredSubscription>,
+    changes: &[Change],
+) -> Vec<Renewed> {
+    let renewed = changes.iter().filter_map(|change| {
+        let new = &change.folded.snapshot;
+        let key = (change.folded.organization_id, new.id.clone());
+        let (known, _) = stored.get(&key)?.period;
+        let (start, _) = catalogue.period_of(new);
+        let start = start.filter(|start| known.is_some_and(|known| known < *start))?;
+        Some(Renewed {
+            organization_id: key.0,
+            subscription_id: key.1,
+            start,
+        })
+    });
+    renewed.collect()
+}
+
+/// The organizations whose usage may count in another period than before.
+pub fn moved(
+    catalogue: &Catalogue,
+    stored: &BTreeMap<Key, StoredSubscription>,
+    changes: &[Change],
+    told: &[Told],
+) -> Vec<Uuid> {
+    let differs = |change: &&Change| {
+        let new = &change.folded.snapshot;
+        let key = (change.folded.organization_id, new.id.clone());
+        stored.get(&key).is_none_or(|old| {
+            old.period != catalogue.period_of(new)
+                || grants_plan(&old.status) != grants_plan(&change.status)
+        })
+    };
+    let organizations = changes.iter().filter(differs);
+    let organizations: BTreeSet<Uuid> = organizations
+        .map(|change| change.folded.organization_id)
+        .chain(told.iter().map(|told| told.organization_id))
+        .collect();
+    organizations.into_iter().collect()
+}
+
+/// The organizations whose subscription was suspended, and goes on.
+pub fn resumed(stored: &BTreeMap<Key, StoredSubscription>, changes: &[Change]) -> Vec<Uuid> {
+    let resumes = |change: &&Change| {
+        let key = (
+            change.folded.organization_id,
+            change.folded.snapshot.id.clone(),
+        );
+        let was = stored.get(&key).map(|old| old.status.as_str());
+        matches!(was, Some("unpaid" | "paused")) && grants_plan(&change.status)
+    };
+    let resumed = changes.iter().filter(resumes);
+    resumed
+        .map(|change| change.folded.organization_id)
+        .collect()
+}
+
+/// The periods that are over by what events of the batch tell, be they the newest
+/// of their subscription or not. Where a subscription ends beside another, what
+/// was told of the other counts from now on.
+pub async fn told(
+    conn: &mut PgConnection,
+    catalogue: &Catalogue,
+    results: &Results<'_>,
+    stored: &BTreeMap<Key, StoredSubscription>,
+) -> Result<Vec<Told>, sqlx::Error> {
+    let mut told = Vec::new();
+    let mut beside = BTreeSet::new();
+    for event in results.decoded {
+        let (Some(owner), Some(subscription)) = (event.owner, Subscription::of(&event.object))
+        else {
+            continue;
+        };
+        told.extend(begun(catalogue, owner, &event.data, subscription));
+        told.extend(ended(catalogue, owner, subscription));
+        if is_ended(&subscription.status) {
+            let others = stored
+                .keys()
+                .filter(|(of, id)| *of == owner && *id != subscription.id);
+            beside.extend(others.cloned());
+        }
+    }
+    for (owner, id) in beside {
+        for kept in store::events_of(conn, owner, &id).await? {
+            let read = EventData::read(&kept.payload).ok();
+            let read = read.and_then(|data| Some((Subscription::read(&data.object).ok()?, data)));
+            if let Some((subscription, data)) = read {
+                told.extend(begun(catalogue, owner, &data, &subscription));
+                told.extend(ended(catalogue, owner, &subscription));
+            }
+        }
+    }
+    Ok(told)
+}
+
+/// The period before the one that an event says has begun.
+fn begun(
+    catalogue: &Catalogue,
+    owner: Uuid,
+    data: &EventData,
+    after: &Subscription,
+) -> Option<Told> {
+    let changed = data.previous_attributes.as_ref()?;
+    if !changed.contains_key("items") && !changed.contains_key("current_period_start") {
+        return None;
+    }
+    let before = Subscription::read(&event_order::before(&data.object, changed)).ok()?;
+    let (end, _) = catalogue.period_of(after);
+    // What was used of one that is suspended is free.
+    let counted = grants_plan(&before.status);
+    let told = counted.then(|| over(catalogue, owner, &before, end?.as_second()))??;
+    let cause = data.caused_by.as_deref();
+    Some(Told {
+        ours: cause.and_then(request_of_key).is_some(),
+        ..told
+    })
+}
+
+/// The last period of a subscription that has ended.
+fn ended(catalogue: &Catalogue, owner: Uuid, subscription: &Subscription) -> Option<Told> {
+    let canceled = subscription.status == "canceled";
+    let end = subscription.ended_at.filter(|_| canceled)?;
+    let told = over(catalogue, owner, subscription, end.as_second())?;
+    let by_schedule = subscription.cancel_at == Some(end);
+    Some(Told {
+        at_once: told.at_once && !by_schedule,
+        ..told
+    })
+}
+
+fn over(
+    catalogue: &Catalogue,
+    organization_id: Uuid,
+    subscription: &Subscription,
+    end: i64,
+) -> Option<Told> {
+    let (start, planned) = catalogue.period_of(subscription);
+    let start = start?.as_second();
+    let keys = subscription.items.iter();
+    let keys = keys.filter_map(|item| item.lookup_key.clone());
+    (start < end).then(|| Told {
+        organization_id,
+        created: subscription.created.map_or(start, |at| at.as_second()),
+        start,
+        end,
+        ours: true,
+        at_once: planned.is_none_or(|planned| end < planned.as_second()),
+        prices: (!subscription.has_more_items).then(|| keys.collect()),
+    })
+}

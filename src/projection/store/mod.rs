@@ -1,0 +1,273 @@
+//! The SQL of the event handlers.
+//!
+//! Rows go to PostgreSQL as one JSON document a statement: a batch is one
+//! round trip for each table, and the table itself says the types.
+
+pub mod charges;
+pub mod checkout_sessions;
+pub mod customers;
+pub mod disputes;
+pub mod invoice_lines;
+pub mod invoice_payments;
+pub mod invoices;
+mod mirrored;
+pub mod payment_methods;
+pub mod subscriptions;
+pub mod unclaimed;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx as _;
+use serde::Serialize;
+use serde_json::json;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::NewAlert;
+use super::decode::Decoded;
+use super::versions::Version;
+use super::versions::apply::Key;
+use crate::webhooks::bucket_of;
+
+/// Those of `claimed` that exist, each by itself.
+pub async fn existing_organizations(
+    conn: &mut PgConnection,
+    claimed: &HashSet<Uuid>,
+) -> Result<HashMap<Uuid, Uuid>, sqlx::Error> {
+    if claimed.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let claimed: Vec<Uuid> = claimed.iter().copied().collect();
+    let ids = sqlx::query_scalar!("SELECT id FROM organizations WHERE id = ANY($1)", &claimed)
+        .fetch_all(conn)
+        .await?;
+    Ok(ids.into_iter().map(|id| (id, id)).collect())
+}
+
+/// An event that was applied before, as it is kept.
+pub struct Kept {
+    pub id: String,
+    pub event_type: String,
+    pub created: Timestamp,
+    pub payload: String,
+}
+
+/// The events with these ids, as far as they are kept. One that is replayed is
+/// among the dead letters until it succeeded.
+pub async fn kept_events(
+    conn: &mut PgConnection,
+    ids: &[String],
+) -> Result<Vec<Kept>, sqlx::Error> {
+    let buckets: Vec<i16> = ids.iter().map(|id| bucket_of(id)).collect();
+    let rows = sqlx::query!(
+        r#"WITH wanted AS (SELECT * FROM unnest($1::smallint[], $2::text[]) AS wanted(bucket, id))
+           SELECT e.stripe_event_id AS "id!", e.event_type AS "event_type!",
+                  e.event_created_at AS "created!", e.payload::text AS "payload!"
+             FROM wanted
+             JOIN webhook_events e ON e.bucket = wanted.bucket AND e.stripe_event_id = wanted.id
+           UNION ALL
+           SELECT d.stripe_event_id, d.event_type, d.event_created_at, d.payload::text
+             FROM wanted
+             JOIN webhook_dead_letter_queue d
+               ON d.bucket = wanted.bucket AND d.stripe_event_id = wanted.id"#,
+        &buckets,
+        ids
+    )
+    .fetch_all(conn)
+    .await?;
+    let kept = rows.into_iter().map(|row| Kept {
+        id: row.id,
+        event_type: row.event_type,
+        created: row.created.to_jiff(),
+        payload: row.payload,
+    });
+    Ok(kept.collect())
+}
+
+/// The events that were applied to a subscription.
+pub async fn events_of(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    subscription_id: &str,
+) -> Result<Vec<Kept>, sqlx::Error> {
+    let ids = sqlx::query_scalar!(
+        "SELECT stripe_event_id FROM billing_applied_events
+          WHERE organization_id = $1 AND resource_id = $2
+            AND event_type LIKE 'customer.subscription.%'",
+        organization_id,
+        subscription_id
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    kept_events(conn, &ids).await
+}
+
+/// Those of the organizations whose subscription, named beside them, was ever
+/// updated.
+pub async fn updated(
+    conn: &mut PgConnection,
+    subscriptions: &[(Uuid, &str)],
+) -> Result<HashSet<Uuid>, sqlx::Error> {
+    if subscriptions.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let (organizations, ids): (Vec<Uuid>, Vec<&str>) = subscriptions.iter().copied().unzip();
+    let updated = sqlx::query_scalar!(
+        r#"SELECT k.organization_id AS "id!"
+             FROM unnest($1::uuid[], $2::text[]) AS k(organization_id, subscription_id)
+            WHERE EXISTS (SELECT FROM billing_applied_events e
+                           WHERE e.organization_id = k.organization_id
+                             AND e.resource_id = k.subscription_id
+                             AND e.event_type LIKE 'customer.subscription.%'
+                             AND e.event_type = 'customer.subscription.updated')"#,
+        &organizations,
+        &ids as &[&str]
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(updated.into_iter().collect())
+}
+
+/// The events that updated a subscription since `since`.
+pub async fn updates_since(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    subscription_id: &str,
+    since: Timestamp,
+) -> Result<Vec<Kept>, sqlx::Error> {
+    // Those that were applied before their times were kept may be of any time.
+    let ids = sqlx::query_scalar!(
+        "SELECT stripe_event_id FROM billing_applied_events
+          WHERE organization_id = $1 AND resource_id = $2
+            AND (event_created_at >= $3 OR event_created_at IS NULL)
+            AND event_type LIKE 'customer.subscription.%'
+            AND event_type = 'customer.subscription.updated'",
+        organization_id,
+        subscription_id,
+        since.to_sqlx() as _
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    kept_events(conn, &ids).await
+}
+
+/// Enters the batch in its organizations' ledgers.
+pub async fn applied_events(
+    conn: &mut PgConnection,
+    events: &[Decoded<'_>],
+) -> Result<(), sqlx::Error> {
+    let owned = || {
+        events
+            .iter()
+            .filter_map(|event| Some((event.owner?, event)))
+    };
+    let organizations: Vec<Uuid> = owned().map(|(owner, _)| owner).collect();
+    let ids: Vec<&str> = owned().map(|(_, event)| event.stored.id.as_str()).collect();
+    let types: Vec<&str> = owned()
+        .map(|(_, event)| event.stored.event_type.as_str())
+        .collect();
+    let resources: Vec<&str> = owned().map(|(_, event)| event.object.id()).collect();
+    let times: Vec<jiff_sqlx::Timestamp> = owned()
+        .map(|(_, event)| event.stored.created.to_sqlx())
+        .collect();
+    sqlx::query!(
+        "INSERT INTO billing_applied_events (
+           organization_id, stripe_event_id, event_type, resource_id, event_created_at)
+         SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
+         ON CONFLICT DO NOTHING",
+        &organizations,
+        &ids as &[&str],
+        &types as &[&str],
+        &resources as &[&str],
+        &times as _
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Raises `alerts`, and returns those that were not there yet. One that was
+/// raised before dates from the first that it is about.
+pub async fn alerts(
+    conn: &mut PgConnection,
+    alerts: Vec<NewAlert>,
+) -> Result<Vec<NewAlert>, sqlx::Error> {
+    if alerts.is_empty() {
+        return Ok(alerts);
+    }
+    let mut raised = BTreeMap::<(Uuid, &'static str, String), NewAlert>::new();
+    for alert in alerts {
+        let key = (alert.organization_id, alert.kind, alert.key.clone());
+        raised
+            .entry(key)
+            .and_modify(|first| first.occurred_at = first.occurred_at.min(alert.occurred_at))
+            .or_insert(alert);
+    }
+    let rows: Vec<_> = raised
+        .values()
+        .map(|alert| {
+            json!({
+                "organization_id": alert.organization_id, "kind": alert.kind,
+                "alert_key": alert.key, "resource_type": alert.resource_type,
+                "resource_id": alert.resource_id, "message": alert.message,
+                "occurred_at": alert.occurred_at,
+            })
+        })
+        .collect();
+    let new = sqlx::query!(
+        r#"INSERT INTO billing_alerts (organization_id, kind, alert_key, resource_type, resource_id,
+                                       message, occurred_at)
+           SELECT organization_id, kind, alert_key, resource_type, resource_id, message, occurred_at
+             FROM json_populate_recordset(NULL::billing_alerts, $1::text::json)
+           ON CONFLICT (organization_id, kind, alert_key)
+           DO UPDATE SET occurred_at = excluded.occurred_at
+            WHERE excluded.occurred_at < billing_alerts.occurred_at
+           RETURNING organization_id, kind, alert_key, xmax = 0 AS "inserted!""#,
+        document(&rows)?
+    )
+    .fetch_all(conn)
+    .await?;
+    let new: HashSet<(Uuid, String, String)> = new
+        .into_iter()
+        .filter(|row| row.inserted)
+        .map(|row| (row.organization_id, row.kind, row.alert_key))
+        .collect();
+    let is_new = |alert: &NewAlert| {
+        new.contains(&(
+            alert.organization_id,
+            alert.kind.to_owned(),
+            alert.key.clone(),
+        ))
+    };
+    Ok(raised.into_values().filter(is_new).collect())
+}
+
+/// Rows as the one JSON document that `json_populate_recordset` takes.
+fn document<T: Serialize>(rows: &[T]) -> Result<String, sqlx::Error> {
+    serde_json::to_string(rows).map_err(|error| sqlx::Error::Encode(error.into()))
+}
+
+/// The keys as two arrays, as `unnest` takes them.
+fn unzip(keys: &[Key]) -> (Vec<Uuid>, Vec<&str>) {
+    keys.iter()
+        .map(|(organization, id)| (*organization, id.as_str()))
+        .unzip()
+}
+
+fn version(
+    last_event_at: jiff_sqlx::Timestamp,
+    last_event_rank: i16,
+    last_event_id: String,
+    tied_event_ids: Vec<String>,
+) -> Version {
+    Version {
+        last_event_at: last_event_at.to_jiff(),
+        last_event_rank,
+        last_event_id,
+        tied_event_ids,
+    }
+}

@@ -1,0 +1,366 @@
+//! Subscriptions and their items as rows, and what decides an organization's plan.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::json;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{document, unzip, version};
+use crate::projection::invoice::Payment;
+use crate::projection::known_tier::KnownTier;
+use crate::projection::plan_assignment::Standing;
+use crate::projection::subscription::{Change, StoredSubscription, digest};
+use crate::projection::versions::apply::{Key, Row};
+use crate::stripe::objects::{Subscription, SubscriptionItem};
+
+/// All subscriptions of `organizations`.
+pub async fn load(
+    conn: &mut PgConnection,
+    organizations: &[Uuid],
+) -> Result<BTreeMap<Key, StoredSubscription>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
+                  plan_tier, currency, current_period_start, current_period_end,
+                  billing_cycle_anchor, billing_mode, collection_method, trial_start, trial_end,
+                  cancel_at, cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
+                  default_payment_method_id, discounted, taxed, pending_update, has_more_items,
+                  metadata, known_tier,
+                  (SELECT coalesce(jsonb_agg(
+                            jsonb_build_object('price', i.stripe_price_id, 'quantity', i.quantity)
+                            ORDER BY i.stripe_subscription_item_id COLLATE "C"), '[]')
+                     FROM billing_subscription_items i
+                    WHERE i.organization_id = s.organization_id
+                      AND i.stripe_subscription_id = s.stripe_subscription_id) AS "items!",
+                  last_event_at, last_event_rank, last_event_id, tied_event_ids
+             FROM billing_subscriptions s WHERE organization_id = ANY($1)"#,
+        organizations
+    )
+    .fetch_all(conn)
+    .await?;
+    let stored = rows.into_iter().map(|row| {
+        let summary = json!({
+            "status": row.status,
+            "planTier": row.plan_tier,
+            "stripeCustomerId": row.stripe_customer_id,
+            "currency": row.currency,
+            "currentPeriodStart": row.current_period_start.map(|at| at.to_jiff()),
+            "currentPeriodEnd": row.current_period_end.map(|at| at.to_jiff()),
+            "billingCycleAnchor": row.billing_cycle_anchor.map(|at| at.to_jiff()),
+            "billingMode": row.billing_mode,
+            "collectionMethod": row.collection_method,
+            "trialStart": row.trial_start.map(|at| at.to_jiff()),
+            "trialEnd": row.trial_end.map(|at| at.to_jiff()),
+            "cancelAt": row.cancel_at.map(|at| at.to_jiff()),
+            "cancelAtPeriodEnd": row.cancel_at_period_end,
+            "canceledAt": row.canceled_at.map(|at| at.to_jiff()),
+            "endedAt": row.ended_at.map(|at| at.to_jiff()),
+            "latestInvoiceId": row.latest_invoice_id,
+            "defaultPaymentMethodId": row.default_payment_method_id,
+            "discounted": row.discounted,
+            "taxed": row.taxed,
+            "pendingUpdate": row.pending_update,
+            "metadata": row.metadata.as_object().and_then(digest),
+            "items": row.items,
+        });
+        let subscription = StoredSubscription {
+            status: row.status,
+            stripe_status: row.stripe_status,
+            plan_tier: row.plan_tier,
+            period: (
+                row.current_period_start.map(|at| at.to_jiff()),
+                row.current_period_end.map(|at| at.to_jiff()),
+            ),
+            summary,
+            pending_update: row.pending_update.is_some(),
+            has_more_items: row.has_more_items,
+            known_tier: row
+                .known_tier
+                .and_then(|kept| KnownTier::stored(kept, &row.last_event_id)),
+            version: version(
+                row.last_event_at,
+                row.last_event_rank,
+                row.last_event_id,
+                row.tied_event_ids,
+            ),
+        };
+        (
+            (row.organization_id, row.stripe_subscription_id),
+            subscription,
+        )
+    });
+    Ok(stored.collect())
+}
+
+/// The newest payment outcome of each subscription of `organizations`.
+pub async fn payments(
+    conn: &mut PgConnection,
+    organizations: &[Uuid],
+) -> Result<BTreeMap<Key, Payment>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT p.organization_id, p.stripe_subscription_id, p.outcome, p.billing_reason,
+                  p.stripe_invoice_id, p.last_event_at, p.last_event_id,
+                  EXISTS (SELECT FROM billing_invoices i
+                           WHERE i.organization_id = p.organization_id
+                             AND i.stripe_invoice_id = p.stripe_invoice_id
+                             AND i.status IN ('paid', 'void', 'uncollectible')) AS "settled!"
+             FROM billing_subscription_payments p
+            WHERE p.organization_id = ANY($1)"#,
+        organizations
+    )
+    .fetch_all(conn)
+    .await?;
+    let payments = rows.into_iter().map(|row| {
+        let payment = Payment {
+            organization_id: row.organization_id,
+            stripe_subscription_id: row.stripe_subscription_id.clone(),
+            outcome: if row.outcome == "failed" {
+                "failed"
+            } else {
+                "succeeded"
+            },
+            billing_reason: row.billing_reason,
+            stripe_invoice_id: row.stripe_invoice_id,
+            last_event_at: row.last_event_at.to_jiff(),
+            last_event_id: row.last_event_id,
+            settled: row.settled,
+        };
+        ((row.organization_id, row.stripe_subscription_id), payment)
+    });
+    Ok(payments.collect())
+}
+
+#[derive(Serialize)]
+struct SubscriptionRow<'a> {
+    #[serde(flatten)]
+    row: Row<'a, Subscription>,
+    status: &'a str,
+    plan_tier: Option<&'a str>,
+    known_tier: Option<&'a KnownTier>,
+}
+
+#[derive(Serialize)]
+struct ItemRow<'a> {
+    organization_id: Uuid,
+    stripe_subscription_id: &'a str,
+    #[serde(flatten)]
+    item: &'a SubscriptionItem,
+}
+
+pub async fn save(conn: &mut PgConnection, changes: &[Change]) -> Result<(), sqlx::Error> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<SubscriptionRow<'_>> = changes
+        .iter()
+        .map(|change| SubscriptionRow {
+            row: change.folded.row(),
+            status: &change.status,
+            plan_tier: change.plan_tier.as_deref(),
+            known_tier: change.known_tier.as_ref(),
+        })
+        .collect();
+    sqlx::query!(
+        "INSERT INTO billing_subscriptions (
+           organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
+           plan_tier, currency, current_period_start, current_period_end, billing_cycle_anchor,
+           billing_mode, collection_method, trial_start, trial_end, cancel_at,
+           cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
+           default_payment_method_id, discounted, taxed, stripe_test_clock_id, pending_update,
+           has_more_items, metadata, livemode, stripe_created_at, last_event_at,
+           last_event_rank, last_event_id, tied_event_ids, known_tier)
+         SELECT
+           organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
+           plan_tier, currency, current_period_start, current_period_end, billing_cycle_anchor,
+           billing_mode, collection_method, trial_start, trial_end, cancel_at,
+           cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
+           default_payment_method_id, discounted, taxed, stripe_test_clock_id, pending_update,
+           has_more_items, metadata, livemode, stripe_created_at, last_event_at,
+           last_event_rank, last_event_id, tied_event_ids, known_tier
+           FROM json_populate_recordset(NULL::billing_subscriptions, $1::text::json)
+         ON CONFLICT (organization_id, stripe_subscription_id) DO UPDATE SET
+           stripe_customer_id = excluded.stripe_customer_id, status = excluded.status,
+           stripe_status = excluded.stripe_status, plan_tier = excluded.plan_tier, currency =
+           excluded.currency, current_period_start = excluded.current_period_start,
+           current_period_end = excluded.current_period_end, billing_cycle_anchor =
+           excluded.billing_cycle_anchor, billing_mode = excluded.billing_mode,
+           collection_method = excluded.collection_method, trial_start = excluded.trial_start,
+           trial_end = excluded.trial_end, cancel_at = excluded.cancel_at, cancel_at_period_end
+           = excluded.cancel_at_period_end, canceled_at = excluded.canceled_at, ended_at =
+           excluded.ended_at, latest_invoice_id = excluded.latest_invoice_id,
+           default_payment_method_id = excluded.default_payment_method_id, discounted = excluded.discounted,
+           taxed = excluded.taxed, stripe_test_clock_id = excluded.stripe_test_clock_id,
+           pending_update = excluded.pending_update, has_more_items = excluded.has_more_items,
+           metadata = excluded.metadata, livemode = excluded.livemode, stripe_created_at =
+           excluded.stripe_created_at, last_event_at = excluded.last_event_at, last_event_rank =
+           excluded.last_event_rank, last_event_id = excluded.last_event_id, tied_event_ids =
+           excluded.tied_event_ids, known_tier = excluded.known_tier, updated_at = excluded.updated_at",
+        document(&rows)?
+    )
+    .execute(&mut *conn)
+    .await?;
+    replace_items(conn, changes).await
+}
+
+async fn replace_items(conn: &mut PgConnection, changes: &[Change]) -> Result<(), sqlx::Error> {
+    let (organizations, ids): (Vec<Uuid>, Vec<&str>) = changes
+        .iter()
+        .map(|change| {
+            (
+                change.folded.organization_id,
+                change.folded.snapshot.id.as_str(),
+            )
+        })
+        .unzip();
+    sqlx::query!(
+        "DELETE FROM billing_subscription_items i
+          USING unnest($1::uuid[], $2::text[]) AS gone(organization, id)
+          WHERE i.organization_id = gone.organization AND i.stripe_subscription_id = gone.id",
+        &organizations,
+        &ids as &[&str]
+    )
+    .execute(&mut *conn)
+    .await?;
+    let items: Vec<ItemRow<'_>> = changes
+        .iter()
+        .flat_map(|change| {
+            change.folded.snapshot.items.iter().map(|item| ItemRow {
+                organization_id: change.folded.organization_id,
+                stripe_subscription_id: &change.folded.snapshot.id,
+                item,
+            })
+        })
+        .collect();
+    if items.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "INSERT INTO billing_subscription_items (
+           organization_id, stripe_subscription_id, stripe_subscription_item_id,
+           stripe_price_id, stripe_product_id, lookup_key, usage_type, unit_amount,
+           unit_amount_decimal, currency, recurring_interval, recurring_interval_count,
+           quantity, current_period_start, current_period_end)
+         SELECT
+           organization_id, stripe_subscription_id, stripe_subscription_item_id,
+           stripe_price_id, stripe_product_id, lookup_key, usage_type, unit_amount,
+           unit_amount_decimal, currency, recurring_interval, recurring_interval_count,
+           quantity, current_period_start, current_period_end
+           FROM json_populate_recordset(NULL::billing_subscription_items, $1::text::json)",
+        document(&items)?
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Keeps what subscriptions have while the catalogue knows none of their prices.
+pub async fn keep_tiers(
+    conn: &mut PgConnection,
+    tiers: &BTreeMap<Key, KnownTier>,
+) -> Result<(), sqlx::Error> {
+    if tiers.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<_> = tiers
+        .iter()
+        .map(|((organization, id), tier)| {
+            json!({"organization_id": organization, "stripe_subscription_id": id, "known_tier": tier})
+        })
+        .collect();
+    sqlx::query!(
+        "UPDATE billing_subscriptions s SET known_tier = kept.known_tier
+           FROM json_to_recordset($1::text::json)
+             AS kept(organization_id uuid, stripe_subscription_id text, known_tier jsonb)
+          WHERE s.organization_id = kept.organization_id
+            AND s.stripe_subscription_id = kept.stripe_subscription_id",
+        document(&rows)?
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Notes that Stripe should be asked for these subscriptions.
+pub async fn ask_again(conn: &mut PgConnection, keys: &[Key]) -> Result<(), sqlx::Error> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let (organizations, ids) = unzip(keys);
+    sqlx::query!(
+        "UPDATE billing_subscriptions s SET ask_again_since = now()
+           FROM unnest($1::uuid[], $2::text[]) AS doubtful(organization, id)
+          WHERE s.organization_id = doubtful.organization AND s.stripe_subscription_id = doubtful.id",
+        &organizations,
+        &ids as &[&str]
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Sets the status of subscriptions whose payments changed it.
+pub async fn set_status(
+    conn: &mut PgConnection,
+    statuses: &[(Key, String)],
+) -> Result<(), sqlx::Error> {
+    if statuses.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<Key> = statuses.iter().map(|(key, _)| key.clone()).collect();
+    let (organizations, ids) = unzip(&keys);
+    let statuses: Vec<&str> = statuses.iter().map(|(_, status)| status.as_str()).collect();
+    sqlx::query!(
+        "UPDATE billing_subscriptions s SET status = new.status, updated_at = now()
+           FROM unnest($1::uuid[], $2::text[], $3::text[]) AS new(organization, id, status)
+          WHERE s.organization_id = new.organization AND s.stripe_subscription_id = new.id",
+        &organizations,
+        &ids as &[&str],
+        &statuses as &[&str]
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The plans that `organizations` have.
+pub async fn standings(
+    conn: &mut PgConnection,
+    organizations: &[Uuid],
+) -> Result<Vec<Standing>, sqlx::Error> {
+    sqlx::query_as!(
+        Standing,
+        "SELECT id AS organization_id, plan_tier, base_plan_tier FROM organizations
+          WHERE id = ANY($1) ORDER BY id",
+        organizations
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// Marks a subscription that Stripe does not have as canceled. What Stripe says
+/// of it later counts: the row's place in the order is no terminal one.
+pub async fn end(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    subscription_id: &str,
+    by: Uuid,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE billing_subscriptions
+            SET status = 'canceled', stripe_status = 'canceled',
+                ended_at = coalesce(ended_at, now()), canceled_at = coalesce(canceled_at, now()),
+                ask_again_since = NULL, last_event_at = greatest(last_event_at, now()),
+                last_event_rank = 3, last_event_id = 'request:' || $3::text,
+                known_tier = CASE WHEN known_tier ->> 'as_of' = last_event_id
+                  THEN jsonb_set(known_tier, '{as_of}', to_jsonb('request:' || $3::text)) END,
+                tied_event_ids = ARRAY['request:' || $3::text], updated_at = now()
+          WHERE organization_id = $1 AND stripe_subscription_id = $2",
+        organization_id,
+        subscription_id,
+        by.to_string()
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}

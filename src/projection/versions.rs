@@ -1,0 +1,222 @@
+//! What the events of one object make of it, whatever their order.
+//!
+//! The newest event decides the state. Events that share a place in the order
+//! are decided by a [`Contest`] between all of them, so their ids are
+//! kept with the state. The result depends on the set of events alone. Nothing
+//! here touches the database.
+
+pub mod apply;
+
+use std::collections::HashMap;
+
+use billing_domain::event_order::{Contest, Place};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::json;
+
+use super::EventData;
+use super::decode::Decoded;
+use super::event_types::read_object;
+use crate::stripe::objects::BillingObject;
+
+/// An object of Stripe's that is kept as a row.
+pub trait Mirrored: Clone {
+    /// The word for it in audit entries.
+    const RESOURCE: &'static str;
+
+    fn of(object: &BillingObject) -> Option<&Self>;
+    fn id(&self) -> &str;
+    /// Where an event of `event_type`, made at `created`, stands.
+    fn place(&self, event_type: &str, created: i64) -> Place;
+}
+
+/// Ranks of terminal states are stored from here on.
+const TERMINAL: i16 = 100;
+
+/// Which event wrote a row, and which others share its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Version {
+    pub last_event_at: Timestamp,
+    pub last_event_rank: i16,
+    pub last_event_id: String,
+    pub tied_event_ids: Vec<String>,
+}
+
+impl Version {
+    pub fn place(&self) -> Place {
+        Place {
+            terminal: self.last_event_rank >= TERMINAL,
+            created: self.last_event_at.as_second(),
+            rank: u8::try_from(self.last_event_rank % TERMINAL).unwrap_or(u8::MAX),
+        }
+    }
+
+    fn of(event: &Decoded<'_>) -> Self {
+        Self::at(event.place, event.stored.created, event.stored.id.clone())
+    }
+
+    /// The version that what has this place and id writes.
+    pub fn at(place: Place, told_at: Timestamp, id: String) -> Self {
+        Self {
+            last_event_at: told_at,
+            last_event_rank: i16::from(place.rank) + if place.terminal { TERMINAL } else { 0 },
+            tied_event_ids: vec![id.clone()],
+            last_event_id: id,
+        }
+    }
+}
+
+/// An object's state while events are folded over it.
+pub struct History<'e, T> {
+    pub version: Option<Version>,
+    /// The newest snapshot, if the fold brought one.
+    pub snapshot: Option<T>,
+    /// Whether the row must be written.
+    pub changed: bool,
+    /// Of the events that share the version's place, nothing tells which is the
+    /// last.
+    pub undecided: bool,
+    /// The event of the batch that brought the version.
+    newest: Option<(&'e Decoded<'e>, &'e T)>,
+    /// The events that share the version's place, once there are several.
+    contest: Option<Contest>,
+    /// What each of them shows, in the same order.
+    shown: Vec<Option<T>>,
+}
+
+/// What an event did to the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// It is the state.
+    Newest,
+    /// A later event is the state.
+    Older,
+}
+
+impl<'e, T: Mirrored> History<'e, T> {
+    pub fn new(version: Option<Version>) -> Self {
+        Self {
+            version,
+            snapshot: None,
+            changed: false,
+            undecided: false,
+            newest: None,
+            contest: None,
+            shown: Vec::new(),
+        }
+    }
+
+    /// Folds `event`, which shows `object`. `earlier` has the payloads of
+    /// events that share their place with others.
+    pub fn fold(&mut self, event: &'e Decoded<'e>, object: &'e T, earlier: &Earlier) -> Step {
+        let Some(version) = &self.version else {
+            return self.replace(event, object);
+        };
+        match event.place.cmp(&version.place()) {
+            std::cmp::Ordering::Less => Step::Older,
+            std::cmp::Ordering::Greater => self.replace(event, object),
+            std::cmp::Ordering::Equal => self.contend(event, object, earlier),
+        }
+    }
+
+    fn replace(&mut self, event: &'e Decoded<'e>, object: &'e T) -> Step {
+        self.version = Some(Version::of(event));
+        self.snapshot = Some(object.clone());
+        self.changed = true;
+        self.undecided = false;
+        self.newest = Some((event, object));
+        self.contest = None;
+        Step::Newest
+    }
+
+    fn contend(&mut self, event: &'e Decoded<'e>, object: &'e T, earlier: &Earlier) -> Step {
+        let id = &event.stored.id;
+        let mut contest = match self.contest.take() {
+            Some(contest) => contest,
+            None => self.open_contest(earlier),
+        };
+        self.enter(&mut contest, id, event.data.clone(), Some(object.clone()));
+        let Some(version) = &mut self.version else {
+            unreachable!("only a known version can tie")
+        };
+        if let Err(at) = version.tied_event_ids.binary_search(id) {
+            version.tied_event_ids.insert(at, id.clone());
+            self.changed = true;
+        }
+
+        self.undecided = !contest.is_decided();
+        let winner = contest.last();
+        let winner_id = contest.event_id(winner);
+        let step = match winner_id == id {
+            true => Step::Newest,
+            false => Step::Older,
+        };
+        // The winner may be an event other than this one: this one may have
+        // shown that what was thought newest was followed by another. A replay
+        // of the newest writes the row again.
+        self.changed |= step == Step::Newest || winner_id != version.last_event_id;
+        if let (true, Some(winner)) = (self.changed, &self.shown[winner]) {
+            self.snapshot = Some(winner.clone());
+            winner_id.clone_into(&mut version.last_event_id);
+        }
+        self.contest = Some(contest);
+        step
+    }
+
+    /// The events that share the version's place already.
+    fn open_contest(&mut self, earlier: &Earlier) -> Contest {
+        let mut contest = Contest::default();
+        self.shown.clear();
+        if let Some((event, object)) = self.newest {
+            let data = event.data.clone();
+            self.enter(&mut contest, &event.stored.id, data, Some(object.clone()));
+        }
+        let tied = self.version.as_mut().map(|version| {
+            version.tied_event_ids.sort();
+            version.tied_event_ids.clone()
+        });
+        for id in tied.unwrap_or_default() {
+            if !contest.contains(&id) {
+                let (data, object) = earlier.get::<T>(&id);
+                self.enter(&mut contest, &id, data, object);
+            }
+        }
+        contest
+    }
+
+    fn enter(&mut self, contest: &mut Contest, id: &str, data: EventData, shown: Option<T>) {
+        let at = contest.put(id.to_owned(), data.object, data.previous_attributes);
+        match self.shown.get_mut(at) {
+            Some(known) => *known = shown,
+            None => self.shown.push(shown),
+        }
+    }
+}
+
+/// Type and data, by id, of events that were applied before and share their
+/// place with events of this batch.
+#[derive(Default)]
+pub struct Earlier(pub HashMap<String, (String, EventData)>);
+
+impl Earlier {
+    /// An event that is no longer in the inbox is decided by its id alone.
+    fn get<T: Mirrored>(&self, id: &str) -> (EventData, Option<T>) {
+        match self.0.get(id) {
+            Some((event_type, data)) => {
+                let object = read_object(event_type, data).ok();
+                (data.clone(), object.as_ref().and_then(T::of).cloned())
+            }
+            None => (
+                EventData {
+                    object: json!({}),
+                    previous_attributes: None,
+                    caused_by: None,
+                },
+                None,
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,58 @@
+//! Which other sites' scripts may call the API: none, unless it is configured.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue, Method, header};
+use tower::ServiceExt as _;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::tenancy::auth::FORWARD_AUTH;
+
+use super::{idempotency, rate_limit, request_id};
+
+const QUOTA_HEADERS: [HeaderName; 8] = [
+    HeaderName::from_static("x-quota-remaining"),
+    HeaderName::from_static("x-quota-percentage"),
+    HeaderName::from_static("x-quota-limit"),
+    HeaderName::from_static("x-quota-usage"),
+    HeaderName::from_static("x-quota-metric"),
+    HeaderName::from_static("x-quota-warning"),
+    HeaderName::from_static("x-grace-period-expires"),
+    HeaderName::from_static("x-quota-duplicate"),
+];
+
+/// Lets the scripts of `origins` in, with tokens and without cookies.
+pub fn allow(router: Router, origins: &[HeaderValue]) -> Router {
+    if origins.is_empty() {
+        return router;
+    }
+    let exposed = rate_limit::EXPOSED
+        .into_iter()
+        .chain(QUOTA_HEADERS)
+        .chain([request_id::HEADER, idempotency::REPLAYED]);
+    let cors = CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins.iter().cloned()))
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+        .allow_headers([
+            header::ACCEPT,
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            idempotency::HEADER,
+            request_id::HEADER,
+        ])
+        .expose_headers(exposed.collect::<Vec<_>>())
+        .max_age(Duration::from_secs(3_600));
+    // A proxy asks about its clients' requests, those of the method OPTIONS
+    // among them: what this layer would answer itself must be decided about.
+    let asked_first = router.clone();
+    let of_scripts = router.layer(cors);
+    Router::new().fallback_service(tower::service_fn(move |request: Request| {
+        let path = request.uri().path();
+        let below = path.strip_prefix(FORWARD_AUTH[0]);
+        let asks = below.is_some_and(|below| below.is_empty() || below.starts_with('/'));
+        let router = if asks { &asked_first } else { &of_scripts };
+        router.clone().oneshot(request)
+    }))
+}

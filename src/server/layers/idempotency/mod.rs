@@ -1,0 +1,314 @@
+//! `Idempotency-Key`: the same request, sent again with the same key, is
+//! carried out once and gets the first answer again.
+//!
+//! The key is claimed before the request is carried out, under a lease, and
+//! the answer is kept with it for a day. A service that dies in between leaves
+//! the lease to end: the key can then be used again, and handlers must be safe
+//! to run again for one [`Key`], as they are by passing it on to Stripe. An
+//! answer of 5xx or 429 settles nothing and lets the key be used again at once.
+//!
+//! What is forwarded to an upstream takes as long as the upstream does: its
+//! lease is renewed, and its answer is passed on while it is copied.
+
+mod copies;
+mod copying;
+mod kept;
+mod key;
+mod store;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::response::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures_util::{FutureExt as _, StreamExt as _};
+use sqlx::postgres::PgPool;
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use super::RequestId;
+use crate::limits;
+use crate::server::body;
+use crate::server::budget::organizations::{Busy, Pass, Turnstile};
+use crate::server::problem::Problem;
+use crate::telemetry::metrics::budget as metrics;
+use crate::tenancy::auth::caller::Caller;
+use crate::tenancy::auth::{is_forward_auth, is_forwarded};
+use copies::Copies;
+pub use copying::Streamed;
+use kept::Kept;
+pub use key::{HEADER, Key};
+pub use store::purge;
+use store::{Answer, Claim, Lease};
+
+pub const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// How long a request may take once its key is claimed. Its lease is longer,
+/// so that nobody else begins while it may still be at work.
+const WORK: Duration = Duration::from_secs(50);
+const LEASE_SECS: u32 = 60;
+/// How soon to ask again whether the first request is done.
+const ASK_AGAIN_SECS: u32 = 2;
+
+/// Where answers are kept.
+#[derive(Clone)]
+pub struct Keeper {
+    pool: PgPool,
+    kept: Arc<Kept>,
+    copies: Copies,
+    /// What one organization's keys may have of the API's connections.
+    turns: Arc<Turnstile>,
+}
+
+impl Keeper {
+    pub fn new(pool: PgPool) -> Self {
+        Self {
+            pool,
+            kept: Arc::default(),
+            copies: Copies::default(),
+            turns: Arc::new(Turnstile::new(limits::KEYS)),
+        }
+    }
+
+    /// Keeps an answer, unless the lease is another's by now.
+    async fn keep(&self, lease: &Lease, mut answer: Answer) -> Result<(), sqlx::Error> {
+        let kept = &self.kept;
+        let had_body = answer.body.is_some();
+        answer.body = answer
+            .body
+            .filter(|body| kept.take(lease.organization_id, body.len()));
+        if had_body && answer.body.is_none() {
+            metrics::answer_not_kept(metrics::DAY);
+        }
+        let turn = self.turn(lease).await;
+        // Its turn or not: it is carried out.
+        let kept = store::finish(&self.pool, lease, &answer).await;
+        drop(turn);
+        kept
+    }
+
+    async fn turn(&self, lease: &Lease) -> Result<Pass, Busy> {
+        let patience = limits::WAIT_OF_ORGANIZATION;
+        self.turns.enter(lease.organization_id, 1, patience).await
+    }
+
+    async fn claim(&self, lease: &Lease, fingerprint: &[u8; 32]) -> Result<Claim, Problem> {
+        let turn = self.turn(lease).await;
+        let _turn = turn.map_err(|_| too_many())?;
+        Ok(store::claim(&self.pool, lease, fingerprint, LEASE_SECS).await?)
+    }
+}
+
+/// The layer of every route that changes something. Requests without the
+/// header, or without a caller, pass.
+pub async fn once(State(keeper): State<Keeper>, request: Request, next: Next) -> Response {
+    let changes = matches!(
+        *request.method(),
+        Method::POST | Method::PUT | Method::DELETE | Method::PATCH
+    );
+    let path = request.extensions().get::<MatchedPath>();
+    // The headers of a proxy's question are its client's, which must not have
+    // one answer serve for all of its calls.
+    let asks_first = path.is_some_and(|path| is_forward_auth(path.as_str()));
+    if !changes || asks_first || !request.headers().contains_key(HEADER) {
+        return next.run(request).await;
+    }
+    let Some(caller) = Caller::of(&request) else {
+        return next.run(request).await;
+    };
+    claim_and_run(keeper, caller, request, next)
+        .await
+        .unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn claim_and_run(
+    keeper: Keeper,
+    caller: Caller,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let key = Key::of(request.headers())?;
+    let (parts, body) = request.into_parts();
+    let body = body::read(&parts, body).await?;
+    let fingerprint = key::fingerprint(&parts, &caller, &body);
+    let lease = Lease {
+        organization_id: caller.organization_id,
+        key: key.clone(),
+        id: Uuid::now_v7(),
+    };
+    let mut request = Request::from_parts(parts, Body::from(body));
+    request.extensions_mut().insert(key);
+    let path = request.extensions().get::<MatchedPath>();
+    let forwarded = path.is_some_and(|path| is_forwarded(request.method(), path.as_str()));
+    let claimed = async move {
+        match keeper.claim(&lease, &fingerprint).await? {
+            Claim::Mine if forwarded => Ok(copying::run(keeper, lease, request, next).await),
+            Claim::Mine => Ok(run(keeper, lease, request, next).await),
+            Claim::Answered(answer) => replay(answer),
+            Claim::InFlight => Err(in_flight()),
+            Claim::OtherRequest => Err(reused()),
+        }
+    };
+    // A task of its own, from the claim on: a client that goes away does not
+    // stop half-way what it asked for.
+    let claimed = claimed.in_current_span();
+    let running = match RequestId::current() {
+        Some(id) => tokio::spawn(id.during(claimed)),
+        None => tokio::spawn(claimed),
+    };
+    running.await.map_err(|error| {
+        tracing::error!(%error, "a request's task failed");
+        Problem::internal()
+    })?
+}
+
+async fn run(keeper: Keeper, lease: Lease, request: Request, next: Next) -> Response {
+    let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let response = match tokio::time::timeout(WORK, answering).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => {
+            tracing::error!("a request handler panicked");
+            Problem::internal().into_response()
+        }
+        Err(_) => Problem::unavailable(
+            "request_timeout",
+            "this took too long and was given up; send it again with the same key",
+        )
+        .into_response(),
+    };
+    let (response, outcome) = settle(&keeper, &lease, response).await;
+    if let Err(error) = outcome {
+        // The lease ends by itself, and the request can be sent again.
+        tracing::warn!(%error, "the answer to an idempotency key could not be kept");
+    }
+    response
+}
+
+/// Keeps the answer, or lets the key be used again where it is that there was
+/// no room for the request, or that it failed.
+async fn settle(
+    keeper: &Keeper,
+    lease: &Lease,
+    response: Response,
+) -> (Response, Result<(), sqlx::Error>) {
+    let status = response.status();
+    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        return (response, store::release(&keeper.pool, lease).await);
+    }
+    let (parts, body) = response.into_parts();
+    let (kept, body) = match take_body(&parts.headers, body).await {
+        Ok(taken) => taken,
+        Err(error) => {
+            tracing::warn!(%error, "an answer ended before its time");
+            let problem = Problem::internal().into_response();
+            return (problem, store::release(&keeper.pool, lease).await);
+        }
+    };
+    let answer = Answer::of(&parts, kept);
+    let outcome = keeper.keep(lease, answer).await;
+    (Response::from_parts(parts, body), outcome)
+}
+
+/// The body, and a copy of it where it is not too large to be kept.
+async fn take_body(
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(Option<Vec<u8>>, Body), axum::Error> {
+    let content_type = headers.get(header::CONTENT_TYPE);
+    if content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
+        return Ok((None, body));
+    }
+    let mut taken = Vec::new();
+    let mut rest = body.into_data_stream();
+    while let Some(chunk) = rest.next().await {
+        taken.extend_from_slice(&chunk?);
+        if taken.len() > limits::KEPT_ANSWER {
+            metrics::answer_not_kept(metrics::TOO_LARGE);
+            let begun = futures_util::stream::iter([Ok(taken.into())]);
+            return Ok((None, Body::from_stream(begun.chain(rest))));
+        }
+    }
+    Ok((Some(taken.clone()), Body::from(taken)))
+}
+
+impl Answer {
+    /// The handler's answer; the headers of the connection are made anew.
+    fn of(parts: &Parts, body: Option<Vec<u8>>) -> Self {
+        let headers = parts.headers.iter();
+        let headers = headers.filter(|(name, _)| **name != header::CONTENT_LENGTH);
+        Self {
+            status: parts.status,
+            headers: headers
+                .map(|(name, value)| (name.to_string(), text_of(value)))
+                .collect(),
+            body,
+        }
+    }
+}
+
+/// A header's bytes as characters of Latin-1: JSON keeps them as they are.
+fn text_of(value: &HeaderValue) -> String {
+    value.as_bytes().iter().copied().map(char::from).collect()
+}
+
+fn value_of(text: &str) -> Option<HeaderValue> {
+    let bytes: Result<Vec<u8>, _> = text.chars().map(u8::try_from).collect();
+    HeaderValue::from_bytes(&bytes.ok()?).ok()
+}
+
+fn replay(answer: Answer) -> Result<Response, Problem> {
+    let body = answer.body.ok_or_else(|| {
+        Problem::new(
+            StatusCode::CONFLICT,
+            "idempotency_answer_not_kept",
+            "this request was carried out, but its answer was too large to be kept, or too much was kept already",
+        )
+    })?;
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = answer.status;
+    for (name, value) in answer.headers {
+        let header = HeaderName::try_from(&name).ok().zip(value_of(&value));
+        let (name, value) = header.ok_or_else(|| {
+            tracing::error!(
+                name,
+                "the answer kept with an Idempotency-Key cannot be read"
+            );
+            Problem::internal()
+        })?;
+        response.headers_mut().append(name, value);
+    }
+    response
+        .headers_mut()
+        .insert(REPLAYED, HeaderValue::from_static("true"));
+    Ok(response)
+}
+
+fn in_flight() -> Problem {
+    Problem::new(
+        StatusCode::CONFLICT,
+        "idempotency_in_flight",
+        "the first request with this Idempotency-Key is not answered yet; send it again shortly",
+    )
+    .retry_after(ASK_AGAIN_SECS)
+}
+
+fn too_many() -> Problem {
+    Problem::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        "too_many_requests",
+        "too many requests with an Idempotency-Key are under way; wait for their answers",
+    )
+    .retry_after(ASK_AGAIN_SECS)
+}
+
+fn reused() -> Problem {
+    Problem::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "idempotency_key_reused",
+        "this Idempotency-Key went with another request; use a new key for each",
+    )
+}

@@ -1,0 +1,350 @@
+//! How many requests a credential may send: a bucket for each, in this
+//! process, which empties by the request and fills with time. A batch of usage
+//! events takes as many as it has events, or started kibibytes. Said in the
+//! fields of the IETF's draft-ietf-httpapi-ratelimit-headers: `RateLimit-Policy`
+//! and `RateLimit`.
+
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use governor::clock::{Clock, DefaultClock};
+use governor::middleware::StateInformationMiddleware;
+use governor::state::keyed::HashMapStateStore;
+use governor::{Quota, RateLimiter};
+use uuid::Uuid;
+
+use crate::server::budget::organizations::Shares;
+use crate::server::problem::Problem;
+use crate::tenancy::auth::caller::Caller;
+use crate::tenancy::auth::{is_forward_auth, is_forwarded};
+
+pub const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+pub const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const WINDOW_SECS: u32 = 60;
+/// After how many requests the buckets that are full again are dropped.
+const SWEEP_EVERY: u32 = 4_096;
+
+/// What a product calls for each of its users' requests; bounded by quotas,
+/// and by a limit of their own that only a loop reaches.
+const METERED: [&str; 2] = ["/api/billing/usage/check", "/api/billing/usage/events"];
+
+const EVENTS: &str = METERED[1];
+/// What a stored event is reckoned at: larger ones count for several.
+const EVENT_BYTES: usize = 1024;
+
+/// Requests, or usage events, a minute for each credential; 0: as many as come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rates {
+    pub api_per_minute: u32,
+    pub usage_per_minute: u32,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self {
+            api_per_minute: 6_000,
+            usage_per_minute: 6_000_000,
+        }
+    }
+}
+
+/// The buckets.
+#[derive(Clone)]
+pub struct Limits {
+    api: Option<Arc<Buckets>>,
+    usage: Option<Arc<Buckets>>,
+    shares: Shares,
+}
+
+impl Limits {
+    pub fn new(rates: Rates) -> Self {
+        let buckets = |name, per_minute| {
+            let per_minute = NonZeroU32::new(per_minute)?;
+            Some(Arc::new(Buckets::new(
+                name,
+                per_minute,
+                DefaultClock::default(),
+            )))
+        };
+        Self {
+            api: buckets("api", rates.api_per_minute),
+            usage: buckets("usage", rates.usage_per_minute),
+            shares: Shares::default(),
+        }
+    }
+}
+
+/// The layer of every route that has callers; behind the one that knows them.
+pub async fn limit(State(limits): State<Limits>, mut request: Request, next: Next) -> Response {
+    let Some(caller) = Caller::of(&request) else {
+        return next.run(request).await;
+    };
+    let path = request.extensions().get::<MatchedPath>();
+    let path = path.map_or("", MatchedPath::as_str);
+    let metered =
+        METERED.contains(&path) || is_forward_auth(path) || is_forwarded(request.method(), path);
+    let buckets = if metered { limits.usage } else { limits.api };
+    let Some(buckets) = buckets else {
+        return limits.shares.run(&caller, request, next).await;
+    };
+    let credential = (caller.actor.as_str(), caller.actor.id());
+    let standing = buckets.take(credential);
+    if standing.retry_after_secs.is_some() {
+        return refused(&buckets, standing);
+    }
+    let meter = (path == EVENTS).then(|| Meter {
+        buckets: buckets.clone(),
+        credential,
+        standing: Arc::default(),
+    });
+    if let Some(meter) = &meter {
+        request.extensions_mut().insert(meter.clone());
+    }
+    let mut response = limits.shares.run(&caller, request, next).await;
+    let later = meter.and_then(|meter| meter.standing.get().copied());
+    buckets.describe(later.unwrap_or(standing), response.headers_mut());
+    response
+}
+
+fn refused(buckets: &Buckets, standing: Standing) -> Response {
+    let mut response = too_many(standing).into_response();
+    buckets.describe(standing, response.headers_mut());
+    response
+}
+
+fn too_many(standing: Standing) -> Problem {
+    Problem::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        "rate_limited",
+        "this credential sends too many requests, or usage events; wait, and send fewer",
+    )
+    .retry_after(standing.retry_after_secs.unwrap_or(1))
+}
+
+/// Charges a batch for its events, once it is known how many there are.
+#[derive(Clone)]
+pub struct Meter {
+    buckets: Arc<Buckets>,
+    credential: Credential,
+    standing: Arc<OnceLock<Standing>>,
+}
+
+impl Meter {
+    /// Takes for `events` in a body of `bytes`, of which the request itself was
+    /// the first; or nothing, where they are too many.
+    pub fn charge(&self, events: usize, bytes: usize) -> Result<(), Problem> {
+        let cost = events.max(bytes.div_ceil(EVENT_BYTES));
+        let more = u32::try_from(cost.saturating_sub(1)).unwrap_or(u32::MAX);
+        let Some(standing) = self.buckets.take_more(self.credential, more) else {
+            return Ok(());
+        };
+        let standing = *self.standing.get_or_init(|| standing);
+        match standing.retry_after_secs {
+            None => Ok(()),
+            Some(_) => Err(too_many(standing)),
+        }
+    }
+}
+
+/// A credential: its kind, and the user or key.
+type Credential = (&'static str, Option<Uuid>);
+
+struct Buckets<C: Clock = DefaultClock> {
+    name: &'static str,
+    per_minute: NonZeroU32,
+    policy: HeaderValue,
+    clock: C,
+    limiter: RateLimiter<Credential, HashMapStateStore<Credential>, C, StateInformationMiddleware>,
+    taken: AtomicU32,
+}
+
+/// Where a credential stands after a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Standing {
+    remaining: u32,
+    /// Until all of it is there again.
+    full_after_secs: u32,
+    /// None: the request may go on.
+    retry_after_secs: Option<u32>,
+}
+
+impl<C: Clock + Clone> Buckets<C> {
+    fn new(name: &'static str, per_minute: NonZeroU32, clock: C) -> Self {
+        let policy = format!("\"{name}\";q={per_minute};w={WINDOW_SECS}");
+        let quota = Quota::per_minute(per_minute);
+        let limiter = RateLimiter::hashmap_with_clock(quota, clock.clone());
+        Self {
+            name,
+            per_minute,
+            policy: HeaderValue::try_from(policy).expect("it is plain text"),
+            clock,
+            limiter: limiter.with_middleware(),
+            taken: AtomicU32::new(0),
+        }
+    }
+
+    fn take(&self, credential: Credential) -> Standing {
+        if self.taken.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
+            self.limiter.retain_recent();
+            self.limiter.shrink_to_fit();
+        }
+        match self.limiter.check_key(&credential) {
+            Ok(snapshot) => self.standing(snapshot.remaining_burst_capacity(), None),
+            Err(refusal) => self.standing(0, Some(refusal.wait_time_from(self.clock.now()))),
+        }
+    }
+
+    /// Takes `more` for a request that has taken one; what a full bucket does
+    /// not have takes all of it. None: there is nothing more to take.
+    fn take_more(&self, credential: Credential, more: u32) -> Option<Standing> {
+        let more = NonZeroU32::new(more.min(self.per_minute.get() - 1))?;
+        match self.limiter.check_key_n(&credential, more).ok()? {
+            Ok(snapshot) => Some(self.standing(snapshot.remaining_burst_capacity(), None)),
+            Err(refusal) => {
+                // The next attempt takes one by itself.
+                let one = Duration::from_secs(WINDOW_SECS.into()) / self.per_minute.get();
+                let wait = refusal.wait_time_from(self.clock.now()) + one;
+                Some(self.standing(0, Some(wait)))
+            }
+        }
+    }
+
+    fn standing(&self, remaining: u32, wait: Option<Duration>) -> Standing {
+        let missing = u64::from(self.per_minute.get().saturating_sub(remaining));
+        let full_after = (missing * u64::from(WINDOW_SECS)).div_ceil(self.per_minute.get().into());
+        let whole_secs = |wait: Duration| wait.as_millis().div_ceil(1_000).max(1);
+        Standing {
+            remaining,
+            full_after_secs: u32::try_from(full_after).unwrap_or(WINDOW_SECS),
+            retry_after_secs: wait.map(|wait| u32::try_from(whole_secs(wait)).unwrap_or(u32::MAX)),
+        }
+    }
+
+    fn describe(&self, standing: Standing, headers: &mut HeaderMap) {
+        let Standing {
+            remaining,
+            full_after_secs,
+            ..
+        } = standing;
+        let text = format!("\"{}\";r={remaining};t={full_after_secs}", self.name);
+        headers.insert(RATE_LIMIT_POLICY, self.policy.clone());
+        headers.insert(
+            RATE_LIMIT,
+            HeaderValue::try_from(text).expect("it is plain text"),
+        );
+    }
+}
+
+/// What a browser's script may read of an answer.
+pub const EXPOSED: [HeaderName; 3] = [RATE_LIMIT, RATE_LIMIT_POLICY, header::RETRY_AFTER];
+
+#[cfg(test)]
+mod tests {
+    use governor::clock::FakeRelativeClock;
+
+    use super::*;
+
+    const ONE: Credential = ("user", Some(Uuid::from_u128(1)));
+    const OTHER: Credential = ("api_key", Some(Uuid::from_u128(1)));
+
+    fn buckets(per_minute: u32) -> (Buckets<FakeRelativeClock>, FakeRelativeClock) {
+        let clock = FakeRelativeClock::default();
+        let per_minute = NonZeroU32::new(per_minute).unwrap();
+        (Buckets::new("api", per_minute, clock.clone()), clock)
+    }
+
+    fn standing(remaining: u32, full_after_secs: u32, retry_after_secs: Option<u32>) -> Standing {
+        Standing {
+            remaining,
+            full_after_secs,
+            retry_after_secs,
+        }
+    }
+
+    #[test]
+    fn a_bucket_empties_by_the_request_and_fills_with_time() {
+        let (buckets, clock) = buckets(4);
+        for (remaining, full_after) in [(3, 15), (2, 30), (1, 45), (0, 60)] {
+            assert_eq!(buckets.take(ONE), standing(remaining, full_after, None));
+        }
+        assert_eq!(buckets.take(ONE), standing(0, 60, Some(15)));
+        assert_eq!(buckets.take(OTHER), standing(3, 15, None), "a bucket each");
+        clock.advance(Duration::from_millis(14_900));
+        assert_eq!(buckets.take(ONE), standing(0, 60, Some(1)));
+        clock.advance(Duration::from_millis(100));
+        assert_eq!(buckets.take(ONE), standing(0, 60, None));
+        clock.advance(Duration::from_secs(600));
+        assert_eq!(
+            buckets.take(ONE),
+            standing(3, 15, None),
+            "no more than full"
+        );
+    }
+
+    #[test]
+    fn a_batch_takes_for_each_of_its_events_or_nothing() {
+        let (buckets, clock) = buckets(60);
+        let more = |count| buckets.take_more(ONE, count);
+        assert_eq!(buckets.take(ONE), standing(59, 1, None));
+        assert_eq!(more(39), Some(standing(20, 40, None)));
+        assert_eq!(buckets.take(ONE), standing(19, 41, None));
+        let refused = more(39).unwrap();
+        assert_eq!(refused, standing(0, 60, Some(21)));
+        assert_eq!(
+            buckets.take(ONE),
+            standing(18, 42, None),
+            "nothing is taken"
+        );
+        // After as long as it was told, it fits.
+        clock.advance(Duration::from_secs(22));
+        assert_eq!(buckets.take(ONE).retry_after_secs, None);
+        assert_eq!(more(39).unwrap().retry_after_secs, None);
+    }
+
+    #[test]
+    fn a_batch_that_no_bucket_has_takes_a_full_one() {
+        let (buckets, clock) = buckets(60);
+        assert_eq!(buckets.take(ONE), standing(59, 1, None));
+        assert_eq!(buckets.take_more(ONE, 999), Some(standing(0, 60, None)));
+        assert_eq!(buckets.take(ONE), standing(0, 60, Some(1)));
+        clock.advance(Duration::from_secs(30));
+        assert_eq!(buckets.take(ONE), standing(29, 31, None));
+        let refused = buckets.take_more(ONE, 999).unwrap();
+        let wait = refused.retry_after_secs.unwrap();
+        clock.advance(Duration::from_secs(wait.into()));
+        assert_eq!(buckets.take(ONE).retry_after_secs, None);
+        assert_eq!(buckets.take_more(ONE, 999).unwrap().retry_after_secs, None);
+        let (tiny, _) = super::tests::buckets(1);
+        assert_eq!(tiny.take(ONE).retry_after_secs, None);
+        assert_eq!(tiny.take_more(ONE, 999), None);
+    }
+
+    #[test]
+    fn the_headers_are_the_drafts() {
+        let (buckets, _) = buckets(4);
+        let mut headers = HeaderMap::new();
+        buckets.describe(buckets.take(ONE), &mut headers);
+        assert_eq!(headers["ratelimit-policy"], "\"api\";q=4;w=60");
+        assert_eq!(headers["ratelimit"], "\"api\";r=3;t=15");
+    }
+
+    #[test]
+    fn who_stays_away_is_forgotten() {
+        let (buckets, clock) = buckets(60);
+        for n in 0..1_000 {
+            buckets.take(("user", Some(Uuid::from_u128(n))));
+        }
+        assert_eq!(buckets.limiter.len(), 1_000);
+        clock.advance(Duration::from_secs(60));
+        for _ in 0..SWEEP_EVERY {
+            buckets.take(ONE);
+        }
+        assert!(buckets.limiter.len() <= 1, "{}", buckets.limiter.len());
+    }
+}

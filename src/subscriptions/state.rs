@@ -1,0 +1,211 @@
+//! What is stored of an organization's plan and subscription.
+
+use billing_domain::period::{Cadence, Interval, Period};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::catalogue::{Catalogue, Plan, metered_lookup_key};
+
+/// An organization's plan, and the subscription that it has it by.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    pub name: String,
+    pub plan_tier: String,
+    /// The Stripe customer that a new subscription is for.
+    pub customer_id: Option<String>,
+    /// Whether a subscription of it ever had a trial.
+    pub had_trial: bool,
+    /// The subscription that counts, of those that have not ended.
+    pub subscription: Option<Held>,
+    /// The rest of them: they are paid for as well.
+    pub others: Vec<Held>,
+}
+
+/// A subscription that has not ended.
+#[derive(Debug, Clone)]
+pub struct Held {
+    pub id: String,
+    pub customer_id: String,
+    /// The status in force; Stripe's word.
+    pub status: String,
+    pub plan_tier: Option<String>,
+    pub currency: Option<String>,
+    pub period_start: Option<Timestamp>,
+    pub period_end: Option<Timestamp>,
+    pub anchor: Option<Timestamp>,
+    pub billing_mode: Option<String>,
+    pub trial_end: Option<Timestamp>,
+    pub cancel_at: Option<Timestamp>,
+    pub cancel_at_period_end: bool,
+    pub canceled_at: Option<Timestamp>,
+    pub latest_invoice_id: Option<String>,
+    pub discounted: bool,
+    pub taxed: bool,
+    pub test_clock_id: Option<String>,
+    pub created: Option<Timestamp>,
+    /// The last change that was made here.
+    pub change_id: Option<String>,
+    pub items: Vec<Item>,
+}
+
+/// One price of a subscription.
+#[derive(Debug, Clone)]
+pub struct Item {
+    pub id: String,
+    pub price_id: Option<String>,
+    pub lookup_key: Option<String>,
+    /// Usage is charged when the period ends.
+    pub metered: bool,
+    /// In minor units; none where a price is not a whole number of them.
+    pub unit_amount: Option<i64>,
+    pub interval: Option<String>,
+    pub interval_count: Option<i32>,
+    pub quantity: Option<i64>,
+}
+
+impl Standing {
+    /// Of several subscriptions, the one that counts: running before not, then
+    /// the highest plan, then the newest. And the others.
+    pub fn choose(mut held: Vec<Held>, catalogue: &Catalogue) -> (Option<Held>, Vec<Held>) {
+        held.sort_by_cached_key(|one| {
+            let rank = one
+                .plan_tier
+                .as_deref()
+                .and_then(|tier| catalogue.rank(tier));
+            let runs = billing_domain::subscription::grants_plan(&one.status);
+            (runs, rank, one.created, one.id.clone())
+        });
+        let chosen = held.pop();
+        held.reverse();
+        (chosen, held)
+    }
+}
+
+impl Held {
+    /// The item that the plan is paid by: of several, that of the highest plan.
+    pub fn base_item<'a>(&'a self, catalogue: &'a Catalogue) -> Option<(&'a Item, &'a Plan)> {
+        base_item(&self.items, catalogue)
+    }
+
+    /// The item that the usage of `metric` is charged by, under `plan`.
+    pub fn metered_item(&self, plan: &Plan, metric: &str) -> Option<&Item> {
+        let key = metered_lookup_key(plan, metric)?;
+        self.items
+            .iter()
+            .find(|item| item.metered && item.lookup_key.as_ref() == Some(&key))
+    }
+
+    /// All items that the usage of `metric` is charged by, whichever plan's.
+    pub fn metered_items(&self, catalogue: &Catalogue, metric: &str) -> Vec<&Item> {
+        let plans = catalogue.plans().iter();
+        let keys: Vec<String> = plans
+            .filter_map(|plan| metered_lookup_key(plan, metric))
+            .collect();
+        let items = self.items.iter();
+        items
+            .filter(|item| item.metered)
+            .filter(|item| {
+                item.lookup_key
+                    .as_ref()
+                    .is_some_and(|key| keys.contains(key))
+            })
+            .collect()
+    }
+
+    pub fn on_trial(&self) -> bool {
+        self.status == "trialing"
+    }
+
+    /// Whether its end is decided.
+    pub fn ends(&self) -> bool {
+        self.cancel_at_period_end || self.cancel_at.is_some()
+    }
+
+    /// The current billing period, where it is known.
+    pub fn period(&self) -> Option<Period> {
+        Period::new(self.period_start?, self.period_end?).ok()
+    }
+
+    /// Tells this state from every other that a change of plan would cost
+    /// something else in.
+    pub fn fingerprint(&self) -> String {
+        let items: Vec<Value> = self
+            .items
+            .iter()
+            .map(|item| json!([item.id, item.price_id, item.quantity]))
+            .collect();
+        let state = json!([
+            self.id,
+            self.change_id,
+            self.status,
+            self.period_start,
+            self.period_end,
+            self.anchor,
+            self.billing_mode,
+            self.ends(),
+            self.discounted,
+            self.taxed,
+            items
+        ]);
+        hex::encode(&Sha256::digest(state.to_string())[..8])
+    }
+}
+
+fn base_item<'a>(items: &'a [Item], catalogue: &'a Catalogue) -> Option<(&'a Item, &'a Plan)> {
+    let paid = items.iter().filter_map(|item| {
+        let plan = catalogue.plan_of_price(item.lookup_key.as_deref(), item.price_id.as_deref())?;
+        (!item.metered).then_some((item, plan))
+    });
+    paid.max_by_key(|(item, plan)| (catalogue.rank(&plan.tier), std::cmp::Reverse(&item.id)))
+}
+
+impl Item {
+    /// How often it is charged, where the engine knows such a rhythm.
+    pub fn cadence(&self) -> Option<Cadence> {
+        let interval = match self.interval.as_deref()? {
+            "day" => Interval::Day,
+            "week" => Interval::Week,
+            "month" => Interval::Month,
+            "year" => Interval::Year,
+            _ => return None,
+        };
+        let count = u16::try_from(self.interval_count.unwrap_or(1)).ok()?;
+        Cadence::every(count, interval).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(id: &str, tier: &str) -> Item {
+        Item {
+            id: id.to_owned(),
+            price_id: Some(format!("price_{id}")),
+            lookup_key: Some(format!("valuecanvas_{tier}_monthly")),
+            metered: false,
+            unit_amount: Some(1),
+            interval: Some("month".to_owned()),
+            interval_count: Some(1),
+            quantity: Some(1),
+        }
+    }
+
+    #[test]
+    fn the_plan_is_paid_by_the_item_of_the_highest_wherever_it_stands() {
+        let catalogue = Catalogue::load(None).unwrap();
+        let (standard, enterprise) = (item("si_a", "standard"), item("si_b", "enterprise"));
+        let addon = item("si_c", "addon");
+        for items in [
+            vec![standard.clone(), enterprise.clone(), addon.clone()],
+            vec![addon, enterprise, standard],
+        ] {
+            let (paying, plan) = base_item(&items, &catalogue).unwrap();
+            assert_eq!(
+                (paying.id.as_str(), plan.tier.as_str()),
+                ("si_b", "enterprise")
+            );
+        }
+    }
+}

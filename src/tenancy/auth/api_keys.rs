@@ -1,0 +1,153 @@
+//! API keys: what an organization's own programs call with.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::json;
+use sqlx::postgres::PgPool;
+use uuid::Uuid;
+
+use super::{Permission, store, token};
+use crate::audit::{self, Actor, LockedChains, NewEntry};
+use crate::db::TenantTx;
+use crate::telemetry::metrics;
+
+/// A key, as lists show it: not the key.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiKey {
+    pub id: Uuid,
+    pub organization_id: Uuid,
+    pub name: String,
+    /// The beginning of the key.
+    pub prefix: String,
+    pub scopes: Vec<String>,
+    pub created_at: Timestamp,
+    pub expires_at: Option<Timestamp>,
+    pub revoked_at: Option<Timestamp>,
+    /// To the minute.
+    pub last_used_at: Option<Timestamp>,
+}
+
+pub struct NewApiKey {
+    pub organization_id: Uuid,
+    pub name: String,
+    pub scopes: Vec<Permission>,
+    pub expires_at: Option<Timestamp>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ApiKeyError {
+    #[error("a key needs a name of 1 to 100 characters, without control characters")]
+    Name,
+    #[error("a key needs a scope: {}", scopes())]
+    NoScope,
+    #[error("a key cannot expire before it is made")]
+    Expired,
+    #[error("there is no organization {0}; `organizations list` shows them")]
+    Organization(Uuid),
+    #[error("there is no such key in use; `api-keys list` shows them")]
+    Unknown,
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+fn scopes() -> String {
+    Permission::ALL.map(Permission::as_str).join(", ")
+}
+
+/// Makes a key; the text returned is not kept and cannot be shown again.
+pub async fn create_api_key(
+    pool: &PgPool,
+    new: NewApiKey,
+    now: Timestamp,
+) -> Result<(ApiKey, String), ApiKeyError> {
+    let name = new.name.trim();
+    if name.is_empty() || name.chars().count() > 100 || name.chars().any(char::is_control) {
+        return Err(ApiKeyError::Name);
+    }
+    if new.scopes.is_empty() {
+        return Err(ApiKeyError::NoScope);
+    }
+    if new.expires_at.is_some_and(|at| at <= now) {
+        return Err(ApiKeyError::Expired);
+    }
+    let mut names: Vec<String> = new.scopes.iter().map(|s| s.as_str().to_owned()).collect();
+    names.sort();
+    names.dedup();
+    let secret = token::new_key();
+    let mut tx = TenantTx::begin(pool, new.organization_id).await?;
+    let locked = audit::lock_chains(tx.conn(), &[new.organization_id]).await?;
+    let key = ApiKey {
+        id: Uuid::now_v7(),
+        organization_id: new.organization_id,
+        name: name.to_owned(),
+        prefix: token::shown(&secret).to_owned(),
+        scopes: names,
+        created_at: now,
+        expires_at: new.expires_at,
+        revoked_at: None,
+        last_used_at: None,
+    };
+    if !store::insert_key(&mut tx, &key, &token::hash(&secret)).await? {
+        return Err(ApiKeyError::Organization(new.organization_id));
+    }
+    let after = json!({"name": key.name, "prefix": key.prefix, "scopes": key.scopes});
+    enter(&mut tx, &locked, "api_key_created", key.id, after).await?;
+    tx.commit().await?;
+    metrics::audit_entries(&["api_key_created"]);
+    Ok((key, secret))
+}
+
+/// Ends a key, on every replica at once.
+pub async fn revoke_api_key(
+    pool: &PgPool,
+    organization_id: Uuid,
+    id: Uuid,
+) -> Result<(), ApiKeyError> {
+    let mut tx = TenantTx::begin(pool, organization_id).await?;
+    let locked = audit::lock_chains(tx.conn(), &[organization_id]).await?;
+    if !store::revoke_key(&mut tx, id).await? {
+        return Err(ApiKeyError::Unknown);
+    }
+    enter(
+        &mut tx,
+        &locked,
+        "api_key_revoked",
+        id,
+        json!({"revoked": true}),
+    )
+    .await?;
+    tx.commit().await?;
+    metrics::audit_entries(&["api_key_revoked"]);
+    Ok(())
+}
+
+async fn enter(
+    tx: &mut TenantTx,
+    locked: &LockedChains,
+    action: &'static str,
+    id: Uuid,
+    after: serde_json::Value,
+) -> Result<(), sqlx::Error> {
+    let entry = NewEntry {
+        organization_id: tx.organization_id(),
+        action,
+        actor: Actor::System,
+        resource_type: "api_key",
+        resource_id: id.to_string(),
+        before: None,
+        after: Some(after),
+        metadata: json!({}),
+        client: None,
+    };
+    audit::append(tx.conn(), locked, std::slice::from_ref(&entry)).await
+}
+
+/// The keys of an organization, oldest first, those revoked included.
+pub async fn list_api_keys(
+    pool: &PgPool,
+    organization_id: Uuid,
+) -> Result<Vec<ApiKey>, sqlx::Error> {
+    let mut tx = TenantTx::begin(pool, organization_id).await?;
+    store::keys(&mut tx).await
+}

@@ -1,0 +1,249 @@
+//! Logging in and out.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use sqlx::postgres::PgPool;
+use uuid::Uuid;
+
+use super::door::{self, Door};
+use super::password::{self, Hasher, PasswordError};
+use super::throttle;
+use super::token::{self, Hash, Presented};
+use super::{Role, store, users};
+use crate::db::WorkerTx;
+use crate::telemetry::metrics;
+
+/// How long a token is good for, used or not.
+const LIFETIME: SignedDuration = SignedDuration::from_hours(24);
+
+/// A new session.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// Shown once.
+    pub token: String,
+    pub expires_at: Timestamp,
+    /// None: an operator's.
+    pub organization_id: Option<Uuid>,
+    pub role: Role,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LoginError {
+    #[error("the address or the password is wrong")]
+    InvalidCredentials,
+    #[error("too many attempts")]
+    Throttled { retry_after_secs: u32 },
+    #[error("too many logins at once")]
+    Busy,
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// What logs users in.
+#[derive(Clone)]
+pub struct Logins {
+    /// Its own: a flood of logins takes no connection from anybody else.
+    pool: PgPool,
+    hasher: Hasher,
+    door: Door,
+}
+
+/// An attempt that was counted as failed, until it succeeds.
+struct Attempt {
+    keys: [Hash; 3],
+    at: Timestamp,
+}
+
+impl Logins {
+    pub fn new(pool: PgPool) -> Self {
+        Self {
+            pool,
+            hasher: Hasher::default(),
+            door: Door::default(),
+        }
+    }
+
+    /// Checks a password and starts a session. An address that nobody has is
+    /// answered as a wrong password is, after the same work.
+    pub async fn log_in(
+        &self,
+        email: &str,
+        password: String,
+        from: IpAddr,
+    ) -> Result<Session, LoginError> {
+        let result = self.try_log_in(email, password, from).await;
+        metrics::login(match &result {
+            Ok(_) => "succeeded",
+            Err(LoginError::InvalidCredentials) => "failed",
+            Err(LoginError::Throttled { .. } | LoginError::Busy) => "throttled",
+            Err(LoginError::Database(_)) => "unavailable",
+        });
+        result
+    }
+
+    async fn try_log_in(
+        &self,
+        email: &str,
+        password: String,
+        from: IpAddr,
+    ) -> Result<Session, LoginError> {
+        // What nobody can have as a password is compared with nothing.
+        if password::check(&password).is_err() || !users::is_address(email) {
+            return Err(LoginError::InvalidCredentials);
+        }
+        let keys = counters_of(&users::folded(email), from);
+        let _admitted = self.door.enter(&keys[0], &keys[1])?;
+        let attempt = self.count_attempt(keys).await?;
+        match self.check(email, password, &attempt).await {
+            Err(error @ (LoginError::Busy | LoginError::Database(_))) => {
+                self.give_back(&attempt).await;
+                Err(error)
+            }
+            checked => checked,
+        }
+    }
+
+    async fn check(
+        &self,
+        email: &str,
+        password: String,
+        attempt: &Attempt,
+    ) -> Result<Session, LoginError> {
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let account = store::account(tx.conn(), &users::forms(email)).await?;
+        tx.commit().await?;
+        let hash = account
+            .as_ref()
+            .and_then(|account| account.password_hash.clone());
+        let matches = self.hasher.verify(password, hash).await;
+        let matches = matches.map_err(|error| match error {
+            PasswordError::Busy => LoginError::Busy,
+            PasswordError::Unusable => LoginError::InvalidCredentials,
+        })?;
+        let account = account
+            .filter(|_| matches)
+            .ok_or(LoginError::InvalidCredentials)?;
+        self.start_session(&account, attempt).await
+    }
+
+    async fn start_session(
+        &self,
+        account: &store::Account,
+        attempt: &Attempt,
+    ) -> Result<Session, LoginError> {
+        let role = if account.operator {
+            Role::Operator
+        } else {
+            let role = account.role.as_deref().and_then(Role::named);
+            role.ok_or(LoginError::InvalidCredentials)?
+        };
+        let organization_id = account.organization_id.filter(|_| !account.operator);
+        let token = token::new_session();
+        let expires_at = Timestamp::now() + LIFETIME;
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let hash = token::hash(&token);
+        store::insert_session(
+            tx.conn(),
+            &hash,
+            account.user_id,
+            organization_id,
+            expires_at,
+        )
+        .await?;
+        let (mut counters, now) = store::lock_counters(tx.conn(), &attempt.keys).await?;
+        throttle::succeed(&mut counters, attempt.at, now);
+        store::write_counters(tx.conn(), &attempt.keys, &counters).await?;
+        tx.commit().await?;
+        Ok(Session {
+            token,
+            expires_at,
+            organization_id,
+            role,
+        })
+    }
+
+    async fn count_attempt(&self, keys: [Hash; 3]) -> Result<Attempt, LoginError> {
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let (mut counters, now) = store::lock_counters(tx.conn(), &keys).await?;
+        match throttle::attempt(&mut counters, now) {
+            Ok(()) => {
+                store::write_counters(tx.conn(), &keys, &counters).await?;
+                tx.commit().await?;
+                Ok(Attempt { keys, at: now })
+            }
+            Err(refused) => {
+                tx.rollback().await?;
+                let wait = |until: Timestamp| {
+                    Duration::try_from(until.duration_since(now)).unwrap_or_default()
+                };
+                if let Some(until) = refused.of_address {
+                    self.door.keep_out(&keys[1], wait(until));
+                }
+                self.door.keep_out(&keys[0], wait(refused.until));
+                Err(door::throttled(wait(refused.until)))
+            }
+        }
+    }
+
+    /// An attempt that came to no answer was none.
+    async fn give_back(&self, attempt: &Attempt) {
+        let giving = async {
+            let mut tx = WorkerTx::begin(&self.pool).await?;
+            let (mut counters, _) = store::lock_counters(tx.conn(), &attempt.keys).await?;
+            for (counter, limit) in counters.iter_mut().zip(throttle::LIMITS) {
+                counter.give_back(limit, attempt.at);
+            }
+            store::write_counters(tx.conn(), &attempt.keys, &counters).await?;
+            tx.commit().await
+        };
+        if let Err::<(), sqlx::Error>(error) = giving.await {
+            tracing::warn!(%error, "an attempt to log in that came to nothing stays counted");
+        }
+    }
+}
+
+/// The counters [pair, address, account] of an attempt, as hashes: no list of
+/// who tried to log in is kept.
+fn counters_of(email: &str, from: IpAddr) -> [Hash; 3] {
+    // An IPv6 subscriber has a whole network of addresses.
+    let from = match from.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+    };
+    [
+        token::hash(&format!("pair {from} {email}")),
+        token::hash(&format!("address {from}")),
+        token::hash(&format!("account {email}")),
+    ]
+}
+
+/// Ends the session of a token, on every replica.
+pub async fn log_out(pool: &PgPool, token: &str) -> Result<(), sqlx::Error> {
+    if let Some(Presented::Session(hash)) = token::read(token) {
+        let mut tx = WorkerTx::begin(pool).await?;
+        store::revoke_session(tx.conn(), &hash).await?;
+        tx.commit().await?;
+    }
+    Ok(())
+}
+
+/// Removes up to `limit` old counters; how many that were.
+pub async fn purge_throttles(pool: &PgPool, limit: i64) -> Result<u64, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let purged = store::purge_throttles(tx.conn(), limit).await?;
+    tx.commit().await?;
+    Ok(purged)
+}
+
+/// Removes up to `limit` sessions that ended long ago; how many that were.
+pub async fn purge_sessions(pool: &PgPool, limit: i64) -> Result<u64, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let purged = store::purge_sessions(tx.conn(), limit).await?;
+    tx.commit().await?;
+    Ok(purged)
+}

@@ -1,0 +1,170 @@
+//! The caller of a request, once the credential is checked.
+
+use axum::extract::FromRequestParts;
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::audit::{self, Actor, Client, NewEntry};
+use crate::server::problem::Problem;
+
+/// What a route asks of its caller, and what an API key's scope gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Permission {
+    BillingRead,
+    BillingManage,
+    /// To see of the audit log's entries from where and by which address.
+    BillingAudit,
+    UsageWrite,
+    AgentsExecute,
+}
+
+impl Permission {
+    pub const ALL: [Self; 5] = [
+        Self::BillingRead,
+        Self::BillingManage,
+        Self::BillingAudit,
+        Self::UsageWrite,
+        Self::AgentsExecute,
+    ];
+
+    /// The name that scopes and the API use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BillingRead => "billing.read",
+            Self::BillingManage => "billing.manage",
+            Self::BillingAudit => "billing.audit",
+            Self::UsageWrite => "usage.write",
+            Self::AgentsExecute => "agents.execute",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| p.as_str() == name)
+    }
+}
+
+/// What a user is in an organization, or beside all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Owner,
+    BillingManager,
+    Member,
+    /// Works across organizations, and never through a tenant's routes.
+    Operator,
+}
+
+impl Role {
+    pub const ALL: [Self; 4] = [
+        Self::Owner,
+        Self::BillingManager,
+        Self::Member,
+        Self::Operator,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::BillingManager => "billing_manager",
+            Self::Member => "member",
+            Self::Operator => "operator",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == name)
+    }
+
+    /// What the role may do in its organization.
+    pub fn permissions(self) -> &'static [Permission] {
+        use Permission::{AgentsExecute, BillingAudit, BillingManage, BillingRead};
+        match self {
+            Self::Owner => &Permission::ALL,
+            Self::BillingManager => &[BillingRead, BillingManage, BillingAudit],
+            Self::Member => &[BillingRead, AgentsExecute],
+            Self::Operator => &[],
+        }
+    }
+}
+
+/// A tenant's caller. Put into the request by the one place that checks
+/// credentials; a handler takes it as an argument.
+#[derive(Debug, Clone)]
+pub struct Principal {
+    pub organization_id: Uuid,
+    pub actor: Actor,
+    pub permissions: Vec<Permission>,
+    /// From where the request came, for the audit log.
+    pub client: Client,
+}
+
+impl Principal {
+    pub fn may(&self, permission: Permission) -> bool {
+        self.permissions.contains(&permission)
+    }
+}
+
+/// An operator, who belongs to no organization.
+#[derive(Debug, Clone)]
+pub struct Operator {
+    pub user_id: Uuid,
+    /// From where the request came, for the audit log.
+    pub client: Client,
+}
+
+impl Operator {
+    pub fn actor(&self) -> Actor {
+        Actor::User(self.user_id)
+    }
+
+    /// What the operator did, for the audit log of the organization whose data
+    /// it was; None: of nobody, or of several.
+    pub fn did(
+        &self,
+        action: &'static str,
+        organization: Option<Uuid>,
+        resource_type: &'static str,
+        resource_id: String,
+    ) -> NewEntry {
+        NewEntry {
+            organization_id: organization.unwrap_or(audit::OPERATORS),
+            action,
+            actor: self.actor(),
+            resource_type,
+            resource_id,
+            before: None,
+            after: None,
+            metadata: json!({"operator": true}),
+            client: Some(self.client.clone()),
+        }
+    }
+}
+
+pub(super) fn unauthenticated(detail: &str) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail)
+}
+
+const NO_CREDENTIAL: &str = "send a token or an API key: `Authorization: Bearer …`";
+
+impl<S: Send + Sync> FromRequestParts<S> for Principal {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let known = parts.extensions.get::<Self>().cloned();
+        known.ok_or_else(|| unauthenticated(NO_CREDENTIAL))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Operator {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let known = parts.extensions.get::<Self>().cloned();
+        known.ok_or_else(|| unauthenticated(NO_CREDENTIAL))
+    }
+}
+
+pub(super) fn no_credential() -> Problem {
+    unauthenticated(NO_CREDENTIAL)
+}

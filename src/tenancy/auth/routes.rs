@@ -1,0 +1,129 @@
+//! `/api/auth`.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::post;
+use axum::{Extension, Router};
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgPool;
+use utoipa::{OpenApi, ToSchema};
+use uuid::Uuid;
+
+use super::{LoginError, Logins, log_out};
+use crate::audit::Client;
+use crate::server::extract::Json;
+use crate::server::problem::Problem;
+
+#[derive(OpenApi)]
+#[openapi(paths(login, logout))]
+pub struct Api;
+
+#[derive(Clone)]
+struct Login {
+    logins: Logins,
+    pool: PgPool,
+}
+
+/// `pool` serves logins and nothing else.
+pub fn router(pool: PgPool) -> Router {
+    Router::new()
+        .route("/api/auth/login", post(login))
+        .route("/api/auth/logout", post(logout))
+        .with_state(Login {
+            logins: Logins::new(pool.clone()),
+            pool,
+        })
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Credentials {
+    email: String,
+    password: String,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Token {
+    token: String,
+    /// `Bearer`
+    token_type: &'static str,
+    expires_at: jiff::Timestamp,
+    /// Null for an operator.
+    #[schema(required)]
+    organization_id: Option<Uuid>,
+    /// `owner`, `billing_manager`, `member` or `operator`
+    role: &'static str,
+}
+
+/// Log in
+#[utoipa::path(
+    post,
+    path = "/api/auth/login",
+    tag = "Access",
+    request_body = Credentials,
+    responses((status = 200, description = "A token, for `Authorization: Bearer`.", body = Token)),
+)]
+async fn login(
+    State(state): State<Login>,
+    Extension(client): Extension<Client>,
+    Json(credentials): Json<Credentials>,
+) -> Result<impl IntoResponse, Problem> {
+    let from = client.ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let Credentials { email, password } = credentials;
+    let session = state.logins.log_in(&email, password, from).await?;
+    let token = Token {
+        token: session.token,
+        token_type: "Bearer",
+        expires_at: session.expires_at,
+        organization_id: session.organization_id,
+        role: session.role.as_str(),
+    };
+    Ok(([(header::CACHE_CONTROL, "no-store")], axum::Json(token)))
+}
+
+/// Log out: the token is dead on every replica
+#[utoipa::path(
+    post,
+    path = "/api/auth/logout",
+    tag = "Access",
+    responses((status = 204, description = "The token is dead.")),
+)]
+async fn logout(State(state): State<Login>, headers: HeaderMap) -> Result<StatusCode, Problem> {
+    // The guard has let it through: it has one bearer token, which is good.
+    let value = headers.get(header::AUTHORIZATION);
+    let token = value
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.trim().split_once(' '))
+        .map_or("", |(_, token)| token.trim());
+    log_out(&state.pool, token).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+impl From<LoginError> for Problem {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::InvalidCredentials => Self::new(
+                StatusCode::UNAUTHORIZED,
+                "invalid_credentials",
+                "the address or the password is wrong",
+            ),
+            LoginError::Throttled { retry_after_secs } => Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_attempts",
+                "there were too many failed attempts; wait, and try again",
+            )
+            .retry_after(retry_after_secs),
+            LoginError::Busy => Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_logins",
+                "many are logging in at the moment; try again",
+            )
+            .retry_after(1),
+            LoginError::Database(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Users: who may log in, and for which organization.
+
+use serde::Serialize;
+use serde_json::json;
+use sqlx::postgres::PgPool;
+use unicode_normalization::UnicodeNormalization as _;
+use uuid::Uuid;
+
+use super::password::{Hasher, PasswordError};
+use super::store::Membership;
+use super::{Role, store};
+use crate::audit::{self, Actor, NewEntry};
+use crate::db::WorkerTx;
+use crate::telemetry::metrics;
+
+/// A user, as operators see one.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct User {
+    pub id: Uuid,
+    pub email: String,
+    pub role: String,
+    pub organization_id: Option<Uuid>,
+    pub created_at: jiff::Timestamp,
+    pub disabled_at: Option<jiff::Timestamp>,
+}
+
+pub struct NewUser {
+    pub email: String,
+    pub role: Role,
+    /// None for an operator, and for nobody else.
+    pub organization_id: Option<Uuid>,
+    pub password: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum UserError {
+    #[error("{0:?} is no e-mail address")]
+    Email(String),
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    #[error("there is a user {0} already; `users set-password` changes its password")]
+    Exists(String),
+    #[error("there is no user {0}; `users list` shows them")]
+    Unknown(String),
+    #[error("the user {0} is a member of that organization already, as {1}")]
+    Member(String, String),
+    #[error("there is no organization {0}; `organizations list` shows them")]
+    Organization(Uuid),
+    #[error("an operator belongs to no organization: leave --organization out")]
+    OperatorOfOne,
+    #[error("say which organization the user belongs to: --organization ID")]
+    OfNone,
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// Whether it can be an address: something, an @, something, and nothing that
+/// is no part of one.
+pub fn is_address(email: &str) -> bool {
+    let email = email.trim();
+    let unusual = |c: char| c.is_whitespace() || c.is_control();
+    email.len() <= 254
+        && !email.contains(unusual)
+        && email
+            .rsplit_once('@')
+            .is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty())
+}
+
+/// The form that addresses are kept and compared in: neither case makes a
+/// difference, nor whether a letter is written composed (NFC) or in parts.
+pub fn folded(email: &str) -> String {
+    email
+        .trim()
+        .nfc()
+        .collect::<String>()
+        .to_lowercase()
+        .nfc()
+        .collect()
+}
+
+/// The forms in which the address may be kept, the likeliest to be meant first:
+/// before addresses were composed, they were kept as they were typed.
+pub fn forms(email: &str) -> Vec<String> {
+    let typed = email.trim().to_lowercase();
+    let composed = folded(email);
+    let in_parts = composed.nfd().collect();
+    let mut forms = vec![typed, composed];
+    if !forms.contains(&in_parts) {
+        forms.push(in_parts);
+    }
+    forms.dedup();
+    forms
+}
+
+/// Creates a user; one of an organization is entered in its audit log.
+pub async fn create_user(pool: &PgPool, hasher: &Hasher, new: NewUser) -> Result<User, UserError> {
+    match (new.role, new.organization_id) {
+        (Role::Operator, Some(_)) => return Err(UserError::OperatorOfOne),
+        (Role::Operator, None) | (_, Some(_)) => {}
+        (_, None) => return Err(UserError::OfNone),
+    }
+    let email = folded(&new.email);
+    if !is_address(&email) {
+        return Err(UserError::Email(new.email));
+    }
+    let password_hash = hasher.hash(new.password).await?;
+    let id = Uuid::now_v7();
+    let mut tx = WorkerTx::begin(pool).await?;
+    let organizations: Vec<Uuid> = new.organization_id.into_iter().collect();
+    let chains = audit::lock_chains(tx.conn(), &organizations).await?;
+    let created = store::insert_user(
+        tx.conn(),
+        id,
+        &email,
+        &forms(&new.email),
+        &password_hash,
+        new.role == Role::Operator,
+    )
+    .await?;
+    let created_at = created.ok_or_else(|| UserError::Exists(email.clone()))?;
+    if let Some(organization) = new.organization_id {
+        let role = new.role.as_str();
+        match store::insert_member(tx.conn(), organization, id, role).await? {
+            Membership::Added => {}
+            Membership::NoOrganization => return Err(UserError::Organization(organization)),
+            Membership::Already(role) => return Err(UserError::Member(email, role)),
+        }
+        let after = json!({"email": email, "role": role});
+        let entry = entry(organization, "user_created", id, None, after);
+        audit::append(tx.conn(), &chains, &[entry]).await?;
+    }
+    tx.commit().await?;
+    if new.organization_id.is_some() {
+        metrics::audit_entries(&["user_created"]);
+    }
+    Ok(User {
+        id,
+        email,
+        role: new.role.as_str().to_owned(),
+        organization_id: new.organization_id,
+        created_at,
+        disabled_at: None,
+    })
+}
+
+/// Makes a user a member of another organization, where the next login leads.
+pub async fn add_member(
+    pool: &PgPool,
+    email: &str,
+    organization_id: Uuid,
+    role: Role,
+) -> Result<(), UserError> {
+    if role == Role::Operator {
+        return Err(UserError::OperatorOfOne);
+    }
+    let mut tx = WorkerTx::begin(pool).await?;
+    let chains = audit::lock_chains(tx.conn(), &[organization_id]).await?;
+    let user = find(&mut tx, email).await?;
+    match store::insert_member(tx.conn(), organization_id, user.id, role.as_str()).await? {
+        Membership::Added => {}
+        Membership::NoOrganization => return Err(UserError::Organization(organization_id)),
+        Membership::Already(role) => return Err(UserError::Member(user.email, role)),
+    }
+    let after = json!({"email": user.email, "role": role.as_str()});
+    let action = "member_added";
+    let entry = entry(organization_id, action, user.id, None, after);
+    audit::append(tx.conn(), &chains, &[entry]).await?;
+    tx.commit().await?;
+    metrics::audit_entries(&[action]);
+    Ok(())
+}
+
+/// Gives a user another password, and ends the sessions of the old one.
+pub async fn set_password(
+    pool: &PgPool,
+    hasher: &Hasher,
+    email: &str,
+    password: String,
+) -> Result<(), UserError> {
+    let hash = hasher.hash(password).await?;
+    change(
+        pool,
+        email,
+        "user_password_set",
+        json!({}),
+        Change::Password(&hash),
+    )
+    .await
+}
+
+/// Lets a user log in no more, and ends the user's sessions everywhere.
+pub async fn disable_user(pool: &PgPool, email: &str) -> Result<(), UserError> {
+    let after = json!({"disabled": true});
+    change(pool, email, "user_disabled", after, Change::Disabled).await
+}
+
+enum Change<'a> {
+    Password(&'a str),
+    Disabled,
+}
+
+/// Changes a user, and enters it in the log of each of the user's
+/// organizations.
+async fn change(
+    pool: &PgPool,
+    email: &str,
+    action: &'static str,
+    after: serde_json::Value,
+    change: Change<'_>,
+) -> Result<(), UserError> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let user = find(&mut tx, email).await?;
+    let organizations = store::organizations_of(tx.conn(), user.id).await?;
+    let chains = audit::lock_chains(tx.conn(), &organizations).await?;
+    match change {
+        Change::Password(hash) => store::update_password(tx.conn(), user.id, hash).await?,
+        Change::Disabled => store::disable_user(tx.conn(), user.id).await?,
+    }
+    store::revoke_sessions_of(tx.conn(), user.id).await?;
+    let before = json!({"disabled": user.disabled_at.is_some()});
+    let entries: Vec<NewEntry> = organizations
+        .iter()
+        .map(|id| entry(*id, action, user.id, Some(before.clone()), after.clone()))
+        .collect();
+    audit::append(tx.conn(), &chains, &entries).await?;
+    tx.commit().await?;
+    metrics::audit_entries(&vec![action; entries.len()]);
+    Ok(())
+}
+
+async fn find(tx: &mut WorkerTx, email: &str) -> Result<User, UserError> {
+    let users = store::users(tx.conn(), None, Some(&forms(email))).await?;
+    let user = users.into_iter().next();
+    user.ok_or_else(|| UserError::Unknown(email.to_owned()))
+}
+
+fn entry(
+    organization_id: Uuid,
+    action: &'static str,
+    user_id: Uuid,
+    before: Option<serde_json::Value>,
+    after: serde_json::Value,
+) -> NewEntry {
+    NewEntry {
+        organization_id,
+        action,
+        actor: Actor::System,
+        resource_type: "user",
+        resource_id: user_id.to_string(),
+        before,
+        after: Some(after),
+        metadata: json!({}),
+        client: None,
+    }
+}
+
+/// All users, or those of an organization, oldest first.
+pub async fn list_users(
+    pool: &PgPool,
+    organization: Option<Uuid>,
+) -> Result<Vec<User>, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    store::users(tx.conn(), organization, None).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_told_from_what_is_none() {
+        for address in ["test@example.com", " Ünï@example.org ", "a@b"] {
+            assert!(is_address(address), "{address}");
+        }
+        let long = format!("{}@example.com", "x".repeat(260));
+        for other in ["", "@", "a@", "@b", "a b@c", "a\0@b", "a\r\n@b", &long] {
+            assert!(!is_address(other), "{other:?}");
+        }
+        assert_eq!(folded(" Test@Example.COM "), "test@example.com");
+    }
+
+    #[test]
+    fn an_address_is_one_however_it_is_composed() {
+        let composed = "jos\u{e9}@example.com";
+        for typed in [
+            composed,
+            "jose\u{301}@example.com",
+            "JOSE\u{301}@Example.com",
+            " JOS\u{c9}@example.com",
+        ] {
+            assert_eq!(folded(typed), composed, "{typed}");
+            assert!(forms(typed).contains(&"jose\u{301}@example.com".to_owned()));
+        }
+        // The sign for Kelvin is the letter; in Hangul, syllables are composed.
+        assert_eq!(folded("\u{212a}@b"), "k@b");
+        assert_eq!(folded("\u{1112}\u{1161}\u{11ab}@b"), "\u{d55c}@b");
+        assert_eq!(forms("plain@example.com"), ["plain@example.com"]);
+    }
+}

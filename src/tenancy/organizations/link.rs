@@ -1,0 +1,104 @@
+//! Giving an organization another customer of Stripe's.
+
+use serde_json::json;
+use sqlx::postgres::PgPool;
+use uuid::Uuid;
+
+use super::{is_customer_id, store, wake_waiting};
+use crate::audit::{self, Actor, NewEntry};
+use crate::db::{TenantTx, WorkerTx};
+use crate::telemetry::metrics;
+
+/// The action of the entry about it.
+pub const LINKED: &str = "customer_linked";
+/// That of one about a customer that Stripe has deleted.
+pub const DELETED: &str = "customer_deleted";
+
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error("{0:?} is no Stripe customer id (cus_…)")]
+    CustomerId(String),
+    #[error("the Stripe customer {0} belongs to another organization, {1}")]
+    Taken(String, Uuid),
+    #[error("the Stripe customer {0} was deleted; name one that is there")]
+    Deleted(String),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// New subscriptions of the organization are for this customer from now on, and
+/// its events are the organization's. Said twice, it is the same.
+pub async fn link_customer(
+    pool: &PgPool,
+    organization_id: Uuid,
+    customer_id: &str,
+) -> Result<(), LinkError> {
+    if !is_customer_id(customer_id) {
+        return Err(LinkError::CustomerId(customer_id.to_owned()));
+    }
+    let mut tx = TenantTx::begin(pool, organization_id).await?;
+    let locked = audit::lock_chains(tx.conn(), &[organization_id]).await?;
+    let before = store::current_customer(tx.conn(), organization_id).await?;
+    let inserted = store::insert_customer(&mut tx, customer_id).await?;
+    if !inserted {
+        // Seen across organizations: the tenant's transaction shows its own.
+        let mut across = WorkerTx::begin(pool).await?;
+        let owner = store::customer_owner(across.conn(), customer_id).await?;
+        across.rollback().await?;
+        if let Some(other) = owner.filter(|owner| *owner != organization_id) {
+            return Err(LinkError::Taken(customer_id.to_owned(), other));
+        }
+        if store::is_deleted(tx.conn(), organization_id, customer_id).await? {
+            return Err(LinkError::Deleted(customer_id.to_owned()));
+        }
+    }
+    if before.as_deref() == Some(customer_id) {
+        tx.commit().await?;
+        return Ok(());
+    }
+    store::prefer_customer(&mut tx, customer_id).await?;
+    let entry = NewEntry {
+        organization_id,
+        action: LINKED,
+        actor: Actor::System,
+        resource_type: "customer",
+        resource_id: customer_id.to_owned(),
+        before: Some(json!({"stripeCustomerId": before})),
+        after: Some(json!({"stripeCustomerId": customer_id})),
+        metadata: json!({}),
+        client: None,
+    };
+    audit::append(tx.conn(), &locked, std::slice::from_ref(&entry)).await?;
+    tx.commit().await?;
+    metrics::audit_entries(&[entry.action]);
+    wake_waiting(pool, customer_id).await?;
+    Ok(())
+}
+
+/// The customer was deleted in Stripe, and is never used again.
+pub async fn customer_was_deleted(
+    pool: &PgPool,
+    organization_id: Uuid,
+    customer_id: &str,
+) -> Result<(), sqlx::Error> {
+    let mut tx = TenantTx::begin(pool, organization_id).await?;
+    let locked = audit::lock_chains(tx.conn(), &[organization_id]).await?;
+    if !store::forget_customer(&mut tx, customer_id).await? {
+        return Ok(());
+    }
+    let entry = NewEntry {
+        organization_id,
+        action: DELETED,
+        actor: Actor::System,
+        resource_type: "customer",
+        resource_id: customer_id.to_owned(),
+        before: Some(json!({"stripeCustomerId": customer_id})),
+        after: Some(json!({"stripeCustomerId": customer_id, "deleted": true})),
+        metadata: json!({}),
+        client: None,
+    };
+    audit::append(tx.conn(), &locked, std::slice::from_ref(&entry)).await?;
+    tx.commit().await?;
+    metrics::audit_entries(&[entry.action]);
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! Organizations: the tenants.
+
+mod erase;
+mod link;
+pub mod routes;
+pub mod sample;
+mod store;
+
+use serde_json::json;
+use sqlx::postgres::PgPool;
+use uuid::Uuid;
+
+use crate::audit::{self, Actor, NewEntry};
+use crate::catalogue::Catalogue;
+use crate::db::TenantTx;
+use crate::metering::quotas;
+use crate::projection;
+use crate::telemetry::metrics;
+use crate::webhooks;
+pub use erase::{EraseError, Erased, erase};
+pub use link::{LinkError, customer_was_deleted, link_customer};
+pub use store::overview::{Overview, overview};
+pub use store::{Identity, Organization, find, list, mark, plan_tier};
+
+const CREATED: &str = "organization_created";
+/// The action of an operator who looked at all of them.
+const LISTED: &str = "organizations_listed";
+
+/// The actions that audit entries about organizations have.
+pub fn audit_actions() -> impl Iterator<Item = &'static str> {
+    [CREATED, LISTED, link::LINKED, link::DELETED, erase::ERASED].into_iter()
+}
+
+/// Who is to be created.
+#[derive(Debug, Clone)]
+pub struct NewOrganization {
+    pub name: String,
+    /// The plan while no subscription says otherwise.
+    pub plan_tier: String,
+    pub stripe_customer_id: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    #[error("an organization needs a name of 1 to 200 characters, without control characters")]
+    Name,
+    #[error("there is no plan {0:?}; `PLANS_FILE` lists the tiers")]
+    Plan(String),
+    #[error("{0:?} is no Stripe customer id (cus_…)")]
+    CustomerId(String),
+    #[error("the Stripe customer {0} belongs to another organization")]
+    CustomerTaken(String),
+    #[error("an external id has 1 to 255 printable characters")]
+    ExternalId,
+    #[error("another organization has the external id {0:?}")]
+    ExternalIdTaken(String),
+    #[error("{0:?} is no e-mail address")]
+    Email(String),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// Creates an organization with its quotas, its billing customer and its audit
+/// entry. Events that waited for the customer are processed next.
+pub async fn create(
+    pool: &PgPool,
+    catalogue: &Catalogue,
+    new: NewOrganization,
+) -> Result<Organization, CreateError> {
+    create_named(pool, catalogue, new, Identity::default()).await
+}
+
+/// The same, with what the product calls it.
+pub async fn create_named(
+    pool: &PgPool,
+    catalogue: &Catalogue,
+    new: NewOrganization,
+    identity: Identity,
+) -> Result<Organization, CreateError> {
+    create_as(pool, catalogue, Uuid::now_v7(), new, identity).await
+}
+
+async fn create_as(
+    pool: &PgPool,
+    catalogue: &Catalogue,
+    id: Uuid,
+    new: NewOrganization,
+    identity: Identity,
+) -> Result<Organization, CreateError> {
+    check(&identity)?;
+    let name = new.name.trim();
+    if name.is_empty() || name.chars().count() > 200 || name.chars().any(char::is_control) {
+        return Err(CreateError::Name);
+    }
+    if catalogue.plan(&new.plan_tier).is_none() {
+        return Err(CreateError::Plan(new.plan_tier));
+    }
+    let customer = new.stripe_customer_id.as_deref();
+    if let Some(id) = customer.filter(|id| !is_customer_id(id)) {
+        return Err(CreateError::CustomerId(id.to_owned()));
+    }
+
+    let mut tx = TenantTx::begin(pool, id).await?;
+    let locked = audit::lock_chains(tx.conn(), &[id]).await?;
+    let organization = store::insert(&mut tx, name, &new.plan_tier).await?;
+    quotas::set_plan(tx.conn(), catalogue, &[id], &new.plan_tier).await?;
+    store::identify(&mut tx, &identity).await.map_err(|error| {
+        match (&identity.external_id, crate::db::is_duplicate(&error)) {
+            (Some(external_id), true) => CreateError::ExternalIdTaken(external_id.clone()),
+            _ => error.into(),
+        }
+    })?;
+    if let Some(customer) = customer
+        && !store::insert_customer(&mut tx, customer).await?
+    {
+        return Err(CreateError::CustomerTaken(customer.to_owned()));
+    }
+    let entry = NewEntry {
+        organization_id: id,
+        action: CREATED,
+        actor: Actor::System,
+        resource_type: "organization",
+        resource_id: id.to_string(),
+        before: None,
+        after: Some(json!({
+            "name": name,
+            "planTier": new.plan_tier,
+            "stripeCustomerId": customer,
+            "externalId": identity.external_id,
+        })),
+        metadata: json!({}),
+        client: None,
+    };
+    audit::append(tx.conn(), &locked, std::slice::from_ref(&entry)).await?;
+    tx.commit().await?;
+    metrics::audit_entries(&[entry.action]);
+    if let Some(customer) = customer {
+        wake_waiting(pool, customer).await?;
+    }
+    Ok(Organization {
+        stripe_customer_id: customer.map(str::to_owned),
+        external_id: identity.external_id,
+        email: identity.email,
+        ..organization
+    })
+}
+
+/// Gives the organization of `tx` a billing customer; false if another has it.
+pub async fn adopt_customer(tx: &mut TenantTx, customer_id: &str) -> Result<bool, sqlx::Error> {
+    store::insert_customer(tx, customer_id).await
+}
+
+/// Lets events that waited for this customer be processed next.
+pub async fn wake_waiting(pool: &PgPool, customer: &str) -> Result<(), sqlx::Error> {
+    let woken = match try_wake(pool, customer).await {
+        // A worker marked some of them at this moment, in another order.
+        Err(error) if crate::db::is_conflict(&error) => try_wake(pool, customer).await?,
+        woken => woken?,
+    };
+    if woken > 0 {
+        tracing::info!(
+            customer,
+            events = woken,
+            "events that waited for this customer are processed next"
+        );
+    }
+    Ok(())
+}
+
+async fn try_wake(pool: &PgPool, customer: &str) -> Result<u64, sqlx::Error> {
+    let mut tx = crate::db::WorkerTx::begin(pool).await?;
+    let waiting = webhooks::wake_waiting(tx.conn(), customer).await?;
+    let woken = waiting + projection::wake_customer(tx.conn(), customer).await?;
+    tx.commit().await?;
+    Ok(woken)
+}
+
+fn check(identity: &Identity) -> Result<(), CreateError> {
+    if let Some(id) = &identity.external_id {
+        let is_printable = !id.trim().is_empty() && !id.chars().any(char::is_control);
+        if !is_printable || id.chars().count() > 255 {
+            return Err(CreateError::ExternalId);
+        }
+    }
+    match &identity.email {
+        Some(email) if !crate::tenancy::auth::is_address(email) => {
+            Err(CreateError::Email(email.clone()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_customer_id(id: &str) -> bool {
+    id.len() > 4
+        && id.len() <= 255
+        && id.starts_with("cus_")
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}

@@ -1,0 +1,53 @@
+//! `GET /api/operator/organizations`.
+
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
+use utoipa::OpenApi;
+use uuid::Uuid;
+
+use super::{LISTED, Organization, store};
+use crate::audit;
+use crate::db::WorkerTx;
+use crate::server::Shared;
+use crate::server::extract::Query;
+use crate::server::pagination::page::{Page, Paging};
+use crate::server::problem::Problem;
+use crate::telemetry::metrics;
+use crate::tenancy::auth::Operator;
+
+#[derive(OpenApi)]
+#[openapi(paths(organizations))]
+pub struct Api;
+
+pub fn router(shared: Shared) -> Router {
+    Router::new()
+        .route("/api/operator/organizations", get(organizations))
+        .with_state(shared)
+}
+
+/// The organizations, oldest first
+#[utoipa::path(
+    get,
+    path = "/api/operator/organizations",
+    operation_id = "list_organizations",
+    tag = "Operators",
+    params(Paging),
+    responses((status = 200, description = "A page of organizations.", body = Page<Organization>)),
+)]
+async fn organizations(
+    State(shared): State<Shared>,
+    operator: Operator,
+    Query(paging): Query<Paging>,
+) -> Result<Json<Page<Organization>>, Problem> {
+    let cursors = shared.cursors.of(Uuid::nil(), "organizations", &()).await?;
+    let after = cursors.place(paging.cursor.as_deref())?;
+    let mut tx = WorkerTx::begin(&shared.pool).await?;
+    let rows = store::page(tx.conn(), after, paging.limit.rows()).await?;
+    let entry = operator.did(LISTED, None, "organization", "all".to_owned());
+    audit::enter(tx.conn(), entry).await?;
+    tx.commit().await?;
+    metrics::audit_entries(&[LISTED]);
+    let place = |organization: &Organization| (organization.created_at, organization.id);
+    Ok(Json(Page::of(rows, paging.limit, &cursors, place)))
+}

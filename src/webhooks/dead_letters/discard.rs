@@ -1,0 +1,79 @@
+//! Discarding: a dead letter that nobody wants applied goes back to the inbox
+//! as processed. Sent again, it is a duplicate.
+
+use serde_json::json;
+use sqlx::postgres::PgPool;
+use uuid::Uuid;
+
+use crate::audit::{self, Actor, NewEntry};
+use crate::db::WorkerTx;
+use crate::telemetry::metrics;
+use crate::tenancy::auth::Operator;
+use crate::webhooks::store::dead_letters;
+
+pub const ACTION: &str = "webhook_event_discarded";
+
+/// Discards a dead letter for `operator`; false if there is none.
+pub async fn discard(
+    pool: &PgPool,
+    event_id: &str,
+    operator: &Operator,
+) -> Result<bool, sqlx::Error> {
+    discard_as(pool, event_id, |organization| {
+        operator.did(ACTION, organization, "webhook_event", event_id.to_owned())
+    })
+    .await
+}
+
+/// Discards a dead letter by the command line; false if there is none.
+pub async fn discard_unasked(pool: &PgPool, event_id: &str) -> Result<bool, sqlx::Error> {
+    discard_as(pool, event_id, |organization| NewEntry {
+        organization_id: organization.unwrap_or(audit::OPERATORS),
+        action: ACTION,
+        actor: Actor::System,
+        resource_type: "webhook_event",
+        resource_id: event_id.to_owned(),
+        before: None,
+        after: None,
+        metadata: json!({"by": "command line"}),
+        client: None,
+    })
+    .await
+}
+
+/// Whether there is such a dead letter.
+pub async fn is_dead_letter(pool: &PgPool, event_id: &str) -> Result<bool, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let known = dead_letters::is_there(tx.conn(), event_id).await?;
+    tx.commit().await?;
+    Ok(known)
+}
+
+/// `entry` says, of the letter's organization, who discards it.
+async fn discard_as(
+    pool: &PgPool,
+    event_id: &str,
+    entry: impl FnOnce(Option<Uuid>) -> NewEntry,
+) -> Result<bool, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let Some(letter) = dead_letters::discard(tx.conn(), event_id).await? else {
+        return Ok(false);
+    };
+    let organization = letter.organization_id;
+    let mut entry = entry(organization);
+    entry.before = Some(json!({
+        "eventType": letter.event_type,
+        "retryCount": letter.retry_count,
+        "error": letter.error_message,
+    }));
+    audit::enter(tx.conn(), entry).await?;
+    tx.commit().await?;
+    metrics::audit_entries(&[ACTION]);
+    tracing::info!(
+        event_id,
+        event_type = letter.event_type,
+        organization_id = organization.map(tracing::field::display),
+        "Webhook event discarded"
+    );
+    Ok(true)
+}

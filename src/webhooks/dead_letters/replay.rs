@@ -1,0 +1,233 @@
+//! Replay: a dead letter, or an event that was processed before, goes through
+//! the real handler again.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+use tracing::Instrument as _;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::audit;
+use crate::db::{self, WorkerTx};
+use crate::projection::{self, Applied, Batch, Context, Handled, HandlerError, StoredEvent};
+use crate::telemetry::metrics;
+use crate::tenancy::auth::Operator;
+use crate::webhooks::store::leases::Failure;
+use crate::webhooks::store::replays::{self, Found, Place};
+use crate::webhooks::worker::{Processor, failure_of, refused};
+
+/// What a replay came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(tag = "result", rename_all = "snake_case")]
+pub enum Replayed {
+    Succeeded {
+        outcome: &'static str,
+    },
+    Failed {
+        error: String,
+    },
+    /// A worker has it in its hands at this moment.
+    InFlight,
+    /// Neither the inbox nor the dead letters know it.
+    Unknown,
+}
+
+pub const ACTION: &str = "webhook_event_replayed";
+
+/// How long a replay waits for an organization that another transaction holds.
+const WAIT: &str = "5s";
+
+/// Replays one event in a transaction of its own. Two replays of one event
+/// wait for each other; the dead letter goes only when the handler succeeded.
+pub async fn replay(processor: &Processor, event_id: &str) -> Result<Replayed, sqlx::Error> {
+    replay_for(processor, event_id, None).await
+}
+
+/// Replays one event; the audit log says for whom, and what came of it.
+async fn replay_for(
+    processor: &Processor,
+    event_id: &str,
+    operator: Option<&Operator>,
+) -> Result<Replayed, sqlx::Error> {
+    let context = context(processor, event_id).await?;
+    let mut tx = WorkerTx::begin_impatient(&processor.pool, WAIT).await?;
+    let (event, place, organization) = match find(&mut tx, event_id).await? {
+        Ok(found) => found,
+        Err(replayed) => return Ok(replayed),
+    };
+    let (result, applied) = handle(&mut tx, &context, &event).await?;
+    match result {
+        Ok(handled) => {
+            replays::finish(tx.conn(), place, &event, &handled).await?;
+            let done = Done {
+                event: &event,
+                organization: handled.organization_id(),
+                result: json!({"outcome": handled.outcome()}),
+            };
+            let entered = done.enter(&mut tx, operator).await?;
+            tx.commit().await?;
+            applied.count();
+            metrics::audit_entries(entered);
+            metrics::attempt_replayed(true);
+            tracing::info!(
+                event_id,
+                event_type = event.event_type,
+                outcome = handled.outcome(),
+                organization_id = handled.organization_id().map(tracing::field::display),
+                "Webhook event replayed"
+            );
+            Ok(Replayed::Succeeded {
+                outcome: handled.outcome(),
+            })
+        }
+        Err(error) => {
+            tx.rollback().await?;
+            metrics::attempt_replayed(false);
+            let done = Done {
+                event: &event,
+                organization,
+                result: json!({"error": error.to_string()}),
+            };
+            record_failure(processor, done, place, &error, operator).await?;
+            Ok(Replayed::Failed {
+                error: error.to_string(),
+            })
+        }
+    }
+}
+
+/// What the handlers know besides the event. No transaction is open while Stripe
+/// is asked whose the key is.
+async fn context<'a>(processor: &'a Processor, event_id: &str) -> Result<Context<'a>, sqlx::Error> {
+    let mut tx = WorkerTx::begin(&processor.pool).await?;
+    let names_account = replays::names_account(tx.conn(), event_id).await?;
+    tx.commit().await?;
+    Ok(processor.context(names_account).await)
+}
+
+/// An event, where it was, and the organization it is known to be of.
+type Kept = (StoredEvent, Place, Option<Uuid>);
+
+/// The event, or why there is nothing to replay.
+async fn find(tx: &mut WorkerTx, event_id: &str) -> Result<Result<Kept, Replayed>, sqlx::Error> {
+    Ok(match replays::find(tx.conn(), event_id).await? {
+        Found::At(event, place, organization) => Ok((event, place, organization)),
+        Found::InFlight => Err(Replayed::InFlight),
+        Found::Nowhere => Err(Replayed::Unknown),
+    })
+}
+
+/// Runs the handler on one event.
+async fn handle(
+    tx: &mut WorkerTx,
+    context: &Context<'_>,
+    event: &StoredEvent,
+) -> Result<(Result<Handled, HandlerError>, Applied), sqlx::Error> {
+    let mut batch = Batch {
+        wait: true,
+        ..Batch::default()
+    };
+    match projection::apply(tx.conn(), context, &[event], &mut batch).await {
+        Ok(mut applied) => {
+            let result = applied.results.pop();
+            Ok((result.expect("one event has one result"), applied))
+        }
+        Err(error) if db::is_outage(&error) => Err(error),
+        Err(error) => Ok((Err(refused(&error)), Applied::default())),
+    }
+}
+
+/// Runs the handler on an event as a replay would, and undoes it: what a replay
+/// would come to.
+pub async fn rehearse(processor: &Processor, event_id: &str) -> Result<Replayed, sqlx::Error> {
+    let context = context(processor, event_id).await?;
+    let mut tx = WorkerTx::begin_impatient(&processor.pool, WAIT).await?;
+    let (event, place, _) = match find(&mut tx, event_id).await? {
+        Ok(found) => found,
+        Err(replayed) => return Ok(replayed),
+    };
+    let (result, _) = handle(&mut tx, &context, &event).await?;
+    let rehearsed = match result {
+        Ok(handled) => replays::finish(tx.conn(), place, &event, &handled)
+            .await
+            .map(|()| Replayed::Succeeded {
+                outcome: handled.outcome(),
+            }),
+        Err(error) => Ok(Replayed::Failed {
+            error: error.to_string(),
+        }),
+    };
+    tx.rollback().await?;
+    rehearsed
+}
+
+/// Replays one event for an operator, on a thread of its own: the compiler does
+/// not see that a handler's future may move between threads.
+pub async fn replay_apart(
+    processor: Arc<Processor>,
+    event_id: String,
+    operator: Operator,
+) -> Result<Replayed, sqlx::Error> {
+    let runtime = Handle::current();
+    let span = tracing::Span::current();
+    let replaying = tokio::task::spawn_blocking(move || {
+        let replaying = replay_for(&processor, &event_id, Some(&operator));
+        runtime.block_on(replaying.instrument(span))
+    });
+    match replaying.await {
+        Ok(replayed) => replayed,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// A replay that came to its end.
+struct Done<'a> {
+    event: &'a StoredEvent,
+    organization: Option<Uuid>,
+    result: Value,
+}
+
+impl Done<'_> {
+    /// Enters it in the audit log, if an operator asked for it; the actions
+    /// that were entered.
+    async fn enter(
+        self,
+        tx: &mut WorkerTx,
+        operator: Option<&Operator>,
+    ) -> Result<&'static [&'static str], sqlx::Error> {
+        let Some(operator) = operator else {
+            return Ok(&[]);
+        };
+        let id = self.event.id.clone();
+        let mut entry = operator.did(ACTION, self.organization, "webhook_event", id);
+        entry.before = Some(json!({"eventType": self.event.event_type}));
+        entry.after = Some(self.result);
+        audit::enter(tx.conn(), entry).await?;
+        Ok(&[ACTION])
+    }
+}
+
+/// A replay that failed leaves a dead letter where it is, with one more
+/// attempt; an event of the inbox stays as it was.
+async fn record_failure(
+    processor: &Processor,
+    done: Done<'_>,
+    place: Place,
+    error: &HandlerError,
+    operator: Option<&Operator>,
+) -> Result<(), sqlx::Error> {
+    let event = done.event;
+    tracing::warn!(event_id = event.id, event_type = event.event_type, %error, "Webhook event replay failed");
+    let mut tx = WorkerTx::begin(&processor.pool).await?;
+    if place == Place::DeadLetters {
+        let failure: Failure = failure_of(error);
+        replays::add_attempt(tx.conn(), event, &failure).await?;
+    }
+    let entered = done.enter(&mut tx, operator).await?;
+    tx.commit().await?;
+    metrics::audit_entries(entered);
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! `/api/operator/dead-letters`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::json;
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+use super::{Inbox, Place, enter};
+use crate::server::extract::{Path, Query};
+use crate::server::pagination::page::{Limit, Page};
+use crate::server::problem::Problem;
+use crate::tenancy::auth::Operator;
+use crate::webhooks::inspect::{DeadLetter, Details};
+use crate::webhooks::{self, DeadLetterFilter, LETTERS_LISTED, list_dead_letters};
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
+pub struct LettersQuery {
+    /// Such as `invoice.finalized`.
+    r#type: Option<String>,
+    organization_id: Option<Uuid>,
+    #[serde(default)]
+    #[param(inline)]
+    limit: Limit,
+    /// `nextCursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// The dead letters, oldest first
+#[utoipa::path(
+    get,
+    path = "/api/operator/dead-letters",
+    operation_id = "list_dead_letters",
+    tag = "Operators",
+    params(LettersQuery),
+    responses((status = 200, description = "A page of dead letters.", body = Page<DeadLetter>)),
+)]
+pub async fn list(
+    State(inbox): State<Inbox>,
+    operator: Operator,
+    Query(query): Query<LettersQuery>,
+) -> Result<Json<Page<DeadLetter>>, Problem> {
+    let lists = &inbox.shared.cursors;
+    let filters = json!({"type": query.r#type, "organizationId": query.organization_id});
+    let cursors = lists.of(Uuid::nil(), "dead-letters", &filters).await?;
+    let mut entry = operator.did(LETTERS_LISTED, None, "webhook_event", "all".to_owned());
+    entry.metadata = json!({"operator": true, "filters": filters});
+    let filter = DeadLetterFilter {
+        after: cursors.place::<Place>(query.cursor.as_deref())?,
+        event_type: query.r#type,
+        organization_id: query.organization_id,
+    };
+    let mut tx = inbox.begin().await?;
+    let rows = list_dead_letters(tx.conn(), &filter, query.limit.rows()).await?;
+    enter(tx, entry).await?;
+    let place = |letter: &DeadLetter| (letter.dead_lettered_at, letter.event_id.clone());
+    Ok(Json(Page::of(rows, query.limit, &cursors, place)))
+}
+
+pub fn is_dead(event: &Details) -> bool {
+    event.state == "dead_letter"
+}
+
+pub fn none_such() -> Problem {
+    Problem::not_found("there is no such dead letter; it may have been replayed or discarded")
+}
+
+/// A dead letter with its payload and each failed attempt
+#[utoipa::path(
+    get,
+    path = "/api/operator/dead-letters/{id}",
+    operation_id = "show_dead_letter",
+    tag = "Operators",
+    params(("id" = String, Path, description = "Stripe's id.", example = "evt_1")),
+    responses((status = 200, description = "All that is known of it.", body = Details)),
+)]
+pub async fn show(
+    State(inbox): State<Inbox>,
+    operator: Operator,
+    Path(id): Path<String>,
+) -> Result<Json<Details>, Problem> {
+    let found = inbox.show(&operator, &id, is_dead).await?;
+    found.map(Json).ok_or_else(none_such)
+}
+
+/// Discard a dead letter
+///
+/// It goes back to the inbox as processed, with the outcome `discarded`, and changes nothing.
+#[utoipa::path(
+    delete,
+    path = "/api/operator/dead-letters/{id}",
+    operation_id = "discard_dead_letter",
+    tag = "Operators",
+    params(("id" = String, Path, description = "Stripe's id.", example = "evt_1")),
+    responses((status = 204, description = "It is discarded.")),
+)]
+pub async fn discard(
+    State(inbox): State<Inbox>,
+    operator: Operator,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    match webhooks::dead_letters::discard::discard(&inbox.shared.pool, &id, &operator).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(none_such()),
+    }
+}

@@ -1,0 +1,94 @@
+//! `/api/operator/webhook-events`.
+
+use axum::Json;
+use axum::extract::State;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+use super::{Inbox, Place, enter};
+use crate::server::extract::{Path, Query};
+use crate::server::pagination::page::{Limit, Page};
+use crate::server::problem::Problem;
+use crate::tenancy::auth::Operator;
+use crate::webhooks::LISTED;
+use crate::webhooks::inspect::{self, Details, EventFilter, Listed};
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
+pub struct EventsQuery {
+    /// Such as `invoice.finalized`.
+    r#type: Option<String>,
+    organization_id: Option<Uuid>,
+    processed: Option<bool>,
+    #[serde(default)]
+    #[param(inline)]
+    limit: Limit,
+    /// `nextCursor` of the page before.
+    cursor: Option<String>,
+}
+
+impl EventsQuery {
+    /// What a cursor is bound to.
+    fn filters(&self) -> Value {
+        json!({
+            "type": self.r#type,
+            "organizationId": self.organization_id,
+            "processed": self.processed,
+        })
+    }
+}
+
+/// The events of the inbox, newest first
+#[utoipa::path(
+    get,
+    path = "/api/operator/webhook-events",
+    operation_id = "list_webhook_events",
+    tag = "Operators",
+    params(EventsQuery),
+    responses((status = 200, description = "A page of events.", body = Page<Listed>)),
+)]
+pub async fn list(
+    State(inbox): State<Inbox>,
+    operator: Operator,
+    Query(query): Query<EventsQuery>,
+) -> Result<Json<Page<Listed>>, Problem> {
+    let lists = &inbox.shared.cursors;
+    let filters = query.filters();
+    let cursors = lists.of(Uuid::nil(), "webhook-events", &filters).await?;
+    let mut entry = operator.did(LISTED, None, "webhook_event", "all".to_owned());
+    entry.metadata = json!({"operator": true, "filters": filters});
+    let filter = EventFilter {
+        before: cursors.place::<Place>(query.cursor.as_deref())?,
+        event_type: query.r#type,
+        organization_id: query.organization_id,
+        processed: query.processed,
+    };
+    let mut tx = inbox.begin().await?;
+    let rows = inspect::page(tx.conn(), &filter, query.limit.rows()).await?;
+    enter(tx, entry).await?;
+    let place = |event: &Listed| (event.received_at, event.event_id.clone());
+    Ok(Json(Page::of(rows, query.limit, &cursors, place)))
+}
+
+/// An event with its payload and each failed attempt
+#[utoipa::path(
+    get,
+    path = "/api/operator/webhook-events/{id}",
+    operation_id = "show_webhook_event",
+    tag = "Operators",
+    params(("id" = String, Path, description = "Stripe's id.", example = "evt_1")),
+    responses((status = 200, description = "All that is known of it.", body = Details)),
+)]
+pub async fn show(
+    State(inbox): State<Inbox>,
+    operator: Operator,
+    Path(id): Path<String>,
+) -> Result<Json<Details>, Problem> {
+    let found = inbox.show(&operator, &id, |_| true).await?;
+    found
+        .map(Json)
+        .ok_or_else(|| Problem::not_found("there is no such event; the list has those there are"))
+}

@@ -1,0 +1,139 @@
+//! Replaying dead letters, one or many.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::dead_letters::{is_dead, none_such};
+use super::{Inbox, Place};
+use crate::server::extract::{self, Path};
+use crate::server::pagination::page::{Limit, Page};
+use crate::server::problem::Problem;
+use crate::tenancy::auth::Operator;
+use crate::webhooks::dead_letters::replay::{self, Replayed};
+use crate::webhooks::inspect::{self, DeadLetter};
+use crate::webhooks::{DeadLetterFilter, list_dead_letters};
+
+/// How many may be replayed by one request, which should not last.
+const MAX_REPLAYS: usize = 100;
+
+/// An event that was replayed, and what came of it.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplayedEvent {
+    event_id: String,
+    #[serde(flatten)]
+    result: Replayed,
+}
+
+/// Replay a dead letter
+///
+/// The real handler runs again. What fails stays a dead letter, with one more attempt.
+#[utoipa::path(
+    post,
+    path = "/api/operator/dead-letters/{id}/replay",
+    operation_id = "replay_dead_letter",
+    tag = "Operators",
+    params(("id" = String, Path, description = "Stripe's id.", example = "evt_1")),
+    responses((status = 200, description = "What came of it.", body = ReplayedEvent)),
+)]
+pub async fn one(
+    State(inbox): State<Inbox>,
+    operator: Operator,
+    Path(id): Path<String>,
+) -> Result<Json<ReplayedEvent>, Problem> {
+    let mut tx = inbox.begin().await?;
+    let found = inspect::show(tx.conn(), &id).await?;
+    drop(tx);
+    let letter = found.filter(is_dead).ok_or_else(none_such)?;
+    inbox.replay(letter.event_id, &operator).await.map(Json)
+}
+
+impl Inbox {
+    async fn replay(
+        &self,
+        event_id: String,
+        operator: &Operator,
+    ) -> Result<ReplayedEvent, Problem> {
+        let processor = self.processor.clone();
+        let result = replay::replay_apart(processor, event_id.clone(), operator.clone()).await?;
+        Ok(ReplayedEvent { event_id, result })
+    }
+}
+
+/// What to replay: the events named, or the oldest dead letters of a type.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Selection {
+    /// At most 100, dead letters or events that were processed before; without them, a page of
+    /// all dead letters.
+    #[schema(max_items = 100, min_items = 1)]
+    event_ids: Option<Vec<String>>,
+    /// Such as `invoice.finalized`.
+    r#type: Option<String>,
+    #[serde(default)]
+    #[schema(inline)]
+    limit: Limit,
+    /// `nextCursor` of the replay before.
+    cursor: Option<String>,
+}
+
+/// Replay many dead letters
+///
+/// Each by itself: one that fails holds up no other. Go on with `nextCursor` until it is null.
+#[utoipa::path(
+    post,
+    path = "/api/operator/dead-letters/replay",
+    operation_id = "replay_dead_letters",
+    tag = "Operators",
+    request_body = Selection,
+    responses((status = 200, description = "What came of each.", body = Page<ReplayedEvent>)),
+)]
+pub async fn many(
+    State(inbox): State<Inbox>,
+    operator: Operator,
+    extract::Json(selection): extract::Json<Selection>,
+) -> Result<Json<Page<ReplayedEvent>>, Problem> {
+    let chosen = select(&inbox, selection).await?;
+    let mut data = Vec::with_capacity(chosen.data.len());
+    for event_id in chosen.data {
+        data.push(inbox.replay(event_id, &operator).await?);
+    }
+    let next_cursor = chosen.next_cursor;
+    Ok(Json(Page { data, next_cursor }))
+}
+
+async fn select(inbox: &Inbox, selection: Selection) -> Result<Page<String>, Problem> {
+    if let Some(ids) = selection.event_ids {
+        let alone = selection.r#type.is_none() && selection.cursor.is_none();
+        if !alone || ids.is_empty() || ids.len() > MAX_REPLAYS {
+            return Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_request",
+                format!("eventIds: name 1 to {MAX_REPLAYS} events, without type and cursor"),
+            ));
+        }
+        return Ok(Page {
+            data: ids,
+            next_cursor: None,
+        });
+    }
+    let lists = &inbox.shared.cursors;
+    let filters = &selection.r#type;
+    let cursors = lists
+        .of(Uuid::nil(), "dead-letters/replay", filters)
+        .await?;
+    let filter = DeadLetterFilter {
+        after: cursors.place::<Place>(selection.cursor.as_deref())?,
+        event_type: selection.r#type,
+        organization_id: None,
+    };
+    let mut tx = inbox.begin().await?;
+    let rows = list_dead_letters(tx.conn(), &filter, selection.limit.rows()).await?;
+    let place = |letter: &DeadLetter| (letter.dead_lettered_at, letter.event_id.clone());
+    let page = Page::of(rows, selection.limit, &cursors, place);
+    Ok(page.map(|letter| letter.event_id))
+}

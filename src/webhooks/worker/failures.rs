@@ -1,0 +1,205 @@
+//! What becomes of an event that could not be applied.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use billing_domain::retry::{self, NextStep};
+use uuid::Uuid;
+
+use super::super::store::leases::{self, Claimed, Failure, Retry};
+use super::Processor;
+use crate::db::{self, WorkerTx};
+use crate::projection::{HandlerError, StoredEvent};
+use crate::telemetry::metrics;
+
+/// How long a failure waits for its event's row, which another transaction holds…
+const HELD: Duration = Duration::from_secs(10);
+/// …and how often it is tried meanwhile.
+const AGAIN: Duration = Duration::from_millis(250);
+
+impl Processor {
+    /// Records failed attempts: those that are tried again in one statement, since
+    /// an account's other products may send thousands.
+    ///
+    /// # Errors
+    /// When the database is gone. A failure that it refuses to record is
+    /// logged, and the event tried again when its lease ends: the others of
+    /// its batch must not wait for it.
+    pub(super) async fn fail(
+        &self,
+        lease_id: Uuid,
+        failed: &[(Claimed, HandlerError)],
+    ) -> Result<(), sqlx::Error> {
+        let mut retries = Vec::new();
+        for (claimed, error) in failed {
+            let failed_before = u32::try_from(claimed.retry_count).unwrap_or(0);
+            let next = match error {
+                HandlerError::Permanent(_) => NextStep::DeadLetter,
+                _ => retry::after_failure(failed_before, self.max_retries, rand::random()),
+            };
+            metrics::attempt_failed(failed_before > 0);
+            let failure = failure_of(error);
+            match next {
+                NextStep::RetryAfter(delay) => retries.push((claimed, failure, delay)),
+                NextStep::DeadLetter => {
+                    let moved = self.dead_letter(lease_id, claimed, &failure).await;
+                    unless_outage(moved, &claimed.event, &failure)?;
+                }
+            }
+        }
+        match self.schedule_retries(lease_id, &retries).await {
+            Err(refusal) if !db::is_outage(&refusal) => {
+                for retry in &retries {
+                    let one = std::slice::from_ref(retry);
+                    let recorded = self.schedule_retries(lease_id, one).await;
+                    unless_outage(recorded, &retry.0.event, &retry.1)?;
+                }
+                Ok(())
+            }
+            recorded => recorded,
+        }
+    }
+
+    async fn schedule_retries(
+        &self,
+        lease_id: Uuid,
+        failed: &[(&Claimed, Failure, Duration)],
+    ) -> Result<(), sqlx::Error> {
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let mut left: Vec<(Retry<'_>, i32)> = failed
+            .iter()
+            .map(|(claimed, failure, delay)| {
+                let retry = Retry {
+                    event: &claimed.event,
+                    failure: failure.clone(),
+                    delay_ms: i64::try_from(delay.as_millis()).unwrap_or(i64::MAX),
+                };
+                (retry, claimed.retry_count + 1)
+            })
+            .collect();
+        let until = Instant::now() + HELD;
+        loop {
+            let retries: Vec<&Retry<'_>> = left.iter().map(|(retry, _)| retry).collect();
+            let mut tx = WorkerTx::begin(&self.pool).await?;
+            let recorded = leases::schedule_retries(tx.conn(), lease_id, &retries).await?;
+            tx.commit().await?;
+            let is_in = |events: &HashSet<(i16, String)>, event: &StoredEvent| {
+                events.contains(&(event.bucket, event.id.clone()))
+            };
+            for (retry, retry_count) in &left {
+                let event = retry.event;
+                if is_in(&recorded, event) {
+                    tracing::warn!(
+                        event_id = event.id,
+                        event_type = event.event_type,
+                        error = retry.failure.error,
+                        retry_count,
+                        retry_in_ms = retry.delay_ms,
+                        "Webhook event failed, will be retried"
+                    );
+                }
+            }
+            left.retain(|(retry, _)| !is_in(&recorded, retry.event));
+            if left.is_empty() {
+                return Ok(());
+            }
+            // What is left another transaction holds, or another worker has.
+            let events: Vec<&StoredEvent> = left.iter().map(|(retry, _)| retry.event).collect();
+            let mut tx = WorkerTx::begin(&self.pool).await?;
+            let ours = leases::still_held(tx.conn(), lease_id, &events).await?;
+            tx.commit().await?;
+            left.retain(|(retry, _)| is_in(&ours, retry.event));
+            if left.is_empty() || Instant::now() > until {
+                return Ok(());
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Moves an event to the dead letters; if they do not take it, it is
+    /// retried like any other.
+    async fn dead_letter(
+        &self,
+        lease_id: Uuid,
+        claimed: &Claimed,
+        failure: &Failure,
+    ) -> Result<(), sqlx::Error> {
+        let event = &claimed.event;
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        match leases::dead_letter(tx.conn(), lease_id, event, failure).await {
+            Ok(held) => {
+                tx.commit().await?;
+                if held {
+                    tracing::error!(
+                        event_id = event.id,
+                        event_type = event.event_type,
+                        error = failure.error,
+                        "Webhook event moved to the dead letter queue"
+                    );
+                }
+                Ok(())
+            }
+            Err(refusal) if !db::is_outage(&refusal) => {
+                tx.rollback().await?;
+                let failure = Failure {
+                    error: format!(
+                        "{}; the dead letter queue refused it: {refusal}",
+                        failure.error
+                    ),
+                    ..failure.clone()
+                };
+                let failed_before = u32::try_from(claimed.retry_count).unwrap_or(0);
+                let delay = retry::delay(failed_before, rand::random());
+                self.schedule_retries(lease_id, &[(claimed, failure, delay)])
+                    .await
+            }
+            Err(outage) => Err(outage),
+        }
+    }
+}
+
+/// Logs that a failure could not be recorded, unless nothing can be.
+fn unless_outage(
+    recorded: Result<(), sqlx::Error>,
+    event: &StoredEvent,
+    failure: &Failure,
+) -> Result<(), sqlx::Error> {
+    match recorded {
+        Err(refusal) if !db::is_outage(&refusal) => {
+            tracing::error!(
+                event_id = event.id, event_type = event.event_type,
+                error = failure.error, %refusal, "a failed attempt could not be recorded"
+            );
+            Ok(())
+        }
+        recorded => recorded,
+    }
+}
+
+/// What is recorded of an error.
+pub fn failure_of(error: &HandlerError) -> Failure {
+    let waiting_for = match error {
+        HandlerError::UnknownOrganization { customer_id, .. } => customer_id.clone(),
+        HandlerError::Permanent(_) | HandlerError::Refused(_) | HandlerError::Locked(_) => None,
+    };
+    Failure {
+        error: error.to_string(),
+        waiting_for,
+    }
+}
+
+/// A database that refuses an event's values refuses them again; anything else
+/// (a missing table, a lock) may heal.
+pub fn refused(error: &sqlx::Error) -> HandlerError {
+    let said = match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        error => error.to_string(),
+    };
+    if db::is_bad_value(error) || db::is_broken_row(error) || db::is_duplicate(error) {
+        HandlerError::Permanent(format!("the database refuses it: {said}"))
+    } else {
+        HandlerError::Refused(format!("the database refused it: {said}"))
+    }
+}
