@@ -5,7 +5,7 @@ RUN rustup target add "$(uname -m)-unknown-linux-musl"
 WORKDIR /src
 COPY . .
 ENV SQLX_OFFLINE=true
-RUN cargo build --release --locked --bin valuecanvas-billing --target "$(uname -m)-unknown-linux-musl" \
+RUN cargo build --release --locked --no-default-features --bin valuecanvas-billing --target "$(uname -m)-unknown-linux-musl" \
   && mkdir -p /image/usr/local/bin /image/etc/valuecanvas-billing \
   && cp target/*-unknown-linux-musl/release/valuecanvas-billing /image/usr/local/bin/ \
   && cp config/plans.toml /image/etc/valuecanvas-billing/

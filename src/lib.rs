@@ -11,7 +11,6 @@ pub mod cli;
 pub mod config;
 pub mod db;
 pub mod doctor;
-pub mod embedded_postgres;
 pub mod http_client;
 pub mod invoices;
 pub mod limits;

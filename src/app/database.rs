@@ -1,15 +1,22 @@
 //! The database that a process uses: found, and made ready.
 
+use embedded_postgres::{EmbeddedPostgres, Owner};
 use sqlx::postgres::PgConnectOptions;
 
 use super::StartError;
 use crate::config::{DatabaseConfig, DatabaseLocation, Start};
 use crate::db::{self, DatabaseError};
-use crate::embedded_postgres::{DATABASE, EmbeddedPostgres};
 use crate::migrations;
 
 /// The login that the service uses on the embedded cluster.
 const EMBEDDED_LOGIN: &str = "billing_service";
+
+/// Whose cluster the embedded one is.
+pub const EMBEDDED: Owner = Owner {
+    program: "valuecanvas-billing",
+    short_name: "valuecanvas",
+    database: "valuecanvas_billing",
+};
 
 /// The database, ready to be used.
 pub struct Database {
@@ -48,13 +55,16 @@ impl Database {
             }
             DatabaseLocation::Embedded(start) => {
                 let data_dir = &config.data_dir;
-                if *start == Start::Refused && EmbeddedPostgres::running(data_dir).await?.is_none()
+                if *start == Start::Refused
+                    && EmbeddedPostgres::running(EMBEDDED, data_dir)
+                        .await?
+                        .is_none()
                 {
                     return Err(StartError::NoDatabase(data_dir.clone()));
                 }
-                let embedded = EmbeddedPostgres::start(&config.data_dir).await?;
+                let embedded = EmbeddedPostgres::start(EMBEDDED, &config.data_dir).await?;
                 let owner = options(&embedded.admin_url());
-                let service = options(&embedded.url_for(EMBEDDED_LOGIN, DATABASE));
+                let service = options(&embedded.url_for(EMBEDDED_LOGIN, EMBEDDED.database));
                 Ok(Self {
                     service,
                     owner,

@@ -26,7 +26,6 @@ use crate::app::health::{Probes, Readiness};
 use crate::catalogue::{Catalogue, CatalogueError};
 use crate::config::{ServeConfig, StripeConfig};
 use crate::db::DatabaseError;
-use crate::embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresError};
 use crate::http_client;
 use crate::limits;
 use crate::maintenance;
@@ -55,9 +54,10 @@ use crate::webhooks::worker::Processor;
 use crate::webhooks::{self, event_log};
 use background::{Background, PartEnded};
 use connections::Pools;
+use embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresError};
 use threads::{Processing, wake_workers};
 
-pub use database::Database;
+pub use database::{Database, EMBEDDED};
 
 /// How soon quotas are brought to the catalogue that could not be.
 const FOLLOW_AGAIN: Duration = Duration::from_secs(5);

@@ -8,7 +8,6 @@ use tokio::process::Command;
 use super::BackupError;
 use super::address::Address;
 use super::service_file::ServiceFile;
-use crate::embedded_postgres;
 
 /// A database, as libpq's programs take it.
 pub struct Target {

@@ -6,8 +6,8 @@ use clap::Args;
 use reqwest::Url;
 
 use super::Failure;
-use super::demo::running::Running;
 use super::output::Format;
+use super::running_demo::Running;
 use crate::app::Database;
 use crate::catalogue::Catalogue;
 use crate::config::{self, DatabaseConfig, DatabaseLocation, GlobalArgs, StripeArgs, StripeConfig};

@@ -8,6 +8,7 @@ mod backfill;
 mod backup;
 mod completions;
 mod database;
+#[cfg(feature = "sandbox")]
 mod demo;
 mod doctor;
 mod failure;
@@ -19,7 +20,9 @@ mod organizations;
 mod output;
 mod plans;
 mod quotas;
+mod running_demo;
 mod samples;
+#[cfg(feature = "sandbox")]
 mod sandbox;
 mod serve;
 mod status;
@@ -70,6 +73,7 @@ pub enum Command {
     /// Take webhooks, process them, and answer the API.
     Serve(serve::Serve),
     /// Everything at once, on the embedded database, with sample traffic.
+    #[cfg(feature = "sandbox")]
     Demo(demo::Demo),
     /// Bring the database's schema up to date, look at it, or undo it.
     #[command(subcommand)]
@@ -107,6 +111,7 @@ pub enum Command {
     #[command(subcommand)]
     ApiKeys(api_keys::ApiKeys),
     /// The stand-in for Stripe, alone.
+    #[cfg(feature = "sandbox")]
     Sandbox(sandbox::Run),
     /// Print the API's description, OpenAPI 3.1.
     Openapi(openapi::Openapi),
@@ -121,10 +126,20 @@ pub enum Command {
 }
 
 impl Command {
-    fn log_writing(&self) -> Writing {
+    /// Whether it is the service itself, and runs until it is told to stop.
+    fn serves(&self) -> bool {
         match self {
-            Self::Serve(_) | Self::Demo(_) => Writing::Apart,
-            _ => Writing::AtOnce,
+            Self::Serve(_) => true,
+            #[cfg(feature = "sandbox")]
+            Self::Demo(_) => true,
+            _ => false,
+        }
+    }
+
+    fn log_writing(&self) -> Writing {
+        match self.serves() {
+            true => Writing::Apart,
+            false => Writing::AtOnce,
         }
     }
 
@@ -137,10 +152,9 @@ impl Command {
                 | Self::GracePeriods(grace_periods::GracePeriods::Cleanup { .. })
                 | Self::Usage(usage::Usage::Report { .. })
         );
-        match self {
-            Self::Serve(_) | Self::Demo(_) => "info",
-            _ if job => "info",
-            _ => "warn",
+        match self.serves() || job {
+            true => "info",
+            false => "warn",
         }
     }
 }
@@ -157,7 +171,7 @@ impl Drop for Flush {
 /// Runs a command on a runtime of one thread.
 pub fn run(command: Command, global: &GlobalArgs, initiator: Initiator) -> ExitCode {
     // What the service does is nobody's work.
-    if !matches!(command, Command::Serve(_) | Command::Demo(_)) {
+    if !command.serves() {
         initiated_by(initiator);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -208,6 +222,7 @@ fn warn_of_passwords() {
 async fn dispatch(command: Command, global: &GlobalArgs) -> Result<(), Failure> {
     match command {
         Command::Serve(serve) => serve.run(global).await,
+        #[cfg(feature = "sandbox")]
         Command::Demo(demo) => demo.run(global).await,
         Command::Migrate(migrate) => migrate.run(global).await,
         Command::Webhooks(webhooks) => webhooks.run(global).await,
@@ -221,6 +236,7 @@ async fn dispatch(command: Command, global: &GlobalArgs) -> Result<(), Failure> 
         Command::Doctor(doctor) => doctor.run(global).await,
         Command::Users(users) => users.run(global).await,
         Command::ApiKeys(keys) => keys.run(global).await,
+        #[cfg(feature = "sandbox")]
         Command::Sandbox(sandbox) => sandbox.run().await,
         Command::Openapi(openapi) => openapi.run(),
         Command::Backup(backup) => backup.run(global).await,

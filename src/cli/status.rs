@@ -5,8 +5,10 @@ use serde::Serialize;
 
 use super::Failure;
 use super::output::{self, Format};
+use embedded_postgres::EmbeddedPostgres;
+
+use crate::app::EMBEDDED;
 use crate::config::{DatabaseLocation, GlobalArgs};
-use crate::embedded_postgres::EmbeddedPostgres;
 
 /// Says where the database is; nothing is started.
 #[derive(Debug, Args)]
@@ -50,7 +52,7 @@ impl Status {
         match config.location {
             DatabaseLocation::Url(_) => report.database_url = global.database_url(),
             DatabaseLocation::Embedded(_) => {
-                let running = EmbeddedPostgres::running(&config.data_dir)
+                let running = EmbeddedPostgres::running(EMBEDDED, &config.data_dir)
                     .await
                     .map_err(|error| Failure::unreachable(error.to_string()))?;
                 report.database = "embedded";

@@ -3,6 +3,7 @@
 mod support;
 
 use crate::support::program::program;
+use embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresError};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use support::{Bystanders, DataDir, execute, value};
-use valuecanvas_billing::embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresError};
+use valuecanvas_billing::app::EMBEDDED;
 
 #[tokio::test]
 async fn what_is_written_is_there_after_a_stop_and_a_start() {
@@ -342,7 +343,7 @@ async fn roots_cluster_is_elsewhere_when_the_servers_user_cannot_reach_it() {
     let closed = tempfile::tempdir().expect("a temporary directory");
     fs::set_permissions(closed.path(), Permissions::from_mode(0o700)).expect("its owner may");
     let data_dir = closed.path().join("data");
-    let server = EmbeddedPostgres::start(&data_dir)
+    let server = EmbeddedPostgres::start(EMBEDDED, &data_dir)
         .await
         .expect("it starts elsewhere");
     let base = server
@@ -352,7 +353,7 @@ async fn roots_cluster_is_elsewhere_when_the_servers_user_cannot_reach_it() {
         .expect("a parent")
         .to_owned();
     assert!(base.starts_with("/var/lib/valuecanvas-billing"));
-    let endpoint = EmbeddedPostgres::running(&data_dir).await;
+    let endpoint = EmbeddedPostgres::running(EMBEDDED, &data_dir).await;
     let endpoint = endpoint
         .expect("it can be asked for")
         .expect("it is found there");
@@ -388,7 +389,7 @@ async fn a_command_that_is_interrupted_takes_its_server_along() {
 async fn asking_whether_it_runs_changes_nothing() {
     let data = DataDir::new();
     assert!(data.running().await.is_none());
-    let absent = EmbeddedPostgres::running(&data.path().join("absent")).await;
+    let absent = EmbeddedPostgres::running(EMBEDDED, &data.path().join("absent")).await;
     assert!(absent.expect("that is no error").is_none());
     assert!(data.names().is_empty());
 }
@@ -399,7 +400,9 @@ async fn asking_whether_it_runs_changes_nothing() {
 async fn another_process() {
     let data_dir = PathBuf::from(std::env::var_os("TEST_DATA_DIR").expect("TEST_DATA_DIR"));
     let behaviour = std::env::var("TEST_BEHAVIOUR").expect("TEST_BEHAVIOUR");
-    let server = EmbeddedPostgres::start(&data_dir).await.expect("it starts");
+    let server = EmbeddedPostgres::start(EMBEDDED, &data_dir)
+        .await
+        .expect("it starts");
     // Without the lock, two that create the table at once get in each other's way.
     let visit = "DO $$ BEGIN
         PERFORM pg_advisory_xact_lock(1);

@@ -9,10 +9,10 @@ use tokio::sync::Mutex;
 
 use crate::db::disk::Writer;
 use crate::db::{self, WorkerTx};
-use crate::embedded_postgres::Watch;
 use crate::metering::ledger;
 use crate::migrations::{self, State as MigrationState};
 use crate::webhooks;
+use embedded_postgres::Watch;
 
 /// How long a new connection may take to be opened and asked, and then one that
 /// is open; together less than a probe waits.

@@ -5,15 +5,13 @@ use std::net::SocketAddr;
 use reqwest::Url;
 use stripe_sandbox::{Config, Sandbox};
 
-use super::super::Failure;
+use crate::cli::Failure;
+use crate::cli::running_demo::KEY;
 use crate::config::StripeApi;
 use crate::projection::HANDLED_TYPES;
 use crate::stripe::client::{Call, Client, Params, Patience, SecretKey, StripeError};
 use crate::stripe::signature::SigningSecret;
 use crate::webhooks::endpoint::PATH;
-
-/// The key of its account; the stand-in takes any.
-pub const KEY: &str = "sk_test_demo";
 
 /// A card that pays.
 pub const GOOD_CARD: &str = "pm_card_visa";

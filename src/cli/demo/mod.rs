@@ -3,7 +3,7 @@
 //! events arrive signed, at the real endpoint.
 
 mod account;
-pub mod running;
+mod announcement;
 mod tenants;
 mod traffic;
 
@@ -24,7 +24,7 @@ use crate::config::{
 };
 use crate::db;
 use account::Account;
-use running::Running;
+use announcement::Announcement;
 use tenants::Login;
 
 #[derive(Debug, Args)]
@@ -62,7 +62,7 @@ impl Demo {
         };
         let address = reachable(service.address);
         let base = account.api.base.clone();
-        let announced = Running::announce(data_dir, address, base);
+        let announced = Announcement::write(data_dir, address, base);
         // Without it, `doctor` finds the demo less easily.
         let _announced = announced.inspect_err(|error| tracing::warn!(%error, "no demo.json"));
         announce(address, &account.sandbox, &database, &login)?;

@@ -19,9 +19,9 @@ use super::sizes::Sizes;
 use super::table::{Row, Table};
 use super::target::{Target, binary, raise_descriptors};
 use super::world::{Tenant, World, hostile_client};
+use crate::metering::gateway::{PLANS, Upstream};
 use crate::resilience::caller::Caller;
 use crate::support::TestDatabase;
-use crate::usage::gateway::{PLANS, Upstream};
 
 /// How long memory has to come back, and the backlog to be worked off.
 const REST: Duration = Duration::from_secs(60);

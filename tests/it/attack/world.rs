@@ -10,10 +10,10 @@ use uuid::Uuid;
 use valuecanvas_billing::tenancy::auth::{Permission, Role};
 
 use super::sizes::Sizes;
+use crate::metering::fairness::lane_of;
 use crate::support::TestDatabase;
 use crate::support::events::{event, sign, subscription};
 use crate::support::service::{WEBHOOKS, api_key, token};
-use crate::usage::fairness::lane_of;
 
 /// An organization with a Stripe customer, its users' tokens and a key.
 #[derive(Debug, Clone)]

@@ -7,7 +7,6 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use valuecanvas_billing::stripe::signature::{self, SigningSecret};
 
-use crate::inbox::workbench::rows;
 use crate::stripe::Stripe;
 use crate::support::TestDatabase;
 use crate::support::TestService;
@@ -15,6 +14,7 @@ use crate::support::events::{event, sign, subscription};
 use crate::support::program::{Ran, program_on, run};
 use crate::support::service::{Options, WEBHOOKS, processor};
 use crate::support::serving::{Serving, entries};
+use crate::webhooks::workbench::rows;
 
 async fn doctor(db: &TestDatabase, stripe: Option<&Stripe>) -> Ran {
     let mut command = program_on(db, &["doctor", "--json"]);

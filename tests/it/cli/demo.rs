@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
+use embedded_postgres::{self, EmbeddedPostgres};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use valuecanvas_billing::embedded_postgres::{self, EmbeddedPostgres};
+use valuecanvas_billing::app::EMBEDDED;
 use valuecanvas_billing::http_client;
 
 use crate::support::program::{program, run};
@@ -191,7 +192,9 @@ async fn what_the_demo_prints_works_and_nothing_of_it_stays() {
     demo.psql(&database, GRACE_PERIODS);
 
     let data_dir = demo.data_dir();
-    let endpoint = EmbeddedPostgres::running(&data_dir).await.unwrap();
+    let endpoint = EmbeddedPostgres::running(EMBEDDED, &data_dir)
+        .await
+        .unwrap();
     let postmaster = endpoint.expect("it runs").cluster().join("postmaster.pid");
     assert!(postmaster.exists());
     demo.terminate();
@@ -199,7 +202,7 @@ async fn what_the_demo_prints_works_and_nothing_of_it_stays() {
     assert_eq!(ended.code(), Some(0), "{}", demo.log());
     assert!(!postmaster.exists(), "{}", demo.log());
     assert!(
-        EmbeddedPostgres::running(&data_dir)
+        EmbeddedPostgres::running(EMBEDDED, &data_dir)
             .await
             .unwrap()
             .is_none()

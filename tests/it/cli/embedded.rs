@@ -4,8 +4,9 @@
 use std::path::Path;
 use std::process::Command;
 
+use embedded_postgres::EmbeddedPostgres;
 use rustix::process::{Pid, Signal, kill_process};
-use valuecanvas_billing::embedded_postgres::EmbeddedPostgres;
+use valuecanvas_billing::app::EMBEDDED;
 
 use crate::cli::demo::Demo;
 use crate::support::program::{Ran, program, run};
@@ -162,7 +163,7 @@ async fn beside_a_demo_commands_find_its_database_its_service_and_its_keys() {
     }
     let data_dir = demo.data_dir();
     assert!(
-        EmbeddedPostgres::running(&data_dir)
+        EmbeddedPostgres::running(EMBEDDED, &data_dir)
             .await
             .unwrap()
             .is_some()

@@ -2,10 +2,10 @@
 
 use std::process::{Command, Stdio};
 
+use crate::metering::tenant::Tenant;
 use crate::support::program::{Ran, program_on, run};
 use crate::support::serving::Serving;
 use crate::support::{TestDatabase, TestService};
-use crate::usage::tenant::Tenant;
 
 const BEFORE_THE_GUIDE: &str = "20260101090300";
 

@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::inbox::workbench::{Workbench, failed_payment, subscribed, verify_audit};
 use crate::support::TestDatabase;
 use crate::support::events::event;
 use crate::support::program::{Ran, program_on, run};
+use crate::webhooks::workbench::{Workbench, failed_payment, subscribed, verify_audit};
 
 fn webhooks(db: &TestDatabase, arguments: &[&str]) -> Ran {
     run(&mut program_on(db, &[&["webhooks"], arguments].concat()))

@@ -1,5 +1,6 @@
 //! Data directories, processes and queries for the tests of the embedded cluster.
 
+use embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresError, Endpoint};
 use rustix::process::{Pid, geteuid};
 use sqlx::{Connection, PgConnection, Row};
 use std::fs::{self, Permissions};
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
-use valuecanvas_billing::embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresError, Endpoint};
+use valuecanvas_billing::app::EMBEDDED;
 
 const POLL: Duration = Duration::from_millis(10);
 
@@ -36,20 +37,20 @@ impl DataDir {
     }
 
     pub(super) async fn start(&self) -> EmbeddedPostgres {
-        match EmbeddedPostgres::start(&self.path).await {
+        match EmbeddedPostgres::start(EMBEDDED, &self.path).await {
             Ok(server) => server,
             Err(error) => panic!("{error}"),
         }
     }
 
     pub(super) async fn refusal(&self) -> EmbeddedPostgresError {
-        EmbeddedPostgres::start(&self.path)
+        EmbeddedPostgres::start(EMBEDDED, &self.path)
             .await
             .expect_err("a refusal")
     }
 
     pub(super) async fn running(&self) -> Option<Endpoint> {
-        EmbeddedPostgres::running(&self.path)
+        EmbeddedPostgres::running(EMBEDDED, &self.path)
             .await
             .expect("it can be asked for")
     }

@@ -1,8 +1,8 @@
 //! Backups that come back whole, and those that are refused.
 
+use crate::metering::tenant::Tenant;
 use crate::support::program::{Ran, program, program_on, run};
 use crate::support::{TestDatabase, TestService};
-use crate::usage::tenant::Tenant;
 
 fn on(db: &TestDatabase, arguments: &[&str]) -> Ran {
     let mut command = program(arguments);

@@ -95,7 +95,7 @@ fn what_it_applies_and_names_is_there() {
 #[tokio::test]
 async fn the_load_scenario_ends_without_errors() {
     let service = TestService::start().await;
-    let tenant = crate::usage::tenant::Tenant::of(&service, "Loaded").await;
+    let tenant = crate::metering::tenant::Tenant::of(&service, "Loaded").await;
     tenant
         .set_quota(&service, "api_calls", "unlimited", None)
         .await;

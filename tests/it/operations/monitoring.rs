@@ -8,10 +8,10 @@ use serde_json::Value;
 use valuecanvas_billing::catalogue::Catalogue;
 use valuecanvas_billing::http_client;
 
+use crate::metering::tenant::Tenant;
 use crate::support::events;
 use crate::support::serving::Serving;
 use crate::support::{TestDatabase, TestService};
-use crate::usage::tenant::Tenant;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -82,10 +82,9 @@ fn documented_metrics() -> Vec<String> {
 
 #[test]
 fn each_metric_is_documented_and_each_documented_one_is_measured() {
-    let further = std::fs::read_dir(format!("{ROOT}/src/metrics")).unwrap();
-    let further = further.map(|entry| entry.unwrap().path());
-    let files = further.chain([format!("{ROOT}/src/metrics.rs").into()]);
-    let source: String = files
+    let source: String = std::fs::read_dir(format!("{ROOT}/src/telemetry/metrics"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
         .map(|file| std::fs::read_to_string(file).unwrap())
         .collect();
     let measured: BTreeSet<&str> = source
@@ -278,7 +277,7 @@ async fn traffic(service: &TestService) {
     assert_eq!(tenant.consume(service, "api_calls", 1).await.status, 402);
     let body = serde_json::json!({"id": "a", "metric": "llm_tokens", "quantity": 1});
     tenant
-        .post(service, crate::usage::tenant::EVENTS, &body)
+        .post(service, crate::metering::tenant::EVENTS, &body)
         .await
         .ok();
     service

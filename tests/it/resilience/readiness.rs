@@ -2,11 +2,11 @@
 //! writes or no logins.
 
 use super::caller::Caller;
-use crate::inbox::crash::small_disk::SmallDisk;
 use crate::support::TestDatabase;
 use crate::support::program::{program_on, run};
 use crate::support::server::OwnServer;
 use crate::support::serving::{Serving, serve_on};
+use crate::webhooks::crash::small_disk::SmallDisk;
 
 #[tokio::test]
 async fn a_read_only_database_is_a_reason_and_doctor_says_so() {

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use valuecanvas_billing::tenancy::auth::{Access, Permission, ROUTES, Role};
 
+use crate::metering::tenant::{Answer, EVENTS, Tenant};
 use crate::support::TestService;
 use crate::support::dice::Dice;
 use crate::support::events::{event, invoice, sign, subscription};
-use crate::usage::tenant::{Answer, EVENTS, Tenant};
 
 fn probes() -> usize {
     let asked = std::env::var("VCB_PROBES").ok();

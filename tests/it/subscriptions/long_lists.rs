@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::world::{VISA, World, text};
-use crate::inbox::workbench::rows;
+use crate::webhooks::workbench::rows;
 
 /// Waits until the one row of `query` is `expected`.
 async fn shows(world: &World, query: &str, expected: Value) {

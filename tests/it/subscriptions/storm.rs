@@ -14,12 +14,12 @@ use valuecanvas_billing::projection::HANDLED_TYPES;
 use valuecanvas_billing::tenancy::auth::Role;
 
 use super::world::{KEY, PREVIEW, REACTIVATE, START, SUBSCRIPTION, Stripe, VISA, text};
-use crate::inbox::workbench::verify_audit;
 use crate::support::TestDatabase;
 use crate::support::dice::Dice;
 use crate::support::program::{program_on, run};
 use crate::support::service::{WEBHOOKS, organization, token};
 use crate::support::serving::{Serving, serve_on};
+use crate::webhooks::workbench::verify_audit;
 
 const FAULTS: [&str; 7] = [
     "rate_limit",
@@ -330,7 +330,7 @@ impl Storm {
             if unsettled == 0 {
                 return;
             }
-            self.db.execute(crate::inbox::workbench::PASS_TIME).await;
+            self.db.execute(crate::webhooks::workbench::PASS_TIME).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         panic!(

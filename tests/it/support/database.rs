@@ -3,12 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
+use embedded_postgres::EmbeddedPostgres;
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
-use valuecanvas_billing::embedded_postgres::EmbeddedPostgres;
+use valuecanvas_billing::app::EMBEDDED;
 use valuecanvas_billing::migrations;
 
 static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
@@ -26,7 +27,7 @@ impl Cluster {
     }
 
     async fn start() -> Self {
-        let embedded = EmbeddedPostgres::start(&data_dir())
+        let embedded = EmbeddedPostgres::start(EMBEDDED, &data_dir())
             .await
             .expect("PostgreSQL starts");
         let template = template_name();

@@ -8,12 +8,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use embedded_postgres::EmbeddedPostgres;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
-use valuecanvas_billing::embedded_postgres::{DATABASE, EmbeddedPostgres};
+use valuecanvas_billing::app::EMBEDDED;
 use valuecanvas_billing::migrations;
 
 pub struct OwnServer {
@@ -30,7 +31,7 @@ impl OwnServer {
     pub async fn start_in(directory: TempDir) -> Self {
         // The server's user must get through.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
-        let embedded = EmbeddedPostgres::start(&directory.path().join("data")).await;
+        let embedded = EmbeddedPostgres::start(EMBEDDED, &directory.path().join("data")).await;
         let server = Self {
             embedded: embedded.expect("PostgreSQL starts"),
             directory,
@@ -48,7 +49,7 @@ impl OwnServer {
     }
 
     pub fn url(&self, user: &str) -> String {
-        self.embedded.url_for(user, DATABASE)
+        self.embedded.url_for(user, EMBEDDED.database)
     }
 
     pub async fn admin(&self) -> PgConnection {
@@ -237,8 +238,8 @@ impl Proxy {
 
     pub fn url(&self, user: &str) -> String {
         format!(
-            "postgresql://{user}@127.0.0.1:{}/{DATABASE}?sslmode=disable",
-            self.port
+            "postgresql://{user}@127.0.0.1:{}/{}?sslmode=disable",
+            self.port, EMBEDDED.database
         )
     }
 }

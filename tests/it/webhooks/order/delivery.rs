@@ -8,8 +8,8 @@ use valuecanvas_billing::db::WorkerTx;
 use valuecanvas_billing::webhooks::dead_letters::replay;
 use valuecanvas_billing::webhooks::leases;
 
-use crate::inbox::workbench::{PASS_TIME, Workbench};
 use crate::support::dice::Dice;
+use crate::webhooks::workbench::{PASS_TIME, Workbench};
 
 /// The tables whose loss makes handlers fail.
 const BREAKABLE: [&str; 9] = [

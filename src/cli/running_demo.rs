@@ -2,61 +2,30 @@
 //! in a file of the data directory.
 
 use std::fs;
-use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use reqwest::Url;
 use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
-use super::account::KEY;
 use crate::app;
 use crate::config::{StripeApi, StripeConfig};
 use crate::stripe::client::{Patience, SecretKey};
 
-const FILE: &str = "demo.json";
+pub(super) const FILE: &str = "demo.json";
+/// The key of its account with the stand-in, which takes any.
+pub(super) const KEY: &str = "sk_test_demo";
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Running {
-    pid: u32,
+    pub(super) pid: u32,
     pub address: SocketAddr,
-    stripe_api_base: String,
-}
-
-/// The file, removed when the demo ends.
-pub struct Announcement(PathBuf);
-
-impl Drop for Announcement {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
+    pub(super) stripe_api_base: String,
 }
 
 impl Running {
-    pub fn announce(
-        data_dir: &Path,
-        address: SocketAddr,
-        stripe_api_base: Url,
-    ) -> std::io::Result<Announcement> {
-        let running = Self {
-            pid: std::process::id(),
-            address,
-            stripe_api_base: stripe_api_base.to_string(),
-        };
-        let path = data_dir.join(FILE);
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path)?;
-        file.write_all(serde_json::to_string(&running)?.as_bytes())?;
-        Ok(Announcement(path))
-    }
-
     /// The demo that uses `data_dir`, if one runs.
     pub fn find(data_dir: &Path) -> Option<Self> {
         let text = fs::read(data_dir.join(FILE)).ok()?;

@@ -1,4 +1,4 @@
-//! A private PostgreSQL cluster under the data directory, for when DATABASE_URL is not set.
+//! A private PostgreSQL cluster under the data directory, for whoever has none of their own.
 //!
 //! It is the system's real PostgreSQL, reached over a socket that only its user and root can
 //! open. Several of our processes use one cluster at once: the first starts the server, the
@@ -15,7 +15,8 @@ mod server;
 mod settings;
 mod site;
 
-pub use endpoint::{DATABASE, Endpoint};
+pub use endpoint::Endpoint;
+pub use site::Owner;
 
 /// A program of the newest PostgreSQL that is installed, such as `pg_dump`.
 pub fn program(name: &str) -> Option<std::path::PathBuf> {
@@ -79,9 +80,9 @@ impl EmbeddedPostgres {
 
     /// Joins the running server, or starts it, after making the cluster and the database if
     /// need be. Safe to call from several processes at the same time.
-    pub async fn start(data_dir: &Path) -> Result<EmbeddedPostgres> {
+    pub async fn start(owner: Owner, data_dir: &Path) -> Result<EmbeddedPostgres> {
         let data_dir = data_dir.to_owned();
-        let site = blocking(move || Site::prepare(&data_dir)).await?;
+        let site = blocking(move || Site::prepare(owner, &data_dir)).await?;
         let start_lock = FileLock::open(&site.start_lock(), site.account())?;
         start_lock.exclusive(LOCK_PATIENCE).await?;
 
@@ -112,10 +113,10 @@ impl EmbeddedPostgres {
     }
 
     /// Where the server of a data directory is reached, if it runs; nothing is started or changed.
-    pub async fn running(data_dir: &Path) -> Result<Option<Endpoint>> {
+    pub async fn running(owner: Owner, data_dir: &Path) -> Result<Option<Endpoint>> {
         let data_dir = data_dir.to_owned();
         blocking(move || {
-            let Some(site) = Site::locate(&data_dir)? else {
+            let Some(site) = Site::locate(owner, &data_dir)? else {
                 return Ok(None);
             };
             if cluster::version(&site.cluster())?.is_none() || !server::is_alive(&site) {
@@ -144,7 +145,7 @@ impl EmbeddedPostgres {
         self.users = None;
     }
 
-    /// The service's database as superuser.
+    /// The owner's database as superuser.
     pub fn admin_url(&self) -> String {
         self.endpoint.admin_url()
     }

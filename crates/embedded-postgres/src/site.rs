@@ -22,14 +22,31 @@ use std::process::{Command, Stdio};
 
 pub(super) const PORT: u16 = 5432;
 
-/// Where root's clusters go when the server's user cannot get to DATA_DIR.
-const SYSTEM_DATA: &str = "/var/lib/valuecanvas-billing";
+/// Whose cluster it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The program's name: in the server's process title, and in /var/lib,
+    /// where root's clusters go when the server's user cannot get to the data
+    /// directory.
+    pub program: &'static str,
+    /// For sockets in /tmp, whose paths must be short.
+    pub short_name: &'static str,
+    /// Created in a new cluster. Letters, digits and underscores.
+    pub database: &'static str,
+}
+
+impl Owner {
+    fn system_data(self) -> PathBuf {
+        Path::new("/var/lib").join(self.program)
+    }
+}
 
 /// `sun_path` holds 103 bytes and a zero on macOS, 107 on Linux; `/.s.PGSQL.5432` takes 14.
 const LONGEST_SOCKET_DIRECTORY: usize = 103 - 14;
 
 #[derive(Debug, Clone)]
 pub(super) struct Site {
+    owner: Owner,
     base: PathBuf,
     socket_directory: PathBuf,
     account: Option<Account>,
@@ -38,28 +55,29 @@ pub(super) struct Site {
 impl Site {
     /// Finds the place that belongs to a data directory, without changing anything.
     /// `None`: the data directory does not exist.
-    pub(super) fn locate(data_dir: &Path) -> Result<Option<Site>> {
+    pub(super) fn locate(owner: Owner, data_dir: &Path) -> Result<Option<Site>> {
         let base = match fs::canonicalize(data_dir) {
             Ok(base) => base,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).when("find", data_dir),
         };
-        let site = Site::at(base)?;
+        let site = Site::at(owner, base)?;
         match site.account {
             Some(account) if !account.can_enter(&site.base)? => {
-                Site::at(Path::new(SYSTEM_DATA).join(short_hash(&site.base))).map(Some)
+                let base = owner.system_data().join(short_hash(&site.base));
+                Site::at(owner, base).map(Some)
             }
             _ => Ok(Some(site)),
         }
     }
 
     /// Finds the place and creates its directories.
-    pub(super) fn prepare(data_dir: &Path) -> Result<Site> {
+    pub(super) fn prepare(owner: Owner, data_dir: &Path) -> Result<Site> {
         create_data_directory(data_dir)?;
-        let Some(site) = Site::locate(data_dir)? else {
+        let Some(site) = Site::locate(owner, data_dir)? else {
             return Err(io::Error::from(io::ErrorKind::NotFound)).when("create", data_dir);
         };
-        if site.base.starts_with(SYSTEM_DATA) {
+        if site.base.starts_with(owner.system_data()) {
             create_data_directory(&site.base)?;
             tracing::info!(
                 cluster = %site.cluster().display(),
@@ -75,14 +93,19 @@ impl Site {
         Ok(site)
     }
 
-    fn at(base: PathBuf) -> Result<Site> {
+    fn at(owner: Owner, base: PathBuf) -> Result<Site> {
         let account = Account::for_cluster(&base.join("postgres"))?;
-        let socket_directory = socket_directory(&base);
+        let socket_directory = socket_directory(owner, &base);
         Ok(Site {
+            owner,
             base,
             socket_directory,
             account,
         })
+    }
+
+    pub(super) fn owner(&self) -> Owner {
+        self.owner
     }
 
     pub(super) fn base(&self) -> &Path {
@@ -218,14 +241,14 @@ fn create_directory(path: &Path, mode: u32) -> Result<()> {
 
 /// Beside the cluster when the path suits a socket, a configuration file and a URL;
 /// else a directory in /tmp, the same one for every process.
-fn socket_directory(base: &Path) -> PathBuf {
+fn socket_directory(owner: Owner, base: &Path) -> PathBuf {
     let beside = base.join("postgres-run");
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+ ".contains(byte);
     let bytes = beside.as_os_str().as_bytes();
     if bytes.len() <= LONGEST_SOCKET_DIRECTORY && bytes.iter().all(plain) {
         beside
     } else {
-        PathBuf::from(format!("/tmp/valuecanvas-{}", short_hash(base)))
+        PathBuf::from(format!("/tmp/{}-{}", owner.short_name, short_hash(base)))
     }
 }
 
@@ -240,7 +263,12 @@ mod tests {
 
     #[test]
     fn the_socket_moves_to_tmp_when_the_path_is_long_or_odd() {
-        let beside = |base: &str| socket_directory(Path::new(base)).starts_with(base);
+        let owner = Owner {
+            program: "program",
+            short_name: "short",
+            database: "database",
+        };
+        let beside = |base: &str| socket_directory(owner, Path::new(base)).starts_with(base);
         assert!(beside("/srv/billing/.data"));
         assert!(beside("/srv/my billing/.data"));
         assert!(beside(&format!("/{}", "a".repeat(75))));

@@ -1,7 +1,7 @@
-//! Gets the service's database ready, whatever state the server is in at the moment.
+//! Gets the owner's database ready, whatever state the server is in at the moment.
 
 use super::binaries::Binaries;
-use super::endpoint::{DATABASE, Endpoint};
+use super::endpoint::Endpoint;
 use super::error::{EmbeddedPostgresError, Result};
 use super::server;
 use super::site::Site;
@@ -63,7 +63,7 @@ async fn attempt(site: &Site, endpoint: &Endpoint) -> Result<Attempt> {
     let options = endpoint.maintenance();
     let connecting = PgConnection::connect_with(&options);
     let outcome = match tokio::time::timeout(CONNECT_PATIENCE, connecting).await {
-        Ok(Ok(connection)) => create_database(connection).await,
+        Ok(Ok(connection)) => create_database(connection, endpoint.database()).await,
         Ok(Err(error)) => Err(error),
         Err(_) => return Ok(Attempt::Silence),
     };
@@ -83,14 +83,18 @@ async fn attempt(site: &Site, endpoint: &Endpoint) -> Result<Attempt> {
     }
 }
 
-async fn create_database(mut connection: PgConnection) -> std::result::Result<(), sqlx::Error> {
+async fn create_database(
+    mut connection: PgConnection,
+    database: &str,
+) -> std::result::Result<(), sqlx::Error> {
     let exists = sqlx::query("SELECT 1 FROM pg_database WHERE datname = $1")
-        .bind(DATABASE)
+        .bind(database)
         .fetch_optional(&mut connection)
         .await?
         .is_some();
     if !exists {
-        sqlx::query("CREATE DATABASE valuecanvas_billing")
+        let statement = format!("CREATE DATABASE {database}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
             .execute(&mut connection)
             .await?;
     }

@@ -6,9 +6,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::stage::Stage;
+use crate::metering::tenant::{EVENTS, Tenant};
 use crate::subscriptions::world::{DAY, REACTIVATE, SUBSCRIPTION, VISA, text};
 use crate::support::dice::Dice;
-use crate::usage::tenant::{EVENTS, Tenant};
 
 const TIERS: [&str; 3] = ["small", "large", "annual"];
 

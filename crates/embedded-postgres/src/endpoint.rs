@@ -5,14 +5,12 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// The database of the service.
-pub const DATABASE: &str = "valuecanvas_billing";
-
 const SUPERUSER: &str = "postgres";
 
 /// The addresses of an embedded cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
+    database: &'static str,
     cluster: PathBuf,
     socket_directory: PathBuf,
 }
@@ -20,14 +18,15 @@ pub struct Endpoint {
 impl Endpoint {
     pub(super) fn of(site: &Site) -> Endpoint {
         Endpoint {
+            database: site.owner().database,
             cluster: site.cluster(),
             socket_directory: site.socket_directory().to_owned(),
         }
     }
 
-    /// The service's database as superuser.
+    /// The owner's database as superuser.
     pub fn admin_url(&self) -> String {
-        self.url_for(SUPERUSER, DATABASE)
+        self.url_for(SUPERUSER, self.database)
     }
 
     /// Any database as any role; none needs a password. The port is named because a PGPORT in
@@ -49,6 +48,10 @@ impl Endpoint {
     /// The directory with the socket, as `PGHOST` takes it.
     pub fn socket_directory(&self) -> &Path {
         &self.socket_directory
+    }
+
+    pub(super) fn database(&self) -> &'static str {
+        self.database
     }
 
     /// The database that each cluster has from the beginning.
@@ -81,6 +84,7 @@ mod tests {
     #[test]
     fn urls_need_no_quoting() {
         let endpoint = Endpoint {
+            database: "d",
             cluster: PathBuf::new(),
             socket_directory: PathBuf::from("/srv/my billing/run"),
         };

@@ -8,14 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
+use embedded_postgres::EmbeddedPostgres;
 use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tempfile::TempDir;
-use valuecanvas_billing::embedded_postgres::EmbeddedPostgres;
+use valuecanvas_billing::app::EMBEDDED;
 
-use crate::inbox::workbench::PASS_TIME;
 use crate::support::events::SECRET;
 use crate::support::program;
+use crate::webhooks::workbench::PASS_TIME;
 
 pub struct Rig {
     pub base: String,
@@ -116,7 +117,7 @@ impl Rig {
     /// The service's database, as superuser.
     pub async fn connect(&self) -> Inbox {
         loop {
-            if let Ok(Some(endpoint)) = EmbeddedPostgres::running(&self.data_dir()).await
+            if let Ok(Some(endpoint)) = EmbeddedPostgres::running(EMBEDDED, &self.data_dir()).await
                 && let Ok(connection) = PgConnection::connect(&endpoint.admin_url()).await
             {
                 return Inbox(tokio::sync::Mutex::new(connection));

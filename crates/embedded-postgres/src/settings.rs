@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const ACCESS: &str = "\
-# Written by valuecanvas-billing at each start.
+# Written at each start.
 # The socket's directory lets in nobody but the server's own user and root.
 local all all trust
 ";
@@ -33,11 +33,12 @@ pub(super) fn write(site: &Site, binaries: &Binaries) -> Result<Vec<OsString>> {
 
 fn configuration(site: &Site, wal_compression: &str) -> String {
     // Plain by construction (see `Site`), so there is nothing to escape.
+    let program = site.owner().program;
     let socket_directory = site.socket_directory().display();
     format!(
         "\
-# Written by valuecanvas-billing at each start. To change a setting, use ALTER SYSTEM.
-cluster_name = 'valuecanvas-billing'
+# Written by {program} at each start. To change a setting, use ALTER SYSTEM.
+cluster_name = '{program}'
 
 # A socket in a private directory is the only way in.
 listen_addresses = ''

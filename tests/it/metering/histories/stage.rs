@@ -31,7 +31,7 @@ pub struct Stage {
 fn plans_file() -> PathBuf {
     [
         env!("CARGO_MANIFEST_DIR"),
-        "tests/it/usage/histories/plans.toml",
+        "tests/it/metering/histories/plans.toml",
     ]
     .iter()
     .collect()
