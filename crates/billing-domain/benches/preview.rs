@@ -1,4 +1,4 @@
-//! The local preview: `cargo bench -p billing-domain`.
+//! Benchmarks of the local preview. Run with `cargo bench -p billing-domain`.
 
 use billing_domain::period::{Cadence, Period};
 use billing_domain::preview::{
@@ -43,14 +43,14 @@ fn upgrade(bencher: Bencher<'_, '_>) {
     bencher.bench(|| preview(black_box(&change)));
 }
 
-/// Another interval: the period starts anew, which takes the calendar.
+/// A change of interval restarts the period, which needs calendar arithmetic.
 #[divan::bench]
 fn change_of_interval(bencher: Bencher<'_, '_>) {
     let change = change(9_900, 99_000, Cadence::YEARLY);
     bencher.bench(|| preview(black_box(&change)));
 }
 
-/// The grid of periods, as it is looked up before a preview.
+/// The period lookup that precedes every preview.
 #[divan::bench]
 fn period_of_the_change(bencher: Bencher<'_, '_>) {
     bencher.bench(|| Cadence::MONTHLY.period_containing(black_box(START), START + 1_234_567));

@@ -1,8 +1,8 @@
-//! Which of two events about one object tells of its later state.
+//! Decides which of several events about one object describes its latest state.
 //!
-//! Stripe delivers events late, twice and in any order; its ids do not sort,
-//! and its times are whole seconds. The order here is total over any set of
-//! events, so the newest of them is the same however they arrive.
+//! Stripe delivers events late, more than once and in any order. Event ids do
+//! not sort and timestamps are whole seconds. The order defined here is total
+//! over any set of events, so every arrival order yields the same latest event.
 
 mod contest;
 
@@ -10,20 +10,21 @@ use serde_json::{Map, Value};
 
 pub use contest::Contest;
 
-/// Where an event stands among those of its object; greater is later.
+/// The position of an event in the history of its object; greater is later.
 ///
-/// A state that Stripe never leaves comes last whatever its time says. Within
-/// one second, `rank` follows the object's life: created before updated, open
-/// before paid.
+/// A terminal state, which Stripe never leaves, comes last whatever its
+/// timestamp says. Within one second, `rank` follows the life of the object:
+/// created before updated, open before paid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     pub terminal: bool,
-    /// Unix seconds.
+    /// Unix time, in seconds.
     pub created: i64,
     pub rank: u8,
 }
 
-/// `object` before it was changed; `changed` are the attributes as they were.
+/// Returns `object` as it was before a change. `changed` holds the previous
+/// values of the changed attributes (`data.previous_attributes`).
 #[must_use]
 pub fn before(object: &Value, changed: &Map<String, Value>) -> Value {
     let mut earlier = object.clone();
@@ -32,7 +33,7 @@ pub fn before(object: &Value, changed: &Map<String, Value>) -> Value {
     };
     for (name, was) in changed {
         let was = match (object.get(name), was) {
-            // A changed hash lists only the keys that changed.
+            // A nested object lists only the keys that changed.
             (Some(now), Value::Object(was)) if now.is_object() => before(now, was),
             (_, was) => without_nulls(was),
         };
@@ -45,7 +46,8 @@ pub fn before(object: &Value, changed: &Map<String, Value>) -> Value {
     earlier
 }
 
-/// An attribute that is null is as good as absent.
+/// Stripe treats a null attribute and a missing one alike, so nulls are
+/// dropped.
 fn without_nulls(value: &Value) -> Value {
     match value {
         Value::Object(attributes) => attributes
@@ -62,7 +64,7 @@ fn shows(object: &Value, attributes: &Map<String, Value>) -> bool {
         .iter()
         .all(|(name, was)| match (object.get(name), was) {
             (None, was) => was.is_null(),
-            // A changed hash lists only the keys that changed.
+            // A nested object lists only the keys that changed.
             (Some(now), Value::Object(was)) if now.is_object() => shows(now, was),
             (Some(now), was) => now == was,
         })

@@ -1,9 +1,10 @@
-//! The time for which a soft limit may be exceeded: one for each organization,
-//! metric and billing period.
+//! Grace periods: the time during which a soft limit may be exceeded. There is
+//! at most one per organization, metric and billing period.
 
 use jiff::{SignedDuration, Timestamp};
 
-/// A grace period, from the first crossing of the quota: `started <= t < expires`.
+/// A half-open interval, `started_at <= t < expires_at`, that begins when the
+/// quota is first exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GracePeriod {
     pub started_at: Timestamp,
@@ -11,7 +12,7 @@ pub struct GracePeriod {
 }
 
 impl GracePeriod {
-    /// The grace period that a crossing at `now` starts.
+    /// The grace period that starts when the quota is exceeded at `now`.
     #[must_use]
     pub fn starting(now: Timestamp, hours: u32) -> Self {
         let length = SignedDuration::from_hours(i64::from(hours));
@@ -21,7 +22,8 @@ impl GracePeriod {
         }
     }
 
-    /// Whether it is over: at the instant it expires, it is.
+    /// Whether the grace period has expired. It has at the instant of
+    /// `expires_at`.
     #[must_use]
     pub fn is_over(&self, now: Timestamp) -> bool {
         now >= self.expires_at
@@ -31,18 +33,18 @@ impl GracePeriod {
 /// Why a grace period ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndReason {
-    /// A plan that covers the usage, or bills it.
+    /// A plan with a higher quota, or one that bills the overage, took effect.
     Upgraded,
-    /// An operator's quota that covers it.
+    /// An operator raised the quota.
     QuotaRaised,
     /// The billing period ended first.
     PeriodEnded,
-    /// Its time was over.
+    /// The time ran out.
     Expired,
 }
 
 impl EndReason {
-    /// The name that the database has for it.
+    /// The name used in the database.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -69,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_steps_back_ends_nothing() {
+    fn a_clock_that_steps_back_does_not_end_a_grace_period() {
         let start: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
         let grace = GracePeriod::starting(start, 24);
         assert!(!grace.is_over("2026-11-22T12:00:00Z".parse().unwrap()));

@@ -1,8 +1,10 @@
 //! The pure rules of billing.
 //!
-//! Nothing here touches the outside world: no clock, randomness, database or
-//! environment. Time and chance are arguments, so every rule can be tested by
-//! itself and cannot fail for reasons of its surroundings.
+//! Nothing here reads a clock, randomness, a database or the environment: time
+//! and random numbers are arguments. Every rule can be tested in isolation, and
+//! the only errors are those of its input.
+
+#![deny(clippy::too_many_lines, clippy::unwrap_used)]
 
 pub mod event_order;
 pub mod grace_period;

@@ -1,9 +1,11 @@
-//! Amounts as people write them.
+//! Amounts of money: minor units formatted for people.
 
-/// How many decimals Stripe's amounts in `currency` (ISO 4217, any case) have.
+/// The number of decimal places of Stripe's amounts in `currency` (ISO 4217,
+/// any case).
 ///
-/// Source: Stripe's list of zero-decimal and three-decimal currencies; ISK and
-/// UGX have no decimals any more, but Stripe still counts them in hundredths.
+/// This follows Stripe's lists of zero-decimal and three-decimal currencies.
+/// ISK and UGX no longer have minor units, but Stripe still counts them in
+/// hundredths.
 pub fn decimals(currency: &str) -> u32 {
     match currency.to_ascii_lowercase().as_str() {
         "bif" | "clp" | "djf" | "gnf" | "jpy" | "kmf" | "krw" | "mga" | "pyg" | "rwf" | "vnd"
@@ -13,7 +15,8 @@ pub fn decimals(currency: &str) -> u32 {
     }
 }
 
-/// The exact number of major units: `4550, "usd"` is `45.50`; `500, "jpy"` is `500`.
+/// The exact amount in major units: `4550, "usd"` is `45.50`; `500, "jpy"` is
+/// `500`.
 pub fn major(minor: i64, currency: &str) -> String {
     let decimals = decimals(currency);
     let unit = 10_u64.pow(decimals);

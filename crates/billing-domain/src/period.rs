@@ -1,28 +1,28 @@
 //! Billing periods: half-open UTC intervals, counted from an anchor.
 //!
-//! Every boundary is computed from the anchor and never from the boundary
-//! before it, so that an anchor on the 31st comes back to the 31st after a
-//! short month instead of drifting to the 28th.
+//! Every boundary is computed from the anchor, never from the previous
+//! boundary. An anchor on the 31st therefore returns to the 31st after a short
+//! month instead of drifting to the 28th.
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 
-/// Why a period could not be formed.
+/// Why a period cannot be constructed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PeriodError {
     /// The end is not after the start.
     #[error("a period must end after it starts")]
     Empty,
-    /// The cadence repeats every zero units.
+    /// The interval count is zero.
     #[error("a billing interval must repeat at least every 1 unit")]
     ZeroInterval,
-    /// The computation left the range of representable times.
+    /// The result is outside the range of representable times.
     #[error("the period lies outside the range of representable times")]
     OutOfRange,
 }
 
-/// A half-open interval of time, `start <= t < end`, to the second.
+/// A half-open interval, `start <= t < end`, with a resolution of one second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Period {
     start_secs: i64,
@@ -32,7 +32,8 @@ pub struct Period {
 impl Period {
     /// The interval from `start` up to, but not including, `end`.
     ///
-    /// Fractions of a second are dropped: invoices are cut to the second.
+    /// Fractions of a second are dropped, because Stripe's periods are whole
+    /// seconds.
     pub fn new(start: Timestamp, end: Timestamp) -> Result<Self, PeriodError> {
         Self::from_seconds(start.as_second(), end.as_second())
     }
@@ -50,7 +51,7 @@ impl Period {
         })
     }
 
-    /// The first second that belongs to the period, as Unix time.
+    /// The first second of the period, as Unix time.
     #[must_use]
     pub const fn start_secs(&self) -> i64 {
         self.start_secs
@@ -62,27 +63,27 @@ impl Period {
         self.end_secs
     }
 
-    /// How long the period lasts; at least one second.
+    /// The length of the period; at least one second.
     #[must_use]
     pub const fn length_secs(&self) -> i64 {
         self.end_secs - self.start_secs
     }
 
-    /// How much of the period is left at `at_secs`: all of it before the
-    /// start, nothing from the end on.
+    /// The time left in the period at `at_secs`: the whole length before the
+    /// start, zero from the end on.
     #[must_use]
     pub fn remaining_secs(&self, at_secs: i64) -> i64 {
         self.end_secs - at_secs.clamp(self.start_secs, self.end_secs)
     }
 
-    /// Whether `at_secs` lies in the period; its end does not.
+    /// Whether the period contains `at_secs`. The end is excluded.
     #[must_use]
     pub const fn contains(&self, at_secs: i64) -> bool {
         self.start_secs <= at_secs && at_secs < self.end_secs
     }
 }
 
-/// The unit in which a price repeats.
+/// The unit of a recurring price's interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Interval {
     /// Twenty-four hours.
@@ -95,7 +96,7 @@ pub enum Interval {
     Year,
 }
 
-/// How often a price repeats: every `count` intervals.
+/// How often a price recurs: every `count` intervals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cadence {
     interval: Interval,
@@ -103,19 +104,17 @@ pub struct Cadence {
 }
 
 impl Cadence {
-    /// Every single month.
     pub const MONTHLY: Self = Self {
         interval: Interval::Month,
         count: 1,
     };
 
-    /// Every single year.
     pub const YEARLY: Self = Self {
         interval: Interval::Year,
         count: 1,
     };
 
-    /// Every `count` intervals; zero is refused.
+    /// Every `count` intervals; an error if `count` is zero.
     pub fn every(count: u16, interval: Interval) -> Result<Self, PeriodError> {
         if count == 0 {
             return Err(PeriodError::ZeroInterval);
@@ -123,8 +122,8 @@ impl Cadence {
         Ok(Self { interval, count })
     }
 
-    /// The boundary `index` repetitions after the anchor (before it, when
-    /// negative). A day that a month lacks becomes that month's last day.
+    /// The boundary `index` intervals after the anchor, or before it if
+    /// negative. If a month lacks the anchor's day, its last day is used.
     pub fn boundary(&self, anchor_secs: i64, index: i64) -> Result<i64, PeriodError> {
         let steps = index
             .checked_mul(i64::from(self.count))
@@ -145,10 +144,10 @@ impl Cadence {
         Ok(zoned.timestamp().as_second())
     }
 
-    /// The period that contains `at_secs`, on the grid laid by the anchor.
+    /// The period that contains `at_secs`, counted from the anchor.
     pub fn period_containing(&self, anchor_secs: i64, at_secs: i64) -> Result<Period, PeriodError> {
-        // The estimate may be one too high, as when the anchor's day of the
-        // month has not come yet; it is never more than one off either way.
+        // The estimate is at most one off in either direction. It is too high,
+        // for example, before the anchor's day of the month is reached.
         let mut index = self.estimated_index(anchor_secs, at_secs)?;
         while self.boundary(anchor_secs, index)? > at_secs {
             index -= 1;

@@ -1,7 +1,7 @@
-//! The local preview: what a change of plan costs now, and what comes next.
+//! The local preview: what a change of plan costs now and at the next renewal.
 //!
-//! It knows licensed items of one cadence. What it cannot know (discounts,
-//! taxes, stub periods) its caller must take to Stripe instead.
+//! It handles licensed items of a single cadence. Discounts, taxes and stub
+//! periods are outside its knowledge; the caller must ask Stripe for those.
 
 use crate::period::{Cadence, Period, PeriodError};
 use crate::proration::{Charge, Proration, ProrationError, ProrationLines, prorate};
@@ -9,50 +9,48 @@ use crate::proration::{Charge, Proration, ProrationError, ProrationLines, prorat
 /// How a subscription is billed: Stripe's `billing_mode.type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BillingMode {
-    /// A change of interval, or from free to paid, restarts the period, and
-    /// credits are recomputed from the item's current price.
+    /// A change of interval, or from free to paid, restarts the period. Credits
+    /// are computed from the item's current price.
     Classic,
-    /// The anchor stays, and a credit gives back what was debited.
+    /// The anchor never moves, and a credit returns what was debited.
     Flexible,
 }
 
-/// When a change is charged.
+/// When a change is charged: Stripe's `proration_behavior`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settlement {
-    /// On an invoice of its own, at once (`always_invoice`).
+    /// Immediately, on a separate invoice (`always_invoice`).
     Now,
-    /// Together with the renewal (`create_prorations`).
+    /// With the next renewal (`create_prorations`).
     WithRenewal,
-    /// Not at all: the new price counts from the renewal (`none`).
+    /// Never: the new price applies from the next renewal (`none`).
     Never,
 }
 
-/// A licensed item as it is, or as it will be.
+/// The price and quantity of a licensed item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ItemTerms<'a> {
-    /// Identity of the price. Two prices may cost the same and still differ.
+    /// The price id. Two prices may cost the same and still differ.
     pub price_id: &'a str,
-    /// What a whole period costs.
+    /// The charge for a whole period.
     pub charge: Charge,
-    /// How often it is charged.
     pub cadence: Cadence,
 }
 
 /// A change of one item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ItemChange<'a> {
-    /// The item before; `None` when it is added.
+    /// `None` if the item is added.
     pub before: Option<ItemTerms<'a>>,
-    /// The item after; `None` when it is removed.
+    /// `None` if the item is removed.
     pub after: Option<ItemTerms<'a>>,
-    /// What was last debited for the item in this period, where that differs
-    /// from `before` (after a change that was not charged). Only flexible
-    /// billing looks at it.
+    /// The last debit for the item in this period, if it differs from `before`
+    /// because a change was not prorated. Only flexible billing uses it.
     pub last_debited: Option<Charge>,
 }
 
 impl ItemChange<'_> {
-    /// Whether price and quantity stay as they are.
+    /// Whether neither price nor quantity changes.
     #[must_use]
     pub fn is_unchanged(&self) -> bool {
         self.before == self.after
@@ -69,35 +67,32 @@ impl ItemChange<'_> {
     }
 }
 
-/// A change of plan, with everything its price depends on.
+/// A change of plan, with everything that determines its price.
 #[derive(Debug, Clone, Copy)]
 pub struct PlanChange<'a> {
-    /// The item that changes.
     pub item: ItemChange<'a>,
     /// The subscription's current period.
     pub period: Period,
     /// When the change takes effect, as Unix time.
     pub change_at_secs: i64,
-    /// How the subscription is billed.
     pub mode: BillingMode,
-    /// When the change is charged.
     pub settlement: Settlement,
-    /// Whether the subscription is on trial, where changes are free.
+    /// Whether the subscription is on trial; changes during a trial are free.
     pub on_trial: bool,
 }
 
-/// What a change of plan comes to, in minor units.
+/// The cost of a change of plan, in minor units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Preview {
-    /// The two proration lines.
     pub lines: ProrationLines,
-    /// A line for a whole new period, when the change restarts the period.
+    /// The charge for a whole new period, if the change restarts the period.
     pub full_period: Option<i64>,
-    /// Sum of the lines charged at once; negative goes to the balance.
+    /// The total charged immediately. A negative total is credited to the
+    /// balance.
     pub due_now: i64,
-    /// Sum of the next invoice, prorations waiting for it included.
+    /// The total of the next invoice, including prorations deferred to it.
     pub next_invoice: i64,
-    /// When the next invoice is cut, as Unix time.
+    /// When the next invoice is created, as Unix time.
     pub next_invoice_at_secs: i64,
 }
 
@@ -110,8 +105,8 @@ pub enum PreviewError {
     /// A period is out of range.
     #[error(transparent)]
     Period(#[from] PeriodError),
-    /// A flexible change of interval leaves items of two cadences or a stub
-    /// period, which only Stripe can price.
+    /// In flexible billing, a change of interval produces items of two cadences
+    /// or a stub period, which only Stripe can price.
     #[error("a change of interval in flexible billing mode is priced by Stripe alone")]
     IntervalChange,
 }
@@ -153,8 +148,9 @@ pub fn preview(change: &PlanChange<'_>) -> Result<Preview, PreviewError> {
     })
 }
 
-/// The period starts anew at the change: the unused time is credited, and a
-/// whole period is due, both at once whatever the settlement asks.
+/// Previews a change that restarts the period. The unused time is credited and
+/// a whole period is charged, both immediately, whatever the proration
+/// behavior.
 fn restarted(change: &PlanChange<'_>, renewal: i64) -> Result<Preview, PreviewError> {
     let cadence = change
         .item

@@ -1,29 +1,30 @@
 //! Proration: what a change in the middle of a period costs.
 //!
-//! The arithmetic is Stripe's, found from recorded invoices. A change makes
-//! two lines for each item, never one difference: the unused time of what was
-//! there (a credit), and the remaining time of what replaces it (a debit).
-//! Each line is rounded by itself and only then summed.
+//! The arithmetic is Stripe's, derived from recorded invoices. A change
+//! produces two lines per item, never one net amount: a credit for the unused
+//! time of the old configuration, and a debit for the remaining time of the new
+//! one. Each line is rounded separately before the lines are summed.
 
 use crate::period::Period;
 
-/// How an exact fraction of a minor unit becomes a whole one.
+/// How a fraction of a minor unit is rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rounding {
-    /// To the nearest minor unit; an exact half goes toward minus infinity,
-    /// so a debit of 4.5 becomes 4 and a credit of −2.5 becomes −3.
+    /// To the nearest minor unit, with ties toward minus infinity: a debit of
+    /// 4.5 becomes 4 and a credit of −2.5 becomes −3.
     NearestTiesDown,
 }
 
 impl Rounding {
-    /// `numerator / denominator` in whole units; the denominator is positive.
+    /// Divides and rounds. The denominator must be positive.
     #[must_use]
     pub fn divide(self, numerator: i128, denominator: i128) -> i128 {
         debug_assert!(denominator > 0, "a period has a length");
         match self {
             Self::NearestTiesDown => {
                 let quotient = numerator.div_euclid(denominator);
-                // Comparing the two sides of the half avoids doubling.
+                // Comparing both parts of the unit avoids doubling, which could
+                // overflow.
                 let above = numerator.rem_euclid(denominator);
                 quotient + i128::from(above > denominator - above)
             }
@@ -31,23 +32,22 @@ impl Rounding {
     }
 }
 
-/// Why a change could not be prorated.
+/// Why a change cannot be prorated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProrationError {
-    /// A full price, or a sum of lines, exceeds 64 bits of minor units.
+    /// A full price or a sum of lines does not fit in 64 bits.
     #[error("the amount does not fit in 64 bits of minor units")]
     AmountTooLarge,
-    /// Prices below zero are discounts, which this engine does not know.
+    /// A negative price is a discount, which this engine does not support.
     #[error("a price must not be negative")]
     NegativePrice,
 }
 
-/// So many units at so much each, for one whole period.
+/// The charge for one item and a whole period: a quantity at a unit price.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Charge {
-    /// Price of one unit, in minor units of the currency.
+    /// The price of one unit, in minor units of the currency.
     pub unit_amount: i64,
-    /// How many units.
     pub quantity: u64,
 }
 
@@ -63,7 +63,7 @@ impl Charge {
         i64::try_from(full).map_err(|_| ProrationError::AmountTooLarge)
     }
 
-    /// The amount for what is left of `period` at `at_secs`.
+    /// The amount for the time left in `period` at `at_secs`.
     pub fn remaining_amount(
         &self,
         period: &Period,
@@ -73,7 +73,8 @@ impl Charge {
         share(self.full_amount()?, period, at_secs, rounding)
     }
 
-    /// The credit, zero or negative, for what is left of `period`.
+    /// The credit, zero or negative, for the time left in `period` at
+    /// `at_secs`.
     pub fn unused_amount(
         &self,
         period: &Period,
@@ -84,28 +85,25 @@ impl Charge {
     }
 }
 
-/// One item's change within its period.
+/// The change of one item within its period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Proration {
-    /// The item's current period.
     pub period: Period,
     /// When the change takes effect, as Unix time.
     pub change_at_secs: i64,
-    /// What is credited: in classic billing mode the item's configuration
-    /// before the change, in flexible mode what was last debited for it.
-    /// `None` when the item is added.
+    /// The charge to credit: in classic billing mode the item before the
+    /// change, in flexible mode the last debit. `None` if the item is added.
     pub credited: Option<Charge>,
-    /// What is debited: the configuration after the change, or `None` when
-    /// the item is removed.
+    /// The charge to debit: the item after the change. `None` if it is removed.
     pub debited: Option<Charge>,
 }
 
-/// The lines that a change makes. A line of zero is still a line.
+/// The lines that a change produces. A line of zero is still a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ProrationLines {
-    /// Unused time of what was there; never positive.
+    /// For the unused time of the old configuration; never positive.
     pub credit: Option<i64>,
-    /// Remaining time of what replaces it; never negative.
+    /// For the remaining time of the new configuration; never negative.
     pub debit: Option<i64>,
 }
 
@@ -119,9 +117,9 @@ impl ProrationLines {
     }
 }
 
-/// The lines for one item that changes; whether anything changed at all is
-/// for the caller to see, since two prices may cost the same. With no time
-/// left in the period there are no lines.
+/// Computes the lines for one changed item. There are none if no time is left
+/// in the period. The caller decides whether anything changed at all, since two
+/// prices may cost the same.
 pub fn prorate(change: &Proration) -> Result<ProrationLines, ProrationError> {
     let Proration {
         period,
@@ -151,6 +149,6 @@ fn share(
 ) -> Result<i64, ProrationError> {
     let numerator = i128::from(full_amount) * i128::from(period.remaining_secs(at_secs));
     let amount = rounding.divide(numerator, i128::from(period.length_secs()));
-    // A share of a 64-bit amount fits in 64 bits; the conversion cannot fail.
+    // Cannot fail: a share of a 64-bit amount fits in 64 bits.
     i64::try_from(amount).map_err(|_| ProrationError::AmountTooLarge)
 }

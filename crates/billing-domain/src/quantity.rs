@@ -1,12 +1,12 @@
-//! Quantities of usage: exact decimals, never negative.
+//! Usage quantities: exact, non-negative decimals.
 
 use rust_decimal::Decimal;
 
-/// Digits of a quantity at most, and how many of them after the point.
+/// The maximum number of digits, in total and after the decimal point.
 pub const DIGITS: usize = 20;
 pub const FRACTION_DIGITS: usize = 4;
 
-/// Why a text is no quantity.
+/// Why a text is not a quantity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
     #[error("a quantity is a decimal number such as 12 or 0.25, without sign or exponent")]
@@ -19,8 +19,8 @@ pub enum QuantityError {
     TooPrecise,
 }
 
-/// Reads a quantity with all of its digits. Zeros that say nothing count as
-/// digits: what was sent is what is compared with the limits.
+/// Parses a quantity. Insignificant zeros count toward the limits, because the
+/// limits apply to what was sent.
 pub fn parse(text: &str) -> Result<Decimal, QuantityError> {
     if let Some(rest) = text.strip_prefix('-') {
         let number = parse(rest).is_ok();
@@ -48,7 +48,8 @@ pub fn parse(text: &str) -> Result<Decimal, QuantityError> {
     Decimal::from_str_exact(text).map_err(|_| QuantityError::NotDecimal)
 }
 
-/// The whole units in a quantity: what is left over is not counted yet.
+/// The whole units of a quantity. The fraction is not billed until it is
+/// complete.
 #[must_use]
 pub fn whole_units(quantity: Decimal) -> Decimal {
     quantity.floor()

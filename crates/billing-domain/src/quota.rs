@@ -1,4 +1,4 @@
-//! Quotas: whether a use is allowed, by what is used already.
+//! Quotas: whether usage is allowed, given what was used before.
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
@@ -6,19 +6,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::grace_period::GracePeriod;
 
-/// How the values of a period become one number.
+/// How the quantities reported in a period are combined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Aggregation {
     Sum,
-    /// The highest level.
+    /// The highest level reported.
     Max,
-    /// The last level: a gauge, that is never summed.
+    /// The last level reported, for gauges.
     Last,
 }
 
 impl Aggregation {
-    /// What `used` becomes with `quantity`, that came last.
+    /// The total after reporting `quantity`; `None` on overflow.
     #[must_use]
     pub fn with(self, used: Decimal, quantity: Decimal) -> Option<Decimal> {
         match self {
@@ -29,15 +29,15 @@ impl Aggregation {
     }
 }
 
-/// What happens over the quota.
+/// What happens to usage over the quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OverLimit {
-    /// Refused.
+    /// It is denied.
     Hard,
-    /// Allowed for the grace period, then refused.
+    /// It is allowed during the grace period and denied afterwards.
     Grace,
-    /// Allowed, warned about, and billed.
+    /// It is allowed, reported and billed.
     Overage,
 }
 
@@ -59,30 +59,31 @@ impl OverLimit {
     }
 }
 
-/// What an organization may use of a metric in one billing period.
+/// The quota for one metric and billing period, and what happens beyond it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
-    /// None: unlimited.
+    /// `None` means unlimited.
     pub quota: Option<Decimal>,
     pub over_limit: OverLimit,
-    /// What a grace period lets be used at most; None: no end.
+    /// The most that may be used during a grace period; `None` means no
+    /// maximum.
     pub grace_max: Option<Decimal>,
 }
 
-/// How much a grace period lets be used at most.
+/// The most that may be used during a grace period, as configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ceiling {
-    /// Of the quota in force, in percent.
+    /// In percent of the effective quota.
     Percent(Decimal),
     Quantity(Decimal),
 }
 
 impl Ceiling {
-    /// What it comes to over `quota`.
+    /// The maximum for an effective quota of `quota`.
     #[must_use]
     pub fn over(self, quota: Decimal) -> Decimal {
         match self {
-            // What no decimal holds, no total reaches.
+            // On overflow there is no maximum, since no total can reach it.
             Self::Percent(percent) => quota
                 .checked_mul(percent)
                 .map_or(Decimal::MAX, |share| share / Decimal::ONE_HUNDRED),
@@ -91,21 +92,21 @@ impl Ceiling {
     }
 }
 
-/// Whether a use is allowed, and why.
+/// Whether usage is allowed, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// It is covered by the quota, or lowers the level.
+    /// The quota covers it, or it lowers the level.
     Within,
-    /// It is over the quota, and billed.
+    /// It exceeds the quota and is billed.
     Overage,
-    /// It is over the quota, and the period's grace has begun: now, if
-    /// `starts`.
+    /// It exceeds the quota during the grace period. `starts` says whether this
+    /// usage begins the grace period.
     InGrace { grace: GracePeriod, starts: bool },
-    /// It is over the quota, and the period's grace is over.
+    /// It exceeds the quota, and the grace period has expired.
     GraceExpired { grace: GracePeriod },
-    /// It is over what a grace period lets be used, whether or not one runs.
+    /// It exceeds the maximum for a grace period, whether or not one has begun.
     GraceExhausted { grace: Option<GracePeriod> },
-    /// It is over a quota that may not be exceeded.
+    /// It exceeds a hard quota.
     Exceeded,
 }
 
@@ -116,9 +117,9 @@ impl Decision {
     }
 }
 
-/// Decides about a use that would raise the level from `used` to `wanted`.
-/// `grace` is the one of this billing period, if it had any; `grace_hours` is
-/// how long a new one lasts.
+/// Decides whether the level may change from `used` to `wanted`. `grace` is the
+/// grace period of this billing period, if one began; `grace_hours` is the
+/// length of a new one.
 #[must_use]
 pub fn decide(
     limit: &Limit,
@@ -129,7 +130,7 @@ pub fn decide(
     now: Timestamp,
 ) -> Decision {
     let covered = limit.quota.is_none_or(|quota| wanted <= quota);
-    // What uses no more than before makes nothing worse.
+    // Usage that does not raise the level is always allowed.
     if covered || wanted < used || (wanted == used && limit.over_limit == OverLimit::Hard) {
         return Decision::Within;
     }
@@ -151,8 +152,8 @@ pub fn decide(
     }
 }
 
-/// What is used of `quota` in percent, to two places and rounded down; a quota
-/// of nothing is used up.
+/// The used share of `quota` in percent, rounded down to two decimal places. A
+/// quota of zero counts as fully used.
 #[must_use]
 pub fn percentage(used: Decimal, quota: Decimal) -> Decimal {
     let hundred = Decimal::ONE_HUNDRED;
@@ -161,14 +162,14 @@ pub fn percentage(used: Decimal, quota: Decimal) -> Decimal {
     }
     used.checked_mul(hundred)
         .and_then(|part| part.checked_div(quota))
-        // Beyond what a decimal holds, it is far beyond every threshold.
+        // On overflow the share is far above every threshold.
         .map_or(Decimal::MAX, |percent| percent.trunc_with_scale(2))
 }
 
-/// The shares of a quota, in percent, that are worth an alert.
+/// The used shares, in percent, that trigger an alert.
 pub const ALERT_THRESHOLDS: [u8; 3] = [80, 100, 120];
 
-/// The highest threshold that `used` has reached, if any.
+/// The highest alert threshold that `used` has reached.
 #[must_use]
 pub fn threshold_reached(used: Decimal, quota: Decimal) -> Option<u8> {
     let reached = |percent: &u8| {
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn grace_has_a_ceiling_where_there_is_one() {
+    fn a_grace_period_may_have_a_maximum() {
         let limit = Limit {
             quota: Some(100.into()),
             over_limit: OverLimit::Grace,
@@ -270,7 +271,7 @@ mod tests {
         assert_eq!(decide(0, 201, None, within), none);
         let some = Decision::GraceExhausted { grace: Some(grace) };
         assert_eq!(decide(200, 201, Some(grace), within), some);
-        // A level that is higher already may fall, and not stay.
+        // A level above the maximum may fall but not stay.
         assert_eq!(decide(500, 400, Some(grace), within), Decision::Within);
         assert!(!decide(500, 500, Some(grace), within).allowed());
         let over = Decision::GraceExpired { grace };

@@ -1,4 +1,4 @@
-//! When a failed event is tried again, and when it is given up.
+//! When a failed event is retried, and when it becomes a dead letter.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ const LONGEST_DELAY_MS: u64 = 3_600_000;
 /// What follows a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NextStep {
-    /// Try again, this long from now.
+    /// Retry after this delay.
     RetryAfter(Duration),
     /// Keep the event for an operator.
     DeadLetter,
@@ -17,8 +17,8 @@ pub enum NextStep {
 /// Decides what follows the attempt that just failed.
 ///
 /// `failed_before` counts the failed attempts before this one, and
-/// `max_retries` how many attempts may follow the first. `jitter` is a random
-/// number, of which all 32 bits are used.
+/// `max_retries` the attempts allowed after the first. `jitter` is a random
+/// number; all 32 bits are used.
 pub fn after_failure(failed_before: u32, max_retries: u32, jitter: u32) -> NextStep {
     if failed_before >= max_retries {
         NextStep::DeadLetter
@@ -27,10 +27,12 @@ pub fn after_failure(failed_before: u32, max_retries: u32, jitter: u32) -> NextS
     }
 }
 
-/// How long to wait after `failed_before` failed attempts and one more:
-/// somewhere between the last backoff and this one, so that events which failed
-/// together do not return together, and no delay is shorter than the one before
-/// it. At the cap, where the two are equal, they are spread already.
+/// The delay before the next attempt, after `failed_before` failures and one
+/// more.
+///
+/// It lies between the previous backoff and the current one, so that events
+/// that failed together are not retried together, and so that delays never
+/// shrink. At the cap both backoffs are equal and there is no jitter.
 pub fn delay(failed_before: u32, jitter: u32) -> Duration {
     let longest = backoff(failed_before);
     let shortest = match failed_before.checked_sub(1) {

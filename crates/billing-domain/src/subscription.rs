@@ -1,46 +1,47 @@
-//! What a subscription's status means.
+//! What the status of a subscription means.
 
-/// Stripe ends a subscription once: nothing revives it.
+/// Whether the subscription has ended. Nothing revives it.
 pub fn is_ended(status: &str) -> bool {
     matches!(status, "canceled" | "incomplete_expired")
 }
 
-/// Whether the customer has what the plan promises. A payment that is late
-/// (`past_due`) is Stripe's to collect; until it gives up, the plan stays.
+/// Whether the status grants the plan. A late payment (`past_due`) is Stripe's
+/// to collect, and the plan stays until Stripe gives up.
 pub fn grants_plan(status: &str) -> bool {
     matches!(status, "active" | "trialing" | "past_due")
 }
 
-/// The newest payment outcome of a subscription's invoices.
+/// The latest payment outcome among a subscription's invoices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastPayment<'a> {
-    /// Unix seconds of the event that told of it.
+    /// Unix time of the event that reported it, in seconds.
     pub at: i64,
-    /// It failed, and its invoice is still to be paid: neither paid since, by
-    /// whatever way, nor void, nor given up as uncollectible.
+    /// The payment failed, and the invoice is still open: not paid since by any
+    /// means, not void, and not uncollectible.
     pub failed: bool,
     /// The invoice's `billing_reason`.
     pub billing_reason: Option<&'a str>,
 }
 
-/// What Stripe last said of a subscription.
+/// The latest state of a subscription that Stripe reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastWord<'a> {
     pub status: &'a str,
-    /// Unix seconds of the event that told of it.
+    /// Unix time of the event that reported it, in seconds.
     pub at: i64,
-    /// A change waits for its payment; until then all is as it was.
+    /// Whether a change is waiting for its payment. Until then nothing else
+    /// changes.
     pub pending_update: bool,
 }
 
-/// The status in force: Stripe's word, or `past_due` where a payment of a
-/// running subscription failed after Stripe last spoke of the subscription,
-/// and as long as its invoice is unpaid.
+/// The effective status: the one Stripe reported, or `past_due` if a payment of
+/// a running subscription failed after that report and its invoice is still
+/// unpaid.
 ///
-/// A first payment (`subscription_create`) that fails leaves a subscription
-/// `incomplete`, which Stripe itself says; one of a change that waits for it,
-/// or of an invoice made by hand, leaves it as it is. A payment that succeeds
-/// never changes what Stripe said last.
+/// A failed first payment (`subscription_create`) leaves the subscription
+/// `incomplete`, which Stripe reports itself. A failed payment for a pending
+/// change or for a manual invoice does not affect the status. A successful
+/// payment never overrides what Stripe reported.
 pub fn effective_status<'a>(word: LastWord<'a>, payment: Option<LastPayment<'_>>) -> &'a str {
     let counts = |payment: LastPayment<'_>| {
         payment.failed
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_renewal_is_past_due_until_stripe_speaks_again() {
+    fn a_failed_renewal_is_past_due_until_the_next_report() {
         assert_eq!(
             effective_status(said("active", 100), failed(101)),
             "past_due"
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cancelled_subscription_stays_cancelled() {
+    fn a_canceled_subscription_stays_canceled() {
         let paid = Some(LastPayment {
             at: 200,
             failed: false,
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_payment_that_fails_is_incomplete_as_stripe_says() {
+    fn a_failed_first_payment_does_not_change_the_status() {
         let first = failed_for("subscription_create", 101);
         assert_eq!(
             effective_status(said("incomplete", 100), first),
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_waits_for_its_payment_leaves_the_status() {
+    fn a_failed_payment_for_a_pending_change_does_not_change_the_status() {
         let waiting = LastWord {
             pending_update: true,
             ..said("active", 100)

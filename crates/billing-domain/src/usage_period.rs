@@ -1,30 +1,30 @@
-//! The billing period that a use counts in: the subscription's, or without one
-//! what the UTC calendar month has between two subscriptions.
+//! The billing period that usage counts in: the subscription's period, or the
+//! part of the UTC calendar month that no subscription covers.
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::period::{Cadence, Period, PeriodError};
 
-/// How long after a period's end usage of it is still taken. Stripe leaves a
-/// renewal's invoice open for about an hour, and what was taken last must be
-/// reported by then: the rest of the hour is for three runs of the report.
+/// How long after the end of a period its usage is still accepted. Stripe keeps
+/// a renewal invoice open for about an hour, and usage must be reported by
+/// then; the remaining half hour leaves time for three report runs.
 pub const LATE: SignedDuration = SignedDuration::from_mins(30);
-/// How long after a period's end Stripe finalizes its invoice.
+/// How long after the end of a period Stripe finalizes its invoice.
 pub const FINALIZED: SignedDuration = SignedDuration::from_hours(1);
-/// How far ahead of our clock a use may lie.
+/// How far in the future usage may lie, to allow for clock skew.
 pub const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 
-/// What the period of an organization follows.
+/// The subscription that an organization's period follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subscribed {
-    /// The period that Stripe last told of.
+    /// The latest period that Stripe reported.
     pub period: Period,
-    /// Where later periods are counted from.
+    /// The anchor from which later periods are counted.
     pub anchor_secs: i64,
     pub cadence: Cadence,
-    /// When the subscription began.
+    /// When the subscription was created.
     pub created_secs: i64,
-    /// When it is to end, if it is.
+    /// When the subscription will end, if an end is set.
     pub ends_secs: Option<i64>,
 }
 
@@ -36,7 +36,7 @@ pub struct Past {
     pub end_secs: i64,
 }
 
-/// Why a use counts in no period.
+/// Why usage counts in no period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotCounted {
     #[error("its billing period is closed")]
@@ -47,8 +47,8 @@ pub enum NotCounted {
     Period(#[from] PeriodError),
 }
 
-/// The period that `now` lies in. A period that Stripe has not told of yet
-/// begins by itself when the last one ends.
+/// The period that contains `now`. If Stripe has not reported it yet, it is
+/// computed from the anchor.
 pub fn current(
     subscribed: Option<&Subscribed>,
     past: Option<Past>,
@@ -61,8 +61,9 @@ pub fn current(
     }
 }
 
-/// What no subscription of now covers: the last one's period, or the month, from
-/// the end of one subscription to the start of the next.
+/// The period that contains `secs` when no current subscription does: that of
+/// the ended subscription, or the part of the calendar month between the end of
+/// one subscription and the start of the next.
 fn free(
     subscribed: Option<&Subscribed>,
     past: Option<Past>,
@@ -89,13 +90,14 @@ fn free(
     Period::from_seconds(start, next.map_or(end, |next| end.min(next)))
 }
 
-/// Whether the period of `now` is the subscription's, and not the month.
+/// Whether the current period is the subscription's rather than the calendar
+/// month.
 #[must_use]
 pub fn is_subscribed(subscribed: Option<&Subscribed>, now: Timestamp) -> bool {
     subscribed.is_some_and(|held| held.covers(floor(now)))
 }
 
-/// The period that a use at `occurred` counts in, seen from `now`.
+/// The period in which usage at `occurred` counts, as of `now`.
 pub fn of(
     subscribed: Option<&Subscribed>,
     past: Option<Past>,
@@ -113,7 +115,8 @@ pub fn of(
     if secs >= open.end_secs() {
         return Ok(current(subscribed, past, occurred)?);
     }
-    // What lies before the open period counts in the one that ended with it.
+    // Usage before the open period counts only in the period directly before
+    // it, and only for a limited time.
     let late = now.as_second() - open.start_secs() < LATE.as_secs();
     if !late {
         return Err(NotCounted::Closed);
@@ -142,7 +145,8 @@ impl Subscribed {
             return Ok(self.period);
         }
         let found = self.cadence.period_containing(self.anchor_secs, secs)?;
-        // The grid need not meet the period that Stripe told of: a trial, say.
+        // Computed periods need not line up with the reported one, for example
+        // after a trial.
         let (start, end) = (found.start_secs(), found.end_secs());
         if secs < self.period.start_secs() {
             Period::from_seconds(
@@ -155,7 +159,7 @@ impl Subscribed {
     }
 }
 
-/// The UTC calendar month.
+/// The UTC calendar month that contains `secs`.
 fn month(secs: i64) -> Result<Period, PeriodError> {
     Cadence::MONTHLY.period_containing(0, secs)
 }
@@ -164,7 +168,7 @@ fn second(secs: i64) -> Result<Timestamp, PeriodError> {
     Timestamp::from_second(secs).map_err(|_| PeriodError::OutOfRange)
 }
 
-/// The second that an instant lies in; before 1970, too.
+/// Rounds down to whole seconds, before 1970 as well.
 fn floor(instant: Timestamp) -> i64 {
     let secs = instant.as_second();
     if instant.subsec_nanosecond() < 0 {
@@ -222,7 +226,7 @@ mod tests {
             "2026-01-31T10:00:00Z"
         );
         assert_eq!(period("2026-05-01T00:00:00Z").0, "2026-04-30T10:00:00Z");
-        // Before it there was none.
+        // Before the subscription, the calendar month applies.
         assert_eq!(period("2026-01-31T09:59:59Z").0, "2026-01-01T00:00:00Z");
     }
 
@@ -243,7 +247,7 @@ mod tests {
         let before = ("2026-01-01T00:00:00Z".into(), "2026-01-15T00:00:00Z".into());
         assert_eq!(of("2026-01-14T00:00:00Z"), before);
         assert_eq!(of("2026-03-02T00:00:00Z").0, "2026-03-01T00:00:00Z");
-        // Until the next one begins.
+        // The calendar month applies until the next subscription begins.
         let next = subscribed("2026-02-20T00:00:00Z", "2026-03-20T00:00:00Z");
         let between = current(Some(&next), Some(past), at("2026-02-16T00:00:00Z")).unwrap();
         let expected = ("2026-02-15T00:00:00Z".into(), "2026-02-20T00:00:00Z".into());
@@ -270,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_used_before_the_subscription_counts_in_its_month_for_a_while() {
+    fn usage_before_the_subscription_counts_in_its_month_while_that_is_open() {
         let held = subscribed("2026-11-10T12:00:00Z", "2026-12-10T12:00:00Z");
         let of = |now| of(Some(&held), None, at("2026-11-10T11:59:00Z"), at(now));
         let month = of("2026-11-10T12:29:59Z").map(|p| shown(p).0);

@@ -1,4 +1,4 @@
-//! The proration engine against the recorded vectors, and for all inputs.
+//! The proration engine, checked against recorded vectors and random input.
 
 mod proration {
     mod properties;

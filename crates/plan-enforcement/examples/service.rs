@@ -1,7 +1,8 @@
-//! A service behind the layer:
-//! `BILLING_URL=http://127.0.0.1:8080 BILLING_API_KEY=vck_… cargo run -p plan-enforcement --example service`
+//! A service behind the enforcement layer. Run it with
+//! `BILLING_URL=http://127.0.0.1:8080 BILLING_API_KEY=vck_… cargo run -p
+//! plan-enforcement --example service`.
 //!
-//! It prints its address; each `GET /` uses one of `api_calls`.
+//! It prints its address. Each `GET /` uses one unit of `api_calls`.
 
 use axum::Router;
 use axum::routing::get;
@@ -15,7 +16,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let billing = std::env::var("BILLING_URL").map_err(|_| "set BILLING_URL")?;
     let key = std::env::var("BILLING_API_KEY").map_err(|_| "set BILLING_API_KEY")?;
     let enforcement = Enforcement::new(&billing, "api_calls")?;
-    // A service of several organizations looks up whose the request is.
+    // A service with several organizations would look up the key of the
+    // organization that sent the request.
     let layer = PlanEnforcement::new(enforcement, move |_: &http::request::Parts| {
         Some(key.clone())
     });

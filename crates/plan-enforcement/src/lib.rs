@@ -1,6 +1,9 @@
-//! A tower layer for services whose use valuecanvas-billing meters: before a
-//! request is served it asks `GET /api/enforce`. An allowed request is served,
-//! with the quota headers on its answer; one that is not gets billing's own 402.
+//! A tower layer for services whose usage valuecanvas-billing meters.
+//!
+//! Before a request is served, the layer asks `GET /api/enforce`. If the usage
+//! is allowed, the request is served and the quota headers are added to its
+//! response; if not, the caller gets billing's 402. The layer keeps no counts
+//! of its own and never caches a decision.
 //!
 //! ```no_run
 //! # fn key_of(_: &http::request::Parts) -> Option<String> { None }
@@ -10,6 +13,8 @@
 //! let layer = PlanEnforcement::new(enforcement, key_of);
 //! # Ok::<(), plan_enforcement::InvalidUrl>(())
 //! ```
+
+#![deny(clippy::too_many_lines, clippy::unwrap_used)]
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,10 +26,10 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use tower::{Layer, Service};
 
-/// Longer, and the caller waits for billing rather than for the service.
+/// A longer timeout would make callers wait for billing instead of the service.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The address of billing is no http or https URL.
+/// The base URL of billing is not a valid http or https URL.
 #[derive(Debug)]
 pub struct InvalidUrl(String);
 
@@ -33,14 +38,15 @@ impl std::fmt::Display for InvalidUrl {
         let Self(url) = self;
         write!(
             f,
-            "{url:?} is no http:// or https:// URL of valuecanvas-billing"
+            "{url:?} is not an http:// or https:// URL; expected the address of valuecanvas-billing"
         )
     }
 }
 
 impl std::error::Error for InvalidUrl {}
 
-/// What is asked of billing, and what happens when it does not answer.
+/// Checks quotas with valuecanvas-billing, and decides what happens when it
+/// does not respond.
 #[derive(Debug, Clone)]
 pub struct Enforcement {
     client: reqwest::Client,
@@ -49,11 +55,12 @@ pub struct Enforcement {
 }
 
 impl Enforcement {
-    /// Asks billing at `base` for one unit of `metric`. The process must have a
-    /// rustls provider installed.
+    /// Consumes one unit of `metric` per request from the billing service at
+    /// `base`. The process must have a rustls provider installed.
     ///
     /// # Errors
-    /// Where `base` is no URL, or no client can be made.
+    /// If `base` is not an http or https URL, or if no HTTP client can be
+    /// created.
     pub fn new(base: &str, metric: &str) -> Result<Self, InvalidUrl> {
         let invalid = || InvalidUrl(base.to_owned());
         let mut url: reqwest::Url = base.parse().map_err(|_| invalid())?;
@@ -62,7 +69,7 @@ impl Enforcement {
         }
         url.set_path("/api/enforce");
         url.query_pairs_mut().append_pair("metric", metric);
-        // A redirect is no decision.
+        // A redirect is not a decision, so redirects are not followed.
         let client = reqwest::Client::builder()
             .timeout(TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
@@ -74,14 +81,15 @@ impl Enforcement {
         })
     }
 
-    /// For each request so many units, a decimal number.
+    /// Sets the units that each request consumes, as a decimal number.
     #[must_use]
     pub fn amount(mut self, amount: &str) -> Self {
         self.url.query_pairs_mut().append_pair("amount", amount);
         self
     }
 
-    /// Serves requests when billing does not answer; else they are 503.
+    /// Serves requests while billing does not respond. By default they get a
+    /// 503.
     #[must_use]
     pub fn fail_open(mut self) -> Self {
         self.fail_open = true;
@@ -100,7 +108,8 @@ impl Enforcement {
                 Ok(body) => Answer::Refused(refusal(status, &headers, body.to_vec())),
                 Err(_) => Answer::silence(self.fail_open),
             },
-            // Neither yes nor no: something else answers in billing's place.
+            // Neither allowed nor denied: something other than billing
+            // responded.
             _ => Answer::silence(self.fail_open),
         }
     }
@@ -109,7 +118,7 @@ impl Enforcement {
 enum Answer {
     Allowed(HeaderMap),
     Refused(Response<Vec<u8>>),
-    /// Billing does not answer, and the request is not served.
+    /// Billing did not respond, and the request is not served.
     Silence,
 }
 
@@ -143,18 +152,18 @@ fn refusal(status: StatusCode, headers: &HeaderMap, body: Vec<u8>) -> Response<V
 }
 
 fn unavailable() -> Response<Vec<u8>> {
-    let body = br#"{"title":"Service Unavailable","status":503,"code":"enforcement_unavailable","detail":"the quota cannot be checked at the moment; try again"}"#;
+    let body = br#"{"title":"Service Unavailable","status":503,"code":"enforcement_unavailable","detail":"the quota could not be checked; try again later"}"#;
     let status = StatusCode::SERVICE_UNAVAILABLE;
     refusal(status, &HeaderMap::new(), body.to_vec())
 }
 
 fn no_key() -> Response<Vec<u8>> {
-    let body = br#"{"title":"Unauthorized","status":401,"code":"unauthenticated","detail":"the request names no organization that billing knows"}"#;
+    let body = br#"{"title":"Unauthorized","status":401,"code":"unauthenticated","detail":"the request has no API key of an organization"}"#;
     refusal(StatusCode::UNAUTHORIZED, &HeaderMap::new(), body.to_vec())
 }
 
-/// The layer. `key_of` says with which API key of billing's a request is asked
-/// about: that of the organization it belongs to. None: it is refused.
+/// The layer. `key_of` returns the billing API key of the organization that a
+/// request belongs to. A request without a key gets a 401.
 #[derive(Clone)]
 pub struct PlanEnforcement<F> {
     enforcement: Arc<Enforcement>,
@@ -165,7 +174,7 @@ impl<F> PlanEnforcement<F>
 where
     F: Fn(&Parts) -> Option<String>,
 {
-    /// A layer that asks as `enforcement` says.
+    /// A layer that checks each request with `client`.
     pub fn new(enforcement: Enforcement, key_of: F) -> Self {
         Self {
             enforcement: Arc::new(enforcement),
@@ -185,7 +194,7 @@ impl<S, F: Clone> Layer<S> for PlanEnforcement<F> {
     }
 }
 
-/// A service behind the layer.
+/// A service wrapped by [`PlanEnforcementLayer`].
 #[derive(Clone)]
 pub struct Enforced<S, F> {
     inner: S,
@@ -213,7 +222,7 @@ where
         let key = (self.layer.key_of)(&parts);
         let request = Request::from_parts(parts, body);
         let enforcement = self.layer.enforcement.clone();
-        // The one that was polled ready is the one that is called.
+        // Call the instance that was polled ready, and leave the clone behind.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         Box::pin(async move {

@@ -1,11 +1,10 @@
-//! `GET /v1/account`: who this is.
+//! `GET /v1/account`: the account itself.
 
 use serde_json::{Value, json};
 
 use crate::call::{Call, Route, get};
 use crate::error::ApiError;
 
-/// Routes of the account.
 pub const ROUTES: &[Route] = &[get("/v1/account", retrieve)];
 
 fn retrieve(call: &mut Call<'_>) -> Result<Value, ApiError> {

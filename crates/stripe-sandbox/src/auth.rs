@@ -1,4 +1,4 @@
-//! Who may ask: any test key, or the configured ones.
+//! Authentication: any test key, or only the configured ones.
 
 use axum::http::{HeaderMap, header};
 use base64::Engine;
@@ -6,14 +6,15 @@ use base64::Engine;
 use crate::config::Config;
 use crate::error::ApiError;
 
-/// Bearer or Basic, a test key.
+/// Checks the API key, which is sent as a bearer token or as the user name of
+/// Basic authentication.
 pub fn authenticate(config: &Config, headers: &HeaderMap) -> Result<(), ApiError> {
-    let refused = |message: String| ApiError::other(401, "invalid_request_error", message);
+    let unauthorized = |message: String| ApiError::other(401, "invalid_request_error", message);
     let Some(key) = headers
         .get(header::AUTHORIZATION)
         .and_then(|value| read_key(value.to_str().ok()?))
     else {
-        return Err(refused("You did not provide an API key. You need to provide your API key in the Authorization header, using Bearer auth (e.g. 'Authorization: Bearer YOUR_SECRET_KEY').".to_owned()));
+        return Err(unauthorized("You did not provide an API key. You need to provide your API key in the Authorization header, using Bearer auth (e.g. 'Authorization: Bearer YOUR_SECRET_KEY').".to_owned()));
     };
     let known = if config.keys.is_empty() {
         ["sk_test_", "rk_test_"]
@@ -25,14 +26,14 @@ pub fn authenticate(config: &Config, headers: &HeaderMap) -> Result<(), ApiError
     if known {
         return Ok(());
     }
-    // Only the ends of a key are ever shown.
+    // Never show more than both ends of a key.
     let tail = key
         .char_indices()
         .rev()
         .nth(3)
         .map_or("", |(at, _)| &key[at..]);
     let head: String = key.chars().take(8).collect();
-    Err(refused(format!(
+    Err(unauthorized(format!(
         "Invalid API Key provided: {head}****{tail}"
     )))
 }

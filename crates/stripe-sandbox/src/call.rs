@@ -1,4 +1,4 @@
-//! One request, as an action of a resource sees it, and the table of routes.
+//! The request that an action receives, and the route table.
 
 use axum::http::Method;
 use serde_json::Value;
@@ -10,16 +10,15 @@ use crate::shape::Shape;
 use crate::state::State;
 use crate::store::Keyed;
 
-/// A request that passed authentication, faults and idempotency.
+/// A request that has passed authentication, faults and idempotency.
 #[derive(Debug)]
 pub struct Call<'a> {
-    /// Everything the sandbox knows.
     pub state: &'a mut State,
-    /// Parameters of query and body, `expand` taken out.
+    /// The parameters of query and body, without `expand`.
     pub params: Params,
     /// The ids in the path, in order.
     pub ids: Vec<String>,
-    /// The shape that the answer takes.
+    /// The shape of the response.
     pub shape: Shape,
     /// The API version of the request.
     pub version: String,
@@ -32,25 +31,25 @@ impl Call<'_> {
         self.ids.first().cloned().unwrap_or_default()
     }
 
-    /// The parameters; the action must call [`Params::finish`] on them before
-    /// it changes anything.
+    /// The parameters. The action must call [`Params::finish`] before it
+    /// changes anything.
     pub fn take_params(&mut self) -> Params {
         std::mem::take(&mut self.params)
     }
 
-    /// For actions without parameters.
+    /// For actions without parameters: refuses any.
     pub fn no_params(&mut self) -> Result<(), ApiError> {
         self.take_params().finish()
     }
 
-    /// An object in the request's shape.
+    /// The object with this id, in the shape of the request.
     pub fn render(&self, id: &str) -> Result<Value, ApiError> {
         self.state
             .render(id, self.shape)
             .ok_or_else(|| ApiError::no_such("object", id, "id"))
     }
 
-    /// One page of objects, rendered by id.
+    /// One page of a list, with each object rendered by its id.
     pub fn render_page<'b, T: Keyed + 'b>(
         &self,
         page: &Page,
@@ -59,7 +58,7 @@ impl Call<'_> {
         newest_first: impl Iterator<Item = &'b T>,
         filter: impl Fn(&T) -> bool,
     ) -> Result<Value, ApiError> {
-        let (objects, has_more) = page.cut(kind, newest_first, filter)?;
+        let (objects, has_more) = page.select(kind, newest_first, filter)?;
         let data = objects
             .into_iter()
             .map(|object| self.render(object.id()))
@@ -68,21 +67,18 @@ impl Call<'_> {
     }
 }
 
-/// What a route does.
+/// The function behind a route.
 pub type Action = fn(&mut Call<'_>) -> Result<Value, ApiError>;
 
-/// One line of a resource's table of routes.
+/// One entry of a resource's route table.
 #[derive(Debug, Clone)]
 pub struct Route {
-    /// HTTP method.
     pub method: Method,
-    /// Path, with `{id}` for ids.
+    /// The path, with ids as `{id}`.
     pub path: &'static str,
-    /// What it does.
     pub action: Action,
 }
 
-/// A `GET` route.
 #[must_use]
 pub const fn get(path: &'static str, action: Action) -> Route {
     Route {
@@ -92,7 +88,6 @@ pub const fn get(path: &'static str, action: Action) -> Route {
     }
 }
 
-/// A `POST` route.
 #[must_use]
 pub const fn post(path: &'static str, action: Action) -> Route {
     Route {
@@ -102,7 +97,6 @@ pub const fn post(path: &'static str, action: Action) -> Route {
     }
 }
 
-/// A `DELETE` route.
 #[must_use]
 pub const fn delete(path: &'static str, action: Action) -> Route {
     Route {

@@ -1,47 +1,46 @@
-//! What a sandbox can be told when it starts.
+//! Configuration of a sandbox.
 
 use std::time::Duration;
 
 use crate::shape;
 
-/// What becomes of a subscription when every payment retry has failed.
+/// What happens to a subscription once every payment retry has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DunningEnd {
-    /// The subscription is canceled.
     Cancel,
-    /// The subscription is `unpaid`; invoices stay open.
+    /// It becomes `unpaid`, and its invoices stay open.
     MarkUnpaid,
-    /// The subscription stays `past_due`.
+    /// It stays `past_due`.
     LeavePastDue,
 }
 
-/// How a sandbox behaves. The defaults are those of a new Stripe account.
+/// The behavior of a sandbox. The defaults are those of a new Stripe account.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Fixes the ids, so that a run can be repeated exactly.
+    /// Determines the ids, so that a run can be repeated exactly.
     pub seed: u64,
-    /// The account's default API version: for requests without
-    /// `Stripe-Version`, for events, and for endpoints without one.
+    /// The account's default API version. It applies to requests without
+    /// `Stripe-Version`, to events, and to webhook endpoints without a version.
     pub api_version: String,
-    /// The keys that authenticate; none means any `sk_test_…` or `rk_test_…`.
+    /// The accepted API keys. If empty, any `sk_test_…` or `rk_test_…` key is.
     pub keys: Vec<String>,
-    /// Where the links in invoices lead; its own address, unless set.
+    /// The base URL of the links in invoices; by default the sandbox's address.
     pub public_url: Option<String>,
-    /// Freezes the wall clock at a Unix time.
+    /// Freezes the wall clock at this Unix time.
     pub frozen_at: Option<i64>,
-    /// Pauses before the second, third, … delivery of an event.
+    /// The delays before each redelivery of an event.
     pub webhook_retry_delays: Vec<Duration>,
-    /// How long an endpoint may take to answer.
+    /// How long an endpoint may take to respond.
     pub webhook_timeout: Duration,
-    /// Days between a failed payment and its next attempt.
+    /// The delays between payment attempts, in days.
     pub dunning_days: Vec<u16>,
-    /// What follows the last failed attempt.
+    /// What happens after the last failed attempt.
     pub dunning_end: DunningEnd,
     /// How long a renewal invoice stays a draft.
     pub draft_secs: i64,
-    /// How long before a renewal `invoice.upcoming` is sent.
+    /// How many days before a renewal `invoice.upcoming` is sent.
     pub upcoming_days: u16,
-    /// How long a request hangs when the fault `timeout` strikes it.
+    /// How long a request hangs when the `timeout` fault applies to it.
     pub timeout_fault: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! Customers.
+//! Customers: contact data, balance, default payment method.
 
 use serde_json::{Value, json};
 
@@ -12,9 +12,8 @@ use crate::shape::Shape;
 use crate::state::State;
 use crate::store::Keyed;
 use crate::validate;
-use crate::{balance_transactions, subscriptions};
+use crate::{customer_balance, subscriptions};
 
-/// Routes of `/v1/customers`.
 pub const ROUTES: &[Route] = &[
     post("/v1/customers", create),
     get("/v1/customers", list),
@@ -23,15 +22,15 @@ pub const ROUTES: &[Route] = &[
     delete("/v1/customers/{id}", remove),
 ];
 
-/// Texts that only need to be kept and given back, and their longest.
-const TEXTS: [(&str, usize); 4] = [
+/// Text fields that are only stored and returned, with their maximum length.
+const TEXT_FIELDS: [(&str, usize); 4] = [
     ("description", 5_000),
     ("email", 512),
     ("name", 256),
     ("phone", 20),
 ];
-/// What Stripe takes here and the stand-in does not.
-const LACKING: [&str; 15] = [
+/// Parameters that Stripe accepts and the sandbox does not support.
+const UNSUPPORTED: [&str; 15] = [
     "business_name",
     "cash_balance",
     "coupon",
@@ -48,9 +47,9 @@ const LACKING: [&str; 15] = [
     "tax_id_data",
     "validate",
 ];
-const ADDRESS: [&str; 6] = ["city", "country", "line1", "line2", "postal_code", "state"];
+const ADDRESS_FIELDS: [&str; 6] = ["city", "country", "line1", "line2", "postal_code", "state"];
 
-/// Whom invoices are for.
+/// A customer, to whom invoices are addressed.
 #[derive(Debug, Clone)]
 pub struct Customer {
     id: String,
@@ -58,17 +57,17 @@ pub struct Customer {
     texts: [Option<String>; 4],
     address: Option<Value>,
     metadata: Metadata,
-    /// Negative: credit that later invoices use up. Positive: a debt.
+    /// Negative for credit that later invoices use up, positive for debt.
     pub balance: i64,
     /// The currency of the first charge.
     pub currency: Option<String>,
-    /// Where charges go unless the subscription says otherwise.
+    /// Charged unless the subscription has a payment method of its own.
     pub default_payment_method: Option<String>,
     invoice_prefix: String,
     next_invoice: u32,
-    /// The clock the customer lives on.
+    /// The test clock that determines the customer's time.
     pub test_clock: Option<String>,
-    /// Whether the last invoice's payment failed.
+    /// Whether the last payment failed.
     pub delinquent: bool,
     /// Deleted customers can still be retrieved.
     pub deleted: bool,
@@ -81,26 +80,24 @@ impl Keyed for Customer {
 }
 
 impl Customer {
-    /// The email address.
     #[must_use]
     pub fn email(&self) -> Option<&str> {
         self.texts[1].as_deref()
     }
 
-    /// The name.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.texts[2].as_deref()
     }
 
-    /// The number of the customer's next invoice; each is given once.
+    /// Returns the number of the next invoice and advances the sequence.
     pub fn number_invoice(&mut self) -> String {
         let number = format!("{}-{:04}", self.invoice_prefix, self.next_invoice);
         self.next_invoice += 1;
         number
     }
 
-    /// The object, or the stub that stands for a deleted one.
+    /// The API object, or a stub if the customer is deleted.
     #[must_use]
     pub fn render(&self, shape: Shape) -> Value {
         if self.deleted {
@@ -131,7 +128,7 @@ impl Customer {
             "tax_exempt": "none",
             "test_clock": self.test_clock,
         });
-        for ((name, _), text) in TEXTS.iter().zip(&self.texts) {
+        for ((name, _), text) in TEXT_FIELDS.iter().zip(&self.texts) {
             object[name] = json!(text);
         }
         if shape == Shape::Legacy {
@@ -153,8 +150,8 @@ struct Fields {
 impl Fields {
     fn take(params: &mut Params) -> Result<Self, ApiError> {
         let mut texts = [const { None }; 4];
-        for (slot, (name, most)) in texts.iter_mut().zip(TEXTS) {
-            *slot = params.clearable_within(name, most)?;
+        for (slot, (name, max_chars)) in texts.iter_mut().zip(TEXT_FIELDS) {
+            *slot = params.clearable_up_to(name, max_chars)?;
         }
         if let [_, Some(Some(email)), ..] = &texts
             && !is_email(email)
@@ -197,7 +194,7 @@ impl Fields {
     }
 }
 
-/// One `@`, something before it, and a host with a point after it.
+/// Whether the text has a local part, one `@` and a host with a dot.
 fn is_email(text: &str) -> bool {
     let plain = |part: &str| {
         !part.is_empty() && !part.contains(|c: char| c.is_whitespace() || c == '@' || c == ',')
@@ -219,11 +216,11 @@ fn take_address(params: &mut Params) -> Result<Option<Option<Value>>, ApiError> 
         return Ok(Some(None));
     };
     let mut address = json!({});
-    for name in ADDRESS {
+    for name in ADDRESS_FIELDS {
         address[name] = Value::Null;
     }
     for (name, value) in pairs {
-        if !ADDRESS.contains(&name.as_str()) {
+        if !ADDRESS_FIELDS.contains(&name.as_str()) {
             return Err(ApiError::unknown_param(&format!("address[{name}]")));
         }
         if name == "country" && !value.is_empty() {
@@ -239,7 +236,7 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let fields = Fields::take(&mut params)?;
     let test_clock = params.text("test_clock")?;
     let method = params.text("payment_method")?;
-    params.finish_lacking(&LACKING)?;
+    params.finish_rejecting(&UNSUPPORTED)?;
     let state = &mut *call.state;
     if let Some(clock) = &test_clock
         && state.test_clocks.get(clock).is_none()
@@ -266,9 +263,9 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
         deleted: false,
     };
     let (balance, id) = (fields.balance.unwrap_or(0), customer.id.clone());
-    let wished = fields.default_payment_method.clone().flatten();
+    let requested = fields.default_payment_method.clone().flatten();
     fields.apply(&mut customer);
-    // The default may only be the method attached by this very request.
+    // The default can only be the method that this request attaches.
     customer.default_payment_method = None;
     state.customers.insert(customer);
     let attached = method
@@ -276,7 +273,13 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
         .map(|method| payment_methods::attach(state, method, &id))
         .transpose();
     let default = attached.and_then(|attached| {
-        default_for(state, &id, wished.as_deref(), method.as_deref(), attached)
+        resolve_default(
+            state,
+            &id,
+            requested.as_deref(),
+            method.as_deref(),
+            attached,
+        )
     });
     match default {
         Ok(default) => {
@@ -290,30 +293,30 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
         }
     }
     state.emit("customer.created", &id, now);
-    balance_transactions::adjust(state, &id, balance, "initial", None)?;
+    customer_balance::adjust(state, &id, balance, "initial", None)?;
     call.render(&id)
 }
 
-/// The default asked for, allowing a shared test card's name for the copy
-/// of it that was just attached.
-fn default_for(
+/// Resolves the requested default. The name of a shared test card stands for
+/// the copy that was just attached.
+fn resolve_default(
     state: &State,
     customer: &str,
-    wished: Option<&str>,
+    requested: Option<&str>,
     method: Option<&str>,
     attached: Option<String>,
 ) -> Result<Option<String>, ApiError> {
-    match wished {
+    match requested {
         None => Ok(None),
-        Some(wished) if Some(wished) == method => Ok(attached),
-        Some(wished) => {
+        Some(requested) if Some(requested) == method => Ok(attached),
+        Some(requested) => {
             payment_methods::check_owner(
                 state,
-                wished,
+                requested,
                 customer,
                 "invoice_settings[default_payment_method]",
             )?;
-            Ok(Some(wished.to_owned()))
+            Ok(Some(requested.to_owned()))
         }
     }
 }
@@ -321,7 +324,7 @@ fn default_for(
 fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
     let fields = Fields::take(&mut params)?;
-    params.finish_lacking(&LACKING)?;
+    params.finish_rejecting(&UNSUPPORTED)?;
     let id = call.id();
     let state = &mut *call.state;
     let customer = state.customer(&id, "id")?;
@@ -346,7 +349,7 @@ fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
         let change = target
             .checked_sub(balance)
             .ok_or_else(|| ApiError::bad_param("balance", "Invalid integer"))?;
-        balance_transactions::adjust(state, &id, change, "adjustment", None)?;
+        customer_balance::adjust(state, &id, change, "adjustment", None)?;
     }
     call.render(&id)
 }
@@ -367,7 +370,7 @@ fn list(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let email = params.text("email")?;
     let clock = params.text("test_clock")?;
     params.finish()?;
-    // Customers on a clock are listed only when the clock is named.
+    // Customers on a test clock are listed only if the clock is given.
     let filter = |customer: &Customer| {
         !customer.deleted
             && created.contains(customer.created_secs)
@@ -393,7 +396,7 @@ fn remove(call: &mut Call<'_>) -> Result<Value, ApiError> {
     call.render(&id)
 }
 
-/// Deletes a customer and cancels what it subscribes to.
+/// Deletes a customer and cancels its subscriptions.
 pub fn erase(state: &mut State, id: &str) -> Result<(), ApiError> {
     let now = state.now_for(id);
     subscriptions::cancel::all_of(state, id, now)?;
@@ -407,15 +410,15 @@ pub fn erase(state: &mut State, id: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// What of a customer is there only when asked for.
+/// Properties of a customer that are returned only when expanded.
 #[must_use]
-pub fn included(state: &State, id: &str, part: &str) -> Option<Value> {
+pub fn on_request(state: &State, id: &str, part: &str) -> Option<Value> {
     let customer = state.customers.get(id)?;
     let empty = || list::object(Vec::new(), false, &format!("/v1/customers/{id}/{part}"));
     match part {
         "sources" | "tax_ids" => Some(empty()),
         "cash_balance" => Some(Value::Null),
-        // Credit is positive here, and negative in `balance`.
+        // Credit is positive here and negative in `balance`.
         "invoice_credit_balance" => {
             let mut balances = json!({});
             if let (Some(currency), true) = (&customer.currency, customer.balance != 0) {

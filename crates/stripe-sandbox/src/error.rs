@@ -1,12 +1,11 @@
-//! Errors in Stripe's shape.
+//! Errors in Stripe's format.
 
 use serde_json::{Map, Value, json};
 
-/// An answer that is not 2xx: status, and the fields of Stripe's error object.
+/// An error response: the status and the fields of Stripe's error object.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{kind} ({status}): {message}")]
 pub struct ApiError {
-    /// HTTP status.
     pub status: u16,
     /// Stripe's `type`.
     pub kind: &'static str,
@@ -14,16 +13,16 @@ pub struct ApiError {
     pub code: Option<&'static str>,
     /// Why the issuer declined.
     pub decline_code: Option<&'static str>,
-    /// The parameter at fault.
+    /// The parameter that caused the error.
     pub param: Option<String>,
-    /// A sentence for people.
+    /// A message for people.
     pub message: String,
-    /// Objects that Stripe adds to card errors: the charge, payment intent.
+    /// The objects that Stripe adds to card errors, such as the charge.
     pub details: Option<Box<Map<String, Value>>>,
 }
 
 impl ApiError {
-    /// `invalid_request_error`, 400.
+    /// An `invalid_request_error` with status 400.
     #[must_use]
     pub fn invalid(message: impl Into<String>) -> Self {
         Self {
@@ -37,20 +36,21 @@ impl ApiError {
         }
     }
 
-    /// A bad value of one parameter.
+    /// An invalid value of a parameter.
     #[must_use]
     pub fn bad_param(param: &str, message: impl Into<String>) -> Self {
         Self::invalid(message).param(param)
     }
 
-    /// A parameter this API does not have. Nothing is ever ignored silently.
+    /// A parameter that the API does not have. No parameter is silently
+    /// ignored.
     #[must_use]
     pub fn unknown_param(param: &str) -> Self {
         Self::bad_param(param, format!("Received unknown parameter: {param}"))
             .code("parameter_unknown")
     }
 
-    /// A value that Stripe knows and this stand-in does not.
+    /// Something that Stripe supports and the sandbox does not.
     #[must_use]
     pub fn unsupported(param: &str, what: &str) -> Self {
         Self::bad_param(
@@ -60,14 +60,14 @@ impl ApiError {
         .code("sandbox_unsupported")
     }
 
-    /// A parameter that must be there.
+    /// A required parameter that is missing.
     #[must_use]
     pub fn missing_param(param: &str) -> Self {
         Self::bad_param(param, format!("Missing required param: {param}."))
             .code("parameter_missing")
     }
 
-    /// An id that resolves to nothing; 404 in the path, 400 in a parameter.
+    /// An unknown id: 404 if it is in the path, 400 if in a parameter.
     #[must_use]
     pub fn no_such(object: &str, id: &str, param: &str) -> Self {
         let mut error =
@@ -78,7 +78,7 @@ impl ApiError {
         error
     }
 
-    /// `card_error`, 402.
+    /// A `card_error` with status 402.
     #[must_use]
     pub fn card(
         code: &'static str,
@@ -94,7 +94,7 @@ impl ApiError {
         }
     }
 
-    /// Any other status and type.
+    /// An error with another status and type.
     #[must_use]
     pub fn other(status: u16, kind: &'static str, message: impl Into<String>) -> Self {
         Self {
@@ -104,21 +104,21 @@ impl ApiError {
         }
     }
 
-    /// Adds the code.
+    /// Sets the code.
     #[must_use]
     pub const fn code(mut self, code: &'static str) -> Self {
         self.code = Some(code);
         self
     }
 
-    /// Adds the parameter.
+    /// Sets the parameter.
     #[must_use]
     pub fn param(mut self, param: &str) -> Self {
         self.param = Some(param.to_owned());
         self
     }
 
-    /// The JSON body; only what is set is there, as with Stripe.
+    /// The JSON body. Like Stripe's, it contains only the fields that are set.
     #[must_use]
     pub fn body(&self, request_id: &str) -> Value {
         let mut error = self.details.as_deref().cloned().unwrap_or_default();

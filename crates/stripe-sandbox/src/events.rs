@@ -1,4 +1,4 @@
-//! Events: what happened, in both shapes, newest first.
+//! Events: a record of every change, in both shapes.
 
 use serde_json::{Map, Value, json};
 
@@ -10,10 +10,9 @@ use crate::state::{Origin, State};
 use crate::store::Keyed;
 use crate::webhooks::delivery;
 
-/// Routes of `/v1/events`.
 pub const ROUTES: &[Route] = &[get("/v1/events", list), get("/v1/events/{id}", retrieve)];
 
-/// An object as it was at one moment, in both shapes.
+/// An object as it was at one point in time, in both shapes.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     legacy: Value,
@@ -29,21 +28,21 @@ impl Snapshot {
     }
 }
 
-/// Something that happened.
+/// Something that happened to an object.
 #[derive(Debug, Clone)]
 pub struct Event {
     id: String,
     /// Unix time, on the clock of the customer concerned.
     pub created_secs: i64,
-    /// Such as `invoice.paid`.
+    /// The type, such as `invoice.paid`.
     pub kind: &'static str,
     object: Snapshot,
     before: Option<Snapshot>,
     origin: Origin,
-    /// Deliveries that have not succeeded yet.
-    pub pending: u32,
-    /// Whether a delivery was given up.
-    pub failed: bool,
+    /// The number of deliveries that have not succeeded yet.
+    pub pending_deliveries: u32,
+    /// Whether a delivery was abandoned.
+    pub abandoned: bool,
 }
 
 impl Keyed for Event {
@@ -53,13 +52,13 @@ impl Keyed for Event {
 }
 
 impl Event {
-    /// The event as `/v1/events` shows it: in the account's API version.
+    /// The event as listed by `/v1/events`, in the account's API version.
     #[must_use]
     pub fn render(&self, state: &State) -> Value {
         self.render_version(&state.config.api_version)
     }
 
-    /// The event as an endpoint of this API version receives it.
+    /// The event as sent to an endpoint with this API version.
     #[must_use]
     pub fn render_version(&self, version: &str) -> Value {
         let shape = Shape::of(version);
@@ -76,7 +75,7 @@ impl Event {
             "created": self.created_secs,
             "data": data,
             "livemode": false,
-            "pending_webhooks": self.pending,
+            "pending_webhooks": self.pending_deliveries,
             "request": {
                 "id": self.origin.request_id,
                 "idempotency_key": self.origin.idempotency_key,
@@ -86,7 +85,7 @@ impl Event {
     }
 }
 
-/// The old values of what changed: hashes key by key, lists as a whole.
+/// The previous values of what changed: objects key by key, lists as a whole.
 fn difference(before: &Value, after: &Value) -> Map<String, Value> {
     let empty = Map::new();
     let (before, after) = (
@@ -113,7 +112,7 @@ fn difference(before: &Value, after: &Value) -> Map<String, Value> {
 }
 
 impl State {
-    /// The object as it is now, to compare with later.
+    /// The current state of an object, to compare with a later one.
     #[must_use]
     pub fn snapshot(&self, id: &str) -> Option<Snapshot> {
         Some(Snapshot {
@@ -122,15 +121,15 @@ impl State {
         })
     }
 
-    /// Records that something happened to an object.
+    /// Records an event about an object.
     pub fn emit(&mut self, kind: &'static str, id: &str, at_secs: i64) {
         if let Some(object) = self.snapshot(id) {
             self.record(kind, object, None, at_secs);
         }
     }
 
-    /// Records an update, with what changed since `before`; nothing is
-    /// recorded when nothing did.
+    /// Records an update, with the changes since `before`. Nothing is recorded
+    /// if nothing changed.
     pub fn emit_update(
         &mut self,
         kind: &'static str,
@@ -146,12 +145,12 @@ impl State {
         }
     }
 
-    /// Records an object as it last was, before it went.
+    /// Records an event with the state of an object before its deletion.
     pub fn emit_snapshot(&mut self, kind: &'static str, object: Snapshot, at_secs: i64) {
         self.record(kind, object, None, at_secs);
     }
 
-    /// Records an object that is not kept: previews have no id.
+    /// Records an event about an object that is not stored, such as a preview.
     pub fn emit_object(&mut self, kind: &'static str, legacy: Value, basil: Value, at_secs: i64) {
         self.record(kind, Snapshot { legacy, basil }, None, at_secs);
     }
@@ -172,8 +171,8 @@ impl State {
             object,
             before,
             origin: self.origin.clone(),
-            pending: u32::try_from(targets.len()).unwrap_or(u32::MAX),
-            failed: false,
+            pending_deliveries: u32::try_from(targets.len()).unwrap_or(u32::MAX),
+            abandoned: false,
         });
         delivery::enqueue(self, &id, targets);
     }
@@ -201,7 +200,8 @@ fn list(call: &mut Call<'_>) -> Result<Value, ApiError> {
             && kinds
                 .as_ref()
                 .is_none_or(|kinds| kinds.iter().any(|kind| kind == event.kind))
-            && delivered.is_none_or(|wanted| wanted == (event.pending == 0 && !event.failed))
+            && delivered
+                .is_none_or(|wanted| wanted == (event.pending_deliveries == 0 && !event.abandoned))
     };
     call.render_page(
         &page,
@@ -212,7 +212,8 @@ fn list(call: &mut Call<'_>) -> Result<Value, ApiError> {
     )
 }
 
-/// `invoice.*` matches every type under `invoice.`; `*` matches all.
+/// Whether a type matches a pattern: `invoice.*` matches every type under
+/// `invoice.`, and `*` matches all.
 #[must_use]
 pub fn matches_type(pattern: &str, kind: &str) -> bool {
     match pattern.strip_suffix('*') {

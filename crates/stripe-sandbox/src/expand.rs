@@ -1,4 +1,4 @@
-//! `expand[]`: ids replaced by the objects they name.
+//! `expand[]`: replaces ids with the objects they refer to.
 
 use serde_json::Value;
 
@@ -6,28 +6,28 @@ use crate::error::ApiError;
 use crate::shape::Shape;
 use crate::state::State;
 
-/// Four levels, as Stripe allows.
-const DEEPEST: usize = 4;
+/// Stripe expands at most four levels.
+const MAX_DEPTH: usize = 4;
 
-/// Expands every path in the answer.
+/// Expands every path in the response.
 pub fn apply(
     state: &State,
     shape: Shape,
     paths: &[String],
-    answer: &mut Value,
+    response: &mut Value,
 ) -> Result<(), ApiError> {
     for path in paths {
         let mut parts: Vec<&str> = path.split('.').collect();
-        if answer["object"] == "list" && parts.first() != Some(&"data") {
-            return Err(refused(path));
+        if response["object"] == "list" && parts.first() != Some(&"data") {
+            return Err(not_expandable(path));
         }
-        if parts.first() == Some(&"data") && answer["object"] == "list" {
+        if parts.first() == Some(&"data") && response["object"] == "list" {
             parts.remove(0);
-            for element in answer["data"].as_array_mut().into_iter().flatten() {
+            for element in response["data"].as_array_mut().into_iter().flatten() {
                 walk(state, shape, element, &parts, path)?;
             }
         } else {
-            walk(state, shape, answer, &parts, path)?;
+            walk(state, shape, response, &parts, path)?;
         }
     }
     Ok(())
@@ -43,34 +43,36 @@ fn walk(
     let Some((part, rest)) = parts.split_first() else {
         return Ok(());
     };
-    if parts.len() > DEEPEST + 2 {
+    if parts.len() > MAX_DEPTH + 2 {
         return Err(ApiError::bad_param(
             "expand",
-            format!("You cannot expand more than {DEEPEST} levels of a property: {path}"),
+            format!("You cannot expand more than {MAX_DEPTH} levels of a property: {path}"),
         ));
     }
     if value.get(part).is_none() {
-        include(state, shape, value, part);
+        add_on_request(state, shape, value, part);
     }
     let Some(child) = value.get_mut(part) else {
-        return Err(refused(path));
+        return Err(not_expandable(path));
     };
     match child {
         Value::Null => Ok(()),
         Value::String(id) => {
-            *child = state.render(id, shape).ok_or_else(|| refused(path))?;
+            *child = state
+                .render(id, shape)
+                .ok_or_else(|| not_expandable(path))?;
             walk(state, shape, child, rest, path)
         }
         Value::Array(elements) => elements
             .iter_mut()
             .try_for_each(|element| walk(state, shape, element, rest, path)),
         Value::Object(_) => walk(state, shape, child, rest, path),
-        Value::Bool(_) | Value::Number(_) => Err(refused(path)),
+        Value::Bool(_) | Value::Number(_) => Err(not_expandable(path)),
     }
 }
 
-/// Properties that are there only when asked for.
-fn include(state: &State, shape: Shape, value: &mut Value, part: &str) {
+/// Adds a property that is returned only when expanded.
+fn add_on_request(state: &State, shape: Shape, value: &mut Value, part: &str) {
     let id = value["id"].as_str().unwrap_or_default().to_owned();
     let included = match (value["object"].as_str(), part) {
         (Some("invoice"), "payments") if shape == Shape::Basil => state
@@ -84,7 +86,7 @@ fn include(state: &State, shape: Shape, value: &mut Value, part: &str) {
         (Some("customer"), "subscriptions") => {
             Some(crate::customers::subscriptions_of(state, &id, shape))
         }
-        (Some("customer"), part) => crate::customers::included(state, &id, part),
+        (Some("customer"), part) => crate::customers::on_request(state, &id, part),
         (Some("charge"), "refunds") => Some(crate::payments::refunds::of_charge(state, &id)),
         (Some("price"), "tiers") => state.prices.get(&id).map(|price| price.render_tiers()),
         _ => None,
@@ -94,7 +96,7 @@ fn include(state: &State, shape: Shape, value: &mut Value, part: &str) {
     }
 }
 
-fn refused(path: &str) -> ApiError {
+fn not_expandable(path: &str) -> ApiError {
     let last = path.rsplit('.').next().unwrap_or(path);
     ApiError::bad_param(
         "expand",

@@ -1,4 +1,4 @@
-//! Faults on request: what a client must survive, made to happen.
+//! Fault injection: failures that a client must survive, on demand.
 
 use serde_json::{Value, json};
 
@@ -7,29 +7,28 @@ use crate::error::ApiError;
 use crate::state::State;
 use crate::test_cards::{self, Decline};
 
-/// Control routes.
 pub const ROUTES: &[Route] = &[
     post("/_sandbox/faults", create),
     get("/_sandbox/faults", list),
     delete("/_sandbox/faults", clear),
 ];
 
-/// What goes wrong.
+/// The kind of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// 429 with `Retry-After`; nothing is done.
+pub enum FaultKind {
+    /// 429 with `Retry-After`; the request has no effect.
     RateLimit,
-    /// 409 `lock_timeout`; nothing is done.
+    /// 409 `lock_timeout`; the request has no effect.
     LockTimeout,
-    /// 500; nothing is done.
+    /// 500; the request has no effect.
     ServerError,
-    /// 500, after the request was carried out.
+    /// 500, although the request took effect.
     ServerErrorAfterActing,
-    /// The connection breaks; nothing is done.
+    /// The connection breaks; the request has no effect.
     Drop,
-    /// The connection breaks, after the request was carried out.
+    /// The connection breaks, although the request took effect.
     DropAfterActing,
-    /// No answer comes, though the request was carried out.
+    /// No response is sent, although the request took effect.
     Timeout,
     /// The next charge is declined.
     Decline(Decline),
@@ -46,20 +45,20 @@ const KINDS: [&str; 8] = [
     "decline",
 ];
 
-/// A fault and the requests it strikes.
+/// A fault and the requests it applies to.
 #[derive(Debug, Clone)]
 pub struct Fault {
-    kind: Kind,
+    kind: FaultKind,
     name: &'static str,
     method: Option<String>,
     path: Option<String>,
-    /// Strikes every so many matching requests; 1 strikes each.
+    /// Applies to every n-th matching request.
     every: u32,
-    /// Strikes left; none means without end.
-    left: Option<u32>,
-    seen: u32,
-    struck: u32,
-    /// Seconds for `Retry-After`.
+    /// How many more times it applies; `None` means until cleared.
+    remaining: Option<u32>,
+    matched: u32,
+    applied: u32,
+    /// The value of `Retry-After`.
     retry_after_secs: u32,
 }
 
@@ -69,20 +68,20 @@ impl Fault {
             && self
                 .path
                 .as_deref()
-                .is_none_or(|pattern| matches_pattern(pattern, path))
+                .is_none_or(|pattern| path_matches(pattern, path))
     }
 
-    /// Counts a matching request, and tells whether the fault strikes it.
-    fn strikes(&mut self) -> bool {
-        if self.left == Some(0) {
+    /// Counts a matching request and returns whether the fault applies to it.
+    fn count_match(&mut self) -> bool {
+        if self.remaining == Some(0) {
             return false;
         }
-        self.seen += 1;
-        if !self.seen.is_multiple_of(self.every) {
+        self.matched += 1;
+        if !self.matched.is_multiple_of(self.every) {
             return false;
         }
-        self.struck += 1;
-        self.left = self.left.map(|left| left - 1);
+        self.applied += 1;
+        self.remaining = self.remaining.map(|remaining| remaining - 1);
         true
     }
 
@@ -92,16 +91,16 @@ impl Fault {
             "method": self.method,
             "path": self.path,
             "every": self.every,
-            "left": self.left,
-            "seen": self.seen,
-            "struck": self.struck,
+            "left": self.remaining,
+            "seen": self.matched,
+            "struck": self.applied,
             "retry_after": self.retry_after_secs,
         })
     }
 }
 
-/// `*` stands for any run of characters.
-fn matches_pattern(pattern: &str, path: &str) -> bool {
+/// Whether the path matches; `*` stands for any run of characters.
+fn path_matches(pattern: &str, path: &str) -> bool {
     let Some((head, tail)) = pattern.split_once('*') else {
         return pattern == path;
     };
@@ -110,29 +109,29 @@ fn matches_pattern(pattern: &str, path: &str) -> bool {
     };
     (0..=rest.len())
         .filter(|at| rest.is_char_boundary(*at))
-        .any(|at| matches_pattern(tail, &rest[at..]))
+        .any(|at| path_matches(tail, &rest[at..]))
 }
 
-/// The fault that strikes this request, with its `Retry-After`.
-pub fn strike(state: &mut State, method: &str, path: &str) -> Option<(Kind, u32)> {
+/// The fault that applies to this request, with its `Retry-After`.
+pub fn applying_to(state: &mut State, method: &str, path: &str) -> Option<(FaultKind, u32)> {
     state
         .faults
         .iter_mut()
-        .filter(|fault| !matches!(fault.kind, Kind::Decline(_)) && fault.matches(method, path))
+        .filter(|fault| !matches!(fault.kind, FaultKind::Decline(_)) && fault.matches(method, path))
         .find_map(|fault| {
             fault
-                .strikes()
+                .count_match()
                 .then_some((fault.kind, fault.retry_after_secs))
         })
 }
 
-/// The decline that strikes the charge about to be made.
+/// The decline that applies to the next charge.
 pub fn take_decline(state: &mut State) -> Option<Decline> {
     state.faults.iter_mut().find_map(|fault| {
-        let Kind::Decline(decline) = fault.kind else {
+        let FaultKind::Decline(decline) = fault.kind else {
             return None;
         };
-        fault.strikes().then_some(decline)
+        fault.count_match().then_some(decline)
     })
 }
 
@@ -153,41 +152,41 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     if every == Some(0) || next == Some(0) {
         return Err(ApiError::bad_param(
             "every",
-            "`next` and `every` count from 1.",
+            "`next` and `every` must be at least 1.",
         ));
     }
     let kind = match name {
-        "rate_limit" => Kind::RateLimit,
-        "lock_timeout" => Kind::LockTimeout,
-        "server_error" => Kind::ServerError,
-        "server_error_after_acting" => Kind::ServerErrorAfterActing,
-        "drop" => Kind::Drop,
-        "drop_after_acting" => Kind::DropAfterActing,
-        "timeout" => Kind::Timeout,
+        "rate_limit" => FaultKind::RateLimit,
+        "lock_timeout" => FaultKind::LockTimeout,
+        "server_error" => FaultKind::ServerError,
+        "server_error_after_acting" => FaultKind::ServerErrorAfterActing,
+        "drop" => FaultKind::Drop,
+        "drop_after_acting" => FaultKind::DropAfterActing,
+        "timeout" => FaultKind::Timeout,
         _ => {
             let code = decline_code.as_deref().unwrap_or("generic_decline");
             let decline = test_cards::decline_named(code).ok_or_else(|| {
                 ApiError::bad_param("decline_code", format!("Unknown decline code: {code}"))
             })?;
-            Kind::Decline(decline)
+            FaultKind::Decline(decline)
         }
     };
-    // Without either, the very next matching request is struck, once.
-    let left = next.or(if every.is_none() { Some(1) } else { None });
+    // With neither parameter, the fault applies to the next matching request.
+    let remaining = next.or(if every.is_none() { Some(1) } else { None });
     let fault = Fault {
         kind,
         name,
         method,
         path,
         every: every.unwrap_or(1),
-        left,
-        seen: 0,
-        struck: 0,
+        remaining,
+        matched: 0,
+        applied: 0,
         retry_after_secs,
     };
-    let answer = fault.render();
+    let response = fault.render();
     call.state.faults.push(fault);
-    Ok(answer)
+    Ok(response)
 }
 
 fn take_u32(params: &mut crate::params::Params, name: &str) -> Result<Option<u32>, ApiError> {
@@ -213,17 +212,14 @@ fn clear(call: &mut Call<'_>) -> Result<Value, ApiError> {
 
 #[cfg(test)]
 mod tests {
-    use super::matches_pattern;
+    use super::path_matches;
 
     #[test]
     fn patterns_match_whole_paths() {
-        assert!(matches_pattern(
-            "/v1/invoices/*/pay",
-            "/v1/invoices/in_1/pay"
-        ));
-        assert!(matches_pattern("/v1/*", "/v1/customers"));
-        assert!(!matches_pattern("/v1/customers", "/v1/customers/cus_1"));
-        assert!(!matches_pattern(
+        assert!(path_matches("/v1/invoices/*/pay", "/v1/invoices/in_1/pay"));
+        assert!(path_matches("/v1/*", "/v1/customers"));
+        assert!(!path_matches("/v1/customers", "/v1/customers/cus_1"));
+        assert!(!path_matches(
             "/v1/invoices/*/pay",
             "/v1/invoices/in_1/void"
         ));

@@ -1,4 +1,4 @@
-//! Idempotency keys: the first answer, again and again.
+//! IdempotencyStore keys: a repeated request gets the first response again.
 
 use std::collections::HashMap;
 
@@ -6,35 +6,33 @@ use serde_json::Value;
 
 use crate::error::ApiError;
 
-/// An answer as it was given.
+/// A response that was sent.
 #[derive(Debug, Clone)]
-pub struct Answer {
-    /// HTTP status.
+pub struct StoredResponse {
     pub status: u16,
-    /// JSON body.
     pub body: Value,
-    /// The id of the request that was answered.
+    /// The id of the request it responds to.
     pub request_id: String,
 }
 
-/// The path within a fingerprint, which begins with method and path.
+/// The path in a fingerprint, which starts with method and path.
 fn endpoint(fingerprint: &str) -> &str {
     fingerprint.split(' ').nth(1).unwrap_or_default()
 }
 
-/// First answers by key.
+/// The first response for each idempotency key.
 #[derive(Debug, Default)]
-pub struct Idempotency {
-    answers: HashMap<String, (String, Answer)>,
+pub struct IdempotencyStore {
+    responses: HashMap<String, (String, StoredResponse)>,
 }
 
-impl Idempotency {
-    /// The first answer to this key; an error when the key came with another
-    /// request.
-    pub fn find(&self, key: &str, fingerprint: &str) -> Result<Option<Answer>, ApiError> {
-        match self.answers.get(key) {
+impl IdempotencyStore {
+    /// The first response for this key, or an error if the key was used for a
+    /// different request.
+    pub fn find(&self, key: &str, fingerprint: &str) -> Result<Option<StoredResponse>, ApiError> {
+        match self.responses.get(key) {
             None => Ok(None),
-            Some((first, answer)) if first == fingerprint => Ok(Some(answer.clone())),
+            Some((first, response)) if first == fingerprint => Ok(Some(response.clone())),
             Some((first, _)) if endpoint(first) != endpoint(fingerprint) => Err(ApiError::other(
                 400,
                 "idempotency_error",
@@ -53,13 +51,14 @@ impl Idempotency {
         }
     }
 
-    /// Keeps an answer. Requests that never began (bad parameters, limits,
-    /// conflicts) are not kept: they may be repeated with the same key.
-    pub fn keep(&mut self, key: &str, fingerprint: String, answer: &Answer) {
-        let began = answer.status < 300 || answer.status == 402 || answer.status >= 500;
+    /// Stores a response. Requests that were refused before they took effect
+    /// (invalid parameters, rate limits, conflicts) are not stored, so the key
+    /// can be used again.
+    pub fn store(&mut self, key: &str, fingerprint: String, response: &StoredResponse) {
+        let began = response.status < 300 || response.status == 402 || response.status >= 500;
         if began {
-            self.answers
-                .insert(key.to_owned(), (fingerprint, answer.clone()));
+            self.responses
+                .insert(key.to_owned(), (fingerprint, response.clone()));
         }
     }
 }

@@ -1,16 +1,15 @@
-//! Object ids: Stripe's prefixes, and a sequence fixed by a seed.
+//! Object ids with Stripe's prefixes, in a sequence determined by a seed.
 
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// A source of ids. The same seed gives the same ids in the same order, so
-/// that a run can be repeated exactly.
+/// A source of ids. The same seed gives the same ids in the same order, so that
+/// a run can be repeated exactly.
 #[derive(Debug, Clone)]
 pub struct IdSource {
     state: u64,
 }
 
 impl IdSource {
-    /// A source that starts from `seed`.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self { state: seed }
@@ -21,7 +20,7 @@ impl IdSource {
         format!("{prefix}_{}", self.token(24))
     }
 
-    /// So many random letters and digits.
+    /// Random letters and digits.
     pub fn token(&mut self, length: usize) -> String {
         (0..length)
             .map(|_| {
@@ -31,7 +30,7 @@ impl IdSource {
             .collect()
     }
 
-    /// SplitMix64: small, seedable, and well spread from any seed.
+    /// SplitMix64: small, seedable, and well distributed for any seed.
     const fn draw(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.state;

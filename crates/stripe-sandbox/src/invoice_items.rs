@@ -1,23 +1,22 @@
-//! Invoice items: lines that wait for an invoice.
+//! Invoice items: pending lines that the next invoice includes.
 
 use serde_json::{Value, json};
 
 use crate::call::{Call, Route, delete, get, post};
 use crate::error::ApiError;
 use crate::invoices::assemble::DraftLine;
-use crate::invoices::model::{Content, Status};
+use crate::invoices::model::{LineContent, Status};
 use crate::invoices::render;
 use crate::list::Page;
-use crate::metadata::MetadataChange;
+use crate::metadata::{Metadata, MetadataChange};
 use crate::params::Params;
 use crate::prices;
-use crate::pricing::Decimal;
+use crate::pricing::DecimalAmount;
 use crate::shape::Shape;
 use crate::state::State;
 use crate::store::Keyed;
 use crate::validate;
 
-/// Routes of `/v1/invoiceitems`.
 pub const ROUTES: &[Route] = &[
     post("/v1/invoiceitems", create),
     get("/v1/invoiceitems", list),
@@ -25,8 +24,8 @@ pub const ROUTES: &[Route] = &[
     delete("/v1/invoiceitems/{id}", remove),
 ];
 
-/// What Stripe takes here and the stand-in does not.
-pub const LACKING: [&str; 8] = [
+/// Parameters that Stripe accepts and the sandbox does not support.
+pub const UNSUPPORTED: [&str; 8] = [
     "customer_account",
     "discountable",
     "discounts",
@@ -37,17 +36,15 @@ pub const LACKING: [&str; 8] = [
     "tax_rates",
 ];
 
-/// A line that waits, or that an invoice has picked up.
+/// A line that is pending, or that an invoice has included.
 #[derive(Debug, Clone)]
 pub struct InvoiceItem {
     id: String,
-    /// The customer.
     pub customer: String,
-    /// The invoice that picked it up.
+    /// The invoice that includes it.
     pub invoice: Option<String>,
     date_secs: i64,
-    /// What it says.
-    pub content: Content,
+    pub content: LineContent,
 }
 
 impl Keyed for InvoiceItem {
@@ -57,7 +54,7 @@ impl Keyed for InvoiceItem {
 }
 
 impl InvoiceItem {
-    /// The line that it becomes.
+    /// The invoice line that it becomes.
     #[must_use]
     pub fn draft_line(&self) -> DraftLine {
         DraftLine {
@@ -66,7 +63,7 @@ impl InvoiceItem {
         }
     }
 
-    /// The object.
+    /// The API object.
     #[must_use]
     pub fn render(&self, state: &State, shape: Shape) -> Value {
         let content = &self.content;
@@ -114,8 +111,8 @@ impl InvoiceItem {
     }
 }
 
-/// Records a line that waits for an invoice.
-pub fn record(state: &mut State, customer: &str, content: Content, now_secs: i64) -> String {
+/// Records a pending line.
+pub fn record(state: &mut State, customer: &str, content: LineContent, now_secs: i64) -> String {
     let id = state.ids.next("ii");
     state.invoice_items.insert(InvoiceItem {
         id: id.clone(),
@@ -128,97 +125,151 @@ pub fn record(state: &mut State, customer: &str, content: Content, now_secs: i64
     id
 }
 
-/// Takes the parameters of an item that a user adds; the preview takes the
-/// same ones.
-pub fn take_content(params: &mut Params, state: &State, now_secs: i64) -> Result<Wish, ApiError> {
-    let amount = params.integer("amount")?;
-    let unit = take_unit(params)?;
-    let inline = params
-        .map("price_data")?
-        .map(|data| InlinePrice::take(data, state))
-        .transpose()?;
-    let currency = params
-        .text("currency")?
-        .map(|text| validate::currency("currency", &text))
-        .transpose()?;
-    let quantity = params.count("quantity")?;
-    let mut price_id = params.text("price")?;
-    if let Some(mut pricing) = params.map("pricing")? {
-        price_id = Some(pricing.required("price")?);
-        pricing.finish()?;
-    }
-    let description = params.text("description")?;
-    let metadata = MetadataChange::take(params)?.initial();
-    let given = [
-        ("amount", amount.is_some()),
-        ("unit_amount_decimal", unit.is_some()),
-        ("price", price_id.is_some()),
-        ("price_data", inline.is_some()),
-    ];
-    let mut given = given.iter().filter(|(_, given)| *given);
-    if let (Some((first, _)), Some((second, _))) = (given.next(), given.next()) {
-        return Err(ApiError::bad_param(
-            first,
-            format!("You may only specify one of these parameters: {first}, {second}."),
-        ));
-    }
-    let unit = unit.or_else(|| inline.as_ref().map(|inline| inline.unit));
-    let currency = match (&inline, currency) {
-        (Some(inline), Some(currency)) if inline.currency != currency => {
-            return Err(ApiError::bad_param(
-                "currency",
-                "The currency does not match that of `price_data`.",
-            ));
-        }
-        (Some(inline), _) => Some(inline.currency.clone()),
-        (None, currency) => currency,
-    };
-    let units = quantity.unwrap_or(1);
-    let amount = match unit {
-        None => amount,
-        Some(unit) => Some(unit.times(units).ok_or_else(too_large)?),
-    };
-    let (amount, currency) = match (amount, &price_id) {
-        (Some(amount), None) => (
-            amount,
-            currency.ok_or_else(|| ApiError::missing_param("currency"))?,
-        ),
-        (None, Some(id)) => {
-            let price = state
-                .prices
-                .get(id)
-                .ok_or_else(|| ApiError::no_such("price", id, "pricing[price]"))?;
-            if price.recurring.is_some() {
-                return Err(ApiError::bad_param(
-                    "pricing[price]",
-                    "The price specified is set to `type=recurring` but this field only accepts prices with `type=one_time`.",
-                ));
-            }
-            let amount = price.scheme.amount(units).ok_or_else(too_large)?;
-            (amount, price.currency.clone())
-        }
-        _ => return Err(ApiError::missing_param("amount")),
-    };
-    let content = Content {
+/// Takes the parameters of an invoice item, for creation and for previews.
+pub fn take_request(
+    params: &mut Params,
+    state: &State,
+    now_secs: i64,
+) -> Result<InvoiceItemRequest, ApiError> {
+    let item = ItemParams::take(params, state)?;
+    item.check_single_price()?;
+    let (amount, currency) = item.amount_and_currency(state)?;
+    let unit = item.unit_amount();
+    let content = LineContent {
         amount: validate::amount("amount", amount)?,
         currency,
-        description,
+        description: item.description,
         period: (now_secs, now_secs),
-        price: price_id,
-        quantity: Some(quantity.unwrap_or(1)),
+        price: item.price_id,
+        quantity: Some(item.quantity.unwrap_or(1)),
         proration: false,
         subscription: None,
         item: None,
         unit,
         credited: None,
-        metadata,
+        metadata: item.metadata,
     };
-    Ok(Wish { content, inline })
+    Ok(InvoiceItemRequest {
+        content,
+        inline: item.inline,
+    })
 }
 
-/// Takes `unit_amount_decimal`, or `unit_amount` as it was before basil; a
-/// negative one is a discount.
-fn take_unit(params: &mut Params) -> Result<Option<Decimal>, ApiError> {
+/// The parameters of an invoice item, as sent.
+struct ItemParams {
+    amount: Option<i64>,
+    unit: Option<DecimalAmount>,
+    inline: Option<InlinePrice>,
+    currency: Option<String>,
+    quantity: Option<u64>,
+    price_id: Option<String>,
+    description: Option<String>,
+    metadata: Metadata,
+}
+
+impl ItemParams {
+    fn take(params: &mut Params, state: &State) -> Result<Self, ApiError> {
+        let amount = params.integer("amount")?;
+        let unit = take_unit(params)?;
+        let inline = params
+            .map("price_data")?
+            .map(|data| InlinePrice::take(data, state))
+            .transpose()?;
+        let currency = params
+            .text("currency")?
+            .map(|text| validate::currency("currency", &text))
+            .transpose()?;
+        let quantity = params.count("quantity")?;
+        let mut price_id = params.text("price")?;
+        if let Some(mut pricing) = params.map("pricing")? {
+            price_id = Some(pricing.required("price")?);
+            pricing.finish()?;
+        }
+        Ok(Self {
+            amount,
+            unit,
+            inline,
+            currency,
+            quantity,
+            price_id,
+            description: params.text("description")?,
+            metadata: MetadataChange::take(params)?.initial(),
+        })
+    }
+
+    /// Refuses an item that is priced in more than one way.
+    fn check_single_price(&self) -> Result<(), ApiError> {
+        let given = [
+            ("amount", self.amount.is_some()),
+            ("unit_amount_decimal", self.unit.is_some()),
+            ("price", self.price_id.is_some()),
+            ("price_data", self.inline.is_some()),
+        ];
+        let mut given = given.iter().filter(|(_, given)| *given);
+        match (given.next(), given.next()) {
+            (Some((first, _)), Some((second, _))) => Err(ApiError::bad_param(
+                first,
+                format!("You may only specify one of these parameters: {first}, {second}."),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn unit_amount(&self) -> Option<DecimalAmount> {
+        self.unit
+            .or_else(|| self.inline.as_ref().map(|inline| inline.unit))
+    }
+
+    fn currency(&self) -> Result<Option<String>, ApiError> {
+        match (&self.inline, &self.currency) {
+            (Some(inline), Some(currency)) if inline.currency != *currency => {
+                Err(ApiError::bad_param(
+                    "currency",
+                    "The currency does not match that of `price_data`.",
+                ))
+            }
+            (Some(inline), _) => Ok(Some(inline.currency.clone())),
+            (None, currency) => Ok(currency.clone()),
+        }
+    }
+
+    fn amount_and_currency(&self, state: &State) -> Result<(i64, String), ApiError> {
+        let currency = self.currency()?;
+        let units = self.quantity.unwrap_or(1);
+        let amount = match self.unit_amount() {
+            None => self.amount,
+            Some(unit) => Some(unit.times(units).ok_or_else(too_large)?),
+        };
+        match (amount, &self.price_id) {
+            (Some(amount), None) => {
+                let currency = currency.ok_or_else(|| ApiError::missing_param("currency"))?;
+                Ok((amount, currency))
+            }
+            (None, Some(id)) => one_time_amount(state, id, units),
+            _ => Err(ApiError::missing_param("amount")),
+        }
+    }
+}
+
+/// The amount and currency of `units` at a one-time price.
+fn one_time_amount(state: &State, price_id: &str, units: u64) -> Result<(i64, String), ApiError> {
+    let price = state
+        .prices
+        .get(price_id)
+        .ok_or_else(|| ApiError::no_such("price", price_id, "pricing[price]"))?;
+    if price.recurring.is_some() {
+        return Err(ApiError::bad_param(
+            "pricing[price]",
+            "The price specified is set to `type=recurring` but this field only accepts prices with `type=one_time`.",
+        ));
+    }
+    let amount = price.scheme.amount(units).ok_or_else(too_large)?;
+    Ok((amount, price.currency.clone()))
+}
+
+/// Takes `unit_amount_decimal`, or `unit_amount` as it was called before basil.
+/// A negative amount is a discount.
+fn take_unit(params: &mut Params) -> Result<Option<DecimalAmount>, ApiError> {
     let whole = params.integer("unit_amount")?;
     let decimal = params.text("unit_amount_decimal")?;
     match (whole, decimal) {
@@ -226,8 +277,8 @@ fn take_unit(params: &mut Params) -> Result<Option<Decimal>, ApiError> {
             &params.name("unit_amount"),
             "You may only specify one of these parameters: unit_amount, unit_amount_decimal.",
         )),
-        (Some(whole), None) => Ok(Some(Decimal::whole(whole))),
-        (None, Some(text)) => Decimal::parse_signed(&text).map(Some).ok_or_else(|| {
+        (Some(whole), None) => Ok(Some(DecimalAmount::whole(whole))),
+        (None, Some(text)) => DecimalAmount::parse_signed(&text).map(Some).ok_or_else(|| {
             ApiError::bad_param(
                 &params.name("unit_amount_decimal"),
                 format!("Invalid decimal: {text}; must contain at maximum twelve decimal places."),
@@ -241,20 +292,19 @@ fn too_large() -> ApiError {
     ApiError::bad_param("quantity", "Quantity times unit amount is too large.")
 }
 
-/// An item that is wished for, and the price that is made for it.
+/// The invoice item that a request asks for.
 #[derive(Debug)]
-pub struct Wish {
-    /// What it says.
-    pub content: Content,
+pub struct InvoiceItemRequest {
+    pub content: LineContent,
     inline: Option<InlinePrice>,
 }
 
-/// `price_data`: a price for this item alone.
+/// `price_data`: a price created for this item alone.
 #[derive(Debug)]
 struct InlinePrice {
     product: String,
     currency: String,
-    unit: Decimal,
+    unit: DecimalAmount,
 }
 
 impl InlinePrice {
@@ -283,11 +333,11 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let now = call.state.now_for(&customer);
     let subscription = params.text("subscription")?;
     let invoice = params.text("invoice")?;
-    let Wish {
+    let InvoiceItemRequest {
         mut content,
         inline,
-    } = take_content(&mut params, call.state, now)?;
-    params.finish_lacking(&LACKING)?;
+    } = take_request(&mut params, call.state, now)?;
+    params.finish_rejecting(&UNSUPPORTED)?;
     call.state.customer(&customer, "customer")?;
     if let Some(id) = subscription {
         let owned = call.state.subscription(&id, "subscription")?.customer == customer;
@@ -317,7 +367,7 @@ fn add_to_invoice(
     call: &mut Call<'_>,
     customer: &str,
     invoice: &str,
-    content: Content,
+    content: LineContent,
     now_secs: i64,
 ) -> Result<Value, ApiError> {
     let state = &mut *call.state;

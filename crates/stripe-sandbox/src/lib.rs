@@ -1,25 +1,28 @@
 //! A stateful stand-in for the part of Stripe's HTTP API that a billing
-//! service calls: for tests, demonstrations and machines without a network.
+//! service calls, for tests, demonstrations and machines without a network.
 //!
-//! What it knows it does as Stripe does, to the cent and the second. What it
-//! does not know is an error in Stripe's shape that names the parameter.
+//! Supported features behave like Stripe's, to the cent and the second.
+//! Everything else is an error in Stripe's format that names the parameter. No
+//! request ever leaves the machine, except deliveries to registered webhook
+//! endpoints.
 //!
 //! - [`server`] turns HTTP into a [`call::Call`] and back.
-//! - One file (or folder) for each resource opens with its `ROUTES`.
-//! - [`state`] holds everything, behind one lock.
-//! - Decisions are pure: [`subscriptions::change`] decides what a change comes
-//!   to, [`invoices::assemble`] puts invoices together, for the change and for
-//!   its preview alike.
-//! - [`schedule`] is what time brings, on test clocks and on the wall.
-//! - [`webhooks`] delivers events, signed, with retries.
+//! - Each resource is one file or folder, which starts with its `ROUTES`.
+//! - [`state`] holds all objects, behind one lock.
+//! - Decisions are pure: [`subscriptions::change`] decides the outcome of a
+//!   change, and [`invoices::assemble`] assembles invoices, both for changes
+//!   and for their previews.
+//! - [`schedule`] does what is due, on test clocks and on the wall clock.
+//! - [`webhooks`] delivers events, signed and with retries.
 
 #![recursion_limit = "256"]
+#![deny(clippy::too_many_lines, clippy::unwrap_used)]
 
 pub mod account;
 pub mod auth;
-pub mod balance_transactions;
 pub mod call;
 pub mod config;
+pub mod customer_balance;
 pub mod customers;
 pub mod error;
 pub mod events;
@@ -29,6 +32,7 @@ pub mod idempotency;
 pub mod ids;
 pub mod invoice_items;
 pub mod invoices;
+mod json_object;
 pub mod list;
 pub mod metadata;
 pub mod meter_events;
@@ -55,11 +59,11 @@ pub mod webhooks;
 pub use config::{Config, DunningEnd};
 pub use sandbox::Sandbox;
 
-/// Every route, resource by resource.
+/// Every route of every resource.
 pub fn routes() -> impl Iterator<Item = call::Route> {
     [
         account::ROUTES,
-        balance_transactions::ROUTES,
+        customer_balance::ROUTES,
         customers::ROUTES,
         events::ROUTES,
         faults::ROUTES,
@@ -72,7 +76,7 @@ pub fn routes() -> impl Iterator<Item = call::Route> {
         payments::disputes::ROUTES,
         payments::intents::ROUTES,
         payments::invoice_payments::ROUTES,
-        payments::ledger::ROUTES,
+        payments::balance_transactions::ROUTES,
         payments::refunds::ROUTES,
         payments::setup_intents::ROUTES,
         prices::ROUTES,
@@ -89,8 +93,8 @@ pub fn routes() -> impl Iterator<Item = call::Route> {
     .cloned()
 }
 
-/// The router alone, for a server of one's own. Deliveries and what falls due
-/// on the wall clock need a running [`Sandbox`].
+/// The router alone, to be served by the caller. Webhook deliveries and events
+/// due on the wall clock need a running [`Sandbox`].
 pub fn router(config: Config) -> axum::Router {
-    server::router(&server::Shell::new(config))
+    server::router(&server::SharedState::new(config))
 }

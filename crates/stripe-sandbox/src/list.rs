@@ -6,21 +6,17 @@ use crate::error::ApiError;
 use crate::params::Params;
 use crate::store::Keyed;
 
-/// A half-open or closed range filter such as `created[gte]=…`.
+/// A range filter such as `created[gte]=…`.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Range {
-    /// The bound, if given.
+pub struct RangeFilter {
     pub gt: Option<i64>,
-    /// The bound, if given.
     pub gte: Option<i64>,
-    /// The bound, if given.
     pub lt: Option<i64>,
-    /// The bound, if given.
     pub lte: Option<i64>,
 }
 
-impl Range {
-    /// Whether a value satisfies every bound that was given.
+impl RangeFilter {
+    /// Whether the value satisfies every given bound.
     #[must_use]
     pub fn contains(&self, value: i64) -> bool {
         self.gt.is_none_or(|bound| value > bound)
@@ -30,7 +26,7 @@ impl Range {
     }
 }
 
-/// Which part of a list is asked for.
+/// The requested part of a list.
 #[derive(Debug, Clone)]
 pub struct Page {
     limit: usize,
@@ -39,8 +35,8 @@ pub struct Page {
 }
 
 impl Page {
-    /// Takes `limit`, `starting_after` and `ending_before`. A limit beyond its
-    /// bounds means the bound, silently, as recorded of Stripe.
+    /// Takes `limit`, `starting_after` and `ending_before`. A limit out of
+    /// range is silently clamped, as Stripe does.
     pub fn take(params: &mut Params) -> Result<Self, ApiError> {
         let limit = params.integer("limit")?.unwrap_or(10).clamp(1, 100);
         let page = Self {
@@ -56,8 +52,8 @@ impl Page {
         Ok(page)
     }
 
-    /// The same page of a list whose objects show themselves under another
-    /// prefix than they are kept under.
+    /// Translates the cursors of objects that are shown under a different
+    /// prefix than they are stored under.
     #[must_use]
     pub fn with_prefix(mut self, shown: &str, kept: &str) -> Self {
         let cursors = [&mut self.starting_after, &mut self.ending_before];
@@ -67,9 +63,9 @@ impl Page {
         self
     }
 
-    /// Cuts the page out of a list in its display order. The cursor may name
-    /// an object that the filter leaves out, as long as it exists.
-    pub fn cut<'a, T: Keyed + 'a>(
+    /// Selects the page from a list in display order, and returns whether there
+    /// is more. The cursor may refer to an object that the filter excludes.
+    pub fn select<'a, T: Keyed + 'a>(
         &self,
         kind: &str,
         objects: impl Iterator<Item = &'a T>,
@@ -89,7 +85,7 @@ impl Page {
                 .collect()
         };
         if let Some(id) = &self.ending_before {
-            // The objects nearest to the cursor, still in display order.
+            // The objects closest to the cursor, in display order.
             let before = matching(&all[..position("ending_before", id)?]);
             let skipped = before.len().saturating_sub(self.limit);
             return Ok((before[skipped..].to_vec(), skipped > 0));

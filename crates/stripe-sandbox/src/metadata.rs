@@ -1,31 +1,32 @@
-//! Metadata: texts that users attach to objects.
+//! Metadata: key-value pairs that users attach to objects.
 
 use std::collections::BTreeMap;
 
 use crate::error::ApiError;
 use crate::params::Params;
 
-/// Keys and values.
 pub type Metadata = BTreeMap<String, String>;
 
-const MOST_KEYS: usize = 50;
+const MAX_KEYS: usize = 50;
+const MAX_KEY_CHARS: usize = 40;
+const MAX_VALUE_CHARS: usize = 500;
 
 fn too_large(param: &str) -> ApiError {
     ApiError::bad_param(
         param,
-        format!("You can only specify up to {MOST_KEYS} keys in metadata."),
+        format!("You can only specify up to {MAX_KEYS} keys in metadata."),
     )
 }
 
 /// How a request changes metadata.
 #[derive(Debug, Clone, Default)]
 pub enum MetadataChange {
-    /// Not mentioned.
+    /// The parameter is absent.
     #[default]
     Keep,
-    /// `metadata=`: everything goes.
+    /// `metadata=`: all keys are removed.
     Clear,
-    /// Keys set, or unset by an empty value.
+    /// Keys are set, or removed if the value is empty.
     Merge(Vec<(String, String)>),
 }
 
@@ -40,20 +41,26 @@ impl MetadataChange {
         };
         if let Self::Merge(pairs) = &change {
             let set = pairs.iter().filter(|(_, value)| !value.is_empty());
-            if set.count() > MOST_KEYS {
+            if set.count() > MAX_KEYS {
                 return Err(too_large(&name));
             }
-            if let Some((key, _)) = pairs.iter().find(|(key, _)| key.chars().count() > 40) {
+            if let Some((key, _)) = pairs
+                .iter()
+                .find(|(key, _)| key.chars().count() > MAX_KEY_CHARS)
+            {
                 return Err(ApiError::bad_param(
                     &name,
-                    format!("Metadata keys can be at most 40 characters long: {key}"),
+                    format!("Metadata keys can be at most {MAX_KEY_CHARS} characters long: {key}"),
                 ));
             }
-            if let Some((key, _)) = pairs.iter().find(|(_, value)| value.chars().count() > 500) {
+            if let Some((key, _)) = pairs
+                .iter()
+                .find(|(_, value)| value.chars().count() > MAX_VALUE_CHARS)
+            {
                 return Err(ApiError::bad_param(
                     &format!("{name}[{key}]"),
                     format!(
-                        "Metadata values can have up to 500 characters, but you passed in a longer one for the key {key}."
+                        "Metadata values can have up to {MAX_VALUE_CHARS} characters, but you passed in a longer one for the key {key}."
                     ),
                 ));
             }
@@ -61,17 +68,16 @@ impl MetadataChange {
         Ok(change)
     }
 
-    /// Refuses a change after which there would be more than fifty keys.
+    /// Refuses a change that would exceed the maximum number of keys.
     pub fn check_room(&self, metadata: &Metadata, param: &str) -> Result<(), ApiError> {
         let mut after = metadata.clone();
         self.clone().apply(&mut after);
-        if after.len() > MOST_KEYS {
+        if after.len() > MAX_KEYS {
             return Err(too_large(param));
         }
         Ok(())
     }
 
-    /// Applies the change.
     pub fn apply(self, metadata: &mut Metadata) {
         match self {
             Self::Keep => {}

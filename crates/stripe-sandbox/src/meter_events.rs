@@ -1,4 +1,4 @@
-//! Usage: meter events, their cancellation, and what they add up to.
+//! Usage: meter events, their cancellation, and summaries.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,6 @@ use crate::meters::{self, Formula, Meter};
 use crate::state::State;
 use crate::store::Keyed;
 
-/// Routes of usage.
 pub const ROUTES: &[Route] = &[
     post("/v1/billing/meter_events", create),
     post("/v1/billing/meter_event_adjustments", adjust),
@@ -17,12 +16,13 @@ pub const ROUTES: &[Route] = &[
 ];
 
 const DAY_SECS: i64 = 86_400;
-/// How far back a timestamp may lie.
-const OLDEST_SECS: i64 = 35 * DAY_SECS;
-/// How far ahead a timestamp may lie.
-const AHEAD_SECS: i64 = 300;
+/// How far in the past a timestamp may lie.
+const MAX_AGE_SECS: i64 = 35 * DAY_SECS;
+/// How far in the future a timestamp may lie.
+const MAX_AHEAD_SECS: i64 = 300;
+const MAX_IDENTIFIER_BYTES: usize = 100;
 
-/// One report of usage.
+/// One usage report.
 #[derive(Debug, Clone)]
 pub struct MeterEvent {
     identifier: String,
@@ -65,30 +65,8 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     state.customer(&customer, "payload[stripe_customer_id]")?;
     let now = state.now_for(&customer);
     let timestamp_secs = timestamp.unwrap_or(now);
-    if timestamp_secs < now - OLDEST_SECS || timestamp_secs > now + AHEAD_SECS {
-        return Err(ApiError::bad_param(
-            "timestamp",
-            "The timestamp must be within the past 35 days and up to 5 minutes in the future.",
-        )
-        .code("timestamp_out_of_range"));
-    }
-    if identifier
-        .as_ref()
-        .is_some_and(|identifier| identifier.len() > 100)
-    {
-        return Err(ApiError::bad_param(
-            "identifier",
-            "An identifier has at most 100 characters.",
-        ));
-    }
-    let identifier = identifier.unwrap_or_else(|| state.ids.next("mevt"));
-    if state.meter_events.get(&identifier).is_some() {
-        return Err(ApiError::bad_param(
-            "identifier",
-            format!("An event already exists with identifier {identifier}."),
-        )
-        .code("duplicate_meter_event"));
-    }
+    check_timestamp(timestamp_secs, now)?;
+    let identifier = new_identifier(state, identifier)?;
     state.meter_events.insert(MeterEvent {
         identifier: identifier.clone(),
         event_name: event_name.clone(),
@@ -110,6 +88,39 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
         "payload": payload,
         "timestamp": timestamp_secs,
     }))
+}
+
+fn check_timestamp(timestamp_secs: i64, now_secs: i64) -> Result<(), ApiError> {
+    if (now_secs - MAX_AGE_SECS..=now_secs + MAX_AHEAD_SECS).contains(&timestamp_secs) {
+        return Ok(());
+    }
+    Err(ApiError::bad_param(
+        "timestamp",
+        "The timestamp must be within the past 35 days and up to 5 minutes in the future.",
+    )
+    .code("timestamp_out_of_range"))
+}
+
+/// The identifier of a new event, generated if none was given.
+fn new_identifier(state: &mut State, identifier: Option<String>) -> Result<String, ApiError> {
+    if identifier
+        .as_ref()
+        .is_some_and(|identifier| identifier.len() > MAX_IDENTIFIER_BYTES)
+    {
+        return Err(ApiError::bad_param(
+            "identifier",
+            "An identifier has at most 100 characters.",
+        ));
+    }
+    let identifier = identifier.unwrap_or_else(|| state.ids.next("mevt"));
+    if state.meter_events.get(&identifier).is_some() {
+        return Err(ApiError::bad_param(
+            "identifier",
+            format!("An event already exists with identifier {identifier}."),
+        )
+        .code("duplicate_meter_event"));
+    }
+    Ok(identifier)
 }
 
 fn read_payload(meter: &Meter, payload: &[(String, String)]) -> Result<(String, i64), ApiError> {
@@ -136,7 +147,7 @@ fn read_payload(meter: &Meter, payload: &[(String, String)]) -> Result<(String, 
     Ok((customer, value))
 }
 
-/// Usage of a meter by a customer, `from <= t < to`; never negative.
+/// The usage of a customer on a meter in `from <= t < to`; never negative.
 #[must_use]
 pub fn usage(state: &State, meter: &str, customer: &str, from_secs: i64, to_secs: i64) -> u64 {
     let Some(meter) = state.meters.get(meter) else {
@@ -151,7 +162,7 @@ pub fn usage(state: &State, meter: &str, customer: &str, from_secs: i64, to_secs
     let total = match meter.formula {
         Formula::Sum => events.map(|event| i128::from(event.value)).sum(),
         Formula::Count => i128::try_from(events.count()).unwrap_or(i128::MAX),
-        // Among events of the same second the one that came last counts.
+        // Of several events in the same second, the last one received wins.
         Formula::Last => events
             .max_by_key(|event| event.timestamp_secs)
             .map_or(0, |event| i128::from(event.value)),
@@ -237,7 +248,7 @@ fn summaries(call: &mut Call<'_>) -> Result<Value, ApiError> {
         })
         .filter(|row| window.is_none() || row.value > 0)
         .collect();
-    let (rows, has_more) = page.cut("event summary", rows.iter().rev(), |_| true)?;
+    let (rows, has_more) = page.select("event summary", rows.iter().rev(), |_| true)?;
     let data = rows.into_iter().map(|row| row.render(&id)).collect();
     Ok(list::object(
         data,

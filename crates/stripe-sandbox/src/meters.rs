@@ -1,4 +1,4 @@
-//! Meters: what usage is counted under.
+//! Meters, which define how usage is aggregated.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,6 @@ use crate::list::Page;
 use crate::state::State;
 use crate::store::Keyed;
 
-/// Routes of `/v1/billing/meters`.
 pub const ROUTES: &[Route] = &[
     post("/v1/billing/meters", create),
     get("/v1/billing/meters", list),
@@ -18,14 +17,11 @@ pub const ROUTES: &[Route] = &[
     post("/v1/billing/meters/{id}/reactivate", reactivate),
 ];
 
-/// How the events of a period become one number.
+/// How the events of a period are aggregated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Formula {
-    /// The values are added up.
     Sum,
-    /// The events are counted.
     Count,
-    /// The last value counts.
     Last,
 }
 
@@ -45,17 +41,16 @@ pub struct Meter {
     id: String,
     created_secs: i64,
     updated_secs: i64,
-    /// The name under which events arrive; unique among active meters.
+    /// The name that events refer to; unique among active meters.
     pub event_name: String,
     display_name: String,
-    /// How events add up.
     pub formula: Formula,
-    /// The payload's key for the customer.
+    /// The payload key that holds the customer id.
     pub customer_key: String,
-    /// The payload's key for the value.
+    /// The payload key that holds the value.
     pub value_key: String,
     event_time_window: Option<&'static str>,
-    /// Deactivated meters refuse events.
+    /// Inactive meters refuse events.
     pub active: bool,
     deactivated_secs: Option<i64>,
 }
@@ -67,7 +62,7 @@ impl Keyed for Meter {
 }
 
 impl Meter {
-    /// The object.
+    /// The API object.
     #[must_use]
     pub fn render(&self) -> Value {
         json!({
@@ -151,7 +146,7 @@ fn retrieve(call: &mut Call<'_>) -> Result<Value, ApiError> {
     find(call.state, &id).map(Meter::render)
 }
 
-/// A meter, or 404.
+/// The meter with this id, or a 404.
 pub fn find<'a>(state: &'a State, id: &str) -> Result<&'a Meter, ApiError> {
     state
         .meters

@@ -1,27 +1,27 @@
-//! Form-encoded parameters with nested names, as Stripe reads them.
+//! Form-encoded parameters with nested names, as Stripe parses them.
 //!
-//! A reader takes what it knows and then calls [`Params::finish`], which
-//! refuses whatever is left: no parameter is ever ignored silently.
+//! An action takes the parameters it knows and then calls [`Params::finish`],
+//! which refuses the rest. No parameter is silently ignored.
 
 use std::collections::BTreeMap;
 
 use crate::error::ApiError;
-use crate::list::Range;
+use crate::list::RangeFilter;
 
 #[derive(Debug, Clone, PartialEq)]
 enum Node {
     Text(String),
-    Map(BTreeMap<Key, Node>),
+    Map(BTreeMap<ParamKey, Node>),
 }
 
 /// Numeric keys sort as numbers, so that `items[10]` follows `items[9]`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
+enum ParamKey {
     Index(u32),
     Name(String),
 }
 
-impl Key {
+impl ParamKey {
     fn parse(text: &str) -> Self {
         match text.parse() {
             Ok(index) if !text.starts_with('+') => Self::Index(index),
@@ -37,21 +37,21 @@ impl Key {
     }
 }
 
-/// The longest text that Stripe takes where it names no other limit.
-const LONGEST_TEXT: usize = 5_000;
+/// Stripe's maximum length for texts without a limit of their own.
+const MAX_TEXT_CHARS: usize = 5_000;
 
-/// Names and values of a flat hash.
+/// The entries of a flat hash.
 pub type Pairs = Vec<(String, String)>;
 
-/// Parameters at one level of nesting.
+/// The parameters at one level of nesting.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Params {
     path: String,
-    nodes: BTreeMap<Key, Node>,
+    nodes: BTreeMap<ParamKey, Node>,
 }
 
 impl Params {
-    /// Reads one or more form-encoded strings: query and body.
+    /// Parses form-encoded strings, typically the query and the body.
     pub fn parse(sources: &[&[u8]]) -> Result<Self, ApiError> {
         let mut nodes = BTreeMap::new();
         for source in sources {
@@ -66,13 +66,13 @@ impl Params {
         })
     }
 
-    /// A canonical text of everything, to compare requests by.
+    /// A canonical representation, to compare requests by.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         format!("{:?}", self.nodes)
     }
 
-    /// The full name of a parameter at this level: `items[0][price]`.
+    /// The full name of a parameter at this level, such as `items[0][price]`.
     #[must_use]
     pub fn name(&self, key: &str) -> String {
         if self.path.is_empty() {
@@ -82,35 +82,37 @@ impl Params {
         }
     }
 
-    /// Whether a parameter is there, without taking it.
+    /// Whether a parameter is present. It is not taken.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
-        self.nodes.contains_key(&Key::parse(key))
+        self.nodes.contains_key(&ParamKey::parse(key))
     }
 
     fn take(&mut self, key: &str) -> Option<Node> {
-        self.nodes.remove(&Key::parse(key))
+        self.nodes.remove(&ParamKey::parse(key))
     }
 
-    /// A text that may be emptied: `Some(None)` means "unset it".
+    /// Takes a text that may be cleared; `Some(None)` means an empty value.
     pub fn clearable(&mut self, key: &str) -> Result<Option<Option<String>>, ApiError> {
-        self.clearable_within(key, LONGEST_TEXT)
+        self.clearable_up_to(key, MAX_TEXT_CHARS)
     }
 
-    /// The same, of so many characters at most.
-    pub fn clearable_within(
+    /// Like [`Params::clearable`], with a maximum length.
+    pub fn clearable_up_to(
         &mut self,
         key: &str,
-        most: usize,
+        max_chars: usize,
     ) -> Result<Option<Option<String>>, ApiError> {
         match self.take(key) {
             None => Ok(None),
             Some(Node::Text(text)) if text.is_empty() => Ok(Some(None)),
-            Some(Node::Text(text)) if text.chars().count() > most => {
+            Some(Node::Text(text)) if text.chars().count() > max_chars => {
                 let start: String = text.chars().take(20).collect();
                 Err(ApiError::bad_param(
                     &self.name(key),
-                    format!("Invalid string: {start}…; must be at most {most} characters"),
+                    format!(
+                        "Invalid string: {start}…; must be at max_chars {max_chars} characters"
+                    ),
                 ))
             }
             Some(Node::Text(text)) => Ok(Some(Some(text))),
@@ -124,14 +126,14 @@ impl Params {
         }
     }
 
-    /// A text that must not be empty.
+    /// Takes a text, which must not be empty.
     pub fn text(&mut self, key: &str) -> Result<Option<String>, ApiError> {
-        self.text_within(key, LONGEST_TEXT)
+        self.text_up_to(key, MAX_TEXT_CHARS)
     }
 
-    /// The same, of so many characters at most.
-    pub fn text_within(&mut self, key: &str, most: usize) -> Result<Option<String>, ApiError> {
-        match self.clearable_within(key, most)? {
+    /// Like [`Params::text`], with a maximum length.
+    pub fn text_up_to(&mut self, key: &str, max_chars: usize) -> Result<Option<String>, ApiError> {
+        match self.clearable_up_to(key, max_chars)? {
             Some(None) => {
                 let name = self.name(key);
                 Err(ApiError::bad_param(
@@ -144,13 +146,13 @@ impl Params {
         }
     }
 
-    /// A text that must be there.
+    /// Takes a required text.
     pub fn required(&mut self, key: &str) -> Result<String, ApiError> {
         self.text(key)?
             .ok_or_else(|| ApiError::missing_param(&self.name(key)))
     }
 
-    /// A whole number.
+    /// Takes an integer.
     pub fn integer(&mut self, key: &str) -> Result<Option<i64>, ApiError> {
         let Some(text) = self.text(key)? else {
             return Ok(None);
@@ -161,7 +163,7 @@ impl Params {
         })
     }
 
-    /// A whole number that is not negative.
+    /// Takes a non-negative integer.
     pub fn count(&mut self, key: &str) -> Result<Option<u64>, ApiError> {
         let name = self.name(key);
         self.integer(key)?
@@ -174,7 +176,7 @@ impl Params {
             .transpose()
     }
 
-    /// `true` or `false`.
+    /// Takes `true` or `false`.
     pub fn boolean(&mut self, key: &str) -> Result<Option<bool>, ApiError> {
         match self.text(key)?.as_deref() {
             None => Ok(None),
@@ -187,7 +189,7 @@ impl Params {
         }
     }
 
-    /// One of a few words.
+    /// Takes one of the given words.
     pub fn choice(
         &mut self,
         key: &str,
@@ -209,7 +211,7 @@ impl Params {
             })
     }
 
-    /// A nested hash.
+    /// Takes a nested hash.
     pub fn map(&mut self, key: &str) -> Result<Option<Self>, ApiError> {
         let path = self.name(key);
         match self.take(key) {
@@ -219,7 +221,7 @@ impl Params {
         }
     }
 
-    /// A nested list of hashes. An empty text is an empty list.
+    /// Takes a list of hashes. An empty text is an empty list.
     pub fn list(&mut self, key: &str) -> Result<Option<Vec<Self>>, ApiError> {
         let path = self.name(key);
         let nodes = match self.take(key) {
@@ -231,7 +233,7 @@ impl Params {
         nodes
             .into_iter()
             .map(|(index, node)| match (index, node) {
-                (Key::Index(index), Node::Map(nodes)) => Ok(Self {
+                (ParamKey::Index(index), Node::Map(nodes)) => Ok(Self {
                     path: format!("{path}[{index}]"),
                     nodes,
                 }),
@@ -241,8 +243,8 @@ impl Params {
             .map(Some)
     }
 
-    /// A nested list of texts. An empty text is an empty list; any other, and a
-    /// hash, is none.
+    /// Takes a list of texts. An empty text is an empty list; any other text
+    /// and a hash are errors.
     pub fn texts(&mut self, key: &str) -> Result<Option<Vec<String>>, ApiError> {
         let path = self.name(key);
         let nodes = match self.take(key) {
@@ -254,22 +256,22 @@ impl Params {
         nodes
             .into_iter()
             .map(|(index, node)| match (index, node) {
-                (Key::Index(_), Node::Text(text)) => Ok(text),
-                (Key::Index(index), Node::Map(_)) => {
+                (ParamKey::Index(_), Node::Text(text)) => Ok(text),
+                (ParamKey::Index(index), Node::Map(_)) => {
                     let element = format!("{path}[{index}]");
                     Err(ApiError::bad_param(
                         &element,
                         format!("Invalid string: {element}"),
                     ))
                 }
-                (Key::Name(_), _) => Err(ApiError::bad_param(&path, "Invalid array")),
+                (ParamKey::Name(_), _) => Err(ApiError::bad_param(&path, "Invalid array")),
             })
             .collect::<Result<_, _>>()
             .map(Some)
     }
 
-    /// A flat hash of texts, such as `metadata`; an empty value unsets a key,
-    /// an empty hash (`metadata=`) unsets all, told by `None`.
+    /// Takes a flat hash of texts, such as `metadata`. An empty value unsets a
+    /// key; `Some(None)` means an empty hash (`metadata=`), which unsets all.
     pub fn pairs(&mut self, key: &str) -> Result<Option<Option<Pairs>>, ApiError> {
         let path = self.name(key);
         match self.take(key) {
@@ -290,20 +292,20 @@ impl Params {
         }
     }
 
-    /// A range filter: one value, or bounds.
-    pub fn range(&mut self, key: &str) -> Result<Range, ApiError> {
-        if matches!(self.nodes.get(&Key::parse(key)), Some(Node::Text(_))) {
+    /// Takes a range filter: a single value, or bounds.
+    pub fn range(&mut self, key: &str) -> Result<RangeFilter, ApiError> {
+        if matches!(self.nodes.get(&ParamKey::parse(key)), Some(Node::Text(_))) {
             let exact = self.integer(key)?;
-            return Ok(Range {
+            return Ok(RangeFilter {
                 gte: exact,
                 lte: exact,
-                ..Range::default()
+                ..RangeFilter::default()
             });
         }
         let Some(mut bounds) = self.map(key)? else {
-            return Ok(Range::default());
+            return Ok(RangeFilter::default());
         };
-        let range = Range {
+        let range = RangeFilter {
             gt: bounds.integer("gt")?,
             gte: bounds.integer("gte")?,
             lt: bounds.integer("lt")?,
@@ -313,7 +315,7 @@ impl Params {
         Ok(range)
     }
 
-    /// Refuses what was not taken.
+    /// Refuses parameters that were not taken.
     pub fn finish(self) -> Result<(), ApiError> {
         match self.nodes.keys().next() {
             None => Ok(()),
@@ -321,10 +323,10 @@ impl Params {
         }
     }
 
-    /// Refuses what was not taken, and tells what Stripe has and the stand-in
-    /// lacks from what nobody knows.
-    pub fn finish_lacking(self, lacking: &[&str]) -> Result<(), ApiError> {
-        match lacking.iter().find(|name| self.has(name)) {
+    /// Refuses parameters that were not taken, and distinguishes those that
+    /// Stripe supports from those that are unknown.
+    pub fn finish_rejecting(self, unsupported: &[&str]) -> Result<(), ApiError> {
+        match unsupported.iter().find(|name| self.has(name)) {
             Some(name) => Err(ApiError::unsupported(
                 &self.name(name),
                 &format!("the parameter `{}`", self.name(name)),
@@ -333,14 +335,14 @@ impl Params {
         }
     }
 
-    /// Moves a parameter under another name, for older spellings of it.
+    /// Moves a parameter under another name, for older spellings.
     pub fn rename(&mut self, from: &str, into: &mut Self, to: &str) {
         if let Some(node) = self.take(from) {
-            into.nodes.insert(Key::parse(to), node);
+            into.nodes.insert(ParamKey::parse(to), node);
         }
     }
 
-    /// An empty level under a name, to be filled by [`Params::rename`].
+    /// An empty level with this path, to be filled by [`Params::rename`].
     #[must_use]
     pub fn empty(path: &str) -> Self {
         Self {
@@ -349,31 +351,33 @@ impl Params {
         }
     }
 
-    /// Puts a level in as the only element of a list.
+    /// Adds a level as the only element of a list.
     pub fn put_list(&mut self, key: &str, element: Self) {
-        let list = BTreeMap::from([(Key::Index(0), Node::Map(element.nodes))]);
-        self.nodes.insert(Key::parse(key), Node::Map(list));
+        let list = BTreeMap::from([(ParamKey::Index(0), Node::Map(element.nodes))]);
+        self.nodes.insert(ParamKey::parse(key), Node::Map(list));
     }
 
-    /// Puts a level in under a name.
+    /// Adds a level as a hash.
     pub fn put_map(&mut self, key: &str, level: Self) {
-        self.nodes.insert(Key::parse(key), Node::Map(level.nodes));
+        self.nodes
+            .insert(ParamKey::parse(key), Node::Map(level.nodes));
     }
 
-    /// Whether nothing is left.
+    /// Whether every parameter was taken.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
 
-    /// Puts a text in, as if it had been sent.
+    /// Adds a text parameter.
     pub fn put(&mut self, key: &str, value: &str) {
         self.nodes
-            .insert(Key::parse(key), Node::Text(value.to_owned()));
+            .insert(ParamKey::parse(key), Node::Text(value.to_owned()));
     }
 }
 
-/// `items[0][price]` into `items`, `0`, `price`; `[]` into an empty part.
+/// Splits `items[0][price]` into `items`, `0` and `price`; `[]` becomes an
+/// empty part.
 fn split(name: &str) -> Result<Vec<String>, ApiError> {
     let malformed = || ApiError::invalid(format!("Invalid parameter name: {name}"));
     let (head, mut rest) = match name.find('[') {
@@ -396,12 +400,12 @@ fn split(name: &str) -> Result<Vec<String>, ApiError> {
     Ok(parts)
 }
 
-fn insert(nodes: &mut BTreeMap<Key, Node>, parts: &[String], value: String) -> Option<()> {
+fn insert(nodes: &mut BTreeMap<ParamKey, Node>, parts: &[String], value: String) -> Option<()> {
     let (part, rest) = parts.split_first()?;
     let key = if part.is_empty() {
         next_index(nodes, rest)?
     } else {
-        Key::parse(part)
+        ParamKey::parse(part)
     };
     if rest.is_empty() {
         nodes.insert(key, Node::Text(value));
@@ -416,16 +420,19 @@ fn insert(nodes: &mut BTreeMap<Key, Node>, parts: &[String], value: String) -> O
     }
 }
 
-/// For `items[][price]`: a new element, unless the last one lacks this name.
-fn next_index(nodes: &BTreeMap<Key, Node>, rest: &[String]) -> Option<Key> {
+/// The index of `items[][price]`: a new element, unless the last one has no
+/// such key yet.
+fn next_index(nodes: &BTreeMap<ParamKey, Node>, rest: &[String]) -> Option<ParamKey> {
     let last = nodes.last_key_value();
     match (last, rest.first()) {
-        (Some((key, Node::Map(inner))), Some(name)) if !inner.contains_key(&Key::parse(name)) => {
+        (Some((key, Node::Map(inner))), Some(name))
+            if !inner.contains_key(&ParamKey::parse(name)) =>
+        {
             Some(key.clone())
         }
-        (Some((Key::Index(index), _)), _) => Some(Key::Index(index.checked_add(1)?)),
-        (None, _) => Some(Key::Index(0)),
-        (Some((Key::Name(_), _)), _) => None,
+        (Some((ParamKey::Index(index), _)), _) => Some(ParamKey::Index(index.checked_add(1)?)),
+        (None, _) => Some(ParamKey::Index(0)),
+        (Some((ParamKey::Name(_), _)), _) => None,
     }
 }
 
@@ -468,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_taken_is_named() {
+    fn parameters_that_were_not_taken_are_refused_by_name() {
         let params = Params::parse(&[b"colour=red"]).expect("well-formed");
         let error = params.finish().expect_err("unknown");
         assert_eq!(error.param.as_deref(), Some("colour"));

@@ -1,4 +1,4 @@
-//! Payment methods: cards, made from test cards and attached to customers.
+//! Payment methods: cards, created from test cards and attached to customers.
 
 use serde_json::{Value, json};
 
@@ -9,11 +9,10 @@ use crate::metadata::{Metadata, MetadataChange};
 use crate::params::Params;
 use crate::state::State;
 use crate::store::Keyed;
-use crate::test_cards::{self, TestCard, Verdict};
+use crate::test_cards::{self, IssuerDecision, TestCard};
 use crate::validate;
 
-/// Routes of `/v1/payment_methods`, and a customer's own. The one under
-/// `/_sandbox` stands for the card's network, which sends new cards.
+/// The route under `/_sandbox` plays the card network, which issues new cards.
 pub const ROUTES: &[Route] = &[
     post("/v1/payment_methods", create),
     get("/v1/payment_methods", list),
@@ -29,7 +28,7 @@ pub const ROUTES: &[Route] = &[
     ),
 ];
 
-/// The kinds that Stripe has besides cards.
+/// The payment method types other than cards.
 const OTHER_TYPES: [&str; 24] = [
     "acss_debit",
     "affirm",
@@ -56,8 +55,8 @@ const OTHER_TYPES: [&str; 24] = [
     "us_bank_account",
     "wechat_pay",
 ];
-/// Years that a new card is good for longer.
-const RENEWED_YEARS: i64 = 4;
+/// How many years a renewed card is valid for in addition.
+const RENEWAL_YEARS: i64 = 4;
 
 /// A card.
 #[derive(Debug, Clone)]
@@ -66,7 +65,7 @@ pub struct PaymentMethod {
     created_secs: i64,
     /// The customer it is attached to.
     pub customer: Option<String>,
-    /// What it does when charged.
+    /// The test card, which determines the outcome of charges.
     pub card: &'static TestCard,
     expiry: (i64, i64),
     billing_name: Option<String>,
@@ -94,7 +93,7 @@ impl PaymentMethod {
         }
     }
 
-    /// The card's details as charges show them.
+    /// The card details shown on charges.
     #[must_use]
     pub fn card_details(&self) -> Value {
         json!({
@@ -118,7 +117,6 @@ impl PaymentMethod {
         })
     }
 
-    /// The billing details.
     #[must_use]
     pub fn billing_details(&self) -> Value {
         json!({
@@ -133,7 +131,7 @@ impl PaymentMethod {
         })
     }
 
-    /// The object.
+    /// The API object.
     #[must_use]
     pub fn render(&self) -> Value {
         let mut card = self.card_details();
@@ -163,7 +161,7 @@ impl PaymentMethod {
     }
 }
 
-/// The same number has the same fingerprint, whoever holds it.
+/// The fingerprint of a card number, the same for every holder.
 fn fingerprint(number: &str) -> String {
     let seed = number.bytes().fold(0_u64, |sum, byte| {
         sum.wrapping_mul(31).wrapping_add(u64::from(byte))
@@ -171,7 +169,7 @@ fn fingerprint(number: &str) -> String {
     crate::ids::IdSource::new(seed).token(16)
 }
 
-/// Refuses what is no payment method, is another customer's, or is a card
+/// Refuses unknown payment methods, those that are already attached, and cards
 /// that cannot be attached.
 pub fn check_attachable(state: &State, id: &str, param: &str) -> Result<(), ApiError> {
     let card = match (
@@ -189,20 +187,20 @@ pub fn check_attachable(state: &State, id: &str, param: &str) -> Result<(), ApiE
         (None, None) => return Err(no_such_method(id, param)),
     };
     match card.attach {
-        Verdict::Decline(decline) => Err(decline.error()),
-        Verdict::Approve | Verdict::Authenticate => Ok(()),
+        IssuerDecision::Decline(decline) => Err(decline.error()),
+        IssuerDecision::Approve | IssuerDecision::Authenticate => Ok(()),
     }
 }
 
-/// There is no such method; of Stripe's own test cards some are only there.
+/// The error for an unknown id, or for a test card that only Stripe has.
 fn no_such_method(id: &str, param: &str) -> ApiError {
-    if test_cards::only_at_stripe(id) {
+    if test_cards::is_unsupported(id) {
         return ApiError::unsupported(param, &format!("Stripe's test card {id}"));
     }
     ApiError::no_such("PaymentMethod", id, param)
 }
 
-/// Refuses what is not attached to this customer.
+/// Refuses a payment method that is not attached to this customer.
 pub fn check_owner(state: &State, id: &str, customer: &str, param: &str) -> Result<(), ApiError> {
     match state.payment_methods.get(id) {
         Some(method) if method.customer.as_deref() == Some(customer) => Ok(()),
@@ -215,8 +213,8 @@ pub fn check_owner(state: &State, id: &str, customer: &str, param: &str) -> Resu
     }
 }
 
-/// Attaches a method; one of the shared test cards is copied first. Returns
-/// the id of what is now attached.
+/// Attaches a payment method and returns its id. A shared test card is copied
+/// first.
 pub fn attach(state: &mut State, id: &str, customer: &str) -> Result<String, ApiError> {
     check_attachable(state, id, "payment_method")?;
     let now = state.now_for(customer);
@@ -237,7 +235,7 @@ pub fn attach(state: &mut State, id: &str, customer: &str) -> Result<String, Api
 }
 
 fn no_such_token(token: &str) -> ApiError {
-    if test_cards::only_at_stripe(token) {
+    if test_cards::is_unsupported(token) {
         return ApiError::unsupported("card[token]", &format!("Stripe's test card {token}"));
     }
     ApiError::no_such("token", token, "card[token]")
@@ -330,12 +328,12 @@ fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
         None => (None, None),
         Some(mut card) => {
             let expiry = (card.integer("exp_month")?, card.integer("exp_year")?);
-            card.finish_lacking(&["networks"])?;
+            card.finish_rejecting(&["networks"])?;
             expiry
         }
     };
     let metadata = MetadataChange::take(&mut params)?;
-    params.finish_lacking(&["allow_redisplay", "us_bank_account"])?;
+    params.finish_rejecting(&["allow_redisplay", "us_bank_account"])?;
     let owner = method.customer.clone().ok_or_else(|| {
         ApiError::invalid(
             "You must save this PaymentMethod to a customer before you can update it.",
@@ -358,14 +356,14 @@ fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
     call.render(&id)
 }
 
-/// A kind of payment methods that Stripe has.
+/// Takes `type`: any payment method type that Stripe has.
 fn take_type(params: &mut Params) -> Result<Option<&'static str>, ApiError> {
     let mut known = vec!["card"];
     known.extend(OTHER_TYPES);
     params.choice("type", &known)
 }
 
-/// The network has sent a new card, and tells its new date of expiry.
+/// Plays the card network, which issues a new card and reports the new expiry.
 fn renew(call: &mut Call<'_>) -> Result<Value, ApiError> {
     call.no_params()?;
     let id = call.id();
@@ -375,9 +373,9 @@ fn renew(call: &mut Call<'_>) -> Result<Value, ApiError> {
         .payment_methods
         .get_mut(&id)
         .ok_or_else(|| ApiError::no_such("PaymentMethod", &id, "id"))?;
-    method.expiry.1 += RENEWED_YEARS;
+    method.expiry.1 += RENEWAL_YEARS;
     let owner = method.customer.clone().ok_or_else(|| {
-        ApiError::invalid("Networks update only cards that are attached to a customer.")
+        ApiError::invalid("Card networks only update cards that are attached to a customer.")
     });
     let now = call.state.now_for(&owner?);
     call.state
@@ -444,7 +442,7 @@ fn list(call: &mut Call<'_>) -> Result<Value, ApiError> {
     if let Some(customer) = &customer {
         call.state.customer(customer, "customer")?;
     }
-    // Without a customer Stripe lists only methods of the account itself.
+    // Without a customer, Stripe lists only the account's own payment methods.
     let filter = |method: &PaymentMethod| {
         kind.is_none_or(|kind| kind == "card") && customer.is_some() && method.customer == customer
     };

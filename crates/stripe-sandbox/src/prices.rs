@@ -1,4 +1,4 @@
-//! Prices: licensed or metered, found again by lookup key.
+//! Prices: licensed or metered, with lookup keys.
 
 use billing_domain::period::{Cadence, Interval};
 use billing_domain::proration::Charge;
@@ -9,14 +9,13 @@ use crate::error::ApiError;
 use crate::list::Page;
 use crate::metadata::{Metadata, MetadataChange};
 use crate::params::Params;
-use crate::pricing::{self, Decimal, Scheme};
+use crate::pricing::{self, DecimalAmount, Scheme};
 use crate::products::Product;
 use crate::shape::Shape;
 use crate::state::State;
 use crate::store::{Keyed, Store};
 use crate::validate;
 
-/// Routes of `/v1/prices`.
 pub const ROUTES: &[Route] = &[
     post("/v1/prices", create),
     get("/v1/prices", list),
@@ -24,36 +23,34 @@ pub const ROUTES: &[Route] = &[
     post("/v1/prices/{id}", update),
 ];
 
-/// Stripe's limit for lookup keys.
-const LONGEST_LOOKUP_KEY: usize = 200;
-/// What Stripe takes here and the stand-in does not.
-const LACKING: [&str; 2] = ["currency_options", "transform_quantity"];
+/// Stripe's maximum length for lookup keys.
+const MAX_LOOKUP_KEY_CHARS: usize = 200;
+/// Parameters that Stripe accepts and the sandbox does not support.
+const UNSUPPORTED: [&str; 2] = ["currency_options", "transform_quantity"];
 
-/// How a recurring price repeats and what it counts.
+/// How a recurring price recurs and what it measures.
 #[derive(Debug, Clone)]
 pub struct Recurring {
     /// `day`, `week`, `month` or `year`.
     pub interval: &'static str,
-    /// Every so many intervals.
+    /// The number of intervals between charges.
     pub count: u16,
-    /// The same, for period arithmetic.
+    /// Interval and count as a cadence, for period arithmetic.
     pub cadence: Cadence,
-    /// The meter of a metered price; licensed prices have none.
+    /// The meter of a metered price; `None` if licensed.
     pub meter: Option<String>,
 }
 
-/// What a unit of a product costs.
+/// The price of a product.
 #[derive(Debug, Clone)]
 pub struct Price {
     id: String,
     created_secs: i64,
-    /// The product.
     pub product: String,
-    /// The currency, in lower case.
+    /// In lower case.
     pub currency: String,
-    /// How the quantity becomes an amount.
     pub scheme: Scheme,
-    /// None for a one-time price.
+    /// `None` if the price is one-time.
     pub recurring: Option<Recurring>,
     /// Inactive prices cannot be subscribed to.
     pub active: bool,
@@ -76,14 +73,14 @@ impl Price {
         self.recurring.as_ref()?.meter.as_deref()
     }
 
-    /// What a quantity costs for a whole period. Only licensed prices, whose
-    /// unit amount is whole, have such a charge.
+    /// The charge for a quantity and a whole period. Only licensed prices have
+    /// one, since their unit amounts are whole.
     #[must_use]
     pub fn charge(&self, quantity: u64) -> Option<Charge> {
         if self.meter().is_some() {
             return None;
         }
-        let unit_amount = self.scheme.unit().and_then(Decimal::to_whole)?;
+        let unit_amount = self.scheme.unit().and_then(DecimalAmount::to_whole)?;
         Some(Charge {
             unit_amount,
             quantity,
@@ -98,7 +95,7 @@ impl Price {
         }
     }
 
-    /// The object, without tiers: those come by expansion.
+    /// The API object. Tiers are included only by expansion.
     #[must_use]
     pub fn render(&self, shape: Shape) -> Value {
         let unit = self.scheme.unit();
@@ -130,7 +127,7 @@ impl Price {
             },
             "transform_quantity": null,
             "type": if self.recurring.is_some() { "recurring" } else { "one_time" },
-            "unit_amount": unit.and_then(Decimal::to_whole),
+            "unit_amount": unit.and_then(DecimalAmount::to_whole),
             "unit_amount_decimal": unit.map(|unit| unit.to_string()),
         });
         if shape == Shape::Legacy && self.recurring.is_some() {
@@ -139,13 +136,13 @@ impl Price {
         object
     }
 
-    /// The tiers.
     #[must_use]
     pub fn render_tiers(&self) -> Value {
         self.scheme.render_tiers()
     }
 
-    /// The same as a plan: the older object that items still carry.
+    /// The price as a plan, the older object that subscription items still
+    /// include.
     #[must_use]
     pub fn render_plan(&self, shape: Shape) -> Value {
         let unit = self.scheme.unit();
@@ -154,7 +151,7 @@ impl Price {
             "id": self.id,
             "object": "plan",
             "active": self.active,
-            "amount": unit.and_then(Decimal::to_whole),
+            "amount": unit.and_then(DecimalAmount::to_whole),
             "amount_decimal": unit.map(|unit| unit.to_string()),
             "billing_scheme": if unit.is_some() { "per_unit" } else { "tiered" },
             "created": self.created_secs,
@@ -178,8 +175,13 @@ impl Price {
     }
 }
 
-/// A price that was made for one invoice item: it cannot be used again.
-pub fn add_inline(state: &mut State, product: String, currency: String, unit: Decimal) -> String {
+/// Creates an inactive price for a single invoice item.
+pub fn add_inline(
+    state: &mut State,
+    product: String,
+    currency: String,
+    unit: DecimalAmount,
+) -> String {
     let (id, now) = (state.ids.next("price"), state.wall_secs);
     state.prices.insert(Price {
         id: id.clone(),
@@ -215,7 +217,7 @@ fn take_recurring(params: &mut Params, state: &State) -> Result<Option<Recurring
         "month" => Interval::Month,
         _ => Interval::Year,
     };
-    // Three years at most, as Stripe limits it.
+    // Stripe limits billing intervals to three years.
     let most = match unit {
         Interval::Day => 1_095,
         Interval::Week => 156,
@@ -254,7 +256,8 @@ fn take_recurring(params: &mut Params, state: &State) -> Result<Option<Recurring
     }))
 }
 
-/// Refuses a key that another active price has, unless it is to be moved.
+/// Refuses a lookup key that another price has, unless it is to be transferred.
+/// Returns the id of the price that loses the key.
 fn claim_lookup_key(
     prices: &Store<Price>,
     key: &str,
@@ -306,15 +309,21 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
         scheme,
         recurring,
         active: params.boolean("active")?.unwrap_or(true),
-        lookup_key: params.text_within("lookup_key", LONGEST_LOOKUP_KEY)?,
+        lookup_key: params.text_up_to("lookup_key", MAX_LOOKUP_KEY_CHARS)?,
         nickname: params.text("nickname")?,
         tax_behavior: params
             .choice("tax_behavior", &["exclusive", "inclusive", "unspecified"])?
             .unwrap_or("unspecified"),
         metadata: MetadataChange::take(&mut params)?.initial(),
     };
-    params.finish_lacking(&LACKING)?;
-    if price.meter().is_none() && price.scheme.unit().and_then(Decimal::to_whole).is_none() {
+    params.finish_rejecting(&UNSUPPORTED)?;
+    if price.meter().is_none()
+        && price
+            .scheme
+            .unit()
+            .and_then(DecimalAmount::to_whole)
+            .is_none()
+    {
         return Err(ApiError::unsupported(
             "unit_amount_decimal",
             "fractions or tiers in licensed prices",
@@ -339,7 +348,7 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     call.render(&id)
 }
 
-/// The id of an existing product, or the name of one to be made.
+/// Takes the id of an existing product, or the name of a new one.
 fn take_product(params: &mut Params, state: &State) -> Result<(String, Option<String>), ApiError> {
     match (params.text("product")?, params.map("product_data")?) {
         (Some(product), None) if state.products.get(&product).is_some() => Ok((product, None)),
@@ -379,7 +388,7 @@ fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
     }
     let transfer = params.boolean("transfer_lookup_key")?.unwrap_or(false);
     let mut previous = None;
-    if let Some(key) = params.clearable_within("lookup_key", LONGEST_LOOKUP_KEY)? {
+    if let Some(key) = params.clearable_up_to("lookup_key", MAX_LOOKUP_KEY_CHARS)? {
         if let Some(key) = &key {
             previous = claim_lookup_key(&state.prices, key, &id, transfer)?;
         }
@@ -388,7 +397,7 @@ fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let metadata = MetadataChange::take(&mut params)?;
     metadata.check_room(&price.metadata, "metadata")?;
     metadata.apply(&mut price.metadata);
-    params.finish_lacking(&LACKING)?;
+    params.finish_rejecting(&UNSUPPORTED)?;
     let now = state.wall_secs;
     release_lookup_key(state, previous, now);
     let before = state.snapshot(&id);

@@ -1,4 +1,5 @@
-//! What a number of units costs: exact decimals, tiers, named rounding.
+//! Pricing: what a number of units costs. Decimals are exact, and rounding is
+//! explicit.
 
 use std::fmt;
 
@@ -8,38 +9,37 @@ use crate::error::ApiError;
 use crate::params::Params;
 use crate::validate;
 
-/// Twelve places after the point, as Stripe allows.
-const PLACES: usize = 12;
-const ONE: i128 = 1_000_000_000_000;
+/// Stripe allows twelve decimal places.
+const MAX_PLACES: usize = 12;
+const SCALE: i128 = 1_000_000_000_000;
 
-/// A price in minor units with up to twelve places after the point.
+/// An amount in minor units with up to twelve decimal places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decimal(i128);
+pub struct DecimalAmount(i128);
 
-impl Decimal {
-    /// A whole number of minor units.
+impl DecimalAmount {
     #[must_use]
     pub const fn whole(amount: i64) -> Self {
-        Self(amount as i128 * ONE)
+        Self(amount as i128 * SCALE)
     }
 
-    /// Reads `0.001`; no sign, no exponent.
+    /// Parses `0.001`, without sign or exponent.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-        let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-        if whole.is_empty() || whole.len() > 15 || fraction.len() > PLACES {
+        let digits = |line: &str| line.bytes().all(|byte| byte.is_ascii_digit());
+        if whole.is_empty() || whole.len() > 15 || fraction.len() > MAX_PLACES {
             return None;
         }
         if !digits(whole) || !digits(fraction) || text.ends_with('.') {
             return None;
         }
         let whole: i128 = whole.parse().ok()?;
-        let fraction: i128 = format!("{fraction:0<PLACES$}").parse().ok()?;
-        Some(Self(whole * ONE + fraction))
+        let fraction: i128 = format!("{fraction:0<MAX_PLACES$}").parse().ok()?;
+        Some(Self(whole * SCALE + fraction))
     }
 
-    /// The same, with a sign before it.
+    /// Like [`DecimalAmount::parse`], with an optional minus sign.
     #[must_use]
     pub fn parse_signed(text: &str) -> Option<Self> {
         match text.strip_prefix('-') {
@@ -48,74 +48,74 @@ impl Decimal {
         }
     }
 
-    /// So many of it in minor units, rounded half up; `None` on overflow.
+    /// The amount for a number of units, rounded half up; `None` on overflow.
     #[must_use]
     pub fn times(self, quantity: u64) -> Option<i64> {
         half_up(self.0.checked_mul(i128::from(quantity))?)
     }
 
-    /// The whole number of minor units, if it is one.
+    /// The amount in minor units, if it is whole.
     #[must_use]
     pub fn to_whole(self) -> Option<i64> {
-        if self.0 % ONE == 0 {
-            i64::try_from(self.0 / ONE).ok()
+        if self.0 % SCALE == 0 {
+            i64::try_from(self.0 / SCALE).ok()
         } else {
             None
         }
     }
 }
 
-impl fmt::Display for Decimal {
+impl fmt::Display for DecimalAmount {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0 < 0 {
             formatter.write_str("-")?;
         }
         let size = self.0.unsigned_abs();
-        let (whole, fraction) = (size / ONE.unsigned_abs(), size % ONE.unsigned_abs());
+        let (whole, fraction) = (size / SCALE.unsigned_abs(), size % SCALE.unsigned_abs());
         if fraction == 0 {
             return write!(formatter, "{whole}");
         }
-        let digits = format!("{fraction:0>PLACES$}");
+        let digits = format!("{fraction:0>MAX_PLACES$}");
         write!(formatter, "{whole}.{}", digits.trim_end_matches('0'))
     }
 }
 
-/// One step of a tiered price.
+/// A tier of a tiered price.
 #[derive(Debug, Clone, Copy)]
 pub struct Tier {
     up_to: Option<u64>,
-    flat: Option<Decimal>,
-    unit: Decimal,
+    flat: Option<DecimalAmount>,
+    unit: DecimalAmount,
 }
 
-/// How the quantity becomes an amount.
+/// How a quantity is priced.
 #[derive(Debug, Clone)]
 pub enum Scheme {
-    /// The same for each unit.
-    PerUnit(Decimal),
+    PerUnit(DecimalAmount),
     /// Each unit at the rate of the tier it falls in.
     Graduated(Vec<Tier>),
     /// All units at the rate of the tier that the total falls in.
     Volume(Vec<Tier>),
 }
 
-/// A part of what a number of units costs: a line of an invoice.
+/// A separately rounded line of the price of a quantity. Each becomes a line of
+/// an invoice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part {
-    /// The tier it is of, from 1, where there are tiers.
+pub struct PricedLine {
+    /// The number of the tier, from 1, if the price is tiered.
     pub tier: Option<usize>,
-    /// The units it is for; none, where it is the tier's flat amount.
+    /// The units it covers; zero for a flat amount.
     pub quantity: u64,
-    /// What one of the units costs; the amount, where it is flat.
-    pub unit: Decimal,
-    /// Whether it is the tier's flat amount.
+    /// The unit amount, or the flat amount.
+    pub unit: DecimalAmount,
+    /// Whether it is the flat amount of a tier.
     pub flat: bool,
-    /// In minor units, rounded half up by itself.
+    /// In minor units, rounded half up.
     pub amount: i64,
 }
 
-impl Part {
-    fn units(tier: Option<usize>, quantity: u64, unit: Decimal) -> Option<Self> {
+impl PricedLine {
+    fn units(tier: Option<usize>, quantity: u64, unit: DecimalAmount) -> Option<Self> {
         let amount = half_up(unit.0.checked_mul(i128::from(quantity))?)?;
         Some(Self {
             tier,
@@ -126,7 +126,7 @@ impl Part {
         })
     }
 
-    fn flat(tier: usize, unit: Decimal) -> Option<Self> {
+    fn flat(tier: usize, unit: DecimalAmount) -> Option<Self> {
         let amount = half_up(unit.0)?;
         Some(Self {
             tier: Some(tier),
@@ -138,45 +138,45 @@ impl Part {
     }
 }
 
-/// Stripe rounds metered amounts half up: 1.5 cents are 2.
+/// Stripe rounds metered amounts half up, so 1.5 cents become 2.
 fn half_up(exact: i128) -> Option<i64> {
-    i64::try_from(exact.checked_add(ONE / 2)?.div_euclid(ONE)).ok()
+    i64::try_from(exact.checked_add(SCALE / 2)?.div_euclid(SCALE)).ok()
 }
 
 impl Scheme {
-    /// The lines for so many units; `None` on overflow.
+    /// The lines for a quantity; `None` on overflow.
     #[must_use]
-    pub fn parts(&self, quantity: u64) -> Option<Vec<Part>> {
+    pub fn lines(&self, quantity: u64) -> Option<Vec<PricedLine>> {
         match self {
-            Self::PerUnit(unit) => Some(vec![Part::units(None, quantity, *unit)?]),
-            Self::Graduated(tiers) => graduated(tiers, quantity),
+            Self::PerUnit(unit) => Some(vec![PricedLine::units(None, quantity, *unit)?]),
+            Self::Graduated(tiers) => graduated_lines(tiers, quantity),
             Self::Volume(tiers) => {
                 let index = tiers
                     .iter()
                     .position(|tier| tier.up_to.is_none_or(|limit| quantity <= limit))?;
-                of_tier(index + 1, &tiers[index], quantity)
+                tier_lines(index + 1, &tiers[index], quantity)
             }
         }
     }
 
-    /// The amount for so many units; `None` on overflow.
+    /// The total amount for a quantity; `None` on overflow.
     #[must_use]
     pub fn amount(&self, quantity: u64) -> Option<i64> {
-        self.parts(quantity)?
+        self.lines(quantity)?
             .iter()
-            .try_fold(0_i64, |sum, part| sum.checked_add(part.amount))
+            .try_fold(0_i64, |sum, line| sum.checked_add(line.amount))
     }
 
-    /// The price of one unit, where there is one price.
+    /// The unit amount, if the price is not tiered.
     #[must_use]
-    pub const fn unit(&self) -> Option<Decimal> {
+    pub const fn unit(&self) -> Option<DecimalAmount> {
         match self {
             Self::PerUnit(unit) => Some(*unit),
             Self::Graduated(_) | Self::Volume(_) => None,
         }
     }
 
-    /// The tiers as Stripe shows them.
+    /// The tiers in Stripe's format.
     #[must_use]
     pub fn render_tiers(&self) -> Value {
         match self {
@@ -185,7 +185,7 @@ impl Scheme {
                 .iter()
                 .map(|tier| {
                     json!({
-                        "flat_amount": tier.flat.and_then(Decimal::to_whole),
+                        "flat_amount": tier.flat.and_then(DecimalAmount::to_whole),
                         "flat_amount_decimal": tier.flat.map(|flat| flat.to_string()),
                         "unit_amount": tier.unit.to_whole(),
                         "unit_amount_decimal": tier.unit.to_string(),
@@ -197,36 +197,36 @@ impl Scheme {
     }
 }
 
-/// What a tier's units cost, and its flat amount where it has one.
-fn of_tier(number: usize, tier: &Tier, quantity: u64) -> Option<Vec<Part>> {
-    let mut parts = vec![Part::units(Some(number), quantity, tier.unit)?];
+/// The lines of a tier: its units and, if it has one, its flat amount.
+fn tier_lines(number: usize, tier: &Tier, quantity: u64) -> Option<Vec<PricedLine>> {
+    let mut lines = vec![PricedLine::units(Some(number), quantity, tier.unit)?];
     if let Some(flat) = tier.flat {
-        parts.push(Part::flat(number, flat)?);
+        lines.push(PricedLine::flat(number, flat)?);
     }
-    Some(parts)
+    Some(lines)
 }
 
-fn graduated(tiers: &[Tier], quantity: u64) -> Option<Vec<Part>> {
-    let (mut parts, mut below) = (Vec::new(), 0_u64);
+fn graduated_lines(tiers: &[Tier], quantity: u64) -> Option<Vec<PricedLine>> {
+    let (mut lines, mut below) = (Vec::new(), 0_u64);
     for (index, tier) in tiers.iter().enumerate() {
         if quantity <= below && index > 0 {
             break;
         }
         let upper = tier.up_to.map_or(quantity, |limit| limit.min(quantity));
         let units = upper.saturating_sub(below);
-        let mut of_this = of_tier(index + 1, tier, units)?;
-        // Nothing was used: no tier was entered, and none of its fee is due.
+        let mut lines_of_tier = tier_lines(index + 1, tier, units)?;
+        // Without usage no tier is entered, so no flat amount is charged.
         if quantity == 0 {
-            of_this.retain(|part| !part.flat);
+            lines_of_tier.retain(|line| !line.flat);
         }
-        parts.extend(of_this);
+        lines.extend(lines_of_tier);
         below = upper;
     }
-    Some(parts)
+    Some(lines)
 }
 
-/// Takes `name` or `name_decimal`, at most one of them.
-pub fn take_decimal(params: &mut Params, name: &str) -> Result<Option<Decimal>, ApiError> {
+/// Takes `name` or `name_decimal`, but not both.
+pub fn take_decimal(params: &mut Params, name: &str) -> Result<Option<DecimalAmount>, ApiError> {
     let decimal_name = format!("{name}_decimal");
     let whole = params.count(name)?;
     let decimal = params.text(&decimal_name)?;
@@ -237,9 +237,10 @@ pub fn take_decimal(params: &mut Params, name: &str) -> Result<Option<Decimal>, 
         )),
         (Some(whole), None) => {
             let whole = i64::try_from(whole).unwrap_or(i64::MAX);
-            validate::amount(&params.name(name), whole).map(|whole| Some(Decimal::whole(whole)))
+            validate::amount(&params.name(name), whole)
+                .map(|whole| Some(DecimalAmount::whole(whole)))
         }
-        (None, Some(text)) => Decimal::parse(&text).map(Some).ok_or_else(|| {
+        (None, Some(text)) => DecimalAmount::parse(&text).map(Some).ok_or_else(|| {
             let name = params.name(&decimal_name);
             ApiError::bad_param(
                 &name,
@@ -302,7 +303,7 @@ fn take_tier(mut params: Params) -> Result<Tier, ApiError> {
     if flat.is_none() && unit.is_none() {
         return Err(ApiError::missing_param(&name));
     }
-    let zero = Decimal::whole(0);
+    let zero = DecimalAmount::whole(0);
     Ok(Tier {
         up_to,
         flat,
@@ -314,8 +315,8 @@ fn take_tier(mut params: Params) -> Result<Tier, ApiError> {
 mod tests {
     use super::*;
 
-    fn decimal(text: &str) -> Decimal {
-        Decimal::parse(text).expect("a decimal")
+    fn decimal(text: &str) -> DecimalAmount {
+        DecimalAmount::parse(text).expect("a decimal")
     }
 
     #[test]
@@ -324,7 +325,7 @@ mod tests {
             assert_eq!(decimal(text).to_string(), text);
         }
         for text in ["", ".5", "1.", "-1", "1e3", "0.0000000000001"] {
-            assert_eq!(Decimal::parse(text), None, "{text}");
+            assert_eq!(DecimalAmount::parse(text), None, "{text}");
         }
     }
 
@@ -339,15 +340,15 @@ mod tests {
         };
         let two = Scheme::Graduated(vec![tier(Some(3), None, "0.5"), tier(None, None, "0.5")]);
         assert_eq!(two.amount(6), Some(4), "1.5 cents twice");
-        // As recorded in December 2022.
+        // Recorded from Stripe in December 2022.
         let recorded = Scheme::Graduated(vec![
             tier(Some(1_000), Some("900"), "0"),
             tier(None, Some("0"), "3.6"),
         ]);
-        let parts = recorded.parts(1_031).expect("it fits");
-        let lines: Vec<_> = parts.iter().map(|p| (p.amount, p.quantity)).collect();
-        assert_eq!(lines, [(0, 1_000), (900, 0), (112, 31), (0, 0)]);
-        let tiers: Vec<_> = parts.iter().map(|p| p.tier).collect();
+        let lines = recorded.lines(1_031).expect("it fits");
+        let amounts: Vec<_> = lines.iter().map(|l| (l.amount, l.quantity)).collect();
+        assert_eq!(amounts, [(0, 1_000), (900, 0), (112, 31), (0, 0)]);
+        let tiers: Vec<_> = lines.iter().map(|l| l.tier).collect();
         assert_eq!(tiers, [Some(1), Some(1), Some(2), Some(2)]);
         assert_eq!(recorded.amount(0), Some(0));
     }

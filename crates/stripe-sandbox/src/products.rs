@@ -1,4 +1,4 @@
-//! Products.
+//! Products, which prices belong to.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,6 @@ use crate::metadata::{Metadata, MetadataChange};
 use crate::params::Params;
 use crate::store::Keyed;
 
-/// Routes of `/v1/products`.
 pub const ROUTES: &[Route] = &[
     post("/v1/products", create),
     get("/v1/products", list),
@@ -18,8 +17,8 @@ pub const ROUTES: &[Route] = &[
     delete("/v1/products/{id}", remove),
 ];
 
-/// What Stripe takes here and the stand-in does not.
-const LACKING: [&str; 9] = [
+/// Parameters that Stripe accepts and the sandbox does not support.
+const UNSUPPORTED: [&str; 9] = [
     "default_price_data",
     "images",
     "marketing_features",
@@ -31,13 +30,13 @@ const LACKING: [&str; 9] = [
     "url",
 ];
 
-/// What is sold.
+/// Something that is sold.
 #[derive(Debug, Clone)]
 pub struct Product {
     id: String,
     created_secs: i64,
     updated_secs: i64,
-    /// Shown in the lines of invoices.
+    /// Shown on invoice lines.
     pub name: String,
     description: Option<String>,
     active: bool,
@@ -53,7 +52,7 @@ impl Keyed for Product {
 }
 
 impl Product {
-    /// A product that a price brings along (`product_data`).
+    /// A product with default settings, as created by `product_data`.
     #[must_use]
     pub const fn named(id: String, name: String, now_secs: i64) -> Self {
         Self {
@@ -69,7 +68,7 @@ impl Product {
         }
     }
 
-    /// The object.
+    /// The API object.
     #[must_use]
     pub fn render(&self) -> Value {
         json!({
@@ -99,13 +98,13 @@ impl Product {
         if let Some(name) = params.text("name")? {
             self.name = name;
         }
-        if let Some(description) = params.clearable_within("description", 40_000)? {
+        if let Some(description) = params.clearable_up_to("description", 40_000)? {
             self.description = description;
         }
         if let Some(active) = params.boolean("active")? {
             self.active = active;
         }
-        if let Some(label) = params.clearable_within("unit_label", 12)? {
+        if let Some(label) = params.clearable_up_to("unit_label", 12)? {
             self.unit_label = label;
         }
         let metadata = MetadataChange::take(params)?;
@@ -125,7 +124,7 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut product = Product::named(String::new(), String::new(), now);
     product.take(&mut params)?;
     params.choice("type", &["service"])?;
-    params.finish_lacking(&LACKING)?;
+    params.finish_rejecting(&UNSUPPORTED)?;
     product.id = match id {
         Some(id) if call.state.products.get(&id).is_some() => {
             return Err(ApiError::bad_param("id", "Product already exists.")
@@ -161,7 +160,7 @@ fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
         }
         product.default_price = Some(price);
     }
-    params.finish_lacking(&LACKING)?;
+    params.finish_rejecting(&UNSUPPORTED)?;
     let now = call.state.wall_secs;
     product.updated_secs = now;
     let before = call.state.snapshot(&id);

@@ -1,11 +1,12 @@
-//! What time brings: renewals, ends of trials, drafts that finalize, retries.
+//! Everything that happens as time passes: renewals, trial ends, finalization
+//! of drafts, payment retries.
 //!
-//! One function finds the next thing due, one does it; the clock is set to
-//! each thing's own time, so that events carry it.
+//! One function finds the next due event and another performs it. The clock is
+//! set to the time of each event, so that the resulting events carry it.
 
 use crate::error::ApiError;
 use crate::invoices::assemble;
-use crate::invoices::model::{Invoice, Status as InvoiceStatus, settle};
+use crate::invoices::model::{Invoice, Status as InvoiceStatus, apply_balance};
 use crate::invoices::{collect, finalize};
 use crate::shape::Shape;
 use crate::state::{Origin, State};
@@ -16,7 +17,7 @@ const DAY_SECS: i64 = 86_400;
 /// How long a first payment may take.
 const INCOMPLETE_SECS: i64 = 23 * 3_600;
 
-/// Something that falls due. The order is that of things due at one second.
+/// Something that is due. The order applies to events due in the same second.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
     Finalize(String),
@@ -25,17 +26,18 @@ enum Due {
     AnnounceRenewal(String),
     Expire(String),
     Cancel(String),
-    DropPending(String),
+    DiscardPendingUpdate(String),
     EndPeriod(String),
 }
 
-/// Does everything due on a clock (or on the wall) up to `until`.
+/// Performs everything due until `until_secs` on a test clock, or on the wall
+/// clock if there is none.
 pub fn run(state: &mut State, clock: Option<&str>, until_secs: i64) -> Result<(), ApiError> {
-    // Time is the cause of these events, not the request that moved it.
+    // These events are caused by time, not by the request that advanced it.
     let origin = std::mem::take(&mut state.origin);
     let wall_secs = state.wall_secs;
     let mut outcome = Ok(());
-    while let Some((at_secs, due)) = next(state, clock, until_secs) {
+    while let Some((at_secs, due)) = next_due(state, clock, until_secs) {
         set_time(state, clock, at_secs);
         outcome = perform(state, due, at_secs);
         if outcome.is_err() {
@@ -54,7 +56,7 @@ fn set_time(state: &mut State, clock: Option<&str>, at_secs: i64) {
     }
 }
 
-fn next(state: &State, clock: Option<&str>, until_secs: i64) -> Option<(i64, Due)> {
+fn next_due(state: &State, clock: Option<&str>, until_secs: i64) -> Option<(i64, Due)> {
     let on_clock = |customer: &str| {
         state
             .customers
@@ -65,19 +67,19 @@ fn next(state: &State, clock: Option<&str>, until_secs: i64) -> Option<(i64, Due
         .invoices
         .iter()
         .filter(|invoice| on_clock(&invoice.customer))
-        .filter_map(of_invoice);
+        .filter_map(due_for_invoice);
     let subscriptions = state
         .subscriptions
         .iter()
         .filter(|subscription| !subscription.status.is_final() && on_clock(&subscription.customer))
-        .flat_map(|subscription| of_subscription(state, subscription));
+        .flat_map(|subscription| due_for_subscription(state, subscription));
     invoices
         .chain(subscriptions)
         .filter(|(at_secs, _)| *at_secs <= until_secs)
         .min()
 }
 
-fn of_invoice(invoice: &Invoice) -> Option<(i64, Due)> {
+fn due_for_invoice(invoice: &Invoice) -> Option<(i64, Due)> {
     match invoice.status {
         InvoiceStatus::Draft => Some((
             invoice.finalizes_at_secs?,
@@ -88,7 +90,7 @@ fn of_invoice(invoice: &Invoice) -> Option<(i64, Due)> {
     }
 }
 
-fn of_subscription(state: &State, subscription: &Subscription) -> Vec<(i64, Due)> {
+fn due_for_subscription(state: &State, subscription: &Subscription) -> Vec<(i64, Due)> {
     let id = || subscription.id.clone();
     let mut due = Vec::new();
     if subscription.status == Status::Incomplete {
@@ -98,7 +100,7 @@ fn of_subscription(state: &State, subscription: &Subscription) -> Vec<(i64, Due)
         ));
     }
     if let Some(pending) = &subscription.pending_update {
-        due.push((pending.expires_secs, Due::DropPending(id())));
+        due.push((pending.expires_secs, Due::DiscardPendingUpdate(id())));
     }
     if let Some(at_secs) = subscription.cancel_at {
         due.push((at_secs, Due::Cancel(id())));
@@ -140,8 +142,8 @@ fn perform(state: &mut State, due: Due, now_secs: i64) -> Result<(), ApiError> {
             status::expire(state, &id, now_secs)?;
             void_open_invoice(state, &id, now_secs)
         }
-        Due::Cancel(id) => end(state, &id, now_secs),
-        Due::DropPending(id) => pending::expire(state, &id, now_secs),
+        Due::Cancel(id) => cancel_as_scheduled(state, &id, now_secs),
+        Due::DiscardPendingUpdate(id) => pending::expire(state, &id, now_secs),
         Due::EndPeriod(id) => end_period(state, &id, now_secs),
     }
 }
@@ -157,7 +159,8 @@ fn finalize_and_collect(state: &mut State, id: &str, now_secs: i64) -> Result<()
 
 fn collect_again(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
     let method = collect::method_for(state, state.invoice(id)?);
-    // A failure is not an error here: it is recorded, and retried or given up.
+    // A failed payment is not an error here: it is recorded and retried or
+    // abandoned.
     collect::attempt(state, id, method.as_deref(), now_secs)?;
     Ok(())
 }
@@ -172,8 +175,8 @@ fn void_open_invoice(state: &mut State, id: &str, now_secs: i64) -> Result<(), A
     }
 }
 
-/// The subscription in its next period.
-fn renewed(subscription: &Subscription) -> Result<Subscription, ApiError> {
+/// The subscription as it will be in its next period.
+fn in_next_period(subscription: &Subscription) -> Result<Subscription, ApiError> {
     let mut next = subscription.clone();
     next.period = next
         .cadence
@@ -192,15 +195,20 @@ fn renewed(subscription: &Subscription) -> Result<Subscription, ApiError> {
 
 fn announce_renewal(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
     let subscription = state.subscription(id, "id")?.clone();
-    let draft = assemble::renewal(state, &subscription, &renewed(&subscription)?, Vec::new())?;
+    let draft = assemble::renewal(
+        state,
+        &subscription,
+        &in_next_period(&subscription)?,
+        Vec::new(),
+    )?;
     let mut ids = state.ids.clone();
     let mut invoice = draft.into_invoice(&mut ids, now_secs);
     let balance = state.customer(&invoice.customer, "customer")?.balance;
     invoice.starting_balance = balance;
-    invoice.amount_due = settle(invoice.total(), balance, &invoice.currency).amount_due;
+    invoice.amount_due = apply_balance(invoice.total(), balance, &invoice.currency).amount_due;
     let mut shapes = [Shape::Legacy, Shape::Basil].map(|shape| invoice.render(state, shape));
     for object in &mut shapes {
-        // An upcoming invoice has no id: it does not exist yet.
+        // An upcoming invoice does not exist yet, so it has no id.
         if let Some(object) = object.as_object_mut() {
             object.remove("id");
         }
@@ -215,18 +223,18 @@ fn announce_renewal(state: &mut State, id: &str, now_secs: i64) -> Result<(), Ap
 fn end_period(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
     let subscription = state.subscription(id, "id")?.clone();
     if subscription.cancel_at_period_end {
-        return end(state, id, now_secs);
+        return cancel_as_scheduled(state, id, now_secs);
     }
-    if subscription.on_trial() && payment::method_of(state, &subscription).is_none() {
+    if subscription.on_trial() && payment::payment_method_of(state, &subscription).is_none() {
         match subscription.missing_payment_method {
             MissingPaymentMethod::CreateInvoice => {}
-            MissingPaymentMethod::Cancel => return end(state, id, now_secs),
+            MissingPaymentMethod::Cancel => return cancel_as_scheduled(state, id, now_secs),
             MissingPaymentMethod::Pause => return pause(state, id, now_secs),
         }
     }
-    let next = renewed(&subscription)?;
+    let next = in_next_period(&subscription)?;
     let mut draft = assemble::renewal(state, &subscription, &next, Vec::new())?;
-    // Unpaid subscriptions gather drafts that nobody collects.
+    // Unpaid subscriptions accumulate drafts that are not collected.
     draft.auto_advance = next.status != Status::Unpaid;
     draft.finalizes_at_secs = draft
         .auto_advance
@@ -238,7 +246,7 @@ fn end_period(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError
     Ok(())
 }
 
-/// The trial is over, and there is nothing to charge.
+/// Pauses a subscription whose trial ended without a payment method.
 pub fn pause(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
     state.change_subscription(id, now_secs, |subscription| {
         subscription.status = Status::Paused
@@ -247,11 +255,11 @@ pub fn pause(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError>
     Ok(())
 }
 
-/// The end that was asked for: usage and pending items are invoiced, then
-/// the subscription is over.
-fn end(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
+/// Ends a subscription at the requested time. Usage and pending items are
+/// invoiced first.
+fn cancel_as_scheduled(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
     let subscription = state.subscription(id, "id")?.clone();
-    let mut draft = cancel::last_draft(state, &subscription, Vec::new(), now_secs)?;
+    let mut draft = cancel::final_draft(state, &subscription, Vec::new(), now_secs)?;
     cancel::now(state, id, "cancellation_requested", now_secs)?;
     if !draft.lines.is_empty() {
         draft.finalizes_at_secs = Some(now_secs + state.config.draft_secs);
@@ -260,7 +268,7 @@ fn end(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Lets everything due on the wall clock happen.
+/// Performs everything due on the wall clock.
 pub fn tick(state: &mut State, wall_secs: i64) -> Result<(), ApiError> {
     state.wall_secs = wall_secs;
     state.origin = Origin::default();

@@ -1,12 +1,11 @@
-//! `…/search`: Stripe's query language, which the stand-in does not have. It
-//! says so, rather than that it knows no customer named `search`.
+//! `…/search`: Stripe's query language, which the sandbox does not support.
+//! Without these routes, `search` would be reported as an unknown id.
 
 use serde_json::Value;
 
 use crate::call::{Call, Route, get};
 use crate::error::ApiError;
 
-/// Every search that Stripe has.
 pub const ROUTES: &[Route] = &[
     get("/v1/charges/search", refuse),
     get("/v1/customers/search", refuse),

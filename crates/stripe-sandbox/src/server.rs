@@ -1,5 +1,5 @@
-//! From HTTP to a [`Call`] and back: authentication, version, faults,
-//! idempotency, expansion. The resources know nothing of it.
+//! Turns HTTP requests into [`Call`]s and back: authentication, version,
+//! faults, idempotency, expansion. Resources never see HTTP.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -22,48 +22,47 @@ use crate::call::{Action, Call, Route};
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::expand;
-use crate::faults::{self, Kind};
-use crate::idempotency::Answer;
+use crate::faults::{self, FaultKind};
+use crate::idempotency::StoredResponse;
 use crate::invoices::pdf;
 use crate::params::Params;
 use crate::shape::{self, Shape};
 use crate::state::{Origin, State};
 
-/// The largest request body.
-const BODY_LIMIT: usize = 1 << 20;
-const LONGEST_KEY: usize = 255;
+const MAX_BODY_BYTES: usize = 1 << 20;
+const MAX_IDEMPOTENCY_KEY_CHARS: usize = 255;
 
-/// The state behind its lock, and what wakes the courier.
+/// The state behind its lock, and the notifications between server and sender.
 #[derive(Debug)]
-pub struct Shell {
+pub struct SharedState {
     state: Mutex<State>,
-    /// Told when the outbox has something in it.
+    /// Notified when deliveries are added to the outbox.
     pub outbox_filled: Notify,
-    /// Told when a delivery ended.
-    pub settled: Notify,
-    /// Deliveries under way, retries included.
+    /// Notified when a delivery ends.
+    pub delivery_ended: Notify,
+    /// The number of deliveries in progress, including retries.
     pub in_flight: AtomicUsize,
 }
 
-impl Shell {
-    /// An empty account behind a lock.
+impl SharedState {
     #[must_use]
     pub fn new(config: Config) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State::new(config)),
             outbox_filled: Notify::new(),
-            settled: Notify::new(),
+            delivery_ended: Notify::new(),
             in_flight: AtomicUsize::new(0),
         })
     }
 
-    /// The state. A panic in one request does not take the sandbox down.
+    /// Locks the state. Poisoning is ignored, so that a panic in one request
+    /// does not take down the sandbox.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The wall clock, unless it is frozen.
+/// The current time, unless the clock is frozen.
 #[must_use]
 pub fn wall_secs(config: &Config) -> i64 {
     config
@@ -71,11 +70,11 @@ pub fn wall_secs(config: &Config) -> i64 {
         .unwrap_or_else(|| jiff::Timestamp::now().as_second())
 }
 
-/// Every route of the sandbox.
-pub fn router(shell: &Arc<Shell>) -> Router {
+/// The router with every route of the sandbox.
+pub fn router(shared: &Arc<SharedState>) -> Router {
     let mut paths: BTreeMap<&'static str, MethodRouter> = BTreeMap::new();
     for route in crate::routes() {
-        let shell = Arc::clone(shell);
+        let shared = Arc::clone(shared);
         let Route {
             method,
             path,
@@ -88,29 +87,29 @@ pub fn router(shell: &Arc<Shell>) -> Router {
         };
         let handler = move |ids: RawPathParams, request: Request| {
             let ids = ids.iter().map(|(_, id)| id.to_owned()).collect();
-            serve(Arc::clone(&shell), Some(action), ids, request)
+            serve(Arc::clone(&shared), Some(action), ids, request)
         };
         let entry = paths.remove(path).unwrap_or_default();
         paths.insert(path, entry.merge(on(filter, handler)));
     }
-    let unknown = Arc::clone(shell);
+    let unknown = Arc::clone(shared);
     let fallback = move |request: Request| serve(Arc::clone(&unknown), None, Vec::new(), request);
     let mut router = Router::new();
     for (path, methods) in paths {
         router = router.route(path, methods.fallback(fallback.clone()));
     }
-    let links = Arc::clone(shell);
+    let links = Arc::clone(shared);
     router
         .route(
             "/_sandbox/invoices/{id}/pdf",
-            axum::routing::get(async move |Path(id): Path<String>| print(&links, &id)),
+            axum::routing::get(async move |Path(id): Path<String>| invoice_pdf(&links, &id)),
         )
         .fallback(fallback)
 }
 
-/// The document behind the link in an invoice; the link is all it takes.
-fn print(shell: &Shell, id: &str) -> Response {
-    let state = shell.lock();
+/// The PDF of an invoice. The link is the only credential needed.
+fn invoice_pdf(shared: &SharedState, id: &str) -> Response {
+    let state = shared.lock();
     match state.invoices.get(id) {
         Some(invoice) => {
             let kind = [(header::CONTENT_TYPE, "application/pdf")];
@@ -120,8 +119,8 @@ fn print(shell: &Shell, id: &str) -> Response {
     }
 }
 
-/// What the lock is held for, taken from the request beforehand.
-struct Incoming {
+/// The parts of a request, read before the lock is taken.
+struct IncomingRequest {
     method: Method,
     path: String,
     query: String,
@@ -130,33 +129,33 @@ struct Incoming {
     ids: Vec<String>,
 }
 
-/// An answer, and whether it reaches the client.
-struct Outgoing {
+/// A response, and whether it reaches the client.
+struct OutgoingResponse {
     request_id: String,
-    answer: Answer,
+    response: StoredResponse,
     version: String,
     replayed: bool,
     retry_after_secs: Option<u32>,
-    loss: Option<Loss>,
+    loss: Option<ConnectionLoss>,
 }
 
 #[derive(Clone, Copy)]
-enum Loss {
+enum ConnectionLoss {
     AtOnce,
     AfterTimeout,
 }
 
 async fn serve(
-    shell: Arc<Shell>,
+    shared: Arc<SharedState>,
     action: Option<Action>,
     ids: Vec<String>,
     request: Request,
 ) -> Response {
     let (parts, body) = request.into_parts();
-    let Ok(body) = axum::body::to_bytes(body, BODY_LIMIT).await else {
+    let Ok(body) = axum::body::to_bytes(body, MAX_BODY_BYTES).await else {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
-    let incoming = Incoming {
+    let incoming = IncomingRequest {
         method: parts.method,
         path: parts.uri.path().to_owned(),
         query: parts.uri.query().unwrap_or_default().to_owned(),
@@ -164,26 +163,26 @@ async fn serve(
         body,
         ids,
     };
-    let (outgoing, hang) = {
-        let mut state = shell.lock();
+    let (outgoing, timeout) = {
+        let mut state = shared.lock();
         state.wall_secs = wall_secs(&state.config);
         let outgoing = respond(&mut state, action, &incoming);
         if !state.outbox.is_empty() {
-            shell.outbox_filled.notify_one();
+            shared.outbox_filled.notify_one();
         }
         (outgoing, state.config.timeout_fault)
     };
     match outgoing.loss {
-        Some(Loss::AfterTimeout) => tokio::time::sleep(hang).await,
-        Some(Loss::AtOnce) => {}
+        Some(ConnectionLoss::AfterTimeout) => tokio::time::sleep(timeout).await,
+        Some(ConnectionLoss::AtOnce) => {}
         None => return into_response(&outgoing, &incoming),
     }
-    Response::new(Body::new(Broken))
+    Response::new(Body::new(BrokenBody))
 }
 
-fn into_response(outgoing: &Outgoing, incoming: &Incoming) -> Response {
+fn into_response(outgoing: &OutgoingResponse, incoming: &IncomingRequest) -> Response {
     let mut response = Response::builder()
-        .status(outgoing.answer.status)
+        .status(outgoing.response.status)
         .header(header::CONTENT_TYPE, "application/json")
         .header("request-id", &outgoing.request_id)
         .header("stripe-version", &outgoing.version);
@@ -192,22 +191,26 @@ fn into_response(outgoing: &Outgoing, incoming: &Incoming) -> Response {
     }
     if outgoing.replayed {
         response = response.header("idempotent-replayed", "true");
-        response = response.header("original-request", &outgoing.answer.request_id);
+        response = response.header("original-request", &outgoing.response.request_id);
     }
     if let Some(secs) = outgoing.retry_after_secs {
         response = response.header(header::RETRY_AFTER, secs);
     }
-    let body = format!("{:#}\n", outgoing.answer.body);
+    let body = format!("{:#}\n", outgoing.response.body);
     response
         .body(Body::from(body))
         .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
 
-fn respond(state: &mut State, action: Option<Action>, incoming: &Incoming) -> Outgoing {
+fn respond(
+    state: &mut State,
+    action: Option<Action>,
+    incoming: &IncomingRequest,
+) -> OutgoingResponse {
     let request_id = state.request_ids.next("req");
-    let mut outgoing = Outgoing {
+    let mut outgoing = OutgoingResponse {
         request_id: request_id.clone(),
-        answer: Answer {
+        response: StoredResponse {
             status: 200,
             body: Value::Null,
             request_id: request_id.clone(),
@@ -217,8 +220,8 @@ fn respond(state: &mut State, action: Option<Action>, incoming: &Incoming) -> Ou
         retry_after_secs: None,
         loss: None,
     };
-    if let Err(error) = admit(state, action, incoming, &mut outgoing) {
-        outgoing.answer = Answer {
+    if let Err(error) = process(state, action, incoming, &mut outgoing) {
+        outgoing.response = StoredResponse {
             status: error.status,
             body: error.body(&request_id),
             request_id,
@@ -227,11 +230,11 @@ fn respond(state: &mut State, action: Option<Action>, incoming: &Incoming) -> Ou
     outgoing
 }
 
-fn admit(
+fn process(
     state: &mut State,
     action: Option<Action>,
-    incoming: &Incoming,
-    outgoing: &mut Outgoing,
+    incoming: &IncomingRequest,
+    outgoing: &mut OutgoingResponse,
 ) -> Result<(), ApiError> {
     let control = incoming.path.starts_with("/_sandbox/");
     if !control {
@@ -249,51 +252,51 @@ fn admit(
         if incoming.headers.contains_key(connect) {
             return Err(ApiError::unsupported(
                 connect,
-                "other accounts than its own",
+                "accounts other than its own",
             ));
         }
     }
     let params = read_params(incoming)?;
     if control {
-        act(state, action, incoming, params, outgoing);
+        run_action(state, action, incoming, params, outgoing);
         return Ok(());
     }
-    let fault = faults::strike(state, incoming.method.as_str(), &incoming.path);
+    let fault = faults::applying_to(state, incoming.method.as_str(), &incoming.path);
     match fault {
-        Some((Kind::RateLimit, retry_after_secs)) => {
+        Some((FaultKind::RateLimit, retry_after_secs)) => {
             outgoing.retry_after_secs = Some(retry_after_secs);
             return Err(
                 ApiError::other(429, "rate_limit_error", "Request rate limit exceeded.")
                     .code("rate_limit"),
             );
         }
-        Some((Kind::LockTimeout, _)) => {
+        Some((FaultKind::LockTimeout, _)) => {
             return Err(ApiError::other(409, "invalid_request_error", "This object cannot be accessed right now because another API request or Stripe process is currently accessing it.").code("lock_timeout"));
         }
-        Some((Kind::Drop, _)) => {
-            outgoing.loss = Some(Loss::AtOnce);
+        Some((FaultKind::Drop, _)) => {
+            outgoing.loss = Some(ConnectionLoss::AtOnce);
             return Ok(());
         }
         _ => {}
     }
     let kind = fault.map(|(kind, _)| kind);
-    once(state, action, incoming, params, kind, outgoing)?;
+    run_idempotently(state, action, incoming, params, kind, outgoing)?;
     outgoing.loss = match kind {
-        Some(Kind::DropAfterActing) => Some(Loss::AtOnce),
-        Some(Kind::Timeout) => Some(Loss::AfterTimeout),
+        Some(FaultKind::DropAfterActing) => Some(ConnectionLoss::AtOnce),
+        Some(FaultKind::Timeout) => Some(ConnectionLoss::AfterTimeout),
         _ => None,
     };
     Ok(())
 }
 
-/// Acts once for each idempotency key.
-fn once(
+/// Runs the action at most once per idempotency key.
+fn run_idempotently(
     state: &mut State,
     action: Action,
-    incoming: &Incoming,
+    incoming: &IncomingRequest,
     params: Params,
-    fault: Option<Kind>,
-    outgoing: &mut Outgoing,
+    fault: Option<FaultKind>,
+    outgoing: &mut OutgoingResponse,
 ) -> Result<(), ApiError> {
     let key = incoming
         .headers
@@ -303,10 +306,10 @@ fn once(
         .map(str::to_owned);
     if key
         .as_ref()
-        .is_some_and(|key| key.is_empty() || key.len() > LONGEST_KEY)
+        .is_some_and(|key| key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY_CHARS)
     {
         return Err(ApiError::invalid(format!(
-            "Idempotency keys have 1 to {LONGEST_KEY} characters."
+            "Idempotency keys have 1 to {MAX_IDEMPOTENCY_KEY_CHARS} characters."
         )));
     }
     let fingerprint = format!(
@@ -318,45 +321,47 @@ fn once(
     if let Some(key) = &key
         && let Some(first) = state.idempotency.find(key, &fingerprint)?
     {
-        outgoing.answer = first;
+        outgoing.response = first;
         outgoing.replayed = true;
         return Ok(());
     }
     state.origin = Origin {
-        request_id: Some(outgoing.answer.request_id.clone()),
+        request_id: Some(outgoing.response.request_id.clone()),
         idempotency_key: key.clone(),
     };
-    if fault != Some(Kind::ServerError) {
-        act(state, action, incoming, params, outgoing);
+    if fault != Some(FaultKind::ServerError) {
+        run_action(state, action, incoming, params, outgoing);
     }
     if matches!(
         fault,
-        Some(Kind::ServerError | Kind::ServerErrorAfterActing)
+        Some(FaultKind::ServerError | FaultKind::ServerErrorAfterActing)
     ) {
         let error = ApiError::other(
             500,
             "api_error",
             "Sorry! There was an error while talking to one of our backends.",
         );
-        outgoing.answer.status = error.status;
-        outgoing.answer.body = error.body(&outgoing.answer.request_id);
+        outgoing.response.status = error.status;
+        outgoing.response.body = error.body(&outgoing.response.request_id);
     }
     state.origin = Origin::default();
     if let Some(key) = key {
-        state.idempotency.keep(&key, fingerprint, &outgoing.answer);
+        state
+            .idempotency
+            .store(&key, fingerprint, &outgoing.response);
     }
     Ok(())
 }
 
-fn act(
+fn run_action(
     state: &mut State,
     action: Action,
-    incoming: &Incoming,
+    incoming: &IncomingRequest,
     mut params: Params,
-    outgoing: &mut Outgoing,
+    outgoing: &mut OutgoingResponse,
 ) {
     let shape = Shape::of(&outgoing.version);
-    let answer = params.texts("expand").and_then(|paths| {
+    let response = params.texts("expand").and_then(|paths| {
         let mut call = Call {
             state,
             params,
@@ -364,25 +369,25 @@ fn act(
             shape,
             version: outgoing.version.clone(),
         };
-        let mut answer = action(&mut call)?;
+        let mut response = action(&mut call)?;
         debug_assert!(
             call.params.is_empty(),
             "{} left parameters unread",
             incoming.path
         );
-        expand::apply(call.state, shape, &paths.unwrap_or_default(), &mut answer)?;
-        Ok(answer)
+        expand::apply(call.state, shape, &paths.unwrap_or_default(), &mut response)?;
+        Ok(response)
     });
-    match answer {
-        Ok(body) => outgoing.answer.body = body,
+    match response {
+        Ok(body) => outgoing.response.body = body,
         Err(error) => {
-            outgoing.answer.status = error.status;
-            outgoing.answer.body = error.body(&outgoing.answer.request_id);
+            outgoing.response.status = error.status;
+            outgoing.response.body = error.body(&outgoing.response.request_id);
         }
     }
 }
 
-fn read_params(incoming: &Incoming) -> Result<Params, ApiError> {
+fn read_params(incoming: &IncomingRequest) -> Result<Params, ApiError> {
     let form = incoming
         .headers
         .get(header::CONTENT_TYPE)
@@ -398,7 +403,7 @@ fn read_params(incoming: &Incoming) -> Result<Params, ApiError> {
     Params::parse(&[incoming.query.as_bytes(), &incoming.body])
 }
 
-fn unrecognized(incoming: &Incoming) -> ApiError {
+fn unrecognized(incoming: &IncomingRequest) -> ApiError {
     ApiError::other(
         404,
         "invalid_request_error",
@@ -409,11 +414,12 @@ fn unrecognized(incoming: &Incoming) -> ApiError {
     )
 }
 
-/// A body that fails at once, so that the connection closes without an answer.
+/// A body that fails immediately, so that the connection closes without a
+/// response.
 #[derive(Debug)]
-struct Broken;
+struct BrokenBody;
 
-impl HttpBody for Broken {
+impl HttpBody for BrokenBody {
     type Data = Bytes;
     type Error = std::io::Error;
 

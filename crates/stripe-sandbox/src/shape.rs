@@ -1,15 +1,15 @@
-//! The two shapes of Stripe's API, chosen by version.
+//! The two shapes of Stripe's API objects, determined by the API version.
 
 use crate::error::ApiError;
 
-/// The version that the current official SDKs pin.
+/// The version that the current official SDKs use.
 pub const LATEST: &str = "2026-10-28.endive";
 
-/// How objects are laid out.
+/// How API objects are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Shape {
-    /// Before `2025-03-31.basil`: the period is on the subscription, the
-    /// invoice names its subscription, charge and payment intent.
+    /// Before `2025-03-31.basil`: the subscription has a period, and the
+    /// invoice refers to its subscription, charge and payment intent.
     Legacy,
     /// `2025-03-31.basil` and later.
     Basil,
@@ -27,14 +27,14 @@ impl Shape {
     }
 }
 
-/// Whether new subscriptions are in flexible billing mode by default.
+/// Whether new subscriptions use flexible billing by default.
 #[must_use]
 pub fn flexible_by_default(version: &str) -> bool {
     version >= "2025-09-30"
 }
 
-/// Stripe's versions before 2017-05.
-const OLDEST: &str = "2011-01-01 2011-06-21 2011-06-28 2011-08-01 2011-09-15 2011-11-17 \
+/// Stripe's API versions before 2017-05.
+const VERSIONS_BEFORE_2017_05: &str = "2011-01-01 2011-06-21 2011-06-28 2011-08-01 2011-09-15 2011-11-17 \
     2012-02-23 2012-03-25 2012-06-18 2012-06-28 2012-07-09 2012-09-24 2012-10-26 2012-11-07 \
     2013-02-11 2013-02-13 2013-07-05 2013-08-12 2013-08-13 2013-10-29 2013-12-03 2014-01-31 \
     2014-03-13 2014-03-28 2014-05-19 2014-06-13 2014-06-17 2014-07-22 2014-07-26 2014-08-04 \
@@ -43,8 +43,8 @@ const OLDEST: &str = "2011-01-01 2011-06-21 2011-06-28 2011-08-01 2011-09-15 201
     2015-07-07 2015-07-13 2015-07-28 2015-08-07 2015-08-19 2015-09-03 2015-09-08 2015-09-23 \
     2015-10-01 2015-10-12 2015-10-16 2016-02-03 2016-02-19 2016-02-22 2016-02-23 2016-02-29 \
     2016-03-07 2016-06-15 2016-07-06 2016-10-19 2017-01-27 2017-02-14 2017-04-06";
-/// The versions that Stripe has had since then, before it named them.
-const DATED: [&str; 24] = [
+/// Stripe's API versions from 2017-05 on, before versions had names.
+const VERSIONS_SINCE_2017_05: [&str; 24] = [
     "2017-05-25",
     "2017-06-05",
     "2017-08-15",
@@ -70,7 +70,7 @@ const DATED: [&str; 24] = [
     "2019-10-17",
     "2019-11-05",
 ];
-const DATED_SINCE_2019_12: [&str; 9] = [
+const VERSIONS_SINCE_2019_12: [&str; 9] = [
     "2019-12-03",
     "2020-03-02",
     "2020-08-27",
@@ -81,8 +81,8 @@ const DATED_SINCE_2019_12: [&str; 9] = [
     "2024-04-10",
     "2024-06-20",
 ];
-/// The named versions: the months of each name's releases.
-const NAMED: [(&str, &[&str]); 5] = [
+/// Stripe's named API versions.
+const NAMED_VERSIONS: [(&str, &[&str]); 5] = [
     (
         "acacia",
         &[
@@ -130,16 +130,18 @@ const NAMED: [(&str, &[&str]); 5] = [
     ("endive", &["2026-09-30", "2026-10-28"]),
 ];
 
-/// Refuses a version that Stripe never had.
+/// Refuses an API version that Stripe never released.
 pub fn check_version(version: &str) -> Result<(), ApiError> {
     let known = match version.split_once('.') {
-        Some((date, name)) => NAMED
+        Some((date, name)) => NAMED_VERSIONS
             .iter()
             .any(|(known, dates)| name == *known && dates.contains(&date)),
         None => {
-            DATED.contains(&version)
-                || DATED_SINCE_2019_12.contains(&version)
-                || OLDEST.split_whitespace().any(|known| known == version)
+            VERSIONS_SINCE_2017_05.contains(&version)
+                || VERSIONS_SINCE_2019_12.contains(&version)
+                || VERSIONS_BEFORE_2017_05
+                    .split_whitespace()
+                    .any(|known| known == version)
         }
     };
     if known {

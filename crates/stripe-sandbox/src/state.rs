@@ -1,26 +1,26 @@
-//! Everything a sandbox knows, in memory.
+//! The state of a sandbox, in memory.
 
 use std::collections::VecDeque;
 
 use serde_json::Value;
 
-use crate::balance_transactions::BalanceTransaction;
 use crate::config::Config;
+use crate::customer_balance::CustomerBalanceTransaction;
 use crate::customers::Customer;
 use crate::error::ApiError;
 use crate::events::Event;
 use crate::faults::Fault;
-use crate::idempotency::Idempotency;
+use crate::idempotency::IdempotencyStore;
 use crate::ids::IdSource;
 use crate::invoice_items::InvoiceItem;
 use crate::invoices::model::Invoice;
 use crate::meter_events::MeterEvent;
 use crate::meters::Meter;
 use crate::payment_methods::PaymentMethod;
+use crate::payments::balance_transactions;
 use crate::payments::charges::Charge;
 use crate::payments::disputes::Dispute;
 use crate::payments::intents::PaymentIntent;
-use crate::payments::ledger;
 use crate::payments::refunds::Refund;
 use crate::payments::setup_intents::SetupIntent;
 use crate::prices::Price;
@@ -33,77 +33,67 @@ use crate::test_clocks::TestClock;
 use crate::webhooks::delivery::Delivery;
 use crate::webhooks::endpoints::WebhookEndpoint;
 
-/// Who asked for what is happening now; told in the events it causes.
+/// The cause of a change, recorded in the resulting events.
 #[derive(Debug, Clone, Default)]
 pub struct Origin {
-    /// The request's id; none when time alone is the cause.
+    /// The id of the request; `None` if the passage of time is the cause.
     pub request_id: Option<String>,
-    /// Its idempotency key.
     pub idempotency_key: Option<String>,
 }
 
-/// The whole state. It is only ever changed under one lock, by one request
-/// or one tick of the clock at a time.
+/// The whole state. It changes only under one lock, by one request or clock
+/// tick at a time.
 #[derive(Debug)]
 pub struct State {
-    /// How the sandbox behaves.
     pub config: Config,
-    /// Where ids come from.
     pub ids: IdSource,
-    /// Where request ids come from; apart, so that reads do not shift ids.
+    /// A separate source of request ids, so that reads do not affect object
+    /// ids.
     pub request_ids: IdSource,
-    /// The wall clock, set by whoever holds the lock.
+    /// The wall clock time, set by the holder of the lock.
     pub wall_secs: i64,
-    /// Cause of the events being written.
+    /// The cause of the events being recorded.
     pub origin: Origin,
-    /// Customers.
     pub customers: Store<Customer>,
-    /// Changes of customers' balances.
-    pub balance_transactions: Store<BalanceTransaction>,
-    /// Payment methods, attached or not.
+    /// Changes of customer balances.
+    pub customer_balance_transactions: Store<CustomerBalanceTransaction>,
+    /// Attached or not.
     pub payment_methods: Store<PaymentMethod>,
-    /// Products.
     pub products: Store<Product>,
-    /// Prices.
     pub prices: Store<Price>,
-    /// Subscriptions with their items.
+    /// With their items.
     pub subscriptions: Store<Subscription>,
-    /// Invoices with their lines.
+    /// With their lines.
     pub invoices: Store<Invoice>,
-    /// Previews, kept a while so that their lines can be paged.
+    /// The latest previews, kept so that their lines can be paged.
     pub previews: VecDeque<Invoice>,
-    /// Invoice items, pending or invoiced.
+    /// Pending or invoiced.
     pub invoice_items: Store<InvoiceItem>,
-    /// Payment intents; each belongs to an invoice.
+    /// Each belongs to an invoice.
     pub payment_intents: Store<PaymentIntent>,
-    /// Charges, failed ones included.
+    /// Including failed ones.
     pub charges: Store<Charge>,
-    /// Refunds of charges.
     pub refunds: Store<Refund>,
-    /// Setup intents of trials without a card.
+    /// For trials without a card.
     pub setup_intents: Store<SetupIntent>,
-    /// Disputes of charges.
     pub disputes: Store<Dispute>,
-    /// Meters.
     pub meters: Store<Meter>,
-    /// Meter events by identifier.
+    /// By identifier.
     pub meter_events: Store<MeterEvent>,
-    /// Webhook endpoints.
     pub endpoints: Store<WebhookEndpoint>,
-    /// Events, oldest first.
+    /// Oldest first.
     pub events: Store<Event>,
-    /// Test clocks.
     pub test_clocks: Store<TestClock>,
-    /// Deliveries that the courier has not picked up yet.
+    /// Deliveries that the sender has not picked up yet.
     pub outbox: Vec<Delivery>,
-    /// First answers by idempotency key.
-    pub idempotency: Idempotency,
-    /// Faults that wait for a matching request.
+    /// The first response for each idempotency key.
+    pub idempotency: IdempotencyStore,
+    /// Injected faults.
     pub faults: Vec<Fault>,
 }
 
 impl State {
-    /// An empty account.
+    /// The state of an empty account.
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self {
@@ -112,7 +102,7 @@ impl State {
             wall_secs: 0,
             origin: Origin::default(),
             customers: Store::default(),
-            balance_transactions: Store::default(),
+            customer_balance_transactions: Store::default(),
             payment_methods: Store::default(),
             products: Store::default(),
             prices: Store::default(),
@@ -131,13 +121,13 @@ impl State {
             events: Store::default(),
             test_clocks: Store::default(),
             outbox: Vec::new(),
-            idempotency: Idempotency::default(),
+            idempotency: IdempotencyStore::default(),
             faults: Vec::new(),
             config,
         }
     }
 
-    /// The time on a test clock, or on the wall without one.
+    /// The time on a test clock, or the wall clock time if there is none.
     #[must_use]
     pub fn time_on(&self, clock: Option<&str>) -> i64 {
         clock
@@ -145,7 +135,7 @@ impl State {
             .map_or(self.wall_secs, |clock| clock.frozen_secs)
     }
 
-    /// The time that a customer lives in.
+    /// The current time of a customer.
     #[must_use]
     pub fn now_for(&self, customer: &str) -> i64 {
         self.time_on(
@@ -155,7 +145,7 @@ impl State {
         )
     }
 
-    /// A customer that is not deleted.
+    /// The customer with this id, unless deleted.
     pub fn customer(&self, id: &str, param: &str) -> Result<&Customer, ApiError> {
         self.customers
             .get(id)
@@ -163,35 +153,31 @@ impl State {
             .ok_or_else(|| ApiError::no_such("customer", id, param))
     }
 
-    /// A subscription.
     pub fn subscription(&self, id: &str, param: &str) -> Result<&Subscription, ApiError> {
         self.subscriptions
             .get(id)
             .ok_or_else(|| ApiError::no_such("subscription", id, param))
     }
 
-    /// A subscription, to be changed.
     pub fn subscription_mut(&mut self, id: &str) -> Result<&mut Subscription, ApiError> {
         self.subscriptions
             .get_mut(id)
             .ok_or_else(|| ApiError::no_such("subscription", id, "id"))
     }
 
-    /// An invoice.
     pub fn invoice(&self, id: &str) -> Result<&Invoice, ApiError> {
         self.invoices
             .get(id)
             .ok_or_else(|| ApiError::no_such("invoice", id, "id"))
     }
 
-    /// An invoice, to be changed.
     pub fn invoice_mut(&mut self, id: &str) -> Result<&mut Invoice, ApiError> {
         self.invoices
             .get_mut(id)
             .ok_or_else(|| ApiError::no_such("invoice", id, "id"))
     }
 
-    /// What is sold.
+    /// The products and prices.
     #[must_use]
     pub const fn catalogue(&self) -> Catalogue<'_> {
         Catalogue {
@@ -200,7 +186,7 @@ impl State {
         }
     }
 
-    /// Any object by its id: for answers, expansion and events alike.
+    /// The API object with this id, of any type.
     #[must_use]
     pub fn render(&self, id: &str, shape: Shape) -> Option<Value> {
         if let Some(customer) = self.customers.get(id) {
@@ -239,12 +225,12 @@ impl State {
         if let Some(intent) = self.setup_intents.get(id) {
             return Some(intent.render());
         }
-        if let Some(transaction) = ledger::render(self, id) {
+        if let Some(transaction) = balance_transactions::render(self, id) {
             return Some(transaction);
         }
-        self.balance_transactions
+        self.customer_balance_transactions
             .get(id)
-            .map(BalanceTransaction::render)
+            .map(CustomerBalanceTransaction::render)
     }
 
     fn render_catalogue(&self, id: &str, shape: Shape) -> Option<Value> {

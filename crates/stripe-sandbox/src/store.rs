@@ -1,14 +1,13 @@
-//! Objects of one kind, in the order of their creation.
+//! A collection of objects, in order of creation.
 
 use std::collections::HashMap;
 
-/// What has an id.
+/// An object with an id.
 pub trait Keyed {
-    /// The object's id.
     fn id(&self) -> &str;
 }
 
-/// Objects by id, remembering their order.
+/// Objects by id, in order of creation.
 #[derive(Debug, Clone)]
 pub struct Store<T> {
     rows: Vec<Option<T>>,
@@ -25,7 +24,7 @@ impl<T> Default for Store<T> {
 }
 
 impl<T: Keyed> Store<T> {
-    /// Adds an object, or replaces the one of the same id.
+    /// Adds an object, or replaces the one with the same id.
     pub fn insert(&mut self, object: T) {
         match self.positions.get(object.id()) {
             Some(&position) => self.rows[position] = Some(object),
@@ -37,18 +36,15 @@ impl<T: Keyed> Store<T> {
         }
     }
 
-    /// The object of this id.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<&T> {
         self.rows.get(*self.positions.get(id)?)?.as_ref()
     }
 
-    /// The object of this id, to be changed.
     pub fn get_mut(&mut self, id: &str) -> Option<&mut T> {
         self.rows.get_mut(*self.positions.get(id)?)?.as_mut()
     }
 
-    /// Takes an object out.
     pub fn remove(&mut self, id: &str) -> Option<T> {
         let position = self.positions.remove(id)?;
         self.rows.get_mut(position)?.take()
@@ -59,7 +55,7 @@ impl<T: Keyed> Store<T> {
         self.rows.iter().flatten()
     }
 
-    /// Oldest first, to be changed.
+    /// Oldest first.
     pub fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut T> {
         self.rows.iter_mut().flatten()
     }

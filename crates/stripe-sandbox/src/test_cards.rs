@@ -1,26 +1,24 @@
-//! Stripe's well-known test cards, and what each does when charged.
+//! Stripe's well-known test cards and their behavior.
 
 use crate::error::ApiError;
 
-/// What an issuer answers.
+/// The issuer's decision about a charge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// The charge succeeds.
+pub enum IssuerDecision {
     Approve,
-    /// The charge is declined.
     Decline(Decline),
     /// The cardholder must authenticate first.
     Authenticate,
 }
 
-/// A refusal: Stripe's error code, the issuer's reason, a sentence.
+/// The reason for a declined charge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decline {
-    /// Such as `card_declined`.
+    /// Stripe's error code, such as `card_declined`.
     pub code: &'static str,
-    /// Such as `insufficient_funds`.
+    /// The issuer's reason, such as `insufficient_funds`.
     pub decline_code: Option<&'static str>,
-    /// For people.
+    /// A message for people.
     pub message: &'static str,
 }
 
@@ -35,47 +33,44 @@ impl Decline {
 /// A test card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TestCard {
-    /// The part of `pm_card_…` and `tok_…` after the prefix.
+    /// The name after `pm_card_` or `tok_`.
     pub name: &'static str,
-    /// The number.
     pub number: &'static str,
-    /// The network.
     pub brand: &'static str,
     /// Whether the card can be attached to a customer.
-    pub attach: Verdict,
-    /// What becomes of a charge.
-    pub charge: Verdict,
+    pub attach: IssuerDecision,
+    /// The outcome of a charge.
+    pub charge: IssuerDecision,
 }
 
 impl TestCard {
-    /// The last four digits.
     #[must_use]
     pub fn last4(&self) -> &'static str {
         &self.number[self.number.len() - 4..]
     }
 }
 
-const fn good(name: &'static str, number: &'static str, brand: &'static str) -> TestCard {
+const fn approved_card(name: &'static str, number: &'static str, brand: &'static str) -> TestCard {
     TestCard {
         name,
         number,
         brand,
-        attach: Verdict::Approve,
-        charge: Verdict::Approve,
+        attach: IssuerDecision::Approve,
+        charge: IssuerDecision::Approve,
     }
 }
 
-const fn refused(name: &'static str, number: &'static str, decline: Decline) -> TestCard {
+const fn declined_card(name: &'static str, number: &'static str, decline: Decline) -> TestCard {
     TestCard {
         name,
         number,
         brand: "visa",
-        attach: Verdict::Decline(decline),
-        charge: Verdict::Decline(decline),
+        attach: IssuerDecision::Decline(decline),
+        charge: IssuerDecision::Decline(decline),
     }
 }
 
-const fn declined(decline_code: &'static str, message: &'static str) -> Decline {
+const fn card_declined(decline_code: &'static str, message: &'static str) -> Decline {
     Decline {
         code: "card_declined",
         decline_code: Some(decline_code),
@@ -83,57 +78,58 @@ const fn declined(decline_code: &'static str, message: &'static str) -> Decline 
     }
 }
 
-const GENERIC: Decline = declined("generic_decline", "Your card was declined.");
-const NO_FUNDS: Decline = declined("insufficient_funds", "Your card has insufficient funds.");
+const GENERIC: Decline = card_declined("generic_decline", "Your card was declined.");
+const NO_FUNDS: Decline = card_declined("insufficient_funds", "Your card has insufficient funds.");
 
-/// The cards. Those whose charge is declined cannot be attached either, but
-/// for `chargeCustomerFail`, which is made for failing renewals.
+/// The supported test cards. Cards whose charges are declined cannot be
+/// attached either, except `chargeCustomerFail`, which exists for failing
+/// renewals.
 pub const CARDS: &[TestCard] = &[
-    good("visa", "4242424242424242", "visa"),
-    good("visa_debit", "4000056655665556", "visa"),
-    good("mastercard", "5555555555554444", "mastercard"),
-    good("mastercard_debit", "5200828282828210", "mastercard"),
-    good("amex", "371449635398431", "amex"),
-    good("discover", "6011000990139424", "discover"),
-    good("discover_debit", "6011981111111113", "discover"),
-    good("mastercard_prepaid", "5105105105105100", "mastercard"),
-    good("createDispute", "4000000000000259", "visa"),
-    good("diners", "3056930009020004", "diners"),
-    good("jcb", "3566002020360505", "jcb"),
-    good("unionpay", "6200000000000005", "unionpay"),
-    refused("chargeDeclined", "4000000000000002", GENERIC),
-    refused("visa_chargeDeclined", "4000000000000002", GENERIC),
-    refused(
+    approved_card("visa", "4242424242424242", "visa"),
+    approved_card("visa_debit", "4000056655665556", "visa"),
+    approved_card("mastercard", "5555555555554444", "mastercard"),
+    approved_card("mastercard_debit", "5200828282828210", "mastercard"),
+    approved_card("amex", "371449635398431", "amex"),
+    approved_card("discover", "6011000990139424", "discover"),
+    approved_card("discover_debit", "6011981111111113", "discover"),
+    approved_card("mastercard_prepaid", "5105105105105100", "mastercard"),
+    approved_card("createDispute", "4000000000000259", "visa"),
+    approved_card("diners", "3056930009020004", "diners"),
+    approved_card("jcb", "3566002020360505", "jcb"),
+    approved_card("unionpay", "6200000000000005", "unionpay"),
+    declined_card("chargeDeclined", "4000000000000002", GENERIC),
+    declined_card("visa_chargeDeclined", "4000000000000002", GENERIC),
+    declined_card(
         "chargeDeclinedInsufficientFunds",
         "4000000000009995",
         NO_FUNDS,
     ),
-    refused(
+    declined_card(
         "visa_chargeDeclinedInsufficientFunds",
         "4000000000009995",
         NO_FUNDS,
     ),
-    refused(
+    declined_card(
         "visa_chargeDeclinedLostCard",
         "4000000000009987",
-        declined("lost_card", "Your card was declined."),
+        card_declined("lost_card", "Your card was declined."),
     ),
-    refused(
+    declined_card(
         "visa_chargeDeclinedStolenCard",
         "4000000000009979",
-        declined("stolen_card", "Your card was declined."),
+        card_declined("stolen_card", "Your card was declined."),
     ),
-    refused(
+    declined_card(
         "visa_chargeDeclinedVelocityLimitExceeded",
         "4000000000006975",
-        declined("card_velocity_exceeded", "Your card was declined."),
+        card_declined("card_velocity_exceeded", "Your card was declined."),
     ),
-    refused(
+    declined_card(
         "chargeDeclinedFraudulent",
         "4100000000000019",
-        declined("fraudulent", "Your card was declined."),
+        card_declined("fraudulent", "Your card was declined."),
     ),
-    refused(
+    declined_card(
         "chargeDeclinedExpiredCard",
         "4000000000000069",
         Decline {
@@ -142,7 +138,7 @@ pub const CARDS: &[TestCard] = &[
             message: "Your card has expired.",
         },
     ),
-    refused(
+    declined_card(
         "chargeDeclinedIncorrectCvc",
         "4000000000000127",
         Decline {
@@ -151,7 +147,7 @@ pub const CARDS: &[TestCard] = &[
             message: "Your card's security code is incorrect.",
         },
     ),
-    refused(
+    declined_card(
         "chargeDeclinedProcessingError",
         "4000000000000119",
         Decline {
@@ -164,21 +160,21 @@ pub const CARDS: &[TestCard] = &[
         name: "chargeCustomerFail",
         number: "4000000000000341",
         brand: "visa",
-        attach: Verdict::Approve,
-        charge: Verdict::Decline(GENERIC),
+        attach: IssuerDecision::Approve,
+        charge: IssuerDecision::Decline(GENERIC),
     },
     TestCard {
         name: "authenticationRequired",
         number: "4000002760003184",
         brand: "visa",
-        attach: Verdict::Approve,
-        charge: Verdict::Authenticate,
+        attach: IssuerDecision::Approve,
+        charge: IssuerDecision::Authenticate,
     },
 ];
 
-/// Stripe's other test cards: of countries, of checks that fail, of fraud, of
-/// disputes and refunds of their own kind.
-const ELSEWHERE: &str = "ae ar at au authenticationRequiredChargeDeclinedInsufficientFunds \
+/// Stripe's other test cards: cards of specific countries, failing checks,
+/// fraud, and special disputes and refunds.
+const UNSUPPORTED_CARDS: &str = "ae ar at au authenticationRequiredChargeDeclinedInsufficientFunds \
     authenticationRequiredOnSetup authenticationRequiredSetupForOffSession avsFail avsLine1Fail \
     avsUnchecked avsZipFail be bg bo br by bypassPending bypassPendingInternational ca cartes_bancaires \
     cartesBancaires ch chargeDeclinedVelocityLimitExceeded chargeDeclinedLostCard \
@@ -194,41 +190,44 @@ const ELSEWHERE: &str = "ae ar at au authenticationRequiredChargeDeclinedInsuffi
     visa_unregulated_debit mastercard_2_series mastercard_series_2 diners_14digits \
     visa_triggerNextRequiresAction visa_prepaid";
 
-/// Whether Stripe has this test card and the stand-in has not.
+/// Whether Stripe has this test card but the sandbox does not.
 #[must_use]
-pub fn only_at_stripe(id: &str) -> bool {
+pub fn is_unsupported(id: &str) -> bool {
     let name = id
         .strip_prefix("pm_card_")
         .or_else(|| id.strip_prefix("tok_"));
-    name.is_some_and(|name| ELSEWHERE.split_whitespace().any(|known| known == name))
+    name.is_some_and(|name| {
+        UNSUPPORTED_CARDS
+            .split_whitespace()
+            .any(|known| known == name)
+    })
 }
 
-/// The card behind `pm_card_…`.
+/// The card of `pm_card_…`.
 #[must_use]
 pub fn by_payment_method(id: &str) -> Option<&'static TestCard> {
     let name = id.strip_prefix("pm_card_")?;
     CARDS.iter().find(|card| card.name == name)
 }
 
-/// The card behind `tok_…`.
+/// The card of `tok_…`.
 #[must_use]
 pub fn by_token(token: &str) -> Option<&'static TestCard> {
     let name = token.strip_prefix("tok_")?;
     CARDS.iter().find(|card| card.name == name)
 }
 
-/// The card of this number.
 #[must_use]
 pub fn by_number(number: &str) -> Option<&'static TestCard> {
     let digits: String = number.chars().filter(|digit| *digit != ' ').collect();
     CARDS.iter().find(|card| card.number == digits)
 }
 
-/// The decline that a fault asks for by its decline code.
+/// The decline with this decline code, for fault injection.
 #[must_use]
 pub fn decline_named(decline_code: &str) -> Option<Decline> {
     CARDS.iter().find_map(|card| match card.charge {
-        Verdict::Decline(decline)
+        IssuerDecision::Decline(decline)
             if decline.decline_code == Some(decline_code) || decline.code == decline_code =>
         {
             Some(decline)

@@ -1,4 +1,4 @@
-//! Test clocks: time that moves when told to.
+//! Test clocks: time that advances on request.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,6 @@ use crate::state::State;
 use crate::store::Keyed;
 use crate::{customers, subscriptions};
 
-/// Routes of `/v1/test_helpers/test_clocks`.
 pub const ROUTES: &[Route] = &[
     post("/v1/test_helpers/test_clocks", create),
     get("/v1/test_helpers/test_clocks", list),
@@ -22,12 +21,12 @@ pub const ROUTES: &[Route] = &[
 const MONTH_SECS: i64 = 30 * 86_400;
 const TWO_YEARS_SECS: i64 = 730 * 86_400;
 
-/// A clock.
+/// A test clock.
 #[derive(Debug, Clone)]
 pub struct TestClock {
     id: String,
     created_secs: i64,
-    /// What time it is on it.
+    /// The current time of the clock.
     pub frozen_secs: i64,
     name: Option<String>,
     status: &'static str,
@@ -40,7 +39,7 @@ impl Keyed for TestClock {
 }
 
 impl TestClock {
-    /// The object.
+    /// The API object.
     #[must_use]
     pub fn render(&self) -> Value {
         json!({
@@ -106,9 +105,9 @@ fn list(call: &mut Call<'_>) -> Result<Value, ApiError> {
     )
 }
 
-/// Moves the clock. What falls due on the way happens in order, each thing
-/// at its own time. The answer says `advancing`, as Stripe's does; by the
-/// next request the clock is ready.
+/// Advances the clock. Due events happen in order, each at its own time. The
+/// response says `advancing`, as at Stripe; by the next request the clock is
+/// ready.
 fn advance(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
     let until = params
@@ -128,15 +127,15 @@ fn advance(call: &mut Call<'_>) -> Result<Value, ApiError> {
     set_status(state, &id, "advancing");
     let wall = state.wall_secs;
     state.emit("test_helpers.test_clock.advancing", &id, wall);
-    let mut answer = find(state, &id)?.render();
-    answer["status_details"] = json!({ "advancing": { "target_frozen_time": until } });
+    let mut response = find(state, &id)?.render();
+    response["status_details"] = json!({ "advancing": { "target_frozen_time": until } });
     schedule::run(state, Some(&id), until)?;
     if let Some(clock) = state.test_clocks.get_mut(&id) {
         clock.frozen_secs = until;
     }
     set_status(state, &id, "ready");
     state.emit("test_helpers.test_clock.ready", &id, wall);
-    Ok(answer)
+    Ok(response)
 }
 
 fn set_status(state: &mut State, id: &str, status: &'static str) {
@@ -145,8 +144,8 @@ fn set_status(state: &mut State, id: &str, status: &'static str) {
     }
 }
 
-/// At most two intervals of the shortest subscription at once, as with
-/// Stripe: a test that passes here must not fail there.
+/// Refuses to advance by more than two intervals of the shortest subscription.
+/// Stripe has the same limit, and a test that passes here must not fail there.
 fn check_reach(
     state: &State,
     clock: &str,

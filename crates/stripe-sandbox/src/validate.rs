@@ -1,8 +1,8 @@
-//! What Stripe checks of single values: currencies, countries, card expiry.
+//! Stripe's checks of single values: currencies, countries, card expiry.
 
 use crate::error::ApiError;
 
-/// The currencies that Stripe presents prices in.
+/// The currencies that Stripe supports.
 const CURRENCIES: &str = "usd aed afn all amd ang aoa ars aud awg azn bam bbd bdt bgn bhd bif bmd \
     bnd bob brl bsd bwp byn bzd cad cdf chf clp cny cop crc cve czk djf dkk dop dzd egp etb eur \
     fjd fkp gbp gel gip gmd gnf gtq gyd hkd hnl hrk htg huf idr ils inr isk jmd jod jpy kes kgs \
@@ -11,7 +11,7 @@ const CURRENCIES: &str = "usd aed afn all amd ang aoa ars aud awg azn bam bbd bd
     sek sgd shp sle sos srd std szl thb tjs tnd top try ttd twd tzs uah ugx uyu uzs vnd vuv wst \
     xaf xcd xcg xof xpf yer zar zmw";
 
-/// ISO 3166-1, two letters.
+/// ISO 3166-1 alpha-2 codes.
 const COUNTRIES: &str = "AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI \
     BJ BL BM BN BO BQ BR BS BT BV BW BY BZ CA CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY \
     CZ DE DJ DK DM DO DZ EC EE EG EH ER ES ET FI FJ FK FM FO FR GA GB GD GE GF GG GH GI GL GM GN \
@@ -22,14 +22,14 @@ const COUNTRIES: &str = "AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB B
     SX SY SZ TC TD TF TG TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG UM US UY UZ VA VC VE VG VI VN \
     VU WF WS YE YT ZA ZM ZW";
 
-fn among(list: &str, word: &str) -> bool {
+fn contains_word(list: &str, word: &str) -> bool {
     list.split_whitespace().any(|known| known == word)
 }
 
-/// The largest amount that Stripe takes: twelve digits.
+/// The largest amount that Stripe accepts.
 pub const LARGEST_AMOUNT: i64 = 999_999_999_999;
 
-/// An amount that Stripe takes.
+/// Refuses an amount out of range.
 pub fn amount(param: &str, value: i64) -> Result<i64, ApiError> {
     if (-LARGEST_AMOUNT..=LARGEST_AMOUNT).contains(&value) {
         return Ok(value);
@@ -41,10 +41,10 @@ pub fn amount(param: &str, value: i64) -> Result<i64, ApiError> {
     .code("amount_too_large"))
 }
 
-/// A currency that Stripe has, in lower case.
+/// Returns the currency in lower case, or refuses it.
 pub fn currency(param: &str, text: &str) -> Result<String, ApiError> {
     let lower = text.to_lowercase();
-    if among(CURRENCIES, &lower) {
+    if contains_word(CURRENCIES, &lower) {
         return Ok(lower);
     }
     let known: Vec<&str> = CURRENCIES.split_whitespace().collect();
@@ -57,9 +57,9 @@ pub fn currency(param: &str, text: &str) -> Result<String, ApiError> {
     ))
 }
 
-/// A country that exists.
+/// Refuses an unknown country.
 pub fn country(param: &str, text: &str) -> Result<(), ApiError> {
-    if among(COUNTRIES, &text.to_uppercase()) {
+    if contains_word(COUNTRIES, &text.to_uppercase()) {
         return Ok(());
     }
     Err(ApiError::bad_param(
@@ -70,7 +70,7 @@ pub fn country(param: &str, text: &str) -> Result<(), ApiError> {
     ))
 }
 
-/// A month and a year that are not over.
+/// Refuses an expiry date that is invalid or has passed.
 pub fn expiry(month: i64, year: i64, now_secs: i64) -> Result<(), ApiError> {
     if !(1..=12).contains(&month) {
         return Err(ApiError::card(

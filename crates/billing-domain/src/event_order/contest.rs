@@ -1,5 +1,5 @@
-//! The last of the events that share a place, kept up to date as they come:
-//! each is read once, however many there are.
+//! Finds the latest of several events with the same order. State is kept
+//! between calls, so each event is processed once however many there are.
 
 use std::collections::hash_map::{DefaultHasher, Entry};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -9,31 +9,31 @@ use serde_json::{Map, Value};
 
 use super::{before, shows, without_nulls};
 
-/// A state of an object, as far as two of them must be told apart: 128 bits of
-/// its content, attributes that are null left out.
+/// A 128-bit hash of an object's state. Null attributes are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct State(u64, u64);
 
-/// Events about one object that share a place, and which of them is the last.
+/// Events about one object that share an order, and which of them is the
+/// latest.
 ///
-/// Their changes are a chain: it is the one that shows the state in which the
-/// chain ends. Where changes are missing, it is the one that no other follows;
-/// where that leaves several, the greatest event id.
+/// The changes form a chain, and the latest event is the one that shows the
+/// state at its end. If changes are missing, the latest event is one that no
+/// other follows; if several remain, the one with the greatest event id.
 #[derive(Debug, Default)]
 pub struct Contest {
     members: Vec<Member>,
     by_id: BTreeMap<String, usize>,
-    /// How much more often each state was entered than left.
+    /// How many more times each state was entered than left.
     balances: HashMap<State, i32>,
-    /// The states that were entered more often than left.
+    /// States that were entered more often than left.
     ends: HashSet<State>,
-    /// States of events that name no change, and that no change leads to or from.
+    /// States shown by events without changes that no change leads to or from.
     unlinked: HashSet<State>,
-    /// The greatest id that shows each state.
+    /// For each state, the event with the greatest id that shows it.
     showing: HashMap<State, usize>,
-    /// Those that name a change.
+    /// Events that describe a change.
     changes: Vec<usize>,
-    /// Those that no other follows, among the first `compared`.
+    /// Events that no other follows, among the first `compared`.
     unfollowed: BTreeMap<String, usize>,
     compared: usize,
 }
@@ -43,24 +43,24 @@ struct Member {
     event_id: String,
     /// `data.object`.
     object: Value,
-    /// `data.previous_attributes`: what the event changed, as it was before.
-    /// None: it names no change.
+    /// `data.previous_attributes`: the old values of what the event changed.
+    /// `None` if the event describes no change.
     changed: Option<Map<String, Value>>,
 }
 
 impl Contest {
-    /// Whether the event was put in.
+    /// Whether the event was added before.
     pub fn contains(&self, event_id: &str) -> bool {
         self.by_id.contains_key(event_id)
     }
 
-    /// The id of the event that was put in at this position.
+    /// The id of the event at this index.
     pub fn event_id(&self, at: usize) -> &str {
         &self.members[at].event_id
     }
 
-    /// Takes in an event, and returns its position: one that is there already
-    /// takes its own.
+    /// Adds an event and returns its index. An event with a known id replaces
+    /// the earlier one and keeps its index.
     pub fn put(
         &mut self,
         event_id: String,
@@ -94,7 +94,8 @@ impl Contest {
             self.count(after, 1);
             self.changes.push(at);
         } else if !self.balances.contains_key(&after) {
-            // An event that names no change must be one of the states between.
+            // An event without changes must show one of the states of the
+            // chain.
             self.unlinked.insert(after);
         }
         let members = &self.members;
@@ -122,23 +123,23 @@ impl Contest {
         }
     }
 
-    /// The position of the last of them.
+    /// The index of the latest event.
     ///
     /// # Panics
-    /// With no events.
+    /// If no event was added.
     pub fn last(&mut self) -> usize {
         if let Some(end) = self.end_of_chain() {
             return self.showing[&end];
         }
         self.compare();
-        // Only a ring of changes leaves nobody.
+        // Every event is followed only if the changes form a cycle.
         let last = self.unfollowed.values().next_back();
         let last = last.or_else(|| self.by_id.values().next_back());
         *last.expect("there is at least one event")
     }
 
-    /// Whether what the events show and say they changed tells which is the last:
-    /// else it is the greatest id that does, which means nothing.
+    /// Whether the contents of the events determine the latest one. If not, the
+    /// greatest event id decides, which carries no meaning.
     pub fn is_decided(&mut self) -> bool {
         if self.showing.len() <= 1 || self.end_of_chain().is_some() {
             return true;
@@ -147,9 +148,9 @@ impl Contest {
         self.unfollowed.len() == 1
     }
 
-    /// The state in which the changes end. Each leaves a state and enters
-    /// another, so it is the only one that was entered more often than left.
-    /// None where changes are missing, or lead back to where they began.
+    /// The state in which the chain of changes ends. Each change leaves one
+    /// state and enters another, so the end is the only state entered more
+    /// often than left. `None` if changes are missing or the chain is a cycle.
     fn end_of_chain(&self) -> Option<State> {
         let mut ends = self.ends.iter();
         match (ends.next(), ends.next()) {
@@ -158,8 +159,7 @@ impl Contest {
         }
     }
 
-    /// Finds out which of the events that came since are followed, and whom
-    /// they follow.
+    /// Compares the events added since the last call with all others.
     fn compare(&mut self) {
         for at in self.compared..self.members.len() {
             let new = &self.members[at];
@@ -167,7 +167,7 @@ impl Contest {
             let earlier_changes = self.changes.iter().take_while(|change| **change < at);
             let others: Box<dyn Iterator<Item = usize> + '_> = match new.changed {
                 Some(_) => Box::new(0..at),
-                // It follows nobody.
+                // An event without changes follows no other.
                 None => Box::new(earlier_changes.copied()),
             };
             for other in others {
@@ -184,7 +184,7 @@ impl Contest {
 }
 
 impl Member {
-    /// Whether it changed what `earlier` shows.
+    /// Whether this event changed the state that `earlier` shows.
     fn follows(&self, earlier: &Self) -> bool {
         let changed = self.changed.as_ref();
         changed.is_some_and(|changed| shows(&earlier.object, changed))
@@ -201,8 +201,8 @@ fn state_of(object: &Value) -> State {
     State(half(0), half(1))
 }
 
-/// What is equal has the same hash: attributes in any order, and those that are
-/// null left out as [`without_nulls`] does.
+/// Equal states hash equally: attribute order does not matter, and nulls are
+/// left out as in [`without_nulls`].
 fn hash(value: &Value, skip_nulls: bool, hasher: &mut DefaultHasher) {
     match value {
         Value::Null => hasher.write_u8(0),

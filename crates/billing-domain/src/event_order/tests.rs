@@ -17,21 +17,17 @@ fn a_terminal_state_is_later_than_any_other() {
     assert!(place(false, 1, 1) > place(false, 1, 0));
 }
 
-/// One of several events that share a place.
+/// One of several events with the same order.
 #[derive(Debug, Clone, Copy)]
 struct Contender<'a> {
     event_id: &'a str,
     /// `data.object`.
     object: &'a Value,
-    /// `data.previous_attributes`: what the event changed, as it was before.
+    /// `data.previous_attributes`: the old values of what the event changed.
     previous_attributes: Option<&'a Map<String, Value>>,
 }
 
-/// The index of the last of `contenders`, all of one place.
-///
-/// Their changes are a chain: it is the one that shows the state in which the
-/// chain ends. Where changes are missing, it is the one that no other follows;
-/// where that leaves several, the greatest event id.
+/// The rule itself, without caching: the index of the latest event.
 ///
 /// # Panics
 /// With no contenders.
@@ -50,16 +46,15 @@ fn last_of(contenders: &[Contender<'_>]) -> usize {
     (0..contenders.len())
         .filter(|i| !followed(*i))
         .max_by_key(by_id)
-        // Only a ring of changes leaves nobody.
+        // Every event is followed only if the changes form a cycle.
         .or_else(|| (0..contenders.len()).max_by_key(by_id))
         .expect("there is at least one contender")
 }
 
-/// The state in which the changes end. Each leaves a state and enters another,
-/// so it is the only one that was entered more often than left. None where
-/// changes are missing, or lead back to where they began.
+/// The state in which the chain of changes ends; `None` if changes are missing
+/// or the chain is a cycle.
 fn end_of_chain(contenders: &[Contender<'_>]) -> Option<Value> {
-    // How much more often each state was entered than left.
+    // How many more times each state was entered than left.
     let mut balances: Vec<(Value, i32)> = Vec::new();
     let mut count =
         |state: Value, by: i32| match balances.iter_mut().find(|(known, _)| *known == state) {
@@ -73,7 +68,7 @@ fn end_of_chain(contenders: &[Contender<'_>]) -> Option<Value> {
             count(after, 1);
         }
     }
-    // An event that names no change must be one of the states in between.
+    // An event without changes must show one of the states of the chain.
     let is_linked = |contender: &Contender<'_>| {
         let state = without_nulls(contender.object);
         balances.iter().any(|(known, _)| *known == state)
@@ -88,7 +83,7 @@ fn end_of_chain(contenders: &[Contender<'_>]) -> Option<Value> {
     }
 }
 
-/// Whether `later` changed what `earlier` shows.
+/// Whether `later` changed the state that `earlier` shows.
 fn follows(later: &Contender<'_>, earlier: &Contender<'_>) -> bool {
     later.event_id != earlier.event_id
         && later
@@ -96,10 +91,10 @@ fn follows(later: &Contender<'_>, earlier: &Contender<'_>) -> bool {
             .is_some_and(|previous| !previous.is_empty() && shows(earlier.object, previous))
 }
 
-/// An event's id, object and previous attributes.
+/// The id, object and previous attributes of an event.
 type Told = (String, Value, Option<Map<String, Value>>);
 
-/// A chain of changes within one second, as Stripe tells it.
+/// A chain of changes within one second, as Stripe would send it.
 fn chain(steps: &[(&str, Value)]) -> Vec<Told> {
     let mut object = json!({"status": "incomplete", "seats": 1, "metadata": {"a": "1"}});
     steps
@@ -116,7 +111,7 @@ fn chain(steps: &[(&str, Value)]) -> Vec<Told> {
         .collect()
 }
 
-/// The last of `events`, which the contest and the rule itself agree on.
+/// The latest of `events`, on which the cached result and the rule agree.
 fn last_id(events: &[Told]) -> String {
     let contenders: Vec<_> = events
         .iter()
@@ -144,7 +139,7 @@ fn is_decided(events: &[Told]) -> bool {
 }
 
 #[test]
-fn a_contest_knows_whether_ids_decided_it() {
+fn is_decided_unless_only_the_ids_tell_events_apart() {
     let there = [
         ("evt_z", json!({"status": "active"})),
         ("evt_y", json!({"seats": 5})),
@@ -153,9 +148,10 @@ fn a_contest_knows_whether_ids_decided_it() {
     let there = chain(&there);
     assert!(is_decided(&there));
     assert!(is_decided(&there[..1]));
-    // A change is missing, but the last one changed what the first one shows.
+    // The change in between is missing, but the last event changed what the
+    // first one shows.
     assert!(is_decided(&[there[0].clone(), there[2].clone()]));
-    // Two states, and nothing that leads from one to the other.
+    // Two states and no change between them.
     let snapshot = |(id, object, _): &(String, Value, _)| (id.clone(), object.clone(), None);
     assert!(!is_decided(&[snapshot(&there[0]), snapshot(&there[2])]));
     let and_back = chain(&[
@@ -163,7 +159,7 @@ fn a_contest_knows_whether_ids_decided_it() {
         ("evt_a", json!({"status": "incomplete"})),
     ]);
     assert!(!is_decided(&and_back));
-    // Whichever is the last, the state is the same.
+    // Both events show the same state, so either may be the latest.
     let mut twice = vec![there[0].clone(), there[0].clone()];
     twice[1].0 = "evt_b".to_owned();
     assert!(is_decided(&twice));
@@ -180,7 +176,7 @@ fn the_chain_of_previous_attributes_beats_event_ids() {
 }
 
 #[test]
-fn a_chain_that_comes_by_a_state_twice_ends_where_it_ends() {
+fn a_chain_may_pass_through_the_same_state_twice() {
     let events = chain(&[
         ("evt_a", json!({"seats": 2})),
         ("evt_z", json!({"seats": 1})),
@@ -202,7 +198,7 @@ fn a_snapshot_beside_a_chain_does_not_hide_its_end() {
         ("evt_a", json!({"seats": 3})),
     ]);
     assert_eq!(last_id(&events), "evt_a");
-    // Without the change between them there is no telling.
+    // Without the change in between, only the id can decide.
     events.push(("evt_d".to_owned(), json!({"seats": 9}), None));
     assert_eq!(last_id(&events), "evt_d");
 }
@@ -235,9 +231,9 @@ proptest! {
         prop_assert_eq!(last_id(&events), expected);
     }
 
-    /// Changes of which some are missing, some told twice, and some undone.
+    /// Some changes are missing, some are repeated, and some are undone.
     #[test]
-    fn a_contest_is_decided_as_the_rule_says_after_each_event(
+    fn the_cached_result_matches_the_rule_after_each_event(
         told in prop::collection::vec((0_u8..3, 0_i64..3, 0_u8..4, 0_i64..3, any::<bool>()), 1..12),
     ) {
         let names = ["status", "seats", "metadata"];
@@ -252,7 +248,7 @@ proptest! {
             let previous = names.get(usize::from(*of)).map(|name| {
                 Map::from_iter([((*name).to_owned(), value(*of, *was))])
             });
-            // Some come again, and say something else.
+            // Some events arrive again with different content.
             let id = if *again { n / 2 } else { (n * 7) % 11 };
             (format!("evt_{id:02}"), object, previous)
         });

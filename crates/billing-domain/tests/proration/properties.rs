@@ -1,4 +1,4 @@
-//! What holds for every proration, whatever the prices and times.
+//! Properties that hold for every proration, whatever the prices and times.
 
 use billing_domain::period::{Cadence, Interval, Period};
 use billing_domain::preview::{
@@ -7,7 +7,7 @@ use billing_domain::preview::{
 use billing_domain::proration::{Charge, Proration, ProrationError, ProrationLines, prorate};
 use proptest::prelude::*;
 
-/// Up to ten thousand years.
+/// Ten thousand years.
 const LONGEST_SECS: i64 = 315_360_000_000;
 
 fn charges() -> impl Strategy<Value = Charge> {
@@ -23,7 +23,7 @@ fn charges() -> impl Strategy<Value = Charge> {
 }
 
 prop_compose! {
-    /// A period, and a time in it, its start included and its end not.
+    /// A period and a time within it.
     fn period_and_time()(
         start in -10_000_000_000_i64..200_000_000_000,
         length in prop_oneof![1..=63_072_000_i64, 1..=50_000_000_000_i64],
@@ -70,7 +70,7 @@ proptest! {
     }
 
     #[test]
-    fn later_is_never_more(
+    fn a_later_change_never_costs_more(
         (period, at) in period_and_time(), later in 0..LONGEST_SECS, charge in charges()
     ) {
         let later = at.saturating_add(later).min(period.end_secs() - 1);
@@ -89,7 +89,8 @@ proptest! {
         for amount in [lines.debit.unwrap(), -lines.credit.unwrap()] {
             prop_assert!((2 * (i128::from(amount) * whole - exact)).abs() <= whole);
         }
-        // The same item out and in costs nothing, or the one cent of a tie.
+        // Removing and adding the same item is free, apart from one cent on a
+        // tie.
         prop_assert!((-1..=0).contains(&lines.net().unwrap()));
     }
 

@@ -1,4 +1,5 @@
-//! Every vector in `proration-vectors.json`; half are recorded from Stripe.
+//! The vectors in `proration-vectors.json`, half of which were recorded from
+//! Stripe.
 
 use std::path::Path;
 
@@ -42,8 +43,8 @@ fn terms(charge: Charge, price_id: &str) -> ItemTerms<'_> {
 fn check(vector: &Vector) {
     let old = charge(vector.old_unit_amount, vector.quantity_old);
     let new = charge(vector.new_unit_amount, vector.quantity_new);
-    // A flexible vector states what was debited, not what the item says now,
-    // so equal amounts in it are not the same configuration.
+    // A flexible vector states the last debit rather than the item's current
+    // configuration, so equal amounts do not mean that nothing changed.
     let flexible = vector.mode == "flexible";
     let unchanged = !flexible && old == new;
     let change = PlanChange {

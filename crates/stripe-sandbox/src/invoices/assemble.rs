@@ -1,5 +1,5 @@
-//! Putting invoices together: pure, so that a preview is the invoice itself
-//! before it is recorded.
+//! Assembles invoices from lines. Nothing is recorded here, so that a preview
+//! is exactly the invoice that would be created.
 
 use billing_domain::period::Period;
 
@@ -7,7 +7,7 @@ use crate::error::ApiError;
 use crate::ids::IdSource;
 use crate::invoice_items::InvoiceItem;
 use crate::invoices::describe;
-use crate::invoices::model::{Content, Invoice, Line, Parent, Status, Transitions};
+use crate::invoices::model::{Invoice, Line, LineContent, Parent, Status, Transitions};
 use crate::metadata::Metadata;
 use crate::meter_events;
 use crate::state::State;
@@ -15,17 +15,16 @@ use crate::store::Keyed;
 use crate::subscriptions::change::Catalogue;
 use crate::subscriptions::model::Subscription;
 
-/// A line that is to become part of an invoice.
+/// A line of a draft.
 #[derive(Debug, Clone)]
 pub struct DraftLine {
-    /// The invoice item it uses up.
+    /// The invoice item that the line consumes.
     pub invoice_item: Option<String>,
-    /// What it says.
-    pub content: Content,
+    pub content: LineContent,
 }
 
-impl From<Content> for DraftLine {
-    fn from(content: Content) -> Self {
+impl From<LineContent> for DraftLine {
+    fn from(content: LineContent) -> Self {
         Self {
             invoice_item: None,
             content,
@@ -33,24 +32,21 @@ impl From<Content> for DraftLine {
     }
 }
 
-/// An invoice before it has ids.
+/// An invoice that has no ids yet.
 #[derive(Debug, Clone)]
 pub struct Draft {
-    /// The customer.
     pub customer: String,
-    /// The subscription behind it.
+    /// The subscription that it belongs to.
     pub parent: Option<Parent>,
-    /// Why it is made.
+    /// Stripe's `billing_reason`.
     pub reason: &'static str,
-    /// The period it names.
+    /// The period shown on the invoice.
     pub period: (i64, i64),
-    /// The currency.
     pub currency: String,
-    /// Its lines.
     pub lines: Vec<DraftLine>,
-    /// Whether it finalizes and collects by itself.
+    /// Whether it is finalized and collected automatically.
     pub auto_advance: bool,
-    /// When it finalizes by itself, unless that is at once.
+    /// When it is finalized automatically, unless immediately.
     pub finalizes_at_secs: Option<i64>,
 }
 
@@ -80,7 +76,7 @@ impl Draft {
         }
     }
 
-    /// Gives ids; the result is a draft invoice.
+    /// Assigns ids. The result is a draft invoice.
     #[must_use]
     pub fn into_invoice(self, ids: &mut IdSource, now_secs: i64) -> Invoice {
         Invoice {
@@ -98,7 +94,7 @@ impl Draft {
                 .into_iter()
                 .map(|line| Line {
                     id: ids.next("il"),
-                    // Prorations come by invoice items, in previews too.
+                    // Prorations are invoice items, in previews as well.
                     invoice_item: line
                         .invoice_item
                         .or_else(|| line.content.proration.then(|| ids.next("ii"))),
@@ -126,8 +122,8 @@ impl Draft {
     }
 }
 
-/// The pending items that an invoice of this subscription picks up: its own,
-/// and those of the customer that name no subscription.
+/// The pending invoice items that an invoice of this subscription includes: its
+/// own, and those of the customer without a subscription.
 #[must_use]
 pub fn pending(state: &State, subscription: &Subscription) -> Vec<DraftLine> {
     state
@@ -148,7 +144,7 @@ pub fn pending(state: &State, subscription: &Subscription) -> Vec<DraftLine> {
         .collect()
 }
 
-/// A whole period of every licensed item, in advance.
+/// A line for a whole period of every licensed item, in advance.
 pub fn licensed(
     subscription: &Subscription,
     period: Period,
@@ -181,7 +177,7 @@ pub fn licensed(
     Ok(lines)
 }
 
-/// The usage of every metered item over a period that is ending.
+/// The usage of every metered item in a period, in arrears.
 pub fn metered(
     state: &State,
     subscription: &Subscription,
@@ -203,7 +199,7 @@ pub fn metered(
         );
         let parts = price
             .scheme
-            .parts(used)
+            .lines(used)
             .ok_or_else(|| ApiError::invalid("The usage is too large to be charged."))?;
         for part in parts {
             let description = describe::metered(&part, catalogue.product_name(price), price);
@@ -222,7 +218,7 @@ pub fn metered(
     Ok(lines)
 }
 
-/// Lines of zero that say what is on trial.
+/// Lines of zero for the items on trial.
 pub fn trial(
     subscription: &Subscription,
     catalogue: Catalogue<'_>,
@@ -258,8 +254,8 @@ fn item_line(
     amount: i64,
     description: String,
     period: Period,
-) -> Content {
-    Content {
+) -> LineContent {
+    LineContent {
         amount,
         currency: subscription.currency.clone(),
         description: Some(description),
@@ -275,13 +271,13 @@ fn item_line(
     }
 }
 
-/// The invoice of a renewal: pending items, the usage of the period that
-/// ends, and the period that begins.
+/// The invoice of a renewal: pending items, the usage of the ended period, and
+/// the new period.
 pub fn renewal(
     state: &State,
     ended: &Subscription,
     next: &Subscription,
-    more_pending: Vec<Content>,
+    more_pending: Vec<LineContent>,
 ) -> Result<Draft, ApiError> {
     let mut lines = pending(state, ended);
     lines.extend(more_pending.into_iter().map(DraftLine::from));
@@ -298,13 +294,13 @@ pub fn renewal(
     ))
 }
 
-/// The invoice of a change that is charged at once.
+/// The invoice of a change that is charged immediately.
 pub fn immediate(
     state: &State,
     before: &Subscription,
     after: &Subscription,
     full_period: bool,
-    more_pending: Vec<Content>,
+    more_pending: Vec<LineContent>,
     now_secs: i64,
 ) -> Result<Draft, ApiError> {
     let mut lines = pending(state, before);

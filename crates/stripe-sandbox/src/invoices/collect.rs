@@ -1,5 +1,5 @@
-//! Collecting an open invoice: which card, what the issuer says, and what
-//! that means for the invoice.
+//! Collects open invoices: chooses the payment method, asks the issuer, and
+//! updates the invoice and its subscription.
 
 use serde_json::{Map, json};
 
@@ -11,20 +11,18 @@ use crate::payments::{disputes, intents};
 use crate::shape::Shape;
 use crate::state::State;
 use crate::subscriptions::status;
-use crate::test_cards::{Decline, Verdict};
+use crate::test_cards::{Decline, IssuerDecision};
 
-/// How an attempt to collect went.
+/// The outcome of an attempt to collect an invoice.
 #[derive(Debug)]
-pub enum Attempt {
-    /// The invoice is paid.
+pub enum AttemptOutcome {
     Paid,
-    /// The payment failed.
     Failed(ApiError),
     /// The cardholder must authenticate.
     ActionRequired(ApiError),
 }
 
-/// The method that an invoice is charged to.
+/// The payment method that an invoice is charged to.
 #[must_use]
 pub fn method_for(state: &State, invoice: &Invoice) -> Option<String> {
     let of_subscription = invoice
@@ -44,19 +42,19 @@ pub fn method_for(state: &State, invoice: &Invoice) -> Option<String> {
         })
 }
 
-/// What the issuer will say; a fault may decline any card.
-pub fn verdict(state: &mut State, method: &str) -> Result<Verdict, ApiError> {
+/// Asks the card's issuer about a charge. A fault may decline any card.
+pub fn ask_issuer(state: &mut State, method: &str) -> Result<IssuerDecision, ApiError> {
     let card = state
         .payment_methods
         .get(method)
         .ok_or_else(|| ApiError::no_such("PaymentMethod", method, "payment_method"))?
         .card;
-    Ok(faults::take_decline(state).map_or(card.charge, Verdict::Decline))
+    Ok(faults::take_decline(state).map_or(card.charge, IssuerDecision::Decline))
 }
 
-/// What charges and intents say they are for.
+/// The description of the charges and payment intents of an invoice.
 #[must_use]
-pub fn describe(state: &State, invoice: &str) -> &'static str {
+pub fn payment_description(state: &State, invoice: &str) -> &'static str {
     match state.invoices.get(invoice).map(|invoice| invoice.reason) {
         Some("subscription_create") => "Subscription creation",
         Some("subscription_update" | "subscription_cycle") => "Subscription update",
@@ -70,7 +68,7 @@ pub fn attempt(
     id: &str,
     method: Option<&str>,
     now_secs: i64,
-) -> Result<Attempt, ApiError> {
+) -> Result<AttemptOutcome, ApiError> {
     let invoice = state.invoice(id)?;
     if !matches!(invoice.status, Status::Open | Status::Uncollectible) {
         return Err(
@@ -80,43 +78,44 @@ pub fn attempt(
     }
     let Some(method) = method else {
         let error = no_payment_method();
-        return failed(state, id, None, error, now_secs).map(Attempt::Failed);
+        return record_failure(state, id, None, error, now_secs).map(AttemptOutcome::Failed);
     };
-    let verdict = verdict(state, method)?;
-    attempt_as(state, id, method, verdict, now_secs)
+    let decision = ask_issuer(state, method)?;
+    attempt_decided(state, id, method, decision, now_secs)
 }
 
-/// Tries to collect an open invoice, when the issuer has been asked already.
-pub fn attempt_as(
+/// Tries to collect an open invoice after the issuer has decided.
+pub fn attempt_decided(
     state: &mut State,
     id: &str,
     method: &str,
-    verdict: Verdict,
+    decision: IssuerDecision,
     now_secs: i64,
-) -> Result<Attempt, ApiError> {
-    match verdict {
-        Verdict::Approve => {
+) -> Result<AttemptOutcome, ApiError> {
+    match decision {
+        IssuerDecision::Approve => {
             take_payment(state, id, method, now_secs)?;
-            Ok(Attempt::Paid)
+            Ok(AttemptOutcome::Paid)
         }
-        Verdict::Decline(decline) => {
+        IssuerDecision::Decline(decline) => {
             charge(state, id, method, Some(decline), now_secs)?;
-            failed(state, id, Some(method), decline.error(), now_secs).map(Attempt::Failed)
+            record_failure(state, id, Some(method), decline.error(), now_secs)
+                .map(AttemptOutcome::Failed)
         }
-        Verdict::Authenticate => {
-            action_required(state, id, method, now_secs).map(Attempt::ActionRequired)
+        IssuerDecision::Authenticate => {
+            record_action_required(state, id, method, now_secs).map(AttemptOutcome::ActionRequired)
         }
     }
 }
 
-/// The error of an invoice that nothing can be charged for.
+/// The error when there is no payment method to charge.
 #[must_use]
 pub fn no_payment_method() -> ApiError {
     ApiError::invalid("This customer has no attached payment source or default payment method. Please consider adding a default payment method. For more information, visit https://stripe.com/docs/billing/subscriptions/payment-methods-setting#payment-method-priority.")
         .code("resource_missing")
 }
 
-/// Charges the card for good, and marks the invoice paid.
+/// Charges the card, which the issuer has approved, and marks the invoice paid.
 pub fn take_payment(
     state: &mut State,
     id: &str,
@@ -135,9 +134,9 @@ pub fn take_payment(
         state.emit("payment_intent.succeeded", &intent, now_secs);
     }
     if let Some(subscription) = state.invoice(id)?.subscription().map(str::to_owned) {
-        status::keep_method(state, &subscription, method, now_secs)?;
+        status::save_payment_method(state, &subscription, method, now_secs)?;
     }
-    settle_paid(state, id, due, now_secs)?;
+    mark_paid(state, id, due, now_secs)?;
     if let Some(charge) = state.invoice(id)?.charge.clone() {
         disputes::after_charge(state, &charge, now_secs);
     }
@@ -161,7 +160,7 @@ fn charge(
         payment_intent: invoice.payment_intent.clone().unwrap_or_default(),
         invoice: id.to_owned(),
         payment_method: method.to_owned(),
-        description: describe(state, id),
+        description: payment_description(state, id),
         decline,
         refunded_amount: 0,
     };
@@ -184,8 +183,8 @@ fn charge(
     Ok(())
 }
 
-/// Marks an invoice paid, tells, and lets the subscription follow.
-pub fn settle_paid(
+/// Marks an invoice paid, emits the events, and updates the subscription.
+pub fn mark_paid(
     state: &mut State,
     id: &str,
     amount_paid: i64,
@@ -214,19 +213,24 @@ pub fn settle_paid(
 }
 
 fn emit_invoice_payment(state: &mut State, id: &str, now_secs: i64) {
-    let tie = state.invoices.get(id).and_then(|invoice| {
+    let invoice_payment = state.invoices.get(id).and_then(|invoice| {
         let intent = state
             .payment_intents
             .get(invoice.payment_intent.as_ref()?)?;
         (intent.status == intents::Status::Succeeded)
             .then(|| intent.render_invoice_payment(invoice))
     });
-    if let Some(tie) = tie {
-        state.emit_object("invoice_payment.paid", tie.clone(), tie, now_secs);
+    if let Some(invoice_payment) = invoice_payment {
+        state.emit_object(
+            "invoice_payment.paid",
+            invoice_payment.clone(),
+            invoice_payment,
+            now_secs,
+        );
     }
 }
 
-fn failed(
+fn record_failure(
     state: &mut State,
     id: &str,
     method: Option<&str>,
@@ -248,10 +252,10 @@ fn failed(
     state.emit("invoice.payment_failed", id, now_secs);
     state.emit_update("invoice.updated", id, before, now_secs);
     after_failure(state, id, now_secs)?;
-    detailed(state, id, error)
+    with_objects(state, id, error)
 }
 
-fn action_required(
+fn record_action_required(
     state: &mut State,
     id: &str,
     method: &str,
@@ -267,7 +271,7 @@ fn action_required(
         state.emit("payment_intent.requires_action", &intent, now_secs);
     }
     if state.invoice(id)?.reason == "subscription_create" {
-        // Nothing was charged yet: it is no attempt.
+        // Nothing was charged yet, so this does not count as an attempt.
         state.invoice_mut(id)?.attempted = true;
     } else {
         schedule_retry(state, id, now_secs)?;
@@ -281,11 +285,11 @@ fn action_required(
         None,
         "This payment requires additional user action before it can be completed successfully.",
     );
-    detailed(state, id, error)
+    with_objects(state, id, error)
 }
 
-/// Adds the objects that Stripe's card errors carry.
-fn detailed(state: &State, id: &str, mut error: ApiError) -> Result<ApiError, ApiError> {
+/// Adds the charge and the payment intent, as Stripe's card errors do.
+fn with_objects(state: &State, id: &str, mut error: ApiError) -> Result<ApiError, ApiError> {
     let invoice = state.invoice(id)?;
     let mut details = Map::new();
     if let Some(charge) = &invoice.charge {
@@ -303,8 +307,8 @@ fn detailed(state: &State, id: &str, mut error: ApiError) -> Result<ApiError, Ap
     Ok(error)
 }
 
-/// Counts the attempt and says when the next one is. The first invoice of a
-/// subscription is not retried: its subscription expires instead.
+/// Counts the attempt and schedules the next one. The first invoice of a
+/// subscription is not retried; the subscription expires instead.
 fn schedule_retry(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
     const DAY_SECS: i64 = 86_400;
     let days = state.config.dunning_days.clone();
@@ -340,8 +344,8 @@ fn set_delinquent(state: &mut State, customer: &str, delinquent: bool, now_secs:
     state.emit_update("customer.updated", customer, before, now_secs);
 }
 
-/// A voided first invoice ends its subscription; a voided later one settles
-/// what was past due.
+/// Updates the subscription of a voided invoice: if it was the first one, the
+/// subscription expires; if it was past due, the subscription is active again.
 pub fn subscription_after_void(
     state: &mut State,
     invoice: &Invoice,

@@ -1,20 +1,18 @@
-//! Which lines of which invoice a proration gives credit for.
+//! Links each proration credit to the invoice lines that it credits.
 
-use crate::invoices::model::{Content, Status};
+use crate::invoices::model::{LineContent, Status};
 use crate::state::State;
 
-/// The lines that were charged, and are credited now.
+/// The charged lines that a credit refers to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Credited {
-    /// The invoice.
+pub struct CreditedLines {
     pub invoice: String,
-    /// Its lines.
     pub lines: Vec<String>,
 }
 
-/// Ties each credit to what its subscription item was charged last for the
-/// period that it ends.
-pub fn link(state: &State, contents: &mut [Content]) {
+/// Links each credit to the last charge of its subscription item for the same
+/// period.
+pub fn link_credits(state: &State, contents: &mut [LineContent]) {
     for content in contents {
         if content.proration && content.amount < 0 {
             content.credited = last_charged(state, content);
@@ -22,7 +20,7 @@ pub fn link(state: &State, contents: &mut [Content]) {
     }
 }
 
-fn last_charged(state: &State, credit: &Content) -> Option<Credited> {
+fn last_charged(state: &State, credit: &LineContent) -> Option<CreditedLines> {
     let item = credit.item.as_ref()?;
     state.invoices.iter().rev().find_map(|invoice| {
         if matches!(invoice.status, Status::Void | Status::Draft) {
@@ -39,7 +37,7 @@ fn last_charged(state: &State, credit: &Content) -> Option<Credited> {
             })
             .map(|line| line.id.clone())
             .collect();
-        (!lines.is_empty()).then(|| Credited {
+        (!lines.is_empty()).then(|| CreditedLines {
             invoice: invoice.id.clone(),
             lines,
         })

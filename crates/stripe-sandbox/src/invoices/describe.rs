@@ -1,13 +1,13 @@
-//! The words of invoice lines.
+//! Descriptions of invoice lines.
 
 use billing_domain::money;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::prices::{Price, Recurring};
-use crate::pricing::{Decimal, Part};
+use crate::pricing::{DecimalAmount, PricedLine};
 
-/// `Unused time on 2 × Seat after 22 Nov 2026`.
+/// For example `Unused time on 2 × Seat after 22 Nov 2026`.
 #[must_use]
 pub fn proration(credit: bool, quantity: u64, product: &str, at_secs: i64) -> String {
     let what = if credit { "Unused" } else { "Remaining" };
@@ -19,7 +19,7 @@ pub fn proration(credit: bool, quantity: u64, product: &str, at_secs: i64) -> St
     format!("{what} time on {times}{product} after {}", day(at_secs))
 }
 
-/// `1 × Standard (at $99.00 / month)`.
+/// For example `1 × Standard (at $99.00 / month)`.
 #[must_use]
 pub fn recurring(quantity: u64, product: &str, price: &Price) -> String {
     let Some(recurring) = &price.recurring else {
@@ -35,9 +35,9 @@ pub fn recurring(quantity: u64, product: &str, price: &Price) -> String {
     }
 }
 
-/// One part of what usage costs: `31 × Standard (Tier 2 at $0.036 / month)`.
+/// For example `31 × Standard (Tier 2 at $0.036 / month)`.
 #[must_use]
-pub fn metered(part: &Part, product: &str, price: &Price) -> String {
+pub fn metered(part: &PricedLine, product: &str, price: &Price) -> String {
     let Some(tier) = part.tier else {
         return recurring(part.quantity, product, price);
     };
@@ -53,7 +53,7 @@ pub fn metered(part: &Part, product: &str, price: &Price) -> String {
     }
 }
 
-/// `Free trial for 1 × Standard`.
+/// For example `Free trial for 1 × Standard`.
 #[must_use]
 pub fn trial(quantity: u64, product: &str) -> String {
     format!("Free trial for {quantity} × {product}")
@@ -79,9 +79,10 @@ fn day(at_secs: i64) -> String {
     )
 }
 
-/// `$99.00`, `980 JPY`, `$0.00001`: exact, with at least the usual places.
+/// For example `$99.00`, `980 JPY` or `$0.00001`: exact, with at least the
+/// currency's usual decimal places.
 #[must_use]
-pub fn price(amount: Decimal, currency: &str) -> String {
+pub fn price(amount: DecimalAmount, currency: &str) -> String {
     let minor = amount.to_string();
     let (whole, fraction) = minor.split_once('.').unwrap_or((minor.as_str(), ""));
     let decimals = usize::try_from(money::decimals(currency)).unwrap_or(2);
@@ -108,7 +109,7 @@ mod tests {
     #[test]
     fn money_shows_every_digit_and_no_more() {
         let shown =
-            |text: &str, currency| price(Decimal::parse(text).expect("a decimal"), currency);
+            |text: &str, currency| price(DecimalAmount::parse(text).expect("a decimal"), currency);
         assert_eq!(shown("9900", "usd"), "$99.00");
         assert_eq!(shown("5", "eur"), "€0.05");
         assert_eq!(shown("0.001", "usd"), "$0.00001");

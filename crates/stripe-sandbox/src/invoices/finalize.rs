@@ -1,23 +1,24 @@
-//! From draft to open: numbered, settled against the balance, collectable.
+//! The transitions of an invoice except payment: recorded, finalized, voided,
+//! marked uncollectible.
 
 use std::collections::HashSet;
 
-use crate::balance_transactions;
+use crate::customer_balance;
 use crate::error::ApiError;
 use crate::invoices::assemble::Draft;
-use crate::invoices::model::{Content, Invoice, Line, Status, settle};
+use crate::invoices::model::{Invoice, Line, LineContent, Status, apply_balance};
 use crate::invoices::{collect, describe};
 use crate::meter_events;
 use crate::payments::intents;
 use crate::prices::Price;
 use crate::state::State;
 
-/// Records a draft, using up the invoice items in it.
+/// Records a draft and marks its invoice items as invoiced.
 pub fn record(state: &mut State, draft: Draft, now_secs: i64) -> Result<String, ApiError> {
     let balance = state.customer(&draft.customer, "customer")?.balance;
     let mut invoice = draft.into_invoice(&mut state.ids, now_secs);
     invoice.starting_balance = balance;
-    invoice.amount_due = settle(invoice.total(), balance, &invoice.currency).amount_due;
+    invoice.amount_due = apply_balance(invoice.total(), balance, &invoice.currency).amount_due;
     let (id, customer, currency) = (
         invoice.id.clone(),
         invoice.customer.clone(),
@@ -45,8 +46,8 @@ pub fn record(state: &mut State, draft: Draft, now_secs: i64) -> Result<String, 
     Ok(id)
 }
 
-/// Finalizes a draft. What is due gets a payment intent; when nothing is,
-/// the invoice is paid at once.
+/// Finalizes a draft. If an amount is due, it gets a payment intent; otherwise
+/// the invoice is paid immediately.
 pub fn finalize(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
     let invoice = state.invoice(id)?.clone();
     if invoice.status != Status::Draft {
@@ -54,9 +55,9 @@ pub fn finalize(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiErr
             "This invoice is already finalized, you can't re-finalize a non-draft invoice.",
         ));
     }
-    let invoice = count_usage(state, invoice)?;
+    let invoice = refresh_usage(state, invoice)?;
     let balance = state.customer(&invoice.customer, "customer")?.balance;
-    let settlement = settle(invoice.total(), balance, &invoice.currency);
+    let applied = apply_balance(invoice.total(), balance, &invoice.currency);
     let number = state
         .customers
         .get_mut(&invoice.customer)
@@ -67,32 +68,33 @@ pub fn finalize(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiErr
         invoice.number = number;
         invoice.status = Status::Open;
         invoice.starting_balance = balance;
-        invoice.ending_balance = Some(settlement.ending_balance);
-        invoice.amount_due = settlement.amount_due;
+        invoice.ending_balance = Some(applied.ending_balance);
+        invoice.amount_due = applied.amount_due;
         invoice.finalizes_at_secs = None;
         invoice.transitions.finalized = Some(now_secs);
     }
-    let change = settlement.ending_balance - balance;
-    balance_transactions::adjust(
+    let change = applied.ending_balance - balance;
+    customer_balance::adjust(
         state,
         &invoice.customer,
         change,
         "applied_to_invoice",
         Some(id),
     )?;
-    if settlement.amount_due > 0 {
+    if applied.amount_due > 0 {
         intents::open_for_invoice(state, id, now_secs)?;
     }
     state.emit("invoice.finalized", id, now_secs);
     state.emit_update("invoice.updated", id, before, now_secs);
-    if settlement.amount_due == 0 {
-        collect::settle_paid(state, id, 0, now_secs)?;
+    if applied.amount_due == 0 {
+        collect::mark_paid(state, id, 0, now_secs)?;
     }
     Ok(())
 }
 
-/// A draft takes the usage of its periods that was reported while it was open.
-fn count_usage(state: &mut State, mut invoice: Invoice) -> Result<Invoice, ApiError> {
+/// Recomputes the metered lines of a draft, to include usage that was reported
+/// while it was open.
+fn refresh_usage(state: &mut State, mut invoice: Invoice) -> Result<Invoice, ApiError> {
     let mut counted = HashSet::new();
     let mut lines = Vec::new();
     for line in std::mem::take(&mut invoice.lines) {
@@ -103,7 +105,7 @@ fn count_usage(state: &mut State, mut invoice: Invoice) -> Result<Invoice, ApiEr
             lines.push(line);
             continue;
         };
-        // The lines of an item's tiers are made anew, all at once.
+        // All lines of an item's tiers are recomputed together.
         if !counted.insert((content.item.clone(), content.period)) {
             continue;
         }
@@ -111,20 +113,20 @@ fn count_usage(state: &mut State, mut invoice: Invoice) -> Result<Invoice, ApiEr
         let used = meter_events::usage(state, meter, &invoice.customer, from, to);
         let parts = price
             .scheme
-            .parts(used)
+            .lines(used)
             .ok_or_else(|| ApiError::invalid("The usage is too large to be charged."))?;
         let product = state.catalogue().product_name(price);
-        let contents: Vec<Content> = parts
+        let contents: Vec<LineContent> = parts
             .iter()
-            .map(|part| Content {
+            .map(|part| LineContent {
                 amount: part.amount,
                 quantity: Some(part.quantity),
                 description: Some(describe::metered(part, product, price)),
                 ..content.clone()
             })
             .collect();
-        for (n, content) in contents.into_iter().enumerate() {
-            let id = if n == 0 {
+        for (index, content) in contents.into_iter().enumerate() {
+            let id = if index == 0 {
                 line.id.clone()
             } else {
                 state.ids.next("il")
@@ -141,7 +143,7 @@ fn count_usage(state: &mut State, mut invoice: Invoice) -> Result<Invoice, ApiEr
     Ok(invoice)
 }
 
-/// Annuls an open invoice and gives back the credit it used.
+/// Voids an open invoice and returns the credit it used.
 pub fn void(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
     let invoice = state.invoice(id)?.clone();
     if !matches!(invoice.status, Status::Open | Status::Uncollectible) {
@@ -160,7 +162,7 @@ pub fn void(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> 
     intents::cancel_for_invoice(state, id, now_secs);
     if let Some(ending) = invoice.ending_balance {
         let used = invoice.starting_balance - ending;
-        balance_transactions::adjust(
+        customer_balance::adjust(
             state,
             &invoice.customer,
             used,
@@ -173,7 +175,7 @@ pub fn void(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> 
     collect::subscription_after_void(state, &invoice, now_secs)
 }
 
-/// Gives up on an open invoice.
+/// Marks an open invoice uncollectible.
 pub fn mark_uncollectible(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
     if state.invoice(id)?.status != Status::Open {
         return Err(ApiError::invalid(

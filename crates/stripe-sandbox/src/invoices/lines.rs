@@ -1,4 +1,4 @@
-//! An invoice's lines, page by page.
+//! The lines of an invoice, page by page.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use crate::call::Call;
 use crate::error::ApiError;
 use crate::list::{self, Page};
 
-/// `GET /v1/invoices/{id}/lines`, of previews too.
+/// `GET /v1/invoices/{id}/lines`, for previews as well.
 pub fn list(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
     let page = Page::take(&mut params)?;
@@ -17,7 +17,7 @@ pub fn list(call: &mut Call<'_>) -> Result<Value, ApiError> {
         Some(preview) => preview,
         None => call.state.invoice(&id)?,
     };
-    let (lines, has_more) = page.cut("line item", invoice.lines.iter(), |_| true)?;
+    let (lines, has_more) = page.select("line item", invoice.lines.iter(), |_| true)?;
     let data = lines
         .into_iter()
         .map(|line| invoice.render_line(line, call.state, call.shape))

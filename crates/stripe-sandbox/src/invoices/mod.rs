@@ -1,4 +1,6 @@
-//! Invoices: put together, finalized, paid, voided, previewed.
+//! Invoices are assembled, finalized, paid, voided and previewed here. What a
+//! subscription owes is decided in [`crate::subscriptions`], and money moves in
+//! [`crate::payments`]; neither happens here.
 
 pub mod assemble;
 pub mod collect;

@@ -3,28 +3,26 @@
 use billing_domain::preview::BillingMode;
 
 use crate::invoices::assemble::DraftLine;
-use crate::invoices::credits::Credited;
+use crate::invoices::credits::CreditedLines;
 use crate::metadata::Metadata;
-use crate::pricing::Decimal;
+use crate::pricing::DecimalAmount;
 use crate::store::Keyed;
 
-/// Where an invoice stands.
+/// The status of an invoice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// Can still be changed.
+    /// It can still be changed.
     Draft,
-    /// Waits for payment.
+    /// It awaits payment.
     Open,
-    /// Paid, or nothing was due.
+    /// It is paid, or nothing was due.
     Paid,
-    /// Given up.
     Uncollectible,
-    /// Annulled.
     Void,
 }
 
 impl Status {
-    /// Stripe's word for it.
+    /// Stripe's name for the status.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -37,44 +35,36 @@ impl Status {
     }
 }
 
-/// What a line says, be it on an invoice or waiting for one.
+/// The content of a line, on an invoice or pending.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Content {
-    /// In minor units; credits are negative.
+pub struct LineContent {
+    /// In minor units; negative for credits.
     pub amount: i64,
-    /// The currency.
     pub currency: String,
-    /// For people.
     pub description: Option<String>,
-    /// The time it is for, half-open.
+    /// The half-open interval that is charged.
     pub period: (i64, i64),
-    /// The price behind it.
     pub price: Option<String>,
-    /// Units.
     pub quantity: Option<u64>,
-    /// Whether it is for unused or remaining time.
+    /// Whether the line is for unused or remaining time.
     pub proration: bool,
-    /// The subscription it comes from.
     pub subscription: Option<String>,
-    /// The subscription item it comes from.
+    /// The subscription item.
     pub item: Option<String>,
-    /// What a unit costs, where no price says it.
-    pub unit: Option<Decimal>,
-    /// The lines that this one gives credit for.
-    pub credited: Option<Credited>,
-    /// Texts of the user.
+    /// The unit amount, if there is no price.
+    pub unit: Option<DecimalAmount>,
+    /// The lines that this one credits.
+    pub credited: Option<CreditedLines>,
     pub metadata: Metadata,
 }
 
 /// A line of an invoice.
 #[derive(Debug, Clone)]
 pub struct Line {
-    /// The line's id.
     pub id: String,
-    /// The invoice item it was made from, unless it was made directly.
+    /// The invoice item that the line was created from, if any.
     pub invoice_item: Option<String>,
-    /// What it says.
-    pub content: Content,
+    pub content: LineContent,
 }
 
 impl Keyed for Line {
@@ -83,88 +73,72 @@ impl Keyed for Line {
     }
 }
 
-/// The subscription behind an invoice, as it was when the invoice was made.
+/// The subscription of an invoice, as it was when the invoice was created.
 #[derive(Debug, Clone)]
 pub struct Parent {
-    /// Its id.
     pub subscription: String,
-    /// Its metadata.
     pub metadata: Metadata,
-    /// How it is billed: the lines look different.
+    /// The billing mode, which determines how lines are rendered.
     pub mode: BillingMode,
-    /// The time a preview prorates from.
+    /// The time from which a preview prorates.
     pub proration_secs: Option<i64>,
 }
 
-/// When an invoice's status changed.
+/// When an invoice changed its status, as Unix times.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Transitions {
-    /// Draft to open.
     pub finalized: Option<i64>,
-    /// To uncollectible.
     pub uncollectible: Option<i64>,
-    /// To paid.
     pub paid: Option<i64>,
-    /// To void.
     pub voided: Option<i64>,
 }
 
-/// An invoice.
+/// An invoice, draft or final.
 #[derive(Debug, Clone)]
 pub struct Invoice {
-    /// The id.
     pub id: String,
-    /// Given when it is finalized.
+    /// Assigned when the invoice is finalized.
     pub number: Option<String>,
-    /// The customer.
     pub customer: String,
-    /// The subscription behind it.
+    /// The subscription that it belongs to.
     pub parent: Option<Parent>,
-    /// Where it stands.
     pub status: Status,
-    /// Such as `subscription_cycle`.
+    /// Stripe's `billing_reason`, such as `subscription_cycle`.
     pub reason: &'static str,
-    /// When it was made.
     pub created_secs: i64,
-    /// The period that usage is billed for.
+    /// The period whose usage is billed.
     pub period: (i64, i64),
-    /// The currency.
     pub currency: String,
-    /// Its lines, oldest first.
+    /// Oldest first.
     pub lines: Vec<Line>,
-    /// The customer's balance before.
+    /// The customer's balance before the invoice.
     pub starting_balance: i64,
-    /// The customer's balance after; known once it is finalized.
+    /// The customer's balance afterwards; known once the invoice is finalized.
     pub ending_balance: Option<i64>,
-    /// What is to be paid: the total and what the balance makes of it.
+    /// The total after the customer's balance is applied.
     pub amount_due: i64,
-    /// What has been paid.
     pub amount_paid: i64,
-    /// How often payment was tried.
+    /// The number of payment attempts.
     pub attempt_count: u32,
-    /// Whether payment was tried, or was not needed.
+    /// Whether payment was attempted, or was not needed.
     pub attempted: bool,
-    /// When payment is tried again.
+    /// When payment is retried.
     pub next_attempt_secs: Option<i64>,
-    /// Whether it finalizes and collects by itself.
+    /// Whether the invoice is finalized and collected automatically.
     pub auto_advance: bool,
-    /// When a draft finalizes by itself.
+    /// When a draft is finalized automatically.
     pub finalizes_at_secs: Option<i64>,
-    /// When its status changed.
     pub transitions: Transitions,
-    /// The payment intent, once something is due.
+    /// Present if an amount is due.
     pub payment_intent: Option<String>,
-    /// The newest charge.
+    /// The latest charge.
     pub charge: Option<String>,
-    /// Charged instead of the subscription's and customer's default.
+    /// Charged instead of the default of the subscription or customer.
     pub default_payment_method: Option<String>,
-    /// Whether somebody said it was paid elsewhere.
+    /// Whether the invoice was reported as paid outside of Stripe.
     pub paid_out_of_band: bool,
-    /// For the customer to read.
     pub description: Option<String>,
-    /// For the customer to read, below.
     pub footer: Option<String>,
-    /// Texts of the user.
     pub metadata: Metadata,
 }
 
@@ -188,10 +162,11 @@ impl Invoice {
             invoice_item: line.invoice_item,
             content: line.content,
         });
-        self.amount_due = settle(self.total(), self.starting_balance, &self.currency).amount_due;
+        self.amount_due =
+            apply_balance(self.total(), self.starting_balance, &self.currency).amount_due;
     }
 
-    /// What is still to be paid.
+    /// The amount that is still to be paid.
     #[must_use]
     pub const fn amount_remaining(&self) -> i64 {
         match self.status {
@@ -200,7 +175,7 @@ impl Invoice {
         }
     }
 
-    /// The subscription's id.
+    /// The id of the subscription.
     #[must_use]
     pub fn subscription(&self) -> Option<&str> {
         self.parent
@@ -209,33 +184,31 @@ impl Invoice {
     }
 }
 
-/// What the customer's balance makes of a total.
+/// The result of applying a customer's balance to an invoice total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settlement {
-    /// To be paid.
+pub struct BalanceApplication {
     pub amount_due: i64,
-    /// The balance afterwards.
     pub ending_balance: i64,
 }
 
-/// Applies the balance to a total: credit is used up, a negative total
-/// becomes credit, and what is too small to charge is owed until next time.
+/// Applies the balance to a total. Credit is used up, a negative total becomes
+/// credit, and an amount below the minimum charge is added to the balance.
 #[must_use]
-pub fn settle(total: i64, balance: i64, currency: &str) -> Settlement {
+pub fn apply_balance(total: i64, balance: i64, currency: &str) -> BalanceApplication {
     let owed = total.saturating_add(balance);
     if total < 0 || owed < minimum_charge(currency) {
-        return Settlement {
+        return BalanceApplication {
             amount_due: 0,
             ending_balance: owed,
         };
     }
-    Settlement {
+    BalanceApplication {
         amount_due: owed,
         ending_balance: 0,
     }
 }
 
-/// The least that Stripe charges, where it names one.
+/// Stripe's minimum charge for the currency, if it has one.
 fn minimum_charge(currency: &str) -> i64 {
     match currency {
         "usd" | "eur" | "cad" | "aud" | "chf" | "sgd" | "nzd" | "brl" | "inr" | "jpy" => 50,
@@ -253,8 +226,8 @@ mod tests {
 
     fn check(total: i64, balance: i64, amount_due: i64, ending_balance: i64) {
         assert_eq!(
-            settle(total, balance, "usd"),
-            Settlement {
+            apply_balance(total, balance, "usd"),
+            BalanceApplication {
                 amount_due,
                 ending_balance
             }
@@ -277,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_small_to_charge_is_owed_until_next_time() {
+    fn amounts_below_the_minimum_charge_stay_on_the_balance() {
         check(49, 0, 0, 49);
         check(50, 0, 50, 0);
         check(0, 0, 0, 0);

@@ -1,13 +1,13 @@
-//! The invoice as a PDF: one plain page, enough for a link to lead somewhere.
+//! A plain one-page PDF of an invoice, so that its link leads somewhere.
 
 use crate::invoices::describe;
 use crate::invoices::model::Invoice;
-use crate::pricing::Decimal;
+use crate::pricing::DecimalAmount;
 
-/// Lines that fit on the page; the rest is summed up.
+/// The number of lines that fit on the page. Further lines are only counted.
 const LINES_SHOWN: usize = 40;
 
-/// The document.
+/// The PDF file.
 #[must_use]
 pub fn document(invoice: &Invoice) -> Vec<u8> {
     let page = content(&text(invoice));
@@ -47,7 +47,7 @@ fn assemble(objects: &[Vec<u8>]) -> Vec<u8> {
 }
 
 fn text(invoice: &Invoice) -> Vec<String> {
-    let money = |amount: i64| describe::price(Decimal::whole(amount), &invoice.currency);
+    let money = |amount: i64| describe::price(DecimalAmount::whole(amount), &invoice.currency);
     let mut text = vec![
         format!("Invoice {}", invoice.number.as_deref().unwrap_or("(draft)")),
         format!("Customer {}", invoice.customer),
@@ -82,7 +82,8 @@ fn content(lines: &[String]) -> Vec<u8> {
     page
 }
 
-/// One character in WinAnsi, escaped; what it lacks becomes a question mark.
+/// Encodes a character as WinAnsi and escapes it. Characters that WinAnsi lacks
+/// become question marks.
 fn encode(character: char) -> Vec<u8> {
     match character {
         '(' | ')' | '\\' => format!("\\{character}").into_bytes(),

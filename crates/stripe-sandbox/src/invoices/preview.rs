@@ -1,5 +1,6 @@
-//! `POST /v1/invoices/create_preview`: the invoice that a change would make,
-//! by the same decision and the same assembly, recorded nowhere.
+//! `POST /v1/invoices/create_preview`: the invoice that a change would produce.
+//! It uses the same decision and assembly as the change itself and records
+//! nothing.
 
 use serde_json::Value;
 
@@ -9,18 +10,17 @@ use crate::ids::IdSource;
 use crate::invoice_items;
 use crate::invoices::assemble::{self, Draft, DraftLine};
 use crate::invoices::credits;
-use crate::invoices::model::{Content, Invoice, settle};
+use crate::invoices::model::{Invoice, LineContent, apply_balance};
 use crate::metadata::MetadataChange;
 use crate::params::Params;
 use crate::state::State;
 use crate::subscriptions::change::{self, Invoicing, ProrationBehavior};
 use crate::subscriptions::model::{Status, Subscription};
-use crate::subscriptions::{cancel, create, update};
+use crate::subscriptions::{cancel, create, request, update};
 
-/// Previews whose lines can still be paged.
-const KEPT: usize = 100;
+/// The number of previews kept so that their lines can be paged.
+const MAX_KEPT: usize = 100;
 
-/// `POST /v1/invoices/create_preview`.
 pub fn create_preview(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let params = call.take_params();
     let version = call.version.clone();
@@ -28,14 +28,14 @@ pub fn create_preview(call: &mut Call<'_>) -> Result<Value, ApiError> {
     Ok(keep(call, invoice))
 }
 
-/// Answers with a preview, and keeps it so that its lines can be paged.
+/// Returns the preview and keeps it, so that its lines can be paged.
 pub fn keep(call: &mut Call<'_>, invoice: Invoice) -> Value {
-    let answer = invoice.render(call.state, call.shape);
+    let response = invoice.render(call.state, call.shape);
     call.state.previews.push_back(invoice);
-    if call.state.previews.len() > KEPT {
+    if call.state.previews.len() > MAX_KEPT {
         call.state.previews.pop_front();
     }
-    answer
+    response
 }
 
 /// Computes a preview.
@@ -50,14 +50,14 @@ pub fn preview(state: &mut State, mut params: Params, version: &str) -> Result<I
         .unwrap_or_else(|| Params::empty("subscription_details"));
     let extras = params.list("invoice_items")?.unwrap_or_default();
     params.finish()?;
-    // Ids come from a copy: a preview leaves no trace in later ids.
+    // Draw ids from a copy, so that a preview does not affect later ids.
     let mut ids = state.ids.clone();
     let (draft, owner) = match subscription {
-        Some(id) => of_subscription(state, &id, customer.as_deref(), details, &mut ids)?,
+        Some(id) => for_subscription(state, &id, customer.as_deref(), details, &mut ids)?,
         None => {
             let customer = customer.ok_or_else(|| ApiError::missing_param("customer"))?;
             (
-                of_new(state, customer.clone(), details, version, &mut ids)?,
+                for_new_subscription(state, customer.clone(), details, version, &mut ids)?,
                 customer,
             )
         }
@@ -72,12 +72,13 @@ pub fn preview(state: &mut State, mut params: Params, version: &str) -> Result<I
     let now = state.now_for(&owner);
     let balance = state.customer(&owner, "customer")?.balance;
     let mut invoice = draft.into_invoice(&mut ids, now);
-    // The id is a fresh one, so that two previews are two objects.
+    // Draw the preview's own id from the real source, so that each preview has
+    // a distinct one.
     invoice.id = state.ids.next("upcoming_in");
-    let settlement = settle(invoice.total(), balance, &invoice.currency);
+    let applied = apply_balance(invoice.total(), balance, &invoice.currency);
     invoice.starting_balance = balance;
-    invoice.amount_due = settlement.amount_due;
-    invoice.ending_balance = Some(settlement.ending_balance);
+    invoice.amount_due = applied.amount_due;
+    invoice.ending_balance = Some(applied.ending_balance);
     Ok(invoice)
 }
 
@@ -102,14 +103,14 @@ fn with_extras(
 ) -> Result<Draft, ApiError> {
     let now = state.now_for(owner);
     for mut params in extras {
-        let wish = invoice_items::take_content(&mut params, state, now)?;
-        params.finish_lacking(&invoice_items::LACKING)?;
-        draft.lines.push(DraftLine::from(wish.content));
+        let request = invoice_items::take_request(&mut params, state, now)?;
+        params.finish_rejecting(&invoice_items::UNSUPPORTED)?;
+        draft.lines.push(DraftLine::from(request.content));
     }
     Ok(draft)
 }
 
-fn of_subscription(
+fn for_subscription(
     state: &State,
     id: &str,
     customer: Option<&str>,
@@ -133,15 +134,15 @@ fn of_subscription(
     let request = update::take_change(&mut details, before, now)?;
     details.finish()?;
     let mut draft = if cancel_now {
-        of_cancellation(state, before, request.behavior, now)?
+        for_cancellation(state, before, request.behavior, now)?
     } else {
         let mut change = change::decide(before, &request, state.catalogue(), ids, now)?;
-        credits::link(state, &mut change.prorations);
+        credits::link_credits(state, &mut change.prorations);
         if let Some(at) = cancel_at {
             change.after.cancel_at = at;
         }
         match change.invoice {
-            Invoicing::Later => next(state, before, change.after, change.prorations, ends)?,
+            Invoicing::Later => next_renewal(state, before, change.after, change.prorations, ends)?,
             Invoicing::Pending | Invoicing::FullPeriod => {
                 let full = change.invoice == Invoicing::FullPeriod;
                 assemble::immediate(state, before, &change.after, full, change.prorations, now)?
@@ -155,12 +156,12 @@ fn of_subscription(
     Ok((draft, before.customer.clone()))
 }
 
-/// The next renewal, with the change in it.
-fn next(
+/// The next renewal invoice, including the change.
+fn next_renewal(
     state: &State,
     before: &Subscription,
     mut after: Subscription,
-    prorations: Vec<Content>,
+    prorations: Vec<LineContent>,
     ends: Option<bool>,
 ) -> Result<Draft, ApiError> {
     let period_end = after.period.end_secs();
@@ -172,14 +173,14 @@ fn next(
         Status::Active | Status::Trialing | Status::PastDue
     );
     if ends || !renews {
-        let draft = cancel::last_invoice(state, before, prorations, at_secs)?;
+        let draft = cancel::final_invoice(state, before, prorations, at_secs)?;
         return if draft.lines.is_empty() {
             Err(none_upcoming(&before.customer))
         } else {
             Ok(draft)
         };
     }
-    // Usage is charged at the prices that hold when the period ends.
+    // Usage is charged at the prices in effect when the period ends.
     let ended = after.clone();
     after.period = after
         .cadence
@@ -188,7 +189,7 @@ fn next(
     assemble::renewal(state, &ended, &after, prorations)
 }
 
-fn of_cancellation(
+fn for_cancellation(
     state: &State,
     before: &Subscription,
     behavior: ProrationBehavior,
@@ -199,8 +200,8 @@ fn of_cancellation(
     } else {
         cancel::unused_time(before, state.catalogue(), now_secs)?
     };
-    credits::link(state, &mut credits);
-    let draft = cancel::last_invoice(state, before, credits, now_secs)?;
+    credits::link_credits(state, &mut credits);
+    let draft = cancel::final_invoice(state, before, credits, now_secs)?;
     if draft.lines.is_empty() {
         Err(none_upcoming(&before.customer))
     } else {
@@ -208,7 +209,7 @@ fn of_cancellation(
     }
 }
 
-fn of_new(
+fn for_new_subscription(
     state: &State,
     customer: String,
     mut details: Params,
@@ -220,17 +221,12 @@ fn of_new(
         return Err(none_upcoming(&customer));
     }
     let now = state.now_for(&customer);
-    update_free(&mut details)?;
+    // A subscription that has not begun has nothing to prorate.
+    request::take_proration_behavior(&mut details)?;
     let new = create::take_new(&mut details, customer, version, now)?;
     details.finish()?;
-    let subscription = create::begin(state, new, ids, now)?;
+    let subscription = create::build(state, new, ids, now)?;
     create::first_invoice(state, &subscription)
-}
-
-/// Proration says nothing about a subscription that is yet to begin.
-fn update_free(details: &mut Params) -> Result<(), ApiError> {
-    crate::subscriptions::request::take_proration_behavior(details)?;
-    Ok(())
 }
 
 fn none_upcoming(customer: &str) -> ApiError {

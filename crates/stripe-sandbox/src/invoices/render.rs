@@ -1,19 +1,20 @@
-//! How invoices and their lines look from outside, in both shapes.
+//! The API representation of invoices and their lines, in both shapes.
 
 use billing_domain::preview::BillingMode;
 use serde_json::{Value, json};
 
-use crate::invoices::model::{Content, Invoice, Line, Status};
+use crate::invoices::model::{Invoice, Line, LineContent, Status};
+use crate::json_object;
 use crate::list;
 use crate::payments::intents::PaymentIntent;
 use crate::shape::Shape;
 use crate::state::State;
 
-/// Lines shown within the invoice; the rest is paged.
+/// The number of lines included in the invoice object; the rest are paged.
 const LINES_SHOWN: usize = 10;
 
 impl Invoice {
-    /// The object.
+    /// The API object.
     #[must_use]
     pub fn render(&self, state: &State, shape: Shape) -> Value {
         let customer = state.customers.get(&self.customer);
@@ -24,66 +25,33 @@ impl Invoice {
         let mut object = json!({
             "id": self.id,
             "object": "invoice",
-            "account_country": "US",
-            "account_name": "Sandbox",
-            "account_tax_ids": null,
             "amount_due": self.amount_due,
-            "amount_overpaid": 0,
             "amount_paid": self.amount_paid,
             "amount_remaining": self.amount_remaining(),
-            "amount_shipping": 0,
-            "application": null,
             "attempt_count": self.attempt_count,
             "attempted": self.attempted,
             "auto_advance": self.auto_advance,
-            "automatic_tax": { "disabled_reason": null, "enabled": false, "liability": null, "provider": null, "status": null },
             "automatically_finalizes_at": self.finalizes_at_secs,
             "billing_reason": self.reason,
-            "collection_method": "charge_automatically",
             "created": self.created_secs,
             "currency": self.currency,
-            "custom_fields": null,
             "customer": self.customer,
-            "customer_account": null,
-            "customer_address": null,
             "customer_email": customer.and_then(|customer| customer.email()),
             "customer_name": customer.and_then(|customer| customer.name()),
-            "customer_phone": null,
-            "customer_shipping": null,
-            "customer_tax_exempt": "none",
-            "customer_tax_ids": [],
             "default_payment_method": self.default_payment_method,
-            "default_source": null,
-            "default_tax_rates": [],
             "description": self.description,
-            "discounts": [],
-            "due_date": null,
             "effective_at": self.transitions.finalized,
             "ending_balance": self.ending_balance,
             "footer": self.footer,
-            "from_invoice": null,
             "hosted_invoice_url": pdf,
             "invoice_pdf": pdf,
-            "issuer": { "type": "self" },
-            "last_finalization_error": null,
-            "latest_revision": null,
             "lines": self.render_lines(state, shape),
-            "livemode": false,
             "metadata": self.metadata,
             "next_payment_attempt": self.next_attempt_secs.or(self.finalizes_at_secs),
             "number": self.number,
-            "on_behalf_of": null,
-            "payment_settings": { "default_mandate": null, "payment_method_options": null, "payment_method_types": null },
             "period_end": self.period.1,
             "period_start": self.period.0,
-            "post_payment_credit_notes_amount": 0,
-            "pre_payment_credit_notes_amount": 0,
-            "receipt_number": null,
-            "rendering": null,
-            "shipping_cost": null,
-            "shipping_details": null,
             "starting_balance": self.starting_balance,
-            "statement_descriptor": null,
             "status": self.status.name(),
             "status_transitions": {
                 "finalized_at": self.transitions.finalized,
@@ -95,11 +63,10 @@ impl Invoice {
             "subtotal_excluding_tax": total,
             "test_clock": customer.and_then(|customer| customer.test_clock.as_deref()),
             "total": total,
-            "total_discount_amounts": [],
             "total_excluding_tax": total,
-            "total_pretax_credit_amounts": [],
             "webhooks_delivered_at": self.transitions.finalized,
         });
+        json_object::extend(&mut object, constant_invoice_fields());
         match shape {
             Shape::Legacy => self.add_legacy(&mut object),
             Shape::Basil => self.add_basil(&mut object),
@@ -164,7 +131,7 @@ impl Invoice {
         object
     }
 
-    /// One line.
+    /// The API object of a line.
     #[must_use]
     pub fn render_line(&self, line: &Line, state: &State, shape: Shape) -> Value {
         let content = &line.content;
@@ -203,7 +170,7 @@ impl Invoice {
         object
     }
 
-    /// The payments, of which there is at most one: the payment intent.
+    /// The payments of the invoice: at most one, by its payment intent.
     #[must_use]
     pub fn payments(&self, state: &State) -> Value {
         let intent = self
@@ -221,7 +188,7 @@ impl Invoice {
         )
     }
 
-    /// What a browser needs to confirm the payment.
+    /// The secret that a browser needs to confirm the payment.
     #[must_use]
     pub fn confirmation_secret(&self, state: &State) -> Value {
         let intent = self
@@ -232,6 +199,48 @@ impl Invoice {
             json!({ "client_secret": intent.client_secret, "type": "payment_intent" })
         })
     }
+}
+
+/// The fields that are the same on every invoice, mostly those of unsupported
+/// features.
+fn constant_invoice_fields() -> Value {
+    json!({
+        "account_country": "US",
+        "account_name": "Sandbox",
+        "account_tax_ids": null,
+        "amount_overpaid": 0,
+        "amount_shipping": 0,
+        "application": null,
+        "automatic_tax": { "disabled_reason": null, "enabled": false, "liability": null, "provider": null, "status": null },
+        "collection_method": "charge_automatically",
+        "custom_fields": null,
+        "customer_account": null,
+        "customer_address": null,
+        "customer_phone": null,
+        "customer_shipping": null,
+        "customer_tax_exempt": "none",
+        "customer_tax_ids": [],
+        "default_source": null,
+        "default_tax_rates": [],
+        "discounts": [],
+        "due_date": null,
+        "from_invoice": null,
+        "issuer": { "type": "self" },
+        "last_finalization_error": null,
+        "latest_revision": null,
+        "livemode": false,
+        "on_behalf_of": null,
+        "payment_settings": { "default_mandate": null, "payment_method_options": null, "payment_method_types": null },
+        "post_payment_credit_notes_amount": 0,
+        "pre_payment_credit_notes_amount": 0,
+        "receipt_number": null,
+        "rendering": null,
+        "shipping_cost": null,
+        "shipping_details": null,
+        "statement_descriptor": null,
+        "total_discount_amounts": [],
+        "total_pretax_credit_amounts": [],
+    })
 }
 
 fn add_legacy_line(object: &mut Value, line: &Line, state: &State) {
@@ -255,8 +264,8 @@ fn add_legacy_line(object: &mut Value, line: &Line, state: &State) {
     }
 }
 
-/// Where a line comes from. Prorations hang on the invoice item in classic
-/// billing, and on the subscription item in flexible billing.
+/// The origin of a line. In classic billing, prorations belong to the invoice
+/// item; in flexible billing, to the subscription item.
 fn line_parent(line: &Line, mode: BillingMode) -> Value {
     let content = &line.content;
     let details = |extra: (&str, Value)| {
@@ -289,16 +298,16 @@ fn line_parent(line: &Line, mode: BillingMode) -> Value {
     }
 }
 
-fn credited(content: &Content) -> Value {
+fn credited(content: &LineContent) -> Value {
     content.credited.as_ref().map_or(
         Value::Null,
         |credited| json!({ "invoice": credited.invoice, "invoice_line_items": credited.lines }),
     )
 }
 
-/// The price behind a line or an invoice item.
+/// The price of a line or an invoice item.
 #[must_use]
-pub fn pricing(content: &Content, state: &State) -> Value {
+pub fn pricing(content: &LineContent, state: &State) -> Value {
     match content
         .price
         .as_ref()

@@ -1,20 +1,22 @@
-//! Routes of `/v1/invoices`.
+//! The routes of `/v1/invoices`.
 
 use serde_json::{Value, json};
 
 use crate::call::{Call, Route, delete, get, post};
 use crate::error::ApiError;
+use crate::invoice_items::InvoiceItem;
 use crate::invoices::assemble::{self, Draft};
-use crate::invoices::collect::{self, Attempt};
+use crate::invoices::collect::{self, AttemptOutcome};
 use crate::invoices::model::{Invoice, Status};
 use crate::invoices::{finalize, lines, preview, upcoming};
 use crate::list::Page;
 use crate::metadata::MetadataChange;
 use crate::payment_methods;
 use crate::payments::intents;
+use crate::state::State;
+use crate::subscriptions::request;
 use crate::validate;
 
-/// Routes of `/v1/invoices`.
 pub const ROUTES: &[Route] = &[
     post("/v1/invoices", create),
     get("/v1/invoices", list),
@@ -32,8 +34,8 @@ pub const ROUTES: &[Route] = &[
     post("/v1/invoices/{id}/mark_uncollectible", mark_uncollectible),
 ];
 
-/// What Stripe takes here and the stand-in does not.
-const LACKING: [&str; 22] = [
+/// Parameters that Stripe accepts and the sandbox does not support.
+const UNSUPPORTED: [&str; 22] = [
     "account_tax_ids",
     "application_fee_amount",
     "custom_fields",
@@ -69,8 +71,8 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let currency = params.text("currency")?;
     let method = params.text("default_payment_method")?;
     let metadata = MetadataChange::take(&mut params)?.initial();
-    crate::subscriptions::request::take_fixed_settings(&mut params)?;
-    params.finish_lacking(&LACKING)?;
+    request::take_fixed_settings(&mut params)?;
+    params.finish_rejecting(&UNSUPPORTED)?;
     let state = &mut *call.state;
     let customer = state.customer(&customer_id, "customer")?;
     let currency = currency
@@ -82,42 +84,13 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
         payment_methods::check_owner(state, method, &customer_id, "default_payment_method")?;
     }
     let now = state.now_for(&customer_id);
-    let mut draft = Draft {
-        customer: customer_id.clone(),
-        parent: None,
-        reason: "manual",
-        period: (now, now),
-        currency: currency.clone(),
-        lines: Vec::new(),
-        auto_advance,
-        finalizes_at_secs: None,
+    let mut draft = match subscription {
+        Some(id) => draft_for_subscription(state, &customer_id, &id, now)?,
+        None => {
+            let include_pending = behavior == Some("include");
+            draft_for_customer(state, customer_id, currency, include_pending, now)
+        }
     };
-    if let Some(id) = subscription {
-        let subscription = state.subscription(&id, "subscription")?;
-        if subscription.customer != customer_id {
-            return Err(ApiError::no_such("subscription", &id, "subscription"));
-        }
-        let lines = assemble::pending(state, subscription);
-        if lines.is_empty() {
-            return Err(ApiError::invalid("Nothing to invoice for subscription")
-                .code("invoice_no_subscription_line_items"));
-        }
-        draft = Draft::for_subscription(subscription, "subscription_update", (now, now), lines);
-    } else if behavior == Some("include") {
-        // What was pending comes newest first; what is added later, last.
-        draft.lines = state
-            .invoice_items
-            .iter()
-            .rev()
-            .filter(|item| {
-                item.invoice.is_none()
-                    && item.customer == customer_id
-                    && item.content.subscription.is_none()
-                    && item.content.currency == currency
-            })
-            .map(crate::invoice_items::InvoiceItem::draft_line)
-            .collect();
-    }
     draft.auto_advance = auto_advance;
     draft.finalizes_at_secs = auto_advance.then_some(now + state.config.draft_secs);
     let id = finalize::record(state, draft, now)?;
@@ -129,10 +102,69 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     call.render(&id)
 }
 
+/// A draft of the subscription's pending items.
+fn draft_for_subscription(
+    state: &State,
+    customer_id: &str,
+    id: &str,
+    now_secs: i64,
+) -> Result<Draft, ApiError> {
+    let subscription = state.subscription(id, "subscription")?;
+    if subscription.customer != customer_id {
+        return Err(ApiError::no_such("subscription", id, "subscription"));
+    }
+    let lines = assemble::pending(state, subscription);
+    if lines.is_empty() {
+        return Err(ApiError::invalid("Nothing to invoice for subscription")
+            .code("invoice_no_subscription_line_items"));
+    }
+    let period = (now_secs, now_secs);
+    Ok(Draft::for_subscription(
+        subscription,
+        "subscription_update",
+        period,
+        lines,
+    ))
+}
+
+/// A draft without a subscription, empty or with the customer's pending items.
+fn draft_for_customer(
+    state: &State,
+    customer: String,
+    currency: String,
+    include_pending: bool,
+    now_secs: i64,
+) -> Draft {
+    // Pending items come newest first, and later additions at the end.
+    let lines = state
+        .invoice_items
+        .iter()
+        .rev()
+        .filter(|item| {
+            include_pending
+                && item.invoice.is_none()
+                && item.customer == customer
+                && item.content.subscription.is_none()
+                && item.content.currency == currency
+        })
+        .map(InvoiceItem::draft_line)
+        .collect();
+    Draft {
+        customer,
+        parent: None,
+        reason: "manual",
+        period: (now_secs, now_secs),
+        currency,
+        lines,
+        auto_advance: false,
+        finalizes_at_secs: None,
+    }
+}
+
 fn retrieve(call: &mut Call<'_>) -> Result<Value, ApiError> {
     call.no_params()?;
     let id = call.id();
-    let invoice = call.state.invoice(&id).map_err(named_invoice)?;
+    let invoice = call.state.invoice(&id).map_err(with_invoice_param)?;
     Ok(invoice.render(call.state, call.shape))
 }
 
@@ -169,7 +201,7 @@ fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let auto_advance = params.boolean("auto_advance")?;
     let method = params.clearable("default_payment_method")?;
     let metadata = MetadataChange::take(&mut params)?;
-    params.finish_lacking(&LACKING)?;
+    params.finish_rejecting(&UNSUPPORTED)?;
     let id = call.id();
     let state = &mut *call.state;
     metadata.check_room(&state.invoice(&id)?.metadata, "metadata")?;
@@ -215,7 +247,7 @@ fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
 
 fn remove(call: &mut Call<'_>) -> Result<Value, ApiError> {
     call.no_params()?;
-    let (id, now) = target(call).map_err(named_invoice)?;
+    let (id, now) = target(call).map_err(with_invoice_param)?;
     let invoice = call.state.invoice(&id)?;
     if invoice.status != Status::Draft {
         return Err(ApiError::invalid("You can only delete draft invoices."));
@@ -225,7 +257,8 @@ fn remove(call: &mut Call<'_>) -> Result<Value, ApiError> {
             "You can't delete invoices created by subscriptions.",
         ));
     }
-    // What it billed goes with it, and is not pending again.
+    // Invoice items are deleted with the draft; they do not become pending
+    // again.
     let used: Vec<String> = invoice
         .lines
         .iter()
@@ -242,21 +275,21 @@ fn remove(call: &mut Call<'_>) -> Result<Value, ApiError> {
     Ok(json!({ "id": id, "object": "invoice", "deleted": true }))
 }
 
-/// These routes call what is in their path `invoice`.
-fn named_invoice(error: ApiError) -> ApiError {
+/// Reports errors under the name `invoice`, as Stripe does on these routes.
+fn with_invoice_param(error: ApiError) -> ApiError {
     error.param("invoice")
 }
 
-/// Nothing goes by mail here: every invoice is charged automatically.
+/// Sending always fails, because every invoice is charged automatically.
 fn send(call: &mut Call<'_>) -> Result<Value, ApiError> {
     call.no_params()?;
-    target(call).map_err(named_invoice)?;
+    target(call).map_err(with_invoice_param)?;
     Err(ApiError::invalid(
         "You can only manually send an invoice if its collection method is 'send_invoice'. This Stripe stand-in has no such invoices.",
     ))
 }
 
-/// The invoice in the path, and the time it lives in.
+/// The id in the path, and the current time of the invoice's customer.
 fn target(call: &Call<'_>) -> Result<(String, i64), ApiError> {
     let id = call.id();
     let now = call.state.now_for(&call.state.invoice(&id)?.customer);
@@ -277,7 +310,7 @@ fn finalize_now(call: &mut Call<'_>) -> Result<Value, ApiError> {
 
 fn pay(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
-    let elsewhere = params.boolean("paid_out_of_band")?.unwrap_or(false);
+    let out_of_band = params.boolean("paid_out_of_band")?.unwrap_or(false);
     let method = params.text("payment_method")?;
     params.boolean("off_session")?;
     params.finish()?;
@@ -304,11 +337,11 @@ fn pay(call: &mut Call<'_>) -> Result<Value, ApiError> {
     if state.invoice(&id)?.amount_remaining() == 0 {
         return call.render(&id);
     }
-    if elsewhere {
+    if out_of_band {
         let due = state.invoice(&id)?.amount_due;
         state.invoice_mut(&id)?.paid_out_of_band = true;
         intents::cancel_for_invoice(state, &id, now);
-        collect::settle_paid(state, &id, due, now)?;
+        collect::mark_paid(state, &id, due, now)?;
         return call.render(&id);
     }
     let method = method.or_else(|| collect::method_for(state, state.invoices.get(&id)?));
@@ -316,8 +349,8 @@ fn pay(call: &mut Call<'_>) -> Result<Value, ApiError> {
         return Err(collect::no_payment_method());
     }
     match collect::attempt(state, &id, method.as_deref(), now)? {
-        Attempt::Paid => call.render(&id),
-        Attempt::Failed(error) | Attempt::ActionRequired(error) => Err(error),
+        AttemptOutcome::Paid => call.render(&id),
+        AttemptOutcome::Failed(error) | AttemptOutcome::ActionRequired(error) => Err(error),
     }
 }
 

@@ -1,5 +1,5 @@
-//! `GET /v1/invoices/upcoming`: the preview's older spelling, gone from the
-//! API with `2025-03-31.basil`.
+//! `GET /v1/invoices/upcoming`: the older form of the preview, removed from the
+//! API in `2025-03-31.basil`.
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use crate::list;
 use crate::params::Params;
 use crate::shape::Shape;
 
-/// Old and new names of what describes the subscription.
+/// The old and new names of the parameters that describe the subscription.
 const RENAMED: [(&str, &str); 10] = [
     ("subscription_items", "items"),
     ("subscription_proration_behavior", "proration_behavior"),
@@ -24,18 +24,17 @@ const RENAMED: [(&str, &str); 10] = [
     ("subscription_billing_mode", "billing_mode"),
 ];
 
-/// `GET /v1/invoices/upcoming`.
 pub fn retrieve(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let invoice = compute(call)?;
-    let mut answer = preview::keep(call, invoice);
+    let mut response = preview::keep(call, invoice);
     // The older preview has no id.
-    if let Some(object) = answer.as_object_mut() {
+    if let Some(object) = response.as_object_mut() {
         object.remove("id");
     }
-    Ok(answer)
+    Ok(response)
 }
 
-/// `GET /v1/invoices/upcoming/lines`: all of them.
+/// `GET /v1/invoices/upcoming/lines`, without paging.
 pub fn lines(call: &mut Call<'_>) -> Result<Value, ApiError> {
     call.params.count("limit")?;
     let invoice = compute(call)?;
@@ -59,15 +58,16 @@ fn compute(call: &mut Call<'_>) -> Result<crate::invoices::model::Invoice, ApiEr
         params.rename(old, &mut details, new);
     }
     if params.has("customer") && !params.has("subscription") && details.is_empty() {
-        name_only_subscription(call, &mut params)?;
+        choose_subscription(call, &mut params)?;
     }
     params.put_map("subscription_details", details);
     let version = call.version.clone();
     preview::preview(call.state, params, &version)
 }
 
-/// With a customer alone, the subscription that renews next is meant.
-fn name_only_subscription(call: &Call<'_>, params: &mut Params) -> Result<(), ApiError> {
+/// If only a customer is given, Stripe previews the subscription that renews
+/// next.
+fn choose_subscription(call: &Call<'_>, params: &mut Params) -> Result<(), ApiError> {
     let customer = params.required("customer")?;
     let next = call
         .state

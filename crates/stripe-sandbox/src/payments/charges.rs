@@ -1,4 +1,4 @@
-//! Charges: each attempt to take money, failed ones included.
+//! Charges: every attempt to take money, including failed ones.
 
 use serde_json::{Value, json};
 
@@ -11,33 +11,24 @@ use crate::state::State;
 use crate::store::Keyed;
 use crate::test_cards::Decline;
 
-/// Routes of `/v1/charges`.
 pub const ROUTES: &[Route] = &[get("/v1/charges", list), get("/v1/charges/{id}", retrieve)];
 
 /// An attempt to take money.
 #[derive(Debug, Clone)]
 pub struct Charge {
-    /// The id.
     pub id: String,
-    /// When it was tried.
     pub created_secs: i64,
-    /// How much.
     pub amount: i64,
-    /// In which currency.
     pub currency: String,
-    /// From whom.
     pub customer: String,
-    /// The payment intent behind it.
     pub payment_intent: String,
-    /// The invoice behind that.
     pub invoice: String,
-    /// The card charged.
+    /// The card that was charged.
     pub payment_method: String,
-    /// For people: `Subscription update`.
+    /// A description for people, such as `Subscription update`.
     pub description: &'static str,
-    /// Why it failed, if it did.
+    /// Why the charge failed, if it did.
     pub decline: Option<Decline>,
-    /// How much of it was given back.
     pub refunded_amount: i64,
 }
 
@@ -48,7 +39,7 @@ impl Keyed for Charge {
 }
 
 impl Charge {
-    /// The object.
+    /// The API object.
     #[must_use]
     pub fn render(&self, state: &State, shape: Shape) -> Value {
         let method = state.payment_methods.get(&self.payment_method);

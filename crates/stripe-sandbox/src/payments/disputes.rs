@@ -1,5 +1,5 @@
-//! Disputes: the cardholder's bank takes a payment back. `pm_card_createDispute`
-//! pays, and is disputed at once, as Stripe's test card of that name.
+//! Disputes: the cardholder's bank takes a payment back. Payments with
+//! `pm_card_createDispute` succeed and are disputed immediately, as at Stripe.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::list::Page;
 use crate::state::State;
 use crate::store::Keyed;
 
-/// Routes of `/v1/disputes`. The last one stands for the bank, which decides.
+/// The route under `/_sandbox` plays the bank.
 pub const ROUTES: &[Route] = &[
     get("/v1/disputes", list),
     get("/v1/disputes/{id}", retrieve),
@@ -17,10 +17,10 @@ pub const ROUTES: &[Route] = &[
     post("/_sandbox/disputes/{id}/win", win),
 ];
 
-/// The card whose payments are disputed.
+/// The test card whose payments are disputed.
 const DISPUTED_CARD: &str = "createDispute";
 const DAY_SECS: i64 = 86_400;
-/// How long there is to submit evidence.
+/// How long evidence can be submitted.
 const EVIDENCE_DAYS: i64 = 9;
 
 /// A payment that the bank took back.
@@ -42,13 +42,13 @@ impl Keyed for Dispute {
 }
 
 impl Dispute {
-    /// The charge it is about.
+    /// The id of the disputed charge.
     #[must_use]
     pub fn charge(&self) -> &str {
         &self.charge
     }
 
-    /// The object.
+    /// The API object.
     #[must_use]
     pub fn render(&self) -> Value {
         json!({
@@ -86,7 +86,7 @@ impl Dispute {
     }
 }
 
-/// The bank disputes a charge of the card that is made for it.
+/// Disputes a charge if it was made with the test card for disputes.
 pub fn after_charge(state: &mut State, charge_id: &str, now_secs: i64) {
     let Some(charge) = state.charges.get(charge_id) else {
         return;
@@ -121,12 +121,12 @@ fn find<'a>(state: &'a State, id: &str) -> Result<&'a Dispute, ApiError> {
         .ok_or_else(|| ApiError::no_such("dispute", id, "id"))
 }
 
-/// The merchant accepts it.
+/// The merchant accepts the dispute.
 fn close(call: &mut Call<'_>) -> Result<Value, ApiError> {
     decide(call, "lost")
 }
 
-/// The bank decides for the merchant.
+/// The bank decides in favor of the merchant.
 fn win(call: &mut Call<'_>) -> Result<Value, ApiError> {
     decide(call, "won")
 }

@@ -1,4 +1,4 @@
-//! Payment intents: one for each invoice on which something is due.
+//! Payment intents: one for each invoice with an amount due.
 
 use serde_json::{Value, json};
 
@@ -11,8 +11,8 @@ use crate::shape::Shape;
 use crate::state::State;
 use crate::store::Keyed;
 
-/// Routes of `/v1/payment_intents`. The last one stands for the cardholder,
-/// who would authenticate in a browser.
+/// The route under `/_sandbox` plays the cardholder, who would authenticate in
+/// a browser.
 pub const ROUTES: &[Route] = &[
     get("/v1/payment_intents", list),
     get("/v1/payment_intents/{id}", retrieve),
@@ -20,16 +20,14 @@ pub const ROUTES: &[Route] = &[
     post("/_sandbox/payment_intents/{id}/authenticate", authenticate),
 ];
 
-/// Where a payment intent stands.
+/// The status of a payment intent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// No method yet, or the last one was declined.
+    /// There is no payment method, or it was declined.
     RequiresPaymentMethod,
-    /// The cardholder must act.
+    /// The cardholder must authenticate.
     RequiresAction,
-    /// Paid.
     Succeeded,
-    /// Not needed any more.
     Canceled,
 }
 
@@ -47,29 +45,20 @@ impl Status {
 /// The intent to pay an invoice.
 #[derive(Debug, Clone)]
 pub struct PaymentIntent {
-    /// The id.
     pub id: String,
-    /// When it was made.
     pub created_secs: i64,
-    /// How much.
     pub amount: i64,
-    /// In which currency.
     pub currency: String,
-    /// From whom.
     pub customer: String,
-    /// For which invoice.
     pub invoice: String,
-    /// Where it stands.
     pub status: Status,
-    /// What a browser would confirm it with.
+    /// The secret that a browser needs to confirm the intent.
     pub client_secret: String,
-    /// The method tried last.
+    /// The payment method tried last.
     pub payment_method: Option<String>,
-    /// The newest charge.
     pub latest_charge: Option<String>,
     /// Why the last charge failed.
     pub last_error: Option<ApiError>,
-    /// When it was canceled.
     pub canceled_secs: Option<i64>,
 }
 
@@ -80,7 +69,7 @@ impl Keyed for PaymentIntent {
 }
 
 impl PaymentIntent {
-    /// The object.
+    /// The API object.
     #[must_use]
     pub fn render(&self, state: &State, shape: Shape) -> Value {
         let received = if self.status == Status::Succeeded {
@@ -105,7 +94,7 @@ impl PaymentIntent {
             "created": self.created_secs,
             "currency": self.currency,
             "customer": self.customer,
-            "description": collect::describe(state, &self.invoice),
+            "description": collect::payment_description(state, &self.invoice),
             "last_payment_error": self.last_error.as_ref().map(|error| self.render_error(error, state)),
             "latest_charge": self.latest_charge,
             "livemode": false,
@@ -150,7 +139,7 @@ impl PaymentIntent {
     }
 }
 
-/// Makes the intent of an invoice that has just been finalized.
+/// Creates the payment intent of a newly finalized invoice.
 pub fn open_for_invoice(
     state: &mut State,
     invoice_id: &str,
@@ -178,7 +167,8 @@ pub fn open_for_invoice(
     Ok(())
 }
 
-/// Cancels the intent of an invoice that is void or was paid elsewhere.
+/// Cancels the payment intent of an invoice that was voided or paid out of
+/// band.
 pub fn cancel_for_invoice(state: &mut State, invoice_id: &str, now_secs: i64) {
     let id = state
         .invoices
@@ -233,10 +223,10 @@ fn list(call: &mut Call<'_>) -> Result<Value, ApiError> {
     )
 }
 
-/// The customer enters a card: it is attached, and pays the invoice.
+/// Plays the customer, who enters a card: it is attached and charged.
 fn confirm(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
-    let wished = params.text("payment_method")?;
+    let requested = params.text("payment_method")?;
     params.boolean("off_session")?;
     params.text("return_url")?;
     params.finish()?;
@@ -251,7 +241,7 @@ fn confirm(call: &mut Call<'_>) -> Result<Value, ApiError> {
         .code("payment_intent_unexpected_state"));
     }
     let invoice = state.invoice(&intent.invoice)?.clone();
-    let method = match wished {
+    let method = match requested {
         None => collect::method_for(state, &invoice).ok_or_else(|| {
             ApiError::invalid(
                 "You cannot confirm this PaymentIntent because it's missing a payment method.",
@@ -272,8 +262,10 @@ fn confirm(call: &mut Call<'_>) -> Result<Value, ApiError> {
     };
     let now = state.now_for(&intent.customer);
     match collect::attempt(state, &intent.invoice, Some(&method), now)? {
-        collect::Attempt::Failed(error) => Err(error),
-        collect::Attempt::Paid | collect::Attempt::ActionRequired(_) => call.render(&id),
+        collect::AttemptOutcome::Failed(error) => Err(error),
+        collect::AttemptOutcome::Paid | collect::AttemptOutcome::ActionRequired(_) => {
+            call.render(&id)
+        }
     }
 }
 
@@ -283,7 +275,7 @@ fn authenticate(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let intent = find(call.state, &id)?.clone();
     let (Status::RequiresAction, Some(method)) = (intent.status, &intent.payment_method) else {
         return Err(ApiError::invalid(
-            "This PaymentIntent does not wait for its cardholder.",
+            "This PaymentIntent is not waiting for authentication.",
         ));
     };
     let now = call.state.now_for(&intent.customer);

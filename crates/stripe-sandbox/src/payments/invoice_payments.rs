@@ -1,5 +1,5 @@
-//! Invoice payments: which payment intent pays which invoice, in the shape
-//! where neither names the other any more.
+//! Invoice payments: the links between invoices and payment intents. In the
+//! basil shape neither object refers to the other.
 
 use serde_json::{Value, json};
 
@@ -10,14 +10,13 @@ use crate::list::{self, Page};
 use crate::payments::intents::PaymentIntent;
 use crate::state::State;
 
-/// Routes of `/v1/invoice_payments`.
 pub const ROUTES: &[Route] = &[
     get("/v1/invoice_payments", list),
     get("/v1/invoice_payments/{id}", retrieve),
 ];
 
 impl PaymentIntent {
-    /// The id of the tie to the invoice.
+    /// The id of the invoice payment for this intent.
     #[must_use]
     pub fn invoice_payment_id(&self) -> String {
         self.id.replacen("pi_", "inpay_", 1)
@@ -31,7 +30,7 @@ impl PaymentIntent {
         }
     }
 
-    /// The tie to the invoice.
+    /// The API object of the invoice payment for this intent.
     #[must_use]
     pub fn render_invoice_payment(&self, invoice: &Invoice) -> Value {
         let status = self.payment_status(invoice);
@@ -74,7 +73,7 @@ fn retrieve(call: &mut Call<'_>) -> Result<Value, ApiError> {
 
 fn list(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
-    // The cursor names an invoice payment; inside, it is the intent's id.
+    // Cursors are invoice payment ids, but the list is searched by intent id.
     let page = Page::take(&mut params)?.with_prefix("inpay_", "pi_");
     let created = params.range("created")?;
     let invoice = params.text("invoice")?;
@@ -97,7 +96,7 @@ fn list(call: &mut Call<'_>) -> Result<Value, ApiError> {
                 && status.is_none_or(|status| intent.payment_status(owner) == status)
         })
     };
-    let (intents, has_more) = page.cut(
+    let (intents, has_more) = page.select(
         "invoice_payment",
         state.payment_intents.iter().rev(),
         matches,

@@ -1,9 +1,11 @@
-//! Payments: intents, charges, and how invoices are tied to them.
+//! Money moves here: payment and setup intents, charges, refunds, disputes.
+//! Which invoices are due, and when, is never decided here; see
+//! [`crate::invoices`].
 
+pub mod balance_transactions;
 pub mod charges;
 pub mod disputes;
 pub mod intents;
 pub mod invoice_payments;
-pub mod ledger;
 pub mod refunds;
 pub mod setup_intents;

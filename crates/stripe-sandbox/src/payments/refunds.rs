@@ -1,4 +1,4 @@
-//! Refunds: money given back of a charge, all of it or a part.
+//! Refunds of charges, in full or in part.
 
 use serde_json::{Value, json};
 
@@ -6,10 +6,10 @@ use crate::call::{Call, Route, get, post};
 use crate::error::ApiError;
 use crate::list::{self, Page};
 use crate::metadata::{Metadata, MetadataChange};
+use crate::payments::charges::Charge;
 use crate::state::State;
 use crate::store::Keyed;
 
-/// Routes of `/v1/refunds`.
 pub const ROUTES: &[Route] = &[
     post("/v1/refunds", create),
     get("/v1/refunds", list),
@@ -18,16 +18,12 @@ pub const ROUTES: &[Route] = &[
 
 const REASONS: [&str; 3] = ["duplicate", "fraudulent", "requested_by_customer"];
 
-/// Money given back.
+/// A full or partial refund of a charge.
 #[derive(Debug, Clone)]
 pub struct Refund {
-    /// The id.
     pub id: String,
-    /// When it was made.
     pub created_secs: i64,
-    /// How much.
     pub amount: i64,
-    /// In which currency.
     pub currency: String,
     charge: String,
     payment_intent: String,
@@ -42,7 +38,7 @@ impl Keyed for Refund {
 }
 
 impl Refund {
-    /// The object.
+    /// The API object.
     #[must_use]
     pub fn render(&self) -> Value {
         json!({
@@ -78,8 +74,8 @@ pub fn of_charge(state: &State, charge: &str) -> Value {
     list::object(data, false, &format!("/v1/charges/{charge}/refunds"))
 }
 
-/// What Stripe takes here and the stand-in does not.
-const LACKING: [&str; 6] = [
+/// Parameters that Stripe accepts and the sandbox does not support.
+const UNSUPPORTED: [&str; 6] = [
     "currency",
     "customer",
     "instructions_email",
@@ -88,16 +84,14 @@ const LACKING: [&str; 6] = [
     "reverse_transfer",
 ];
 
-fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
-    let mut params = call.take_params();
-    let named = (params.text("charge")?, params.text("payment_intent")?);
-    let amount = params.integer("amount")?;
-    let reason = params.choice("reason", &REASONS)?;
-    let metadata = MetadataChange::take(&mut params)?.initial();
-    params.finish_lacking(&LACKING)?;
-    let state = &mut *call.state;
-    let charge_id = match named {
-        (Some(charge), _) => charge,
+/// The id of the charge to refund, which the request names directly or by its
+/// payment intent.
+fn find_charge_id(
+    state: &State,
+    (charge, intent): (Option<String>, Option<String>),
+) -> Result<String, ApiError> {
+    match (charge, intent) {
+        (Some(charge), _) => Ok(charge),
         (None, Some(intent)) => state
             .payment_intents
             .get(&intent)
@@ -106,13 +100,14 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
             .clone()
             .ok_or_else(|| {
                 ApiError::invalid("This PaymentIntent does not have a successful charge to refund.")
-            })?,
-        (None, None) => return Err(ApiError::missing_param("charge")),
-    };
-    let charge = state
-        .charges
-        .get(&charge_id)
-        .ok_or_else(|| ApiError::no_such("charge", &charge_id, "charge"))?;
+            }),
+        (None, None) => Err(ApiError::missing_param("charge")),
+    }
+}
+
+/// The amount to refund, by default everything that was not refunded yet.
+fn refundable_amount(charge: &Charge, amount: Option<i64>) -> Result<i64, ApiError> {
+    let charge_id = &charge.id;
     if charge.decline.is_some() {
         return Err(ApiError::invalid(format!(
             "Charge {charge_id} did not succeed, so it cannot be refunded."
@@ -140,6 +135,23 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
             ),
         ));
     }
+    Ok(amount)
+}
+
+fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
+    let mut params = call.take_params();
+    let named = (params.text("charge")?, params.text("payment_intent")?);
+    let amount = params.integer("amount")?;
+    let reason = params.choice("reason", &REASONS)?;
+    let metadata = MetadataChange::take(&mut params)?.initial();
+    params.finish_rejecting(&UNSUPPORTED)?;
+    let state = &mut *call.state;
+    let charge_id = find_charge_id(state, named)?;
+    let charge = state
+        .charges
+        .get(&charge_id)
+        .ok_or_else(|| ApiError::no_such("charge", &charge_id, "charge"))?;
+    let amount = refundable_amount(charge, amount)?;
     let (customer, currency, intent) = (
         charge.customer.clone(),
         charge.currency.clone(),

@@ -1,4 +1,4 @@
-//! Setup intents: how a trial that began without a card comes by one.
+//! Setup intents: how a customer adds a card to a trial that began without one.
 
 use serde_json::{Value, json};
 
@@ -9,14 +9,14 @@ use crate::payment_methods;
 use crate::state::State;
 use crate::store::Keyed;
 
-/// Routes of `/v1/setup_intents`. Each belongs to a trial.
+/// Every setup intent belongs to a trial.
 pub const ROUTES: &[Route] = &[
     get("/v1/setup_intents", list),
     get("/v1/setup_intents/{id}", retrieve),
     post("/v1/setup_intents/{id}/confirm", confirm),
 ];
 
-/// The intent to keep a card for later.
+/// The intent to store a card for later payments.
 #[derive(Debug, Clone)]
 pub struct SetupIntent {
     id: String,
@@ -34,7 +34,7 @@ impl Keyed for SetupIntent {
 }
 
 impl SetupIntent {
-    /// The object.
+    /// The API object.
     #[must_use]
     pub fn render(&self) -> Value {
         let succeeded = self.payment_method.is_some();
@@ -67,7 +67,7 @@ impl SetupIntent {
     }
 }
 
-/// Makes the intent of a trial that has no card to charge when it ends.
+/// Creates the setup intent of a trial without a payment method.
 pub fn open_for_trial(
     state: &mut State,
     subscription: &str,
@@ -124,7 +124,8 @@ fn list(call: &mut Call<'_>) -> Result<Value, ApiError> {
     )
 }
 
-/// The customer enters a card: it is attached, and the trial's from now on.
+/// Plays the customer, who enters a card: it is attached and becomes the
+/// default of the trial.
 fn confirm(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
     let method = params.text("payment_method")?;

@@ -1,4 +1,4 @@
-//! The end of a subscription: at once, or when its time comes.
+//! Cancels subscriptions, immediately or at a set time.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use crate::call::Call;
 use crate::error::ApiError;
 use crate::invoice_items;
 use crate::invoices::assemble::{self, Draft};
-use crate::invoices::model::Content;
+use crate::invoices::model::LineContent;
 use crate::invoices::{collect, credits, finalize};
 use crate::state::State;
 use crate::subscriptions::change::{Catalogue, ChangeRequest, ProrationBehavior};
@@ -30,25 +30,25 @@ pub fn delete(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let now = state.now_for(&subscription.customer);
     if prorate && !subscription.on_trial() && subscription.status != Status::Incomplete {
         let mut unused = unused_time(&subscription, state.catalogue(), now)?;
-        credits::link(state, &mut unused);
+        credits::link_credits(state, &mut unused);
         for credit in unused {
             invoice_items::record(state, &subscription.customer, credit, now);
         }
     }
     if invoice_now {
-        invoice_last(state, &subscription, now)?;
+        create_final_invoice(state, &subscription, now)?;
     }
     details.apply(state.subscription_mut(&id)?);
     self::now(state, &id, "cancellation_requested", now)?;
     call.render(&id)
 }
 
-/// The credit for what is left of the period, item by item.
+/// The credits for the time left in the period, item by item.
 pub fn unused_time(
     subscription: &Subscription,
     catalogue: Catalogue<'_>,
     now_secs: i64,
-) -> Result<Vec<Content>, ApiError> {
+) -> Result<Vec<LineContent>, ApiError> {
     let request = ChangeRequest {
         edits: Vec::new(),
         behavior: ProrationBehavior::CreateProrations,
@@ -63,13 +63,13 @@ pub fn unused_time(
     change::prorations(subscription, &nothing, &request, false, catalogue)
 }
 
-/// Invoices what is pending, and the usage so far.
-fn invoice_last(
+/// Invoices pending items and the usage so far.
+fn create_final_invoice(
     state: &mut State,
     subscription: &Subscription,
     now_secs: i64,
 ) -> Result<(), ApiError> {
-    let draft = last_invoice(state, subscription, Vec::new(), now_secs)?;
+    let draft = final_invoice(state, subscription, Vec::new(), now_secs)?;
     if draft.lines.is_empty() {
         return Ok(());
     }
@@ -82,31 +82,31 @@ fn invoice_last(
     Ok(())
 }
 
-/// The invoice of a cancellation at once.
-pub fn last_invoice(
+/// The final invoice of an immediate cancellation.
+pub fn final_invoice(
     state: &State,
     subscription: &Subscription,
-    more_pending: Vec<Content>,
+    more_pending: Vec<LineContent>,
     now_secs: i64,
 ) -> Result<Draft, ApiError> {
-    let mut draft = last_draft(state, subscription, more_pending, now_secs)?;
+    let mut draft = final_draft(state, subscription, more_pending, now_secs)?;
     draft
         .lines
         .retain(|line| line.content.amount != 0 || !is_usage(state, &line.content));
     Ok(draft)
 }
 
-fn is_usage(state: &State, content: &Content) -> bool {
+fn is_usage(state: &State, content: &LineContent) -> bool {
     let price = content.price.as_ref().and_then(|id| state.prices.get(id));
     !content.proration && price.is_some_and(|price| price.meter().is_some())
 }
 
-/// The invoice of a cancellation. Usage that costs nothing is on it: while it is a
-/// draft, more may be told.
-pub fn last_draft(
+/// The final invoice of a cancellation. It includes usage lines of zero,
+/// because more usage may be reported while it is a draft.
+pub fn final_draft(
     state: &State,
     subscription: &Subscription,
-    more_pending: Vec<Content>,
+    more_pending: Vec<LineContent>,
     now_secs: i64,
 ) -> Result<Draft, ApiError> {
     let mut lines = assemble::pending(state, subscription);
@@ -125,7 +125,7 @@ pub fn last_draft(
     ))
 }
 
-/// Ends a subscription. Its open invoices are not collected any more.
+/// Ends a subscription. Its open invoices are no longer collected.
 pub fn now(
     state: &mut State,
     id: &str,
@@ -161,7 +161,7 @@ pub fn now(
     Ok(())
 }
 
-/// Ends all subscriptions of a customer that is being deleted.
+/// Cancels all subscriptions of a customer.
 pub fn all_of(state: &mut State, customer: &str, now_secs: i64) -> Result<(), ApiError> {
     let ids: Vec<String> = state
         .subscriptions

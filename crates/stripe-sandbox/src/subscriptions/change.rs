@@ -1,5 +1,5 @@
-//! What a change of a subscription comes to: the pure decision behind both
-//! the change itself and its preview, so that the two cannot differ.
+//! Decides the outcome of a subscription change. The decision is pure and
+//! shared by the change and its preview, so that the two cannot differ.
 
 use billing_domain::period::{Cadence, Period};
 use billing_domain::preview::BillingMode;
@@ -8,44 +8,42 @@ use billing_domain::proration::{Charge, Proration, prorate};
 use crate::error::ApiError;
 use crate::ids::IdSource;
 use crate::invoices::describe;
-use crate::invoices::model::Content;
+use crate::invoices::model::LineContent;
 use crate::prices::Price;
 use crate::products::Product;
 use crate::store::{Keyed, Store};
 use crate::subscriptions::edit::{self, ItemEdit};
 use crate::subscriptions::model::{Item, Status, Subscription};
 
-/// Stripe's limit for trials: two years.
-const LONGEST_TRIAL_SECS: i64 = 730 * 86_400;
+/// Stripe's maximum length of a trial: two years.
+const MAX_TRIAL_SECS: i64 = 730 * 86_400;
 
 /// When a change is charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProrationBehavior {
     /// With the next invoice.
     CreateProrations,
-    /// At once.
+    /// Immediately.
     AlwaysInvoice,
-    /// Not at all.
+    /// Never.
     None,
 }
 
-/// A wish for a new end of the trial.
+/// A requested end of the trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrialEnd {
-    /// At once.
     Now,
     /// At a Unix time.
     At(i64),
 }
 
-/// A wish to change a subscription.
+/// A requested change of a subscription.
 #[derive(Debug, Clone)]
 pub struct ChangeRequest {
-    /// Items to add, change and remove.
     pub edits: Vec<ItemEdit>,
     /// When the change is charged.
     pub behavior: ProrationBehavior,
-    /// The time that proration counts from.
+    /// The time from which proration counts.
     pub proration_secs: i64,
     /// `billing_cycle_anchor=now`.
     pub restart: bool,
@@ -53,17 +51,14 @@ pub struct ChangeRequest {
     pub trial_end: Option<TrialEnd>,
 }
 
-/// What is sold, to look prices up in.
+/// Products and prices.
 #[derive(Debug, Clone, Copy)]
 pub struct Catalogue<'a> {
-    /// The prices.
     pub prices: &'a Store<Price>,
-    /// Their products.
     pub products: &'a Store<Product>,
 }
 
 impl<'a> Catalogue<'a> {
-    /// A price that is known to exist.
     pub fn price(&self, id: &str) -> Result<&'a Price, ApiError> {
         self.prices
             .get(id)
@@ -79,30 +74,28 @@ impl<'a> Catalogue<'a> {
     }
 }
 
-/// A decided change.
+/// The outcome of a change.
 #[derive(Debug)]
 pub struct Change {
-    /// The subscription as it will be.
+    /// The subscription after the change.
     pub after: Subscription,
-    /// Lines for unused and remaining time.
-    pub prorations: Vec<Content>,
-    /// Whether an invoice is made at once, and if so whether for a whole new
-    /// period or for what is pending.
+    /// The lines for unused and remaining time.
+    pub prorations: Vec<LineContent>,
     pub invoice: Invoicing,
 }
 
-/// Whether and what a change invoices at once.
+/// What a change invoices immediately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Invoicing {
-    /// Everything waits for the renewal.
+    /// Nothing: everything is deferred to the renewal.
     Later,
-    /// The pending lines are invoiced.
+    /// The pending lines.
     Pending,
-    /// The period restarts: pending lines, and a whole period.
+    /// The pending lines and a whole period, because the period restarts.
     FullPeriod,
 }
 
-/// Decides a change at `now_secs`.
+/// Decides the outcome of a change at `now_secs`.
 pub fn decide(
     before: &Subscription,
     request: &ChangeRequest,
@@ -116,7 +109,7 @@ pub fn decide(
         ..before.clone()
     };
     after.cadence = edit::common_cadence(&after, catalogue)?;
-    let restart = restarts(before, &after, request, catalogue)?;
+    let restart = restarts_period(before, &after, request, catalogue)?;
     if let Some(TrialEnd::At(end_secs)) = request.trial_end {
         extend_trial(&mut after, end_secs, now_secs)?;
         return Ok(Change {
@@ -153,14 +146,14 @@ pub fn decide(
     })
 }
 
-/// A whole period that starts at its own anchor.
+/// A whole period that starts at its anchor.
 pub fn full_period(cadence: Cadence, start_secs: i64) -> Result<Period, ApiError> {
     cadence
         .period_containing(start_secs, start_secs)
         .map_err(|error| ApiError::invalid(error.to_string()))
 }
 
-fn restarts(
+fn restarts_period(
     before: &Subscription,
     after: &Subscription,
     request: &ChangeRequest,
@@ -207,7 +200,7 @@ fn charge_of(item: &Item, catalogue: Catalogue<'_>) -> Result<Option<Charge>, Ap
 
 fn extend_trial(after: &mut Subscription, end_secs: i64, now_secs: i64) -> Result<(), ApiError> {
     let start = after.trial.map_or(now_secs, |(start, _)| start);
-    if end_secs <= now_secs || end_secs > now_secs + LONGEST_TRIAL_SECS {
+    if end_secs <= now_secs || end_secs > now_secs + MAX_TRIAL_SECS {
         return Err(ApiError::bad_param(
             "trial_end",
             "Invalid timestamp: must be in the future, and within two years.",
@@ -227,9 +220,9 @@ fn extend_trial(after: &mut Subscription, end_secs: i64, now_secs: i64) -> Resul
     Ok(())
 }
 
-/// The items that change, as pairs of before and after. When the period
-/// restarts, all of them do.
-fn changed<'a>(
+/// The changed items, as pairs of before and after. If the period restarts, all
+/// items count as changed.
+fn changed_items<'a>(
     before: &'a Subscription,
     after: &'a Subscription,
     restart: bool,
@@ -255,9 +248,9 @@ pub fn prorations(
     request: &ChangeRequest,
     restart: bool,
     catalogue: Catalogue<'_>,
-) -> Result<Vec<Content>, ApiError> {
+) -> Result<Vec<LineContent>, ApiError> {
     let mut lines = Vec::new();
-    for (old, new) in changed(before, after, restart) {
+    for (old, new) in changed_items(before, after, restart) {
         let credited = match old {
             None => None,
             Some(item) => {
@@ -271,7 +264,7 @@ pub fn prorations(
             }
         };
         let debited = match new {
-            // A restarted period is charged in full, not prorated.
+            // A restarted period is charged in full instead of prorated.
             Some(item) if !restart => charge_of(item, catalogue)?,
             _ => None,
         };
@@ -322,11 +315,11 @@ impl ProrationLine<'_> {
         &self,
         subscription: &Subscription,
         catalogue: Catalogue<'_>,
-    ) -> Result<Content, ApiError> {
+    ) -> Result<LineContent, ApiError> {
         let price = catalogue.price(&self.item.price)?;
         let (unused, quantity) = (self.kind == Side::Unused, self.charge.quantity);
         let product = catalogue.product_name(price);
-        Ok(Content {
+        Ok(LineContent {
             amount: self.amount,
             currency: subscription.currency.clone(),
             description: Some(describe::proration(unused, quantity, product, self.at_secs)),
@@ -343,7 +336,8 @@ impl ProrationLine<'_> {
     }
 }
 
-/// Keeps in mind what a period was debited for, for flexible credits.
+/// Records what was debited for the current period, which flexible billing
+/// credits later.
 fn remember_debits(
     before: &Subscription,
     after: &mut Subscription,

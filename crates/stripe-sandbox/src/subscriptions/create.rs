@@ -16,7 +16,7 @@ use crate::payment_methods;
 use crate::payments::setup_intents;
 use crate::shape;
 use crate::state::State;
-use crate::subscriptions::change::{self, TrialEnd};
+use crate::subscriptions::change::{self, Catalogue, TrialEnd};
 use crate::subscriptions::edit::{self, ItemEdit};
 use crate::subscriptions::model::{Item, MissingPaymentMethod, Status, Subscription};
 use crate::subscriptions::payment;
@@ -24,13 +24,13 @@ use crate::subscriptions::request::{self, PaymentBehavior};
 use crate::subscriptions::update;
 
 const DAY_SECS: i64 = 86_400;
-/// Stripe's limit for trials: two years.
-const LONGEST_TRIAL_DAYS: i64 = 730;
+/// Stripe's maximum length of a trial: two years.
+const MAX_TRIAL_DAYS: i64 = 730;
 
-/// Stripe's limit for descriptions of subscriptions.
-pub const LONGEST_DESCRIPTION: usize = 500;
-/// What Stripe takes here and the stand-in does not.
-const LACKING: [&str; 17] = [
+/// Stripe's maximum length of a subscription's description.
+pub const MAX_DESCRIPTION_CHARS: usize = 500;
+/// Parameters that Stripe accepts and the sandbox does not support.
+const UNSUPPORTED: [&str; 17] = [
     "add_invoice_items",
     "application_fee_percent",
     "billing_cycle_anchor",
@@ -50,20 +50,16 @@ const LACKING: [&str; 17] = [
     "trial_from_plan",
 ];
 
-/// What a new subscription is made of.
+/// The parameters that define a new subscription.
 #[derive(Debug, Clone)]
 pub struct NewSubscription {
-    /// The customer.
     pub customer: String,
-    /// Its items.
     pub items: Vec<ItemEdit>,
-    /// When the trial ends.
     pub trial_end: Option<i64>,
-    /// Classic or flexible.
     pub mode: BillingMode,
 }
 
-struct Wishes {
+struct NewSettings {
     payment_behavior: PaymentBehavior,
     default_payment_method: Option<String>,
     save_method: bool,
@@ -74,7 +70,7 @@ struct Wishes {
     metadata: Metadata,
 }
 
-impl Wishes {
+impl NewSettings {
     fn take(params: &mut Params) -> Result<Self, ApiError> {
         request::take_fixed_settings(params)?;
         request::take_proration_behavior(params)?;
@@ -86,13 +82,13 @@ impl Wishes {
                 .unwrap_or(MissingPaymentMethod::CreateInvoice),
             cancel_at_period_end: params.boolean("cancel_at_period_end")?.unwrap_or(false),
             cancel_at: params.integer("cancel_at")?,
-            description: params.text_within("description", LONGEST_DESCRIPTION)?,
+            description: params.text_up_to("description", MAX_DESCRIPTION_CHARS)?,
             metadata: MetadataChange::take(params)?.initial(),
         })
     }
 }
 
-/// Takes `billing_mode[type]`; the default depends on the API version.
+/// Takes `billing_mode[type]`. The default depends on the API version.
 pub fn take_billing_mode(params: &mut Params, version: &str) -> Result<BillingMode, ApiError> {
     let mut flexible = shape::flexible_by_default(version);
     if let Some(mut mode) = params.map("billing_mode")? {
@@ -120,16 +116,16 @@ fn take_trial(params: &mut Params, now_secs: i64) -> Result<Option<i64>, ApiErro
             ));
         }
         (Some(0), None) | (None, None | Some(TrialEnd::Now)) => return Ok(None),
-        (Some(days), None) if !(1..=LONGEST_TRIAL_DAYS).contains(&days) => {
+        (Some(days), None) if !(1..=MAX_TRIAL_DAYS).contains(&days) => {
             return Err(ApiError::bad_param(
                 "trial_period_days",
-                format!("A trial lasts 1 to {LONGEST_TRIAL_DAYS} days."),
+                format!("A trial lasts 1 to {MAX_TRIAL_DAYS} days."),
             ));
         }
         (Some(days), None) => now_secs + days * DAY_SECS,
         (None, Some(TrialEnd::At(end))) => end,
     };
-    if end <= now_secs || end > now_secs + LONGEST_TRIAL_DAYS * DAY_SECS {
+    if end <= now_secs || end > now_secs + MAX_TRIAL_DAYS * DAY_SECS {
         return Err(ApiError::bad_param(
             "trial_end",
             "Invalid timestamp: must be in the future, and within two years.",
@@ -138,7 +134,7 @@ fn take_trial(params: &mut Params, now_secs: i64) -> Result<Option<i64>, ApiErro
     Ok(Some(end))
 }
 
-/// Takes what makes the subscription itself: also used by the preview.
+/// Takes the parameters that define a subscription, for creation and previews.
 pub fn take_new(
     params: &mut Params,
     customer: String,
@@ -158,8 +154,8 @@ pub fn take_new(
     })
 }
 
-/// The subscription as it begins; nothing is recorded yet.
-pub fn begin(
+/// Builds the new subscription. Nothing is recorded yet.
+pub fn build(
     state: &State,
     new: NewSubscription,
     ids: &mut IdSource,
@@ -171,37 +167,9 @@ pub fn begin(
         .iter()
         .find_map(|edit| catalogue.prices.get(edit.price.as_ref()?));
     let currency = first.map_or_else(|| "usd".to_owned(), |price| price.currency.clone());
-    let customer = state
-        .customer(&new.customer, "customer")
-        .map_err(|mut error| {
-            error.status = 404;
-            error
-        })?;
-    if customer
-        .currency
-        .as_ref()
-        .is_some_and(|existing| *existing != currency)
-    {
-        return Err(ApiError::bad_param(
-            "currency",
-            "You cannot combine currencies on a single customer.",
-        ));
-    }
+    check_customer(state, &new.customer, &currency)?;
     let id = ids.next("sub");
-    let mut items: Vec<Item> = Vec::new();
-    for edit in &new.items {
-        let item = edit::new_item(edit, &currency, catalogue, ids, now_secs)?;
-        if items.iter().any(|other| other.price == item.price) {
-            return Err(ApiError::bad_param(
-                "items",
-                format!(
-                    "Cannot add multiple subscription items with the same plan: {}",
-                    item.price
-                ),
-            ));
-        }
-        items.push(item);
-    }
+    let items = new_items(&new.items, &currency, catalogue, ids, now_secs)?;
     let anchor_secs = new.trial_end.unwrap_or(now_secs);
     let mut subscription = Subscription {
         id,
@@ -246,6 +214,49 @@ pub fn begin(
     Ok(subscription)
 }
 
+/// Refuses a customer that does not exist or pays in another currency.
+fn check_customer(state: &State, customer: &str, currency: &str) -> Result<(), ApiError> {
+    let customer = state.customer(customer, "customer").map_err(|mut error| {
+        error.status = 404;
+        error
+    })?;
+    if customer
+        .currency
+        .as_ref()
+        .is_some_and(|existing| existing != currency)
+    {
+        return Err(ApiError::bad_param(
+            "currency",
+            "You cannot combine currencies on a single customer.",
+        ));
+    }
+    Ok(())
+}
+
+fn new_items(
+    edits: &[ItemEdit],
+    currency: &str,
+    catalogue: Catalogue<'_>,
+    ids: &mut IdSource,
+    now_secs: i64,
+) -> Result<Vec<Item>, ApiError> {
+    let mut items: Vec<Item> = Vec::new();
+    for edit in edits {
+        let item = edit::new_item(edit, currency, catalogue, ids, now_secs)?;
+        if items.iter().any(|other| other.price == item.price) {
+            return Err(ApiError::bad_param(
+                "items",
+                format!(
+                    "Cannot add multiple subscription items with the same plan: {}",
+                    item.price
+                ),
+            ));
+        }
+        items.push(item);
+    }
+    Ok(items)
+}
+
 /// The first invoice.
 pub fn first_invoice(state: &State, subscription: &Subscription) -> Result<Draft, ApiError> {
     let mut lines = assemble::pending(state, subscription);
@@ -270,35 +281,35 @@ pub fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let now = call.state.now_for(&customer);
     let new = take_new(&mut params, customer.clone(), &call.version, now)?;
     let currency = params.text("currency")?;
-    let wishes = Wishes::take(&mut params)?;
-    request::refuse_pending(wishes.payment_behavior)?;
+    let settings = NewSettings::take(&mut params)?;
+    request::refuse_pending(settings.payment_behavior)?;
     take_backdate(&mut params, now)?;
-    params.finish_lacking(&LACKING)?;
-    update::check_cancel_at(wishes.cancel_at, now)?;
+    params.finish_rejecting(&UNSUPPORTED)?;
+    update::check_cancel_at(settings.cancel_at, now)?;
     let state = &mut *call.state;
-    if let Some(method) = &wishes.default_payment_method {
+    if let Some(method) = &settings.default_payment_method {
         payment_methods::check_owner(state, method, &customer, "default_payment_method")?;
     }
-    // Ids are drawn from a copy until nothing can be refused any more.
+    // Draw ids from a copy until the request can no longer be refused.
     let mut ids = state.ids.clone();
-    let mut subscription = begin(state, new, &mut ids, now)?;
+    let mut subscription = build(state, new, &mut ids, now)?;
     if currency.is_some_and(|currency| currency != subscription.currency) {
         return Err(ApiError::bad_param(
             "currency",
             "The currency does not match the prices.",
         ));
     }
-    let behavior = wishes.payment_behavior;
-    apply(&mut subscription, wishes, now);
+    let behavior = settings.payment_behavior;
+    apply(&mut subscription, settings, now);
     let draft = first_invoice(state, &subscription)?;
     check_payable(state, &subscription, &draft, behavior)?;
     state.ids = ids;
     let id = subscription.id.clone();
-    start(state, subscription, draft, behavior, now)?;
+    record(state, subscription, draft, behavior, now)?;
     call.render(&id)
 }
 
-/// A start lies in the past; the stand-in begins all of them now.
+/// Refuses `backdate_start_date`: every subscription starts now.
 fn take_backdate(params: &mut Params, now_secs: i64) -> Result<(), ApiError> {
     match params.integer("backdate_start_date")? {
         None => Ok(()),
@@ -313,20 +324,20 @@ fn take_backdate(params: &mut Params, now_secs: i64) -> Result<(), ApiError> {
     }
 }
 
-fn apply(subscription: &mut Subscription, wishes: Wishes, now_secs: i64) {
-    subscription.default_payment_method = wishes.default_payment_method;
-    subscription.save_default_payment_method = wishes.save_method;
-    subscription.missing_payment_method = wishes.missing_payment_method;
-    subscription.cancel_at_period_end = wishes.cancel_at_period_end;
-    subscription.cancel_at = wishes.cancel_at;
-    if wishes.cancel_at_period_end || wishes.cancel_at.is_some() {
+fn apply(subscription: &mut Subscription, settings: NewSettings, now_secs: i64) {
+    subscription.default_payment_method = settings.default_payment_method;
+    subscription.save_default_payment_method = settings.save_method;
+    subscription.missing_payment_method = settings.missing_payment_method;
+    subscription.cancel_at_period_end = settings.cancel_at_period_end;
+    subscription.cancel_at = settings.cancel_at;
+    if settings.cancel_at_period_end || settings.cancel_at.is_some() {
         subscription.canceled_at = Some(now_secs);
     }
-    subscription.description = wishes.description;
-    subscription.metadata = wishes.metadata;
+    subscription.description = settings.description;
+    subscription.metadata = settings.metadata;
 }
 
-/// Refuses what cannot be paid, where the request wants no half measures.
+/// Refuses a subscription that cannot be paid, unless it may be incomplete.
 fn check_payable(
     state: &mut State,
     subscription: &Subscription,
@@ -336,14 +347,15 @@ fn check_payable(
     if behavior == PaymentBehavior::DefaultIncomplete || payment::due(state, draft)? == 0 {
         return Ok(());
     }
-    let method = payment::method_of(state, subscription).ok_or_else(collect::no_payment_method)?;
+    let method =
+        payment::payment_method_of(state, subscription).ok_or_else(collect::no_payment_method)?;
     if behavior == PaymentBehavior::ErrorIfIncomplete {
         payment::refuse_unless_approved(state, &method)?;
     }
     Ok(())
 }
 
-fn start(
+fn record(
     state: &mut State,
     subscription: Subscription,
     draft: Draft,
@@ -356,9 +368,10 @@ fn start(
         subscription.currency.clone(),
     );
     let incomplete = subscription.status == Status::Incomplete;
-    let bare = subscription.on_trial() && payment::method_of(state, &subscription).is_none();
+    let lacks_payment_method =
+        subscription.on_trial() && payment::payment_method_of(state, &subscription).is_none();
     state.subscriptions.insert(subscription);
-    if bare {
+    if lacks_payment_method {
         let intent = setup_intents::open_for_trial(state, &id, &customer, now_secs);
         state.subscription_mut(&id)?.pending_setup_intent = Some(intent);
     }
@@ -367,7 +380,7 @@ fn start(
     }
     state.emit("customer.subscription.created", &id, now_secs);
     if draft.lines.is_empty() {
-        // Metered items alone are billed in arrears: there is no invoice yet.
+        // Metered items are billed in arrears, so there is no invoice yet.
         if incomplete {
             state.change_subscription(&id, now_secs, |subscription| {
                 subscription.status = Status::Active

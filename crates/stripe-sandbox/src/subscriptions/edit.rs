@@ -1,4 +1,4 @@
-//! Edits of a subscription's items.
+//! Changes of a subscription's items.
 
 use billing_domain::period::Cadence;
 
@@ -10,24 +10,20 @@ use crate::subscriptions::change::Catalogue;
 use crate::subscriptions::model::{Item, Subscription};
 use crate::validate;
 
-/// The wish for one item.
+/// A requested change of one item.
 #[derive(Debug, Clone, Default)]
 pub struct ItemEdit {
-    /// Name of the parameter, for errors: `items[0]`.
+    /// The name of the parameter, for errors, such as `items[0]`.
     pub param: String,
-    /// The existing item; without it an item is added.
+    /// The existing item. If `None`, an item is added.
     pub id: Option<String>,
-    /// The new price.
     pub price: Option<String>,
-    /// The new quantity.
     pub quantity: Option<u64>,
-    /// Whether the item goes.
     pub deleted: bool,
-    /// Changes of its metadata.
     pub metadata: MetadataChange,
 }
 
-/// The items after the edits; at least one, no price twice.
+/// The items after the edits: at least one, and none with the same price.
 pub fn edit_items(
     before: &Subscription,
     edits: &[ItemEdit],
@@ -186,7 +182,8 @@ fn checked_quantity(
     }
 }
 
-/// All prices of a subscription repeat alike: mixed intervals are not known.
+/// The cadence of all prices of a subscription. Mixed intervals are not
+/// supported.
 pub fn common_cadence(
     subscription: &Subscription,
     catalogue: Catalogue<'_>,

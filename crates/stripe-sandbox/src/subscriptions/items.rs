@@ -1,4 +1,5 @@
-//! `/v1/subscription_items`: another way to change a subscription's items.
+//! `/v1/subscription_items`: changes of single items, as changes of the
+//! subscription.
 
 use serde_json::{Value, json};
 
@@ -11,7 +12,6 @@ use crate::store::Keyed;
 use crate::subscriptions::model::{Item, Subscription};
 use crate::subscriptions::update;
 
-/// Routes of `/v1/subscription_items`.
 pub const ROUTES: &[Route] = &[
     post("/v1/subscription_items", create),
     get("/v1/subscription_items", list),
@@ -20,8 +20,8 @@ pub const ROUTES: &[Route] = &[
     delete("/v1/subscription_items/{id}", remove),
 ];
 
-/// What belongs to the item; the rest belongs to the change.
-const OF_ITEM: [&str; 5] = ["price", "plan", "quantity", "metadata", "clear_usage"];
+/// The parameters of the item. All others apply to the subscription change.
+const ITEM_PARAMS: [&str; 5] = ["price", "plan", "quantity", "metadata", "clear_usage"];
 
 impl Keyed for Item {
     fn id(&self) -> &str {
@@ -49,10 +49,10 @@ fn render(
         .ok_or_else(|| ApiError::no_such("subscription_item", "", "id"))
 }
 
-/// The same request, spelled as a change of the subscription.
-fn as_change(mut params: Params, id: Option<&str>, deleted: bool) -> Params {
+/// The request as a change of the subscription.
+fn as_subscription_change(mut params: Params, id: Option<&str>, deleted: bool) -> Params {
     let mut item = Params::empty("items[0]");
-    for name in OF_ITEM {
+    for name in ITEM_PARAMS {
         params.rename(name, &mut item, name);
     }
     if let Some(id) = id {
@@ -69,7 +69,11 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
     let subscription = params.required("subscription")?;
     call.state.subscription(&subscription, "subscription")?;
-    update::apply_params(call.state, &subscription, as_change(params, None, false))?;
+    update::apply_params(
+        call.state,
+        &subscription,
+        as_subscription_change(params, None, false),
+    )?;
     render(call, &subscription, |subscription| {
         subscription.items.last()
     })
@@ -82,7 +86,7 @@ fn change(call: &mut Call<'_>) -> Result<Value, ApiError> {
     update::apply_params(
         call.state,
         &subscription,
-        as_change(params, Some(&id), false),
+        as_subscription_change(params, Some(&id), false),
     )?;
     render(call, &subscription, |subscription| find(subscription, &id))
 }
@@ -98,7 +102,7 @@ fn remove(call: &mut Call<'_>) -> Result<Value, ApiError> {
     update::apply_params(
         call.state,
         &subscription,
-        as_change(params, Some(&id), true),
+        as_subscription_change(params, Some(&id), true),
     )?;
     Ok(json!({ "id": id, "object": "subscription_item", "deleted": true }))
 }
@@ -116,7 +120,8 @@ fn list(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let id = params.required("subscription")?;
     params.finish()?;
     let subscription = call.state.subscription(&id, "subscription")?;
-    let (items, has_more) = page.cut("subscription_item", subscription.items.iter(), |_| true)?;
+    let (items, has_more) =
+        page.select("subscription_item", subscription.items.iter(), |_| true)?;
     let data = items
         .into_iter()
         .map(|item| subscription.render_item(item, call.state, call.shape))

@@ -1,4 +1,6 @@
-//! Subscriptions: what a customer has agreed to pay for, again and again.
+//! The life of a subscription: creation, change, trial, pause, cancellation.
+//! Amounts are decided here; invoices are assembled in [`crate::invoices`], and
+//! nothing here charges a card.
 
 pub mod cancel;
 pub mod change;

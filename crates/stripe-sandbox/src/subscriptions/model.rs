@@ -1,13 +1,11 @@
-//! The subscription and its items, and how they look from outside.
+//! The subscription, its items and their API representation.
 
 use billing_domain::period::{Cadence, Period};
 use billing_domain::preview::BillingMode;
 use billing_domain::proration::Charge;
 use serde_json::{Value, json};
 
-/// How many items the object shows; the others are at `/v1/subscription_items`.
-const SHOWN_ITEMS: usize = 10;
-
+use crate::json_object;
 use crate::list;
 use crate::metadata::Metadata;
 use crate::shape::Shape;
@@ -15,16 +13,18 @@ use crate::state::State;
 use crate::store::Keyed;
 use crate::subscriptions::pending::PendingUpdate;
 
-/// Where a subscription stands.
+/// The number of items included in the subscription object; the rest are listed
+/// by `/v1/subscription_items`.
+const SHOWN_ITEMS: usize = 10;
+
+/// The status of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// The first payment has not succeeded yet.
     Incomplete,
     /// The first payment did not succeed within 23 hours.
     IncompleteExpired,
-    /// Free for now.
     Trialing,
-    /// Paid.
     Active,
     /// The last payment failed and will be retried.
     PastDue,
@@ -32,12 +32,11 @@ pub enum Status {
     Unpaid,
     /// The trial ended without a payment method.
     Paused,
-    /// Over.
     Canceled,
 }
 
 impl Status {
-    /// Stripe's word for it.
+    /// Stripe's name for the status.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -52,13 +51,13 @@ impl Status {
         }
     }
 
-    /// Whether nothing can follow.
+    /// Whether the status can no longer change.
     #[must_use]
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Canceled | Self::IncompleteExpired)
     }
 
-    /// Whether periods follow one another.
+    /// Whether the subscription renews at the end of its period.
     #[must_use]
     pub const fn renews(self) -> bool {
         matches!(
@@ -68,14 +67,12 @@ impl Status {
     }
 }
 
-/// What happens at the end of a trial without a payment method.
+/// What happens when a trial ends without a payment method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MissingPaymentMethod {
-    /// An invoice is made, and its payment fails.
+    /// An invoice is created, and its payment fails.
     CreateInvoice,
-    /// The subscription is canceled.
     Cancel,
-    /// The subscription is paused.
     Pause,
 }
 
@@ -89,82 +86,66 @@ impl MissingPaymentMethod {
     }
 }
 
-/// One price within a subscription.
+/// One price of a subscription.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Item {
-    /// The item's id.
     pub id: String,
-    /// Its price.
     pub price: String,
-    /// Units; metered items have none.
+    /// `None` for metered items.
     pub quantity: Option<u64>,
-    /// What was last debited in this period, where that is not what the item
-    /// says: after a change without proration. Flexible billing credits this.
+    /// The last debit in this period, if it differs from the item's
+    /// configuration because a change was not prorated. Flexible billing
+    /// credits it.
     pub last_debited: Option<Charge>,
-    /// When it was added.
     pub created_secs: i64,
-    /// Texts of the user.
     pub metadata: Metadata,
 }
 
-/// A subscription.
+/// A subscription and its items.
 #[derive(Debug, Clone)]
 pub struct Subscription {
-    /// The id.
     pub id: String,
-    /// The customer.
     pub customer: String,
-    /// Where it stands.
     pub status: Status,
-    /// Its items; at least one.
+    /// At least one.
     pub items: Vec<Item>,
-    /// When it was created.
     pub created_secs: i64,
-    /// What the boundaries of periods are counted from.
+    /// The anchor from which period boundaries are counted.
     pub anchor_secs: i64,
-    /// How often it renews: the cadence of all its prices.
+    /// The cadence of all its prices.
     pub cadence: Cadence,
-    /// Classic or flexible.
     pub mode: BillingMode,
     /// The currency of all its prices.
     pub currency: String,
     /// The current period.
     pub period: Period,
-    /// Start and end of the trial, past or present.
+    /// The start and end of the trial, past or present.
     pub trial: Option<(i64, i64)>,
-    /// What a trial's end without a payment method brings.
+    /// What happens when the trial ends without a payment method.
     pub missing_payment_method: MissingPaymentMethod,
-    /// Whether it ends with the period.
     pub cancel_at_period_end: bool,
-    /// When it is to end.
     pub cancel_at: Option<i64>,
-    /// When its end was decided.
+    /// When the cancellation was requested.
     pub canceled_at: Option<i64>,
-    /// When it ended.
     pub ended_at: Option<i64>,
-    /// Why it ended: `cancellation_requested`, `payment_failed`.
+    /// `cancellation_requested` or `payment_failed`.
     pub cancel_reason: Option<&'static str>,
-    /// The user's words on it.
     pub cancel_comment: Option<String>,
-    /// The user's choice among Stripe's reasons.
     pub cancel_feedback: Option<String>,
     /// Charged instead of the customer's default.
     pub default_payment_method: Option<String>,
-    /// Whether the first method that pays becomes the default.
+    /// Whether the first successful payment method becomes the default.
     pub save_default_payment_method: bool,
-    /// The newest invoice.
     pub latest_invoice: Option<String>,
-    /// What a card for a trial without one is set up by.
+    /// How a trial without a card gets one.
     pub pending_setup_intent: Option<String>,
     /// A change that waits for its invoice to be paid.
     pub pending_update: Option<PendingUpdate>,
-    /// For the customer to read.
     pub description: Option<String>,
-    /// Texts of the user.
     pub metadata: Metadata,
-    /// The period end that `invoice.upcoming` was sent for.
+    /// The end of the period for which `invoice.upcoming` was sent.
     pub upcoming_sent_for: Option<i64>,
-    /// Whether the end of the trial was announced.
+    /// Whether `trial_will_end` was sent.
     pub trial_end_announced: bool,
 }
 
@@ -175,44 +156,25 @@ impl Keyed for Subscription {
 }
 
 impl Subscription {
-    /// Whether the trial is still on.
     #[must_use]
     pub fn on_trial(&self) -> bool {
         self.status == Status::Trialing
     }
 
-    /// The clock of its customer.
+    /// The test clock of its customer.
     #[must_use]
     pub fn clock<'a>(&self, state: &'a State) -> Option<&'a str> {
         state.customers.get(&self.customer)?.test_clock.as_deref()
     }
 
-    /// The object.
+    /// The API object.
     #[must_use]
     pub fn render(&self, state: &State, shape: Shape) -> Value {
-        let items = self
-            .items
-            .iter()
-            .take(SHOWN_ITEMS)
-            .map(|item| self.render_item(item, state, shape))
-            .collect::<Vec<_>>();
-        let mut list = list::object(
-            items,
-            self.items.len() > SHOWN_ITEMS,
-            &format!("/v1/subscription_items?subscription={}", self.id),
-        );
-        list["total_count"] = json!(self.items.len());
         let mut object = json!({
             "id": self.id,
             "object": "subscription",
-            "application": null,
-            "application_fee_percent": null,
-            "automatic_tax": { "disabled_reason": null, "enabled": false, "liability": null },
             "billing_cycle_anchor": self.anchor_secs,
-            "billing_cycle_anchor_config": null,
             "billing_mode": self.render_mode(),
-            "billing_schedules": [],
-            "billing_thresholds": null,
             "cancel_at": if self.cancel_at_period_end { Some(self.period.end_secs()) } else { self.cancel_at },
             "cancel_at_period_end": self.cancel_at_period_end,
             "canceled_at": self.canceled_at,
@@ -221,48 +183,33 @@ impl Subscription {
                 "feedback": self.cancel_feedback,
                 "reason": self.cancel_reason,
             },
-            "collection_method": "charge_automatically",
             "created": self.created_secs,
             "currency": self.currency,
             "customer": self.customer,
-            "customer_account": null,
-            "days_until_due": null,
             "default_payment_method": self.default_payment_method,
-            "default_source": null,
-            "default_tax_rates": [],
             "description": self.description,
-            "discounts": [],
             "ended_at": self.ended_at,
-            "invoice_settings": { "account_tax_ids": null, "issuer": { "type": "self" } },
-            "items": list,
+            "items": self.render_items(state, shape),
             "latest_invoice": self.latest_invoice,
-            "livemode": false,
-            "managed_payments": { "enabled": false },
             "metadata": self.metadata,
-            "next_pending_invoice_item_invoice": null,
-            "on_behalf_of": null,
-            "pause_collection": null,
             "payment_settings": {
                 "payment_method_options": null,
                 "payment_method_types": null,
                 "save_default_payment_method":
                     if self.save_default_payment_method { "on_subscription" } else { "off" },
             },
-            "pending_invoice_item_interval": null,
             "pending_setup_intent": self.pending_setup_intent,
-            "pending_update": null,
-            "schedule": null,
             "start_date": self.created_secs,
             "status": self.status.name(),
             "test_clock": self.clock(state),
-            "transfer_data": null,
             "trial_end": self.trial.map(|(_, end)| end),
             "trial_settings": {
                 "end_behavior": { "missing_payment_method": self.missing_payment_method.name() },
             },
             "trial_start": self.trial.map(|(start, _)| start),
         });
-        // A subscription of one item is also shown the old way.
+        json_object::extend(&mut object, constant_fields());
+        // A subscription with a single item also has the older fields.
         let only = match self.items.as_slice() {
             [item] => Some(item),
             _ => None,
@@ -281,6 +228,22 @@ impl Subscription {
         object
     }
 
+    fn render_items(&self, state: &State, shape: Shape) -> Value {
+        let items = self
+            .items
+            .iter()
+            .take(SHOWN_ITEMS)
+            .map(|item| self.render_item(item, state, shape))
+            .collect::<Vec<_>>();
+        let mut list = list::object(
+            items,
+            self.items.len() > SHOWN_ITEMS,
+            &format!("/v1/subscription_items?subscription={}", self.id),
+        );
+        list["total_count"] = json!(self.items.len());
+        list
+    }
+
     fn render_mode(&self) -> Value {
         match self.mode {
             BillingMode::Classic => json!({ "flexible": null, "type": "classic" }),
@@ -292,7 +255,7 @@ impl Subscription {
         }
     }
 
-    /// One of its items.
+    /// The API object of an item.
     #[must_use]
     pub fn render_item(&self, item: &Item, state: &State, shape: Shape) -> Value {
         let price = state.prices.get(&item.price);
@@ -316,4 +279,33 @@ impl Subscription {
         }
         object
     }
+}
+
+/// The fields that are the same on every subscription unless overwritten,
+/// mostly those of unsupported features.
+fn constant_fields() -> Value {
+    json!({
+        "application": null,
+        "application_fee_percent": null,
+        "automatic_tax": { "disabled_reason": null, "enabled": false, "liability": null },
+        "billing_cycle_anchor_config": null,
+        "billing_schedules": [],
+        "billing_thresholds": null,
+        "collection_method": "charge_automatically",
+        "customer_account": null,
+        "days_until_due": null,
+        "default_source": null,
+        "default_tax_rates": [],
+        "discounts": [],
+        "invoice_settings": { "account_tax_ids": null, "issuer": { "type": "self" } },
+        "livemode": false,
+        "managed_payments": { "enabled": false },
+        "next_pending_invoice_item_invoice": null,
+        "on_behalf_of": null,
+        "pause_collection": null,
+        "pending_invoice_item_interval": null,
+        "pending_update": null,
+        "schedule": null,
+        "transfer_data": null,
+    })
 }

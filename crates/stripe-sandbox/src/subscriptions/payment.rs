@@ -1,24 +1,24 @@
-//! Paying the invoice that a creation or a change makes at once.
+//! Pays the invoice of a creation or change.
 
 use crate::error::ApiError;
 use crate::invoices::assemble::Draft;
 use crate::invoices::collect;
-use crate::invoices::model::settle;
+use crate::invoices::model::apply_balance;
 use crate::state::State;
 use crate::subscriptions::model::Subscription;
 use crate::subscriptions::request::PaymentBehavior;
-use crate::test_cards::Verdict;
+use crate::test_cards::IssuerDecision;
 
-/// What the customer would have to pay for a draft.
+/// The amount due for a draft, after the customer's balance.
 pub fn due(state: &State, draft: &Draft) -> Result<i64, ApiError> {
     let balance = state.customer(&draft.customer, "customer")?.balance;
     let total = draft.lines.iter().map(|line| line.content.amount).sum();
-    Ok(settle(total, balance, &draft.currency).amount_due)
+    Ok(apply_balance(total, balance, &draft.currency).amount_due)
 }
 
-/// The method that a subscription is charged to.
+/// The payment method that a subscription is charged to.
 #[must_use]
-pub fn method_of(state: &State, subscription: &Subscription) -> Option<String> {
+pub fn payment_method_of(state: &State, subscription: &Subscription) -> Option<String> {
     let customer = state.customers.get(&subscription.customer);
     subscription
         .default_payment_method
@@ -28,10 +28,10 @@ pub fn method_of(state: &State, subscription: &Subscription) -> Option<String> {
 
 /// Asks the issuer before anything is recorded.
 pub fn refuse_unless_approved(state: &mut State, method: &str) -> Result<(), ApiError> {
-    match collect::verdict(state, method)? {
-        Verdict::Approve => Ok(()),
-        Verdict::Decline(decline) => Err(decline.error()),
-        Verdict::Authenticate => Err(ApiError::card(
+    match collect::ask_issuer(state, method)? {
+        IssuerDecision::Approve => Ok(()),
+        IssuerDecision::Decline(decline) => Err(decline.error()),
+        IssuerDecision::Authenticate => Err(ApiError::card(
             "subscription_payment_intent_requires_action",
             None,
             "Payment for this subscription requires additional user action before it can be completed successfully.",
@@ -40,7 +40,7 @@ pub fn refuse_unless_approved(state: &mut State, method: &str) -> Result<(), Api
 }
 
 /// Pays a finalized invoice. A failed payment is not an error here: it leaves
-/// the subscription incomplete or past due, as asked.
+/// the subscription incomplete or past due.
 pub fn pay(
     state: &mut State,
     invoice: &str,
@@ -50,7 +50,7 @@ pub fn pay(
     let method = collect::method_for(state, state.invoice(invoice)?);
     match (behavior, method) {
         (PaymentBehavior::DefaultIncomplete, _) => Ok(()),
-        // The issuer has agreed already, and is not asked twice.
+        // The issuer has already approved and must not be asked twice.
         (
             PaymentBehavior::ErrorIfIncomplete | PaymentBehavior::PendingIfIncomplete,
             Some(method),

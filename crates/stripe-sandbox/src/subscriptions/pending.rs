@@ -1,5 +1,5 @@
-//! Pending updates: with `payment_behavior=pending_if_incomplete` a change
-//! whose invoice is not paid waits for that, and is dropped after 23 hours.
+//! Pending updates. With `payment_behavior=pending_if_incomplete`, a change
+//! takes effect once its invoice is paid, and is discarded after 23 hours.
 
 use serde_json::{Value, json};
 
@@ -11,24 +11,23 @@ use crate::state::State;
 use crate::subscriptions::change::{Change, Invoicing};
 use crate::subscriptions::model::Subscription;
 use crate::subscriptions::payment;
-use crate::test_cards::Verdict;
+use crate::test_cards::IssuerDecision;
 
-/// How long the change waits.
+/// How long a change waits for payment.
 const PENDING_SECS: i64 = 23 * 3_600;
 
 /// A change that waits for its invoice to be paid.
 #[derive(Debug, Clone)]
 pub struct PendingUpdate {
-    /// The subscription as it would be.
+    /// The subscription after the change.
     pub after: Box<Subscription>,
-    /// The invoice; none while it is being made.
     pub invoice: Option<String>,
-    /// When the change is dropped.
+    /// When the change is discarded.
     pub expires_secs: i64,
 }
 
 impl PendingUpdate {
-    /// The hash within the subscription.
+    /// The `pending_update` of the subscription object.
     #[must_use]
     pub fn render(&self, state: &State, shape: Shape) -> Value {
         let after = &self.after;
@@ -47,9 +46,9 @@ impl PendingUpdate {
     }
 }
 
-/// Puts a change off when its invoice would not be paid at once; `false` when
-/// it can be made now: the issuer has agreed then.
-pub fn put_off(
+/// Defers a change if its invoice cannot be paid immediately. Returns `false`
+/// if the change can be made now, in which case the issuer has approved.
+pub fn defer_unless_paid(
     state: &mut State,
     before: &Subscription,
     change: &Change,
@@ -64,9 +63,10 @@ pub fn put_off(
     if payment::due(state, &draft)? == 0 {
         return Ok(false);
     }
-    let method = payment::method_of(state, &change.after).ok_or_else(collect::no_payment_method)?;
-    let verdict = collect::verdict(state, &method)?;
-    if verdict == Verdict::Approve {
+    let method =
+        payment::payment_method_of(state, &change.after).ok_or_else(collect::no_payment_method)?;
+    let decision = collect::ask_issuer(state, &method)?;
+    if decision == IssuerDecision::Approve {
         return Ok(false);
     }
     let expires_secs = now_secs + PENDING_SECS;
@@ -81,18 +81,18 @@ pub fn put_off(
     });
     state.emit_update("customer.subscription.updated", &id, snapshot, now_secs);
     finalize::finalize(state, &invoice, now_secs)?;
-    collect::attempt_as(state, &invoice, &method, verdict, now_secs)?;
+    collect::attempt_decided(state, &invoice, &method, decision, now_secs)?;
     Ok(true)
 }
 
-/// Whether this invoice decides over a change that waits.
+/// Whether a pending update waits for this invoice.
 #[must_use]
-pub fn waits_for(subscription: &Subscription, invoice: &str) -> bool {
-    let waiting = subscription.pending_update.as_ref();
-    waiting.is_some_and(|pending| pending.invoice.as_deref() == Some(invoice))
+pub fn awaits(subscription: &Subscription, invoice: &str) -> bool {
+    let pending = subscription.pending_update.as_ref();
+    pending.is_some_and(|pending| pending.invoice.as_deref() == Some(invoice))
 }
 
-/// The invoice was paid: the change is made.
+/// Makes the change after its invoice was paid.
 pub fn apply(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
     let before = state.snapshot(id);
     let subscription = state.subscription_mut(id)?;
@@ -110,17 +110,17 @@ pub fn apply(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError>
     Ok(())
 }
 
-/// The change is dropped, and its invoice is void.
+/// Discards the change after its time ran out.
 pub fn expire(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
-    let dropped = drop_waiting(state, id, now_secs)?;
-    if dropped {
+    let discarded = discard(state, id, now_secs)?;
+    if discarded {
         state.emit("customer.subscription.pending_update_expired", id, now_secs);
     }
     Ok(())
 }
 
-/// A later change takes the place of one that waits.
-pub fn drop_waiting(state: &mut State, id: &str, now_secs: i64) -> Result<bool, ApiError> {
+/// Discards a pending update, if there is one, and voids its invoice.
+pub fn discard(state: &mut State, id: &str, now_secs: i64) -> Result<bool, ApiError> {
     let before = state.snapshot(id);
     let Some(pending) = state.subscription_mut(id)?.pending_update.take() else {
         return Ok(false);

@@ -1,4 +1,4 @@
-//! Reading the parameters that creation, change and preview share.
+//! Takes the parameters that creation, change and preview share.
 
 use crate::error::ApiError;
 use crate::metadata::MetadataChange;
@@ -7,20 +7,19 @@ use crate::subscriptions::change::{ProrationBehavior, TrialEnd};
 use crate::subscriptions::edit::ItemEdit;
 use crate::subscriptions::model::{MissingPaymentMethod, Subscription};
 
-/// What happens when the payment of a creation or change fails.
+/// What happens if the payment of a creation or change fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PaymentBehavior {
-    /// The subscription stands, with an open invoice.
+    /// The subscription is created or changed, and its invoice stays open.
     AllowIncomplete,
-    /// Payment is left to the customer; nothing is charged by itself.
+    /// Nothing is charged automatically; the customer pays the invoice.
     DefaultIncomplete,
-    /// Nothing happens but an error.
+    /// The request fails and has no effect.
     ErrorIfIncomplete,
     /// The change waits for its invoice to be paid.
     PendingIfIncomplete,
 }
 
-/// Takes `payment_behavior`.
 pub fn take_payment_behavior(params: &mut Params) -> Result<PaymentBehavior, ApiError> {
     let words = [
         "allow_incomplete",
@@ -36,7 +35,7 @@ pub fn take_payment_behavior(params: &mut Params) -> Result<PaymentBehavior, Api
     }
 }
 
-/// Only a change of what is there can be pending.
+/// Refuses `pending_if_incomplete` where there is no change to defer.
 pub fn refuse_pending(behavior: PaymentBehavior) -> Result<(), ApiError> {
     if behavior == PaymentBehavior::PendingIfIncomplete {
         return Err(ApiError::bad_param(
@@ -47,7 +46,7 @@ pub fn refuse_pending(behavior: PaymentBehavior) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Takes `proration_behavior`; `create_prorations` unless said otherwise.
+/// Takes `proration_behavior`; the default is `create_prorations`.
 pub fn take_proration_behavior(params: &mut Params) -> Result<ProrationBehavior, ApiError> {
     let words = ["always_invoice", "create_prorations", "none"];
     Ok(match params.choice("proration_behavior", &words)? {
@@ -57,7 +56,7 @@ pub fn take_proration_behavior(params: &mut Params) -> Result<ProrationBehavior,
     })
 }
 
-/// Takes `trial_end`: `now`, or a Unix time.
+/// Takes `trial_end`: `now` or a Unix time.
 pub fn take_trial_end(params: &mut Params) -> Result<Option<TrialEnd>, ApiError> {
     let name = params.name("trial_end");
     let Some(text) = params.text("trial_end")? else {
@@ -77,7 +76,6 @@ pub fn take_trial_end(params: &mut Params) -> Result<Option<TrialEnd>, ApiError>
     }
 }
 
-/// Takes `items`.
 pub fn take_items(params: &mut Params) -> Result<Vec<ItemEdit>, ApiError> {
     let name = params.name("items");
     let Some(items) = params.list("items")? else {
@@ -114,9 +112,9 @@ fn take_item(mut params: Params) -> Result<ItemEdit, ApiError> {
         deleted: params.boolean("deleted")?.unwrap_or(false),
         metadata: MetadataChange::take(&mut params)?,
     };
-    // Usage belongs to the meter here, so there is nothing to clear.
+    // Usage belongs to the meter, so there is nothing to clear.
     params.boolean("clear_usage")?;
-    params.finish_lacking(&[
+    params.finish_rejecting(&[
         "billing_thresholds",
         "current_trial",
         "discounts",
@@ -151,7 +149,7 @@ pub fn take_trial_settings(params: &mut Params) -> Result<Option<MissingPaymentM
     Ok(Some(choice))
 }
 
-/// Takes `payment_settings`: whether the method that pays is kept.
+/// Takes `payment_settings`: whether to save the payment method.
 pub fn take_payment_settings(params: &mut Params) -> Result<Option<bool>, ApiError> {
     let Some(mut settings) = params.map("payment_settings")? else {
         return Ok(None);
@@ -168,8 +166,7 @@ pub fn take_payment_settings(params: &mut Params) -> Result<Option<bool>, ApiErr
     Ok(save.map(|word| word == "on_subscription"))
 }
 
-/// Accepts the settings that say what the sandbox does anyway, and refuses
-/// any other value of them.
+/// Takes settings that have only one supported value, and refuses others.
 pub fn take_fixed_settings(params: &mut Params) -> Result<(), ApiError> {
     let method = params.choice(
         "collection_method",
@@ -184,7 +181,7 @@ pub fn take_fixed_settings(params: &mut Params) -> Result<(), ApiError> {
     if method == Some("send_invoice") {
         return Err(ApiError::unsupported(
             "collection_method",
-            "invoices sent by mail",
+            "invoices sent by email",
         ));
     }
     params.boolean("off_session")?;
@@ -200,7 +197,7 @@ pub fn take_fixed_settings(params: &mut Params) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// What Stripe lets a customer say on leaving.
+/// The reasons for leaving that Stripe lets a customer choose.
 const FEEDBACK: [&str; 8] = [
     "customer_service",
     "low_quality",
@@ -212,7 +209,7 @@ const FEEDBACK: [&str; 8] = [
     "unused",
 ];
 
-/// `cancellation_details`.
+/// The parameter `cancellation_details`.
 #[derive(Debug, Clone, Default)]
 pub struct CancellationDetails {
     comment: Option<Option<String>>,
@@ -220,7 +217,6 @@ pub struct CancellationDetails {
 }
 
 impl CancellationDetails {
-    /// Takes the parameter.
     pub fn take(params: &mut Params) -> Result<Self, ApiError> {
         let Some(mut details) = params.map("cancellation_details")? else {
             return Ok(Self::default());
@@ -242,7 +238,6 @@ impl CancellationDetails {
         Ok(taken)
     }
 
-    /// Applies it.
     pub fn apply(self, subscription: &mut Subscription) {
         if let Some(comment) = self.comment {
             subscription.cancel_comment = comment;

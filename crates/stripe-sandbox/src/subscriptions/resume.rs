@@ -1,5 +1,5 @@
-//! `POST /v1/subscriptions/{id}/resume`: a paused subscription begins a new
-//! period, once that is paid.
+//! `POST /v1/subscriptions/{id}/resume`: a paused subscription starts a new
+//! period once it is paid.
 
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ pub fn resume(call: &mut Call<'_>) -> Result<Value, ApiError> {
     request::take_proration_behavior(&mut params)?;
     let behavior = request::take_payment_behavior(&mut params)?;
     request::refuse_pending(behavior)?;
-    params.finish_lacking(&["proration_date"])?;
+    params.finish_rejecting(&["proration_date"])?;
     let id = call.id();
     let state = &mut *call.state;
     let before = state.subscription(&id, "id")?.clone();
@@ -56,7 +56,7 @@ pub fn resume(call: &mut Call<'_>) -> Result<Value, ApiError> {
     call.render(&id)
 }
 
-/// The pause is over.
+/// Activates a paused subscription.
 pub fn activate(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
     state.change_subscription(id, now_secs, |subscription| {
         subscription.status = Status::Active;

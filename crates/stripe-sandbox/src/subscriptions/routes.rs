@@ -1,4 +1,4 @@
-//! Routes of `/v1/subscriptions`.
+//! The routes of `/v1/subscriptions`.
 
 use serde_json::Value;
 
@@ -8,7 +8,6 @@ use crate::list::Page;
 use crate::subscriptions::model::Subscription;
 use crate::subscriptions::{cancel, create, resume, update};
 
-/// Routes of `/v1/subscriptions`.
 pub const ROUTES: &[Route] = &[
     post("/v1/subscriptions", create::create),
     get("/v1/subscriptions", list),
@@ -57,7 +56,7 @@ fn list(call: &mut Call<'_>) -> Result<Value, ApiError> {
         None => !subscription.status.is_final(),
     };
     let filter = |subscription: &Subscription| {
-        // What lives on a clock is listed only by customer or clock.
+        // Subscriptions on a test clock are listed only by customer or clock.
         let on_clock = subscription.clock(state);
         let placed = match &clock {
             Some(clock) => on_clock == Some(clock.as_str()),

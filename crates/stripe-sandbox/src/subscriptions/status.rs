@@ -1,4 +1,5 @@
-//! How a subscription's status follows the fate of its invoices.
+//! Updates the status of a subscription when its invoices are paid, fail or are
+//! voided.
 
 use crate::config::DunningEnd;
 use crate::error::ApiError;
@@ -8,7 +9,7 @@ use crate::subscriptions::model::{Status, Subscription};
 use crate::subscriptions::{cancel, pending, resume};
 
 impl State {
-    /// Changes a subscription and records the update, if there is one.
+    /// Changes a subscription and records the update, if anything changed.
     pub fn change_subscription(
         &mut self,
         id: &str,
@@ -22,7 +23,7 @@ impl State {
     }
 }
 
-/// An invoice was paid.
+/// Updates the subscription after an invoice was paid.
 pub fn after_paid(
     state: &mut State,
     id: &str,
@@ -31,18 +32,18 @@ pub fn after_paid(
 ) -> Result<(), ApiError> {
     let subscription = state.subscription(id, "id")?;
     let latest = subscription.latest_invoice.as_ref() == Some(&invoice.id);
-    if pending::waits_for(subscription, &invoice.id) {
+    if pending::awaits(subscription, &invoice.id) {
         return pending::apply(state, id, now_secs);
     }
     if subscription.status == Status::Paused && latest {
         return resume::activate(state, id, now_secs);
     }
-    let heals = match subscription.status {
+    let recovers = match subscription.status {
         Status::Incomplete => invoice.reason == "subscription_create",
         Status::PastDue | Status::Unpaid => latest,
         _ => false,
     };
-    if heals {
+    if recovers {
         state.change_subscription(id, now_secs, |subscription| {
             subscription.status = Status::Active
         })?;
@@ -50,8 +51,9 @@ pub fn after_paid(
     Ok(())
 }
 
-/// An attempt to pay failed. The first invoice leaves the subscription
-/// incomplete; a later one makes it past due, and the last retry ends it.
+/// Updates the subscription after a failed payment. A failed first invoice
+/// leaves it incomplete, a later one makes it past due, and the last failed
+/// retry ends it.
 pub fn after_failed(
     state: &mut State,
     id: &str,
@@ -60,7 +62,7 @@ pub fn after_failed(
 ) -> Result<(), ApiError> {
     let subscription = state.subscription(id, "id")?;
     let status = subscription.status;
-    if pending::waits_for(subscription, &invoice.id) {
+    if pending::awaits(subscription, &invoice.id) {
         return Ok(());
     }
     if invoice.reason == "subscription_create" || status.is_final() {
@@ -87,7 +89,7 @@ pub fn after_failed(
     }
 }
 
-/// An invoice was voided.
+/// Updates the subscription after an invoice was voided.
 pub fn after_void(
     state: &mut State,
     id: &str,
@@ -107,7 +109,7 @@ pub fn after_void(
     }
 }
 
-/// The first payment did not come in time.
+/// Expires a subscription whose first payment did not succeed in time.
 pub fn expire(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
     state.change_subscription(id, now_secs, |subscription| {
         subscription.status = Status::IncompleteExpired;
@@ -115,8 +117,8 @@ pub fn expire(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError
     })
 }
 
-/// Makes the method that paid the subscription's default, where wished.
-pub fn keep_method(
+/// Makes the payment method that paid the subscription's default, if requested.
+pub fn save_payment_method(
     state: &mut State,
     id: &str,
     method: &str,

@@ -1,4 +1,4 @@
-//! `POST /v1/subscriptions/{id}`: the decision, applied.
+//! `POST /v1/subscriptions/{id}`: applies a change once it is decided.
 
 use serde_json::Value;
 
@@ -11,13 +11,13 @@ use crate::params::Params;
 use crate::payment_methods;
 use crate::state::State;
 use crate::subscriptions::change::{self, Change, ChangeRequest, Invoicing};
-use crate::subscriptions::create::LONGEST_DESCRIPTION;
+use crate::subscriptions::create::MAX_DESCRIPTION_CHARS;
 use crate::subscriptions::model::{MissingPaymentMethod, Status, Subscription};
 use crate::subscriptions::request::{self, CancellationDetails, PaymentBehavior};
 use crate::subscriptions::{cancel, payment, pending};
 
-/// What Stripe takes here and the stand-in does not.
-const LACKING: [&str; 16] = [
+/// Parameters that Stripe accepts and the sandbox does not support.
+const UNSUPPORTED: [&str; 16] = [
     "add_invoice_items",
     "application_fee_percent",
     "billing_cycle_anchor_config",
@@ -36,9 +36,9 @@ const LACKING: [&str; 16] = [
     "trial_from_plan",
 ];
 
-/// What a request changes besides items and time.
+/// The settings that a request changes, apart from items and timing.
 #[derive(Debug, Default)]
-struct Settings {
+struct ChangedSettings {
     cancel_at_period_end: Option<bool>,
     cancel_at: Option<Option<i64>>,
     cancellation: CancellationDetails,
@@ -49,7 +49,7 @@ struct Settings {
     metadata: MetadataChange,
 }
 
-impl Settings {
+impl ChangedSettings {
     fn take(params: &mut Params) -> Result<Self, ApiError> {
         request::take_fixed_settings(params)?;
         Ok(Self {
@@ -59,12 +59,12 @@ impl Settings {
             default_payment_method: params.text("default_payment_method")?,
             save_method: request::take_payment_settings(params)?,
             missing_payment_method: request::take_trial_settings(params)?,
-            description: params.clearable_within("description", LONGEST_DESCRIPTION)?,
+            description: params.clearable_up_to("description", MAX_DESCRIPTION_CHARS)?,
             metadata: MetadataChange::take(params)?,
         })
     }
 
-    /// What can be pending is items and time, and nothing else.
+    /// Refuses settings that cannot be part of a pending update.
     fn check_pending(&self, behavior: PaymentBehavior) -> Result<(), ApiError> {
         let others = [
             ("cancel_at", self.cancel_at.is_some()),
@@ -125,7 +125,7 @@ impl Settings {
     }
 }
 
-/// Takes `cancel_at`; `Some(None)`: there is no end any more.
+/// Takes `cancel_at`; `Some(None)` clears it.
 pub fn take_cancel_at(params: &mut Params) -> Result<Option<Option<i64>>, ApiError> {
     let name = params.name("cancel_at");
     match params.clearable("cancel_at")? {
@@ -138,7 +138,7 @@ pub fn take_cancel_at(params: &mut Params) -> Result<Option<Option<i64>>, ApiErr
     }
 }
 
-/// An end lies ahead.
+/// Refuses a `cancel_at` in the past.
 pub fn check_cancel_at(cancel_at: Option<i64>, now_secs: i64) -> Result<(), ApiError> {
     match cancel_at {
         Some(at) if at <= now_secs => Err(ApiError::bad_param(
@@ -149,7 +149,7 @@ pub fn check_cancel_at(cancel_at: Option<i64>, now_secs: i64) -> Result<(), ApiE
     }
 }
 
-/// Takes items, proration and time: what the preview reads as well.
+/// Takes items, proration and timing, for changes and previews.
 pub fn take_change(
     params: &mut Params,
     subscription: &Subscription,
@@ -181,14 +181,14 @@ pub fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
     call.render(&id)
 }
 
-/// Reads and applies a change; the items' own routes come here too.
+/// Takes and applies a change. The routes of subscription items use it too.
 pub fn apply_params(state: &mut State, id: &str, mut params: Params) -> Result<(), ApiError> {
     let before = state.subscription(id, "id")?.clone();
     let now = state.now_for(&before.customer);
     let request = take_change(&mut params, &before, now)?;
-    let settings = Settings::take(&mut params)?;
+    let settings = ChangedSettings::take(&mut params)?;
     let behavior = request::take_payment_behavior(&mut params)?;
-    params.finish_lacking(&LACKING)?;
+    params.finish_rejecting(&UNSUPPORTED)?;
     check_cancel_at(settings.cancel_at.flatten(), now)?;
     check_changeable(state, &before, &request, &settings)?;
     let mut ids = state.ids.clone();
@@ -196,33 +196,34 @@ pub fn apply_params(state: &mut State, id: &str, mut params: Params) -> Result<(
     settings.check_pending(behavior)?;
     settings.metadata.check_room(&before.metadata, "metadata")?;
     settings.apply(&mut change.after, now);
-    credits::link(state, &mut change.prorations);
-    let ends_bare = before.on_trial()
+    credits::link_credits(state, &mut change.prorations);
+    let ends_trial_without_payment_method = before.on_trial()
         && !change.after.on_trial()
-        && payment::method_of(state, &change.after).is_none();
-    if ends_bare && behavior != PaymentBehavior::DefaultIncomplete {
+        && payment::payment_method_of(state, &change.after).is_none();
+    if ends_trial_without_payment_method && behavior != PaymentBehavior::DefaultIncomplete {
         state.ids = ids;
-        return end_bare_trial(state, &before, change, behavior, now);
+        return end_trial_without_payment_method(state, &before, change, behavior, now);
     }
     if behavior == PaymentBehavior::ErrorIfIncomplete {
         check_payable(state, &before, &change, now)?;
     }
     state.ids = ids;
-    let moves = !request.edits.is_empty() || request.restart || request.trial_end.is_some();
-    if moves && pending::drop_waiting(state, id, now)? {
+    let changes_items_or_timing =
+        !request.edits.is_empty() || request.restart || request.trial_end.is_some();
+    if changes_items_or_timing && pending::discard(state, id, now)? {
         change.after.pending_update = None;
     }
     if behavior == PaymentBehavior::PendingIfIncomplete
-        && pending::put_off(state, &before, &change, now)?
+        && pending::defer_unless_paid(state, &before, &change, now)?
     {
         return Ok(());
     }
     apply(state, &before, change, behavior, now)
 }
 
-/// The trial is ended by hand, and there is no card: what was said of its end
-/// happens, or nothing where an invoice was to be paid.
-fn end_bare_trial(
+/// Ends a trial on request when there is no payment method. The configured
+/// behavior applies, but the request fails if an invoice would have to be paid.
+fn end_trial_without_payment_method(
     state: &mut State,
     before: &Subscription,
     change: Change,
@@ -230,15 +231,15 @@ fn end_bare_trial(
     now_secs: i64,
 ) -> Result<(), ApiError> {
     let id = before.id.clone();
-    let wish = change.after.missing_payment_method;
-    if wish == MissingPaymentMethod::CreateInvoice {
+    let end_behavior = change.after.missing_payment_method;
+    if end_behavior == MissingPaymentMethod::CreateInvoice {
         let draft = assemble::immediate(state, before, &change.after, true, Vec::new(), now_secs)?;
         if payment::due(state, &draft)? > 0 {
             return Err(collect::no_payment_method());
         }
         return apply(state, before, change, behavior, now_secs);
     }
-    let pauses = wish == MissingPaymentMethod::Pause;
+    let pauses = end_behavior == MissingPaymentMethod::Pause;
     let snapshot = state.snapshot(&id);
     state.subscriptions.insert(Subscription {
         period: before.period,
@@ -262,7 +263,7 @@ fn check_changeable(
     state: &State,
     before: &Subscription,
     request: &ChangeRequest,
-    settings: &Settings,
+    settings: &ChangedSettings,
 ) -> Result<(), ApiError> {
     if before.status.is_final() {
         return Err(ApiError::invalid(
@@ -312,7 +313,8 @@ fn check_payable(
     if payment::due(state, &draft)? == 0 {
         return Ok(());
     }
-    let method = payment::method_of(state, &change.after).ok_or_else(collect::no_payment_method)?;
+    let method =
+        payment::payment_method_of(state, &change.after).ok_or_else(collect::no_payment_method)?;
     payment::refuse_unless_approved(state, &method)
 }
 

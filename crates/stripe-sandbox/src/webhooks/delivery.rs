@@ -1,4 +1,4 @@
-//! What is to be delivered, and what became of it.
+//! Deliveries: which events go to which endpoints, and their outcome.
 
 use serde_json::{Value, json};
 
@@ -7,30 +7,27 @@ use crate::error::ApiError;
 use crate::state::State;
 use crate::store::Keyed;
 
-/// A control route that Stripe has in its dashboard: send an event again.
+/// Resending an event, which Stripe offers in its dashboard.
 pub const ROUTES: &[Route] = &[post("/_sandbox/events/{id}/resend", resend)];
 
 /// One event for one endpoint.
 #[derive(Debug, Clone)]
 pub struct Delivery {
-    /// The event.
     pub event: String,
-    /// The endpoint.
     pub endpoint: String,
 }
 
-/// A delivery, ready to be sent.
+/// A delivery that is ready to be sent.
 #[derive(Debug)]
-pub struct Parcel {
-    /// Where to.
+pub struct PreparedDelivery {
     pub url: String,
-    /// What to sign with.
+    /// The secret to sign with.
     pub secret: String,
-    /// The event, as this endpoint reads it.
+    /// The event in the endpoint's API version.
     pub body: Vec<u8>,
 }
 
-/// The endpoints that want events of this type.
+/// The endpoints that receive events of this type.
 #[must_use]
 pub fn targets(state: &State, kind: &str) -> Vec<String> {
     state
@@ -41,7 +38,7 @@ pub fn targets(state: &State, kind: &str) -> Vec<String> {
         .collect()
 }
 
-/// Puts deliveries out for the courier.
+/// Adds deliveries to the outbox.
 pub fn enqueue(state: &mut State, event: &str, targets: Vec<String>) {
     let deliveries = targets.into_iter().map(|endpoint| Delivery {
         event: event.to_owned(),
@@ -50,9 +47,9 @@ pub fn enqueue(state: &mut State, event: &str, targets: Vec<String>) {
     state.outbox.extend(deliveries);
 }
 
-/// The delivery as bytes; none when its endpoint is gone or disabled.
+/// Prepares a delivery; `None` if its endpoint was deleted or disabled.
 #[must_use]
-pub fn pack(state: &State, delivery: &Delivery) -> Option<Parcel> {
+pub fn prepare(state: &State, delivery: &Delivery) -> Option<PreparedDelivery> {
     let endpoint = state
         .endpoints
         .get(&delivery.endpoint)
@@ -62,28 +59,30 @@ pub fn pack(state: &State, delivery: &Delivery) -> Option<Parcel> {
         .api_version
         .as_deref()
         .unwrap_or(&state.config.api_version);
-    Some(Parcel {
+    Some(PreparedDelivery {
         url: endpoint.url.clone(),
         secret: endpoint.secret.clone(),
         body: serde_json::to_vec_pretty(&event.render_version(version)).ok()?,
     })
 }
 
-/// How a delivery ended.
+/// The outcome of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The endpoint answered 2xx.
+    /// The endpoint responded with 2xx.
     Delivered,
-    /// It never did, and no retry is left.
-    GivenUp,
+    /// The endpoint never responded with 2xx, and no retry is left.
+    Abandoned,
 }
 
-/// Notes how a delivery ended.
-pub fn note(state: &mut State, delivery: &Delivery, outcome: Outcome) {
+/// Records the outcome of a delivery.
+pub fn record_outcome(state: &mut State, delivery: &Delivery, outcome: Outcome) {
     if let Some(event) = state.events.get_mut(&delivery.event) {
         match outcome {
-            Outcome::Delivered => event.pending = event.pending.saturating_sub(1),
-            Outcome::GivenUp => event.failed = true,
+            Outcome::Delivered => {
+                event.pending_deliveries = event.pending_deliveries.saturating_sub(1)
+            }
+            Outcome::Abandoned => event.abandoned = true,
         }
     }
 }
@@ -112,7 +111,7 @@ fn resend(call: &mut Call<'_>) -> Result<Value, ApiError> {
     };
     let count = targets.len();
     if let Some(event) = state.events.get_mut(&id) {
-        event.pending += u32::try_from(count).unwrap_or(0);
+        event.pending_deliveries += u32::try_from(count).unwrap_or(0);
     }
     enqueue(state, &id, targets);
     Ok(json!({ "event": id, "deliveries": count }))

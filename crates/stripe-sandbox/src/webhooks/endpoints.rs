@@ -10,7 +10,6 @@ use crate::params::Params;
 use crate::shape;
 use crate::store::Keyed;
 
-/// Routes of `/v1/webhook_endpoints`.
 pub const ROUTES: &[Route] = &[
     post("/v1/webhook_endpoints", create),
     get("/v1/webhook_endpoints", list),
@@ -19,20 +18,19 @@ pub const ROUTES: &[Route] = &[
     delete("/v1/webhook_endpoints/{id}", remove),
 ];
 
-/// Where events go.
+/// A webhook endpoint, which receives events.
 #[derive(Debug, Clone)]
 pub struct WebhookEndpoint {
     id: String,
     created_secs: i64,
-    /// The address.
     pub url: String,
-    /// The types it gets; `*` is all.
+    /// The event types that it receives; `*` means all.
     pub enabled_events: Vec<String>,
-    /// The version its events are rendered in; none means the account's.
+    /// The API version of its events; `None` means the account's.
     pub api_version: Option<String>,
-    /// What its events are signed with. Shown once, on creation.
+    /// The signing secret. It is shown once, on creation.
     pub secret: String,
-    /// Disabled endpoints get nothing.
+    /// Disabled endpoints receive nothing.
     pub enabled: bool,
     description: Option<String>,
     metadata: Metadata,
@@ -45,7 +43,7 @@ impl Keyed for WebhookEndpoint {
 }
 
 impl WebhookEndpoint {
-    /// Whether events of this type go here.
+    /// Whether the endpoint receives events of this type.
     #[must_use]
     pub fn wants(&self, kind: &str) -> bool {
         self.enabled
@@ -55,7 +53,7 @@ impl WebhookEndpoint {
                 .any(|event| event == "*" || event == kind)
     }
 
-    /// The object, without its secret.
+    /// The API object, without the secret.
     #[must_use]
     pub fn render(&self) -> Value {
         json!({
@@ -123,7 +121,7 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let api_version = params.text("api_version")?;
     let description = params.text("description")?;
     let metadata = MetadataChange::take(&mut params)?.initial();
-    params.finish_lacking(&["connect"])?;
+    params.finish_rejecting(&["connect"])?;
     if let Some(version) = &api_version {
         shape::check_version(version).map_err(|error| error.param("api_version"))?;
     }
@@ -139,10 +137,10 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
         description,
         metadata,
     };
-    let mut answer = endpoint.render();
-    answer["secret"] = json!(endpoint.secret);
+    let mut response = endpoint.render();
+    response["secret"] = json!(endpoint.secret);
     state.endpoints.insert(endpoint);
-    Ok(answer)
+    Ok(response)
 }
 
 fn retrieve(call: &mut Call<'_>) -> Result<Value, ApiError> {

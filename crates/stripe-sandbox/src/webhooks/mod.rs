@@ -1,6 +1,7 @@
-//! Webhooks: endpoints, signatures and delivery.
+//! Webhook endpoints are managed, and events are signed and delivered here.
+//! Events are never created here; see [`crate::events`].
 
-pub mod courier;
 pub mod delivery;
 pub mod endpoints;
+pub mod sender;
 pub mod signature;

@@ -1,13 +1,13 @@
-//! The signature that proves an event's origin.
+//! Webhook signatures, which prove the origin of an event.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// The `Stripe-Signature` header: HMAC-SHA256 over the time, a point and the
-/// raw body, keyed with the whole secret, `whsec_` included.
+/// The `Stripe-Signature` header: HMAC-SHA256 over the timestamp, a dot and the
+/// raw body. The key is the whole secret, including `whsec_`.
 #[must_use]
 pub fn header(secret: &str, at_secs: i64, body: &[u8]) -> String {
-    // HMAC takes keys of any length, so this cannot fail.
+    // Cannot fail, since HMAC accepts keys of any length.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else {
         return String::new();
     };

@@ -3,7 +3,7 @@
 use crate::support::{World, text};
 
 #[tokio::test]
-async fn a_lookup_key_moves_only_when_told_to() {
+async fn a_lookup_key_moves_only_on_request() {
     let world = World::new().await;
     let fields = [
         ("currency", "usd"),

@@ -1,4 +1,4 @@
-//! What happens as the clock passes it.
+//! What happens as a test clock advances.
 
 use stripe_sandbox::{Config, DunningEnd};
 
@@ -12,7 +12,7 @@ async fn renewals_fall_on_the_anchors_day_whatever_the_month() {
     let customer = world.customer(&clock, "pm_card_visa").await;
     let id = text(&world.subscribe(&customer, &price, "flexible").await, "id");
     let mut ends = Vec::new();
-    // 28 February, 31 March, 30 April, 31 May 2026, each at ten o'clock.
+    // 28 February, 31 March, 30 April and 31 May 2026, each at 10:00.
     let expected = [28, 59, 89, 120].map(|days| START + days * DAY);
     for end in expected {
         ends.push(world.subscription(&id).await["items"]["data"][0]["current_period_end"].as_i64());
@@ -71,7 +71,7 @@ async fn a_trial_is_announced_ends_and_is_charged() {
     let id = text(&subscription, "id");
     assert_eq!(subscription["status"], "trialing");
     assert_eq!(world.latest_invoice(&id).await["total"], 0);
-    // A change within the trial is free.
+    // A change during the trial is free.
     let fields = [
         ("items[0][id]", item(&subscription)),
         ("items[0][price]", other),
@@ -139,7 +139,7 @@ async fn a_failing_renewal_is_retried_and_healed_by_a_new_card() {
 }
 
 #[tokio::test]
-async fn what_follows_the_last_retry_is_configured() {
+async fn the_outcome_of_the_last_retry_is_configurable() {
     for (end, status) in [
         (DunningEnd::Cancel, "canceled"),
         (DunningEnd::MarkUnpaid, "unpaid"),
@@ -191,7 +191,7 @@ async fn an_unpaid_first_invoice_expires_the_subscription_after_23_hours() {
 }
 
 #[tokio::test]
-async fn clocks_go_forward_and_not_too_far() {
+async fn clocks_only_advance_and_not_too_far() {
     let world = World::new().await;
     let price = world.price(1_000).await;
     let clock = world.clock(START).await;
@@ -222,10 +222,10 @@ async fn clocks_go_forward_and_not_too_far() {
 }
 
 #[tokio::test]
-async fn a_trial_without_a_card_ends_as_was_asked_for() {
+async fn a_trial_without_a_card_follows_its_end_behavior() {
     let world = World::new().await;
     let price = world.price(1_000).await;
-    for (wish, status) in [
+    for (end_behavior, status) in [
         ("cancel", "canceled"),
         ("pause", "paused"),
         ("create_invoice", "past_due"),
@@ -242,7 +242,10 @@ async fn a_trial_without_a_card_ends_as_was_asked_for() {
                     ("customer", &text(&customer, "id")),
                     ("items[0][price]", &price),
                     ("trial_period_days", "7"),
-                    ("trial_settings[end_behavior][missing_payment_method]", wish),
+                    (
+                        "trial_settings[end_behavior][missing_payment_method]",
+                        end_behavior,
+                    ),
                 ],
             )
             .await
@@ -251,13 +254,13 @@ async fn a_trial_without_a_card_ends_as_was_asked_for() {
         assert_eq!(
             world.subscription(&text(&subscription, "id")).await["status"],
             status,
-            "{wish}"
+            "{end_behavior}"
         );
     }
 }
 
 #[tokio::test]
-async fn a_cancelled_subscription_is_not_collected_any_more() {
+async fn a_canceled_subscription_is_no_longer_collected() {
     let world = World::new().await;
     let (free, price) = (world.price(0).await, world.price(1_000).await);
     let clock = world.clock(START).await;

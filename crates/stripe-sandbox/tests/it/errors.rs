@@ -1,4 +1,4 @@
-//! Errors: Stripe's shape, and nothing ignored silently.
+//! Errors have Stripe's format, and no parameter is silently ignored.
 
 use axum::http::Method;
 
@@ -28,7 +28,7 @@ async fn a_request_without_a_test_key_is_refused() {
 }
 
 #[tokio::test]
-async fn every_answer_names_its_request() {
+async fn every_response_has_a_request_id() {
     let world = World::new().await;
     let reply = world.get("/v1/customers/cus_none", &[]).await;
     let id = reply.header("request-id").expect("a request id").to_owned();
@@ -46,12 +46,12 @@ async fn every_answer_names_its_request() {
     world
         .send("DELETE", "/v1/account", &[], None)
         .await
-        .expect("an answer")
+        .expect("a response")
         .error(404);
 }
 
-/// Every route refuses a parameter it does not know: by name where it gets
-/// that far, and never with 200.
+/// Every route refuses an unknown parameter: by name if no other check comes
+/// first, and never with a 200.
 #[tokio::test]
 async fn no_route_ignores_a_parameter() {
     let world = World::new().await;
@@ -71,7 +71,7 @@ async fn no_route_ignores_a_parameter() {
                 None,
             )
             .await
-            .expect("an answer");
+            .expect("a response");
         assert!(
             (400..500).contains(&reply.status),
             "{} {} answered {}",
@@ -123,7 +123,7 @@ async fn unknown_parameters_are_named_in_full() {
         .await
         .error(400);
     assert_eq!(error["param"], "expand");
-    // A text or a hash is no list, whatever is in it.
+    // A text or a hash is not a list, whatever its content.
     for (name, param, message) in [
         ("expand", "expand", "Invalid array"),
         ("expand[a]", "expand", "Invalid array"),
@@ -150,7 +150,7 @@ async fn unknown_parameters_are_named_in_full() {
 }
 
 #[tokio::test]
-async fn the_version_must_look_like_one() {
+async fn a_malformed_version_is_refused() {
     let mut world = World::new().await;
     world.version = Some("yesterday");
     world.get("/v1/account", &[]).await.error(400);
@@ -160,7 +160,7 @@ async fn the_version_must_look_like_one() {
 }
 
 #[tokio::test]
-async fn what_stripe_refuses_is_refused() {
+async fn an_invalid_cancel_at_or_email_is_refused() {
     let world = World::new().await;
     let price = world.price(1_000).await;
     let clock = world.clock(crate::support::START).await;

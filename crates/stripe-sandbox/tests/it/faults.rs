@@ -1,4 +1,4 @@
-//! Idempotency, and faults on request.
+//! Idempotency and fault injection.
 
 use futures_util::future::join_all;
 
@@ -10,17 +10,17 @@ async fn customers(world: &World) -> usize {
 }
 
 #[tokio::test]
-async fn a_key_gives_the_first_answer_again() {
+async fn a_repeated_key_gets_the_first_response() {
     let world = World::new().await;
     let fields: Fields<'_> = &[("name", "Once")];
     let first = world
         .send("POST", "/v1/customers", fields, Some("k"))
         .await
-        .expect("an answer");
+        .expect("a response");
     let again = world
         .send("POST", "/v1/customers", fields, Some("k"))
         .await
-        .expect("an answer");
+        .expect("a response");
     assert_eq!(first.body, again.body);
     assert_eq!(first.header("idempotent-replayed"), None);
     assert_eq!(again.header("idempotent-replayed"), Some("true"));
@@ -29,14 +29,14 @@ async fn a_key_gives_the_first_answer_again() {
     let error = world
         .send("POST", "/v1/customers", &[("name", "Twice")], Some("k"))
         .await
-        .expect("an answer")
+        .expect("a response")
         .error(400);
     assert_eq!(error["type"], "idempotency_error");
     let long = "k".repeat(256);
     world
         .send("POST", "/v1/customers", fields, Some(&long))
         .await
-        .expect("an answer")
+        .expect("a response")
         .error(400);
     assert_eq!(customers(&world).await, 1);
     let events = world.get("/v1/events", &[]).await.ok();
@@ -51,9 +51,12 @@ async fn bad_parameters_do_not_use_up_a_key_but_server_errors_do() {
     };
     send(&[("nmae", "x")], "bad")
         .await
-        .expect("an answer")
+        .expect("a response")
         .error(400);
-    send(&[("name", "x")], "bad").await.expect("an answer").ok();
+    send(&[("name", "x")], "bad")
+        .await
+        .expect("a response")
+        .ok();
     world
         .post(
             "/_sandbox/faults",
@@ -63,16 +66,16 @@ async fn bad_parameters_do_not_use_up_a_key_but_server_errors_do() {
         .ok();
     send(&[("name", "y")], "broken")
         .await
-        .expect("an answer")
+        .expect("a response")
         .error(500);
-    let again = send(&[("name", "y")], "broken").await.expect("an answer");
+    let again = send(&[("name", "y")], "broken").await.expect("a response");
     assert_eq!(again.header("idempotent-replayed"), Some("true"));
     again.error(500);
     assert_eq!(customers(&world).await, 1);
 }
 
 #[tokio::test]
-async fn a_rate_limit_says_when_to_come_back() {
+async fn a_rate_limit_has_a_retry_after() {
     let world = World::new().await;
     let fault = [
         ("fault", "rate_limit"),
@@ -90,7 +93,7 @@ async fn a_rate_limit_says_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_is_found_again_by_its_key() {
+async fn a_lost_response_is_recovered_by_its_key() {
     let world = World::new().await;
     for (number, (fault, acted)) in [
         ("drop", false),
@@ -120,7 +123,7 @@ async fn a_lost_answer_is_found_again_by_its_key() {
         let found = world
             .send("POST", "/v1/customers", fields, Some(&key))
             .await
-            .expect("an answer");
+            .expect("a response");
         let replayed = found.header("idempotent-replayed").is_some();
         assert_eq!(replayed, acted, "{fault}");
         assert_eq!(customers(&world).await - before, 1, "{fault}");
@@ -162,7 +165,7 @@ async fn many_requests_with_one_key_act_once() {
     let requests = (0..16).map(|_| world.send("POST", "/v1/customers", fields, Some("same")));
     let mut ids = Vec::new();
     for reply in join_all(requests).await {
-        ids.push(text(&reply.expect("an answer").ok(), "id"));
+        ids.push(text(&reply.expect("a response").ok(), "id"));
     }
     ids.dedup();
     assert_eq!(ids.len(), 1);

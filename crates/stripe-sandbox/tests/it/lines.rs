@@ -1,4 +1,4 @@
-//! Invoice items, the order of lines, and what credits are for.
+//! Invoice items, the order of invoice lines, and credits.
 
 use serde_json::Value;
 
@@ -27,7 +27,7 @@ async fn lines_of_a_manual_invoice_come_newest_first() {
     let invoice = world.post("/v1/invoices", &fields).await.ok();
     assert_eq!(amounts(&invoice), [300, 200, 100]);
     let id = text(&invoice, "id");
-    // What is added afterwards comes behind it, in order.
+    // Items added later follow, in order.
     add("400", Some(&id)).await;
     add("500", Some(&id)).await;
     let invoice = world.invoice(&id).await;
@@ -71,6 +71,28 @@ async fn items_are_priced_by_price_data_and_by_decimals() {
         (&false.into(), &1_500.into())
     );
     assert_eq!(price["product"], product.as_str());
+    let invoice = [
+        ("customer", customer.as_str()),
+        ("pending_invoice_items_behavior", "include"),
+    ];
+    let invoice = world.post("/v1/invoices", &invoice).await.ok();
+    assert_eq!(amounts(&invoice), [4_500, -750, 100, 2]);
+}
+
+#[tokio::test]
+async fn an_item_has_one_valid_price() {
+    let world = World::new().await;
+    let customer = text(&world.post("/v1/customers", &[]).await.ok(), "id");
+    let product = text(
+        &world.post("/v1/products", &[("name", "Hours")]).await.ok(),
+        "id",
+    );
+    let base = [("customer", customer.as_str()), ("quantity", "3")];
+    let with = |more: &[(&'static str, &'static str)]| {
+        let mut fields: Vec<(&str, &str)> = base.to_vec();
+        fields.extend_from_slice(more);
+        fields
+    };
     for (bad, param) in [
         (("price_data[product]", "prod_none"), "price_data[product]"),
         (("price_data[currency]", "xyz"), "price_data[currency]"),
@@ -101,16 +123,10 @@ async fn items_are_priced_by_price_data_and_by_decimals() {
         ("unit_amount_decimal", "5"),
     ]);
     world.post("/v1/invoiceitems", &both).await.error(400);
-    let invoice = [
-        ("customer", customer.as_str()),
-        ("pending_invoice_items_behavior", "include"),
-    ];
-    let invoice = world.post("/v1/invoices", &invoice).await.ok();
-    assert_eq!(amounts(&invoice), [4_500, -750, 100, 2]);
 }
 
 #[tokio::test]
-async fn a_credit_names_the_lines_that_it_is_for() {
+async fn a_credit_refers_to_the_lines_that_it_credits() {
     for (mode, version) in [
         ("classic", None),
         ("flexible", None),
@@ -158,7 +174,8 @@ async fn a_credit_names_the_lines_that_it_is_for() {
     }
 }
 
-/// The first line credits the only line of `charged`, the second nothing.
+/// The first line credits the only line of `charged`; the second credits
+/// nothing.
 fn check(invoice: &Value, charged: &Value, old: bool) {
     let lines = invoice["lines"]["data"].as_array().expect("lines");
     assert_eq!(lines.len(), 2);
@@ -182,7 +199,7 @@ fn check(invoice: &Value, charged: &Value, old: bool) {
 }
 
 #[tokio::test]
-async fn what_is_there_on_request_is_there() {
+async fn expandable_properties_are_included_on_request() {
     let world = World::new().await;
     let price = world.price(1_000).await;
     let clock = world.clock(START).await;
@@ -248,7 +265,7 @@ async fn what_is_there_on_request_is_there() {
 }
 
 #[tokio::test]
-async fn cards_are_changed_by_hand_and_by_their_network() {
+async fn cards_are_updated_by_request_and_by_their_network() {
     let world = World::new().await;
     let clock = world.clock(START).await;
     let customer = world.customer(&clock, "pm_card_visa").await;

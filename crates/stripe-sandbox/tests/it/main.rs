@@ -1,4 +1,7 @@
-//! The sandbox from outside: one binary, one fresh sandbox for each test.
+//! Tests of the sandbox over HTTP. Each test starts a sandbox of its own; none
+//! looks inside it.
+
+#![deny(clippy::too_many_lines)]
 
 mod catalogue;
 mod clocks;

@@ -1,4 +1,4 @@
-//! Usage: whole units, once, in time.
+//! Usage is counted once, in whole units, within the accepted time window.
 
 use crate::support::{DAY, START, World, text};
 
@@ -15,6 +15,25 @@ async fn meter(world: &World) -> String {
         .await
         .ok();
     text(&meter, "id")
+}
+
+/// A monthly metered price of one dollar per unit.
+async fn metered_price(world: &World, meter: &str) -> String {
+    let price = world
+        .post(
+            "/v1/prices",
+            &[
+                ("currency", "usd"),
+                ("product_data[name]", "Tokens"),
+                ("recurring[interval]", "month"),
+                ("recurring[usage_type]", "metered"),
+                ("recurring[meter]", meter),
+                ("unit_amount", "100"),
+            ],
+        )
+        .await
+        .ok();
+    text(&price, "id")
 }
 
 async fn report(world: &World, customer: &str, value: &str, at: i64, identifier: &str) -> u16 {
@@ -109,7 +128,8 @@ async fn a_renewal_charges_the_usage_of_the_period_that_ended() {
         .ok();
     world.advance(&clock, START + 28 * DAY + 7_200).await;
     let invoice = world.latest_invoice(&id).await;
-    // 601 units above the first thousand at half a cent: 300.5, rounded half up.
+    // 601 units above the first thousand at half a cent: 300.5, rounded half
+    // up.
     assert_eq!(invoice["total"], 9_900 + 301);
     assert_eq!(invoice["total"], preview["total"]);
     assert_eq!(invoice["status"], "paid");
@@ -127,25 +147,10 @@ async fn a_renewal_charges_the_usage_of_the_period_that_ended() {
 async fn usage_at_the_boundary_belongs_to_the_period_it_opens() {
     let world = World::new().await;
     let meter = meter(&world).await;
-    let metered = world
-        .post(
-            "/v1/prices",
-            &[
-                ("currency", "usd"),
-                ("product_data[name]", "Tokens"),
-                ("recurring[interval]", "month"),
-                ("recurring[usage_type]", "metered"),
-                ("recurring[meter]", &meter),
-                ("unit_amount", "100"),
-            ],
-        )
-        .await
-        .ok();
+    let metered = metered_price(&world, &meter).await;
     let clock = world.clock(START).await;
     let customer = world.customer(&clock, "pm_card_visa").await;
-    let subscription = world
-        .subscribe(&customer, &text(&metered, "id"), "flexible")
-        .await;
+    let subscription = world.subscribe(&customer, &metered, "flexible").await;
     assert_eq!(subscription["status"], "active");
     assert!(
         subscription["latest_invoice"].is_null(),
@@ -166,28 +171,13 @@ async fn usage_at_the_boundary_belongs_to_the_period_it_opens() {
 }
 
 #[tokio::test]
-async fn a_previewed_end_is_where_the_last_invoice_ends() {
+async fn the_final_invoice_matches_the_previewed_cancellation() {
     let mut world = World::new().await;
     let meter = meter(&world).await;
-    let metered = world
-        .post(
-            "/v1/prices",
-            &[
-                ("currency", "usd"),
-                ("product_data[name]", "Tokens"),
-                ("recurring[interval]", "month"),
-                ("recurring[usage_type]", "metered"),
-                ("recurring[meter]", &meter),
-                ("unit_amount", "100"),
-            ],
-        )
-        .await
-        .ok();
+    let metered = metered_price(&world, &meter).await;
     let clock = world.clock(START).await;
     let customer = world.customer(&clock, "pm_card_visa").await;
-    let subscription = world
-        .subscribe(&customer, &text(&metered, "id"), "flexible")
-        .await;
+    let subscription = world.subscribe(&customer, &metered, "flexible").await;
     let id = text(&subscription, "id");
     world.advance(&clock, START + 5 * DAY).await;
     assert_eq!(
@@ -205,7 +195,8 @@ async fn a_previewed_end_is_where_the_last_invoice_ends() {
     assert_eq!(ends["total"], 300);
     assert_eq!(ends["period_end"], end);
     assert_eq!(ends["lines"]["data"].as_array().map(Vec::len), Some(1));
-    // It is a preview: nothing is to end, and a later end is another period's.
+    // A preview does not cancel anything, and a later end falls into another
+    // period.
     for goes_on in [None, Some(renewal + DAY)] {
         let goes_on = preview(&world, goes_on).await.ok();
         assert_eq!(goes_on["total"], 300);
@@ -243,20 +234,7 @@ async fn a_previewed_end_is_where_the_last_invoice_ends() {
 async fn usage_within_a_trial_is_free() {
     let world = World::new().await;
     let meter = meter(&world).await;
-    let metered = world
-        .post(
-            "/v1/prices",
-            &[
-                ("currency", "usd"),
-                ("product_data[name]", "Tokens"),
-                ("recurring[interval]", "month"),
-                ("recurring[usage_type]", "metered"),
-                ("recurring[meter]", &meter),
-                ("unit_amount", "100"),
-            ],
-        )
-        .await
-        .ok();
+    let metered = metered_price(&world, &meter).await;
     let base = world.price(5_000).await;
     let clock = world.clock(START).await;
     let customer = world.customer(&clock, "pm_card_visa").await;
@@ -266,7 +244,7 @@ async fn usage_within_a_trial_is_free() {
             &[
                 ("customer", &customer),
                 ("items[0][price]", &base),
-                ("items[1][price]", &text(&metered, "id")),
+                ("items[1][price]", &metered),
                 ("trial_period_days", "7"),
             ],
         )

@@ -1,4 +1,4 @@
-//! Cards that pay, cards that do not, and what follows.
+//! Cards that pay, cards that do not, and the consequences.
 
 use crate::support::{START, World, item, text};
 
@@ -25,7 +25,7 @@ async fn a_declined_card_cannot_be_attached() {
 }
 
 #[tokio::test]
-async fn detaching_says_whose_it_was() {
+async fn a_detached_event_names_the_previous_customer() {
     let world = World::new().await;
     let clock = world.clock(START).await;
     let customer = world.customer(&clock, "pm_card_mastercard").await;
@@ -55,7 +55,7 @@ async fn detaching_says_whose_it_was() {
 }
 
 #[tokio::test]
-async fn without_a_card_nothing_is_subscribed() {
+async fn a_subscription_without_a_card_is_refused() {
     let world = World::new().await;
     let price = world.price(1_000).await;
     let customer = text(&world.post("/v1/customers", &[]).await.ok(), "id");
@@ -149,7 +149,7 @@ async fn error_if_incomplete_leaves_no_trace() {
 }
 
 #[tokio::test]
-async fn authentication_is_asked_for_and_then_given() {
+async fn a_subscription_becomes_active_after_authentication() {
     let world = World::new().await;
     let price = world.price(1_000).await;
     let clock = world.clock(START).await;
@@ -216,36 +216,36 @@ async fn invoices_are_paid_by_hand_voided_and_written_off() {
         id
     };
     let (paid, void, lost) = (make().await, make().await, make().await);
-    let answer = world
+    let response = world
         .post(&format!("/v1/invoices/{paid}/pay"), &[])
         .await
         .ok();
     assert_eq!(
-        (&answer["status"], &answer["amount_paid"]),
+        (&response["status"], &response["amount_paid"]),
         (&"paid".into(), &700.into())
     );
     world
         .post(&format!("/v1/invoices/{paid}/pay"), &[])
         .await
         .error(400);
-    let answer = world
+    let response = world
         .post(&format!("/v1/invoices/{void}/void"), &[])
         .await
         .ok();
     assert_eq!(
-        (&answer["status"], &answer["amount_remaining"]),
+        (&response["status"], &response["amount_remaining"]),
         (&"void".into(), &700.into())
     );
-    let answer = world
+    let response = world
         .post(&format!("/v1/invoices/{lost}/mark_uncollectible"), &[])
         .await
         .ok();
-    assert_eq!(answer["status"], "uncollectible");
-    let ties = world
+    assert_eq!(response["status"], "uncollectible");
+    let payments = world
         .get("/v1/invoice_payments", &[("invoice", &paid)])
         .await
         .ok();
-    assert_eq!(ties["data"][0]["status"], "paid");
+    assert_eq!(payments["data"][0]["status"], "paid");
 }
 
 #[tokio::test]
@@ -359,7 +359,7 @@ async fn the_link_in_an_invoice_leads_to_a_pdf() {
     assert!(pdf[offset..].starts_with(b"xref"));
 }
 
-/// A customer that paid 1,000 with `card`, and the charge.
+/// A customer who paid 1,000 with `card`, and the charge.
 async fn paid_with(world: &World, card: &str) -> (String, String) {
     let price = world.price(1_000).await;
     let clock = world.clock(START).await;
@@ -376,14 +376,14 @@ async fn paid_with(world: &World, card: &str) -> (String, String) {
     (customer, text(&charges["data"][0], "id"))
 }
 
-/// The newest event of this type.
-async fn told(world: &World, kind: &str) -> serde_json::Value {
+/// The data of the newest event of this type.
+async fn newest_event(world: &World, kind: &str) -> serde_json::Value {
     let events = world.get("/v1/events", &[("type", kind)]).await.ok();
     events["data"][0]["data"].clone()
 }
 
 #[tokio::test]
-async fn what_was_paid_is_given_back_in_part_and_whole_and_no_more() {
+async fn a_charge_is_refunded_in_part_then_in_full_and_no_more() {
     let world = World::new().await;
     let (_, charge) = paid_with(&world, "pm_card_visa").await;
     let part = [("charge", charge.as_str()), ("amount", "400")];
@@ -392,7 +392,7 @@ async fn what_was_paid_is_given_back_in_part_and_whole_and_no_more() {
         (&refund["amount"], &refund["status"]),
         (&400.into(), &"succeeded".into())
     );
-    let event = told(&world, "charge.refunded").await;
+    let event = newest_event(&world, "charge.refunded").await;
     assert_eq!(event["object"]["amount_refunded"], 400);
     assert_eq!(event["object"]["refunded"], false);
     assert_eq!(event["previous_attributes"]["amount_refunded"], 0);
@@ -402,7 +402,7 @@ async fn what_was_paid_is_given_back_in_part_and_whole_and_no_more() {
     let rest = [("charge", charge.as_str())];
     assert_eq!(world.post("/v1/refunds", &rest).await.ok()["amount"], 600);
     assert_eq!(
-        told(&world, "charge.refunded").await["object"]["refunded"],
+        newest_event(&world, "charge.refunded").await["object"]["refunded"],
         true
     );
     let error = world.post("/v1/refunds", &rest).await.error(400);
@@ -412,19 +412,19 @@ async fn what_was_paid_is_given_back_in_part_and_whole_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_bank_takes_a_payment_back() {
+async fn a_dispute_is_lost_or_won() {
     let world = World::new().await;
     for (decision, outcome) in [
         ("/v1/disputes/{}/close", "lost"),
         ("/_sandbox/disputes/{}/win", "won"),
     ] {
         let (_, charge) = paid_with(&world, "pm_card_createDispute").await;
-        let dispute = told(&world, "charge.dispute.created").await["object"].clone();
+        let dispute = newest_event(&world, "charge.dispute.created").await["object"].clone();
         assert_eq!(dispute["charge"], charge.as_str());
         assert_eq!(dispute["status"], "needs_response");
         let path = decision.replace("{}", dispute["id"].as_str().expect("an id"));
         world.post(&path, &[]).await.ok();
-        let closed = told(&world, "charge.dispute.closed").await;
+        let closed = newest_event(&world, "charge.dispute.closed").await;
         assert_eq!(closed["object"]["status"], outcome);
         let charge = world.get(&format!("/v1/charges/{charge}"), &[]).await.ok();
         assert_eq!(charge["disputed"], true);
@@ -451,9 +451,9 @@ async fn a_deleted_draft_takes_its_items_with_it() {
     world
         .send("DELETE", &path, &[], None)
         .await
-        .expect("an answer")
+        .expect("a response")
         .ok();
-    let event = told(&world, "invoice.deleted").await;
+    let event = newest_event(&world, "invoice.deleted").await;
     assert_eq!(event["object"]["id"], invoice.as_str());
     let pending = [("customer", customer.as_str()), ("pending", "true")];
     let items = world.get("/v1/invoiceitems", &pending).await.ok();

@@ -1,4 +1,4 @@
-//! What is previewed is what is charged, whatever the change and the time.
+//! Every preview is charged as previewed, whatever the change and the time.
 
 use billing_domain::period::Cadence;
 use billing_domain::preview::{
@@ -100,8 +100,8 @@ fn local(prices: &[String], case: &Case) -> Preview {
     preview(&change).expect("within range")
 }
 
-/// Changes a subscription and lets it renew; both invoices must be what the
-/// local engine said.
+/// Changes a subscription and lets it renew. Both invoices must match the local
+/// preview.
 async fn compare(world: &World, prices: &[String], case: &Case) {
     let expected = local(prices, case);
     let clock = world.clock(START).await;
@@ -183,8 +183,8 @@ fn histories() -> impl Strategy<Value = History> {
         })
 }
 
-/// Applies each change after previewing it with the same proration date, and
-/// lets the subscription renew after previewing the renewal.
+/// Previews and applies each change with the same proration date, then previews
+/// the renewal and lets the subscription renew.
 async fn play(world: &World, prices: &[String], history: &History) {
     let clock = world.clock(START).await;
     let customer = world.customer(&clock, "pm_card_visa").await;
@@ -229,8 +229,8 @@ async fn play(world: &World, prices: &[String], history: &History) {
     check_money(world, &customer, history).await;
 }
 
-/// Nothing appears or vanishes: what was invoiced was paid by card or moved
-/// the balance.
+/// No money appears or vanishes: every invoiced amount was paid by card or
+/// changed the balance.
 async fn check_money(world: &World, customer: &str, history: &History) {
     let fields = [("customer", customer), ("limit", "100")];
     let invoices = world.get("/v1/invoices", &fields).await.ok();
@@ -320,7 +320,7 @@ async fn check_change(
     }
 }
 
-/// What must agree: the total, what the card is charged, and each line.
+/// What must agree: the total, the amount charged to the card, and each line.
 fn facts(invoice: &serde_json::Value) -> (i64, i64, Vec<(i64, String)>) {
     let lines = invoice["lines"]["data"].as_array().expect("lines");
     let lines = lines
@@ -337,7 +337,7 @@ fn facts(invoice: &serde_json::Value) -> (i64, i64, Vec<(i64, String)>) {
 }
 
 #[test]
-fn the_local_engine_foretells_what_is_charged() {
+fn local_previews_match_what_is_charged() {
     let runtime = Runtime::new().expect("a runtime");
     let (world, prices) = runtime.block_on(world_with_prices());
     runner()

@@ -1,4 +1,4 @@
-//! Recorded changes, played through HTTP: the sandbox gives Stripe's amounts.
+//! Recorded changes, replayed over HTTP: the sandbox charges what Stripe did.
 
 use std::path::Path;
 
@@ -6,16 +6,16 @@ use serde_json::Value;
 
 use crate::support::{OLD, START, World, amounts, item, text};
 
-/// A vector that a single monthly subscription can replay: one item before
-/// and after, in a period that is a calendar month from its anchor.
+/// Whether a single monthly subscription can replay the vector: one item before
+/// and after, in a calendar month from its anchor.
 fn replayable(vector: &Value) -> bool {
     let whole = ["old_unit_amount", "new_unit_amount"]
         .iter()
         .all(|key| vector[*key].is_i64());
     let note = vector["note"].as_str().unwrap_or_default();
     let charged = vector["expected_credit"].is_i64();
-    // Flexible credits after an unprorated change have their own test, and
-    // classic billing restarts the period when free becomes paid.
+    // Flexible credits after a change without proration have their own test,
+    // and classic billing restarts the period when free becomes paid.
     whole && charged && !note.contains("originally debited") && monthly(vector)
 }
 
@@ -102,9 +102,8 @@ async fn replay(world: &World, vector: &Value) {
     );
 }
 
-/// Fields of the recorded version, 2020-03-02, that were gone or renamed in
-/// later versions of the older shape, or that belong to features of Stripe
-/// that the sandbox does not have.
+/// Fields of the recorded version, 2020-03-02, that later versions of the older
+/// shape removed or renamed, or that belong to unsupported features.
 const NOT_OURS: [&str; 8] = [
     "application_fee_amount",
     "custom_fields",
@@ -116,7 +115,7 @@ const NOT_OURS: [&str; 8] = [
     "plan.tiers",
 ];
 
-/// Every field that recorded objects have, the sandbox's have too.
+/// The sandbox's objects have every field of the recorded ones.
 #[tokio::test]
 async fn the_older_shape_has_the_fields_of_recorded_events() {
     let mut world = World::new().await;

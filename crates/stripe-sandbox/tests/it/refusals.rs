@@ -1,11 +1,11 @@
-//! What is refused, and how: as Stripe where Stripe refuses, and honestly
-//! where Stripe does not.
+//! Refused requests: with Stripe's errors where Stripe refuses them, and as
+//! unsupported where only the sandbox does.
 
-use crate::support::{DAY, START, World, text};
+use crate::support::{DAY, Fields, START, World, text};
 
-/// Refused as something that only Stripe has.
+/// Checks that the request was refused as unsupported by the sandbox.
 #[track_caller]
-fn honest(error: &serde_json::Value, param: &str) {
+fn assert_unsupported(error: &serde_json::Value, param: &str) {
     assert_eq!(error["code"], "sandbox_unsupported", "{error:#}");
     assert_eq!(error["param"], param, "{error:#}");
     let message = error["message"].as_str().unwrap_or_default();
@@ -13,7 +13,7 @@ fn honest(error: &serde_json::Value, param: &str) {
 }
 
 #[tokio::test]
-async fn searches_say_that_there_is_no_search() {
+async fn searches_are_refused_as_unsupported() {
     let world = World::new().await;
     for object in [
         "charges",
@@ -26,14 +26,14 @@ async fn searches_say_that_there_is_no_search() {
     ] {
         let path = format!("/v1/{object}/search");
         let query = [("query", "metadata['a']:'b'")];
-        honest(&world.get(&path, &query).await.error(400), "query");
+        assert_unsupported(&world.get(&path, &query).await.error(400), "query");
         let error = world.get(&path, &[]).await.error(400);
         assert_eq!(error["code"], "parameter_missing", "{object}");
     }
 }
 
 #[tokio::test]
-async fn what_only_stripe_has_is_not_called_unknown() {
+async fn unsupported_parameters_are_not_reported_as_unknown() {
     let world = World::new().await;
     let price = world.price(1_000).await;
     let clock = world.clock(START).await;
@@ -88,9 +88,9 @@ async fn what_only_stripe_has_is_not_called_unknown() {
         } else {
             param
         };
-        honest(&error, param);
+        assert_unsupported(&error, param);
     }
-    // What nobody knows stays unknown.
+    // What Stripe does not know either is still reported as unknown.
     let error = world
         .post("/v1/payment_methods", &[("type", "seashells")])
         .await
@@ -102,126 +102,12 @@ async fn what_only_stripe_has_is_not_called_unknown() {
     assert_eq!(error["code"], "resource_missing");
 }
 
-#[tokio::test]
-async fn values_that_stripe_refuses_are_refused() {
-    let world = World::new().await;
-    let price = world.price(1_000).await;
-    let clock = world.clock(START).await;
-    let customer = world.customer(&clock, "pm_card_visa").await;
-    let subscribe = [
-        ("customer", customer.as_str()),
-        ("items[0][price]", price.as_str()),
-    ];
-    let long = |length: usize| "x".repeat(length);
-    let (before, ahead) = ((START - DAY).to_string(), (START + 800 * DAY).to_string());
-    let (key, value, name) = (format!("metadata[{}]", long(41)), long(501), long(257));
-    let (lookup, words, label) = (long(201), long(5_001), long(501));
-    let item = [("customer", customer.as_str()), ("amount", "5")];
-    for (path, base, name, value) in [
-        (
-            "/v1/subscriptions",
-            &subscribe[..],
-            "trial_end",
-            before.as_str(),
-        ),
-        ("/v1/subscriptions", &subscribe, "trial_end", &ahead),
-        ("/v1/subscriptions", &subscribe, "trial_end", "soon"),
-        (
-            "/v1/subscriptions",
-            &subscribe,
-            "backdate_start_date",
-            &ahead,
-        ),
-        ("/v1/subscriptions", &subscribe, "days_until_due", "7"),
-        ("/v1/subscriptions", &subscribe, "days_until_due", "-7"),
-        ("/v1/subscriptions", &subscribe, "items[0][quantity]", "-1"),
-        ("/v1/subscriptions", &subscribe, "items[0][quantity]", "1.5"),
-        ("/v1/subscriptions", &subscribe, "description", &label),
-        ("/v1/subscriptions", &subscribe, "payment_behavior", "hope"),
-        (
-            "/v1/subscriptions",
-            &subscribe,
-            "payment_behavior",
-            "pending_if_incomplete",
-        ),
-        ("/v1/subscriptions", &subscribe, "currency", "xyz"),
-        (
-            "/v1/subscriptions",
-            &subscribe,
-            "proration_behavior",
-            "maybe",
-        ),
-        ("/v1/invoices", &item[..1], "days_until_due", "7"),
-        ("/v1/invoices", &item[..1], "currency", "zzz"),
-        (
-            "/v1/invoiceitems",
-            &[("customer", customer.as_str()), ("currency", "usd")],
-            "amount",
-            "9223372036854775807",
-        ),
-        (
-            "/v1/prices",
-            &[("currency", "usd"), ("product_data[name]", "P")],
-            "unit_amount",
-            "9223372036854775807",
-        ),
-        ("/v1/customers", &[], "balance", "-9223372036854775808"),
-        (
-            "/v1/subscriptions",
-            &subscribe,
-            "items[0][quantity]",
-            "9223372036854775",
-        ),
-        ("/v1/invoiceitems", &item, "currency", "doll"),
-        ("/v1/invoiceitems", &item, "currency", "xyz"),
-        ("/v1/prices", &[("unit_amount", "1")], "currency", "xyz"),
-        (
-            "/v1/prices",
-            &[
-                ("currency", "usd"),
-                ("unit_amount", "1"),
-                ("product_data[name]", "P"),
-            ],
-            "lookup_key",
-            &lookup,
-        ),
-        (
-            "/v1/prices",
-            &[
-                ("currency", "usd"),
-                ("unit_amount", "1"),
-                ("product_data[name]", "P"),
-            ],
-            "nickname",
-            &words,
-        ),
-        (
-            "/v1/prices",
-            &[("currency", "usd"), ("product_data[name]", "P")],
-            "unit_amount",
-            "-1",
-        ),
-        ("/v1/customers", &[], "address[country]", "Germany"),
-        ("/v1/customers", &[], "address[country]", "XX"),
-        ("/v1/customers", &[], "name", &name),
-        ("/v1/customers", &[], "phone", "123456789012345678901"),
-        ("/v1/customers", &[], "description", &words),
-        ("/v1/customers", &[], &key, "v"),
-        ("/v1/customers", &[], "metadata[k]", &value),
-        (
-            "/v1/webhook_endpoints",
-            &[("enabled_events[]", "*")],
-            "url",
-            "example.com/hook",
-        ),
-        (
-            "/v1/webhook_endpoints",
-            &[("enabled_events[]", "*")],
-            "url",
-            "ftp://example.com",
-        ),
-    ] {
-        let mut fields = base.to_vec();
+/// A path, valid fields, and a field with a value that Stripe refuses.
+type InvalidField<'a> = (&'a str, Fields<'a>, &'a str, &'a str);
+
+async fn check_refused(world: &World, cases: &[InvalidField<'_>]) {
+    for (path, valid, name, value) in cases {
+        let mut fields = valid.to_vec();
         fields.push((name, value));
         let error = world.post(path, &fields).await.error(400);
         let expected = if name.starts_with("metadata[x") {
@@ -232,17 +118,116 @@ async fn values_that_stripe_refuses_are_refused() {
         assert_eq!(error["param"], expected, "{path} {name}: {error:#}");
         assert_ne!(error["code"], "sandbox_unsupported", "{path} {name}");
     }
+}
+
+#[tokio::test]
+async fn invalid_settings_of_subscriptions_are_refused() {
+    let world = World::new().await;
+    let price = world.price(1_000).await;
+    let clock = world.clock(START).await;
+    let customer = world.customer(&clock, "pm_card_visa").await;
+    let valid = [
+        ("customer", customer.as_str()),
+        ("items[0][price]", price.as_str()),
+    ];
+    let (before, ahead) = ((START - DAY).to_string(), (START + 800 * DAY).to_string());
+    let long = "x".repeat(501);
+    let cases = [
+        ("trial_end", before.as_str()),
+        ("trial_end", &ahead),
+        ("trial_end", "soon"),
+        ("backdate_start_date", &ahead),
+        ("days_until_due", "7"),
+        ("days_until_due", "-7"),
+        ("items[0][quantity]", "-1"),
+        ("items[0][quantity]", "1.5"),
+        ("items[0][quantity]", "9223372036854775"),
+        ("description", &long),
+        ("payment_behavior", "hope"),
+        ("payment_behavior", "pending_if_incomplete"),
+        ("currency", "xyz"),
+        ("proration_behavior", "maybe"),
+    ]
+    .map(|(name, value)| ("/v1/subscriptions", &valid[..], name, value));
+    check_refused(&world, &cases).await;
     let list = world
         .get("/v1/subscriptions", &[("customer", customer.as_str())])
         .await
         .ok();
     assert_eq!(list["data"].as_array().map(Vec::len), Some(0));
+}
+
+#[tokio::test]
+async fn invalid_amounts_and_currencies_are_refused() {
+    let world = World::new().await;
+    let clock = world.clock(START).await;
+    let customer = world.customer(&clock, "pm_card_visa").await;
+    let customer = ("customer", customer.as_str());
+    let amount = [customer, ("amount", "5")];
+    let price = [("currency", "usd"), ("product_data[name]", "P")];
+    let most = i64::MAX.to_string();
+    let least = i64::MIN.to_string();
+    let cases: [InvalidField<'_>; 10] = [
+        ("/v1/invoices", &[customer], "days_until_due", "7"),
+        ("/v1/invoices", &[customer], "currency", "zzz"),
+        (
+            "/v1/invoiceitems",
+            &[customer, ("currency", "usd")],
+            "amount",
+            &most,
+        ),
+        ("/v1/invoiceitems", &amount, "currency", "doll"),
+        ("/v1/invoiceitems", &amount, "currency", "xyz"),
+        ("/v1/prices", &price, "unit_amount", &most),
+        ("/v1/prices", &price, "unit_amount", "-1"),
+        ("/v1/prices", &[("unit_amount", "1")], "currency", "xyz"),
+        ("/v1/customers", &[], "balance", &least),
+        ("/v1/customers", &[], "address[country]", "XX"),
+    ];
+    check_refused(&world, &cases).await;
+}
+
+#[tokio::test]
+async fn long_texts_and_invalid_addresses_are_refused() {
+    let world = World::new().await;
+    let long = |length: usize| "x".repeat(length);
+    let (key, value, name) = (format!("metadata[{}]", long(41)), long(501), long(257));
+    let (lookup_key, text) = (long(201), long(5_001));
+    let price = [
+        ("currency", "usd"),
+        ("unit_amount", "1"),
+        ("product_data[name]", "P"),
+    ];
+    let all_events = [("enabled_events[]", "*")];
+    let cases: [InvalidField<'_>; 10] = [
+        ("/v1/prices", &price, "lookup_key", &lookup_key),
+        ("/v1/prices", &price, "nickname", &text),
+        ("/v1/customers", &[], "address[country]", "Germany"),
+        ("/v1/customers", &[], "name", &name),
+        ("/v1/customers", &[], "phone", "123456789012345678901"),
+        ("/v1/customers", &[], "description", &text),
+        ("/v1/customers", &[], &key, "v"),
+        ("/v1/customers", &[], "metadata[k]", &value),
+        (
+            "/v1/webhook_endpoints",
+            &all_events,
+            "url",
+            "example.com/hook",
+        ),
+        (
+            "/v1/webhook_endpoints",
+            &all_events,
+            "url",
+            "ftp://example.com",
+        ),
+    ];
+    check_refused(&world, &cases).await;
     let valid = [("address[country]", "de"), ("metadata[k]", &long(500))];
     world.post("/v1/customers", &valid).await.ok();
 }
 
 #[tokio::test]
-async fn metadata_has_fifty_keys_at_most_however_they_come() {
+async fn metadata_has_at_most_fifty_keys_across_updates() {
     let world = World::new().await;
     let names: Vec<String> = (0..51).map(|n| format!("metadata[k{n}]")).collect();
     let fields: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "v")).collect();
@@ -262,7 +247,7 @@ async fn metadata_has_fifty_keys_at_most_however_they_come() {
 }
 
 #[tokio::test]
-async fn limits_beyond_their_bounds_mean_the_bounds() {
+async fn limits_out_of_range_are_clamped() {
     let world = World::new().await;
     for _ in 0..103 {
         world.post("/v1/products", &[("name", "P")]).await.ok();
@@ -286,11 +271,11 @@ async fn limits_beyond_their_bounds_mean_the_bounds() {
 }
 
 #[tokio::test]
-async fn a_key_is_for_one_request() {
+async fn an_idempotency_key_belongs_to_one_request() {
     let world = World::new().await;
     let send = async |path: &str, fields: &[(&str, &str)]| {
         let reply = world.send("POST", path, fields, Some("one")).await;
-        reply.expect("an answer")
+        reply.expect("a response")
     };
     let first = send("/v1/customers", &[("name", "Ada")]).await.ok();
     assert_eq!(send("/v1/customers", &[("name", "Ada")]).await.ok(), first);
@@ -304,7 +289,7 @@ async fn a_key_is_for_one_request() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_named_as_stripe_names_it() {
+async fn missing_objects_are_reported_with_stripes_parameter_names() {
     let world = World::new().await;
     let customer = text(&world.post("/v1/customers", &[]).await.ok(), "id");
     let attach = [("customer", customer.as_str())];
@@ -320,13 +305,13 @@ async fn what_is_not_there_is_named_as_stripe_names_it() {
         ("POST", "/v1/invoices/in_none/send"),
     ] {
         let reply = world.send(method, path, &[], None).await;
-        let error = reply.expect("an answer").error(404);
+        let error = reply.expect("a response").error(404);
         assert_eq!(error["param"], "invoice", "{method} {path}");
     }
 }
 
 #[tokio::test]
-async fn invoices_of_subscriptions_are_voided_and_not_deleted() {
+async fn invoices_of_subscriptions_cannot_be_deleted() {
     let world = World::new().await;
     let price = world.price(1_000).await;
     let clock = world.clock(START).await;
@@ -364,7 +349,7 @@ async fn invoices_of_subscriptions_are_voided_and_not_deleted() {
 }
 
 #[tokio::test]
-async fn versions_of_the_first_years_are_versions() {
+async fn the_oldest_versions_are_accepted() {
     let mut world = World::new().await;
     for version in ["2011-01-01", "2014-12-08", "2016-07-06", "2017-04-06"] {
         world.version = Some(version);

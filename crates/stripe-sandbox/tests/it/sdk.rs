@@ -1,4 +1,4 @@
-//! Stripe's own SDKs, unchanged but for the host.
+//! The official SDKs, configured with another host and otherwise unchanged.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,4 +1,4 @@
-//! Subscriptions: changes, both billing modes, both shapes.
+//! Subscription changes, in both billing modes and both shapes.
 
 use crate::support::{DAY, OLD, START, World, amounts, item, text};
 
@@ -122,7 +122,8 @@ async fn classic_billing_restarts_the_period_when_free_becomes_paid() {
         assert_eq!(after["billing_cycle_anchor"] == now, restarts, "{mode}");
         let invoice = world.latest_invoice(&text(&after, "id")).await;
         if restarts {
-            // The unused time of nothing is a line, and a whole period is due.
+            // The unused time of a free plan is a line of zero, and a whole
+            // period is due.
             assert_eq!(amounts(&invoice), [0, 9_900]);
             assert_eq!(invoice["amount_paid"], 9_900);
         } else {
@@ -135,7 +136,7 @@ async fn classic_billing_restarts_the_period_when_free_becomes_paid() {
 async fn classic_and_flexible_credit_differently_after_an_unprorated_change() {
     let world = World::new().await;
     let (one, two) = (world.price(1_000).await, world.price(2_000).await);
-    // 1 to 30 April 2025, as in Stripe's worked example.
+    // 1 to 30 April 2025, as in Stripe's documentation.
     let april = 1_743_465_600;
     for (mode, expected) in [("classic", [-667, 333]), ("flexible", [-333, 333])] {
         let clock = world.clock(april).await;
@@ -194,7 +195,8 @@ async fn the_shape_follows_the_version_of_the_request() {
     world.version = Some(OLD);
     let old = world.subscription(&id).await;
     assert_eq!(old["current_period_end"], START + 28 * DAY);
-    // The items had it as well before the subscription lost it.
+    // Items already had these fields before they were removed from the
+    // subscription.
     assert_eq!(
         old["items"]["data"][0]["current_period_end"],
         START + 28 * DAY
@@ -266,7 +268,7 @@ async fn items_are_added_changed_and_removed_each_with_its_lines() {
 }
 
 #[tokio::test]
-async fn cancelling_now_can_give_back_the_rest() {
+async fn an_immediate_cancellation_can_credit_the_unused_time() {
     let world = World::new().await;
     let price = world.price(2_800).await;
     let clock = world.clock(START).await;
@@ -295,7 +297,7 @@ async fn cancelling_now_can_give_back_the_rest() {
 }
 
 #[tokio::test]
-async fn an_end_at_the_period_can_be_taken_back() {
+async fn a_cancellation_at_period_end_can_be_undone() {
     let world = World::new().await;
     let price = world.price(1_000).await;
     let clock = world.clock(START).await;
@@ -326,7 +328,7 @@ async fn an_end_at_the_period_can_be_taken_back() {
 }
 
 #[tokio::test]
-async fn proration_counts_from_the_date_that_was_asked_for() {
+async fn proration_counts_from_the_requested_date() {
     let world = World::new().await;
     let (small, large) = (world.price(2_800).await, world.price(5_600).await);
     let clock = world.clock(START).await;
@@ -350,7 +352,8 @@ async fn proration_counts_from_the_date_that_was_asked_for() {
     fields.push(("proration_date", &date));
     world.post(&path, &fields).await.ok();
     let invoice = world.latest_invoice(&text(&subscription, "id")).await;
-    // Three of four weeks are left at the date, though not at the request.
+    // Three of four weeks are left at the proration date, though not at the
+    // time of the request.
     assert_eq!(amounts(&invoice), [-2_100, 4_200]);
     assert_eq!(
         invoice["lines"]["data"][0]["period"]["start"],

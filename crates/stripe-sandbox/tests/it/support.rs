@@ -1,4 +1,4 @@
-//! A small client, and the steps that tests are made of.
+//! A small HTTP client, and the steps that tests consist of.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use serde_json::Value;
 use stripe_sandbox::{Config, Sandbox};
 
 pub const DAY: i64 = 86_400;
-/// 2026-01-31T10:00:00Z: the last day of a long month.
+/// 2026-01-31T10:00:00Z, the last day of a long month.
 pub const START: i64 = 1_769_853_600;
 pub const OLD: &str = "2023-10-16";
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
@@ -25,14 +25,14 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The body of an answer that is expected to be 200.
+    /// The body of a response that must be a 200.
     #[track_caller]
     pub fn ok(self) -> Value {
         assert_eq!(self.status, 200, "{:#}", self.body);
         self.body
     }
 
-    /// The error of an answer that is expected to have this status.
+    /// The error of a response that must have this status.
     #[track_caller]
     pub fn error(self, status: u16) -> Value {
         assert_eq!(self.status, status, "{:#}", self.body);
@@ -113,10 +113,10 @@ impl World {
         })
     }
 
-    /// What a link leads to: its content type and bytes.
+    /// The content type and bytes behind a link.
     pub async fn download(&self, url: &str) -> (String, Vec<u8>) {
         let request = Request::get(url).body(Body::empty()).expect("a request");
-        let response = self.http.request(request).await.expect("an answer");
+        let response = self.http.request(request).await.expect("a response");
         let kind = response.headers()["content-type"]
             .to_str()
             .expect("text")
@@ -133,19 +133,19 @@ impl World {
     pub async fn post(&self, path: &str, fields: Fields<'_>) -> Reply {
         self.send("POST", path, fields, None)
             .await
-            .expect("an answer")
+            .expect("a response")
     }
 
     pub async fn get(&self, path: &str, fields: Fields<'_>) -> Reply {
         self.send("GET", path, fields, None)
             .await
-            .expect("an answer")
+            .expect("a response")
     }
 
     pub async fn delete(&self, path: &str, fields: Fields<'_>) -> Reply {
         self.send("DELETE", path, fields, None)
             .await
-            .expect("an answer")
+            .expect("a response")
     }
 
     /// A monthly licensed price.
@@ -230,7 +230,7 @@ impl World {
         self.invoice(&text(&subscription, "latest_invoice")).await
     }
 
-    /// Types of all events, oldest first.
+    /// The types of all events, oldest first.
     pub async fn event_types(&self) -> Vec<String> {
         let events = self.get("/v1/events", &[("limit", "100")]).await.ok();
         let data = events["data"].as_array().expect("a list");
@@ -238,7 +238,7 @@ impl World {
     }
 }
 
-/// A text field that must be there.
+/// A text field that must be present.
 #[track_caller]
 pub fn text(value: &Value, key: &str) -> String {
     value[key]

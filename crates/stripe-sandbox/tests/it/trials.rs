@@ -1,4 +1,4 @@
-//! Trials without a card, pauses, and changes that wait to be paid.
+//! Trials without a card, pauses, and changes that wait for payment.
 
 use serde_json::Value;
 
@@ -25,17 +25,17 @@ async fn trial(world: &World, price: &str, end: &str) -> (String, String, Value)
 }
 
 #[tokio::test]
-async fn a_trial_ended_by_hand_without_a_card_does_what_was_said_of_its_end() {
+async fn a_trial_ended_early_without_a_card_follows_its_end_behavior() {
     let world = World::new().await;
     let price = world.price(1_000).await;
-    for (wish, status) in [("pause", "paused"), ("cancel", "canceled")] {
-        let (_, _, subscription) = trial(&world, &price, wish).await;
+    for (end_behavior, status) in [("pause", "paused"), ("cancel", "canceled")] {
+        let (_, _, subscription) = trial(&world, &price, end_behavior).await;
         let path = format!("/v1/subscriptions/{}", text(&subscription, "id"));
         let ended = world.post(&path, &[("trial_end", "now")]).await.ok();
         assert_eq!(ended["status"], status);
         assert_eq!(ended["trial_end"], START);
         let reason = &ended["cancellation_details"]["reason"];
-        match wish {
+        match end_behavior {
             "pause" => assert_eq!(*reason, Value::Null),
             _ => assert_eq!(*reason, "cancellation_requested"),
         }
@@ -59,7 +59,7 @@ async fn a_trial_ended_by_hand_without_a_card_does_what_was_said_of_its_end() {
 }
 
 #[tokio::test]
-async fn a_trial_without_a_card_has_a_setup_intent_and_gets_its_card_by_it() {
+async fn a_setup_intent_adds_a_card_to_a_trial_without_one() {
     let world = World::new().await;
     let price = world.price(1_000).await;
     let (_, customer, subscription) = trial(&world, &price, "pause").await;
@@ -84,7 +84,7 @@ async fn a_trial_without_a_card_has_a_setup_intent_and_gets_its_card_by_it() {
     assert_eq!(after["default_payment_method"], done["payment_method"]);
     let ended = world.post(&path, &[("trial_end", "now")]).await.ok();
     assert_eq!(ended["status"], "active");
-    // Who has a card needs none.
+    // A customer with a card needs no setup intent.
     let clock = world.clock(START).await;
     let rich = world.customer(&clock, "pm_card_visa").await;
     let fields = [
@@ -97,7 +97,7 @@ async fn a_trial_without_a_card_has_a_setup_intent_and_gets_its_card_by_it() {
 }
 
 #[tokio::test]
-async fn a_trials_new_end_lies_ahead_and_within_two_years() {
+async fn a_new_trial_end_must_be_within_two_years() {
     let world = World::new().await;
     let price = world.price(1_000).await;
     let (_, customer, subscription) = trial(&world, &price, "pause").await;
@@ -123,7 +123,8 @@ async fn a_paused_subscription_resumes_once_it_is_paid() {
     let path = format!("/v1/subscriptions/{}", text(&subscription, "id"));
     assert_eq!(world.get(&path, &[]).await.ok()["status"], "paused");
     let resume = format!("{path}/resume");
-    // Nothing to charge: the invoice waits, and so does the subscription.
+    // There is no card to charge, so the invoice stays open and the
+    // subscription stays paused.
     let waiting = world.post(&resume, &[]).await.ok();
     assert_eq!(waiting["status"], "paused");
     let invoice = world.latest_invoice(&text(&subscription, "id")).await;
@@ -185,7 +186,7 @@ async fn pending(world: &World) -> (String, String, String, Value, String) {
 }
 
 #[tokio::test]
-async fn a_change_waits_for_its_payment_and_is_made_then() {
+async fn a_pending_update_is_applied_once_paid() {
     let world = World::new().await;
     let (_, customer, small, waiting, large) = pending(&world).await;
     assert_eq!(waiting["status"], "active");
@@ -201,7 +202,7 @@ async fn a_change_waits_for_its_payment_and_is_made_then() {
         (&invoice["status"], &invoice["total"]),
         (&"open".into(), &2_000.into())
     );
-    // Words do not touch it.
+    // A change of metadata does not affect the pending update.
     let path = format!("/v1/subscriptions/{}", text(&waiting, "id"));
     let worded = world.post(&path, &[("metadata[a]", "b")]).await.ok();
     assert!(worded["pending_update"].is_object());
@@ -222,7 +223,7 @@ async fn a_change_waits_for_its_payment_and_is_made_then() {
 }
 
 #[tokio::test]
-async fn a_change_that_is_not_paid_in_time_is_dropped() {
+async fn a_pending_update_is_discarded_if_not_paid_in_time() {
     let world = World::new().await;
     let (clock, _, small, waiting, _) = pending(&world).await;
     world.advance(&clock, START + DAY).await;
@@ -245,7 +246,7 @@ async fn a_change_that_is_not_paid_in_time_is_dropped() {
 }
 
 #[tokio::test]
-async fn subscriptions_show_what_stripe_still_shows() {
+async fn subscriptions_have_the_fields_of_their_version() {
     for version in [None, Some(OLD), Some("2026-08-26.dahlia")] {
         let mut world = World::new().await;
         world.version = version;

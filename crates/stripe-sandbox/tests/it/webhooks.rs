@@ -1,4 +1,4 @@
-//! Signed delivery, in both shapes, with retries.
+//! Signed delivery in both shapes, with retries.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -12,13 +12,13 @@ use stripe_sandbox::webhooks::signature;
 
 use crate::support::{OLD, START, World, text};
 
-type Inbox = Arc<Mutex<Vec<(String, Bytes)>>>;
+type Received = Arc<Mutex<Vec<(String, Bytes)>>>;
 
-/// A receiver that gives these statuses first, then 200.
-async fn receiver(statuses: &[u16]) -> (String, Inbox) {
-    let inbox = Inbox::default();
+/// A receiver that responds with these statuses first, then with 200.
+async fn receiver(statuses: &[u16]) -> (String, Received) {
+    let received = Received::default();
     let answers = Arc::new(Mutex::new(VecDeque::from(statuses.to_vec())));
-    let kept = Arc::clone(&inbox);
+    let kept = Arc::clone(&received);
     let router = Router::new().route(
         "/hook",
         post(async move |headers: HeaderMap, body: Bytes| {
@@ -40,11 +40,11 @@ async fn receiver(statuses: &[u16]) -> (String, Inbox) {
         .expect("a free port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move { axum::serve(listener, router).await });
-    (format!("http://{address}/hook"), inbox)
+    (format!("http://{address}/hook"), received)
 }
 
-fn taken(inbox: &Inbox) -> Vec<(String, Bytes)> {
-    std::mem::take(&mut inbox.lock().expect("not poisoned"))
+fn taken(received: &Received) -> Vec<(String, Bytes)> {
+    std::mem::take(&mut received.lock().expect("not poisoned"))
 }
 
 fn verify(secret: &str, header: &str, body: &[u8]) {
@@ -59,8 +59,8 @@ fn verify(secret: &str, header: &str, body: &[u8]) {
 #[tokio::test]
 async fn events_arrive_signed_in_the_endpoints_own_shape() {
     let world = World::new().await;
-    let (old_url, old_inbox) = receiver(&[]).await;
-    let (new_url, new_inbox) = receiver(&[]).await;
+    let (old_url, old_received) = receiver(&[]).await;
+    let (new_url, new_received) = receiver(&[]).await;
     let all = ("enabled_events[]", "*");
     let old = world
         .post(
@@ -78,7 +78,7 @@ async fn events_arrive_signed_in_the_endpoints_own_shape() {
     let customer = world.customer(&clock, "pm_card_visa").await;
     world.subscribe(&customer, &price, "classic").await;
     world.sandbox.deliveries_settled().await;
-    let (old_events, new_events) = (taken(&old_inbox), taken(&new_inbox));
+    let (old_events, new_events) = (taken(&old_received), taken(&new_received));
     assert_eq!(old_events.len(), world.event_types().await.len());
     assert_eq!(old_events.len(), new_events.len());
     let find = |events: &[(String, Bytes)], endpoint: &Value, kind: &str| -> Value {
@@ -105,9 +105,9 @@ async fn events_arrive_signed_in_the_endpoints_own_shape() {
 }
 
 #[tokio::test]
-async fn what_is_not_2xx_is_sent_again_and_then_given_up() {
+async fn failed_deliveries_are_retried_and_then_abandoned() {
     let world = World::new().await;
-    let (url, inbox) = receiver(&[500, 302]).await;
+    let (url, received) = receiver(&[500, 302]).await;
     world
         .post(
             "/v1/webhook_endpoints",
@@ -120,7 +120,7 @@ async fn what_is_not_2xx_is_sent_again_and_then_given_up() {
         .await
         .ok();
     world.sandbox.deliveries_settled().await;
-    let deliveries = taken(&inbox);
+    let deliveries = taken(&received);
     assert_eq!(deliveries.len(), 3);
     let id = |body: &Bytes| text(&serde_json::from_slice(body).expect("JSON"), "id");
     assert_eq!(
@@ -129,7 +129,7 @@ async fn what_is_not_2xx_is_sent_again_and_then_given_up() {
         "the same event each time"
     );
 
-    let (url, inbox) = receiver(&[500; 3]).await;
+    let (url, received) = receiver(&[500; 3]).await;
     world
         .post(
             "/v1/webhook_endpoints",
@@ -146,7 +146,7 @@ async fn what_is_not_2xx_is_sent_again_and_then_given_up() {
         .await
         .ok();
     world.sandbox.deliveries_settled().await;
-    assert_eq!(taken(&inbox).len(), 3);
+    assert_eq!(taken(&received).len(), 3);
     let failed = world
         .get("/v1/events", &[("delivery_success", "false")])
         .await
@@ -159,13 +159,13 @@ async fn what_is_not_2xx_is_sent_again_and_then_given_up() {
         .await
         .ok();
     world.sandbox.deliveries_settled().await;
-    assert_eq!(taken(&inbox).len(), 1);
+    assert_eq!(taken(&received).len(), 1);
 }
 
 #[tokio::test]
 async fn disabled_and_deleted_endpoints_get_nothing() {
     let world = World::new().await;
-    let (url, inbox) = receiver(&[]).await;
+    let (url, received) = receiver(&[]).await;
     let endpoint = world
         .post(
             "/v1/webhook_endpoints",
@@ -187,7 +187,7 @@ async fn disabled_and_deleted_endpoints_get_nothing() {
         .await
         .ok();
     world.sandbox.deliveries_settled().await;
-    assert_eq!(taken(&inbox).len(), 0);
+    assert_eq!(taken(&received).len(), 0);
     let error = world
         .post(
             "/v1/webhook_endpoints",

@@ -1,5 +1,5 @@
-// Drives the sandbox with Stripe's Node SDK, unchanged but for the host.
-// usage: node flow.mjs HOST PORT; prints "ok" when everything held.
+// Drives the sandbox with the official Node SDK; only the host differs.
+// Usage: node flow.mjs HOST PORT; prints "ok" on success.
 import assert from 'node:assert/strict';
 import http from 'node:http';
 import Stripe from 'stripe';

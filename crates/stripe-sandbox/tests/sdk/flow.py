@@ -1,6 +1,6 @@
-"""Drives the sandbox with Stripe's Python SDK, unchanged but for the host.
+"""Drives the sandbox with the official Python SDK; only the host differs.
 
-Usage: python flow.py BASE_URL; prints "ok" when everything held. It asks for
+Usage: python flow.py BASE_URL; prints "ok" on success. It requests
 an API version before 2025-03-31.basil, so it sees the older shape.
 """
 

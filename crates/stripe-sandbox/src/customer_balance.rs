@@ -1,4 +1,4 @@
-//! Customers' balances: each change is a transaction.
+//! Customer balances: every change is a transaction.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ pub const ROUTES: &[Route] = &[
 
 /// One change of a customer's balance.
 #[derive(Debug, Clone)]
-pub struct BalanceTransaction {
+pub struct CustomerBalanceTransaction {
     id: String,
     customer: String,
     created_secs: i64,
@@ -31,14 +31,14 @@ pub struct BalanceTransaction {
     metadata: Metadata,
 }
 
-impl Keyed for BalanceTransaction {
+impl Keyed for CustomerBalanceTransaction {
     fn id(&self) -> &str {
         &self.id
     }
 }
 
-impl BalanceTransaction {
-    /// The object.
+impl CustomerBalanceTransaction {
+    /// The API object.
     #[must_use]
     pub fn render(&self) -> Value {
         json!({
@@ -59,8 +59,8 @@ impl BalanceTransaction {
     }
 }
 
-/// Adds to a customer's balance, which is how a negative invoice becomes
-/// credit and how a later one uses it up. Zero changes nothing.
+/// Changes a customer's balance: a negative invoice becomes credit, and a later
+/// one uses it up. An amount of zero records nothing.
 pub fn adjust(
     state: &mut State,
     customer_id: &str,
@@ -83,18 +83,20 @@ pub fn adjust(
     let now = state.now_for(customer_id);
     let before = state.snapshot(customer_id);
     let id = state.ids.next("cbtxn");
-    state.balance_transactions.insert(BalanceTransaction {
-        id: id.clone(),
-        customer: customer_id.to_owned(),
-        created_secs: now,
-        amount,
-        currency,
-        ending_balance,
-        kind,
-        invoice: invoice.map(str::to_owned),
-        description: None,
-        metadata: Metadata::new(),
-    });
+    state
+        .customer_balance_transactions
+        .insert(CustomerBalanceTransaction {
+            id: id.clone(),
+            customer: customer_id.to_owned(),
+            created_secs: now,
+            amount,
+            currency,
+            ending_balance,
+            kind,
+            invoice: invoice.map(str::to_owned),
+            description: None,
+            metadata: Metadata::new(),
+        });
     if let Some(customer) = state.customers.get_mut(customer_id) {
         customer.balance = ending_balance;
     }
@@ -109,7 +111,7 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
         .ok_or_else(|| ApiError::missing_param("amount"))
         .and_then(|amount| validate::amount("amount", amount))?;
     let currency = validate::currency("currency", &params.required("currency")?)?;
-    let description = params.text_within("description", 350)?;
+    let description = params.text_up_to("description", 350)?;
     let metadata = MetadataChange::take(&mut params)?;
     params.finish()?;
     let id = call.id();
@@ -131,7 +133,11 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
         customer.currency = Some(currency);
     }
     let transaction = adjust(call.state, &id, amount, "adjustment", None)?.unwrap_or_default();
-    if let Some(stored) = call.state.balance_transactions.get_mut(&transaction) {
+    if let Some(stored) = call
+        .state
+        .customer_balance_transactions
+        .get_mut(&transaction)
+    {
         stored.description = description;
         stored.metadata = metadata.initial();
     }
@@ -149,7 +155,7 @@ fn list(call: &mut Call<'_>) -> Result<Value, ApiError> {
         &page,
         "customer balance transaction",
         &url,
-        call.state.balance_transactions.iter().rev(),
+        call.state.customer_balance_transactions.iter().rev(),
         |transaction| transaction.customer == id,
     )
 }

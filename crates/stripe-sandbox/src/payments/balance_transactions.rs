@@ -1,5 +1,5 @@
-//! Balance transactions: what charges and refunds do to the account's
-//! balance. The stand-in takes no fees.
+//! Balance transactions: the effect of charges and refunds on the account's
+//! balance. The sandbox charges no fees.
 
 use serde_json::{Value, json};
 
@@ -7,13 +7,12 @@ use crate::call::{Call, Route, get};
 use crate::error::ApiError;
 use crate::state::State;
 
-/// Routes of `/v1/balance_transactions`.
 pub const ROUTES: &[Route] = &[get("/v1/balance_transactions/{id}", retrieve)];
 
-/// How long Stripe keeps money before it is available.
+/// How long Stripe holds funds before they are available.
 const PENDING_SECS: i64 = 7 * 86_400;
 
-/// What moved the money.
+/// The charge or refund that moved money.
 struct Movement<'a> {
     created_secs: i64,
     amount: i64,
@@ -22,7 +21,7 @@ struct Movement<'a> {
     kind: &'static str,
 }
 
-/// The transaction of this id, if a charge or a refund has it.
+/// The transaction with this id, if a charge or refund has one.
 #[must_use]
 pub fn render(state: &State, id: &str) -> Option<Value> {
     let tail = id.strip_prefix("txn_")?;
