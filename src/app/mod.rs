@@ -1,8 +1,8 @@
 //! `serve`: what runs together, and how it starts and stops.
 //!
-//! Intake has the main thread to itself, on a runtime of one thread: between a
-//! delivery and its commit nothing waits for another core. Processing and the
-//! counting of usage have a thread each, so that they never stand in its way.
+//! The main thread, a runtime of one thread, has everything that answers:
+//! intake, the API, probes, and the sweepers beside them. Processing and the
+//! counting of usage have a thread each, so that deliveries do not wait behind them.
 
 pub mod api;
 pub mod background;
