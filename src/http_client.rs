@@ -1,29 +1,29 @@
-//! HTTP clients for hosts that we call.
+//! HTTP clients for the hosts that we call.
 
 use std::time::Duration;
 
-/// A client for hosts elsewhere, by the environment's proxy.
+/// A client for other hosts, through the environment's proxy.
 pub fn http_client() -> Result<reqwest::Client, reqwest::Error> {
     client(reqwest::Client::builder)
 }
 
-/// A client for services of this host, which no proxy reaches.
+/// A client for services on this host, past any proxy.
 pub fn direct_client() -> Result<reqwest::Client, reqwest::Error> {
     client(|| reqwest::Client::builder().no_proxy())
 }
 
 fn client(builder: fn() -> reqwest::ClientBuilder) -> Result<reqwest::Client, reqwest::Error> {
-    // Only the first call installs it; a second finds it there.
+    // Only the first call installs it; later ones fail, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // A redirect is the answer: whoever is asked does not say whom else we ask,
-    // nor is a POST that became a GET of some page a success.
+    // Redirects are not followed: the other side does not choose whom we call,
+    // and a POST that became a GET of some page is no success.
     builder()
         .timeout(Duration::from_secs(10))
         .redirect(reqwest::redirect::Policy::none())
         .build()
 }
 
-/// Why a call failed, down to its cause (a certificate, a refused connection),
+/// Why a call failed, down to the cause (a certificate, a refused connection),
 /// without the URL, which may hold a secret.
 pub fn reason(error: reqwest::Error) -> String {
     let error = error.without_url();
@@ -38,11 +38,4 @@ pub fn reason(error: reqwest::Error) -> String {
         cause = error.source();
     }
     said
-}
-
-/// Whether a URL is of this host.
-pub fn is_loopback(url: &reqwest::Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }

@@ -1,6 +1,10 @@
-//! Settings: environment variables (a `.env` file is read if present), which
-//! flags override. Everything is checked before anything is touched.
+//! Settings: environment variables (and a `.env` file, if present), overridden
+//! by flags. Every setting is checked before anything is touched.
+//!
+//! Nothing here knows what the settings are for: apart from the format of logs,
+//! this room uses no other.
 
+mod secrets;
 mod shown;
 mod stripe;
 mod surface;
@@ -14,12 +18,14 @@ use std::str::FromStr;
 use clap::Args;
 use sqlx::postgres::PgConnectOptions;
 
+pub use secrets::{SecretKey, SigningSecret, WebhookSecret};
 pub use shown::passwords_in;
-pub use stripe::{StripeApi, StripeArgs, StripeConfig, retries};
-pub use surface::{SurfaceArgs, SurfaceConfig};
-pub use text::{or, padded_secrets, publishable_key_is_live};
-pub use usage::{UsageArgs, UsageConfig};
+pub use stripe::{Patience, StripeApi, StripeArgs, StripeConfig, UnknownCustomers, retries};
+pub use surface::{Rates, SurfaceArgs, SurfaceConfig};
+pub use text::{is_loopback, or, padded_secrets, publishable_key_is_live};
+pub use usage::{Application, UsageArgs, UsageConfig};
 
+use crate::telemetry::{InvalidSetting, LogFormat};
 use text::{boolean, given, number, secret, secret_of_environment};
 
 /// A setting that is missing, malformed or contradictory: exit status 2.
@@ -39,7 +45,13 @@ impl ConfigError {
     }
 }
 
-/// The variables that are read, besides those of the secrets' files.
+impl From<InvalidSetting> for ConfigError {
+    fn from(invalid: InvalidSetting) -> Self {
+        Self::new(invalid.variable, invalid.problem)
+    }
+}
+
+/// The variables that are read, apart from the `*_FILE` variants of secrets.
 const VARIABLES: &[&str] = &[
     "AGENTS_UPSTREAM_URL",
     "ENFORCE_TRUST_HEADERS",
@@ -71,8 +83,8 @@ const VARIABLES: &[&str] = &[
     "GRACE_PERIOD_HOURS",
 ];
 
-/// Reads `.env` of the working directory, and refuses what no setting can be
-/// before anything else reads it.
+/// Reads `.env` in the working directory, and refuses malformed variables
+/// before anything else reads them.
 pub fn read_environment() -> Result<(), ConfigError> {
     read_env_file(Path::new(".env"))?;
     for &variable in VARIABLES {
@@ -81,20 +93,20 @@ pub fn read_environment() -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Only the file of the working directory: one further up belongs to whoever
+/// Only the working directory is searched: a file further up belongs to whoever
 /// may write there, and could send the secrets elsewhere.
 fn read_env_file(path: &Path) -> Result<(), ConfigError> {
     let refused = |problem: String| Err(ConfigError::new(".env", problem));
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        // A folder of that name is not a file of settings.
+        // A directory named `.env` holds no settings.
         Err(error) if error.kind() == std::io::ErrorKind::IsADirectory => return Ok(()),
         Err(error) => return refused(format!("cannot be read: {error}")),
     };
     if others_may_write(path) {
         return refused(format!(
-            "may be written by everyone on this host, and could send the secrets elsewhere: chmod o-w {}",
+            "is writable by everyone on this host, who could send the secrets elsewhere: chmod o-w {}",
             path.display()
         ));
     }
@@ -110,7 +122,7 @@ fn read_env_file(path: &Path) -> Result<(), ConfigError> {
     }
 }
 
-/// Whether users who are neither the owner's nor of its group may write it.
+/// Whether users other than the owner and its group may write the file.
 fn others_may_write(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
     let found = std::fs::metadata(path);
@@ -138,46 +150,39 @@ pub struct GlobalArgs {
     #[arg(long, env = "ALLOW_PRIVILEGED_DATABASE_ROLE", global = true, default_value = "false",
           num_args = 0..=1, default_missing_value = "true")]
     allow_privileged_database_role: String,
-    /// Where the embedded cluster and generated secrets live.
+    /// Directory of the embedded cluster and of generated secrets.
     #[arg(long, env = "DATA_DIR", global = true, default_value = DATA_DIR, value_parser = or(DATA_DIR))]
     data_dir: String,
-    /// Use the embedded cluster under the data directory, and start it if it
-    /// does not run, as only `serve` and `demo` do by themselves.
+    /// Use the embedded cluster under the data directory, and start it if it is
+    /// not running; only `serve` and `demo` do so without this flag.
     #[arg(long, global = true)]
     embedded: bool,
-    /// For whom you act: entered in the audit log beside your login.
+    /// The person you act for, entered in the audit log beside your login.
     #[arg(long = "as", global = true, value_name = "NAME")]
     acting_as: Option<String>,
-    /// How logs are written, `pretty` or `json`; unset: pretty on a terminal,
-    /// else json.
+    /// Log format, `pretty` or `json`; unset: pretty on a terminal, else json.
     #[arg(long, env = "LOG_FORMAT", global = true)]
     log_format: Option<String>,
 }
 
 const DATA_DIR: &str = ".data";
 
-/// Where the HTTP API listens, and is looked for.
+/// Where the HTTP API listens by default, and where commands look for it.
 pub const LISTEN_ADDR: &str = "127.0.0.1:8080";
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    Pretty,
-    Json,
-}
-
-/// Whether the embedded cluster may be started. A command that did so without
-/// being told would work on an empty database, and say that all is well.
+/// Whether the embedded cluster may be started. A command that started it
+/// unasked would work on an empty database and report that all is well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
     /// `serve`, `demo`, or `--embedded`.
     Allowed,
-    /// Only a cluster that runs is used.
+    /// Only a running cluster is used.
     Refused,
 }
 
 /// Where the database is.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "there is one of it")]
+#[expect(clippy::large_enum_variant, reason = "a process has one")]
 pub enum DatabaseLocation {
     /// A private cluster under the data directory.
     Embedded(Start),
@@ -187,28 +192,28 @@ pub enum DatabaseLocation {
 #[derive(Debug, Clone)]
 pub struct DatabaseConfig {
     pub location: DatabaseLocation,
-    /// The owner's login, where it is another one.
+    /// The owner's login, where it differs from the service's.
     pub migration: Option<PgConnectOptions>,
     pub allow_privileged_role: bool,
     pub data_dir: PathBuf,
 }
 
 impl GlobalArgs {
-    /// The URL as it was given, password included.
+    /// The service's URL as given, password included.
     pub fn database_url(&self) -> Option<String> {
         secret("DATABASE_URL", self.database_url.as_deref())
             .ok()
             .flatten()
     }
 
-    /// The owner's URL as it was given, password included.
+    /// The owner's URL as given, password included.
     pub fn owner_url(&self) -> Option<String> {
         let given = self.migration_database_url.as_deref();
         let own = secret("MIGRATION_DATABASE_URL", given).ok().flatten();
         own.or_else(|| self.database_url())
     }
 
-    /// For whom whoever runs the command says to act.
+    /// The value of `--as`.
     pub fn acting_as(&self) -> Option<&str> {
         self.acting_as.as_deref()
     }
@@ -220,13 +225,13 @@ impl GlobalArgs {
             Some("json") => Ok(Some(LogFormat::Json)),
             Some(other) => Err(ConfigError::new(
                 "LOG_FORMAT",
-                format!("{other:?} is neither pretty nor json"),
+                format!("expected pretty or json, got `{other}`"),
             )),
         }
     }
 
-    /// For a process that starts the embedded cluster where no DATABASE_URL is
-    /// set: `serve`.
+    /// For `serve`, which starts the embedded cluster where DATABASE_URL is
+    /// unset.
     pub fn database_of_service(&self) -> Result<DatabaseConfig, ConfigError> {
         self.locate(Start::Allowed, false)
     }
@@ -236,7 +241,8 @@ impl GlobalArgs {
         self.locate(Start::Refused, false)
     }
 
-    /// For what needs the owner's login only: `migrate`, `backup`, `restore`.
+    /// For commands that need only the owner's login: `migrate`, `backup`,
+    /// `restore`.
     pub fn database_of_owner(&self) -> Result<DatabaseConfig, ConfigError> {
         self.locate(Start::Refused, true)
     }
@@ -295,7 +301,7 @@ fn connect_options(variable: &'static str, url: &str) -> Result<PgConnectOptions
     let malformed = || {
         ConfigError::new(
             variable,
-            "is no PostgreSQL URL; write postgresql://user:password@host:5432/database",
+            "is not a PostgreSQL URL; write postgresql://user:password@host:5432/database",
         )
     };
     if !known {
@@ -304,8 +310,8 @@ fn connect_options(variable: &'static str, url: &str) -> Result<PgConnectOptions
     PgConnectOptions::from_str(&without_unknown_parameters(variable, url)).map_err(|_| malformed())
 }
 
-/// What sqlx reads of a URL's parameters. It logs the others with their values,
-/// and a misspelt password among them.
+/// The URL parameters that sqlx reads. It logs any other with its value, which
+/// may be a misspelt password.
 const PARAMETERS: [&str; 18] = [
     "sslmode",
     "ssl-mode",
@@ -338,7 +344,7 @@ fn without_unknown_parameters(variable: &'static str, url: &str) -> String {
             tracing::warn!(
                 variable,
                 parameter = name,
-                "a parameter that is not used here"
+                "ignoring an unknown URL parameter"
             );
         }
         known
@@ -351,19 +357,19 @@ fn without_unknown_parameters(variable: &'static str, url: &str) -> String {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Service")]
 pub struct ServeArgs {
-    /// Where the HTTP API listens.
+    /// Address of the HTTP API.
     #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR, value_parser = or(LISTEN_ADDR))]
     listen_addr: String,
-    /// A separate listener for /metrics; unset: on the API's.
+    /// A separate address for /metrics; unset: served by the API's listener.
     #[arg(long, env = "METRICS_ADDR")]
     metrics_addr: Option<String>,
-    /// Processing workers; 0: intake only. Unset: by cores.
+    /// Number of processing workers; 0: intake and API only. Unset: one per core.
     #[arg(long, env = "WORKER_CONCURRENCY")]
     worker_concurrency: Option<String>,
     /// How many proxies in front of the service append to X-Forwarded-For.
     #[arg(long, env = "TRUSTED_PROXIES", default_value = "0", value_parser = or("0"))]
     trusted_proxies: String,
-    /// How old, in seconds, a signature may be.
+    /// Maximum age of a webhook signature, in seconds.
     #[arg(long, env = "WEBHOOK_TOLERANCE_SECONDS", default_value = "300", value_parser = or("300"))]
     webhook_tolerance_seconds: String,
     #[command(flatten)]
@@ -408,12 +414,12 @@ impl ServeArgs {
     }
 }
 
-/// Where `webhooks trigger` finds the running service.
+/// Parses `IP:PORT`.
 pub fn address(variable: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
     text.trim().parse().map_err(|_| {
         ConfigError::new(
             variable,
-            format!("{text:?} is no address; write IP:PORT, such as 127.0.0.1:8080"),
+            format!("expected IP:PORT, such as 127.0.0.1:8080, got `{text}`"),
         )
     })
 }

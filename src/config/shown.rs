@@ -1,12 +1,12 @@
 //! Passwords in our own arguments, which every user of the host can list.
 
-/// The flags that may hold one, and the variables that say the same.
+/// Flags that may hold a password, and the variables to use instead.
 const URLS: [(&str, &str); 2] = [
     ("--database-url", "DATABASE_URL"),
     ("--migration-database-url", "MIGRATION_DATABASE_URL"),
 ];
 
-/// The variables to use instead of those of `arguments` that have a password.
+/// The variables to use instead of the flags that have a password in `arguments`.
 pub fn passwords_in(arguments: &[String]) -> Vec<&'static str> {
     let value_of = |flag: &str| {
         arguments.iter().enumerate().find_map(|(at, argument)| {
@@ -27,8 +27,8 @@ pub fn passwords_in(arguments: &[String]) -> Vec<&'static str> {
 
 fn has_password(url: &str) -> bool {
     let (_, rest) = url.split_once("://").unwrap_or(("", url));
-    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let authority = place.split('/').next().unwrap_or_default();
+    let (location, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let authority = location.split('/').next().unwrap_or_default();
     let user = authority.rsplit_once('@').map(|(user, _)| user);
     user.is_some_and(|user| user.contains(':')) || query.to_ascii_lowercase().contains("assword")
 }

@@ -1,51 +1,88 @@
-//! The settings of Stripe.
+//! Settings of Stripe: the API, the webhook secrets, and what becomes of events.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use reqwest::Url;
 
-use super::{ConfigError, given, number, or, secret_of_environment};
-use crate::http_client::is_loopback;
-use crate::projection::UnknownCustomers;
-use crate::stripe::client::{API_BASE, Patience, SecretKey};
-use crate::stripe::signature::SigningSecret;
+use super::{
+    ConfigError, SecretKey, SigningSecret, given, is_loopback, number, or, secret_of_environment,
+};
 
-/// The settings of what listens to Stripe. STRIPE_SECRET_KEY and
-/// STRIPE_WEBHOOK_SECRET have no flags: the arguments of a process are public.
+/// Stripe's own host.
+const API_BASE: &str = "https://api.stripe.com";
+
+/// STRIPE_SECRET_KEY and STRIPE_WEBHOOK_SECRET have no flags: every user of the
+/// host can list the arguments of a process.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Stripe")]
 pub struct StripeArgs {
-    /// The plan catalogue; unset: config/plans.toml, else the built-in one.
+    /// File of the plan catalogue; unset: config/plans.toml, else the built-in
+    /// catalogue.
     #[arg(long, env = "PLANS_FILE")]
     plans_file: Option<String>,
     /// Another host that speaks Stripe's API, such as the sandbox.
     #[arg(long, env = "STRIPE_API_BASE")]
     stripe_api_base: Option<String>,
-    /// Attempts after the first before an event is dead-lettered.
+    /// Retries after the first attempt before an event is dead-lettered.
     #[arg(long, env = "WEBHOOK_MAX_RETRIES", default_value = "20", value_parser = or("20"))]
     webhook_max_retries: String,
-    /// What becomes of events of Stripe customers that no organization has:
-    /// `retry`, then dead letters; or `ignore`, where other products share the
-    /// Stripe account.
+    /// What to do with events of Stripe customers that belong to no organization:
+    /// `retry`, then dead-letter them; or `ignore` them, where other products
+    /// share the Stripe account.
     #[arg(long, env = "UNKNOWN_CUSTOMERS", default_value = "retry", value_parser = or("retry"))]
     unknown_customers: String,
 }
 
 #[derive(Debug, Clone, Default)]
 pub struct StripeConfig {
-    /// Whether the configured key is for live mode; None without a key.
+    /// Whether the configured key is for live mode; `None` without a key.
     pub key_is_live: Option<bool>,
-    /// Where and as whom Stripe is called; None without a key.
+    /// `None` without a key: then nothing calls Stripe.
     pub api: Option<StripeApi>,
-    /// None: none is configured, and one is generated.
+    /// `None` if unset: then one is generated.
     pub webhook_secrets: Option<Vec<SigningSecret>>,
     pub plans_file: Option<PathBuf>,
     pub max_retries: u32,
     pub unknown_customers: UnknownCustomers,
 }
 
-/// Stripe's host, and the key for it.
+/// What events of customers that belong to no organization come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnknownCustomers {
+    /// They are retried, then dead-lettered.
+    #[default]
+    Retry,
+    /// They are ignored until an organization has the customer, since other
+    /// products share the account.
+    Ignore,
+}
+
+/// How long a call to Stripe may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// For one attempt.
+    pub attempt: Duration,
+    /// For all attempts, pauses included.
+    pub total: Duration,
+    pub attempts: u32,
+    /// The first pause; each later one is twice as long.
+    pub pause: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            attempt: Duration::from_secs(15),
+            total: Duration::from_secs(30),
+            attempts: 4,
+            pause: Duration::from_millis(250),
+        }
+    }
+}
+
+/// Stripe's host and the key for it.
 #[derive(Debug, Clone)]
 pub struct StripeApi {
     pub base: Url,
@@ -94,15 +131,14 @@ fn key_mode(key: &str) -> Result<bool, ConfigError> {
     };
     if !rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
         return refused(
-            "has something in it that no key has, such as white space; copy it again from Stripe's dashboard",
+            "contains characters that no key has, such as white space; copy it again from Stripe's dashboard",
         );
     }
     Ok(live.is_some())
 }
 
-/// The secrets of a list with commas or line breaks between them. What is not
-/// one secret is refused: deliveries would be answered 400, and Stripe disables
-/// an endpoint that does so.
+/// Splits a list at commas and line breaks. A malformed secret is refused: it
+/// would make every delivery a 400, and Stripe disables such endpoints.
 fn signing_secrets(list: &str) -> Result<Vec<SigningSecret>, ConfigError> {
     let secrets: Vec<&str> = list
         .split([',', '\n', '\r'])
@@ -111,7 +147,7 @@ fn signing_secrets(list: &str) -> Result<Vec<SigningSecret>, ConfigError> {
     if secrets.is_empty() || !secrets.iter().all(|secret| is_signing_secret(secret)) {
         return Err(ConfigError::new(
             "STRIPE_WEBHOOK_SECRET",
-            "each secret is whsec_ and letters, without white space or quotation marks in it; \
+            "each secret is whsec_ and letters, without white space or quotation marks; \
              separate several by commas or line breaks",
         ));
     }
@@ -121,7 +157,7 @@ fn signing_secrets(list: &str) -> Result<Vec<SigningSecret>, ConfigError> {
 fn is_signing_secret(text: &str) -> bool {
     let part = |b: u8| b.is_ascii_graphic() && !b"\"'`;,".contains(&b);
     text.strip_prefix("whsec_").is_some_and(|rest| {
-        // Two that stand together without anything between them are not one.
+        // Two secrets without a separator are not one.
         !rest.is_empty() && rest.bytes().all(part) && !rest.contains("whsec_")
     })
 }
@@ -131,22 +167,22 @@ fn api_base(text: &str) -> Result<Url, ConfigError> {
     let usable = url.filter(|url| {
         matches!(url.scheme(), "http" | "https") && url.has_host() && url.query().is_none()
     });
-    // The key would go over the network as it is.
+    // Over http:// the key would cross the network in the clear.
     let usable = usable.filter(|url| url.scheme() == "https" || is_loopback(url));
     usable.ok_or_else(|| {
         ConfigError::new(
             "STRIPE_API_BASE",
-            "is no https:// URL (http:// only for this host); leave it unset for Stripe itself",
+            "is not an https:// URL (http:// is for this host only); leave it unset for Stripe itself",
         )
     })
 }
 
-/// WEBHOOK_MAX_RETRIES: attempts after the first.
+/// Parses WEBHOOK_MAX_RETRIES.
 pub fn retries(text: &str) -> Result<u32, ConfigError> {
     number("WEBHOOK_MAX_RETRIES", text, 0, 1_000)
 }
 
-/// UNKNOWN_CUSTOMERS: events of customers that no organization has.
+/// Parses UNKNOWN_CUSTOMERS.
 fn unknown_customers(text: &str) -> Result<UnknownCustomers, ConfigError> {
     match text.trim() {
         "" | "retry" => Ok(UnknownCustomers::Retry),
@@ -163,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_tell_their_mode() {
+    fn the_mode_of_a_key_is_its_prefix() {
         assert!(key_mode("sk_live_x").unwrap());
         assert!(!key_mode("rk_test_x").unwrap());
         assert!(key_mode("sk_test_").is_err());
@@ -208,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_goes_nowhere_in_the_clear() {
+    fn a_key_is_never_sent_in_the_clear() {
         for good in [
             API_BASE,
             "http://127.0.0.1:12111",

@@ -1,26 +1,42 @@
-//! What the API lets in: how much of each credential, and whose scripts.
+//! Settings of the API's surface: rate limits, and origins whose scripts may call
+//! it.
 
 use axum::http::HeaderValue;
 use clap::Args;
 
 use super::{ConfigError, given, number, or};
-use crate::server::layers::rate_limit::Rates;
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Service")]
 pub struct SurfaceArgs {
-    /// Requests a minute that a credential may send; 0: any number.
+    /// Requests per minute and credential; 0: no limit.
     #[arg(long, env = "API_RATE_LIMIT_PER_MINUTE", default_value = "6000", value_parser = or("6000"))]
     api_rate_limit_per_minute: String,
-    /// The same for what a product calls for each request of its users: usage
-    /// events (each of a batch, and each started KiB, is one) and checks,
-    /// forward-auth, agents.
+    /// The same for routes that a product calls on each of its users' requests:
+    /// usage events (each event of a batch, and each started KiB, counts as one),
+    /// checks, forward-auth and agents.
     #[arg(long, env = "USAGE_RATE_LIMIT_PER_MINUTE", default_value = "6000000", value_parser = or("6000000"))]
     usage_rate_limit_per_minute: String,
-    /// The sites whose scripts may call the API (https://host), separated by
-    /// commas; unset: none.
+    /// Origins whose scripts may call the API (https://host), comma separated;
+    /// unset: none.
     #[arg(long, env = "CORS_ALLOWED_ORIGINS")]
     cors_allowed_origins: Option<String>,
+}
+
+/// Requests, or usage events, per minute and credential; 0: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rates {
+    pub api_per_minute: u32,
+    pub usage_per_minute: u32,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self {
+            api_per_minute: 6_000,
+            usage_per_minute: 6_000_000,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -43,7 +59,8 @@ impl SurfaceArgs {
     }
 }
 
-/// Origins as browsers write them: a scheme, a host, and a port if need be.
+/// Origins as browsers write them: a scheme, a host, and a port where it is not
+/// the scheme's own.
 fn origins(list: Option<&str>) -> Result<Vec<HeaderValue>, ConfigError> {
     let given = list.into_iter().flat_map(|list| list.split(','));
     let given = given.map(str::trim).filter(|origin| !origin.is_empty());
@@ -54,8 +71,8 @@ fn origins(list: Option<&str>) -> Result<Vec<HeaderValue>, ConfigError> {
                 ConfigError::new(
                     "CORS_ALLOWED_ORIGINS",
                     format!(
-                        "{origin:?} is no origin; write https://host or https://host:port, \
-                         in small letters"
+                        "expected https://host or https://host:port in lower case, \
+                         got `{origin}`"
                     ),
                 )
             })

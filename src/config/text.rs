@@ -1,14 +1,16 @@
-//! Settings as text: what surrounds a value and what it is.
+//! Settings as text: trimming, reading secrets from files, and parsing.
 
 use std::convert::Infallible;
 use std::env::VarError;
 
+use reqwest::Url;
+
 use super::ConfigError;
 
-/// Lists, of which each part is checked by itself.
+/// Lists, whose parts are checked one by one.
 const LISTS: [&str; 2] = ["STRIPE_WEBHOOK_SECRET", "CORS_ALLOWED_ORIGINS"];
 
-/// The variables that may come from a file, `<variable>_FILE`.
+/// The variables that `<variable>_FILE` may replace.
 const SECRETS: [&str; 5] = [
     "STRIPE_SECRET_KEY",
     "STRIPE_WEBHOOK_SECRET",
@@ -17,25 +19,25 @@ const SECRETS: [&str; 5] = [
     "MIGRATION_DATABASE_URL",
 ];
 
-/// Without the white space around it, and without the byte order mark that
-/// some editors begin a file with.
+/// Removes surrounding white space, and the byte order mark that some editors
+/// put at the start of a file.
 fn trimmed(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
 }
 
-/// An empty variable is as good as none.
+/// An empty variable counts as unset.
 pub(super) fn given(value: Option<&str>) -> Option<&str> {
     value.map(trimmed).filter(|value| !value.is_empty())
 }
 
-/// Takes an empty setting for its default, as where it is not set.
+/// A parser that reads an empty setting as its default.
 pub fn or(
     default: &'static str,
 ) -> impl Fn(&str) -> Result<String, Infallible> + Clone + Send + Sync + 'static {
     move |text| Ok(given(Some(text)).unwrap_or(default).to_owned())
 }
 
-/// Refuses a variable, and the name of its file, that no setting can be.
+/// Checks a variable and its `_FILE` variant.
 pub(super) fn check_variable(variable: &'static str) -> Result<(), ConfigError> {
     let file = format!("{variable}_FILE");
     let of_file = SECRETS.contains(&variable).then(|| std::env::var(&file));
@@ -54,9 +56,9 @@ pub(super) fn check_variable(variable: &'static str) -> Result<(), ConfigError> 
     Ok(())
 }
 
-/// Refuses what is part of no value: the quotation marks of a shell, which
-/// other readers of settings keep, and control characters. URLs would silently
-/// lose the latter. The value is not repeated: it may be a secret.
+/// Refuses quotation marks around a value, which some readers of settings keep,
+/// and control characters, which URL parsers silently drop. The error does not
+/// repeat the value: it may be a secret.
 fn check(variable: &'static str, text: &str) -> Result<(), ConfigError> {
     let text = trimmed(text);
     let quoted = |mark| text.starts_with(mark) || text.ends_with(mark);
@@ -65,15 +67,15 @@ fn check(variable: &'static str, text: &str) -> Result<(), ConfigError> {
         return Err(ConfigError::new(variable, problem));
     }
     if text.chars().any(char::is_control) && !LISTS.contains(&variable) {
-        let problem = "has a line break, tab or other control character within it; remove it";
+        let problem = "contains a line break, tab or other control character; remove it";
         return Err(ConfigError::new(variable, problem));
     }
     Ok(())
 }
 
-/// A secret given by itself or by a file that `<variable>_FILE` names; white
-/// space around it is dropped. A flag, which is what `value` is where it is not
-/// the variable's, overrides both.
+/// A secret, given directly or in the file that `<variable>_FILE` names, without
+/// surrounding white space. A flag overrides both: `value` is a flag's where it
+/// differs from the variable's.
 pub(super) fn secret(
     variable: &'static str,
     value: Option<&str>,
@@ -111,7 +113,7 @@ pub(super) fn secret(
     }
 }
 
-/// The secrets that a variable or file gives with white space around them.
+/// The secrets whose variables have surrounding white space.
 pub fn padded_secrets() -> Vec<&'static str> {
     let is_padded = |text: String| text != trimmed(&text);
     let mut padded = SECRETS.to_vec();
@@ -119,8 +121,8 @@ pub fn padded_secrets() -> Vec<&'static str> {
     padded
 }
 
-/// The mode of STRIPE_PUBLISHABLE_KEY, or of the same as front ends name it,
-/// which nothing here uses; None: unset.
+/// Whether STRIPE_PUBLISHABLE_KEY (or the variable that Vite front ends use) is for
+/// live mode; `None` if unset. Only `doctor` reads it.
 pub fn publishable_key_is_live() -> Option<bool> {
     ["STRIPE_PUBLISHABLE_KEY", "VITE_STRIPE_PUBLISHABLE_KEY"]
         .iter()
@@ -140,7 +142,7 @@ pub(super) fn boolean(variable: &'static str, text: &str) -> Result<bool, Config
         "false" | "0" | "no" | "" => Ok(false),
         _ => Err(ConfigError::new(
             variable,
-            format!("{text:?} is neither true nor false"),
+            format!("expected true or false, got `{text}`"),
         )),
     }
 }
@@ -158,7 +160,14 @@ pub(super) fn number(
         .ok_or_else(|| {
             ConfigError::new(
                 variable,
-                format!("{text:?} is no number from {least} to {most}"),
+                format!("expected an integer between {least} and {most}, got `{text}`"),
             )
         })
+}
+
+/// Whether a URL names this host.
+pub fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }

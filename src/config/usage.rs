@@ -1,34 +1,41 @@
-//! The settings of metering and enforcement.
+//! Settings of metering and enforcement.
 
 use clap::Args;
 use reqwest::Url;
 
-use super::{ConfigError, boolean, given, number, or, secret_of_environment};
-use crate::http_client::is_loopback;
-use crate::metering::alerts::sender::Application;
-use crate::metering::alerts::webhook::WebhookSecret;
+use super::{
+    ConfigError, WebhookSecret, boolean, given, is_loopback, number, or, secret_of_environment,
+};
 
-/// How usage is metered and enforced. APPLICATION_WEBHOOK_SECRET has no flag.
+/// APPLICATION_WEBHOOK_SECRET has no flag: every user of the host can list the
+/// arguments of a process.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Usage")]
 pub struct UsageArgs {
     /// How long a soft limit may be exceeded, in hours.
     #[arg(long, env = "GRACE_PERIOD_HOURS", default_value = "24", value_parser = or("24"))]
     grace_period_hours: String,
-    /// Where allowed calls of /api/agents/execute are forwarded; unset: a
-    /// built-in agent repeats its input.
+    /// Where allowed calls to /api/agents/execute are forwarded; unset: a built-in
+    /// agent echoes its input.
     #[arg(long, env = "AGENTS_UPSTREAM_URL")]
     agents_upstream_url: Option<String>,
-    /// Whether proxies that ask /api/enforce set X-Quota-Metric and
-    /// X-Quota-Amount themselves, in place of their clients'; else only the
-    /// query is read.
+    /// Read X-Quota-Metric and X-Quota-Amount in requests to /api/enforce; only
+    /// where the proxy overwrites its clients' headers. Otherwise only the query
+    /// is read.
     #[arg(long, env = "ENFORCE_TRUST_HEADERS", default_value = "false",
           num_args = 0..=1, default_missing_value = "true")]
     enforce_trust_headers: String,
-    /// Where the application takes webhooks (Standard Webhooks), signed with
-    /// APPLICATION_WEBHOOK_SECRET; unset: usage alerts are not sent.
+    /// Where to send usage alerts (Standard Webhooks), signed with
+    /// APPLICATION_WEBHOOK_SECRET; unset: they are not sent.
     #[arg(long, env = "APPLICATION_WEBHOOK_URL")]
     application_webhook_url: Option<String>,
+}
+
+/// The application's webhook endpoint and its key.
+#[derive(Debug, Clone)]
+pub struct Application {
+    pub url: Url,
+    pub secret: WebhookSecret,
 }
 
 #[derive(Debug, Clone)]
@@ -57,7 +64,7 @@ impl UsageArgs {
             let url = Url::parse(text).ok();
             let usable =
                 url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-            usable.ok_or_else(|| ConfigError::new(variable, "is no http:// or https:// URL"))
+            usable.ok_or_else(|| ConfigError::new(variable, "is not an http:// or https:// URL"))
         };
         let upstream = given(self.agents_upstream_url.as_deref());
         let webhooks = given(self.application_webhook_url.as_deref());
@@ -74,11 +81,11 @@ impl UsageArgs {
 }
 
 fn application(url: Url) -> Result<Application, ConfigError> {
-    // What the message says of an organization is nobody else's to read.
+    // The messages are confidential: they name organizations and their usage.
     if url.scheme() != "https" && !is_loopback(&url) {
         return Err(ConfigError::new(
             "APPLICATION_WEBHOOK_URL",
-            "must be an https:// URL (http:// only for this host)",
+            "must be an https:// URL (http:// is for this host only)",
         ));
     }
     let variable = "APPLICATION_WEBHOOK_SECRET";

@@ -37,6 +37,7 @@ use uuid::Uuid;
 
 use crate::audit::{self, Actor, NewEntry};
 use crate::catalogue::Catalogue;
+pub use crate::config::UnknownCustomers;
 use crate::metering::grace;
 use crate::stripe::account::Account;
 use crate::stripe::event::EventData;
@@ -132,17 +133,6 @@ pub struct Context<'a> {
     pub unknown_customers: UnknownCustomers,
     /// Whose that key is.
     pub account: Account,
-}
-
-/// What becomes of events of customers that no organization has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum UnknownCustomers {
-    /// They are retried, then dead letters.
-    #[default]
-    Retry,
-    /// They are ignored until the customer is an organization's: other products
-    /// share the account.
-    Ignore,
 }
 
 /// The result of a batch: one result for each event, and what to count once

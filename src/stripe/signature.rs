@@ -1,41 +1,10 @@
 //! The `Stripe-Signature` header: `t=<unix seconds>,v1=<hex>[,v1=…][,v0=…]`.
 
-use std::fmt;
-
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-/// A signing secret: the whole string that Stripe shows, `whsec_` included, is
-/// the key. It never appears in logs or errors.
-#[derive(Clone)]
-pub struct SigningSecret(String);
-
-impl SigningSecret {
-    pub fn new(secret: impl Into<String>) -> Self {
-        Self(secret.into())
-    }
-
-    /// The secret itself, for writing it where only its owner reads.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-
-    fn mac(&self, timestamp: &str, body: &[u8]) -> [u8; 32] {
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.as_bytes())
-            .expect("HMAC takes keys of any length");
-        mac.update(timestamp.as_bytes());
-        mac.update(b".");
-        mac.update(body);
-        mac.finalize().into_bytes().into()
-    }
-}
-
-impl fmt::Debug for SigningSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SigningSecret(…)")
-    }
-}
+pub use crate::config::SigningSecret;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
@@ -74,7 +43,7 @@ pub fn verify(
     let (timestamp, signed_at) = time_of(header)?;
     let expected: Vec<[u8; 32]> = secrets
         .iter()
-        .map(|secret| secret.mac(timestamp, body))
+        .map(|secret| mac(secret, timestamp, body))
         .collect();
     let mut matches = false;
     for candidate in fields(header, "v1").filter_map(lower_hex) {
@@ -109,8 +78,17 @@ fn within(signed_at: i64, now: i64, tolerance_secs: u32) -> Result<(), Signature
 pub fn sign(secret: &SigningSecret, body: &[u8], now: i64) -> String {
     format!(
         "t={now},v1={}",
-        hex::encode(secret.mac(&now.to_string(), body))
+        hex::encode(mac(secret, &now.to_string(), body))
     )
+}
+
+fn mac(secret: &SigningSecret, timestamp: &str, body: &[u8]) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes())
+        .expect("HMAC takes keys of any length");
+    mac.update(timestamp.as_bytes());
+    mac.update(b".");
+    mac.update(body);
+    mac.finalize().into_bytes().into()
 }
 
 fn fields<'a>(header: &'a str, key: &'a str) -> impl Iterator<Item = &'a str> {

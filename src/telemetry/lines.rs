@@ -1,46 +1,46 @@
-//! Log lines, written by a thread of their own: who logs a line does not wait
-//! for the disk or the terminal, and lines that come together are written
-//! together. None is lost: a full buffer is waited for, and the process ends,
-//! or panics, with all of them written. Only where the reader has stopped are
-//! lines dropped, and counted: nobody waits for it twice.
+//! A separate thread writes log lines: threads that log do not wait for the disk
+//! or the terminal, and lines that arrive together are written together. No line
+//! is lost: loggers wait while the buffer is full, and all lines are written
+//! before the process ends or panics. Only when the reader of the log has stopped
+//! are lines dropped, and counted: nobody waits for it twice.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::telemetry::metrics;
+use super::metrics;
 
-/// How much waits to be written at most.
+/// Maximum size of the buffer.
 const BUFFER_BYTES: usize = 4 << 20;
-/// How long the first of some lines waits for the others.
+/// How long the first line waits for others to be written with it.
 const GATHER: Duration = Duration::from_millis(5);
-/// How long the end, or the first line without room, waits for a reader that does
-/// not read.
+/// How long the end of the process, or the first line without room, waits for a
+/// reader that has stopped.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where lines are handed in.
+/// The buffer of lines; clones share it.
 #[derive(Clone)]
 pub struct Lines(Arc<Shared>);
 
 struct Shared {
     patience: Duration,
     state: Mutex<State>,
-    /// Something came, or all was written.
+    /// A line arrived, or all were written.
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     waiting: Vec<u8>,
-    /// The writer has some in its hands.
+    /// The writer is writing some.
     writing: bool,
-    /// The writer sleeps until something comes.
+    /// The writer sleeps until a line arrives.
     idle: bool,
-    /// Somebody waits for the writer.
+    /// A thread waits for the writer.
     hurry: bool,
-    /// The reader has stopped: nobody waits, until the writer goes on.
+    /// The reader has stopped: nobody waits until the writer continues.
     stuck: bool,
-    /// Lines that were dropped since.
+    /// Lines dropped since then.
     lost: u64,
 }
 
@@ -63,7 +63,7 @@ impl Lines {
         Ok(lines)
     }
 
-    /// Waits until all that was handed in is written.
+    /// Waits until every line is written.
     pub fn flush(&self) {
         let mut state = self.0.state();
         state.hurry = true;
@@ -138,7 +138,7 @@ impl Shared {
             std::mem::swap(&mut state.waiting, &mut batch);
             state.writing = true;
             drop(state);
-            // Nobody is left to be told that the log cannot be written.
+            // There is nowhere to report that the log cannot be written.
             let _ = out.write_all(&batch).and_then(|()| out.flush());
             batch.clear();
             let mut state = self.state();
@@ -146,7 +146,7 @@ impl Shared {
             state.stuck = false;
             let lost = std::mem::take(&mut state.lost);
             if lost > 0 {
-                state.waiting.extend_from_slice(&said_of(lost));
+                state.waiting.extend_from_slice(&notice_of(lost));
             }
             if state.waiting.is_empty() {
                 state.hurry = false;
@@ -157,12 +157,12 @@ impl Shared {
     }
 }
 
-/// What the log says where lines are missing.
-fn said_of(lost: u64) -> Vec<u8> {
+/// The line that stands in the log where others are missing.
+fn notice_of(lost: u64) -> Vec<u8> {
     let line = serde_json::json!({
         "timestamp": jiff::Timestamp::now(),
         "level": "ERROR",
-        "message": "log lines were dropped: whoever reads the log had stopped",
+        "message": "log lines were dropped because the reader of the log had stopped",
         "lines": lost,
     });
     format!("{line}\n").into_bytes()
@@ -172,7 +172,7 @@ fn said_of(lost: u64) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// Writes slowly, as a pipe that is read slowly does.
+    /// A slowly read pipe.
     #[derive(Clone, Default)]
     struct Slow(Arc<Mutex<Vec<u8>>>);
 
@@ -189,7 +189,7 @@ mod tests {
         }
     }
 
-    /// Blocks until somebody reads.
+    /// Blocks until it is read.
     #[derive(Clone, Default)]
     struct Stopped(Arc<(Mutex<Option<Vec<u8>>>, Condvar)>);
 
@@ -218,7 +218,7 @@ mod tests {
         let out = Stopped::default();
         let mut lines = Lines::patiently_to(out.clone(), Duration::from_millis(50)).unwrap();
         let line = [b"x".repeat(1_023), b"\n".to_vec()].concat();
-        // What the buffer and the writer take, and as many that find no room.
+        // Twice as many as the buffer and the writer take.
         let all = 4 * BUFFER_BYTES / line.len();
         for _ in 0..all {
             lines.write_all(&line).unwrap();
@@ -233,18 +233,18 @@ mod tests {
         }
         let written = String::from_utf8(out.0.0.lock().unwrap().clone().unwrap()).unwrap();
         let kept = written.lines().filter(|line| line.starts_with('x')).count();
-        let told: Vec<serde_json::Value> = written
+        let notices: Vec<serde_json::Value> = written
             .lines()
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect();
-        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(notices.len(), 1, "{notices:?}");
         assert!(kept < all);
-        assert_eq!(told[0]["lines"].as_u64().unwrap() as usize, all - kept);
+        assert_eq!(notices[0]["lines"].as_u64().unwrap() as usize, all - kept);
         assert!(written.ends_with("after\n"));
     }
 
     #[test]
-    fn no_line_is_lost_or_torn_though_there_are_more_than_the_buffer_takes() {
+    fn no_line_is_lost_or_torn_when_there_are_more_than_the_buffer_takes() {
         let out = Slow::default();
         let lines = Lines::to(out.clone()).unwrap();
         let threads: Vec<_> = (0..4)

@@ -1,5 +1,7 @@
-//! Logs: on stderr, so that stdout has what a command prints. With the feature
-//! `otlp`, traces as well.
+//! Logs, metrics and, with the feature `otlp`, traces. Logs go to stderr, so that
+//! stdout has only what a command prints.
+//!
+//! This room uses no other: what it counts and traces comes as plain values.
 
 mod lines;
 pub mod metrics;
@@ -19,41 +21,46 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
-use crate::config::{ConfigError, LogFormat};
-use crate::projection::StoredEvent;
 use lines::Lines;
 use trace_context::TraceParent;
 
 /// The writer of a process that serves.
 static LINES: OnceLock<Lines> = OnceLock::new();
 
-/// Who writes log lines.
+/// Which thread writes log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writing {
-    /// Whoever logs: a command's lines stay in order with what it prints.
+    /// The one that logs: a command's lines stay in order with its output.
     AtOnce,
-    /// A thread of its own.
+    /// A separate one.
     Apart,
 }
 
-/// Starts to write logs; `default_filter` is the filter where RUST_LOG is unset.
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Pretty,
+    Json,
+}
+
+/// A malformed variable that telemetry reads itself.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{variable}: {problem}")]
+pub struct InvalidSetting {
+    pub variable: &'static str,
+    pub problem: String,
+}
+
+/// Starts to write logs; `default_filter` applies where RUST_LOG is unset.
 pub fn install(
     format: Option<LogFormat>,
     default_filter: &str,
     writing: Writing,
-) -> Result<(), ConfigError> {
+) -> Result<(), InvalidSetting> {
     if writing == Writing::Apart {
         write_apart();
     }
-    let filter = match std::env::var("RUST_LOG")
-        .ok()
-        .filter(|value| !value.trim().is_empty())
-    {
-        Some(text) => EnvFilter::try_new(&text).map_err(|error| {
-            ConfigError::new("RUST_LOG", format!("{text:?} is no filter: {error}"))
-        })?,
-        None => EnvFilter::new(default_filter),
-    };
+    let filter = filter(default_filter)?;
     let on_terminal = io::stderr().is_terminal();
     let format = format.unwrap_or(if on_terminal {
         LogFormat::Pretty
@@ -64,7 +71,7 @@ pub fn install(
         .log_internal_errors(false)
         .with_writer(|| Escaping(Lines::or_stderr()));
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
-        // Its colours are escape sequences; it escapes those of others itself.
+        // Colours are escape sequences; this formatter escapes others' itself.
         LogFormat::Pretty if on_terminal => lines
             .with_writer(Lines::or_stderr)
             .with_target(false)
@@ -79,45 +86,56 @@ pub fn install(
     Ok(())
 }
 
-/// Lets a thread of its own write the lines; where none can be started, whoever
-/// logs does.
+fn filter(default_filter: &str) -> Result<EnvFilter, InvalidSetting> {
+    let given = std::env::var("RUST_LOG").ok();
+    let Some(text) = given.filter(|value| !value.trim().is_empty()) else {
+        return Ok(EnvFilter::new(default_filter));
+    };
+    EnvFilter::try_new(&text).map_err(|error| InvalidSetting {
+        variable: "RUST_LOG",
+        problem: format!("{text:?} is not a valid filter: {error}"),
+    })
+}
+
+/// Starts the thread that writes the lines. Where none can be started, the
+/// threads that log write them.
 fn write_apart() {
     let Ok(lines) = Lines::to(io::stderr()) else {
         return;
     };
     if LINES.set(lines).is_ok() {
-        // A panic may be the process's end, and what led to it is in the log.
-        let tell = std::panic::take_hook();
+        // A panic may end the process, and the log says what led to it.
+        let report = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             flush_lines();
-            tell(panic);
+            report(panic);
         }));
     }
 }
 
-/// Writes the lines that wait.
+/// Writes the lines that are waiting.
 fn flush_lines() {
     if let Some(lines) = LINES.get() {
         lines.flush();
     }
 }
 
-/// Writes what is left of the log, and sends what is left of the traces.
+/// Writes the remaining log lines and sends the remaining traces.
 pub fn flush() {
     flush_lines();
     #[cfg(feature = "otlp")]
     otlp::flush();
 }
 
-/// Makes a request's span a part of the trace that its caller named.
+/// Makes a request's span part of the trace that its headers name.
 pub fn follow(span: &Span, headers: &HeaderMap) {
     #[cfg(feature = "otlp")]
     otlp::follow(span, headers);
     let _ = (span, headers);
 }
 
-/// The trace that goes on with what a request leaves behind: that of its own
-/// span where spans are exported, or else its caller's.
+/// The trace to continue with work that a request leaves behind: the request's own
+/// span where spans are exported, else the one that its headers name.
 pub fn trace_of(headers: &HeaderMap) -> Option<TraceParent> {
     #[cfg(feature = "otlp")]
     if let Some(trace) = otlp::current() {
@@ -126,12 +144,21 @@ pub fn trace_of(headers: &HeaderMap) -> Option<TraceParent> {
     TraceParent::of(headers)
 }
 
-/// Tells of an event's processing, which took `took` until now, as a part of
-/// its delivery's trace.
-pub fn processed(trace: &TraceParent, event: &StoredEvent, took: Duration, succeeded: bool) {
+/// The processing of a webhook event.
+#[derive(Debug, Clone, Copy)]
+pub struct Processed<'a> {
+    pub event_id: &'a str,
+    pub event_type: &'a str,
+    pub took: Duration,
+    pub succeeded: bool,
+}
+
+/// Exports a span for processing that has just ended, as part of the delivery's
+/// trace.
+pub fn processed(trace: &TraceParent, event: Processed<'_>) {
     #[cfg(feature = "otlp")]
-    otlp::processed(trace, event, took, succeeded);
-    let _ = (trace, event, took, succeeded);
+    otlp::processed(trace, event);
+    let _ = (trace, event);
 }
 
 /// Where a line goes.
@@ -165,7 +192,7 @@ impl io::Write for Out {
     }
 }
 
-/// For lines that hold what others sent.
+/// Escapes lines that may contain text from elsewhere.
 struct Escaping(Out);
 
 impl io::Write for Escaping {

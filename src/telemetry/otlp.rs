@@ -1,4 +1,4 @@
-//! Traces by OTLP over HTTP, as the OpenTelemetry specification's variables say:
+//! Traces by OTLP over HTTP, configured by OpenTelemetry's own variables:
 //! OTEL_EXPORTER_OTLP_ENDPOINT (or …_TRACES_ENDPOINT), …_HEADERS, OTEL_SERVICE_NAME.
 //! Without an endpoint nothing is exported.
 
@@ -20,9 +20,8 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::Layer;
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::config::ConfigError;
-use crate::projection::StoredEvent;
-use crate::telemetry::trace_context::TraceParent;
+use super::trace_context::TraceParent;
+use super::{InvalidSetting, Processed};
 
 const SERVICE: &str = "valuecanvas-billing";
 const ENDPOINTS: [&str; 2] = [
@@ -32,8 +31,8 @@ const ENDPOINTS: [&str; 2] = [
 
 static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
 
-/// What exports spans; None where no endpoint is named.
-pub fn layer<S>() -> Result<Option<impl Layer<S>>, ConfigError>
+/// The layer that exports spans; `None` without an endpoint.
+pub fn layer<S>() -> Result<Option<impl Layer<S>>, InvalidSetting>
 where
     S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
 {
@@ -41,10 +40,13 @@ where
     if !ENDPOINTS.iter().any(|name| named(name)) {
         return Ok(None);
     }
-    // Only the first call installs it; a second finds it there.
+    // Only the first call installs it; later ones fail, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let exporter = SpanExporter::builder().with_http().build();
-    let exporter = exporter.map_err(|error| ConfigError::new(ENDPOINTS[0], error.to_string()))?;
+    let exporter = exporter.map_err(|error| InvalidSetting {
+        variable: ENDPOINTS[0],
+        problem: error.to_string(),
+    })?;
     let mut resource = Resource::builder();
     if std::env::var_os("OTEL_SERVICE_NAME").is_none() {
         resource = resource.with_service_name(SERVICE);
@@ -55,7 +57,7 @@ where
         .build();
     let layer = tracing_opentelemetry::layer()
         .with_tracer(provider.tracer(SERVICE))
-        // What happens within a request is in the log, under its id.
+        // Details of a request are in the log, under its id.
         .with_filter(LevelFilter::INFO);
     let _ = PROVIDER.set(provider);
     Ok(Some(layer))
@@ -69,7 +71,7 @@ pub fn flush() {
     }
 }
 
-/// The context that a header names.
+/// The context of a `traceparent` header.
 fn remote(trace: &TraceParent) -> Option<Context> {
     let flags = if trace.is_sampled() {
         TraceFlags::SAMPLED
@@ -96,7 +98,7 @@ pub fn follow(span: &Span, headers: &HeaderMap) {
     }
 }
 
-/// The current span, for whoever goes on with it.
+/// The current span, for work that continues its trace.
 pub fn current() -> Option<TraceParent> {
     PROVIDER.get()?;
     let context = Span::current().context();
@@ -113,21 +115,21 @@ pub fn current() -> Option<TraceParent> {
     ))
 }
 
-pub fn processed(trace: &TraceParent, event: &StoredEvent, took: Duration, succeeded: bool) {
+pub fn processed(trace: &TraceParent, event: Processed<'_>) {
     let (Some(provider), Some(parent)) = (PROVIDER.get(), remote(trace)) else {
         return;
     };
     let ended = SystemTime::now();
     let builder = SpanBuilder::from_name("process event")
         .with_kind(SpanKind::Consumer)
-        .with_start_time(ended.checked_sub(took).unwrap_or(ended))
+        .with_start_time(ended.checked_sub(event.took).unwrap_or(ended))
         .with_attributes([
-            KeyValue::new("stripe.event.id", event.id.clone()),
-            KeyValue::new("stripe.event.type", event.event_type.clone()),
+            KeyValue::new("stripe.event.id", event.event_id.to_owned()),
+            KeyValue::new("stripe.event.type", event.event_type.to_owned()),
         ]);
     let tracer = provider.tracer(SERVICE);
     let mut span = tracer.build_with_context(builder, &parent);
-    if !succeeded {
+    if !event.succeeded {
         span.set_status(Status::error("the attempt failed"));
     }
     span.end_with_timestamp(ended);

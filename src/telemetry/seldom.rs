@@ -1,26 +1,26 @@
-//! What is told of now and then, however often it happens.
+//! Log lines of frequent happenings, limited in their rate.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Counts what happens, for a log line that comes at once and then at most
-/// every ten seconds.
+/// Limits a log line to one every ten seconds; the first is immediate, and each
+/// carries how often it happened since the last.
 #[derive(Debug, Default)]
 pub struct Seldom(Mutex<(Option<Instant>, u64)>);
 
 impl Seldom {
-    /// It happened; Some: tell of it, and of as many.
+    /// Counts one more; `Some(times)` if it is time to log.
     pub fn happened(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (told, untold) = &mut *state;
-        *untold += 1;
-        if told.is_some_and(|told| now.saturating_duration_since(told) < EVERY) {
+        let (logged_at, unlogged) = &mut *state;
+        *unlogged += 1;
+        if logged_at.is_some_and(|at| now.saturating_duration_since(at) < EVERY) {
             return None;
         }
-        *told = Some(now);
-        Some(std::mem::take(untold))
+        *logged_at = Some(now);
+        Some(std::mem::take(unlogged))
     }
 }
 
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_told_at_once_and_then_in_sums() {
+    fn the_first_is_logged_at_once_and_the_others_in_sums() {
         let (seldom, start) = (Seldom::default(), Instant::now());
         let after = |secs| seldom.happened(start + Duration::from_secs(secs));
         assert_eq!(after(0), Some(1));

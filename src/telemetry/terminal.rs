@@ -1,22 +1,21 @@
-//! Text for terminals: what is counted, and text from elsewhere, which must not
-//! steer the terminal that shows it.
+//! Text for terminals. Text from elsewhere must not control the terminal that
+//! shows it.
 
 use std::fmt::Display;
 
-/// `text` with what steers replaced: for one line.
+/// `text` as one line, with control characters replaced.
 pub fn printable(text: &str) -> String {
     text.chars()
-        .map(|c| if steers(c) { '\u{fffd}' } else { c })
+        .map(|c| if controls(c) { '\u{fffd}' } else { c })
         .collect()
 }
 
-/// `text` with what steers written as an escape, line ends and tabs left: for
-/// several lines, and for JSON, of which it changes no value, since there it
-/// can only stand in strings.
+/// `text` with control characters written as escapes, except line ends and tabs.
+/// JSON keeps its value: there they can only stand in strings.
 pub fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
-        if steers(c) && !matches!(c, '\n' | '\r' | '\t') {
+        if controls(c) && !matches!(c, '\n' | '\r' | '\t') {
             safe.push_str(&format!("\\u{:04x}", u32::from(c)));
         } else {
             safe.push(c);
@@ -31,9 +30,9 @@ pub fn counted<N: Display + PartialEq + From<u8>>(number: N, thing: &str) -> Str
     format!("{number} {thing}{end}")
 }
 
-/// Control characters, which start escape sequences, and those that turn the
-/// direction of writing.
-fn steers(c: char) -> bool {
+/// Control characters, which start escape sequences, and characters that change
+/// the direction of text.
+fn controls(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -43,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_steers_is_replaced_or_written_as_an_escape() {
+    fn control_characters_are_replaced_or_written_as_escapes() {
         let nasty = "a\u{1b}[2J\u{9b}\u{7f}\u{202e}\tb\n";
         assert_eq!(
             printable(nasty),

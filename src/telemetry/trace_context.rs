@@ -5,12 +5,12 @@ use std::fmt;
 
 use axum::http::HeaderMap;
 
-/// `00-<trace id>-<parent id>-<flags>`, as it came.
+/// `00-<trace id>-<parent id>-<flags>`, as received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceParent(String);
 
 impl TraceParent {
-    /// The one of a request; what is malformed is none.
+    /// The parent that a request's headers name; `None` if malformed.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all("traceparent").iter();
         match (values.next(), values.next()) {
@@ -43,7 +43,7 @@ impl TraceParent {
         &self.0[3..35]
     }
 
-    /// 16 hexadecimal digits: the span that is the parent.
+    /// The parent span: 16 hexadecimal digits.
     pub fn span_id(&self) -> &str {
         &self.0[36..52]
     }
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_whole_is_read() {
+    fn only_a_well_formed_header_is_read() {
         let text = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let parent = TraceParent::parse(text).unwrap();
         assert_eq!(parent.trace_id(), "0af7651916cd43dd8448eb211c80319c");

@@ -362,7 +362,13 @@ impl Processor {
             }
             tally.processed += 1;
             if let Some(trace) = &one.trace {
-                telemetry::processed(trace, &one.event, started.elapsed(), result.is_ok());
+                let processed = telemetry::Processed {
+                    event_id: &one.event.id,
+                    event_type: &one.event.event_type,
+                    took: started.elapsed(),
+                    succeeded: result.is_ok(),
+                };
+                telemetry::processed(trace, processed);
             }
             match result {
                 Ok(handled) => {

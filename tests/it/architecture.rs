@@ -1,5 +1,6 @@
 //! What ARCHITECTURE.md promises of the code itself.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub fn sources(below: &str) -> Vec<(String, String)> {
@@ -70,6 +71,27 @@ fn the_domain_uses_nothing_of_the_outside_world() {
         outside.iter().any(|name| text.contains(name))
     });
     assert_eq!(strays, Vec::<String>::new());
+}
+
+/// The rooms of this crate that the sources below a folder use.
+fn rooms_used(below: &str) -> BTreeSet<String> {
+    let texts = sources(below);
+    let paths = texts
+        .iter()
+        .flat_map(|(_, text)| text.split("crate::").skip(1));
+    let names = paths.map(|path| {
+        path.split(|c: char| !c.is_alphanumeric() && c != '_')
+            .next()
+    });
+    names.flatten().map(str::to_owned).collect()
+}
+
+#[test]
+fn settings_and_telemetry_know_nothing_above_them() {
+    assert_eq!(rooms_used("src/telemetry"), BTreeSet::new());
+    // The format of logs is telemetry's own type.
+    let of_config = BTreeSet::from(["telemetry".to_owned()]);
+    assert_eq!(rooms_used("src/config"), of_config);
 }
 
 #[test]

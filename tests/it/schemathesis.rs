@@ -6,8 +6,7 @@ use std::path::Path;
 
 use tokio::process::Command;
 use uuid::Uuid;
-use valuecanvas_billing::config::SurfaceConfig;
-use valuecanvas_billing::server::layers::rate_limit::Rates;
+use valuecanvas_billing::config::{Rates, SurfaceConfig};
 use valuecanvas_billing::tenancy::auth::{Permission, Role};
 
 use crate::subscriptions::world::Stripe;

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use billing_domain::retry::{self, NextStep};
 use jiff::{SignedDuration, Timestamp};
-use reqwest::Url;
 use sqlx::postgres::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use super::store::{self, Due, Sent};
-use super::webhook::{self, WebhookSecret};
+use super::webhook;
+use crate::config::Application;
 use crate::db::WorkerTx;
 use crate::telemetry::metrics;
 
@@ -21,13 +21,6 @@ const LEASE_SECS: i32 = 300;
 
 /// Attempts after the first: about nine hours of them.
 const MAX_RETRIES: u32 = 20;
-
-/// Where the application takes webhooks, and its key.
-#[derive(Debug, Clone)]
-pub struct Application {
-    pub url: Url,
-    pub secret: WebhookSecret,
-}
 
 /// Sends what is due, until `stop`.
 pub async fn keep_sending(
@@ -93,7 +86,7 @@ async fn send(
     let body = serde_json::to_string(&webhook::message(alert)).map_err(|e| e.to_string())?;
     let id = alert.id.to_string();
     let now = Timestamp::now().as_second();
-    let signature = application.secret.sign(&id, now, &body);
+    let signature = webhook::sign(&application.secret, &id, now, &body);
     let answer = client
         .post(application.url.clone())
         .header("content-type", "application/cloudevents+json")

@@ -19,6 +19,7 @@ use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 use uuid::Uuid;
 
+use crate::config::Rates;
 use crate::server::budget::organizations::Shares;
 use crate::server::problem::Problem;
 use crate::tenancy::auth::caller::Caller;
@@ -37,22 +38,6 @@ const METERED: [&str; 2] = ["/api/billing/usage/check", "/api/billing/usage/even
 const EVENTS: &str = METERED[1];
 /// What a stored event is reckoned at: larger ones count for several.
 const EVENT_BYTES: usize = 1024;
-
-/// Requests, or usage events, a minute for each credential; 0: as many as come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rates {
-    pub api_per_minute: u32,
-    pub usage_per_minute: u32,
-}
-
-impl Default for Rates {
-    fn default() -> Self {
-        Self {
-            api_per_minute: 6_000,
-            usage_per_minute: 6_000_000,
-        }
-    }
-}
 
 /// The buckets.
 #[derive(Clone)]

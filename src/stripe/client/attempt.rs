@@ -120,7 +120,7 @@ async fn attempt(
         .http
         .request(method.clone(), url)
         .timeout(client.patience.attempt)
-        .bearer_auth(&client.key.0)
+        .bearer_auth(client.key.expose())
         .header("Stripe-Version", API_VERSION);
     if let Some(key) = key {
         request = request.header("Idempotency-Key", key);

@@ -1,4 +1,4 @@
-//! What is counted of the audit chains.
+//! Metrics of the audit chains.
 
 use metrics::{counter, describe_counter};
 
@@ -7,12 +7,12 @@ const PASSED: &str = "billing_audit_chains_passed_total";
 pub(super) fn start_at_zero() {
     describe_counter!(
         PASSED,
-        "Audit chains that went on behind an entry which was put beside them."
+        "Audit chains that continued past an entry inserted beside them."
     );
     counter!(PASSED).absolute(0);
 }
 
-/// A chain that goes on behind an entry which was put beside it.
+/// A chain continued past an entry inserted beside it.
 pub fn chain_passed() {
     counter!(PASSED).increment(1);
 }

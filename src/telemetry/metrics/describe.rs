@@ -1,13 +1,12 @@
-//! What each metric is, in the words of `/metrics`.
+//! The help text of each metric in `/metrics`.
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 use super::*;
 
+#[expect(clippy::too_many_lines, reason = "a flat table of help texts")]
 pub fn describe() {
-    super::audit::start_at_zero();
-    super::budget::start_at_zero();
-    super::log::start_at_zero();
+    super::background::describe();
     super::service::describe();
     describe_counter!(
         ATTEMPTS,
@@ -23,110 +22,118 @@ pub fn describe() {
     describe_histogram!(
         INTAKE,
         Unit::Seconds,
-        "From a delivery's headers to its answer."
+        "Time from a delivery's headers to its response."
     );
-    describe_histogram!(COMMIT, Unit::Seconds, "Storing one group of deliveries.");
+    describe_histogram!(
+        COMMIT,
+        Unit::Seconds,
+        "Time to store one group of deliveries."
+    );
     describe_histogram!(GROUP, "Deliveries that share a commit.");
     describe_histogram!(
         PROCESSING,
         Unit::Seconds,
-        "Applying one batch of events, commit included."
+        "Time to apply one batch of events, commit included."
     );
     describe_histogram!(BATCH, "Events that share a batch.");
     describe_histogram!(
         WAIT,
         Unit::Seconds,
-        "From an event's receipt to its processed mark."
+        "Time from an event's receipt to its processed mark."
     );
     describe_counter!(
         CALLS,
-        "Calls that were forwarded and used or let go, or that found no room."
+        "Calls to the gateway: forwarded and counted as used, released, or turned away for lack of room."
     );
     describe_counter!(
         PURGED,
-        "Rows that were removed when their time was over, by table."
+        "Rows removed at the end of their retention, by table."
     );
     describe_counter!(
         SET_ASIDE,
-        "Events that were not tried, since another transaction held their organization."
+        "Events put back untried because another transaction held their organization."
     );
     describe_counter!(
         HELD,
-        "Organizations that another transaction held for longer than a worker waits."
+        "Times that another transaction held an organization for longer than a worker waits."
     );
     describe_counter!(
         ALTERED,
-        "Deliveries of an event that was stored before with another content."
+        "Deliveries of an event id that is already stored with other content."
     );
     describe_counter!(
         THIN,
-        "Thin events that were stored: they name their object and do not show it, and change nothing."
+        "Thin events stored: they name their object without its content, and change nothing."
     );
     describe_gauge!(DEAD_LETTERS, "Events that could not be processed.");
     describe_gauge!(
         UNPROCESSED,
-        "Events that wait to be processed, those to be retried included."
+        "Events waiting to be processed, including those to be retried."
     );
-    describe_gauge!(OLDEST, Unit::Seconds, "Age of the oldest event that waits.");
+    describe_gauge!(
+        OLDEST,
+        Unit::Seconds,
+        "Age of the oldest event waiting to be processed."
+    );
     describe_counter!(
         AUDIT_ENTRIES,
         "Entries appended to the audit log, by action."
     );
     describe_counter!(
         AUDIT_ERRORS,
-        "Audit entries that could not be appended; their changes were undone."
+        "Audit entries that could not be appended; their changes were rolled back."
     );
     describe_gauge!(
         AUDIT_BYTES,
         Unit::Bytes,
-        "The audit log's size in the database."
+        "Size of the audit log in the database."
     );
     describe_counter!(ALERTS, "Alerts raised, by kind.");
     describe_counter!(
         DRIFT,
-        "Differences from Stripe that a reconciliation found, by kind."
+        "Differences from Stripe found by reconciliation, by kind."
     );
     describe_gauge!(
         FINDINGS,
-        "What is wrong with what is mirrored, by kind; doctor says what to do."
+        "Problems found in mirrored data, by kind; doctor says what to do."
     );
     describe_gauge!(
         OPEN_REQUESTS,
-        "Requests to Stripe without an answer that recovery has not settled yet."
+        "Requests to Stripe without a known outcome that recovery has not settled yet."
     );
     describe_gauge!(
         ABANDONED_REQUESTS,
-        "Requests to Stripe that recovery gave up without knowing what Stripe did."
+        "Requests to Stripe that recovery gave up on without learning their outcome."
     );
     describe_counter!(
         RECOVERY,
-        "Attempts of recovery that settled nothing, by result: failed or abandoned."
+        "Recovery attempts that settled nothing, by result: failed or abandoned."
     );
-    describe_counter!(LOGINS, "Attempts to log in, by outcome.");
+    describe_counter!(LOGINS, "Login attempts, by outcome.");
     describe_histogram!(QUOTA_GROUP, "Usage requests that share a commit.");
     describe_histogram!(
         QUOTA_COMMIT,
         Unit::Seconds,
-        "Counting one group of usage requests."
+        "Time to count one group of usage requests."
     );
     describe_counter!(USAGE, "Usage events, by result.");
     describe_counter!(
         USAGE_REFUSED,
-        "Usage requests that there was no room for, by whether the organization's share or all was taken."
+        "Usage requests refused for lack of room, by reason: the organization's share was taken, or all of it."
     );
     describe_counter!(
         USAGE_SET_ASIDE,
-        "Usage requests that waited apart: something of their organization was held or refused."
+        "Usage requests counted apart from their group because rows of their organization were held or refused."
     );
     describe_counter!(
         SHARE_EXCEEDED,
-        "Requests that waited in vain for others of their organization, by class."
+        "Requests refused after waiting for others of their organization, by class."
     );
-    describe_gauge!(GRACE_ACTIVE, "Grace periods that run.");
-    describe_gauge!(GRACE_BY_METRIC, "Grace periods that run, by metric.");
+    describe_gauge!(GRACE_ACTIVE, "Running grace periods.");
+    describe_gauge!(GRACE_BY_METRIC, "Running grace periods, by metric.");
     describe_counter!(
         GRACE_EXPIRED,
-        "Grace periods that ended because their time was over."
+        "Grace periods that ended because their time ran out."
     );
     describe_counter!(
         GRACE_CONVERTED,
@@ -134,40 +141,37 @@ pub fn describe() {
     );
     describe_counter!(
         USAGE_ALERTS,
-        "Attempts to tell the application of a usage alert, by result."
+        "Attempts to deliver a usage alert to the application, by result."
     );
-    describe_counter!(USAGE_REPORTED, "Units of usage that Stripe was told of.");
+    describe_counter!(USAGE_REPORTED, "Units of usage reported to Stripe.");
     describe_counter!(
         HTTP_REQUESTS,
-        "Requests that were answered, by method, route and status."
+        "Requests answered, by method, route and status."
     );
     describe_histogram!(
         HTTP_TIME,
         Unit::Seconds,
-        "From a request's headers to its answer's, by method and route."
+        "Time from a request's headers to its response's, by method and route."
     );
     describe_counter!(USAGE_REPORTS, "Meter events of usage reports, by result.");
     describe_counter!(
         USAGE_UNBILLED,
-        "Totals of which a usage report found that nothing bills them, by reason."
+        "Usage totals that no price bills, as found by usage reports, by reason."
     );
     describe_gauge!(
         POOL,
         "Database connections of this process, by pool and state."
     );
-    describe_gauge!(
-        POOL_LIMIT,
-        "Database connections that a pool opens at most."
-    );
+    describe_gauge!(POOL_LIMIT, "Maximum number of connections of a pool.");
     describe_gauge!(
         READY,
-        "Whether this process can do its work, as /readyz says: 1 or 0."
+        "1 if this process is ready, as /readyz says, else 0."
     );
     describe_gauge!(
         JOB_SUCCESS,
-        "When a scheduled job last succeeded, in seconds since 1970; 0: never."
+        "Unix time at which a scheduled job last succeeded; 0: never."
     );
-    describe_gauge!(JOB_FAILING, "1 where the newest run of a job failed.");
+    describe_gauge!(JOB_FAILING, "1 if the latest run of a job failed, else 0.");
     describe_gauge!(BUILD, "1, with the version as label.");
     for without_labels in [
         INTAKE,

@@ -1,4 +1,4 @@
-//! What is counted of the log.
+//! Metrics of the log itself.
 
 use metrics::{counter, describe_counter};
 
@@ -7,12 +7,12 @@ const LOST: &str = "log_lines_lost_total";
 pub(super) fn start_at_zero() {
     describe_counter!(
         LOST,
-        "Log lines that were dropped, since whoever reads the log had stopped."
+        "Log lines dropped because the reader of the log had stopped."
     );
     counter!(LOST).absolute(0);
 }
 
-/// A line that nobody can read.
+/// A line was dropped.
 pub fn line_lost() {
     counter!(LOST).increment(1);
 }

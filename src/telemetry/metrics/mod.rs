@@ -1,24 +1,27 @@
-//! What is counted and measured. No organization, user or event id is ever a
-//! label.
+//! Metrics: their names, and one function for each thing that is counted or
+//! measured. Functions take plain values; no organization, user or event id is
+//! ever a label.
 
 pub mod audit;
+pub mod background;
 pub mod budget;
 mod describe;
+mod labels;
 pub mod log;
 mod service;
+mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::subscriptions::{DriftKind, Findings};
 use billing_domain::grace_period::EndReason;
 use metrics::{Counter, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::metering::reports::Reason;
-
+pub use labels::Labels;
 pub use service::{connections_missing, decision, of_service, stripe_call};
+pub use text::{counters, gauges, name_of};
 
 const ATTEMPTS: &str = "stripe_webhook_events_total";
 const DELIVERIES: &str = "stripe_webhook_deliveries_total";
@@ -73,10 +76,10 @@ const JOB_SUCCESS: &str = "billing_scheduled_job_last_success_timestamp_seconds"
 const JOB_FAILING: &str = "billing_scheduled_job_failing";
 const BUILD: &str = "billing_build_info";
 
-/// What a forwarded call may come to.
+/// Outcomes of forwarded calls.
 const CALL_OUTCOMES: [&str; 4] = ["used", "let_go", "too_many_calls", "gateway_full"];
 
-/// What a processed event may come to.
+/// Outcomes of processed events.
 const OUTCOMES_OF_EVENTS: [&str; 5] = [
     "applied",
     "superseded",
@@ -85,7 +88,7 @@ const OUTCOMES_OF_EVENTS: [&str; 5] = [
     "foreign_account",
 ];
 
-/// What a delivery may come to.
+/// Results of deliveries.
 const DELIVERY_RESULTS: [&str; 10] = [
     "stored",
     "duplicate",
@@ -104,10 +107,9 @@ const SECONDS: [f64; 14] = [
 ];
 const SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
-/// Starts to record, and returns what the metrics are read from. Every series
-/// that an alert or a quotient needs exists from the start, at zero, those of
-/// `audit_actions` among them.
-pub fn install(audit_actions: impl Iterator<Item = &'static str>) -> PrometheusHandle {
+/// Starts to record, and returns the handle that the metrics are read from. Every
+/// series that an alert or a quotient needs exists from the start, at zero.
+pub fn install(labels: &Labels) -> PrometheusHandle {
     let buckets = |builder: PrometheusBuilder, name: &str, buckets: &[f64]| {
         builder
             .set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)
@@ -124,14 +126,17 @@ pub fn install(audit_actions: impl Iterator<Item = &'static str>) -> PrometheusH
         .fold(builder, |builder, name| buckets(builder, name, &SIZES));
     let recorder = builder.build_recorder();
     let handle = recorder.handle();
-    // A second service in one process (a test) keeps the first one's recorder.
+    // A second service in the same process (a test) keeps the first recorder.
     let _ = metrics::set_global_recorder(recorder);
     describe::describe();
-    start_at_zero(audit_actions);
+    start_at_zero(labels);
     handle
 }
 
-fn start_at_zero(audit_actions: impl Iterator<Item = &'static str>) {
+fn start_at_zero(labels: &Labels) {
+    audit::start_at_zero();
+    budget::start_at_zero(labels);
+    log::start_at_zero();
     for status in ["processed", "failed"] {
         counter!(ATTEMPTS, "status" => status).absolute(0);
         counter!(RETRIES, "status" => status).absolute(0);
@@ -154,17 +159,19 @@ fn start_at_zero(audit_actions: impl Iterator<Item = &'static str>) {
         counter!(RECOVERY, "result" => result).absolute(0);
     }
     stripe_requests(0, 0);
-    findings(&Findings::default().counts());
-    for kind in DriftKind::ALL {
-        counter!(DRIFT, "kind" => kind.as_str()).absolute(0);
+    for &kind in &labels.findings {
+        gauge!(FINDINGS, "kind" => kind).set(0.0);
+    }
+    for &kind in &labels.drift_kinds {
+        counter!(DRIFT, "kind" => kind).absolute(0);
     }
     for result in ["sent", "failed", "doubtful", "refused"] {
         counter!(USAGE_REPORTS, "result" => result).absolute(0);
     }
-    for reason in Reason::ALL {
-        counter!(USAGE_UNBILLED, "reason" => reason.as_str()).absolute(0);
+    for &reason in &labels.unbilled_reasons {
+        counter!(USAGE_UNBILLED, "reason" => reason).absolute(0);
     }
-    for action in audit_actions {
+    for &action in &labels.audit_actions {
         counter!(AUDIT_ENTRIES, "action" => action).absolute(0);
     }
     for result in ["delivered", "retried", "failed"] {
@@ -194,7 +201,7 @@ fn start_at_zero(audit_actions: impl Iterator<Item = &'static str>) {
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
 
-/// One answer of the webhook endpoint.
+/// One response of the webhook endpoint.
 pub fn delivery(result: &'static str, took: Duration) {
     counter!(DELIVERIES, "result" => result).increment(1);
     histogram!(INTAKE).record(took);
@@ -206,7 +213,7 @@ pub fn intake_group(size: usize, took: Duration) {
     histogram!(COMMIT).record(took);
 }
 
-/// One event that came again with another content.
+/// A known event id came again with other content.
 pub fn altered_event() {
     counter!(ALTERED).increment(1);
 }
@@ -241,19 +248,19 @@ fn attempt(status: &'static str, is_retry: bool) {
     }
 }
 
-/// One attempt that an operator asked for.
+/// One replay by an operator.
 pub fn attempt_replayed(succeeded: bool) {
     let status = if succeeded { "processed" } else { "failed" };
     counter!(ATTEMPTS, "status" => status).increment(1);
     counter!(REPLAYS, "status" => status).increment(1);
 }
 
-/// Events of an organization that another transaction holds.
+/// Events put back because another transaction holds their organization.
 pub fn set_aside(events: u64) {
     counter!(SET_ASIDE).increment(events);
 }
 
-/// One organization that another transaction was found to hold.
+/// An organization was held by another transaction.
 pub fn organization_held() {
     counter!(HELD).increment(1);
 }
@@ -288,42 +295,42 @@ pub fn audit_error() {
     counter!(AUDIT_ERRORS).increment(1);
 }
 
-/// The inbox, as the database has it.
+/// The backlog of webhook events, as counted in the database.
 pub fn backlog(dead_letters: i64, unprocessed: i64, oldest_secs: i64) {
     gauge!(DEAD_LETTERS).set(dead_letters as f64);
     gauge!(UNPROCESSED).set(unprocessed as f64);
     gauge!(OLDEST).set(oldest_secs as f64);
 }
 
-/// The audit log's size, as the database has it.
+/// The size of the audit log in the database.
 pub fn audit_bytes(bytes: i64) {
     gauge!(AUDIT_BYTES).set(bytes as f64);
 }
 
-/// Requests to Stripe that nobody has settled yet, and those that recovery gave up.
+/// Requests to Stripe that are not settled yet, and those that recovery gave up.
 pub fn stripe_requests(open: i64, abandoned: i64) {
     gauge!(OPEN_REQUESTS).set(open as f64);
     gauge!(ABANDONED_REQUESTS).set(abandoned as f64);
 }
 
-/// What is wrong with what is mirrored, by kind.
+/// Problems found in mirrored data, by kind.
 pub fn findings(counts: &[(&'static str, usize)]) {
     for (kind, count) in counts {
         gauge!(FINDINGS, "kind" => *kind).set(*count as f64);
     }
 }
 
-/// One attempt of recovery that did not settle its item.
+/// A recovery attempt that did not settle its item.
 pub fn recovery(result: &'static str) {
     counter!(RECOVERY, "result" => result).increment(1);
 }
 
-/// One difference from Stripe that a reconciliation found.
+/// A difference from Stripe found by reconciliation.
 pub fn drift(kind: &'static str) {
     counter!(DRIFT, "kind" => kind).increment(1);
 }
 
-/// Old rows that were removed.
+/// Old rows were removed.
 pub fn purged(table: &'static str, rows: u64) {
     counter!(PURGED, "table" => table).increment(rows);
 }
@@ -339,29 +346,29 @@ pub fn quota_group(size: usize, took: Duration) {
     histogram!(QUOTA_COMMIT).record(took);
 }
 
-/// One forwarded call that ended, or that found no room.
+/// A forwarded call ended, or found no room.
 pub fn forwarded_call(outcome: &'static str) {
     counter!(CALLS, "outcome" => outcome).increment(1);
 }
 
-/// A request that the ledger's queue had no room for: its organization's
-/// `share` was taken, or it was `full`.
+/// The ledger's queue had no room for a request: its organization's `share` was
+/// taken, or the queue was `full`.
 pub fn usage_refused(reason: &'static str) {
     counter!(USAGE_REFUSED, "reason" => reason).increment(1);
 }
 
-/// Requests that were taken out of their group: something of their
-/// organization is held, or refused by the database.
+/// Requests were taken out of their group because rows of their organization are
+/// held, or because the database refused them.
 pub fn usage_set_aside(requests: u64) {
     counter!(USAGE_SET_ASIDE).increment(requests);
 }
 
-/// The classes of requests of which an organization has a share.
+/// Starts the counter of a class of requests of which each organization has a share.
 pub fn start_share(class: &'static str) {
     counter!(SHARE_EXCEEDED, "class" => class).absolute(0);
 }
 
-/// A request that waited in vain for others of its organization.
+/// A request waited in vain for others of its organization.
 pub fn share_exceeded(class: &'static str) {
     counter!(SHARE_EXCEEDED, "class" => class).increment(1);
 }
@@ -371,7 +378,7 @@ pub fn usage_events(result: &'static str, count: u64) {
     counter!(USAGE, "result" => result).increment(count);
 }
 
-/// One grace period that ended, and was committed.
+/// A grace period ended, and the change was committed.
 pub fn grace_ended(reason: EndReason) {
     match reason {
         EndReason::Expired => counter!(GRACE_EXPIRED).increment(1),
@@ -385,19 +392,19 @@ pub fn usage_reports(result: &'static str, count: u64) {
     counter!(USAGE_REPORTS, "result" => result).increment(count);
 }
 
-/// One total that nothing bills.
+/// A usage total that no price bills.
 pub fn usage_unbilled(reason: &'static str) {
     counter!(USAGE_UNBILLED, "reason" => reason).increment(1);
 }
 
-/// The metrics that had a grace period since the process started.
+/// The usage metrics that have had a grace period since the process started.
 static SEEN_METRICS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// The grace periods that run, as the database has them.
+/// The running grace periods, as counted in the database.
 pub fn graces(by_metric: &BTreeMap<String, i64>) {
     gauge!(GRACE_ACTIVE).set(by_metric.values().sum::<i64>() as f64);
     let series = |metric: &String| gauge!(GRACE_BY_METRIC, "metric" => metric.clone());
-    // A metric of which the last one ended goes back to zero.
+    // A metric whose last grace period ended goes back to zero.
     let mut seen = SEEN_METRICS.lock().unwrap_or_else(PoisonError::into_inner);
     seen.extend(by_metric.keys().cloned());
     for metric in seen.iter() {
@@ -405,32 +412,32 @@ pub fn graces(by_metric: &BTreeMap<String, i64>) {
     }
 }
 
-/// One attempt to tell the application of a usage alert.
+/// One attempt to deliver a usage alert to the application.
 pub fn usage_alert(result: &'static str) {
     counter!(USAGE_ALERTS, "result" => result).increment(1);
 }
 
-/// Units that Stripe was told of.
+/// Units of usage reported to Stripe.
 pub fn usage_reported(units: u64) {
     counter!(USAGE_REPORTED).increment(units);
 }
 
-/// The requests of a route, by its template.
+/// The counter of a route's requests; `route` is the template.
 pub fn http_requests(method: &'static str, route: &str, status: &str) -> Counter {
     counter!(HTTP_REQUESTS, "method" => method, "route" => route.to_owned(), "status" => status.to_owned())
 }
 
-/// How long the requests of a route take.
+/// The histogram of how long a route's requests take.
 pub fn http_duration(method: &'static str, route: &str) -> Histogram {
     histogram!(HTTP_TIME, "method" => method, "route" => route.to_owned())
 }
 
-/// Whether the service can do its work.
+/// Whether the service is ready.
 pub fn ready(is_ready: bool) {
     gauge!(READY).set(if is_ready { 1.0 } else { 0.0 });
 }
 
-/// The use of a connection pool, which opens `most` at most.
+/// The state of a connection pool that opens up to `most` connections.
 pub fn connections(pool: &'static str, open: u32, idle: usize, most: u32) {
     gauge!(POOL, "pool" => pool, "state" => "open").set(f64::from(open));
     gauge!(POOL, "pool" => pool, "state" => "idle").set(idle as f64);
@@ -442,36 +449,4 @@ pub fn connections(pool: &'static str, open: u32, idle: usize, most: u32) {
 pub fn scheduled_job(task: &'static str, succeeded_at_secs: i64, failing: bool) {
     gauge!(JOB_SUCCESS, "task" => task).set(succeeded_at_secs as f64);
     gauge!(JOB_FAILING, "task" => task).set(f64::from(u8::from(failing)));
-}
-
-/// The counters in a rendered text, by name and labels: what a short-lived
-/// job adds to its running totals.
-pub fn counters(text: &str) -> BTreeMap<String, u64> {
-    let names = of_type(text, "counter");
-    text.lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.rsplit_once(' '))
-        .filter(|(series, _)| names.contains(name_of(series)))
-        .filter_map(|(series, value)| Some((series.to_owned(), value.parse().ok()?)))
-        .collect()
-}
-
-/// The names of the gauges in a rendered text.
-pub fn gauges(text: &str) -> BTreeSet<&str> {
-    of_type(text, "gauge")
-}
-
-/// A series' name, without its labels.
-pub fn name_of(series: &str) -> &str {
-    series.split('{').next().unwrap_or(series)
-}
-
-/// A name says nothing of a type: `grace_periods_active_total` is a gauge.
-fn of_type<'a>(text: &'a str, wanted: &str) -> BTreeSet<&'a str> {
-    text.lines()
-        .filter_map(|line| line.strip_prefix("# TYPE "))
-        .filter_map(|line| line.split_once(' '))
-        .filter(|(_, kind)| *kind == wanted)
-        .map(|(name, _)| name)
-        .collect()
 }

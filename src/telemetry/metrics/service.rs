@@ -1,4 +1,4 @@
-//! What only `serve` knows the labels of, and what jobs need no series of.
+//! Metrics that only `serve` has: jobs push none of these series.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ const STRIPE_CALLS: &str = "stripe_api_calls_total";
 const STRIPE_TIME: &str = "stripe_api_duration_seconds";
 const MISSING: &str = "billing_database_connections_missing";
 
-/// Those that are durations.
+/// The histograms of durations.
 pub(super) const TIMES: [&str; 2] = [DECISION_TIME, STRIPE_TIME];
 
-/// What a question about a quota may come to.
+/// Outcomes of quota decisions.
 const DECISION_OUTCOMES: [&str; 9] = [
     "within",
     "overage",
@@ -30,7 +30,7 @@ const DECISION_OUTCOMES: [&str; 9] = [
     "failed_open",
 ];
 
-/// What `serve` asks Stripe, and what may come of it.
+/// Calls that `serve` makes to Stripe, and their outcomes.
 const CALLS: [&str; 17] = [
     "account.retrieve",
     "customers.create",
@@ -64,26 +64,26 @@ const CALL_OUTCOMES: [&str; 8] = [
 pub(super) fn describe() {
     describe_counter!(
         STRIPE_CALLS,
-        "Calls to Stripe, by call and outcome; attempts of one are one."
+        "Calls to Stripe, by call and outcome; retries of a call are not counted."
     );
     describe_histogram!(
         STRIPE_TIME,
         Unit::Seconds,
-        "Calls to Stripe, attempts and pauses included."
+        "Duration of calls to Stripe, retries and pauses included."
     );
     describe_counter!(DECISIONS, "Quota decisions, by outcome and metric.");
     describe_histogram!(
         DECISION_TIME,
         Unit::Seconds,
-        "From a request for a decision to its answer, commit included."
+        "Time from a request for a decision to its response, commit included."
     );
     describe_gauge!(
         MISSING,
-        "Connections that this replica may take and that the database, or a pooler, did not have at its start."
+        "Connections that this replica may open but the database, or a pooler, could not provide at start."
     );
 }
 
-/// Starts at zero, for the `metrics` that the catalogue has.
+/// Starts at zero; `metrics` are the usage metrics of the catalogue.
 pub fn of_service<'a>(metrics: impl Iterator<Item = &'a str>) {
     for metric in metrics {
         for outcome in DECISION_OUTCOMES {
@@ -111,7 +111,7 @@ pub fn stripe_call(call: &'static str, outcome: &'static str, took: Duration) {
     histogram!(STRIPE_TIME, "call" => call).record(took);
 }
 
-/// How many connections were found missing at the start.
+/// How many connections were missing at the start.
 pub fn connections_missing(missing: u32) {
     gauge!(MISSING).set(f64::from(missing));
 }

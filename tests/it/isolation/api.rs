@@ -4,8 +4,7 @@
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Map, Value, json};
 use valuecanvas_billing::app::api;
-use valuecanvas_billing::config::SurfaceConfig;
-use valuecanvas_billing::server::layers::rate_limit::Rates;
+use valuecanvas_billing::config::{Rates, SurfaceConfig};
 use valuecanvas_billing::tenancy::auth::{Permission, Role};
 
 use super::probes;

@@ -9,9 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use valuecanvas_billing::config::UsageConfig;
-use valuecanvas_billing::metering::alerts::sender::Application;
-use valuecanvas_billing::metering::alerts::webhook::WebhookSecret;
+use valuecanvas_billing::config::{Application, UsageConfig, WebhookSecret};
 
 use super::tenant::Tenant;
 use crate::support::TestService;

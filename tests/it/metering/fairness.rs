@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
-use valuecanvas_billing::config::SurfaceConfig;
-use valuecanvas_billing::server::layers::rate_limit::Rates;
+use valuecanvas_billing::config::{Rates, SurfaceConfig};
 
 use super::tenant::{CHECK, EVENTS, Tenant};
 use crate::support::TestService;

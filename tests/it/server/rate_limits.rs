@@ -2,8 +2,7 @@
 
 use reqwest::{Method, Response};
 use uuid::Uuid;
-use valuecanvas_billing::config::SurfaceConfig;
-use valuecanvas_billing::server::layers::rate_limit::Rates;
+use valuecanvas_billing::config::{Rates, SurfaceConfig};
 use valuecanvas_billing::tenancy::auth::{Permission, Role};
 
 use crate::support::TestService;
