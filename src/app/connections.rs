@@ -1,20 +1,21 @@
-//! The connections of a replica: who has how many, and whether the server has
-//! as many to give.
+//! The database connections of a replica: its pools, and whether the server has as
+//! many as it may open.
 
 use sqlx::postgres::{PgConnectOptions, PgPool};
 
 use crate::db::{self, DatabaseError};
 
-/// The connections that requests and sweepers share.
+/// Shared by requests and background parts.
 const API: u32 = 8;
-/// Credentials are looked up with these, and previews read with those.
+/// For looking up credentials.
 const CREDENTIALS: u32 = 2;
-/// Logins, which strangers make.
+/// For logins, which anybody can attempt.
 const LOGINS: u32 = 2;
+/// For what previews read.
 const PREVIEWS: u32 = 2;
-/// Scrapes, and probes while new connections are scarce.
+/// For scrapes, and for probes while new connections are scarce.
 const PROBES: u32 = 2;
-/// Intake's writer, the listener for notifications, and a probe's own.
+/// Outside pools: intake's writer, the listener for notifications, and a probe.
 const ALONE: u32 = 3;
 
 /// Every pool of this process.
@@ -25,13 +26,13 @@ pub struct Pools {
     pub logins: PgPool,
     pub previews: PgPool,
     pub probes: PgPool,
-    /// None: this replica does not process.
+    /// `None` if this replica does not process events.
     pub processing: Option<PgPool>,
 }
 
 impl Pools {
-    /// Connects nothing yet. Each of `workers` may hold a connection, and who
-    /// sees to their clock another.
+    /// Connects nothing yet. Each of `workers` may hold a connection, and the check of
+    /// due times another.
     pub fn new(options: &PgConnectOptions, workers: u32) -> Self {
         Self {
             api: db::pool(options.clone(), API),
@@ -43,7 +44,7 @@ impl Pools {
         }
     }
 
-    /// Each under its name.
+    /// The pools by name.
     pub fn named(&self) -> Vec<(&'static str, PgPool)> {
         let always = [
             ("api", &self.api),
@@ -58,16 +59,16 @@ impl Pools {
     }
 }
 
-/// How many connections a replica takes at most: for each lane one that counts,
-/// and one for those who wait for an account that another session holds.
+/// The most connections that a replica opens. Each lane has two: one that counts, and
+/// one for requests that wait for an account that another session holds.
 pub fn needed(workers: u32, lanes: usize) -> u32 {
     let processing = if workers > 0 { workers + 1 } else { 0 };
     let lanes = u32::try_from(lanes).unwrap_or(u32::MAX);
     API + CREDENTIALS + LOGINS + PREVIEWS + PROBES + ALONE + processing + 2 * lanes
 }
 
-/// How many of what this replica may take the server, or a pooler before it, does
-/// not have; and says so.
+/// How many of the connections that this replica may open the server, or a pooler in
+/// front of it, lacks. Logs a warning if any.
 pub async fn missing(options: &PgConnectOptions, needed: u32) -> Result<u32, DatabaseError> {
     let room = db::room(&mut db::connect(options).await?).await?;
     if let Some(reason) = room.too_small_for(needed) {

@@ -1,4 +1,4 @@
-//! The database that a process uses: found, and made ready.
+//! Finding the database that a process uses, and preparing it.
 
 use embedded_postgres::{EmbeddedPostgres, Owner};
 use sqlx::postgres::PgConnectOptions;
@@ -11,7 +11,7 @@ use crate::migrations;
 /// The login that the service uses on the embedded cluster.
 const EMBEDDED_LOGIN: &str = "billing_service";
 
-/// Whose cluster the embedded one is.
+/// The owner of the embedded cluster.
 pub const EMBEDDED: Owner = Owner {
     program: "valuecanvas-billing",
     short_name: "valuecanvas",
@@ -29,8 +29,8 @@ pub struct Database {
 }
 
 impl Database {
-    /// Finds the database. The embedded one is started and migrated by those
-    /// who may start it, and joined by the others.
+    /// Finds the database. Processes that may start the embedded one also migrate it;
+    /// others only connect to it.
     pub async fn open(config: &DatabaseConfig) -> Result<Self, StartError> {
         let database = Self::locate(config).await?;
         let may_start = matches!(config.location, DatabaseLocation::Embedded(Start::Allowed));
@@ -41,8 +41,8 @@ impl Database {
         Ok(database)
     }
 
-    /// Finds the database, and leaves it as it is. The embedded one is started
-    /// by those who may; for all others it must run already.
+    /// Finds the database without migrating it. Starts the embedded one if allowed;
+    /// otherwise it must be running.
     pub async fn locate(config: &DatabaseConfig) -> Result<Self, StartError> {
         match &config.location {
             DatabaseLocation::Url(url) => {
@@ -75,7 +75,7 @@ impl Database {
         }
     }
 
-    /// A database that is there: `service` for serving, `owner` for migrating.
+    /// An existing database: `service` for serving, `owner` for migrating.
     pub fn external(service: PgConnectOptions, owner: PgConnectOptions) -> Self {
         Self {
             service,
@@ -85,7 +85,7 @@ impl Database {
         }
     }
 
-    /// The owner's database, in words and without a password.
+    /// A description of the owner's database, without the password.
     pub fn description(&self) -> String {
         let name = self.owner.get_database().unwrap_or("(the login's own)");
         match &self.embedded {
@@ -98,10 +98,10 @@ impl Database {
         }
     }
 
-    /// Refuses a login that row-level security would not bind, and a pooler
-    /// that shares its sessions.
+    /// Refuses a login that bypasses row-level security, and a pooler that shares
+    /// sessions.
     pub async fn check_login(&self) -> Result<(), DatabaseError> {
-        // Nothing stands between us and our own socket.
+        // There is no pooler in front of our own socket.
         if self.embedded.is_none() {
             db::check_sessions("DATABASE_URL", &self.service).await?;
         }
@@ -109,7 +109,7 @@ impl Database {
         db::check_login(&mut conn, self.allow_privileged).await
     }
 
-    /// Refuses a pooler that shares sessions where the owner works.
+    /// Refuses a pooler that shares sessions for the owner's connection.
     pub async fn check_owner(&self) -> Result<(), DatabaseError> {
         if self.embedded.is_some() {
             return Ok(());
@@ -117,7 +117,7 @@ impl Database {
         db::check_sessions("MIGRATION_DATABASE_URL, else DATABASE_URL", &self.owner).await
     }
 
-    /// Lets the embedded cluster go; the last to do so stops it.
+    /// Releases the embedded cluster; the last process to do so stops it.
     pub async fn close(self) {
         if let Some(embedded) = self.embedded
             && let Err(error) = embedded.stop().await
@@ -131,7 +131,7 @@ fn options(url: &str) -> PgConnectOptions {
     let options: PgConnectOptions = url
         .parse()
         .expect("the embedded database's URL is well formed");
-    // Nothing on a private socket needs it, whatever PGSSLMODE says.
+    // A private socket needs no TLS, whatever PGSSLMODE says.
     options.ssl_mode(sqlx::postgres::PgSslMode::Disable)
 }
 

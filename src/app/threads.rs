@@ -1,4 +1,4 @@
-//! What processes beside intake, on a thread of its own.
+//! Event processing, on a thread of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::webhooks;
 use crate::webhooks::backpressure::Pressure;
 use crate::webhooks::worker::Processor;
 
-/// The processing thread's share.
+/// What the processing thread needs.
 pub struct Processing {
     pub options: PgConnectOptions,
     pub pool: PgPool,
@@ -30,7 +30,7 @@ pub struct Processing {
 }
 
 impl Processing {
-    /// Until `stop`.
+    /// Processes until `stop`.
     pub async fn run(self) {
         let processor = Processor::new(self.pool, self.catalogue, &self.stripe, self.client);
         let workers =
@@ -38,22 +38,22 @@ impl Processing {
         tokio::join!(
             futures_util::future::join_all(workers),
             processor.keep_due(&self.stop),
-            hear(self.options, &self.wake, &self.stop),
+            listen(self.options, &self.wake, &self.stop),
         );
     }
 }
 
-/// Wakes the workers that wait, and leaves word for one that is about to.
+/// Wakes the waiting workers, and one that is about to wait.
 pub fn wake_workers(wake: &Notify) {
     wake.notify_waiters();
     wake.notify_one();
 }
 
-/// Wakes the workers when another replica stored something, until `stop`. Deaf,
-/// they poll.
-async fn hear(options: PgConnectOptions, wake: &Notify, stop: &CancellationToken) {
+/// Wakes the workers when another replica stores an event, until `stop`. Without
+/// notifications, they poll.
+async fn listen(options: PgConnectOptions, wake: &Notify, stop: &CancellationToken) {
     let pool = db::pool(options.log_statements(tracing::log::LevelFilter::Off), 1);
-    let hearing = async {
+    let listening = async {
         loop {
             if let Ok(mut listener) = PgListener::connect_with(&pool).await
                 && listener.listen(webhooks::CHANNEL).await.is_ok()
@@ -67,6 +67,6 @@ async fn hear(options: PgConnectOptions, wake: &Notify, stop: &CancellationToken
     };
     tokio::select! {
         () = stop.cancelled() => {}
-        () = hearing => {}
+        () = listening => {}
     }
 }

@@ -1,22 +1,22 @@
-//! Answers that cost something, for many who ask at once.
+//! A cache for expensive responses that many may request at once.
 
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
 const WINDOW: Duration = Duration::from_secs(1);
-/// Whoever asks seldom gets what is true now: scrapes, probes, people.
+/// Responses made per window; occasional callers always get a fresh one.
 const ANEW: u32 = 20;
 
-/// An answer that is made twenty times a second at most, by one at a time;
-/// whoever else asks gets the last one.
+/// A response that is made at most twenty times a second, one at a time. Further
+/// callers get the last one.
 #[derive(Default)]
 pub struct Cached<T>(Mutex<Made<T>>);
 
 #[derive(Default)]
 struct Made<T> {
     last: Option<T>,
-    /// When the window began, and how many were made in it.
+    /// When the window began, and how many responses were made in it.
     since: Option<Instant>,
     times: u32,
 }
@@ -45,14 +45,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn many_who_ask_at_once_share_an_answer() {
+    async fn many_concurrent_callers_share_a_response() {
         let (cached, made) = (Cached::default(), AtomicU32::new(0));
         let ask = || cached.get(async { made.fetch_add(1, Ordering::Relaxed) });
         for n in 0..ANEW {
-            assert_eq!(ask().await, n, "whoever asks seldom gets a new one");
+            assert_eq!(ask().await, n, "occasional callers get a fresh one");
         }
         let asked = futures_util::future::join_all((0..1_000).map(|_| ask())).await;
-        // A machine that stops for a second may make a few more.
+        // A machine that pauses for a second may make a few more.
         assert!(made.load(Ordering::Relaxed) <= 10 * ANEW);
         assert!(asked.contains(&(ANEW - 1)));
     }

@@ -1,4 +1,4 @@
-//! Whether the process lives, whether it can do its work, and what it counted.
+//! Liveness, readiness and metrics.
 
 mod cached;
 mod probes;

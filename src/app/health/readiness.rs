@@ -1,5 +1,5 @@
-//! Whether the service can do its work: it opens what its parts open, and asks
-//! what they need. Load is no reason.
+//! Readiness: opens a connection as the service's parts do, and checks what they need.
+//! Load does not make the service unready.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,21 +14,21 @@ use crate::migrations::{self, State as MigrationState};
 use crate::webhooks;
 use embedded_postgres::Watch;
 
-/// How long a new connection may take to be opened and asked, and then one that
-/// is open; together less than a probe waits.
+/// Time limits for checking on a new connection, and then on a pooled one; together
+/// less than a probe's timeout.
 const ANEW: Duration = Duration::from_millis(1_500);
 const KEPT: Duration = Duration::from_millis(1_000);
-/// Probes that come together share an answer.
+/// Probes within this time share a result.
 const FRESH: Duration = Duration::from_millis(250);
 
-/// What every part of the service becomes.
+/// The roles that the service's parts need.
 const ROLES: &str = "SET ROLE billing_app; SET ROLE billing_worker";
 
-/// What is asked whether the service is ready.
+/// The readiness check; clones share its last result.
 #[derive(Clone)]
-pub struct Readiness(Arc<Asked>);
+pub struct Readiness(Arc<Inner>);
 
-struct Asked {
+struct Inner {
     options: PgConnectOptions,
     kept: PgPool,
     embedded: Option<Watch>,
@@ -36,9 +36,9 @@ struct Asked {
 }
 
 impl Readiness {
-    /// `kept` has connections that are open already, most of the time.
+    /// The pool `kept` usually has open connections.
     pub fn new(options: PgConnectOptions, kept: PgPool, embedded: Option<Watch>) -> Self {
-        Self(Arc::new(Asked {
+        Self(Arc::new(Inner {
             options,
             kept,
             embedded,
@@ -46,15 +46,15 @@ impl Readiness {
         }))
     }
 
-    /// Why the service cannot do its work; empty: it can.
+    /// Why the service is not ready; empty if it is.
     pub async fn reasons(&self) -> Vec<String> {
         let mut last = self.0.last.lock().await;
         match &*last {
             Some((at, reasons)) if at.elapsed() < FRESH => reasons.clone(),
             _ => {
-                let reasons = self.0.ask().await;
+                let reasons = self.0.check().await;
                 let before = last.as_ref().map(|(_, reasons)| &**reasons);
-                tell(before.unwrap_or_default(), &reasons);
+                log_change(before.unwrap_or_default(), &reasons);
                 *last = Some((Instant::now(), reasons.clone()));
                 reasons
             }
@@ -62,20 +62,20 @@ impl Readiness {
     }
 }
 
-impl Asked {
-    async fn ask(&self) -> Vec<String> {
-        let error = match within(ANEW, self.ask_anew()).await {
+impl Inner {
+    async fn check(&self) -> Vec<String> {
+        let error = match within(ANEW, self.check_anew()).await {
             Ok(reasons) => return reasons,
             Err(error) => error,
         };
-        // A server without a connection to spare, or that takes its time, is
-        // one that others keep busy: those that are open still do their work.
+        // A server without a spare connection, or a slow one, may just be busy: open
+        // connections may still work.
         if is_load(&error)
-            && let Ok(reasons) = within(KEPT, self.ask_kept()).await
+            && let Ok(reasons) = within(KEPT, self.check_kept()).await
         {
             return reasons;
         }
-        // Which host or role it was stays in the log.
+        // The reasons do not name hosts and roles; the log does.
         tracing::warn!(%error, "not ready");
         if are_missing(&error) {
             return migrations_missing(migrations::MIGRATIONS.iter().map(|m| m.version));
@@ -83,14 +83,14 @@ impl Asked {
         vec![format!("database: {}", self.reason(&error))]
     }
 
-    async fn ask_anew(&self) -> Result<Vec<String>, sqlx::Error> {
+    async fn check_anew(&self) -> Result<Vec<String>, sqlx::Error> {
         let mut conn = db::dedicated(&self.options, ROLES, ANEW).await?;
         let reasons = reasons_of(&mut conn).await;
         let _ = sqlx::Connection::close(conn).await;
         reasons
     }
 
-    async fn ask_kept(&self) -> Result<Vec<String>, sqlx::Error> {
+    async fn check_kept(&self) -> Result<Vec<String>, sqlx::Error> {
         let mut tx = WorkerTx::begin(&self.kept).await?;
         reasons_of(tx.conn()).await
     }
@@ -120,8 +120,8 @@ impl Asked {
     }
 }
 
-/// One line for each change.
-fn tell(before: &[String], now: &[String]) {
+/// Logs one line for each change.
+fn log_change(before: &[String], now: &[String]) {
     if now == before {
         return;
     }
@@ -150,7 +150,7 @@ async fn reasons_of(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error>
         };
         return Ok(vec![format!("database: it is read-only: {why}")]);
     }
-    // Without some rights, the migrations cannot be asked for.
+    // Without some rights, the state of migrations cannot be read.
     let lost = db::rights::remedy(&db::rights::lost(conn).await?);
     let statuses = match migrations::status(conn).await {
         Err(error) if lost.is_none() => return Err(error),
@@ -184,7 +184,7 @@ async fn reasons_of(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error>
     Ok(Vec::new())
 }
 
-/// A refusal that is neither load nor the server's state has its own reason.
+/// The reason for a refusal that is neither load nor an outage.
 fn refusal(work: &str, error: sqlx::Error) -> Result<Vec<String>, sqlx::Error> {
     let Some(code) = db::sql_state(&error) else {
         return Err(error);
@@ -209,7 +209,7 @@ fn migrations_missing<'a>(versions: impl Iterator<Item = &'a str>) -> Vec<String
     )]
 }
 
-/// Before the first migration there are no roles to become.
+/// Before the first migration, the roles do not exist.
 fn are_missing(error: &sqlx::Error) -> bool {
     matches!(db::sql_state(error).as_deref(), Some("22023" | "42704"))
 }

@@ -1,40 +1,23 @@
 //! Levels that were dated ahead are taken soon after their time has come, also
 //! of accounts that nobody asks about: alerts and reports hear of them.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use sqlx::postgres::PgPool;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{Ledger, LedgerError, store};
 use crate::catalogue::{Aggregation, Catalogue};
 use crate::db::WorkerTx;
 
-const LOOK_EVERY: Duration = Duration::from_secs(15);
 const BATCH: i64 = 500;
 
-/// Takes levels whose time has come, until `stop`.
-pub async fn keep_due_taken(
-    pool: PgPool,
-    ledger: Ledger,
-    catalogue: Arc<Catalogue>,
-    stop: CancellationToken,
-) {
-    loop {
-        let looked = async {
-            take(&pool, &ledger).await?;
-            settle_forgotten(&pool, &catalogue).await
-        };
-        if let Err(error) = looked.await {
-            tracing::warn!(%error, "levels that were dated ahead were not all taken");
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-        }
-    }
+/// Takes levels whose time has come.
+pub async fn take_due(
+    pool: &PgPool,
+    ledger: &Ledger,
+    catalogue: &Catalogue,
+) -> Result<(), sqlx::Error> {
+    take(pool, ledger).await?;
+    settle_forgotten(pool, catalogue).await
 }
 
 async fn take(pool: &PgPool, ledger: &Ledger) -> Result<(), sqlx::Error> {

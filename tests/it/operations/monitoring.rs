@@ -10,7 +10,7 @@ use valuecanvas_billing::http_client;
 
 use crate::metering::tenant::Tenant;
 use crate::support::events;
-use crate::support::serving::Serving;
+use crate::support::serving::{Serving, serve_on};
 use crate::support::{TestDatabase, TestService};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -70,7 +70,10 @@ fn each_alert_fires_when_it_should_and_only_then() {
 /// shares the beginning of the name before it.
 fn documented_metrics() -> Vec<String> {
     let page = std::fs::read_to_string(format!("{ROOT}/docs/metrics.md")).unwrap();
-    let cells = page
+    let (table, _) = page
+        .split_once("\n## ")
+        .expect("a table before the sections");
+    let cells = table
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
     cells
@@ -169,6 +172,60 @@ async fn a_fresh_service_has_a_series_of_every_documented_metric() {
         }
         let series = format!("grace_periods_active{{metric=\"{metric}\"}} 0");
         assert!(metrics.lines().any(|line| line == series), "{series}");
+    }
+    assert_eq!(serving.terminated().await.status, 0);
+}
+
+/// The parts in the table of docs/metrics.md, and the period of each in seconds.
+fn documented_parts() -> BTreeSet<(String, String)> {
+    let page = std::fs::read_to_string(format!("{ROOT}/docs/metrics.md")).unwrap();
+    let (_, section) = page.split_once("## Background parts\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    rows.flat_map(|row| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let period = match cells[2] {
+            "" => "0",
+            period => period.strip_suffix(" s").expect("a period in seconds"),
+        };
+        let names = cells[1].split('`').skip(1).step_by(2);
+        names
+            .map(|name| (name.to_owned(), period.to_owned()))
+            .collect::<Vec<_>>()
+    })
+    .collect()
+}
+
+#[tokio::test]
+async fn each_background_part_is_documented_with_its_period() {
+    let db = TestDatabase::new().await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let scrapes = free.local_addr().unwrap();
+    drop(free);
+    let mut command = serve_on(&db);
+    command
+        .env("METRICS_ADDR", scrapes.to_string())
+        .env("APPLICATION_WEBHOOK_URL", "http://127.0.0.1:1/")
+        .env(
+            "APPLICATION_WEBHOOK_SECRET",
+            "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+        );
+    let serving = Serving::start(&mut command);
+    let client = http_client::direct_client().unwrap();
+    let scrape = client.get(format!("http://{scrapes}/metrics")).send();
+    let metrics = scrape.await.unwrap().text().await.unwrap();
+    let running: BTreeSet<(String, String)> = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("background_part_period_seconds{part=\""))
+        .map(|rest| rest.split_once("\"} ").unwrap())
+        .map(|(part, period)| (part.to_owned(), period.to_owned()))
+        .collect();
+    assert_eq!(running, documented_parts());
+    // Those with a period have run, or will.
+    for (part, period) in &running {
+        let series = format!("background_part_runs_total{{part=\"{part}\",result=\"failed\"}} ");
+        let counted = metrics.lines().any(|line| line.starts_with(&series));
+        assert_eq!(counted, period != "0", "{part}");
     }
     assert_eq!(serving.terminated().await.status, 0);
 }

@@ -1,0 +1,133 @@
+//! The periodic parts of the service: name, period and what to run.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use sqlx::postgres::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use super::StartError;
+use super::background::{Background, Next};
+use crate::catalogue::Catalogue;
+use crate::config::ServeConfig;
+use crate::http_client;
+use crate::maintenance;
+use crate::metering::ledger::{self, Ledger};
+use crate::metering::{alerts, grace, quotas};
+use crate::subscriptions::Subscriptions;
+
+/// Time between attempts to bring all quotas in line with the catalogue.
+const CATALOGUE: Duration = Duration::from_secs(5);
+const RESERVATIONS: Duration = Duration::from_secs(15);
+const LEVELS: Duration = Duration::from_secs(15);
+/// Time between moves of recorded values into the histograms' buckets, which would
+/// otherwise wait for the next scrape.
+///
+/// This timer is nearly always the next to fire: setting the deadline of a delivery,
+/// which is later, does not wake the runtime.
+const UPKEEP: Duration = Duration::from_millis(500);
+
+/// What the periodic parts need.
+pub struct Parts {
+    pub pool: PgPool,
+    pub catalogue: Arc<Catalogue>,
+    pub ledger: Ledger,
+    pub subscriptions: Subscriptions,
+    pub recorder: PrometheusHandle,
+    pub stop: CancellationToken,
+}
+
+impl Parts {
+    /// Registers the upkeep of metrics and, unless other replicas process, all other
+    /// parts.
+    pub fn register(
+        self,
+        serve: &ServeConfig,
+        background: &mut Background,
+    ) -> Result<(), StartError> {
+        let recorder = self.recorder.clone();
+        background.every("metrics timer", UPKEEP, move || {
+            recorder.run_upkeep();
+            give_memory_back();
+            std::future::ready(Ok::<_, Infallible>(Next::AfterPeriod))
+        });
+        if serve.worker_concurrency == 0 {
+            return Ok(());
+        }
+        self.register_metering(serve, background)?;
+        let Self {
+            pool,
+            subscriptions,
+            stop,
+            ..
+        } = self;
+        background.task(
+            "subscription settler",
+            subscriptions.keep_settled(stop.clone()),
+        );
+        background.task("purge", maintenance::purge::keep_purged(pool, stop));
+        Ok(())
+    }
+
+    fn register_metering(
+        &self,
+        serve: &ServeConfig,
+        background: &mut Background,
+    ) -> Result<(), StartError> {
+        background.task(
+            "grace period sweeper",
+            grace::keep_swept(self.pool.clone(), self.stop.clone()),
+        );
+        let (pool, ledger) = (self.pool.clone(), self.ledger.clone());
+        background.every("reservation sweeper", RESERVATIONS, move || {
+            let (pool, ledger) = (pool.clone(), ledger.clone());
+            async move {
+                let released = ledger::release_expired(&pool, &ledger).await;
+                released.map(|_| Next::AfterPeriod)
+            }
+        });
+        let (pool, ledger) = (self.pool.clone(), self.ledger.clone());
+        let catalogue = self.catalogue.clone();
+        background.every("levels dated ahead", LEVELS, move || {
+            let (pool, ledger, catalogue) = (pool.clone(), ledger.clone(), catalogue.clone());
+            async move {
+                let taken = ledger::take_due(&pool, &ledger, &catalogue).await;
+                taken.map(|()| Next::AfterPeriod)
+            }
+        });
+        let (pool, catalogue) = (self.pool.clone(), self.catalogue.clone());
+        background.every("catalogue follower", CATALOGUE, move || {
+            follow_catalogue(pool.clone(), catalogue.clone())
+        });
+        if let Some(application) = serve.usage.application.clone() {
+            let client = http_client::direct_client().map_err(StartError::Client)?;
+            let (pool, stop) = (self.pool.clone(), self.stop.clone());
+            let sending = alerts::sender::keep_sending(pool, client, application, stop);
+            background.task("usage alert sender", sending);
+        }
+        Ok(())
+    }
+}
+
+/// Brings the quotas in line with the catalogue. Organizations that another
+/// transaction holds follow in the next run.
+async fn follow_catalogue(pool: PgPool, catalogue: Arc<Catalogue>) -> Result<Next, sqlx::Error> {
+    let followed = quotas::follow(&pool, &catalogue).await?;
+    if followed.changed > 0 {
+        let changed = followed.changed;
+        tracing::info!(changed, "Quotas follow the catalogue");
+    }
+    Ok(match followed.held {
+        0 => Next::Never,
+        _ => Next::AfterPeriod,
+    })
+}
+
+/// The allocator returns memory that has been free for a while to the system, but only
+/// when something large is freed, and after a flood nothing is.
+fn give_memory_back() {
+    const LARGE: usize = 1024 * 1024;
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE)));
+}

@@ -1,0 +1,346 @@
+//! Starting `serve`: from settings to running parts.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::api::Api;
+use super::background::{Background, PartEnded};
+use super::connections::{self, Pools};
+use super::database::Database;
+use super::health::{self, Probes, Readiness};
+use super::parts::Parts;
+use super::secrets::webhook_secrets;
+use super::threads::{Processing, wake_workers};
+use super::{StartError, metrics, stripe_client};
+use crate::catalogue::Catalogue;
+use crate::config::{ServeConfig, SigningSecret, StripeConfig};
+use crate::http_client;
+use crate::limits;
+use crate::metering::enforcement::{Agents, Calls};
+use crate::metering::ledger::{self, Ledger, Rules};
+use crate::metering::usage;
+use crate::metering::usage::routes::Usage;
+use crate::server;
+use crate::server::budget::Budget;
+use crate::server::layers::cors;
+use crate::server::layers::rate_limit::Limits;
+use crate::subscriptions::Subscriptions;
+use crate::tenancy::auth::Guard;
+use crate::webhooks::backpressure::Pressure;
+use crate::webhooks::endpoint::Endpoint;
+use crate::webhooks::event_log::{self, Source};
+use crate::webhooks::rejections::Rejections;
+use crate::webhooks::worker::Processor;
+use embedded_postgres::EmbeddedPostgres;
+
+/// How long the parts may take to stop: longer than open requests and a batch in
+/// progress take.
+const DRAIN: Duration = Duration::from_secs(25);
+
+/// A running service.
+pub struct Service {
+    pub address: SocketAddr,
+    /// Its parts.
+    pub background: Background,
+}
+
+/// Starts to listen and to process.
+pub async fn start(
+    database: &Database,
+    serve: &ServeConfig,
+    stripe: &StripeConfig,
+    data_dir: &Path,
+) -> Result<Service, StartError> {
+    let catalogue = Arc::new(Catalogue::load(stripe.plans_file.as_deref())?);
+    let secrets = webhook_secrets(stripe, data_dir)?;
+    database.check_login().await?;
+    let (workers, lanes) = (serve.worker_concurrency, counting_lanes());
+    let needed = connections::needed(workers, lanes);
+    let missing = connections::missing(&database.service, needed).await?;
+    let listener = listen("LISTEN_ADDR", serve.listen_addr).await?;
+    let address = listener.local_addr().unwrap_or(serve.listen_addr);
+    let starting = Starting {
+        database,
+        serve,
+        stripe,
+        recorder: metrics::of_service(&catalogue, missing),
+        catalogue: catalogue.clone(),
+        pools: Pools::new(&database.service, workers),
+        stop: CancellationToken::new(),
+    };
+    let mut background = Background::new(starting.stop.clone());
+    let intake = starting.intake(secrets, &mut background);
+    let metering = starting.metering(lanes, &mut background)?;
+    let subscriptions = starting.subscriptions()?;
+    Parts {
+        pool: starting.pools.api.clone(),
+        catalogue: catalogue.clone(),
+        ledger: metering.ledger.clone(),
+        subscriptions: subscriptions.clone(),
+        recorder: starting.recorder.clone(),
+        stop: starting.stop.clone(),
+    }
+    .register(serve, &mut background)?;
+    let (wake, pressure) = (intake.wake, intake.pressure);
+    starting
+        .listeners(
+            listener,
+            intake.endpoint,
+            metering,
+            subscriptions,
+            &mut background,
+        )
+        .await?;
+    starting.processing(wake, pressure, &mut background)?;
+    // The operators' guide searches the log for this name.
+    tracing::info!(
+        routes = catalogue.enforced().len() + 1,
+        grace_hours = serve.usage.grace_hours,
+        "PlanEnforcementMiddleware loaded"
+    );
+    tracing::info!(%address, workers, connections = needed, "Listening");
+    Ok(Service {
+        address,
+        background,
+    })
+}
+
+impl Service {
+    /// Waits for a part that ends without being told to.
+    pub async fn failed(&mut self) -> PartEnded {
+        self.background.ended_early().await
+    }
+
+    /// Answers accepted requests, finishes the batches in progress, and stops. The
+    /// writers end after the last connection, with everything written.
+    pub async fn drain(self) {
+        self.background.stop(DRAIN).await;
+    }
+
+    /// Stops, but takes no longer than `patience`.
+    pub async fn abandon(self, patience: Duration) {
+        self.background.stop(patience).await;
+    }
+}
+
+/// What the parts of a starting service have in common.
+struct Starting<'a> {
+    database: &'a Database,
+    serve: &'a ServeConfig,
+    stripe: &'a StripeConfig,
+    catalogue: Arc<Catalogue>,
+    pools: Pools,
+    recorder: PrometheusHandle,
+    stop: CancellationToken,
+}
+
+/// The webhook endpoint, and what its writer tells the workers.
+struct Intake {
+    endpoint: Endpoint,
+    wake: Arc<Notify>,
+    pressure: Arc<Pressure>,
+}
+
+/// Counting and enforcing usage.
+struct Metering {
+    ledger: Ledger,
+    rules: Rules,
+    agents: Agents,
+}
+
+impl Starting<'_> {
+    fn intake(&self, secrets: Vec<SigningSecret>, background: &mut Background) -> Intake {
+        let wake = Arc::new(Notify::new());
+        let pressure = Arc::new(Pressure::default());
+        let (waking, noting) = (wake.clone(), pressure.clone());
+        let on_commit = move |stored| {
+            noting.note(stored);
+            wake_workers(&waking);
+        };
+        let options = self.database.service.clone();
+        let (intake, writer) = event_log::new(options, Source::Delivery, on_commit);
+        background.task("intake writer", writer.run());
+        let rejections = Arc::new(Rejections::default());
+        let endpoint = Endpoint {
+            intake,
+            secrets,
+            tolerance_secs: self.serve.tolerance_secs,
+            rejections: rejections.clone(),
+        };
+        let (pool, stop) = (self.pools.api.clone(), self.stop.clone());
+        background.task("refused deliveries", async move {
+            rejections.keep(pool, stop).await;
+        });
+        Intake {
+            endpoint,
+            wake,
+            pressure,
+        }
+    }
+
+    fn metering(&self, lanes: usize, background: &mut Background) -> Result<Metering, StartError> {
+        let rules = Rules {
+            catalogue: self.catalogue.clone(),
+            grace_hours: self.serve.usage.grace_hours,
+        };
+        let options = self.database.service.clone();
+        let (ledger, counting, answers) = ledger::new(options, rules.clone(), lanes);
+        background.thread("usage ledger", move || counting.run());
+        background.task("usage answers", answers);
+        let client = http_client::direct_client().map_err(StartError::Client)?;
+        let calls = Calls::new(client, self.stop.clone());
+        let keeping = calls.clone().keep(self.pools.api.clone());
+        background.task("forwarded calls", keeping);
+        let agents = Agents {
+            usage: Usage {
+                ledger: ledger.clone(),
+                catalogue: self.catalogue.clone(),
+                offload: usage::Offload::default(),
+            },
+            upstream: self.serve.usage.agents_upstream.clone(),
+            calls,
+            trust_headers: self.serve.usage.trust_headers,
+        };
+        Ok(Metering {
+            ledger,
+            rules,
+            agents,
+        })
+    }
+
+    fn subscriptions(&self) -> Result<Subscriptions, StartError> {
+        Ok(Subscriptions::new(
+            self.pools.api.clone(),
+            self.pools.previews.clone(),
+            self.catalogue.clone(),
+            stripe_client(self.stripe)?,
+        ))
+    }
+
+    fn probes(&self, budget: Arc<Budget>) -> Probes {
+        let database = self.database;
+        Probes {
+            budget,
+            readiness: Readiness::new(
+                database.service.clone(),
+                self.pools.probes.clone(),
+                database.embedded.as_ref().map(EmbeddedPostgres::watch),
+            ),
+            pools: self.pools.named(),
+            pool: self.pools.probes.clone(),
+            metrics: self.recorder.clone(),
+        }
+    }
+
+    /// The API's listener, and the one for scrapes if it is separate.
+    async fn listeners(
+        &self,
+        listener: TcpListener,
+        endpoint: Endpoint,
+        metering: Metering,
+        subscriptions: Subscriptions,
+        background: &mut Background,
+    ) -> Result<(), StartError> {
+        let budget = Budget::of_service(self.serve.trusted_proxies);
+        let probes = self.probes(budget.clone());
+        let mut router = self.router(endpoint, &probes, metering, subscriptions)?;
+        match self.serve.metrics_addr {
+            None => router = router.merge(health::metrics_router(probes)),
+            Some(metrics_addr) => {
+                let listener = listen("METRICS_ADDR", metrics_addr).await?;
+                let router = server::finish(health::metrics_router(probes));
+                let scrapes = Budget::new(limits::METRICS_CONNECTIONS, 0);
+                background.task(
+                    "metrics listener",
+                    server::serve_within(scrapes, listener, router, self.stop.clone()),
+                );
+            }
+        }
+        let router = cors::allow(server::finish(router), &self.serve.surface.cors_origins);
+        background.task(
+            "HTTP server",
+            server::serve_within(budget, listener, router, self.stop.clone()),
+        );
+        Ok(())
+    }
+
+    fn router(
+        &self,
+        endpoint: Endpoint,
+        probes: &Probes,
+        metering: Metering,
+        subscriptions: Subscriptions,
+    ) -> Result<Router, StartError> {
+        let (pools, catalogue, serve) = (&self.pools, &self.catalogue, self.serve);
+        let enforced = catalogue.enforced().iter().map(|route| route.path.clone());
+        let api = Api {
+            pool: pools.api.clone(),
+            logins: pools.logins.clone(),
+            catalogue: catalogue.clone(),
+            guard: Guard::new(pools.credentials.clone(), serve.trusted_proxies, enforced),
+            processor: Processor::new(
+                pools.api.clone(),
+                Catalogue::clone(catalogue),
+                self.stripe,
+                stripe_client(self.stripe)?,
+            ),
+            limits: Limits::new(serve.surface.rates),
+            subscriptions,
+            rules: metering.rules,
+            agents: metering.agents,
+        };
+        Ok(crate::webhooks::endpoint::router(endpoint)
+            .merge(health::health_router(probes.clone()))
+            .merge(api.router()))
+    }
+
+    /// The processing thread, unless this replica leaves events to others.
+    fn processing(
+        self,
+        wake: Arc<Notify>,
+        pressure: Arc<Pressure>,
+        background: &mut Background,
+    ) -> Result<(), StartError> {
+        let client = stripe_client(self.stripe)?;
+        let Some(pool) = self.pools.processing else {
+            return Ok(());
+        };
+        let work = Processing {
+            options: self.database.service.clone(),
+            pool,
+            workers: self.serve.worker_concurrency,
+            catalogue: Catalogue::clone(&self.catalogue),
+            stripe: self.stripe.clone(),
+            client,
+            wake,
+            pressure,
+            stop: self.stop,
+        };
+        background.thread("processing", move || work.run());
+        Ok(())
+    }
+}
+
+/// The number of lanes that count usage, by cores: each has a connection and a server
+/// process.
+fn counting_lanes() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(limits::USAGE_LANES))
+}
+
+async fn listen(variable: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| StartError::Listen {
+            variable,
+            address,
+            error,
+        })
+}
