@@ -1,5 +1,7 @@
-//! The commands: each reads its arguments, does its work through a feature,
-//! prints the result and says by its exit status how it went.
+//! The commands. Each reads its arguments, does its work through a feature, prints
+//! the result, and reports success by its exit status.
+//!
+//! Nothing here decides about billing.
 
 mod api_keys;
 mod arguments;
@@ -36,16 +38,16 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::audit::{Initiator, initiated_by};
-use crate::config::{self, GlobalArgs};
+use crate::config::{self, ConfigError, GlobalArgs};
 use crate::telemetry::{self, Writing};
 pub use failure::Failure;
 
-/// What has no flag, since the arguments of a process are public.
+/// Settings without flags: every user of the host can list a process's arguments.
 const SECRETS: &str = "\
-Secrets come from the environment, or from files that NAME_FILE names, and have no flags:
+Secrets come from the environment or from the file that NAME_FILE names, and have no flags:
   STRIPE_SECRET_KEY, STRIPE_WEBHOOK_SECRET, APPLICATION_WEBHOOK_SECRET
-A .env file in the working directory is read. docs/deployment.md says how to begin, .env.example what
-can be set.";
+A .env file in the working directory is read. Start with docs/deployment.md; .env.example lists all
+settings.";
 
 /// Self-hosted billing between Stripe, your product and your operators.
 #[derive(Debug, Parser)]
@@ -58,8 +60,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Reads the command line, or ends with what is wrong with it; and who runs
-    /// it.
+    /// Parses the command line, and determines who runs it. Exits on errors.
     pub fn read() -> (Self, Initiator) {
         let matches = Self::command().get_matches();
         let arguments = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
@@ -70,63 +71,64 @@ impl Arguments {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Take webhooks, process them, and answer the API.
+    /// Run the service: receive and process webhooks, and serve the API.
     Serve(serve::Serve),
-    /// Everything at once, on the embedded database, with sample traffic.
+    /// Run the service with an embedded database, a stand-in for Stripe and sample
+    /// traffic.
     #[cfg(feature = "sandbox")]
     Demo(demo::Demo),
-    /// Bring the database's schema up to date, look at it, or undo it.
+    /// Apply, inspect or undo migrations of the database's schema.
     #[command(subcommand)]
     Migrate(migrate::Migrate),
-    /// Stripe's events: retry, look at, replay, and send samples.
+    /// Retry, inspect, replay and fetch Stripe's events, and send samples.
     #[command(subcommand)]
     Webhooks(webhooks::Webhooks),
-    /// The audit log: look at it, verify its chains, export it.
+    /// Read, verify and export the audit log.
     #[command(subcommand)]
     Audit(audit::Audit),
-    /// The tenants.
+    /// Create, show and erase organizations.
     #[command(subcommand)]
     Organizations(organizations::Organizations),
-    /// The plan catalogue, here and in Stripe.
+    /// List the plan catalogue, and create it in Stripe.
     #[command(subcommand)]
     Plans(plans::Plans),
-    /// Subscriptions, here and in Stripe.
+    /// Compare subscriptions with Stripe's.
     #[command(subcommand)]
     Subscriptions(subscriptions::Subscriptions),
-    /// What organizations may use, beside their plans.
+    /// Override the quotas of plans for an organization.
     #[command(subcommand)]
     Quotas(quotas::Quotas),
-    /// The times for which soft limits may be exceeded.
+    /// List and clean up grace periods.
     #[command(subcommand)]
     GracePeriods(grace_periods::GracePeriods),
-    /// Usage: tell Stripe of it.
+    /// Report usage to Stripe, and list undelivered usage alerts.
     #[command(subcommand)]
     Usage(usage::Usage),
-    /// Check a deployment: what is wrong, and what to do.
+    /// Check a deployment, and say how to fix what is wrong.
     Doctor(doctor::Doctor),
-    /// Who may log in.
+    /// Manage users, who log in with a password.
     #[command(subcommand)]
     Users(users::Users),
-    /// What an organization's own programs call with.
+    /// Manage API keys, for an organization's programs.
     #[command(subcommand)]
     ApiKeys(api_keys::ApiKeys),
-    /// The stand-in for Stripe, alone.
+    /// Run only the stand-in for Stripe.
     #[cfg(feature = "sandbox")]
     Sandbox(sandbox::Run),
-    /// Print the API's description, OpenAPI 3.1.
+    /// Print the OpenAPI 3.1 document.
     Openapi(openapi::Openapi),
-    /// Write a backup, and read it back.
+    /// Write a backup and verify it.
     Backup(backup::Backup),
     /// Restore a backup into an empty database.
     Restore(backup::Restore),
-    /// Print what completes commands in a shell.
+    /// Print shell completions or the manual page.
     Completions(completions::Completions),
-    /// What runs where.
+    /// Show what runs where, and how to use a running demo.
     Status(status::Status),
 }
 
 impl Command {
-    /// Whether it is the service itself, and runs until it is told to stop.
+    /// Whether it is the service, which runs until it is told to stop.
     fn serves(&self) -> bool {
         match self {
             Self::Serve(_) => true,
@@ -143,8 +145,8 @@ impl Command {
         }
     }
 
-    /// What is logged where RUST_LOG is unset: a command that prints data says
-    /// only what went wrong.
+    /// The log filter where RUST_LOG is unset: commands that print data log only
+    /// warnings.
     fn log_filter(&self) -> &'static str {
         let job = matches!(
             self,
@@ -152,14 +154,16 @@ impl Command {
                 | Self::GracePeriods(grace_periods::GracePeriods::Cleanup { .. })
                 | Self::Usage(usage::Usage::Report { .. })
         );
-        match self.serves() || job {
-            true => "info",
-            false => "warn",
+        match self {
+            #[cfg(feature = "sandbox")]
+            Self::Demo(demo) if !demo.verbose => "warn",
+            _ if self.serves() || job => "info",
+            _ => "warn",
         }
     }
 }
 
-/// Writes what is left of the log and the traces, at an end by panic, too.
+/// Writes the remaining log lines and traces, also on a panic.
 struct Flush;
 
 impl Drop for Flush {
@@ -168,9 +172,9 @@ impl Drop for Flush {
     }
 }
 
-/// Runs a command on a runtime of one thread.
+/// Runs a command on a single-threaded runtime.
 pub fn run(command: Command, global: &GlobalArgs, initiator: Initiator) -> ExitCode {
-    // What the service does is nobody's work.
+    // The service acts for nobody in particular.
     if !command.serves() {
         initiated_by(initiator);
     }
@@ -184,12 +188,13 @@ pub fn run(command: Command, global: &GlobalArgs, initiator: Initiator) -> ExitC
                 .log_format()
                 .and_then(|format| {
                     telemetry::install(format, command.log_filter(), command.log_writing())
+                        .map_err(ConfigError::from)
                 })
                 .map_err(Failure::from)
                 .inspect(|()| warn_of_passwords())
                 .and_then(|()| runtime.block_on(dispatch(command, global)));
             drop(flush);
-            // Who was told twice to stop does not wait for a thread that hangs.
+            // A process that was told to stop twice does not wait for a hanging thread.
             runtime.shutdown_background();
             result
         }
@@ -208,13 +213,13 @@ pub fn run(command: Command, global: &GlobalArgs, initiator: Initiator) -> ExitC
     }
 }
 
-/// Of those that whoever ran this wrote where everyone sees them.
+/// Warns of passwords in our own arguments.
 fn warn_of_passwords() {
     let arguments: Vec<String> = std::env::args().collect();
     for variable in config::passwords_in(&arguments) {
         tracing::warn!(
             variable,
-            "a password is among the arguments, which every user of this host can list: set the variable instead"
+            "the arguments contain a password, which every user of this host can list; set the variable instead"
         );
     }
 }

@@ -3,20 +3,22 @@
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::Failure;
-use super::output::{self, Format};
 use embedded_postgres::EmbeddedPostgres;
 
+use super::Failure;
+use super::output::{self, Format};
+use super::running_demo::Running;
 use crate::app::EMBEDDED;
 use crate::config::{DatabaseLocation, GlobalArgs};
 
-/// Says where the database is; nothing is started.
+/// Shows where the database is, and the address and credentials of a running demo.
+/// Starts nothing.
 #[derive(Debug, Args)]
 pub struct Status {
-    /// How it is printed.
+    /// Output format.
     #[arg(long, value_enum, default_value_t = Output::Pretty)]
     output: Output,
-    /// The same as `--output json`.
+    /// Same as `--output json`.
     #[arg(long)]
     json: bool,
 }
@@ -25,7 +27,7 @@ pub struct Status {
 enum Output {
     Pretty,
     Json,
-    /// Lines that a shell can eval.
+    /// Lines for a shell to eval.
     Env,
 }
 
@@ -37,6 +39,31 @@ struct Report {
     database_url: Option<String>,
     data_dir: String,
     version: &'static str,
+    /// `None`: no demo runs in this data directory.
+    demo: Option<Demo>,
+}
+
+/// A running demo.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Demo {
+    url: String,
+    email: String,
+    password: String,
+    api_key: String,
+    stripe_api_base: String,
+}
+
+impl From<Running> for Demo {
+    fn from(running: Running) -> Self {
+        Self {
+            url: format!("http://{}", running.address),
+            email: running.login.email,
+            password: running.login.password,
+            api_key: running.login.api_key,
+            stripe_api_base: running.stripe_api_base,
+        }
+    }
 }
 
 impl Status {
@@ -48,6 +75,7 @@ impl Status {
             database_url: None,
             data_dir: config.data_dir.display().to_string(),
             version: env!("CARGO_PKG_VERSION"),
+            demo: Running::find(&config.data_dir).map(Demo::from),
         };
         match config.location {
             DatabaseLocation::Url(_) => report.database_url = global.database_url(),
@@ -81,10 +109,17 @@ fn describe(report: &Report) -> String {
         None => "",
         Some(_) => report.database_url.as_deref().unwrap_or(""),
     };
-    format!(
+    let mut text = format!(
         "database  {state}\nurl       {url}\ndata      {}\nversion   {}",
         report.data_dir, report.version
-    )
+    );
+    if let Some(demo) = &report.demo {
+        text += &format!(
+            "\n\ndemo      {0}, documented at {0}/docs\nlogin     {1} / {2}\nAPI key   {3}\nstripe    {4}",
+            demo.url, demo.email, demo.password, demo.api_key, demo.stripe_api_base
+        );
+    }
+    text
 }
 
 fn env_lines(report: &Report) -> Result<(), Failure> {
@@ -93,10 +128,19 @@ fn env_lines(report: &Report) -> Result<(), Failure> {
             "the embedded database is not running; start `serve` or `demo` first",
         ));
     };
+    let mut lines = vec![("DATABASE_URL", url), ("DATA_DIR", &report.data_dir)];
+    if let Some(demo) = &report.demo {
+        lines.extend([
+            ("BILLING_URL", &demo.url),
+            ("BILLING_EMAIL", &demo.email),
+            ("BILLING_PASSWORD", &demo.password),
+            ("BILLING_API_KEY", &demo.api_key),
+        ]);
+    }
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
-    output::print(&format!(
-        "DATABASE_URL={}\nDATA_DIR={}",
-        quoted(url),
-        quoted(&report.data_dir)
-    ))
+    let lines: Vec<String> = lines
+        .into_iter()
+        .map(|(name, value)| format!("{name}={}", quoted(value)))
+        .collect();
+    output::print(&lines.join("\n"))
 }

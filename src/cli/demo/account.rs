@@ -22,13 +22,13 @@ pub struct Account {
     pub sandbox: Sandbox,
     pub api: StripeApi,
     pub client: Client,
-    /// What the endpoint's deliveries are signed with.
+    /// Signs the deliveries to the endpoint.
     pub secret: SigningSecret,
     endpoint: String,
 }
 
 impl Account {
-    /// A new account: its ids are none of an earlier demo's.
+    /// Opens a new account. Its ids differ from those of earlier demos.
     pub async fn open() -> Result<Self, Failure> {
         let config = Config {
             seed: rand::random(),
@@ -46,7 +46,7 @@ impl Account {
         };
         let client = Client::new(base, api.key.clone(), api.patience)
             .map_err(|error| Failure::failed(error.to_string()))?;
-        // Where the service listens is known once it does.
+        // The address is not known before the service listens.
         let params = HANDLED_TYPES.iter().enumerate().fold(
             Params::new().set("url", "http://127.0.0.1:1/"),
             |params, (index, handled)| params.set(format!("enabled_events[{index}]"), handled),
@@ -62,7 +62,7 @@ impl Account {
         })
     }
 
-    /// Sends events to the service at `address`.
+    /// Points the endpoint at the service at `address`.
     pub async fn deliver_to(&self, address: SocketAddr) -> Result<(), StripeError> {
         let url = format!("http://{address}{PATH}");
         let path = format!("/v1/webhook_endpoints/{}", self.endpoint);
@@ -78,7 +78,7 @@ impl Account {
     }
 }
 
-/// Lets a customer pay by another card from now on.
+/// Makes `card` the customer's default card.
 pub async fn use_card(client: &Client, customer: &str, card: &str) -> Result<(), StripeError> {
     let attach = format!("/v1/payment_methods/{card}/attach");
     let attached = post(client, &attach, &Params::new().set("customer", customer)).await?;

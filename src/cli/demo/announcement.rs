@@ -1,4 +1,4 @@
-//! The file that tells commands beside a demo where it runs.
+//! The file in which other commands find a running demo.
 
 use std::fs;
 use std::io::Write as _;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use reqwest::Url;
 
-use crate::cli::running_demo::{FILE, Running};
+use crate::cli::running_demo::{FILE, Login, Running};
 
 /// The file, removed when the demo ends.
 pub struct Announcement(PathBuf);
@@ -24,11 +24,13 @@ impl Announcement {
         data_dir: &Path,
         address: SocketAddr,
         stripe_api_base: Url,
+        login: Login,
     ) -> std::io::Result<Self> {
         let running = Running {
             pid: std::process::id(),
             address,
             stripe_api_base: stripe_api_base.to_string(),
+            login,
         };
         let path = data_dir.join(FILE);
         let mut file = fs::OpenOptions::new()

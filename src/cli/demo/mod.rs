@@ -1,18 +1,20 @@
 //! `demo`: the service on the embedded database, with a stand-in for Stripe
 //! beside it, organizations, a login, and a gentle stream of changes whose
-//! events arrive signed, at the real endpoint.
+//! events arrive signed at the real endpoint.
 
 mod account;
 mod announcement;
 mod tenants;
+mod terminal;
 mod traffic;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::Args;
-use stripe_sandbox::Sandbox;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::serve::{self, StopSignals};
 use super::{Failure, output};
@@ -25,15 +27,27 @@ use crate::config::{
 use crate::db;
 use account::Account;
 use announcement::Announcement;
-use tenants::Login;
+use tenants::{Login, Tenant};
+use terminal::Banner;
+use traffic::{Counts, Traffic};
 
 #[derive(Debug, Args)]
 pub struct Demo {
     #[command(flatten)]
     serve: ServeArgs,
-    /// How many retries before an event is dead-lettered.
+    /// Retries after the first attempt before an event is dead-lettered.
     #[arg(long, env = "WEBHOOK_MAX_RETRIES", default_value = "20", value_parser = or("20"))]
     webhook_max_retries: String,
+    /// Print all log lines, not only warnings and a few lines a minute.
+    #[arg(long)]
+    pub(super) verbose: bool,
+}
+
+/// A demo that has started.
+struct Started {
+    service: Service,
+    login: Login,
+    tenants: Vec<Tenant>,
 }
 
 impl Demo {
@@ -41,7 +55,7 @@ impl Demo {
         let serve_config = self.serve.check()?;
         let max_retries = retries(&self.webhook_max_retries)?;
         // A demo never touches the database or the Stripe account of the
-        // environment it happens to be started in.
+        // environment in which it is started.
         let config = DatabaseConfig {
             location: DatabaseLocation::Embedded(Start::Allowed),
             migration: None,
@@ -49,36 +63,76 @@ impl Demo {
             data_dir: global.data_dir(),
         };
         let signals = StopSignals::listen()?;
+        output::say("Starting PostgreSQL, the stand-in for Stripe and the service …");
         let account = Account::open().await?;
         let database = Database::open(&config).await?;
         let data_dir = &config.data_dir;
         let started = Self::start(&account, &database, &serve_config, max_retries, data_dir).await;
-        let (service, login, tenants) = match started {
+        let started = match started {
             Ok(started) => started,
             Err(failure) => {
                 database.close().await;
                 return Err(failure);
             }
         };
+        self.show(started, account, database, signals, data_dir)
+            .await
+    }
+
+    /// Announces what has started, and tells its story until it is stopped.
+    async fn show(
+        &self,
+        started: Started,
+        account: Account,
+        database: Database,
+        signals: StopSignals,
+        data_dir: &Path,
+    ) -> Result<(), Failure> {
+        let Started {
+            service,
+            login,
+            tenants,
+        } = started;
         let address = reachable(service.address);
-        let base = account.api.base.clone();
-        let announced = Announcement::write(data_dir, address, base);
-        // Without it, `doctor` finds the demo less easily.
-        let _announced = announced.inspect_err(|error| tracing::warn!(%error, "no demo.json"));
-        announce(address, &account.sandbox, &database, &login)?;
+        let announced =
+            Announcement::write(data_dir, address, account.api.base.clone(), login.clone());
+        // Without it, `status` and `doctor` do not find the demo.
+        let _announced = announced.inspect_err(
+            |error| tracing::warn!(%error, "the demo's file could not be written; `status` will not show it"),
+        );
+        let embedded = database.embedded.as_ref();
+        let banner = Banner {
+            address,
+            stripe: account.sandbox.url(),
+            login,
+            database_url: embedded
+                .map(|embedded| embedded.admin_url())
+                .unwrap_or_default(),
+        };
+        banner.print()?;
 
         let stop = CancellationToken::new();
-        let secret = app::kept_webhook_secret(data_dir)?;
-        let traffic = tokio::spawn(traffic::run(
+        let counts = Arc::new(Counts::default());
+        let traffic = Traffic {
             address,
-            account.client.clone(),
-            secret,
+            stripe: account.client.clone(),
+            secret: app::kept_webhook_secret(data_dir)?,
             tenants,
-            stop.clone(),
-        ));
-        let stopped = serve::until_stopped(service, database, signals, stop.clone()).await;
+            counts: counts.clone(),
+        };
+        let beside = TaskTracker::new();
+        beside.spawn(traffic.run(stop.clone()));
+        if self.verbose {
+            beside.spawn(terminal::beside_the_log(banner, stop.clone()));
+        } else {
+            let pool = db::pool(database.service.clone(), 1);
+            let lines = terminal::instead_of_the_log(banner, counts, pool, stop.clone());
+            beside.spawn(lines);
+        }
+        beside.close();
+        let stopped = serve::until_stopped(service, database, signals, stop).await;
         if stopped.is_ok() {
-            let _ = traffic.await;
+            beside.wait().await;
         }
         stopped
     }
@@ -89,10 +143,10 @@ impl Demo {
         serve: &ServeConfig,
         max_retries: u32,
         data_dir: &Path,
-    ) -> Result<(Service, Login, Vec<tenants::Tenant>), Failure> {
+    ) -> Result<Started, Failure> {
         let catalogue = Catalogue::load(None)?;
         catalogue::sync(&account.client, &catalogue, false).await?;
-        // The kept secret is for `webhooks trigger`.
+        // `webhooks trigger` signs with the kept secret.
         let secrets = vec![app::kept_webhook_secret(data_dir)?, account.secret.clone()];
         let stripe = StripeConfig {
             api: Some(account.api.clone()),
@@ -108,63 +162,26 @@ impl Demo {
         if earlier > 0 {
             tracing::info!(
                 organizations = earlier,
-                "Those of an earlier demo are set aside"
+                "The organizations of an earlier demo are marked as such"
             );
         }
         let pool = db::pool(database.service.clone(), 1);
         let login = tenants::login(&pool, &catalogue, account).await?;
         let tenants = tenants::samples(&pool, &catalogue, account).await?;
         pool.close().await;
-        Ok((service, login, tenants))
+        Ok(Started {
+            service,
+            login,
+            tenants,
+        })
     }
 }
 
-/// Where this host reaches a service that listens on all of its addresses.
+/// The address at which this host reaches a service that listens on all addresses.
 fn reachable(address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()))
     } else {
         address
     }
-}
-
-fn announce(
-    address: SocketAddr,
-    sandbox: &Sandbox,
-    database: &Database,
-    login: &Login,
-) -> Result<(), Failure> {
-    let url = database
-        .embedded
-        .as_ref()
-        .map(|embedded| embedded.admin_url())
-        .unwrap_or_default();
-    let (email, password, key) = (&login.email, &login.password, &login.api_key);
-    let stripe = sandbox.url();
-    output::print(&format!(
-        "\n  ValueCanvas Billing demo\n\n  \
-         API        http://{address}\n  \
-         Docs       http://{address}/docs\n  \
-         Webhooks   http://{address}/api/billing/webhooks/stripe\n  \
-         Health     http://{address}/readyz\n  \
-         Metrics    http://{address}/metrics\n  \
-         Login      {email} / {password}\n  \
-         API key    {key}\n  \
-         Stripe     {stripe} (a stand-in; any sk_test_… key)\n  \
-         Database   {url}\n\n  \
-         Subscriptions change, their events arrive, and agents are used. In another terminal:\n\n    \
-         TOKEN=$(curl -s http://{address}/api/auth/login -H 'Content-Type: application/json' \\\n      \
-         -d '{{\"email\":\"{email}\",\"password\":\"{password}\"}}' | jq -r .token)\n    \
-         curl -s http://{address}/api/billing/subscription/preview -H \"Authorization: Bearer $TOKEN\" \\\n      \
-         -H 'Content-Type: application/json' -d '{{\"planTier\":\"standard\"}}' | jq\n    \
-         curl -s -X PUT http://{address}/api/billing/subscription -H \"Authorization: Bearer $TOKEN\" \\\n      \
-         -H 'Content-Type: application/json' -d '{{\"planTier\":\"standard\"}}' | jq\n    \
-         eval \"$(valuecanvas-billing status --output env)\"\n    \
-         psql $DATABASE_URL -c \"SELECT action, actor_type, created_at FROM billing_audit_log ORDER BY created_at DESC LIMIT 10;\"\n    \
-         curl -s http://{address}/api/billing/usage -H \"Authorization: Bearer $TOKEN\" | jq\n    \
-         valuecanvas-billing webhooks list\n    \
-         valuecanvas-billing webhooks dead-letters\n    \
-         valuecanvas-billing audit verify\n\n  \
-         ^C stops it.\n"
-    ))
 }

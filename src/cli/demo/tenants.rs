@@ -1,31 +1,25 @@
-//! The demo's organizations. Each run has new ones: those of an earlier run
-//! have their customers in an account that is gone.
+//! The demo's organizations. Each run makes new ones: the customers of an earlier
+//! run were in an account that is gone.
 
 use jiff::Timestamp;
 use sqlx::postgres::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::super::Failure;
+pub use super::super::running_demo::Login;
 use super::account::{Account, GOOD_CARD, use_card};
 use crate::catalogue::{Catalogue, FREE_TIER};
 use crate::tenancy::auth::{self, Hasher, NewApiKey, NewUser, Permission, Role, UserError};
 use crate::tenancy::organizations::{self, NewOrganization};
 
-/// Who lives through the story.
+/// The organizations that the traffic acts for.
 const SAMPLES: [&str; 3] = [
     "Northwind Analytics",
     "Blue Harbor Labs",
     "Quiet Pine Studio",
 ];
-/// Whose the login is.
+/// The organization of the login.
 const YOURS: &str = "Example Company";
-
-/// What a newcomer logs in with.
-pub struct Login {
-    pub email: String,
-    pub password: String,
-    pub api_key: String,
-}
 
 /// An organization that the traffic acts for.
 pub struct Tenant {
@@ -34,8 +28,8 @@ pub struct Tenant {
     pub api_key: String,
 }
 
-/// Names the organizations of an earlier demo as what they are; returns how
-/// many there are.
+/// Marks the organizations of earlier demos in their names; returns how many there
+/// are.
 pub async fn set_aside(owner: &mut PgConnection) -> Result<u64, sqlx::Error> {
     let names = [&SAMPLES[..], &[YOURS]].concat();
     organizations::mark(owner, &names, " (an earlier demo's)").await
@@ -56,7 +50,7 @@ pub async fn login(
         password: password.to_owned(),
     };
     match auth::create_user(pool, &Hasher::default(), new).await {
-        // Of an earlier demo: it moves on to this one's organization.
+        // An earlier demo made it: it moves to this demo's organization.
         Err(UserError::Exists(_)) => {
             auth::add_member(pool, email, tenant.organization_id, Role::Owner).await?;
         }
@@ -94,7 +88,7 @@ async fn tenant(
         stripe_customer_id: Some(customer.clone()),
     };
     let organization_id = organizations::create(pool, catalogue, new).await?.id;
-    // Its event finds the organization there.
+    // After the organization, so that the event finds it.
     use_card(&account.client, &customer, GOOD_CARD).await?;
     let new = NewApiKey {
         organization_id,

@@ -38,21 +38,25 @@ pub struct Demo {
 impl Demo {
     /// Returns when it has printed all that a newcomer needs.
     pub fn start() -> Self {
+        Self::start_with(&["demo"])
+    }
+
+    fn start_with(arguments: &[&str]) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let data_dir = scratch.path().join("data");
-        Self::start_with(scratch, data_dir)
+        Self::run(arguments, scratch, data_dir)
     }
 
     /// One more in the data directory of one that ended.
     pub fn start_in(data_dir: &Path) -> Self {
-        Self::start_with(tempfile::tempdir().unwrap(), data_dir.to_owned())
+        Self::run(&["demo"], tempfile::tempdir().unwrap(), data_dir.to_owned())
     }
 
-    fn start_with(scratch: TempDir, data_dir: PathBuf) -> Self {
+    fn run(arguments: &[&str], scratch: TempDir, data_dir: PathBuf) -> Self {
         // Root's cluster runs as another user, who has to get there.
         fs::set_permissions(scratch.path(), Permissions::from_mode(0o711)).unwrap();
         let log = File::create(scratch.path().join("log")).unwrap();
-        let mut child = program(&["demo"])
+        let mut child = program(arguments)
             .env("DATA_DIR", &data_dir)
             .env("LISTEN_ADDR", "127.0.0.1:0")
             .stdout(Stdio::piped())
@@ -136,14 +140,19 @@ impl Drop for Demo {
     }
 }
 
-/// DATABASE_URL, once a shell has read what `status` printed.
-fn evaluated(data_dir: &Path) -> String {
-    let status = run(program(&["status", "--output", "env"]).env("DATA_DIR", data_dir));
+/// What `status` prints.
+fn status(data_dir: &Path, output: &str) -> String {
+    let status = run(program(&["status", "--output", output]).env("DATA_DIR", data_dir));
     assert_eq!(status.status, 0, "{}", status.stderr);
+    status.stdout
+}
+
+/// A variable, once a shell has read what `status` printed.
+fn evaluated(data_dir: &Path, variable: &str) -> String {
     let shell = run(Command::new("sh")
-        .args(["-c", "eval \"$0\"; printf %s \"$DATABASE_URL\""])
-        .arg(status.stdout)
-        .env_remove("DATABASE_URL"));
+        .args(["-c", &format!("eval \"$0\"; printf %s \"${variable}\"")])
+        .arg(status(data_dir, "env"))
+        .env_remove(variable));
     shell.stdout
 }
 
@@ -174,7 +183,7 @@ async fn usage_status(address: &str, bearer: &str) -> u16 {
 async fn what_the_demo_prints_works_and_nothing_of_it_stays() {
     let mut demo = Demo::start();
     let address = demo.printed("API  ").to_owned();
-    let database = evaluated(&demo.data_dir());
+    let database = evaluated(&demo.data_dir(), "DATABASE_URL");
     assert_eq!(demo.printed("Database  "), database);
 
     let token = log_in(&demo, &address).await;
@@ -207,6 +216,71 @@ async fn what_the_demo_prints_works_and_nothing_of_it_stays() {
             .unwrap()
             .is_none()
     );
+}
+
+#[test]
+fn status_shows_how_to_use_a_running_demo() {
+    let mut demo = Demo::start();
+    let data_dir = demo.data_dir();
+    let address = demo.printed("API  ").to_owned();
+    let (login, key) = (demo.printed("Login  "), demo.printed("API key  "));
+    let (email, password) = login.split_once(" / ").unwrap();
+
+    let pretty = status(&data_dir, "pretty");
+    for shown in [&*address, login, key, demo.printed("Database  ")] {
+        assert!(pretty.contains(shown), "{shown}: {pretty}");
+    }
+    let report: Value = serde_json::from_str(&status(&data_dir, "json")).unwrap();
+    for (field, value) in [
+        ("url", &*address),
+        ("email", email),
+        ("password", password),
+        ("apiKey", key),
+    ] {
+        assert_eq!(report["demo"][field], value, "{report}");
+    }
+    for (variable, value) in [
+        ("BILLING_URL", &*address),
+        ("BILLING_EMAIL", email),
+        ("BILLING_PASSWORD", password),
+        ("BILLING_API_KEY", key),
+    ] {
+        assert_eq!(evaluated(&data_dir, variable), value);
+    }
+    demo.terminate();
+    demo.child.wait().unwrap();
+    let report: Value = serde_json::from_str(&status(&data_dir, "json")).unwrap();
+    assert_eq!(report["demo"], Value::Null);
+}
+
+/// The messages of log lines at `level`.
+fn logged(demo: &Demo, level: &str) -> Vec<String> {
+    let log = demo.log();
+    let entries = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    let of_level = entries.filter(|entry: &Value| entry["level"] == level);
+    of_level
+        .map(|entry| entry["message"].as_str().unwrap_or_default().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn the_terminal_is_quiet_unless_asked_otherwise() {
+    let mut quiet = Demo::start();
+    let database = evaluated(&quiet.data_dir(), "DATABASE_URL");
+    quiet.until_shown(&database, EVENTS).await;
+    // A line about what happens comes by itself.
+    let said = quiet.stdout.by_ref().map(Result::unwrap);
+    let line = said
+        .filter(|line| line.contains("subscription change"))
+        .next();
+    let line = line.expect("it goes on");
+    assert!(line.contains("dead letter"), "{line}");
+    assert_eq!(logged(&quiet, "INFO"), Vec::<String>::new());
+
+    let verbose = Demo::start_with(&["demo", "--verbose"]);
+    assert!(logged(&verbose, "INFO").contains(&"Listening".to_owned()));
 }
 
 #[test]
