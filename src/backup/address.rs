@@ -1,13 +1,13 @@
-//! Where a database is, in the two forms that libpq reads, with its secrets
-//! taken out: the arguments of a process are public.
+//! A database's address in the two forms that libpq reads, with the secrets taken
+//! out: every user of the host can list the arguments of a process.
 
 use std::fmt::Write as _;
 
-/// What is not for arguments.
+/// Parameters that must not be arguments.
 const SECRETS: [&str; 3] = ["password", "passfile", "sslpassword"];
 
-/// Parameters that sqlx has other names for, or libpq does not know: it refuses
-/// a URL with any of those.
+/// Parameters that sqlx has other names for, or that libpq does not know: it refuses
+/// URLs that have them.
 const OF_SQLX: [(&str, &str); 7] = [
     ("ssl-mode", "sslmode"),
     ("ssl-root-cert", "sslrootcert"),
@@ -18,11 +18,11 @@ const OF_SQLX: [(&str, &str); 7] = [
     ("pgbouncer", ""),
 ];
 
-/// A URL, or `keyword=value …`, without secrets; and these.
+/// A URL, or `keyword=value …`, and the secrets that were in it.
 #[derive(Debug, Default)]
 pub struct Address {
     shown: String,
-    /// Whether further parameters are joined as a URL's are.
+    /// Whether further parameters are appended as in a URL.
     is_url: bool,
     /// In the order of [`SECRETS`].
     secrets: [Option<String>; 3],
@@ -38,7 +38,7 @@ impl Address {
         Self::of_keywords(text)
     }
 
-    /// What may be shown.
+    /// The address without secrets.
     pub fn shown(&self) -> &str {
         &self.shown
     }
@@ -47,7 +47,7 @@ impl Address {
         self.secrets[0].as_deref()
     }
 
-    /// The path of a file of passwords.
+    /// The path of a password file.
     pub fn password_file(&self) -> Option<&str> {
         self.secrets[1].as_deref()
     }
@@ -57,7 +57,7 @@ impl Address {
         self.secrets[2].take()
     }
 
-    /// Has libpq read what is left from the service `name`.
+    /// Makes libpq read further parameters from the service `name`.
     pub fn name_service(&mut self, name: &str) {
         let joint = match (self.is_url, self.shown.contains('?')) {
             (true, false) => "?",
@@ -67,13 +67,14 @@ impl Address {
         let _ = write!(self.shown, "{joint}service={name}");
     }
 
-    /// The last one counts, as it does for libpq.
+    /// Keeps a secret; `false` if the parameter is none. The last value counts, as for
+    /// libpq.
     fn keep(&mut self, name: &str, value: String) -> bool {
-        let place = SECRETS.iter().position(|secret| *secret == name);
-        if let Some(place) = place {
-            self.secrets[place] = Some(value);
+        let index = SECRETS.iter().position(|secret| *secret == name);
+        if let Some(index) = index {
+            self.secrets[index] = Some(value);
         }
-        place.is_some()
+        index.is_some()
     }
 
     fn of_url(scheme: &str, rest: &str) -> Self {
@@ -81,11 +82,11 @@ impl Address {
             is_url: true,
             ..Self::default()
         };
-        let (place, query) = match rest.split_once('?') {
-            Some((place, query)) => (place, Some(query)),
+        let (location, query) = match rest.split_once('?') {
+            Some((location, query)) => (location, Some(query)),
             None => (rest, None),
         };
-        let (authority, path) = place.split_at(place.find('/').unwrap_or(place.len()));
+        let (authority, path) = location.split_at(location.find('/').unwrap_or(location.len()));
         let (user, hosts) = match authority.rsplit_once('@') {
             Some((user, hosts)) => (Some(user), hosts),
             None => (None, authority),
@@ -121,7 +122,7 @@ impl Address {
         address
     }
 
-    /// `host=h password='it''s'`; or the name of a database alone.
+    /// `host=h password='it''s'`, or only a database's name.
     fn of_keywords(text: &str) -> Self {
         let mut address = Self::default();
         if !text.contains('=') {
@@ -144,8 +145,8 @@ impl Address {
     }
 }
 
-/// A value that is quoted, or ends at white space; a backslash takes what
-/// follows as it is. And what comes after.
+/// Splits off a value that is quoted or ends at white space; a backslash escapes the
+/// next character.
 fn keyword_value(text: &str) -> (String, &str) {
     let quoted = text.starts_with('\'');
     let mut value = String::new();
@@ -161,7 +162,7 @@ fn keyword_value(text: &str) -> (String, &str) {
     (value, "")
 }
 
-/// `%40` is `@`; what is no escape stays.
+/// Percent-decodes; malformed escapes stay as they are.
 fn decoded(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn libpq_is_told_what_it_knows() {
+    fn parameters_are_renamed_for_libpq() {
         for (text, shown) in [
             (
                 "postgres://me@h/db?pgbouncer=true&ssl-mode=require&statement-cache-capacity=0",
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_secret_stays_as_it_is() {
+    fn an_address_without_secrets_is_unchanged() {
         for text in [
             "postgresql://me@%2Ftmp%2Fx:5432/db",
             "postgresql://me@h/db?sslmode=verify-full&application_name=password",

@@ -1,5 +1,5 @@
-//! Writing a backup: pg_dump's custom format, hashed as it is written, and read
-//! back before it is called one.
+//! Writing a backup: pg_dump's custom format, hashed while it is written, and read
+//! back before it gets its name.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -26,8 +26,8 @@ pub struct Written {
     pub manifest: Manifest,
 }
 
-/// Writes a backup to `file`, and its manifest beside it. `progress` hears of
-/// each table.
+/// Writes a backup to `file`, and its manifest beside it. Calls `progress` for each
+/// table.
 pub async fn to_file(
     owner: &PgConnectOptions,
     url: &str,
@@ -43,8 +43,8 @@ pub async fn to_file(
         error,
     };
     let mut out = tokio::fs::OpenOptions::new();
-    // It holds what the database keeps to itself. It is emptied by who holds its
-    // lock only: another backup may be writing it.
+    // Only its owner may read it. It is truncated only under its lock: another
+    // backup may be writing it.
     let out = out.write(true).create(true).truncate(false).mode(0o600);
     let out = out.open(&aside).await.map_err(failed)?.into_std().await;
     match out.try_lock() {
@@ -52,7 +52,7 @@ pub async fn to_file(
         Err(std::fs::TryLockError::WouldBlock) => return Err(BackupError::Busy(file.to_owned())),
         Err(std::fs::TryLockError::Error(error)) => return Err(failed(error)),
     }
-    // Who held the lock until now has given the file its name.
+    // The previous holder of the lock may have finished the file.
     if let Err(error) = refuse_existing(file) {
         let _ = std::fs::remove_file(&aside);
         return Err(error);
@@ -86,7 +86,7 @@ pub async fn to_file(
     })
 }
 
-/// Neither a backup nor what stands beside one is written over.
+/// Refuses to overwrite a backup or a manifest.
 fn refuse_existing(file: &Path) -> Result<(), BackupError> {
     for path in [file.to_owned(), Manifest::path_of(file)] {
         if path.exists() {
@@ -96,7 +96,7 @@ fn refuse_existing(file: &Path) -> Result<(), BackupError> {
     Ok(())
 }
 
-/// Writes a backup to standard output, from where it cannot be read back.
+/// Writes a backup to standard output, where it cannot be read back.
 pub async fn to_stdout(
     owner: &PgConnectOptions,
     url: &str,
@@ -135,8 +135,8 @@ async fn dump(
     })
 }
 
-/// How long pg_dump waits for a lock before we start it again: with us gone, it
-/// waits no longer.
+/// How long pg_dump waits for a lock before we restart it, so that it does not keep
+/// waiting after this process has died.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 enum Dumped {
@@ -144,11 +144,11 @@ enum Dumped {
         sha256: String,
         bytes: u64,
     },
-    /// Nothing was written: another session holds a table.
+    /// Nothing was written: another session locks a table.
     Locked,
 }
 
-/// Runs pg_dump, whose output ends with us.
+/// Runs pg_dump, which ends when this process does: its output breaks.
 async fn run(
     target: &Target,
     snapshot: &str,
@@ -158,7 +158,7 @@ async fn run(
     let started = Instant::now();
     let mut child = target
         .command("pg_dump")?
-        // An owner that is no superuser is bound by row-level security, too.
+        // Row-level security also applies to an owner that is no superuser.
         .args(["--format=custom", "--enable-row-security", "--verbose"])
         .args(["--schema=public", "--schema=auth"])
         .arg(format!("--snapshot={snapshot}"))
@@ -168,9 +168,9 @@ async fn run(
         .spawn()
         .map_err(|_| BackupError::NoTool("pg_dump"))?;
     let archive = child.stdout.take().expect("it is piped");
-    let said = BufReader::new(child.stderr.take().expect("it is piped"));
+    let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
     let copying = async {
-        // It ends with the copying: who cannot write lets pg_dump end, too.
+        // Dropped when copying ends, so that a failed write also ends pg_dump.
         let mut archive = archive;
         let (mut hash, mut bytes) = (Sha256::new(), 0_u64);
         let mut chunk = vec![0; 256 * 1024];
@@ -187,7 +187,7 @@ async fn run(
     };
     let listening = async {
         let mut complaints = Complaints::default();
-        let mut lines = said.lines();
+        let mut lines = stderr.lines();
         while let Ok(Some(line)) = lines.next_line().await {
             if let Some((_, table)) = line.split_once("dumping contents of table ") {
                 progress(table.trim_matches('"'));
@@ -208,8 +208,8 @@ async fn run(
     if status.success() {
         return Ok(Dumped::All { sha256, bytes });
     }
-    // Servers speak many languages, and all show the statement. One that may not
-    // lock a table says so at once.
+    // Messages are in the server's language, but all show the statement. A server
+    // that refuses the lock does so at once.
     if bytes == 0 && started.elapsed() >= LOCK_WAIT && said.contains("LOCK TABLE") {
         return Ok(Dumped::Locked);
     }
@@ -219,7 +219,7 @@ async fn run(
     })
 }
 
-/// What a tool that also tells of its progress says of its failure.
+/// The errors in the output of a tool that also reports progress.
 #[derive(Default)]
 struct Complaints {
     lines: Vec<String>,
@@ -231,7 +231,7 @@ impl Complaints {
         let is_serious = ["error: ", "fatal: ", "detail: ", "hint: "]
             .iter()
             .any(|kind| line.contains(kind));
-        // A reason may go over several lines.
+        // A message may have several lines.
         let goes_on = !self.lines.is_empty() && !line.starts_with("pg_");
         if (is_serious || goes_on) && self.lines.len() < 20 {
             self.lines.push(line.clone());
@@ -248,7 +248,7 @@ impl Complaints {
     }
 }
 
-/// A login that may not read a table is not the owner's.
+/// A login that may not read every table is not the owner's.
 fn refused(error: sqlx::Error) -> BackupError {
     let code = error.as_database_error().and_then(|error| error.code());
     if code.as_deref() == Some("42501") {
@@ -270,7 +270,7 @@ pub(super) fn unreachable(error: db::DatabaseError) -> BackupError {
     }
 }
 
-/// Has pg_restore read all of an archive, and write none of it.
+/// Lets pg_restore read the whole archive without writing anything.
 pub async fn read_back(file: &Path) -> Result<(), BackupError> {
     let read = plain("pg_restore")?
         .arg("--file=/dev/null")
@@ -312,7 +312,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_reason_is_told_and_not_the_last_line() {
+    fn the_errors_are_reported_and_not_the_last_line() {
         let mut complaints = Complaints::default();
         for line in [
             "pg_dump: reading schemas",

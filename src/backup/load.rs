@@ -1,6 +1,6 @@
-//! Loading an archive over a connection of our own, in one transaction.
-//! pg_restore turns the archive into SQL and never meets the database: whoever
-//! kills us ends the transaction, too.
+//! Loading an archive over our own connection, in one transaction. pg_restore only
+//! turns the archive into SQL and does not connect to the database, so that killing
+//! this process also ends the transaction.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -17,18 +17,18 @@ use super::archive::unreachable;
 use super::tools::plain;
 use crate::db;
 
-/// Rows go to the server in pieces of this size.
+/// Size of the pieces in which rows are sent to the server.
 const PIECE: usize = 256 * 1024;
 
-/// Loads what `contents` lists of `file`, all or nothing.
+/// Loads the entries of `file` that `contents` lists, all or nothing.
 pub async fn load(
     owner: &PgConnectOptions,
     file: &Path,
     contents: &str,
 ) -> Result<(), BackupError> {
     let mut conn = db::connect(owner).await.map_err(unreachable)?;
-    // While it builds an index, the server looks for us only if it is told to.
-    // Some systems cannot.
+    // Without it, a server that builds an index does not notice that we are gone.
+    // Some systems do not support it.
     let _ = conn
         .execute("SET client_connection_check_interval = '1s'")
         .await;
@@ -39,7 +39,7 @@ pub async fn load(
             "data" => rows(&mut conn, out).await,
             _ => statements(&mut conn, out).await,
         };
-        // Why it wrote no more is the better reason.
+        // A refusal by the database explains why pg_restore could not go on.
         if !matches!(
             done,
             Err(BackupError::Refused(_) | BackupError::Database(_))
@@ -53,7 +53,7 @@ pub async fn load(
     Ok(())
 }
 
-/// pg_restore, which writes a section as SQL.
+/// Starts pg_restore, which writes a section as SQL.
 async fn written(
     file: &Path,
     contents: &str,
@@ -69,8 +69,8 @@ async fn written(
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|_| BackupError::NoTool("pg_restore"))?;
-    // It reads all of the list before it writes. Where it ended already, its
-    // exit says why.
+    // It reads the whole list before it writes. If it has already ended, its exit
+    // status says why.
     let mut list = child.stdin.take().expect("it is piped");
     let _ = list.write_all(contents.as_bytes()).await;
     drop(list);
@@ -99,7 +99,7 @@ fn unread(error: std::io::Error) -> BackupError {
     }
 }
 
-/// Runs a section that has no rows.
+/// Runs a section without rows.
 async fn statements(
     conn: &mut PgConnection,
     mut out: impl AsyncBufRead + Unpin,
@@ -114,7 +114,7 @@ async fn statements(
     run(conn, &mut script).await
 }
 
-/// Runs the section of rows: COPY, its rows, and so on.
+/// Runs the section of rows: COPY statements, each followed by its rows.
 async fn rows(
     conn: &mut PgConnection,
     mut out: impl AsyncBufRead + Unpin,
@@ -132,7 +132,7 @@ async fn rows(
     run(conn, &mut script).await
 }
 
-/// Hands on the rows up to their end.
+/// Sends the rows of one COPY.
 async fn copy(
     conn: &mut PgConnection,
     statement: &str,
@@ -145,7 +145,7 @@ async fn copy(
         if !next(out, &mut line).await? {
             return Err(BackupError::Tool {
                 tool: "pg_restore",
-                said: "it ended among the rows of a table".to_owned(),
+                said: "it ended in the middle of a table".to_owned(),
             });
         }
         let is_end = line == b"\\.\n";
@@ -178,15 +178,14 @@ async fn next(
     Ok(out.read_until(b'\n', line).await.map_err(unread)? > 0)
 }
 
-/// What psql does for itself, and a setting that servers before PostgreSQL 17
-/// do not know.
+/// Commands for psql, and a setting that servers before PostgreSQL 17 do not know.
 fn is_for_psql(line: &[u8]) -> bool {
     line.starts_with(b"\\restrict ")
         || line.starts_with(b"\\unrestrict ")
         || line == b"SET transaction_timeout = 0;\n"
 }
 
-/// The frame of large objects, which are in a transaction here as they are.
+/// The transaction around large objects, which here are inside ours.
 fn is_frame(line: &[u8]) -> bool {
     line == b"BEGIN;\n" || line == b"COMMIT;\n"
 }
@@ -203,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_sql_for_the_server_is_left_out() {
+    fn commands_for_psql_are_left_out() {
         let psql = [
             "\\restrict aB3\n",
             "\\unrestrict aB3\n",

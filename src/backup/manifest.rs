@@ -1,5 +1,5 @@
-//! What stands beside a backup: enough to tell whether it is whole, and whether
-//! what was restored from it is.
+//! The manifest beside a backup: enough to verify the backup, and what was restored
+//! from it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,22 +14,22 @@ use super::BackupError;
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
     pub created_at: Timestamp,
-    /// The program that wrote it.
+    /// The version of the program that wrote it.
     pub version: String,
     /// SHA-256, in hexadecimal digits.
     pub sha256: String,
     pub bytes: u64,
-    /// The rows of each table, all of one moment.
+    /// The number of rows of each table, all from one snapshot.
     pub rows: BTreeMap<String, i64>,
 }
 
 impl Manifest {
-    /// Whether it is of a database that was migrated.
+    /// Whether the database had our migrations.
     pub fn has_ledger(&self) -> bool {
         self.rows.contains_key("billing_schema_migrations")
     }
 
-    /// Where the manifest of `file` is.
+    /// The path of `file`'s manifest.
     pub fn path_of(file: &Path) -> PathBuf {
         let mut name = file.as_os_str().to_owned();
         name.push(".json");
@@ -43,7 +43,7 @@ impl Manifest {
         std::fs::write(&path, text).map_err(|error| BackupError::File { path, error })
     }
 
-    /// None: the backup came without one.
+    /// `None` if the backup has no manifest.
     pub fn read(file: &Path) -> Result<Option<Self>, BackupError> {
         let path = Self::path_of(file);
         match std::fs::read(&path) {

@@ -1,5 +1,5 @@
-//! Backup and restore by PostgreSQL's own tools, with what they leave out: a
-//! checksum, counts of one moment, and a look at what was written.
+//! Backup and restore with PostgreSQL's own tools, and what those lack: a checksum,
+//! row counts from one snapshot, and verification of what was written.
 
 mod address;
 mod archive;
@@ -35,23 +35,23 @@ pub enum BackupError {
     )]
     Empty,
     #[error(
-        "MIGRATION_DATABASE_URL: a backup is made with the login of the owner, and this one may not read \
-         every table: {0}"
+        "MIGRATION_DATABASE_URL: a backup needs the owner's login, and this one may not read every \
+         table: {0}"
     )]
     Refused(sqlx::Error),
-    #[error("{0} is there already; name another file, or remove it first")]
+    #[error("{0} already exists; name another file, or remove it first")]
     Exists(PathBuf),
     #[error("another backup to {0} is being written; wait for it, or name another file")]
     Busy(PathBuf),
-    #[error("{0}: its checksum is not that of its manifest; it was changed or cut short")]
+    #[error("{0}: the checksum differs from the manifest's; the file was changed or truncated")]
     Checksum(PathBuf),
-    #[error("{path}: it is no manifest of a backup: {error}")]
+    #[error("{path}: not a manifest of a backup: {error}")]
     Manifest {
         path: PathBuf,
         error: serde_json::Error,
     },
     #[error(
-        "the database has {0} tables already; restore into an empty one: CREATE DATABASE …, and name it in MIGRATION_DATABASE_URL"
+        "the database already has {0} tables; restore into an empty one: CREATE DATABASE …, and name it in MIGRATION_DATABASE_URL"
     )]
     NotEmpty(i64),
     #[error("after restoring, {0}")]

@@ -1,4 +1,4 @@
-//! Restoring: into an empty database, all or nothing, and looked at afterwards.
+//! Restoring into an empty database, all or nothing, and verifying the result.
 
 use std::path::Path;
 
@@ -13,13 +13,13 @@ use crate::audit;
 use crate::db;
 use crate::migrations::verify;
 
-/// What was restored, and found right.
+/// What was restored and verified.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Restored {
     pub tables: usize,
     pub rows: i64,
-    /// Audit chains that were walked, and their entries.
+    /// Verified audit chains, and their entries.
     pub chains: u64,
     pub entries: u64,
     /// Whether the rows were compared with the backup's manifest.
@@ -29,8 +29,8 @@ pub struct Restored {
 /// Restores `file` into the empty database of `owner`.
 ///
 /// # Errors
-/// Where anything is wrong, nothing was restored; but for what the last checks
-/// find, which say so.
+/// Nothing was restored, unless the error is one of the final checks
+/// ([`BackupError::Differs`]).
 pub async fn restore(owner: &PgConnectOptions, file: &Path) -> Result<Restored, BackupError> {
     let manifest = Manifest::read(file)?;
     if let Some(manifest) = &manifest
@@ -47,7 +47,7 @@ pub async fn restore(owner: &PgConnectOptions, file: &Path) -> Result<Restored, 
     store::make_roles(&mut conn).await?;
     let contents = contents(file, &store::schemas(&mut conn).await?).await?;
     load(owner, file, &contents).await?;
-    // What the catalog lets everyone do is in no backup.
+    // A backup does not contain what the catalog lets everyone do.
     db::guards::close_large_objects(&mut conn).await?;
     let rows = store::counts(&mut conn).await?;
     if let Some(manifest) = &manifest
@@ -58,8 +58,8 @@ pub async fn restore(owner: &PgConnectOptions, file: &Path) -> Result<Restored, 
             .iter()
             .find(|(name, count)| rows.get(*name) != Some(*count));
         let said = differs.map_or_else(
-            || "there are other tables than in the backup".to_owned(),
-            |(table, count)| format!("{table} has other rows than the {count} of the backup"),
+            || "the tables differ from the backup's".to_owned(),
+            |(table, count)| format!("{table} does not have the backup's {count} rows"),
         );
         return Err(BackupError::Differs(said));
     }
@@ -87,8 +87,8 @@ pub async fn restore(owner: &PgConnectOptions, file: &Path) -> Result<Restored, 
     })
 }
 
-/// What pg_restore is to take from `file`: all but the schemas that every
-/// database has, or this one has already.
+/// The entries that pg_restore should take from `file`: all but the schemas that the
+/// database already has.
 async fn contents(file: &Path, there: &[String]) -> Result<String, BackupError> {
     let listed = plain("pg_restore")?
         .arg("--list")

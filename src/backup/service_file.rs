@@ -1,4 +1,4 @@
-//! A connection service file, of one service, that only we can read.
+//! A libpq service file with one service, which only its owner can read.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::BackupError;
 
-/// Removed when it is dropped.
+/// The file, removed when dropped.
 pub struct ServiceFile(PathBuf);
 
 impl ServiceFile {

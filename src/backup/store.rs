@@ -1,11 +1,12 @@
-//! What backup and restore ask the database.
+//! Queries of backup and restore.
 
 use std::collections::BTreeMap;
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor as _};
 
-/// Begins a transaction that sees one moment; what to tell pg_dump of it.
+/// Begins a transaction with a snapshot, and returns the snapshot's name for
+/// pg_dump.
 pub async fn freeze(conn: &mut PgConnection) -> Result<String, sqlx::Error> {
     conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         .await?;
@@ -14,7 +15,7 @@ pub async fn freeze(conn: &mut PgConnection) -> Result<String, sqlx::Error> {
         .await
 }
 
-/// The rows of every table, by its name.
+/// The number of rows of every table.
 pub async fn counts(conn: &mut PgConnection) -> Result<BTreeMap<String, i64>, sqlx::Error> {
     let tables: Vec<String> = sqlx::query_scalar(
         "SELECT quote_ident(relname) FROM pg_class
@@ -34,7 +35,7 @@ pub async fn counts(conn: &mut PgConnection) -> Result<BTreeMap<String, i64>, sq
     Ok(counts)
 }
 
-/// How many tables the database has.
+/// The number of tables in the database.
 pub async fn tables(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -45,15 +46,15 @@ pub async fn tables(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
     .await
 }
 
-/// The schemas that the database has.
+/// The names of the database's schemas.
 pub async fn schemas(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar("SELECT nspname::text FROM pg_namespace")
         .fetch_all(conn)
         .await
 }
 
-/// Makes the roles that a backup's grants name: they belong to the cluster, and
-/// are in no backup.
+/// Creates the roles that a backup's grants name: roles belong to the cluster and are
+/// in no backup.
 pub async fn make_roles(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     conn.execute(
         "DO $$

@@ -1,4 +1,4 @@
-//! pg_dump and pg_restore, told of the database without showing its secrets.
+//! pg_dump and pg_restore, started without secrets in their arguments.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -12,7 +12,7 @@ use super::service_file::ServiceFile;
 /// A database, as libpq's programs take it.
 pub struct Target {
     address: Address,
-    /// What only a file can tell libpq, for as long as its programs run.
+    /// Parameters that libpq reads only from a file, which must outlive its programs.
     file: Option<ServiceFile>,
 }
 
@@ -29,7 +29,7 @@ impl Target {
         Ok(Self { address, file })
     }
 
-    /// `tool`, told of the database. The target must outlive what is started.
+    /// `tool`, connected to the database. The target must outlive the process.
     pub fn command(&self, tool: &'static str) -> Result<Command, BackupError> {
         let mut command = plain(tool)?;
         command.arg("--dbname").arg(self.address.shown());
@@ -49,14 +49,14 @@ impl Target {
     }
 }
 
-/// `tool` by itself: that of the newest installed version, which reads those of
-/// older ones.
+/// `tool` of the newest installed version, which also reads older versions'
+/// archives.
 pub fn plain(tool: &'static str) -> Result<Command, BackupError> {
     let beside_server = embedded_postgres::program(tool).filter(|path| path.is_file());
     let path = beside_server.or_else(|| on_path(tool));
     let mut command = Command::new(path.ok_or(BackupError::NoTool(tool))?);
     command.stdin(Stdio::null()).kill_on_drop(true);
-    // What they complain of is looked for in their output.
+    // We search the output for messages.
     command.env("LC_ALL", "C");
     Ok(command)
 }

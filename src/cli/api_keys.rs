@@ -16,36 +16,36 @@ use crate::tenancy::auth::{self, ApiKey, NewApiKey, Permission};
 
 #[derive(Debug, Subcommand)]
 pub enum ApiKeys {
-    /// Make a key; it is shown once.
+    /// Create a key. It is shown only once.
     Create {
-        /// Whose; an id of `organizations list`.
+        /// The organization's id, as shown by `organizations list`.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
         organization: Uuid,
-        /// billing.read, billing.manage, billing.audit, usage.write, agents.execute;
-        /// several may be given.
+        /// billing.read, billing.manage, billing.audit, usage.write or agents.execute;
+        /// may be repeated.
         #[arg(long = "scope", value_name = "SCOPE", required = true, value_parser = scope)]
         scopes: Vec<Permission>,
-        /// What it is for, for those who look at the list.
+        /// A name to recognize the key by.
         #[arg(long, default_value = "api key")]
         name: String,
-        /// When it ends, as in RFC 3339.
+        /// When the key expires (RFC 3339).
         #[arg(long, value_name = "TIME", value_parser = arguments::time)]
         expires: Option<Timestamp>,
         #[command(flatten)]
         format: Format,
     },
-    /// End a key, at once and everywhere.
+    /// Revoke a key, immediately and on every replica.
     Revoke {
-        /// Its id, as `api-keys list` shows it.
+        /// The key's id, as shown by `api-keys list`.
         #[arg(value_name = "KEY_ID", value_parser = arguments::key)]
         id: Uuid,
-        /// Whose; an id of `organizations list`.
+        /// The organization's id, as shown by `organizations list`.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
         organization: Uuid,
     },
-    /// List an organization's keys, those that ended included.
+    /// List an organization's keys, including revoked and expired ones.
     List {
-        /// Whose; an id of `organizations list`.
+        /// The organization's id, as shown by `organizations list`.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
         organization: Uuid,
         #[command(flatten)]
@@ -55,7 +55,7 @@ pub enum ApiKeys {
 
 fn scope(text: &str) -> Result<Permission, String> {
     let names = || Permission::ALL.map(Permission::as_str).join(", ");
-    Permission::named(text).ok_or_else(|| format!("it is one of {}", names()))
+    Permission::named(text).ok_or_else(|| format!("expected one of {}", names()))
 }
 
 #[derive(Serialize)]

@@ -1,23 +1,23 @@
-//! Values that many commands take, and errors that say what they are.
+//! Parsers of values that many commands take.
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
-/// An organization by its id.
+/// An organization's id.
 pub fn organization(text: &str) -> Result<Uuid, String> {
     text.parse()
-        .map_err(|_| "an organization's id is needed; `organizations list` shows them".to_owned())
+        .map_err(|_| "expected an organization's id, as shown by `organizations list`".to_owned())
 }
 
-/// A key by its id.
+/// An API key's id.
 pub fn key(text: &str) -> Result<Uuid, String> {
     text.parse()
-        .map_err(|_| "a key's id is needed; `api-keys list` shows them".to_owned())
+        .map_err(|_| "expected a key's id, as shown by `api-keys list`".to_owned())
 }
 
 pub fn time(text: &str) -> Result<Timestamp, String> {
     text.parse()
-        .map_err(|_| "a time as in RFC 3339 is needed, such as 2026-01-31T12:00:00Z".to_owned())
+        .map_err(|_| "expected a time in RFC 3339, such as 2026-01-31T12:00:00Z".to_owned())
 }
 
 #[cfg(test)]
@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn each_command_and_argument_says_what_it_is() {
+    fn each_command_and_argument_has_a_help_text() {
         let mut found = Vec::new();
         without_help(&Arguments::command(), "", &mut found);
         assert!(found.is_empty(), "without help: {found:#?}");
@@ -74,8 +74,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_id_and_no_time_is_told_what_is() {
-        for (line, told) in [
+    fn a_malformed_id_or_time_is_refused_with_what_is_expected() {
+        for (line, expected) in [
             ("quotas list --organization nobody", "`organizations list`"),
             ("audit verify --organization 1", "`organizations list`"),
             ("users list --organization x", "`organizations list`"),
@@ -103,7 +103,7 @@ mod tests {
         ] {
             let words = std::iter::once("valuecanvas-billing").chain(line.split_whitespace());
             let refused = Arguments::try_parse_from(words).unwrap_err().to_string();
-            assert!(refused.contains(told), "{line}: {refused}");
+            assert!(refused.contains(expected), "{line}: {refused}");
         }
     }
 }

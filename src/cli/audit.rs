@@ -24,13 +24,13 @@ pub enum Audit {
     List {
         #[command(flatten)]
         filter: FilterArgs,
-        /// How many at most.
+        /// Maximum number of results.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10_000))]
         limit: u16,
         #[command(flatten)]
         format: Format,
     },
-    /// Walk the hash chains: find entries that were changed or removed.
+    /// Verify the hash chains: find entries that were changed or removed.
     Verify {
         /// Only entries of this organization.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
@@ -38,20 +38,20 @@ pub enum Audit {
         #[command(flatten)]
         format: Format,
     },
-    /// Set the head of a chain to what its entries say, with the owner's login; an
-    /// entry says so.
+    /// Repair the head of a chain from its entries, with the owner's login. The
+    /// repair is itself an entry.
     Repair(Repair),
-    /// Write all entries, newest first.
+    /// Export all entries, newest first.
     Export {
         #[command(flatten)]
         filter: FilterArgs,
-        /// How entries are written.
+        /// Output format.
         #[arg(long, value_enum, default_value_t = ExportFormat::Jsonl)]
         format: ExportFormat,
-        /// One JSON document: an array.
+        /// Write one JSON document, an array.
         #[arg(long, conflicts_with = "format")]
         json: bool,
-        /// Where to; unset: standard output.
+        /// Output file; unset: standard output.
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
@@ -59,10 +59,10 @@ pub enum Audit {
 
 #[derive(Debug, Args)]
 pub struct Repair {
-    /// Whose chain.
+    /// The organization whose chain to repair.
     #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
     organization: Uuid,
-    /// Why, for whoever reads the log.
+    /// The reason, recorded in the entry.
     #[arg(long)]
     reason: Option<String>,
     #[command(flatten)]
@@ -77,7 +77,7 @@ pub struct FilterArgs {
     /// Only entries with this action, such as plan_changed.
     #[arg(long)]
     action: Option<String>,
-    /// Only entries about this kind of thing, such as subscription.
+    /// Only entries about this type of resource, such as subscription.
     #[arg(long)]
     resource_type: Option<String>,
     /// From this time on (RFC 3339).
@@ -104,13 +104,14 @@ impl From<FilterArgs> for Filter {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum ExportFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Jsonl,
     Json,
     Csv,
 }
 
-const ENTRIES_AT_ONCE: i64 = 1_000;
+/// Entries that an export reads at a time.
+const EXPORT_BATCH: i64 = 1_000;
 
 impl Audit {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
@@ -125,7 +126,7 @@ impl Audit {
 
     async fn run_on(self, pool: &PgPool) -> Result<(), Failure> {
         let mut tx = WorkerTx::begin(pool).await?;
-        // The whole log may take longer than a request.
+        // Reading the whole log may take longer than a request may.
         sqlx::query("SET LOCAL statement_timeout = 0")
             .execute(tx.conn())
             .await?;
@@ -153,7 +154,7 @@ impl Audit {
                     Err(Failure::silent())
                 }
             }
-            Self::Repair(_) => unreachable!("it has a transaction of the owner's"),
+            Self::Repair(_) => unreachable!("a repair runs as the owner"),
             Self::Export {
                 filter,
                 format,
@@ -301,7 +302,7 @@ async fn export(
     }
     let mut separator = "";
     loop {
-        let entries = audit::list(tx.conn(), &filter, ENTRIES_AT_ONCE).await?;
+        let entries = audit::list(tx.conn(), &filter, EXPORT_BATCH).await?;
         for entry in &entries {
             let line = match format {
                 ExportFormat::Jsonl | ExportFormat::Json => serde_json::to_string(entry)

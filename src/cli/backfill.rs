@@ -11,7 +11,7 @@ use crate::config::{GlobalArgs, StripeArgs};
 use crate::maintenance::backfill::{self, BackfillError, Backfilled, KEPT};
 use crate::stripe::client::{Client, Patience};
 
-/// What a job may wait, who has nobody waiting.
+/// For jobs, which nobody waits for.
 pub const PATIENCE: Patience = Patience {
     attempts: 5,
     total: std::time::Duration::from_secs(60),
@@ -21,10 +21,10 @@ pub const PATIENCE: Patience = Patience {
 
 #[derive(Debug, Args)]
 pub struct Backfill {
-    /// From when on: an age, such as 90m, 2h or 3d, or a time as in RFC 3339.
+    /// Start: an age, such as 90m, 2h or 3d, or a time (RFC 3339).
     #[arg(long, value_name = "AGE|TIME")]
     since: String,
-    /// Go on after this event, as a run that ended early said.
+    /// Resume after this event, as printed by a run that ended early.
     #[arg(long, value_name = "EVT")]
     after: Option<String>,
     #[command(flatten)]
@@ -56,7 +56,7 @@ impl Backfill {
             last = done.clone();
             let reached = done.reached.map(|at| format!(", back to {at}"));
             output::say(&format!(
-                "{} events read, {} stored, {} there already{}",
+                "{} events read, {} stored, {} already there{}",
                 done.read,
                 done.stored,
                 done.duplicates,
@@ -75,7 +75,7 @@ impl Backfill {
 fn interrupted(error: &BackfillError, since: &str, last: Option<String>) -> Failure {
     let go_on = last.map_or_else(String::new, |id| {
         format!(
-            "; what was read is stored, go on with `webhooks backfill --since {since} --after {id}`"
+            "; what was read is stored; resume with `webhooks backfill --since {since} --after {id}`"
         )
     });
     let message = format!("{error}{go_on}");
@@ -86,26 +86,26 @@ fn interrupted(error: &BackfillError, since: &str, last: Option<String>) -> Fail
     }
 }
 
-/// The client of a command that needs Stripe.
+/// The client for commands that need Stripe.
 pub fn stripe_client(stripe: &StripeArgs, patience: Patience) -> Result<Client, Failure> {
     let api = stripe.check()?.api.ok_or_else(|| {
-        Failure::usage("STRIPE_SECRET_KEY: is not set, and this needs Stripe; set it to sk_test_…, sk_live_… or rk_…")
+        Failure::usage("STRIPE_SECRET_KEY: is required by this command; set it to sk_test_…, sk_live_… or rk_…")
     })?;
     Client::new(api.base, api.key, patience).map_err(|error| Failure::failed(error.to_string()))
 }
 
-/// The time that `--since` means, for what Stripe forgets.
+/// Parses `--since`, which Stripe limits to 30 days.
 fn since(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
     let time = moment(text, now)?;
     if now.duration_since(time) > KEPT {
         return Err(Failure::usage(
-            "--since: Stripe keeps events for 30 days; older ones are lost to it",
+            "--since: Stripe keeps events for 30 days only",
         ));
     }
     Ok(time)
 }
 
-/// The time that `--since` means: an age, or a time.
+/// Parses `--since`: an age or a time.
 pub fn moment(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
     let text = text.trim();
     let time = match text.parse::<Timestamp>() {
@@ -114,11 +114,11 @@ pub fn moment(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
     };
     let time = time.ok_or_else(|| {
         Failure::usage(format!(
-            "--since: {text:?} is neither an age (90m, 2h, 3d) nor a time (2026-01-31T12:00:00Z)"
+            "--since: expected an age (90m, 2h, 3d) or a time (2026-01-31T12:00:00Z), got `{text}`"
         ))
     })?;
     if time > now {
-        return Err(Failure::usage("--since: lies in the future"));
+        return Err(Failure::usage("--since: is in the future"));
     }
     Ok(time)
 }

@@ -13,14 +13,14 @@ use crate::config::GlobalArgs;
 use crate::db;
 use crate::maintenance::{self, PushGateway};
 
-/// Write a backup, and read it back.
+/// Write a backup and verify it.
 #[derive(Debug, Args)]
 pub struct Backup {
-    /// A new file; `-` for standard output. Beside it stands FILE.json, with
-    /// its checksum and the number of rows.
+    /// A new file, or `-` for standard output. FILE.json beside it holds the
+    /// checksum and the number of rows.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// A Pushgateway for the time of the last backup.
+    /// The Pushgateway to push the time of the last backup to.
     #[arg(long, env = "PUSHGATEWAY_URL")]
     pushgateway_url: Option<String>,
     #[command(flatten)]
@@ -30,14 +30,14 @@ pub struct Backup {
 /// Restore a backup into an empty database.
 #[derive(Debug, Args)]
 pub struct Restore {
-    /// What `backup` wrote.
+    /// A file written by `backup`.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
     format: Format,
 }
 
-/// The owner's URL, as it was given; that of the embedded cluster otherwise.
+/// The owner's URL as given, or the embedded cluster's.
 fn owner_url(database: &Database, global: &GlobalArgs) -> Option<String> {
     match &database.embedded {
         Some(embedded) => Some(embedded.admin_url()),
@@ -54,9 +54,9 @@ impl Backup {
         let result = self.run_on(&database, global).await;
         let pool = db::pool(database.service.clone(), 1);
         let done = maintenance::backup::done(&pool, gateway.as_ref(), started_at, result.is_ok());
-        // The backup is there, or not, whoever remembers it.
+        // The result of the backup does not depend on this record.
         if let Err(error) = done.await {
-            tracing::warn!(%error, "the database cannot remember how its backup went");
+            tracing::warn!(%error, "the result of the backup could not be recorded");
         }
         database.close().await;
         result
@@ -77,9 +77,7 @@ impl Backup {
         self.format.print(&written, |written| {
             let manifest = &written.manifest;
             if !manifest.has_ledger() {
-                say(
-                    "warning: there is no table of billing among them; is this the right database?",
-                );
+                say("warning: the database has no billing tables; is it the right one?");
             }
             format!(
                 "{}: {} rows of {} tables, {} bytes, read back; SHA-256 {}",

@@ -6,10 +6,10 @@ use clap_complete::Shell;
 use super::Failure;
 use super::output::print;
 
-/// Print what completes commands in a shell, and with `--man` the manual page.
+/// Print completions for a shell or, with `--man`, the manual page.
 #[derive(Debug, Args)]
 pub struct Completions {
-    /// Which shell.
+    /// The shell.
     #[arg(value_enum, required_unless_present = "man")]
     shell: Option<Shell>,
     /// Print the manual page instead.

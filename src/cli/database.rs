@@ -1,12 +1,12 @@
-//! What commands do with the database, they do as the service would.
+//! Commands use the database as the service does.
 
 use super::Failure;
 use super::serve::StopSignals;
 use crate::app::Database;
 use crate::config::DatabaseConfig;
 
-/// Opens the database, does `work` with the service's login, and lets it go, as
-/// it does when it is interrupted: an embedded server would go on otherwise.
+/// Opens the database, does `work` with the service's login and closes it, also
+/// when interrupted: an embedded server would otherwise keep running.
 pub async fn on_database(
     config: &DatabaseConfig,
     work: impl AsyncFnOnce(&Database) -> Result<(), Failure>,
@@ -20,7 +20,7 @@ pub async fn on_database(
     let result = tokio::select! {
         result = working => result,
         () = signals.received() => Err(Failure::failed(
-            "interrupted; what was done is kept, and what was not is as it was",
+            "interrupted; completed work is kept, and the rest is unchanged",
         )),
     };
     database.close().await;

@@ -20,11 +20,11 @@ use crate::stripe::client::Client;
 pub struct Doctor {
     #[command(flatten)]
     stripe: StripeArgs,
-    /// Where the running service is reached, by the way that Stripe takes;
-    /// unset: LISTEN_ADDR.
+    /// Public URL of the running service, as Stripe reaches it; unset:
+    /// LISTEN_ADDR.
     #[arg(long, help_heading = None, value_name = "URL")]
     url: Option<Url>,
-    /// Where the service listens on this host.
+    /// Address of the service on this host.
     #[arg(long, help_heading = None, env = "LISTEN_ADDR", default_value = config::LISTEN_ADDR,
           value_parser = config::or(config::LISTEN_ADDR))]
     listen_addr: String,
@@ -53,7 +53,7 @@ impl Doctor {
         };
         let caller =
             http_client::direct_client().map_err(|error| Failure::failed(error.to_string()))?;
-        // It looks, and migrates nothing.
+        // `doctor` changes nothing: `open` would migrate.
         let database = Database::locate(&config).await?;
         let leniency = Leniency {
             embedded_database: database.embedded.is_some(),
@@ -78,7 +78,7 @@ impl Doctor {
         Ok(())
     }
 
-    /// The demo that runs here, where the settings name nothing else.
+    /// The demo that runs here, if the settings name no other service.
     fn demo(&self, config: &DatabaseConfig, stripe: &StripeConfig) -> Option<Running> {
         let unset = matches!(config.location, DatabaseLocation::Embedded(_))
             && stripe.api.is_none()

@@ -1,4 +1,4 @@
-//! How a command failed, as its exit status says it.
+//! Failures of commands and their exit statuses.
 
 use crate::app::StartError;
 use crate::catalogue::CatalogueError;
@@ -10,12 +10,12 @@ use crate::stripe::client::StripeError;
 use crate::tenancy::auth::{ApiKeyError, UserError};
 use crate::tenancy::organizations::CreateError;
 
-/// 1: the work failed, or a check did not hold. 2: bad usage or configuration.
-/// 3: a service it needs cannot be reached.
+/// Exit status 1: the work failed, or a check did not hold. 2: bad usage or
+/// configuration. 3: a service that the command needs cannot be reached.
 #[derive(Debug)]
 pub struct Failure {
     pub status: u8,
-    /// None: it was said already.
+    /// `None` if the output has said it already.
     pub message: Option<String>,
 }
 
@@ -41,7 +41,7 @@ impl Failure {
         }
     }
 
-    /// The output has said what is wrong.
+    /// For failures that the output has already described.
     pub fn silent() -> Self {
         Self {
             status: 1,
@@ -81,7 +81,7 @@ impl From<sqlx::Error> for Failure {
         match code.as_deref() {
             // No such table, column, function or role.
             Some("42P01" | "42703" | "42883" | "22023" | "42704") => Self::failed(format!(
-                "the database's schema is not as expected ({error}); `migrate status` and `migrate verify` say more"
+                "the database's schema is not as expected ({error}); see `migrate status` and `migrate verify`"
             )),
             Some("28P01" | "28000" | "3D000" | "42501") => Self::usage(format!(
                 "DATABASE_URL: the database refuses this login: {error}"

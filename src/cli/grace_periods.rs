@@ -6,32 +6,33 @@ use sqlx::postgres::PgPool;
 use super::Failure;
 use super::database::on_database;
 use super::output::{Format, table};
+use crate::app;
 use crate::config::GlobalArgs;
 use crate::db::{self, WorkerTx};
 use crate::maintenance::{PushGateway, Run, grace_cleanup};
 use crate::metering::grace::{self, Filter, GraceRow};
-use crate::telemetry::metrics;
 
-/// Rows of the list at most.
+/// Maximum number of rows listed.
 const MOST: i64 = 10_000;
 
 #[derive(Debug, Subcommand)]
 pub enum GracePeriods {
     /// List the grace periods, newest first.
     List {
-        /// Only those that run.
+        /// Only running ones.
         #[arg(long)]
         active: bool,
         #[command(flatten)]
         format: Format,
     },
-    /// End what is over, and remove what ended long ago: the daily job.
+    /// End grace periods that are over, and remove those that ended long ago: the
+    /// daily job.
     Cleanup {
-        /// Keep what ended within so many days. What belongs to a running
-        /// billing period is always kept.
+        /// Keep grace periods that ended within this many days. Those of running
+        /// billing periods are always kept.
         #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=36_500))]
         older_than_days: u16,
-        /// A Pushgateway for the job's metrics.
+        /// The Pushgateway to push the job's metrics to.
         #[arg(long, env = "PUSHGATEWAY_URL")]
         pushgateway_url: Option<String>,
         #[command(flatten)]
@@ -80,7 +81,7 @@ impl GracePeriods {
                 let run = Run {
                     job: grace_cleanup::JOB,
                     pool,
-                    metrics: &metrics::install(grace::audit_actions()),
+                    metrics: &app::metrics::install(grace::audit_actions()),
                     gateway,
                 };
                 let cleaned = grace_cleanup::run(&run, older_than_days).await?;

@@ -4,10 +4,10 @@ use clap::parser::ArgMatches;
 
 use crate::audit::Initiator;
 
-/// Longer names are cut: the log is no place for them.
+/// Longer names are cut off.
 const MOST: usize = 200;
 
-/// The user of the operating system, and the command that is run.
+/// The operating system's user and the command.
 pub fn of(arguments: &ArgMatches, acting_as: Option<&str>) -> Initiator {
     let plain = |text: &str| -> String {
         let plain = text.chars().filter(|c| !c.is_control());
@@ -23,7 +23,8 @@ pub fn of(arguments: &ArgMatches, acting_as: Option<&str>) -> Initiator {
     }
 }
 
-/// `quotas set`: the names of the commands, without what they were given.
+/// The names of the command and its subcommands, such as `quotas set`, without
+/// arguments.
 fn command(arguments: &ArgMatches) -> String {
     let mut names = Vec::new();
     let mut at = arguments;
@@ -34,7 +35,7 @@ fn command(arguments: &ArgMatches) -> String {
     names.join(" ")
 }
 
-/// The login of who runs it; of who called sudo, which only root is told.
+/// The user who runs the command; as root, the one who called sudo.
 fn user() -> String {
     let id = rustix::process::getuid();
     let caller = std::env::var("SUDO_USER").ok();
@@ -46,7 +47,7 @@ fn user() -> String {
     })
 }
 
-/// The name of a user id; None: the accounts are kept elsewhere.
+/// The name of a user id; `None` if the account is not in `/etc/passwd`.
 fn name_of(accounts: &str, id: u32) -> Option<String> {
     accounts.lines().find_map(|line| {
         let mut fields = line.split(':');

@@ -14,32 +14,32 @@ use crate::{db, maintenance};
 
 #[derive(Debug, Subcommand)]
 pub enum Migrate {
-    /// Apply what is pending.
+    /// Apply pending migrations.
     Up,
-    /// List the migrations and whether each is applied.
+    /// List the migrations and their state.
     Status {
         #[command(flatten)]
         format: Format,
     },
-    /// Check that the database is as the migrations leave it.
+    /// Check that the schema is what the migrations leave.
     Verify {
         #[command(flatten)]
         format: Format,
     },
-    /// Undo migrations, the newest first. The rows of their tables are lost: it
-    /// says which, and asks.
+    /// Undo migrations, newest first. Rows of their tables are lost: the command
+    /// lists them and asks for confirmation.
     Rollback(Rollback),
 }
 
 #[derive(Debug, Args)]
 pub struct Rollback {
-    /// The newest version to keep; without it, only the newest is undone.
+    /// The newest version to keep; unset: undo only the newest.
     #[arg(long, value_name = "VERSION")]
     to: Option<String>,
-    /// Lose the rows that it says it will, without being asked.
+    /// Do not ask before losing rows.
     #[arg(long)]
     yes: bool,
-    /// Go on without a backup that is younger than a day.
+    /// Proceed without a backup less than a day old.
     #[arg(long)]
     force: bool,
 }
@@ -63,10 +63,7 @@ impl Migrate {
                 .await?;
                 let count = counted(applied, "migration");
                 say(&if applied == 0 {
-                    format!(
-                        "{count} applied: all were before; `migrate verify` checks that what \
-                         they made is there"
-                    )
+                    format!("{count} applied: the schema is up to date; `migrate verify` checks it")
                 } else {
                     format!("{count} applied; the schema is up to date")
                 });
@@ -107,7 +104,7 @@ impl Migrate {
     }
 }
 
-/// How old the backup may be that a rollback leaves behind.
+/// Maximum age of the latest backup before a rollback.
 const FRESH_SECS: i64 = 24 * 60 * 60;
 
 impl Rollback {
@@ -135,8 +132,8 @@ impl Rollback {
         let others = db::other_sessions(conn).await?;
         if others > 0 {
             say(&format!(
-                "warning: {} of the service {} connected: stop it first; what it writes until its tables \
-                 are gone is lost, and in no backup",
+                "warning: {} of the service {} connected; stop it first: what it writes until its tables \
+                 are gone is lost and in no backup",
                 counted(others, "session"),
                 if others == 1 { "is" } else { "are" }
             ));
@@ -144,21 +141,21 @@ impl Rollback {
         Ok(())
     }
 
-    /// On a terminal whoever runs it types what is to happen.
+    /// Asks on a terminal; the answer repeats what is lost.
     fn check_consent(&self, losses: &[Loss]) -> Result<(), Failure> {
         if self.yes {
             return Ok(());
         }
         if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
             return Err(Failure::usage(
-                "nothing was undone: these rows would be lost; give --yes to lose them",
+                "nothing was undone: these rows would be lost; give --yes to accept that",
             ));
         }
         let wanted = format!("lose {}", counted(losses.len(), "thing"));
-        let _ = write!(io::stderr(), "Type `{wanted}` to go on: ");
+        let _ = write!(io::stderr(), "Type `{wanted}` to continue: ");
         let mut line = String::new();
         let read = io::stdin().read_line(&mut line);
-        read.map_err(|error| Failure::failed(format!("the terminal: {error}")))?;
+        read.map_err(|error| Failure::failed(format!("cannot use the terminal: {error}")))?;
         if line.trim() == wanted {
             return Ok(());
         }
@@ -174,11 +171,11 @@ impl Rollback {
             return Ok(());
         }
         let found = age.map_or_else(
-            || "no backup of this database was ever made".to_owned(),
+            || "this database was never backed up".to_owned(),
             |age| format!("the last backup is {} hours old", age / 3_600),
         );
         Err(Failure::failed(format!(
-            "nothing was undone: {found}; run `backup FILE` first, or give --force to go on without one"
+            "nothing was undone: {found}; run `backup FILE` first, or give --force to continue without one"
         )))
     }
 }

@@ -8,7 +8,8 @@ use crate::app::api;
 
 #[derive(Debug, Args)]
 pub struct Openapi {
-    // JSON is all there is; taken as by every command that prints data.
+    // The output is always JSON; the flag is there as in every command that prints
+    // data.
     #[command(flatten)]
     _format: Format,
 }

@@ -10,11 +10,11 @@ use uuid::Uuid;
 use super::Failure;
 use super::backfill::{PATIENCE, stripe_client};
 use super::database::on_database;
-use super::output::{Format, table};
+use super::output::{Format, printable, table};
 use crate::catalogue::{Catalogue, FREE_TIER};
 use crate::config::{GlobalArgs, StripeArgs};
 use crate::db::{self, TenantTx, WorkerTx};
-use crate::stripe::client::ErrorKind;
+use crate::stripe::client::{Client, ErrorKind};
 use crate::tenancy::organizations::{
     self, EraseError, Erased, Identity, LinkError, NewOrganization, Organization, Overview,
 };
@@ -23,19 +23,19 @@ use crate::tenancy::organizations::{
 pub enum Organizations {
     /// Create an organization.
     Create {
-        /// Its name, for people.
+        /// Display name.
         #[arg(long)]
         name: String,
-        /// The product's own id, 1 to 255 printable characters.
+        /// The product's id for it, 1 to 255 printable characters.
         #[arg(long, value_name = "ID")]
         external_id: Option<String>,
-        /// Its e-mail address.
+        /// E-mail address.
         #[arg(long, value_name = "E")]
         email: Option<String>,
-        /// The plan while no subscription says otherwise.
+        /// The plan without a subscription.
         #[arg(long, value_name = "TIER", default_value = FREE_TIER)]
         plan: String,
-        /// Its customer in Stripe (cus_…).
+        /// Its Stripe customer (cus_…).
         #[arg(long, value_name = "CUS")]
         stripe_customer: Option<String>,
         #[command(flatten)]
@@ -43,48 +43,50 @@ pub enum Organizations {
         #[command(flatten)]
         format: Format,
     },
-    /// List the organizations.
+    /// List all organizations.
     List {
         #[command(flatten)]
         format: Format,
     },
-    /// Show all about one: plan, subscriptions, invoices, charges, usage, quotas.
+    /// Show an organization: plan, subscriptions, invoices, charges, usage, quotas.
     Show {
-        /// Its id, or the product's own.
+        /// The organization's id, or the product's id for it.
         #[arg(value_name = "ORG", required_unless_present = "organization")]
         named: Option<String>,
-        /// The same as ORG.
+        /// Same as ORG.
         #[arg(long, value_name = "ORG", conflicts_with = "named")]
         organization: Option<String>,
         #[command(flatten)]
         format: Format,
     },
-    /// Give one another customer in Stripe: new subscriptions are for it.
+    /// Link an organization to another Stripe customer, which new subscriptions will
+    /// use.
     LinkCustomer {
-        /// Its id, or the product's own.
+        /// The organization's id, or the product's id for it.
         #[arg(value_name = "ORG", required_unless_present = "organization")]
         named: Option<String>,
-        /// The same as ORG.
+        /// Same as ORG.
         #[arg(long, value_name = "ORG", conflicts_with = "named")]
         organization: Option<String>,
-        /// The customer in Stripe (cus_…).
+        /// The Stripe customer (cus_…).
         #[arg(long, value_name = "CUS")]
         stripe_customer: String,
         #[command(flatten)]
         format: Format,
     },
-    /// Erase the personal data of one for good. Money and the audit chain stay.
+    /// Erase an organization's personal data permanently. Amounts and the audit
+    /// chain stay.
     Erase {
-        /// Its id, or the product's own.
+        /// The organization's id, or the product's id for it.
         #[arg(value_name = "ORG", required_unless_present = "organization")]
         named: Option<String>,
-        /// The same as ORG.
+        /// Same as ORG.
         #[arg(long, value_name = "ORG", conflicts_with = "named")]
         organization: Option<String>,
-        /// Do it without asking.
+        /// Do not ask for confirmation.
         #[arg(long)]
         yes: bool,
-        /// Delete its customers in Stripe as well.
+        /// Also delete its customers in Stripe.
         #[arg(long = "stripe")]
         in_stripe: bool,
         #[command(flatten)]
@@ -152,14 +154,7 @@ impl Organizations {
                 format,
             } => {
                 let id = find(pool, named.or(organization)).await?;
-                organizations::link_customer(pool, id, &stripe_customer).await?;
-                let linked = serde_json::json!({"id": id, "stripeCustomerId": stripe_customer});
-                format.print(&linked, |_| {
-                    format!(
-                        "{id}: new subscriptions are for {stripe_customer}; `subscriptions \
-                         reconcile --apply` mirrors what it has in Stripe already"
-                    )
-                })
+                link_customer(pool, id, stripe_customer, format).await
             }
             Self::Erase {
                 named,
@@ -175,22 +170,48 @@ impl Organizations {
                     true => Some(stripe_client(&stripe, PATIENCE)?),
                     false => None,
                 };
-                let mut erased = organizations::erase(pool, id).await?;
-                if let Some(client) = client {
-                    for customer in std::mem::take(&mut erased.stripe_customers) {
-                        let key = format!("erase-{customer}");
-                        match client.delete_customer(&customer, &key).await {
-                            Ok(()) => {}
-                            Err(error) if error.kind == ErrorKind::NotFound => {}
-                            Err(error) => return Err(error.into()),
-                        }
-                        organizations::customer_was_deleted(pool, id, &customer).await?;
-                    }
-                }
-                format.print(&erased, describe_erased)
+                erase(pool, id, client, format).await
             }
         }
     }
+}
+
+async fn link_customer(
+    pool: &PgPool,
+    id: Uuid,
+    stripe_customer: String,
+    format: Format,
+) -> Result<(), Failure> {
+    organizations::link_customer(pool, id, &stripe_customer).await?;
+    let linked = serde_json::json!({"id": id, "stripeCustomerId": stripe_customer});
+    format.print(&linked, |_| {
+        format!(
+            "{id}: new subscriptions will use {stripe_customer}; `subscriptions reconcile \
+             --apply` mirrors what that customer already has in Stripe"
+        )
+    })
+}
+
+/// Erases personal data here and, with a client, the customers in Stripe.
+async fn erase(
+    pool: &PgPool,
+    id: Uuid,
+    client: Option<Client>,
+    format: Format,
+) -> Result<(), Failure> {
+    let mut erased = organizations::erase(pool, id).await?;
+    if let Some(client) = client {
+        for customer in std::mem::take(&mut erased.stripe_customers) {
+            let key = format!("erase-{customer}");
+            match client.delete_customer(&customer, &key).await {
+                Ok(()) => {}
+                Err(error) if error.kind == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+            organizations::customer_was_deleted(pool, id, &customer).await?;
+        }
+    }
+    format.print(&erased, describe_erased)
 }
 
 async fn find(pool: &PgPool, named: Option<String>) -> Result<Uuid, Failure> {
@@ -202,18 +223,18 @@ async fn find(pool: &PgPool, named: Option<String>) -> Result<Uuid, Failure> {
 
 fn unknown(named: &str) -> Failure {
     Failure::failed(format!(
-        "there is no organization {named:?}; `organizations list` names them"
+        "no organization {named:?}; `organizations list` shows them"
     ))
 }
 
-/// Asks for the organization's name, which nobody types by mistake.
+/// Asks the user to type the organization's name.
 async fn confirm(pool: &PgPool, id: Uuid, yes: bool) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }
     if !io::stdin().is_terminal() {
         return Err(Failure::usage(
-            "this cannot be undone: say --yes, or run it in a terminal",
+            "this cannot be undone: give --yes, or run it in a terminal",
         ));
     }
     let mut tx = TenantTx::begin(pool, id).await?;
@@ -225,15 +246,17 @@ async fn confirm(pool: &PgPool, id: Uuid, yes: bool) -> Result<(), Failure> {
     let name = name.unwrap_or_default().to_owned();
     let _ = write!(
         io::stderr(),
-        "The personal data of {name:?} ({id}) will be gone for good. Type its name: "
+        "The personal data of {name:?} ({id}) will be erased permanently. Type its name: "
     );
     let mut line = String::new();
     let read = io::stdin().lock().read_line(&mut line);
-    read.map_err(|error| Failure::failed(format!("the terminal: {error}")))?;
+    read.map_err(|error| Failure::failed(format!("cannot use the terminal: {error}")))?;
     if line.trim_end_matches(['\r', '\n']) == name {
         Ok(())
     } else {
-        Err(Failure::failed("that is another name; nothing was erased"))
+        Err(Failure::failed(
+            "the name does not match; nothing was erased",
+        ))
     }
 }
 
@@ -256,8 +279,8 @@ fn describe(list: &[Organization]) -> String {
 
 fn describe_erased(erased: &Erased) -> String {
     let mut text = format!(
-        "{}: {} users, {} API keys, {} payment methods, {} webhook payloads are gone, and what \
-         people wrote in {} rows; amounts and the audit chain stay (`audit verify`)",
+        "{}: erased {} users, {} API keys, {} payment methods, {} webhook payloads, and texts in \
+         {} other rows; amounts and the audit chain stay (`audit verify`)",
         erased.organization_id,
         erased.users,
         erased.api_keys,
@@ -267,8 +290,8 @@ fn describe_erased(erased: &Erased) -> String {
     );
     if !erased.stripe_customers.is_empty() {
         text += &format!(
-            "\nStripe still knows {}: delete it there, or run this again with --stripe; then \
-             run it once more for what Stripe tells of that",
+            "\nStripe still has {}: delete it there, or run this again with --stripe; then run it \
+             once more to erase the events about the deletion",
             erased.stripe_customers.join(", ")
         );
     }
@@ -301,10 +324,7 @@ fn show(overview: &Overview) -> String {
             let line: Vec<String> = fields
                 .map(|(name, value)| format!("{name}={}", cell(value)))
                 .collect();
-            text += &format!(
-                "  {}\n",
-                crate::telemetry::terminal::printable(&line.join(" "))
-            );
+            text += &format!("  {}\n", printable(&line.join(" ")));
         }
     }
     text

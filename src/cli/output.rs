@@ -1,4 +1,4 @@
-//! What commands print: one JSON document, or text for people.
+//! Output of commands: one JSON document, or text for people.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Failure;
 pub use crate::telemetry::terminal::{counted, escaped, printable};
 
-/// How a command that prints data prints it.
+/// The output format of commands that print data.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Format {
     /// Print one JSON document.
@@ -33,8 +33,8 @@ impl Format {
     }
 }
 
-/// Prints a text and a line end. A reader that went away ends the command
-/// quietly, as other tools do.
+/// Prints a text and a line end. If the reader has gone, the command ends quietly,
+/// as other tools do.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
@@ -49,7 +49,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Columns under headings, each as wide as its widest cell.
+/// A table with headings; each column is as wide as its widest cell.
 pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> = rows
         .iter()
@@ -80,13 +80,14 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     lines.join("\n")
 }
 
-/// A line on stderr, if anyone still reads it.
+/// Prints a line on stderr; errors are ignored, since there is nowhere to report
+/// them.
 pub fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{}", escaped(line));
 }
 
-/// How far long work is: one line that is written over on a terminal, plain
-/// lines elsewhere, on stderr.
+/// Progress of long work, on stderr: one line that is overwritten on a terminal,
+/// plain lines elsewhere.
 pub struct Progress {
     total: usize,
     done: usize,

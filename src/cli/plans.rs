@@ -25,9 +25,9 @@ pub enum Plans {
         #[command(flatten)]
         format: Format,
     },
-    /// Make in Stripe what of the catalogue is missing there.
+    /// Create in Stripe what the catalogue has and Stripe does not.
     Sync {
-        /// Say what would be made, and make nothing.
+        /// Print the planned changes without applying them.
         #[arg(long, help_heading = None)]
         dry_run: bool,
         #[command(flatten)]
@@ -57,7 +57,7 @@ struct ShownQuota {
     quota: Option<String>,
     over_limit: &'static str,
     overage_rate: Option<String>,
-    /// What a grace period lets be used at most.
+    /// The most that may be used during a grace period.
     #[serde(skip_serializing_if = "Option::is_none")]
     grace_max: Option<String>,
 }
@@ -86,19 +86,19 @@ impl Plans {
     }
 }
 
-/// Warns of plans that organizations have and the catalogue does not. What
-/// Stripe is to have does not depend on it, so nothing stops here.
+/// Warns of plans that organizations have and the catalogue does not. The sync does
+/// not depend on it, so failures are only logged.
 async fn warn_of_vanished(config: &DatabaseConfig, catalogue: &Catalogue) {
     match vanished(config, catalogue).await {
         Ok(found) => {
             for plan in found {
                 tracing::warn!(
-                    "PLANS_FILE has no plan {plan}: put it back, or move them to another"
+                    "PLANS_FILE lacks plan {plan}, which organizations have; put it back, or move them to another"
                 );
             }
         }
         Err(error) => tracing::warn!(
-            "whether organizations have plans that PLANS_FILE does not could not be asked: {error}"
+            "cannot check whether PLANS_FILE has the plans of all organizations: {error}"
         ),
     }
 }
@@ -106,7 +106,7 @@ async fn warn_of_vanished(config: &DatabaseConfig, catalogue: &Catalogue) {
 async fn vanished(config: &DatabaseConfig, catalogue: &Catalogue) -> Result<Vec<String>, String> {
     let database = match Database::locate(config).await {
         Ok(database) => database,
-        // Nothing is there, so nobody has a plan.
+        // Without a database, no organization has a plan.
         Err(StartError::NoDatabase(_)) => return Ok(Vec::new()),
         Err(error) => return Err(error.to_string()),
     };
@@ -191,7 +191,7 @@ fn describe_steps(steps: &[Step], dry_run: bool) -> String {
         .iter()
         .map(|step| {
             let action = match (step.action, dry_run) {
-                (Action::Unchanged, _) => "is there",
+                (Action::Unchanged, _) => "unchanged",
                 (Action::Create, false) => "created",
                 (Action::Replace, false) => "replaced",
                 (Action::Create, true) => "to be created",

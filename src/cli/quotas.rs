@@ -16,22 +16,21 @@ use crate::metering::quotas::{self, Limit, QuotaRow, SetError, Setting};
 
 #[derive(Debug, Subcommand)]
 pub enum Quotas {
-    /// Set an organization's quota instead of its plan's.
+    /// Override a quota of an organization's plan.
     ///
-    /// On a metric that is billed, Stripe is told of as much as brings its bill
-    /// to what is used over this quota: of nothing that is over it where it is
-    /// unlimited, hard or grace.
+    /// For a billed metric, the usage reported to Stripe follows this quota: only
+    /// usage over it is billed, and none if it is unlimited, hard or grace.
     Set {
-        /// Whose; an id of `organizations list`.
+        /// The organization's id, as shown by `organizations list`.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
         organization: Uuid,
         /// A metric of the catalogue, such as api_calls.
         #[arg(long)]
         metric: String,
-        /// A decimal number, `unlimited`, or `plan` for what the plan says.
+        /// A decimal number, `unlimited`, or `plan` to remove the override.
         #[arg(long, value_name = "N", value_parser = limit)]
         limit: Limit,
-        /// hard, grace or overage; without it, as the plan says.
+        /// hard, grace or overage; unset: as in the plan.
         #[arg(long, value_name = "KIND", value_parser = over_limit)]
         over_limit: Option<OverLimit>,
         #[command(flatten)]
@@ -41,7 +40,7 @@ pub enum Quotas {
     },
     /// List an organization's quotas.
     List {
-        /// Whose; an id of `organizations list`.
+        /// The organization's id, as shown by `organizations list`.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
         organization: Uuid,
         #[command(flatten)]
@@ -50,11 +49,11 @@ pub enum Quotas {
 }
 
 fn limit(text: &str) -> Result<Limit, String> {
-    Limit::parse(text).map_err(|error| format!("{error}; or write unlimited, or plan"))
+    Limit::parse(text).map_err(|error| format!("{error}; or `unlimited`, or `plan`"))
 }
 
 fn over_limit(text: &str) -> Result<OverLimit, String> {
-    OverLimit::named(text).ok_or_else(|| "it is one of hard, grace, overage".to_owned())
+    OverLimit::named(text).ok_or_else(|| "expected one of hard, grace, overage".to_owned())
 }
 
 impl Quotas {
@@ -93,7 +92,7 @@ impl Quotas {
                 let set = quotas::set(pool, catalogue, &setting).await?;
                 if set.is_never_billed() {
                     say(
-                        "what is over this quota is allowed, and not billed: the plan has no price for it",
+                        "note: usage over this quota is allowed but not billed, since the plan has no price for it",
                     );
                 }
                 format.print(&set, |set| describe(std::slice::from_ref(set)))

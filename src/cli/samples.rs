@@ -1,4 +1,4 @@
-//! Sample events, as Stripe's current API would send them.
+//! Sample events, in the format of Stripe's current API.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub struct SampleEvent {
     pub body: String,
 }
 
-/// The objects of one organization's sample subscription: events of one sample
+/// The objects of one organization's sample subscription. All events of a sample
 /// are about the same objects.
 pub struct Sample {
     organization_id: Uuid,
@@ -28,7 +28,7 @@ pub struct Sample {
     pub tier: &'static str,
     /// The subscription's status.
     pub status: &'static str,
-    /// Which invoice of the subscription events are about.
+    /// The number of the subscription's invoice that events are about.
     pub invoice: u32,
     /// The invoice's status.
     pub invoice_status: &'static str,
@@ -52,8 +52,8 @@ impl Sample {
         }
     }
 
-    /// What the sample organization's next event is about: the objects of the
-    /// events before it, unless they have come to their end.
+    /// The objects of the sample organization's next event: those of the events
+    /// before it, unless they have ended.
     pub fn next(progress: Progress) -> Self {
         let number = |count: i64| u32::try_from(count).unwrap_or(u32::MAX);
         Self {
@@ -174,6 +174,7 @@ impl Sample {
         format!("in_{}{}", self.tag, self.invoice)
     }
 
+    #[expect(clippy::too_many_lines, reason = "one JSON object")]
     fn invoice(&self, event_type: &str, now: Timestamp) -> Value {
         let (start, end) = Self::period(now);
         let status = match event_type {
@@ -301,7 +302,7 @@ impl Sample {
         })
     }
 
-    /// Customers, checkout sessions, and which payment paid the invoice.
+    /// Customers, checkout sessions, and the payment of an invoice.
     fn further(&self, event_type: &str, now: Timestamp) -> Value {
         match event_type.split('.').next() {
             Some("customer") => json!({

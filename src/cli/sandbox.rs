@@ -7,15 +7,15 @@ use stripe_sandbox::{Config, Sandbox};
 
 use super::{Failure, output};
 
-/// Runs the stand-in for Stripe alone, for tests of your own integration: point
-/// an official library, or STRIPE_API_BASE, at it. Time moves by Stripe's test
-/// clocks; everything is forgotten at the end.
+/// Runs only the stand-in for Stripe, to test your own integration: point an
+/// official library, or STRIPE_API_BASE, at it. Stripe's test clocks move its time;
+/// it keeps nothing when it ends.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Where it listens.
+    /// Address to listen on.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:12111")]
     listen: SocketAddr,
-    /// Makes the same ids again.
+    /// Seed for ids; the same seed gives the same ids.
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
     /// The account's API version.

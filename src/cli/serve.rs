@@ -11,8 +11,7 @@ use super::Failure;
 use crate::app::{self, Database, Service};
 use crate::config::{GlobalArgs, ServeArgs, StripeArgs};
 
-/// How long a service that cannot go on waits for its parts, and for its embedded
-/// server.
+/// How long a failed service waits for its parts, and for its embedded server.
 const ABANDON: Duration = Duration::from_millis(300);
 
 #[derive(Debug, Args)]
@@ -46,11 +45,11 @@ impl Serve {
 }
 
 /// Runs until SIGTERM or ^C, then cancels `stopping` and drains. A second signal
-/// does not wait.
+/// stops without draining.
 ///
 /// # Errors
-/// When a part of the service ended by itself. Whoever started the process starts
-/// it again; what was under way is as safe as after a kill.
+/// When a part of the service ended by itself. The supervisor of the process starts
+/// it again; work in progress is as safe as after a kill.
 pub async fn until_stopped(
     mut service: Service,
     database: Database,
@@ -71,28 +70,28 @@ pub async fn until_stopped(
             "A part of the service ended"
         );
         service.abandon(ABANDON).await;
-        // An embedded server that takes longer ends without us.
+        // An embedded server that takes longer stops by itself.
         let _ = tokio::time::timeout(ABANDON, database.close()).await;
         return Err(Failure::failed(ended.to_string()));
     }
     tracing::info!("Stopping");
     tokio::select! {
         () = service.drain() => {}
-        () = signals.received() => tracing::warn!("stopped without draining; what was not answered will be sent again"),
+        () = signals.received() => tracing::warn!("stopped without draining; Stripe will send unanswered events again"),
     }
     database.close().await;
     Ok(())
 }
 
-/// Where systemd started it (`Type=notify`); nothing elsewhere.
+/// Tells systemd if it started the process (`Type=notify`).
 fn tell_systemd(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(false, &[state]) {
-        tracing::warn!(%error, "systemd could not be told");
+        tracing::warn!(%error, "systemd could not be notified");
     }
 }
 
-/// SIGTERM and ^C, heard from the moment this is made: whoever is asked to stop
-/// while it starts, starts and drains.
+/// SIGTERM and ^C, caught from the moment this is created: a process that is told
+/// to stop while it starts finishes starting, then drains.
 pub struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
@@ -118,7 +117,7 @@ impl StopSignals {
     }
 }
 
-/// Starts the embedded server again when something killed it.
+/// Restarts the embedded server if something killed it.
 async fn revive(database: &Database) {
     let Some(embedded) = &database.embedded else {
         return std::future::pending().await;

@@ -17,17 +17,17 @@ use crate::telemetry::terminal::counted;
 
 #[derive(Debug, Subcommand)]
 pub enum Subscriptions {
-    /// Compare our state with Stripe's: what differs is reported, or healed.
+    /// Compare our state with Stripe's, and report or heal differences.
     Reconcile {
-        /// Bring our state to Stripe's.
+        /// Change our state to match Stripe's.
         #[arg(long)]
         apply: bool,
-        /// With --apply: end subscriptions here that Stripe does not have. Look
-        /// first that the key is of the right account.
+        /// With --apply: also end subscriptions that Stripe does not have. Check first
+        /// that the key is of the right account.
         #[arg(long, requires = "apply")]
         end_missing: bool,
-        /// How far back invoices, charges, refunds and disputes are compared:
-        /// an age (30d) or a time. What is open here always is.
+        /// How far back to compare invoices, charges, refunds and disputes: an age
+        /// (30d) or a time. Open ones are always compared.
         #[arg(long, default_value = "90d", value_name = "AGE|TIME")]
         since: String,
         #[command(flatten)]
@@ -102,7 +102,7 @@ fn describe(found: &Reconciliation) -> String {
         })
         .collect();
     let summary = format!(
-        "{} compared, {} left alone, whose customers no organization has; {}, {} healed",
+        "{} compared, {} of customers that belong to no organization ignored; {}, {} healed",
         counted(found.compared, "subscription"),
         found.foreign,
         counted(found.drift.len(), "difference"),

@@ -7,6 +7,7 @@ use super::Failure;
 use super::backfill::{PATIENCE, stripe_client};
 use super::database::on_database;
 use super::output::{Format, print, say, table};
+use crate::app;
 use crate::catalogue::Catalogue;
 use crate::config::{GlobalArgs, StripeArgs};
 use crate::db::{self, WorkerTx};
@@ -14,24 +15,23 @@ use crate::maintenance::{PushGateway, Run, usage_report};
 use crate::metering::alerts;
 use crate::metering::reports::{Report, ReportError};
 use crate::stripe::client::Client;
-use crate::telemetry::metrics;
 use crate::telemetry::terminal::counted;
 
 #[derive(Debug, Subcommand)]
 pub enum Usage {
-    /// Tell Stripe's meters of what was used: the job of every ten minutes.
+    /// Report usage to Stripe's meters: the ten-minute job.
     Report {
         #[command(flatten)]
         stripe: StripeArgs,
-        /// A Pushgateway for the job's metrics.
+        /// The Pushgateway to push the job's metrics to.
         #[arg(long, help_heading = None, env = "PUSHGATEWAY_URL")]
         pushgateway_url: Option<String>,
         #[command(flatten)]
         format: Format,
     },
-    /// List the usage alerts that the application did not take.
+    /// List usage alerts that could not be delivered to the application.
     Alerts {
-        /// Have them sent again.
+        /// Send them again.
         #[arg(long)]
         resend: bool,
         #[command(flatten)]
@@ -39,7 +39,7 @@ pub enum Usage {
     },
 }
 
-/// What a report needs besides the database.
+/// What a report needs apart from the database.
 struct Reporting {
     catalogue: Catalogue,
     client: Client,
@@ -81,13 +81,13 @@ impl Reporting {
     async fn run(self, pool: &PgPool, format: Format) -> Result<(), Failure> {
         let progress = |done: usize, total: usize| {
             if done == total || done.is_multiple_of(100) {
-                say(&format!("{done} of {} told", counted(total, "meter event")));
+                say(&format!("{done} of {} sent", counted(total, "meter event")));
             }
         };
         let run = Run {
             job: usage_report::JOB,
             pool,
-            metrics: &metrics::install(std::iter::empty()),
+            metrics: &app::metrics::install(std::iter::empty()),
             gateway: self.gateway.as_ref(),
         };
         let report = usage_report::run(&run, &self.client, &self.catalogue, progress).await?;
@@ -107,7 +107,7 @@ async fn alerts(pool: &PgPool, resend: bool, format: Format) -> Result<(), Failu
         tx.commit().await?;
         if !format.json {
             return print(&format!(
-                "{} sent again by `serve`",
+                "`serve` will send {} again",
                 counted(count, "alert")
             ));
         }
@@ -150,20 +150,20 @@ fn describe(report: &Report) -> String {
     );
     if report.doubtful > 0 {
         text.push_str(&format!(
-            "\n{} may have reached Stripe more than a day ago, and are not sent again: compare the \
-             meter's usage in Stripe with usage_reports, and set sent_at of those that it has",
+            "\n{} may have reached Stripe more than a day ago and will not be sent again: compare the \
+             meter's usage in Stripe with usage_reports, and set sent_at of those that Stripe has",
             report.doubtful
         ));
     }
     if report.refused > 0 {
         text.push_str(&format!(
-            "\n{} will never reach Stripe, since the customer was deleted there",
+            "\n{} cannot be sent, since the customer was deleted in Stripe",
             report.refused
         ));
     }
     for found in &report.unbilled {
         text.push_str(&format!(
-            "\n{} {} of organization {} are not billed as they were used ({}): see docs/runbook.md, UsageUnbilled",
+            "\n{} {} of organization {} are not billed correctly ({}): see docs/runbook.md, UsageUnbilled",
             found.units.0.normalize(), found.metric, found.organization_id, found.reason.as_str()
         ));
     }

@@ -15,17 +15,17 @@ use crate::config::GlobalArgs;
 use crate::db;
 use crate::tenancy::auth::{self, Hasher, NewUser, Role, User};
 
-/// As much of standard input as is read for a password.
+/// Maximum length of a password on standard input.
 const MOST: u64 = 16 * 1024;
 
 #[derive(Debug, Subcommand)]
 pub enum Users {
     /// Create a user.
     Create {
-        /// Whose user; an operator belongs to none.
+        /// The user's organization; operators have none.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
         organization: Option<Uuid>,
-        /// The address with which the user logs in.
+        /// The address that the user logs in with.
         #[arg(long)]
         email: String,
         /// owner, billing_manager, member or operator.
@@ -36,9 +36,9 @@ pub enum Users {
         #[command(flatten)]
         format: Format,
     },
-    /// Give a user another password, and end the user's sessions.
+    /// Set a user's password and end the user's sessions.
     SetPassword {
-        /// The address with which the user logs in.
+        /// The address that the user logs in with.
         #[arg(long)]
         email: String,
         #[command(flatten)]
@@ -46,15 +46,15 @@ pub enum Users {
         #[command(flatten)]
         format: Format,
     },
-    /// Let a user log in no more, and end the user's sessions.
+    /// Disable a user's login and end the user's sessions.
     Disable {
-        /// The address with which the user logs in.
+        /// The address that the user logs in with.
         #[arg(long)]
         email: String,
     },
     /// List the users.
     List {
-        /// Only those of this organization.
+        /// Only users of this organization.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
         organization: Option<Uuid>,
         #[command(flatten)]
@@ -62,21 +62,22 @@ pub enum Users {
     },
 }
 
-/// Where a password comes from: never from the arguments, which are public.
+/// The source of a password: never an argument, which every user of the host can
+/// list.
 #[derive(Debug, Clone, Copy, Args)]
 #[group(multiple = false)]
 pub struct PasswordArgs {
     /// Read the password from standard input.
     #[arg(long)]
     password_stdin: bool,
-    /// Make a password, and print it.
+    /// Generate a password and print it.
     #[arg(long)]
     generate_password: bool,
 }
 
 fn role(text: &str) -> Result<Role, String> {
     let names = || Role::ALL.map(Role::as_str).join(", ");
-    Role::named(text).ok_or_else(|| format!("it is one of {}", names()))
+    Role::named(text).ok_or_else(|| format!("expected one of {}", names()))
 }
 
 #[derive(Serialize)]
@@ -84,7 +85,7 @@ fn role(text: &str) -> Result<Role, String> {
 struct Created {
     #[serde(flatten)]
     user: User,
-    /// Where it was generated: shown once.
+    /// Only if it was generated; it is not shown again.
     #[serde(skip_serializing_if = "Option::is_none")]
     password: Option<String>,
 }
@@ -92,7 +93,7 @@ struct Created {
 impl Users {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let config = global.database()?;
-        // Asked for before anything is touched.
+        // Read before anything is touched.
         let password = match &self {
             Self::Create { password, .. } | Self::SetPassword { password, .. } => {
                 password.read()?
@@ -166,18 +167,18 @@ impl PasswordArgs {
         }
         if !io::stdin().is_terminal() {
             return Err(Failure::usage(
-                "say where the password comes from: --password-stdin or --generate-password",
+                "no source of the password: give --password-stdin or --generate-password",
             ));
         }
-        let first = asked("Password: ")?;
-        if asked("Again: ")? != first {
+        let first = ask("Password: ")?;
+        if ask("Again: ")? != first {
             return Err(Failure::usage("the two passwords differ"));
         }
         Ok(first)
     }
 }
 
-/// All of standard input, without the line's end.
+/// Standard input, without the line end.
 fn from_stdin() -> Result<String, Failure> {
     let mut text = String::new();
     let read = io::stdin().lock().take(MOST).read_to_string(&mut text);
@@ -185,10 +186,12 @@ fn from_stdin() -> Result<String, Failure> {
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// A line that the terminal does not show.
-fn asked(prompt: &str) -> Result<String, Failure> {
+/// Reads a line without echo.
+fn ask(prompt: &str) -> Result<String, Failure> {
     use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
-    let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("the terminal: {error}"));
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::failed(format!("cannot use the terminal: {error}"))
+    };
     let stdin = io::stdin();
     let shown = tcgetattr(&stdin).map_err(|error| failed(&error))?;
     let mut hidden = shown.clone();

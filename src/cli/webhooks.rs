@@ -24,7 +24,6 @@ use crate::db::{self, WorkerTx};
 use crate::maintenance::{PushGateway, webhook_retry};
 use crate::projection::{self, HANDLED_TYPES};
 use crate::stripe::signature;
-use crate::telemetry::metrics;
 use crate::tenancy::organizations::sample;
 use crate::webhooks::dead_letters::replay::{self, Replayed};
 use crate::webhooks::inspect::{self, EventFilter};
@@ -35,26 +34,26 @@ use discard::Discard;
 
 #[derive(Debug, Subcommand)]
 pub enum Webhooks {
-    /// Process the events that are due: the five-minute job.
+    /// Process due events: the five-minute job.
     Retry(Retry),
     /// List the newest events.
     List {
-        /// Only those that are not processed yet.
+        /// Only events that are not processed yet.
         #[arg(long)]
         unprocessed: bool,
-        /// Only those of this organization; an event has one once it is processed.
+        /// Only events of this organization, which is known once they are processed.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
         organization: Option<Uuid>,
-        /// Only those of this type.
+        /// Only events of this type.
         #[arg(long = "type", value_name = "T")]
         event_type: Option<String>,
-        /// How many at most.
+        /// Maximum number of results.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10_000))]
         limit: u16,
         #[command(flatten)]
         format: Format,
     },
-    /// Show an event with its attempts and its payload.
+    /// Show an event with its attempts and payload.
     Show {
         /// The event's id (evt_…).
         #[arg(value_name = "EVT")]
@@ -62,35 +61,35 @@ pub enum Webhooks {
         #[command(flatten)]
         format: Format,
     },
-    /// List the events that could not be processed.
+    /// List events that could not be processed.
     DeadLetters {
-        /// Only those of this type.
+        /// Only events of this type.
         #[arg(long = "type", value_name = "T")]
         event_type: Option<String>,
-        /// Only those of this organization.
+        /// Only events of this organization.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
         organization: Option<Uuid>,
         #[command(flatten)]
         format: Format,
     },
-    /// Run the handler again for dead letters, or for events processed before.
+    /// Process dead letters, or processed events, again.
     Replay(Replay),
-    /// Put dead letters away that nobody wants applied; sent again, they are
-    /// duplicates.
+    /// Discard dead letters that should not be applied. If Stripe sends one again,
+    /// it is a duplicate.
     Discard(Discard),
-    /// Read what Stripe has into the inbox: what was never delivered, above all.
+    /// Fetch events from Stripe that were never delivered.
     Backfill(Backfill),
-    /// Send a signed sample event to the running service, about a sample
-    /// organization and never about a customer's.
+    /// Send a signed sample event to the running service. It is about a sample
+    /// organization, never a customer's.
     Trigger(Trigger),
 }
 
 #[derive(Debug, Args)]
 pub struct Retry {
-    /// Where to push the job's metrics.
+    /// The Pushgateway to push the job's metrics to.
     #[arg(long, env = "PUSHGATEWAY_URL", hide_env_values = true)]
     pushgateway_url: Option<String>,
-    /// Do not wait for the next attempts of events that failed: make all due.
+    /// Retry failed events now instead of when they are due.
     #[arg(long)]
     now: bool,
     #[command(flatten)]
@@ -101,7 +100,7 @@ pub struct Retry {
 
 #[derive(Debug, Args)]
 pub struct Replay {
-    /// Which events (evt_…).
+    /// Event ids (evt_…).
     #[arg(
         value_name = "EVT",
         required_unless_present = "all",
@@ -114,7 +113,7 @@ pub struct Replay {
     /// Only dead letters of this type.
     #[arg(long = "type", value_name = "T", requires = "all")]
     event_type: Option<String>,
-    /// Run the handler, say what came of it, and undo it.
+    /// Process the event, print the outcome, and roll it back.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -125,13 +124,13 @@ pub struct Replay {
 
 #[derive(Debug, Args)]
 pub struct Trigger {
-    /// Such as invoice.payment_succeeded.
+    /// Event type, such as invoice.payment_succeeded.
     event_type: String,
-    /// The sample organization's id; no other is taken, since the state of a
-    /// customer's organization comes from Stripe alone.
+    /// The sample organization's id. No other is accepted: the state of a customer's
+    /// organization comes from Stripe alone.
     #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
     organization: Option<Uuid>,
-    /// Where the service listens.
+    /// Address of the service.
     #[arg(long, env = "LISTEN_ADDR", default_value = config::LISTEN_ADDR,
           value_parser = config::or(config::LISTEN_ADDR))]
     listen_addr: String,
@@ -147,9 +146,9 @@ impl Webhooks {
             return backfill.run(global).await;
         }
         let config = global.database()?;
-        let plan = Plan::of(&self)?;
+        let settings = Settings::of(&self)?;
         on_database(&config, async |database| {
-            self.run_on(db::pool(database.service.clone(), 2), plan, &config)
+            self.run_on(db::pool(database.service.clone(), 2), settings, &config)
                 .await
         })
         .await
@@ -158,15 +157,15 @@ impl Webhooks {
     async fn run_on(
         self,
         pool: PgPool,
-        plan: Plan,
+        settings: Settings,
         config: &DatabaseConfig,
     ) -> Result<(), Failure> {
         match self {
             Self::Retry(retry) => {
-                let metrics = metrics::install(projection::audit_actions());
-                let gateway = plan.gateway.as_ref();
+                let metrics = app::metrics::install(projection::audit_actions());
+                let gateway = settings.gateway.as_ref();
                 let tally =
-                    webhook_retry::run(&plan.processor(pool)?, &metrics, gateway, retry.now)
+                    webhook_retry::run(&settings.processor(pool)?, &metrics, gateway, retry.now)
                         .await?;
                 if retry.format.json {
                     retry.format.print(&tally, |_| String::new())?;
@@ -211,28 +210,28 @@ impl Webhooks {
                 let letters = list_dead_letters(tx.conn(), &filter, i64::MAX).await?;
                 format.print(&letters, |letters| describe_dead_letters(letters))
             }
-            Self::Replay(replay) => replay.run(&plan.processor(pool)?).await,
+            Self::Replay(replay) => replay.run(&settings.processor(pool)?).await,
             Self::Discard(discard) => discard.run(&pool).await,
-            Self::Backfill(_) => unreachable!("it has its own way"),
+            Self::Backfill(_) => unreachable!("`run` handles it"),
             Self::Trigger(trigger) => {
-                let address = plan.service.expect("a trigger's plan has it");
-                let (stripe, catalogue) = (&plan.stripe, &plan.catalogue);
+                let address = settings.service.expect("`Settings::of` checks a trigger");
+                let (stripe, catalogue) = (&settings.stripe, &settings.catalogue);
                 trigger.run(address, &pool, stripe, catalogue, config).await
             }
         }
     }
 }
 
-/// What a command needs besides the database, checked before it is touched.
-struct Plan {
+/// What a command needs apart from the database, checked before that is touched.
+struct Settings {
     stripe: StripeConfig,
     catalogue: Catalogue,
     gateway: Option<PushGateway>,
-    /// Where `trigger` finds the service.
+    /// The service's address, for `trigger`.
     service: Option<SocketAddr>,
 }
 
-impl Plan {
+impl Settings {
     fn of(command: &Webhooks) -> Result<Self, Failure> {
         let (stripe, url) = match command {
             Webhooks::Retry(retry) => (Some(&retry.stripe), retry.pushgateway_url.as_deref()),
@@ -269,7 +268,7 @@ impl Plan {
 
 fn unknown_event(event_id: &str) -> Failure {
     Failure::failed(format!(
-        "no event {} in the inbox or among the dead letters; `webhooks list` shows what is there",
+        "no event {}; `webhooks list` and `webhooks dead-letters` show those that are stored",
         printable(event_id)
     ))
 }
@@ -291,7 +290,7 @@ struct ReplayedEvent {
     result: Replayed,
 }
 
-/// All dead letters, or those of one type or organization.
+/// Selects dead letters by type and organization.
 fn letters_of(event_type: Option<String>, organization_id: Option<Uuid>) -> DeadLetterFilter {
     DeadLetterFilter {
         event_type,
@@ -321,8 +320,8 @@ impl Replay {
         };
         let mut progress = Progress::new(event_ids.len());
         for event_id in event_ids {
-            // Each is a transaction of its own: interrupted, what was replayed
-            // is replayed, and the rest is as it was.
+            // Each replay is a transaction of its own: an interruption leaves the
+            // rest as it was.
             let result = match self.dry_run {
                 true => replay::rehearse(processor, &event_id).await?,
                 false => replay::replay(processor, &event_id).await?,
@@ -360,26 +359,26 @@ fn no_service(address: SocketAddr, error: &dyn std::fmt::Display) -> Failure {
 }
 
 impl Trigger {
-    /// The service's address, if there is a sample to send to it.
+    /// Checks the arguments, and returns the service's address.
     fn check(&self, stripe: &StripeConfig) -> Result<SocketAddr, Failure> {
         if !HANDLED_TYPES.contains(&self.event_type.as_str()) {
             return Err(Failure::usage(format!(
-                "there is no sample of {:?}; there are {}",
+                "no sample of {:?}; expected one of {}",
                 self.event_type,
                 HANDLED_TYPES.join(", ")
             )));
         }
         if self.organization.is_some_and(|id| id != sample::ID) {
             return Err(Failure::usage(format!(
-                "--organization: sample events are about the sample organization {} only: in another's state \
-                 they would stay, and Stripe knows nothing of them",
+                "--organization: sample events are only for the sample organization {}: Stripe knows nothing of \
+                 them, and they would stay in another's state",
                 sample::ID
             )));
         }
         if stripe.key_is_live == Some(true) {
             return Err(Failure::usage(
-                "STRIPE_SECRET_KEY: is of live mode, where no sample events are sent; \
-                 try them with a key of test mode, on a database of its own",
+                "STRIPE_SECRET_KEY: is for live mode; send sample events with a test-mode key, \
+                 to a service with a database of its own",
             ));
         }
         Ok(config::address("LISTEN_ADDR", &self.listen_addr)?)
@@ -398,8 +397,8 @@ impl Trigger {
             let answers = tokio::net::TcpStream::connect(address).await;
             answers.map_err(|error| no_service(address, &error))?;
             return Err(Failure::usage(
-                "STRIPE_WEBHOOK_SECRET: is not set, and DATA_DIR has none that a service made; \
-                 set the one that the service has",
+                "STRIPE_WEBHOOK_SECRET: is not set, and DATA_DIR holds no generated one; \
+                 set it to the service's",
             ));
         };
         sample::ensure(pool, catalogue).await?;

@@ -1,7 +1,7 @@
-//! Connections, and what each says before it is used.
+//! Connections, and the settings of their sessions.
 //!
-//! Settings are made by statements after connecting, never by the startup
-//! packet's `options`, which poolers refuse or drop.
+//! Settings are made by statements after connecting, never by the startup packet's
+//! `options`, which poolers refuse or drop.
 
 use std::time::Duration;
 
@@ -10,23 +10,22 @@ use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _};
 
 use super::{DatabaseError, scarcity};
 
-/// How long a request for a connection waits before it gives up.
+/// How long to wait for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The same for one whose opening may be refused, which is tried again until
-/// then.
+/// The same for pools whose opening statement may be refused, which is retried
+/// until then.
 const ROLE_TIMEOUT: Duration = Duration::from_secs(2);
-/// A connection that was read-only when it was this old is closed: the server
-/// may have become writable for new ones. A younger one shows the server as it
-/// is.
+/// A read-only connection older than this is closed: the server may have become
+/// writable for new ones. A younger one shows the server's current state.
 const READ_ONLY_MOST: Duration = Duration::from_secs(1);
 
-/// What every session of ours sets, whatever the server, the database or the
-/// role have as defaults: the isolation and the schema that our statements are
-/// written for, rows where row-level security hides others rather than an error,
-/// no end while it idles, and commits that are durable when they are answered
-/// (what waits for standbys besides stays). No statement runs for as long as to
-/// compile it takes; the planner would, where a switch makes a plan look dear.
-/// SET LOCAL reaches the shards on Citus; one PostgreSQL ignores that setting.
+/// Settings of all our sessions, whatever the defaults of server, database and role:
+/// the isolation and schema that our statements are written for; row-level security
+/// that hides rows instead of raising an error; no idle timeout; and commits that
+/// are durable when they return (stricter settings stay). JIT is off: compiling
+/// takes longer than any statement runs, but a planner switch can make a plan look
+/// expensive enough for it. On Citus, SET LOCAL then reaches the shards; plain
+/// PostgreSQL ignores that setting.
 const SESSION: &str = "SET citus.propagate_set_commands = 'local'; \
                        SET default_transaction_isolation = 'read committed'; \
                        SET search_path = public; \
@@ -36,34 +35,34 @@ const SESSION: &str = "SET citus.propagate_set_commands = 'local'; \
                         WHERE current_setting('synchronous_commit') = 'off'; \
                        SET idle_session_timeout = 0";
 
-/// What a migration or a check takes, it takes; who is to be quicker says so.
+/// For migrations and checks, which take as long as they take.
 const UNBOUNDED: &str = "SET statement_timeout = 0; SET lock_timeout = 0; \
                          SET idle_in_transaction_session_timeout = 0";
 
-/// What bounds the statements of pooled connections: all are short, and none
-/// may outlive the lease it works under.
+/// Limits of pooled connections: all their statements are short, and none may
+/// outlive the lease it works under.
 const LIMITS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '10s'; \
                       SET idle_in_transaction_session_timeout = '60s'";
 
-/// For statements that are transactions of their own.
+/// For statements outside transactions.
 const WORKER: &str = "SET ROLE billing_worker";
 
-/// For reading rows by their keys: a plan that was made while there were few of
-/// them is not to read all of them later.
+/// For reading rows by their keys. A plan made while a table was small must not
+/// read all of it later.
 const LOOKUP: &str = "SET ROLE billing_worker; SET enable_seqscan = off";
 
-/// How we connect, whoever uses the connection.
+/// The options of all our connections.
 fn prepare(options: PgConnectOptions) -> PgConnectOptions {
     options
         .application_name(super::APPLICATION)
-        // PgBouncer refuses to start a session with it, and PostgreSQL's own
-        // default loses nothing.
+        // PgBouncer refuses a session that sets it, and PostgreSQL's default loses
+        // no digits.
         .extra_float_digits(None)
         .log_slow_statements(tracing::log::LevelFilter::Debug, Duration::from_secs(1))
 }
 
-/// A pool that connects when it is first used. Connections that died, or that
-/// can no longer write, are told apart before they are used.
+/// A pool that connects on first use. A connection that has died, or can no longer
+/// write, is replaced before it is used.
 pub fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
     opened_with("", connections)
         .test_before_acquire(false)
@@ -81,9 +80,8 @@ pub fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
         .connect_lazy_with(prepare(options))
 }
 
-/// A pool whose connections are billing_worker from the start. Those that died
-/// are not told apart before they are used, which would cost a round trip each
-/// time.
+/// A pool whose connections are billing_worker from the start. It does not test
+/// connections before use, which would cost a round trip each time.
 pub fn worker_pool(options: PgConnectOptions, connections: u32) -> PgPool {
     opened_with(WORKER, connections)
         .acquire_timeout(ROLE_TIMEOUT)
@@ -91,7 +89,7 @@ pub fn worker_pool(options: PgConnectOptions, connections: u32) -> PgPool {
         .connect_lazy_with(prepare(options))
 }
 
-/// The same for reading rows by their keys.
+/// The same, for reading rows by their keys.
 pub fn lookup_pool(options: PgConnectOptions, connections: u32) -> PgPool {
     opened_with(LOOKUP, connections)
         .acquire_timeout(ROLE_TIMEOUT)
@@ -116,8 +114,8 @@ fn opened_with(opening: &'static str, connections: u32) -> PgPoolOptions {
         .after_release(|_, _| Box::pin(async { Ok(!scarcity::is_scarce()) }))
 }
 
-/// Whether a transaction on this connection could write nothing: the server is
-/// a standby, or read-only for this session.
+/// Whether transactions on this connection cannot write: the server is a standby, or
+/// read-only for this session.
 pub async fn is_read_only(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let shown = connection
         .fetch_one(sqlx::raw_sql("SHOW transaction_read_only"))
@@ -132,21 +130,21 @@ pub async fn is_standby(conn: &mut PgConnection) -> Result<bool, sqlx::Error> {
         .await
 }
 
-/// The version that the server runs.
+/// The server's version.
 pub async fn server_version(conn: &mut PgConnection) -> Result<String, sqlx::Error> {
     sqlx::query_scalar!(r#"SELECT current_setting('server_version') AS "version!""#)
         .fetch_one(conn)
         .await
 }
 
-/// One connection, of which the caller is the only user.
+/// A connection of the caller's own.
 pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, DatabaseError> {
     dedicated(options, "", ACQUIRE_TIMEOUT)
         .await
         .map_err(DatabaseError::Unreachable)
 }
 
-/// The same for one who sets more, and waits no longer than `patience`.
+/// The same, with further settings and a timeout.
 pub async fn dedicated(
     options: &PgConnectOptions,
     opening: &'static str,

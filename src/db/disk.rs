@@ -1,10 +1,10 @@
-//! Whether the server refuses to write: its disk may be full, or the service lost
-//! a right. Only a write tells, so whoever is refused one notes that, and
-//! readiness tries until one succeeds.
+//! Whether the server refuses writes, because its disk is full or the service lost a
+//! right. Only a write can tell: a writer that is refused notes it, and readiness
+//! then rehearses a write until one succeeds.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Who cannot do without what it writes.
+/// The writers that readiness watches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writer {
     Intake,
@@ -18,8 +18,8 @@ impl Writer {
         &REFUSED[self as usize]
     }
 
-    /// Notes a refusal that lasts: a right that was taken away, a column or a
-    /// table that is gone, somebody's trigger. Load does not.
+    /// Notes a lasting refusal: a revoked right, a missing column or table, a foreign
+    /// trigger. Load is not one.
     pub fn note(self, error: &sqlx::Error) {
         let lasts =
             !super::is_outage(error) && !super::is_conflict(error) && !super::is_timeout(error);
@@ -30,19 +30,19 @@ impl Writer {
         }
     }
 
-    /// Whether a write was refused, and none for show has succeeded since.
+    /// Whether a write was refused and no rehearsal has succeeded since.
     pub fn may_be_refused(self) -> bool {
         self.flag().load(Ordering::Relaxed)
     }
 
-    /// A write for show succeeded.
+    /// A rehearsed write succeeded.
     pub fn succeeded(self) {
         self.flag().store(false, Ordering::Relaxed);
     }
 }
 
-/// Notes an error that says that the disk is full; others mean nothing here.
-/// Intake's write for show needs the most room.
+/// Notes an error if it says that the disk is full. Intake's rehearsal needs the most
+/// space.
 pub fn note(error: &sqlx::Error) {
     if super::sql_state(error).is_some_and(|code| code == "53100") {
         Writer::Intake.flag().store(true, Ordering::Relaxed);

@@ -1,14 +1,14 @@
-//! What a server may leave open that row-level security does not close.
+//! Gaps that a server may have beside row-level security.
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{Connection as _, Executor as _};
 
-/// Whether others can read what goes over a connection.
+/// Whether others on the network can read a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wire {
-    /// A socket, or this host's own address.
+    /// A socket, or an address of this host.
     Local,
-    /// Encrypted, and the server's certificate is checked, or is not.
+    /// Encrypted; `verified` if the server's certificate is checked.
     Encrypted {
         verified: bool,
     },
@@ -21,8 +21,8 @@ pub async fn wire(options: &PgConnectOptions) -> Result<Wire, super::DatabaseErr
         return Ok(Wire::Local);
     }
     let mut conn = super::connect(options).await?;
-    // Not checked at compile time: the view is not there on all that speak the
-    // protocol.
+    // Not checked at compile time: not every server that speaks the protocol has
+    // the view.
     let encrypted: Option<bool> =
         sqlx::query_scalar("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
             .fetch_optional(&mut conn)
@@ -47,7 +47,8 @@ fn is_local(options: &PgConnectOptions) -> bool {
         || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
-/// Whether those who serve may make large objects, which are no organization's.
+/// Whether the service's roles may create large objects, which belong to no
+/// organization.
 pub async fn may_make_large_objects(conn: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT coalesce(bool_or(has_function_privilege(r.oid, p.oid, 'EXECUTE')), false)
@@ -60,8 +61,8 @@ pub async fn may_make_large_objects(conn: &mut PgConnection) -> Result<bool, sql
     .await
 }
 
-/// Takes away what lets everyone make them, as far as this login may. The same
-/// as the migration `no_large_objects` does.
+/// Revokes the right to create them, as far as this login may; the same as the
+/// migration `no_large_objects`.
 pub async fn close_large_objects(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     conn.execute(
         "DO $$
@@ -84,7 +85,7 @@ pub async fn close_large_objects(conn: &mut PgConnection) -> Result<(), sqlx::Er
     Ok(())
 }
 
-/// Whether this login could take that away.
+/// Whether this login may revoke that right.
 pub async fn may_close_large_objects(conn: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT coalesce(bool_and(pg_has_role(current_user, proowner, 'USAGE')), false) FROM pg_proc

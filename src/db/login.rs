@@ -1,10 +1,10 @@
-//! Whether the login is one that row-level security binds.
+//! Whether row-level security applies to the service's login.
 
 use sqlx::postgres::PgConnection;
 
 use super::DatabaseError;
 
-/// What is known of the login that the service uses.
+/// The login that the service uses, and the server's durability.
 struct Login {
     name: String,
     superuser: bool,
@@ -15,25 +15,25 @@ struct Login {
     synchronous_commit: bool,
 }
 
-/// Refuses a login that row-level security does not bind, and a server that
-/// may lose what it acknowledged; with `allow`, warns instead.
+/// Refuses a login that bypasses row-level security, and a server that may lose
+/// acknowledged commits; with `allow`, only warns.
 pub async fn check_login(conn: &mut PgConnection, allow: bool) -> Result<(), DatabaseError> {
     let login = inspect_login(conn).await?;
     if let Some(reason) = login.privilege() {
         let Login { name, .. } = &login;
         if !allow {
             return Err(DatabaseError::Privileged(format!(
-                "DATABASE_URL: the login role {name:?} {reason}, so row-level security would not bind it. \
-                 Make one that it binds:\n  \
+                "DATABASE_URL: the login role {name:?} {reason}, so row-level security would not apply to it. \
+                 Create one for the service:\n  \
                  CREATE ROLE billing_service LOGIN NOINHERIT PASSWORD '…';\n  \
                  GRANT billing_app, billing_worker TO billing_service;\n\
                  then use it in DATABASE_URL and this one in MIGRATION_DATABASE_URL \
-                 (ALLOW_PRIVILEGED_DATABASE_ROLE=true lets it pass, for development)"
+                 (ALLOW_PRIVILEGED_DATABASE_ROLE=true allows it, for development)"
             )));
         }
         tracing::warn!(
             role = name,
-            "the login role {reason}: row-level security does not bind it (ALLOW_PRIVILEGED_DATABASE_ROLE)"
+            "the login role {reason}: row-level security does not apply to it (ALLOW_PRIVILEGED_DATABASE_ROLE)"
         );
     }
     if !login.may_serve {
@@ -52,12 +52,10 @@ pub async fn check_login(conn: &mut PgConnection, allow: bool) -> Result<(), Dat
         if !allow {
             return Err(DatabaseError::NotDurable(format!(
                 "DATABASE_URL: the server has {setting} off and may lose events that Stripe was told are stored; \
-                 turn it on (ALLOW_PRIVILEGED_DATABASE_ROLE=true lets it pass, for development)"
+                 turn it on (ALLOW_PRIVILEGED_DATABASE_ROLE=true allows it, for development)"
             )));
         }
-        tracing::warn!(
-            "the server has {setting} off: a crash may lose events that were acknowledged"
-        );
+        tracing::warn!("the server has {setting} off: a crash may lose acknowledged events");
     }
     Ok(())
 }
@@ -77,8 +75,8 @@ impl Login {
 }
 
 async fn inspect_login(conn: &mut PgConnection) -> Result<Login, DatabaseError> {
-    // Not checked at compile time: the roles may not exist yet, and
-    // to_regrole() answers null then.
+    // Not checked at compile time: the roles may not exist yet; to_regrole() is then
+    // null.
     let row = sqlx::query(
         "SELECT r.rolname, r.rolsuper,
                 EXISTS (SELECT FROM pg_roles unbound

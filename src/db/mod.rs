@@ -1,4 +1,7 @@
-//! Connections, and transactions whose type says what they may do.
+//! Connections, transactions whose type says what they may do, and what database
+//! errors mean.
+//!
+//! No table of a feature is read here.
 
 mod connections;
 pub mod disk;
@@ -31,18 +34,18 @@ pub enum DatabaseError {
     Privileged(String),
     #[error("{0}")]
     NotDurable(String),
-    /// Something between us and PostgreSQL that does not keep sessions.
+    /// A pooler in front of PostgreSQL that does not keep sessions.
     #[error("{0}")]
     Pooled(String),
     #[error(transparent)]
     Query(#[from] sqlx::Error),
 }
 
-/// What sessions of ours are named.
+/// The application name of our sessions.
 const APPLICATION: &str = "valuecanvas-billing";
 
-/// Becomes billing_worker, where the login itself may read nothing, as that of
-/// the service; the owner's stays what it is.
+/// Becomes billing_worker if the login itself may read nothing, as the service's; the
+/// owner keeps its role.
 pub async fn read_as_service(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     let bound: bool = sqlx::query_scalar(
         "SELECT to_regclass('public.billing_schema_migrations') IS NOT NULL
@@ -57,7 +60,7 @@ pub async fn read_as_service(conn: &mut PgConnection) -> Result<(), sqlx::Error>
     Ok(())
 }
 
-/// How many sessions of this program, other than this one, the database has.
+/// The number of other sessions of this program in the database.
 pub async fn other_sessions(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!(
         r#"SELECT count(*) AS "count!" FROM pg_stat_activity
@@ -76,8 +79,7 @@ pub async fn clock_secs(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
         .await
 }
 
-/// Whether the error says that the database itself is gone, rather than that
-/// it refused a statement.
+/// Whether the database itself is unavailable, as opposed to refusing a statement.
 pub fn is_outage(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_)
@@ -89,20 +91,20 @@ pub fn is_outage(error: &sqlx::Error) -> bool {
         sqlx::Error::Configuration(cause) => cause.is::<OpeningRefused>(),
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
             // Connection exceptions, operator intervention, insufficient
-            // resources, system errors, logins that are refused.
+            // resources, system errors, refused logins.
             ["08", "57P", "53", "58", "28"]
                 .iter()
                 .any(|class| code.starts_with(class))
-                // Read-only; no such database any more.
+                // Read-only; the database no longer exists.
                 || matches!(&*code, "25006" | "3D000")
-                // The database takes no connections at the moment.
+                // The database accepts no connections at the moment.
                 || code == "55000"
         }),
         _ => false,
     }
 }
 
-/// Whether the same statement may succeed when it is run again.
+/// Whether the same statement may succeed if run again.
 pub fn is_conflict(error: &sqlx::Error) -> bool {
     sql_state(error).is_some_and(|code| matches!(code.as_str(), "40001" | "40P01"))
 }
@@ -112,41 +114,41 @@ pub fn is_timeout(error: &sqlx::Error) -> bool {
     sql_state(error).is_some_and(|code| matches!(code.as_str(), "55P03" | "57014"))
 }
 
-/// Whether another transaction held a row for longer than was to be waited.
+/// Whether another transaction held a row for longer than the lock timeout.
 pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
     sql_state(error).is_some_and(|code| code == "55P03")
 }
 
-/// Whether a row is there already that the statement would have made.
+/// Whether the row already exists.
 pub fn is_duplicate(error: &sqlx::Error) -> bool {
     sql_state(error).is_some_and(|code| code == "23505")
 }
 
-/// Whether a value of the statement is what PostgreSQL refused, which it will
-/// refuse again. (22023 also tells of a role that does not exist yet.)
+/// Whether PostgreSQL refused a value of the statement, as it will again. (22023 also
+/// means that a role does not exist yet.)
 pub fn is_bad_value(error: &sqlx::Error) -> bool {
     sql_state(error).is_some_and(|code| code.starts_with("22") && code != "22023")
 }
 
-/// Whether a text holds what PostgreSQL keeps in none: NUL, or what is no
+/// Whether a text contains what PostgreSQL cannot store: NUL, or an invalid
 /// character.
 pub fn is_unstorable_text(error: &sqlx::Error) -> bool {
     sql_state(error).is_some_and(|code| matches!(code.as_str(), "22021" | "22P05"))
 }
 
-/// Whether a time is one that PostgreSQL does not have.
+/// Whether a time is outside PostgreSQL's range.
 pub fn is_time_out_of_range(error: &sqlx::Error) -> bool {
     sql_state(error).is_some_and(|code| code == "22008")
 }
 
-/// Whether a row breaks a rule of its own, rather than one that other rows
-/// decide.
+/// Whether a row violates a constraint on itself, as opposed to one that depends on
+/// other rows.
 pub fn is_broken_row(error: &sqlx::Error) -> bool {
     // not_null_violation and check_violation.
     sql_state(error).is_some_and(|code| matches!(code.as_str(), "23502" | "23514"))
 }
 
-/// The SQLSTATE of a refusal.
+/// The SQLSTATE of an error that the server reported.
 pub fn sql_state(error: &sqlx::Error) -> Option<String> {
     error.as_database_error()?.code().map(String::from)
 }

@@ -1,7 +1,7 @@
-//! Whether a session stays one: a pooler that hands out another server
-//! connection for each transaction loses roles, limits, prepared statements
-//! and notifications. And whether a pooler has as many as are needed at once:
-//! beyond that it lets one wait, and says nothing.
+//! Poolers. One in transaction mode is refused: it hands out another server
+//! connection for each transaction, and loses roles, limits, prepared statements and
+//! notifications. One that is too small is detected: it makes clients wait without
+//! an error.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -13,17 +13,17 @@ use sqlx::{Connection as _, Executor as _, Row as _};
 
 use super::{DatabaseError, connect, dedicated, scarcity};
 
-/// Of sessions that are opened at once, the next one comes within this, however
-/// slow the server. A pooler lets those wait that it has no connection for.
+/// Of several sessions opened at once, the next one opens within this time even on a
+/// slow server; a pooler without a free connection makes it wait.
 const NEXT: Duration = Duration::from_secs(3);
-/// And all within this.
+/// All of them open within this time.
 const ALL: Duration = Duration::from_secs(30);
 
 /// Refuses a pooler in transaction or statement mode.
 ///
-/// Of two sessions each must keep its own server process. Asked in turns, a
-/// pooler that shares them gives both the same one, or the same one another.
-/// `variable` says where the address comes from.
+/// Of two sessions, each must keep its own server process. Queried in turn, a pooler
+/// that shares processes gives both sessions the same one, or one session two.
+/// `variable` names the setting of the address.
 pub async fn check_sessions(
     variable: &str,
     options: &PgConnectOptions,
@@ -39,15 +39,15 @@ pub async fn check_sessions(
         return Ok(());
     }
     Err(DatabaseError::Pooled(format!(
-        "{variable}: a connection pooler in transaction mode stands before PostgreSQL and shares \
-         its sessions, which the service needs for itself; set pool_mode = session for this database \
-         in PgBouncer, or name PostgreSQL itself (docs/database.md, Poolers)"
+        "{variable}: a connection pooler in transaction mode is in front of PostgreSQL, but the service \
+         needs sessions of its own; set pool_mode = session for this database in PgBouncer, or connect \
+         to PostgreSQL directly (docs/database.md, Poolers)"
     )))
 }
 
-/// The server process that answers, asked without a prepared statement. The
-/// answer is read to its end: until then a pooler has the process in use, and
-/// gives the other session another one.
+/// The server process behind a session, queried without a prepared statement. The
+/// result is read to its end: until then the pooler considers the process in use
+/// and gives the other session a different one.
 async fn process(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
     let rows = connection
         .fetch_all(sqlx::raw_sql("SELECT pg_backend_pid()"))
@@ -55,7 +55,7 @@ async fn process(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
     rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)
 }
 
-/// A pooler that has fewer connections to give than are needed at once.
+/// A pooler with fewer connections than are needed at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Short {
     pub needed: u32,
@@ -67,23 +67,22 @@ impl std::fmt::Display for Short {
         let Self { needed, given } = self;
         write!(
             f,
-            "a connection pooler stands before PostgreSQL and gave {given} of {needed} connections, and no other \
+            "a connection pooler in front of PostgreSQL gave {given} of {needed} connections, and no other \
              within {} s",
             NEXT.as_secs()
         )
     }
 }
 
-/// What to set where a pooler is [`Short`].
+/// What to change if a pooler is [`Short`].
 pub const RAISE: &str = "set default_pool_size in PgBouncer (and max_db_connections, max_user_connections and \
-                         max_client_conn where they are smaller) to what all replicas and a job take at once \
+                         max_client_conn if they are smaller) to what all replicas and a job take at once \
                          (docs/database.md, Poolers)";
 
-/// Opens `needed` sessions at once, as parts of the service will, and lets them
-/// go; None: there are as many. Otherwise connections go round from then on, as
-/// where a server has too few. Where nothing can stand before PostgreSQL,
-/// nothing is opened: PostgreSQL itself refuses at once, and is counted by
-/// [`super::room`].
+/// Opens `needed` sessions at once, as the service will, and closes them. `None` if
+/// all opened; otherwise pools share connections from then on, as with a server that
+/// has too few. A direct connection to PostgreSQL is not tested: PostgreSQL refuses
+/// immediately, and [`super::room`] counts its connections.
 pub async fn short_pooler(
     options: &PgConnectOptions,
     needed: u32,
@@ -109,10 +108,10 @@ pub async fn short_pooler(
     for conn in opened {
         let _ = conn.close().await;
     }
-    // A pooler lets wait; who refuses is not one, and says why.
+    // A pooler makes clients wait; a server refuses, and says why.
     let waited_in_vain = |error: &sqlx::Error| matches!(error, sqlx::Error::PoolTimedOut);
     if let Some(error) = failed.filter(|error| !waited_in_vain(error)) {
-        tracing::warn!(%error, "it could not be told whether there are connections enough");
+        tracing::warn!(%error, "cannot determine whether there are enough connections");
         return Ok(None);
     }
     if given == needed {
@@ -122,13 +121,13 @@ pub async fn short_pooler(
     Ok(Some(Short { needed, given }))
 }
 
-/// Whether we are surely connected to PostgreSQL itself: on this host, and by
-/// the port that it says it listens on.
+/// Whether we are certainly connected to PostgreSQL itself: on this host, at the port
+/// that it reports.
 async fn is_direct(
     options: &PgConnectOptions,
     conn: &mut PgConnection,
 ) -> Result<bool, sqlx::Error> {
-    // Not checked at compile time: other servers speak the protocol, too.
+    // Not checked at compile time: other servers speak the protocol as well.
     let (address, port): (Option<String>, Option<String>) =
         sqlx::query_as("SELECT host(inet_server_addr()), current_setting('port', true)")
             .fetch_one(conn)

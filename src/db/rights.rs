@@ -1,10 +1,10 @@
-//! The rights that those who serve need, and which of them somebody took away.
+//! The rights that the service's roles need, and which of them were revoked.
 
 use std::collections::BTreeMap;
 
 use sqlx::postgres::PgConnection;
 
-/// What `billing_worker` and `billing_app` may do to a table.
+/// A table, and what `billing_worker` and `billing_app` may do to it.
 pub type OfTable = (
     &'static str,
     &'static [&'static str],
@@ -17,8 +17,8 @@ const APPEND: &[&str] = &["SELECT", "INSERT"];
 const KEEP: &[&str] = &["SELECT", "INSERT", "UPDATE"];
 const CHANGE: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
 
-/// All that the migrations grant of tables; a test compares. Intake's and the
-/// ledger's come first: they are told of first.
+/// All table rights that the migrations grant; a test compares. Those of intake and
+/// the ledger come first, since the first are named first.
 pub const TABLES: &[OfTable] = &[
     ("webhook_events", CHANGE, NOTHING),
     ("usage_events", CHANGE, READ),
@@ -63,7 +63,7 @@ pub const TABLES: &[OfTable] = &[
     ("billing_subscriptions", KEEP, READ),
 ];
 
-/// What both may call.
+/// The functions that both roles may call.
 pub const FUNCTIONS: &[&str] = &[
     "auth.get_current_org_id",
     "public.log_billing_action",
@@ -77,33 +77,32 @@ pub const FUNCTIONS: &[&str] = &[
 const SCHEMAS: [&str; 2] = ["public", "auth"];
 const ROLES: [&str; 2] = ["billing_worker", "billing_app"];
 
-/// What is lost of one thing, by one role.
+/// The rights that one role has lost on one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lost {
     place: i64,
     role: String,
-    /// As GRANT names it.
+    /// As GRANT names the object.
     object: String,
     rights: Vec<String>,
 }
 
 impl Lost {
-    /// What gives it back.
+    /// The statement that restores the rights.
     pub fn grant(&self) -> String {
         let Self { role, object, .. } = self;
         format!("GRANT {} ON {object} TO {role}", self.rights.join(", "))
     }
 }
 
-/// Which rights of [`TABLES`], [`FUNCTIONS`] and of schemas are lost, of what
-/// there is. Names are found also where their schema may not be used.
+/// The rights on existing [`TABLES`], [`FUNCTIONS`] and schemas that are lost. Looks
+/// in the catalog, so that names are found even if their schema may not be used.
 pub async fn lost(conn: &mut PgConnection) -> Result<Vec<Lost>, sqlx::Error> {
     let needed = needed();
     let column = |of: fn(&[&'static str; 4]) -> &'static str| -> Vec<&'static str> {
         needed.iter().map(of).collect()
     };
-    // Not checked at compile time: the functions are asked by names that may
-    // not be there.
+    // Not checked at compile time: the objects may not exist.
     let rows: Vec<(i64, String, String, String, String)> = sqlx::query_as(
         "SELECT place, role, kind, object, privilege
            FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
@@ -148,7 +147,7 @@ pub async fn lost(conn: &mut PgConnection) -> Result<Vec<Lost>, sqlx::Error> {
     Ok(lost)
 }
 
-/// Role, kind, name and privilege of each.
+/// Role, kind, name and privilege of each right.
 fn needed() -> Vec<[&'static str; 4]> {
     let mut needed = Vec::new();
     for role in ROLES {
@@ -169,7 +168,7 @@ fn needed() -> Vec<[&'static str; 4]> {
     needed
 }
 
-/// How to give back what is lost; the first few are named.
+/// How to restore lost rights; only the first few are named.
 pub fn remedy(lost: &[Lost]) -> Option<String> {
     const NAMED: usize = 4;
     let grants: Vec<String> = lost.iter().take(NAMED).map(Lost::grant).collect();

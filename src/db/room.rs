@@ -1,10 +1,9 @@
-//! How many connections the server has left for us.
+//! How many connections the server has left.
 
 use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
 
-/// What is free under each limit that binds our login; None: there is no such
-/// limit.
+/// The connections left under each limit on our login; `None` without such a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
     pub server: i64,
@@ -13,7 +12,7 @@ pub struct Room {
 }
 
 impl Room {
-    /// What the tightest limit leaves.
+    /// The connections left under the tightest limit.
     pub fn free(&self) -> i64 {
         self.tightest().max(0)
     }
@@ -23,7 +22,7 @@ impl Room {
         others.fold(self.server, i64::min)
     }
 
-    /// What to raise where `needed` do not fit.
+    /// Which limit to raise if `needed` connections do not fit.
     pub fn too_small_for(&self, needed: u32) -> Option<String> {
         let free = self.free();
         if free >= i64::from(needed) {
@@ -44,10 +43,10 @@ impl Room {
     }
 }
 
-/// Asks how many connections are left, this one given back.
+/// Reads how many connections are left, not counting this one.
 pub async fn room(conn: &mut PgConnection) -> Result<Room, sqlx::Error> {
     // Not checked at compile time: PostgreSQL 15 has no reserved_connections.
-    // Others' sessions are visible to all, if not what they do.
+    // Every login sees that other sessions exist, if not what they do.
     let row = sqlx::query(
         "SELECT current_setting('max_connections')::bigint
                   - current_setting('superuser_reserved_connections')::bigint

@@ -1,28 +1,28 @@
-//! Whether the server has no connection left. Then the pools give back what they
-//! do not use at the moment, rather than keep it for later, until nobody of this
-//! process is refused one: intake, which comes last, would else get none for as
-//! long as the others poll. Noted is what intake, the ledger and readiness meet.
+//! Whether the server is out of connections. Pools then close idle connections
+//! instead of keeping them, until this process is refused none: otherwise intake
+//! would get no connection while the others poll. Intake, the ledger and readiness
+//! note refusals.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a refusal counts.
+/// How long a refusal has effect.
 const LASTS: Duration = Duration::from_secs(5);
 
 static REFUSED: Mutex<Option<Instant>> = Mutex::new(None);
 
-/// A pooler before the server has fewer than we take: it refuses nobody, and
-/// lets one wait.
+/// A pooler in front of the server has fewer connections than we take: it refuses
+/// none, but makes us wait.
 static WAITING_IS_REFUSAL: AtomicBool = AtomicBool::new(false);
 
-/// From now on, a connection that does not come in time is one that was refused.
+/// From now on, a connection that does not open in time counts as refused.
 pub(super) fn waiting_is_refusal() {
     WAITING_IS_REFUSAL.store(true, Ordering::Relaxed);
 }
 
-/// Notes an error that says so; others mean nothing here. A slow server is none:
-/// it would only have more to do.
+/// Notes an error if it is such a refusal. A slow server is not: reconnecting would
+/// only add to its load.
 pub(super) fn note(error: &sqlx::Error) {
     let waited =
         matches!(error, sqlx::Error::PoolTimedOut) && WAITING_IS_REFUSAL.load(Ordering::Relaxed);

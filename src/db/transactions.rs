@@ -1,5 +1,5 @@
-//! Transactions that open in one round trip, and never leave a connection to
-//! the next user in doubt.
+//! Transactions that open in one round trip, and never leave a connection in an
+//! unknown state for its next user.
 
 use std::time::Duration;
 
@@ -9,38 +9,38 @@ use sqlx::{AssertSqlSafe, Executor as _, Postgres, SqlSafeStr, SqlStr};
 use sqlx_core::transaction::TransactionManager as _;
 use uuid::Uuid;
 
-/// A connection that is not back in this time is given up: the server vanished.
-/// No statement takes as long.
+/// A connection that does not return to the pool within this time is given up: the
+/// server has vanished, since no statement takes as long.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(35);
 
-/// A transaction could not be opened: the roles are not there yet, or are no
-/// longer the login's.
+/// A transaction could not be opened: the roles do not exist yet, or the login is no
+/// longer a member.
 #[derive(Debug, thiserror::Error)]
 #[error("a transaction cannot be opened: {0}")]
 pub struct OpeningRefused(#[source] pub sqlx::Error);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// What the server made of the opening is not known yet.
+    /// The result of the opening statements is not known yet.
     Opening,
     Open,
     Ended,
 }
 
-/// An open transaction on a pooled connection. Dropped, it is rolled back, at
-/// whatever point it is; where that fails, the connection is closed.
+/// An open transaction on a pooled connection. Dropping it at any point rolls it back;
+/// if that fails, the connection is closed.
 struct PooledTx {
     connection: Option<PoolConnection<Postgres>>,
     phase: Phase,
 }
 
 tokio::task_local! {
-    /// How long transactions of this task wait for what another holds.
+    /// How long transactions of this task wait for locks.
     static LOCK_TIMEOUT: &'static str;
 }
 
-/// Does `work`, whose transactions wait no longer than `lock_timeout` (as
-/// PostgreSQL writes it) for what another transaction holds.
+/// Runs `work`, whose transactions wait for locks no longer than `lock_timeout` (in
+/// PostgreSQL's format).
 pub async fn impatiently<T>(lock_timeout: &'static str, work: impl Future<Output = T>) -> T {
     LOCK_TIMEOUT.scope(lock_timeout, work).await
 }
@@ -65,7 +65,7 @@ impl PooledTx {
                 Ok(tx)
             }
             Err(error) => {
-                // A part of the opening may hold.
+                // A part of the opening may have taken effect.
                 if let Some(mut connection) = tx.connection.take() {
                     connection.close_on_drop();
                 }
@@ -112,8 +112,8 @@ impl Drop for PooledTx {
     }
 }
 
-/// Ends a transaction whose opening was cut off. Only a connection that said it
-/// is rolled back goes to the next user.
+/// Ends a transaction whose opening was interrupted. Only a connection that confirms
+/// the rollback goes to the next user.
 async fn end_opening(mut connection: PoolConnection<Postgres>) {
     let ending = tokio::time::timeout(RETURN_TIMEOUT, connection.execute("ROLLBACK"));
     if !matches!(ending.await, Ok(Ok(_))) {
@@ -121,8 +121,7 @@ async fn end_opening(mut connection: PoolConnection<Postgres>) {
     }
 }
 
-/// Only what the opening's own statements are refused for: an outage speaks for
-/// itself.
+/// Marks errors of the opening statements themselves; an outage stays what it is.
 fn refused_opening(error: sqlx::Error) -> sqlx::Error {
     match error {
         sqlx::Error::Database(_) if !super::is_outage(&error) => {
@@ -132,8 +131,8 @@ fn refused_opening(error: sqlx::Error) -> sqlx::Error {
     }
 }
 
-/// What the database said where a transaction could not be opened; other errors
-/// as they are.
+/// The database's own error if a transaction could not be opened; other errors
+/// unchanged.
 pub fn opening_refusal(error: sqlx::Error) -> sqlx::Error {
     match error {
         sqlx::Error::Configuration(cause) => match cause.downcast::<OpeningRefused>() {
@@ -144,8 +143,8 @@ pub fn opening_refusal(error: sqlx::Error) -> sqlx::Error {
     }
 }
 
-/// Background work, across organizations: billing_worker without an
-/// organization.
+/// A transaction of background work across organizations: billing_worker, with no
+/// organization set.
 pub struct WorkerTx(PooledTx);
 
 impl WorkerTx {
@@ -156,8 +155,8 @@ impl WorkerTx {
             .map(Self)
     }
 
-    /// For work on many organizations at once, none of which is waited for
-    /// longer than `lock_timeout` (as PostgreSQL writes it).
+    /// For work on many organizations at once, which waits for none longer than
+    /// `lock_timeout` (in PostgreSQL's format).
     pub async fn begin_impatient(
         pool: &PgPool,
         lock_timeout: &'static str,
@@ -171,9 +170,9 @@ impl WorkerTx {
             .map(Self)
     }
 
-    /// For claiming work: the planner takes a queue's conditions for selective
-    /// and would sort the whole backlog for each batch, where the index has its
-    /// head.
+    /// For claiming work. The planner overestimates the selectivity of a queue's
+    /// conditions and would sort the whole backlog for each batch, although the index
+    /// has its head.
     pub async fn begin_claim(pool: &PgPool) -> Result<Self, sqlx::Error> {
         let opening = "BEGIN; SET LOCAL ROLE billing_worker; SET LOCAL app.current_org_id = ''; \
                        SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off";
@@ -195,7 +194,7 @@ impl WorkerTx {
     }
 }
 
-/// One organization's work: billing_worker confined to it.
+/// A transaction of one organization's work: billing_worker, confined to it.
 pub struct TenantTx {
     tx: PooledTx,
     organization_id: Uuid,
@@ -227,7 +226,8 @@ impl TenantTx {
     }
 }
 
-/// A request that reads: billing_app, which sees its organization's rows only.
+/// A transaction of a reading request: billing_app, which sees only its
+/// organization's rows.
 pub struct RequestTx {
     tx: PooledTx,
     organization_id: Uuid,

@@ -1,4 +1,4 @@
-//! The database: reachable, migrated, closed, and not behind.
+//! The database: reachable, migrated, isolated, and without a backlog.
 
 use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
@@ -11,11 +11,11 @@ use crate::projection;
 use crate::telemetry::terminal::counted;
 use crate::webhooks;
 
-/// An event that waits longer means that nobody processes.
+/// If an event waits longer, probably nothing processes events.
 const LATE_SECS: i64 = 600;
-/// More of them hint at an account that others share.
+/// More of them suggest that other products share the account.
 const MANY_UNCLAIMED: i64 = 100_000;
-/// What a job opens at most, beside the replicas.
+/// Maximum number of connections of a job, beside the replicas'.
 const SPARE: u32 = 10;
 
 pub async fn check(database: &Database) -> Vec<Check> {
@@ -47,7 +47,7 @@ pub async fn check(database: &Database) -> Vec<Check> {
     } else {
         Check::skipped(
             "schema",
-            "it is verified by writing, which cannot be done now",
+            "verifying it needs writes, which the database refuses",
         )
     });
     if writes {
@@ -61,24 +61,21 @@ pub async fn check(database: &Database) -> Vec<Check> {
         checks.push(guards::wire(database).await);
         checks.push(connections(database).await);
         let pool = db::pool(database.service.clone(), 1);
-        checks.extend(inbox(&pool).await);
+        checks.extend(event_log(&pool).await);
         checks.push(unclaimed(&pool).await);
         checks.push(guards::customers(&pool).await);
         checks.push(guards::chains(&pool).await);
     } else {
-        checks.push(Check::skipped(
-            "backlog",
-            "it is asked with the service's login",
-        ));
+        checks.push(Check::skipped("backlog", "needs the service's login"));
     }
     checks
 }
 
-/// The login of the service, as it connects.
+/// The service's login.
 async fn login(database: &Database) -> Check {
     let name = "login";
     match database.check_login().await {
-        Ok(()) => Check::ok(name, "row-level security binds the service's login"),
+        Ok(()) => Check::ok(name, "row-level security applies to the service's login"),
         Err(DatabaseError::Unreachable(error)) => {
             let fix = connection_fix(&error, "DATABASE_URL");
             Check::failed(name, error.to_string(), fix)
@@ -90,21 +87,21 @@ async fn login(database: &Database) -> Check {
     }
 }
 
-/// Whether the server takes writes.
+/// Whether the server accepts writes.
 async fn writable(conn: &mut PgConnection) -> Check {
     let name = "writable";
     match db::is_read_only(conn).await {
-        Ok(false) => Check::ok(name, "the database takes writes"),
+        Ok(false) => Check::ok(name, "the database accepts writes"),
         Ok(true) => Check::failed(
             name,
             "the database is read-only: a standby, or default_transaction_read_only is on",
-            "name the primary in DATABASE_URL, or find out why it was made read-only: a full disk, most of the time",
+            "name the primary in DATABASE_URL, or find out why it is read-only; often the disk is full",
         ),
         Err(error) => Check::unanswered(name, error),
     }
 }
 
-/// Whether the embedded server is the one whose programs are on disk.
+/// Whether the embedded server runs the version that is installed.
 async fn embedded(database: &Database, conn: &mut PgConnection) -> Option<Check> {
     let name = "embedded server";
     let watch = database.embedded.as_ref()?.watch();
@@ -113,23 +110,23 @@ async fn embedded(database: &Database, conn: &mut PgConnection) -> Option<Check>
         Err(error) => return Some(Check::unanswered(name, error)),
     };
     let on_disk = watch.version_on_disk();
-    let fix = "restart the service: the server starts anew with the programs on disk";
+    let fix = "restart the service, which restarts the server with the installed programs";
     Some(match on_disk {
         Some(on_disk) if on_disk != running => Check::failed(
             name,
-            format!("PostgreSQL {running} runs, {on_disk} is installed"),
+            format!("PostgreSQL {running} is running, {on_disk} is installed"),
             fix,
         ),
         _ if watch.was_replaced() => Check::failed(
             name,
-            format!("PostgreSQL {running} runs, and its program was replaced on disk"),
+            format!("PostgreSQL {running} is running, and its program was replaced on disk"),
             fix,
         ),
         _ => Check::ok(name, format!("PostgreSQL {running}, as installed")),
     })
 }
 
-/// Whether there is room for another replica.
+/// Whether connections are left for a job.
 async fn connections(database: &Database) -> Check {
     let name = "connections";
     let room = async {
@@ -143,7 +140,7 @@ async fn connections(database: &Database) -> Check {
                 None => pooler(database, free).await,
                 Some(_) => Check::warning(
                     name,
-                    format!("{free} are left, and a job takes up to {SPARE}"),
+                    format!("{free} left, and a job takes up to {SPARE}"),
                     "raise max_connections, or the limit of the role or database; see docs/database.md, Connections",
                 ),
             }
@@ -155,14 +152,14 @@ async fn connections(database: &Database) -> Check {
     }
 }
 
-/// The same of a pooler before the server.
+/// The same for a pooler in front of the server.
 async fn pooler(database: &Database, free: i64) -> Check {
     let name = "connections";
     match db::short_pooler(&database.service, SPARE).await {
-        Ok(None) => Check::ok(name, format!("{free} are left")),
+        Ok(None) => Check::ok(name, format!("{free} left")),
         Ok(Some(short)) => Check::warning(
             name,
-            format!("PostgreSQL has {free} left, but {short}, as many as a job takes at most"),
+            format!("PostgreSQL has {free} left, but {short}, the most that a job takes"),
             db::RAISE,
         ),
         Err(DatabaseError::Query(error) | DatabaseError::Unreachable(error)) => {
@@ -184,11 +181,11 @@ fn version(conn: &PgConnection) -> Check {
             format!("PostgreSQL {}", version / 10_000),
             "upgrade to PostgreSQL 15 or later",
         ),
-        None => Check::skipped(name, "the server does not tell its version"),
+        None => Check::skipped(name, "the server does not report its version"),
     }
 }
 
-/// Leases and billing periods go by the database's clock, signatures by ours.
+/// Leases and billing periods depend on the database's clock, signatures on ours.
 async fn clock(conn: &mut PgConnection) -> Check {
     let name = "database clock";
     match db::clock_secs(conn).await {
@@ -198,7 +195,7 @@ async fn clock(conn: &mut PgConnection) -> Check {
             if skew <= SKEW_SECS {
                 Check::ok(name, detail)
             } else {
-                Check::failed(name, detail, "let NTP set both hosts' clocks")
+                Check::failed(name, detail, "synchronize both hosts' clocks with NTP")
             }
         }
         Err(error) => Check::unanswered(name, error),
@@ -207,9 +204,9 @@ async fn clock(conn: &mut PgConnection) -> Check {
 
 async fn schema(conn: &mut PgConnection) -> Check {
     let name = "schema";
-    let fix = "run `migrate up`, and `migrate verify` for the details";
+    let fix = "run `migrate up`; `migrate verify` shows the details";
     let verified = async {
-        // The service's login alone reads nothing but what its roles may.
+        // The service's login reads only through its roles.
         db::read_as_service(conn).await?;
         verify::verify(conn).await
     };
@@ -232,7 +229,7 @@ async fn schema(conn: &mut PgConnection) -> Check {
     }
 }
 
-/// Events that are nobody's yet, which nothing removes by itself.
+/// Events that belong to no organization yet.
 async fn unclaimed(pool: &sqlx::postgres::PgPool) -> Check {
     let name = "unclaimed events";
     let found = async {
@@ -243,7 +240,7 @@ async fn unclaimed(pool: &sqlx::postgres::PgPool) -> Check {
         Ok(found) if found > MANY_UNCLAIMED => Check::warning(
             name,
             counted(found, "event"),
-            "let the endpoint in Stripe send events of this product alone, or link the customers \
+            "configure the endpoint in Stripe to send only this product's events, or link the customers \
              (`organizations link-customer`); see docs/webhooks.md",
         ),
         Ok(found) => Check::ok(name, counted(found, "event")),
@@ -251,7 +248,8 @@ async fn unclaimed(pool: &sqlx::postgres::PgPool) -> Check {
     }
 }
 
-async fn inbox(pool: &sqlx::postgres::PgPool) -> Vec<Check> {
+/// The backlog of events, and the dead letters.
+async fn event_log(pool: &sqlx::postgres::PgPool) -> Vec<Check> {
     let backlog = async {
         let mut tx = WorkerTx::begin(pool).await?;
         webhooks::backlog(tx.conn()).await
@@ -266,14 +264,13 @@ async fn inbox(pool: &sqlx::postgres::PgPool) -> Vec<Check> {
             let letters = counted(found.dead_letters, "dead letter");
             vec![
                 if found.oldest_unprocessed_secs > LATE_SECS {
-                    let fix = "does `serve` run with workers, and the retry job? see `webhooks list --unprocessed`";
+                    let fix = "check that `serve` runs with workers, and the retry job; see `webhooks list --unprocessed`";
                     Check::warning("backlog", waiting, fix)
                 } else {
                     Check::ok("backlog", waiting)
                 },
                 if found.dead_letters > 0 {
-                    let fix =
-                        "see `webhooks dead-letters`, mend the cause, and `webhooks replay --all`";
+                    let fix = "see `webhooks dead-letters`, fix the cause, then run `webhooks replay --all`";
                     Check::warning("dead letters", letters, fix)
                 } else {
                     Check::ok("dead letters", letters)

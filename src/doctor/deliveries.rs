@@ -1,4 +1,4 @@
-//! What came to the webhook endpoint, and what was refused there.
+//! Deliveries to the webhook endpoint, and refused ones.
 
 use sqlx::postgres::PgPool;
 
@@ -6,7 +6,7 @@ use super::Check;
 use crate::db::WorkerTx;
 use crate::webhooks::rejections::{LastDelivery, Rejected, last_delivery, of_last_day};
 
-/// What came last, whether or not Stripe can be asked.
+/// The last delivery, whether or not Stripe can be asked.
 pub async fn last(pool: &PgPool) -> Check {
     let name = "last delivery";
     match read(pool).await {
@@ -16,7 +16,7 @@ pub async fn last(pool: &PgPool) -> Check {
                 "{} at {}, a thin event",
                 event.event_type, event.received_at
             ),
-            "let the endpoint in Stripe send snapshots: thin events name their object and do not show it",
+            "configure the endpoint in Stripe to send snapshots: thin events lack the object's content",
         ),
         Ok((Some(event), _)) => Check::ok(
             name,
@@ -24,14 +24,14 @@ pub async fn last(pool: &PgPool) -> Check {
         ),
         Ok((None, _)) => Check::warning(
             name,
-            "Stripe has never delivered an event; those of `webhooks backfill` do not count",
-            "send a test event from Stripe's dashboard, and see that the endpoint's address is right",
+            "Stripe has never delivered an event (`webhooks backfill` does not count)",
+            "send a test event from Stripe's dashboard, and check the endpoint's address",
         ),
         Err(error) => Check::unanswered(name, error),
     }
 }
 
-/// What was refused within the last day.
+/// Deliveries refused within the last day.
 pub async fn refused(pool: &PgPool) -> Check {
     match read(pool).await {
         Ok((newest, rejected)) => verdict(newest.as_ref(), &rejected),
@@ -51,9 +51,9 @@ async fn read(pool: &PgPool) -> Result<Deliveries, sqlx::Error> {
     Ok((newest, rejected))
 }
 
-/// Refused deliveries after which none came are Stripe's, most likely.
+/// If no delivery was accepted after a refused one, that was most likely Stripe's.
 fn verdict(newest: Option<&LastDelivery>, rejected: &[Rejected]) -> Check {
-    let told: Vec<String> = rejected
+    let listed: Vec<String> = rejected
         .iter()
         .map(|one| {
             format!(
@@ -62,29 +62,29 @@ fn verdict(newest: Option<&LastDelivery>, rejected: &[Rejected]) -> Check {
             )
         })
         .collect();
-    let told = told.join(", ");
+    let listed = listed.join(", ");
     let by_fault: Vec<(&Rejected, &'static str)> = rejected
         .iter()
         .filter_map(|one| Some((one, fix(&one.reason)?)))
         .collect();
     let Some((worst, fix)) = by_fault.iter().max_by_key(|(one, _)| one.last_at) else {
-        return match told.is_empty() {
+        return match listed.is_empty() {
             true => Check::ok(REFUSED, "none within a day"),
             false => Check::ok(
                 REFUSED,
-                format!("{told}: not Stripe's, or sent again since"),
+                format!("{listed}: not Stripe's, or sent again since"),
             ),
         };
     };
     let since = |event: &LastDelivery| worst.last_at > event.received_at;
     if newest.is_none_or(since) {
-        Check::failed(REFUSED, format!("{told}; none was taken since"), *fix)
+        Check::failed(REFUSED, format!("{listed}; none was accepted since"), *fix)
     } else {
-        Check::warning(REFUSED, told, *fix)
+        Check::warning(REFUSED, listed, *fix)
     }
 }
 
-/// What to do, where a delivery of Stripe's may have been refused for `reason`.
+/// What to do if `reason` may have refused a delivery of Stripe's.
 fn fix(reason: &str) -> Option<&'static str> {
     match reason {
         "signature_invalid" => Some(
@@ -92,11 +92,11 @@ fn fix(reason: &str) -> Option<&'static str> {
              STRIPE_WEBHOOK_SECRET, restart, then run `webhooks backfill --since 3d`",
         ),
         "timestamp_out_of_tolerance" => Some(
-            "let NTP set this host's clock, or see what holds deliveries up; then run \
+            "synchronize this host's clock with NTP, or find out what delays deliveries; then run \
              `webhooks backfill --since 3d`",
         ),
         "payload_invalid" | "payload_too_large" => Some(
-            "see that no proxy changes bodies on their way, then run `webhooks backfill --since 3d`",
+            "check that no proxy changes request bodies, then run `webhooks backfill --since 3d`",
         ),
         _ => None,
     }
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_fail_until_a_delivery_is_taken_again() {
+    fn refusals_fail_until_a_delivery_is_accepted_again() {
         let rejected = |reason: &str, second| Rejected {
             reason: reason.to_owned(),
             deliveries: 3,

@@ -1,5 +1,4 @@
-//! What the database leaves open beside row-level security, and whether audit
-//! chains go on.
+//! What row-level security does not cover, and whether audit chains are whole.
 
 use sqlx::postgres::{PgConnection, PgPool};
 
@@ -11,10 +10,10 @@ use crate::db::{DatabaseError, WorkerTx};
 use crate::migrations::verify;
 use crate::projection;
 
-/// More than these are not named.
+/// Maximum number of items that a check names.
 const NAMED: i64 = 10;
 
-/// Whether others on the way can read what goes to the database.
+/// Whether others on the network can read the connection to the database.
 pub async fn wire(database: &Database) -> Check {
     let name = "connection";
     match guards::wire(&database.service).await {
@@ -31,52 +30,52 @@ fn judge(wire: Wire) -> Check {
     match wire {
         Wire::Local => Check::ok(name, "the database is on this host"),
         Wire::Encrypted { verified: true } => {
-            Check::ok(name, "encrypted, with a certificate that is checked")
+            Check::ok(name, "encrypted, and the certificate is verified")
         }
         Wire::Encrypted { verified: false } => Check::ok(
             name,
-            "encrypted, with a certificate that nobody checks: sslmode=verify-full does",
+            "encrypted, but the certificate is not verified; sslmode=verify-full would",
         ),
         Wire::Plain => Check::warning(
             name,
             "not encrypted, and the database is on another host",
-            "let the server take TLS, and add sslmode=verify-full (and sslrootcert) to DATABASE_URL and \
+            "enable TLS on the server, and add sslmode=verify-full (and sslrootcert) to DATABASE_URL and \
              MIGRATION_DATABASE_URL; without it the connection falls back to plain text",
         ),
     }
 }
 
-/// What no policy reaches. With the owner's login, or one that may become
-/// billing_worker.
+/// Large objects, which no policy covers. Needs the owner's login, or one that may
+/// become billing_worker.
 pub async fn large_objects(conn: &mut PgConnection) -> Check {
     let name = "large objects";
     match guards::may_make_large_objects(conn).await {
-        Ok(false) => Check::ok(name, "the service's login makes none"),
+        Ok(false) => Check::ok(name, "the service's login may not create any"),
         Ok(true) => Check::warning(
             name,
-            "the service's login may make large objects, which row-level security does not reach",
-            "as a superuser: psql -f supabase/migrations/20260109020000_no_large_objects.sql; where the host \
-             gives none, nothing here uses them",
+            "the service's login may create large objects, which row-level security does not cover",
+            "as a superuser, run psql -f supabase/migrations/20260109020000_no_large_objects.sql; if the \
+             host gives you none, this can be ignored: the service uses no large objects",
         ),
         Err(error) => Check::unanswered(name, error),
     }
 }
 
-/// Whether log_billing_action() is the newest.
+/// Whether log_billing_action() is the latest version.
 pub async fn appending(conn: &mut PgConnection) -> Check {
     let name = "audit function";
     match verify::appends_by_newest(conn).await {
-        Ok(true) => Check::ok(name, "entries follow their chain, whoever appends them"),
+        Ok(true) => Check::ok(name, "entries by any login continue their chain"),
         Ok(false) => Check::warning(
             name,
-            "log_billing_action() is that of the deployment guide's file: SQL of one's own may stop a chain",
+            "log_billing_action() is the deployment guide's version: entries by other SQL may block a chain",
             "psql -f supabase/migrations/20260109010000_audit_chains.sql",
         ),
         Err(error) => Check::unanswered(name, error),
     }
 }
 
-/// Chains whose head is not what their entries say.
+/// Chains whose head does not match their entries.
 pub async fn chains(pool: &PgPool) -> Check {
     let name = "audit chains";
     let found = async {
@@ -84,11 +83,11 @@ pub async fn chains(pool: &PgPool) -> Check {
         audit::stray_heads(tx.conn(), NAMED + 1).await
     };
     match found.await {
-        Ok(found) if found.is_empty() => Check::ok(name, "each goes on from its last entry"),
+        Ok(found) if found.is_empty() => Check::ok(name, "every head matches the last entry"),
         Ok(found) => Check::warning(
             name,
             format!(
-                "the head is not what the entries say: {}",
+                "the head does not match the entries: {}",
                 named(found.iter().map(ToString::to_string))
             ),
             "see `audit verify --organization ORG`, then run `audit repair --organization ORG`",
@@ -97,7 +96,7 @@ pub async fn chains(pool: &PgPool) -> Check {
     }
 }
 
-/// Customers that joined an organization which had another, by their metadata.
+/// Customers that joined, by their metadata, an organization that had another.
 pub async fn customers(pool: &PgPool) -> Check {
     let name = "second customers";
     let found = async {
@@ -109,9 +108,11 @@ pub async fn customers(pool: &PgPool) -> Check {
         Ok(found) => Check::warning(
             name,
             named(found.iter().map(|(organization, customer)| {
-                format!("{customer} joined {organization}, which has another, by its metadata")
+                format!(
+                    "{customer} joined {organization} by its metadata, which has another customer"
+                )
             })),
-            "correct their metadata in Stripe, or say that it is right: `organizations link-customer ORG \
+            "correct their metadata in Stripe, or confirm it: `organizations link-customer ORG \
              --stripe-customer CUS`",
         ),
         Err(error) => Check::unanswered(name, error),
@@ -133,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_text_to_another_host_is_told_of() {
+    fn plain_text_to_another_host_is_a_warning() {
         let plain = judge(Wire::Plain);
         assert_eq!(plain.verdict, Verdict::Warning);
         assert!(plain.fix.unwrap().contains("sslmode=verify-full"));

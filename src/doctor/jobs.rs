@@ -1,4 +1,4 @@
-//! The scheduled jobs, and what came of retries.
+//! The scheduled jobs, and the outcome of retries.
 
 use sqlx::postgres::PgPool;
 
@@ -7,12 +7,12 @@ use crate::maintenance::{self, LastRun, backup, grace_cleanup, usage_report, web
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
-/// What the guide asks of retries.
+/// The deployment guide's minimum success rate of retries.
 const LEAST_PERCENT: i64 = 95;
 
 struct Scheduled {
     job: &'static str,
-    /// Two of its intervals, and what a run may take.
+    /// Two intervals, and the duration of a run.
     late_secs: i64,
     command: &'static str,
 }
@@ -57,18 +57,21 @@ fn judge(scheduled: &Scheduled, runs: &[LastRun]) -> Check {
     let Some(run) = runs.iter().find(|run| run.job == name) else {
         return Check::warning(name, "has never run", schedule);
     };
-    let ago = format!("last done {} s ago", run.since_success_secs.unwrap_or(-1));
+    let ago = format!(
+        "last succeeded {} s ago",
+        run.since_success_secs.unwrap_or(-1)
+    );
     match run.since_success_secs {
         None => Check::failed(
             name,
             "has never succeeded",
-            format!("run `{command}` by hand, and see what it says"),
+            format!("run `{command}` manually, and read its errors"),
         ),
         Some(secs) if secs > scheduled.late_secs => Check::failed(name, ago, schedule),
         Some(_) if !run.last_succeeded => Check::warning(
             name,
-            format!("its last run failed; {ago}"),
-            format!("run `{command}` by hand, and see what it says"),
+            format!("the last run failed; {ago}"),
+            format!("run `{command}` manually, and read its errors"),
         ),
         Some(_) => Check::ok(name, ago),
     }
@@ -80,7 +83,7 @@ async fn retries(pool: &PgPool) -> Check {
         Ok(retried) if retried.ended() == 0 => Check::ok(name, "none within a day"),
         Ok(retried) => {
             let detail = format!(
-                "{} of {} within a day came to their end",
+                "{} of {} within a day succeeded",
                 retried.succeeded,
                 retried.ended()
             );

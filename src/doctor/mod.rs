@@ -1,5 +1,6 @@
-//! `doctor`: the checks before and after a deployment, each with a verdict and
-//! what to do about it.
+//! `doctor`: checks before and after a deployment, each with a verdict and a fix.
+//!
+//! Nothing here changes anything.
 
 mod configuration;
 mod database;
@@ -25,28 +26,28 @@ pub use stripe::check as check_stripe;
 pub use subscriptions::check as check_subscriptions;
 pub use usage::check as check_usage;
 
-/// How far clocks may be apart. Beyond it signatures begin to fail.
+/// Maximum difference between clocks; beyond it, signatures begin to fail.
 const SKEW_SECS: u64 = 60;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     Ok,
-    /// It works, and somebody should look.
+    /// It works, but an operator should look at it.
     Warning,
     Failed,
-    /// What it needs is not configured, or failed before.
+    /// A prerequisite is not configured or failed.
     Skipped,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Check {
     pub name: &'static str,
     pub verdict: Verdict,
     pub detail: String,
-    /// What to do, where something is to be done.
+    /// What to do, if anything.
     pub fix: Option<String>,
 }
 
@@ -67,13 +68,14 @@ impl Check {
         Self::new(name, Verdict::Skipped, detail, None)
     }
 
-    /// What the database did not answer, by why it did not.
+    /// A check that the database did not answer.
     fn unanswered(name: &'static str, error: sqlx::Error) -> Self {
         let (verdict, fix) = unanswered(&error);
         let error = db::opening_refusal(error);
         match verdict {
             Verdict::Skipped => {
-                let detail = format!("the service's login cannot ask: see `login` ({error})");
+                let detail =
+                    format!("not possible with the service's login: see `login` ({error})");
                 Self::skipped(name, detail)
             }
             verdict => Self::new(name, verdict, error.to_string(), Some(fix)),
@@ -95,9 +97,8 @@ impl Check {
     }
 }
 
-/// What a database error says of the thing that was asked about, and what to do.
-/// A login that is refused, or may not become what the service is, has a check
-/// of its own.
+/// The verdict and the fix for a database error. Logins that are refused, or may
+/// not become the service's roles, have a check of their own.
 fn unanswered(error: &sqlx::Error) -> (Verdict, String) {
     let refused_role =
         matches!(error, sqlx::Error::Configuration(cause) if cause.is::<OpeningRefused>());
@@ -106,23 +107,23 @@ fn unanswered(error: &sqlx::Error) -> (Verdict, String) {
         return (Verdict::Skipped, String::new());
     }
     let fix = match &*state {
-        // Undefined tables and columns, and privileges that are not there.
+        // Undefined tables and columns, and missing privileges.
         state if state.starts_with("42") => "run `migrate up`, then `migrate verify`".to_owned(),
         _ if db::is_outage(error) => connection_fix(error, "DATABASE_URL"),
         _ if db::is_conflict(error) || db::is_timeout(error) => {
-            "ask again: the database was busy; if it stays so, see its log".to_owned()
+            "try again: the database was busy; if this persists, see its log".to_owned()
         }
-        _ => "run `migrate verify`; if all is as it should be, see the database's log".to_owned(),
+        _ => "run `migrate verify`; if it finds nothing, see the database's log".to_owned(),
     };
     (Verdict::Failed, fix)
 }
 
-/// What to do about a connection that was not made, or was lost.
+/// What to do about a connection that failed or was lost.
 fn connection_fix(error: &sqlx::Error, variable: &str) -> String {
     match db::sql_state(error).as_deref() {
         Some(code) if code.starts_with("28") => format!(
             "the server refuses the login: check the role and the password in {variable}, and pg_hba.conf; \
-             a password that was changed takes effect with a restart of the service"
+             a changed password takes effect when the service restarts"
         ),
         Some("3D000") => format!("check the database's name in {variable}"),
         Some("53300") => {
@@ -131,15 +132,14 @@ fn connection_fix(error: &sqlx::Error, variable: &str) -> String {
         }
         Some("57P03") => "wait until the server has started".to_owned(),
         Some("25006") => {
-            "name the primary in DATABASE_URL, or find out why the database was made read-only"
-                .to_owned()
+            "name the primary in DATABASE_URL, or find out why the database is read-only".to_owned()
         }
         Some(code) if code.starts_with("53") => {
-            "make room: the server has too little disk or memory".to_owned()
+            "the server lacks disk space or memory; free some".to_owned()
         }
         None if matches!(error, sqlx::Error::PoolTimedOut) => format!(
-            "check {variable}, and that PostgreSQL runs; behind PgBouncer all connections of its pool may be \
-             taken: {}",
+            "check {variable}, and that PostgreSQL runs; behind PgBouncer, all connections of its pool may be \
+             in use: {}",
             db::RAISE
         ),
         _ => format!("check {variable}, and that PostgreSQL runs"),
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn why_the_database_did_not_answer_decides_the_verdict() {
+    fn the_database_error_decides_the_verdict() {
         let of = |error: sqlx::Error| Check::unanswered("backlog", error);
         let away = of(sqlx::Error::Io(io::ErrorKind::ConnectionRefused.into()));
         assert_eq!(away.verdict, Verdict::Failed);

@@ -1,4 +1,4 @@
-//! The running service, as its callers meet it.
+//! The running service, as its callers reach it.
 
 use reqwest::{Client, StatusCode, Url};
 
@@ -6,10 +6,10 @@ use super::Check;
 use crate::http_client;
 use crate::webhooks::endpoint::PATH;
 
-/// Where the service is asked.
+/// The service to check.
 pub struct Service {
     pub base: Url,
-    /// Somebody said that it is there.
+    /// Whether it must be running: its address was given.
     pub expected: bool,
 }
 
@@ -29,11 +29,12 @@ pub async fn check(service: &Service, client: &Client) -> Vec<Check> {
             )
         }
         Err(_) if !service.expected => {
-            let detail = format!("nothing answers at {base}; say where it is with --url");
+            let detail =
+                format!("nothing answers at {base}; give the service's address with --url");
             return vec![Check::skipped("service", detail)];
         }
         Err(error) => {
-            let fix = "check that `serve` runs there, and the way to it; a certificate of your own \
+            let fix = "check that `serve` runs there and the network path to it; a certificate of your own \
                        authority needs SSL_CERT_FILE";
             let detail = http_client::reason(error);
             return vec![Check::failed("service", format!("{base}: {detail}"), fix)];
@@ -42,7 +43,7 @@ pub async fn check(service: &Service, client: &Client) -> Vec<Check> {
     vec![ready, unsigned(base, client).await]
 }
 
-/// Why it is not ready, as far as it says.
+/// The reasons that the service gives for not being ready.
 async fn reasons_of(answer: reqwest::Response) -> String {
     let Ok(body) = answer.json::<serde_json::Value>().await else {
         return String::new();
@@ -59,8 +60,8 @@ async fn reasons_of(answer: reqwest::Response) -> String {
     format!(": {}", reasons.join("; "))
 }
 
-/// A delivery without a signature is 400: less, and somebody else answers for
-/// the path; more, and anybody could make events up.
+/// A delivery without a signature must be answered 400. Otherwise another program
+/// answers on this path, or signatures are not checked.
 async fn unsigned(base: &str, client: &Client) -> Check {
     let name = "signatures";
     let answer = client.post(format!("{base}{PATH}")).body("{}").send().await;
@@ -71,12 +72,12 @@ async fn unsigned(base: &str, client: &Client) -> Check {
         Ok(answer) => Check::failed(
             name,
             format!("{PATH} without a signature answers {}", answer.status()),
-            "a proxy must hand the path on as it is, and nothing else may answer for it",
+            "the proxy must forward the path unchanged, and nothing else may answer on it",
         ),
         Err(error) => Check::failed(
             name,
             http_client::reason(error),
-            "check that `serve` runs there, and the way to it",
+            "check that `serve` runs there and the network path to it",
         ),
     }
 }

@@ -17,7 +17,7 @@ pub async fn check(
     pool: &PgPool,
 ) -> Vec<Check> {
     let Some(client) = client else {
-        let detail = "STRIPE_SECRET_KEY is not set: what needs Stripe answers 503";
+        let detail = "STRIPE_SECRET_KEY is not set: routes that need Stripe answer 503";
         return vec![
             Check::skipped("stripe key", detail),
             deliveries::refused(pool).await,
@@ -53,7 +53,7 @@ fn key(stripe: &StripeConfig, account: &Result<Answer, StripeError>) -> Check {
         }
         Err(error) if error.kind == ErrorKind::Permission => Check::ok(
             name,
-            format!("a restricted key, {mode}, that may not read its account"),
+            format!("a restricted key, {mode}, which may not read the account"),
         ),
         Err(error) if error.kind == ErrorKind::Authentication => Check::failed(
             name,
@@ -63,7 +63,7 @@ fn key(stripe: &StripeConfig, account: &Result<Answer, StripeError>) -> Check {
         Err(error) => Check::failed(
             name,
             error.to_string(),
-            "check the network to Stripe, and https://status.stripe.com",
+            "check the network path to Stripe, and https://status.stripe.com",
         ),
     }
 }
@@ -71,22 +71,19 @@ fn key(stripe: &StripeConfig, account: &Result<Answer, StripeError>) -> Check {
 fn clock(answer: &Answer, now: Timestamp) -> Check {
     let name = "clock";
     let Some(date) = answer.date else {
-        return Check::skipped(name, "Stripe did not tell its time");
+        return Check::skipped(name, "Stripe's answer has no date");
     };
     let skew = now.as_second().abs_diff(date.as_second());
     let detail = format!("{skew} s from Stripe's");
     if skew <= SKEW_SECS {
         Check::ok(name, detail)
     } else {
-        Check::failed(name, detail, "let NTP set this host's clock")
+        Check::failed(name, detail, "synchronize this host's clock with NTP")
     }
 }
 
 fn version() -> Check {
-    Check::ok(
-        "stripe version",
-        format!("calls are made with {API_VERSION}"),
-    )
+    Check::ok("stripe version", format!("calls use {API_VERSION}"))
 }
 
 const ENDPOINT: &str = "webhook endpoint";
@@ -98,13 +95,13 @@ fn endpoint(endpoints: Result<Vec<WebhookEndpoint>, StripeError>) -> Vec<Check> 
     }
 }
 
-/// The endpoint that sends to this service.
+/// The endpoint in Stripe that sends to this service.
 fn sending(endpoints: Result<Vec<WebhookEndpoint>, StripeError>) -> Result<WebhookEndpoint, Check> {
     let name = ENDPOINT;
     let endpoints = match endpoints {
         Ok(endpoints) => endpoints,
         Err(error) => {
-            let fix = "give the key the permission to read webhook endpoints";
+            let fix = "give the key permission to read webhook endpoints";
             return Err(Check::warning(name, error.to_string(), fix));
         }
     };
@@ -120,7 +117,7 @@ fn sending(endpoints: Result<Vec<WebhookEndpoint>, StripeError>) -> Result<Webho
         let fix = format!(
             "add an endpoint https://…{PATH} in Stripe, with the events that docs/webhooks.md lists"
         );
-        let detail = format!("none of Stripe's ends in {PATH}");
+        let detail = format!("no endpoint in Stripe ends in {PATH}");
         return Err(Check::failed(name, detail, fix));
     };
     if endpoint.status != "enabled" {
@@ -131,7 +128,7 @@ fn sending(endpoints: Result<Vec<WebhookEndpoint>, StripeError>) -> Result<Webho
     Ok((*endpoint).clone())
 }
 
-/// Those of `wanted` that Stripe does not send to `endpoint`.
+/// The types of `wanted` that Stripe does not send to `endpoint`.
 fn unsent(
     endpoint: &WebhookEndpoint,
     wanted: impl Iterator<Item = &'static str>,
@@ -152,8 +149,8 @@ fn sends_main(endpoint: &WebhookEndpoint) -> Check {
     Check::failed(ENDPOINT, format!("not sent: {}", missing.join(", ")), fix)
 }
 
-/// What is missing of these leaves gaps, not errors: an endpoint that was set
-/// up for an earlier version of this program does not have them.
+/// Missing ones leave gaps, not errors: an endpoint that was set up for an earlier
+/// version of this program lacks them.
 fn sends_further(endpoint: &WebhookEndpoint) -> Check {
     let name = "webhook endpoint, further events";
     let wanted = FURTHER_TYPES.into_iter().chain([LINKING_TYPE]);
@@ -164,8 +161,8 @@ fn sends_further(endpoint: &WebhookEndpoint) -> Check {
             "refunds, disputes, deleted customers and the like are sent",
         );
     }
-    let fix = "select them at the endpoint in Stripe, then run `webhooks backfill`: without them \
-               refunds, disputes, deleted customers, renewed cards and pending changes are not seen";
+    let fix = "select them at the endpoint in Stripe, then run `webhooks backfill`; without them, refunds, \
+               disputes, deleted customers, renewed cards and pending changes go unnoticed";
     Check::warning(name, format!("not sent: {}", missing.join(", ")), fix)
 }
 

@@ -1,4 +1,4 @@
-//! What the subscriptions that are mirrored say by themselves.
+//! Problems that mirrored subscriptions show by themselves.
 
 use sqlx::postgres::PgPool;
 
@@ -7,7 +7,7 @@ use crate::catalogue::Catalogue;
 use crate::db::WorkerTx;
 use crate::subscriptions::{self, Findings};
 
-/// More than these are counted, and not named.
+/// Maximum number of items that a check names.
 const NAMED: usize = 10;
 
 pub async fn check(pool: &PgPool, catalogue: &Catalogue) -> Vec<Check> {
@@ -36,7 +36,7 @@ fn judge(findings: &Findings) -> Vec<Check> {
         found(
             "double subscriptions",
             &findings.doubles,
-            "end the one that is too many in Stripe, and refund it if need be",
+            "cancel the surplus subscription in Stripe, and refund it if necessary",
         ),
         found(
             "unknown prices",
@@ -51,12 +51,12 @@ fn judge(findings: &Findings) -> Vec<Check> {
         found(
             "deleted customers",
             &findings.deleted_customers,
-            "run `subscriptions reconcile --apply`; the next subscription makes another customer, or `organizations link-customer` names one",
+            "run `subscriptions reconcile --apply`; the next subscription creates another customer, or link one with `organizations link-customer`",
         ),
         found(
             "abandoned requests",
             &findings.abandoned_requests,
-            "mend what they name, then run `subscriptions reconcile --apply`",
+            "fix what they name, then run `subscriptions reconcile --apply`",
         ),
     ]
 }

@@ -1,4 +1,4 @@
-//! Whether what is used is billed.
+//! Whether usage is billed.
 
 use jiff::{SignedDuration, Timestamp};
 use sqlx::postgres::PgPool;
@@ -23,11 +23,11 @@ async fn unbilled(pool: &PgPool, catalogue: &Catalogue, now: Timestamp) -> Check
     let name = "unbilled-usage";
     match reports::unbilled(pool, catalogue, now).await {
         Ok(found) => match found.first() {
-            None => Check::ok(name, "all usage over a quota is billed as it was used"),
+            None => Check::ok(name, "all usage over a quota is billed"),
             Some(first) => Check::warning(
                 name,
                 format!(
-                    "{} totals over a quota are not billed as they were used: {} {} of organization {} ({}), say",
+                    "{} totals over a quota are not billed correctly, such as {} {} of organization {} ({})",
                     found.len(),
                     first.units.0.normalize(),
                     first.metric,
@@ -47,7 +47,7 @@ async fn reports(pool: &PgPool, now: Timestamp) -> Check {
         Ok(Stuck { count: 0, .. }) => Check::ok(name, "Stripe has every report"),
         Ok(stuck) => {
             let error = stuck.error.as_deref().unwrap_or("no answer");
-            let detail = format!("Stripe has not taken {} reports: {error}", stuck.count);
+            let detail = format!("Stripe has not accepted {} reports: {error}", stuck.count);
             let fix = "run `usage report`; docs/runbook.md, UsageReportsFail, says what to do";
             if stuck.since.is_some_and(|since| since < now - PATIENCE) {
                 Check::failed(name, detail, fix)

@@ -1,5 +1,5 @@
-//! `webhooks backfill`: Stripe's own record of events into the inbox, by the
-//! same way as deliveries go, so that what was delivered already does nothing.
+//! `webhooks backfill`: stores events from Stripe's own list in the same way as
+//! deliveries, so that those already delivered are duplicates.
 
 use axum::body::Bytes;
 use futures_util::future::join_all;
@@ -11,21 +11,21 @@ use crate::stripe::client::{Client, Params, StripeError, StripeEvent};
 use crate::stripe::event::Envelope;
 use crate::webhooks::event_log::{self, Intake, IntakeError, Receipt, Source};
 
-/// For how long Stripe keeps events.
+/// How long Stripe keeps events.
 pub const KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// What a run did.
+/// The result of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Backfilled {
     /// Events that Stripe listed.
     pub read: u64,
     pub stored: u64,
-    /// Those that were there already.
+    /// Events that were already stored.
     pub duplicates: u64,
-    /// Those that are no events by their envelope; they are logged.
+    /// Events with a malformed envelope; they are logged.
     pub unreadable: u64,
-    /// The last page's last event: a run that ended early goes on after it.
+    /// The last event of the last page, after which an interrupted run can resume.
     pub last_event_id: Option<String>,
     /// When that was created.
     pub reached: Option<Timestamp>,
@@ -40,8 +40,8 @@ pub enum BackfillError {
 }
 
 /// Reads events that Stripe created at or after `since`, newest first, and
-/// stores each page before it asks for the next. `progress` hears of each page,
-/// and has heard of all that was stored when an error ends the run.
+/// stores each page before it asks for the next. Calls `progress` after each page, so
+/// that it knows all that was stored when an error ends the run.
 pub async fn run(
     client: &Client,
     database: PgConnectOptions,
@@ -57,7 +57,7 @@ pub async fn run(
     };
     let result = read_pages(client, &intake, since, &mut done, &mut progress).await;
     drop(intake);
-    // It has written what it was given.
+    // It ends once everything is written.
     let _ = writer.await;
     result.map(|()| done)
 }
@@ -103,7 +103,7 @@ async fn store(
         Ok(envelope) => intake.store(envelope, body).await.map(Some),
         Err(error) => {
             let event_id = event["id"].as_str();
-            tracing::warn!(event_id, %error, "Stripe lists an event that cannot be read");
+            tracing::warn!(event_id, %error, "Stripe lists a malformed event");
             Ok(None)
         }
     }

@@ -1,5 +1,5 @@
-//! `backup`: that one was made is remembered, so that `doctor` and an alert can
-//! tell when the last one is too old.
+//! Records backups, so that `doctor` and an alert can tell when the last one is too
+//! old.
 
 use jiff::Timestamp;
 use sqlx::postgres::PgPool;
@@ -8,7 +8,7 @@ use super::{Counters, PushGateway, runs};
 
 pub const JOB: &str = "backup";
 
-/// Remembers that a backup was made, or failed.
+/// Records a backup that succeeded or failed.
 pub async fn done(
     pool: &PgPool,
     gateway: Option<&PushGateway>,

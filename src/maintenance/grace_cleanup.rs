@@ -1,5 +1,5 @@
-//! `grace-periods cleanup`: the daily job. It ends what is over, and removes
-//! what ended long ago.
+//! `grace-periods cleanup`: the daily job. It ends grace periods that are over, and
+//! removes those that ended long ago.
 
 use sqlx::postgres::PgPool;
 
@@ -9,16 +9,17 @@ use crate::metering::grace;
 
 pub const JOB: &str = "grace-period-cleanup";
 
-/// What a run did.
+/// The result of a run.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub struct Cleaned {
-    /// Ended because their time, or their billing period, was over.
+    /// Grace periods ended because their time, or their billing period, was over.
     pub ended: usize,
-    /// Removed.
+    /// Grace periods removed.
     pub cleaned: u64,
 }
 
-/// Ends what is over, and removes what ended more than `days` days ago.
+/// Ends grace periods that are over, and removes those that ended more than `days`
+/// days ago.
 pub async fn run(run: &Run<'_>, days: u16) -> Result<Cleaned, sqlx::Error> {
     let cleaned = run.counted(clean(run.pool, days), |_| true).await?;
     tracing::info!(

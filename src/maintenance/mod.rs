@@ -1,4 +1,7 @@
-//! Scheduled jobs: processes that run for a while and end.
+//! Jobs that run beside the service, and the record of their runs.
+//!
+//! What a job does belongs to the feature; here is when, how often, and what it
+//! counted.
 
 pub mod backfill;
 pub mod backup;
@@ -21,7 +24,7 @@ pub use runs::{LastRun, Retried, last_runs, retried_today, since_success_secs};
 use crate::telemetry::metrics;
 use runs::Counters;
 
-/// What a deployment schedules, by the names of the runs.
+/// The jobs that a deployment schedules.
 pub const SCHEDULED: [&str; 4] = [
     webhook_retry::JOB,
     grace_cleanup::JOB,
@@ -44,8 +47,8 @@ pub async fn measure(pool: &PgPool) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// One run of a job, whose counters outlive it: in the database, and at the
-/// gateway if there is one.
+/// One run of a job. Its counters outlive the process: in the database, and at the
+/// Pushgateway if there is one.
 pub struct Run<'a> {
     pub job: &'static str,
     pub pool: &'a PgPool,
@@ -54,15 +57,16 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Does `work`, enters the run, and pushes what all runs counted. A run
-    /// whose result is not `whole` has failed, although it came to its end.
+    /// Does `work`, records the run, and pushes the totals of all runs. A run whose
+    /// result is not `whole` counts as failed.
     pub async fn counted<T, E: From<sqlx::Error>>(
         &self,
         work: impl Future<Output = Result<T, E>>,
         whole: impl FnOnce(&T) -> bool,
     ) -> Result<T, E> {
         let started_at = Timestamp::now();
-        // A series must be there before it grows, or its first growth is not seen.
+        // A series must exist before it grows, or Prometheus misses the first
+        // increase.
         let zeros = metrics::counters(&self.metrics.render());
         let before = self.totals().await?;
         self.push(&sum(&before, &zeros), None).await;
@@ -71,14 +75,14 @@ impl Run<'_> {
         let counted = metrics::counters(&self.metrics.render());
         let succeeded = worked.as_ref().is_ok_and(whole);
         runs::record(self.pool, self.job, started_at, succeeded, &counted).await?;
-        // Asked again: what another run counted meanwhile must not be taken back.
+        // Read again, so as not to take back what another run counted meanwhile.
         let after = self.totals().await?;
         self.push(&after, succeeded.then(Timestamp::now)).await;
         worked
     }
 
-    /// What all runs counted, without what is no counter: older programs took
-    /// the gauges that end in `_total` for some.
+    /// The totals of all runs, without gauges: older versions of the program took
+    /// gauges that end in `_total` for counters.
     async fn totals(&self) -> Result<Counters, sqlx::Error> {
         let rendered = self.metrics.render();
         let gauges = metrics::gauges(&rendered);
@@ -87,7 +91,7 @@ impl Run<'_> {
         Ok(totals)
     }
 
-    /// A gateway that is away costs its metrics, not the job.
+    /// An unreachable gateway does not fail the job.
     async fn push(&self, totals: &Counters, succeeded_at: Option<Timestamp>) {
         let Some(gateway) = self.gateway else { return };
         if let Err(error) = gateway.push(self.job, totals, succeeded_at).await {

@@ -6,7 +6,7 @@ use super::runs::Counters;
 use crate::http_client::http_client;
 
 #[derive(Debug, thiserror::Error)]
-#[error("PUSHGATEWAY_URL: is no http:// or https:// URL")]
+#[error("PUSHGATEWAY_URL: is not an http:// or https:// URL")]
 pub struct PushUrlError;
 
 /// Why metrics were not pushed.
@@ -14,19 +14,19 @@ pub struct PushUrlError;
 pub enum PushError {
     #[error(transparent)]
     Http(#[from] reqwest::Error),
-    /// A redirect is no success: what is at the other address took nothing.
-    #[error("the Pushgateway answers {0}; PUSHGATEWAY_URL must name it itself")]
+    /// Also for redirects, which are not followed.
+    #[error("the Pushgateway answers {0}; PUSHGATEWAY_URL must name it directly")]
     Refused(reqwest::StatusCode),
 }
 
-/// Where metrics are pushed.
+/// A Prometheus Pushgateway.
 #[derive(Debug, Clone)]
 pub struct PushGateway {
     base: reqwest::Url,
 }
 
 impl PushGateway {
-    /// The gateway at a setting's URL; empty is none.
+    /// The gateway at a setting's URL; `None` if the setting is empty.
     pub fn given(url: Option<&str>) -> Result<Option<Self>, PushUrlError> {
         let url = url.map(str::trim).filter(|url| !url.is_empty());
         url.map(Self::parse).transpose()
@@ -36,11 +36,11 @@ impl PushGateway {
         let base = reqwest::Url::parse(url.trim())
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https"));
-        // The error does not repeat it: it may hold a password.
+        // The error does not repeat the URL: it may contain a password.
         base.map(|base| Self { base }).ok_or(PushUrlError)
     }
 
-    /// Replaces what the gateway has of `job`.
+    /// Replaces the metrics of `job` at the gateway.
     pub async fn push(
         &self,
         job: &str,
@@ -51,7 +51,7 @@ impl PushGateway {
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(["metrics", "job", job]);
         }
-        // POST replaces by name: a run that failed leaves the last success.
+        // POST replaces by name: a failed run leaves the time of the last success.
         let answer = http_client()?
             .post(url)
             .body(render(totals, succeeded_at))
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn only_http_is_pushed_to() {
+    fn the_url_must_be_http() {
         assert!(PushGateway::parse("http://localhost:9091/").is_ok());
         assert!(PushGateway::parse("localhost:9091").is_err());
         assert!(PushGateway::parse("").is_err());

@@ -1,5 +1,5 @@
-//! What the jobs did: a process that ends takes its counters with it, so they
-//! are added up in the database.
+//! The runs of jobs. A process that ends takes its counters with it, so the database
+//! adds them up.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::db::{OpeningRefused, WorkerTx};
 
 pub type Counters = BTreeMap<String, u64>;
 
-/// Enters a run.
+/// Records a run.
 pub async fn record(
     pool: &PgPool,
     job: &str,
@@ -25,8 +25,8 @@ pub async fn record(
             enter(tx.conn(), job, started_at, succeeded, counters).await?;
             tx.commit().await
         }
-        // An owner that is no superuser may not become billing_worker, and need not:
-        // policies of its own let it.
+        // An owner that is no superuser may not become billing_worker, but has policies
+        // of its own.
         Err(sqlx::Error::Configuration(cause)) if cause.is::<OpeningRefused>() => {
             let mut connection = pool.acquire().await?;
             enter(&mut connection, job, started_at, succeeded, counters).await
@@ -56,7 +56,7 @@ async fn enter(
     Ok(())
 }
 
-/// What all runs of `job` counted together.
+/// The total counters of all runs of `job`.
 pub async fn totals(pool: &PgPool, job: &str) -> Result<Counters, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     let rows = sqlx::query!(
@@ -79,13 +79,13 @@ pub async fn totals(pool: &PgPool, job: &str) -> Result<Counters, sqlx::Error> {
 pub struct LastRun {
     pub job: String,
     pub last_succeeded: bool,
-    /// Seconds since a run last succeeded; None: none did.
+    /// Seconds since a run last succeeded; `None` if none did.
     pub since_success_secs: Option<i64>,
     /// When that was, in seconds since 1970.
     pub success_secs: Option<i64>,
 }
 
-/// The newest run of each of `jobs` that ever ran.
+/// The newest run of each job in `jobs` that has ever run.
 pub async fn last_runs(pool: &PgPool, jobs: &[&str]) -> Result<Vec<LastRun>, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     sqlx::query_as!(
@@ -107,9 +107,9 @@ pub async fn last_runs(pool: &PgPool, jobs: &[&str]) -> Result<Vec<LastRun>, sql
     .await
 }
 
-/// Seconds since a run of `job` last succeeded; None: none did, or nothing is
-/// remembered of any. The connection may be the owner's. Not checked at compile
-/// time: the table may not be there.
+/// Seconds since a run of `job` last succeeded; `None` if none is recorded. The
+/// connection may be the owner's. Not checked at compile time: the table may not
+/// exist.
 pub async fn since_success_secs(
     conn: &mut PgConnection,
     job: &str,
@@ -130,7 +130,7 @@ pub async fn since_success_secs(
     .await
 }
 
-/// What came of the events that had to be tried again.
+/// The outcome of events that were retried.
 #[derive(Debug, Clone, Copy)]
 pub struct Retried {
     pub succeeded: i64,
@@ -143,7 +143,7 @@ impl Retried {
     }
 }
 
-/// The retried events that came to their end within a day.
+/// The retried events that were processed or dead-lettered within a day.
 pub async fn retried_today(pool: &PgPool) -> Result<Retried, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     sqlx::query_as!(

@@ -1,4 +1,4 @@
-//! `usage report`: the job of every ten minutes.
+//! `usage report`: the ten-minute job.
 
 use jiff::Timestamp;
 
@@ -9,7 +9,7 @@ use crate::stripe::client::Client;
 
 pub const JOB: &str = "usage-report";
 
-/// Tells Stripe's meters of what was used. `progress` hears of each meter event.
+/// Reports usage to Stripe's meters. Calls `progress` after each meter event.
 pub async fn run(
     run: &Run<'_>,
     client: &Client,

@@ -1,5 +1,5 @@
-//! `webhooks retry`: the five-minute job. It processes what is due, beside
-//! whatever `serve` does: leases keep them from the same event.
+//! `webhooks retry`: the five-minute job. It processes due events beside `serve`;
+//! leases keep both from processing the same event.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,10 @@ use crate::webhooks::{self, leases};
 
 pub const JOB: &str = "webhook-retry";
 
-/// A run ends before the next one is due, and leaves the rest to it.
+/// A run ends before the next one starts, and leaves the rest to it.
 const TIME_LIMIT: Duration = Duration::from_secs(240);
 
-/// Processes due events until none is left, or time is up.
+/// Processes due events until none is left or the time limit is reached.
 pub async fn run(
     processor: &Processor,
     metrics: &PrometheusHandle,
@@ -36,7 +36,7 @@ pub async fn run(
         worked.inspect_err(|error| tracing::error!(%error, "Webhook retry job failed"))
     };
     let tally = run
-        // What fails now is tried again, and counted by itself.
+        // Failed events are retried and counted separately.
         .counted(worked, |_| true)
         .await?;
     tracing::info!(
@@ -48,7 +48,7 @@ pub async fn run(
     Ok(tally)
 }
 
-/// `all`: what waits for its next attempt is due now.
+/// With `all`, events that wait for their next attempt are due now.
 async fn work(processor: &Processor, all: bool) -> Result<Tally, sqlx::Error> {
     processor.bring_back().await?;
     let mut tx = WorkerTx::begin(&processor.pool).await?;
@@ -61,7 +61,7 @@ async fn work(processor: &Processor, all: bool) -> Result<Tally, sqlx::Error> {
     tx.commit().await?;
     tracing::info!("Processing {due} webhook retries");
 
-    // Two at once: while the database works for one, the other reads events.
+    // Two in parallel: while the database works for one, the other decodes events.
     let deadline = Instant::now() + TIME_LIMIT;
     let (mut tally, other) = tokio::try_join!(
         drain(processor, now, deadline),
@@ -71,14 +71,14 @@ async fn work(processor: &Processor, all: bool) -> Result<Tally, sqlx::Error> {
     if tally.set_aside > 0 {
         tracing::warn!(
             events = tally.set_aside,
-            "another transaction holds the organizations of these events; the next run tries them"
+            "another transaction holds the organizations of these events; the next run will process them"
         );
     }
     Ok(tally)
 }
 
-/// Processes what was due at `due_by`: what fails now is the next run's, or
-/// serve's; once is enough for a run.
+/// Processes events that were due at `due_by`. Events that fail now are left to the next
+/// run or to `serve`.
 async fn drain(
     processor: &Processor,
     due_by: Timestamp,

@@ -1,13 +1,13 @@
-//! Which columns each table has, and which migration makes them: what
-//! `migrate verify` holds a database to.
+//! The columns of each table and the migrations that add them, against which
+//! `migrate verify` checks a database.
 
 use std::collections::HashMap;
 
 use sqlx::postgres::PgConnection;
 
-/// Each migration that makes columns; their tables; and their names, between
-/// spaces. The first migration that names a table makes it, the later ones
-/// add to it. A test compares this with what the files do.
+/// For each migration, the tables and columns that it adds. The first migration that
+/// names a table creates it; later ones add columns. A test compares this with the
+/// files.
 pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
     (
         "20260101090000_billing_roles",
@@ -341,18 +341,18 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
     ),
 ];
 
-/// Columns that a later migration put elsewhere. They stay for programs of
-/// before; a table does without them, and no file need be run again for them.
+/// Columns that a later migration moved elsewhere. They stay for older programs; a
+/// table may lack them.
 const SUPERSEDED: &[(&str, &str)] = &[("webhook_dead_letter_queue", "source")];
 
 /// The columns of every table in `public`.
 pub type Present = HashMap<String, Vec<String>>;
 
-/// What is there, whoever looks: the information schema would leave out what
-/// the login has no privileges on.
+/// Reads the columns from the catalog: the information schema omits those that the
+/// login has no privileges on.
 pub async fn present(conn: &mut PgConnection) -> Result<Present, sqlx::Error> {
-    // Not checked at compile time, as little as the rest of `verify`: it is
-    // about databases of any shape.
+    // Not checked at compile time, like the rest of `verify`: the database may have
+    // any shape.
     let tables: Vec<(String, Vec<String>)> = sqlx::query_as(
         "SELECT relname::text,
                 ARRAY(SELECT attname::text FROM pg_attribute
@@ -365,7 +365,7 @@ pub async fn present(conn: &mut PgConnection) -> Result<Present, sqlx::Error> {
     Ok(tables.into_iter().collect())
 }
 
-/// Every table that the migrations make, in their order.
+/// All tables that the migrations create, in order.
 pub fn tables() -> Vec<&'static str> {
     let mut tables = Vec::new();
     for (_, made) in COLUMNS {
@@ -378,7 +378,7 @@ pub fn tables() -> Vec<&'static str> {
     tables
 }
 
-/// What `table` lacks, and what to do.
+/// What `table` lacks, and how to fix it.
 pub fn problem(table: &str, present: &Present) -> Option<String> {
     let is_needed = |column: &&str| !SUPERSEDED.contains(&(table, *column));
     let makers = || {
@@ -396,7 +396,7 @@ pub fn problem(table: &str, present: &Present) -> Option<String> {
     };
     let lacks: Vec<String> = makers()
         .enumerate()
-        .filter_map(|(place, (file, wanted))| {
+        .filter_map(|(index, (file, wanted))| {
             let missing: Vec<&str> = wanted
                 .split(' ')
                 .filter(is_needed)
@@ -406,8 +406,8 @@ pub fn problem(table: &str, present: &Present) -> Option<String> {
                 return None;
             }
             let missing = missing.join(", ");
-            Some(if place == 0 {
-                // The file leaves a table alone that is there.
+            Some(if index == 0 {
+                // The file does not change an existing table.
                 format!("lacks {missing}: ALTER TABLE {table} ADD COLUMN, as CREATE TABLE in {file} has it")
             } else {
                 format!("lacks {missing}: run {file} again")

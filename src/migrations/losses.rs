@@ -1,5 +1,5 @@
-//! What undoing migrations would lose: the rows of the tables that the files
-//! drop, and the values of the columns.
+//! What a rollback would lose: the rows of dropped tables, and the values of dropped
+//! columns.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,13 +10,13 @@ use sqlx::{AssertSqlSafe, Row as _};
 use super::runner::to_undo;
 use super::{Migration, MigrationError};
 
-/// A table, or a column of one, that is not empty and would be dropped.
+/// A table or column that would be dropped and is not empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loss {
     pub table: String,
-    /// None: the whole table.
+    /// `None` for the whole table.
     pub column: Option<String>,
-    /// The rows, or those in which the column is not as it began.
+    /// The number of rows, or of those whose value differs from the default.
     pub rows: i64,
 }
 
@@ -41,7 +41,7 @@ pub async fn losses(
     }
     let mut losses = Vec::new();
     for table in &dropped.tables {
-        // The ledger is of the migrations themselves.
+        // The ledger only records the migrations themselves.
         let counted = table != "billing_schema_migrations" && exists(conn, table).await?;
         if counted {
             let rows = count(conn, &format!("SELECT count(*) FROM public.{table}")).await?;
@@ -79,8 +79,7 @@ async fn exists(conn: &mut PgConnection, table: &str) -> Result<bool, sqlx::Erro
         .await
 }
 
-/// What a column holds where nobody wrote it, as SQL; None: there is no such
-/// column.
+/// A column's default as SQL; `None` if the column does not exist.
 async fn default_of(
     conn: &mut PgConnection,
     table: &str,
@@ -107,7 +106,7 @@ async fn count(conn: &mut PgConnection, sql: &str) -> Result<i64, sqlx::Error> {
         .await
 }
 
-/// The tables, and columns as `table.column`, that undoing `migration` drops.
+/// The tables, and columns as `table.column`, that the rollback of `migration` drops.
 pub fn dropped(migration: &Migration) -> BTreeSet<String> {
     let mut dropped = Dropped::default();
     dropped.read(migration.down);
@@ -116,8 +115,8 @@ pub fn dropped(migration: &Migration) -> BTreeSet<String> {
     dropped.tables.into_iter().chain(columns).collect()
 }
 
-/// What the files of rollbacks drop. They are plain statements, which a test
-/// compares with what they do.
+/// What rollback files drop, read from their statements. A test compares this with
+/// what they do.
 #[derive(Debug, Default)]
 struct Dropped {
     tables: BTreeSet<String>,

@@ -1,5 +1,6 @@
-//! The schema: which migrations there are, which are applied, applying and
-//! undoing them, and verifying what they made.
+//! The schema: applying and undoing migrations, their state, and verifying the result.
+//!
+//! No data of a feature is read or changed here.
 
 pub mod columns;
 mod losses;
@@ -9,7 +10,7 @@ pub mod verify;
 pub use losses::{Loss, dropped, losses};
 pub use runner::{MigrationError, rollback, status, up, up_within};
 
-/// A file of `supabase/migrations`, and its inverse in `supabase/rollbacks`.
+/// A file in `supabase/migrations`, and its inverse in `supabase/rollbacks`.
 #[derive(Debug, Clone, Copy)]
 pub struct Migration {
     pub version: &'static str,
@@ -61,7 +62,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260112010000", "usage_lateness"),
 ];
 
-/// A migration, as the database has it.
+/// A migration and its state in the database.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MigrationStatus {
@@ -78,6 +79,6 @@ pub enum State {
     Pending,
     /// Applied from a file that differs from this program's.
     Changed,
-    /// Applied by a later program.
+    /// Applied by a later version of the program.
     Unknown,
 }

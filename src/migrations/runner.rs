@@ -1,9 +1,9 @@
 //! Applying and undoing migrations.
 //!
-//! Each file is one transaction with its entry in the ledger, by its own BEGIN
-//! and COMMIT, so a run that was killed goes on where it stopped. An advisory
-//! lock keeps two runs apart; a lock timeout in each file keeps a run that
-//! waits for a table from holding up everyone who comes after it.
+//! Each file is one transaction that includes its entry in the ledger, by its own
+//! BEGIN and COMMIT, so that a killed run can resume. An advisory lock excludes
+//! concurrent runs. A lock timeout in each file keeps a run that waits for a table
+//! from blocking everyone behind it.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Executor, Row};
 
 use super::{MIGRATIONS, Migration, MigrationStatus, State};
 
-/// Any number that no other program uses.
+/// A number that no other program uses.
 const ADVISORY_LOCK: i64 = 7_226_831_505_411;
 const LOCK_ATTEMPTS: u32 = 3;
 /// How long one run waits for another.
@@ -23,27 +23,27 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
     #[error(
-        "another migration is running{}; wait for it, or end it, and run this again",
+        "another migration is running{}; wait for it or end it, then run this again",
         .0.as_ref().map(|holder| format!(": {holder} holds its lock")).unwrap_or_default()
     )]
     Busy(Option<String>),
     #[error(
-        "migration {version} gave up waiting for a lock, so that nobody waits for it; nothing of it is done: \
-         run this again when the database is less busy"
+        "migration {version} gave up waiting for a lock, to block nobody, and was rolled back; run this \
+         again when the database is less busy"
     )]
     Locked { version: &'static str },
-    #[error("migration {version} failed, and nothing of it is done: {error}")]
+    #[error("migration {version} failed and was rolled back: {error}")]
     Failed {
         version: &'static str,
         error: sqlx::Error,
     },
-    #[error("there is no migration {0}; `migrate status` lists them")]
+    #[error("no migration {0}; `migrate status` lists them")]
     UnknownVersion(String),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// What the database has of each migration.
+/// The state of each migration in the database.
 pub async fn status(conn: &mut PgConnection) -> Result<Vec<MigrationStatus>, sqlx::Error> {
     let ledger = ledger(conn).await?;
     let mut statuses: Vec<MigrationStatus> = MIGRATIONS
@@ -90,8 +90,8 @@ pub async fn status(conn: &mut PgConnection) -> Result<Vec<MigrationStatus>, sql
     Ok(statuses)
 }
 
-/// Applies what is pending, calling `progress` for each, and returns how many
-/// that were.
+/// Applies pending migrations, calling `progress` before each, and returns their
+/// number.
 pub async fn up(
     conn: &mut PgConnection,
     progress: impl FnMut(&Migration),
@@ -99,7 +99,7 @@ pub async fn up(
     up_within(conn, PATIENCE, progress).await
 }
 
-/// The same for one who waits no longer than `patience` for another run.
+/// The same, waiting no longer than `patience` for another run.
 pub async fn up_within(
     conn: &mut PgConnection,
     patience: Duration,
@@ -122,8 +122,8 @@ async fn apply_pending(
             .find(|entry| entry.version == migration.version);
         match entry {
             Some(entry) if entry.checksum.is_some() => continue,
-            // Applied by psql or supabase, which know no checksum, or by a run
-            // that was killed before it recorded one.
+            // Applied by psql or supabase, which record no checksum, or by a run that
+            // was killed before it did.
             Some(_) => record_checksum(conn, migration).await?,
             None => {
                 progress(migration);
@@ -136,8 +136,8 @@ async fn apply_pending(
     Ok(applied)
 }
 
-/// Undoes migrations from the newest down to, but not including, `to`; without
-/// `to`, the newest applied one. Returns the versions undone.
+/// Undoes migrations from the newest down to `to`, exclusive; without `to`, only the
+/// newest applied one. Returns the versions undone.
 pub async fn rollback(
     conn: &mut PgConnection,
     to: Option<&str>,
@@ -162,7 +162,7 @@ async fn undo(
     Ok(undone)
 }
 
-/// The applied migrations that a rollback to `to` undoes, the newest first.
+/// The applied migrations that a rollback to `to` undoes, newest first.
 pub(super) async fn to_undo(
     conn: &mut PgConnection,
     to: Option<&str>,
@@ -193,7 +193,7 @@ impl Migration {
     }
 }
 
-/// Runs a file, trying again when a lock could not be had.
+/// Runs a file, and retries it if a lock could not be acquired.
 async fn run(
     conn: &mut PgConnection,
     migration: &Migration,
@@ -208,13 +208,13 @@ async fn run(
         let code = error
             .as_database_error()
             .and_then(|e| e.code().map(String::from));
-        // A running service may hold what the file waits for, and wait for what
-        // the file holds: a deadlock is tried again as well.
+        // A deadlock is retried as well: a running service may hold what the file
+        // waits for, and wait for what the file holds.
         if !matches!(code.as_deref(), Some("55P03" | "40P01")) {
             return Err(MigrationError::Failed { version, error });
         }
         if attempt < LOCK_ATTEMPTS {
-            tracing::warn!(version, attempt, "a lock could not be had; trying again");
+            tracing::warn!(version, attempt, "a lock could not be acquired; retrying");
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
@@ -224,8 +224,8 @@ async fn run(
 async fn run_once(conn: &mut PgConnection, sql: &'static str) -> Result<(), sqlx::Error> {
     let result = conn.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await;
     if result.is_err() {
-        // Ends the file's transaction. What went wrong before says more than
-        // that this failed too, as it does when the connection is gone.
+        // Ends the file's transaction. The first error says more than a second one,
+        // as when the connection is gone.
         let _ = conn.execute("ROLLBACK").await;
     }
     result.map(|_| ())
@@ -257,14 +257,14 @@ async fn lock(conn: &mut PgConnection, patience: Duration) -> Result<(), Migrati
                 .as_database_error()
                 .is_some_and(|e| e.code().as_deref() == Some("55P03")) =>
         {
-            // That it waited is what to say, also where nobody can be named.
+            // Report the wait even if the holder cannot be determined.
             Err(MigrationError::Busy(holder(conn).await.unwrap_or_default()))
         }
         Err(error) => Err(error.into()),
     }
 }
 
-/// Who holds the lock. Any login may take it, as one may any advisory lock.
+/// The holder of the lock. Any login may take it, like every advisory lock.
 async fn holder(conn: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT format('the session %s of %s (%s)', l.pid, coalesce(a.usename::text, 'somebody'),
@@ -280,8 +280,8 @@ async fn holder(conn: &mut PgConnection) -> Result<Option<String>, sqlx::Error> 
     .await
 }
 
-/// Gives the lock back. Why the work failed says more than that this failed
-/// too, as it does when the connection is gone.
+/// Releases the lock. An error of the work takes precedence, as when the connection
+/// is gone.
 async fn unlock_after<T>(
     conn: &mut PgConnection,
     work: Result<T, MigrationError>,
@@ -302,8 +302,8 @@ struct Entry {
     applied_at: jiff::Timestamp,
 }
 
-/// What is entered in the ledger; nothing, where there is none yet. Not
-/// checked at compile time: the table may not be there.
+/// The entries of the ledger; none if it does not exist yet. Not checked at compile
+/// time: the table may not exist.
 async fn ledger(conn: &mut PgConnection) -> Result<Vec<Entry>, sqlx::Error> {
     let exists: bool =
         sqlx::query_scalar("SELECT to_regclass('public.billing_schema_migrations') IS NOT NULL")

@@ -1,5 +1,5 @@
-//! `migrate verify`: whether the database is as the migrations leave it, in
-//! words. It does what steps 4 and 5 of the deployment guide do, and more.
+//! `migrate verify`: checks that the schema is what the migrations leave. Covers steps
+//! 4 and 5 of the deployment guide, and more.
 
 mod tenancy;
 
@@ -10,16 +10,16 @@ use sqlx::{Connection, Executor, Row};
 use super::{State, columns};
 use crate::db::{guards, rights};
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Check {
     pub name: String,
     pub ok: bool,
-    /// What is wrong, and what to do.
+    /// What is wrong, and how to fix it.
     pub problem: Option<String>,
 }
 
-/// The tables that hold tenants' data, and whether a request may read them.
+/// The tables with tenants' data, and whether a request may read them.
 pub const TENANT_TABLES: &[(&str, bool)] = &[
     ("organizations", true),
     ("usage_quotas", true),
@@ -56,7 +56,7 @@ pub const TENANT_TABLES: &[(&str, bool)] = &[
     ("usage_pending_levels", true),
 ];
 
-/// Tables without a tenant that row-level security closes all the same.
+/// Tables without tenants' data that row-level security closes as well.
 const CLOSED_TABLES: &[&str] = &[
     "users",
     "billing_job_runs",
@@ -67,7 +67,7 @@ const CLOSED_TABLES: &[&str] = &[
     "webhook_dead_letter_sources",
 ];
 
-/// The migrations' own record of themselves.
+/// The migrations' ledger.
 const LEDGER: &str = "billing_schema_migrations";
 
 const FUNCTIONS: &[&str] = &[
@@ -101,15 +101,15 @@ const TRIGGERS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Goes with the newest log_billing_action(). Where the deployment guide's
-/// rollback dropped the log, and its file made it again, neither is there.
+/// Belongs to the latest log_billing_action(). After the deployment guide's rollback
+/// and its file, which create the log anew, neither exists.
 const RAW_ENTRIES: (&str, &str) = ("billing_audit_log", "billing_audit_log_no_raw_entry");
 
 const RERUN: &str = "run its migration again (`psql -f supabase/migrations/…`: each may be rerun)";
 
-/// Looks at everything; the connection should be the owner's.
+/// Runs all checks; the connection should be the owner's.
 pub async fn verify(conn: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> {
-    // Names are found, and expressions printed, alike for every login.
+    // Makes names and printed expressions the same for every login.
     conn.execute("SET search_path TO public, pg_temp").await?;
     let mut checks = Vec::new();
     let present = columns::present(conn).await?;
@@ -124,7 +124,7 @@ pub async fn verify(conn: &mut PgConnection) -> Result<Vec<Check>, sqlx::Error> 
         check(&mut checks, format!("table {table}"), problem);
     }
     if unapplied || tables.iter().any(|table| !present.contains_key(*table)) {
-        // What follows would only repeat that things are missing.
+        // Further checks would only repeat what is missing.
         return Ok(checks);
     }
     roles(conn, &mut checks).await?;
@@ -186,12 +186,12 @@ async fn roles(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), s
     Ok(())
 }
 
-/// Everything that the migrations grant to those who serve.
+/// Everything that the migrations grant to the service's roles.
 async fn whole_rights(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), sqlx::Error> {
     let lost = rights::lost(conn).await?;
     let grants: Vec<String> = lost.iter().map(rights::Lost::grant).collect();
-    let problem =
-        (!lost.is_empty()).then(|| format!("are not whole; as the owner: {}", grants.join("; ")));
+    let problem = (!lost.is_empty())
+        .then(|| format!("are incomplete; as the owner, run: {}", grants.join("; ")));
     check(checks, "rights of billing_app and billing_worker", problem);
     Ok(())
 }
@@ -232,7 +232,7 @@ async fn functions(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(
     Ok(())
 }
 
-/// The ledger under the name that operators look for; or a table of Prisma's.
+/// The ledger under the name that operators use, or Prisma's own table.
 async fn ledger_view(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(), sqlx::Error> {
     let as_caller: Option<bool> = sqlx::query_scalar(
         "SELECT relkind <> 'v' OR coalesce('security_invoker=true' = ANY(reloptions), false)
@@ -252,7 +252,7 @@ async fn ledger_view(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result
     Ok(())
 }
 
-/// Whether log_billing_action() is that of the newest file that makes it.
+/// Whether log_billing_action() is its latest version.
 pub async fn appends_by_newest(conn: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT coalesce(bool_and(prosrc LIKE '%head_sequence%'), false) FROM pg_proc
@@ -262,7 +262,8 @@ pub async fn appends_by_newest(conn: &mut PgConnection) -> Result<bool, sqlx::Er
     .await
 }
 
-/// Large objects, which those who serve make where a superuser could prevent it.
+/// Whether the service's roles may create large objects although this login could
+/// prevent it.
 async fn large_objects(
     conn: &mut PgConnection,
     checks: &mut Vec<Check>,
@@ -270,7 +271,7 @@ async fn large_objects(
     let open = guards::may_make_large_objects(conn).await?
         && guards::may_close_large_objects(conn).await?;
     let problem = open.then(|| {
-        "may be made by those who serve: run \
+        "may be created by the service's roles: run \
          supabase/migrations/20260109020000_no_large_objects.sql again"
             .to_owned()
     });
@@ -301,8 +302,8 @@ async fn triggers(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<()
     Ok(())
 }
 
-/// Appends an entry as the guide does, sees that it is there, that it can be
-/// deleted and that no other can; leaves nothing behind.
+/// Appends an entry as the deployment guide does, and checks that it can be read and
+/// deleted and that other entries cannot be changed. Rolls everything back.
 async fn audit_round_trip(
     conn: &mut PgConnection,
     checks: &mut Vec<Check>,
@@ -337,9 +338,9 @@ async fn round_trip(conn: &mut PgConnection) -> Result<Option<String>, sqlx::Err
     .fetch_one(&mut *conn)
     .await?;
     if seen != 1 {
-        return Ok(Some("the entry it returned cannot be read".to_owned()));
+        return Ok(Some("the entry that it returned cannot be read".to_owned()));
     }
-    // The one deletion that the log allows is the owner's.
+    // Only the owner may delete test entries.
     let owner: bool =
         sqlx::query_scalar("SELECT has_table_privilege('billing_audit_log', 'DELETE')")
             .fetch_one(&mut *conn)

@@ -1,4 +1,4 @@
-//! What the commands print for people.
+//! Text output of the `webhooks` commands.
 
 use uuid::Uuid;
 
@@ -20,7 +20,7 @@ pub fn describe_report(report: &Report) -> String {
             let what = match &event.result {
                 Replayed::Succeeded { outcome } => format!("{verb} ({})", described(outcome)),
                 Replayed::Failed { error } => format!("FAILED {error}"),
-                Replayed::InFlight => "FAILED a worker has it at this moment; try again".to_owned(),
+                Replayed::InFlight => "FAILED a worker is processing it; try again".to_owned(),
                 Replayed::Unknown => "FAILED no such event".to_owned(),
             };
             printable(&format!("{} {what}", event.event_id))
@@ -68,10 +68,10 @@ fn organization(id: Option<Uuid>) -> String {
     id.map_or_else(|| "-".to_owned(), |id| id.to_string())
 }
 
-/// An outcome, for people: a superseded event is not a lost one.
+/// An outcome for people: a superseded event is not lost.
 fn described(outcome: &str) -> &str {
     match outcome {
-        "superseded" => "superseded: a newer state, or our own change, was there before it",
+        "superseded" => "superseded: a newer state, or our own change, was applied before it",
         outcome => outcome,
     }
 }
@@ -124,7 +124,7 @@ pub fn describe_details(details: &Details) -> String {
         let attempted = format!("{} {}", said("at"), said("error"));
         lines.push(line("attempt", attempted));
     }
-    // As it was received: laying it out anew would change numbers.
+    // As received: reformatting would change numbers.
     lines.push(details.payload.get().trim().to_owned());
     lines.join("\n")
 }

@@ -15,7 +15,7 @@ use crate::webhooks::list_dead_letters;
 
 #[derive(Debug, Args)]
 pub struct Discard {
-    /// Which events (evt_…).
+    /// Event ids (evt_…).
     #[arg(
         value_name = "EVT",
         required_unless_present = "all",
@@ -31,20 +31,20 @@ pub struct Discard {
     /// Only dead letters of this organization.
     #[arg(long, value_name = "ORG", requires = "all", value_parser = arguments::organization)]
     organization: Option<Uuid>,
-    /// Say what would be discarded, and do nothing.
+    /// Print what would be discarded without doing it.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     format: Format,
 }
 
-/// What became of dead letters that were to be discarded.
+/// The result of discarding dead letters.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Discarded {
     dry_run: bool,
     discarded: usize,
-    /// Those that are no dead letters.
+    /// Events that are not dead letters.
     unknown: Vec<String>,
     event_ids: Vec<String>,
 }

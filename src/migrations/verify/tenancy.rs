@@ -1,12 +1,11 @@
-//! Whether each organization's rows are its own: row-level security, and what
-//! the roles may do.
+//! Isolation of organizations: row-level security, and the rights of the roles.
 
 use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
 use super::{CLOSED_TABLES, Check, RERUN, TENANT_TABLES, check};
 
-/// What a role may do to the table $1, but no policy lets it do to any row.
+/// What a role may do to the table $1 without any policy for it.
 const UNCOVERED_PRIVILEGES: &str = "
 SELECT string_agg(lower(privilege_type) || ' by ' || grantee::regrole, ', ' ORDER BY grantee, privilege_type)
   FROM pg_class c, aclexplode(coalesce(relacl, acldefault('r', relowner)))
@@ -19,9 +18,9 @@ SELECT string_agg(lower(privilege_type) || ' by ' || grantee::regrole, ', ' ORDE
         AND polcmd IN ('*', CASE privilege_type WHEN 'SELECT' THEN 'r' WHEN 'INSERT' THEN 'a'
                                                 WHEN 'UPDATE' THEN 'w' ELSE 'd' END))";
 
-/// The policies of the table $1 that let those who serve past the current
-/// organization. Everyone's policies, as the guide's repair makes one, are held
-/// to what binds a request.
+/// The policies of the table $1 that let the service's roles see beyond the current
+/// organization. Policies for everyone, such as the deployment guide's repair
+/// creates, are held to what applies to requests.
 const OPEN_POLICIES: &str = "
 WITH here(is_org, is_unset) AS (
   SELECT format('(%s = auth.get_current_org_id())',
@@ -42,85 +41,87 @@ pub(super) async fn row_level_security(
     conn: &mut PgConnection,
     checks: &mut Vec<Check>,
 ) -> Result<(), sqlx::Error> {
-    let tables = TENANT_TABLES
-        .iter()
-        .map(|(table, read)| {
-            (
-                *table,
-                if *read {
-                    &["owner", "app", "worker"][..]
-                } else {
-                    &["owner", "worker"]
-                },
-            )
-        })
-        .chain(
-            CLOSED_TABLES
-                .iter()
-                .map(|table| (*table, &["owner", "worker"][..])),
-        );
-    for (table, roles) in tables {
-        let row = sqlx::query(
-            "SELECT c.relrowsecurity, c.relforcerowsecurity, pg_get_userbyid(c.relowner)::text AS owner,
-                    ARRAY(SELECT role::text FROM pg_policies p, unnest(p.roles) role
-                           WHERE p.schemaname = 'public' AND p.tablename = c.relname) AS roles
-               FROM pg_class c WHERE c.oid = to_regclass('public.' || quote_ident($1))",
-        )
-        .bind(table)
-        .fetch_one(&mut *conn)
-        .await?;
-        let uncovered: Option<String> = sqlx::query_scalar(UNCOVERED_PRIVILEGES)
-            .bind(table)
-            .fetch_one(&mut *conn)
-            .await?;
-        let open: Option<String> = sqlx::query_scalar(OPEN_POLICIES)
-            .bind(table)
-            .fetch_one(&mut *conn)
-            .await?;
-        let enabled: bool = row.try_get("relrowsecurity")?;
-        let forced: bool = row.try_get("relforcerowsecurity")?;
-        let owner: String = row.try_get("owner")?;
-        let policies: Vec<String> = row.try_get("roles")?;
-        let problem = if !enabled {
-            Some(format!(
-                "is off: ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"
-            ))
-        } else if !forced {
-            Some(format!(
-                "does not bind the owner: ALTER TABLE {table} FORCE ROW LEVEL SECURITY"
-            ))
-        } else if owner != "billing_owner" {
-            Some(format!(
-                "is the table's of {owner}: ALTER TABLE {table} OWNER TO billing_owner"
-            ))
-        } else {
-            // A policy for everyone counts for each role, as the guide's repair makes it.
-            let has = |role: &&&str| {
-                policies
-                    .iter()
-                    .any(|p| *p == format!("billing_{role}") || p == "public")
-            };
-            let missing: Vec<&&str> = roles.iter().filter(|role| !has(role)).collect();
-            if !missing.is_empty() {
-                let names: Vec<String> = missing
-                    .iter()
-                    .map(|role| format!("billing_{role}"))
-                    .collect();
-                Some(format!("has no policy for {}: {RERUN}", names.join(", ")))
-            } else if let Some(uncovered) = uncovered {
-                Some(format!("has no policy for {uncovered}: {RERUN}"))
-            } else {
-                open.map(|open| {
-                    format!("lets through other organizations' rows, by the policy {open}: {RERUN}")
-                })
-            }
+    let of_tenants = TENANT_TABLES.iter().map(|(table, read)| (*table, *read));
+    let closed = CLOSED_TABLES.iter().map(|table| (*table, false));
+    for (table, app_reads) in of_tenants.chain(closed) {
+        let roles = match app_reads {
+            true => &["owner", "app", "worker"][..],
+            false => &["owner", "worker"],
         };
+        let problem = problem(conn, table, roles).await?;
         check(checks, format!("row-level security of {table}"), problem);
     }
     Ok(())
 }
 
-/// What those who serve need of the table $1, and what they may not have.
+/// What is wrong with the row-level security of `table`, which needs a policy for
+/// each of `roles`.
+async fn problem(
+    conn: &mut PgConnection,
+    table: &str,
+    roles: &[&str],
+) -> Result<Option<String>, sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT c.relrowsecurity, c.relforcerowsecurity, pg_get_userbyid(c.relowner)::text AS owner,
+                ARRAY(SELECT role::text FROM pg_policies p, unnest(p.roles) role
+                       WHERE p.schemaname = 'public' AND p.tablename = c.relname) AS roles
+           FROM pg_class c WHERE c.oid = to_regclass('public.' || quote_ident($1))",
+    )
+    .bind(table)
+    .fetch_one(&mut *conn)
+    .await?;
+    let owner: String = row.try_get("owner")?;
+    if !row.try_get::<bool, _>("relrowsecurity")? {
+        return Ok(Some(format!(
+            "is off: ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"
+        )));
+    }
+    if !row.try_get::<bool, _>("relforcerowsecurity")? {
+        return Ok(Some(format!(
+            "does not bind the owner: ALTER TABLE {table} FORCE ROW LEVEL SECURITY"
+        )));
+    }
+    if owner != "billing_owner" {
+        return Ok(Some(format!(
+            "is on a table owned by {owner}: ALTER TABLE {table} OWNER TO billing_owner"
+        )));
+    }
+    let policies: Vec<String> = row.try_get("roles")?;
+    if let Some(missing) = without_policy(roles, &policies) {
+        return Ok(Some(format!("has no policy for {missing}: {RERUN}")));
+    }
+    let uncovered: Option<String> = sqlx::query_scalar(UNCOVERED_PRIVILEGES)
+        .bind(table)
+        .fetch_one(&mut *conn)
+        .await?;
+    if let Some(uncovered) = uncovered {
+        return Ok(Some(format!("has no policy for {uncovered}: {RERUN}")));
+    }
+    let open: Option<String> = sqlx::query_scalar(OPEN_POLICIES)
+        .bind(table)
+        .fetch_one(&mut *conn)
+        .await?;
+    Ok(open.map(|open| format!("exposes other organizations' rows by the policy {open}: {RERUN}")))
+}
+
+/// The roles that have no policy. A policy for everyone, as the deployment guide's
+/// repair creates, covers each role.
+fn without_policy(roles: &[&str], policies: &[String]) -> Option<String> {
+    let has = |role: &str| {
+        policies
+            .iter()
+            .any(|policy| policy == role || policy == "public")
+    };
+    let missing: Vec<String> = roles
+        .iter()
+        .map(|role| format!("billing_{role}"))
+        .filter(|role| !has(role))
+        .collect();
+    (!missing.is_empty()).then(|| missing.join(", "))
+}
+
+/// The rights that the service's roles need on the table $1, and those that they must
+/// not have.
 const PRIVILEGES: &str = "
 SELECT has_table_privilege('billing_app', t, 'SELECT') AS app_reads,
        has_table_privilege('billing_worker', t, 'SELECT') AS worker_reads,

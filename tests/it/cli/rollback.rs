@@ -45,9 +45,7 @@ async fn what_holds_rows_is_not_dropped_without_consent_and_a_fresh_backup() {
     let unsaved = rollback(db, &["--yes"]);
     assert_eq!(unsaved.status, 1, "{}", unsaved.stderr);
     assert!(
-        unsaved
-            .stderr
-            .contains("no backup of this database was ever made"),
+        unsaved.stderr.contains("this database was never backed up"),
         "{}",
         unsaved.stderr
     );
@@ -120,7 +118,7 @@ async fn a_service_that_is_still_connected_is_warned_of() {
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     assert!(
         ran.stderr
-            .contains("of the service are connected: stop it first"),
+            .contains("of the service are connected; stop it first"),
         "{}",
         ran.stderr
     );

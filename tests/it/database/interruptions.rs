@@ -83,7 +83,7 @@ async fn a_migration_whose_connection_is_ended_says_so_and_is_run_again() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(
-        said.contains("migration 20260101093000 failed, and nothing of it is done"),
+        said.contains("migration 20260101093000 failed and was rolled back"),
         "{said}"
     );
     assert!(!retry_is_applied(&db).await);

@@ -177,7 +177,7 @@ async fn a_privileged_login_may_be_allowed_and_is_warned_of() {
         (
             "SUPERUSER",
             "",
-            "is a superuser: row-level security does not bind it",
+            "is a superuser: row-level security does not apply to it",
         ),
         ("BYPASSRLS", RIGHT, "has BYPASSRLS"),
         (

@@ -148,7 +148,7 @@ async fn a_backup_needs_the_owners_url_alone_and_says_why_it_fails() {
     assert!(
         doctor
             .stdout
-            .contains("WARNING backup: its last run failed"),
+            .contains("WARNING backup: the last run failed"),
         "{}",
         doctor.stdout
     );
@@ -407,7 +407,7 @@ async fn two_backups_of_one_name_leave_one_that_is_whole() {
     let refused = run(&mut backup());
     assert_eq!(refused.status, 2, "{}", refused.stderr);
     assert!(
-        refused.stderr.contains("-x.dump.json is there already"),
+        refused.stderr.contains("-x.dump.json already exists"),
         "{}",
         refused.stderr
     );
