@@ -20,6 +20,7 @@ use crate::subscriptions::Subscriptions;
 
 /// Time between attempts to bring all quotas in line with the catalogue.
 const CATALOGUE: Duration = Duration::from_secs(5);
+const GRACE_PERIODS: Duration = Duration::from_secs(30);
 const RESERVATIONS: Duration = Duration::from_secs(15);
 const LEVELS: Duration = Duration::from_secs(15);
 /// Time between moves of recorded values into the histograms' buckets, which would
@@ -76,10 +77,10 @@ impl Parts {
         serve: &ServeConfig,
         background: &mut Background,
     ) -> Result<(), StartError> {
-        background.task(
-            "grace period sweeper",
-            grace::keep_swept(self.pool.clone(), self.stop.clone()),
-        );
+        let pool = self.pool.clone();
+        background.every("grace period sweeper", GRACE_PERIODS, move || {
+            sweep_grace_periods(pool.clone())
+        });
         let (pool, ledger) = (self.pool.clone(), self.ledger.clone());
         background.every("reservation sweeper", RESERVATIONS, move || {
             let (pool, ledger) = (pool.clone(), ledger.clone());
@@ -109,6 +110,14 @@ impl Parts {
         }
         Ok(())
     }
+}
+
+async fn sweep_grace_periods(pool: PgPool) -> Result<Next, sqlx::Error> {
+    let ended = grace::sweep(&pool).await?;
+    if ended > 0 {
+        tracing::info!(ended, "Grace periods ended");
+    }
+    Ok(Next::AfterPeriod)
 }
 
 /// Brings the quotas in line with the catalogue. Organizations that another
