@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod db;
 pub mod doctor;
+pub mod event_log;
 pub mod http_client;
 pub mod invoices;
 pub mod limits;

@@ -34,7 +34,7 @@ use crate::server::layers::cors;
 use crate::server::layers::rate_limit::Limits;
 use crate::subscriptions::Subscriptions;
 use crate::tenancy::auth::Guard;
-use crate::webhooks::backpressure::Pressure;
+use crate::webhooks::backpressure::Backpressure;
 use crate::webhooks::endpoint::Endpoint;
 use crate::webhooks::event_log::{self, Source};
 use crate::webhooks::rejections::Rejections;
@@ -146,7 +146,7 @@ struct Starting<'a> {
 struct Intake {
     endpoint: Endpoint,
     wake: Arc<Notify>,
-    pressure: Arc<Pressure>,
+    pressure: Arc<Backpressure>,
 }
 
 /// Counting and enforcing usage.
@@ -159,7 +159,7 @@ struct Metering {
 impl Starting<'_> {
     fn intake(&self, secrets: Vec<SigningSecret>, background: &mut Background) -> Intake {
         let wake = Arc::new(Notify::new());
-        let pressure = Arc::new(Pressure::default());
+        let pressure = Arc::new(Backpressure::default());
         let (waking, noting) = (wake.clone(), pressure.clone());
         let on_commit = move |stored| {
             noting.note(stored);
@@ -306,7 +306,7 @@ impl Starting<'_> {
     fn processing(
         self,
         wake: Arc<Notify>,
-        pressure: Arc<Pressure>,
+        pressure: Arc<Backpressure>,
         background: &mut Background,
     ) -> Result<(), StartError> {
         let client = stripe_client(self.stripe)?;

@@ -13,7 +13,7 @@ use crate::config::StripeConfig;
 use crate::db;
 use crate::stripe::client::Client;
 use crate::webhooks;
-use crate::webhooks::backpressure::Pressure;
+use crate::webhooks::backpressure::Backpressure;
 use crate::webhooks::worker::Processor;
 
 /// What the processing thread needs.
@@ -25,7 +25,7 @@ pub struct Processing {
     pub stripe: StripeConfig,
     pub client: Option<Client>,
     pub wake: Arc<Notify>,
-    pub pressure: Arc<Pressure>,
+    pub pressure: Arc<Backpressure>,
     pub stop: CancellationToken,
 }
 

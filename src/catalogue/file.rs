@@ -1,4 +1,4 @@
-//! The catalogue's file, and what must hold in it.
+//! The catalogue's file and its validation.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -78,7 +78,7 @@ impl Default for ProrationEntry {
     }
 }
 
-/// Stripe's words.
+/// Stripe's `proration_behavior`.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Proration {
@@ -102,16 +102,16 @@ struct MetricEntry {
     #[serde(default)]
     fail_open: bool,
     #[serde(default)]
-    told_by: ToldBy,
+    told_by: ReportedBy,
     #[serde(default)]
     grace_max: Option<Spanned<CeilingValue>>,
 }
 
-/// Who may tell of usage.
+/// Who may report usage.
 #[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-enum ToldBy {
-    /// Whoever has `usage.write`.
+enum ReportedBy {
+    /// Everyone with `usage.write`.
     #[default]
     Anyone,
     ApiKeys,
@@ -128,7 +128,7 @@ struct PlanEntry {
     quotas: BTreeMap<Spanned<String>, Spanned<QuotaEntry>>,
 }
 
-/// A problem and the byte where it stands.
+/// A problem with its byte offset.
 pub(super) type Problem = (usize, String);
 
 impl File {
@@ -198,7 +198,7 @@ fn check_metrics(
         let metric = Metric {
             aggregation: entry.aggregation,
             fail_open: entry.fail_open,
-            by_keys_only: entry.told_by == ToldBy::ApiKeys,
+            by_keys_only: entry.told_by == ReportedBy::ApiKeys,
             grace_max: entry.grace_max.map(check_ceiling).transpose()?,
         };
         Ok((name, metric))
@@ -206,18 +206,16 @@ fn check_metrics(
     entries.into_iter().map(check).collect()
 }
 
-/// What a route of the product's may be called by: neither ours, nor anything
-/// that a path would mean something else by.
-fn check_route(catalogue: &Catalogue, entry: RouteEntry) -> Result<EnforcedRoute, Problem> {
-    let at = entry.path.span().start;
-    let path = entry.path.into_inner();
+/// Validates the path of a product's route: no conflict with our own paths, and no
+/// characters with a special meaning.
+fn check_path(catalogue: &Catalogue, at: usize, path: &str) -> Result<(), Problem> {
     let plain = |segment: &str| {
         !segment.is_empty()
             && segment
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b))
     };
-    let fixed = path.strip_suffix("/{*rest}").unwrap_or(&path);
+    let fixed = path.strip_suffix("/{*rest}").unwrap_or(path);
     let segments = fixed
         .strip_prefix('/')
         .map(|rest| rest.split('/').all(plain));
@@ -247,12 +245,19 @@ fn check_route(catalogue: &Catalogue, entry: RouteEntry) -> Result<EnforcedRoute
     if let Some(prefix) = ours.iter().find(below) {
         return Err((
             at,
-            format!("the path {path:?} is in the way of {prefix}, which is ours"),
+            format!("the path {path:?} conflicts with {prefix}, which this service uses"),
         ));
     }
     if catalogue.enforced.iter().any(|other| other.path == path) {
         return Err((at, format!("the path {path:?} is used twice")));
     }
+    Ok(())
+}
+
+fn check_route(catalogue: &Catalogue, entry: RouteEntry) -> Result<EnforcedRoute, Problem> {
+    let at = entry.path.span().start;
+    let path = entry.path.into_inner();
+    check_path(catalogue, at, &path)?;
     let metric_at = entry.metric.span().start;
     let metric = entry.metric.into_inner();
     match catalogue.metric(&metric) {
@@ -260,7 +265,7 @@ fn check_route(catalogue: &Catalogue, entry: RouteEntry) -> Result<EnforcedRoute
         Some(found) if found.aggregation != Aggregation::Sum => {
             return Err((
                 metric_at,
-                format!("{metric:?} is a level; a call can only add to a sum"),
+                format!("{metric:?} is a level, and a call can only add to a sum"),
             ));
         }
         Some(_) => {}
@@ -271,7 +276,7 @@ fn check_route(catalogue: &Catalogue, entry: RouteEntry) -> Result<EnforcedRoute
             .map_err(|error| error.to_string())
             .and_then(|amount| {
                 let uses = (!amount.is_zero()).then_some(amount);
-                uses.ok_or_else(|| "a call uses something; write more than 0".to_owned())
+                uses.ok_or_else(|| "a call must use more than 0".to_owned())
             })
             .map_err(|error| (text.span().start, format!("amount: {error}")))?,
     };
@@ -295,17 +300,17 @@ fn check_route(catalogue: &Catalogue, entry: RouteEntry) -> Result<EnforcedRoute
 }
 
 /// Stripe's limit: two years.
-const LONGEST_TRIAL_DAYS: u16 = 730;
+const MAX_TRIAL_DAYS: u16 = 730;
 
 fn check_trial(tier: &str, amount: i64, entry: Option<Spanned<u16>>) -> Result<u16, Problem> {
     let Some(entry) = entry else {
         return Ok(0);
     };
     let (at, days) = (entry.span().start, entry.into_inner());
-    if days > LONGEST_TRIAL_DAYS {
+    if days > MAX_TRIAL_DAYS {
         return Err((
             at,
-            format!("trial_days_max of {tier:?} is above Stripe's {LONGEST_TRIAL_DAYS}"),
+            format!("trial_days_max of {tier:?} is above Stripe's {MAX_TRIAL_DAYS}"),
         ));
     }
     if days > 0 && amount == 0 {

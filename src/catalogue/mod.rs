@@ -1,4 +1,5 @@
-//! The plan catalogue (`PLANS_FILE`): tiers, prices, quotas and rates.
+//! The plan catalogue (`PLANS_FILE`): tiers, prices, quotas and rates. It says
+//! what is sold; which organization has which plan is decided elsewhere.
 
 mod file;
 mod quotas;
@@ -49,9 +50,9 @@ pub enum CatalogueError {
 /// The plans from the lowest tier to the highest.
 #[derive(Debug, Clone)]
 pub struct Catalogue {
-    /// Tells this catalogue from every other.
+    /// A digest of the catalogue.
     version: String,
-    /// When a change to a higher tier is charged, and one to a lower credited.
+    /// When changes to a higher and to a lower tier are settled.
     upgrade: Settlement,
     downgrade: Settlement,
     metrics: BTreeMap<String, Metric>,
@@ -61,16 +62,16 @@ pub struct Catalogue {
     enforced: Vec<EnforcedRoute>,
 }
 
-/// A route of the product's, in front of which usage is enforced.
+/// A route of the product that quotas are enforced for.
 #[derive(Debug, Clone)]
 pub struct EnforcedRoute {
-    /// As the router has it; `{*rest}` may end it.
+    /// In the router's syntax; may end in `{*rest}`.
     pub path: String,
     pub metric: String,
-    /// What a call uses.
+    /// The usage of one call.
     pub amount: Decimal,
     pub upstream: reqwest::Url,
-    /// Whether calls pass when it cannot be told how much is used.
+    /// Whether calls pass when the usage cannot be determined.
     pub fail_open: bool,
 }
 
@@ -79,13 +80,13 @@ pub struct Plan {
     pub tier: String,
     pub name: String,
     pub price: Price,
-    /// The longest trial that may be asked for; 0: none.
+    /// The longest trial that may be requested; 0 for none.
     pub trial_days_max: u16,
     pub quotas: BTreeMap<String, Quota>,
 }
 
 impl Plan {
-    /// Whether it is paid by a subscription of Stripe's.
+    /// Whether it is paid through a Stripe subscription.
     pub fn is_billed(&self) -> bool {
         self.price.lookup_key.is_some() || !self.price.stripe_price_ids.is_empty()
     }
@@ -129,31 +130,31 @@ impl Interval {
 
 #[derive(Debug, Clone)]
 pub struct Quota {
-    /// None: unlimited.
+    /// `None` for unlimited.
     pub quota: Option<Decimal>,
     pub over_limit: OverLimit,
-    /// In the currency's major unit, for one unit of the metric.
+    /// In the currency's major unit, per unit of the metric.
     pub overage_rate: Option<Decimal>,
-    /// What grace lets be used at most; None: as the metric says.
+    /// The most usage that grace allows; `None` for the metric's default.
     pub grace_max: Option<Ceiling>,
 }
 
-/// What is metered, and how.
+/// A metric and how it is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metric {
     pub aggregation: Aggregation,
-    /// Whether a use is allowed when it cannot be told how much is used.
+    /// Whether usage is allowed when the total cannot be determined.
     pub fail_open: bool,
-    /// Whether only API keys may tell of it, and no user.
+    /// Whether only API keys may report it.
     pub by_keys_only: bool,
-    /// What grace lets be used at most, where the plan says nothing of it;
-    /// None: no end.
+    /// The most usage that grace allows, unless the plan sets it; `None` for no
+    /// limit.
     pub grace_max: Option<Ceiling>,
 }
 
 impl Catalogue {
     /// Reads the catalogue at `path`; without a path, `config/plans.toml` if it
-    /// is there, else the built-in one.
+    /// exists, otherwise the built-in one.
     pub fn load(path: Option<&Path>) -> Result<Self, CatalogueError> {
         let default = Path::new("config/plans.toml");
         let path = match path {
@@ -194,7 +195,7 @@ impl Catalogue {
         self.metrics.get(name).copied()
     }
 
-    /// The product's routes that usage is enforced in front of.
+    /// The product's routes that quotas are enforced for.
     pub fn enforced(&self) -> &[EnforcedRoute] {
         &self.enforced
     }
@@ -207,15 +208,15 @@ impl Catalogue {
         self.plans.iter().find(|plan| plan.tier == tier)
     }
 
-    /// What the grace of a metric lets be used at most, in a plan. A plan that is
-    /// not here any more has what the metric says.
+    /// The most usage that grace allows for a metric in a plan. A plan that no longer
+    /// exists has the metric's default.
     pub fn grace_max(&self, tier: &str, metric: &str) -> Option<Ceiling> {
         let plan = self.plan(tier).and_then(|plan| plan.quotas.get(metric));
         plan.and_then(|quota| quota.grace_max)
             .or_else(|| self.metric(metric)?.grace_max)
     }
 
-    /// The same, as a quantity, where a plan has grace for the metric.
+    /// The same as a quantity, if the plan has grace for the metric.
     pub fn grace_max_of(&self, plan: &Plan, metric: &str) -> Option<Decimal> {
         let quota = plan.quotas.get(metric)?;
         let ceiling = self.grace_max(&plan.tier, metric)?;
@@ -225,12 +226,12 @@ impl Catalogue {
         Some(ceiling.over(quota))
     }
 
-    /// Its place among the tiers; unknown tiers are below all.
+    /// The rank of a tier; `None`, below all others, for an unknown one.
     pub fn rank(&self, tier: &str) -> Option<usize> {
         self.plans.iter().position(|plan| plan.tier == tier)
     }
 
-    /// Tells this catalogue from every other.
+    /// A digest of the catalogue.
     pub fn version(&self) -> &str {
         &self.version
     }
@@ -244,14 +245,14 @@ impl Catalogue {
         }
     }
 
-    /// The plan that has this price, by lookup key or id.
+    /// The plan with this price, by lookup key or id.
     pub fn plan_of_price(&self, lookup_key: Option<&str>, price_id: Option<&str>) -> Option<&Plan> {
         let by_key = lookup_key.and_then(|key| self.by_lookup_key.get(key));
         let index = by_key.or_else(|| self.by_price_id.get(price_id?))?;
         Some(&self.plans[*index])
     }
 
-    /// Whether a plan is paid, or its usage charged, by this price.
+    /// Whether this price is a plan's fee or charges its usage.
     pub fn knows_price(&self, lookup_key: Option<&str>, price_id: Option<&str>) -> bool {
         let is_metered = |key: &str| {
             let mut plans = self.plans.iter();
@@ -263,7 +264,7 @@ impl Catalogue {
         self.plan_of_price(lookup_key, price_id).is_some() || lookup_key.is_some_and(is_metered)
     }
 
-    /// Reads a subscription of Stripe's, with the period that counts.
+    /// Reads a Stripe subscription, with the billing period that counts.
     pub fn subscription(&self, object: &Value) -> Result<Subscription, ShapeError> {
         let mut subscription = Subscription::read(object)?;
         let (start, end) = self.period_of(&subscription);
@@ -272,10 +273,9 @@ impl Catalogue {
         Ok(subscription)
     }
 
-    /// The plan of a subscription: the highest that one of its items pays, by
-    /// lookup key or id of its price; else the highest that the metadata of the
-    /// subscription, else of a price, names. Where an item stands in the list
-    /// means nothing.
+    /// The plan of a subscription: the highest one that an item pays for, by lookup
+    /// key or id of its price; otherwise the highest one named in the metadata of
+    /// the subscription, otherwise of a price. Positions of items mean nothing.
     pub fn plan_of(&self, subscription: &Subscription) -> Option<&Plan> {
         if let Some((_, plan)) = self.paying_item(subscription) {
             return Some(plan);
@@ -292,7 +292,7 @@ impl Catalogue {
         Some(&self.plans[index])
     }
 
-    /// The item that pays the plan, and the plan.
+    /// The item that pays for the plan, and the plan.
     fn paying_item<'s>(
         &self,
         subscription: &'s Subscription,
@@ -307,8 +307,8 @@ impl Catalogue {
         })
     }
 
-    /// The billing period of a subscription: that of the item that pays the
-    /// plan. Of one without a plan of ours, what the subscription says.
+    /// The billing period of a subscription: the one of the item that pays for the
+    /// plan, or the subscription's own if it has no plan of the catalogue.
     pub fn period_of(&self, subscription: &Subscription) -> (Option<Timestamp>, Option<Timestamp>) {
         let item = self.paying_item(subscription).map(|(item, _)| item);
         match item.filter(|item| item.current_period_end.is_some()) {
@@ -381,7 +381,7 @@ mod tests {
         assert_eq!(most("free", "agent_executions"), Some(number));
         let of_metric = Ceiling::Quantity("1500.5".parse().unwrap());
         assert_eq!(most("free", "api_calls"), Some(of_metric));
-        // An operator may set the kind in any plan, and plans go.
+        // An operator may set the kind in any plan, and plans can be removed.
         assert_eq!(most("standard", "api_calls"), Some(of_metric));
         assert_eq!(most("gone", "api_calls"), Some(of_metric));
         assert_eq!(most("standard", "llm_tokens"), None);
@@ -390,6 +390,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a flat table of cases")]
     fn a_mistake_is_named_with_its_line() {
         let broken = |from: &str, to: &str| {
             parse(&BUILT_IN.replacen(from, to, 1))

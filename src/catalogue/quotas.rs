@@ -1,5 +1,5 @@
-//! The quotas of the catalogue's file: what must hold in them, so that the
-//! database takes them as they are.
+//! The quotas of the catalogue's file, validated so that the database accepts
+//! them unchanged.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ pub(super) enum CeilingValue {
     Text(String),
 }
 
-/// Digits before and after the point, as the column has them.
+/// The column's number of digits before and after the decimal point.
 struct Digits {
     whole: u32,
     fraction: u32,
@@ -50,7 +50,7 @@ const OF_RATES: Digits = Digits {
     whole: 12,
     fraction: 12,
 };
-const MOST_PERCENT: i64 = 1_000_000;
+const MAX_PERCENT: i64 = 1_000_000;
 
 pub(super) fn check_quotas(
     tier: &str,
@@ -122,8 +122,8 @@ pub(super) fn check_ceiling(value: Spanned<CeilingValue>) -> Result<Ceiling, Pro
         CeilingValue::Text(text) => read_ceiling(&text),
     };
     let valid = read.and_then(|ceiling| match ceiling {
-        Ceiling::Percent(percent) if percent > MOST_PERCENT.into() => {
-            Err(format!("a grace_max is at most {MOST_PERCENT}%"))
+        Ceiling::Percent(percent) if percent > MAX_PERCENT.into() => {
+            Err(format!("a grace_max is at most {MAX_PERCENT}%"))
         }
         Ceiling::Percent(percent) if percent < Decimal::ONE_HUNDRED => Err(below()),
         Ceiling::Quantity(quantity) if quantity.is_sign_negative() => Err(below()),
@@ -151,7 +151,7 @@ fn read_ceiling(text: &str) -> Result<Ceiling, String> {
 }
 
 fn below() -> String {
-    "a grace_max that is below the quota lets nothing be used over it; write at least \"100%\", or \
+    "a grace_max that is below the quota allows no usage over it; write at least \"100%\", or \
      over_limit = \"hard\""
         .to_owned()
 }

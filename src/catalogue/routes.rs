@@ -38,38 +38,39 @@ pub fn router(catalogue: Arc<Catalogue>, shared: Shared) -> Router {
 #[serde(rename_all = "camelCase")]
 #[schema(as = Plan)]
 struct PlanView {
-    /// What a subscription names it by.
+    /// The name used by subscriptions.
     #[schema(example = "standard")]
     tier: String,
     #[schema(example = "Standard")]
     name: String,
-    /// For one interval, in the currency's minor unit.
+    /// Per interval, in the currency's minor unit.
     #[schema(example = 9900)]
     price_amount: i64,
-    /// ISO 4217, in small letters.
+    /// ISO 4217, in lower case.
     #[schema(example = "usd")]
     currency: String,
     interval: Interval,
     quotas: Vec<QuotaView>,
 }
 
-/// What a plan includes of a metric, and what happens over it.
+/// The quota of a metric in a plan, and what happens above it.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = PlanQuota)]
 struct QuotaView {
     #[schema(example = "llm_tokens")]
     metric: String,
-    /// For one billing period; null: unlimited.
+    /// Per billing period; null for unlimited.
     #[schema(required)]
     quota: Option<Number>,
     #[schema(value_type = String, example = "overage")]
     over_limit: OverLimit,
-    /// A decimal number in the currency's major unit, for one unit over the
-    /// quota; null where none is billed.
+    /// A decimal number in the currency's major unit, per unit over the quota; null
+    /// if overage is not billed.
     #[schema(required, example = "0.00001")]
     overage_rate: Option<String>,
-    /// What a grace period lets be used at most; absent: no end, or no grace.
+    /// The most usage that a grace period allows; absent if there is no limit, or no
+    /// grace.
     #[serde(skip_serializing_if = "Option::is_none")]
     grace_max: Option<Number>,
 }
@@ -101,11 +102,11 @@ struct ListQuery {
     #[serde(default)]
     #[param(inline)]
     limit: Limit,
-    /// `nextCursor` of the page before.
+    /// `nextCursor` of the previous page.
     cursor: Option<String>,
 }
 
-/// The plans, from the lowest tier to the highest
+/// List the plans, from the lowest tier to the highest
 #[utoipa::path(
     get,
     path = "/api/billing/plans",

@@ -1,11 +1,11 @@
-//! The catalogue in Stripe: a meter for each metric, and for each plan that is
-//! paid a product, a licensed price for its fee and a metered price for each
-//! metric whose overage is billed. What is there is found by event name,
-//! metadata and lookup key, and left alone; a price that differs is replaced,
-//! and its lookup key moves: prices themselves never change.
+//! Creates the catalogue in Stripe: a meter for each metric; for each paid plan a
+//! product, a licensed price for its fee, and a metered price for each metric
+//! whose overage is billed. Existing objects are found by event name, metadata
+//! and lookup key, and stay. Prices never change: one that differs is replaced,
+//! and its lookup key moves to the new one.
 //!
-//! A metered price has two tiers: what the plan includes costs nothing, and
-//! what is above it the overage rate. Usage is therefore reported whole.
+//! A metered price has two tiers: the included quantity is free, and usage above
+//! it costs the overage rate. All usage is therefore reported.
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
@@ -18,7 +18,7 @@ use billing_domain::money;
 use super::{Aggregation, Catalogue, Metric, OverLimit, Plan};
 use crate::stripe::client::{Client, Meter, Params, Price, Product, StripeError};
 
-/// What became, or would become, of a part of the catalogue.
+/// The result, or planned result, for a part of the catalogue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
@@ -27,7 +27,7 @@ pub struct Step {
     /// Its event name, tier or lookup key.
     pub name: String,
     pub action: Action,
-    /// Its id in Stripe; None where it is not made yet.
+    /// Its id in Stripe; `None` if it does not exist yet.
     pub id: Option<String>,
 }
 
@@ -36,7 +36,7 @@ pub struct Step {
 pub enum Action {
     Unchanged,
     Create,
-    /// Another price takes over the lookup key.
+    /// A new price takes over the lookup key.
     Replace,
 }
 
@@ -44,26 +44,26 @@ pub enum Action {
 pub enum SyncError {
     #[error(transparent)]
     Stripe(#[from] StripeError),
-    #[error("Stripe has no meter for the aggregation \"max\", which {metric:?} has")]
+    #[error("{metric:?} has the aggregation \"max\", for which Stripe has no meter")]
     Unmetered { metric: String },
-    #[error("the quota of {metric:?} in {tier:?} is no whole number, and Stripe's tiers are")]
+    #[error("the quota of {metric:?} in {tier:?} must be a whole number, as Stripe's tiers are")]
     FractionalQuota { tier: String, metric: String },
     #[error(
-        "the meter {event_name:?} is there with another aggregation; deactivate it in Stripe, and run this again"
+        "the meter {event_name:?} exists with another aggregation; deactivate it in Stripe, then run this again"
     )]
     OtherMeter { event_name: String },
 }
 
-/// The name under which the usage of a metric is reported.
+/// The meter event name of a metric.
 pub fn meter_event_name(metric: &str) -> String {
     format!("valuecanvas_{metric}")
 }
 
-/// The metered prices that a catalogue has in Stripe, as columns.
+/// The metered prices of a catalogue, as columns.
 pub struct MeteredPrices {
     pub lookup_keys: Vec<String>,
     pub metrics: Vec<String>,
-    /// The units that each includes.
+    /// The included units of each.
     pub included: Vec<Decimal>,
 }
 
@@ -96,7 +96,7 @@ pub fn metered_lookup_key(plan: &Plan, metric: &str) -> Option<String> {
         .then(|| format!("{base}_{metric}"))
 }
 
-/// Makes what is missing; with `dry_run` only says what is.
+/// Creates what is missing; with `dry_run`, only reports it.
 pub async fn sync(
     client: &Client,
     catalogue: &Catalogue,
@@ -179,7 +179,7 @@ impl Run<'_> {
         id
     }
 
-    /// The meter of a metric; None in a dry run that would make it.
+    /// The meter of a metric; `None` in a dry run that would create it.
     async fn meter(
         &mut self,
         metric: &str,
@@ -306,7 +306,7 @@ impl Run<'_> {
         self.price(plan, &lookup_key, product, params, same).await
     }
 
-    /// Makes the price, unless one that is the `same` has the lookup key.
+    /// Creates the price, unless an equal one (`same`) has the lookup key.
     async fn price(
         &mut self,
         plan: &Plan,
@@ -351,22 +351,22 @@ impl Run<'_> {
     }
 }
 
-/// Two runs at once make the same calls with the same keys; one a while later
-/// has others, since Stripe repeats its failures for the same key.
+/// Concurrent runs make the same calls with the same keys. A later run has other
+/// keys, since Stripe replays failures for the same key.
 fn key_of(kind: &str, params: &Params) -> String {
     let minute = Timestamp::now().as_second() / 60;
     let digest = Sha256::digest(format!("{minute} {kind} {params:?}"));
     format!("plans-sync-{}", hex::encode(&digest[..16]))
 }
 
-/// A rate for one unit, in the currency's minor unit.
+/// The rate per unit, in the currency's minor unit.
 fn minor_rate(major: Decimal, currency: &str) -> Decimal {
     let factor = Decimal::from(10_i64.pow(money::decimals(currency)));
     (major * factor).normalize()
 }
 
-/// What is included, free; and the rest. Without anything included there is
-/// one tier.
+/// A free tier for the included quantity, and one for the rest. Without an included
+/// quantity, there is one tier.
 fn tiers(included: i64, rate: Decimal) -> Vec<(Option<i64>, Decimal)> {
     let free = (included > 0).then_some((Some(included), Decimal::ZERO));
     free.into_iter().chain([(None, rate)]).collect()

@@ -7,7 +7,9 @@ use super::{Check, SKEW_SECS, deliveries};
 use crate::catalogue::{self, Action, Catalogue};
 use crate::config::StripeConfig;
 use crate::projection::{FURTHER_TYPES, LINKING_TYPE, MAIN_TYPES};
-use crate::stripe::client::{API_VERSION, Answer, Client, ErrorKind, StripeError, WebhookEndpoint};
+use crate::stripe::client::{
+    API_VERSION, Client, ErrorKind, Response, StripeError, WebhookEndpoint,
+};
 use crate::webhooks::endpoint::PATH;
 
 pub async fn check(
@@ -27,8 +29,8 @@ pub async fn check(
     let usable = !matches!(&account, Err(error) if error.kind != ErrorKind::Permission);
     let mut checks = vec![key(stripe, &account)];
     if usable {
-        if let Ok(answer) = &account {
-            checks.push(clock(answer, Timestamp::now()));
+        if let Ok(response) = &account {
+            checks.push(clock(response, Timestamp::now()));
         }
         checks.push(version());
         checks.extend(endpoint(client.webhook_endpoints().await));
@@ -39,7 +41,7 @@ pub async fn check(
     checks
 }
 
-fn key(stripe: &StripeConfig, account: &Result<Answer, StripeError>) -> Check {
+fn key(stripe: &StripeConfig, account: &Result<Response, StripeError>) -> Check {
     let name = "stripe key";
     let mode = if stripe.key_is_live == Some(true) {
         "live mode"
@@ -47,8 +49,8 @@ fn key(stripe: &StripeConfig, account: &Result<Answer, StripeError>) -> Check {
         "test mode"
     };
     match account {
-        Ok(answer) => {
-            let id = answer.body["id"].as_str().unwrap_or("unknown");
+        Ok(response) => {
+            let id = response.body["id"].as_str().unwrap_or("unknown");
             Check::ok(name, format!("account {id}, {mode}"))
         }
         Err(error) if error.kind == ErrorKind::Permission => Check::ok(
@@ -68,9 +70,9 @@ fn key(stripe: &StripeConfig, account: &Result<Answer, StripeError>) -> Check {
     }
 }
 
-fn clock(answer: &Answer, now: Timestamp) -> Check {
+fn clock(response: &Response, now: Timestamp) -> Check {
     let name = "clock";
-    let Some(date) = answer.date else {
+    let Some(date) = response.date else {
         return Check::skipped(name, "Stripe's answer has no date");
     };
     let skew = now.as_second().abs_diff(date.as_second());

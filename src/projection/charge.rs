@@ -1,4 +1,4 @@
-//! Charges: how each attempt to collect money ended.
+//! Projects charges, the attempts to collect money.
 
 use std::collections::BTreeSet;
 
@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use sqlx::PgConnection;
 
 use super::decode::Decoded;
-use super::versions::Mirrored;
-use super::versions::apply;
-use super::{Effects, NewAlert, Results, store};
+use super::store;
+use super::types::{Effects, NewAlert, Results};
+use super::versions::{Mirrored, merge};
 use crate::stripe::objects::{BillingObject, Charge};
 
 impl Mirrored for Charge {
@@ -28,8 +28,8 @@ impl Mirrored for Charge {
     }
 
     fn place(&self, event_type: &str, created: i64) -> Place {
-        // A bank debit may fail after it succeeded, and what was paid may be
-        // given back, in parts.
+        // A bank debit may fail after it succeeded, and a payment may be refunded
+        // in parts.
         let rank = match self.status.as_str() {
             _ if event_type == "charge.refunded" => 3 + u8::from(self.refunded),
             "pending" => 0,
@@ -49,23 +49,23 @@ pub async fn apply(
     results: &mut Results<'_>,
     effects: &mut Effects,
 ) -> Result<(), sqlx::Error> {
-    let keys: Vec<apply::Key> = results.by_object::<Charge>().into_keys().collect();
+    let keys: Vec<merge::ObjectKey> = results.by_object::<Charge>().into_keys().collect();
     if keys.is_empty() {
         return Ok(());
     }
     let stored = store::charges::load(conn, &keys).await?;
-    let folded = apply::fold_objects::<Charge>(conn, results, effects, &stored, |_, charge, _| {
+    let merged = merge::merge_events::<Charge>(conn, results, effects, &stored, |_, charge, _| {
         summary(charge)
     })
     .await?;
-    store::charges::save(conn, &folded).await?;
+    store::charges::save(conn, &merged).await?;
     let alerts = results.decoded.iter().filter_map(refunded);
     effects.alerts.extend(alerts);
     Ok(())
 }
 
-/// Enters in the batch's charges what other objects say of them: which invoice
-/// they paid, and whether they are disputed.
+/// Updates the batch's charges from other objects: the invoice that they paid,
+/// and whether they are disputed.
 pub async fn link(conn: &mut PgConnection, decoded: &[Decoded<'_>]) -> Result<(), sqlx::Error> {
     let mut named = BTreeSet::new();
     for event in decoded {
@@ -89,7 +89,7 @@ fn refunded(event: &Decoded<'_>) -> Option<NewAlert> {
     if event.stored.event_type != "charge.refunded" {
         return None;
     }
-    let shown = |amount| money::display(amount, &charge.currency);
+    let display = |amount| money::display(amount, &charge.currency);
     Some(NewAlert {
         organization_id: event.owner?,
         kind: "charge_refunded",
@@ -98,8 +98,8 @@ fn refunded(event: &Decoded<'_>) -> Option<NewAlert> {
         resource_id: charge.id.clone(),
         message: format!(
             "{} of {} of charge {} were refunded",
-            shown(charge.amount_refunded),
-            shown(charge.amount),
+            display(charge.amount_refunded),
+            display(charge.amount),
             charge.id
         ),
         occurred_at: event.stored.created,

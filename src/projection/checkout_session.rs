@@ -1,13 +1,13 @@
-//! Checkout sessions: how a payer's visit to Stripe's page ended. They also
-//! say which organization a new customer belongs to.
+//! Projects checkout sessions. They also name the organization of a new
+//! customer.
 
 use billing_domain::event_order::Place;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use super::versions::Mirrored;
-use super::versions::apply;
-use super::{Effects, Results, store};
+use super::store;
+use super::types::{Effects, Results};
+use super::versions::{Mirrored, merge};
 use crate::stripe::objects::{BillingObject, CheckoutSession};
 
 impl Mirrored for CheckoutSession {
@@ -25,7 +25,7 @@ impl Mirrored for CheckoutSession {
     }
 
     fn place(&self, event_type: &str, created: i64) -> Place {
-        // A payment that takes its time ends after the session did.
+        // An asynchronous payment ends after its session.
         let rank = match event_type {
             "checkout.session.completed" | "checkout.session.expired" => 0,
             _ => 1,
@@ -43,17 +43,17 @@ pub async fn apply(
     results: &mut Results<'_>,
     effects: &mut Effects,
 ) -> Result<(), sqlx::Error> {
-    let keys: Vec<apply::Key> = results.by_object::<CheckoutSession>().into_keys().collect();
+    let keys: Vec<merge::ObjectKey> = results.by_object::<CheckoutSession>().into_keys().collect();
     if keys.is_empty() {
         return Ok(());
     }
     let stored = store::checkout_sessions::load(conn, &keys).await?;
-    let folded =
-        apply::fold_objects::<CheckoutSession>(conn, results, effects, &stored, |_, o, _| {
+    let merged =
+        merge::merge_events::<CheckoutSession>(conn, results, effects, &stored, |_, o, _| {
             summary(o)
         })
         .await?;
-    store::checkout_sessions::save(conn, &folded).await
+    store::checkout_sessions::save(conn, &merged).await
 }
 
 fn summary(session: &CheckoutSession) -> Value {

@@ -1,12 +1,12 @@
-//! Customers: whether they are still there, and what they pay with.
+//! Projects customers: whether they exist, and their default payment method.
 
 use billing_domain::event_order::Place;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use super::versions::Mirrored;
-use super::versions::apply;
-use super::{Effects, NewAlert, Results, store};
+use super::store;
+use super::types::{Effects, NewAlert, Results};
+use super::versions::{Mirrored, merge};
 use crate::stripe::objects::{BillingObject, Customer};
 
 impl Mirrored for Customer {
@@ -24,7 +24,7 @@ impl Mirrored for Customer {
     }
 
     fn place(&self, _event_type: &str, created: i64) -> Place {
-        // Who was deleted does not come back.
+        // A deleted customer stays deleted.
         Place {
             terminal: self.deleted,
             created,
@@ -38,15 +38,15 @@ pub async fn apply(
     results: &mut Results<'_>,
     effects: &mut Effects,
 ) -> Result<(), sqlx::Error> {
-    let keys: Vec<apply::Key> = results.by_object::<Customer>().into_keys().collect();
+    let keys: Vec<merge::ObjectKey> = results.by_object::<Customer>().into_keys().collect();
     if keys.is_empty() {
         return Ok(());
     }
     let stored = store::customers::load(conn, &keys).await?;
-    let folded =
-        apply::fold_objects::<Customer>(conn, results, effects, &stored, |_, o, _| summary(o))
+    let merged =
+        merge::merge_events::<Customer>(conn, results, effects, &stored, |_, o, _| summary(o))
             .await?;
-    store::customers::save(conn, &folded).await?;
+    store::customers::save(conn, &merged).await?;
     for event in results.decoded {
         let (Some(customer), Some(owner)) = (Customer::of(&event.object), event.owner) else {
             continue;
@@ -59,8 +59,8 @@ pub async fn apply(
                 resource_type: Customer::RESOURCE,
                 resource_id: customer.id.clone(),
                 message: format!(
-                    "the Stripe customer {} was deleted; nothing can be charged to it any more. \
-                     `organizations link-customer` gives the organization another",
+                    "the Stripe customer {} was deleted and can no longer be charged; \
+                     `organizations link-customer` gives the organization another one",
                     customer.id
                 ),
                 occurred_at: event.stored.created,

@@ -1,29 +1,31 @@
-//! From a stored event to what its handler works on.
+//! Decodes stored events into typed objects.
 
 use billing_domain::event_order::Place;
 use uuid::Uuid;
 
 use super::event_types::read_object;
+use super::types::{Context, Handled, HandlerError};
 use super::versions::Mirrored as _;
-use super::{Context, EventData, Handled, HandlerError, StoredEvent};
+use crate::event_log::StoredEvent;
 use crate::stripe::event;
+use crate::stripe::event::EventData;
 use crate::stripe::objects::BillingObject;
 
-/// An event, read.
+/// A decoded event.
 #[derive(Debug)]
 pub struct Decoded<'a> {
-    /// Its place in the batch.
+    /// The position in the batch.
     pub index: usize,
     pub stored: &'a StoredEvent,
     pub data: EventData,
     pub object: BillingObject,
-    /// Its place among the events of its object.
+    /// The order among the events of its object.
     pub place: Place,
     /// The organization, once it is found.
     pub owner: Option<Uuid>,
 }
 
-/// Reads `event`, or says what becomes of it without.
+/// Decodes `event`; an `Err` is the result of an event that is not applied.
 pub fn decode<'a>(
     context: &Context<'_>,
     index: usize,
@@ -42,7 +44,7 @@ pub fn decode<'a>(
         return Err(Ok(Handled::LivemodeMismatch));
     }
     let data = EventData::read(&event.payload).map_err(|error| {
-        // It names an object, and does not show it.
+        // A thin event names an object without its content.
         if event::is_thin(&event.payload) {
             return Ok(Handled::Ignored);
         }
@@ -73,13 +75,13 @@ fn place_of(object: &BillingObject, event_type: &str, created: i64) -> Place {
     }
 }
 
-/// An event of another account changes nothing of ours.
+/// Excludes events of other accounts.
 fn foreign(context: &Context<'_>, account: &str) -> Result<(), Result<Handled, HandlerError>> {
     match context.account.is(account) {
         Some(true) => Ok(()),
         Some(false) => Err(Ok(Handled::ForeignAccount)),
         None => Err(Err(HandlerError::Refused(format!(
-            "Stripe could not be asked whether {account} is our account"
+            "could not ask Stripe whether {account} is our account"
         )))),
     }
 }

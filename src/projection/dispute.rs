@@ -1,4 +1,4 @@
-//! Disputes, and how they end.
+//! Projects disputes.
 
 use billing_domain::event_order::Place;
 use billing_domain::money;
@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use sqlx::PgConnection;
 
 use super::decode::Decoded;
-use super::versions::Mirrored;
-use super::versions::apply;
-use super::{Effects, NewAlert, Results, store};
+use super::store;
+use super::types::{Effects, NewAlert, Results};
+use super::versions::{Mirrored, merge};
 use crate::stripe::objects::{BillingObject, Dispute};
 
 impl Mirrored for Dispute {
@@ -40,15 +40,15 @@ pub async fn apply(
     results: &mut Results<'_>,
     effects: &mut Effects,
 ) -> Result<(), sqlx::Error> {
-    let keys: Vec<apply::Key> = results.by_object::<Dispute>().into_keys().collect();
+    let keys: Vec<merge::ObjectKey> = results.by_object::<Dispute>().into_keys().collect();
     if keys.is_empty() {
         return Ok(());
     }
     let stored = store::disputes::load(conn, &keys).await?;
-    let folded =
-        apply::fold_objects::<Dispute>(conn, results, effects, &stored, |_, o, _| summary(o))
+    let merged =
+        merge::merge_events::<Dispute>(conn, results, effects, &stored, |_, o, _| summary(o))
             .await?;
-    store::disputes::save(conn, &folded).await?;
+    store::disputes::save(conn, &merged).await?;
     let alerts = results.decoded.iter().filter_map(alert);
     effects.alerts.extend(alerts);
     Ok(())

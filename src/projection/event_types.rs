@@ -1,12 +1,13 @@
-//! The event types that have a handler, and the audit log's words for them.
+//! The event types that are projected, and their audit actions.
 
-use super::{EventData, Handled, HandlerError};
+use super::types::{Handled, HandlerError};
+use crate::stripe::event::EventData;
 use crate::stripe::objects::{
     BillingObject, Charge, CheckoutSession, Customer, Dispute, Invoice, InvoicePayment,
     PaymentMethod, Subscription,
 };
 
-/// Without these the mirror is wrong.
+/// The mirror needs these to be correct.
 pub const MAIN_TYPES: [&str; 12] = [
     "invoice.created",
     "invoice.finalized",
@@ -22,7 +23,7 @@ pub const MAIN_TYPES: [&str; 12] = [
     "payment_method.detached",
 ];
 
-/// Without these it shows no refunds, disputes, deleted customers and drafts,
+/// The mirror needs these for refunds, disputes, deleted customers and drafts,
 /// renewed cards, pending changes and checkouts.
 pub const FURTHER_TYPES: [&str; 21] = [
     "invoice.paid",
@@ -48,10 +49,11 @@ pub const FURTHER_TYPES: [&str; 21] = [
     "checkout.session.async_payment_failed",
 ];
 
-/// Without this charges do not say which invoice they paid, since 2025-03-31.
+/// Links a charge to its invoice, which charges do not name since API version
+/// 2025-03-31.
 pub const LINKING_TYPE: &str = "invoice_payment.paid";
 
-/// All event types that have a handler.
+/// All event types that are projected.
 pub const HANDLED_TYPES: [&str; 34] = {
     let mut all = [LINKING_TYPE; 34];
     let mut at = 0;
@@ -67,7 +69,7 @@ pub const HANDLED_TYPES: [&str; 34] = {
     all
 };
 
-/// The audit log's word for what an event of `event_type` does.
+/// The audit action of an event of `event_type`.
 pub(super) fn action(event_type: &str) -> &'static str {
     match event_type {
         "invoice.created" => "invoice_created",
@@ -108,7 +110,7 @@ pub(super) fn action(event_type: &str) -> &'static str {
     }
 }
 
-/// Reads the object of an event whose type has a handler.
+/// Reads the object of an event of a projected type.
 pub(super) fn read_object(
     event_type: &str,
     data: &EventData,

@@ -1,4 +1,4 @@
-//! Invoices and their lines, and what a payment says of the subscription.
+//! Projects invoices with their lines, and payment outcomes of subscriptions.
 
 use std::collections::BTreeMap;
 
@@ -11,17 +11,17 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::decode::Decoded;
-use super::versions::apply;
-use super::versions::{Mirrored, Version};
-use super::{Effects, Invoice, NewAlert, Results, store};
-use crate::stripe::objects::BillingObject;
+use super::store;
+use super::types::{Effects, NewAlert, Results};
+use super::versions::{Mirrored, Version, merge};
+use crate::stripe::objects::{BillingObject, Invoice};
 
-/// The event of a draft that is no more.
+/// The event of a deleted draft.
 const DELETED: &str = "invoice.deleted";
-/// After all that an invoice can be.
+/// Ranks after all other states of an invoice.
 const DELETED_RANK: u8 = 15;
 
-/// Whether `version` is that of a deleted draft.
+/// Whether `version` is of a deleted draft.
 pub fn is_deleted(version: &Version) -> bool {
     let place = version.place();
     place.terminal && place.rank == DELETED_RANK
@@ -50,16 +50,16 @@ impl Mirrored for Invoice {
             };
         }
         let status = self.status.as_deref().unwrap_or("draft");
-        let (terminal, life) = match status {
+        let (terminal, stage) = match status {
             "draft" => (false, 0),
             "open" => (false, 1),
-            // Neither is ever left.
+            // Both are final.
             "paid" | "void" => (true, 3),
-            // Uncollectible, or a status that Stripe did not have yet.
+            // Uncollectible, or a status unknown to this version.
             _ => (false, 2),
         };
-        // Of one second and status, the first to tell is not the last word.
-        let told = match event_type {
+        // Within one second and status, these two come first.
+        let event_rank = match event_type {
             "invoice.created" => 0,
             "invoice.finalized" => 1,
             _ => 2,
@@ -67,9 +67,19 @@ impl Mirrored for Invoice {
         Place {
             terminal,
             created,
-            rank: life * 3 + told,
+            rank: stage * 3 + event_rank,
         }
     }
+}
+
+/// How a payment ended. Declared in ascending order: within a second a success is
+/// the later one, since a failed payment may be retried and a paid invoice stays
+/// paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PaymentOutcome {
+    Failed,
+    Succeeded,
 }
 
 /// The newest payment outcome of a subscription.
@@ -77,7 +87,7 @@ impl Mirrored for Invoice {
 pub struct Payment {
     pub organization_id: Uuid,
     pub stripe_subscription_id: String,
-    pub outcome: &'static str,
+    pub outcome: PaymentOutcome,
     pub billing_reason: Option<String>,
     pub stripe_invoice_id: String,
     pub last_event_at: Timestamp,
@@ -88,12 +98,11 @@ pub struct Payment {
 }
 
 impl Payment {
-    /// Later is greater; within a second a success is, since what failed may
-    /// be tried again and what is paid stays paid.
-    pub fn order(&self) -> (i64, bool, &str) {
+    /// Later is greater.
+    pub fn order(&self) -> (i64, PaymentOutcome, &str) {
         (
             self.last_event_at.as_second(),
-            self.outcome == "succeeded",
+            self.outcome,
             &self.last_event_id,
         )
     }
@@ -104,20 +113,20 @@ pub async fn apply(
     results: &mut Results<'_>,
     effects: &mut Effects,
 ) -> Result<(), sqlx::Error> {
-    let keys: Vec<apply::Key> = results.by_object::<Invoice>().into_keys().collect();
+    let keys: Vec<merge::ObjectKey> = results.by_object::<Invoice>().into_keys().collect();
     if keys.is_empty() {
         return Ok(());
     }
     let stored = store::invoices::load(conn, &keys).await?;
-    let folded =
-        apply::fold_objects::<Invoice>(conn, results, effects, &stored, |_, invoice, version| {
+    let merged =
+        merge::merge_events::<Invoice>(conn, results, effects, &stored, |_, invoice, version| {
             if is_deleted(version) {
                 return store::invoices::deleted();
             }
             summary(invoice)
         })
         .await?;
-    store::invoices::save(conn, &folded).await?;
+    store::invoices::save(conn, &merged).await?;
 
     let payments = payments(results.decoded);
     store::invoices::save_payments(conn, &payments.into_values().collect::<Vec<_>>()).await?;
@@ -128,9 +137,9 @@ pub async fn apply(
     Ok(())
 }
 
-/// The newest payment outcome that the batch tells of each subscription.
-fn payments(events: &[Decoded<'_>]) -> BTreeMap<apply::Key, Payment> {
-    let mut newest = BTreeMap::<apply::Key, Payment>::new();
+/// The newest payment outcome in the batch, by subscription.
+fn payments(events: &[Decoded<'_>]) -> BTreeMap<merge::ObjectKey, Payment> {
+    let mut newest = BTreeMap::<merge::ObjectKey, Payment>::new();
     for payment in events.iter().filter_map(payment_of) {
         let key = (
             payment.organization_id,
@@ -151,8 +160,8 @@ fn payment_of(event: &Decoded<'_>) -> Option<Payment> {
         return None;
     };
     let outcome = match event.stored.event_type.as_str() {
-        "invoice.payment_succeeded" | "invoice.paid" => "succeeded",
-        "invoice.payment_failed" => "failed",
+        "invoice.payment_succeeded" | "invoice.paid" => PaymentOutcome::Succeeded,
+        "invoice.payment_failed" => PaymentOutcome::Failed,
         _ => return None,
     };
     Some(Payment {
@@ -167,7 +176,7 @@ fn payment_of(event: &Decoded<'_>) -> Option<Payment> {
     })
 }
 
-/// Whether a deduced status may begin or end with what `event_type` shows.
+/// Whether an event of `event_type` may begin or end a deduced status.
 pub fn touches_status(invoice: &Invoice, event_type: &str) -> bool {
     invoice.subscription_id.is_some()
         && (event_type.starts_with("invoice.payment_")
@@ -187,7 +196,7 @@ fn failed_payment(event: &Decoded<'_>) -> Option<NewAlert> {
     let amount = money::display(invoice.amount_due, &invoice.currency);
     let next = match invoice.next_payment_attempt {
         Some(time) => format!("Stripe tries again at {time}"),
-        None => "Stripe does not try again by itself".to_owned(),
+        None => "Stripe will not try again by itself".to_owned(),
     };
     Some(NewAlert {
         organization_id: event.owner?,
@@ -221,7 +230,7 @@ fn action_required(event: &Decoded<'_>) -> Option<NewAlert> {
         resource_type: Invoice::RESOURCE,
         resource_id: invoice.id.clone(),
         message: format!(
-            "payment of {amount} for invoice {} waits for its payer; {way}",
+            "payment of {amount} for invoice {} requires action by the payer; {way}",
             invoice.number.as_deref().unwrap_or(&invoice.id)
         ),
         occurred_at: event.stored.created,

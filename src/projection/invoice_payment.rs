@@ -1,13 +1,13 @@
-//! Invoice payments: they say which invoice a charge paid, where the charge
+//! Projects invoice payments, which link a charge to its invoice where the charge
 //! itself does not.
 
 use billing_domain::event_order::Place;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use super::versions::Mirrored;
-use super::versions::apply;
-use super::{Effects, Results, store};
+use super::store;
+use super::types::{Effects, Results};
+use super::versions::{Mirrored, merge};
 use crate::stripe::objects::{BillingObject, InvoicePayment};
 
 impl Mirrored for InvoicePayment {
@@ -38,17 +38,17 @@ pub async fn apply(
     results: &mut Results<'_>,
     effects: &mut Effects,
 ) -> Result<(), sqlx::Error> {
-    let keys: Vec<apply::Key> = results.by_object::<InvoicePayment>().into_keys().collect();
+    let keys: Vec<merge::ObjectKey> = results.by_object::<InvoicePayment>().into_keys().collect();
     if keys.is_empty() {
         return Ok(());
     }
     let stored = store::invoice_payments::load(conn, &keys).await?;
-    let folded =
-        apply::fold_objects::<InvoicePayment>(conn, results, effects, &stored, |_, o, _| {
+    let merged =
+        merge::merge_events::<InvoicePayment>(conn, results, effects, &stored, |_, o, _| {
             summary(o)
         })
         .await?;
-    store::invoice_payments::save(conn, &folded).await
+    store::invoice_payments::save(conn, &merged).await
 }
 
 fn summary(payment: &InvoicePayment) -> Value {

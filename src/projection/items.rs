@@ -1,9 +1,9 @@
-//! Items of a subscription that its newest event left out: Stripe shows the
-//! first few of a list and says `has_more`. What is not shown is not gone.
+//! Completes truncated lists of subscription items: Stripe shows the first few
+//! and sets `has_more`. Items that are not shown still exist.
 //!
-//! An event whose list is cut has the items that it shows, and those of the
-//! events before it, back to the last whose list is whole. That depends on the
-//! set of events alone. Where Stripe can be asked, it is asked as well.
+//! An event with a truncated list has the items that it shows and those of the
+//! events before it, back to the last complete list. That depends only on the
+//! set of events. With a Stripe key, the items are fetched as well.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -13,54 +13,56 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::decode::Decoded;
+use super::store;
 use super::subscription::StoredSubscription;
-use super::versions::apply::{Folded, Key};
+use super::types::{NewAlert, Results};
+use super::versions::merge::{MergedObject, ObjectKey};
 use super::versions::{Mirrored as _, Version};
-use super::{EventData, NewAlert, Results, Subscription, store};
-use crate::stripe::objects::{BillingObject, SubscriptionItem};
+use crate::stripe::event::EventData;
+use crate::stripe::objects::{BillingObject, Subscription, SubscriptionItem};
 
-/// Gives the batch's events about subscriptions the items that they left out.
+/// Adds the items that the batch's subscription events left out.
 pub async fn complete(
     conn: &mut PgConnection,
     decoded: &mut [Decoded<'_>],
 ) -> Result<(), sqlx::Error> {
-    // What was told before is read once, however many events need it.
-    let mut told = BTreeMap::<Key, Vec<Told>>::new();
+    // Earlier states are read once per subscription.
+    let mut states = BTreeMap::<ObjectKey, Vec<ShownState>>::new();
     for event in decoded {
         let order = (event.place, event.stored.id.clone());
         if let (BillingObject::Subscription(subscription), Some(owner)) =
             (&mut event.object, event.owner)
             && subscription.has_more_items
         {
-            let told = match told.entry((owner, subscription.id.clone())) {
+            let states = match states.entry((owner, subscription.id.clone())) {
                 Entry::Occupied(read) => read.into_mut(),
                 Entry::Vacant(unread) => {
-                    unread.insert(read_told(conn, owner, &subscription.id).await?)
+                    unread.insert(read_states(conn, owner, &subscription.id).await?)
                 }
             };
-            subscription.items = items_at(told, subscription, &order);
+            subscription.items = items_at(states, subscription, &order);
         }
     }
     Ok(())
 }
 
-/// Subscriptions whose newest event left items out, and of which the batch has
-/// an earlier event: it may show them.
+/// Completes subscriptions whose newest event left items out, when the batch has
+/// an earlier event that may show them.
 pub async fn revisit(
     conn: &mut PgConnection,
     results: &Results<'_>,
-    stored: &BTreeMap<Key, StoredSubscription>,
-    folded: &mut Vec<Folded<Subscription>>,
+    stored: &BTreeMap<ObjectKey, StoredSubscription>,
+    merged: &mut Vec<MergedObject<Subscription>>,
 ) -> Result<(), sqlx::Error> {
     for key in results.by_object::<Subscription>().into_keys() {
-        let written = folded
+        let written = merged
             .iter_mut()
             .find(|one| one.organization_id == key.0 && one.snapshot.id == key.1);
         if let Some(one) = written {
             if one.snapshot.has_more_items {
                 let order = order_of(&one.version);
-                let told = read_told(conn, key.0, &key.1).await?;
-                one.snapshot.items = items_at(&told, &one.snapshot, &order);
+                let states = read_states(conn, key.0, &key.1).await?;
+                one.snapshot.items = items_at(&states, &one.snapshot, &order);
             }
             continue;
         }
@@ -74,9 +76,9 @@ pub async fn revisit(
         });
         if let Some(mut snapshot) = winner {
             let order = order_of(&row.version);
-            let told = read_told(conn, key.0, &key.1).await?;
-            snapshot.items = items_at(&told, &snapshot, &order);
-            folded.push(Folded {
+            let states = read_states(conn, key.0, &key.1).await?;
+            snapshot.items = items_at(&states, &snapshot, &order);
+            merged.push(MergedObject {
                 organization_id: key.0,
                 version: row.version.clone(),
                 snapshot,
@@ -87,7 +89,7 @@ pub async fn revisit(
     Ok(())
 }
 
-/// What is not known of a subscription may be what it costs.
+/// The alert for items that are not known and may be charged.
 pub fn alert(event: &Decoded<'_>) -> Option<NewAlert> {
     let subscription = Subscription::of(&event.object).filter(|s| s.has_more_items)?;
     Some(NewAlert {
@@ -103,22 +105,22 @@ pub fn alert(event: &Decoded<'_>) -> Option<NewAlert> {
     })
 }
 
-/// Where an event stands, and its id.
+/// An event's order and id.
 type Order = (Place, String);
 
 fn order_of(version: &Version) -> Order {
     (version.place(), version.last_event_id.clone())
 }
 
-/// What an event shows of a subscription.
-type Told = (Order, Subscription);
+/// A subscription as an event shows it.
+type ShownState = (Order, Subscription);
 
-/// What all events show of a subscription, in their order.
-async fn read_told(
+/// The subscription as all its events show it, in their order.
+async fn read_states(
     conn: &mut PgConnection,
     organization_id: Uuid,
     subscription_id: &str,
-) -> Result<Vec<Told>, sqlx::Error> {
+) -> Result<Vec<ShownState>, sqlx::Error> {
     let events = store::events_of(conn, organization_id, subscription_id).await?;
     let shown = events.into_iter().filter_map(|event| {
         let data = EventData::read(&event.payload).ok()?;
@@ -126,14 +128,18 @@ async fn read_told(
         let place = shown.place(&event.event_type, event.created.as_second());
         Some(((place, event.id), shown))
     });
-    let mut told: Vec<Told> = shown.collect();
-    told.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(told)
+    let mut states: Vec<ShownState> = shown.collect();
+    states.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(states)
 }
 
-/// The items of `subscription`, whose list is cut, as of the event at `order`.
-fn items_at(told: &[Told], subscription: &Subscription, order: &Order) -> Vec<SubscriptionItem> {
-    let earlier = &told[..told.partition_point(|(at, _)| at < order)];
+/// The items of `subscription`, whose list is truncated, as of `order`.
+fn items_at(
+    states: &[ShownState],
+    subscription: &Subscription,
+    order: &Order,
+) -> Vec<SubscriptionItem> {
+    let earlier = &states[..states.partition_point(|(at, _)| at < order)];
     let whole = earlier.iter().rposition(|(_, shown)| !shown.has_more_items);
     let shown = earlier[whole.unwrap_or(0)..].iter().map(|(_, shown)| shown);
     let shown = shown.chain([subscription]).flat_map(|shown| &shown.items);

@@ -1,11 +1,10 @@
 //! The tier that a subscription keeps while the catalogue knows none of its
-//! prices: that of its newest event which the catalogue did know.
+//! prices: the tier of its newest event whose prices are known.
 //!
-//! It is kept with the row, so that an event costs the same however many came
-//! before it. Like the row, it depends on the set of events alone: the newest
-//! of them is the same whatever their order. Which of several is the newest that
-//! share a place and show different tiers, their changes tell: it is looked for
-//! in the events themselves, once it is asked.
+//! It is stored with the row, so that the cost of an event does not grow with
+//! the number of earlier ones. Like the row, it depends only on the set of
+//! events. If events of equal order show different tiers, their payloads decide
+//! which is the newest; they are read only when the tier is needed.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -15,25 +14,28 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::store;
 use super::subscription::StoredSubscription;
+use super::types::Results;
 use super::versions::Mirrored as _;
-use super::versions::apply::Key;
-use super::{EventData, Results, Subscription, store};
+use super::versions::merge::ObjectKey;
 use crate::catalogue::Catalogue;
+use crate::stripe::event::EventData;
+use crate::stripe::objects::Subscription;
 
-/// What the events of a subscription say of its tier.
+/// The known tier of a subscription, from its events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownTier {
-    /// The event that had written the row when this was kept. Another one: the
-    /// row was written by a program that does not keep this.
+    /// The event that had written the row when this was stored. If the row names
+    /// another one, it was written by a version without known tiers.
     as_of: String,
-    newest: Option<Paid>,
-    /// Set where events that share the newest one's place show other tiers.
+    newest: Option<PaidTier>,
+    /// Set if events of the newest one's order show other tiers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     contest: Option<Decision>,
 }
 
-/// Whether their changes were asked which of them is the last.
+/// Whether the payloads have decided which event is the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Decision {
@@ -41,9 +43,9 @@ enum Decision {
     Made,
 }
 
-/// An event whose prices are a plan's.
+/// An event whose prices belong to a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Paid {
+struct PaidTier {
     terminal: bool,
     created: i64,
     rank: u8,
@@ -51,7 +53,7 @@ struct Paid {
     tier: String,
 }
 
-impl Paid {
+impl PaidTier {
     fn at(place: Place, event_id: &str, tier: &str) -> Self {
         Self {
             terminal: place.terminal,
@@ -80,7 +82,7 @@ impl KnownTier {
         }
     }
 
-    /// Whether the subscription's events must be looked through to tell.
+    /// Whether the subscription's events must be searched to decide.
     pub fn is_open(&self) -> bool {
         self.contest == Some(Decision::Open)
     }
@@ -89,21 +91,21 @@ impl KnownTier {
         Some(self.newest.as_ref()?.tier.as_str())
     }
 
-    /// The same, to be kept with a row that `event_id` wrote.
+    /// This tier for a row that `event_id` wrote.
     pub fn beside(mut self, event_id: &str) -> Self {
         event_id.clone_into(&mut self.as_of);
         self
     }
 
-    /// What is stored beside a row that `event_id` wrote, unless it is not the
-    /// row's.
+    /// Reads the stored value, unless another event than `event_id` was the last
+    /// to write its row.
     pub fn stored(value: serde_json::Value, event_id: &str) -> Option<Self> {
         let kept: Self = serde_json::from_value(value).ok()?;
         (kept.as_of == event_id).then_some(kept)
     }
 
-    /// Takes account of an event that shows `shown`. A replayed event counts
-    /// as the catalogue has it now.
+    /// Takes an event into account. A replayed event counts with the current
+    /// catalogue.
     fn note(&mut self, catalogue: &Catalogue, shown: &Subscription, place: Place, event_id: &str) {
         let Some(plan) = catalogue.plan_of(shown) else {
             return;
@@ -123,17 +125,17 @@ impl KnownTier {
                 Ordering::Greater => self.contest = None,
             }
         }
-        self.newest = Some(Paid::at(place, event_id, &plan.tier));
+        self.newest = Some(PaidTier::at(place, event_id, &plan.tier));
     }
 }
 
-/// What the batch makes of the tiers that were kept. Those of subscriptions
-/// whose events were not looked through yet are left out.
-pub fn noted(
+/// The known tiers after the batch, except of subscriptions whose events were
+/// never searched.
+pub fn update_known_tiers(
     catalogue: &Catalogue,
     results: &Results<'_>,
-    stored: &BTreeMap<Key, StoredSubscription>,
-) -> BTreeMap<Key, KnownTier> {
+    stored: &BTreeMap<ObjectKey, StoredSubscription>,
+) -> BTreeMap<ObjectKey, KnownTier> {
     let mut tiers = BTreeMap::new();
     for (key, events) in results.by_object::<Subscription>() {
         let known = match stored.get(&key) {
@@ -144,12 +146,12 @@ pub fn noted(
             continue;
         };
         for (_, event, subscription) in events {
-            // Items that were filled in depend on what came before.
-            let as_told = match subscription.has_more_items {
+            // Completed items depend on earlier events, so the event's own count.
+            let original = match subscription.has_more_items {
                 true => Subscription::read(&event.data.object).ok(),
                 false => None,
             };
-            let shown = as_told.as_ref().unwrap_or(subscription);
+            let shown = original.as_ref().unwrap_or(subscription);
             known.note(catalogue, shown, event.place, &event.stored.id);
         }
         tiers.insert(key, known);
@@ -157,8 +159,8 @@ pub fn noted(
     tiers
 }
 
-/// Looks through all events of a subscription, once.
-pub async fn look_for(
+/// Searches all events of a subscription.
+pub async fn search_events(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
     organization_id: Uuid,
@@ -174,7 +176,7 @@ pub async fn look_for(
         };
         let place = subscription.place(&event.event_type, event.created.as_second());
         let plan = catalogue.plan_of(&subscription);
-        shown.push(Shown {
+        shown.push(TierEvidence {
             place,
             id: event.id,
             tier: plan.map(|plan| plan.tier.as_str()),
@@ -184,16 +186,16 @@ pub async fn look_for(
     Ok(newest_of(shown))
 }
 
-/// An event, and the tier that it shows.
-struct Shown<'c> {
+/// An event with its tier.
+struct TierEvidence<'c> {
     place: Place,
     id: String,
     tier: Option<&'c str>,
     data: EventData,
 }
 
-/// The newest of the events that show a tier.
-fn newest_of(shown: Vec<Shown<'_>>) -> KnownTier {
+/// The tier of the newest event that has one.
+fn newest_of(shown: Vec<TierEvidence<'_>>) -> KnownTier {
     let paid = shown.iter().filter(|event| event.tier.is_some());
     let Some(place) = paid.map(|event| event.place).max() else {
         return KnownTier::none();
@@ -206,13 +208,16 @@ fn newest_of(shown: Vec<Shown<'_>>) -> KnownTier {
     let differ = paid.iter().any(|event| event.tier != paid[0].tier);
     KnownTier {
         as_of: String::new(),
-        newest: last.and_then(|last| Some(Paid::at(place, &last.id, last.tier?))),
+        newest: last.and_then(|last| Some(PaidTier::at(place, &last.id, last.tier?))),
         contest: differ.then_some(Decision::Made),
     }
 }
 
-/// The last of all these events, where it is one of `paid`.
-fn last_of<'a, 'c>(paid: &'a [Shown<'c>], unknown: &[Shown<'c>]) -> Option<&'a Shown<'c>> {
+/// The last of these events, if it is one of `paid`.
+fn last_of<'a, 'c>(
+    paid: &'a [TierEvidence<'c>],
+    unknown: &[TierEvidence<'c>],
+) -> Option<&'a TierEvidence<'c>> {
     let mut contest = Contest::default();
     for event in paid.iter().chain(unknown) {
         let data = event.data.clone();

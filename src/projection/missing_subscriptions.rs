@@ -1,30 +1,31 @@
-//! A subscription that Stripe does not have: no event and no answer will ever
-//! say that it has ended.
+//! Ends a subscription that Stripe does not have, for which no event and no
+//! response will ever arrive.
 
 use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::plan_assignment::{self, Holding, Holdings};
-use super::versions::apply::Key;
-use super::{Effects, store, subscription};
+use super::plan_assignment::{self, PlanSource, PlanSources};
+use super::types::Effects;
+use super::versions::merge::ObjectKey;
+use super::{store, subscription};
 use crate::audit::{Actor, LockedChains, NewEntry};
 use crate::catalogue::Catalogue;
 use crate::metering::grace;
 
-/// What the end of a subscription did.
+/// The outcome of ending a subscription here.
 #[derive(Debug)]
 pub struct EndedHere {
-    /// What an audit entry shows of the subscription as it was.
+    /// The subscription's summary before, for the audit entry.
     pub before: Option<Value>,
-    /// Entries for what followed from it.
+    /// Entries for the consequences.
     pub entries: Vec<NewEntry>,
-    /// The grace periods that ended.
+    /// Grace periods that ended.
     pub graces: Vec<grace::Ended>,
 }
 
-/// Marks the subscription as canceled, and sets plan and quotas by what is left.
-/// Should Stripe show it after all, that counts again.
+/// Marks the subscription as canceled and assigns plan and quotas from the
+/// remaining ones. If Stripe shows it later after all, that state counts again.
 pub async fn end_missing(
     conn: &mut PgConnection,
     _locked: &LockedChains,
@@ -33,16 +34,16 @@ pub async fn end_missing(
     actor: Actor,
 ) -> Result<EndedHere, sqlx::Error> {
     let organizations = [organization_id];
-    let key: Key = (organization_id, subscription_id.to_owned());
+    let key: ObjectKey = (organization_id, subscription_id.to_owned());
     let mut stored = store::subscriptions::load(conn, &organizations).await?;
     let before = subscription::summaries(&stored)
         .remove(&key)
         .map(|row| row.summary);
     store::subscriptions::end(conn, organization_id, subscription_id, Uuid::now_v7()).await?;
     stored.remove(&key);
-    let mut holdings = Holdings::new();
+    let mut sources = PlanSources::new();
     for ((owner, subscription_id), row) in stored {
-        holdings.entry(owner).or_default().push(Holding {
+        sources.entry(owner).or_default().push(PlanSource {
             subscription_id,
             status: row.status,
             plan_tier: row.plan_tier,
@@ -50,7 +51,7 @@ pub async fn end_missing(
         });
     }
     let mut effects = Effects::of(actor);
-    plan_assignment::settle(conn, catalogue, &organizations, holdings, &mut effects).await?;
+    plan_assignment::assign_plans(conn, catalogue, &organizations, sources, &mut effects).await?;
     Ok(EndedHere {
         before,
         entries: effects.entries,

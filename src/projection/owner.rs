@@ -1,4 +1,4 @@
-//! Which organization an event belongs to.
+//! Finds the organization that an event belongs to.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,27 +7,29 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::decode::Decoded;
+use super::store;
 use super::store::unclaimed::Unclaimed;
-use super::{Context, Handled, HandlerError, NewAlert, StoredEvent, UnknownCustomers, store};
+use super::types::{Context, Handled, HandlerError, NewAlert};
+use crate::config::UnknownCustomers;
+use crate::event_log::StoredEvent;
 use crate::stripe::event::ORGANIZATION_KEYS;
 use crate::stripe::objects::BillingObject;
 
-/// What was not found, and what somebody should hear of.
+/// The result of looking for owners.
 pub struct Found {
-    /// What becomes of events for which there is no organization, by their
-    /// place in the batch.
+    /// The results of events without an organization, by position in the batch.
     pub unowned: Vec<(usize, Result<Handled, HandlerError>)>,
     pub alerts: Vec<NewAlert>,
-    /// Customers that were nobody's, and the organizations that they name.
+    /// New customers, with the organizations that they join.
     pub joined: HashMap<String, Uuid>,
 }
 
-/// Sets each event's owner: by the billing customer, else by the metadata
-/// `organization_id` or `tenant_id`, else (for objects that name no customer)
-/// by the object that they are about, as far as it is known or another event
-/// of the batch shows it. A customer is one organization's, whatever its other
-/// objects name. One that joins an organization which has another is told of:
-/// whoever writes metadata sets its plan.
+/// Sets each event's owner: by its customer, otherwise by the metadata
+/// `organization_id` or `tenant_id`, otherwise (for objects that name no
+/// customer) by the related object, if it is stored or another event of the
+/// batch shows it. A customer belongs to one organization, whatever its other
+/// objects name. A second customer of an organization raises an alert, since
+/// metadata then decides its plan.
 pub async fn find(
     conn: &mut PgConnection,
     context: &Context<'_>,
@@ -44,15 +46,12 @@ pub async fn find(
         .collect();
     let existing = store::existing_organizations(conn, &claimed).await?;
     let claimed_by = |event: &Decoded<'_>| {
-        claims(&event.object).find_map(|text| existing.get(&text.parse::<Uuid>().ok()?).copied())
+        claims(&event.object)
+            .filter_map(|text| text.parse::<Uuid>().ok())
+            .find(|id| existing.contains(id))
     };
     let mut taken = taken(conn, events, &by_customer, claimed_by).await?;
-    let subjects: Vec<&str> = events.iter().filter_map(|e| subject(&e.object)).collect();
-    let mut by_object = if subjects.is_empty() {
-        HashMap::new()
-    } else {
-        store::unclaimed::organizations_of_objects(conn, &subjects).await?
-    };
+    let mut by_object = owners_of_subjects(conn, events).await?;
 
     let mut joined: HashMap<String, Uuid> = HashMap::new();
     let mut others: HashMap<usize, (Uuid, String)> = HashMap::new();
@@ -103,7 +102,19 @@ pub async fn find(
     Ok(found)
 }
 
-/// The customers of the organizations that customers of nobody name.
+/// The stored owners of the objects that events of the batch relate to.
+async fn owners_of_subjects(
+    conn: &mut PgConnection,
+    events: &[Decoded<'_>],
+) -> Result<HashMap<String, Uuid>, sqlx::Error> {
+    let subjects: Vec<&str> = events.iter().filter_map(|e| subject(&e.object)).collect();
+    if subjects.is_empty() {
+        return Ok(HashMap::new());
+    }
+    store::unclaimed::organizations_of_objects(conn, &subjects).await
+}
+
+/// The current customers of the organizations that new customers name.
 async fn taken(
     conn: &mut PgConnection,
     events: &[Decoded<'_>],
@@ -129,17 +140,16 @@ fn second_customer(event: &Decoded<'_>, owner: Uuid, has: &str) -> Option<NewAle
         resource_type: "customer",
         resource_id: customer.to_owned(),
         message: format!(
-            "the Stripe customer {customer} names this organization by its metadata, which has {has}, and \
-             is its customer as well: correct the metadata, or link it (organizations link-customer)"
+            "the metadata of the Stripe customer {customer} names this organization, which already has \
+             the customer {has}: correct the metadata, or link it (organizations link-customer)"
         ),
         occurred_at: event.stored.created,
     })
 }
 
-/// Remembers the customers of `joined` whose organizations are locked, so that
-/// events without metadata find them too. Those of another organization by now,
-/// or whose organization has another by now, are not: their events are left
-/// out, and tried again.
+/// Stores the customers of `joined` whose organizations are locked, so that
+/// events without metadata find them too. Events of a customer that was
+/// concurrently stored otherwise are left out and retried.
 pub async fn remember_customers(
     conn: &mut PgConnection,
     joined: &HashMap<String, Uuid>,
@@ -159,7 +169,7 @@ pub async fn remember_customers(
         let customer = customer_of(&event.object).filter(|customer| lost.contains(*customer));
         if let Some(customer) = customer {
             results[event.index] = Some(Err(HandlerError::Refused(format!(
-                "another event said at the same moment whose the Stripe customer {customer} is"
+                "the owner of the Stripe customer {customer} was decided concurrently by another event"
             ))));
         }
         customer.is_none()
@@ -167,7 +177,7 @@ pub async fn remember_customers(
     Ok(())
 }
 
-/// Remembers which events of the batch are nobody's yet.
+/// Stores which events of the batch have no owner yet.
 pub async fn remember_unclaimed(
     conn: &mut PgConnection,
     events: &[&StoredEvent],
@@ -190,8 +200,7 @@ pub async fn remember_unclaimed(
     store::unclaimed::remember(conn, &unclaimed).await
 }
 
-/// Lets events be processed again that were nobody's until those of the batch
-/// said whose they are.
+/// Makes events due again whose owner became known with this batch.
 pub async fn wake_unclaimed(
     conn: &mut PgConnection,
     events: &[Decoded<'_>],
@@ -219,8 +228,8 @@ fn customer_of(object: &BillingObject) -> Option<&str> {
     }
 }
 
-/// What the object says of its organization: by metadata, which whoever has
-/// the account's key wrote.
+/// The organizations that the object names, in metadata written by anyone with
+/// the account's key.
 fn claims(object: &BillingObject) -> impl Iterator<Item = &str> {
     let (metadata, inherited, reference) = match object {
         BillingObject::Subscription(o) => (Some(&o.metadata), None, None),
@@ -245,7 +254,7 @@ fn organizations_in(metadata: &Map<String, Value>) -> impl Iterator<Item = &str>
         .filter_map(|key| metadata.get(*key)?.as_str())
 }
 
-/// The object whose owner owns this one, which names no customer.
+/// For an object that names no customer: the object that has the same owner.
 fn subject(object: &BillingObject) -> Option<&str> {
     match object {
         BillingObject::PaymentMethod(o) if o.customer_id.is_none() => Some(&o.id),
@@ -255,7 +264,7 @@ fn subject(object: &BillingObject) -> Option<&str> {
     }
 }
 
-/// Whether it may be another object's subject.
+/// Whether it can be the subject of another object.
 fn is_subject(object: &BillingObject) -> bool {
     matches!(
         object,
@@ -269,9 +278,9 @@ fn no_owner(context: &Context<'_>, object: &BillingObject) -> Result<Handled, Ha
     let claim = match claimed {
         None => "its metadata names no organization_id".to_owned(),
         Some(text) if !is_uuid(&text) => {
-            format!("its metadata's organization_id {text:?} is no UUID")
+            format!("its metadata's organization_id {text:?} is not a UUID")
         }
-        Some(text) => format!("there is no organization {text}, which its metadata names"),
+        Some(text) => format!("its metadata names organization {text}, which does not exist"),
     };
     let unclaimed = |waiting_for: Option<&str>| {
         Ok(Handled::Unclaimed {
@@ -286,17 +295,17 @@ fn no_owner(context: &Context<'_>, object: &BillingObject) -> Result<Handled, Ha
             customer_id: Some(customer.to_owned()),
             problem: format!(
                 "no organization has the Stripe customer {customer}, and {claim}; \
-                 `organizations create --stripe-customer {customer}` makes one"
+                 `organizations create --stripe-customer {customer}` creates one"
             ),
         }),
         None if claimed.is_some() && context.unknown_customers == UnknownCustomers::Retry => {
-            // Its organization may yet be made.
+            // Its organization may be created later.
             Err(HandlerError::UnknownOrganization {
                 customer_id: None,
                 problem: format!("it names no Stripe customer, and {claim}"),
             })
         }
-        // Shops have guests, and other products share the account.
+        // A guest's payment, or another product that shares the account.
         None => unclaimed(subject(object)),
     }
 }

@@ -1,13 +1,13 @@
-//! Payment methods: what a customer pays with.
+//! Projects payment methods.
 
 use billing_domain::event_order::Place;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use super::versions::Mirrored;
-use super::versions::apply;
-use super::{Effects, PaymentMethod, Results, store};
-use crate::stripe::objects::BillingObject;
+use super::store;
+use super::types::{Effects, Results};
+use super::versions::{Mirrored, merge};
+use crate::stripe::objects::{BillingObject, PaymentMethod};
 
 impl Mirrored for PaymentMethod {
     const RESOURCE: &'static str = "payment_method";
@@ -24,8 +24,8 @@ impl Mirrored for PaymentMethod {
     }
 
     fn place(&self, event_type: &str, created: i64) -> Place {
-        // What was detached once cannot be attached again; what is changed
-        // while it is nobody's may yet be.
+        // A detached method cannot be attached again; one that is updated while
+        // it is not attached can.
         let changed = event_type.ends_with("updated");
         Place {
             terminal: self.status == "detached" && !changed,
@@ -40,17 +40,17 @@ pub async fn apply(
     results: &mut Results<'_>,
     effects: &mut Effects,
 ) -> Result<(), sqlx::Error> {
-    let keys: Vec<apply::Key> = results.by_object::<PaymentMethod>().into_keys().collect();
+    let keys: Vec<merge::ObjectKey> = results.by_object::<PaymentMethod>().into_keys().collect();
     if keys.is_empty() {
         return Ok(());
     }
     let stored = store::payment_methods::load(conn, &keys).await?;
-    let folded =
-        apply::fold_objects::<PaymentMethod>(conn, results, effects, &stored, |_, method, _| {
+    let merged =
+        merge::merge_events::<PaymentMethod>(conn, results, effects, &stored, |_, method, _| {
             summary(method)
         })
         .await?;
-    store::payment_methods::save(conn, &folded).await
+    store::payment_methods::save(conn, &merged).await
 }
 
 fn summary(method: &PaymentMethod) -> Value {

@@ -1,5 +1,5 @@
-//! Whose billing periods a batch changes, and with them the periods that usage
-//! counts in.
+//! The billing periods that a batch changes, and with them the periods that
+//! usage counts in.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,23 +8,26 @@ use billing_domain::subscription::{grants_plan, is_ended};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::store;
 use super::subscription::{Change, StoredSubscription};
+use super::types::Results;
 use super::versions::Mirrored as _;
-use super::versions::apply::Key;
-use super::{EventData, Results, Subscription, store};
+use super::versions::merge::ObjectKey;
 use crate::catalogue::Catalogue;
 use crate::metering::ledger::{Renewed, Told};
+use crate::stripe::event::EventData;
+use crate::stripe::objects::Subscription;
 use crate::stripe::requests::request_of_key;
 
 /// The subscriptions whose next period begins.
 pub fn renewed(
     catalogue: &Catalogue,
-    stored: &BTreeMap<Key, StoredSubscription>,
+    stored: &BTreeMap<ObjectKey, StoredSubscription>,
     changes: &[Change],
 ) -> Vec<Renewed> {
     let renewed = changes.iter().filter_map(|change| {
-        let new = &change.folded.snapshot;
-        let key = (change.folded.organization_id, new.id.clone());
+        let new = &change.merged.snapshot;
+        let key = (change.merged.organization_id, new.id.clone());
         let (known, _) = stored.get(&key)?.period;
         let (start, _) = catalogue.period_of(new);
         let start = start.filter(|start| known.is_some_and(|known| known < *start))?;
@@ -40,13 +43,13 @@ pub fn renewed(
 /// The organizations whose usage may count in another period than before.
 pub fn moved(
     catalogue: &Catalogue,
-    stored: &BTreeMap<Key, StoredSubscription>,
+    stored: &BTreeMap<ObjectKey, StoredSubscription>,
     changes: &[Change],
     told: &[Told],
 ) -> Vec<Uuid> {
     let differs = |change: &&Change| {
-        let new = &change.folded.snapshot;
-        let key = (change.folded.organization_id, new.id.clone());
+        let new = &change.merged.snapshot;
+        let key = (change.merged.organization_id, new.id.clone());
         stored.get(&key).is_none_or(|old| {
             old.period != catalogue.period_of(new)
                 || grants_plan(&old.status) != grants_plan(&change.status)
@@ -54,36 +57,36 @@ pub fn moved(
     };
     let organizations = changes.iter().filter(differs);
     let organizations: BTreeSet<Uuid> = organizations
-        .map(|change| change.folded.organization_id)
+        .map(|change| change.merged.organization_id)
         .chain(told.iter().map(|told| told.organization_id))
         .collect();
     organizations.into_iter().collect()
 }
 
-/// The organizations whose subscription was suspended, and goes on.
-pub fn resumed(stored: &BTreeMap<Key, StoredSubscription>, changes: &[Change]) -> Vec<Uuid> {
+/// The organizations whose suspended subscription continues.
+pub fn resumed(stored: &BTreeMap<ObjectKey, StoredSubscription>, changes: &[Change]) -> Vec<Uuid> {
     let resumes = |change: &&Change| {
         let key = (
-            change.folded.organization_id,
-            change.folded.snapshot.id.clone(),
+            change.merged.organization_id,
+            change.merged.snapshot.id.clone(),
         );
         let was = stored.get(&key).map(|old| old.status.as_str());
         matches!(was, Some("unpaid" | "paused")) && grants_plan(&change.status)
     };
     let resumed = changes.iter().filter(resumes);
     resumed
-        .map(|change| change.folded.organization_id)
+        .map(|change| change.merged.organization_id)
         .collect()
 }
 
-/// The periods that are over by what events of the batch tell, be they the newest
-/// of their subscription or not. Where a subscription ends beside another, what
-/// was told of the other counts from now on.
-pub async fn told(
+/// The periods that have ended according to the batch's events, superseded ones
+/// included. When a subscription ends beside another, the events of the other
+/// count from then on.
+pub async fn ended_periods(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
     results: &Results<'_>,
-    stored: &BTreeMap<Key, StoredSubscription>,
+    stored: &BTreeMap<ObjectKey, StoredSubscription>,
 ) -> Result<Vec<Told>, sqlx::Error> {
     let mut told = Vec::new();
     let mut beside = BTreeSet::new();
@@ -114,7 +117,7 @@ pub async fn told(
     Ok(told)
 }
 
-/// The period before the one that an event says has begun.
+/// The period that ended when the event's period began.
 fn begun(
     catalogue: &Catalogue,
     owner: Uuid,
@@ -127,7 +130,7 @@ fn begun(
     }
     let before = Subscription::read(&event_order::before(&data.object, changed)).ok()?;
     let (end, _) = catalogue.period_of(after);
-    // What was used of one that is suspended is free.
+    // Usage of a suspended subscription is free.
     let counted = grants_plan(&before.status);
     let told = counted.then(|| over(catalogue, owner, &before, end?.as_second()))??;
     let cause = data.caused_by.as_deref();
@@ -137,7 +140,7 @@ fn begun(
     })
 }
 
-/// The last period of a subscription that has ended.
+/// The last period of an ended subscription.
 fn ended(catalogue: &Catalogue, owner: Uuid, subscription: &Subscription) -> Option<Told> {
     let canceled = subscription.status == "canceled";
     let end = subscription.ended_at.filter(|_| canceled)?;

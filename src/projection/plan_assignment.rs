@@ -1,4 +1,4 @@
-//! The plan that an organization has by its subscriptions, and its quotas.
+//! Assigns an organization's plan and quotas from its subscriptions.
 
 use std::collections::BTreeMap;
 
@@ -10,56 +10,57 @@ use billing_domain::grace_period::EndReason;
 use billing_domain::subscription::grants_plan;
 
 use super::known_tier::{self, KnownTier};
-use super::versions::apply::Key;
-use super::{Effects, store};
+use super::store;
+use super::types::Effects;
+use super::versions::merge::ObjectKey;
 use crate::audit::NewEntry;
 use crate::catalogue::Catalogue;
 use crate::metering::{grace, quotas};
 
-/// The action of the audit entry that says so.
+/// The audit action of a changed plan.
 pub const CHANGED: &str = "plan_changed";
 
-/// The plan that an organization has, and what applies without a subscription.
-pub struct Standing {
+/// The plan that an organization holds, and its plan without a subscription.
+pub struct PlanHolding {
     pub organization_id: Uuid,
     pub plan_tier: String,
     pub base_plan_tier: String,
 }
 
-/// What a subscription adds to it.
-pub struct Holding {
+/// A subscription as a source of the plan.
+pub struct PlanSource {
     pub subscription_id: String,
     pub status: String,
-    /// None: the catalogue knows none of its prices.
+    /// `None` if the catalogue knows none of its prices.
     pub plan_tier: Option<String>,
-    /// What it keeps then. None: its events were not looked through yet.
+    /// The tier that it keeps then; `None` until its events were searched.
     pub known_tier: Option<KnownTier>,
 }
 
 /// The subscriptions of each organization.
-pub type Holdings = BTreeMap<Uuid, Vec<Holding>>;
+pub type PlanSources = BTreeMap<Uuid, Vec<PlanSource>>;
 
-/// Sets plan and quotas of `organizations` to what their subscriptions say.
-/// Returns the tiers that were looked for in subscriptions' events.
-pub async fn settle(
+/// Assigns plan and quotas of `organizations` from their subscriptions. Returns
+/// the known tiers that were found by searching events.
+pub async fn assign_plans(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
     organizations: &[Uuid],
-    mut holdings: Holdings,
+    mut sources: PlanSources,
     effects: &mut Effects,
-) -> Result<BTreeMap<Key, KnownTier>, sqlx::Error> {
-    let mut looked_for = BTreeMap::new();
+) -> Result<BTreeMap<ObjectKey, KnownTier>, sqlx::Error> {
+    let mut searched = BTreeMap::new();
     let mut changed = BTreeMap::<String, Vec<Uuid>>::new();
-    for standing in store::subscriptions::standings(conn, organizations).await? {
-        let organization_id = standing.organization_id;
-        let mut held = holdings.remove(&organization_id).unwrap_or_default();
-        for holding in &mut held {
-            let found = keep_known_tier(conn, catalogue, organization_id, holding).await?;
-            let key = || (organization_id, holding.subscription_id.clone());
-            looked_for.extend(found.map(|found| (key(), found)));
+    for holding in store::subscriptions::plan_holdings(conn, organizations).await? {
+        let organization_id = holding.organization_id;
+        let mut candidates = sources.remove(&organization_id).unwrap_or_default();
+        for source in &mut candidates {
+            let found = keep_known_tier(conn, catalogue, organization_id, source).await?;
+            let key = || (organization_id, source.subscription_id.clone());
+            searched.extend(found.map(|found| (key(), found)));
         }
-        let tier = tier_of(catalogue, &held).unwrap_or(&standing.base_plan_tier);
-        if tier == standing.plan_tier {
+        let tier = tier_of(catalogue, &candidates).unwrap_or(&holding.base_plan_tier);
+        if tier == holding.plan_tier {
             continue;
         }
         changed
@@ -72,7 +73,7 @@ pub async fn settle(
             actor: effects.actor,
             resource_type: "organization",
             resource_id: organization_id.to_string(),
-            before: Some(json!({"planTier": standing.plan_tier})),
+            before: Some(json!({"planTier": holding.plan_tier})),
             after: Some(json!({"planTier": tier})),
             metadata: json!({}),
             client: None,
@@ -85,36 +86,36 @@ pub async fn settle(
         effects.entries.extend(entries);
         effects.graces.extend(ended);
     }
-    Ok(looked_for)
+    Ok(searched)
 }
 
-/// A price that the catalogue does not know takes no plan away: its
-/// subscription keeps the tier that its newest event had which the catalogue
-/// does know. Returns it where it had to be looked for.
+/// An unknown price takes no plan away: the subscription keeps the tier of its
+/// newest event whose prices are known. Returns that tier if its events had to
+/// be searched.
 async fn keep_known_tier(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
     organization_id: Uuid,
-    holding: &mut Holding,
+    source: &mut PlanSource,
 ) -> Result<Option<KnownTier>, sqlx::Error> {
-    if holding.plan_tier.is_some() || !grants_plan(&holding.status) {
+    if source.plan_tier.is_some() || !grants_plan(&source.status) {
         return Ok(None);
     }
     let mut found = None;
-    if holding.known_tier.as_ref().is_none_or(KnownTier::is_open) {
-        let id = &holding.subscription_id;
-        found = Some(known_tier::look_for(conn, catalogue, organization_id, id).await?);
+    if source.known_tier.as_ref().is_none_or(KnownTier::is_open) {
+        let id = &source.subscription_id;
+        found = Some(known_tier::search_events(conn, catalogue, organization_id, id).await?);
     }
-    let known = found.as_ref().or(holding.known_tier.as_ref());
-    holding.plan_tier = known.and_then(KnownTier::tier).map(str::to_owned);
+    let known = found.as_ref().or(source.known_tier.as_ref());
+    source.plan_tier = known.and_then(KnownTier::tier).map(str::to_owned);
     Ok(found)
 }
 
 /// The highest tier that a running subscription pays for.
-fn tier_of<'a>(catalogue: &Catalogue, holdings: &'a [Holding]) -> Option<&'a str> {
-    holdings
+fn tier_of<'a>(catalogue: &Catalogue, sources: &'a [PlanSource]) -> Option<&'a str> {
+    sources
         .iter()
-        .filter(|holding| grants_plan(&holding.status))
-        .filter_map(|holding| holding.plan_tier.as_deref())
+        .filter(|source| grants_plan(&source.status))
+        .filter_map(|source| source.plan_tier.as_deref())
         .max_by_key(|tier| catalogue.rank(tier))
 }

@@ -1,4 +1,4 @@
-//! Whether a subscription's prices or quantities changed lately.
+//! Finds recent changes of a subscription's prices or quantities.
 
 use std::collections::BTreeMap;
 
@@ -7,9 +7,10 @@ use serde_json::{Map, Value};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{EventData, store};
+use super::store;
+use crate::stripe::event::EventData;
 
-/// Whether an event tells of a change of prices or quantities since `since`.
+/// Whether an event has changed prices or quantities since `since`.
 pub async fn repriced_since(
     conn: &mut PgConnection,
     organization_id: Uuid,
@@ -24,8 +25,8 @@ pub async fn repriced_since(
         .any(|data| repriced(&data)))
 }
 
-/// A renewal changes the periods of items as well; what counts is what they
-/// cost.
+/// Whether the event changes price or quantity of an item. A renewal changes
+/// items too, but only their periods.
 fn repriced(data: &EventData) -> bool {
     let Some(before) = &data.previous_attributes else {
         return false;

@@ -1,10 +1,10 @@
-//! Subscriptions as Stripe shows them in answers to requests of ours.
+//! Mirrors subscriptions from Stripe's responses to our requests.
 //!
-//! An answer is a state like those that events tell of, and has its place in
-//! their order: after all events of its second, those that its own request
-//! caused among them, so that they confirm it and change nothing. An event of
-//! somebody else's doing that an answer outranked may still be the later one;
-//! then Stripe is asked again, and that answer includes it.
+//! A response is a state like that of an event and is part of the same order: it
+//! comes after all events of its second, including those that its own request
+//! caused, which then change nothing. A foreign event that a response outranks
+//! may still be the newer one; the subscription is then marked as stale and
+//! fetched again.
 
 use std::collections::BTreeMap;
 
@@ -16,82 +16,83 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::decode::Decoded;
+use super::store;
 use super::subscription::{self, Known, StoredSubscription};
+use super::types::{Effects, NewAlert, Results};
 use super::versions::Version;
-use super::versions::apply::{Folded, Key};
-use super::{Effects, NewAlert, Results, store};
+use super::versions::merge::{MergedObject, ObjectKey};
 use crate::audit::{Actor, LockedChains, NewEntry};
 use crate::catalogue::Catalogue;
 use crate::metering::grace;
 use crate::stripe::objects::{ShapeError, Subscription};
 use crate::stripe::requests::request_of_key;
 
-/// What ids of answers begin with, where a row names the event that wrote it.
+/// The prefix of a response's id in a row's `last_event_id`.
 const PREFIX: &str = "request:";
-/// After events that create, delete and update.
+/// Ranks after events that create, delete and update.
 const RANK: u8 = 3;
-/// A request and its repetitions take no longer than this, and Stripe may have
-/// made an event at any time of it.
-const LONGEST_REQUEST: SignedDuration = SignedDuration::from_mins(2);
+/// The longest duration of a request with its retries. Stripe may have created an
+/// event at any time during it.
+const MAX_REQUEST_DURATION: SignedDuration = SignedDuration::from_mins(2);
 
-/// A subscription in an answer of Stripe's.
+/// A subscription in a response from Stripe.
 #[derive(Debug, Clone, Copy)]
-pub struct Answer<'a> {
+pub struct StripeResponse<'a> {
     pub organization_id: Uuid,
-    /// The request; ids of later ones are greater.
+    /// The id of our request; later requests have greater ids.
     pub request: Uuid,
     /// The subscription.
     pub object: &'a Value,
-    /// When Stripe answered, on the clock that the customer lives by.
+    /// The time of the response, on the customer's clock.
     pub at: Timestamp,
-    /// Whose doing it is.
+    /// The actor of the audit entries.
     pub actor: Actor,
 }
 
-/// What an answer did to the mirror.
+/// The outcome of mirroring a response.
 #[derive(Debug)]
-pub struct Shown {
+pub struct MirrorOutcome {
     pub subscription: Subscription,
-    /// What an audit entry shows of the subscription as it was.
+    /// The subscription's summary before, for audit entries.
     pub before: Option<Value>,
-    /// The same, as it is now.
+    /// The subscription's summary now.
     pub after: Value,
-    /// Entries for what followed from it; to be appended after the caller's.
+    /// Entries for the consequences, to be appended after the caller's own.
     pub entries: Vec<NewEntry>,
-    /// The alerts that were raised, but those that were there before.
+    /// Newly raised alerts.
     pub alerts: Vec<NewAlert>,
-    /// The grace periods that ended.
+    /// Grace periods that ended.
     pub graces: Vec<grace::Ended>,
 }
 
-/// Why an answer could not be mirrored.
+/// Why a response could not be mirrored.
 #[derive(Debug, thiserror::Error)]
 pub enum MirrorError {
-    #[error("Stripe's answer cannot be read: {0}")]
+    #[error("cannot read Stripe's response: {0}")]
     Shape(#[from] ShapeError),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// Mirrors the subscription of `answer`, and sets plan and quotas by it, within
-/// the transaction of `conn`, which holds the organization's audit chain.
+/// Mirrors the subscription of `response` and assigns plan and quotas, within the
+/// transaction of `conn`, which holds the organization's audit chain.
 pub async fn mirror(
     conn: &mut PgConnection,
     _locked: &LockedChains,
     catalogue: &Catalogue,
-    answer: Answer<'_>,
-) -> Result<Shown, MirrorError> {
-    let object = Subscription::read(answer.object)?;
-    let organizations = [answer.organization_id];
+    response: StripeResponse<'_>,
+) -> Result<MirrorOutcome, MirrorError> {
+    let object = Subscription::read(response.object)?;
+    let organizations = [response.organization_id];
     let known = Known {
         stored: store::subscriptions::load(conn, &organizations).await?,
         payments: store::subscriptions::payments(conn, &organizations).await?,
         tiers: BTreeMap::new(),
         told: Vec::new(),
     };
-    let key: Key = (answer.organization_id, object.id.clone());
+    let key: ObjectKey = (response.organization_id, object.id.clone());
     let before = subscription::summaries(&known.stored).remove(&key);
-    let version = version(&answer, &object);
+    let version = version(&response, &object);
     let is_newest = before
         .as_ref()
         .is_none_or(|stored| version.place() >= stored.version.place());
@@ -103,16 +104,16 @@ pub async fn mirror(
         Some(newer) if !is_newest => newer.clone(),
         _ => shown,
     };
-    let mut effects = Effects::of(answer.actor);
+    let mut effects = Effects::of(response.actor);
     effects.alerts.extend(subscription::unknown_plan(
         catalogue,
-        answer.organization_id,
+        response.organization_id,
         &object,
-        answer.at,
+        response.at,
     ));
     if is_newest {
-        let folded = Folded {
-            organization_id: answer.organization_id,
+        let merged = MergedObject {
+            organization_id: response.organization_id,
             version,
             snapshot: object.clone(),
             undecided: false,
@@ -122,13 +123,13 @@ pub async fn mirror(
             catalogue,
             &organizations,
             known,
-            vec![folded],
+            vec![merged],
             &mut effects,
         )
         .await?;
     }
     let alerts = store::alerts(conn, effects.alerts).await?;
-    Ok(Shown {
+    Ok(MirrorOutcome {
         subscription: object,
         before,
         after,
@@ -138,33 +139,33 @@ pub async fn mirror(
     })
 }
 
-fn version(answer: &Answer<'_>, object: &Subscription) -> Version {
+fn version(response: &StripeResponse<'_>, object: &Subscription) -> Version {
     let place = Place {
         terminal: is_ended(&object.status),
-        created: answer.at.as_second(),
+        created: response.at.as_second(),
         rank: RANK,
     };
-    Version::at(place, answer.at, format!("{PREFIX}{}", answer.request))
+    Version::at(place, response.at, format!("{PREFIX}{}", response.request))
 }
 
-/// Whether an answer wrote the row.
-pub(super) fn is_answer(version: &Version) -> bool {
+/// Whether a response wrote the row.
+pub(super) fn is_response(version: &Version) -> bool {
     version.last_event_id.starts_with(PREFIX)
 }
 
-/// Whether the request, or an earlier one of ours, caused the event.
+/// Whether `request` or an earlier one of ours caused the event.
 fn is_of(event: &Decoded<'_>, request: Uuid) -> bool {
     let cause = event.data.caused_by.as_deref().and_then(request_of_key);
     cause.is_some_and(|cause| cause <= request)
 }
 
-/// Subscriptions of which it is not certain that the answer that wrote them is
-/// later than an event of the batch that it outranked.
-pub(super) fn doubtful(
+/// Subscriptions written by a response that outranked an event of the batch
+/// which may be newer.
+pub(super) fn possibly_stale(
     results: &Results<'_>,
-    stored: &BTreeMap<Key, StoredSubscription>,
-) -> Vec<Key> {
-    let mut doubtful = Vec::new();
+    stored: &BTreeMap<ObjectKey, StoredSubscription>,
+) -> Vec<ObjectKey> {
+    let mut possibly_stale = Vec::new();
     for (key, events) in results.by_object::<Subscription>() {
         let Some(version) = stored.get(&key).map(|row| &row.version) else {
             continue;
@@ -173,16 +174,16 @@ pub(super) fn doubtful(
         let Some(request) = id.and_then(|id| id.parse::<Uuid>().ok()) else {
             continue;
         };
-        let since = version.last_event_at - LONGEST_REQUEST;
-        let in_doubt = events.iter().any(|(position, event, _)| {
+        let since = version.last_event_at - MAX_REQUEST_DURATION;
+        let may_be_newer = events.iter().any(|(position, event, _)| {
             !results.newer[*position]
                 && !version.place().terminal
                 && event.stored.created >= since
                 && !is_of(event, request)
         });
-        if in_doubt {
-            doubtful.push(key);
+        if may_be_newer {
+            possibly_stale.push(key);
         }
     }
-    doubtful
+    possibly_stale
 }

@@ -1,4 +1,4 @@
-//! Subscriptions and their items, and the plan that an organization has by them.
+//! Projects subscriptions and their items, and the plan that follows from them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,21 +10,19 @@ use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::invoice::Payment;
+use super::invoice::{Payment, PaymentOutcome};
 use super::known_tier::{self, KnownTier};
-use super::plan_assignment::Holding;
-use super::versions::apply::{self, Key, Stored, StoredRows};
+use super::plan_assignment::PlanSource;
+use super::types::{Effects, NewAlert, Results};
+use super::versions::merge::{self, ObjectKey, Stored, StoredRows};
 use super::versions::{Mirrored, Version};
-use super::{
-    Effects, NewAlert, Results, Subscription, invoice, items, periods, plan_assignment, store,
-    stripe_response,
-};
+use super::{invoice, items, periods, plan_assignment, store, stripe_response};
 use crate::audit::NewEntry;
 use crate::catalogue::Catalogue;
 use crate::metering::ledger::{self, Told};
-use crate::stripe::objects::{BillingObject, SubscriptionItem};
+use crate::stripe::objects::{BillingObject, Subscription, SubscriptionItem};
 
-/// The action of the audit entry that says so.
+/// The audit action of a status that a payment changed.
 pub const STATUS_CHANGED: &str = "subscription_status_changed";
 
 impl Mirrored for Subscription {
@@ -42,8 +40,7 @@ impl Mirrored for Subscription {
     }
 
     fn place(&self, event_type: &str, created: i64) -> Place {
-        // An update that shows an ended subscription was made after its end:
-        // its metadata, say, may still change.
+        // An ended subscription can still be updated, in its metadata for one.
         let rank = match event_type {
             "customer.subscription.created" => 0,
             "customer.subscription.deleted" => 1,
@@ -58,25 +55,25 @@ impl Mirrored for Subscription {
     }
 }
 
-/// A subscription as it is stored.
+/// A stored subscription.
 pub struct StoredSubscription {
     pub status: String,
     pub stripe_status: String,
     pub plan_tier: Option<String>,
     /// The current billing period's start and end.
     pub period: (Option<Timestamp>, Option<Timestamp>),
-    /// What audit entries show of it.
+    /// Its summary for audit entries.
     pub summary: Value,
     pub pending_update: bool,
     pub has_more_items: bool,
-    /// None: its events were not looked through yet.
+    /// `None` until its events were searched.
     pub known_tier: Option<KnownTier>,
     pub version: Version,
 }
 
-/// A subscription whose row is to be written.
+/// A subscription to write.
 pub struct Change {
-    pub folded: apply::Folded<Subscription>,
+    pub merged: merge::MergedObject<Subscription>,
     pub status: String,
     pub plan_tier: Option<String>,
     pub known_tier: Option<KnownTier>,
@@ -84,7 +81,7 @@ pub struct Change {
 
 impl Change {
     fn key(&self) -> (Uuid, &str) {
-        (self.folded.organization_id, &self.folded.snapshot.id)
+        (self.merged.organization_id, &self.merged.snapshot.id)
     }
 }
 
@@ -101,7 +98,7 @@ pub async fn apply(
     let stored = store::subscriptions::load(conn, &organizations).await?;
     let payments = store::subscriptions::payments(conn, &organizations).await?;
     let rows = summaries(&stored);
-    let mut folded = apply::fold_objects(
+    let mut merged = merge::merge_events(
         conn,
         results,
         effects,
@@ -112,24 +109,24 @@ pub async fn apply(
         },
     )
     .await?;
-    items::revisit(conn, results, &stored, &mut folded).await?;
-    // An event that is not the newest tells of its price all the same: what is
-    // alerted must not depend on the order of delivery.
+    items::revisit(conn, results, &stored, &mut merged).await?;
+    // Superseded events raise alerts too, so that alerts do not depend on the
+    // order of delivery.
     for event in results.decoded {
         if let (Some(owner), Some(subscription)) = (event.owner, Subscription::of(&event.object)) {
             let alert = unknown_plan(catalogue, owner, subscription, event.stored.created);
             effects.alerts.extend(alert);
         }
     }
-    let doubtful = stripe_response::doubtful(results, &stored);
-    let tiers = known_tier::noted(catalogue, results, &stored);
-    let cut = folded.iter().filter(|one| {
+    let doubtful = stripe_response::possibly_stale(results, &stored);
+    let tiers = known_tier::update_known_tiers(catalogue, results, &stored);
+    let cut = merged.iter().filter(|one| {
         one.snapshot.has_more_items || (one.undecided && !one.version.place().terminal)
     });
-    let cut: Vec<Key> = cut
+    let cut: Vec<ObjectKey> = cut
         .map(|one| (one.organization_id, one.snapshot.id.clone()))
         .collect();
-    let told = periods::told(conn, catalogue, results, &stored).await?;
+    let told = periods::ended_periods(conn, catalogue, results, &stored).await?;
     write(
         conn,
         catalogue,
@@ -140,32 +137,31 @@ pub async fn apply(
             tiers,
             told,
         },
-        folded,
+        merged,
         effects,
     )
     .await?;
-    store::subscriptions::ask_again(conn, &[doubtful, cut].concat()).await
+    store::subscriptions::mark_stale(conn, &[doubtful, cut].concat()).await
 }
 
-/// What is known of some organizations' subscriptions and their payments.
+/// The stored state that subscriptions are written over.
 pub struct Known {
-    pub stored: BTreeMap<Key, StoredSubscription>,
-    pub payments: BTreeMap<Key, Payment>,
-    /// What subscriptions of the batch keep while the catalogue knows none of
-    /// their prices.
-    pub tiers: BTreeMap<Key, KnownTier>,
-    /// Periods that are over.
+    pub stored: BTreeMap<ObjectKey, StoredSubscription>,
+    pub payments: BTreeMap<ObjectKey, Payment>,
+    /// The known tiers of the batch's subscriptions.
+    pub tiers: BTreeMap<ObjectKey, KnownTier>,
+    /// Periods that have ended.
     pub told: Vec<Told>,
 }
 
-/// Writes `folded`, and all that follows from it: the status of subscriptions
-/// whose payment failed, and the plan and quotas of `organizations`.
+/// Writes `merged` with its consequences: the status of subscriptions whose
+/// payment failed, and the plan and quotas of `organizations`.
 pub async fn write(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
     organizations: &[Uuid],
     known: Known,
-    folded: Vec<apply::Folded<Subscription>>,
+    merged: Vec<merge::MergedObject<Subscription>>,
     effects: &mut Effects,
 ) -> Result<(), sqlx::Error> {
     let Known {
@@ -174,30 +170,30 @@ pub async fn write(
         tiers,
         told,
     } = known;
-    let changes: Vec<Change> = folded
+    let changes: Vec<Change> = merged
         .into_iter()
-        .map(|mut folded| {
-            let (start, end) = catalogue.period_of(&folded.snapshot);
-            folded.snapshot.current_period_start = start;
-            folded.snapshot.current_period_end = end;
-            let key = (folded.organization_id, folded.snapshot.id.clone());
+        .map(|mut merged| {
+            let (start, end) = catalogue.period_of(&merged.snapshot);
+            merged.snapshot.current_period_start = start;
+            merged.snapshot.current_period_end = end;
+            let key = (merged.organization_id, merged.snapshot.id.clone());
             let status =
-                status_of(&folded.snapshot, &folded.version, payments.get(&key)).to_owned();
-            let plan = catalogue.plan_of(&folded.snapshot);
+                status_of(&merged.snapshot, &merged.version, payments.get(&key)).to_owned();
+            let plan = catalogue.plan_of(&merged.snapshot);
             let plan_tier = plan.map(|plan| plan.tier.clone());
-            // What is not shown may be what an answer showed.
-            let known = stored.get(&key).filter(|_| folded.snapshot.has_more_items);
-            let known = known.filter(|row| stripe_response::is_answer(&row.version));
+            // The items left out may be those that a response has shown.
+            let known = stored.get(&key).filter(|_| merged.snapshot.has_more_items);
+            let known = known.filter(|row| stripe_response::is_response(&row.version));
             let plan_tier = plan_tier.or_else(|| known?.plan_tier.clone());
             let known_tier = tiers.get(&key).cloned();
             let known_tier = known_tier.or_else(|| match stored.get(&key) {
                 Some(row) => row.known_tier.clone(),
-                // No event was applied to it yet.
+                // No event has been applied yet.
                 None => Some(KnownTier::none()),
             });
-            let known_tier = known_tier.map(|tier| tier.beside(&folded.version.last_event_id));
+            let known_tier = known_tier.map(|tier| tier.beside(&merged.version.last_event_id));
             Change {
-                folded,
+                merged,
                 status,
                 plan_tier,
                 known_tier,
@@ -214,8 +210,9 @@ pub async fn write(
     let resumed = periods::resumed(&stored, &changes);
     let moved = periods::moved(catalogue, &stored, &changes, &told);
     let versions = versions(&stored, &changes);
-    let holdings = holdings(stored, changes, late);
-    let found = plan_assignment::settle(conn, catalogue, organizations, holdings, effects).await?;
+    let sources = sources(stored, changes, late);
+    let found =
+        plan_assignment::assign_plans(conn, catalogue, organizations, sources, effects).await?;
     kept.extend(found.into_iter().filter_map(|(key, tier)| {
         let tier = tier.beside(versions.get(&key)?);
         Some((key, tier))
@@ -227,13 +224,13 @@ pub async fn write(
     ledger::rebook(conn, catalogue, &moved, &told, &resumed).await
 }
 
-/// What is to be kept with rows that are not written: of events that are not
-/// the newest, and may yet be the newest whose prices are known.
+/// The known tiers of rows that are not written: a superseded event may still be
+/// the newest one whose prices are known.
 fn keep_tiers(
-    stored: &mut BTreeMap<Key, StoredSubscription>,
-    tiers: BTreeMap<Key, KnownTier>,
+    stored: &mut BTreeMap<ObjectKey, StoredSubscription>,
+    tiers: BTreeMap<ObjectKey, KnownTier>,
     changes: &[Change],
-) -> BTreeMap<Key, KnownTier> {
+) -> BTreeMap<ObjectKey, KnownTier> {
     let written: BTreeSet<(Uuid, &str)> = changes.iter().map(Change::key).collect();
     let mut kept = BTreeMap::new();
     for (key, tier) in tiers {
@@ -249,15 +246,15 @@ fn keep_tiers(
     kept
 }
 
-/// Which event wrote each row, as the batch leaves it.
+/// The event that last wrote each row, after the batch.
 fn versions(
-    stored: &BTreeMap<Key, StoredSubscription>,
+    stored: &BTreeMap<ObjectKey, StoredSubscription>,
     changes: &[Change],
-) -> BTreeMap<Key, String> {
+) -> BTreeMap<ObjectKey, String> {
     let stored = stored.iter().map(|(key, row)| (key.clone(), &row.version));
     let changed = changes.iter().map(|change| {
         let (organization, id) = change.key();
-        ((organization, id.to_owned()), &change.folded.version)
+        ((organization, id.to_owned()), &change.merged.version)
     });
     let versions = stored.chain(changed);
     versions
@@ -265,42 +262,42 @@ fn versions(
         .collect()
 }
 
-/// Every subscription, as the batch leaves it.
-fn holdings(
-    stored: BTreeMap<Key, StoredSubscription>,
+/// Every subscription, after the batch.
+fn sources(
+    stored: BTreeMap<ObjectKey, StoredSubscription>,
     changes: Vec<Change>,
-    late: Vec<(Key, String)>,
-) -> plan_assignment::Holdings {
-    let mut left: BTreeMap<Key, Holding> = stored
+    late: Vec<(ObjectKey, String)>,
+) -> plan_assignment::PlanSources {
+    let mut left: BTreeMap<ObjectKey, PlanSource> = stored
         .into_iter()
         .map(|(key, row)| {
-            let holding = Holding {
+            let source = PlanSource {
                 subscription_id: key.1.clone(),
                 status: row.status,
                 plan_tier: row.plan_tier,
                 known_tier: row.known_tier,
             };
-            (key, holding)
+            (key, source)
         })
         .collect();
     for (key, status) in late {
         left.entry(key).and_modify(|known| known.status = status);
     }
     for change in changes {
-        let key = (change.folded.organization_id, change.folded.snapshot.id);
-        let holding = Holding {
+        let key = (change.merged.organization_id, change.merged.snapshot.id);
+        let source = PlanSource {
             subscription_id: key.1.clone(),
             status: change.status,
             plan_tier: change.plan_tier,
             known_tier: change.known_tier,
         };
-        left.insert(key, holding);
+        left.insert(key, source);
     }
-    let mut holdings = plan_assignment::Holdings::new();
-    for ((owner, _), holding) in left {
-        holdings.entry(owner).or_default().push(holding);
+    let mut sources = plan_assignment::PlanSources::new();
+    for ((owner, _), source) in left {
+        sources.entry(owner).or_default().push(source);
     }
-    holdings
+    sources
 }
 
 /// The organizations whose subscriptions the batch may change.
@@ -335,19 +332,19 @@ pub fn status_of<'a>(
 fn last_payment(payment: &Payment) -> LastPayment<'_> {
     LastPayment {
         at: payment.last_event_at.as_second(),
-        failed: payment.outcome == "failed" && !payment.settled,
+        failed: payment.outcome == PaymentOutcome::Failed && !payment.settled,
         billing_reason: payment.billing_reason.as_deref(),
     }
 }
 
-/// Subscriptions that no event of the batch is about, but whose payment failed
-/// or was made good after Stripe last spoke of them: their new status.
+/// New statuses of subscriptions that have no event in the batch, but whose
+/// payment failed or succeeded since their last event.
 fn late_payments(
-    stored: &BTreeMap<Key, StoredSubscription>,
+    stored: &BTreeMap<ObjectKey, StoredSubscription>,
     changes: &[Change],
-    payments: &BTreeMap<Key, Payment>,
+    payments: &BTreeMap<ObjectKey, Payment>,
     effects: &mut Effects,
-) -> Vec<(Key, String)> {
+) -> Vec<(ObjectKey, String)> {
     let changed: BTreeSet<(Uuid, &str)> = changes.iter().map(Change::key).collect();
     let mut late = Vec::new();
     for (key, subscription) in stored {
@@ -382,8 +379,8 @@ fn late_payments(
     late
 }
 
-/// A customer pays for something that the catalogue does not know. Told of the
-/// same prices again, it is the same alert.
+/// The alert for a subscription without a plan of the catalogue. The same prices
+/// raise the same alert.
 pub fn unknown_plan(
     catalogue: &Catalogue,
     organization_id: Uuid,
@@ -416,7 +413,7 @@ pub fn unknown_plan(
     })
 }
 
-pub fn summaries(stored: &BTreeMap<Key, StoredSubscription>) -> StoredRows {
+pub fn summaries(stored: &BTreeMap<ObjectKey, StoredSubscription>) -> StoredRows {
     let stored = stored.iter().map(|(key, row)| {
         let stored = Stored {
             summary: row.summary.clone(),
@@ -427,7 +424,7 @@ pub fn summaries(stored: &BTreeMap<Key, StoredSubscription>) -> StoredRows {
     stored.collect()
 }
 
-/// What an audit entry shows of a subscription: all that the mirror has of it.
+/// A subscription's summary for audit entries: all that is mirrored of it.
 pub fn summary(catalogue: &Catalogue, status: &str, subscription: &Subscription) -> Value {
     let plan = catalogue.plan_of(subscription);
     let (start, end) = catalogue.period_of(subscription);
@@ -457,19 +454,19 @@ pub fn summary(catalogue: &Catalogue, status: &str, subscription: &Subscription)
     })
 }
 
-/// That metadata changed is told, and not what it says: it may name people,
-/// whom the audit log outlives.
+/// A digest that shows that metadata changed, not its content: it may contain
+/// personal data, and audit entries are never deleted.
 pub fn digest(metadata: &Map<String, Value>) -> Option<String> {
     if metadata.is_empty() {
         return None;
     }
-    // The same order, whatever the order in which Stripe or PostgreSQL has it.
+    // Sorted, since Stripe and PostgreSQL order keys differently.
     let sorted: BTreeMap<&String, &Value> = metadata.iter().collect();
     let text = serde_json::to_string(&sorted).ok()?;
     Some(hex::encode(&Sha256::digest(text)[..8]))
 }
 
-/// What is paid for, in the order of the items' ids.
+/// Price and quantity of each item, ordered by item id.
 fn items_of(subscription: &Subscription) -> Value {
     let mut items: Vec<&SubscriptionItem> = subscription.items.iter().collect();
     items.sort_by_key(|item| &item.id);

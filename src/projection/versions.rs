@@ -1,11 +1,11 @@
-//! What the events of one object make of it, whatever their order.
+//! Merges the events of one object into its state, whatever their order of
+//! delivery.
 //!
-//! The newest event decides the state. Events that share a place in the order
-//! are decided by a [`Contest`] between all of them, so their ids are
-//! kept with the state. The result depends on the set of events alone. Nothing
-//! here touches the database.
+//! The newest event is the state. Among events of equal order, a [`Contest`]
+//! between all of them decides, so their ids are kept with the state. The result
+//! depends only on the set of events. Nothing here touches the database.
 
-pub mod apply;
+pub mod merge;
 
 use std::collections::HashMap;
 
@@ -14,26 +14,26 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
 
-use super::EventData;
 use super::decode::Decoded;
 use super::event_types::read_object;
+use crate::stripe::event::EventData;
 use crate::stripe::objects::BillingObject;
 
-/// An object of Stripe's that is kept as a row.
+/// A Stripe object that is mirrored as a row.
 pub trait Mirrored: Clone {
-    /// The word for it in audit entries.
+    /// The resource type in audit entries.
     const RESOURCE: &'static str;
 
     fn of(object: &BillingObject) -> Option<&Self>;
     fn id(&self) -> &str;
-    /// Where an event of `event_type`, made at `created`, stands.
+    /// The order of an event of `event_type`, created at `created`.
     fn place(&self, event_type: &str, created: i64) -> Place;
 }
 
-/// Ranks of terminal states are stored from here on.
+/// Added to the stored rank of terminal states.
 const TERMINAL: i16 = 100;
 
-/// Which event wrote a row, and which others share its place.
+/// The event that last wrote a row, and the events of equal order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Version {
     pub last_event_at: Timestamp,
@@ -55,7 +55,7 @@ impl Version {
         Self::at(event.place, event.stored.created, event.stored.id.clone())
     }
 
-    /// The version that what has this place and id writes.
+    /// The version written by an event of this order and id.
     pub fn at(place: Place, told_at: Timestamp, id: String) -> Self {
         Self {
             last_event_at: told_at,
@@ -66,34 +66,32 @@ impl Version {
     }
 }
 
-/// An object's state while events are folded over it.
-pub struct History<'e, T> {
+/// An object's state while events are merged into it.
+pub struct ObjectMerge<'e, T> {
     pub version: Option<Version>,
-    /// The newest snapshot, if the fold brought one.
+    /// The newest snapshot, if an event of the batch has it.
     pub snapshot: Option<T>,
     /// Whether the row must be written.
     pub changed: bool,
-    /// Of the events that share the version's place, nothing tells which is the
-    /// last.
+    /// Whether the last of the events of equal order is unknown.
     pub undecided: bool,
-    /// The event of the batch that brought the version.
+    /// The event of the batch that has the current version.
     newest: Option<(&'e Decoded<'e>, &'e T)>,
-    /// The events that share the version's place, once there are several.
+    /// The events of the version's order, once there are several.
     contest: Option<Contest>,
-    /// What each of them shows, in the same order.
+    /// Their snapshots, in the same order.
     shown: Vec<Option<T>>,
 }
 
-/// What an event did to the state.
+/// Whether an event is the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// It is the state.
+pub enum Recency {
     Newest,
     /// A later event is the state.
     Older,
 }
 
-impl<'e, T: Mirrored> History<'e, T> {
+impl<'e, T: Mirrored> ObjectMerge<'e, T> {
     pub fn new(version: Option<Version>) -> Self {
         Self {
             version,
@@ -106,30 +104,30 @@ impl<'e, T: Mirrored> History<'e, T> {
         }
     }
 
-    /// Folds `event`, which shows `object`. `earlier` has the payloads of
-    /// events that share their place with others.
-    pub fn fold(&mut self, event: &'e Decoded<'e>, object: &'e T, earlier: &Earlier) -> Step {
+    /// Merges `event` with its `object`. `earlier` has the payloads of stored
+    /// events of equal order.
+    pub fn merge(&mut self, event: &'e Decoded<'e>, object: &'e T, earlier: &Earlier) -> Recency {
         let Some(version) = &self.version else {
             return self.replace(event, object);
         };
         match event.place.cmp(&version.place()) {
-            std::cmp::Ordering::Less => Step::Older,
+            std::cmp::Ordering::Less => Recency::Older,
             std::cmp::Ordering::Greater => self.replace(event, object),
             std::cmp::Ordering::Equal => self.contend(event, object, earlier),
         }
     }
 
-    fn replace(&mut self, event: &'e Decoded<'e>, object: &'e T) -> Step {
+    fn replace(&mut self, event: &'e Decoded<'e>, object: &'e T) -> Recency {
         self.version = Some(Version::of(event));
         self.snapshot = Some(object.clone());
         self.changed = true;
         self.undecided = false;
         self.newest = Some((event, object));
         self.contest = None;
-        Step::Newest
+        Recency::Newest
     }
 
-    fn contend(&mut self, event: &'e Decoded<'e>, object: &'e T, earlier: &Earlier) -> Step {
+    fn contend(&mut self, event: &'e Decoded<'e>, object: &'e T, earlier: &Earlier) -> Recency {
         let id = &event.stored.id;
         let mut contest = match self.contest.take() {
             Some(contest) => contest,
@@ -148,13 +146,12 @@ impl<'e, T: Mirrored> History<'e, T> {
         let winner = contest.last();
         let winner_id = contest.event_id(winner);
         let step = match winner_id == id {
-            true => Step::Newest,
-            false => Step::Older,
+            true => Recency::Newest,
+            false => Recency::Older,
         };
-        // The winner may be an event other than this one: this one may have
-        // shown that what was thought newest was followed by another. A replay
-        // of the newest writes the row again.
-        self.changed |= step == Step::Newest || winner_id != version.last_event_id;
+        // This event may show that another one is the last. A replay of the last
+        // one writes the row again.
+        self.changed |= step == Recency::Newest || winner_id != version.last_event_id;
         if let (true, Some(winner)) = (self.changed, &self.shown[winner]) {
             self.snapshot = Some(winner.clone());
             winner_id.clone_into(&mut version.last_event_id);
@@ -163,7 +160,7 @@ impl<'e, T: Mirrored> History<'e, T> {
         step
     }
 
-    /// The events that share the version's place already.
+    /// Starts a contest with the events of the version's order.
     fn open_contest(&mut self, earlier: &Earlier) -> Contest {
         let mut contest = Contest::default();
         self.shown.clear();
@@ -193,13 +190,13 @@ impl<'e, T: Mirrored> History<'e, T> {
     }
 }
 
-/// Type and data, by id, of events that were applied before and share their
-/// place with events of this batch.
+/// Type and data, by id, of applied events whose order equals that of an event
+/// of this batch.
 #[derive(Default)]
 pub struct Earlier(pub HashMap<String, (String, EventData)>);
 
 impl Earlier {
-    /// An event that is no longer in the inbox is decided by its id alone.
+    /// An event that is no longer stored takes part with its id alone.
     fn get<T: Mirrored>(&self, id: &str) -> (EventData, Option<T>) {
         match self.0.get(id) {
             Some((event_type, data)) => {

@@ -1,27 +1,27 @@
-//! Which Stripe account is ours: the one that the configured key belongs to.
+//! Our own Stripe account: the one that the configured key belongs to.
 
 use tokio::sync::OnceCell;
 
 use super::client::Client;
 
-/// What is known of our own account.
+/// What is known about our own account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Account {
-    /// Nothing depends on it.
+    /// Not needed, so Stripe was not asked.
     NotAsked,
     Known(String),
     /// There is no key, or it may not read its account.
     Hidden,
-    /// Stripe could not be asked; it may be asked again.
+    /// Stripe could not be asked; a later attempt may succeed.
     Unknown(String),
 }
 
 impl Account {
-    /// Whether an event that names `account` is our own; None: that is not
+    /// Whether an event that names `account` is our own; `None` if that is not
     /// known yet.
     pub fn is(&self, account: &str) -> Option<bool> {
         match self {
-            // A context is a path, whose last part is the account.
+            // A context is a path that ends with the account.
             Self::Known(ours) => Some(account.rsplit('/').next() == Some(ours)),
             Self::Hidden => Some(false),
             Self::NotAsked | Self::Unknown(_) => None,
@@ -29,7 +29,7 @@ impl Account {
     }
 }
 
-/// The account of a key, asked for once.
+/// The account of a key, fetched once.
 #[derive(Debug, Default)]
 pub struct OwnAccount {
     client: Option<Client>,
@@ -37,7 +37,7 @@ pub struct OwnAccount {
 }
 
 impl OwnAccount {
-    /// None: there is no key.
+    /// Without a client, there is no key.
     pub fn of(client: Option<Client>) -> Self {
         Self {
             client,
@@ -51,13 +51,13 @@ impl OwnAccount {
         };
         let asking = self.known.get_or_try_init(async || {
             match client.account().await {
-                Ok(answer) => match answer.body["id"].as_str() {
+                Ok(response) => match response.body["id"].as_str() {
                     Some(id) => Ok(Account::Known(id.to_owned())),
                     None => Ok(Account::Hidden),
                 },
                 Err(error) if error.is_outage() => Err(error),
                 Err(error) => {
-                    tracing::warn!(%error, "the key does not say whose it is; events that name an account are foreign");
+                    tracing::warn!(%error, "The account of the key cannot be read; events that name an account count as foreign");
                     Ok(Account::Hidden)
                 }
             }

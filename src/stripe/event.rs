@@ -1,5 +1,5 @@
-//! Stripe's event envelope: what the inbox needs to file an event, and what
-//! the handlers need to apply it.
+//! Stripe's events: the envelope, which intake needs to store an event, and the
+//! data, which the projection needs to apply it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,22 +17,22 @@ pub const MAX_ID_BYTES: usize = 255;
 /// serde_json's own limit while it builds values.
 const MAX_DEPTH: usize = 100;
 
-/// What the inbox files an event under.
+/// The envelope of an event, as intake stores it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
     pub id: String,
     pub event_type: String,
     pub api_version: Option<String>,
     pub livemode: bool,
-    /// The account or context that it names: another's, unless that is our own.
+    /// The account or context that it names, if any.
     pub account: Option<String>,
-    /// It names its object, and does not show it.
+    /// Whether it is a thin event, which names its object without its content.
     pub thin: bool,
-    /// What its object's metadata says of its organization.
+    /// The organization named in its object's metadata.
     pub organization_id: Option<Uuid>,
     /// Unix seconds.
     pub created: i64,
-    /// The trace that its delivery belongs to, which is not the body's to say.
+    /// The trace of its delivery, from the request's headers.
     pub trace: Option<TraceParent>,
 }
 
@@ -64,7 +64,7 @@ struct RawEnvelope<'a> {
     account: Option<&'a RawValue>,
     #[serde(borrow, default)]
     context: Option<&'a RawValue>,
-    // Thin events have an RFC 3339 text here.
+    // An RFC 3339 text in thin events.
     #[serde(borrow, default)]
     created: Option<&'a RawValue>,
     #[serde(default)]
@@ -77,8 +77,7 @@ struct RawData {
     object: Option<AnyObject>,
 }
 
-/// Some JSON object, of which only the organization that its metadata names
-/// matters yet.
+/// A JSON object of which only the organization in its metadata is read.
 struct AnyObject {
     organization_id: Option<Uuid>,
 }
@@ -131,8 +130,8 @@ impl<'de> Deserialize<'de> for AnyObject {
 }
 
 impl Envelope {
-    /// Reads the envelope of `body`. `now` (unix seconds) stands in where a
-    /// thin event has no `created` in seconds.
+    /// Reads the envelope of `body`. A thin event has no `created` in seconds;
+    /// `now` (Unix seconds) replaces it.
     pub fn read(body: &[u8], now: i64) -> Result<Self, PayloadError> {
         let text = std::str::from_utf8(body).map_err(|_| PayloadError::NotUtf8)?;
         if depth_exceeds(text.as_bytes(), MAX_DEPTH) {
@@ -164,11 +163,11 @@ impl Envelope {
     }
 }
 
-/// Where an object's metadata says which organization it belongs to.
+/// The metadata keys that name an object's organization.
 pub const ORGANIZATION_KEYS: [&str; 2] = ["organization_id", "tenant_id"];
 
-/// The organization that an object's `metadata` names, which is all that is
-/// known of its owner before it is processed.
+/// The organization named in an object's `metadata`: all that is known about its
+/// owner before it is processed.
 fn organization_named(metadata: &RawValue) -> Option<Uuid> {
     #[derive(Deserialize)]
     struct Named<'a> {
@@ -185,11 +184,11 @@ fn organization_named(metadata: &RawValue) -> Option<Uuid> {
         .find_map(|value| text(value)?.parse().ok())
 }
 
-/// Where an account is named, but not so that it can be read.
+/// Stands for an account that is named but cannot be read.
 const UNREADABLE: &str = "unreadable";
 
-/// The account that an event names, by whichever of its fields. Two that differ
-/// are kept both, and are nobody's.
+/// The account that an event names in any of its fields. If two fields differ,
+/// both are kept, which matches no account.
 fn account_named(account: Option<&RawValue>, context: Option<&RawValue>) -> Option<String> {
     let read = |value: &RawValue| {
         let text: Option<String> = serde_json::from_str(value.get()).ok();
@@ -204,7 +203,7 @@ fn account_named(account: Option<&RawValue>, context: Option<&RawValue>) -> Opti
     }
 }
 
-/// Whether `payload` is that of a thin event.
+/// Whether `payload` is of a thin event.
 pub fn is_thin(payload: &str) -> bool {
     #[derive(Deserialize)]
     struct Kind<'a> {
@@ -214,10 +213,10 @@ pub fn is_thin(payload: &str) -> bool {
     serde_json::from_str::<Kind<'_>>(payload).is_ok_and(|kind| kind.object == THIN)
 }
 
-/// What the `object` of a thin event says.
+/// The `object` field of a thin event.
 const THIN: &str = "v2.core.event";
 
-/// The last second that a `Timestamp` has, on the last days of the year 9999.
+/// The last second that a `Timestamp` can hold, at the end of the year 9999.
 const MAX_UNIX_SECONDS: i64 = 253_402_207_200;
 
 fn name(value: &str, field: &'static str) -> Result<String, PayloadError> {
@@ -232,9 +231,9 @@ fn is_name(value: &str) -> bool {
     !value.is_empty() && value.len() <= MAX_ID_BYTES && !value.contains('\0')
 }
 
-/// Whether the brackets of `json` nest deeper than `limit`, strings left out.
+/// Whether the brackets of `json` outside of strings nest deeper than `limit`.
 fn depth_exceeds(json: &[u8], limit: usize) -> bool {
-    // Most events have fewer brackets than that, which is counted much faster.
+    // Most events have fewer brackets in total, which is much faster to count.
     let opening = json.iter().filter(|byte| matches!(byte, b'{' | b'['));
     if opening.count() <= limit {
         return false;
@@ -265,17 +264,17 @@ fn depth_exceeds(json: &[u8], limit: usize) -> bool {
     false
 }
 
-/// An event as the handlers read it.
+/// The data of an event, as the projection reads it.
 #[derive(Debug, Clone)]
 pub struct EventData {
     pub object: Value,
     pub previous_attributes: Option<Map<String, Value>>,
-    /// The idempotency key of the request that caused it, if one did.
+    /// The idempotency key of the request that caused it, if any.
     pub caused_by: Option<String>,
 }
 
-/// What keeps a stored payload from being read, and where: a number that no
-/// type of ours holds, say.
+/// Why and where a stored payload cannot be read, such as at a number that no
+/// type of ours can hold.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {problem}")]
 pub struct DataError {
@@ -300,8 +299,8 @@ impl EventData {
             previous_attributes: Option<Map<String, Value>>,
         }
         let json = replace_unstorable(payload);
-        // Keeping track of the path costs time, so only an unreadable payload
-        // is read that way.
+        // Tracking the path is slow, so only an unreadable payload is read that
+        // way.
         let event: Event = serde_json::from_str(&json)
             .or_else(|_| {
                 let reader = &mut serde_json::Deserializer::from_str(&json);
@@ -319,7 +318,7 @@ impl EventData {
     }
 }
 
-/// Replaces by U+FFFD the escapes that JSON allows and text columns cannot
+/// Replaces with U+FFFD the escapes that JSON allows but text columns cannot
 /// hold: NUL and lone surrogates. The stored payload keeps them.
 fn replace_unstorable(json: &str) -> Cow<'_, str> {
     if !json.contains("\\u") {

@@ -1,5 +1,5 @@
-//! Stripe: what it sends (signatures, events, the objects in them), and what we
-//! ask of it.
+//! Stripe's interface: signatures, events and their objects, and the API client.
+//! Nothing here knows organizations or writes mirrored rows.
 
 pub mod account;
 pub mod client;

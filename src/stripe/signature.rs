@@ -17,7 +17,7 @@ pub enum SignatureError {
 }
 
 /// Whether a header may hold a signature made within `tolerance_secs` of `now`
-/// (both in seconds, `now` since 1970): whether it is worth reading a body for.
+/// (Unix seconds), so that reading the body is worthwhile.
 pub fn precheck(header: &str, now: i64, tolerance_secs: u32) -> Result<(), SignatureError> {
     let (_, signed_at) = time_of(header)?;
     if fields(header, "v1").filter_map(lower_hex).next().is_none() {
@@ -28,10 +28,10 @@ pub fn precheck(header: &str, now: i64, tolerance_secs: u32) -> Result<(), Signa
 
 /// Whether one of `secrets` signed `body` within `tolerance_secs` of `now`.
 ///
-/// Any `v1` may match, since secrets overlap while they are rolled; other
-/// schemes are ignored. A second `t` is refused: it would leave open which
-/// time was signed. Stripe's own libraries accept any future time; this does
-/// not, so that a stolen clock cannot make a signature that lasts.
+/// Any `v1` may match, since secrets overlap while they are rolled; other schemes
+/// are ignored. A second `t` is rejected, as it would be unclear which time was
+/// signed. Unlike Stripe's own libraries, this rejects times in the future, so
+/// that a wrong clock cannot create a long-lived signature.
 pub fn verify(
     header: Option<&str>,
     body: &[u8],
@@ -57,7 +57,7 @@ pub fn verify(
     within(signed_at, now, tolerance_secs)
 }
 
-/// The one time of a header, as it is written and in seconds.
+/// The only time of a header, as text and in seconds.
 fn time_of(header: &str) -> Result<(&str, i64), SignatureError> {
     let mut times = fields(header, "t");
     let (Some(timestamp), None) = (times.next(), times.next()) else {
@@ -74,7 +74,7 @@ fn within(signed_at: i64, now: i64, tolerance_secs: u32) -> Result<(), Signature
     Ok(())
 }
 
-/// The header that Stripe would send with `body` at `now` (unix seconds).
+/// The header that Stripe would send with `body` at `now` (Unix seconds).
 pub fn sign(secret: &SigningSecret, body: &[u8], now: i64) -> String {
     format!(
         "t={now},v1={}",

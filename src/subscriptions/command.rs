@@ -1,55 +1,53 @@
-//! What a wish comes to: pure, so that the preview and the change agree.
+//! What a command requires in Stripe. Pure, so that preview and change agree.
 
-use axum::http::StatusCode;
 use jiff::Timestamp;
 
-use super::state::{Held, Standing};
+use super::state::{SubscriptionRow, SubscriptionState};
 use crate::catalogue::{Catalogue, Plan};
-use crate::server::problem::Problem;
 
-/// What a customer may ask for.
+/// What a customer may request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish<'a> {
+pub enum Command<'a> {
     /// A first subscription.
     Subscribe { tier: &'a str, trial_days: u16 },
-    /// Another plan, whatever it takes.
+    /// Another plan, including the first one and the free one.
     Change { tier: &'a str },
     /// The end of the subscription.
     Cancel { immediately: bool },
-    /// To keep a subscription whose end is decided.
+    /// Keep a subscription that is set to end.
     Reactivate,
 }
 
-/// What is done about it in Stripe.
+/// What Stripe is asked to do.
 #[derive(Debug, Clone, Copy)]
-pub enum Step<'a> {
+pub enum StripeAction<'a> {
     Create {
         plan: &'a Plan,
         trial_days: u16,
     },
-    /// The price of the plan's item is replaced.
+    /// Replace the price of the plan's item.
     Switch {
-        held: &'a Held,
+        subscription: &'a SubscriptionRow,
         plan: &'a Plan,
     },
     EndWithPeriod {
-        held: &'a Held,
+        subscription: &'a SubscriptionRow,
     },
     EndNow {
-        held: &'a Held,
+        subscription: &'a SubscriptionRow,
     },
     Keep {
-        held: &'a Held,
+        subscription: &'a SubscriptionRow,
     },
-    /// What was asked for holds already.
+    /// The command is already fulfilled.
     Nothing {
-        held: &'a Held,
+        subscription: &'a SubscriptionRow,
     },
 }
 
-/// Why a wish cannot be granted.
+/// Why a command is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum ChangeRejection {
     #[error("there is no plan {tier:?}; the plans are {}", .tiers.join(", "))]
     UnknownPlan { tier: String, tiers: Vec<String> },
     #[error("the plan is {0:?} already")]
@@ -77,142 +75,124 @@ pub enum Refusal {
     #[error("a trial is for the first subscription only")]
     TrialUsed,
     #[error(
-        "the subscription is in {held}, and the plan is priced in {plan}; cancel it, and subscribe anew when it has ended"
+        "the subscription is in {subscription}, and the plan is priced in {plan}; cancel it, and subscribe anew when it has ended"
     )]
-    OtherCurrency { held: String, plan: String },
+    OtherCurrency { subscription: String, plan: String },
     #[error(
         "the subscription has no price of the catalogue, so its plan cannot be changed here; change it in Stripe, or add its price to the catalogue"
     )]
     UnknownItems,
 }
 
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
-        let (status, code) = match &refusal {
-            Refusal::UnknownPlan { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "unknown_plan"),
-            Refusal::SamePlan(_) | Refusal::SamePlanEnding(_) => {
-                (StatusCode::CONFLICT, "same_plan")
-            }
-            Refusal::SubscriptionExists => (StatusCode::CONFLICT, "subscription_exists"),
-            Refusal::NoSubscription => (StatusCode::NOT_FOUND, "no_subscription"),
-            Refusal::NeedsNoSubscription(_) => (
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "plan_needs_no_subscription",
-            ),
-            Refusal::Incomplete => (StatusCode::CONFLICT, "subscription_incomplete"),
-            Refusal::EndsAlready(_) => (StatusCode::CONFLICT, "already_canceling"),
-            Refusal::NotEnding => (StatusCode::CONFLICT, "not_canceling"),
-            Refusal::TrialTooLong { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "trial_too_long"),
-            Refusal::TrialUsed => (StatusCode::CONFLICT, "trial_used"),
-            Refusal::OtherCurrency { .. } => (StatusCode::CONFLICT, "currency_mismatch"),
-            Refusal::UnknownItems => (StatusCode::CONFLICT, "unknown_subscription_items"),
-        };
-        Self::new(status, code, refusal.to_string())
-    }
-}
-
-/// What `wish` comes to for an organization that stands as it does.
+/// The action that fulfils `command`, given the organization's `state`.
 pub fn decide<'a>(
-    standing: &'a Standing,
+    state: &'a SubscriptionState,
     catalogue: &'a Catalogue,
-    wish: Wish<'_>,
-) -> Result<Step<'a>, Refusal> {
-    let held = standing.subscription.as_ref();
-    match wish {
-        Wish::Subscribe { tier, trial_days } => {
+    command: Command<'_>,
+) -> Result<StripeAction<'a>, ChangeRejection> {
+    let subscription = state.subscription.as_ref();
+    match command {
+        Command::Subscribe { tier, trial_days } => {
             let plan = plan(catalogue, tier)?;
-            if held.is_some() {
-                return Err(Refusal::SubscriptionExists);
+            if subscription.is_some() {
+                return Err(ChangeRejection::SubscriptionExists);
             }
-            subscribe(standing, plan, trial_days)
+            subscribe(state, plan, trial_days)
         }
-        Wish::Change { tier } => {
+        Command::Change { tier } => {
             let plan = plan(catalogue, tier)?;
-            match held {
-                Some(held) => change(held, catalogue, plan),
-                None if standing.plan_tier == plan.tier => {
-                    Err(Refusal::SamePlan(plan.tier.clone()))
+            match subscription {
+                Some(subscription) => change(subscription, catalogue, plan),
+                None if state.plan_tier == plan.tier => {
+                    Err(ChangeRejection::SamePlan(plan.tier.clone()))
                 }
-                None if !plan.is_billed() => Err(Refusal::NoSubscription),
-                None => subscribe(standing, plan, 0),
+                None if !plan.is_billed() => Err(ChangeRejection::NoSubscription),
+                None => subscribe(state, plan, 0),
             }
         }
-        Wish::Cancel { immediately } => {
-            let held = held.ok_or(Refusal::NoSubscription)?;
-            // Nothing was paid yet, so there is no period to wait for.
-            if immediately || held.status == "incomplete" {
-                Ok(Step::EndNow { held })
-            } else if held.ends() {
-                Ok(Step::Nothing { held })
+        Command::Cancel { immediately } => {
+            let subscription = subscription.ok_or(ChangeRejection::NoSubscription)?;
+            // Nothing has been paid yet, so there is no period to wait for.
+            if immediately || subscription.is_incomplete() {
+                Ok(StripeAction::EndNow { subscription })
+            } else if subscription.ends() {
+                Ok(StripeAction::Nothing { subscription })
             } else {
-                Ok(Step::EndWithPeriod { held })
+                Ok(StripeAction::EndWithPeriod { subscription })
             }
         }
-        Wish::Reactivate => match held.ok_or(Refusal::NoSubscription)? {
-            held if held.ends() => Ok(Step::Keep { held }),
-            _ => Err(Refusal::NotEnding),
+        Command::Reactivate => match subscription.ok_or(ChangeRejection::NoSubscription)? {
+            subscription if subscription.ends() => Ok(StripeAction::Keep { subscription }),
+            _ => Err(ChangeRejection::NotEnding),
         },
     }
 }
 
-fn plan<'a>(catalogue: &'a Catalogue, tier: &str) -> Result<&'a Plan, Refusal> {
-    catalogue.plan(tier).ok_or_else(|| Refusal::UnknownPlan {
-        tier: tier.chars().take(64).collect(),
-        tiers: catalogue.plans().iter().map(|p| p.tier.clone()).collect(),
-    })
+fn plan<'a>(catalogue: &'a Catalogue, tier: &str) -> Result<&'a Plan, ChangeRejection> {
+    catalogue
+        .plan(tier)
+        .ok_or_else(|| ChangeRejection::UnknownPlan {
+            tier: tier.chars().take(64).collect(),
+            tiers: catalogue.plans().iter().map(|p| p.tier.clone()).collect(),
+        })
 }
 
 fn subscribe<'a>(
-    standing: &Standing,
+    state: &SubscriptionState,
     plan: &'a Plan,
     trial_days: u16,
-) -> Result<Step<'a>, Refusal> {
+) -> Result<StripeAction<'a>, ChangeRejection> {
     if !plan.is_billed() {
-        return Err(Refusal::NeedsNoSubscription(plan.tier.clone()));
+        return Err(ChangeRejection::NeedsNoSubscription(plan.tier.clone()));
     }
     if trial_days > plan.trial_days_max {
-        return Err(Refusal::TrialTooLong {
+        return Err(ChangeRejection::TrialTooLong {
             plan: plan.tier.clone(),
             most: plan.trial_days_max,
         });
     }
-    if trial_days > 0 && standing.had_trial {
-        return Err(Refusal::TrialUsed);
+    if trial_days > 0 && state.had_trial {
+        return Err(ChangeRejection::TrialUsed);
     }
-    Ok(Step::Create { plan, trial_days })
+    Ok(StripeAction::Create { plan, trial_days })
 }
 
 fn change<'a>(
-    held: &'a Held,
+    subscription: &'a SubscriptionRow,
     catalogue: &'a Catalogue,
     plan: &'a Plan,
-) -> Result<Step<'a>, Refusal> {
+) -> Result<StripeAction<'a>, ChangeRejection> {
     if !plan.is_billed() {
-        return match (held.status.as_str(), held.cancel_at.or(held.period_end)) {
-            ("incomplete", _) => Ok(Step::EndNow { held }),
-            (_, Some(at)) if held.ends() => Err(Refusal::EndsAlready(at)),
-            _ => Ok(Step::EndWithPeriod { held }),
+        if subscription.is_incomplete() {
+            return Ok(StripeAction::EndNow { subscription });
+        }
+        let ends_at = subscription.cancel_at.or(subscription.period_end);
+        return match ends_at.filter(|_| subscription.ends()) {
+            Some(at) => Err(ChangeRejection::EndsAlready(at)),
+            None => Ok(StripeAction::EndWithPeriod { subscription }),
         };
     }
-    if held.status == "incomplete" {
-        return Err(Refusal::Incomplete);
+    if subscription.is_incomplete() {
+        return Err(ChangeRejection::Incomplete);
     }
-    let (_, current) = held.base_item(catalogue).ok_or(Refusal::UnknownItems)?;
+    let (_, current) = subscription
+        .base_item(catalogue)
+        .ok_or(ChangeRejection::UnknownItems)?;
     if current.tier == plan.tier {
         let tier = plan.tier.clone();
-        return Err(if held.ends() {
-            Refusal::SamePlanEnding(tier)
+        return Err(if subscription.ends() {
+            ChangeRejection::SamePlanEnding(tier)
         } else {
-            Refusal::SamePlan(tier)
+            ChangeRejection::SamePlan(tier)
         });
     }
-    match &held.currency {
+    match &subscription.currency {
         Some(currency) if !currency.eq_ignore_ascii_case(&plan.price.currency) => {
-            Err(Refusal::OtherCurrency {
-                held: currency.clone(),
+            Err(ChangeRejection::OtherCurrency {
+                subscription: currency.clone(),
                 plan: plan.price.currency.clone(),
             })
         }
-        _ => Ok(Step::Switch { held, plan }),
+        _ => Ok(StripeAction::Switch { subscription, plan }),
     }
 }

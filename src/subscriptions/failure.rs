@@ -1,12 +1,12 @@
-//! Why a preview or a change did not come about.
+//! Why a preview or a change failed.
 
 use std::sync::Arc;
 
 use axum::http::StatusCode;
 use serde_json::json;
 
-use super::command::Refusal;
-use super::preview::Unknowable;
+use super::command::ChangeRejection;
+use super::preview::PreviewUnavailable;
 use crate::projection::MirrorError;
 use crate::server::problem::Problem;
 use crate::stripe::client::{ErrorKind, StripeError};
@@ -17,43 +17,42 @@ pub enum Failure {
     #[error("there is no such organization")]
     NoOrganization,
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] ChangeRejection),
     #[error(transparent)]
-    Unknowable(#[from] Unknowable),
-    /// What a preview showed does not hold any more.
+    PreviewUnavailable(#[from] PreviewUnavailable),
+    /// The quote of a preview is no longer valid.
     #[error("{0}; preview it again")]
     Stale(&'static str),
     #[error("another change of the subscription is under way")]
     Busy,
-    #[error("the Idempotency-Key went with another change within a day")]
+    #[error("the Idempotency-Key was used for another change within the last day")]
     KeyReused,
-    /// Stripe has no such subscription.
     #[error("Stripe has no subscription {0}")]
     SubscriptionMissing(String),
-    /// Stripe never had such a customer, as far as this key can see.
+    /// As far as this key can see, Stripe never had the customer.
     #[error("Stripe has no customer {0}")]
     CustomerMissing(String),
-    /// What was kept of a request makes no sense.
+    /// The stored context of a request cannot be read.
     #[error("a request cannot be recovered: {0}")]
     Unrecoverable(String),
     #[error("no Stripe key is configured")]
     NotConfigured,
-    /// Nothing was done.
+    /// Stripe did nothing.
     #[error(transparent)]
     Stripe(StripeError),
-    /// It may have been done.
-    #[error("whether Stripe did it is not known yet: {0}")]
+    /// Stripe may have made the change.
+    #[error("it is not known yet whether Stripe made the change: {0}")]
     InDoubt(StripeError),
     /// The catalogue's price is not in Stripe.
     #[error("Stripe has no active price {0:?}")]
     NoPrice(String),
-    #[error("Stripe's answer is not understood: {0}")]
+    #[error("unexpected response from Stripe: {0}")]
     Unexpected(&'static str),
-    #[error("an object of Stripe's cannot be read: {0}")]
+    #[error("cannot read an object from Stripe: {0}")]
     Shape(#[from] ShapeError),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
-    /// The same, of a read that others shared.
+    /// A database error of a read shared with other requests.
     #[error(transparent)]
     Read(#[from] Arc<sqlx::Error>),
 }
@@ -67,54 +66,60 @@ impl From<MirrorError> for Failure {
     }
 }
 
+impl From<ChangeRejection> for Problem {
+    fn from(rejection: ChangeRejection) -> Self {
+        let (status, code) = match &rejection {
+            ChangeRejection::UnknownPlan { .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "unknown_plan")
+            }
+            ChangeRejection::SamePlan(_) | ChangeRejection::SamePlanEnding(_) => {
+                (StatusCode::CONFLICT, "same_plan")
+            }
+            ChangeRejection::SubscriptionExists => (StatusCode::CONFLICT, "subscription_exists"),
+            ChangeRejection::NoSubscription => (StatusCode::NOT_FOUND, "no_subscription"),
+            ChangeRejection::NeedsNoSubscription(_) => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "plan_needs_no_subscription",
+            ),
+            ChangeRejection::Incomplete => (StatusCode::CONFLICT, "subscription_incomplete"),
+            ChangeRejection::EndsAlready(_) => (StatusCode::CONFLICT, "already_canceling"),
+            ChangeRejection::NotEnding => (StatusCode::CONFLICT, "not_canceling"),
+            ChangeRejection::TrialTooLong { .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "trial_too_long")
+            }
+            ChangeRejection::TrialUsed => (StatusCode::CONFLICT, "trial_used"),
+            ChangeRejection::OtherCurrency { .. } => (StatusCode::CONFLICT, "currency_mismatch"),
+            ChangeRejection::UnknownItems => (StatusCode::CONFLICT, "unknown_subscription_items"),
+        };
+        Self::new(status, code, rejection.to_string())
+    }
+}
+
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
-        let said = failure.to_string();
+        let message = failure.to_string();
         match failure {
-            Failure::NoOrganization => Self::not_found(said),
+            Failure::NoOrganization => Self::not_found(message),
             Failure::Refused(refusal) => refusal.into(),
-            Failure::Unknowable(_) => Self::new(
+            Failure::PreviewUnavailable(_) => Self::new(
                 StatusCode::CONFLICT,
                 "preview_unavailable",
-                format!("{said}; configure STRIPE_SECRET_KEY to have it priced"),
+                format!("{message}; configure STRIPE_SECRET_KEY to have it priced"),
             ),
-            Failure::Stale(_) => Self::new(StatusCode::CONFLICT, "preview_stale", said),
+            Failure::Stale(_) => Self::new(StatusCode::CONFLICT, "preview_stale", message),
             Failure::Busy => Self::new(
                 StatusCode::CONFLICT,
                 "change_in_progress",
-                format!("{said}; try again shortly"),
+                format!("{message}; try again shortly"),
             )
             .retry_after(2),
             Failure::KeyReused => Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "idempotency_key_reused",
-                format!("{said}; use a new key for a new change"),
+                format!("{message}; use a new key for a new change"),
             ),
-            Failure::SubscriptionMissing(_) => {
-                tracing::error!("{said}: see `subscriptions reconcile`");
-                Self::new(
-                    StatusCode::CONFLICT,
-                    "subscription_missing",
-                    format!(
-                        "{said}, so nothing was changed; DELETE ends it here as well, and then \
-                         another can be made. The operator sees more with `subscriptions reconcile`"
-                    ),
-                )
-            }
-            Failure::CustomerMissing(_) => {
-                tracing::error!(
-                    "{said}: is the key another account's? Else `organizations link-customer` \
-                     gives the organization another customer"
-                );
-                Self::new(
-                    StatusCode::CONFLICT,
-                    "customer_missing",
-                    format!(
-                        "{said}, so nothing was changed; the operator must give the organization \
-                         another customer with `organizations link-customer`"
-                    ),
-                )
-            }
+            Failure::SubscriptionMissing(_) => subscription_missing(&message),
+            Failure::CustomerMissing(_) => customer_missing(&message),
             Failure::NotConfigured => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "stripe_not_configured",
@@ -122,7 +127,7 @@ impl From<Failure> for Problem {
             ),
             Failure::Stripe(error) => of_stripe(&error),
             Failure::InDoubt(error) => {
-                tracing::warn!(%error, "whether Stripe made a change is not known yet");
+                tracing::warn!(%error, "It is not known yet whether Stripe made a change");
                 Self::unavailable(
                     "stripe_unreachable",
                     "Stripe did not answer, and may have made the change: send the same request again, \
@@ -130,19 +135,19 @@ impl From<Failure> for Problem {
                 )
             }
             Failure::NoPrice(_) => {
-                tracing::error!("{said}: run `plans sync`");
+                tracing::error!("{message}: run `plans sync`");
                 Self::new(
                     StatusCode::BAD_GATEWAY,
                     "price_missing",
-                    format!("{said}; the operator must run `plans sync`"),
+                    format!("{message}; the operator must run `plans sync`"),
                 )
             }
             Failure::Shape(_) | Failure::Unexpected(_) | Failure::Unrecoverable(_) => {
-                tracing::error!("{said}");
+                tracing::error!("{message}");
                 Self::new(
                     StatusCode::BAD_GATEWAY,
                     "stripe_unreadable",
-                    "Stripe answered something that is not understood here; it was logged",
+                    "Stripe sent a response that this service does not understand; it was logged",
                 )
             }
             Failure::Database(error) => error.into(),
@@ -151,7 +156,34 @@ impl From<Failure> for Problem {
     }
 }
 
-/// An error of Stripe's after which nothing was done.
+fn subscription_missing(message: &str) -> Problem {
+    tracing::error!("{message}: see `subscriptions reconcile`");
+    Problem::new(
+        StatusCode::CONFLICT,
+        "subscription_missing",
+        format!(
+            "{message}, so nothing was changed; DELETE ends it here as well, and then another can \
+             be made. The operator sees more with `subscriptions reconcile`"
+        ),
+    )
+}
+
+fn customer_missing(message: &str) -> Problem {
+    tracing::error!(
+        "{message}: check that the key belongs to the right account; if so, \
+         `organizations link-customer` gives the organization another customer"
+    );
+    Problem::new(
+        StatusCode::CONFLICT,
+        "customer_missing",
+        format!(
+            "{message}, so nothing was changed; the operator must give the organization another \
+             customer with `organizations link-customer`"
+        ),
+    )
+}
+
+/// The problem for an error from Stripe that changed nothing.
 fn of_stripe(error: &StripeError) -> Problem {
     let no_method = error
         .message
@@ -179,7 +211,7 @@ fn of_stripe(error: &StripeError) -> Problem {
             StatusCode::PAYMENT_REQUIRED,
             "authentication_required",
             "the bank asks the cardholder to confirm the payment, and nothing was changed; \
-             confirm the card, or use another",
+             confirm the card or use another one",
         ),
         _ if no_method => Problem::new(
             StatusCode::PAYMENT_REQUIRED,
@@ -196,7 +228,7 @@ fn of_stripe(error: &StripeError) -> Problem {
         }
         ErrorKind::RateLimited | ErrorKind::Conflict => Problem::unavailable(
             "stripe_busy",
-            "Stripe takes no more requests at the moment, and nothing was changed; try again",
+            "Stripe is not accepting more requests at the moment, and nothing was changed; try again",
         ),
         ErrorKind::Unreachable | ErrorKind::Unanswered => Problem::unavailable(
             "stripe_unreachable",

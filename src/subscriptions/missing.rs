@@ -1,11 +1,11 @@
-//! What Stripe does not have any more: customers that were deleted, and
-//! subscriptions that are not there.
+//! Objects that Stripe no longer has: deleted customers and missing
+//! subscriptions.
 
 use serde_json::json;
 use uuid::Uuid;
 
 use super::Subscriptions;
-use super::change::record::Asker;
+use super::change::record::Initiator;
 use super::failure::Failure;
 use crate::audit::{self, NewEntry};
 use crate::db::TenantTx;
@@ -15,19 +15,19 @@ use crate::stripe::client::{Client, ErrorKind};
 use crate::telemetry::metrics;
 use crate::tenancy::organizations;
 
-/// That of one that says that a subscription was ended here alone.
+/// The audit action of a subscription that was ended here only.
 pub const ENDED_HERE: &str = "subscription_missing_in_stripe";
 
 impl Subscriptions {
-    /// Looks whether the customer that new subscriptions are for is gone. One
-    /// that was deleted is never used again; one that Stripe never had is for
-    /// an operator: the key may be another account's.
+    /// Checks whether the customer used for new subscriptions still exists. A
+    /// deleted customer is never used again; one that Stripe never had is for an
+    /// operator, as the key may belong to another account.
     pub(super) async fn check_customer(
         &self,
         client: &Client,
         organization_id: Uuid,
     ) -> Result<(), Failure> {
-        let Some(id) = self.standing(organization_id).await?.customer_id else {
+        let Some(id) = self.state(organization_id).await?.customer_id else {
             return Ok(());
         };
         match client.customer(&id).await {
@@ -52,12 +52,12 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Ends a subscription that Stripe does not have, in our state alone.
+    /// Ends a subscription that Stripe does not have, in our state only.
     pub(super) async fn end_missing(
         &self,
         organization_id: Uuid,
         subscription_id: &str,
-        asker: &Asker,
+        initiator: &Initiator,
     ) -> Result<(), Failure> {
         let mut tx = TenantTx::begin(&self.pool, organization_id).await?;
         let locked = audit::lock_chains(tx.conn(), &[organization_id]).await?;
@@ -66,19 +66,19 @@ impl Subscriptions {
             &locked,
             &self.catalogue,
             (organization_id, subscription_id),
-            asker.actor(),
+            initiator.actor(),
         )
         .await?;
         let mut entries = vec![NewEntry {
             organization_id,
             action: ENDED_HERE,
-            actor: asker.actor(),
+            actor: initiator.actor(),
             resource_type: "subscription",
             resource_id: subscription_id.to_owned(),
             before: ended.before,
             after: Some(json!({"status": "canceled"})),
             metadata: json!({}),
-            client: Some(asker.client()),
+            client: Some(initiator.client()),
         }];
         entries.extend(ended.entries);
         audit::append(tx.conn(), &locked, &entries).await?;

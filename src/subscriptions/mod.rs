@@ -1,21 +1,24 @@
-//! Subscriptions: what an organization has, what a change would cost, and the
-//! changes themselves.
+//! Subscriptions: an organization's current state, the price of a change, and
+//! the changes themselves.
 //!
-//! `decide` says what a wish comes to, for the preview and the change alike.
-//! `preview` prices it, by Stripe or by the local engine; `token` seals what was
-//! shown. `changes` takes a wish to Stripe: entered in the ledger of requests,
-//! then called (`carry_out`), then mirrored, all of it to be taken up by
-//! whoever comes next if it stops half-way.
+//! `command::decide` turns a command into one action in Stripe; preview and
+//! change share it. `preview` prices the action, through Stripe or the local
+//! engine, and `preview::token` seals the quote that was shown. `change` is a
+//! saga: record the intent, call Stripe, mirror the outcome; recovery completes
+//! what a crash left open.
+//!
+//! Nothing here writes a mirrored row: `projection` does.
 
+mod background;
 mod change;
 mod command;
 mod customer;
 mod failure;
+mod mirror;
 mod missing;
 mod preview;
 mod prices;
 mod reconcile;
-mod refresh;
 pub mod routes;
 mod state;
 mod store;
@@ -26,40 +29,40 @@ use std::sync::Arc;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-pub use change::execute::Seen;
 pub use change::record::audit_actions;
-pub use change::saga::Caller;
-pub use command::{Refusal, Step, Wish, decide};
+pub use change::saga::Requester;
+pub use command::{ChangeRejection, Command, StripeAction, decide};
 pub use failure::Failure;
-pub use preview::{Line, Preview, QuotaChange, Quote, Source, Unknowable};
+pub use mirror::StripeSnapshot;
+pub use preview::{Line, Preview, PreviewUnavailable, Pricing, QuotaChange, Source};
 pub use reconcile::{Drift, DriftKind, Healing, Reconciliation};
-pub use state::{Held, Item, Standing};
+pub use state::{Item, SubscriptionRow, SubscriptionState};
 pub use store::findings::{Findings, findings, vanished_plans};
 pub use upcoming::Upcoming;
 
 use crate::catalogue::Catalogue;
 use crate::db::RequestTx;
 use crate::stripe::client::Client;
-use change::locks::Turns;
-use preview::quotes::Previewed;
+use change::locks::OrganizationLocks;
+use preview::quotes::PreviewLookup;
 use preview::token::Sealer;
 use prices::Prices;
 
-/// The use cases, and what they need. Clones share it.
+/// The use cases and their dependencies. Clones share them.
 #[derive(Clone)]
 pub struct Subscriptions {
     pool: PgPool,
     catalogue: Arc<Catalogue>,
-    /// None: no key is configured.
+    /// `None` if no Stripe key is configured.
     stripe: Option<Client>,
     sealer: Sealer,
-    previewed: Previewed,
+    preview_lookup: PreviewLookup,
     prices: Prices,
-    turns: Turns,
+    locks: OrganizationLocks,
 }
 
 impl Subscriptions {
-    /// `lookups` has connections that are billing_worker from the start.
+    /// The connections of `lookups` have the role billing_worker from the start.
     pub fn new(
         pool: PgPool,
         lookups: PgPool,
@@ -68,19 +71,19 @@ impl Subscriptions {
     ) -> Self {
         Self {
             sealer: Sealer::new(pool.clone()),
-            previewed: preview::quotes::together(lookups, catalogue.clone()),
+            preview_lookup: preview::quotes::preview_lookup(lookups, catalogue.clone()),
             pool,
             catalogue,
             stripe,
             prices: Prices::default(),
-            turns: Turns::default(),
+            locks: OrganizationLocks::default(),
         }
     }
 
-    /// What an organization has.
-    pub async fn standing(&self, organization_id: Uuid) -> Result<Standing, Failure> {
+    /// The organization's plan and subscriptions.
+    pub async fn state(&self, organization_id: Uuid) -> Result<SubscriptionState, Failure> {
         let mut tx = RequestTx::begin(&self.pool, organization_id).await?;
-        store::standings(tx.conn(), &[organization_id], &self.catalogue)
+        store::states(tx.conn(), &[organization_id], &self.catalogue)
             .await?
             .remove(&organization_id)
             .ok_or(Failure::NoOrganization)

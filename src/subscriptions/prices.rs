@@ -1,4 +1,4 @@
-//! The catalogue's prices, as Stripe has them.
+//! The Stripe prices of the catalogue's plans, cached.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,10 +8,10 @@ use super::failure::Failure;
 use crate::catalogue::{Catalogue, Plan, metered_lookup_key};
 use crate::stripe::client::{Client, Price};
 
-/// How long prices are taken to be as they were.
-const KEPT: Duration = Duration::from_secs(60);
+/// How long prices are cached.
+const CACHE_LIFETIME: Duration = Duration::from_secs(60);
 
-/// Prices by their lookup keys, remembered for a while.
+/// Prices by lookup key, cached for `CACHE_LIFETIME`.
 #[derive(Clone, Default)]
 pub struct Prices {
     kept: Arc<Mutex<Option<(Instant, ByKey)>>>,
@@ -19,17 +19,17 @@ pub struct Prices {
 
 type ByKey = Arc<HashMap<String, Price>>;
 
-/// What a plan is charged by.
+/// The Stripe prices of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlanPrices {
-    /// The fee.
+    /// The price of the fee.
     pub base: String,
-    /// Usage, by metric: as far as Stripe has prices for it.
+    /// Metered prices by metric, for the metrics that have one in Stripe.
     pub metered: BTreeMap<String, String>,
 }
 
 impl Prices {
-    /// The prices that a plan is charged by.
+    /// The prices of a plan.
     pub async fn of(
         &self,
         client: &Client,
@@ -67,7 +67,7 @@ impl Prices {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         if let Some((read_at, prices)) = kept
-            && read_at.elapsed() < KEPT
+            && read_at.elapsed() < CACHE_LIFETIME
         {
             return Ok(prices);
         }
@@ -79,8 +79,8 @@ impl Prices {
                 .filter_map(|price| Some((price.lookup_key.clone()?, price)))
                 .collect(),
         );
-        // A fee that is missing may be made at any moment; usage may be charged
-        // elsewhere altogether.
+        // A missing fee may be created at any moment, so it is not cached. A
+        // missing metered price is normal: usage may be billed elsewhere.
         let fees = |plan: &&Plan| plan.price.lookup_key.is_some();
         let mut fees = catalogue.plans().iter().filter(fees);
         if fees.all(|plan| {

@@ -1,29 +1,30 @@
-//! Our state against Stripe's: what differs is told, or healed.
+//! Compares our state with Stripe's, and reports or heals the differences.
 //!
-//! Subscriptions with their items, invoices, payment methods and customers are
-//! compared, and what was left open is settled. Each finding has a result of
-//! its own: one that cannot be read or healed hides no other.
+//! It covers subscriptions with their items, invoices, payments, payment methods
+//! and customers, and settles open requests. Each finding has its own result:
+//! one that cannot be read or healed hides no other. Stripe is never changed.
 
 mod compare;
 mod customers;
 mod documents;
-mod left_open;
+mod open_requests;
 mod payments;
 mod store;
+mod stripe_only;
 mod usage;
-mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::Subscriptions;
-use super::change::execute::seen;
-use super::change::record::Asker;
-use super::change::recover::ends_the_round;
+use super::change::record::Initiator;
+use super::change::recover::stops_round;
 use super::failure::Failure;
+use super::mirror::snapshot;
 use crate::db::WorkerTx;
 use crate::metering::reports;
 use crate::stripe::client::{Client, Customer, ErrorKind};
@@ -32,45 +33,45 @@ use crate::telemetry::metrics;
 use crate::tenancy::organizations::sample;
 use billing_domain::subscription::is_ended;
 use payments::Billed;
-use store::{MirroredSubscription, Owned};
-use verdicts::{named, stray};
+use store::{CustomerOwner, MirroredSubscription};
+use stripe_only::{named, stray};
 
-/// What differs.
+/// The kind of a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DriftKind {
-    /// A request was left open: whether Stripe did it is not known.
+    /// A request is open: whether Stripe carried it out is not known.
     OpenRequest,
-    /// Recovery gave a request up: whether Stripe did it is not known.
+    /// Recovery abandoned a request: whether Stripe carried it out is not known.
     AbandonedRequest,
-    /// Both have the subscription, and it differs.
+    /// The subscription exists on both sides and differs.
     Differs,
-    /// Stripe has a subscription of an organization's that is not mirrored.
+    /// A subscription in Stripe belongs to an organization and is not mirrored.
     MissingHere,
-    /// A subscription that runs here is not in Stripe.
+    /// A running subscription is not in Stripe.
     MissingInStripe,
-    /// Stripe's customer names an organization of ours, which has another
-    /// customer, or none.
+    /// A customer in Stripe names an organization that has another customer, or
+    /// none.
     StrayCustomer,
     /// An organization's customer was deleted in Stripe.
     CustomerDeleted,
-    /// Stripe never had an organization's customer, as far as the key can see.
+    /// As far as the key can see, Stripe never had the organization's customer.
     CustomerMissing,
     /// An organization pays for several subscriptions.
     TwoSubscriptions,
-    /// A subscription is paid for, and the catalogue knows no plan of it.
+    /// A paid subscription has no plan of the catalogue.
     UnknownPrice,
-    /// An invoice is not as in Stripe, or not here.
+    /// An invoice differs from Stripe's or is missing here.
     Invoice,
-    /// A payment method is not as in Stripe, or not here.
+    /// A payment method differs from Stripe's or is missing here.
     PaymentMethod,
-    /// A charge, or what was refunded of it, is not as in Stripe, or not here.
+    /// A charge or its refunds differ from Stripe's or are missing here.
     Charge,
-    /// A dispute is not as in Stripe, or not here.
+    /// A dispute differs from Stripe's or is missing here.
     Dispute,
-    /// An object of Stripe's cannot be read.
+    /// An object from Stripe cannot be read.
     Unreadable,
-    /// Usage that was promised to be billed, and is billed by nothing.
+    /// Billable usage is billed by no invoice.
     UnbilledUsage,
 }
 
@@ -115,7 +116,7 @@ impl DriftKind {
         }
     }
 
-    /// What to do about it.
+    /// The operator's next step.
     pub fn fix(self) -> &'static str {
         match self {
             Self::OpenRequest
@@ -127,25 +128,25 @@ impl DriftKind {
             | Self::Charge
             | Self::Dispute => "run `subscriptions reconcile --apply`",
             Self::AbandonedRequest => {
-                "mend what it names, then run `subscriptions reconcile --apply`"
+                "resolve the cause it names, then run `subscriptions reconcile --apply`"
             }
             Self::MissingInStripe => {
-                "is the key another account's? Else `subscriptions reconcile --apply --end-missing` ends it here"
+                "check that the key belongs to the right account; if so, `subscriptions reconcile --apply --end-missing` ends it here"
             }
             Self::StrayCustomer => {
                 "run `organizations link-customer`, or delete the customer in Stripe"
             }
             Self::CustomerMissing => {
-                "is the key another account's? Else run `organizations link-customer`"
+                "check that the key belongs to the right account; if so, run `organizations link-customer`"
             }
             Self::TwoSubscriptions => {
-                "end the one that is too many in Stripe, and refund it if need be"
+                "cancel the surplus one in Stripe, and refund it if necessary"
             }
             Self::UnknownPrice => {
                 "add the price to PLANS_FILE (stripe_price_ids), restart, then run `subscriptions reconcile --apply`"
             }
             Self::UnbilledUsage => "docs/runbook.md, UsageUnbilled, says what to do",
-            Self::Unreadable => "see the reason; an upgrade of this program may read it",
+            Self::Unreadable => "see the reason; a newer version of this program may read it",
         }
     }
 }
@@ -161,7 +162,7 @@ pub struct Drift {
     /// The fields that differ, as `field: ours, Stripe's`.
     pub differences: Vec<String>,
     pub healed: bool,
-    /// What to do about it.
+    /// The operator's next step.
     pub fix: &'static str,
 }
 
@@ -183,13 +184,13 @@ impl Drift {
     }
 }
 
-/// What a comparison found.
+/// The result of a reconciliation.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Reconciliation {
-    /// Subscriptions of Stripe's that were compared.
+    /// The number of Stripe's subscriptions that were compared.
     pub compared: usize,
-    /// Those of customers that no organization has.
+    /// The number of Stripe's subscriptions that belong to no organization.
     pub foreign: usize,
     pub drift: Vec<Drift>,
 }
@@ -200,28 +201,28 @@ impl Reconciliation {
     }
 }
 
-/// What a reconciliation may do about what it finds.
+/// What a reconciliation may change in our state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Healing {
-    /// Bring our state to Stripe's.
+    /// Mirror Stripe's state.
     pub apply: bool,
-    /// End subscriptions here that Stripe does not have.
+    /// End the subscriptions that Stripe does not have.
     pub end_missing: bool,
 }
 
-/// What Stripe and we have, read at the beginning.
-struct Both {
+/// Both sides, as read at the beginning.
+struct BothSides {
     ours: BTreeMap<String, MirroredSubscription>,
-    owners: BTreeMap<String, Owned>,
+    owners: BTreeMap<String, CustomerOwner>,
     organizations: BTreeSet<Uuid>,
     customers: Vec<Customer>,
 }
 
 impl Subscriptions {
-    /// Compares everything, and with `apply` brings our state to Stripe's.
-    /// What Stripe does not have, and stray customers, are for people to judge.
-    /// Invoices, charges and disputes are those that were made since `since`,
-    /// those that are open here, and those of which something was refunded since.
+    /// Compares everything; with `apply`, mirrors Stripe's state. Objects that
+    /// Stripe does not have and stray customers are left to the operator.
+    /// Invoices, charges and disputes are compared if they were created or
+    /// refunded since `since`, or are open here.
     pub async fn reconcile(
         &self,
         healing: Healing,
@@ -229,55 +230,29 @@ impl Subscriptions {
     ) -> Result<Reconciliation, Failure> {
         let client = self.stripe.as_ref().ok_or(Failure::NotConfigured)?;
         let mut found = Reconciliation::default();
-        self.left_open(client, healing.apply, &mut found).await?;
+        self.settle_open_requests(client, healing.apply, &mut found)
+            .await?;
 
-        // Stripe first: what is made here meanwhile is then no drift.
-        let mut objects = client.subscriptions(None).await.map_err(Failure::Stripe)?;
+        // Stripe is read first, so that changes made here meanwhile are no drift.
+        let objects = client.subscriptions(None).await.map_err(Failure::Stripe)?;
         let billed = Billed::read(client, since).await?;
         let customers = client.customers(None).await.map_err(Failure::Stripe)?;
         let mut tx = WorkerTx::begin(&self.pool).await?;
-        let mut both = Both {
+        let mut both = BothSides {
             ours: store::subscriptions(tx.conn()).await?,
             owners: store::customers(tx.conn()).await?,
             organizations: store::organizations(tx.conn()).await?,
             customers,
         };
         tx.rollback().await?;
-        // What samples are about was never in Stripe.
+        // Sample data was never in Stripe.
         both.ours.retain(|_, one| one.organization_id != sample::ID);
         both.owners
             .retain(|_, one| one.organization_id != sample::ID);
 
-        let mut running = Vec::new();
-        let mut met = BTreeSet::new();
-        for object in &mut objects {
-            client
-                .fetch_missing_items(object)
-                .await
-                .map_err(Failure::Stripe)?;
-            let (theirs, organization_id) = match self.owned(object, &both, &mut found) {
-                Some(owned) => owned,
-                None => continue,
-            };
-            met.insert(theirs.id.clone());
-            found.compared += 1;
-            self.compare(client, &both, organization_id, &theirs, healing, &mut found)
-                .await?;
-            running.push((organization_id, theirs));
-        }
-        for (id, stored) in both
-            .ours
-            .iter()
-            .filter(|(id, one)| !met.contains(*id) && !is_ended(&one.status))
-        {
-            let theirs = self
-                .unlisted(client, id, stored, healing, &mut found)
-                .await?;
-            running.extend(theirs.map(|theirs| (stored.organization_id, theirs)));
-        }
-        found
-            .drift
-            .extend(verdicts::of_subscriptions(&self.catalogue, &running));
+        let running = self
+            .subscriptions(client, &both, objects, healing, &mut found)
+            .await?;
         self.customers(client, &both, healing, &mut found).await?;
         self.documents(
             client,
@@ -302,11 +277,50 @@ impl Subscriptions {
         Ok(found)
     }
 
-    /// A subscription of Stripe's that is an organization's.
+    /// Compares subscriptions, and returns those that Stripe has with their owners.
+    async fn subscriptions(
+        &self,
+        client: &Client,
+        both: &BothSides,
+        mut objects: Vec<Value>,
+        healing: Healing,
+        found: &mut Reconciliation,
+    ) -> Result<Vec<(Uuid, Subscription)>, Failure> {
+        let mut known = Vec::new();
+        let mut listed = BTreeSet::new();
+        for object in &mut objects {
+            client
+                .fetch_missing_items(object)
+                .await
+                .map_err(Failure::Stripe)?;
+            let Some((theirs, organization_id)) = self.owned(object, both, found) else {
+                continue;
+            };
+            listed.insert(theirs.id.clone());
+            found.compared += 1;
+            self.compare(client, both, organization_id, &theirs, healing, found)
+                .await?;
+            known.push((organization_id, theirs));
+        }
+        let unlisted = both
+            .ours
+            .iter()
+            .filter(|(id, one)| !listed.contains(*id) && !is_ended(&one.status));
+        for (id, stored) in unlisted {
+            let theirs = self.unlisted(client, id, stored, healing, found).await?;
+            known.extend(theirs.map(|theirs| (stored.organization_id, theirs)));
+        }
+        found
+            .drift
+            .extend(stripe_only::of_subscriptions(&self.catalogue, &known));
+        Ok(known)
+    }
+
+    /// A subscription in Stripe with the organization that it belongs to.
     fn owned(
         &self,
-        object: &serde_json::Value,
-        both: &Both,
+        object: &Value,
+        both: &BothSides,
         found: &mut Reconciliation,
     ) -> Option<(Subscription, Uuid)> {
         let theirs = match self.catalogue.subscription(object) {
@@ -340,7 +354,7 @@ impl Subscriptions {
     async fn compare(
         &self,
         client: &Client,
-        both: &Both,
+        both: &BothSides,
         organization_id: Uuid,
         theirs: &Subscription,
         healing: Healing,
@@ -369,8 +383,8 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// A subscription that runs here and was not listed: it is gone, or it was
-    /// made meanwhile, or its customer lives on a test clock.
+    /// Compares a running subscription that Stripe did not list: it is gone, was
+    /// created meanwhile, or its customer is on a test clock.
     async fn unlisted(
         &self,
         client: &Client,
@@ -380,13 +394,13 @@ impl Subscriptions {
         found: &mut Reconciliation,
     ) -> Result<Option<Subscription>, Failure> {
         let organization_id = stored.organization_id;
-        let mut answer = client.subscription(id).await;
-        if let Ok(answer) = &mut answer {
-            let completed = client.fetch_missing_items(&mut answer.body).await;
+        let mut response = client.subscription(id).await;
+        if let Ok(response) = &mut response {
+            let completed = client.fetch_missing_items(&mut response.body).await;
             completed.map_err(Failure::Stripe)?;
         }
-        let drift = match answer {
-            Ok(answer) => match self.catalogue.subscription(&answer.body) {
+        let drift = match response {
+            Ok(response) => match self.catalogue.subscription(&response.body) {
                 Ok(theirs) => {
                     let differences = compare::subscriptions(stored, &theirs);
                     if !differences.is_empty() {
@@ -411,8 +425,8 @@ impl Subscriptions {
                 let kind = DriftKind::MissingInStripe;
                 let mut drift = Drift::new(kind, organization_id, id, differences);
                 if healing.apply && healing.end_missing {
-                    let asker = Asker::system();
-                    let ended = self.end_missing(organization_id, id, &asker).await;
+                    let initiator = Initiator::system();
+                    let ended = self.end_missing(organization_id, id, &initiator).await;
                     drift.set_healed(ended.map(|()| true))?;
                 }
                 drift
@@ -423,32 +437,33 @@ impl Subscriptions {
         Ok(None)
     }
 
-    /// Mirrors the subscription as Stripe shows it now.
+    /// Mirrors the subscription's current state in Stripe.
     async fn heal(
         &self,
         client: &Client,
         organization_id: Uuid,
         id: &str,
     ) -> Result<bool, Failure> {
-        let answer = client.subscription(id).await;
-        let seen = seen(client, answer.map_err(Failure::Stripe)?).await;
-        let seen = seen.map_err(Failure::Stripe)?;
-        self.mirror_seen(organization_id, seen, None).await?;
+        let response = client.subscription(id).await;
+        let snapshot = snapshot(client, response.map_err(Failure::Stripe)?).await;
+        let snapshot = snapshot.map_err(Failure::Stripe)?;
+        self.mirror_snapshot(organization_id, snapshot, None)
+            .await?;
         Ok(true)
     }
 }
 
 impl Drift {
-    /// What came of healing it. What cannot be healed says why, and is no end of
-    /// the reconciliation, unless nothing can be healed now.
+    /// Records the result of healing. A failure is added to the differences and
+    /// ends the reconciliation only if nothing else can be healed now.
     fn set_healed(&mut self, healed: Result<bool, Failure>) -> Result<(), Failure> {
         match healed {
             Ok(healed) => self.healed = healed,
-            Err(failure) if ends_the_round(&failure) => return Err(failure),
+            Err(failure) if stops_round(&failure) => return Err(failure),
             Err(failure) => {
                 tracing::warn!(
                     organization_id = %self.organization_id, kind = self.kind.as_str(), id = self.id,
-                    %failure, "a difference could not be healed"
+                    %failure, "A difference could not be healed"
                 );
                 self.differences.push(format!("not healed: {failure}"));
             }
@@ -457,8 +472,8 @@ impl Drift {
     }
 }
 
-/// By the customer, else by the metadata, as events are.
-fn owner(theirs: &Subscription, both: &Both) -> Option<Uuid> {
+/// The owner by customer, otherwise by metadata, as for events.
+fn owner(theirs: &Subscription, both: &BothSides) -> Option<Uuid> {
     let by_customer = both.owners.get(&theirs.customer_id);
     by_customer
         .map(|owned| owned.organization_id)

@@ -1,4 +1,4 @@
-//! `/api/billing/subscription`, and the next invoice.
+//! `/api/billing/subscription` and `/api/billing/invoices/upcoming`.
 
 use axum::Router;
 use axum::extract::State;
@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, OpenApi, ToSchema};
 
-use super::change::saga::Caller;
+use super::change::saga::Requester;
 use super::failure::Failure;
-use super::{Held, Preview, Standing, Subscriptions, Upcoming, Wish};
+use super::{Command, Preview, SubscriptionRow, SubscriptionState, Subscriptions, Upcoming};
 use crate::server::extract::{Json, Query};
 use crate::server::layers::idempotency::Key;
 use crate::server::number;
@@ -34,14 +34,14 @@ pub fn router(subscriptions: Subscriptions) -> Router {
         .with_state(subscriptions)
 }
 
-/// An organization's plan, and its subscription.
+/// An organization's plan and subscription.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Subscription)]
 struct SubscriptionView {
     #[schema(example = "standard")]
     plan_tier: String,
-    /// Stripe's word; null where there is no subscription.
+    /// Stripe's status; null if there is no subscription.
     #[schema(required)]
     status: Option<String>,
     #[schema(required)]
@@ -55,15 +55,15 @@ struct SubscriptionView {
     #[schema(required)]
     trial_end: Option<Timestamp>,
     cancel_at_period_end: bool,
-    /// When it ends, once that is decided.
+    /// When the subscription ends, if it is set to end.
     #[schema(required)]
     cancel_at: Option<Timestamp>,
     #[schema(required)]
     canceled_at: Option<Timestamp>,
     #[schema(required)]
     created_at: Option<Timestamp>,
-    /// Further subscriptions that run beside it, and are paid for as well: made
-    /// outside of this service, and most likely by mistake.
+    /// Other running subscriptions, which are paid for as well. They were created
+    /// outside this service, most likely by mistake.
     other_subscriptions: Vec<OtherSubscription>,
 }
 
@@ -71,56 +71,56 @@ struct SubscriptionView {
 #[serde(rename_all = "camelCase")]
 struct OtherSubscription {
     stripe_subscription_id: String,
-    /// Stripe's word.
+    /// Stripe's status.
     status: String,
-    /// Null where the catalogue has none of its prices.
+    /// Null if the catalogue has none of its prices.
     #[schema(required)]
     plan_tier: Option<String>,
 }
 
-impl From<&Held> for OtherSubscription {
-    fn from(held: &Held) -> Self {
+impl From<&SubscriptionRow> for OtherSubscription {
+    fn from(subscription: &SubscriptionRow) -> Self {
         Self {
-            stripe_subscription_id: held.id.clone(),
-            status: held.status.clone(),
-            plan_tier: held.plan_tier.clone(),
+            stripe_subscription_id: subscription.id.clone(),
+            status: subscription.status.clone(),
+            plan_tier: subscription.plan_tier.clone(),
         }
     }
 }
 
 impl SubscriptionView {
-    /// Of an organization whose subscription `ended` was ended by this very
-    /// request. Where another goes on, the answer is about the one that ended.
-    fn after_end(standing: Standing, ended: Option<Held>) -> Self {
-        let goes_on = standing.subscription.iter().chain(&standing.others);
-        let others: Vec<OtherSubscription> = goes_on.map(OtherSubscription::from).collect();
-        let is_gone = |held: &Held| others.iter().all(|o| o.stripe_subscription_id != held.id);
+    /// The view after this request has ended the subscription `ended`. If
+    /// another one continues, the view still shows the one that ended.
+    fn after_end(state: SubscriptionState, ended: Option<SubscriptionRow>) -> Self {
+        let running = state.subscription.iter().chain(&state.others);
+        let others: Vec<OtherSubscription> = running.map(OtherSubscription::from).collect();
+        let is_gone = |subscription: &SubscriptionRow| {
+            others
+                .iter()
+                .all(|o| o.stripe_subscription_id != subscription.id)
+        };
         match ended.filter(is_gone) {
-            Some(held) if !others.is_empty() => Self {
+            Some(subscription) if !others.is_empty() => Self {
                 status: Some("canceled".to_owned()),
                 cancel_at: None,
                 cancel_at_period_end: false,
                 other_subscriptions: others,
-                ..Self::from(Standing {
-                    subscription: Some(held),
+                ..Self::from(SubscriptionState {
+                    subscription: Some(subscription),
                     others: Vec::new(),
-                    ..standing
+                    ..state
                 })
             },
-            _ => standing.into(),
+            _ => state.into(),
         }
     }
 }
 
-impl From<Standing> for SubscriptionView {
-    fn from(standing: Standing) -> Self {
-        let plan_tier = standing.plan_tier;
-        let other_subscriptions = standing
-            .others
-            .iter()
-            .map(OtherSubscription::from)
-            .collect();
-        let Some(held) = standing.subscription else {
+impl From<SubscriptionState> for SubscriptionView {
+    fn from(state: SubscriptionState) -> Self {
+        let plan_tier = state.plan_tier;
+        let other_subscriptions = state.others.iter().map(OtherSubscription::from).collect();
+        let Some(subscription) = state.subscription else {
             return Self {
                 plan_tier,
                 status: None,
@@ -138,39 +138,41 @@ impl From<Standing> for SubscriptionView {
         };
         Self {
             plan_tier,
-            cancel_at: ends_at(&held),
-            status: Some(held.status),
-            stripe_subscription_id: Some(held.id),
-            currency: held.currency,
-            current_period_start: held.period_start,
-            current_period_end: held.period_end,
-            trial_end: held.trial_end,
-            cancel_at_period_end: held.cancel_at_period_end,
-            canceled_at: held.canceled_at,
-            created_at: held.created,
+            cancel_at: ends_at(&subscription),
+            status: Some(subscription.status),
+            stripe_subscription_id: Some(subscription.id),
+            currency: subscription.currency,
+            current_period_start: subscription.period_start,
+            current_period_end: subscription.period_end,
+            trial_end: subscription.trial_end,
+            cancel_at_period_end: subscription.cancel_at_period_end,
+            canceled_at: subscription.canceled_at,
+            created_at: subscription.created,
             other_subscriptions,
         }
     }
 }
 
-fn ends_at(held: &Held) -> Option<Timestamp> {
-    let with_period = held.period_end.filter(|_| held.cancel_at_period_end);
-    with_period.or(held.cancel_at)
+fn ends_at(subscription: &SubscriptionRow) -> Option<Timestamp> {
+    let with_period = subscription
+        .period_end
+        .filter(|_| subscription.cancel_at_period_end);
+    with_period.or(subscription.cancel_at)
 }
 
-/// The plan, and the subscription that it is paid by
+/// Get the plan and its subscription
 #[utoipa::path(
     get,
     path = "/api/billing/subscription",
     tag = "Subscriptions",
-    responses((status = 200, description = "What the organization has.", body = SubscriptionView)),
+    responses((status = 200, description = "The organization's plan and subscription.", body = SubscriptionView)),
 )]
 async fn current(
     State(subscriptions): State<Subscriptions>,
     caller: Principal,
 ) -> Result<axum::Json<SubscriptionView>, Problem> {
-    let standing = subscriptions.standing(caller.organization_id).await?;
-    Ok(axum::Json(standing.into()))
+    let state = subscriptions.state(caller.organization_id).await?;
+    Ok(axum::Json(state.into()))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -178,7 +180,7 @@ async fn current(
 struct NewSubscription {
     #[schema(example = "standard")]
     plan_tier: String,
-    /// The plan says how many it takes.
+    /// The plan sets the maximum.
     #[serde(default, deserialize_with = "number::whole")]
     #[schema(maximum = 730)]
     trial_days: u16,
@@ -198,16 +200,16 @@ async fn create(
     key: Option<Key>,
     Json(new): Json<NewSubscription>,
 ) -> Result<impl IntoResponse, Problem> {
-    let made = granted(
+    let made = change_and_show(
         subscriptions,
         caller,
         key,
         move |subscriptions, caller| async move {
-            let wish = Wish::Subscribe {
+            let command = Command::Subscribe {
                 tier: &new.plan_tier,
                 trial_days: new.trial_days,
             };
-            subscriptions.change(&caller, wish, None).await
+            subscriptions.change(&caller, command, None).await
         },
     );
     Ok((StatusCode::CREATED, made.await?))
@@ -234,18 +236,18 @@ async fn change(
     State(subscriptions): State<Subscriptions>,
     caller: Principal,
     key: Option<Key>,
-    Json(wished): Json<PlanChange>,
+    Json(recorded): Json<PlanChange>,
 ) -> Result<axum::Json<SubscriptionView>, Problem> {
-    granted(
+    change_and_show(
         subscriptions,
         caller,
         key,
         move |subscriptions, caller| async move {
-            let wish = Wish::Change {
-                tier: &wished.plan_tier,
+            let command = Command::Change {
+                tier: &recorded.plan_tier,
             };
-            let token = wished.preview_token.as_deref();
-            subscriptions.change(&caller, wish, token).await
+            let token = recorded.preview_token.as_deref();
+            subscriptions.change(&caller, command, token).await
         },
     )
     .await
@@ -255,18 +257,18 @@ async fn change(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct Cancellation {
-    /// Now, rather than with the end of its period.
+    /// Cancel now instead of at the end of the period.
     #[serde(default)]
     immediately: bool,
 }
 
-/// Cancel the subscription, with its period or at once
+/// Cancel the subscription, at the end of its period or at once
 #[utoipa::path(
     delete,
     path = "/api/billing/subscription",
     tag = "Subscriptions",
     params(Cancellation),
-    responses((status = 200, description = "The subscription, with its end.", body = SubscriptionView)),
+    responses((status = 200, description = "The canceled subscription.", body = SubscriptionView)),
 )]
 async fn cancel(
     State(subscriptions): State<Subscriptions>,
@@ -275,38 +277,40 @@ async fn cancel(
     Query(Cancellation { immediately }): Query<Cancellation>,
 ) -> Result<axum::Json<SubscriptionView>, Problem> {
     let organization_id = caller.organization_id;
-    let held = subscriptions.standing(organization_id).await?.subscription;
-    let standing = changed(
+    let subscription = subscriptions.state(organization_id).await?.subscription;
+    let state = change_detached(
         subscriptions,
         caller,
         key,
         move |subscriptions, caller| async move {
-            let wish = Wish::Cancel { immediately };
-            subscriptions.change(&caller, wish, None).await
+            let command = Command::Cancel { immediately };
+            subscriptions.change(&caller, command, None).await
         },
     );
-    let view = SubscriptionView::after_end(standing.await?, held);
+    let view = SubscriptionView::after_end(state.await?, subscription);
     Ok(axum::Json(view))
 }
 
-/// Keep a subscription that is about to end
+/// Keep a subscription that is set to end
 #[utoipa::path(
     post,
     path = "/api/billing/subscription/reactivate",
     tag = "Subscriptions",
-    responses((status = 200, description = "The subscription, which goes on.", body = SubscriptionView)),
+    responses((status = 200, description = "The continued subscription.", body = SubscriptionView)),
 )]
 async fn reactivate(
     State(subscriptions): State<Subscriptions>,
     caller: Principal,
     key: Option<Key>,
 ) -> Result<axum::Json<SubscriptionView>, Problem> {
-    granted(
+    change_and_show(
         subscriptions,
         caller,
         key,
         |subscriptions, caller| async move {
-            subscriptions.change(&caller, Wish::Reactivate, None).await
+            subscriptions
+                .change(&caller, Command::Reactivate, None)
+                .await
         },
     )
     .await
@@ -314,23 +318,23 @@ async fn reactivate(
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Previewed {
+struct PreviewRequest {
     #[schema(example = "standard")]
     plan_tier: String,
 }
 
-/// What a change of plan would cost
+/// Preview the cost of a plan change
 #[utoipa::path(
     post,
     path = "/api/billing/subscription/preview",
     tag = "Subscriptions",
-    request_body = Previewed,
-    responses((status = 200, description = "What it would cost, and a token that holds to it.", body = Preview)),
+    request_body = PreviewRequest,
+    responses((status = 200, description = "The cost, and a token that binds the change to it.", body = Preview)),
 )]
 async fn preview(
     State(subscriptions): State<Subscriptions>,
     caller: Principal,
-    Json(Previewed { plan_tier }): Json<Previewed>,
+    Json(PreviewRequest { plan_tier }): Json<PreviewRequest>,
 ) -> Result<axum::Json<Preview>, Problem> {
     let organization_id = caller.organization_id;
     let preview = subscriptions
@@ -339,7 +343,7 @@ async fn preview(
     Ok(axum::Json(preview))
 }
 
-/// The next invoice, with the usage so far
+/// Get the next invoice, including usage so far
 async fn upcoming(
     State(subscriptions): State<Subscriptions>,
     caller: Principal,
@@ -349,51 +353,51 @@ async fn upcoming(
         Problem::new(
             StatusCode::NOT_FOUND,
             "no_upcoming_invoice",
-            "there is nothing more to be invoiced",
+            "there is no upcoming invoice",
         )
     })
 }
 
-/// Makes a change, and shows what it led to.
-async fn granted<F>(
+/// Makes a change and returns the new state.
+async fn change_and_show<F>(
     subscriptions: Subscriptions,
     caller: Principal,
     key: Option<Key>,
-    change: impl FnOnce(Subscriptions, Caller) -> F,
+    change: impl FnOnce(Subscriptions, Requester) -> F,
 ) -> Result<axum::Json<SubscriptionView>, Problem>
 where
     F: Future<Output = Result<(), Failure>> + Send + 'static,
 {
-    let standing = changed(subscriptions, caller, key, change).await?;
-    Ok(axum::Json(standing.into()))
+    let state = change_detached(subscriptions, caller, key, change).await?;
+    Ok(axum::Json(state.into()))
 }
 
-/// Makes a change in a task of its own, so that a client that goes away does
-/// not stop it half-way.
-async fn changed<F>(
+/// Makes a change in its own task, so that a client that disconnects does not
+/// interrupt it.
+async fn change_detached<F>(
     subscriptions: Subscriptions,
     caller: Principal,
     key: Option<Key>,
-    change: impl FnOnce(Subscriptions, Caller) -> F,
-) -> Result<Standing, Problem>
+    change: impl FnOnce(Subscriptions, Requester) -> F,
+) -> Result<SubscriptionState, Problem>
 where
     F: Future<Output = Result<(), Failure>> + Send + 'static,
 {
     let organization_id = caller.organization_id;
-    let asking = Caller {
+    let requester = Requester {
         organization_id,
         actor: caller.actor,
-        from: caller.client,
-        key: key.map(|key| key.as_str().to_owned()),
+        client: caller.client,
+        idempotency_key: key.map(|key| key.as_str().to_owned()),
     };
-    let making = tokio::spawn(change(subscriptions.clone(), asking));
-    making.await.map_err(|error| {
-        tracing::error!(%error, "a change of a subscription ended early");
+    let task = tokio::spawn(change(subscriptions.clone(), requester));
+    task.await.map_err(|error| {
+        tracing::error!(%error, "The task of a subscription change panicked");
         Problem::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
             "something went wrong; it was logged",
         )
     })??;
-    Ok(subscriptions.standing(organization_id).await?)
+    Ok(subscriptions.state(organization_id).await?)
 }

@@ -1,4 +1,4 @@
-//! What is stored of an organization's plan and subscription.
+//! The stored state of an organization's plan and subscriptions.
 
 use billing_domain::period::{Cadence, Interval, Period};
 use jiff::Timestamp;
@@ -7,27 +7,27 @@ use sha2::{Digest as _, Sha256};
 
 use crate::catalogue::{Catalogue, Plan, metered_lookup_key};
 
-/// An organization's plan, and the subscription that it has it by.
+/// An organization's plan and the subscription that pays for it.
 #[derive(Debug, Clone)]
-pub struct Standing {
+pub struct SubscriptionState {
     pub name: String,
     pub plan_tier: String,
-    /// The Stripe customer that a new subscription is for.
+    /// The Stripe customer used for new subscriptions.
     pub customer_id: Option<String>,
-    /// Whether a subscription of it ever had a trial.
+    /// Whether any of its subscriptions ever had a trial.
     pub had_trial: bool,
-    /// The subscription that counts, of those that have not ended.
-    pub subscription: Option<Held>,
-    /// The rest of them: they are paid for as well.
-    pub others: Vec<Held>,
+    /// The subscription that counts among those that have not ended.
+    pub subscription: Option<SubscriptionRow>,
+    /// The other ones, which are paid for as well.
+    pub others: Vec<SubscriptionRow>,
 }
 
 /// A subscription that has not ended.
 #[derive(Debug, Clone)]
-pub struct Held {
+pub struct SubscriptionRow {
     pub id: String,
     pub customer_id: String,
-    /// The status in force; Stripe's word.
+    /// The effective status, in Stripe's terms.
     pub status: String,
     pub plan_tier: Option<String>,
     pub currency: Option<String>,
@@ -44,7 +44,7 @@ pub struct Held {
     pub taxed: bool,
     pub test_clock_id: Option<String>,
     pub created: Option<Timestamp>,
-    /// The last change that was made here.
+    /// The last change made by this service.
     pub change_id: Option<String>,
     pub items: Vec<Item>,
 }
@@ -55,20 +55,23 @@ pub struct Item {
     pub id: String,
     pub price_id: Option<String>,
     pub lookup_key: Option<String>,
-    /// Usage is charged when the period ends.
+    /// Whether the item is charged by usage, at the end of the period.
     pub metered: bool,
-    /// In minor units; none where a price is not a whole number of them.
+    /// In minor units; `None` if the price is not a whole number of them.
     pub unit_amount: Option<i64>,
     pub interval: Option<String>,
     pub interval_count: Option<i32>,
     pub quantity: Option<i64>,
 }
 
-impl Standing {
-    /// Of several subscriptions, the one that counts: running before not, then
-    /// the highest plan, then the newest. And the others.
-    pub fn choose(mut held: Vec<Held>, catalogue: &Catalogue) -> (Option<Held>, Vec<Held>) {
-        held.sort_by_cached_key(|one| {
+impl SubscriptionState {
+    /// Splits off the subscription that counts: one that grants its plan wins
+    /// over one that does not, then the highest plan, then the newest.
+    pub fn choose(
+        mut rows: Vec<SubscriptionRow>,
+        catalogue: &Catalogue,
+    ) -> (Option<SubscriptionRow>, Vec<SubscriptionRow>) {
+        rows.sort_by_cached_key(|one| {
             let rank = one
                 .plan_tier
                 .as_deref()
@@ -76,19 +79,19 @@ impl Standing {
             let runs = billing_domain::subscription::grants_plan(&one.status);
             (runs, rank, one.created, one.id.clone())
         });
-        let chosen = held.pop();
-        held.reverse();
-        (chosen, held)
+        let chosen = rows.pop();
+        rows.reverse();
+        (chosen, rows)
     }
 }
 
-impl Held {
-    /// The item that the plan is paid by: of several, that of the highest plan.
+impl SubscriptionRow {
+    /// The item that pays for the plan: the highest plan's, if there are several.
     pub fn base_item<'a>(&'a self, catalogue: &'a Catalogue) -> Option<(&'a Item, &'a Plan)> {
         base_item(&self.items, catalogue)
     }
 
-    /// The item that the usage of `metric` is charged by, under `plan`.
+    /// The item that charges the usage of `metric` under `plan`.
     pub fn metered_item(&self, plan: &Plan, metric: &str) -> Option<&Item> {
         let key = metered_lookup_key(plan, metric)?;
         self.items
@@ -96,7 +99,7 @@ impl Held {
             .find(|item| item.metered && item.lookup_key.as_ref() == Some(&key))
     }
 
-    /// All items that the usage of `metric` is charged by, whichever plan's.
+    /// All items that charge the usage of `metric`, under any plan.
     pub fn metered_items(&self, catalogue: &Catalogue, metric: &str) -> Vec<&Item> {
         let plans = catalogue.plans().iter();
         let keys: Vec<String> = plans
@@ -113,22 +116,26 @@ impl Held {
             .collect()
     }
 
+    /// Whether its first payment has not succeeded yet.
+    pub fn is_incomplete(&self) -> bool {
+        self.status == "incomplete"
+    }
+
     pub fn on_trial(&self) -> bool {
         self.status == "trialing"
     }
 
-    /// Whether its end is decided.
+    /// Whether it is set to end.
     pub fn ends(&self) -> bool {
         self.cancel_at_period_end || self.cancel_at.is_some()
     }
 
-    /// The current billing period, where it is known.
+    /// The current billing period, if known.
     pub fn period(&self) -> Option<Period> {
         Period::new(self.period_start?, self.period_end?).ok()
     }
 
-    /// Tells this state from every other that a change of plan would cost
-    /// something else in.
+    /// Changes whenever the price of a plan change could.
     pub fn fingerprint(&self) -> String {
         let items: Vec<Value> = self
             .items
@@ -161,7 +168,7 @@ fn base_item<'a>(items: &'a [Item], catalogue: &'a Catalogue) -> Option<(&'a Ite
 }
 
 impl Item {
-    /// How often it is charged, where the engine knows such a rhythm.
+    /// The billing cadence, if the engine supports it.
     pub fn cadence(&self) -> Option<Cadence> {
         let interval = match self.interval.as_deref()? {
             "day" => Interval::Day,
@@ -193,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_plan_is_paid_by_the_item_of_the_highest_wherever_it_stands() {
+    fn the_highest_plans_item_pays_for_the_plan_at_any_position() {
         let catalogue = Catalogue::load(None).unwrap();
         let (standard, enterprise) = (item("si_a", "standard"), item("si_b", "enterprise"));
         let addon = item("si_c", "addon");

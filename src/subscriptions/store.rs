@@ -1,4 +1,4 @@
-//! The subscriptions' SQL.
+//! SQL for the state of subscriptions.
 
 pub mod findings;
 
@@ -9,18 +9,108 @@ use jiff_sqlx::ToSqlx as _;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::state::{Held, Item, Standing};
+use super::state::{Item, SubscriptionRow, SubscriptionState};
 use crate::catalogue::Catalogue;
 use crate::db::TenantTx;
 
-/// The organizations, their plans and their subscriptions, in one round trip;
-/// those that do not exist are left out.
-pub async fn standings(
+/// A row of the states query: an organization, with one item of one of its
+/// subscriptions.
+struct StateRow {
+    organization_id: Uuid,
+    name: String,
+    plan_tier: String,
+    customer_id: Option<String>,
+    had_trial: bool,
+    id: Option<String>,
+    held_customer_id: Option<String>,
+    status: Option<String>,
+    held_plan_tier: Option<String>,
+    currency: Option<String>,
+    period_start: Option<jiff_sqlx::Timestamp>,
+    period_end: Option<jiff_sqlx::Timestamp>,
+    anchor: Option<jiff_sqlx::Timestamp>,
+    billing_mode: Option<String>,
+    trial_end: Option<jiff_sqlx::Timestamp>,
+    cancel_at: Option<jiff_sqlx::Timestamp>,
+    cancel_at_period_end: Option<bool>,
+    canceled_at: Option<jiff_sqlx::Timestamp>,
+    latest_invoice_id: Option<String>,
+    discounted: Option<bool>,
+    taxed: Option<bool>,
+    test_clock_id: Option<String>,
+    created: Option<jiff_sqlx::Timestamp>,
+    change_id: Option<String>,
+    item_id: Option<String>,
+    price_id: Option<String>,
+    lookup_key: Option<String>,
+    usage_type: Option<String>,
+    unit_amount: Option<i64>,
+    interval: Option<String>,
+    interval_count: Option<i32>,
+    quantity: Option<i64>,
+}
+
+impl StateRow {
+    fn organization(&self) -> SubscriptionState {
+        SubscriptionState {
+            name: self.name.clone(),
+            plan_tier: self.plan_tier.clone(),
+            customer_id: self.customer_id.clone(),
+            had_trial: self.had_trial,
+            subscription: None,
+            others: Vec::new(),
+        }
+    }
+
+    fn item(&self) -> Option<Item> {
+        Some(Item {
+            id: self.item_id.clone()?,
+            price_id: self.price_id.clone(),
+            lookup_key: self.lookup_key.clone(),
+            metered: self.usage_type.as_deref() == Some("metered"),
+            unit_amount: self.unit_amount,
+            interval: self.interval.clone(),
+            interval_count: self.interval_count,
+            quantity: self.quantity,
+        })
+    }
+
+    /// The subscription, without items.
+    fn subscription(self) -> Option<SubscriptionRow> {
+        Some(SubscriptionRow {
+            id: self.id?,
+            customer_id: self.held_customer_id?,
+            status: self.status?,
+            plan_tier: self.held_plan_tier,
+            currency: self.currency,
+            period_start: self.period_start.map(|at| at.to_jiff()),
+            period_end: self.period_end.map(|at| at.to_jiff()),
+            anchor: self.anchor.map(|at| at.to_jiff()),
+            billing_mode: self.billing_mode,
+            trial_end: self.trial_end.map(|at| at.to_jiff()),
+            cancel_at: self.cancel_at.map(|at| at.to_jiff()),
+            cancel_at_period_end: self.cancel_at_period_end.unwrap_or(false),
+            canceled_at: self.canceled_at.map(|at| at.to_jiff()),
+            latest_invoice_id: self.latest_invoice_id,
+            discounted: self.discounted.unwrap_or(false),
+            taxed: self.taxed.unwrap_or(false),
+            test_clock_id: self.test_clock_id,
+            created: self.created.map(|at| at.to_jiff()),
+            change_id: self.change_id,
+            items: Vec::new(),
+        })
+    }
+}
+
+/// The states of the organizations, in one round trip. Organizations that do
+/// not exist are left out.
+pub async fn states(
     conn: &mut PgConnection,
     organization_ids: &[Uuid],
     catalogue: &Catalogue,
-) -> Result<HashMap<Uuid, Standing>, sqlx::Error> {
-    let rows = sqlx::query!(
+) -> Result<HashMap<Uuid, SubscriptionState>, sqlx::Error> {
+    let rows = sqlx::query_as!(
+        StateRow,
         r#"SELECT o.id AS organization_id, o.name, o.plan_tier,
                   (SELECT c.stripe_customer_id FROM billing_customers c
                     WHERE c.organization_id = o.id AND c.deleted_at IS NULL
@@ -55,83 +145,46 @@ pub async fn standings(
     )
     .fetch_all(conn)
     .await?;
-
-    let mut standings = HashMap::<Uuid, (Standing, BTreeMap<String, Held>)>::new();
+    let mut states = HashMap::<Uuid, (SubscriptionState, BTreeMap<String, SubscriptionRow>)>::new();
     for row in rows {
-        let (_, held) = standings.entry(row.organization_id).or_insert_with(|| {
-            let standing = Standing {
-                name: row.name,
-                plan_tier: row.plan_tier,
-                customer_id: row.customer_id,
-                had_trial: row.had_trial,
-                subscription: None,
-                others: Vec::new(),
-            };
-            (standing, BTreeMap::new())
-        });
-        let (Some(id), Some(customer_id), Some(status)) =
-            (row.id, row.held_customer_id, row.status)
-        else {
-            continue;
-        };
-        let subscription = held.entry(id.clone()).or_insert_with(|| Held {
-            id,
-            customer_id,
-            status,
-            plan_tier: row.held_plan_tier,
-            currency: row.currency,
-            period_start: row.period_start.map(|t| t.to_jiff()),
-            period_end: row.period_end.map(|t| t.to_jiff()),
-            anchor: row.anchor.map(|t| t.to_jiff()),
-            billing_mode: row.billing_mode,
-            trial_end: row.trial_end.map(|t| t.to_jiff()),
-            cancel_at: row.cancel_at.map(|t| t.to_jiff()),
-            cancel_at_period_end: row.cancel_at_period_end.unwrap_or(false),
-            canceled_at: row.canceled_at.map(|t| t.to_jiff()),
-            latest_invoice_id: row.latest_invoice_id,
-            discounted: row.discounted.unwrap_or(false),
-            taxed: row.taxed.unwrap_or(false),
-            test_clock_id: row.test_clock_id,
-            created: row.created.map(|t| t.to_jiff()),
-            change_id: row.change_id,
-            items: Vec::new(),
-        });
-        if let Some(id) = row.item_id {
-            subscription.items.push(Item {
-                id,
-                price_id: row.price_id,
-                lookup_key: row.lookup_key,
-                metered: row.usage_type.as_deref() == Some("metered"),
-                unit_amount: row.unit_amount,
-                interval: row.interval,
-                interval_count: row.interval_count,
-                quantity: row.quantity,
-            });
+        let (_, subscriptions) = states
+            .entry(row.organization_id)
+            .or_insert_with(|| (row.organization(), BTreeMap::new()));
+        let item = row.item();
+        if let Some(subscription) = row.subscription() {
+            let subscription = subscriptions
+                .entry(subscription.id.clone())
+                .or_insert(subscription);
+            subscription.items.extend(item);
         }
     }
-    let standings = standings.into_iter().map(|(id, (standing, held))| {
-        let (subscription, others) = Standing::choose(held.into_values().collect(), catalogue);
-        let standing = Standing {
+    let states = states.into_iter().map(|(id, (state, rows))| {
+        let (subscription, others) =
+            SubscriptionState::choose(rows.into_values().collect(), catalogue);
+        let state = SubscriptionState {
             subscription,
             others,
-            ..standing
+            ..state
         };
-        (id, standing)
+        (id, state)
     });
-    Ok(standings.collect())
+    Ok(states.collect())
 }
 
-/// A subscription of which Stripe should be asked, and since when.
-pub struct Doubt {
+/// A subscription whose mirrored state may be out of date.
+pub struct StaleMirror {
     pub organization_id: Uuid,
     pub subscription_id: String,
     pub since: Timestamp,
-    /// How often asking has failed.
+    /// Failed attempts to fetch it from Stripe.
     pub attempts: i32,
 }
 
-/// The subscriptions that are in doubt and due, the longest first.
-pub async fn doubts(conn: &mut PgConnection, limit: i64) -> Result<Vec<Doubt>, sqlx::Error> {
+/// The stale subscriptions that are due, oldest first.
+pub async fn stale_mirrors(
+    conn: &mut PgConnection,
+    limit: i64,
+) -> Result<Vec<StaleMirror>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT organization_id, stripe_subscription_id, ask_again_since AS "since!",
                   recovery_attempts
@@ -143,35 +196,35 @@ pub async fn doubts(conn: &mut PgConnection, limit: i64) -> Result<Vec<Doubt>, s
     )
     .fetch_all(conn)
     .await?;
-    let doubts = rows.into_iter().map(|row| Doubt {
+    let stale_mirrors = rows.into_iter().map(|row| StaleMirror {
         organization_id: row.organization_id,
         subscription_id: row.stripe_subscription_id,
         since: row.since.to_jiff(),
         attempts: row.recovery_attempts,
     });
-    Ok(doubts.collect())
+    Ok(stale_mirrors.collect())
 }
 
-/// The doubt is gone, unless it was raised again meanwhile.
-pub async fn resolve(tx: &mut TenantTx, doubt: &Doubt) -> Result<(), sqlx::Error> {
+/// Marks the subscription as current, unless it became stale again meanwhile.
+pub async fn clear_stale(tx: &mut TenantTx, stale: &StaleMirror) -> Result<(), sqlx::Error> {
     let organization_id = tx.organization_id();
     sqlx::query!(
         "UPDATE billing_subscriptions
             SET ask_again_since = NULL, recovery_attempts = 0, next_recovery_at = NULL
           WHERE organization_id = $1 AND stripe_subscription_id = $2 AND ask_again_since = $3",
         organization_id,
-        doubt.subscription_id,
-        doubt.since.to_sqlx() as _
+        stale.subscription_id,
+        stale.since.to_sqlx() as _
     )
     .execute(tx.conn())
     .await?;
     Ok(())
 }
 
-/// Stripe is asked again after `pause`.
+/// Fetches the subscription again after `pause`.
 pub async fn postpone(
     tx: &mut TenantTx,
-    doubt: &Doubt,
+    stale: &StaleMirror,
     pause: SignedDuration,
 ) -> Result<(), sqlx::Error> {
     let organization_id = tx.organization_id();
@@ -181,7 +234,7 @@ pub async fn postpone(
                 next_recovery_at = now() + $3::bigint * interval '1 second'
           WHERE organization_id = $1 AND stripe_subscription_id = $2",
         organization_id,
-        doubt.subscription_id,
+        stale.subscription_id,
         pause.as_secs()
     )
     .execute(tx.conn())

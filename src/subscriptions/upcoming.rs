@@ -1,4 +1,4 @@
-//! The next invoice, as Stripe would make it now: usage so far included.
+//! The next invoice as Stripe would create it now, including usage so far.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -24,48 +24,48 @@ pub struct Upcoming {
     pub subtotal_amount: i64,
     pub tax_amount: Option<i64>,
     pub total_amount: i64,
-    /// What is to be paid, after the customer's balance.
+    /// The amount due after the customer's balance is applied.
     pub due_amount: i64,
-    /// The customer's balance: credit below zero, debt above.
+    /// The customer's balance: negative is credit, positive is debt.
     pub starting_balance_amount: Option<i64>,
-    /// When it is made.
+    /// When the invoice is created.
     pub invoice_date: Option<Timestamp>,
     pub lines: Vec<Line>,
-    /// What is used over the quotas and billed, as counted here: Stripe's lines
-    /// have of it what was reported.
+    /// Billed usage over the quotas, as counted here. Stripe's lines contain
+    /// only what has been reported.
     pub overages: Vec<MetricUsage>,
 }
 
 impl Subscriptions {
-    /// None: there is nothing more to be invoiced.
+    /// Returns `None` if nothing more will be invoiced.
     pub async fn upcoming(&self, organization_id: Uuid) -> Result<Option<Upcoming>, Failure> {
         let client = self.stripe.as_ref().ok_or(Failure::NotConfigured)?;
-        let Some(held) = self.standing(organization_id).await?.subscription else {
+        let Some(subscription) = self.state(organization_id).await?.subscription else {
             return Ok(None);
         };
-        let params = Params::new().set("subscription", &held.id);
+        let params = Params::new().set("subscription", &subscription.id);
         let invoice = match client.preview_invoice(&params).await {
             Ok(invoice) => Invoice::read(&invoice.0)?,
             Err(error) if is_none_upcoming(&error) => return Ok(None),
             Err(error) => return Err(Failure::Stripe(error)),
         };
         let mut tx = RequestTx::begin(&self.pool, organization_id).await?;
-        let tier = held.plan_tier.as_deref().unwrap_or(FREE_TIER);
-        // A grace period costs nothing: how long it lasts says nothing here.
+        let tier = subscription.plan_tier.as_deref().unwrap_or(FREE_TIER);
+        // A grace period costs nothing, so its length does not matter here.
         let rules = Rules {
             catalogue: self.catalogue.clone(),
             grace_hours: 0,
         };
         let usage = usage::read_all(tx.conn(), &rules, organization_id, tier).await?;
         Ok(Some(Upcoming {
-            stripe_subscription_id: held.id,
+            stripe_subscription_id: subscription.id,
             currency: invoice.currency,
             subtotal_amount: invoice.subtotal,
             tax_amount: invoice.tax,
             total_amount: invoice.total,
             due_amount: invoice.amount_due,
             starting_balance_amount: invoice.starting_balance,
-            invoice_date: invoice.period_end.or(held.period_end),
+            invoice_date: invoice.period_end.or(subscription.period_end),
             lines: invoice.lines.iter().map(line).collect::<Result<_, _>>()?,
             overages: usage
                 .into_iter()

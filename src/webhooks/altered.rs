@@ -1,5 +1,5 @@
-//! An event that came before, with another body: the first one counts, and the
-//! second is told of.
+//! Detects an event that was delivered again with different content. The first
+//! one counts; the second is logged and counted.
 
 use std::collections::HashSet;
 
@@ -11,12 +11,11 @@ use super::event_log::Delivery;
 use super::store;
 use crate::telemetry::metrics;
 
-/// How many of a group are looked at: a flood of repetitions must not hold up
-/// what is new.
-const AT_MOST: usize = 32;
+/// The most events checked per group: repetitions must not delay new events.
+const MAX_CHECKED: usize = 32;
 
-/// Those of `group` that `stored` does not name, or that the group has twice;
-/// the group is in the order of its ids.
+/// The deliveries of `group`, which is sorted by id, that were stored before or
+/// are in the group twice. `stored` has the ids that were new.
 pub fn repeated(group: &[Delivery], stored: &HashSet<String>) -> Vec<(String, Bytes)> {
     if stored.len() == group.len() {
         return Vec::new();
@@ -29,13 +28,13 @@ pub fn repeated(group: &[Delivery], stored: &HashSet<String>) -> Vec<(String, By
         again || !stored.contains(&delivery.envelope.id)
     });
     repeated
-        .take(AT_MOST)
+        .take(MAX_CHECKED)
         .map(|delivery| (delivery.envelope.id.clone(), delivery.payload.clone()))
         .collect()
 }
 
-/// Tells of those whose content is not that of the event which is stored.
-pub async fn tell(conn: &mut PgConnection, again: &[(String, Bytes)]) -> Result<(), sqlx::Error> {
+/// Reports the deliveries whose content differs from the stored event's.
+pub async fn report(conn: &mut PgConnection, again: &[(String, Bytes)]) -> Result<(), sqlx::Error> {
     for (event_id, stored) in store::differing(conn, again).await? {
         let sent = again.iter().filter(|(id, _)| *id == event_id);
         for (_, body) in sent {
@@ -43,7 +42,7 @@ pub async fn tell(conn: &mut PgConnection, again: &[(String, Bytes)]) -> Result<
                 metrics::altered_event();
                 tracing::warn!(
                     event_id,
-                    "an event came again with another content; the first one counts"
+                    "An event was delivered again with different content; the first one counts"
                 );
             }
         }
@@ -51,9 +50,8 @@ pub async fn tell(conn: &mut PgConnection, again: &[(String, Bytes)]) -> Result<
     Ok(())
 }
 
-/// Whether two bodies of one event say different things. How many endpoints
-/// still wait for it does not matter, and another API version shows the same
-/// thing otherwise.
+/// Whether two bodies of one event differ in content. `pending_webhooks` does not
+/// count, and another API version shows the same event differently.
 fn is_altered(stored: &[u8], sent: &[u8]) -> bool {
     let read = |body: &[u8]| -> Option<Value> {
         let mut event: Value = serde_json::from_slice(body).ok()?;
@@ -76,7 +74,7 @@ mod tests {
     use super::is_altered;
 
     #[test]
-    fn an_event_is_altered_by_what_it_says() {
+    fn an_event_is_altered_by_its_content_alone() {
         let first = br#"{"id":"evt_1","created":1,"pending_webhooks":1,"data":{"object":{"a":1}}}"#;
         for same in [
             &br#"{"id":"evt_1","created":1,"pending_webhooks":1,"data":{"object":{"a":1}}}"#[..],

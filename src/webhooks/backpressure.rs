@@ -1,44 +1,44 @@
-//! How busy intake is. Processing stands back while it is: what is stored can
-//! wait, what is not stored yet cannot.
+//! Backpressure: processing yields while intake is busy. Stored events can wait;
+//! deliveries cannot.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A commit that this many deliveries share tells of a crowd.
-const CROWD: usize = 8;
-/// How long a crowd is remembered.
+/// The number of deliveries in a commit from which intake counts as busy.
+const BUSY: usize = 8;
+/// How long intake counts as busy after such a commit.
 const MEMORY: Duration = Duration::from_millis(100);
 
-/// What the writer tells the workers of its process.
+/// Shared by the intake writer and the workers of a process.
 #[derive(Debug)]
-pub struct Pressure {
+pub struct Backpressure {
     epoch: Instant,
-    /// Milliseconds from the epoch to the last crowd; 0 before the first.
-    crowded_at: AtomicU64,
+    /// Milliseconds from the epoch to the last busy commit; 0 before the first.
+    busy_at: AtomicU64,
 }
 
-impl Default for Pressure {
+impl Default for Backpressure {
     fn default() -> Self {
         Self {
-            // Long enough ago that no crowd is remembered at the start.
+            // Long enough ago that intake is not busy at the start.
             epoch: Instant::now() - MEMORY,
-            crowded_at: AtomicU64::new(0),
+            busy_at: AtomicU64::new(0),
         }
     }
 }
 
-impl Pressure {
-    /// A commit of `deliveries`.
+impl Backpressure {
+    /// Notes a commit of `deliveries`.
     pub fn note(&self, deliveries: usize) {
-        if deliveries >= CROWD {
-            self.crowded_at.store(self.now_ms(), Ordering::Relaxed);
+        if deliveries >= BUSY {
+            self.busy_at.store(self.now_ms(), Ordering::Relaxed);
         }
     }
 
     pub fn is_high(&self) -> bool {
         let since = self
             .now_ms()
-            .saturating_sub(self.crowded_at.load(Ordering::Relaxed));
+            .saturating_sub(self.busy_at.load(Ordering::Relaxed));
         u128::from(since) < MEMORY.as_millis()
     }
 
@@ -52,12 +52,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_crowd_is_pressure() {
-        let pressure = Pressure::default();
+    fn only_a_busy_commit_is_pressure() {
+        let pressure = Backpressure::default();
         assert!(!pressure.is_high());
-        pressure.note(CROWD - 1);
+        pressure.note(BUSY - 1);
         assert!(!pressure.is_high());
-        pressure.note(CROWD);
+        pressure.note(BUSY);
         assert!(pressure.is_high());
     }
 }

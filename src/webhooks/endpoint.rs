@@ -1,4 +1,5 @@
-//! `POST /api/billing/webhooks/stripe`.
+//! `POST /api/billing/webhooks/stripe`: verifies a delivery, stores it durably,
+//! and only then responds.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,13 +23,13 @@ use crate::stripe::signature::{self, SignatureError, SigningSecret};
 use crate::telemetry;
 use crate::telemetry::metrics;
 
-/// Where Stripe delivers.
+/// The path that Stripe delivers to.
 pub const PATH: &str = "/api/billing/webhooks/stripe";
 
-/// Stripe waits longer than this for an answer.
+/// Shorter than Stripe waits for a response.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// What the endpoint needs.
+/// The endpoint's dependencies and settings.
 pub struct Endpoint {
     pub intake: Intake,
     pub secrets: Vec<SigningSecret>,
@@ -53,14 +54,14 @@ struct Received {
     received: bool,
     #[schema(example = "evt_1")]
     event_id: String,
-    /// It was stored before.
+    /// Whether it had been stored before.
     duplicate: bool,
 }
 
-/// Take an event of Stripe's
+/// Receive an event from Stripe
 ///
-/// Answered with 2xx only once the event is durably stored; anything else makes Stripe send it
-/// again.
+/// Responds with 2xx only once the event is durably stored; any other response makes Stripe send
+/// it again.
 #[utoipa::path(
     post,
     path = "/api/billing/webhooks/stripe",
@@ -139,7 +140,7 @@ async fn read_body(parts: &Parts, body: Body) -> Result<Bytes, Problem> {
                 "payload_too_large",
                 "an event has at most 1 MiB",
             ),
-            // Not a 4xx: whatever held it up, the event should be sent again.
+            // Not a 4xx, so that Stripe sends the event again.
             BodyError::TooSlow => Problem::unavailable(
                 "body_timeout",
                 "the body took too long to arrive; send it again",
@@ -147,9 +148,9 @@ async fn read_body(parts: &Parts, body: Body) -> Result<Bytes, Problem> {
             BodyError::Incomplete => Problem::new(
                 StatusCode::BAD_REQUEST,
                 "payload_invalid",
-                "the body ended before its time",
+                "the body is incomplete",
             ),
-            // Whoever filled it: the event should be sent again.
+            // Whatever used up the memory, Stripe should send the event again.
             BodyError::Short(_) => IntakeError::Full.into(),
         })
 }
@@ -163,7 +164,7 @@ fn signature_header(headers: &HeaderMap) -> Result<Option<&str>, SignatureError>
             .to_str()
             .map(Some)
             .map_err(|_| SignatureError::Invalid),
-        // Which of two was meant is not for us to say.
+        // Two headers are ambiguous.
         (Some(_), Some(_)) => Err(SignatureError::Invalid),
     }
 }
@@ -200,7 +201,7 @@ impl From<IntakeError> for Problem {
         match error {
             IntakeError::Full => Self::unavailable(
                 "inbox_full",
-                "too many events wait to be stored; send it again",
+                "too many events are waiting to be stored; send it again",
             ),
             IntakeError::Unavailable => Self::unavailable(
                 "inbox_unavailable",
@@ -209,7 +210,7 @@ impl From<IntakeError> for Problem {
             IntakeError::Payload(_) => Self::new(
                 StatusCode::BAD_REQUEST,
                 "payload_invalid",
-                "the event is no JSON that PostgreSQL can store",
+                "the event is not JSON that PostgreSQL can store",
             ),
         }
     }

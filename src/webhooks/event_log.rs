@@ -250,7 +250,7 @@ impl Writer {
             return;
         }
         if let Some(connection) = &mut self.connection {
-            let telling = tokio::time::timeout(NOTIFY_TIMEOUT, altered::tell(connection, again));
+            let telling = tokio::time::timeout(NOTIFY_TIMEOUT, altered::report(connection, again));
             if !matches!(telling.await, Ok(Ok(()))) {
                 self.connection = None;
             }

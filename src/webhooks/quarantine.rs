@@ -1,5 +1,5 @@
-//! Organizations that another transaction holds longer than a worker waits.
-//! Their events are set aside at once, and hold up nobody else's.
+//! Organizations that another transaction holds for longer than a worker waits.
+//! Their events are set aside at once and delay no others.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -7,32 +7,31 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-/// How long a trial rests that had to wait for a lock.
+/// The pause after a trial that had to wait for a lock.
 const REST: Duration = Duration::from_secs(5);
-/// How long the events of a held organization are set aside, at least.
-const SHORTEST_MS: u64 = 1_000;
-/// The more of them there are, the longer: looking at them must not become the
-/// worker's whole work.
-const FOR_EACH_MS: u64 = 20;
+/// The shortest time for which events of a held organization are set aside.
+const MIN_DELAY_MS: u64 = 1_000;
+/// Added for each event, so that retrying them does not fill the worker's time.
+const DELAY_PER_EVENT_MS: u64 = 20;
 
-/// How an organization's events are to be tried.
+/// How to try an organization's events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trial {
-    /// It was not known to be held: wait a little.
+    /// It was not known to be held: wait for it.
     Patient,
-    /// It was held before: try, and do not wait for its chain.
+    /// It was held before: try without waiting for its audit chain.
     Quick,
-    /// It was just tried, and cost a wait.
+    /// It was just tried and had to be waited for: do not try.
     NotNow,
 }
 
-/// The organizations that this process found held, and when a trial of each may
-/// cost a wait again.
+/// The organizations that this process found held, and when each may be tried
+/// again.
 #[derive(Debug, Default)]
 pub struct Quarantine(Mutex<HashMap<Uuid, Instant>>);
 
 impl Quarantine {
-    /// Those that are left out of batches.
+    /// The organizations to leave out of batches.
     pub fn all(&self) -> HashSet<Uuid> {
         self.held().keys().copied().collect()
     }
@@ -45,14 +44,14 @@ impl Quarantine {
         }
     }
 
-    /// Notes that `organization` is held; whether that is news. `waited`: the
-    /// trial had to wait to find out.
+    /// Notes that `organization` is held, and returns whether that is new.
+    /// `waited` says that the trial had to wait for the lock.
     pub fn note(&self, organization: Uuid, waited: bool, now: Instant) -> bool {
         let rested = if waited { now + REST } else { now };
         self.held().insert(organization, rested).is_none()
     }
 
-    /// Notes that `organization` was free; whether that is news.
+    /// Notes that `organization` is free, and returns whether that is new.
     pub fn clear(&self, organization: Uuid) -> bool {
         self.held().remove(&organization).is_some()
     }
@@ -62,10 +61,10 @@ impl Quarantine {
     }
 }
 
-/// For how long `events` of one organization are set aside.
+/// How long to set aside `events` events of one organization.
 pub fn delay(events: usize) -> Duration {
     let events = u64::try_from(events).unwrap_or(u64::MAX);
-    Duration::from_millis(SHORTEST_MS + FOR_EACH_MS.saturating_mul(events))
+    Duration::from_millis(MIN_DELAY_MS + DELAY_PER_EVENT_MS.saturating_mul(events))
 }
 
 #[cfg(test)]

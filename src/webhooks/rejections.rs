@@ -1,5 +1,5 @@
-//! Deliveries that were refused: counted by reason, told of in the log, and
-//! kept by the hour, so that `doctor` sees them whichever replica refused.
+//! Rejected deliveries: counted by reason, logged, and stored by the hour, so
+//! that `doctor` sees the rejections of all replicas.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,10 +13,11 @@ use super::store::rejections as store;
 pub use super::store::rejections::{LastDelivery, Rejected, last_delivery, of_last_day};
 use crate::db::WorkerTx;
 
-/// How often they are told of, and kept, at most: anybody may send some.
+/// The shortest interval between log lines and writes, since anybody can cause
+/// rejections.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What was refused and is not kept yet.
+/// Rejections that are not stored yet.
 #[derive(Debug, Default)]
 pub struct Rejections {
     new: Mutex<BTreeMap<&'static str, u64>>,
@@ -24,13 +25,13 @@ pub struct Rejections {
 }
 
 impl Rejections {
-    /// A delivery was refused for `reason`, the code of its answer.
+    /// Notes a rejection; `reason` is the error code of the response.
     pub fn note(&self, reason: &'static str) {
         *self.waiting().entry(reason).or_default() += 1;
         self.came.notify_one();
     }
 
-    /// Tells of them and keeps them, until `stop`.
+    /// Logs and stores rejections until `stop` is cancelled.
     pub async fn keep(&self, pool: PgPool, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -56,7 +57,7 @@ impl Rejections {
             );
         }
         if let Err(error) = record(pool, &new).await {
-            tracing::warn!(%error, "refused deliveries could not be kept for `doctor`");
+            tracing::warn!(%error, "Rejected deliveries could not be stored for `doctor`");
         }
     }
 

@@ -1,5 +1,5 @@
-//! Processing: claim due events under a lease, apply them, and commit their
-//! effects, audit entries and the processed mark together.
+//! The workers: they claim due events under a lease, have the projection apply
+//! them, and commit effects, audit entries and the processed mark together.
 
 mod failures;
 mod locked;
@@ -15,16 +15,15 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::backpressure::Pressure;
+use super::backpressure::Backpressure;
 use super::quarantine::Quarantine;
-use super::store::leases::{self, Claimed};
+use super::store::leases::{self, Claimed, Processed};
 use crate::catalogue::Catalogue;
 use crate::config::StripeConfig;
 use crate::db::{self, WorkerTx};
+use crate::event_log::StoredEvent;
 use crate::limits;
-use crate::projection::{
-    self, Applied, Context, Handled, HandlerError, StoredEvent, UnknownCustomers,
-};
+use crate::projection::{self, Applied, Context, Handled, HandlerError, UnknownCustomers};
 use crate::stripe::account::{Account, OwnAccount};
 use crate::stripe::client::Client;
 use crate::telemetry;
@@ -32,50 +31,50 @@ use crate::telemetry::metrics;
 use crate::telemetry::trace_context::TraceParent;
 pub use failures::{failure_of, refused};
 
-/// What shares a transaction at most.
-const BATCH: leases::Most = leases::Most {
+/// The most events and bytes per transaction.
+const BATCH: leases::BatchLimit = leases::BatchLimit {
     events: limits::PROCESSED_EVENTS,
     bytes: limits::PROCESSED_BYTES,
 };
-/// How often an idle worker looks, should no notification reach it.
+/// Polling interval of an idle worker that receives no notification.
 const POLL: Duration = Duration::from_secs(1);
-/// How long a batch may take before its connection is given up: a server that
-/// vanished never answers.
+/// How long a batch may take before its connection is dropped: a server that
+/// vanished never responds.
 ///
-/// Shorter than the lease, so that no worker goes on with what another may have
-/// taken over.
+/// Shorter than the lease, so that no worker continues with events that another
+/// may have taken over.
 const SILENCE: Duration = Duration::from_secs(45);
 const _: () = assert!(SILENCE.as_secs() < leases::LEASE_SECS.unsigned_abs());
-/// How long a batch waits for a row that another transaction holds.
+/// How long a batch waits for a row that another transaction has locked.
 const BATCH_WAIT: &str = "250ms";
-/// How long the events of one organization wait for it, the first time: as long
-/// as another worker's batch may take.
+/// How long the events of one organization wait for it the first time: as long as
+/// another worker's batch may take.
 const PATIENT_WAIT: &str = "1s";
-/// How long a worker waits while the database is gone.
+/// How long a worker pauses while the database is unavailable.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
-/// How often events are looked for that wait for a time that cannot be.
+/// How often to look for events with an impossible due time.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
 
-/// What processing needs to know.
+/// Processes events: configuration and dependencies.
 pub struct Processor {
     pub pool: PgPool,
     pub catalogue: Catalogue,
-    /// The mode of the configured key; None without one.
+    /// The mode of the configured key, if there is one.
     pub key_is_live: Option<bool>,
     pub max_retries: u32,
     pub unknown_customers: UnknownCustomers,
-    /// Whose the configured key is.
+    /// The account of the configured key.
     pub account: OwnAccount,
     pub quarantine: Quarantine,
 }
 
-/// What was done.
+/// The number of events by result.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Tally {
     pub processed: u64,
     pub succeeded: u64,
     pub failed: u64,
-    /// Not tried: another transaction holds their organizations.
+    /// Not attempted, because another transaction holds their organizations.
     #[serde(skip_serializing_if = "is_zero")]
     pub set_aside: u64,
 }
@@ -85,7 +84,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl Tally {
-    /// Whether there was nothing to do.
+    /// Whether no event was due.
     pub fn is_empty(&self) -> bool {
         self.processed + self.set_aside == 0
     }
@@ -105,29 +104,29 @@ impl std::ops::AddAssign for Tally {
 enum BatchError {
     #[error(transparent)]
     Database(#[from] sqlx::Error),
-    #[error("another worker took the events over")]
+    #[error("another worker took over the events")]
     LeaseLost,
-    #[error("the handler panicked; the log of that moment says where")]
+    #[error("the handler panicked; see the log for the location")]
     Panicked,
 }
 
-/// A batch at work.
+/// A batch in progress.
 struct Work {
     lease_id: Uuid,
-    /// Organizations that are left out.
+    /// Organizations to leave out.
     blocked: HashSet<Uuid>,
-    /// Events whose organizations are held, by organization.
+    /// Events of held organizations, by organization.
     held: BTreeMap<Uuid, Vec<Claimed>>,
-    /// Those of them that it took a wait to find out.
+    /// The held organizations whose lock had to be waited for.
     waited: HashSet<Uuid>,
 }
 
-/// One organization's events, or a batch of many's.
+/// Whether a batch waits for held organizations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Patience {
-    /// Leaves out organizations that are held.
+    /// Leaves out held organizations.
     None,
-    /// Waits for the one it is about.
+    /// Waits for its only organization.
     Some,
 }
 
@@ -149,8 +148,8 @@ impl Processor {
         }
     }
 
-    /// What the handlers know besides the events. Stripe is asked whose the key
-    /// is when one of them names an account.
+    /// The context for applying events. If one of them names an account, Stripe
+    /// is asked for the account of the key.
     pub async fn context(&self, names_account: bool) -> Context<'_> {
         let account = match names_account {
             true => self.account.ask().await,
@@ -164,24 +163,24 @@ impl Processor {
         }
     }
 
-    /// Processes events as they become due, until `stop`. While intake is busy,
-    /// each batch is followed by a pause twice as long as it took.
-    pub async fn run(&self, wake: &Notify, stop: &CancellationToken, pressure: &Pressure) {
+    /// Processes events as they become due, until `stop` is cancelled. While
+    /// intake is busy, a pause of twice the batch's duration follows each batch.
+    pub async fn run(&self, wake: &Notify, stop: &CancellationToken, pressure: &Backpressure) {
         while !stop.is_cancelled() {
-            // Made before looking, so that what is stored meanwhile wakes it.
+            // Created before claiming, so that events stored meanwhile wake it.
             let woken = wake.notified();
             let started = Instant::now();
             let pause = match self.process_due(None).await {
                 Ok(tally) if !tally.is_empty() => {
                     if pressure.is_high() {
-                        stand_back(stop, started.elapsed()).await;
+                        pause_after(started.elapsed(), stop).await;
                     }
                     continue;
                 }
                 Ok(_) => POLL,
                 Err(error) => {
                     db::disk::note(&error);
-                    tracing::warn!(%error, "processing waits for the database");
+                    tracing::warn!(%error, "Processing waits for the database");
                     OUTAGE_PAUSE
                 }
             };
@@ -193,11 +192,11 @@ impl Processor {
         }
     }
 
-    /// Sees to events that a clock which stepped back left waiting, until `stop`.
+    /// Repeats `bring_back` until `stop` is cancelled.
     pub async fn keep_due(&self, stop: &CancellationToken) {
         while !stop.is_cancelled() {
             if let Err(error) = self.bring_back().await {
-                tracing::debug!(%error, "events with times to come were not looked for");
+                tracing::debug!(%error, "Events with an impossible due time could not be looked for");
             }
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -206,8 +205,8 @@ impl Processor {
         }
     }
 
-    /// Makes due what waits for a time that a clock which stepped back took away,
-    /// and what was nobody's until lately.
+    /// Makes events due that a clock stepping back left waiting, and events whose
+    /// owner became known.
     pub async fn bring_back(&self) -> Result<(), sqlx::Error> {
         let mut tx = WorkerTx::begin(&self.pool).await?;
         let events = leases::bring_back(tx.conn()).await?;
@@ -216,27 +215,26 @@ impl Processor {
         match projection::wake_claimed(tx.conn()).await {
             Ok(_) => tx.commit().await?,
             Err(error) if db::is_outage(&error) => return Err(error),
-            // It must not keep what is due from being processed.
+            // This must not keep due events from being processed.
             Err(error) => {
-                tracing::warn!(%error, "events that were nobody's could not be looked for");
+                tracing::warn!(%error, "Events without an owner could not be looked for");
                 tx.rollback().await?;
             }
         }
         if events > 0 {
             tracing::warn!(
                 events,
-                "the database's clock stepped back; what waited for it is due now"
+                "The database's clock stepped back; the events that waited for it are due now"
             );
         }
         Ok(())
     }
 
-    /// Claims one batch of due events and processes it. Nothing due: nothing
-    /// processed. `due_by` leaves out what became due later.
+    /// Claims and processes one batch of due events, if there are any. `due_by`
+    /// leaves out events that became due later.
     ///
     /// # Errors
-    /// When the database cannot be asked; what is wrong with an event is
-    /// recorded with it.
+    /// Database outages only. The problem of an event is recorded with it.
     pub async fn process_due(&self, due_by: Option<Timestamp>) -> Result<Tally, sqlx::Error> {
         let processing = tokio::time::timeout(SILENCE, self.process_batch(due_by));
         processing.await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
@@ -256,7 +254,7 @@ impl Processor {
             return Ok(Tally::default());
         }
         let mut tally = self.process(&mut work, claimed, Patience::None).await?;
-        // Whoever is held comes last, and by itself.
+        // Held organizations come last, one by one.
         for (organization, events) in std::mem::take(&mut work.held) {
             tally += match work.waited.contains(&organization) {
                 true => self.keep_held(&work, organization, events).await?,
@@ -292,7 +290,7 @@ impl Processor {
                 self.isolate(work, claimed, &batch).await
             }
             Err(error) if claimed.len() > 1 => {
-                tracing::info!(%error, events = claimed.len(), "a batch failed; each half is tried by itself");
+                tracing::info!(%error, events = claimed.len(), "A batch failed; its halves are tried separately");
                 let mut first = claimed;
                 let second = first.split_off(first.len() / 2);
                 let mut tally = Box::pin(self.process(work, first, patience)).await?;
@@ -326,19 +324,19 @@ impl Processor {
         let wait = if batch.wait { PATIENT_WAIT } else { BATCH_WAIT };
         let mut tx = WorkerTx::begin_impatient(&self.pool, wait).await?;
         let applied = projection::apply(tx.conn(), &context, &events, batch).await?;
-        let handled: Vec<(&StoredEvent, &Handled)> = events
+        let done: Vec<Processed<'_>> = events
             .iter()
             .zip(&applied.results)
-            .filter_map(|(event, result)| Some((*event, result.as_ref().ok()?)))
+            .filter_map(|(event, result)| Some(processed(event, result.as_ref().ok()?)))
             .collect();
-        if handled.is_empty() {
+        if done.is_empty() {
             tx.rollback().await?;
             return Ok(applied);
         }
-        if leases::mark_processed(tx.conn(), lease_id, &handled).await? < handled.len() {
+        if leases::mark_processed(tx.conn(), lease_id, &done).await? < done.len() {
             return Err(BatchError::LeaseLost);
         }
-        let events: Vec<&StoredEvent> = handled.iter().map(|(event, _)| *event).collect();
+        let events: Vec<&StoredEvent> = done.iter().map(|one| one.event).collect();
         leases::forget_dead_letters(tx.conn(), &events).await?;
         tx.commit().await?;
         Ok(applied)
@@ -386,10 +384,20 @@ impl Processor {
     }
 }
 
-async fn stand_back(stop: &CancellationToken, took: Duration) {
+/// Yields to intake after a batch that took `took`.
+async fn pause_after(took: Duration, stop: &CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = tokio::time::sleep((2 * took).min(Duration::from_secs(1))) => {}
+    }
+}
+
+/// The result of `event`, as it is recorded.
+pub fn processed<'a>(event: &'a StoredEvent, handled: &Handled) -> Processed<'a> {
+    Processed {
+        event,
+        outcome: handled.outcome(),
+        organization_id: handled.organization_id(),
     }
 }
 

@@ -99,3 +99,24 @@ fn files_can_be_read_in_one_go() {
     let long = offenders("src", |_, text| text.lines().count() > 500);
     assert_eq!(long, Vec::<String>::new());
 }
+
+/// `webhooks` has the projection apply events, and both read the event log:
+/// nothing points back.
+#[test]
+fn the_projection_depends_on_the_event_log_and_never_the_reverse() {
+    let may_not_use = [
+        ("src/event_log/", &["projection", "webhooks"][..]),
+        ("src/projection/", &["webhooks"]),
+        ("src/webhooks/store/", &["projection"]),
+        ("src/webhooks/event_log", &["projection"]),
+    ];
+    let strays = offenders("src", |name, text| {
+        may_not_use.iter().any(|(below, rooms)| {
+            name.starts_with(below)
+                && rooms
+                    .iter()
+                    .any(|room| text.contains(&format!("crate::{room}")))
+        })
+    });
+    assert_eq!(strays, Vec::<String>::new());
+}

@@ -1,11 +1,11 @@
-//! Charges as rows.
+//! SQL of charges.
 
 use serde_json::json;
 use sqlx::PgConnection;
 
 use super::mirrored::mirrored;
 use super::unzip;
-use crate::projection::versions::apply::Key;
+use crate::projection::versions::merge::ObjectKey;
 use crate::stripe::objects::Charge;
 
 mirrored! {
@@ -31,10 +31,10 @@ mirrored! {
         })
 }
 
-/// Enters what other objects say of charges, which `named` names by the id of
-/// the charge or of its payment: the invoice, where the charge does not say it,
-/// and whether it is disputed.
-pub async fn link(conn: &mut PgConnection, named: &[Key]) -> Result<(), sqlx::Error> {
+/// Updates charges from other objects: the invoice, if the charge does not name
+/// it, and whether it is disputed. `named` has ids of charges or of their
+/// payments.
+pub async fn link(conn: &mut PgConnection, named: &[ObjectKey]) -> Result<(), sqlx::Error> {
     if named.is_empty() {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! Checkout sessions as rows.
+//! SQL of checkout sessions.
 
 use serde_json::json;
 

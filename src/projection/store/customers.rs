@@ -1,4 +1,4 @@
-//! Customers as rows, and whose they are.
+//! SQL of customers and their owners.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,11 +7,11 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{document, unzip, version};
-use crate::projection::versions::apply::{Folded, Key, Stored, StoredRows};
+use crate::projection::versions::merge::{MergedObject, ObjectKey, Stored, StoredRows};
 use crate::stripe::objects::Customer;
 
-/// The customers that an event was about already.
-pub async fn load(conn: &mut PgConnection, keys: &[Key]) -> Result<StoredRows, sqlx::Error> {
+/// The stored customers that an event has been applied to.
+pub async fn load(conn: &mut PgConnection, keys: &[ObjectKey]) -> Result<StoredRows, sqlx::Error> {
     let (organizations, ids) = unzip(keys);
     let rows = sqlx::query!(
         r#"SELECT organization_id, stripe_customer_id, deleted_at IS NOT NULL AS "deleted!", delinquent,
@@ -48,15 +48,15 @@ pub async fn load(conn: &mut PgConnection, keys: &[Key]) -> Result<StoredRows, s
     Ok(stored.collect())
 }
 
-/// Writes what events say of customers that are ours.
+/// Writes customers that belong to an organization.
 pub async fn save(
     conn: &mut PgConnection,
-    changed: &[Folded<Customer>],
+    changed: &[MergedObject<Customer>],
 ) -> Result<(), sqlx::Error> {
     if changed.is_empty() {
         return Ok(());
     }
-    let rows: Vec<_> = changed.iter().map(Folded::row).collect();
+    let rows: Vec<_> = changed.iter().map(MergedObject::row).collect();
     sqlx::query!(
         "UPDATE billing_customers c
             SET deleted_at = CASE WHEN new.deleted THEN new.last_event_at END,
@@ -95,8 +95,8 @@ pub async fn organizations_of_customers(
         .collect())
 }
 
-/// A customer of each of `organizations` that has one which Stripe has not
-/// deleted.
+/// For each of `organizations`, a customer that is not deleted in Stripe, if it
+/// has one.
 pub async fn customers_of(
     conn: &mut PgConnection,
     organizations: &[Uuid],
@@ -116,8 +116,8 @@ pub async fn customers_of(
         .collect())
 }
 
-/// Customers that joined an organization by their metadata within the last 30
-/// days, though it had one: which, and who. Not those that were linked since.
+/// Customers that joined an organization by their metadata within the last 30 days
+/// although it had another one, except those that were linked since.
 pub async fn second_customers(
     conn: &mut PgConnection,
     limit: i64,
@@ -140,8 +140,8 @@ pub async fn second_customers(
         .collect())
 }
 
-/// Makes each customer its organization's. Returns those that are another's by
-/// now.
+/// Assigns each customer to its organization. Returns those that belong to another
+/// one by now.
 pub async fn remember_customers(
     conn: &mut PgConnection,
     customers: &HashMap<&str, Uuid>,

@@ -1,4 +1,4 @@
-//! Disputes as rows.
+//! SQL of disputes.
 
 use serde_json::json;
 

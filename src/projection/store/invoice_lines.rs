@@ -1,5 +1,5 @@
-//! Lines of invoices as rows, by their position: in versions before 2019-12-03
-//! two lines may have one id.
+//! SQL of invoice lines, by position: in API versions before 2019-12-03, two lines
+//! may have the same id.
 
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::document;
 use crate::projection::invoice::is_deleted;
-use crate::projection::versions::apply::Folded;
+use crate::projection::versions::merge::MergedObject;
 use crate::stripe::objects::{Invoice, InvoiceLine};
 
 #[derive(Serialize)]
@@ -19,11 +19,11 @@ struct LineRow<'a> {
     line: &'a InvoiceLine,
 }
 
-/// Removes the lines of `changed`. Those that an event left out, and that were
-/// fetched, stay until they are fetched again.
+/// Removes the lines of `changed`. Fetched lines that an event left out stay until
+/// they are fetched again.
 pub async fn remove(
     conn: &mut PgConnection,
-    changed: &[&Folded<Invoice>],
+    changed: &[&MergedObject<Invoice>],
 ) -> Result<(), sqlx::Error> {
     let organizations: Vec<Uuid> = changed.iter().map(|one| one.organization_id).collect();
     let ids: Vec<&str> = changed.iter().map(|one| one.snapshot.id.as_str()).collect();
@@ -48,10 +48,10 @@ pub async fn remove(
     Ok(())
 }
 
-/// Writes the lines that events show.
+/// Writes the lines in events.
 pub async fn replace(
     conn: &mut PgConnection,
-    changed: &[&Folded<Invoice>],
+    changed: &[&MergedObject<Invoice>],
 ) -> Result<(), sqlx::Error> {
     remove(conn, changed).await?;
     let lines = changed

@@ -1,4 +1,4 @@
-//! Invoice payments as rows.
+//! SQL of invoice payments.
 
 use serde_json::json;
 

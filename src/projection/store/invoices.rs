@@ -1,4 +1,4 @@
-//! Invoices, their lines, and what payments say, as rows.
+//! SQL of invoices, their lines, and payment outcomes.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -8,15 +8,15 @@ use uuid::Uuid;
 use super::{document, invoice_lines, unzip, version};
 use crate::projection::invoice::{Payment, is_deleted};
 use crate::projection::versions::Version;
-use crate::projection::versions::apply::{Folded, Key, Stored, StoredRows};
+use crate::projection::versions::merge::{MergedObject, ObjectKey, Stored, StoredRows};
 use crate::stripe::objects::Invoice;
 
-/// What audit entries show of a draft that was deleted.
+/// The summary of a deleted draft.
 pub fn deleted() -> Value {
     json!({"status": "deleted"})
 }
 
-pub async fn load(conn: &mut PgConnection, keys: &[Key]) -> Result<StoredRows, sqlx::Error> {
+pub async fn load(conn: &mut PgConnection, keys: &[ObjectKey]) -> Result<StoredRows, sqlx::Error> {
     let (organizations, ids) = unzip(keys);
     let rows = sqlx::query!(
         r#"SELECT organization_id, stripe_invoice_id, number, status, currency, subtotal_amount, tax_amount,
@@ -96,10 +96,13 @@ async fn load_deleted(
     Ok(stored.collect())
 }
 
-/// Writes invoices with their lines; deleted drafts go.
-pub async fn save(conn: &mut PgConnection, changed: &[Folded<Invoice>]) -> Result<(), sqlx::Error> {
-    let is_gone = |folded: &&Folded<Invoice>| is_deleted(&folded.version);
-    let (gone, kept): (Vec<&Folded<Invoice>>, Vec<&Folded<Invoice>>) =
+/// Writes invoices with their lines, and deletes deleted drafts.
+pub async fn save(
+    conn: &mut PgConnection,
+    changed: &[MergedObject<Invoice>],
+) -> Result<(), sqlx::Error> {
+    let is_gone = |merged: &&MergedObject<Invoice>| is_deleted(&merged.version);
+    let (gone, kept): (Vec<&MergedObject<Invoice>>, Vec<&MergedObject<Invoice>>) =
         changed.iter().partition(is_gone);
     remove(conn, &gone).await?;
     write(conn, &kept).await
@@ -113,16 +116,19 @@ struct DeletedRow<'a> {
     version: &'a Version,
 }
 
-async fn remove(conn: &mut PgConnection, gone: &[&Folded<Invoice>]) -> Result<(), sqlx::Error> {
+async fn remove(
+    conn: &mut PgConnection,
+    gone: &[&MergedObject<Invoice>],
+) -> Result<(), sqlx::Error> {
     if gone.is_empty() {
         return Ok(());
     }
     let rows: Vec<DeletedRow<'_>> = gone
         .iter()
-        .map(|folded| DeletedRow {
-            organization_id: folded.organization_id,
-            stripe_invoice_id: &folded.snapshot.id,
-            version: &folded.version,
+        .map(|merged| DeletedRow {
+            organization_id: merged.organization_id,
+            stripe_invoice_id: &merged.snapshot.id,
+            version: &merged.version,
         })
         .collect();
     sqlx::query!(
@@ -139,10 +145,10 @@ async fn remove(conn: &mut PgConnection, gone: &[&Folded<Invoice>]) -> Result<()
     .execute(&mut *conn)
     .await?;
     invoice_lines::remove(conn, gone).await?;
-    let organizations: Vec<Uuid> = gone.iter().map(|folded| folded.organization_id).collect();
+    let organizations: Vec<Uuid> = gone.iter().map(|merged| merged.organization_id).collect();
     let ids: Vec<&str> = gone
         .iter()
-        .map(|folded| folded.snapshot.id.as_str())
+        .map(|merged| merged.snapshot.id.as_str())
         .collect();
     sqlx::query!(
         "DELETE FROM billing_invoices i USING unnest($1::uuid[], $2::text[]) AS gone(organization, id)
@@ -155,11 +161,14 @@ async fn remove(conn: &mut PgConnection, gone: &[&Folded<Invoice>]) -> Result<()
     Ok(())
 }
 
-async fn write(conn: &mut PgConnection, changed: &[&Folded<Invoice>]) -> Result<(), sqlx::Error> {
+async fn write(
+    conn: &mut PgConnection,
+    changed: &[&MergedObject<Invoice>],
+) -> Result<(), sqlx::Error> {
     if changed.is_empty() {
         return Ok(());
     }
-    let rows: Vec<_> = changed.iter().map(|folded| folded.row()).collect();
+    let rows: Vec<_> = changed.iter().map(|merged| merged.row()).collect();
     sqlx::query!(
         "INSERT INTO billing_invoices (
            organization_id, stripe_invoice_id, stripe_customer_id, stripe_subscription_id,
@@ -204,7 +213,7 @@ async fn write(conn: &mut PgConnection, changed: &[&Folded<Invoice>]) -> Result<
     invoice_lines::replace(conn, changed).await
 }
 
-/// Keeps the newest outcome of each subscription, in the order of [`Payment::order`].
+/// Stores the newest outcome of each subscription, by [`Payment::order`].
 pub async fn save_payments(
     conn: &mut PgConnection,
     payments: &[Payment],

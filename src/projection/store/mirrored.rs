@@ -1,12 +1,11 @@
-//! What the tables of mirrored objects have in common: rows are found by
-//! organization and id, say in audit entries what they show, and are written
-//! whole.
+//! The SQL that all tables of mirrored objects share: rows are found by
+//! organization and id, summarized for audit entries, and written whole.
 
-/// `load` and `save` of a table whose rows are objects of one kind.
+/// Defines `load` and `save` for a table of one kind of object.
 ///
-/// - `columns`: beside the organization, the id, and the place in the order of
-///   events, which every such table has
-/// - `shown`: what of a row an audit entry is made of, and how
+/// - `columns`: the columns besides organization, id and version, which every
+///   such table has
+/// - `shown`: the columns of the summary, and the summary
 macro_rules! mirrored {
     (
         $object:ty, in $table:literal by $id:ident, $id_name:literal;
@@ -15,8 +14,8 @@ macro_rules! mirrored {
     ) => {
         pub async fn load(
             conn: &mut sqlx::PgConnection,
-            keys: &[$crate::projection::versions::apply::Key],
-        ) -> Result<$crate::projection::versions::apply::StoredRows, sqlx::Error> {
+            keys: &[$crate::projection::versions::merge::ObjectKey],
+        ) -> Result<$crate::projection::versions::merge::StoredRows, sqlx::Error> {
             let (organizations, ids) = super::unzip(keys);
             let rows = sqlx::query!(
                 "SELECT organization_id, " + $id_name + ", " + $shown + ",
@@ -37,7 +36,7 @@ macro_rules! mirrored {
                     $row.last_event_id,
                     $row.tied_event_ids,
                 );
-                let stored = $crate::projection::versions::apply::Stored { summary, version };
+                let stored = $crate::projection::versions::merge::Stored { summary, version };
                 (($row.organization_id, $row.$id), stored)
             });
             Ok(stored.collect())
@@ -45,7 +44,7 @@ macro_rules! mirrored {
 
         pub async fn save(
             conn: &mut sqlx::PgConnection,
-            changed: &[$crate::projection::versions::apply::Folded<$object>],
+            changed: &[$crate::projection::versions::merge::MergedObject<$object>],
         ) -> Result<(), sqlx::Error> {
             if changed.is_empty() {
                 return Ok(());

@@ -1,7 +1,7 @@
-//! The SQL of the event handlers.
+//! SQL of the projection.
 //!
-//! Rows go to PostgreSQL as one JSON document a statement: a batch is one
-//! round trip for each table, and the table itself says the types.
+//! Rows are sent as one JSON document per statement: a batch is one round trip
+//! per table, and the table defines the types.
 
 pub mod charges;
 pub mod checkout_sessions;
@@ -15,7 +15,7 @@ pub mod payment_methods;
 pub mod subscriptions;
 pub mod unclaimed;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
@@ -24,41 +24,41 @@ use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::NewAlert;
 use super::decode::Decoded;
+use super::types::NewAlert;
 use super::versions::Version;
-use super::versions::apply::Key;
-use crate::webhooks::bucket_of;
+use super::versions::merge::ObjectKey;
+use crate::event_log::bucket_of;
 
-/// Those of `claimed` that exist, each by itself.
+/// The organizations of `claimed` that exist.
 pub async fn existing_organizations(
     conn: &mut PgConnection,
     claimed: &HashSet<Uuid>,
-) -> Result<HashMap<Uuid, Uuid>, sqlx::Error> {
+) -> Result<HashSet<Uuid>, sqlx::Error> {
     if claimed.is_empty() {
-        return Ok(HashMap::new());
+        return Ok(HashSet::new());
     }
     let claimed: Vec<Uuid> = claimed.iter().copied().collect();
     let ids = sqlx::query_scalar!("SELECT id FROM organizations WHERE id = ANY($1)", &claimed)
         .fetch_all(conn)
         .await?;
-    Ok(ids.into_iter().map(|id| (id, id)).collect())
+    Ok(ids.into_iter().collect())
 }
 
-/// An event that was applied before, as it is kept.
-pub struct Kept {
+/// A stored event that was applied before.
+pub struct KeptEvent {
     pub id: String,
     pub event_type: String,
     pub created: Timestamp,
     pub payload: String,
 }
 
-/// The events with these ids, as far as they are kept. One that is replayed is
-/// among the dead letters until it succeeded.
+/// The events with these ids that are still stored. An event that is being
+/// replayed is among the dead letters until it succeeds.
 pub async fn kept_events(
     conn: &mut PgConnection,
     ids: &[String],
-) -> Result<Vec<Kept>, sqlx::Error> {
+) -> Result<Vec<KeptEvent>, sqlx::Error> {
     let buckets: Vec<i16> = ids.iter().map(|id| bucket_of(id)).collect();
     let rows = sqlx::query!(
         r#"WITH wanted AS (SELECT * FROM unnest($1::smallint[], $2::text[]) AS wanted(bucket, id))
@@ -76,7 +76,7 @@ pub async fn kept_events(
     )
     .fetch_all(conn)
     .await?;
-    let kept = rows.into_iter().map(|row| Kept {
+    let kept = rows.into_iter().map(|row| KeptEvent {
         id: row.id,
         event_type: row.event_type,
         created: row.created.to_jiff(),
@@ -85,12 +85,12 @@ pub async fn kept_events(
     Ok(kept.collect())
 }
 
-/// The events that were applied to a subscription.
+/// The events applied to a subscription.
 pub async fn events_of(
     conn: &mut PgConnection,
     organization_id: Uuid,
     subscription_id: &str,
-) -> Result<Vec<Kept>, sqlx::Error> {
+) -> Result<Vec<KeptEvent>, sqlx::Error> {
     let ids = sqlx::query_scalar!(
         "SELECT stripe_event_id FROM billing_applied_events
           WHERE organization_id = $1 AND resource_id = $2
@@ -103,8 +103,7 @@ pub async fn events_of(
     kept_events(conn, &ids).await
 }
 
-/// Those of the organizations whose subscription, named beside them, was ever
-/// updated.
+/// The organizations whose given subscription was ever updated.
 pub async fn updated(
     conn: &mut PgConnection,
     subscriptions: &[(Uuid, &str)],
@@ -135,8 +134,8 @@ pub async fn updates_since(
     organization_id: Uuid,
     subscription_id: &str,
     since: Timestamp,
-) -> Result<Vec<Kept>, sqlx::Error> {
-    // Those that were applied before their times were kept may be of any time.
+) -> Result<Vec<KeptEvent>, sqlx::Error> {
+    // Events applied before their times were stored may be of any time.
     let ids = sqlx::query_scalar!(
         "SELECT stripe_event_id FROM billing_applied_events
           WHERE organization_id = $1 AND resource_id = $2
@@ -155,7 +154,7 @@ pub async fn updates_since(
     kept_events(conn, &ids).await
 }
 
-/// Enters the batch in its organizations' ledgers.
+/// Stores which events were applied to which objects.
 pub async fn applied_events(
     conn: &mut PgConnection,
     events: &[Decoded<'_>],
@@ -190,8 +189,8 @@ pub async fn applied_events(
     Ok(())
 }
 
-/// Raises `alerts`, and returns those that were not there yet. One that was
-/// raised before dates from the first that it is about.
+/// Raises `alerts` and returns the new ones. An alert that is raised again keeps
+/// the earliest time.
 pub async fn alerts(
     conn: &mut PgConnection,
     alerts: Vec<NewAlert>,
@@ -246,13 +245,13 @@ pub async fn alerts(
     Ok(raised.into_values().filter(is_new).collect())
 }
 
-/// Rows as the one JSON document that `json_populate_recordset` takes.
+/// Rows as a JSON document for `json_populate_recordset`.
 fn document<T: Serialize>(rows: &[T]) -> Result<String, sqlx::Error> {
     serde_json::to_string(rows).map_err(|error| sqlx::Error::Encode(error.into()))
 }
 
-/// The keys as two arrays, as `unnest` takes them.
-fn unzip(keys: &[Key]) -> (Vec<Uuid>, Vec<&str>) {
+/// The keys as two arrays for `unnest`.
+fn unzip(keys: &[ObjectKey]) -> (Vec<Uuid>, Vec<&str>) {
     keys.iter()
         .map(|(organization, id)| (*organization, id.as_str()))
         .unzip()

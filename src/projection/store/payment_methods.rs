@@ -1,4 +1,4 @@
-//! Payment methods as rows.
+//! SQL of payment methods.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! Subscriptions and their items as rows, and what decides an organization's plan.
+//! SQL of subscriptions, their items, and the plans of organizations.
 
 use std::collections::BTreeMap;
 
@@ -8,18 +8,19 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{document, unzip, version};
-use crate::projection::invoice::Payment;
+use crate::projection::invoice::{Payment, PaymentOutcome};
 use crate::projection::known_tier::KnownTier;
-use crate::projection::plan_assignment::Standing;
+use crate::projection::plan_assignment::PlanHolding;
 use crate::projection::subscription::{Change, StoredSubscription, digest};
-use crate::projection::versions::apply::{Key, Row};
+use crate::projection::versions::merge::{ObjectKey, Row};
 use crate::stripe::objects::{Subscription, SubscriptionItem};
 
 /// All subscriptions of `organizations`.
+#[expect(clippy::too_many_lines, reason = "a flat list of columns")]
 pub async fn load(
     conn: &mut PgConnection,
     organizations: &[Uuid],
-) -> Result<BTreeMap<Key, StoredSubscription>, sqlx::Error> {
+) -> Result<BTreeMap<ObjectKey, StoredSubscription>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
                   plan_tier, currency, current_period_start, current_period_end,
@@ -97,7 +98,7 @@ pub async fn load(
 pub async fn payments(
     conn: &mut PgConnection,
     organizations: &[Uuid],
-) -> Result<BTreeMap<Key, Payment>, sqlx::Error> {
+) -> Result<BTreeMap<ObjectKey, Payment>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT p.organization_id, p.stripe_subscription_id, p.outcome, p.billing_reason,
                   p.stripe_invoice_id, p.last_event_at, p.last_event_id,
@@ -115,10 +116,9 @@ pub async fn payments(
         let payment = Payment {
             organization_id: row.organization_id,
             stripe_subscription_id: row.stripe_subscription_id.clone(),
-            outcome: if row.outcome == "failed" {
-                "failed"
-            } else {
-                "succeeded"
+            outcome: match row.outcome.as_str() {
+                "failed" => PaymentOutcome::Failed,
+                _ => PaymentOutcome::Succeeded,
             },
             billing_reason: row.billing_reason,
             stripe_invoice_id: row.stripe_invoice_id,
@@ -155,7 +155,7 @@ pub async fn save(conn: &mut PgConnection, changes: &[Change]) -> Result<(), sql
     let rows: Vec<SubscriptionRow<'_>> = changes
         .iter()
         .map(|change| SubscriptionRow {
-            row: change.folded.row(),
+            row: change.merged.row(),
             status: &change.status,
             plan_tier: change.plan_tier.as_deref(),
             known_tier: change.known_tier.as_ref(),
@@ -208,8 +208,8 @@ async fn replace_items(conn: &mut PgConnection, changes: &[Change]) -> Result<()
         .iter()
         .map(|change| {
             (
-                change.folded.organization_id,
-                change.folded.snapshot.id.as_str(),
+                change.merged.organization_id,
+                change.merged.snapshot.id.as_str(),
             )
         })
         .unzip();
@@ -225,9 +225,9 @@ async fn replace_items(conn: &mut PgConnection, changes: &[Change]) -> Result<()
     let items: Vec<ItemRow<'_>> = changes
         .iter()
         .flat_map(|change| {
-            change.folded.snapshot.items.iter().map(|item| ItemRow {
-                organization_id: change.folded.organization_id,
-                stripe_subscription_id: &change.folded.snapshot.id,
+            change.merged.snapshot.items.iter().map(|item| ItemRow {
+                organization_id: change.merged.organization_id,
+                stripe_subscription_id: &change.merged.snapshot.id,
                 item,
             })
         })
@@ -254,10 +254,10 @@ async fn replace_items(conn: &mut PgConnection, changes: &[Change]) -> Result<()
     Ok(())
 }
 
-/// Keeps what subscriptions have while the catalogue knows none of their prices.
+/// Stores the known tiers of subscriptions.
 pub async fn keep_tiers(
     conn: &mut PgConnection,
-    tiers: &BTreeMap<Key, KnownTier>,
+    tiers: &BTreeMap<ObjectKey, KnownTier>,
 ) -> Result<(), sqlx::Error> {
     if tiers.is_empty() {
         return Ok(());
@@ -281,8 +281,8 @@ pub async fn keep_tiers(
     Ok(())
 }
 
-/// Notes that Stripe should be asked for these subscriptions.
-pub async fn ask_again(conn: &mut PgConnection, keys: &[Key]) -> Result<(), sqlx::Error> {
+/// Marks subscriptions as stale, so that they are fetched from Stripe.
+pub async fn mark_stale(conn: &mut PgConnection, keys: &[ObjectKey]) -> Result<(), sqlx::Error> {
     if keys.is_empty() {
         return Ok(());
     }
@@ -299,15 +299,15 @@ pub async fn ask_again(conn: &mut PgConnection, keys: &[Key]) -> Result<(), sqlx
     Ok(())
 }
 
-/// Sets the status of subscriptions whose payments changed it.
+/// Sets the statuses that payments changed.
 pub async fn set_status(
     conn: &mut PgConnection,
-    statuses: &[(Key, String)],
+    statuses: &[(ObjectKey, String)],
 ) -> Result<(), sqlx::Error> {
     if statuses.is_empty() {
         return Ok(());
     }
-    let keys: Vec<Key> = statuses.iter().map(|(key, _)| key.clone()).collect();
+    let keys: Vec<ObjectKey> = statuses.iter().map(|(key, _)| key.clone()).collect();
     let (organizations, ids) = unzip(&keys);
     let statuses: Vec<&str> = statuses.iter().map(|(_, status)| status.as_str()).collect();
     sqlx::query!(
@@ -323,13 +323,13 @@ pub async fn set_status(
     Ok(())
 }
 
-/// The plans that `organizations` have.
-pub async fn standings(
+/// The plans that `organizations` hold.
+pub async fn plan_holdings(
     conn: &mut PgConnection,
     organizations: &[Uuid],
-) -> Result<Vec<Standing>, sqlx::Error> {
+) -> Result<Vec<PlanHolding>, sqlx::Error> {
     sqlx::query_as!(
-        Standing,
+        PlanHolding,
         "SELECT id AS organization_id, plan_tier, base_plan_tier FROM organizations
           WHERE id = ANY($1) ORDER BY id",
         organizations
@@ -338,8 +338,8 @@ pub async fn standings(
     .await
 }
 
-/// Marks a subscription that Stripe does not have as canceled. What Stripe says
-/// of it later counts: the row's place in the order is no terminal one.
+/// Marks a subscription that Stripe does not have as canceled. A later state from
+/// Stripe counts again, since the row's order is not terminal.
 pub async fn end(
     conn: &mut PgConnection,
     organization_id: Uuid,

@@ -1,11 +1,11 @@
-//! Events that are nobody's yet, and the objects that say whose they are.
+//! SQL of events without an owner, and of the objects that have one.
 
 use std::collections::HashMap;
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-/// The organizations of payment methods, charges and invoices, by their ids.
+/// The organizations of payment methods, charges and invoices, by object id.
 pub async fn organizations_of_objects(
     conn: &mut PgConnection,
     ids: &[&str],
@@ -29,21 +29,21 @@ pub async fn organizations_of_objects(
         .collect())
 }
 
-/// How many events wait for somebody to claim them.
+/// The number of events without an owner.
 pub async fn count(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM webhook_unclaimed_events"#)
         .fetch_one(conn)
         .await
 }
 
-/// An event that is nobody's, and who would say whose it is.
+/// An event without an owner, and the object whose owner it will have.
 pub struct Unclaimed<'a> {
     pub bucket: i16,
     pub event_id: &'a str,
     pub waiting_for: &'a str,
 }
 
-/// Remembers them, for the day when it is known whose they are.
+/// Stores events without an owner.
 pub async fn remember(
     conn: &mut PgConnection,
     unclaimed: &[Unclaimed<'_>],
@@ -66,8 +66,7 @@ pub async fn remember(
     Ok(())
 }
 
-/// Lets the events that waited for one of `ids` be processed again. Returns
-/// how many those are.
+/// Makes the events due again that waited for one of `ids`. Returns their number.
 pub async fn wake(conn: &mut PgConnection, ids: &[&str]) -> Result<u64, sqlx::Error> {
     if ids.is_empty() {
         return Ok(0);
@@ -89,9 +88,8 @@ pub async fn wake(conn: &mut PgConnection, ids: &[&str]) -> Result<u64, sqlx::Er
     Ok(woken.rows_affected())
 }
 
-/// The ids that unclaimed events wait for and that are known by now: an event
-/// and what it waits for may have been processed at one moment, neither seeing
-/// the other.
+/// The ids that unclaimed events wait for and that have an owner by now: an event
+/// and the object that it waits for may have been processed concurrently.
 pub async fn known_by_now(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar!(
         r#"SELECT DISTINCT u.waiting_for AS "id!" FROM webhook_unclaimed_events u

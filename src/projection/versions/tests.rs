@@ -5,8 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::catalogue::Catalogue;
+use crate::event_log::StoredEvent;
 use crate::projection::decode::decode;
-use crate::projection::{Context, StoredEvent};
+use crate::projection::types::Context;
 use crate::stripe::objects::Subscription;
 
 /// `VCB_CASES` raises the number of histories.
@@ -116,14 +117,14 @@ impl Row {
             (id.clone(), data)
         });
         let earlier = Earlier(earlier.collect());
-        let mut history = History::<Subscription>::new(self.version.clone());
+        let mut merge = ObjectMerge::<Subscription>::new(self.version.clone());
         for event in batch {
             let object = Subscription::of(&event.object).unwrap();
-            history.fold(event, object, &earlier);
+            merge.merge(event, object, &earlier);
         }
-        if history.changed {
-            self.version = history.version;
-            self.snapshot = history.snapshot;
+        if merge.changed {
+            self.version = merge.version;
+            self.snapshot = merge.snapshot;
         }
     }
 

@@ -1,4 +1,4 @@
-//! Sending a call, and sending it again where that may help.
+//! Sends a call, and retries it where that may help.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,13 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Method, StatusCode};
 
 use super::error::{self, ErrorKind, StripeError};
-use super::{API_VERSION, Answer, Call, Client};
+use super::{API_VERSION, Call, Client, Response};
 use crate::telemetry::metrics;
 
-/// Stripe says to wait longer only while it is no use to wait.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The longest pause, even if Stripe asks for a longer one.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 
-/// A failed attempt, and what Stripe says about another.
+/// A failed attempt, with Stripe's advice about a retry.
 struct Failed {
     error: StripeError,
     /// `Stripe-Should-Retry`.
@@ -22,23 +22,23 @@ struct Failed {
     retry_after: Option<Duration>,
 }
 
-/// Sends a call until it is answered for good, within the client's patience.
-/// All attempts have the same idempotency key.
+/// Sends a call until it succeeds, fails for good, or exhausts the client's
+/// patience. All attempts have the same idempotency key.
 pub(super) async fn send(
     client: &Client,
     method: Method,
     call: Call<'_>,
     key: Option<&str>,
-) -> Result<Answer, StripeError> {
+) -> Result<Response, StripeError> {
     let started = Instant::now();
     let mut attempts = 0;
-    // Once an attempt may have acted, a later one that was not sent does not
+    // Once an attempt may have had an effect, later ones that were not sent do not
     // change that.
-    let mut in_doubt = None;
+    let mut uncertain = None;
     let result = loop {
         attempts += 1;
         let failed = match attempt(client, &method, call, key).await {
-            Ok(answer) => break Ok(answer),
+            Ok(response) => break Ok(response),
             Err(failed) => failed,
         };
         let pause = pause(client, attempts, failed.retry_after);
@@ -51,15 +51,15 @@ pub(super) async fn send(
             attempts,
             request_id = error.request_id,
             again,
-            "a call to Stripe failed: {}",
+            "A call to Stripe failed: {}",
             error.message
         );
         if !again {
             let unsent = !error.may_have_acted() && error.is_outage();
-            break Err(in_doubt.filter(|_| unsent).unwrap_or(error));
+            break Err(uncertain.filter(|_| unsent).unwrap_or(error));
         }
         if error.may_have_acted() {
-            in_doubt = Some(error);
+            uncertain = Some(error);
         }
         tokio::time::sleep(pause).await;
     };
@@ -67,7 +67,7 @@ pub(super) async fn send(
     result
 }
 
-fn outcome(result: &Result<Answer, StripeError>) -> &'static str {
+fn outcome(result: &Result<Response, StripeError>) -> &'static str {
     match result {
         Ok(_) => "ok",
         Err(error) => match error.kind {
@@ -84,7 +84,7 @@ fn outcome(result: &Result<Answer, StripeError>) -> &'static str {
 
 impl Failed {
     fn may_help(&self) -> bool {
-        // What cannot be read is no word of Stripe's.
+        // An unreadable response was not sent by Stripe.
         self.should_retry.unwrap_or(matches!(
             self.error.kind,
             ErrorKind::RateLimited
@@ -96,12 +96,13 @@ impl Failed {
     }
 }
 
-/// Doubling, with half of it at random, and no shorter than Stripe asks for.
+/// Doubles with each attempt, half of it random, and no shorter than Stripe asks
+/// for.
 fn pause(client: &Client, attempts: u32, asked: Option<Duration>) -> Duration {
     let longest = client.patience.pause * 2_u32.saturating_pow(attempts.saturating_sub(1).min(8));
     let half = longest / 2;
     let jittered = half + Duration::from_nanos(rand::random_range(0..=half.as_nanos() as u64));
-    jittered.max(asked.unwrap_or_default()).min(LONGEST_PAUSE)
+    jittered.max(asked.unwrap_or_default()).min(MAX_PAUSE)
 }
 
 async fn attempt(
@@ -109,7 +110,7 @@ async fn attempt(
     method: &Method,
     call: Call<'_>,
     key: Option<&str>,
-) -> Result<Answer, Failed> {
+) -> Result<Response, Failed> {
     let mut url = client.base.clone();
     url.set_path(&format!(
         "{}{}",
@@ -130,15 +131,15 @@ async fn attempt(
     } else {
         request.query(call.params.pairs())
     };
-    let no_answer = |error: &reqwest::Error| {
+    let no_response = |error: &reqwest::Error| {
         let (kind, message) = if error.is_connect() {
             (ErrorKind::Unreachable, "cannot be reached")
         } else if error.is_timeout() {
-            (ErrorKind::Unanswered, "no answer in time")
+            (ErrorKind::Unanswered, "no response in time")
         } else {
             (
                 ErrorKind::Unanswered,
-                "the connection broke before an answer",
+                "the connection broke before a response",
             )
         };
         Failed {
@@ -147,10 +148,13 @@ async fn attempt(
             retry_after: None,
         }
     };
-    let response = request.send().await.map_err(|error| no_answer(&error))?;
+    let response = request.send().await.map_err(|error| no_response(&error))?;
     let status = response.status();
     let headers = response.headers().clone();
-    let body = response.bytes().await.map_err(|error| no_answer(&error))?;
+    let body = response
+        .bytes()
+        .await
+        .map_err(|error| no_response(&error))?;
     read(call.name, status, &headers, &body)
 }
 
@@ -159,7 +163,7 @@ fn read(
     status: StatusCode,
     headers: &HeaderMap,
     body: &[u8],
-) -> Result<Answer, Failed> {
+) -> Result<Response, Failed> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let request_id = text("request-id").map(str::to_owned);
     if !status.is_success() {
@@ -171,13 +175,13 @@ fn read(
         });
     }
     match serde_json::from_slice(body) {
-        Ok(body) => Ok(Answer {
+        Ok(body) => Ok(Response {
             body,
             request_id,
             date: text("date").and_then(date),
         }),
         Err(_) => Err(Failed {
-            error: StripeError::new(ErrorKind::Unreadable, call, "the answer is no JSON")
+            error: StripeError::new(ErrorKind::Unreadable, call, "the response is not JSON")
                 .of_request(request_id),
             should_retry: None,
             retry_after: None,

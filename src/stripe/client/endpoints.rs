@@ -1,12 +1,12 @@
-//! The calls we make, each by its name. Objects that the mirror reads in both
-//! of Stripe's shapes come as they are; of others, what is used.
+//! The calls we make. Objects that are mirrored are returned as they are, since
+//! `objects` reads them in all API versions; others are typed.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::error::{ErrorKind, StripeError};
-use super::{Answer, Call, Client, Params};
+use super::{Call, Client, Params, Response};
 
 /// Stripe's largest page.
 const PAGE: u32 = 100;
@@ -57,14 +57,14 @@ pub struct Price {
     pub unit_amount_decimal: Option<String>,
     pub recurring: Option<Recurring>,
     pub billing_scheme: Option<String>,
-    /// Of a price in tiers, the lowest first.
+    /// The tiers of a tiered price, lowest first.
     #[serde(default)]
     pub tiers: Option<Vec<Tier>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Tier {
-    /// The last unit of the tier; None: without end.
+    /// The last unit of the tier; `None` if it is unbounded.
     pub up_to: Option<i64>,
     /// In the currency's minor unit.
     pub unit_amount_decimal: Option<String>,
@@ -92,11 +92,11 @@ pub struct Aggregation {
     pub formula: String,
 }
 
-/// An invoice: Stripe's object, with all of its lines.
+/// An invoice object with all of its lines.
 #[derive(Debug, Clone)]
 pub struct Invoice(pub Value);
 
-/// An event, as `/v1/events` lists it.
+/// An event as listed by `/v1/events`.
 #[derive(Debug, Clone)]
 pub struct StripeEvent(pub Value);
 
@@ -120,7 +120,7 @@ pub(super) fn call<'a>(name: &'static str, path: &'a str, params: &'a Params) ->
     Call { name, path, params }
 }
 
-/// An id in a path: what is none of Stripe's names nothing.
+/// Checks an id for use in a path.
 pub(super) fn id_of<'a>(name: &'static str, id: &'a str) -> Result<&'a str, StripeError> {
     let ours = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     if !id.is_empty() && id.len() <= 255 && id.bytes().all(ours) {
@@ -129,15 +129,15 @@ pub(super) fn id_of<'a>(name: &'static str, id: &'a str) -> Result<&'a str, Stri
         Err(StripeError::new(
             ErrorKind::NotFound,
             name,
-            format!("{id:?} is no id of Stripe's"),
+            format!("{id:?} is not a Stripe id"),
         ))
     }
 }
 
-fn typed<T: DeserializeOwned>(name: &'static str, answer: Answer) -> Result<T, StripeError> {
-    serde_json::from_value(answer.body).map_err(|error| {
-        let message = format!("the answer lacks something: {error}");
-        StripeError::new(ErrorKind::Unreadable, name, message).of_request(answer.request_id)
+fn typed<T: DeserializeOwned>(name: &'static str, response: Response) -> Result<T, StripeError> {
+    serde_json::from_value(response.body).map_err(|error| {
+        let message = format!("the response is incomplete: {error}");
+        StripeError::new(ErrorKind::Unreadable, name, message).of_request(response.request_id)
     })
 }
 
@@ -161,8 +161,7 @@ impl Client {
         typed(name, self.post(call(name, path, params), key).await?)
     }
 
-    /// All objects of a list, page by page; those lists that are read whole are
-    /// short.
+    /// All objects of a list, page by page. Only short lists are read whole.
     pub(super) async fn all<T: DeserializeOwned>(
         &self,
         name: &'static str,
@@ -176,12 +175,12 @@ impl Client {
             let last = page.data.last().and_then(|object| object["id"].as_str());
             let next = last.filter(|_| page.has_more).map(str::to_owned);
             for object in page.data {
-                let answer = Answer {
+                let response = Response {
                     body: object,
                     request_id: None,
                     date: None,
                 };
-                found.push(typed(name, answer)?);
+                found.push(typed(name, response)?);
             }
             match next {
                 Some(last) => params = params.set("starting_after", last),
@@ -227,8 +226,7 @@ impl Client {
             .await
     }
 
-    /// The active prices with these lookup keys, at most ten of which Stripe
-    /// takes at a time.
+    /// The active prices with these lookup keys. Stripe accepts ten keys per call.
     pub async fn prices<K: AsRef<str>>(
         &self,
         lookup_keys: &[K],
@@ -275,19 +273,19 @@ impl Client {
         &self,
         params: &Params,
         key: &str,
-    ) -> Result<Answer, StripeError> {
+    ) -> Result<Response, StripeError> {
         let path = "/v1/subscriptions";
         self.post(call("subscriptions.create", path, params), key)
             .await
     }
 
-    pub async fn subscription(&self, id: &str) -> Result<Answer, StripeError> {
+    pub async fn subscription(&self, id: &str) -> Result<Response, StripeError> {
         let name = "subscriptions.retrieve";
         let path = format!("/v1/subscriptions/{}", id_of(name, id)?);
         self.get(call(name, &path, &Params::new())).await
     }
 
-    /// All subscriptions, those that ended included; of one customer, if named.
+    /// All subscriptions, including ended ones; of one customer, if given.
     pub async fn subscriptions(&self, customer: Option<&str>) -> Result<Vec<Value>, StripeError> {
         let params = Params::new()
             .set("status", "all")
@@ -301,7 +299,7 @@ impl Client {
         Ok(found)
     }
 
-    /// Fetches the items of a subscription that its list left out.
+    /// Fetches the items that a subscription's truncated list leaves out.
     pub async fn fetch_missing_items(&self, subscription: &mut Value) -> Result<(), StripeError> {
         let more = subscription["items"]["has_more"].as_bool().unwrap_or(false);
         let (true, Some(id)) = (more, subscription["id"].as_str()) else {
@@ -321,42 +319,42 @@ impl Client {
         id: &str,
         params: &Params,
         key: &str,
-    ) -> Result<Answer, StripeError> {
+    ) -> Result<Response, StripeError> {
         let name = "subscriptions.update";
         let path = format!("/v1/subscriptions/{}", id_of(name, id)?);
         self.post(call(name, &path, params), key).await
     }
 
-    /// Ends a subscription now.
+    /// Cancels a subscription at once.
     pub async fn cancel_subscription(
         &self,
         id: &str,
         params: &Params,
         key: &str,
-    ) -> Result<Answer, StripeError> {
+    ) -> Result<Response, StripeError> {
         let name = "subscriptions.cancel";
         let path = format!("/v1/subscriptions/{}", id_of(name, id)?);
         self.delete(call(name, &path, params), key).await
     }
 
-    /// What an invoice would be, with all of its lines. It changes nothing.
+    /// Previews an invoice, with all of its lines. Changes nothing.
     pub async fn preview_invoice(&self, params: &Params) -> Result<Invoice, StripeError> {
         let (name, path) = ("invoices.create_preview", "/v1/invoices/create_preview");
-        // Posted, yet nothing is made: each attempt may be a new one.
+        // A POST that creates nothing, so the key need not be kept.
         let key = uuid::Uuid::now_v7().to_string();
-        let answer = self.post(call(name, path, params), &key).await?;
-        self.with_all_lines(answer).await
+        let response = self.post(call(name, path, params), &key).await?;
+        self.with_all_lines(response).await
     }
 
     pub async fn invoice(&self, id: &str) -> Result<Invoice, StripeError> {
         let name = "invoices.retrieve";
         let path = format!("/v1/invoices/{}", id_of(name, id)?);
-        let answer = self.get(call(name, &path, &Params::new())).await?;
-        self.with_all_lines(answer).await
+        let response = self.get(call(name, &path, &Params::new())).await?;
+        self.with_all_lines(response).await
     }
 
-    async fn with_all_lines(&self, answer: Answer) -> Result<Invoice, StripeError> {
-        let mut invoice = answer.body;
+    async fn with_all_lines(&self, response: Response) -> Result<Invoice, StripeError> {
+        let mut invoice = response.body;
         let more = invoice["lines"]["has_more"].as_bool().unwrap_or(false);
         if let (true, Some(id)) = (more, invoice["id"].as_str()) {
             let name = "invoices.lines";
@@ -373,27 +371,27 @@ impl Client {
         self.all("invoices.list", "/v1/invoices", params).await
     }
 
-    /// An invoice with all of its lines, as Stripe shows it at the answer's time.
-    pub async fn invoice_now(&self, id: &str) -> Result<Answer, StripeError> {
+    /// An invoice with all of its lines, as of the response's time.
+    pub async fn invoice_now(&self, id: &str) -> Result<Response, StripeError> {
         let name = "invoices.retrieve";
         let path = format!("/v1/invoices/{}", id_of(name, id)?);
-        let answer = self.get(call(name, &path, &Params::new())).await?;
-        let (request_id, date) = (answer.request_id.clone(), answer.date);
-        let Invoice(body) = self.with_all_lines(answer).await?;
-        Ok(Answer {
+        let response = self.get(call(name, &path, &Params::new())).await?;
+        let (request_id, date) = (response.request_id.clone(), response.date);
+        let Invoice(body) = self.with_all_lines(response).await?;
+        Ok(Response {
             body,
             request_id,
             date,
         })
     }
 
-    pub async fn payment_method(&self, id: &str) -> Result<Answer, StripeError> {
+    pub async fn payment_method(&self, id: &str) -> Result<Response, StripeError> {
         let name = "payment_methods.retrieve";
         let path = format!("/v1/payment_methods/{}", id_of(name, id)?);
         self.get(call(name, &path, &Params::new())).await
     }
 
-    /// The payment methods of a customer, as they are.
+    /// The payment methods attached to a customer.
     pub async fn attached(&self, customer: &str) -> Result<Vec<Value>, StripeError> {
         let name = "payment_methods.list";
         let path = format!("/v1/customers/{}/payment_methods", id_of(name, customer)?);
@@ -422,19 +420,19 @@ impl Client {
             .await
     }
 
-    /// Whose account the key belongs to: also the cheapest way to try the key.
-    pub async fn account(&self) -> Result<Answer, StripeError> {
+    /// The account of the key. Also the cheapest way to test the key.
+    pub async fn account(&self) -> Result<Response, StripeError> {
         let path = "/v1/account";
         self.get(call("account.retrieve", path, &Params::new()))
             .await
     }
 
-    /// When it is for a customer on a test clock, in seconds since 1970.
+    /// The current time of a test clock, in seconds since 1970.
     pub async fn test_clock(&self, id: &str) -> Result<i64, StripeError> {
         let name = "test_clocks.retrieve";
         let path = format!("/v1/test_helpers/test_clocks/{}", id_of(name, id)?);
-        let answer = self.get(call(name, &path, &Params::new())).await?;
-        answer.body["frozen_time"].as_i64().ok_or_else(|| {
+        let response = self.get(call(name, &path, &Params::new())).await?;
+        response.body["frozen_time"].as_i64().ok_or_else(|| {
             StripeError::new(ErrorKind::Unreadable, name, "the clock has no frozen_time")
         })
     }

@@ -1,4 +1,4 @@
-//! What can go wrong with a call, by what the caller can do about it.
+//! Errors of calls, by what the caller can do about them.
 
 use reqwest::StatusCode;
 use serde::Deserialize;
@@ -18,28 +18,28 @@ pub enum ErrorKind {
     /// There is no such object, or not in this mode.
     NotFound,
     InvalidRequest,
-    /// The idempotency key was used for something else.
+    /// The idempotency key was used with other parameters.
     Idempotency,
-    /// Another request works on the object, or on the same key.
+    /// Another request is using the object or the key.
     Conflict,
-    /// Stripe failed, and may have acted.
+    /// Stripe failed and may have made the change.
     Server,
     /// No connection: Stripe has not seen the request.
     Unreachable,
-    /// No answer: Stripe may have acted.
+    /// No response: Stripe may have made the change.
     Unanswered,
-    /// An answer that is none of Stripe's.
+    /// A response that is not Stripe's.
     Unreadable,
 }
 
-/// An error of Stripe's, or of the way to it. It shows no secret.
+/// An error from Stripe or on the way to it. It contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("Stripe, {}: {}{}", self.call, self.message, self.details())]
-pub struct StripeError(Box<Said>);
+pub struct StripeError(Box<ErrorDetails>);
 
-/// What an error says.
+/// The details of an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
+pub struct ErrorDetails {
     pub kind: ErrorKind,
     /// The call that failed.
     pub call: &'static str,
@@ -53,16 +53,16 @@ pub struct Said {
 }
 
 impl std::ops::Deref for StripeError {
-    type Target = Said;
+    type Target = ErrorDetails;
 
-    fn deref(&self) -> &Said {
+    fn deref(&self) -> &ErrorDetails {
         &self.0
     }
 }
 
 impl StripeError {
     pub(super) fn new(kind: ErrorKind, call: &'static str, message: impl Into<String>) -> Self {
-        Self(Box::new(Said {
+        Self(Box::new(ErrorDetails {
             kind,
             call,
             message: message.into(),
@@ -78,8 +78,8 @@ impl StripeError {
         self
     }
 
-    /// Whether Stripe may have done what was asked, although it did not say so:
-    /// then the same call must be made again, with the same key.
+    /// Whether Stripe may have made the change without confirming it. The call must
+    /// then be repeated with the same key.
     pub fn may_have_acted(&self) -> bool {
         matches!(
             self.kind,
@@ -87,13 +87,13 @@ impl StripeError {
         )
     }
 
-    /// Whether Stripe cannot be used at the moment, whatever is asked.
+    /// Whether Stripe is unavailable at the moment, for any call.
     pub fn is_outage(&self) -> bool {
         self.may_have_acted()
             || matches!(self.kind, ErrorKind::Unreachable | ErrorKind::RateLimited)
     }
 
-    /// Whether the customer that the call was for is not there.
+    /// Whether the call's customer does not exist.
     pub fn is_missing_customer(&self) -> bool {
         self.kind == ErrorKind::NotFound
             && (self.param.as_deref() == Some("customer")
@@ -133,7 +133,7 @@ struct Details {
     message: Option<String>,
 }
 
-/// Reads an answer that is no success.
+/// Reads an unsuccessful response.
 pub(super) fn read(
     call: &'static str,
     status: StatusCode,
@@ -149,7 +149,7 @@ pub(super) fn read(
         let message = format!("status {status}, without Stripe's error");
         return StripeError::new(kind, call, message).of_request(request_id);
     };
-    StripeError(Box::new(Said {
+    StripeError(Box::new(ErrorDetails {
         kind: kind(status, &error),
         call,
         message: error
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_told_apart() {
+    fn errors_are_classified() {
         let declined = r#"{"error":{"type":"card_error","code":"card_declined","decline_code":"insufficient_funds","message":"Your card was declined."}}"#;
         assert_eq!(read_kind(402, declined), ErrorKind::Card);
         let confirm = r#"{"error":{"type":"card_error","code":"authentication_required"}}"#;
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_says_what_stripe_said() {
+    fn an_error_repeats_stripes_message_and_codes() {
         let body = br#"{"error":{"type":"card_error","code":"card_declined","decline_code":"lost_card","message":"No."}}"#;
         let error = read(
             "customers.create",

@@ -1,8 +1,8 @@
-//! The client of Stripe's API: thin, typed where the answer is used, and
-//! careful about what may have happened when no answer came.
+//! The client of Stripe's API: thin, typed where a response is used, and explicit
+//! about whether a call without a response may have had an effect.
 //!
-//! A call that changes something carries an idempotency key, which all its
-//! repetitions share. Keys of calls that move money are stored before the call
+//! A call that changes something carries an idempotency key, shared by all its
+//! retries. Keys of calls that move money are stored before the call
 //! ([`super::requests`]).
 
 mod attempt;
@@ -29,8 +29,8 @@ pub use params::Params;
 /// The version of every call. Events come in the version of their endpoint;
 /// [`super::objects`] reads them all.
 pub const API_VERSION: &str = "2026-08-26.dahlia";
-/// How new subscriptions are billed, which is said with each, whatever the
-/// version's default: by the rules that the local engine computes by.
+/// The billing mode of new subscriptions, the one that the local engine
+/// implements. It is set on each, whatever the version's default.
 pub const BILLING_MODE: &str = "classic";
 /// A client; clones share its connections.
 #[derive(Debug, Clone)]
@@ -41,17 +41,17 @@ pub struct Client {
     patience: Patience,
 }
 
-/// What Stripe answered.
+/// A successful response from Stripe.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct Response {
     pub body: Value,
-    /// Stripe's name for the request, for its support.
+    /// Stripe's id of the request, for its support.
     pub request_id: Option<String>,
     /// Stripe's clock.
     pub date: Option<Timestamp>,
 }
 
-/// A call, before it is made.
+/// A call to make.
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
     /// Its name in metrics and logs.
@@ -62,7 +62,7 @@ pub struct Call<'a> {
 
 impl Client {
     /// # Errors
-    /// Where no TLS provider can be had.
+    /// If no TLS provider is available.
     pub fn new(base: Url, key: SecretKey, patience: Patience) -> Result<Self, reqwest::Error> {
         // No proxy reaches a stand-in on this host.
         let http = if is_loopback(&base) {
@@ -78,17 +78,17 @@ impl Client {
         })
     }
 
-    pub async fn get(&self, call: Call<'_>) -> Result<Answer, StripeError> {
+    pub async fn get(&self, call: Call<'_>) -> Result<Response, StripeError> {
         attempt::send(self, Method::GET, call, None).await
     }
 
-    /// Makes or changes something, once for each `key`.
-    pub async fn post(&self, call: Call<'_>, key: &str) -> Result<Answer, StripeError> {
+    /// Creates or changes something, once per `key`.
+    pub async fn post(&self, call: Call<'_>, key: &str) -> Result<Response, StripeError> {
         attempt::send(self, Method::POST, call, Some(key)).await
     }
 
-    /// DELETE is idempotent by itself, and takes a key all the same.
-    pub async fn delete(&self, call: Call<'_>, key: &str) -> Result<Answer, StripeError> {
+    /// DELETE is idempotent by itself, but accepts a key too.
+    pub async fn delete(&self, call: Call<'_>, key: &str) -> Result<Response, StripeError> {
         attempt::send(self, Method::DELETE, call, Some(key)).await
     }
 }

@@ -1,4 +1,4 @@
-//! Parameters as Stripe takes them: names with brackets, text values.
+//! Form parameters for Stripe: names with brackets, text values.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Envelopes and payloads, as Stripe and others send them.
+//! Envelopes and payloads as Stripe and others send them.
 
 use super::*;
 
@@ -61,7 +61,7 @@ fn what_is_no_event_is_refused() {
         r#"{"id":"\ud800","type":"b","data":{"object":{}}}"#,
         r#"{"id":1,"type":"b","data":{"object":{}}}"#,
         r#"{"id":"a","type":"b","created":-1,"data":{"object":{}}}"#,
-        // In the year 9999, and no timestamp has it.
+        // In the year 9999, beyond the range of timestamps.
         r#"{"id":"a","type":"b","created":253402300799,"data":{"object":{}}}"#,
         r#"{"id":"a","type":"b","created":1e400,"data":{"object":{}}}"#,
         &long_id,

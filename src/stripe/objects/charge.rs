@@ -62,8 +62,8 @@ impl Charge {
             status: status(&o)?,
             currency: o.text("currency")?,
             amount,
-            // Versions before 2020-08-27 do not say it. What was not captured of
-            // a charge, they refunded.
+            // Missing before 2020-08-27, when the uncaptured part of a charge was
+            // refunded.
             amount_captured: match o.maybe_integer("amount_captured")? {
                 Some(amount) => amount,
                 None if captured => amount,
@@ -77,7 +77,7 @@ impl Charge {
             paid: o.flag("paid")?,
             captured,
             refunded,
-            // Until 2020 only the dispute itself says so.
+            // Until 2020, only the dispute itself shows it.
             disputed: o.flag("disputed")? || o.has("dispute"),
             failure_code: o.maybe_text("failure_code")?,
             failure_message: o.maybe_text("failure_message")?,
@@ -97,8 +97,8 @@ impl Charge {
     }
 }
 
-/// Versions before 2015-02-18 say `paid` for what is `succeeded`, and older ones
-/// have no status at all.
+/// Versions before 2015-02-18 say `paid` instead of `succeeded`, and older ones
+/// have no status.
 fn status(o: &Fields<'_>) -> Result<String, ShapeError> {
     let status = match o.maybe_text("status")? {
         Some(status) if status == "paid" => "succeeded".to_owned(),
@@ -110,15 +110,15 @@ fn status(o: &Fields<'_>) -> Result<String, ShapeError> {
     Ok(status)
 }
 
-/// What a charge was paid with, as far as a customer recognizes it.
+/// What a charge was paid with, as a customer would recognize it.
 struct Instrument {
     brand: Option<String>,
     last4: Option<String>,
 }
 
 impl Instrument {
-    /// Under `payment_method_details`, by the type that it names; in versions
-    /// before 2019-02-11, the `source`, and before 2015-02-18, the `card`.
+    /// Read from `payment_method_details`; from `source` in versions before
+    /// 2019-02-11, and from `card` before 2015-02-18.
     fn of(o: &Fields<'_>) -> Result<Self, ShapeError> {
         let details = o.within("payment_method_details")?;
         if let Some(kind) = details.maybe_text("type")? {
@@ -133,7 +133,7 @@ impl Instrument {
         for name in ["source", "card"] {
             let source = o.within(name)?;
             if source.is_present() {
-                // Sources of 2017 and later hold what they are of under its type.
+                // Sources since 2017 have their details under their type.
                 return match source.maybe_text("type")? {
                     Some(kind) if source.within(&kind)?.is_present() => {
                         Self::read(&source.within(&kind)?)
@@ -149,12 +149,12 @@ impl Instrument {
     }
 
     fn read(details: &Fields<'_>) -> Result<Self, ShapeError> {
-        // A wallet shows the card that funds it.
+        // A wallet shows its funding card.
         let card = details.within("funding")?.within("card")?;
         let details = if card.is_present() { &card } else { details };
         let brand = match details.maybe_text("brand")? {
             Some(brand) => Some(brand),
-            // Cards before 2014 have it as their type.
+            // Before 2014, the brand was the card's `type`.
             None if details.is("object", "card") => details.maybe_text("type")?,
             None => None,
         };

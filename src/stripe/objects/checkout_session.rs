@@ -1,4 +1,4 @@
-//! Checkout sessions: a payer at Stripe's page.
+//! Checkout sessions.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -20,8 +20,8 @@ pub struct CheckoutSession {
     #[serde(rename = "stripe_payment_intent_id")]
     pub payment_intent_id: Option<String>,
     pub client_reference_id: Option<String>,
-    /// Made by a payment link, whose address carries the reference: whoever
-    /// opens it says what it is.
+    /// Whether it was created by a payment link. The reference is then part of the
+    /// link's address, so anyone may have chosen it.
     #[serde(skip)]
     pub by_payment_link: bool,
     pub mode: Option<String>,
@@ -60,7 +60,7 @@ impl CheckoutSession {
         })
     }
 
-    /// The organization that whoever made the session named.
+    /// The reference set by the creator of the session.
     pub fn reference(&self) -> Option<&str> {
         self.client_reference_id
             .as_deref()

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::Metadata;
 use super::fields::{Fields, ShapeError};
 
-/// What is kept of a customer: nothing that says who it is.
+/// A customer, without personal data.
 #[derive(Debug, Clone, Serialize)]
 pub struct Customer {
     #[serde(rename = "stripe_customer_id")]
@@ -20,7 +20,8 @@ pub struct Customer {
 }
 
 impl Customer {
-    /// `deleted`: the event says so; the object may show the customer as it was.
+    /// `deleted` comes from the event, since the object may show the customer as it
+    /// was before.
     pub fn read(object: &Value, deleted: bool) -> Result<Self, ShapeError> {
         let o = Fields::root(object);
         let preferred = o.within("invoice_settings")?.id("default_payment_method")?;

@@ -1,4 +1,4 @@
-//! Disputes: a payer asks the bank for the money back.
+//! Disputes.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -11,7 +11,7 @@ use super::fields::{Fields, ShapeError};
 pub struct Dispute {
     #[serde(rename = "stripe_dispute_id")]
     pub id: String,
-    /// It names no customer: the charge says whose it is.
+    /// A dispute names no customer; its charge does.
     #[serde(rename = "stripe_charge_id")]
     pub charge_id: String,
     #[serde(rename = "stripe_payment_intent_id")]

@@ -1,4 +1,4 @@
-//! Reading fields of a JSON object, with errors that name the field.
+//! Reads fields of a JSON object, with errors that name the field.
 
 use jiff::Timestamp;
 use serde_json::{Map, Number, Value};
@@ -8,7 +8,7 @@ use crate::stripe::event::MAX_ID_BYTES;
 /// The beginning of the year 1.
 const EARLIEST: Timestamp = Timestamp::constant(-62_135_596_800, 0);
 
-/// A field that is not what Stripe's API says it is. No retry heals it.
+/// A field that does not match Stripe's API. Retrying does not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("data.object.{path} {problem}")]
 pub struct ShapeError {
@@ -16,7 +16,7 @@ pub struct ShapeError {
     problem: String,
 }
 
-/// A JSON value and where it stands. An absent one reads as an empty object.
+/// A JSON value with its path. An absent one reads as an empty object.
 #[derive(Clone)]
 pub struct Fields<'a> {
     path: String,
@@ -35,7 +35,7 @@ impl<'a> Fields<'a> {
         self.value.is_object()
     }
 
-    /// The object under `name`; an absent one, null or a bare id is empty.
+    /// The object under `name`; empty if absent, null or a bare id.
     pub fn within(&self, name: &str) -> Result<Fields<'a>, ShapeError> {
         match self.get(name) {
             value @ (Value::Object(_) | Value::Null | Value::String(_)) => Ok(Fields {
@@ -97,7 +97,7 @@ impl<'a> Fields<'a> {
         self.fits(name, id.as_deref()).map(|()| id)
     }
 
-    /// What objects are found by stands in indexes, which hold no long texts.
+    /// Ids are indexed, and an index row cannot hold a long text.
     fn fits(&self, name: &str, id: Option<&str>) -> Result<(), ShapeError> {
         if id.is_some_and(|id| id.len() > MAX_ID_BYTES) {
             return Err(self.error(name, format!("is longer than {MAX_ID_BYTES} bytes")));
@@ -109,7 +109,7 @@ impl<'a> Fields<'a> {
         self.maybe_integer(name)?.ok_or_else(|| self.missing(name))
     }
 
-    /// A relay that rewrites JSON may write a whole number with a point.
+    /// A relay may rewrite a whole number with a decimal point.
     pub fn maybe_integer(&self, name: &str) -> Result<Option<i64>, ShapeError> {
         match self.get(name) {
             Value::Null => Ok(None),
@@ -119,7 +119,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A count, where the API has one: a part of one is told of elsewhere.
+    /// A count. One with a fraction reads as absent, since another field has it
+    /// exactly.
     pub fn quantity(&self, name: &str) -> Result<Option<i64>, ShapeError> {
         match self.get(name) {
             Value::Number(number) if number.is_f64() => Ok(integer(self.get(name))),
@@ -133,8 +134,8 @@ impl<'a> Fields<'a> {
             .transpose()
     }
 
-    /// Stripe writes decimals as texts: digits, with at most one point. A number
-    /// is read where it was read exactly.
+    /// Stripe writes decimals as text: digits with at most one point. A JSON number
+    /// is accepted if it was read exactly.
     pub fn decimal(&self, name: &str) -> Result<Option<String>, ShapeError> {
         let text = match self.get(name) {
             Value::Number(number) if is_exact(number) => Some(number.to_string()),
@@ -161,8 +162,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Unix seconds, of the years 1 to 9999: the database has no others that a
-    /// period could lie in.
+    /// Unix seconds of the years 1 to 9999, the range that periods can have in the
+    /// database.
     pub fn time(&self, name: &str) -> Result<Option<Timestamp>, ShapeError> {
         let read = |seconds| Timestamp::from_second(seconds).ok();
         self.maybe_integer(name)?
@@ -173,7 +174,7 @@ impl<'a> Fields<'a> {
             .transpose()
     }
 
-    /// An object as it is.
+    /// The raw object.
     pub fn object(&self, name: &str) -> Result<Option<Value>, ShapeError> {
         let within = self.within(name)?;
         Ok(within.is_present().then(|| within.value.clone()))
@@ -191,7 +192,7 @@ impl<'a> Fields<'a> {
         self.get(name).as_str() == Some(text)
     }
 
-    /// Whether the member is there, and not null.
+    /// Whether the member is present and not null.
     pub fn has(&self, name: &str) -> bool {
         !self.get(name).is_null()
     }
@@ -242,7 +243,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The customer of an object. Since 2025-09-30, an account can be one.
+/// The customer of an object. Since 2025-09-30, it can be an account.
 pub fn customer(o: &Fields<'_>) -> Result<Option<String>, ShapeError> {
     match o.id("customer")? {
         Some(id) => Ok(Some(id)),
@@ -250,7 +251,7 @@ pub fn customer(o: &Fields<'_>) -> Result<Option<String>, ShapeError> {
     }
 }
 
-/// How it is collected. Versions before 2019-10-17 call it `billing`.
+/// The collection method. Versions before 2019-10-17 call it `billing`.
 pub fn collection_method(o: &Fields<'_>) -> Result<Option<String>, ShapeError> {
     match o.maybe_text("collection_method")? {
         Some(method) => Ok(Some(method)),
@@ -258,7 +259,7 @@ pub fn collection_method(o: &Fields<'_>) -> Result<Option<String>, ShapeError> {
     }
 }
 
-/// A whole number, written with or without a point.
+/// A whole number, written with or without a decimal point.
 fn integer(value: &Value) -> Option<i64> {
     let Value::Number(number) = value else {
         return None;
@@ -272,11 +273,11 @@ fn integer(value: &Value) -> Option<i64> {
     whole.parse().ok()
 }
 
-/// Digits that a binary floating-point number keeps, whatever they are.
+/// The number of digits that a binary floating-point number always keeps.
 const EXACT_DIGITS: usize = 15;
 
-/// Whether the number is the one that was written: serde_json reads what has a
-/// point into a binary floating-point number.
+/// Whether the number is exactly the one that was written: serde_json reads
+/// numbers with a decimal point as binary floating-point.
 fn is_exact(number: &Number) -> bool {
     let text = number.to_string();
     let digits = text.bytes().filter(u8::is_ascii_digit).count();

@@ -42,8 +42,8 @@ pub struct Invoice {
     pub hosted_invoice_url: Option<String>,
     pub invoice_pdf: Option<String>,
     pub metadata: Metadata,
-    /// The metadata that its subscription had, which names the organization
-    /// where the invoice's own does not.
+    /// The metadata of its subscription, which may name the organization where the
+    /// invoice's own does not.
     #[serde(skip)]
     pub subscription_metadata: Metadata,
     pub livemode: bool,
@@ -51,7 +51,7 @@ pub struct Invoice {
     pub created: Option<Timestamp>,
     #[serde(skip)]
     pub lines: Vec<InvoiceLine>,
-    /// More lines than these are with Stripe.
+    /// Whether Stripe has more lines than these.
     #[serde(rename = "has_more_items")]
     pub has_more_lines: bool,
 }
@@ -91,7 +91,7 @@ impl Invoice {
             subscription_metadata = before.map("metadata")?;
         }
         if subscription_metadata.is_empty() {
-            // Versions before 2022 repeat it on each line only.
+            // Versions before 2022 have it only on each line.
             subscription_metadata = match o.list("lines")?.next() {
                 Some(line) => line.map("metadata")?,
                 None => Metadata::new(),
@@ -122,7 +122,7 @@ impl Invoice {
             period_start: o.time("period_start")?,
             period_end: o.time("period_end")?,
             due_date: o.time("due_date")?,
-            // Until 2019-03-14 at the top.
+            // At the top level until 2019-03-14.
             finalized_at: match transitions.time("finalized_at")? {
                 Some(at) => Some(at),
                 None => o.time("finalized_at")?,
@@ -145,7 +145,7 @@ impl Invoice {
     }
 }
 
-/// Versions before 2018-11-08 have no status, but what it follows from.
+/// Versions before 2018-11-08 have no status, but fields that imply it.
 fn status(o: &Fields<'_>) -> Result<Option<String>, ShapeError> {
     if let Some(status) = o.maybe_text("status")? {
         return Ok(Some(status));
@@ -164,7 +164,7 @@ fn status(o: &Fields<'_>) -> Result<Option<String>, ShapeError> {
     Ok(is_told.then(|| status.to_owned()))
 }
 
-/// What is due of an invoice, and what of that was paid.
+/// The amounts due and paid of an invoice.
 struct Amounts {
     due: i64,
     paid: i64,
@@ -172,7 +172,7 @@ struct Amounts {
 }
 
 impl Amounts {
-    /// Versions before 2018 do not say what was paid in part: nobody could.
+    /// Versions before 2018 have no partial payments.
     fn of(o: &Fields<'_>) -> Result<Self, ShapeError> {
         let due = o.integer("amount_due")?;
         let paid = match o.maybe_integer("amount_paid")? {

@@ -1,4 +1,4 @@
-//! Invoice payments: which payment paid which invoice.
+//! Invoice payments, the links between payments and invoices.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -10,7 +10,7 @@ use super::fields::{Fields, ShapeError};
 pub struct InvoicePayment {
     #[serde(rename = "stripe_invoice_payment_id")]
     pub id: String,
-    /// It names no customer: the invoice says whose it is.
+    /// An invoice payment names no customer; its invoice does.
     #[serde(rename = "stripe_invoice_id")]
     pub invoice_id: String,
     #[serde(rename = "stripe_payment_intent_id")]

@@ -1,6 +1,6 @@
-//! The objects inside of events, read from both shapes of Stripe's API: each
-//! field is looked for where versions since 2025-03-31.basil have it, then
-//! where older ones do. They serialize under the names of their columns.
+//! The objects in events, read from all versions of Stripe's API: each field is
+//! looked up where versions since 2025-03-31.basil have it, then where older ones
+//! do. They serialize with the names of their columns.
 
 use serde_json::{Map, Value};
 
@@ -29,7 +29,7 @@ mod tests;
 
 type Metadata = Map<String, Value>;
 
-/// What an event shows of its object. Amounts are in the currency's minor unit.
+/// The object of an event. Amounts are in the currency's minor unit.
 #[derive(Debug, Clone)]
 pub enum BillingObject {
     Subscription(Box<Subscription>),

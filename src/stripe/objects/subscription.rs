@@ -29,9 +29,9 @@ pub struct Subscription {
     pub ended_at: Option<Timestamp>,
     pub latest_invoice_id: Option<String>,
     pub default_payment_method_id: Option<String>,
-    /// A coupon or promotion lowers what its items cost.
+    /// Whether a coupon or promotion applies.
     pub discounted: bool,
-    /// Tax is added to what its items cost.
+    /// Whether tax is added.
     pub taxed: bool,
     #[serde(rename = "stripe_test_clock_id")]
     pub test_clock_id: Option<String>,
@@ -39,11 +39,11 @@ pub struct Subscription {
     pub livemode: bool,
     #[serde(rename = "stripe_created_at")]
     pub created: Option<Timestamp>,
-    /// A change that waits for its payment, in Stripe's words.
+    /// A change that waits for its payment, as Stripe's object.
     pub pending_update: Option<Value>,
     #[serde(skip)]
     pub items: Vec<SubscriptionItem>,
-    /// More items than these are with Stripe.
+    /// Whether Stripe has more items than these.
     pub has_more_items: bool,
 }
 
@@ -60,7 +60,7 @@ pub struct SubscriptionItem {
     pub price_metadata: Metadata,
     pub usage_type: Option<String>,
     pub unit_amount: Option<i64>,
-    /// Exact, in minor units, where a price is below one of them.
+    /// In minor units, exact for prices with fractions of one.
     pub unit_amount_decimal: Option<String>,
     pub currency: Option<String>,
     #[serde(rename = "recurring_interval")]
@@ -82,8 +82,8 @@ impl Subscription {
         } else {
             SubscriptionItem::of_plan(&o)?.into_iter().collect()
         };
-        // Which item's period counts, the catalogue knows; without it, that of
-        // the one that ends first.
+        // The catalogue decides which item's period counts; this default is the
+        // one that ends first.
         let with_period = items
             .iter()
             .filter(|item| item.current_period_end.is_some())
@@ -125,13 +125,13 @@ impl Subscription {
     }
 }
 
-/// Versions before 2025-03-31 have one `discount`, later ones a list.
+/// Versions before 2025-03-31 have one `discount`; later ones have a list.
 fn is_discounted(o: &Fields<'_>) -> Result<bool, ShapeError> {
     Ok(o.has("discount") || has_members(o, "discounts")?)
 }
 
-/// By Stripe, by rates of its own or of its items, or, in versions before
-/// 2020-08-27, by one percentage.
+/// Taxed automatically, by its own or its items' rates, or by a percentage in
+/// versions before 2020-08-27.
 fn is_taxed(o: &Fields<'_>) -> Result<bool, ShapeError> {
     Ok(o.within("automatic_tax")?.flag("enabled")?
         || has_members(o, "default_tax_rates")?
@@ -139,7 +139,7 @@ fn is_taxed(o: &Fields<'_>) -> Result<bool, ShapeError> {
         || any(o.list("items")?, |item| has_members(item, "tax_rates"))?)
 }
 
-/// Versions before 2016 say only when it started.
+/// Versions before 2016 have only the start.
 fn created(o: &Fields<'_>) -> Result<Option<Timestamp>, ShapeError> {
     for name in ["created", "start_date", "start"] {
         if let Some(at) = o.time(name)? {
@@ -149,7 +149,7 @@ fn created(o: &Fields<'_>) -> Result<Option<Timestamp>, ShapeError> {
     Ok(None)
 }
 
-/// Previews of 2025 have it as a text.
+/// Preview versions of 2025 have it as a text.
 fn billing_mode(o: &Fields<'_>) -> Result<Option<String>, ShapeError> {
     match o.within("billing_mode")? {
         mode if mode.is_present() => mode.maybe_text("type"),
@@ -169,8 +169,8 @@ fn any<'a>(
 }
 
 impl SubscriptionItem {
-    /// Versions before 2016 know one plan, and no items. The one that stands for
-    /// it is known by the subscription's id.
+    /// Versions before 2016 have one plan and no items. Its item gets the
+    /// subscription's id.
     fn of_plan(o: &Fields<'_>) -> Result<Option<Self>, ShapeError> {
         let has_plan = o.within("plan")?.is_present();
         has_plan.then(|| Self::read(o.clone())).transpose()
@@ -182,7 +182,7 @@ impl SubscriptionItem {
             _ => o.within("plan")?,
         };
         let recurring = price.within("recurring")?;
-        // A plan has on itself what a price has under `recurring`.
+        // A plan has the fields that a price has under `recurring`.
         let recurring = if recurring.is_present() {
             recurring
         } else {
@@ -190,7 +190,7 @@ impl SubscriptionItem {
         };
         Ok(Self {
             id: o.own_id()?,
-            // Whole, or not expanded.
+            // An object, or an id that is not expanded.
             price_id: match o.id("price")? {
                 Some(id) => Some(id),
                 None => o.id("plan")?,

@@ -1,11 +1,11 @@
-//! Where versions of the API, and relays, have what a field is read from.
+//! The fields as API versions and relays write them.
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{Charge, Invoice, PaymentMethod, ShapeError, Subscription};
 
-/// `base` with `changes`; null takes a member away.
+/// `base` with `changes`; null removes a member.
 fn with(mut base: Value, changes: Value) -> Value {
     let members = base.as_object_mut().unwrap();
     for (name, value) in changes.as_object().unwrap() {
@@ -17,7 +17,7 @@ fn with(mut base: Value, changes: Value) -> Value {
     base
 }
 
-/// What is read of an object, under the names of the columns.
+/// An object as read, with the names of the columns.
 fn read<T: Serialize>(object: Result<T, ShapeError>) -> Map<String, Value> {
     let Value::Object(row) = serde_json::to_value(object.unwrap()).unwrap() else {
         panic!("no row")
@@ -25,7 +25,7 @@ fn read<T: Serialize>(object: Result<T, ShapeError>) -> Map<String, Value> {
     row
 }
 
-/// Each case: what differs from the object of today, and what is read then.
+/// Each case: the changes to a current object, and what is read.
 fn check(read: impl Fn(Value) -> Map<String, Value>, cases: &[(Value, Value)]) {
     for (changes, want) in cases {
         let row = read(changes.clone());
@@ -141,11 +141,11 @@ fn a_plan_at_the_top_is_an_item() {
     assert_eq!(item.price_metadata["plan_tier"], "gold");
     assert_eq!(read.current_period_end, item.current_period_end);
     assert!(read.current_period_end.is_some());
-    // Beside items, the plan says nothing new.
+    // If there are items, the plan is ignored.
     let both = Subscription::read(&subscription(json!({"plan": {"id": "gold"}}))).unwrap();
     assert_eq!(both.items.len(), 1);
     assert_eq!(both.items[0].id, "si_1");
-    // And neither is neither.
+    // Without both, there is no item.
     let none = Subscription::read(&subscription(json!({"items": null}))).unwrap();
     assert!(none.items.is_empty());
 }
@@ -201,6 +201,7 @@ fn items_are_read_from_where_each_version_has_them() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a flat table of cases")]
 fn invoices_are_read_from_where_each_version_has_them() {
     let row = |changes| read(Invoice::read(&invoice(changes)));
     let old = |flags: Value| {
@@ -298,6 +299,7 @@ fn a_line_of_a_part_of_a_unit_is_kept_without_its_quantity() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a flat table of cases")]
 fn charges_are_read_from_where_each_version_has_them() {
     let row = |changes| read(Charge::read(&charge(changes)));
     let old = json!({"amount_captured": null});

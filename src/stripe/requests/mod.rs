@@ -1,22 +1,22 @@
-//! Requests to Stripe that change something, and what becomes of them.
+//! The stored requests to Stripe that change something.
 //!
-//! 1. [`begin`] enters the request and commits. Its id is the idempotency key.
-//!    While it is open, no other request of the organization about the same
-//!    subject begins: who finds one open gets that one.
-//! 2. The call is made, by whoever holds the request; any number of times and
-//!    by any replica, it is one call for Stripe.
-//! 3. [`succeeded`] or [`failed`] closes it, in the transaction that has its
-//!    effects.
+//! 1. [`begin`] stores the request and commits. Its id is the idempotency key.
+//!    While it is open, no other request of the organization for the same
+//!    subject can begin; [`begin`] returns the open one instead.
+//! 2. Any replica makes the call, any number of times. For Stripe it is one
+//!    call.
+//! 3. [`succeeded`] or [`failed`] closes the request, in the transaction that
+//!    mirrors its effects.
 //!
-//! Where no answer came, the request stays open. (A 5xx is no answer either, and
-//! Stripe repeats it for the same key: then only looking at Stripe tells.) The
-//! next one who begins, or `subscriptions reconcile`, makes the call again with
-//! the same key and parameters while Stripe remembers the key
-//! ([`Request::key_is_good`]); later it looks at Stripe first.
+//! Without a response, the request stays open. (A 5xx counts as none, and Stripe
+//! replays it for the same key, so only Stripe's state shows the outcome.) The
+//! next change, or `subscriptions reconcile`, repeats the call with the same key
+//! and parameters while Stripe remembers the key
+//! ([`Request::key_is_valid`]); later it checks Stripe's state first.
 //!
-//! Recovery takes open requests one by one. One that fails is put off
-//! ([`postpone`]) and holds up no other; one that no retry can settle is closed
-//! for an operator to see ([`abandon`]).
+//! Recovery handles open requests one by one. One that fails is postponed
+//! ([`postpone`]) and delays no other; one that no retry can settle is closed for
+//! an operator to see ([`abandon`]).
 
 mod store;
 
@@ -33,11 +33,11 @@ pub use store::{
     unsettled,
 };
 
-/// Stripe forgets keys after 24 hours at the earliest; an hour is left for
-/// clocks and repetitions.
+/// Stripe forgets keys after 24 hours at the earliest; one hour is the margin for
+/// clock differences and retries.
 const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(23);
 
-/// How long a caller's `Idempotency-Key` names the same change.
+/// How long a caller's `Idempotency-Key` stands for the same change.
 const REQUEST_KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 
 /// What a request is about.
@@ -56,20 +56,20 @@ impl Subject {
     }
 }
 
-/// A request that is to be made.
+/// A request to store.
 #[derive(Debug, Clone)]
 pub struct NewRequest {
     pub subject: Subject,
     /// Such as `create`, `update`, `cancel`.
     pub operation: &'static str,
-    /// The object that is changed.
+    /// The object to change.
     pub target_id: Option<String>,
     pub params: Params,
-    /// What settling it needs besides: who asked, for which plan.
+    /// What settling it needs besides, such as the initiator and the plan.
     pub context: Value,
 }
 
-/// A request that was entered.
+/// A stored request.
 #[derive(Debug, Clone)]
 pub struct Request {
     pub organization_id: Uuid,
@@ -80,11 +80,11 @@ pub struct Request {
     pub params: Params,
     pub context: Value,
     pub created_at: Timestamp,
-    /// How often recovery has failed.
+    /// Failed attempts to recover it.
     pub recovery_attempts: i32,
 }
 
-/// A request whose row makes no sense.
+/// A request whose row cannot be read.
 #[derive(Debug, Clone)]
 pub struct Unreadable {
     pub organization_id: Uuid,
@@ -93,12 +93,12 @@ pub struct Unreadable {
     pub error: String,
 }
 
-/// How often an open request may be closed under our eyes.
+/// How often an open request may be closed concurrently.
 const ROUNDS: u32 = 5;
 
 const KEY_PREFIX: &str = "vcb-";
 
-/// The request that a key of ours is of. Ids of later requests are greater.
+/// The request of one of our idempotency keys. Later requests have greater ids.
 pub fn request_of_key(key: &str) -> Option<Uuid> {
     key.strip_prefix(KEY_PREFIX)?.parse().ok()
 }
@@ -109,24 +109,23 @@ impl Request {
         format!("{KEY_PREFIX}{}", self.id)
     }
 
-    /// Whether Stripe still knows the key, so that the call can be repeated
-    /// without doing it twice.
-    pub fn key_is_good(&self, now: Timestamp) -> bool {
+    /// Whether Stripe still remembers the key, so that the call can be repeated
+    /// without a second effect.
+    pub fn key_is_valid(&self, now: Timestamp) -> bool {
         now.duration_since(self.created_at) < KEY_LIFETIME
     }
 }
 
-/// What [`begin`] found.
+/// The result of [`begin`].
 #[derive(Debug, Clone)]
 pub enum Begun {
-    /// Entered, and ours to make.
+    /// Stored; the caller makes the call.
     New(Request),
-    /// One about the same subject is open: it must be settled first, by making
-    /// its call again.
+    /// A request for the same subject is open and must be settled first.
     Open(Request),
 }
 
-/// Enters a request, unless one about the same subject is open, and commits.
+/// Stores a request, unless one for the same subject is open, and commits.
 pub async fn begin(
     pool: &PgPool,
     organization_id: Uuid,
@@ -145,12 +144,12 @@ pub async fn begin(
         if let Some(found) = found {
             return Ok(found);
         }
-        // The open one was closed between the two statements.
+        // The open request was closed between the two statements.
     }
     Err(sqlx::Error::RowNotFound)
 }
 
-/// The open request about `subject`, if there is one.
+/// The open request for `subject`, if there is one.
 pub async fn open_about(
     pool: &PgPool,
     organization_id: Uuid,
@@ -160,19 +159,19 @@ pub async fn open_about(
     store::open_about(&mut tx, subject).await
 }
 
-/// The wish (`wish` of the context) of a request that succeeded within a day and
-/// came with this `Idempotency-Key` (`requestKey`).
-pub async fn wish_done(
+/// The recorded command (`wish` in the context) of a request that succeeded within
+/// a day and came with this `Idempotency-Key` (`requestKey`).
+pub async fn completed_command(
     pool: &PgPool,
     organization_id: Uuid,
     request_key: &str,
 ) -> Result<Option<Value>, sqlx::Error> {
     let mut tx = TenantTx::begin(pool, organization_id).await?;
-    store::wish_done(&mut tx, request_key, REQUEST_KEY_LIFETIME).await
+    store::completed_command(&mut tx, request_key, REQUEST_KEY_LIFETIME).await
 }
 
-/// Whether the request is still open, locking it until the transaction ends:
-/// who closes it is the one whose effects count.
+/// Whether the request is still open. Locks it until the transaction ends, so that
+/// only one transaction closes it and mirrors its effects.
 pub async fn lock_open(conn: &mut PgConnection, request: &Request) -> Result<bool, sqlx::Error> {
     store::lock_open(conn, request).await
 }

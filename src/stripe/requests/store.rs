@@ -1,4 +1,4 @@
-//! The SQL of requests to Stripe.
+//! SQL of requests to Stripe.
 
 use jiff::SignedDuration;
 use serde_json::Value;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{NewRequest, Request, Subject, Unreadable};
 use crate::db::TenantTx;
 
-/// A request as its row has it.
+/// A request's row.
 struct Row {
     organization_id: Uuid,
     id: Uuid,
@@ -40,7 +40,7 @@ impl TryFrom<Row> for Request {
     }
 }
 
-/// Enters a request; false: one about the subject is open.
+/// Stores a request. Returns false if one for the subject is open.
 pub async fn insert(tx: &mut TenantTx, id: Uuid, new: &NewRequest) -> Result<bool, sqlx::Error> {
     let organization_id = tx.organization_id();
     let params =
@@ -98,9 +98,9 @@ pub async fn open_about(
     row.map(Request::try_from).transpose()
 }
 
-/// The wish of a change that came with this `Idempotency-Key` and succeeded
-/// within `lifetime`.
-pub async fn wish_done(
+/// The recorded command of a change that came with this `Idempotency-Key` and
+/// succeeded within `lifetime`.
+pub async fn completed_command(
     tx: &mut TenantTx,
     request_key: &str,
     lifetime: SignedDuration,
@@ -151,7 +151,7 @@ pub async fn succeeded(
     Ok(())
 }
 
-/// Closes a request that Stripe has refused, and not acted upon.
+/// Closes a request that Stripe has not carried out.
 pub async fn failed(
     conn: &mut PgConnection,
     request: &Request,
@@ -170,19 +170,19 @@ pub async fn failed(
     Ok(())
 }
 
-/// Which requests are looked for.
+/// Which requests to find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
     /// Open, whenever their next recovery is due.
     Open,
     /// Open, and due to be recovered.
     Due,
-    /// Given up by recovery without knowing what Stripe did.
+    /// Abandoned by recovery, with an unknown outcome.
     Abandoned,
 }
 
-/// Requests of all organizations that were made at least `age` ago, oldest
-/// first. One whose row cannot be read hides no other.
+/// Requests of all organizations that are at least `age` old, oldest first. An
+/// unreadable row hides no other.
 pub async fn find(
     conn: &mut PgConnection,
     which: Which,
@@ -221,7 +221,7 @@ fn read(row: Row) -> Result<Request, Unreadable> {
     })
 }
 
-/// Recovery failed, and is tried again after `pause`.
+/// Notes that recovery failed; the next attempt is due after `pause`.
 pub async fn postpone(
     conn: &mut PgConnection,
     organization_id: Uuid,
@@ -244,8 +244,7 @@ pub async fn postpone(
     Ok(())
 }
 
-/// Closes a request of which nobody can tell what Stripe did; an operator must
-/// look.
+/// Closes a request with an unknown outcome, for an operator to check.
 pub async fn abandon(
     conn: &mut PgConnection,
     organization_id: Uuid,
@@ -266,7 +265,7 @@ pub async fn abandon(
     Ok(abandoned.is_some())
 }
 
-/// What became of an abandoned request is known by now.
+/// Notes that the outcome of an abandoned request is known.
 pub async fn acknowledge(
     conn: &mut PgConnection,
     organization_id: Uuid,
@@ -283,8 +282,7 @@ pub async fn acknowledge(
     Ok(())
 }
 
-/// How many abandoned requests there are, those of which are open for more than
-/// `age` seconds beside them.
+/// The number of abandoned requests, and of those open for longer than `age`.
 pub async fn unsettled(
     conn: &mut PgConnection,
     age: SignedDuration,
@@ -302,7 +300,8 @@ pub async fn unsettled(
     Ok((row.abandoned, row.open))
 }
 
-/// Whether recovery gave up a request of the organization to make a subscription.
+/// Whether recovery abandoned a request of the organization to create a
+/// subscription.
 pub async fn has_abandoned_creation(tx: &mut TenantTx) -> Result<bool, sqlx::Error> {
     let organization_id = tx.organization_id();
     let found = sqlx::query_scalar!(

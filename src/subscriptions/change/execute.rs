@@ -1,81 +1,73 @@
-//! Making a change: the call to Stripe, and what follows from its answer.
+//! Executes a change: the call to Stripe and the handling of its response.
 //!
-//! The request is in the ledger before the call, and is closed in the
-//! transaction that has the call's effects. Where no answer came, it stays
-//! open; whoever comes next looks at Stripe first, where the change left its
-//! mark if it was made. Nothing is done twice, and nothing is done later that
-//! nobody waits for any more.
+//! The request is recorded before the call and closed in the transaction that
+//! mirrors the call's effects. Without a response the request stays open; the
+//! next attempt checks Stripe first, where a completed change has left its id.
+//! No change is made twice, and none is made after its caller has gone.
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
-use super::record::{Change, Kind, is_marked, is_quiet};
+use super::record::{ChangeKind, ChangeRecord, is_marked, is_no_longer_in_flight};
 use crate::audit::{self, NewEntry};
 use crate::db::TenantTx;
 use crate::metering::grace;
 use crate::metering::reports::{self, ReportError};
-use crate::projection::{self, Answer};
+use crate::projection::{self, StripeResponse};
 use crate::stripe::client::{self, Client, ErrorKind, StripeError};
 use crate::stripe::requests::{self, Request};
 use crate::subscriptions::Subscriptions;
 use crate::subscriptions::failure::Failure;
+use crate::subscriptions::mirror::{StripeSnapshot, snapshot};
 use crate::telemetry::metrics;
 
-/// A subscription as Stripe shows it.
-pub struct Seen {
-    pub object: Value,
-    /// When, on the clock that its customer lives by.
-    pub at: Timestamp,
-    /// Stripe's name for the request.
-    pub request_id: Option<String>,
-}
-
 impl Subscriptions {
-    /// Makes the call of a request that was just entered, or that is asked for
-    /// again, and closes it.
-    pub(in crate::subscriptions) async fn carry_out(
+    /// Makes the call of an open request, and closes the request.
+    pub(in crate::subscriptions) async fn execute(
         &self,
         client: &Client,
         request: &Request,
-        change: &Change,
+        change: &ChangeRecord,
     ) -> Result<(), Failure> {
         if invoices_at_once(request, change.kind)
-            && let Err(failure) = self.tell_usage(client, request.organization_id).await
+            && let Err(failure) = self.report_usage(client, request.organization_id).await
         {
-            let why = format!("Stripe was not told of the usage so far: {failure}");
-            self.give_up(request, &why).await?;
+            let why = format!("the usage so far could not be reported to Stripe: {failure}");
+            self.close_failed(request, &why).await?;
             return Err(failure);
         }
-        match call(client, request, change.kind).await {
-            Ok(answer) => {
-                let seen = seen(client, answer).await.map_err(Failure::InDoubt)?;
-                self.finish(request, change, seen).await
+        match call_stripe(client, request, change.kind).await {
+            Ok(response) => {
+                let snapshot = snapshot(client, response).await.map_err(Failure::InDoubt)?;
+                self.finish(request, change, snapshot).await
             }
             Err(error) if error.may_have_acted() => {
-                self.after_doubt(client, request, change, error).await
+                self.resolve_uncertain(client, request, change, error).await
             }
-            // An end has no idempotency key: asked for again after an answer
-            // that was lost, it finds nothing left to end.
-            Err(error) if error.kind == ErrorKind::NotFound && change.kind == Kind::EndNow => {
-                self.after_doubt(client, request, change, error).await
+            // A cancellation has no idempotency key: repeated after a lost
+            // response, it finds nothing left to cancel.
+            Err(error)
+                if error.kind == ErrorKind::NotFound && change.kind == ChangeKind::EndNow =>
+            {
+                self.resolve_uncertain(client, request, change, error).await
             }
             Err(error) => {
-                self.give_up(request, &error.to_string()).await?;
+                self.close_failed(request, &error.to_string()).await?;
                 Err(Failure::Stripe(error))
             }
         }
     }
 
-    /// Tells Stripe's meters of what the current period has used so far: what
-    /// comes after the change is billed by nothing.
-    async fn tell_usage(&self, client: &Client, organization_id: Uuid) -> Result<(), Failure> {
-        let standing = self.standing(organization_id).await?;
-        let Some(held) = &standing.subscription else {
+    /// Reports the current period's usage to Stripe: after the change, nothing
+    /// would bill it.
+    async fn report_usage(&self, client: &Client, organization_id: Uuid) -> Result<(), Failure> {
+        let state = self.state(organization_id).await?;
+        let Some(subscription) = &state.subscription else {
             return Ok(());
         };
-        let now = self.time_of(client, held).await?;
-        let since = held.period_start.unwrap_or(Timestamp::MIN);
+        let now = self.time_of(client, subscription).await?;
+        let since = subscription.period_start.unwrap_or(Timestamp::MIN);
         reports::tell_now(
             &self.pool,
             client,
@@ -91,54 +83,53 @@ impl Subscriptions {
         })
     }
 
-    /// Stripe may have acted: it is asked.
-    async fn after_doubt(
+    /// Stripe may have made the change, so its state is checked.
+    async fn resolve_uncertain(
         &self,
         client: &Client,
         request: &Request,
-        change: &Change,
+        change: &ChangeRecord,
         error: StripeError,
     ) -> Result<(), Failure> {
-        match look(client, request, change).await {
-            Ok(Some(seen)) => self.finish(request, change, seen).await,
-            // It answered, so it is not at work on it any more.
+        match find_outcome(client, request, change).await {
+            Ok(Some(snapshot)) => self.finish(request, change, snapshot).await,
+            // Stripe responded, so it is no longer working on the request.
             Ok(None) if matches!(error.kind, ErrorKind::Server | ErrorKind::NotFound) => {
-                self.give_up(request, &error.to_string()).await?;
+                self.close_failed(request, &error.to_string()).await?;
                 Err(Failure::Stripe(error))
             }
-            // Nothing was done to what is not there.
+            // The target does not exist, so nothing was changed.
             Err(missing) if missing.kind == ErrorKind::NotFound => {
-                self.give_up(request, &missing.to_string()).await?;
+                self.close_failed(request, &missing.to_string()).await?;
                 Err(Failure::Stripe(missing))
             }
             Ok(None) | Err(_) => Err(Failure::InDoubt(error)),
         }
     }
 
-    /// Settles a request that somebody left open. False: it cannot be told yet
-    /// what becomes of it.
+    /// Settles an open request. Returns false if its outcome is still unknown.
     pub(in crate::subscriptions) async fn settle(
         &self,
         client: &Client,
         request: &Request,
-        change: &Change,
+        change: &ChangeRecord,
         now: Timestamp,
     ) -> Result<bool, Failure> {
-        let looked = match look(client, request, change).await {
-            // Nothing was done to what is not there, or for a customer who is not.
+        let outcome = match find_outcome(client, request, change).await {
+            // The target or its customer does not exist, so nothing was changed.
             Err(missing) if missing.kind == ErrorKind::NotFound => {
-                self.give_up(request, &missing.to_string()).await?;
+                self.close_failed(request, &missing.to_string()).await?;
                 return Ok(true);
             }
-            looked => looked.map_err(Failure::Stripe)?,
+            outcome => outcome.map_err(Failure::Stripe)?,
         };
-        match looked {
-            Some(seen) => {
-                self.finish(request, change, seen).await?;
+        match outcome {
+            Some(snapshot) => {
+                self.finish(request, change, snapshot).await?;
                 Ok(true)
             }
-            None if is_quiet(request, now) => {
-                self.give_up(request, "Stripe did not do it, and nobody asked again")
+            None if is_no_longer_in_flight(request, now) => {
+                self.close_failed(request, "Stripe did not do it, and nobody asked again")
                     .await?;
                 Ok(true)
             }
@@ -146,33 +137,33 @@ impl Subscriptions {
         }
     }
 
-    /// Mirrors what the change came to, enters it in the audit log, and closes
-    /// the request, in one transaction.
+    /// Mirrors the outcome, writes the audit entries and closes the request, in
+    /// one transaction.
     pub(in crate::subscriptions) async fn finish(
         &self,
         request: &Request,
-        change: &Change,
-        seen: Seen,
+        change: &ChangeRecord,
+        snapshot: StripeSnapshot,
     ) -> Result<(), Failure> {
         let organization_id = request.organization_id;
         let mut tx = TenantTx::begin(&self.pool, organization_id).await?;
         let locked = audit::lock_chains(tx.conn(), &[organization_id]).await?;
         if !requests::lock_open(tx.conn(), request).await? {
-            // Somebody else was first, and did the same.
+            // Another replica has finished the same request.
             return Ok(());
         }
-        let answer = Answer {
+        let response = StripeResponse {
             organization_id,
             request: request.id,
-            object: &seen.object,
-            at: seen.at,
+            object: &snapshot.object,
+            at: snapshot.at,
             actor: change.actor.actor(),
         };
-        let shown = projection::mirror(tx.conn(), &locked, &self.catalogue, answer).await?;
+        let shown = projection::mirror(tx.conn(), &locked, &self.catalogue, response).await?;
         let id = &shown.subscription.id;
         let mut entries = vec![NewEntry {
             organization_id,
-            action: change.kind.action(),
+            action: change.kind.audit_action(),
             actor: change.actor.actor(),
             resource_type: "subscription",
             resource_id: id.clone(),
@@ -180,9 +171,9 @@ impl Subscriptions {
             after: Some(shown.after),
             metadata: json!({
                 "change_id": change.id,
-                "wish": change.wish,
+                "wish": change.command,
                 "idempotency_key": request.key(),
-                "stripe_request_id": seen.request_id,
+                "stripe_request_id": snapshot.request_id,
             }),
             client: Some(change.actor.client()),
         }];
@@ -195,13 +186,13 @@ impl Subscriptions {
         projection::report_alerts(&shown.alerts);
         grace::count(&shown.graces);
         tracing::info!(
-            %organization_id, subscription_id = id, action = change.kind.action(), "Subscription changed"
+            %organization_id, subscription_id = id, action = change.kind.audit_action(), "Subscription changed"
         );
         Ok(())
     }
 
-    /// Closes a request that came to nothing.
-    pub(in crate::subscriptions) async fn give_up(
+    /// Closes a request that changed nothing.
+    pub(in crate::subscriptions) async fn close_failed(
         &self,
         request: &Request,
         why: &str,
@@ -214,27 +205,27 @@ impl Subscriptions {
     }
 }
 
-/// Whether Stripe invoices the usage of the current period with the change: at
-/// the end, and where the period begins anew.
-fn invoices_at_once(request: &Request, kind: Kind) -> bool {
-    kind == Kind::EndNow || request.params.get("billing_cycle_anchor").is_some()
+/// Whether Stripe invoices the current period's usage with the change: when the
+/// subscription ends at once, and when the period restarts.
+fn invoices_at_once(request: &Request, kind: ChangeKind) -> bool {
+    kind == ChangeKind::EndNow || request.params.get("billing_cycle_anchor").is_some()
 }
 
-async fn call(
+async fn call_stripe(
     client: &Client,
     request: &Request,
-    kind: Kind,
-) -> Result<client::Answer, StripeError> {
+    kind: ChangeKind,
+) -> Result<client::Response, StripeError> {
     let key = request.key();
     let target = request.target_id.as_deref().unwrap_or_default();
     match kind {
-        Kind::Create => client.create_subscription(&request.params, &key).await,
-        Kind::Switch | Kind::EndWithPeriod | Kind::Keep => {
+        ChangeKind::Create => client.create_subscription(&request.params, &key).await,
+        ChangeKind::Switch | ChangeKind::EndWithPeriod | ChangeKind::Keep => {
             client
                 .update_subscription(target, &request.params, &key)
                 .await
         }
-        Kind::EndNow => {
+        ChangeKind::EndNow => {
             client
                 .cancel_subscription(target, &request.params, &key)
                 .await
@@ -242,54 +233,33 @@ async fn call(
     }
 }
 
-/// The subscription, if the change was made.
-pub(in crate::subscriptions) async fn look(
+/// The subscription, if Stripe has made the change.
+pub(in crate::subscriptions) async fn find_outcome(
     client: &Client,
     request: &Request,
-    change: &Change,
-) -> Result<Option<Seen>, StripeError> {
+    change: &ChangeRecord,
+) -> Result<Option<StripeSnapshot>, StripeError> {
     let found = match (change.kind, &request.target_id) {
-        (Kind::Create, _) => {
+        (ChangeKind::Create, _) => {
             let Some(customer) = request.params.get("customer") else {
                 return Ok(None);
             };
             let all = client.subscriptions(Some(customer)).await?;
             let made = all.into_iter().find(|object| is_marked(object, change));
             match made.as_ref().and_then(|object| object["id"].as_str()) {
-                // Looked at by itself, for the time that goes with it.
+                // A list has no time of its own, so the object is fetched again.
                 Some(id) => Some(client.subscription(id).await?),
                 None => None,
             }
         }
         (_, Some(id)) => {
-            let answer = client.subscription(id).await?;
-            is_marked(&answer.body, change).then_some(answer)
+            let response = client.subscription(id).await?;
+            is_marked(&response.body, change).then_some(response)
         }
         (_, None) => None,
     };
     match found {
-        Some(answer) => Ok(Some(seen(client, answer).await?)),
+        Some(response) => Ok(Some(snapshot(client, response).await?)),
         None => Ok(None),
     }
-}
-
-/// An answer with all items and its time: Stripe's own, or that of the
-/// customer's test clock.
-pub(in crate::subscriptions) async fn seen(
-    client: &Client,
-    mut answer: client::Answer,
-) -> Result<Seen, StripeError> {
-    client.fetch_missing_items(&mut answer.body).await?;
-    let at = match answer.body["test_clock"].as_str() {
-        Some(clock) => {
-            let secs = client.test_clock(clock).await?;
-            Timestamp::from_second(secs).ok()
-        }
-        None => answer.date,
-    };
-    Ok(Seen {
-        at: at.unwrap_or_else(Timestamp::now),
-        object: answer.body,
-        request_id: answer.request_id,
-    })
 }

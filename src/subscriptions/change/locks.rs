@@ -1,5 +1,5 @@
-//! One change at a time: within this process by these turns, among replicas by
-//! the ledger of requests.
+//! One change per organization at a time: these locks hold within this process,
+//! the open request holds among replicas.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,21 +7,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use uuid::Uuid;
 
 #[derive(Clone, Default)]
-pub struct Turns(Arc<Mutex<HashSet<Uuid>>>);
+pub struct OrganizationLocks(Arc<Mutex<HashSet<Uuid>>>);
 
-/// An organization's turn, until it is dropped.
-pub struct Turn {
-    turns: Turns,
+/// The lock of an organization, held until dropped.
+pub struct OrganizationLock {
+    locks: OrganizationLocks,
     organization_id: Uuid,
 }
 
-impl Turns {
-    /// None: a change of this organization is under way.
-    pub fn take(&self, organization_id: Uuid) -> Option<Turn> {
-        self.lock().insert(organization_id).then(|| Turn {
-            turns: self.clone(),
-            organization_id,
-        })
+impl OrganizationLocks {
+    /// Returns `None` while another change of the organization is in progress.
+    pub fn try_lock(&self, organization_id: Uuid) -> Option<OrganizationLock> {
+        self.lock()
+            .insert(organization_id)
+            .then(|| OrganizationLock {
+                locks: self.clone(),
+                organization_id,
+            })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<Uuid>> {
@@ -29,8 +31,8 @@ impl Turns {
     }
 }
 
-impl Drop for Turn {
+impl Drop for OrganizationLock {
     fn drop(&mut self) {
-        self.turns.lock().remove(&self.organization_id);
+        self.locks.lock().remove(&self.organization_id);
     }
 }

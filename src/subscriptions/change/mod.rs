@@ -1,6 +1,11 @@
-//! A change of a subscription is a saga: its intent is entered and committed,
-//! Stripe is called, the outcome is mirrored, and recovery finds what a crash
-//! left open. No transaction is open across a call to Stripe.
+//! A change of a subscription is a saga that spans Stripe and our database.
+//!
+//! 1. `saga` decides the action, records it as an open request, and commits.
+//! 2. `execute` calls Stripe, mirrors the outcome and closes the request in one
+//!    transaction.
+//! 3. `recover` settles, item by item, the requests that a crash left open.
+//!
+//! No transaction stays open across a call to Stripe.
 
 pub(super) mod execute;
 pub(super) mod locks;

@@ -1,4 +1,4 @@
-//! A change of a subscription, as it is entered before Stripe is asked for it.
+//! The record of a change, stored before Stripe is called.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -8,21 +8,20 @@ use uuid::Uuid;
 use crate::audit::{Actor, Client};
 use crate::stripe::client::Params;
 use crate::stripe::requests::Request;
-use crate::subscriptions::command::{Step, Wish};
+use crate::subscriptions::command::{Command, StripeAction};
 use crate::subscriptions::missing::ENDED_HERE;
-use crate::subscriptions::preview::token::Promise;
+use crate::subscriptions::preview::token::Quote;
 
-/// After this, a request that was not answered is not on its way any more:
-/// longer than one takes with all its repetitions.
-pub const QUIET: SignedDuration = SignedDuration::from_secs(150);
-/// The key of a subscription's metadata that names the last change of ours: by
-/// it, a change that Stripe made is known from one that it did not.
-const MARK: &str = "billing_change_id";
+/// The longest time that a request can be in flight, all retries included.
+pub const MAX_IN_FLIGHT: SignedDuration = SignedDuration::from_secs(150);
+/// The metadata key of a subscription that holds the id of our last change. It
+/// shows whether Stripe has made a change.
+const CHANGE_ID_KEY: &str = "billing_change_id";
 
-/// What is asked of Stripe.
+/// What Stripe is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum ChangeKind {
     Create,
     Switch,
     EndWithPeriod,
@@ -30,7 +29,7 @@ pub enum Kind {
     Keep,
 }
 
-impl Kind {
+impl ChangeKind {
     const ALL: [Self; 5] = [
         Self::Create,
         Self::Switch,
@@ -39,19 +38,19 @@ impl Kind {
         Self::Keep,
     ];
 
-    /// The kind of a step that Stripe has a part in.
-    pub fn of(step: &Step<'_>) -> Option<Self> {
-        match step {
-            Step::Create { .. } => Some(Self::Create),
-            Step::Switch { .. } => Some(Self::Switch),
-            Step::EndWithPeriod { .. } => Some(Self::EndWithPeriod),
-            Step::EndNow { .. } => Some(Self::EndNow),
-            Step::Keep { .. } => Some(Self::Keep),
-            Step::Nothing { .. } => None,
+    /// The kind of an action; `None` if it needs no call to Stripe.
+    pub fn of(action: &StripeAction<'_>) -> Option<Self> {
+        match action {
+            StripeAction::Create { .. } => Some(Self::Create),
+            StripeAction::Switch { .. } => Some(Self::Switch),
+            StripeAction::EndWithPeriod { .. } => Some(Self::EndWithPeriod),
+            StripeAction::EndNow { .. } => Some(Self::EndNow),
+            StripeAction::Keep { .. } => Some(Self::Keep),
+            StripeAction::Nothing { .. } => None,
         }
     }
 
-    /// The call, as the ledger of requests has it.
+    /// The call's name in the stored request.
     pub fn operation(self) -> &'static str {
         match self {
             Self::Create => "create",
@@ -60,8 +59,8 @@ impl Kind {
         }
     }
 
-    /// The audit log's word for it.
-    pub fn action(self) -> &'static str {
+    /// The audit action.
+    pub fn audit_action(self) -> &'static str {
         match self {
             Self::Create => "subscription_created",
             Self::Switch => "subscription_changed",
@@ -72,39 +71,40 @@ impl Kind {
     }
 }
 
-/// The actions that audit entries of changes have.
+/// All audit actions of changes.
 pub fn audit_actions() -> impl Iterator<Item = &'static str> {
-    let kinds = Kind::ALL.into_iter().map(Kind::action);
+    let kinds = ChangeKind::ALL.into_iter().map(ChangeKind::audit_action);
     kinds.chain(["customer_created", "subscription_reconciled", ENDED_HERE])
 }
 
-/// What is kept with the request, to finish it by whoever finds it.
+/// A change, stored with its request so that any replica can finish it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Change {
+pub struct ChangeRecord {
     pub id: Uuid,
-    pub kind: Kind,
-    /// What was asked of us; the same wish again is the same value.
-    pub wish: Value,
-    /// The `Idempotency-Key` that it came with.
+    pub kind: ChangeKind,
+    /// The command as recorded: equal commands are equal values.
+    #[serde(rename = "wish")]
+    pub command: Value,
+    /// The caller's `Idempotency-Key`.
     pub request_key: Option<String>,
-    pub actor: Asker,
-    /// What an audit entry shows of the time before.
+    pub actor: Initiator,
+    /// The state before the change, for the audit entry.
     pub before: Value,
 }
 
-/// Who asked, and from where.
+/// Who requested the change, and from where.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Asker {
+pub struct Initiator {
     r#type: String,
     id: Option<Uuid>,
     ip: Option<std::net::IpAddr>,
     user_agent: Option<String>,
 }
 
-impl Asker {
-    /// The program itself.
+impl Initiator {
+    /// The service itself.
     pub fn system() -> Self {
         Self::new(
             Actor::System,
@@ -140,9 +140,9 @@ impl Asker {
     }
 }
 
-impl Change {
-    /// The change that a request is for; None where the ledger has another
-    /// feature's request.
+impl ChangeRecord {
+    /// The change that a request belongs to; `None` for another feature's
+    /// request.
     pub fn of(request: &Request) -> Option<Self> {
         serde_json::from_value(request.context.clone()).ok()
     }
@@ -152,53 +152,56 @@ impl Change {
     }
 }
 
-/// Has Stripe keep the change's id with what it does.
-pub fn mark(params: Params, change: &Change) -> Params {
+/// Adds the change's id to the parameters, so that Stripe stores it.
+pub fn mark(params: Params, change: &ChangeRecord) -> Params {
     match change.kind {
-        // The end takes no metadata.
-        Kind::EndNow => params.set(
+        // A cancellation accepts no metadata.
+        ChangeKind::EndNow => params.set(
             "cancellation_details[comment]",
-            format!("Canceled through the billing API ({MARK} {})", change.id),
+            format!(
+                "Canceled through the billing API ({CHANGE_ID_KEY} {})",
+                change.id
+            ),
         ),
-        _ => params.set(format!("metadata[{MARK}]"), change.id),
+        _ => params.set(format!("metadata[{CHANGE_ID_KEY}]"), change.id),
     }
 }
 
-/// Whether Stripe shows that it made this change last.
-pub fn is_marked(subscription: &Value, change: &Change) -> bool {
+/// Whether the subscription's last change is this one.
+pub fn is_marked(subscription: &Value, change: &ChangeRecord) -> bool {
     let id = change.id.to_string();
     match change.kind {
-        Kind::EndNow => {
+        ChangeKind::EndNow => {
             let comment = subscription["cancellation_details"]["comment"].as_str();
             comment.is_some_and(|comment| comment.contains(&id))
         }
-        _ => subscription["metadata"][MARK].as_str() == Some(&id),
+        _ => subscription["metadata"][CHANGE_ID_KEY].as_str() == Some(&id),
     }
 }
 
-/// Whether what was asked of Stripe cannot be on its way any more.
-pub fn is_quiet(request: &Request, now: Timestamp) -> bool {
-    now.duration_since(request.created_at) > QUIET
+/// Whether the request to Stripe can no longer be in flight.
+pub fn is_no_longer_in_flight(request: &Request, now: Timestamp) -> bool {
+    now.duration_since(request.created_at) > MAX_IN_FLIGHT
 }
 
-/// The wish as it is kept.
-pub fn kept_wish(wish: Wish<'_>, promise: Option<&Promise>) -> Value {
-    let mut kept = match wish {
-        Wish::Subscribe { tier, trial_days } => {
+/// The command as it is stored.
+pub fn recorded_command(command: Command<'_>, quote: Option<&Quote>) -> Value {
+    let mut recorded = match command {
+        Command::Subscribe { tier, trial_days } => {
             json!({"wish": "subscribe", "planTier": tier, "trialDays": trial_days})
         }
-        Wish::Change { tier } => json!({"wish": "change", "planTier": tier}),
-        Wish::Cancel { immediately } => json!({"wish": "cancel", "immediately": immediately}),
-        Wish::Reactivate => json!({"wish": "reactivate"}),
+        Command::Change { tier } => json!({"wish": "change", "planTier": tier}),
+        Command::Cancel { immediately } => json!({"wish": "cancel", "immediately": immediately}),
+        Command::Reactivate => json!({"wish": "reactivate"}),
     };
-    if let Some(promise) = promise {
-        kept["preview"] = json!({
-            "effectiveDate": promise.effective_at,
-            "currency": promise.currency,
-            "proratedAmount": promise.prorated_amount,
-            "dueNowAmount": promise.due_now_amount,
-            "nextInvoiceAmount": promise.next_invoice_amount,
+    if let Some(quote) = quote {
+        recorded["preview"] = json!({
+            "effectiveDate": quote.effective_at,
+            "currency": quote.currency,
+            "proratedAmount": quote.prorated_amount,
+            "dueNowAmount": quote.due_now_amount,
+            "nextInvoiceAmount": quote.next_invoice_amount,
         });
     }
-    kept
+    recorded
 }

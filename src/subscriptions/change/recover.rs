@@ -1,89 +1,89 @@
-//! Recovery: requests that were left open, and subscriptions in doubt, are
-//! settled one by one. One that fails waits, longer each time, and holds up no
-//! other; one that no retry can settle is closed, and an operator is told.
+//! Recovery settles open requests and stale subscriptions, one by one. An item
+//! that fails backs off and delays no other; one that no retry can settle is
+//! closed and reported to the operator.
 
 use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::execute::seen;
-use super::record::{Change, QUIET};
+use super::record::{ChangeRecord, MAX_IN_FLIGHT};
 use crate::db::{self, TenantTx, WorkerTx};
 use crate::stripe::client::{Client, ErrorKind};
 use crate::stripe::requests::{self, Request, Subject, Unreadable, Which};
 use crate::subscriptions::failure::Failure;
-use crate::subscriptions::store::Doubt;
+use crate::subscriptions::mirror::snapshot;
+use crate::subscriptions::store::StaleMirror;
 use crate::subscriptions::{Subscriptions, store};
 use crate::telemetry::metrics;
 
-/// Items of one round.
+/// Items per round.
 const ROUND: i64 = 50;
-/// Failed attempts after which what cannot heal by itself is given up: some
-/// twenty minutes after the first.
-const MOST_ATTEMPTS: i32 = 9;
+/// Failed attempts after which a permanent failure is abandoned: some twenty
+/// minutes after the first.
+const MAX_ATTEMPTS: i32 = 9;
 const FIRST_PAUSE_SECS: i64 = 4;
-/// How long what another transaction holds is waited for: what is held comes
-/// to its turn in a later round, and holds up no other.
-const HELD_WAIT: &str = "50ms";
-const LONGEST_PAUSE_SECS: i64 = 3600;
+/// How long to wait for a locked row. A row that stays locked is handled in a
+/// later round, and delays no other.
+const LOCK_TIMEOUT: &str = "50ms";
+const MAX_PAUSE_SECS: i64 = 3600;
 
-/// What a failed attempt says about the next.
+/// What a failed attempt says about the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Prospect {
-    /// Nothing can be settled now: the round ends, and no attempt is counted.
-    NoneNow,
-    /// It may work later, whenever that is.
-    Passing,
-    /// It is this item's, and will hardly go away.
-    Lasting,
+enum Outlook {
+    /// Nothing can be settled now: the round ends without counting an attempt.
+    StopRound,
+    /// A later attempt may succeed.
+    Transient,
+    /// The failure is this item's own and unlikely to go away.
+    Permanent,
 }
 
-fn prospect(failure: &Failure) -> Prospect {
+fn outlook(failure: &Failure) -> Outlook {
     match failure {
         Failure::Stripe(error) | Failure::InDoubt(error) => match error.kind {
             ErrorKind::Unreachable
             | ErrorKind::RateLimited
             | ErrorKind::Authentication
-            | ErrorKind::Permission => Prospect::NoneNow,
-            _ if error.is_outage() => Prospect::Passing,
-            _ => Prospect::Lasting,
+            | ErrorKind::Permission => Outlook::StopRound,
+            _ if error.is_outage() => Outlook::Transient,
+            _ => Outlook::Permanent,
         },
-        Failure::Database(error) if db::is_outage(error) => Prospect::NoneNow,
+        Failure::Database(error) if db::is_outage(error) => Outlook::StopRound,
         Failure::Database(error) if db::is_conflict(error) || db::is_timeout(error) => {
-            Prospect::Passing
+            Outlook::Transient
         }
-        Failure::Busy => Prospect::Passing,
-        _ => Prospect::Lasting,
+        Failure::Busy => Outlook::Transient,
+        _ => Outlook::Permanent,
     }
 }
 
-/// Whether nothing else can be settled now, either.
-pub(in crate::subscriptions) fn ends_the_round(failure: &Failure) -> bool {
-    prospect(failure) == Prospect::NoneNow
+/// Whether no other item can be settled now either.
+pub(in crate::subscriptions) fn stops_round(failure: &Failure) -> bool {
+    outlook(failure) == Outlook::StopRound
 }
 
-/// The pause after so many attempts before this one.
+/// The pause after a failure that followed `attempts` earlier ones.
 fn pause_after(attempts: i32) -> SignedDuration {
     let doublings = u32::try_from(attempts.clamp(0, 12)).unwrap_or(0);
-    SignedDuration::from_secs((FIRST_PAUSE_SECS << doublings).min(LONGEST_PAUSE_SECS))
+    SignedDuration::from_secs((FIRST_PAUSE_SECS << doublings).min(MAX_PAUSE_SECS))
 }
 
 impl Subscriptions {
-    /// One round: each item has a result of its own, and what fails is put off.
-    /// It ends early when `stop` says so.
+    /// Runs one round. Each item has its own result, and one that fails is
+    /// postponed. The round ends early once `stop` is cancelled.
     pub async fn settle_all(
         &self,
         client: &Client,
         stop: &CancellationToken,
     ) -> Result<(), sqlx::Error> {
-        db::impatiently(HELD_WAIT, self.round(client, stop)).await
+        db::impatiently(LOCK_TIMEOUT, self.round(client, stop)).await
     }
 
     async fn round(&self, client: &Client, stop: &CancellationToken) -> Result<(), sqlx::Error> {
         let mut tx = WorkerTx::begin(&self.pool).await?;
-        let due = requests::find(tx.conn(), Which::Due, QUIET, ROUND).await?;
-        let doubts = store::doubts(tx.conn(), ROUND).await?;
-        let (abandoned, open) = requests::unsettled(tx.conn(), QUIET).await?;
+        let due = requests::find(tx.conn(), Which::Due, MAX_IN_FLIGHT, ROUND).await?;
+        let stale_mirrors = store::stale_mirrors(tx.conn(), ROUND).await?;
+        let (abandoned, open) = requests::unsettled(tx.conn(), MAX_IN_FLIGHT).await?;
         tx.rollback().await?;
         metrics::stripe_requests(open, abandoned);
         for request in due {
@@ -95,28 +95,28 @@ impl Subscriptions {
                 Err(unreadable) => Some(Failure::Unrecoverable(unreadable.error.clone())),
             };
             let Some(failure) = failure else { continue };
-            let item = Item::of(&request);
-            let put_off = self.put_off(&item, &failure).await;
-            if !unless_held(put_off, item.organization_id)? {
+            let item = RecoveryItem::of(&request);
+            let postponed = self.postpone(&item, &failure).await;
+            if !unless_locked(postponed, item.organization_id)? {
                 return Ok(());
             }
         }
-        for doubt in doubts {
+        for stale in stale_mirrors {
             if stop.is_cancelled() {
                 return Ok(());
             }
-            let Err(failure) = self.resolve(client, &doubt).await else {
+            let Err(failure) = self.refresh_stale(client, &stale).await else {
                 continue;
             };
-            let put_off = self.put_off_doubt(&doubt, &failure).await;
-            if !unless_held(put_off, doubt.organization_id)? {
+            let postponed = self.postpone_stale(&stale, &failure).await;
+            if !unless_locked(postponed, stale.organization_id)? {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// Settles one request, or finds that it is not time yet.
+    /// Settles one request. Returns false if its outcome is still unknown.
     pub(in crate::subscriptions) async fn recover(
         &self,
         client: &Client,
@@ -127,113 +127,119 @@ impl Subscriptions {
                 .settle_customer(client, request, Timestamp::now())
                 .await;
         }
-        let change = Change::of(request).ok_or_else(|| {
-            Failure::Unrecoverable("what was kept of the change cannot be read".to_owned())
+        let change = ChangeRecord::of(request).ok_or_else(|| {
+            Failure::Unrecoverable("the recorded change cannot be read".to_owned())
         })?;
         self.settle(client, request, &change, Timestamp::now())
             .await
     }
 
-    async fn resolve(&self, client: &Client, doubt: &Doubt) -> Result<(), Failure> {
-        let answer = client.subscription(&doubt.subscription_id).await;
-        let seen = seen(client, answer.map_err(Failure::Stripe)?).await;
-        let seen = seen.map_err(Failure::Stripe)?;
-        self.mirror_seen(doubt.organization_id, seen, Some(doubt))
+    async fn refresh_stale(&self, client: &Client, stale: &StaleMirror) -> Result<(), Failure> {
+        let response = client.subscription(&stale.subscription_id).await;
+        let snapshot = snapshot(client, response.map_err(Failure::Stripe)?).await;
+        let snapshot = snapshot.map_err(Failure::Stripe)?;
+        self.mirror_snapshot(stale.organization_id, snapshot, Some(stale))
             .await
     }
 
-    /// False: nothing can be settled now.
-    async fn put_off(&self, item: &Item, failure: &Failure) -> Result<bool, sqlx::Error> {
+    /// Schedules the next attempt, or abandons the request. Returns false if
+    /// nothing can be settled now.
+    async fn postpone(&self, item: &RecoveryItem, failure: &Failure) -> Result<bool, sqlx::Error> {
         let (organization_id, request_id) = (item.organization_id, item.id);
-        let prospect = prospect(failure);
-        if prospect == Prospect::NoneNow {
-            tracing::warn!(%failure, "changes of subscriptions cannot be settled for now");
+        let outlook = outlook(failure);
+        if outlook == Outlook::StopRound {
+            tracing::warn!(%failure, "Changes of subscriptions cannot be settled for now");
             return Ok(false);
         }
-        let said = failure.to_string();
+        let reason = failure.to_string();
         let attempts = item.attempts + 1;
         let mut tx = TenantTx::begin(&self.pool, organization_id).await?;
-        if prospect == Prospect::Lasting && attempts >= MOST_ATTEMPTS {
+        if outlook == Outlook::Permanent && attempts >= MAX_ATTEMPTS {
             let abandoned =
-                requests::abandon(tx.conn(), organization_id, request_id, &said).await?;
+                requests::abandon(tx.conn(), organization_id, request_id, &reason).await?;
             tx.commit().await?;
             if abandoned {
                 metrics::recovery("abandoned");
                 tracing::error!(
-                    %organization_id, %request_id, attempts, error = said,
-                    "A request to Stripe was given up, and whether Stripe did it is not known:                      `subscriptions reconcile` says more"
+                    %organization_id, %request_id, attempts, error = reason,
+                    "A request to Stripe was given up; whether Stripe carried it out is not \
+                     known: run `subscriptions reconcile`"
                 );
             }
             return Ok(true);
         }
         let pause = pause_after(item.attempts);
-        requests::postpone(tx.conn(), organization_id, request_id, &said, pause).await?;
+        requests::postpone(tx.conn(), organization_id, request_id, &reason, pause).await?;
         tx.commit().await?;
         metrics::recovery("failed");
         tracing::warn!(
-            %organization_id, %request_id, attempts, error = said,
+            %organization_id, %request_id, attempts, error = reason,
             next_attempt_in_secs = pause.as_secs(),
-            "a request to Stripe could not be settled"
+            "A request to Stripe could not be settled"
         );
         Ok(true)
     }
 
-    async fn put_off_doubt(&self, doubt: &Doubt, failure: &Failure) -> Result<bool, sqlx::Error> {
-        let (organization_id, attempts) = (doubt.organization_id, doubt.attempts + 1);
-        let subscription_id = &doubt.subscription_id;
-        let prospect = prospect(failure);
-        if prospect == Prospect::NoneNow {
-            tracing::warn!(%failure, "subscriptions in doubt cannot be asked about for now");
+    async fn postpone_stale(
+        &self,
+        stale: &StaleMirror,
+        failure: &Failure,
+    ) -> Result<bool, sqlx::Error> {
+        let (organization_id, attempts) = (stale.organization_id, stale.attempts + 1);
+        let subscription_id = &stale.subscription_id;
+        let outlook = outlook(failure);
+        if outlook == Outlook::StopRound {
+            tracing::warn!(%failure, "Stale subscriptions cannot be refreshed for now");
             return Ok(false);
         }
-        let gives_up = prospect == Prospect::Lasting && attempts >= MOST_ATTEMPTS;
-        let pause = pause_after(doubt.attempts);
+        let is_abandoned = outlook == Outlook::Permanent && attempts >= MAX_ATTEMPTS;
+        let pause = pause_after(stale.attempts);
         let mut tx = TenantTx::begin(&self.pool, organization_id).await?;
-        if gives_up {
-            store::resolve(&mut tx, doubt).await?;
+        if is_abandoned {
+            store::clear_stale(&mut tx, stale).await?;
         } else {
-            store::postpone(&mut tx, doubt, pause).await?;
+            store::postpone(&mut tx, stale, pause).await?;
         }
         tx.commit().await?;
-        metrics::recovery(if gives_up { "abandoned" } else { "failed" });
-        if gives_up {
+        metrics::recovery(if is_abandoned { "abandoned" } else { "failed" });
+        if is_abandoned {
             tracing::error!(
                 %organization_id, subscription_id, attempts, %failure,
-                "Stripe could not be asked about a subscription: `subscriptions reconcile` says more"
+                "A stale subscription could not be refreshed from Stripe: run `subscriptions reconcile`"
             );
         } else {
             tracing::warn!(
                 %organization_id, subscription_id, attempts, %failure,
                 next_attempt_in_secs = pause.as_secs(),
-                "Stripe could not be asked about a subscription"
+                "A stale subscription could not be refreshed from Stripe"
             );
         }
         Ok(true)
     }
 }
 
-/// What somebody holds cannot be put off either: it stays due.
-fn unless_held(
-    put_off: Result<bool, sqlx::Error>,
+/// A locked item cannot be postponed either: it stays due.
+fn unless_locked(
+    postponed: Result<bool, sqlx::Error>,
     organization_id: Uuid,
 ) -> Result<bool, sqlx::Error> {
-    match put_off {
+    match postponed {
         Err(error) if db::is_lock_timeout(&error) => {
-            tracing::info!(%organization_id, "another transaction holds what is to be settled");
+            tracing::info!(%organization_id, "Another transaction has locked an item to settle");
             Ok(true)
         }
-        put_off => put_off,
+        postponed => postponed,
     }
 }
 
-/// What is known of a request whether or not its row can be read.
-struct Item {
+/// The part of a request that is known even if its row cannot be read.
+struct RecoveryItem {
     organization_id: Uuid,
     id: Uuid,
     attempts: i32,
 }
 
-impl Item {
+impl RecoveryItem {
     fn of(request: &Result<Request, Unreadable>) -> Self {
         match request {
             Ok(request) => Self {

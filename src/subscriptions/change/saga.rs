@@ -1,4 +1,4 @@
-//! Changes, from the wish to the state that it leads to.
+//! The saga of a change, from the command to the recorded and executed action.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -6,57 +6,55 @@ use uuid::Uuid;
 
 use billing_domain::subscription::is_ended;
 
-use super::execute::look;
-use super::record::{Asker, Change, Kind, kept_wish, mark};
-use crate::audit::{Actor, Client as From};
+use super::execute::find_outcome;
+use super::record::{ChangeKind, ChangeRecord, Initiator, mark, recorded_command};
+use crate::audit::{self, Actor};
 use crate::db::TenantTx;
 use crate::stripe::client::{BILLING_MODE, Client, ErrorKind, Params, StripeError};
 use crate::stripe::requests::{self, Begun, NewRequest, Request, Subject};
 use crate::subscriptions::Subscriptions;
-use crate::subscriptions::command::{Step, Wish, decide};
+use crate::subscriptions::command::{ChangeRejection, Command, StripeAction, decide};
 use crate::subscriptions::failure::Failure;
+use crate::subscriptions::mirror::StripePresence;
 use crate::subscriptions::preview::stripe::{Switch, items_of};
-use crate::subscriptions::preview::token::Promise;
-use crate::subscriptions::refresh::Shows;
-use crate::subscriptions::state::{Held, Standing};
+use crate::subscriptions::preview::token::Quote;
+use crate::subscriptions::state::{SubscriptionRow, SubscriptionState};
 
-/// Who wishes.
+/// Who requests a change, and for which organization.
 #[derive(Debug, Clone)]
-pub struct Caller {
+pub struct Requester {
     pub organization_id: Uuid,
     pub actor: Actor,
-    pub from: From,
-    /// The request's `Idempotency-Key`.
-    pub key: Option<String>,
+    pub client: audit::Client,
+    pub idempotency_key: Option<String>,
 }
 
-/// How often a change is decided anew when others come between.
-const ROUNDS: usize = 6;
+/// How often a change is decided when concurrent changes interfere.
+const MAX_ROUNDS: usize = 6;
 
-/// What came of a round.
 enum Round {
     Done,
-    /// Things are not as they were: it is decided anew.
+    /// The state has changed meanwhile: decide again.
     Again,
 }
 
-/// What is tried once more, and once only.
+/// The errors that are retried, each once.
 #[derive(Default)]
-struct SecondChances {
-    failed: bool,
-    refused: bool,
-    no_customer: bool,
+struct Retries {
+    server_error: bool,
+    rejected: bool,
+    missing_customer: bool,
 }
 
-impl SecondChances {
+impl Retries {
     fn take(&mut self, error: &StripeError) -> bool {
         let taken = match error.kind {
-            // Stripe's answer goes with the key: it takes another request.
-            ErrorKind::Server => &mut self.failed,
+            // Stripe replays its response to a key, so a retry needs a new request.
+            ErrorKind::Server => &mut self.server_error,
             // The customer may have been deleted.
-            _ if error.is_missing_customer() => &mut self.no_customer,
-            // The subscription may not be what we think it is.
-            ErrorKind::NotFound | ErrorKind::InvalidRequest => &mut self.refused,
+            _ if error.is_missing_customer() => &mut self.missing_customer,
+            // Our state of the subscription may be out of date.
+            ErrorKind::NotFound | ErrorKind::InvalidRequest => &mut self.rejected,
             _ => return false,
         };
         !std::mem::replace(taken, true)
@@ -64,59 +62,55 @@ impl SecondChances {
 }
 
 impl Subscriptions {
-    /// Grants `wish`, or says why not. With a preview's token, it costs what
-    /// was shown, or is refused.
+    /// Carries out `command`. With a preview's token, the change costs what was
+    /// shown or is rejected.
     pub async fn change(
         &self,
-        caller: &Caller,
-        wish: Wish<'_>,
+        requester: &Requester,
+        command: Command<'_>,
         token: Option<&str>,
     ) -> Result<(), Failure> {
         let client = self.stripe.as_ref().ok_or(Failure::NotConfigured)?;
-        let _turn = self
-            .turns
-            .take(caller.organization_id)
+        let _lock = self
+            .locks
+            .try_lock(requester.organization_id)
             .ok_or(Failure::Busy)?;
-        let promise = match token {
+        let quote = match token {
             Some(token) => Some(self.open(token).await?),
             None => None,
         };
-        let wished = kept_wish(wish, promise.as_ref());
-        if let Some(key) = &caller.key
-            && let Some(done) = requests::wish_done(&self.pool, caller.organization_id, key).await?
+        let recorded = recorded_command(command, quote.as_ref());
+        let organization_id = requester.organization_id;
+        if let Some(key) = &requester.idempotency_key
+            && let Some(done) =
+                requests::completed_command(&self.pool, organization_id, key).await?
         {
-            let is_same = done == wished;
+            let is_same = done == recorded;
             return is_same.then_some(()).ok_or(Failure::KeyReused);
         }
-        let mut second_chances = SecondChances::default();
-        for _ in 0..ROUNDS {
-            let about = Subject::Subscription;
-            let open = requests::open_about(&self.pool, caller.organization_id, about).await?;
-            let outcome = match open {
-                Some(request) => self.resume(client, &request, &wished).await,
+        let mut retries = Retries::default();
+        for _ in 0..MAX_ROUNDS {
+            let subject = Subject::Subscription;
+            let open = requests::open_about(&self.pool, organization_id, subject).await?;
+            let round = match open {
+                Some(request) => self.resume(client, &request, &recorded).await,
                 None => {
-                    self.begin(client, caller, wish, &wished, promise.as_ref())
+                    self.begin(client, requester, command, &recorded, quote.as_ref())
                         .await
                 }
             };
-            match outcome {
+            match round {
                 Ok(Round::Done) => return Ok(()),
                 Ok(Round::Again) => {}
-                Err(Failure::Stripe(error)) if second_chances.take(&error) => {
-                    if error.is_missing_customer() {
-                        self.look_again(client, caller.organization_id).await?;
-                        self.check_customer(client, caller.organization_id).await?;
-                    } else if error.kind != ErrorKind::Server
-                        && let Shows::Nothing(id) =
-                            self.look_again(client, caller.organization_id).await?
-                    {
-                        if !matches!(wish, Wish::Cancel { .. }) {
-                            return Err(Failure::SubscriptionMissing(id));
-                        }
-                        // What was wished for holds, but for our own state.
-                        let asker = Asker::new(caller.actor, &caller.from);
-                        return self.end_missing(caller.organization_id, &id, &asker).await;
+                Err(Failure::Stripe(error)) if retries.take(&error) => {
+                    let missing = self.refresh_after(client, organization_id, &error).await?;
+                    let Some(id) = missing else { continue };
+                    if !matches!(command, Command::Cancel { .. }) {
+                        return Err(Failure::SubscriptionMissing(id));
                     }
+                    // Stripe has no subscription left to cancel; only our state has.
+                    let initiator = Initiator::new(requester.actor, &requester.client);
+                    return self.end_missing(organization_id, &id, &initiator).await;
                 }
                 Err(failure) => return Err(failure),
             }
@@ -124,89 +118,103 @@ impl Subscriptions {
         Err(Failure::Busy)
     }
 
-    /// Takes up a request that was left open. Done: it was for this very wish.
+    /// Refreshes what Stripe's `error` shows to be out of date. Returns the
+    /// subscription that Stripe does not have.
+    async fn refresh_after(
+        &self,
+        client: &Client,
+        organization_id: Uuid,
+        error: &StripeError,
+    ) -> Result<Option<String>, Failure> {
+        if error.is_missing_customer() {
+            self.refresh_from_stripe(client, organization_id).await?;
+            self.check_customer(client, organization_id).await?;
+            return Ok(None);
+        }
+        if error.kind == ErrorKind::Server {
+            return Ok(None);
+        }
+        match self.refresh_from_stripe(client, organization_id).await? {
+            StripePresence::Missing(id) => Ok(Some(id)),
+            StripePresence::Present => Ok(None),
+        }
+    }
+
+    /// Continues an open request. `Done` means that it was for this command.
     async fn resume(
         &self,
         client: &Client,
         request: &Request,
-        wished: &Value,
+        recorded: &Value,
     ) -> Result<Round, Failure> {
-        let change = Change::of(request).ok_or(Failure::Busy)?;
+        let change = ChangeRecord::of(request).ok_or(Failure::Busy)?;
         let now = Timestamp::now();
-        if change.wish != *wished || !request.key_is_good(now) {
+        if change.command != *recorded || !request.key_is_valid(now) {
             return match self.settle(client, request, &change, now).await? {
                 true => Ok(Round::Again),
                 false => Err(Failure::Busy),
             };
         }
-        let looked = match look(client, request, &change).await {
+        let outcome = match find_outcome(client, request, &change).await {
             Err(missing) if missing.kind == ErrorKind::NotFound => {
-                self.give_up(request, &missing.to_string()).await?;
+                self.close_failed(request, &missing.to_string()).await?;
                 return Err(Failure::Stripe(missing));
             }
-            looked => looked.map_err(Failure::InDoubt)?,
+            outcome => outcome.map_err(Failure::InDoubt)?,
         };
-        match looked {
-            Some(seen) => self.finish(request, &change, seen).await?,
-            None => self.carry_out(client, request, &change).await?,
+        match outcome {
+            Some(snapshot) => self.finish(request, &change, snapshot).await?,
+            None => self.execute(client, request, &change).await?,
         }
         Ok(Round::Done)
     }
 
-    /// Decides what to ask of Stripe, enters it, and asks.
+    /// Decides the action, records its request, and executes it.
     async fn begin(
         &self,
         client: &Client,
-        caller: &Caller,
-        wish: Wish<'_>,
-        wished: &Value,
-        promise: Option<&Promise>,
+        requester: &Requester,
+        command: Command<'_>,
+        recorded: &Value,
+        quote: Option<&Quote>,
     ) -> Result<Round, Failure> {
-        let organization_id = caller.organization_id;
-        let standing = self.standing(organization_id).await?;
-        let step = decide(&standing, &self.catalogue, wish)?;
-        let Some(kind) = Kind::of(&step) else {
+        let organization_id = requester.organization_id;
+        let state = self.state(organization_id).await?;
+        let action = decide(&state, &self.catalogue, command)?;
+        let Some(kind) = ChangeKind::of(&action) else {
             return Ok(Round::Done);
         };
-        if let Some(promise) = promise {
-            self.check_state(promise, organization_id, &standing, wish, Timestamp::now())?;
+        if let Some(quote) = quote {
+            self.check_state(quote, organization_id, &state, command, Timestamp::now())?;
         }
-        let change = Change {
+        let change = ChangeRecord {
             id: Uuid::now_v7(),
             kind,
-            wish: wished.clone(),
-            request_key: caller.key.clone(),
-            actor: Asker::new(caller.actor, &caller.from),
-            before: summary(&standing),
+            command: recorded.clone(),
+            request_key: requester.idempotency_key.clone(),
+            actor: Initiator::new(requester.actor, &requester.client),
+            before: summary(&state),
         };
-        if matches!(step, Step::Create { .. }) {
-            self.check_abandoned(client, organization_id, standing.customer_id.as_deref())
-                .await?;
-        }
-        let customer_id = match (&step, &standing.customer_id) {
-            (Step::Create { .. }, None) => Some(
-                self.make_customer(client, organization_id, &standing.name, &change.actor)
-                    .await?,
-            ),
-            (_, customer_id) => customer_id.clone(),
-        };
-        if let Some(promise) = promise {
+        let customer_id = self
+            .customer_for(client, organization_id, &state, &action, &change.actor)
+            .await?;
+        if let Some(quote) = quote {
             self.check_price(
                 client,
-                promise,
-                &step,
+                quote,
+                &action,
                 customer_id.as_deref(),
                 Timestamp::now(),
             )
             .await?;
         }
         let (target_id, params) = self
-            .request(
+            .parameters(
                 client,
-                &step,
+                &action,
                 customer_id.as_deref(),
                 organization_id,
-                promise,
+                quote,
             )
             .await?;
         let new = NewRequest {
@@ -219,28 +227,53 @@ impl Subscriptions {
         let Begun::New(request) = requests::begin(&self.pool, organization_id, new).await? else {
             return Ok(Round::Again);
         };
-        // Nobody else changes it from here on, but somebody may have before.
-        let still = self.standing(organization_id).await?;
-        if fingerprint(&still) != fingerprint(&standing) {
-            self.give_up(&request, "the subscription was changed meanwhile")
+        // The open request keeps others out from here on, but one may have
+        // changed the subscription since we read it.
+        let current = self.state(organization_id).await?;
+        if fingerprint(&current) != fingerprint(&state) {
+            self.close_failed(&request, "the subscription was changed meanwhile")
                 .await?;
             return Ok(Round::Again);
         }
-        self.carry_out(client, &request, &change).await?;
+        self.execute(client, &request, &change).await?;
         Ok(Round::Done)
     }
 
-    /// What is sent to Stripe for `step`, the change's mark left out.
-    async fn request(
+    /// The customer of the change; a new subscription's is created if there is none.
+    async fn customer_for(
         &self,
         client: &Client,
-        step: &Step<'_>,
+        organization_id: Uuid,
+        state: &SubscriptionState,
+        action: &StripeAction<'_>,
+        initiator: &Initiator,
+    ) -> Result<Option<String>, Failure> {
+        if !matches!(action, StripeAction::Create { .. }) {
+            return Ok(state.customer_id.clone());
+        }
+        self.check_abandoned(client, organization_id, state.customer_id.as_deref())
+            .await?;
+        match &state.customer_id {
+            Some(customer_id) => Ok(Some(customer_id.clone())),
+            None => {
+                let made = self.make_customer(client, organization_id, &state.name, initiator);
+                Ok(Some(made.await?))
+            }
+        }
+    }
+
+    /// The target and parameters of the call for `action`, without the change's
+    /// id.
+    async fn parameters(
+        &self,
+        client: &Client,
+        action: &StripeAction<'_>,
         customer_id: Option<&str>,
         organization_id: Uuid,
-        promise: Option<&Promise>,
+        quote: Option<&Quote>,
     ) -> Result<(Option<String>, Params), Failure> {
-        Ok(match step {
-            Step::Create { plan, trial_days } => {
+        Ok(match action {
+            StripeAction::Create { plan, trial_days } => {
                 let prices = self.prices.of(client, &self.catalogue, plan).await?;
                 let customer_id = customer_id.ok_or(Failure::NoOrganization)?;
                 let trial = Some(*trial_days).filter(|days| *days > 0);
@@ -252,43 +285,47 @@ impl Subscriptions {
                     .set_if("trial_period_days", trial);
                 (None, items_of(&prices, params, "items"))
             }
-            Step::Switch { held, plan } => {
+            StripeAction::Switch { subscription, plan } => {
                 let prices = self.prices.of(client, &self.catalogue, plan).await?;
-                let at = match promise {
-                    Some(promise) => promise.effective_at,
-                    None => self.time_of(client, held).await?,
+                let at = match quote {
+                    Some(quote) => quote.effective_at,
+                    None => self.time_of(client, subscription).await?,
                 };
-                let switch = Switch::new(held, &self.catalogue, plan, &prices, at)
-                    .ok_or(crate::subscriptions::Refusal::UnknownItems)?;
+                let switch = Switch::new(subscription, &self.catalogue, plan, &prices, at)
+                    .ok_or(ChangeRejection::UnknownItems)?;
                 let params = switch
                     .parameters("", switch.settlement)
                     .set("payment_behavior", "error_if_incomplete");
-                (Some(held.id.clone()), params)
+                (Some(subscription.id.clone()), params)
             }
-            Step::EndWithPeriod { held } => {
+            StripeAction::EndWithPeriod { subscription } => {
                 let params = Params::new().set("cancel_at_period_end", true);
-                (Some(held.id.clone()), params)
+                (Some(subscription.id.clone()), params)
             }
-            Step::EndNow { held } => {
-                // What was used is charged; what was paid for is not given back.
-                let params = Params::new()
-                    .set_if("invoice_now", (held.status != "incomplete").then_some(true));
-                (Some(held.id.clone()), params)
+            StripeAction::EndNow { subscription } => {
+                // Usage is charged, and nothing is refunded.
+                let params = Params::new().set_if(
+                    "invoice_now",
+                    (!subscription.is_incomplete()).then_some(true),
+                );
+                (Some(subscription.id.clone()), params)
             }
-            Step::Keep { held } => {
-                let params = if held.cancel_at_period_end {
+            StripeAction::Keep { subscription } => {
+                let params = if subscription.cancel_at_period_end {
                     Params::new().set("cancel_at_period_end", false)
                 } else {
                     Params::new().set("cancel_at", "")
                 };
-                (Some(held.id.clone()), params)
+                (Some(subscription.id.clone()), params)
             }
-            Step::Nothing { held } => (Some(held.id.clone()), Params::new()),
+            StripeAction::Nothing { subscription } => {
+                (Some(subscription.id.clone()), Params::new())
+            }
         })
     }
 
-    /// Recovery may have given up a request to make a subscription that Stripe
-    /// has carried out: then a second one is not made.
+    /// Rejects a new subscription if Stripe has carried out a creation that
+    /// recovery has abandoned.
     async fn check_abandoned(
         &self,
         client: &Client,
@@ -313,18 +350,19 @@ impl Subscriptions {
                 customer,
                 "Stripe has a subscription that is not mirrored: run `subscriptions reconcile --apply`"
             );
-            return Err(crate::subscriptions::Refusal::SubscriptionExists.into());
+            return Err(ChangeRejection::SubscriptionExists.into());
         }
         Ok(())
     }
 
-    /// The time that the subscription's customer lives in.
+    /// The current time of the subscription's customer, who may be on a test
+    /// clock.
     pub(in crate::subscriptions) async fn time_of(
         &self,
         client: &Client,
-        held: &Held,
+        subscription: &SubscriptionRow,
     ) -> Result<Timestamp, Failure> {
-        let secs = match &held.test_clock_id {
+        let secs = match &subscription.test_clock_id {
             Some(clock) => client.test_clock(clock).await.map_err(Failure::Stripe)?,
             None => Timestamp::now().as_second(),
         };
@@ -332,33 +370,36 @@ impl Subscriptions {
     }
 }
 
-/// Tells the state from others that a wish would be decided differently in.
-fn fingerprint(standing: &Standing) -> (String, Option<String>) {
-    let held = standing.subscription.as_ref();
-    (standing.plan_tier.clone(), held.map(Held::fingerprint))
+/// Changes whenever the decision about a command could.
+fn fingerprint(state: &SubscriptionState) -> (String, Option<String>) {
+    let subscription = state.subscription.as_ref();
+    (
+        state.plan_tier.clone(),
+        subscription.map(SubscriptionRow::fingerprint),
+    )
 }
 
-/// What an audit entry shows of the state before a change.
-fn summary(standing: &Standing) -> Value {
-    match &standing.subscription {
-        None => json!({"planTier": standing.plan_tier}),
-        Some(held) => json!({
-            "status": held.status,
-            "planTier": held.plan_tier,
-            "stripeCustomerId": held.customer_id,
-            "currency": held.currency,
-            "currentPeriodStart": held.period_start,
-            "currentPeriodEnd": held.period_end,
-            "billingCycleAnchor": held.anchor,
-            "billingMode": held.billing_mode,
-            "trialEnd": held.trial_end,
-            "cancelAt": held.cancel_at,
-            "cancelAtPeriodEnd": held.cancel_at_period_end,
-            "canceledAt": held.canceled_at,
-            "latestInvoiceId": held.latest_invoice_id,
-            "discounted": held.discounted,
-            "taxed": held.taxed,
-            "items": held
+/// The state before a change, as the audit entry shows it.
+fn summary(state: &SubscriptionState) -> Value {
+    match &state.subscription {
+        None => json!({"planTier": state.plan_tier}),
+        Some(subscription) => json!({
+            "status": subscription.status,
+            "planTier": subscription.plan_tier,
+            "stripeCustomerId": subscription.customer_id,
+            "currency": subscription.currency,
+            "currentPeriodStart": subscription.period_start,
+            "currentPeriodEnd": subscription.period_end,
+            "billingCycleAnchor": subscription.anchor,
+            "billingMode": subscription.billing_mode,
+            "trialEnd": subscription.trial_end,
+            "cancelAt": subscription.cancel_at,
+            "cancelAtPeriodEnd": subscription.cancel_at_period_end,
+            "canceledAt": subscription.canceled_at,
+            "latestInvoiceId": subscription.latest_invoice_id,
+            "discounted": subscription.discounted,
+            "taxed": subscription.taxed,
+            "items": subscription
                 .items
                 .iter()
                 .map(|item| json!({"price": item.price_id, "quantity": item.quantity}))

@@ -1,4 +1,4 @@
-//! The preview by the engine of `billing-domain`, from what is stored alone.
+//! Prices a change with the engine of `billing-domain`, from our state alone.
 
 use billing_domain::period::{Cadence, Period};
 use billing_domain::preview::{
@@ -8,21 +8,21 @@ use billing_domain::proration::Charge;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::{Line, Quote, Source, Unknowable, describe_period};
+use super::{Line, PreviewUnavailable, Pricing, Source, describe_period};
 use crate::catalogue::{Catalogue, Plan};
-use crate::subscriptions::state::{Held, Item};
+use crate::subscriptions::state::{Item, SubscriptionRow};
 
-/// A new subscription: a whole period, due at once.
-pub fn of_creation(plan: &Plan, now: Timestamp) -> Result<Quote, Unknowable> {
+/// A new subscription: a full period, due at once.
+pub fn of_creation(plan: &Plan, now: Timestamp) -> Result<Pricing, PreviewUnavailable> {
     let amount = plan.price.amount;
     let next = plan
         .price
         .interval
         .cadence()
         .boundary(now.as_second(), 1)
-        .map_err(|error| Unknowable::OutOfRange(error.to_string()))?;
+        .map_err(|error| PreviewUnavailable::OutOfRange(error.to_string()))?;
     let (now, next) = (second(now.as_second())?, second(next)?);
-    Ok(Quote {
+    Ok(Pricing {
         currency: plan.price.currency.to_ascii_lowercase(),
         effective_at: now,
         prorated_amount: amount,
@@ -41,15 +41,20 @@ pub fn of_creation(plan: &Plan, now: Timestamp) -> Result<Quote, Unknowable> {
     })
 }
 
-/// Another plan for a subscription that runs.
+/// Another plan for an existing subscription.
 pub fn of_switch(
-    held: &Held,
+    subscription: &SubscriptionRow,
     catalogue: &Catalogue,
     plan: &Plan,
     now: Timestamp,
-) -> Result<Quote, Unknowable> {
+) -> Result<Pricing, PreviewUnavailable> {
     let at_secs = now.as_second();
-    let known = Known::of(held, catalogue, plan.price.interval.cadence(), at_secs)?;
+    let known = Known::of(
+        subscription,
+        catalogue,
+        plan.price.interval.cadence(),
+        at_secs,
+    )?;
     let quantity = known.before.charge.quantity;
     let after = ItemTerms {
         price_id: &plan.tier,
@@ -67,23 +72,23 @@ pub fn of_switch(
         },
         period: known.period,
         change_at_secs: at_secs,
-        // Another interval restarts the period in either mode: that is how the
-        // change is made.
+        // Another interval restarts the period in either mode, because our
+        // change resets the billing cycle anchor.
         mode: if known.before.cadence == after.cadence {
             known.mode
         } else {
             BillingMode::Classic
         },
         settlement: catalogue.settlement(&known.plan.tier, &plan.tier),
-        on_trial: held.on_trial(),
+        on_trial: subscription.on_trial(),
     };
     let result = preview(&change).map_err(|error| match error {
-        PreviewError::IntervalChange => Unknowable::StripeOnly("changes its interval"),
-        other => Unknowable::OutOfRange(other.to_string()),
+        PreviewError::IntervalChange => PreviewUnavailable::StripeOnly("changes its interval"),
+        other => PreviewUnavailable::OutOfRange(other.to_string()),
     })?;
     let lines = lines(&result, &known, plan, at_secs)?;
     let prorated_amount = total(&lines)?;
-    Ok(Quote {
+    Ok(Pricing {
         currency: plan.price.currency.to_ascii_lowercase(),
         effective_at: second(at_secs)?,
         prorated_amount,
@@ -96,7 +101,7 @@ pub fn of_switch(
     })
 }
 
-/// What the engine needs to know of a subscription.
+/// What the engine needs to know about a subscription.
 struct Known<'a> {
     plan: &'a Plan,
     before: ItemTerms<'a>,
@@ -106,51 +111,53 @@ struct Known<'a> {
 
 impl<'a> Known<'a> {
     fn of(
-        held: &'a Held,
+        subscription: &'a SubscriptionRow,
         catalogue: &'a Catalogue,
         cadence: Cadence,
         at_secs: i64,
-    ) -> Result<Self, Unknowable> {
-        use Unknowable::StripeOnly;
-        if held.discounted {
+    ) -> Result<Self, PreviewUnavailable> {
+        use PreviewUnavailable::StripeOnly;
+        if subscription.discounted {
             return Err(StripeOnly("has a discount"));
         }
-        if held.taxed {
+        if subscription.taxed {
             return Err(StripeOnly("is taxed"));
         }
-        let (item, plan) = held
+        let (item, plan) = subscription
             .base_item(catalogue)
             .ok_or(StripeOnly("has no price of the catalogue"))?;
         let others = |other: &&Item| !other.metered && other.id != item.id;
-        if held.items.iter().any(|other| others(&other)) {
+        if subscription.items.iter().any(|other| others(&other)) {
             return Err(StripeOnly("has items besides its plan's"));
         }
-        if item.cadence() != Some(cadence) && held.items.iter().any(|item| item.metered) {
+        if item.cadence() != Some(cadence) && subscription.items.iter().any(|item| item.metered) {
             return Err(StripeOnly(
                 "has usage that another interval would have charged at once",
             ));
         }
         let before = terms(item).ok_or(StripeOnly("has a price that is no whole amount"))?;
-        let period = held.period().ok_or(StripeOnly("has no known period"))?;
+        let period = subscription
+            .period()
+            .ok_or(StripeOnly("has no known period"))?;
         if !period.contains(at_secs) {
             return Err(StripeOnly(
                 "is past its period, and its renewal is not known yet",
             ));
         }
-        let whole = held.anchor.and_then(|anchor| {
+        let whole = subscription.anchor.and_then(|anchor| {
             before
                 .cadence
                 .period_containing(anchor.as_second(), period.start_secs())
                 .ok()
         });
-        if !held.on_trial() && whole != Some(period) {
+        if !subscription.on_trial() && whole != Some(period) {
             return Err(StripeOnly(
                 "is in a period that is shorter than its price's",
             ));
         }
-        let mode = match held.billing_mode.as_deref() {
+        let mode = match subscription.billing_mode.as_deref() {
             Some("flexible") => BillingMode::Flexible,
-            // What has no mode is from before there were any.
+            // Subscriptions without a mode predate billing modes.
             Some("classic") | None => BillingMode::Classic,
             Some(_) => return Err(StripeOnly("has a billing mode that is not known here")),
         };
@@ -179,11 +186,11 @@ fn lines(
     known: &Known<'_>,
     plan: &Plan,
     at_secs: i64,
-) -> Result<Vec<Line>, Unknowable> {
+) -> Result<Vec<Line>, PreviewUnavailable> {
     let quantity = known.before.charge.quantity;
     let (at, end) = (second(at_secs)?, second(known.period.end_secs())?);
-    let prorated = |amount: i64, what: &str, name: &str| Line {
-        description: describe_proration(what, quantity, name, at),
+    let prorated = |amount: i64, kind: &str, name: &str| Line {
+        description: describe_proration(kind, quantity, name, at),
         amount,
         period_start: at,
         period_end: end,
@@ -208,22 +215,22 @@ fn lines(
     Ok(lines)
 }
 
-/// `Unused time on Standard after 22 Nov 2026`, in Stripe's words.
-fn describe_proration(what: &str, quantity: u64, name: &str, at: Timestamp) -> String {
+/// Stripe's wording: `Unused time on Standard after 22 Nov 2026`.
+fn describe_proration(kind: &str, quantity: u64, name: &str, at: Timestamp) -> String {
     let day = at.to_zoned(TimeZone::UTC).strftime("%-d %b %Y");
     match quantity {
-        1 => format!("{what} time on {name} after {day}"),
-        _ => format!("{what} time on {quantity} × {name} after {day}"),
+        1 => format!("{kind} time on {name} after {day}"),
+        _ => format!("{kind} time on {quantity} × {name} after {day}"),
     }
 }
 
-fn total(lines: &[Line]) -> Result<i64, Unknowable> {
+fn total(lines: &[Line]) -> Result<i64, PreviewUnavailable> {
     lines
         .iter()
         .try_fold(0_i64, |sum, line| sum.checked_add(line.amount))
-        .ok_or_else(|| Unknowable::OutOfRange("the sum of the lines".to_owned()))
+        .ok_or_else(|| PreviewUnavailable::OutOfRange("the sum of the lines".to_owned()))
 }
 
-fn second(secs: i64) -> Result<Timestamp, Unknowable> {
-    Timestamp::from_second(secs).map_err(|error| Unknowable::OutOfRange(error.to_string()))
+fn second(secs: i64) -> Result<Timestamp, PreviewUnavailable> {
+    Timestamp::from_second(secs).map_err(|error| PreviewUnavailable::OutOfRange(error.to_string()))
 }

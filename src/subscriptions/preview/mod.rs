@@ -1,4 +1,5 @@
-//! What a change of plan would cost, before it is made.
+//! Previews: what a change of plan would cost. Nothing here changes anything,
+//! neither in Stripe nor in our state.
 
 pub mod local;
 pub(super) mod quotes;
@@ -16,9 +17,9 @@ use utoipa::ToSchema;
 
 use crate::catalogue::{Catalogue, Plan};
 use crate::server::number::Number;
-use token::{LIFETIME, Promise};
+use token::{LIFETIME, Quote};
 
-/// Who computed a preview.
+/// Where the amounts of a preview come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = PreviewSource)]
@@ -27,23 +28,23 @@ pub enum Source {
     Local,
 }
 
-/// What a change comes to. Amounts are in minor units, before taxes that only
-/// Stripe knows and before any credit that the customer has with Stripe.
+/// The price of a change. Amounts are in minor units, before taxes that only
+/// Stripe knows and before the customer's credit balance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Quote {
+pub struct Pricing {
     pub currency: String,
-    /// When it takes effect, and what proration counts from.
+    /// When the change takes effect, and the start of proration.
     pub effective_at: Timestamp,
-    /// What the change itself costs, now or with the next invoice: the sum of
+    /// The cost of the change itself, now or with the next invoice: the sum of
     /// `lines`.
     pub prorated_amount: i64,
-    /// What of it is invoiced at once.
+    /// The part of it that is invoiced at once.
     pub due_now_amount: i64,
-    /// What the next invoice comes to, usage left out.
+    /// The total of the next invoice, without usage.
     pub next_invoice_amount: i64,
     pub next_invoice_at: Timestamp,
     pub lines: Vec<Line>,
-    /// The last moment that it can hold.
+    /// The latest time at which this price can be valid.
     pub holds_until: Option<Timestamp>,
     pub source: Source,
 }
@@ -61,7 +62,7 @@ pub struct Line {
     pub proration: bool,
 }
 
-/// The quota of a metric that the change alters.
+/// A metric whose quota or overage rate changes.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QuotaChange {
@@ -76,7 +77,7 @@ pub struct QuotaChange {
     pub new_overage_rate: String,
 }
 
-/// A preview, as the API answers it.
+/// The API's representation of a preview.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Preview {
@@ -104,31 +105,31 @@ pub struct Preview {
 
 /// Why there is no preview.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unknowable {
+pub enum PreviewUnavailable {
     #[error("the subscription {0}, and only Stripe can price a change of it")]
     StripeOnly(&'static str),
     #[error("the amounts are out of range: {0}")]
     OutOfRange(String),
 }
 
-impl Quote {
-    /// How long a token for this quote holds: never past the end of the period
-    /// that it was made in.
+impl Pricing {
+    /// When a quote of this price expires: at the latest with the period that it
+    /// was made in.
     pub fn expires_at(&self, now: Timestamp) -> Timestamp {
         let latest = now + LIFETIME;
         match self.holds_until {
-            // The customer's clock may be another one; what is left counts.
+            // The customer may be on a test clock, so only the time left counts.
             Some(until) => latest.min(now + until.duration_since(self.effective_at)),
             None => latest,
         }
     }
 
-    /// Whether a change would cost what was promised.
-    pub fn keeps(&self, promise: &Promise) -> bool {
-        self.currency == promise.currency
-            && self.prorated_amount == promise.prorated_amount
-            && self.due_now_amount == promise.due_now_amount
-            && self.next_invoice_amount == promise.next_invoice_amount
+    /// Whether the change still costs what was quoted.
+    pub fn matches(&self, quote: &Quote) -> bool {
+        self.currency == quote.currency
+            && self.prorated_amount == quote.prorated_amount
+            && self.due_now_amount == quote.due_now_amount
+            && self.next_invoice_amount == quote.next_invoice_amount
     }
 
     pub fn into_preview(
@@ -160,7 +161,7 @@ impl Quote {
     }
 }
 
-/// A number as it is written, which no float could promise.
+/// A JSON number with exactly these digits, which a float cannot guarantee.
 fn exactly(number: impl fmt::Display) -> Box<RawValue> {
     RawValue::from_string(number.to_string()).expect("a decimal number is JSON")
 }
@@ -168,7 +169,7 @@ fn exactly(number: impl fmt::Display) -> Box<RawValue> {
 fn quota_changes(current: Option<&Plan>, new: &Plan) -> Vec<QuotaChange> {
     let rate = |rate: Option<Decimal>| rate.unwrap_or_default().normalize().to_string();
     let number = |quota: Option<Decimal>| quota.map(|quota| exactly(quota.normalize()));
-    let changed = new.quotas.iter().filter_map(|(metric, new)| {
+    let change_detached = new.quotas.iter().filter_map(|(metric, new)| {
         let current = current?.quotas.get(metric)?;
         let same = current.quota == new.quota && current.overage_rate == new.overage_rate;
         (!same).then(|| QuotaChange {
@@ -179,10 +180,10 @@ fn quota_changes(current: Option<&Plan>, new: &Plan) -> Vec<QuotaChange> {
             new_overage_rate: rate(new.overage_rate),
         })
     });
-    changed.collect()
+    change_detached.collect()
 }
 
-/// `1 × Standard (at $99.00 / month)`, in Stripe's words.
+/// Stripe's wording: `1 × Standard (at $99.00 / month)`.
 fn describe_period(plan: &Plan, quantity: u64) -> String {
     let amount = money::major(plan.price.amount, &plan.price.currency);
     let price = match plan.price.currency.to_ascii_lowercase().as_str() {
@@ -195,18 +196,21 @@ fn describe_period(plan: &Plan, quantity: u64) -> String {
     format!("{quantity} × {} (at {price} / {interval})", plan.name)
 }
 
-/// The end of a subscription with its period, or at once: nothing is charged
-/// for it, whoever computes.
-pub fn of_end(catalogue: &Catalogue, held: &super::state::Held, now: Timestamp) -> Quote {
-    let ends_at = match held.status.as_str() {
-        "incomplete" => now,
-        _ => held.cancel_at.or(held.period_end).unwrap_or(now),
-    };
-    let currency = held.currency.clone().or_else(|| {
-        let (_, plan) = held.base_item(catalogue)?;
+/// The end of a subscription, at once or with its period: never charged.
+pub fn of_end(
+    catalogue: &Catalogue,
+    subscription: &super::state::SubscriptionRow,
+    now: Timestamp,
+) -> Pricing {
+    let with_period = subscription.cancel_at.or(subscription.period_end);
+    let ends_at = with_period
+        .filter(|_| !subscription.is_incomplete())
+        .unwrap_or(now);
+    let currency = subscription.currency.clone().or_else(|| {
+        let (_, plan) = subscription.base_item(catalogue)?;
         Some(plan.price.currency.clone())
     });
-    Quote {
+    Pricing {
         currency: currency.unwrap_or_else(|| "usd".to_owned()),
         effective_at: ends_at,
         prorated_amount: 0,

@@ -1,4 +1,4 @@
-//! Previews, and holding changes to them.
+//! Makes previews, and checks that a change still costs what was quoted.
 
 use std::sync::Arc;
 
@@ -7,43 +7,47 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::stripe::{self, Switch};
-use super::token::Promise;
-use super::{Preview, Quote, Source, local};
+use super::token::Quote;
+use super::{Preview, Pricing, Source, local};
 use crate::batch::lookup::Grouped;
 use crate::catalogue::{Catalogue, Plan};
 use crate::projection;
 use crate::stripe::client::{Client, ErrorKind, StripeError};
-use crate::subscriptions::command::{Step, Wish, decide};
+use crate::subscriptions::command::{Command, StripeAction, decide};
 use crate::subscriptions::failure::Failure;
-use crate::subscriptions::refresh::Shows;
-use crate::subscriptions::state::{Held, Standing};
+use crate::subscriptions::mirror::StripePresence;
+use crate::subscriptions::state::{SubscriptionRow, SubscriptionState};
 use crate::subscriptions::{Subscriptions, store};
 
-/// What previews read together: how an organization stands, and whether its
+/// Batched reads for previews: an organization's state, and whether its
 /// subscription was ever updated.
-pub(in crate::subscriptions) type Previewed = Grouped<Uuid, (Standing, bool)>;
+pub(in crate::subscriptions) type PreviewLookup = Grouped<Uuid, (SubscriptionState, bool)>;
 
-pub(in crate::subscriptions) fn together(pool: PgPool, catalogue: Arc<Catalogue>) -> Previewed {
+pub(in crate::subscriptions) fn preview_lookup(
+    pool: PgPool,
+    catalogue: Arc<Catalogue>,
+) -> PreviewLookup {
     Grouped::new(move |organizations| {
         let (pool, catalogue) = (pool.clone(), catalogue.clone());
         Box::pin(async move {
             let mut conn = pool.acquire().await?;
-            let standings = store::standings(&mut conn, &organizations, &catalogue).await?;
-            let held: Vec<(Uuid, &str)> = standings
+            let states = store::states(&mut conn, &organizations, &catalogue).await?;
+            let subscription: Vec<(Uuid, &str)> = states
                 .iter()
-                .filter_map(|(id, standing)| Some((*id, &*standing.subscription.as_ref()?.id)))
+                .filter_map(|(id, state)| Some((*id, &*state.subscription.as_ref()?.id)))
                 .collect();
-            let updated = projection::updated(&mut conn, &held).await?;
-            let found = standings
+            let updated = projection::updated(&mut conn, &subscription).await?;
+            let found = states
                 .into_iter()
-                .map(|(id, standing)| (id, (standing, updated.contains(&id))));
+                .map(|(id, state)| (id, (state, updated.contains(&id))));
             Ok(found.collect())
         })
     })
 }
 
-/// A subscription that ended unseen, then its customer who was deleted.
-const MOST_LOOKS: u32 = 2;
+/// Two refreshes: one may find that the subscription has ended, the next that
+/// its customer was deleted.
+const MAX_REFRESHES: u32 = 2;
 
 impl Subscriptions {
     /// What a change to the plan `tier` would cost at `now`.
@@ -53,80 +57,86 @@ impl Subscriptions {
         tier: &str,
         now: Timestamp,
     ) -> Result<Preview, Failure> {
-        let mut looks = 0;
-        let (standing, quote) = loop {
-            match self.quote(organization_id, tier, now).await {
-                // Customer or subscription may not be what we think they are.
+        let mut refreshes = 0;
+        let (state, pricing) = loop {
+            match self.price(organization_id, tier, now).await {
+                // Our state of the customer or subscription may be out of date.
                 Err(Failure::Stripe(error))
-                    if looks < MOST_LOOKS
+                    if refreshes < MAX_REFRESHES
                         && matches!(
                             error.kind,
                             ErrorKind::NotFound | ErrorKind::InvalidRequest
                         ) =>
                 {
-                    looks += 1;
-                    self.look_what_is_missing(organization_id, &error).await?;
+                    refreshes += 1;
+                    self.investigate_missing(organization_id, &error).await?;
                 }
-                quoted => break quoted?,
+                priced => break priced?,
             }
         };
         let new = self.plan_after(tier)?;
-        let expires_at = quote.expires_at(now);
-        let promise = Promise {
+        let expires_at = pricing.expires_at(now);
+        let quote = Quote {
             organization_id,
             plan_tier: tier.to_owned(),
-            subscription: standing.subscription.as_ref().map(Held::fingerprint),
+            subscription: state
+                .subscription
+                .as_ref()
+                .map(SubscriptionRow::fingerprint),
             catalogue: self.catalogue.version().to_owned(),
-            effective_at: quote.effective_at,
-            currency: quote.currency.clone(),
-            prorated_amount: quote.prorated_amount,
-            due_now_amount: quote.due_now_amount,
-            next_invoice_amount: quote.next_invoice_amount,
+            effective_at: pricing.effective_at,
+            currency: pricing.currency.clone(),
+            prorated_amount: pricing.prorated_amount,
+            due_now_amount: pricing.due_now_amount,
+            next_invoice_amount: pricing.next_invoice_amount,
             expires_at,
         };
-        let token = self.sealer.seal(&promise).await?;
+        let token = self.sealer.seal(&quote).await?;
         let current = (
-            standing.plan_tier.as_str(),
-            self.catalogue.plan(&standing.plan_tier),
+            state.plan_tier.as_str(),
+            self.catalogue.plan(&state.plan_tier),
         );
-        Ok(quote.into_preview(current, new, token, expires_at))
+        Ok(pricing.into_preview(current, new, token, expires_at))
     }
 
-    /// How the organization stands, and what the change costs.
-    async fn quote(
+    /// The organization's state and the price of the change.
+    async fn price(
         &self,
         organization_id: Uuid,
         tier: &str,
         now: Timestamp,
-    ) -> Result<(Standing, Quote), Failure> {
-        let found = self.previewed.find(organization_id).await?;
-        let (standing, was_updated) = found.ok_or(Failure::NoOrganization)?;
-        let step = decide(&standing, &self.catalogue, Wish::Change { tier })?;
-        let customer = standing.customer_id.as_deref();
-        let quote = match &self.stripe {
-            Some(client) => self.ask_stripe(client, &step, customer, None, now).await?,
+    ) -> Result<(SubscriptionState, Pricing), Failure> {
+        let found = self.preview_lookup.find(organization_id).await?;
+        let (state, was_updated) = found.ok_or(Failure::NoOrganization)?;
+        let action = decide(&state, &self.catalogue, Command::Change { tier })?;
+        let customer = state.customer_id.as_deref();
+        let pricing = match &self.stripe {
+            Some(client) => {
+                self.price_with_stripe(client, &action, customer, None, now)
+                    .await?
+            }
             None => {
-                self.compute(organization_id, &step, was_updated, now)
+                self.price_locally(organization_id, &action, was_updated, now)
                     .await?
             }
         };
-        Ok((standing, quote))
+        Ok((state, pricing))
     }
 
-    /// Stripe does not have what the preview was asked about: the customer was
-    /// deleted, say, and the subscription with it.
-    async fn look_what_is_missing(
+    /// Stripe lacks an object of the preview: the customer may have been deleted,
+    /// and the subscription with it.
+    async fn investigate_missing(
         &self,
         organization_id: Uuid,
         error: &StripeError,
     ) -> Result<(), Failure> {
         let client = self.stripe.as_ref().ok_or(Failure::NotConfigured)?;
-        match self.look_again(client, organization_id).await? {
-            Shows::Nothing(id) => Err(Failure::SubscriptionMissing(id)),
-            Shows::Something if error.is_missing_customer() => {
+        match self.refresh_from_stripe(client, organization_id).await? {
+            StripePresence::Missing(id) => Err(Failure::SubscriptionMissing(id)),
+            StripePresence::Present if error.is_missing_customer() => {
                 self.check_customer(client, organization_id).await
             }
-            Shows::Something => Ok(()),
+            StripePresence::Present => Ok(()),
         }
     }
 
@@ -135,93 +145,98 @@ impl Subscriptions {
         plan.ok_or(Failure::Unexpected("the plan is gone"))
     }
 
-    /// By the local engine.
-    async fn compute(
+    /// Prices `action` with the local engine.
+    async fn price_locally(
         &self,
         organization_id: Uuid,
-        step: &Step<'_>,
+        action: &StripeAction<'_>,
         was_updated: bool,
         now: Timestamp,
-    ) -> Result<Quote, Failure> {
-        Ok(match step {
-            Step::Create { plan, .. } => local::of_creation(plan, now)?,
-            Step::Switch { held, plan } => {
+    ) -> Result<Pricing, Failure> {
+        Ok(match action {
+            StripeAction::Create { plan, .. } => local::of_creation(plan, now)?,
+            StripeAction::Switch { subscription, plan } => {
                 if was_updated {
-                    self.check_unchanged(organization_id, held).await?;
+                    self.check_unchanged(organization_id, subscription).await?;
                 }
-                local::of_switch(held, &self.catalogue, plan, now)?
+                local::of_switch(subscription, &self.catalogue, plan, now)?
             }
-            Step::EndWithPeriod { held }
-            | Step::EndNow { held }
-            | Step::Keep { held }
-            | Step::Nothing { held } => super::of_end(&self.catalogue, held, now),
+            StripeAction::EndWithPeriod { subscription }
+            | StripeAction::EndNow { subscription }
+            | StripeAction::Keep { subscription }
+            | StripeAction::Nothing { subscription } => {
+                super::of_end(&self.catalogue, subscription, now)
+            }
         })
     }
 
-    /// By Stripe, as of `at`, or of the customer's time.
-    async fn ask_stripe(
+    /// Has Stripe price `action` as of `at`; by default, as of the customer's
+    /// current time.
+    async fn price_with_stripe(
         &self,
         client: &Client,
-        step: &Step<'_>,
+        action: &StripeAction<'_>,
         customer_id: Option<&str>,
         at: Option<Timestamp>,
         now: Timestamp,
-    ) -> Result<Quote, Failure> {
-        match step {
-            Step::Create { plan, .. } => {
+    ) -> Result<Pricing, Failure> {
+        match action {
+            StripeAction::Create { plan, .. } => {
                 let Some(customer_id) = customer_id else {
-                    // Nobody is known to Stripe yet: the catalogue's price it is.
+                    // Stripe does not know the customer yet: use the catalogue's price.
                     return Ok(local::of_creation(plan, now)?);
                 };
                 let prices = self.prices.of(client, &self.catalogue, plan).await?;
                 stripe::of_creation(client, customer_id, plan, &prices).await
             }
-            Step::Switch { held, plan } => {
+            StripeAction::Switch { subscription, plan } => {
                 let prices = self.prices.of(client, &self.catalogue, plan).await?;
                 let at = match at {
                     Some(at) => at,
-                    None => self.time_of(client, held).await?,
+                    None => self.time_of(client, subscription).await?,
                 };
-                let switch = Switch::new(held, &self.catalogue, plan, &prices, at)
-                    .ok_or(crate::subscriptions::Refusal::UnknownItems)?;
+                let switch = Switch::new(subscription, &self.catalogue, plan, &prices, at)
+                    .ok_or(crate::subscriptions::ChangeRejection::UnknownItems)?;
                 stripe::of_switch(client, &switch).await
             }
-            Step::EndWithPeriod { held } => {
-                let quote = super::of_end(&self.catalogue, held, now);
-                stripe::of_end(client, held, quote).await
+            StripeAction::EndWithPeriod { subscription } => {
+                let pricing = super::of_end(&self.catalogue, subscription, now);
+                stripe::of_end(client, subscription, pricing).await
             }
-            Step::EndNow { held } | Step::Keep { held } | Step::Nothing { held } => Ok(Quote {
+            StripeAction::EndNow { subscription }
+            | StripeAction::Keep { subscription }
+            | StripeAction::Nothing { subscription } => Ok(Pricing {
                 source: Source::Stripe,
-                ..super::of_end(&self.catalogue, held, now)
+                ..super::of_end(&self.catalogue, subscription, now)
             }),
         }
     }
 
-    /// Opens a token; one that is not ours is as good as one that is over.
-    pub(in crate::subscriptions) async fn open(&self, token: &str) -> Result<Promise, Failure> {
+    /// Opens a token. One that is not ours is treated as expired.
+    pub(in crate::subscriptions) async fn open(&self, token: &str) -> Result<Quote, Failure> {
         self.sealer.open(token).await?.ok_or(Failure::Stale(
-            "the preview token is not one of this service",
+            "the preview token was not issued by this service",
         ))
     }
 
-    /// Whether things stand as they did when the promise was made.
+    /// Checks that the state is still the one that was quoted.
     pub(in crate::subscriptions) fn check_state(
         &self,
-        promise: &Promise,
+        quote: &Quote,
         organization_id: Uuid,
-        standing: &Standing,
-        wish: Wish<'_>,
+        state: &SubscriptionState,
+        command: Command<'_>,
         now: Timestamp,
     ) -> Result<(), Failure> {
-        let wished = matches!(wish, Wish::Change { tier } if tier == promise.plan_tier);
-        let held = standing.subscription.as_ref();
-        let problem = if promise.organization_id != organization_id || !wished {
+        let is_same_change = matches!(command, Command::Change { tier } if tier == quote.plan_tier);
+        let subscription = state.subscription.as_ref();
+        let problem = if quote.organization_id != organization_id || !is_same_change {
             "the preview was of another change"
-        } else if promise.expires_at <= now {
+        } else if quote.expires_at <= now {
             "the preview has expired"
-        } else if promise.catalogue != self.catalogue.version() {
+        } else if quote.catalogue != self.catalogue.version() {
             "the plans have changed since the preview"
-        } else if promise.subscription != held.map(Held::fingerprint) {
+        } else if quote.subscription != subscription.map(SubscriptionRow::fingerprint) {
             "the subscription has changed since the preview"
         } else {
             return Ok(());
@@ -229,37 +244,41 @@ impl Subscriptions {
         Err(Failure::Stale(problem))
     }
 
-    /// Whether Stripe would still charge what was promised.
+    /// Checks that Stripe would still charge what was quoted.
     pub(in crate::subscriptions) async fn check_price(
         &self,
         client: &Client,
-        promise: &Promise,
-        step: &Step<'_>,
+        quote: &Quote,
+        action: &StripeAction<'_>,
         customer_id: Option<&str>,
         now: Timestamp,
     ) -> Result<(), Failure> {
-        let quote = self
-            .ask_stripe(client, step, customer_id, Some(promise.effective_at), now)
+        let pricing = self
+            .price_with_stripe(client, action, customer_id, Some(quote.effective_at), now)
             .await?;
-        if quote.keeps(promise) {
+        if pricing.matches(quote) {
             Ok(())
         } else {
             Err(Failure::Stale("Stripe would charge another amount by now"))
         }
     }
 
-    /// What an earlier change of this period has left to be invoiced, only
-    /// Stripe knows.
-    async fn check_unchanged(&self, organization_id: Uuid, held: &Held) -> Result<(), Failure> {
-        let Some(since) = held.period_start else {
+    /// Only Stripe knows what an earlier change in the same period has left to
+    /// be invoiced.
+    async fn check_unchanged(
+        &self,
+        organization_id: Uuid,
+        subscription: &SubscriptionRow,
+    ) -> Result<(), Failure> {
+        let Some(since) = subscription.period_start else {
             return Ok(());
         };
         let mut tx = crate::db::TenantTx::begin(&self.pool, organization_id).await?;
         let repriced =
-            projection::repriced_since(tx.conn(), organization_id, &held.id, since).await?;
+            projection::repriced_since(tx.conn(), organization_id, &subscription.id, since).await?;
         if repriced {
-            return Err(crate::subscriptions::Unknowable::StripeOnly(
-                "was changed before in this period",
+            return Err(crate::subscriptions::PreviewUnavailable::StripeOnly(
+                "was already changed in this period",
             )
             .into());
         }

@@ -1,39 +1,39 @@
-//! The preview by Stripe itself: the invoices that the change would make,
-//! asked for with the time that the change then counts from.
+//! Has Stripe price a change: previews the invoices that the change would
+//! create, as of the time that the change will use for proration.
 
 use std::collections::HashSet;
 
 use jiff::Timestamp;
 
-use super::{Line, Quote, Source};
+use super::{Line, Pricing, Source};
 use crate::catalogue::{Catalogue, Plan};
 use crate::stripe::client::{BILLING_MODE, Client, ErrorKind, Params, StripeError};
 use crate::stripe::objects::{Invoice, InvoiceLine};
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::prices::PlanPrices;
-use crate::subscriptions::state::{Held, Item};
+use crate::subscriptions::state::{Item, SubscriptionRow};
 use billing_domain::preview::Settlement;
 
-/// A change of plan in Stripe's words: what the preview and the change send
-/// alike, so that they cannot differ.
+/// A change of plan as parameters for Stripe. Preview and change send the same
+/// ones, so that their amounts cannot differ.
 pub struct Switch<'a> {
-    pub held: &'a Held,
-    /// The item that the plan is paid by.
+    pub subscription: &'a SubscriptionRow,
+    /// The item that pays for the plan.
     item_id: &'a str,
     prices: &'a PlanPrices,
-    /// The subscription has the new price already, beside the plan's: then that
-    /// item stays, and the other goes. Stripe takes no price twice.
+    /// Whether another item has the new price already. That item then stays and
+    /// this one is removed, since Stripe accepts no price twice.
     base_is_there: bool,
     others: Vec<Other<'a>>,
     pub settlement: Settlement,
-    /// The time that proration counts from.
+    /// The start of proration.
     pub at: Timestamp,
-    /// Another interval restarts the period.
+    /// Whether a new interval restarts the period.
     restarts: bool,
 }
 
-/// What becomes of an item beside the plan's. Usage so far goes with the item
-/// that charges it: it is counted by the meter, for the period.
+/// A change of another item than the plan's. Usage so far stays charged, since
+/// the meter counts it for the whole period.
 #[derive(Debug, PartialEq, Eq)]
 enum Other<'a> {
     Replaced { item_id: &'a str, price_id: &'a str },
@@ -41,11 +41,11 @@ enum Other<'a> {
     Removed { item_id: &'a str },
 }
 
-/// What becomes of the items that charge usage, and of fees of other plans.
-/// Items that have the right price already stay as they are, whichever plan was
-/// theirs: somebody may have changed the fee alone, in Stripe.
+/// The changes of metered items and of other plans' fees. An item that has the
+/// right price already stays, whichever plan it belonged to: somebody may have
+/// changed only the fee in Stripe.
 fn others<'a>(
-    held: &'a Held,
+    subscription: &'a SubscriptionRow,
     catalogue: &'a Catalogue,
     base: &'a Item,
     prices: &'a PlanPrices,
@@ -53,12 +53,12 @@ fn others<'a>(
     let mut others = Vec::new();
     for metric in catalogue.metrics().keys() {
         let new = prices.metered.get(metric).map(String::as_str);
-        let mut old = held.metered_items(catalogue, metric);
+        let mut old = subscription.metered_items(catalogue, metric);
         let kept = new.and_then(|price| {
             let has_it = |item: &&Item| item.price_id.as_deref() == Some(price);
             old.iter().position(has_it).or_else(|| {
-                // It may be there without a key by which we would know it.
-                let mut items = held.items.iter();
+                // The item may have the price without its lookup key.
+                let mut items = subscription.items.iter();
                 items.any(|item| has_it(&item)).then_some(usize::MAX)
             })
         });
@@ -80,8 +80,8 @@ fn others<'a>(
                 .map(|item| Other::Removed { item_id: &item.id }),
         );
     }
-    // One plan is paid for, by one fee.
-    let fees = held.items.iter().filter(|item| {
+    // Exactly one fee remains.
+    let fees = subscription.items.iter().filter(|item| {
         let plan = catalogue.plan_of_price(item.lookup_key.as_deref(), item.price_id.as_deref());
         item.id != base.id && !item.metered && plan.is_some()
     });
@@ -91,21 +91,21 @@ fn others<'a>(
 }
 
 impl<'a> Switch<'a> {
-    /// None where the subscription has no item of the catalogue.
+    /// Returns `None` if the subscription has no item of the catalogue.
     pub fn new(
-        held: &'a Held,
+        subscription: &'a SubscriptionRow,
         catalogue: &'a Catalogue,
         plan: &'a Plan,
         prices: &'a PlanPrices,
         at: Timestamp,
     ) -> Option<Self> {
-        let (item, current) = held.base_item(catalogue)?;
-        let others = others(held, catalogue, item, prices);
+        let (item, current) = subscription.base_item(catalogue)?;
+        let others = others(subscription, catalogue, item, prices);
         let changes_interval = item.cadence() != Some(plan.price.interval.cadence());
         Some(Self {
-            held,
+            subscription,
             item_id: &item.id,
-            base_is_there: held
+            base_is_there: subscription
                 .items
                 .iter()
                 .any(|other| other.id != item.id && other.price_id.as_ref() == Some(&prices.base)),
@@ -113,12 +113,12 @@ impl<'a> Switch<'a> {
             others,
             settlement: catalogue.settlement(&current.tier, &plan.tier),
             at,
-            restarts: changes_interval && !held.on_trial(),
+            restarts: changes_interval && !subscription.on_trial(),
         })
     }
 
-    /// Under `prefix`, such as `subscription_details[items]…`; empty for the
-    /// change itself.
+    /// The parameters nested under `prefix`, such as `subscription_details`; an
+    /// empty prefix is for the change itself.
     pub fn parameters(&self, prefix: &str, settlement: Settlement) -> Params {
         let name = |name: &str| match (prefix, name.split_once('[')) {
             ("", _) => name.to_owned(),
@@ -151,23 +151,23 @@ impl<'a> Switch<'a> {
             };
         }
         // A trial has nothing to prorate.
-        if !self.held.on_trial() {
+        if !self.subscription.on_trial() {
             params = params.set(name("proration_date"), self.at.as_second());
         }
         if self.restarts {
             params = params.set(name("billing_cycle_anchor"), "now");
         }
-        // Who chooses a plan wants to keep it.
-        if self.held.cancel_at_period_end {
+        // Choosing a plan cancels a scheduled end.
+        if self.subscription.cancel_at_period_end {
             params = params.set(name("cancel_at_period_end"), false);
-        } else if self.held.cancel_at.is_some() {
+        } else if self.subscription.cancel_at.is_some() {
             params = params.set(name("cancel_at"), "");
         }
         params
     }
 }
 
-/// The items of a new subscription: its fee, and its usage.
+/// The items of a new subscription: its fee and its metered prices.
 pub fn items_of(prices: &PlanPrices, params: Params, name: &str) -> Params {
     let items = std::iter::once(&prices.base).chain(prices.metered.values());
     items.enumerate().fold(params, |params, (n, price)| {
@@ -181,7 +181,7 @@ pub async fn of_creation(
     customer: &str,
     plan: &Plan,
     prices: &PlanPrices,
-) -> Result<Quote, Failure> {
+) -> Result<Pricing, Failure> {
     let params = Params::new()
         .set("customer", customer)
         .set("subscription_details[billing_mode][type]", BILLING_MODE);
@@ -197,7 +197,7 @@ pub async fn of_creation(
     let (Some(starts), Some(ends)) = (starts, ends) else {
         return Err(unexpected("the first invoice has no line of the plan"));
     };
-    Ok(Quote {
+    Ok(Pricing {
         currency: plan.price.currency.to_ascii_lowercase(),
         effective_at: starts,
         prorated_amount: first.total,
@@ -211,44 +211,48 @@ pub async fn of_creation(
 }
 
 /// What a change of plan would cost.
-pub async fn of_switch(client: &Client, change: &Switch<'_>) -> Result<Quote, Failure> {
+pub async fn of_switch(client: &Client, change: &Switch<'_>) -> Result<Pricing, Failure> {
     let ask_with = async |settlement| {
         let params = change.parameters("subscription_details", settlement);
-        let params = params.set("subscription", &change.held.id);
+        let params = params.set("subscription", &change.subscription.id);
         ask(client, &params).await
     };
     if change.restarts {
         return restarted(change, ask_with(Settlement::Now).await?);
     }
     let waiting = ask_with(Settlement::WithRenewal).await?;
-    let mut quote = with_renewal(change, &waiting)?;
-    // Without proration there is nothing to be invoiced at once.
-    if change.settlement == Settlement::Now && !quote.lines.is_empty() {
+    let mut pricing = with_renewal(change, &waiting)?;
+    // Without proration lines, nothing is invoiced at once.
+    if change.settlement == Settlement::Now && !pricing.lines.is_empty() {
         let now = ask_with(Settlement::Now).await?;
-        quote.lines = now.lines.iter().map(line).collect::<Result<_, _>>()?;
-        quote.prorated_amount = now.total;
-        quote.due_now_amount = now.total;
-        quote.next_invoice_amount -= now.total;
+        pricing.lines = now.lines.iter().map(line).collect::<Result<_, _>>()?;
+        pricing.prorated_amount = now.total;
+        pricing.due_now_amount = now.total;
+        pricing.next_invoice_amount -= now.total;
     }
-    Ok(quote)
+    Ok(pricing)
 }
 
-/// The end with the period: what is left to be invoiced then.
-pub async fn of_end(client: &Client, held: &Held, quote: Quote) -> Result<Quote, Failure> {
+/// The end of a subscription with its period: what the last invoice charges.
+pub async fn of_end(
+    client: &Client,
+    subscription: &SubscriptionRow,
+    pricing: Pricing,
+) -> Result<Pricing, Failure> {
     let params = Params::new()
-        .set("subscription", &held.id)
+        .set("subscription", &subscription.id)
         .set("subscription_details[cancel_at_period_end]", true);
     let last = match client.preview_invoice(&params).await {
         Ok(invoice) => Some(Invoice::read(&invoice.0)?),
         Err(error) if is_none_upcoming(&error) => None,
         Err(error) => return Err(Failure::Stripe(error)),
     };
-    let metered = metered_prices(held, None);
+    let metered = metered_prices(subscription, None);
     let left = last.map_or(0, |last| total_without(&last, &metered));
-    Ok(Quote {
+    Ok(Pricing {
         next_invoice_amount: left,
         source: Source::Stripe,
-        ..quote
+        ..pricing
     })
 }
 
@@ -264,7 +268,7 @@ async fn ask(client: &Client, params: &Params) -> Result<Invoice, Failure> {
                 .as_deref()
                 .is_some_and(|param| param.contains("proration_date"));
         if period_over {
-            Failure::Stale("the billing period is another one")
+            Failure::Stale("another billing period has begun")
         } else {
             Failure::Stripe(error)
         }
@@ -272,9 +276,9 @@ async fn ask(client: &Client, params: &Params) -> Result<Invoice, Failure> {
     Ok(Invoice::read(&invoice.0)?)
 }
 
-/// The change waits for the renewal.
-fn with_renewal(change: &Switch<'_>, invoice: &Invoice) -> Result<Quote, Failure> {
-    let metered = metered_prices(change.held, Some(change.prices));
+/// The price of a change that is invoiced with the renewal.
+fn with_renewal(change: &Switch<'_>, invoice: &Invoice) -> Result<Pricing, Failure> {
+    let metered = metered_prices(change.subscription, Some(change.prices));
     let is_new = |line: &&InvoiceLine| line.proration && line.period_start == Some(change.at);
     let renewal = invoice
         .lines
@@ -282,7 +286,7 @@ fn with_renewal(change: &Switch<'_>, invoice: &Invoice) -> Result<Quote, Failure
         .find(|line| !line.proration && line.price_id.as_ref() == Some(&change.prices.base));
     let renews_at = renewal.and_then(|line| line.period_start);
     let next_invoice_at = renews_at
-        .or(change.held.period_end)
+        .or(change.subscription.period_end)
         .ok_or_else(|| unexpected("the next invoice has no date"))?;
     let lines: Vec<Line> = invoice
         .lines
@@ -290,7 +294,7 @@ fn with_renewal(change: &Switch<'_>, invoice: &Invoice) -> Result<Quote, Failure
         .filter(is_new)
         .map(line)
         .collect::<Result<_, _>>()?;
-    Ok(Quote {
+    Ok(Pricing {
         currency: invoice.currency.clone(),
         effective_at: change.at,
         prorated_amount: lines.iter().map(|line| line.amount).sum(),
@@ -303,21 +307,21 @@ fn with_renewal(change: &Switch<'_>, invoice: &Invoice) -> Result<Quote, Failure
     })
 }
 
-/// The change restarts the period: all of it is due at once.
-fn restarted(change: &Switch<'_>, invoice: Invoice) -> Result<Quote, Failure> {
+/// The price of a change that restarts the period: all of it is due at once.
+fn restarted(change: &Switch<'_>, invoice: Invoice) -> Result<Pricing, Failure> {
     let full = |line: &&InvoiceLine| {
         !line.proration && line.price_id.as_ref() == Some(&change.prices.base)
     };
     let period = invoice.lines.iter().find(full);
     let ends = period.and_then(|line| line.period_end);
-    Ok(Quote {
+    Ok(Pricing {
         effective_at: change.at,
         prorated_amount: invoice.total,
         due_now_amount: invoice.total,
         next_invoice_amount: invoice.lines.iter().filter(full).map(|l| l.amount).sum(),
         next_invoice_at: ends.ok_or_else(|| unexpected("the new period has no line"))?,
         lines: invoice.lines.iter().map(line).collect::<Result<_, _>>()?,
-        holds_until: change.held.period_end,
+        holds_until: change.subscription.period_end,
         source: Source::Stripe,
         currency: invoice.currency,
     })
@@ -336,9 +340,13 @@ pub fn line(line: &InvoiceLine) -> Result<Line, Failure> {
     })
 }
 
-/// What has been used is charged with the period's end, and is not known before.
-fn metered_prices<'a>(held: &'a Held, next: Option<&'a PlanPrices>) -> HashSet<&'a str> {
-    let items = held.items.iter().filter(|item| item.metered);
+/// Metered prices are charged at the end of the period, for usage that is not
+/// known before.
+fn metered_prices<'a>(
+    subscription: &'a SubscriptionRow,
+    next: Option<&'a PlanPrices>,
+) -> HashSet<&'a str> {
+    let items = subscription.items.iter().filter(|item| item.metered);
     let next = next.into_iter().flat_map(|prices| prices.metered.values());
     items
         .filter_map(|item| item.price_id.as_deref())

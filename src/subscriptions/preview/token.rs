@@ -1,5 +1,5 @@
-//! The preview token: what was shown, sealed, so that a change can be held to
-//! it. Nothing is stored; whoever holds the key can check it.
+//! The preview token: a sealed quote that binds the change to its price. No
+//! token is stored; every replica can check one with the shared key.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,28 +12,28 @@ use uuid::Uuid;
 
 use crate::tenancy::signing::{Key, ServiceKey};
 
-/// How long a preview holds at most.
+/// The longest validity of a quote.
 pub const LIFETIME: SignedDuration = SignedDuration::from_mins(15);
 
-/// What a preview promised, and in which state of things.
+/// What a preview has shown, and the state that it was computed for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Promise {
+pub struct Quote {
     pub organization_id: Uuid,
     pub plan_tier: String,
-    /// Fingerprint of the subscription; none where there was none.
+    /// The subscription's fingerprint, if there was one.
     pub subscription: Option<String>,
     pub catalogue: String,
-    /// The time that proration counts from, on the customer's clock.
+    /// The start of proration, on the customer's clock.
     pub effective_at: Timestamp,
     pub currency: String,
-    /// All in minor units.
+    /// This and the following amounts are in minor units.
     pub prorated_amount: i64,
     pub due_now_amount: i64,
     pub next_invoice_amount: i64,
     pub expires_at: Timestamp,
 }
 
-/// Seals and opens promises, with a key that all replicas share.
+/// Seals and opens quotes with a key that all replicas share.
 #[derive(Clone)]
 pub struct Sealer(ServiceKey);
 
@@ -42,12 +42,12 @@ impl Sealer {
         Self(ServiceKey::new(pool, "preview tokens"))
     }
 
-    pub async fn seal(&self, promise: &Promise) -> Result<String, sqlx::Error> {
-        Ok(seal(self.0.get().await?, promise))
+    pub async fn seal(&self, quote: &Quote) -> Result<String, sqlx::Error> {
+        Ok(seal(self.0.get().await?, quote))
     }
 
-    /// The promise in `token`, if it was sealed with this key.
-    pub async fn open(&self, token: &str) -> Result<Option<Promise>, sqlx::Error> {
+    /// The quote in `token`, if it was sealed with this key.
+    pub async fn open(&self, token: &str) -> Result<Option<Quote>, sqlx::Error> {
         Ok(open(self.0.get().await?, token))
     }
 }
@@ -56,8 +56,8 @@ fn keyed(key: &Key) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("a key may have any length")
 }
 
-fn seal(key: &Key, promise: &Promise) -> String {
-    let content = serde_json::to_vec(promise).expect("a promise is plain data");
+fn seal(key: &Key, quote: &Quote) -> String {
+    let content = serde_json::to_vec(quote).expect("a quote is plain data");
     let mut mac = keyed(key);
     mac.update(&content);
     let seal = mac.finalize().into_bytes();
@@ -68,7 +68,7 @@ fn seal(key: &Key, promise: &Promise) -> String {
     )
 }
 
-fn open(key: &Key, token: &str) -> Option<Promise> {
+fn open(key: &Key, token: &str) -> Option<Quote> {
     let (content, seal) = token.split_once('.')?;
     let content = URL_SAFE_NO_PAD.decode(content).ok()?;
     let mut mac = keyed(key);
@@ -81,8 +81,8 @@ fn open(key: &Key, token: &str) -> Option<Promise> {
 mod tests {
     use super::*;
 
-    fn promise() -> Promise {
-        Promise {
+    fn quote() -> Quote {
+        Quote {
             organization_id: Uuid::from_u128(1),
             plan_tier: "standard".to_owned(),
             subscription: None,
@@ -97,22 +97,22 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_promise_opens_as_it_was() {
-        let token = seal(&[1; 32], &promise());
-        assert_eq!(open(&[1; 32], &token), Some(promise()));
+    fn a_sealed_quote_opens_unchanged() {
+        let token = seal(&[1; 32], &quote());
+        assert_eq!(open(&[1; 32], &token), Some(quote()));
         assert_eq!(open(&[2; 32], &token), None);
     }
 
     #[test]
     fn a_token_changed_anywhere_does_not_open() {
-        let token = seal(&[1; 32], &promise());
+        let token = seal(&[1; 32], &quote());
         for at in 0..token.len() {
             let mut bytes = token.clone().into_bytes();
             bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
-            let changed = String::from_utf8(bytes).unwrap();
+            let change_detached = String::from_utf8(bytes).unwrap();
             // The last character has bits that no byte needs.
-            if changed != token && at + 1 < token.len() {
-                assert_eq!(open(&[1; 32], &changed), None, "at {at}");
+            if change_detached != token && at + 1 < token.len() {
+                assert_eq!(open(&[1; 32], &change_detached), None, "at {at}");
             }
         }
         for wrong in ["", ".", "a.b", &token[..token.len() - 2]] {

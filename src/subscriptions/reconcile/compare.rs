@@ -1,4 +1,4 @@
-//! What differs between an object as it is mirrored and as Stripe shows it: pure.
+//! The differences between a mirrored object and Stripe's. Pure.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ impl Differences {
         self.field(name, ours.unwrap_or("none"), theirs.unwrap_or("none"));
     }
 
-    /// To the second, which is as exact as Stripe is.
+    /// Compared to the second, which is Stripe's precision.
     fn time(&mut self, name: &str, ours: Option<Timestamp>, theirs: Option<Timestamp>) {
         let text = |at: Option<Timestamp>| {
             let whole = at.and_then(|at| Timestamp::from_second(at.as_second()).ok());
@@ -41,7 +41,7 @@ pub fn subscriptions(ours: &MirroredSubscription, theirs: &Subscription) -> Vec<
     differ.field("customer", &ours.customer_id, &theirs.customer_id);
     let flag = (ours.cancel_at_period_end, theirs.cancel_at_period_end);
     differ.field("cancel at period end", flag.0, flag.1);
-    // The flag says the same in other words.
+    // If the flag differs, these times only repeat it.
     if flag.0 == flag.1 {
         differ.time("cancel at", ours.cancel_at, theirs.cancel_at);
         differ.time("canceled at", ours.canceled_at, theirs.canceled_at);
@@ -86,10 +86,10 @@ pub fn subscriptions(ours: &MirroredSubscription, theirs: &Subscription) -> Vec<
     differ.0
 }
 
-/// Items by their ids: the price, and how many.
+/// Compares price and quantity of the items, by id.
 fn items(ours: &MirroredSubscription, theirs: &Subscription, differ: &mut Differences) {
-    // Versions of the API before 2016 have no items, and of what has ended
-    // nothing is charged.
+    // An ended subscription is no longer charged, and API versions before 2016
+    // show no items.
     if is_ended(&theirs.status) {
         return;
     }

@@ -1,18 +1,18 @@
-//! Customers of ours that Stripe does not have.
+//! Our customers that Stripe does not have.
 
 use std::collections::BTreeSet;
 
-use super::{Both, Drift, DriftKind, Healing, Reconciliation};
+use super::{BothSides, Drift, DriftKind, Healing, Reconciliation};
 use crate::stripe::client::{Client, ErrorKind};
 use crate::subscriptions::Subscriptions;
 use crate::subscriptions::failure::Failure;
 
 impl Subscriptions {
-    /// The customers that new subscriptions would be for.
+    /// Checks the customers that new subscriptions would use.
     pub(super) async fn customers(
         &self,
         client: &Client,
-        both: &Both,
+        both: &BothSides,
         healing: Healing,
         found: &mut Reconciliation,
     ) -> Result<(), Failure> {
@@ -33,7 +33,7 @@ impl Subscriptions {
                     }
                     found.drift.push(drift);
                 }
-                // It lives on a test clock, or was made meanwhile.
+                // It is on a test clock, or was created meanwhile.
                 Ok(_) => {}
                 Err(error) if error.kind == ErrorKind::NotFound => found.drift.push(Drift::new(
                     DriftKind::CustomerMissing,

@@ -1,7 +1,7 @@
-//! Invoices and payment methods against Stripe's.
+//! Compares invoices and payment methods with Stripe's.
 //!
-//! What differs is healed as an event would: by the handlers, with an event
-//! that is made of what Stripe shows now.
+//! A difference is healed through the projection, with an event made from the
+//! object's current state in Stripe.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,21 +9,22 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::store::{self, MirroredInvoice, MirroredMethod};
-use super::{Both, Drift, DriftKind, Healing, Reconciliation, compare};
+use super::{BothSides, Drift, DriftKind, Healing, Reconciliation, compare};
 use crate::db::WorkerTx;
-use crate::projection::{self, Batch, Context, Handled, StoredEvent, UnknownCustomers};
+use crate::event_log::StoredEvent;
+use crate::projection::{self, Batch, Context, Handled, UnknownCustomers};
 use crate::stripe::account::Account;
-use crate::stripe::client::{Answer, Client, ErrorKind};
+use crate::stripe::client::{Client, ErrorKind, Response};
 use crate::stripe::objects::{Invoice, PaymentMethod, Subscription};
 use crate::subscriptions::Subscriptions;
-use crate::subscriptions::change::execute::seen;
 use crate::subscriptions::failure::Failure;
+use crate::subscriptions::mirror::snapshot;
 
 impl Subscriptions {
     pub(super) async fn documents(
         &self,
         client: &Client,
-        both: &Both,
+        both: &BothSides,
         subscriptions: &[(Uuid, Subscription)],
         invoices: &[Value],
         healing: Healing,
@@ -47,7 +48,7 @@ impl Subscriptions {
             let stored = mirrored.get(&theirs.id);
             let differences = match stored {
                 Some(ours) => compare::invoices(ours, &theirs),
-                // Drafts are nobody's business yet.
+                // Drafts are not mirrored.
                 None if theirs.status.as_deref() == Some("draft") => continue,
                 None => vec![format!(
                     "status: none, {}",
@@ -62,14 +63,13 @@ impl Subscriptions {
             if healing.apply {
                 drift.set_healed(self.heal_invoice(client, &theirs.id).await)?;
             }
-            fold(found, theirs.subscription_id.as_deref(), drift);
+            add_to_missing(found, theirs.subscription_id.as_deref(), drift);
         }
         self.methods(client, both, subscriptions, &methods, healing, found)
             .await
     }
 
-    /// What is open here and was made too long ago to be listed, as Stripe
-    /// shows it now.
+    /// Fetches the invoices that are open here and too old to be listed.
     async fn open_invoices(
         &self,
         client: &Client,
@@ -84,12 +84,12 @@ impl Subscriptions {
                 continue;
             }
             match client.invoice_now(id).await {
-                Ok(answer) => shown.push(answer.body),
+                Ok(response) => shown.push(response.body),
                 Err(error) if error.kind == ErrorKind::NotFound => {
                     let differences = vec!["status: open, none".to_owned()];
                     let kind = DriftKind::Invoice;
                     let mut drift = Drift::new(kind, ours.organization_id, id, differences);
-                    drift.fix = "is the key another account's? Stripe has no such invoice";
+                    drift.fix = "check that the key belongs to the right account; Stripe has no such invoice";
                     found.drift.push(drift);
                 }
                 Err(error) => return Err(Failure::Stripe(error)),
@@ -101,14 +101,14 @@ impl Subscriptions {
     async fn methods(
         &self,
         client: &Client,
-        both: &Both,
+        both: &BothSides,
         subscriptions: &[(Uuid, Subscription)],
         mirrored: &BTreeMap<String, MirroredMethod>,
         healing: Healing,
         found: &mut Reconciliation,
     ) -> Result<(), Failure> {
-        // A call for each customer: those that pay, and those of whom we show
-        // something.
+        // One call per customer: those that pay, and those with a payment method
+        // here.
         let paying = subscriptions
             .iter()
             .map(|(_, one)| one.customer_id.as_str());
@@ -122,7 +122,7 @@ impl Subscriptions {
             };
             let attached = match client.attached(customer).await {
                 Ok(attached) => attached,
-                // The customer has a verdict of its own.
+                // A missing customer is a finding of its own.
                 Err(error) if error.kind == ErrorKind::NotFound => continue,
                 Err(error) => return Err(Failure::Stripe(error)),
             };
@@ -145,7 +145,7 @@ impl Subscriptions {
                 }
                 let subscription = subscriptions.iter().map(|(_, one)| one);
                 let mut subscription = subscription.filter(|one| one.customer_id == customer);
-                fold(found, subscription.next().map(|one| &*one.id), drift);
+                add_to_missing(found, subscription.next().map(|one| &*one.id), drift);
             }
         }
         for (id, ours) in mirrored {
@@ -168,8 +168,8 @@ impl Subscriptions {
     }
 
     async fn heal_invoice(&self, client: &Client, id: &str) -> Result<bool, Failure> {
-        let answer = client.invoice_now(id).await.map_err(Failure::Stripe)?;
-        self.apply_answer(client, "invoice.updated", answer, json!({}))
+        let response = client.invoice_now(id).await.map_err(Failure::Stripe)?;
+        self.apply_response(client, "invoice.updated", response, json!({}))
             .await
     }
 
@@ -179,35 +179,35 @@ impl Subscriptions {
         id: &str,
         customer: &str,
     ) -> Result<bool, Failure> {
-        let answer = client.payment_method(id).await.map_err(Failure::Stripe)?;
-        if answer.body["customer"].is_null() {
+        let response = client.payment_method(id).await.map_err(Failure::Stripe)?;
+        if response.body["customer"].is_null() {
             let before = json!({"customer": customer});
             return self
-                .apply_answer(client, "payment_method.detached", answer, before)
+                .apply_response(client, "payment_method.detached", response, before)
                 .await;
         }
-        self.apply_answer(client, "payment_method.attached", answer, json!({}))
+        self.apply_response(client, "payment_method.attached", response, json!({}))
             .await
     }
 
-    /// Has the handlers apply what Stripe shows, as if an event told of it.
-    pub(super) async fn apply_answer(
+    /// Has the projection apply Stripe's response as if it were an event.
+    pub(super) async fn apply_response(
         &self,
         client: &Client,
         event_type: &str,
-        answer: Answer,
+        response: Response,
         previous: Value,
     ) -> Result<bool, Failure> {
-        let seen = seen(client, answer).await.map_err(Failure::Stripe)?;
+        let snapshot = snapshot(client, response).await.map_err(Failure::Stripe)?;
         let event = StoredEvent {
             bucket: 0,
             id: format!("request:{}", Uuid::now_v7()),
             event_type: event_type.to_owned(),
             api_version: None,
-            livemode: seen.object["livemode"].as_bool().unwrap_or(false),
+            livemode: snapshot.object["livemode"].as_bool().unwrap_or(false),
             account: None,
-            created: seen.at,
-            payload: json!({"data": {"object": seen.object, "previous_attributes": previous}})
+            created: snapshot.at,
+            payload: json!({"data": {"object": snapshot.object, "previous_attributes": previous}})
                 .to_string(),
         };
         let context = Context {
@@ -236,7 +236,7 @@ impl Subscriptions {
 
 fn read_invoice(
     object: &Value,
-    both: &Both,
+    both: &BothSides,
     found: &mut Reconciliation,
 ) -> Option<(Uuid, Invoice)> {
     let customer = object["customer"]
@@ -256,8 +256,8 @@ fn read_invoice(
     }
 }
 
-/// What goes with a subscription that is not here is part of that finding.
-pub(super) fn fold(found: &mut Reconciliation, subscription: Option<&str>, drift: Drift) {
+/// Adds `drift` to the finding of its missing subscription, if there is one.
+pub(super) fn add_to_missing(found: &mut Reconciliation, subscription: Option<&str>, drift: Drift) {
     let missing = found
         .drift
         .iter_mut()

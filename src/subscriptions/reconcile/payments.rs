@@ -1,4 +1,4 @@
-//! Charges, what was refunded of them, and disputes against Stripe's.
+//! Compares charges, refunds and disputes with Stripe's.
 
 pub mod store;
 
@@ -8,15 +8,15 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::documents::fold;
-use super::{Both, Drift, DriftKind, Healing, Reconciliation, compare};
+use super::documents::add_to_missing;
+use super::{BothSides, Drift, DriftKind, Healing, Reconciliation, compare};
 use crate::db::WorkerTx;
-use crate::stripe::client::{Answer, Client, ErrorKind, StripeError};
+use crate::stripe::client::{Client, ErrorKind, Response, StripeError};
 use crate::stripe::objects::{Charge, Dispute, ShapeError, Subscription};
 use crate::subscriptions::Subscriptions;
 use crate::subscriptions::failure::Failure;
 
-/// What Stripe billed, and what it collected, within the window.
+/// What Stripe billed and collected within the window.
 pub struct Billed {
     pub invoices: Vec<Value>,
     charges: Vec<Value>,
@@ -30,11 +30,11 @@ impl Billed {
             let mut charges = client.charges_since(since).await?;
             let refunds = client.refunds_since(since).await?;
             let disputes = client.disputes_since(since).await?;
-            // An old charge may have been refunded or disputed only now.
+            // An old charge may have been refunded or disputed recently.
             let mut known: BTreeSet<String> =
                 charges.iter().filter_map(|one| text(one, "id")).collect();
-            for of in refunds.iter().chain(&disputes) {
-                if let Some(id) = text(of, "charge").filter(|id| known.insert(id.clone())) {
+            for object in refunds.iter().chain(&disputes) {
+                if let Some(id) = text(object, "charge").filter(|id| known.insert(id.clone())) {
                     charges.extend(unless_gone(client.charge(&id).await)?);
                 }
             }
@@ -48,25 +48,25 @@ impl Billed {
     }
 }
 
-/// A field's text, or the id of the object that it was expanded to.
+/// The text of a field, or the id if the field is an expanded object.
 fn text(object: &Value, field: &str) -> Option<String> {
     let value = &object[field];
     let text = value.as_str().or_else(|| value["id"].as_str());
     text.map(str::to_owned)
 }
 
-fn unless_gone(answer: Result<Answer, StripeError>) -> Result<Option<Value>, StripeError> {
-    match answer {
-        Ok(answer) => Ok(Some(answer.body)),
+fn unless_gone(response: Result<Response, StripeError>) -> Result<Option<Value>, StripeError> {
+    match response {
+        Ok(response) => Ok(Some(response.body)),
         Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// What is compared, and what it is compared with.
+/// The context of the comparison.
 struct Comparing<'a> {
     client: &'a Client,
-    both: &'a Both,
+    both: &'a BothSides,
     subscriptions: &'a [(Uuid, Subscription)],
     healing: Healing,
 }
@@ -75,7 +75,7 @@ impl Subscriptions {
     pub(super) async fn payments(
         &self,
         client: &Client,
-        both: &Both,
+        both: &BothSides,
         subscriptions: &[(Uuid, Subscription)],
         billed: Billed,
         healing: Healing,
@@ -92,7 +92,7 @@ impl Subscriptions {
             .await
     }
 
-    /// Returns whose the charges are.
+    /// Returns the owners of the charges.
     async fn charges(
         &self,
         comparing: &Comparing<'_>,
@@ -118,7 +118,7 @@ impl Subscriptions {
             owners.insert(theirs.id.clone(), owner);
             let differences = match mirrored.get(&theirs.id) {
                 Some(ours) => compare::charges(ours, &theirs),
-                // No event tells of it yet.
+                // No event has been sent for it yet.
                 None if theirs.status == "pending" => continue,
                 None => vec![format!("status: none, {}", theirs.status)],
             };
@@ -131,7 +131,7 @@ impl Subscriptions {
                 drift.set_healed(healed)?;
             }
             let missing = comparing.missing_of(&customer, found);
-            fold(found, missing.as_deref(), drift);
+            add_to_missing(found, missing.as_deref(), drift);
         }
         Ok(owners)
     }
@@ -147,10 +147,10 @@ impl Subscriptions {
         let mut tx = WorkerTx::begin(&self.pool).await?;
         let mirrored = store::disputes(tx.conn(), &ids).await?;
         tx.rollback().await?;
-        // Banks take months.
+        // A bank may take months to decide, so older disputes are fetched too.
         for id in mirrored.keys().filter(|id| !ids.contains(id)) {
-            let answer = comparing.client.dispute(id).await;
-            disputes.extend(unless_gone(answer).map_err(Failure::Stripe)?);
+            let response = comparing.client.dispute(id).await;
+            disputes.extend(unless_gone(response).map_err(Failure::Stripe)?);
         }
         for object in &disputes {
             let known = text(object, "id").and_then(|id| mirrored.get(&id));
@@ -178,30 +178,30 @@ impl Subscriptions {
     }
 
     async fn heal_charge(&self, client: &Client, id: &str) -> Result<bool, Failure> {
-        let answer = client.charge(id).await.map_err(Failure::Stripe)?;
-        let refunded = answer.body["amount_refunded"].as_i64();
-        let event_type = match answer.body["status"].as_str() {
+        let response = client.charge(id).await.map_err(Failure::Stripe)?;
+        let refunded = response.body["amount_refunded"].as_i64();
+        let event_type = match response.body["status"].as_str() {
             _ if refunded.is_some_and(|amount| amount > 0) => "charge.refunded",
             Some("failed") => "charge.failed",
             _ => "charge.succeeded",
         };
-        self.apply_answer(client, event_type, answer, json!({}))
+        self.apply_response(client, event_type, response, json!({}))
             .await
     }
 
     async fn heal_dispute(&self, client: &Client, dispute: &Dispute) -> Result<bool, Failure> {
-        let answer = client.dispute(&dispute.id).await.map_err(Failure::Stripe)?;
+        let response = client.dispute(&dispute.id).await.map_err(Failure::Stripe)?;
         let event_type = match dispute.is_closed() {
             true => "charge.dispute.closed",
             false => "charge.dispute.created",
         };
-        self.apply_answer(client, event_type, answer, json!({}))
+        self.apply_response(client, event_type, response, json!({}))
             .await
     }
 }
 
 impl Comparing<'_> {
-    /// The customer's subscription that was found not to be here.
+    /// The customer's subscription that was found to be missing here.
     fn missing_of(&self, customer: &str, found: &Reconciliation) -> Option<String> {
         let of_customer = self.subscriptions.iter().map(|(_, one)| one);
         let mut missing = of_customer.filter(|one| {

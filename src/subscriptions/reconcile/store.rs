@@ -1,4 +1,4 @@
-//! What is mirrored, as reconciliation compares it.
+//! The mirrored state that reconciliation compares.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::tenancy::organizations::sample;
 pub struct MirroredSubscription {
     pub organization_id: Uuid,
     pub customer_id: String,
-    /// What Stripe's last word on it was.
+    /// The last status received from Stripe.
     pub status: String,
     pub currency: Option<String>,
     pub cancel_at_period_end: bool,
@@ -172,15 +172,17 @@ pub async fn payment_methods(
     Ok(mirrored.collect())
 }
 
-/// A customer of Stripe's.
+/// The owner of a customer in Stripe.
 #[derive(Debug, Clone, Copy)]
-pub struct Owned {
+pub struct CustomerOwner {
     pub organization_id: Uuid,
     pub deleted: bool,
 }
 
-/// Which organization each customer of Stripe's belongs to.
-pub async fn customers(conn: &mut PgConnection) -> Result<BTreeMap<String, Owned>, sqlx::Error> {
+/// The owners of all customers, by customer id.
+pub async fn customers(
+    conn: &mut PgConnection,
+) -> Result<BTreeMap<String, CustomerOwner>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT stripe_customer_id, organization_id, deleted_at IS NOT NULL AS "deleted!"
              FROM billing_customers"#
@@ -188,7 +190,7 @@ pub async fn customers(conn: &mut PgConnection) -> Result<BTreeMap<String, Owned
     .fetch_all(conn)
     .await?;
     let owners = rows.into_iter().map(|row| {
-        let owned = Owned {
+        let owned = CustomerOwner {
             organization_id: row.organization_id,
             deleted: row.deleted,
         };

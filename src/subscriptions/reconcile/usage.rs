@@ -1,4 +1,4 @@
-//! Usage that was promised to be billed, and is not billed as it was used.
+//! Billable usage that is not billed as it was used.
 
 use super::{Drift, DriftKind};
 use crate::metering::reports::{Reason, Unbilled};
@@ -10,19 +10,19 @@ pub fn drift(unbilled: &Unbilled) -> Drift {
             "units over the quota: billed, nothing (no subscription has a price for it)"
         }
         Reason::ToldTooLate => {
-            "units over the quota: billed, nothing (the invoice of the period was made before \
-             Stripe was told)"
+            "units over the quota: billed, nothing (the invoice of the period was created before \
+             the usage was reported to Stripe)"
         }
         Reason::EndedWithoutInvoice => {
             "units over the quota: billed, nothing (its subscription ended without a last invoice)"
         }
         Reason::CustomerDeleted => {
-            "units over the quota: billed, nothing (the customer was deleted in Stripe before it \
-             was told: bill them by another way, or let them go)"
+            "units over the quota: billed, nothing (the customer was deleted in Stripe before the \
+             usage was reported: bill it in another way or write it off)"
         }
         Reason::BilledTooMuch => {
-            "units were billed and not used (the invoice of the period was made before Stripe was \
-             told of less)"
+            "units were billed and not used (the invoice of the period was created before the \
+             correction was reported to Stripe)"
         }
     };
     Drift::new(

@@ -1,26 +1,26 @@
-//! What is wrong with what is mirrored, as far as it shows without Stripe.
+//! Problems in the mirrored state that show without asking Stripe.
 
 use sqlx::PgConnection;
 
 use crate::catalogue::Catalogue;
 
-/// Each names an organization, and what it is about.
+/// Each entry names the organization and the object concerned.
 #[derive(Debug, Clone, Default)]
 pub struct Findings {
-    /// Organizations that pay for several subscriptions.
+    /// Organizations paying for several subscriptions.
     pub doubles: Vec<String>,
-    /// Subscriptions that are paid for, and of no plan we know.
+    /// Paid subscriptions without a plan of the catalogue.
     pub unknown_prices: Vec<String>,
-    /// Plans that organizations have, and the catalogue does not.
+    /// Plans that organizations have but the catalogue lacks.
     pub vanished_plans: Vec<String>,
     /// Running subscriptions whose customer was deleted in Stripe.
     pub deleted_customers: Vec<String>,
-    /// Requests that recovery gave up.
+    /// Requests abandoned by recovery.
     pub abandoned_requests: Vec<String>,
 }
 
 impl Findings {
-    /// Each kind with how many there are.
+    /// The number of findings of each kind.
     pub fn counts(&self) -> [(&'static str, usize); 4] {
         [
             ("double_subscriptions", self.doubles.len()),
@@ -30,8 +30,8 @@ impl Findings {
         ]
     }
 
-    /// Says in the log what was not there in `before`.
-    pub fn tell(&self, before: &Self) {
+    /// Logs the findings that are not in `before`.
+    pub fn log_new(&self, before: &Self) {
         let new = |now: &[String], before: &[String], what: &str| {
             for one in now.iter().filter(|one| !before.contains(one)) {
                 tracing::error!(finding = %one, "{what}: `doctor` says what to do");
@@ -111,7 +111,7 @@ pub async fn findings(
     })
 }
 
-/// Plans that the catalogue does not have any more, with who has them.
+/// Plans that the catalogue no longer has, with the organizations on them.
 pub async fn vanished_plans(
     conn: &mut PgConnection,
     catalogue: &Catalogue,

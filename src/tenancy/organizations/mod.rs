@@ -13,10 +13,10 @@ use uuid::Uuid;
 use crate::audit::{self, Actor, NewEntry};
 use crate::catalogue::Catalogue;
 use crate::db::TenantTx;
+use crate::event_log;
 use crate::metering::quotas;
 use crate::projection;
 use crate::telemetry::metrics;
-use crate::webhooks;
 pub use erase::{EraseError, Erased, erase};
 pub use link::{LinkError, customer_was_deleted, link_customer};
 pub use store::overview::{Overview, overview};
@@ -169,7 +169,7 @@ pub async fn wake_waiting(pool: &PgPool, customer: &str) -> Result<(), sqlx::Err
 
 async fn try_wake(pool: &PgPool, customer: &str) -> Result<u64, sqlx::Error> {
     let mut tx = crate::db::WorkerTx::begin(pool).await?;
-    let waiting = webhooks::wake_waiting(tx.conn(), customer).await?;
+    let waiting = event_log::wake_waiting(tx.conn(), customer).await?;
     let woken = waiting + projection::wake_customer(tx.conn(), customer).await?;
     tx.commit().await?;
     Ok(woken)

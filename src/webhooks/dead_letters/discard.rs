@@ -1,5 +1,5 @@
-//! Discarding: a dead letter that nobody wants applied goes back to the inbox
-//! as processed. Sent again, it is a duplicate.
+//! Discarding: a dead letter goes back to the event log as processed, without
+//! being applied. Sent again, it is a duplicate.
 
 use serde_json::json;
 use sqlx::postgres::PgPool;
@@ -13,7 +13,7 @@ use crate::webhooks::store::dead_letters;
 
 pub const ACTION: &str = "webhook_event_discarded";
 
-/// Discards a dead letter for `operator`; false if there is none.
+/// Discards a dead letter for `operator`. Returns false if there is none.
 pub async fn discard(
     pool: &PgPool,
     event_id: &str,
@@ -25,7 +25,7 @@ pub async fn discard(
     .await
 }
 
-/// Discards a dead letter by the command line; false if there is none.
+/// Discards a dead letter for the command line. Returns false if there is none.
 pub async fn discard_unasked(pool: &PgPool, event_id: &str) -> Result<bool, sqlx::Error> {
     discard_as(pool, event_id, |organization| NewEntry {
         organization_id: organization.unwrap_or(audit::OPERATORS),
@@ -49,7 +49,7 @@ pub async fn is_dead_letter(pool: &PgPool, event_id: &str) -> Result<bool, sqlx:
     Ok(known)
 }
 
-/// `entry` says, of the letter's organization, who discards it.
+/// `entry` makes the audit entry for the event's organization.
 async fn discard_as(
     pool: &PgPool,
     event_id: &str,

@@ -1,5 +1,5 @@
-//! Events that nobody could apply: applied after all, or discarded. They are
-//! listed by the operators' routes and commands.
+//! Dead letters, the events that could not be applied: replaying and discarding
+//! them. Operators' routes and commands list them.
 
 pub mod discard;
 pub mod replay;

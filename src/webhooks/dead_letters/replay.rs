@@ -1,5 +1,5 @@
-//! Replay: a dead letter, or an event that was processed before, goes through
-//! the real handler again.
+//! Replay: applies a dead letter or a processed event again, through the same
+//! projection.
 
 use std::sync::Arc;
 
@@ -12,14 +12,15 @@ use uuid::Uuid;
 
 use crate::audit;
 use crate::db::{self, WorkerTx};
-use crate::projection::{self, Applied, Batch, Context, Handled, HandlerError, StoredEvent};
+use crate::event_log::StoredEvent;
+use crate::projection::{self, Applied, Batch, Context, Handled, HandlerError};
 use crate::telemetry::metrics;
 use crate::tenancy::auth::Operator;
 use crate::webhooks::store::leases::Failure;
-use crate::webhooks::store::replays::{self, Found, Place};
-use crate::webhooks::worker::{Processor, failure_of, refused};
+use crate::webhooks::store::replays::{self, Found, Location};
+use crate::webhooks::worker::{Processor, failure_of, processed, refused};
 
-/// What a replay came to.
+/// The result of a replay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "result", rename_all = "snake_case")]
 pub enum Replayed {
@@ -29,9 +30,9 @@ pub enum Replayed {
     Failed {
         error: String,
     },
-    /// A worker has it in its hands at this moment.
+    /// A worker is processing it.
     InFlight,
-    /// Neither the inbox nor the dead letters know it.
+    /// It is neither in the event log nor among the dead letters.
     Unknown,
 }
 
@@ -40,13 +41,13 @@ pub const ACTION: &str = "webhook_event_replayed";
 /// How long a replay waits for an organization that another transaction holds.
 const WAIT: &str = "5s";
 
-/// Replays one event in a transaction of its own. Two replays of one event
-/// wait for each other; the dead letter goes only when the handler succeeded.
+/// Replays one event in its own transaction. Two replays of one event wait for
+/// each other; the dead letter is deleted only on success.
 pub async fn replay(processor: &Processor, event_id: &str) -> Result<Replayed, sqlx::Error> {
     replay_for(processor, event_id, None).await
 }
 
-/// Replays one event; the audit log says for whom, and what came of it.
+/// Replays one event; the audit log records the operator and the result.
 async fn replay_for(
     processor: &Processor,
     event_id: &str,
@@ -54,14 +55,14 @@ async fn replay_for(
 ) -> Result<Replayed, sqlx::Error> {
     let context = context(processor, event_id).await?;
     let mut tx = WorkerTx::begin_impatient(&processor.pool, WAIT).await?;
-    let (event, place, organization) = match find(&mut tx, event_id).await? {
+    let (event, location, organization) = match find(&mut tx, event_id).await? {
         Ok(found) => found,
         Err(replayed) => return Ok(replayed),
     };
     let (result, applied) = handle(&mut tx, &context, &event).await?;
     match result {
         Ok(handled) => {
-            replays::finish(tx.conn(), place, &event, &handled).await?;
+            replays::finish(tx.conn(), location, processed(&event, &handled)).await?;
             let done = Done {
                 event: &event,
                 organization: handled.organization_id(),
@@ -91,7 +92,7 @@ async fn replay_for(
                 organization,
                 result: json!({"error": error.to_string()}),
             };
-            record_failure(processor, done, place, &error, operator).await?;
+            record_failure(processor, done, location, &error, operator).await?;
             Ok(Replayed::Failed {
                 error: error.to_string(),
             })
@@ -99,8 +100,8 @@ async fn replay_for(
     }
 }
 
-/// What the handlers know besides the event. No transaction is open while Stripe
-/// is asked whose the key is.
+/// The context for applying the event. No transaction is open while Stripe is
+/// asked for the account of the key.
 async fn context<'a>(processor: &'a Processor, event_id: &str) -> Result<Context<'a>, sqlx::Error> {
     let mut tx = WorkerTx::begin(&processor.pool).await?;
     let names_account = replays::names_account(tx.conn(), event_id).await?;
@@ -108,19 +109,19 @@ async fn context<'a>(processor: &'a Processor, event_id: &str) -> Result<Context
     Ok(processor.context(names_account).await)
 }
 
-/// An event, where it was, and the organization it is known to be of.
-type Kept = (StoredEvent, Place, Option<Uuid>);
+/// An event, its location, and its organization, if known.
+type Kept = (StoredEvent, Location, Option<Uuid>);
 
 /// The event, or why there is nothing to replay.
 async fn find(tx: &mut WorkerTx, event_id: &str) -> Result<Result<Kept, Replayed>, sqlx::Error> {
     Ok(match replays::find(tx.conn(), event_id).await? {
-        Found::At(event, place, organization) => Ok((event, place, organization)),
+        Found::At(event, location, organization) => Ok((event, location, organization)),
         Found::InFlight => Err(Replayed::InFlight),
         Found::Nowhere => Err(Replayed::Unknown),
     })
 }
 
-/// Runs the handler on one event.
+/// Applies one event.
 async fn handle(
     tx: &mut WorkerTx,
     context: &Context<'_>,
@@ -140,18 +141,18 @@ async fn handle(
     }
 }
 
-/// Runs the handler on an event as a replay would, and undoes it: what a replay
-/// would come to.
+/// Applies an event as a replay would and rolls back, to show the result of a
+/// replay.
 pub async fn rehearse(processor: &Processor, event_id: &str) -> Result<Replayed, sqlx::Error> {
     let context = context(processor, event_id).await?;
     let mut tx = WorkerTx::begin_impatient(&processor.pool, WAIT).await?;
-    let (event, place, _) = match find(&mut tx, event_id).await? {
+    let (event, location, _) = match find(&mut tx, event_id).await? {
         Ok(found) => found,
         Err(replayed) => return Ok(replayed),
     };
     let (result, _) = handle(&mut tx, &context, &event).await?;
     let rehearsed = match result {
-        Ok(handled) => replays::finish(tx.conn(), place, &event, &handled)
+        Ok(handled) => replays::finish(tx.conn(), location, processed(&event, &handled))
             .await
             .map(|()| Replayed::Succeeded {
                 outcome: handled.outcome(),
@@ -164,8 +165,8 @@ pub async fn rehearse(processor: &Processor, event_id: &str) -> Result<Replayed,
     rehearsed
 }
 
-/// Replays one event for an operator, on a thread of its own: the compiler does
-/// not see that a handler's future may move between threads.
+/// Replays one event for an operator, on a blocking thread: the compiler cannot
+/// prove that the projection's future is `Send`.
 pub async fn replay_apart(
     processor: Arc<Processor>,
     event_id: String,
@@ -183,7 +184,7 @@ pub async fn replay_apart(
     }
 }
 
-/// A replay that came to its end.
+/// A finished replay.
 struct Done<'a> {
     event: &'a StoredEvent,
     organization: Option<Uuid>,
@@ -191,8 +192,8 @@ struct Done<'a> {
 }
 
 impl Done<'_> {
-    /// Enters it in the audit log, if an operator asked for it; the actions
-    /// that were entered.
+    /// Writes its audit entry, if an operator requested it. Returns the actions
+    /// of the entries.
     async fn enter(
         self,
         tx: &mut WorkerTx,
@@ -210,19 +211,19 @@ impl Done<'_> {
     }
 }
 
-/// A replay that failed leaves a dead letter where it is, with one more
-/// attempt; an event of the inbox stays as it was.
+/// Records a failed replay: a dead letter gets one more attempt, a processed event
+/// stays unchanged.
 async fn record_failure(
     processor: &Processor,
     done: Done<'_>,
-    place: Place,
+    location: Location,
     error: &HandlerError,
     operator: Option<&Operator>,
 ) -> Result<(), sqlx::Error> {
     let event = done.event;
     tracing::warn!(event_id = event.id, event_type = event.event_type, %error, "Webhook event replay failed");
     let mut tx = WorkerTx::begin(&processor.pool).await?;
-    if place == Place::DeadLetters {
+    if location == Location::DeadLetters {
         let failure: Failure = failure_of(error);
         replays::add_attempt(tx.conn(), event, &failure).await?;
     }

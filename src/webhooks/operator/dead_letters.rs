@@ -8,13 +8,13 @@ use serde_json::json;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::{Inbox, Place, enter};
+use super::{OperatorState, Position, enter};
 use crate::server::extract::{Path, Query};
 use crate::server::pagination::page::{Limit, Page};
 use crate::server::problem::Problem;
 use crate::tenancy::auth::Operator;
 use crate::webhooks::inspect::{DeadLetter, Details};
-use crate::webhooks::{self, DeadLetterFilter, LETTERS_LISTED, list_dead_letters};
+use crate::webhooks::{self, DEAD_LETTERS_LISTED, DeadLetterFilter, list_dead_letters};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -26,11 +26,11 @@ pub struct LettersQuery {
     #[serde(default)]
     #[param(inline)]
     limit: Limit,
-    /// `nextCursor` of the page before.
+    /// `nextCursor` of the previous page.
     cursor: Option<String>,
 }
 
-/// The dead letters, oldest first
+/// List dead letters, oldest first
 #[utoipa::path(
     get,
     path = "/api/operator/dead-letters",
@@ -40,21 +40,21 @@ pub struct LettersQuery {
     responses((status = 200, description = "A page of dead letters.", body = Page<DeadLetter>)),
 )]
 pub async fn list(
-    State(inbox): State<Inbox>,
+    State(state): State<OperatorState>,
     operator: Operator,
     Query(query): Query<LettersQuery>,
 ) -> Result<Json<Page<DeadLetter>>, Problem> {
-    let lists = &inbox.shared.cursors;
+    let lists = &state.shared.cursors;
     let filters = json!({"type": query.r#type, "organizationId": query.organization_id});
     let cursors = lists.of(Uuid::nil(), "dead-letters", &filters).await?;
-    let mut entry = operator.did(LETTERS_LISTED, None, "webhook_event", "all".to_owned());
+    let mut entry = operator.did(DEAD_LETTERS_LISTED, None, "webhook_event", "all".to_owned());
     entry.metadata = json!({"operator": true, "filters": filters});
     let filter = DeadLetterFilter {
-        after: cursors.place::<Place>(query.cursor.as_deref())?,
+        after: cursors.place::<Position>(query.cursor.as_deref())?,
         event_type: query.r#type,
         organization_id: query.organization_id,
     };
-    let mut tx = inbox.begin().await?;
+    let mut tx = state.begin().await?;
     let rows = list_dead_letters(tx.conn(), &filter, query.limit.rows()).await?;
     enter(tx, entry).await?;
     let place = |letter: &DeadLetter| (letter.dead_lettered_at, letter.event_id.clone());
@@ -66,10 +66,10 @@ pub fn is_dead(event: &Details) -> bool {
 }
 
 pub fn none_such() -> Problem {
-    Problem::not_found("there is no such dead letter; it may have been replayed or discarded")
+    Problem::not_found("no such dead letter; it may have been replayed or discarded")
 }
 
-/// A dead letter with its payload and each failed attempt
+/// Get a dead letter with its payload and each failed attempt
 #[utoipa::path(
     get,
     path = "/api/operator/dead-letters/{id}",
@@ -79,17 +79,17 @@ pub fn none_such() -> Problem {
     responses((status = 200, description = "All that is known of it.", body = Details)),
 )]
 pub async fn show(
-    State(inbox): State<Inbox>,
+    State(state): State<OperatorState>,
     operator: Operator,
     Path(id): Path<String>,
 ) -> Result<Json<Details>, Problem> {
-    let found = inbox.show(&operator, &id, is_dead).await?;
+    let found = state.show(&operator, &id, is_dead).await?;
     found.map(Json).ok_or_else(none_such)
 }
 
 /// Discard a dead letter
 ///
-/// It goes back to the inbox as processed, with the outcome `discarded`, and changes nothing.
+/// It goes back to the event log as processed, with the outcome `discarded`, and changes nothing.
 #[utoipa::path(
     delete,
     path = "/api/operator/dead-letters/{id}",
@@ -99,11 +99,11 @@ pub async fn show(
     responses((status = 204, description = "It is discarded.")),
 )]
 pub async fn discard(
-    State(inbox): State<Inbox>,
+    State(state): State<OperatorState>,
     operator: Operator,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    match webhooks::dead_letters::discard::discard(&inbox.shared.pool, &id, &operator).await? {
+    match webhooks::dead_letters::discard::discard(&state.shared.pool, &id, &operator).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(none_such()),
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::{Inbox, Place, enter};
+use super::{OperatorState, Position, enter};
 use crate::server::extract::{Path, Query};
 use crate::server::pagination::page::{Limit, Page};
 use crate::server::problem::Problem;
@@ -26,12 +26,12 @@ pub struct EventsQuery {
     #[serde(default)]
     #[param(inline)]
     limit: Limit,
-    /// `nextCursor` of the page before.
+    /// `nextCursor` of the previous page.
     cursor: Option<String>,
 }
 
 impl EventsQuery {
-    /// What a cursor is bound to.
+    /// The filters that a cursor is bound to.
     fn filters(&self) -> Value {
         json!({
             "type": self.r#type,
@@ -41,7 +41,7 @@ impl EventsQuery {
     }
 }
 
-/// The events of the inbox, newest first
+/// List webhook events, newest first
 #[utoipa::path(
     get,
     path = "/api/operator/webhook-events",
@@ -51,29 +51,29 @@ impl EventsQuery {
     responses((status = 200, description = "A page of events.", body = Page<Listed>)),
 )]
 pub async fn list(
-    State(inbox): State<Inbox>,
+    State(state): State<OperatorState>,
     operator: Operator,
     Query(query): Query<EventsQuery>,
 ) -> Result<Json<Page<Listed>>, Problem> {
-    let lists = &inbox.shared.cursors;
+    let lists = &state.shared.cursors;
     let filters = query.filters();
     let cursors = lists.of(Uuid::nil(), "webhook-events", &filters).await?;
     let mut entry = operator.did(LISTED, None, "webhook_event", "all".to_owned());
     entry.metadata = json!({"operator": true, "filters": filters});
     let filter = EventFilter {
-        before: cursors.place::<Place>(query.cursor.as_deref())?,
+        before: cursors.place::<Position>(query.cursor.as_deref())?,
         event_type: query.r#type,
         organization_id: query.organization_id,
         processed: query.processed,
     };
-    let mut tx = inbox.begin().await?;
+    let mut tx = state.begin().await?;
     let rows = inspect::page(tx.conn(), &filter, query.limit.rows()).await?;
     enter(tx, entry).await?;
     let place = |event: &Listed| (event.received_at, event.event_id.clone());
     Ok(Json(Page::of(rows, query.limit, &cursors, place)))
 }
 
-/// An event with its payload and each failed attempt
+/// Get a webhook event with its payload and each failed attempt
 #[utoipa::path(
     get,
     path = "/api/operator/webhook-events/{id}",
@@ -83,12 +83,12 @@ pub async fn list(
     responses((status = 200, description = "All that is known of it.", body = Details)),
 )]
 pub async fn show(
-    State(inbox): State<Inbox>,
+    State(state): State<OperatorState>,
     operator: Operator,
     Path(id): Path<String>,
 ) -> Result<Json<Details>, Problem> {
-    let found = inbox.show(&operator, &id, |_| true).await?;
+    let found = state.show(&operator, &id, |_| true).await?;
     found
         .map(Json)
-        .ok_or_else(|| Problem::not_found("there is no such event; the list has those there are"))
+        .ok_or_else(|| Problem::not_found("no such event; list the events to see which exist"))
 }

@@ -1,6 +1,6 @@
-//! `/api/operator/webhook-events` and `/api/operator/dead-letters`. Whoever
-//! looks or acts here is in the audit log: of the organization whose event it
-//! was, else of the operators.
+//! `/api/operator/webhook-events` and `/api/operator/dead-letters`. Every access
+//! is in the audit log: of the event's organization, or of the operators if it
+//! has none.
 
 mod dead_letters;
 mod events;
@@ -35,9 +35,9 @@ use crate::webhooks::worker::Processor;
 ))]
 pub struct Api;
 
-/// What the handlers need.
+/// The handlers' dependencies.
 #[derive(Clone)]
-struct Inbox {
+struct OperatorState {
     shared: Shared,
     processor: Arc<Processor>,
 }
@@ -51,22 +51,21 @@ pub fn router(shared: Shared, processor: Processor) -> Router {
         .route("/api/operator/dead-letters/{id}", letter)
         .route("/api/operator/dead-letters/replay", post(replays::many))
         .route("/api/operator/dead-letters/{id}/replay", post(replays::one))
-        .with_state(Inbox {
+        .with_state(OperatorState {
             shared,
             processor: Arc::new(processor),
         })
 }
 
-/// The place of an event or a dead letter in its list.
-type Place = (Timestamp, String);
+/// The position of an event or a dead letter in its list.
+type Position = (Timestamp, String);
 
-impl Inbox {
+impl OperatorState {
     async fn begin(&self) -> Result<WorkerTx, Problem> {
         Ok(WorkerTx::begin(&self.shared.pool).await?)
     }
 
-    /// All that is known of an event, which the operator is entered to have
-    /// looked at.
+    /// All details of an event; the access is recorded in the audit log.
     async fn show(
         &self,
         operator: &Operator,
@@ -85,7 +84,7 @@ impl Inbox {
     }
 }
 
-/// Ends what only looked, with its entry.
+/// Ends a read access with its audit entry.
 async fn enter(mut tx: WorkerTx, entry: NewEntry) -> Result<(), Problem> {
     let action = entry.action;
     audit::enter(tx.conn(), entry).await?;

@@ -1,4 +1,4 @@
-//! Replaying dead letters, one or many.
+//! Replays dead letters, one or many.
 
 use axum::Json;
 use axum::extract::State;
@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::dead_letters::{is_dead, none_such};
-use super::{Inbox, Place};
+use super::{OperatorState, Position};
 use crate::server::extract::{self, Path};
 use crate::server::pagination::page::{Limit, Page};
 use crate::server::problem::Problem;
@@ -17,10 +17,10 @@ use crate::webhooks::dead_letters::replay::{self, Replayed};
 use crate::webhooks::inspect::{self, DeadLetter};
 use crate::webhooks::{DeadLetterFilter, list_dead_letters};
 
-/// How many may be replayed by one request, which should not last.
+/// The most events per request, so that it ends soon.
 const MAX_REPLAYS: usize = 100;
 
-/// An event that was replayed, and what came of it.
+/// A replayed event with its result.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplayedEvent {
@@ -31,7 +31,7 @@ pub struct ReplayedEvent {
 
 /// Replay a dead letter
 ///
-/// The real handler runs again. What fails stays a dead letter, with one more attempt.
+/// The event is applied again. If that fails, it stays a dead letter with one more attempt.
 #[utoipa::path(
     post,
     path = "/api/operator/dead-letters/{id}/replay",
@@ -41,18 +41,18 @@ pub struct ReplayedEvent {
     responses((status = 200, description = "What came of it.", body = ReplayedEvent)),
 )]
 pub async fn one(
-    State(inbox): State<Inbox>,
+    State(state): State<OperatorState>,
     operator: Operator,
     Path(id): Path<String>,
 ) -> Result<Json<ReplayedEvent>, Problem> {
-    let mut tx = inbox.begin().await?;
+    let mut tx = state.begin().await?;
     let found = inspect::show(tx.conn(), &id).await?;
     drop(tx);
     let letter = found.filter(is_dead).ok_or_else(none_such)?;
-    inbox.replay(letter.event_id, &operator).await.map(Json)
+    state.replay(letter.event_id, &operator).await.map(Json)
 }
 
-impl Inbox {
+impl OperatorState {
     async fn replay(
         &self,
         event_id: String,
@@ -68,8 +68,7 @@ impl Inbox {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Selection {
-    /// At most 100, dead letters or events that were processed before; without them, a page of
-    /// all dead letters.
+    /// At most 100 dead letters or processed events; without them, a page of all dead letters.
     #[schema(max_items = 100, min_items = 1)]
     event_ids: Option<Vec<String>>,
     /// Such as `invoice.finalized`.
@@ -77,13 +76,14 @@ pub struct Selection {
     #[serde(default)]
     #[schema(inline)]
     limit: Limit,
-    /// `nextCursor` of the replay before.
+    /// `nextCursor` of the previous replay.
     cursor: Option<String>,
 }
 
 /// Replay many dead letters
 ///
-/// Each by itself: one that fails holds up no other. Go on with `nextCursor` until it is null.
+/// Each one separately: a failure does not affect the others. Continue with `nextCursor` until it
+/// is null.
 #[utoipa::path(
     post,
     path = "/api/operator/dead-letters/replay",
@@ -93,27 +93,27 @@ pub struct Selection {
     responses((status = 200, description = "What came of each.", body = Page<ReplayedEvent>)),
 )]
 pub async fn many(
-    State(inbox): State<Inbox>,
+    State(state): State<OperatorState>,
     operator: Operator,
     extract::Json(selection): extract::Json<Selection>,
 ) -> Result<Json<Page<ReplayedEvent>>, Problem> {
-    let chosen = select(&inbox, selection).await?;
+    let chosen = select(&state, selection).await?;
     let mut data = Vec::with_capacity(chosen.data.len());
     for event_id in chosen.data {
-        data.push(inbox.replay(event_id, &operator).await?);
+        data.push(state.replay(event_id, &operator).await?);
     }
     let next_cursor = chosen.next_cursor;
     Ok(Json(Page { data, next_cursor }))
 }
 
-async fn select(inbox: &Inbox, selection: Selection) -> Result<Page<String>, Problem> {
+async fn select(state: &OperatorState, selection: Selection) -> Result<Page<String>, Problem> {
     if let Some(ids) = selection.event_ids {
         let alone = selection.r#type.is_none() && selection.cursor.is_none();
         if !alone || ids.is_empty() || ids.len() > MAX_REPLAYS {
             return Err(Problem::new(
                 StatusCode::BAD_REQUEST,
                 "invalid_request",
-                format!("eventIds: name 1 to {MAX_REPLAYS} events, without type and cursor"),
+                format!("eventIds: expected 1 to {MAX_REPLAYS} events, without type and cursor"),
             ));
         }
         return Ok(Page {
@@ -121,17 +121,17 @@ async fn select(inbox: &Inbox, selection: Selection) -> Result<Page<String>, Pro
             next_cursor: None,
         });
     }
-    let lists = &inbox.shared.cursors;
+    let lists = &state.shared.cursors;
     let filters = &selection.r#type;
     let cursors = lists
         .of(Uuid::nil(), "dead-letters/replay", filters)
         .await?;
     let filter = DeadLetterFilter {
-        after: cursors.place::<Place>(selection.cursor.as_deref())?,
+        after: cursors.place::<Position>(selection.cursor.as_deref())?,
         event_type: selection.r#type,
         organization_id: None,
     };
-    let mut tx = inbox.begin().await?;
+    let mut tx = state.begin().await?;
     let rows = list_dead_letters(tx.conn(), &filter, selection.limit.rows()).await?;
     let place = |letter: &DeadLetter| (letter.dead_lettered_at, letter.event_id.clone());
     let page = Page::of(rows, selection.limit, &cursors, place);

@@ -1,4 +1,4 @@
-//! The dead letters, for operators.
+//! SQL of the dead letters, for operators.
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
@@ -6,9 +6,9 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::inspect::DeadLetter;
-use crate::webhooks::bucket_of;
+use crate::event_log::bucket_of;
 
-/// Which dead letters to show. `after` is the place of the last one shown.
+/// Which dead letters to show. `after` is the position of the last one shown.
 #[derive(Debug, Default, Clone)]
 pub struct Filter {
     pub event_type: Option<String>,
@@ -64,7 +64,7 @@ pub async fn is_there(conn: &mut PgConnection, event_id: &str) -> Result<bool, s
     .await
 }
 
-/// What a discarded letter was.
+/// A discarded dead letter.
 pub struct Discarded {
     pub event_type: String,
     pub organization_id: Option<Uuid>,
@@ -72,7 +72,7 @@ pub struct Discarded {
     pub error_message: String,
 }
 
-/// Puts a dead letter back into the inbox as processed.
+/// Moves a dead letter back to the event log as processed.
 pub async fn discard(
     conn: &mut PgConnection,
     event_id: &str,

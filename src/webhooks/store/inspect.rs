@@ -1,4 +1,4 @@
-//! Looking at the inbox and the dead letters.
+//! SQL that shows events and dead letters.
 
 use jiff_sqlx::ToSqlx as _;
 use serde::Serialize;
@@ -9,7 +9,7 @@ use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::webhooks::bucket_of;
+use crate::event_log::bucket_of;
 
 /// An event in a list.
 #[derive(Debug, Serialize, ToSchema)]
@@ -31,7 +31,7 @@ pub struct Listed {
     pub error_message: Option<String>,
 }
 
-/// Which events to show. `before` is the place of the last one shown.
+/// Which events to show. `before` is the position of the last one shown.
 #[derive(Debug, Default, Clone)]
 pub struct EventFilter {
     pub event_type: Option<String>,
@@ -40,7 +40,7 @@ pub struct EventFilter {
     pub before: Option<(jiff::Timestamp, String)>,
 }
 
-/// Up to `limit` events of the inbox, newest first.
+/// Up to `limit` events, newest first.
 pub async fn page(
     conn: &mut PgConnection,
     filter: &EventFilter,
@@ -96,7 +96,7 @@ pub struct DeadLetter {
     pub error_message: String,
 }
 
-/// Everything that is known of an event, its payload as it was received.
+/// All details of an event, with its payload as received.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = WebhookEventDetails)]

@@ -1,4 +1,4 @@
-//! Who works on which event: claiming, and what becomes of what was claimed.
+//! Leases: claiming events, and recording the result of a claimed event.
 
 use std::collections::HashSet;
 
@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use crate::projection::{Handled, StoredEvent};
+use crate::event_log::StoredEvent;
 use crate::telemetry::trace_context::TraceParent;
 
-/// How long a worker may take for a batch before another takes it over.
+/// How long a worker may take for a batch before another may take it over.
 pub const LEASE_SECS: i64 = 60;
 
-/// An event that a worker holds.
+/// A claimed event.
 #[derive(Debug, Clone)]
 pub struct Claimed {
     pub event: StoredEvent,
@@ -24,9 +24,9 @@ pub struct Claimed {
     pub trace: Option<TraceParent>,
 }
 
-/// Makes due what is due, or leased, later than anything can be: the database's
-/// clock was ahead when it was stored. No retry is more than an hour away.
-/// Returns how many events it was.
+/// Makes events due whose due time or lease lies further ahead than possible: the
+/// database's clock was ahead when it was stored. No retry is more than an hour
+/// away. Returns the number of events.
 pub async fn bring_back(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
     let brought = sqlx::query!(
         "UPDATE webhook_events
@@ -41,7 +41,7 @@ pub async fn bring_back(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
     Ok(brought.rows_affected())
 }
 
-/// Makes due what waits for its next attempt. Returns how many events it was.
+/// Makes events due that wait for their next attempt. Returns their number.
 pub async fn make_due(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
     let made = sqlx::query!(
         "WITH waiting AS MATERIALIZED (
@@ -58,26 +58,27 @@ pub async fn make_due(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
     Ok(made.rows_affected())
 }
 
-/// How much a worker claims at a time: events, and bytes of their payloads. One
-/// event is claimed however large it is.
+/// The most events and payload bytes that a worker claims at a time. One event is
+/// claimed whatever its size.
 #[derive(Debug, Clone, Copy)]
-pub struct Most {
+pub struct BatchLimit {
     pub events: i64,
     pub bytes: i64,
 }
 
-/// Leases due events to `lease_id`. `due_by` leaves out what became due later.
+/// Leases due events to `lease_id`. `due_by` leaves out events that became due
+/// later.
 ///
-/// How large a payload is that takes little room is estimated: to know it,
-/// PostgreSQL must read it whole.
+/// The size of a small stored payload is estimated, since PostgreSQL must read
+/// it whole to know.
 ///
-/// The events are chosen once, apart from the update: PostgreSQL may run a
+/// The events are chosen in a CTE, apart from the update: PostgreSQL may run a
 /// sub-select again for each row of a join, and lock more than its limit.
 pub async fn claim(
     conn: &mut PgConnection,
     lease_id: Uuid,
     due_by: Option<Timestamp>,
-    most: Most,
+    limit: BatchLimit,
 ) -> Result<Vec<Claimed>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"WITH first AS MATERIALIZED (
@@ -108,10 +109,10 @@ pub async fn claim(
                   e.event_created_at, e.payload::text AS "payload!", e.retry_count, e.received_at,
                   e.traceparent"#,
         lease_id,
-        most.events,
+        limit.events,
         LEASE_SECS,
         due_by.map(|time| time.to_sqlx()) as _,
-        most.bytes
+        limit.bytes
     )
     .fetch_all(conn)
     .await?;
@@ -135,7 +136,7 @@ pub async fn claim(
         .collect())
 }
 
-/// How many events are due and in nobody's hands, and the database's time.
+/// The number of due events that are not leased, and the database's time.
 pub async fn count_due(conn: &mut PgConnection) -> Result<(i64, Timestamp), sqlx::Error> {
     let row = sqlx::query!(
         r#"SELECT count(*) AS "count!", now() AS "now!" FROM webhook_events
@@ -147,24 +148,26 @@ pub async fn count_due(conn: &mut PgConnection) -> Result<(i64, Timestamp), sqlx
     Ok((row.count, row.now.to_jiff()))
 }
 
-/// Marks events processed that `lease_id` still holds, and returns how many
-/// those were: fewer than given means that another worker took over, and the
+/// A processed event with its result.
+#[derive(Debug, Clone, Copy)]
+pub struct Processed<'a> {
+    pub event: &'a StoredEvent,
+    pub outcome: &'static str,
+    pub organization_id: Option<Uuid>,
+}
+
+/// Marks the events as processed that `lease_id` still holds, and returns their
+/// number. If it is lower than given, another worker took over and the
 /// transaction must not commit.
 pub async fn mark_processed(
     conn: &mut PgConnection,
     lease_id: Uuid,
-    handled: &[(&StoredEvent, &Handled)],
+    processed: &[Processed<'_>],
 ) -> Result<usize, sqlx::Error> {
-    let buckets: Vec<i16> = handled.iter().map(|(event, _)| event.bucket).collect();
-    let ids: Vec<&str> = handled.iter().map(|(event, _)| event.id.as_str()).collect();
-    let outcomes: Vec<&str> = handled
-        .iter()
-        .map(|(_, handled)| handled.outcome())
-        .collect();
-    let owners: Vec<Option<Uuid>> = handled
-        .iter()
-        .map(|(_, handled)| handled.organization_id())
-        .collect();
+    let events: Vec<&StoredEvent> = processed.iter().map(|one| one.event).collect();
+    let (buckets, ids) = keys(&events);
+    let outcomes: Vec<&str> = processed.iter().map(|one| one.outcome).collect();
+    let owners: Vec<Option<Uuid>> = processed.iter().map(|one| one.organization_id).collect();
     let marked = sqlx::query_scalar!(
         "UPDATE webhook_events e
             SET processed = true, processed_at = now(), outcome = done.outcome,
@@ -186,7 +189,7 @@ pub async fn mark_processed(
     Ok(marked.len())
 }
 
-/// What is recorded of a failed attempt.
+/// A failed attempt as it is recorded.
 #[derive(Debug, Clone)]
 pub struct Failure {
     pub error: String,
@@ -195,23 +198,23 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// One entry of the event's `attempts`.
+    /// An entry of the event's `attempts`.
     pub fn entry(&self) -> Value {
         json!([{"at": Timestamp::now(), "error": self.error}])
     }
 }
 
-/// A failed attempt, after which the event waits.
+/// A failed attempt that is retried.
 pub struct Retry<'a> {
     pub event: &'a StoredEvent,
     pub failure: Failure,
     pub delay_ms: i64,
 }
 
-/// Records failed attempts, after which the events wait; not at all if the
-/// customer that one waited for became known meanwhile. The events that
-/// `lease_id` still held, by bucket and id, but those that another transaction
-/// holds, which wait for nobody.
+/// Records failed attempts and schedules the retries; an event is due at once if
+/// the customer that it waits for became known meanwhile. Returns bucket and id
+/// of the recorded events: those that `lease_id` still holds and no other
+/// transaction has locked.
 pub async fn schedule_retries(
     conn: &mut PgConnection,
     lease_id: Uuid,
@@ -261,7 +264,7 @@ pub async fn schedule_retries(
     Ok(held.map(|row| (row.bucket, row.stripe_event_id)).collect())
 }
 
-/// Which of `events` `lease_id` still holds, by bucket and id.
+/// Bucket and id of the `events` that `lease_id` still holds.
 pub async fn still_held(
     conn: &mut PgConnection,
     lease_id: Uuid,
@@ -285,8 +288,9 @@ pub async fn still_held(
         .collect())
 }
 
-/// Gives events back that could not be tried, for `delay_ms`: that was no
-/// attempt. One that another transaction holds keeps its lease until it ends.
+/// Returns events to the queue that could not be tried, due after `delay_ms`,
+/// without counting an attempt. A row that another transaction has locked keeps
+/// its lease until it expires.
 pub async fn set_aside(
     conn: &mut PgConnection,
     lease_id: Uuid,
@@ -318,14 +322,14 @@ pub async fn set_aside(
     Ok(given_back.rows_affected())
 }
 
-/// Where `events` are filed, as two arrays.
+/// The keys of `events` as two arrays.
 fn keys<'a>(events: &[&'a StoredEvent]) -> (Vec<i16>, Vec<&'a str>) {
     let filed = events.iter().map(|event| (event.bucket, event.id.as_str()));
     filed.unzip()
 }
 
-/// Moves an event to the dead letters, in one statement. Whether `lease_id`
-/// still held it.
+/// Moves an event to the dead letters, in one statement. Returns whether
+/// `lease_id` still held it.
 pub async fn dead_letter(
     conn: &mut PgConnection,
     lease_id: Uuid,
@@ -361,8 +365,8 @@ pub async fn dead_letter(
     Ok(moved.is_some())
 }
 
-/// Drops dead letters whose events were processed after all: Stripe may send
-/// one again while it is being moved.
+/// Deletes dead letters whose events were processed after all: Stripe may send an
+/// event again while it is being moved.
 pub async fn forget_dead_letters(
     conn: &mut PgConnection,
     events: &[&StoredEvent],

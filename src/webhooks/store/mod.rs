@@ -1,4 +1,4 @@
-//! The inbox's SQL.
+//! SQL of the webhook event log.
 
 pub mod dead_letters;
 pub mod inspect;
@@ -19,15 +19,15 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArgumentBuffer, PgConnection, PgHasArrayType, PgTypeInfo};
 use sqlx::{Encode, Postgres, Type};
 
-use super::bucket_of;
 use super::event_log::{Delivery, Source};
+use crate::event_log::bucket_of;
 use crate::telemetry::trace_context::TraceParent;
 
 /// Wakes the workers of other replicas.
 pub const NOTIFY: &str = "NOTIFY webhook_events";
 pub const CHANNEL: &str = "webhook_events";
 
-/// JSON text that goes to PostgreSQL as it is, byte for byte.
+/// JSON text that is sent to PostgreSQL byte for byte.
 struct RawJson<'a>(&'a [u8]);
 
 impl Type<Postgres> for RawJson<'_> {
@@ -50,10 +50,10 @@ impl Encode<'_, Postgres> for RawJson<'_> {
 }
 
 /// Stores `group` in one statement, which is its own transaction, and returns
-/// the ids that were not there before, neither in the inbox nor among the dead
-/// letters: of which there are none, most of the time, and that is asked first,
-/// since a join with them costs a fifth of the statement. One statement for one
-/// event and for many.
+/// the new ids: those that were neither in the event log nor among the dead
+/// letters. Usually there are no dead letters; that is checked first, since a
+/// join with them costs a fifth of the statement. One event and many take the
+/// same statement.
 pub async fn insert(
     conn: &mut PgConnection,
     group: &[Delivery],
@@ -109,8 +109,7 @@ pub async fn insert(
     Ok(stored.into_iter().collect())
 }
 
-/// The payloads that are stored of those of `sent` which differ from them, by
-/// event.
+/// The stored payloads that differ from those in `sent`, with their event ids.
 pub async fn differing(
     conn: &mut PgConnection,
     sent: &[(String, Bytes)],
@@ -139,31 +138,15 @@ pub async fn differing(
     Ok(rows.into_iter().map(|row| (row.id, row.kept)).collect())
 }
 
-/// The intake takes no other seconds than those of timestamps: one that it let
-/// through is refused here, since 1970 would be out of all order.
+/// Intake accepts only seconds that a timestamp can hold. One that it let through
+/// is rejected here, since a default of 1970 would break the order.
 fn created_at(secs: i64) -> Result<jiff_sqlx::Timestamp, sqlx::Error> {
     Timestamp::from_second(secs)
         .map(|at| at.to_sqlx())
         .map_err(|error| sqlx::Error::Encode(error.into()))
 }
 
-/// Lets the events that wait for `customer_id` be tried now.
-pub async fn wake_waiting(conn: &mut PgConnection, customer_id: &str) -> Result<u64, sqlx::Error> {
-    let woken = sqlx::query!(
-        "WITH waiting AS MATERIALIZED (
-           SELECT bucket, stripe_event_id FROM webhook_events
-            WHERE waiting_for_customer_id = $1 AND NOT processed FOR UPDATE SKIP LOCKED)
-         UPDATE webhook_events e SET next_retry_at = now()
-           FROM waiting w
-          WHERE e.bucket = w.bucket AND e.stripe_event_id = w.stripe_event_id",
-        customer_id
-    )
-    .execute(conn)
-    .await?;
-    Ok(woken.rows_affected())
-}
-
-/// The inbox in numbers.
+/// The size of the backlog.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Backlog {
     pub dead_letters: i64,
@@ -189,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seconds_that_are_no_time_are_refused_rather_than_1970() {
+    fn seconds_out_of_range_are_rejected_rather_than_1970() {
         assert!(created_at(i64::MAX).is_err());
         let at = created_at(1_769_853_600).unwrap().to_jiff();
         assert_eq!(at.as_second(), 1_769_853_600);

@@ -1,12 +1,12 @@
-//! Storing an event for show.
+//! A trial insert, for readiness.
 
 use sqlx::postgres::PgConnection;
 
-/// Stores a large event as intake would, and takes it back: whether there is
-/// room for one. In a transaction of the caller's, it is a part of it.
+/// Stores a large event as intake would, and rolls it back, to check that there
+/// is room for one. Works inside a transaction of the caller, too.
 pub async fn rehearse(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     let mut tx = sqlx::Connection::begin(conn).await?;
-    // Digits that do not compress, or it would fit into what room is left.
+    // Incompressible, since a small row might fit into the remaining room.
     sqlx::query!(
         "INSERT INTO webhook_events
            (bucket, stripe_event_id, event_type, livemode, event_created_at, payload)

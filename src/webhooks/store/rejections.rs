@@ -1,11 +1,11 @@
-//! Deliveries that were refused, by reason and hour.
+//! SQL of rejected deliveries, by reason and hour.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use sqlx::PgConnection;
 
-/// Adds refused deliveries, and forgets those of more than 30 days ago.
+/// Adds rejected deliveries, and deletes those older than 30 days.
 pub async fn add(
     conn: &mut PgConnection,
     new: &BTreeMap<&'static str, u64>,
@@ -33,7 +33,7 @@ pub async fn add(
     Ok(())
 }
 
-/// Refused deliveries of the last day.
+/// Rejected deliveries of the last day.
 #[derive(Debug, Clone)]
 pub struct Rejected {
     pub reason: String,
@@ -41,7 +41,7 @@ pub struct Rejected {
     pub last_at: Timestamp,
 }
 
-/// What was refused within the last day, by reason.
+/// The rejections of the last day, by reason.
 pub async fn of_last_day(conn: &mut PgConnection) -> Result<Vec<Rejected>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT reason, sum(deliveries)::bigint AS "deliveries!", max(last_at) AS "last_at!"
@@ -60,12 +60,12 @@ pub async fn of_last_day(conn: &mut PgConnection) -> Result<Vec<Rejected>, sqlx:
         .collect())
 }
 
-/// The newest event that Stripe delivered itself.
+/// The newest event that was delivered by Stripe rather than fetched.
 #[derive(Debug, Clone)]
 pub struct LastDelivery {
     pub event_type: String,
     pub received_at: Timestamp,
-    /// It names its object and does not show it.
+    /// Whether it is a thin event, which names its object without its content.
     pub thin: bool,
 }
 

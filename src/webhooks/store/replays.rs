@@ -1,23 +1,22 @@
-//! Events that an operator has processed again.
+//! SQL of replays.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::leases::Failure;
-use crate::projection::{Handled, StoredEvent};
-use crate::webhooks::bucket_of;
+use super::leases::{Failure, Processed};
+use crate::event_log::{StoredEvent, bucket_of};
 
 /// Where an event was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    Inbox,
+pub enum Location {
+    EventLog,
     DeadLetters,
 }
 
-/// What is known of an event.
+/// The result of looking for an event.
 pub enum Found {
-    /// With the organization it is known to be of.
-    At(StoredEvent, Place, Option<Uuid>),
+    /// With its organization, if known.
+    At(StoredEvent, Location, Option<Uuid>),
     InFlight,
     Nowhere,
 }
@@ -71,7 +70,7 @@ pub async fn find(conn: &mut PgConnection, event_id: &str) -> Result<Found, sqlx
             row.event_created_at,
             row.payload,
         );
-        return Ok(Found::At(event, Place::DeadLetters, row.organization_id));
+        return Ok(Found::At(event, Location::DeadLetters, row.organization_id));
     }
     let kept = sqlx::query!(
         r#"SELECT event_type, api_version, livemode, account, event_created_at,
@@ -95,20 +94,20 @@ pub async fn find(conn: &mut PgConnection, event_id: &str) -> Result<Found, sqlx
                 row.event_created_at,
                 row.payload,
             ),
-            Place::Inbox,
+            Location::EventLog,
             row.organization_id,
         ),
     })
 }
 
-/// Marks the event processed; a dead letter goes back to the inbox.
+/// Marks the event as processed; a dead letter moves back to the event log.
 pub async fn finish(
     conn: &mut PgConnection,
-    place: Place,
-    event: &StoredEvent,
-    handled: &Handled,
+    location: Location,
+    processed: Processed<'_>,
 ) -> Result<(), sqlx::Error> {
-    if place == Place::DeadLetters {
+    let event = processed.event;
+    if location == Location::DeadLetters {
         sqlx::query!(
             "WITH gone AS (
                DELETE FROM webhook_dead_letter_queue WHERE bucket = $1 AND stripe_event_id = $2
@@ -137,8 +136,8 @@ pub async fn finish(
           WHERE bucket = $1 AND stripe_event_id = $2",
         event.bucket,
         event.id,
-        handled.outcome(),
-        handled.organization_id() as Option<Uuid>
+        processed.outcome,
+        processed.organization_id as Option<Uuid>
     )
     .execute(conn)
     .await?;

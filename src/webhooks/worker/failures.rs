@@ -1,4 +1,4 @@
-//! What becomes of an event that could not be applied.
+//! Records failed attempts: a retry, or a dead letter.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -9,22 +9,23 @@ use uuid::Uuid;
 use super::super::store::leases::{self, Claimed, Failure, Retry};
 use super::Processor;
 use crate::db::{self, WorkerTx};
-use crate::projection::{HandlerError, StoredEvent};
+use crate::event_log::StoredEvent;
+use crate::projection::HandlerError;
 use crate::telemetry::metrics;
 
-/// How long a failure waits for its event's row, which another transaction holds…
-const HELD: Duration = Duration::from_secs(10);
-/// …and how often it is tried meanwhile.
-const AGAIN: Duration = Duration::from_millis(250);
+/// How long to wait for the row of a failed event that another transaction has
+/// locked.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+/// The pause between attempts meanwhile.
+const LOCK_PAUSE: Duration = Duration::from_millis(250);
 
 impl Processor {
-    /// Records failed attempts: those that are tried again in one statement, since
-    /// an account's other products may send thousands.
+    /// Records failed attempts. Retries are recorded in one statement, since other
+    /// products of the account may send thousands of events.
     ///
     /// # Errors
-    /// When the database is gone. A failure that it refuses to record is
-    /// logged, and the event tried again when its lease ends: the others of
-    /// its batch must not wait for it.
+    /// Database outages only. A failure that the database rejects is logged, and
+    /// its event is retried when the lease ends; the others do not wait for it.
     pub(super) async fn fail(
         &self,
         lease_id: Uuid,
@@ -79,7 +80,7 @@ impl Processor {
                 (retry, claimed.retry_count + 1)
             })
             .collect();
-        let until = Instant::now() + HELD;
+        let until = Instant::now() + LOCK_WAIT;
         loop {
             let retries: Vec<&Retry<'_>> = left.iter().map(|(retry, _)| retry).collect();
             let mut tx = WorkerTx::begin(&self.pool).await?;
@@ -105,7 +106,7 @@ impl Processor {
             if left.is_empty() {
                 return Ok(());
             }
-            // What is left another transaction holds, or another worker has.
+            // The rest is locked by another transaction or leased to another worker.
             let events: Vec<&StoredEvent> = left.iter().map(|(retry, _)| retry.event).collect();
             let mut tx = WorkerTx::begin(&self.pool).await?;
             let ours = leases::still_held(tx.conn(), lease_id, &events).await?;
@@ -114,12 +115,11 @@ impl Processor {
             if left.is_empty() || Instant::now() > until {
                 return Ok(());
             }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(LOCK_PAUSE).await;
         }
     }
 
-    /// Moves an event to the dead letters; if they do not take it, it is
-    /// retried like any other.
+    /// Moves an event to the dead letters. If that fails, the event is retried.
     async fn dead_letter(
         &self,
         lease_id: Uuid,
@@ -160,7 +160,7 @@ impl Processor {
     }
 }
 
-/// Logs that a failure could not be recorded, unless nothing can be.
+/// Logs that a failure could not be recorded; passes on an outage.
 fn unless_outage(
     recorded: Result<(), sqlx::Error>,
     event: &StoredEvent,
@@ -170,7 +170,7 @@ fn unless_outage(
         Err(refusal) if !db::is_outage(&refusal) => {
             tracing::error!(
                 event_id = event.id, event_type = event.event_type,
-                error = failure.error, %refusal, "a failed attempt could not be recorded"
+                error = failure.error, %refusal, "A failed attempt could not be recorded"
             );
             Ok(())
         }
@@ -178,7 +178,7 @@ fn unless_outage(
     }
 }
 
-/// What is recorded of an error.
+/// The failure to record for an error.
 pub fn failure_of(error: &HandlerError) -> Failure {
     let waiting_for = match error {
         HandlerError::UnknownOrganization { customer_id, .. } => customer_id.clone(),
@@ -190,8 +190,8 @@ pub fn failure_of(error: &HandlerError) -> Failure {
     }
 }
 
-/// A database that refuses an event's values refuses them again; anything else
-/// (a missing table, a lock) may heal.
+/// Classifies a database error: rejected values are rejected again, anything else
+/// (a missing table, a lock) is transient.
 pub fn refused(error: &sqlx::Error) -> HandlerError {
     let said = match error {
         sqlx::Error::Database(error) => error.message().to_owned(),

@@ -1,5 +1,5 @@
-//! Organizations that another transaction holds, and events that another
-//! worker took over: neither holds up the rest of a batch.
+//! Handles held organizations and lost leases, so that neither delays the rest of
+//! a batch.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
@@ -10,12 +10,13 @@ use super::super::quarantine::{self, Trial};
 use super::super::store::leases::{self, Claimed};
 use super::{Patience, Processor, Tally, Work};
 use crate::db::WorkerTx;
-use crate::projection::{Batch, HandlerError, StoredEvent};
+use crate::event_log::StoredEvent;
+use crate::projection::{Batch, HandlerError};
 use crate::telemetry::metrics;
 
 impl Processor {
-    /// Tries the events of an organization that was held a moment ago, or sets
-    /// them aside.
+    /// Retries the events of an organization that was just held, or sets them
+    /// aside.
     pub(super) async fn try_held(
         &self,
         lease_id: Uuid,
@@ -37,14 +38,14 @@ impl Processor {
         match work.held.remove(&organization) {
             Some(events) => tally += self.keep_held(&work, organization, events).await?,
             None if self.quarantine.clear(organization) => {
-                tracing::info!(organization_id = %organization, "the organization is free again");
+                tracing::info!(organization_id = %organization, "The organization is no longer held");
             }
             None => {}
         }
         Ok(tally)
     }
 
-    /// Sets the events of an organization aside that was found to be held.
+    /// Sets the events of a held organization aside and remembers that it is held.
     pub(super) async fn keep_held(
         &self,
         work: &Work,
@@ -62,7 +63,7 @@ impl Processor {
         self.set_aside(work.lease_id, organization, events).await
     }
 
-    /// Gives back the events of an organization that is held.
+    /// Returns the events of a held organization to the queue.
     async fn set_aside(
         &self,
         lease_id: Uuid,
@@ -84,7 +85,7 @@ impl Processor {
         })
     }
 
-    /// Another took over some of the events, or all: goes on with the rest.
+    /// Continues with the events that another worker did not take over.
     pub(super) async fn process_what_is_held(
         &self,
         work: &mut Work,
@@ -100,7 +101,7 @@ impl Processor {
         tracing::info!(
             events = all,
             left = claimed.len(),
-            "another worker took events over"
+            "Another worker took over events"
         );
         if claimed.is_empty() || claimed.len() == all {
             return Ok(Tally::default());
@@ -108,8 +109,8 @@ impl Processor {
         Box::pin(self.process(work, claimed, patience)).await
     }
 
-    /// A row was held for too long: looks for the organization it is of, which
-    /// comes last.
+    /// Finds the organization of a row that was locked for too long, by halving
+    /// the batch.
     pub(super) async fn isolate(
         &self,
         work: &mut Work,
@@ -124,8 +125,8 @@ impl Processor {
         if let [(organization, _)] = Vec::from_iter(&of)[..] {
             let organization = organization.unwrap_or_default();
             let events = of.into_values().flatten().collect();
-            // Whoever waited may have waited for the chain alone, which is asked
-            // for quickly the next time.
+            // With `wait`, the wait may have been for the audit chain alone, which
+            // the next attempt does not wait for.
             if !batch.wait {
                 work.waited.insert(organization);
             }

@@ -260,7 +260,7 @@ async fn an_event_that_comes_again_with_another_content_is_told_of() {
     let ran = serving.terminated().await;
     let told = entries(
         &ran.stderr,
-        "an event came again with another content; the first one counts",
+        "An event was delivered again with different content; the first one counts",
     );
     assert_eq!(told.len(), 1, "{}", ran.stderr);
     assert_eq!(told[0]["event_id"], "evt_1");

@@ -75,5 +75,5 @@ async fn a_request_is_closed_once_and_makes_room_for_the_next() {
     };
     assert_ne!(first.key(), second.key());
     let later = second.created_at + SignedDuration::from_hours(23);
-    assert!(second.key_is_good(second.created_at) && !second.key_is_good(later));
+    assert!(second.key_is_valid(second.created_at) && !second.key_is_valid(later));
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use valuecanvas_billing::catalogue::Catalogue;
-use valuecanvas_billing::subscriptions::{Failure, Subscriptions, Unknowable};
+use valuecanvas_billing::subscriptions::{Failure, PreviewUnavailable, Subscriptions};
 
 use super::world::{DAY, START, Stripe, VISA, World, seconds, text};
 use crate::support::dice::Dice;
@@ -177,7 +177,7 @@ impl Arena {
                 }
                 true
             }
-            Err(Failure::Unknowable(Unknowable::StripeOnly(why))) => {
+            Err(Failure::PreviewUnavailable(PreviewUnavailable::StripeOnly(why))) => {
                 assert!(why.starts_with("was changed before"), "{why}");
                 false
             }

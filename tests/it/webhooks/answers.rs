@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use valuecanvas_billing::audit::{self, Actor};
 use valuecanvas_billing::db::TenantTx;
-use valuecanvas_billing::projection::{self, Answer, Shown};
+use valuecanvas_billing::projection::{self, MirrorOutcome, StripeResponse};
 
 use super::workbench::{CUSTOMER, Workbench};
 use crate::support::events::{event, subscription};
@@ -29,21 +29,21 @@ fn caused_by(request: u128, mut event: Value) -> Value {
     event
 }
 
-async fn mirror(bench: &Workbench, request: u128, at: i64, object: &Value) -> Shown {
+async fn mirror(bench: &Workbench, request: u128, at: i64, object: &Value) -> MirrorOutcome {
     let mut tx = TenantTx::begin(&bench.processor.pool, bench.organization)
         .await
         .unwrap();
     let locked = audit::lock_chains(tx.conn(), &[bench.organization])
         .await
         .unwrap();
-    let answer = Answer {
+    let response = StripeResponse {
         organization_id: bench.organization,
         request: Uuid::from_u128(request),
         object,
         at: Timestamp::from_second(at).unwrap(),
         actor: Actor::User(Uuid::nil()),
     };
-    let shown = projection::mirror(tx.conn(), &locked, &bench.processor.catalogue, answer)
+    let shown = projection::mirror(tx.conn(), &locked, &bench.processor.catalogue, response)
         .await
         .unwrap();
     audit::append(tx.conn(), &locked, &shown.entries)

@@ -164,7 +164,7 @@ async fn claim(bench: &Workbench, lease_id: Uuid) -> Vec<leases::Claimed> {
         tx.conn(),
         lease_id,
         None,
-        leases::Most {
+        leases::BatchLimit {
             events: 10,
             bytes: i64::MAX,
         },

@@ -5,7 +5,7 @@ use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 use valuecanvas_billing::audit;
 use valuecanvas_billing::db::WorkerTx;
-use valuecanvas_billing::webhooks::bucket_of;
+use valuecanvas_billing::event_log::bucket_of;
 use valuecanvas_billing::webhooks::worker::{Processor, Tally};
 
 use crate::support::TestDatabase;

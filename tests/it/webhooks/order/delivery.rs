@@ -100,7 +100,7 @@ async fn die_after_the_claim(bench: &Workbench) {
         tx.conn(),
         Uuid::now_v7(),
         None,
-        leases::Most {
+        leases::BatchLimit {
             events: 100,
             bytes: i64::MAX,
         },

@@ -1,21 +1,21 @@
-//! What is to be judged by what Stripe shows alone: pure.
+//! Findings that follow from Stripe's state alone. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Both, Drift, DriftKind};
+use super::{BothSides, Drift, DriftKind};
 use crate::catalogue::Catalogue;
 use crate::stripe::objects::Subscription;
 use billing_domain::subscription::is_ended;
 
-/// Whether it is, or will be, charged for.
+/// Whether it is or will be charged.
 fn runs(subscription: &Subscription) -> bool {
     !is_ended(&subscription.status) && subscription.status != "incomplete"
 }
 
-/// Organizations that pay twice, and those that pay for no plan we know.
+/// Organizations that pay twice, and those that pay for an unknown plan.
 pub fn of_subscriptions(
     catalogue: &Catalogue,
     subscriptions: &[(Uuid, Subscription)],
@@ -66,7 +66,7 @@ fn unknown_prices<'a>(catalogue: &Catalogue, subscription: &'a Subscription) -> 
     unknown.into_iter().collect()
 }
 
-/// The organization that metadata names.
+/// The organization named in the metadata.
 pub fn named(metadata: &Map<String, Value>, organizations: &BTreeSet<Uuid>) -> Option<Uuid> {
     ["organization_id", "tenant_id"]
         .iter()
@@ -74,8 +74,8 @@ pub fn named(metadata: &Map<String, Value>, organizations: &BTreeSet<Uuid>) -> O
         .find(|id| organizations.contains(id))
 }
 
-/// Customers of Stripe's that name an organization which does not have them.
-pub fn stray(both: &Both) -> impl Iterator<Item = Drift> {
+/// Customers in Stripe that name an organization which does not have them.
+pub fn stray(both: &BothSides) -> impl Iterator<Item = Drift> {
     let strays = both.customers.iter().filter_map(|customer| {
         let organization = named(&customer.metadata, &both.organizations)?;
         let is_known = customer.deleted || both.owners.contains_key(&customer.id);

@@ -1,7 +1,6 @@
-//! Folding a batch of events over the stored state of the objects they are
-//! about: what is stored is read, [`History`] decides, and each change is
-//! entered in the audit log. Payloads of events that tie with those of the
-//! batch are read again from the inbox.
+//! Merges a batch of events into the stored objects: [`ObjectMerge`] decides, and
+//! each change becomes an audit entry. Payloads of stored events of equal order
+//! are read from the event log.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -10,33 +9,35 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Earlier, History, Mirrored, Step, Version};
+use super::{Earlier, Mirrored, ObjectMerge, Recency, Version};
 use crate::audit::{Actor, NewEntry};
 use crate::projection::decode::Decoded;
 use crate::projection::event_types::action;
-use crate::projection::{Effects, EventData, Results, store};
+use crate::projection::store;
+use crate::projection::types::{Effects, Results};
+use crate::stripe::event::EventData;
 
-/// The key of a row: its organization and the object's id.
-pub type Key = (Uuid, String);
+/// The key of a row: organization and object id.
+pub type ObjectKey = (Uuid, String);
 
-/// A stored row: what it says in audit entries, and its version.
+/// A stored row: its summary for audit entries and its version.
 pub struct Stored {
     pub summary: Value,
     pub version: Version,
 }
 
-pub type StoredRows = BTreeMap<Key, Stored>;
+pub type StoredRows = BTreeMap<ObjectKey, Stored>;
 
-/// What came out of folding the events of one object.
-pub struct Folded<T> {
+/// An object after its events were merged.
+pub struct MergedObject<T> {
     pub organization_id: Uuid,
     pub version: Version,
     pub snapshot: T,
-    /// Another event of its second may as well be the newest.
+    /// Another event of equal order may be the newest instead.
     pub undecided: bool,
 }
 
-/// A row to be written.
+/// A row to write.
 #[derive(Serialize)]
 pub struct Row<'a, T: Serialize> {
     pub organization_id: Uuid,
@@ -46,7 +47,7 @@ pub struct Row<'a, T: Serialize> {
     pub version: &'a Version,
 }
 
-impl<T: Serialize> Folded<T> {
+impl<T: Serialize> MergedObject<T> {
     pub fn row(&self) -> Row<'_, T> {
         Row {
             organization_id: self.organization_id,
@@ -56,16 +57,16 @@ impl<T: Serialize> Folded<T> {
     }
 }
 
-/// Folds all events about objects of one kind over their stored rows, enters
-/// each change in the audit log, and returns the objects to be written.
-/// `summarize` says what an audit entry shows of a snapshot from `version`.
-pub async fn fold_objects<T: Mirrored>(
+/// Merges the events of one kind of object into the stored rows, records each
+/// change for the audit log, and returns the objects to write. `summarize` makes
+/// the summary of a snapshot for audit entries.
+pub async fn merge_events<T: Mirrored>(
     conn: &mut PgConnection,
     results: &mut Results<'_>,
     effects: &mut Effects,
     stored: &StoredRows,
-    summarize: impl Fn(&Key, &T, &Version) -> Value,
-) -> Result<Vec<Folded<T>>, sqlx::Error> {
+    summarize: impl Fn(&ObjectKey, &T, &Version) -> Value,
+) -> Result<Vec<MergedObject<T>>, sqlx::Error> {
     let objects = results.by_object::<T>();
     let batch = objects.iter().flat_map(|(key, events)| {
         let version = stored.get(key).map(|stored| &stored.version);
@@ -73,23 +74,23 @@ pub async fn fold_objects<T: Mirrored>(
     });
     let earlier = load_earlier(conn, batch).await?;
 
-    let mut folded = Vec::new();
+    let mut merged = Vec::new();
     for (key, events) in &objects {
         let mut summary = stored.get(key).map(|stored| stored.summary.clone());
-        let mut history = History::<T>::new(stored.get(key).map(|stored| stored.version.clone()));
+        let mut merge = ObjectMerge::<T>::new(stored.get(key).map(|stored| stored.version.clone()));
         for (position, event, object) in events {
-            results.newer[*position] = history.fold(event, object, &earlier) != Step::Older;
-            let (Some(snapshot), Some(version)) = (&history.snapshot, &history.version) else {
+            results.newer[*position] = merge.merge(event, object, &earlier) != Recency::Older;
+            let (Some(snapshot), Some(version)) = (&merge.snapshot, &merge.version) else {
                 continue;
             };
             let after = summarize(key, snapshot, version);
-            // A replay of what is the state already changes nothing to tell of,
-            // unless the row had been changed behind our back.
-            let told = version.last_event_id == event.stored.id
+            // Replaying the current event changes nothing, unless the row was
+            // changed otherwise.
+            let is_new = version.last_event_id == event.stored.id
                 && stored
                     .get(key)
                     .is_none_or(|s| s.version.last_event_id != event.stored.id);
-            if summary.as_ref() != Some(&after) || told {
+            if summary.as_ref() != Some(&after) || is_new {
                 effects.record(
                     event,
                     audit_entry::<T>(key, event, summary.take(), after.clone()),
@@ -98,20 +99,20 @@ pub async fn fold_objects<T: Mirrored>(
             summary = Some(after);
         }
         if let (true, Some(snapshot), Some(version)) =
-            (history.changed, history.snapshot, history.version)
+            (merge.changed, merge.snapshot, merge.version)
         {
-            folded.push(Folded {
+            merged.push(MergedObject {
                 organization_id: key.0,
                 version,
                 snapshot,
-                undecided: history.undecided,
+                undecided: merge.undecided,
             });
         }
     }
-    Ok(folded)
+    Ok(merged)
 }
 
-/// Reads what the events of `batch` tie with.
+/// Reads the stored events of the same order as events of `batch`.
 async fn load_earlier<'a>(
     conn: &mut PgConnection,
     batch: impl Iterator<Item = (&'a Decoded<'a>, Option<&'a Version>)>,
@@ -136,7 +137,7 @@ async fn load_earlier<'a>(
 }
 
 fn audit_entry<T: Mirrored>(
-    key: &Key,
+    key: &ObjectKey,
     event: &Decoded<'_>,
     before: Option<Value>,
     after: Value,

@@ -1,20 +1,20 @@
-//! Requests to Stripe of which it is not known what became of them.
+//! Requests to Stripe whose outcome is not known.
 
 use super::{Drift, DriftKind, Reconciliation};
 use crate::db::{TenantTx, WorkerTx};
 use crate::stripe::client::{Client, ErrorKind};
 use crate::stripe::requests::{self, Which};
 use crate::subscriptions::Subscriptions;
-use crate::subscriptions::change::execute::look;
-use crate::subscriptions::change::record::{Change, QUIET};
+use crate::subscriptions::change::execute::find_outcome;
+use crate::subscriptions::change::record::{ChangeRecord, MAX_IN_FLIGHT};
 use crate::subscriptions::failure::Failure;
 
-/// More than these are looked at the next time.
-const MOST_REQUESTS: i64 = 1_000;
+/// Further requests are handled by the next reconciliation.
+const MAX_REQUESTS: i64 = 1_000;
 
 impl Subscriptions {
-    /// What was left open, and what recovery gave up.
-    pub(super) async fn left_open(
+    /// Reports open and abandoned requests; with `apply`, settles them.
+    pub(super) async fn settle_open_requests(
         &self,
         client: &Client,
         apply: bool,
@@ -25,7 +25,7 @@ impl Subscriptions {
             (Which::Abandoned, DriftKind::AbandonedRequest),
         ] {
             let mut tx = WorkerTx::begin(&self.pool).await?;
-            let requests = requests::find(tx.conn(), which, QUIET, MOST_REQUESTS).await?;
+            let requests = requests::find(tx.conn(), which, MAX_IN_FLIGHT, MAX_REQUESTS).await?;
             tx.rollback().await?;
             for request in requests {
                 let request = match request {
@@ -50,7 +50,7 @@ impl Subscriptions {
                 if apply {
                     let settled = match kind {
                         DriftKind::OpenRequest => self.recover(client, &request).await,
-                        _ => self.look_once_more(client, &request).await,
+                        _ => self.check_abandoned_request(client, &request).await,
                     };
                     drift.set_healed(settled)?;
                 }
@@ -60,16 +60,16 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Looks what became of a request that recovery gave up.
-    async fn look_once_more(
+    /// Mirrors the outcome of an abandoned request, if Stripe shows one.
+    async fn check_abandoned_request(
         &self,
         client: &Client,
         request: &requests::Request,
     ) -> Result<bool, Failure> {
-        if let Some(change) = Change::of(request) {
-            match look(client, request, &change).await {
-                Ok(Some(seen)) => {
-                    self.mirror_seen(request.organization_id, seen, None)
+        if let Some(change) = ChangeRecord::of(request) {
+            match find_outcome(client, request, &change).await {
+                Ok(Some(snapshot)) => {
+                    self.mirror_snapshot(request.organization_id, snapshot, None)
                         .await?;
                 }
                 Ok(None) => {}

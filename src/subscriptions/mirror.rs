@@ -1,0 +1,121 @@
+//! Fetches a subscription from Stripe and mirrors it.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::failure::Failure;
+use super::store::StaleMirror;
+use super::{Subscriptions, store};
+use crate::audit::{self, Actor, NewEntry};
+use crate::db::TenantTx;
+use crate::metering::grace;
+use crate::projection::{self, StripeResponse};
+use crate::stripe::client::{self, Client, ErrorKind, StripeError};
+use crate::telemetry::metrics;
+
+/// An object as Stripe showed it at a time.
+pub struct StripeSnapshot {
+    pub object: Value,
+    /// The time on the customer's clock.
+    pub at: Timestamp,
+    /// Stripe's id of the request.
+    pub request_id: Option<String>,
+}
+
+/// Whether Stripe has the subscription that counts here.
+pub(super) enum StripePresence {
+    /// It is mirrored now, or the organization has none.
+    Present,
+    Missing(String),
+}
+
+/// Completes a response with all its items and its time: Stripe's, or that of
+/// the customer's test clock.
+pub(super) async fn snapshot(
+    client: &Client,
+    mut response: client::Response,
+) -> Result<StripeSnapshot, StripeError> {
+    client.fetch_missing_items(&mut response.body).await?;
+    let at = match response.body["test_clock"].as_str() {
+        Some(clock) => {
+            let secs = client.test_clock(clock).await?;
+            Timestamp::from_second(secs).ok()
+        }
+        None => response.date,
+    };
+    Ok(StripeSnapshot {
+        at: at.unwrap_or_else(Timestamp::now),
+        object: response.body,
+        request_id: response.request_id,
+    })
+}
+
+impl Subscriptions {
+    /// Fetches the organization's subscription from Stripe and mirrors it.
+    pub(super) async fn refresh_from_stripe(
+        &self,
+        client: &Client,
+        organization_id: Uuid,
+    ) -> Result<StripePresence, Failure> {
+        let state = self.state(organization_id).await?;
+        let Some(subscription) = state.subscription else {
+            return Ok(StripePresence::Present);
+        };
+        let response = match client.subscription(&subscription.id).await {
+            Ok(response) => response,
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                return Ok(StripePresence::Missing(subscription.id));
+            }
+            Err(error) => return Err(Failure::Stripe(error)),
+        };
+        let snapshot = snapshot(client, response).await.map_err(Failure::Stripe)?;
+        self.mirror_snapshot(organization_id, snapshot, None)
+            .await?;
+        Ok(StripePresence::Present)
+    }
+
+    /// Mirrors a snapshot, with an audit entry if it differs from our state.
+    pub(super) async fn mirror_snapshot(
+        &self,
+        organization_id: Uuid,
+        snapshot: StripeSnapshot,
+        stale: Option<&StaleMirror>,
+    ) -> Result<(), Failure> {
+        let mut tx = TenantTx::begin(&self.pool, organization_id).await?;
+        let locked = audit::lock_chains(tx.conn(), &[organization_id]).await?;
+        let response = StripeResponse {
+            organization_id,
+            request: Uuid::now_v7(),
+            object: &snapshot.object,
+            at: snapshot.at,
+            actor: Actor::System,
+        };
+        let mirrored = projection::mirror(tx.conn(), &locked, &self.catalogue, response).await?;
+        let mut entries = Vec::new();
+        if mirrored.before.as_ref() != Some(&mirrored.after) {
+            entries.push(NewEntry {
+                organization_id,
+                action: "subscription_reconciled",
+                actor: Actor::System,
+                resource_type: "subscription",
+                resource_id: mirrored.subscription.id,
+                before: mirrored.before,
+                after: Some(mirrored.after),
+                metadata: json!({"stripe_request_id": snapshot.request_id}),
+                client: None,
+            });
+        }
+        entries.extend(mirrored.entries);
+        audit::append(tx.conn(), &locked, &entries).await?;
+        if let Some(stale) = stale {
+            store::clear_stale(&mut tx, stale).await?;
+        }
+        tx.commit().await?;
+        let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
+        metrics::audit_entries(&actions);
+        projection::report_alerts(&mirrored.alerts);
+        grace::count(&mirrored.graces);
+        Ok(())
+    }
+}
