@@ -1,4 +1,6 @@
-//! Many requests, one statement. What one batch answers is as fresh as if each
-//! had asked by itself; nothing is cached here.
+//! Many requests, one statement: commits that requests share, and reads that
+//! they share. What a batch answers is as fresh as if each request had asked by
+//! itself; nothing is cached here.
 
 pub mod lookup;
+pub mod writer;

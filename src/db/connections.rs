@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _};
 
-use super::{DatabaseError, scarcity};
+use super::{DatabaseError, planner, scarcity};
 
 /// How long to wait for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,15 +22,12 @@ const READ_ONLY_MOST: Duration = Duration::from_secs(1);
 /// Settings of all our sessions, whatever the defaults of server, database and role:
 /// the isolation and schema that our statements are written for; row-level security
 /// that hides rows instead of raising an error; no idle timeout; and commits that
-/// are durable when they return (stricter settings stay). JIT is off: compiling
-/// takes longer than any statement runs, but a planner switch can make a plan look
-/// expensive enough for it. On Citus, SET LOCAL then reaches the shards; plain
-/// PostgreSQL ignores that setting.
+/// are durable when they return (stricter settings stay). On Citus, SET LOCAL then
+/// reaches the shards; plain PostgreSQL ignores that setting.
 const SESSION: &str = "SET citus.propagate_set_commands = 'local'; \
                        SET default_transaction_isolation = 'read committed'; \
                        SET search_path = public; \
                        SET row_security = on; \
-                       SET jit = off; \
                        SELECT set_config('synchronous_commit', 'on', false) \
                         WHERE current_setting('synchronous_commit') = 'off'; \
                        SET idle_session_timeout = 0";
@@ -47,9 +44,8 @@ const LIMITS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '10s'; \
 /// For statements outside transactions.
 const WORKER: &str = "SET ROLE billing_worker";
 
-/// For reading rows by their keys. A plan made while a table was small must not
-/// read all of it later.
-const LOOKUP: &str = "SET ROLE billing_worker; SET enable_seqscan = off";
+/// For reading rows by their keys.
+const LOOKUP: &[&str] = &[WORKER, planner::BY_KEY];
 
 /// The options of all our connections.
 fn prepare(options: PgConnectOptions) -> PgConnectOptions {
@@ -64,7 +60,7 @@ fn prepare(options: PgConnectOptions) -> PgConnectOptions {
 /// A pool that connects on first use. A connection that has died, or can no longer
 /// write, is replaced before it is used.
 pub fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
-    opened_with("", connections)
+    opened_with(&[], connections)
         .test_before_acquire(false)
         .before_acquire(|connection, meta| {
             Box::pin(async move {
@@ -83,7 +79,7 @@ pub fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
 /// A pool whose connections are billing_worker from the start. It does not test
 /// connections before use, which would cost a round trip each time.
 pub fn worker_pool(options: PgConnectOptions, connections: u32) -> PgPool {
-    opened_with(WORKER, connections)
+    opened_with(&[WORKER], connections)
         .acquire_timeout(ROLE_TIMEOUT)
         .test_before_acquire(false)
         .connect_lazy_with(prepare(options))
@@ -97,16 +93,17 @@ pub fn lookup_pool(options: PgConnectOptions, connections: u32) -> PgPool {
         .connect_lazy_with(prepare(options))
 }
 
-fn opened_with(opening: &'static str, connections: u32) -> PgPoolOptions {
+fn opened_with(opening: &'static [&'static str], connections: u32) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .after_connect(move |connection, _| {
             Box::pin(async move {
                 connection.execute(SESSION).await?;
+                connection.execute(planner::NO_COMPILING).await?;
                 connection.execute(LIMITS).await?;
-                if !opening.is_empty() {
-                    connection.execute(opening).await?;
+                for statement in opening {
+                    connection.execute(*statement).await?;
                 }
                 Ok(())
             })
@@ -139,7 +136,7 @@ pub async fn server_version(conn: &mut PgConnection) -> Result<String, sqlx::Err
 
 /// A connection of the caller's own.
 pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, DatabaseError> {
-    dedicated(options, "", ACQUIRE_TIMEOUT)
+    dedicated(options, &[], ACQUIRE_TIMEOUT)
         .await
         .map_err(DatabaseError::Unreachable)
 }
@@ -147,16 +144,17 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Databas
 /// The same, with further settings and a timeout.
 pub async fn dedicated(
     options: &PgConnectOptions,
-    opening: &'static str,
+    opening: &'static [&'static str],
     patience: Duration,
 ) -> Result<PgConnection, sqlx::Error> {
     let options = prepare(options.clone());
     let connecting = async {
         let mut connection = PgConnection::connect_with(&options).await?;
         connection.execute(SESSION).await?;
+        connection.execute(planner::NO_COMPILING).await?;
         connection.execute(UNBOUNDED).await?;
-        if !opening.is_empty() {
-            connection.execute(opening).await?;
+        for statement in opening {
+            connection.execute(*statement).await?;
         }
         Ok(connection)
     };

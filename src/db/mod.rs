@@ -7,6 +7,7 @@ mod connections;
 pub mod disk;
 pub mod guards;
 mod login;
+pub mod planner;
 mod pooling;
 pub mod rights;
 mod room;

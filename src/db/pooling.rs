@@ -94,7 +94,7 @@ pub async fn short_pooler(
         return Ok(None);
     }
     let mut opening: FuturesUnordered<_> =
-        (0..needed).map(|_| dedicated(options, "", ALL)).collect();
+        (0..needed).map(|_| dedicated(options, &[], ALL)).collect();
     let mut opened: Vec<PgConnection> = Vec::new();
     let mut failed = None;
     while let Ok(Some(next)) = tokio::time::timeout(NEXT, opening.next()).await {

@@ -9,6 +9,8 @@ use sqlx::{AssertSqlSafe, Executor as _, Postgres, SqlSafeStr, SqlStr};
 use sqlx_core::transaction::TransactionManager as _;
 use uuid::Uuid;
 
+use super::planner;
+
 /// A connection that does not return to the pool within this time is given up: the
 /// server has vanished, since no statement takes as long.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(35);
@@ -170,13 +172,13 @@ impl WorkerTx {
             .map(Self)
     }
 
-    /// For claiming work. The planner overestimates the selectivity of a queue's
-    /// conditions and would sort the whole backlog for each batch, although the index
-    /// has its head.
+    /// For claiming the head of a queue.
     pub async fn begin_claim(pool: &PgPool) -> Result<Self, sqlx::Error> {
-        let opening = "BEGIN; SET LOCAL ROLE billing_worker; SET LOCAL app.current_org_id = ''; \
-                       SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off";
-        PooledTx::begin(pool, opening.into_sql_str())
+        let opening = format!(
+            "BEGIN; SET LOCAL ROLE billing_worker; SET LOCAL app.current_org_id = ''; {}",
+            planner::HEAD_OF_QUEUE
+        );
+        PooledTx::begin(pool, AssertSqlSafe(opening).into_sql_str())
             .await
             .map(Self)
     }

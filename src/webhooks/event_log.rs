@@ -5,12 +5,13 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
+use sqlx::Executor as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{Connection, Executor};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{altered, store};
-use crate::db;
+use crate::batch::writer::{Batch, Failure, Session, Settings};
+use crate::db::{self, planner};
 use crate::limits;
 use crate::stripe::event::Envelope;
 use crate::telemetry::metrics;
@@ -21,15 +22,17 @@ const LARGEST_GROUP: usize = 256;
 const NOTIFY_EVERY: Duration = Duration::from_millis(200);
 /// Answers that are held back for the next group wait for it.
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
-/// A group that takes longer has failed, and may be sent again.
-///
-/// The one statement's plan does not depend on its group, and making it anew
-/// would take longer than to run it.
-const OPENING: &str = "SET ROLE billing_worker; SET statement_timeout = '4s'; \
-                       SET plan_cache_mode = force_generic_plan";
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The server cancels a slow statement; this is for one that says nothing more.
-const SILENCE: Duration = Duration::from_millis(4_500);
+const SETTINGS: Settings = Settings {
+    opening: &[
+        "SET ROLE billing_worker",
+        // A group that takes longer has failed, and may be sent again.
+        "SET statement_timeout = '4s'",
+        planner::PLAN_ONCE,
+    ],
+    transaction: false,
+    conflicts: 1,
+    silence: Duration::from_millis(4_500),
+};
 
 /// How events come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,9 +102,8 @@ impl Intake {
 
 /// The one who writes. More writers than one did not make it faster.
 pub struct Writer {
-    options: PgConnectOptions,
+    session: Session,
     queue: mpsc::Receiver<Delivery>,
-    connection: Option<PgConnection>,
     notified: Option<Instant>,
     source: Source,
     /// Called after each commit that stored something, with how many events.
@@ -118,9 +120,8 @@ pub fn new(
 ) -> (Intake, Writer) {
     let (sender, queue) = mpsc::channel(limits::DELIVERIES);
     let writer = Writer {
-        options,
+        session: Session::new(options, SETTINGS),
         queue,
-        connection: None,
         notified: None,
         source,
         on_commit: Box::new(on_commit),
@@ -162,9 +163,7 @@ impl Writer {
             self.tell_of(&again).await;
         }
         committed.into_iter().for_each(answer);
-        if let Some(connection) = self.connection {
-            let _ = connection.close().await;
-        }
+        self.session.close().await;
     }
 
     /// Stores a group, and returns the ids that were new.
@@ -181,38 +180,20 @@ impl Writer {
         }
     }
 
-    /// Stores a group. What was not stored may have been, when the connection
-    /// broke at the wrong moment: sent again, it is a duplicate.
     async fn try_commit(&mut self, group: &[Delivery]) -> Result<HashSet<String>, Refused> {
-        let mut reused = self.connection.is_some();
-        let mut conflicted = false;
-        loop {
-            let connection = match &mut self.connection {
-                Some(connection) => connection,
-                None => match db::dedicated(&self.options, OPENING, CONNECT_TIMEOUT).await {
-                    Ok(connection) => self.connection.insert(connection),
-                    // Whatever is wrong now is wrong with the database.
-                    Err(error) => return Err(unavailable(&error, group)),
-                },
-            };
-            let inserting =
-                tokio::time::timeout(SILENCE, store::insert(connection, group, self.source));
-            let error = match inserting.await.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
-                Ok(stored) => return Ok(stored),
-                Err(error) => error,
-            };
-            if db::is_conflict(&error) && !conflicted {
-                conflicted = true;
-            } else if is_by_value(&error) {
-                return Err(Refused::Values(error));
-            } else {
-                self.connection = None;
-                // It may have died between two groups, with the server it led to.
-                let died = db::is_outage(&error) && !matches!(error, sqlx::Error::PoolTimedOut);
-                if !(died && reused) {
-                    return Err(unavailable(&error, group));
-                }
-                reused = false;
+        let mut batch = Insert {
+            group,
+            source: self.source,
+        };
+        match self.session.commit(&mut batch).await {
+            Ok(stored) => Ok(stored),
+            Err(Failure::Refused(error)) if is_by_value(&error) => Err(Refused::Values(error)),
+            Err(
+                Failure::Refused(error) | Failure::TimedOut(error) | Failure::Unavailable(error),
+            ) => {
+                // Whatever is wrong now is wrong with the database.
+                self.session.forget();
+                Err(unavailable(&error, group))
             }
         }
     }
@@ -249,10 +230,10 @@ impl Writer {
         if again.is_empty() || self.source == Source::Backfill {
             return;
         }
-        if let Some(connection) = &mut self.connection {
-            let telling = tokio::time::timeout(NOTIFY_TIMEOUT, altered::report(connection, again));
+        if let Some(conn) = self.session.connection() {
+            let telling = tokio::time::timeout(NOTIFY_TIMEOUT, altered::report(conn, again));
             if !matches!(telling.await, Ok(Ok(()))) {
-                self.connection = None;
+                self.session.forget();
             }
         }
     }
@@ -267,13 +248,28 @@ impl Writer {
             return;
         }
         self.notified = Some(Instant::now());
-        if let Some(connection) = &mut self.connection {
+        if let Some(conn) = self.session.connection() {
             // Lost, it costs a poll interval.
-            let notifying = tokio::time::timeout(NOTIFY_TIMEOUT, connection.execute(store::NOTIFY));
+            let notifying = tokio::time::timeout(NOTIFY_TIMEOUT, conn.execute(store::NOTIFY));
             if !matches!(notifying.await, Ok(Ok(_))) {
-                self.connection = None;
+                self.session.forget();
             }
         }
+    }
+}
+
+/// A group's one statement.
+struct Insert<'a> {
+    group: &'a [Delivery],
+    source: Source,
+}
+
+impl Batch for Insert<'_> {
+    /// The ids that were new.
+    type Reply = HashSet<String>;
+
+    async fn write(&mut self, conn: &mut PgConnection) -> Result<HashSet<String>, sqlx::Error> {
+        store::insert(conn, self.group, self.source).await
     }
 }
 

@@ -22,7 +22,7 @@ const KEPT: Duration = Duration::from_millis(1_000);
 const FRESH: Duration = Duration::from_millis(250);
 
 /// The roles that the service's parts need.
-const ROLES: &str = "SET ROLE billing_app; SET ROLE billing_worker";
+const ROLES: &[&str] = &["SET ROLE billing_app", "SET ROLE billing_worker"];
 
 /// The readiness check; clones share its last result.
 #[derive(Clone)]

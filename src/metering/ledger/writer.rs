@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{Connection as _, Executor as _};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -14,20 +13,14 @@ use super::set_aside::SetAside;
 use super::store;
 use super::transaction::{self, Attempt, Key, Mode, touched};
 use super::{LedgerError, Outcome, Rules};
-use crate::db;
+use crate::batch::writer::{Batch, Failure, Session, Settings};
+use crate::db::{self, planner};
 use crate::telemetry::metrics;
 use crate::telemetry::seldom::Seldom;
 
-/// Plans are made once, maybe while the tables are empty, and every statement
-/// finds its rows by their keys: nothing is ever to be read from end to end.
-const OPENING: &str = "SET ROLE billing_worker; SET statement_timeout = '4s'; \
-                       SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
-                       SET enable_hashjoin = off; SET enable_mergejoin = off";
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The server cancels a slow statement; this is for one that says nothing more.
+/// The server cancels a slow statement; this is for a server that says nothing
+/// more.
 const SILENCE: Duration = Duration::from_secs(6);
-/// How often a group is tried again that met another's locks.
-const CONFLICTS: u32 = 5;
 /// How long an account that was found held is taken for held.
 const HELD: Duration = Duration::from_millis(100);
 
@@ -41,12 +34,28 @@ pub enum Patience {
 }
 
 impl Patience {
-    const fn statement(self) -> &'static str {
-        match self {
-            Self::Short => "SET lock_timeout = '50ms'",
-            Self::Long => "SET lock_timeout = '100ms'",
+    const fn settings(self) -> Settings {
+        Settings {
+            opening: match self {
+                Self::Short => const { &opening("SET lock_timeout = '50ms'") },
+                Self::Long => const { &opening("SET lock_timeout = '100ms'") },
+            },
+            transaction: true,
+            conflicts: 5,
+            silence: SILENCE,
         }
     }
+}
+
+const fn opening(lock_timeout: &'static str) -> [&'static str; 5] {
+    [
+        "SET ROLE billing_worker",
+        "SET statement_timeout = '4s'",
+        lock_timeout,
+        // Plans are made once, maybe while the tables are empty.
+        planner::PLAN_ONCE,
+        planner::JOIN_BY_KEY,
+    ]
 }
 
 /// Accounts of which another session holds something that was waited for in
@@ -87,13 +96,11 @@ pub enum Committed {
 
 /// A connection, and what is counted by it.
 pub struct Committer {
-    options: PgConnectOptions,
+    session: Session,
     rules: Rules,
     /// Groups to be answered where they were asked: from another thread, each
     /// answer would wake that one by itself.
     done: mpsc::UnboundedSender<(Vec<Asker>, Outcome)>,
-    patience: Patience,
-    connection: Option<PgConnection>,
     /// Groups and requests that could not be counted.
     failed: Seldom,
 }
@@ -106,11 +113,9 @@ impl Committer {
         patience: Patience,
     ) -> Self {
         Self {
-            options,
+            session: Session::new(options, patience.settings()),
             rules,
             done,
-            patience,
-            connection: None,
             failed: Seldom::default(),
         }
     }
@@ -135,50 +140,25 @@ impl Committer {
 
     /// Counts a group; `waits`: also for accounts that another session holds.
     pub async fn commit(&mut self, jobs: &[Job], waits: bool) -> Committed {
-        let mut reused = self.connection.is_some();
         let mut mode = Mode::of(waits);
-        let mut conflicts = 0;
         loop {
-            let connection = match &mut self.connection {
-                Some(connection) => connection,
-                None => match self.connect().await {
-                    Ok(connection) => self.connection.insert(connection),
-                    Err(error) => return self.unavailable(&error, jobs),
-                },
+            let mut batch = Transaction {
+                rules: &self.rules,
+                jobs,
+                mode: &mode,
             };
-            let attempt = transaction::attempt(connection, &self.rules, jobs, &mode);
-            let attempted = tokio::time::timeout(SILENCE, attempt).await;
-            let error = match attempted.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
+            match self.session.commit(&mut batch).await {
                 Ok(Attempt::Done(replies)) => return Committed::Answered(Ok(replies)),
                 Ok(Attempt::Held(keys)) => return Committed::Held(keys),
-                Ok(Attempt::Again(wanted)) => {
-                    mode = wanted;
-                    continue;
+                Ok(Attempt::Again(wanted)) => mode = wanted,
+                Err(Failure::TimedOut(_)) => return self.whom_it_waited_for(jobs).await,
+                Err(Failure::Refused(error)) => {
+                    db::disk::Writer::Ledger.note(&error);
+                    self.tell(&error, jobs);
+                    return Committed::Spoiled;
                 }
-                Err(error) => error,
-            };
-            if db::is_conflict(&error) && conflicts < CONFLICTS && self.roll_back().await {
-                conflicts += 1;
-                continue;
+                Err(Failure::Unavailable(error)) => return self.unavailable(&error, jobs),
             }
-            if db::is_timeout(&error) && self.roll_back().await {
-                return self.whom_it_waited_for(jobs).await;
-            }
-            if error.as_database_error().is_some()
-                && !db::is_outage(&error)
-                && self.roll_back().await
-            {
-                db::disk::Writer::Ledger.note(&error);
-                self.tell(&error, jobs);
-                return Committed::Spoiled;
-            }
-            self.connection = None;
-            // It may have died between two groups, with the server it led to.
-            let died = db::is_outage(&error) && !matches!(error, sqlx::Error::PoolTimedOut);
-            if !(died && reused) {
-                return self.unavailable(&error, jobs);
-            }
-            reused = false;
         }
     }
 
@@ -203,47 +183,41 @@ impl Committer {
         );
     }
 
-    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
-        let mut connection = db::dedicated(&self.options, OPENING, CONNECT_TIMEOUT).await?;
-        connection.execute(self.patience.statement()).await?;
-        Ok(connection)
-    }
-
     /// Tells whose rows another session holds.
     async fn whom_it_waited_for(&mut self, jobs: &[Job]) -> Committed {
-        let Some(connection) = &mut self.connection else {
+        let keys = transaction::keys(jobs);
+        let Some(conn) = self.session.connection() else {
             return Committed::Waited;
         };
-        let keys = transaction::keys(jobs);
-        let looked = tokio::time::timeout(SILENCE, store::blocked(connection, &keys)).await;
-        match looked.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
+        let looking = tokio::time::timeout(SILENCE, store::blocked(conn, &keys));
+        match looking.await.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
             Ok(blocked) if blocked.is_empty() => Committed::Waited,
             Ok(blocked) => Committed::Blocked(blocked),
             Err(error) => {
-                tracing::warn!(%error, "it could not be told whose account is held");
-                self.connection = None;
+                tracing::warn!(%error, "the accounts that are locked could not be read");
+                self.session.forget();
                 Committed::Waited
             }
         }
     }
 
-    /// Ends a transaction that failed; false: the connection is gone.
-    async fn roll_back(&mut self) -> bool {
-        let Some(connection) = &mut self.connection else {
-            return false;
-        };
-        let rolled_back = tokio::time::timeout(SILENCE, connection.execute("ROLLBACK")).await;
-        let alive = matches!(rolled_back, Ok(Ok(_)));
-        if !alive {
-            self.connection = None;
-        }
-        alive
-    }
-
     pub async fn close(self) {
-        if let Some(connection) = self.connection {
-            let _ = connection.close().await;
-        }
+        self.session.close().await;
+    }
+}
+
+/// A group's one transaction.
+struct Transaction<'a> {
+    rules: &'a Rules,
+    jobs: &'a [Job],
+    mode: &'a Mode,
+}
+
+impl Batch for Transaction<'_> {
+    type Reply = Attempt;
+
+    async fn write(&mut self, conn: &mut PgConnection) -> Result<Attempt, sqlx::Error> {
+        transaction::attempt(conn, self.rules, self.jobs, self.mode).await
     }
 }
 

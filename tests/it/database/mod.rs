@@ -11,6 +11,7 @@ mod isolation;
 mod logins;
 mod migrations;
 mod mutations;
+mod planner;
 mod privileged;
 mod psql;
 mod rights;

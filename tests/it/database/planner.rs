@@ -1,0 +1,128 @@
+//! The planner's settings, each by the plan that it avoids. The statements are
+//! those that the code runs, as they are recorded for the compile-time checks.
+
+use std::path::Path;
+
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Row as _};
+use valuecanvas_billing::db::{self, planner};
+
+use crate::architecture::sources;
+use crate::support::TestDatabase;
+
+/// The recorded queries that stand in files below `folder`, with their number
+/// of parameters.
+fn recorded(folder: &str) -> Vec<(String, usize)> {
+    let source: String = sources(folder).into_iter().map(|(_, text)| text).collect();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(".sqlx");
+    let mut queries = Vec::new();
+    for entry in std::fs::read_dir(root).unwrap() {
+        let text = std::fs::read(entry.unwrap().path()).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let query = record["query"].as_str().unwrap().to_owned();
+        if source.contains(&query) {
+            let parameters = &record["describe"]["parameters"]["Left"];
+            queries.push((query, parameters.as_array().unwrap().len()));
+        }
+    }
+    queries
+}
+
+/// The plan of a prepared statement whose parameters are all null.
+async fn plan(conn: &mut PgConnection, query: &str, parameters: usize) -> String {
+    let nulls = vec!["NULL"; parameters].join(", ");
+    let arguments = match parameters {
+        0 => String::new(),
+        _ => format!("({nulls})"),
+    };
+    run(conn, &format!("PREPARE looked_at AS {query}")).await;
+    let explain = format!("EXPLAIN (COSTS OFF) EXECUTE looked_at{arguments}");
+    let rows = conn
+        .fetch_all(sqlx::raw_sql(AssertSqlSafe(explain)))
+        .await
+        .unwrap_or_else(|error| panic!("{error}\n{query}"));
+    run(conn, "DEALLOCATE looked_at").await;
+    let lines = rows.iter().map(|row| row.get::<String, _>(0));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+async fn run(conn: &mut PgConnection, sql: &str) {
+    conn.execute(sqlx::raw_sql(AssertSqlSafe(sql)))
+        .await
+        .unwrap_or_else(|error| panic!("{error}\n{sql}"));
+}
+
+/// A session of the service's, with these settings.
+async fn session(db: &TestDatabase, settings: &[&str]) -> PgConnection {
+    let mut conn = db::connect(&db.service()).await.unwrap();
+    run(&mut conn, "SET ROLE billing_worker").await;
+    for setting in settings {
+        run(&mut conn, setting).await;
+    }
+    conn
+}
+
+/// How many of the statements read one of these tables from end to end, by
+/// plans that are made now and kept.
+async fn read_whole(
+    conn: &mut PgConnection,
+    queries: &[(String, usize)],
+    tables: &[&str],
+) -> usize {
+    let mut whole = 0;
+    for (query, parameters) in queries {
+        let plan = plan(conn, query, *parameters).await;
+        let reads = |table: &&str| plan.contains(&format!("Seq Scan on {table}"));
+        if tables.iter().any(reads) {
+            whole += 1;
+        }
+    }
+    whole
+}
+
+/// The backlog of a day without workers.
+const BACKLOG: &str = "INSERT INTO webhook_events
+       (bucket, stripe_event_id, event_type, livemode, event_created_at, payload, received_at)
+  SELECT n % 1024, 'evt_' || n, 'charge.succeeded', false, now(), '{}', now() - n * interval '1 s'
+    FROM generate_series(1, 20000) n";
+
+#[tokio::test]
+async fn a_claim_takes_the_head_of_the_queue_by_its_index() {
+    let db = TestDatabase::new().await;
+    db.execute(BACKLOG).await;
+    db.execute("ANALYZE webhook_events").await;
+    let queries = recorded("src/webhooks/store");
+    let claim = queries
+        .iter()
+        .find(|(query, _)| query.contains("FOR UPDATE SKIP LOCKED"));
+    let (claim, parameters) = claim.expect("claims are recorded");
+    let mut conn = session(&db, &[]).await;
+    let mut plans = Vec::new();
+    for settings in ["", planner::HEAD_OF_QUEUE] {
+        let mut tx = conn.begin().await.unwrap();
+        run(&mut tx, "SET LOCAL plan_cache_mode = force_generic_plan").await;
+        run(&mut tx, settings).await;
+        plans.push(plan(&mut tx, claim, *parameters).await);
+        tx.rollback().await.unwrap();
+    }
+    let by_index = "Index Scan using webhook_events_due_idx";
+    assert!(!plans[0].contains(by_index), "{}", plans[0]);
+    assert!(plans[1].contains(by_index), "{}", plans[1]);
+}
+
+#[tokio::test]
+async fn the_ledger_reads_no_table_whole_by_plans_made_while_it_was_empty() {
+    let db = TestDatabase::new().await;
+    let queries = recorded("src/metering/ledger/store");
+    assert!(queries.len() > 20, "{}", queries.len());
+    let tables = [
+        "usage_totals",
+        "usage_events",
+        "usage_quotas",
+        "grace_periods",
+    ];
+    let mut planned = session(&db, &[planner::PLAN_ONCE]).await;
+    assert!(read_whole(&mut planned, &queries, &tables).await > 0);
+    let mut by_key = session(&db, &[planner::PLAN_ONCE, planner::JOIN_BY_KEY]).await;
+    assert_eq!(read_whole(&mut by_key, &queries, &tables).await, 0);
+}
