@@ -29,7 +29,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .route("/api/agents/execute", post(async |body: String| body))
         .with_state(pool);
     let listener = tokio::net::TcpListener::bind(address).await?;
-    server::serve(listener, server::finish(router), CancellationToken::new()).await;
+    server::serve(listener, server::bare(router), CancellationToken::new()).await;
     Ok(())
 }
 

@@ -5,8 +5,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 use valuecanvas_billing::server::extract::parse_json;
-use valuecanvas_billing::server::layers::accept;
 use valuecanvas_billing::server::layers::idempotency::Key;
+use valuecanvas_billing::server::layers::media;
 use valuecanvas_billing::server::pagination::cursor::ListCursors;
 use valuecanvas_billing::server::pagination::page::Limit;
 use valuecanvas_billing::stripe::event::{Envelope, EventData};
@@ -124,7 +124,7 @@ pub fn headers(data: &[u8]) {
             }
         }
         let offers = ["application/json", "text/csv"];
-        if let Some(chosen) = accept::choose(&headers, &offers) {
+        if let Some(chosen) = media::choose(&headers, offers.into_iter()) {
             assert!(offers.contains(&chosen));
         }
         if let Ok(key) = Key::of(&headers) {

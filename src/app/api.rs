@@ -1,103 +1,119 @@
-//! The API: the features' routes behind what is asked of every request, and
+//! The API: the features' routes in one table, behind the checks of each, and
 //! the document that describes them.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
-use axum::Router;
-use axum::middleware::{from_fn, from_fn_with_state};
 use serde_json::Value;
 use sqlx::postgres::PgPool;
-use utoipa::OpenApi as _;
 
-use crate::app::health;
-use crate::catalogue::{self, Catalogue};
-use crate::metering::enforcement::Agents;
+use super::health::{self, Probes, Scrapes};
+use crate::catalogue::routes::Plans;
+use crate::catalogue::{self, Catalogue, CatalogueError};
+use crate::metering::enforcement::{Agents, ForwardAuth};
 use crate::metering::ledger::Rules;
-use crate::metering::usage;
-use crate::metering::{alerts, enforcement, grace, quotas};
-use crate::server::layers::idempotency::Keeper;
-use crate::server::layers::parameters::{self, Parameters};
-use crate::server::layers::rate_limit::{self, Limits};
-use crate::server::layers::{accept, idempotency, time_limit};
-use crate::server::{self, Shared, openapi};
+use crate::metering::quotas::routes::Reading;
+use crate::metering::{alerts, enforcement, grace, quotas, usage};
+use crate::server::layers::checks::Checks;
+use crate::server::openapi::routes::Documents;
+use crate::server::routes::{Route, Unbound};
+use crate::server::{self, Shared, Site};
 use crate::subscriptions::{self, Subscriptions};
-use crate::tenancy::auth::{self, Guard};
+use crate::tenancy::auth::{self, Guard, Login};
 use crate::tenancy::organizations;
+use crate::webhooks::endpoint::Endpoint;
+use crate::webhooks::operator::OperatorState;
 use crate::webhooks::worker::Processor;
 use crate::{audit, invoices, payment_methods, webhooks};
 
-/// What the routes need.
+/// What the handlers need.
 pub struct Api {
-    pub pool: PgPool,
+    pub shared: Shared,
     /// Serves logins and nothing else.
     pub logins: PgPool,
     pub catalogue: Arc<Catalogue>,
-    pub guard: Guard,
+    pub endpoint: Arc<Endpoint>,
     /// For operators' replays.
-    pub processor: Processor,
-    pub limits: Limits,
+    pub processor: Arc<Processor>,
     pub subscriptions: Subscriptions,
     pub rules: Rules,
     pub agents: Agents,
+    pub probes: Probes,
+}
+
+/// The routes of every feature: a new one is listed by its feature, and a new
+/// feature here.
+fn features() -> Unbound<Api> {
+    webhooks::endpoint::routes()
+        .of(|api: &Api| api.endpoint.clone())
+        .merge(health::health().of(|api: &Api| Arc::new(api.probes.clone())))
+        .merge(server::openapi::routes::routes().of(|_| Arc::new(Documents::new(&document()))))
+        .merge(auth::routes().of(|api: &Api| Login::new(api.logins.clone())))
+        .merge(audit::routes::routes().of(|api: &Api| api.shared.clone()))
+        .merge(webhooks::operator::routes().of(|api: &Api| OperatorState {
+            shared: api.shared.clone(),
+            processor: api.processor.clone(),
+        }))
+        .merge(organizations::routes::routes().of(|api: &Api| api.shared.clone()))
+        .merge(invoices::routes::routes().of(|api: &Api| api.shared.clone()))
+        .merge(grace::routes::routes().of(|api: &Api| api.shared.clone()))
+        .merge(alerts::routes::routes().of(|api: &Api| api.shared.clone()))
+        .merge(payment_methods::routes::routes().of(|api: &Api| api.shared.clone()))
+        .merge(quotas::routes::routes().of(|api: &Api| Reading {
+            shared: api.shared.clone(),
+            rules: api.rules.clone(),
+        }))
+        .merge(catalogue::routes::routes().of(|api: &Api| Plans {
+            catalogue: api.catalogue.clone(),
+            shared: api.shared.clone(),
+        }))
+        .merge(usage::routes::routes().of(|api: &Api| api.agents.usage.clone()))
+        .merge(enforcement::forward_auth().of(|api: &Api| ForwardAuth::of(&api.agents)))
+        .merge(enforcement::agents().of(|api: &Api| api.agents.clone()))
+        .merge(subscriptions::routes::routes().of(|api: &Api| api.subscriptions.clone()))
+}
+
+/// `GET /metrics`, which may have a listener of its own.
+fn scrapes() -> Unbound<Probes> {
+    health::metrics().of(|probes: &Probes| Arc::new(Scrapes::new(probes.clone())))
 }
 
 impl Api {
-    pub fn router(self) -> Router {
-        let shared = Shared::new(self.pool.clone());
-        let description = document();
-        let parameters = Parameters::of(&description);
-        let routes = Router::new()
-            .merge(auth::router(self.logins))
-            .merge(audit::routes::router(shared.clone()))
-            .merge(webhooks::operator::router(shared.clone(), self.processor))
-            .merge(organizations::routes::router(shared.clone()))
-            .merge(invoices::routes::router(shared.clone()))
-            .merge(grace::routes::router(shared.clone()))
-            .merge(quotas::routes::router(shared.clone(), self.rules))
-            .merge(alerts::routes::router(shared.clone()))
-            .merge(usage::routes::router(self.agents.usage.clone()))
-            .merge(enforcement::router(self.agents))
-            .merge(payment_methods::routes::router(shared.clone()))
-            .merge(catalogue::routes::router(self.catalogue, shared))
-            .merge(subscriptions::routes::router(self.subscriptions))
-            .merge(server::docs::router(description));
-        // The last layer is the first to see a request.
-        routes
-            .route_layer(from_fn_with_state(
-                Keeper::new(self.pool),
-                idempotency::once,
-            ))
-            .route_layer(from_fn_with_state(parameters, parameters::refuse_unknown))
-            .route_layer(from_fn_with_state(self.limits, rate_limit::limit))
-            .route_layer(from_fn_with_state(self.guard, auth::enforce))
-            .route_layer(from_fn(time_limit::within))
-            .route_layer(from_fn(accept::offered))
+    /// All routes, those of the product included.
+    pub fn site(self, checks: Checks<Guard>, with_metrics: bool) -> Site {
+        let mut routes = features()
+            .bind(&self)
+            .merge(enforcement::of_product(&self.agents));
+        if with_metrics {
+            routes = routes.merge(scrapes().bind(&self.probes));
+        }
+        server::site(routes, Some(&Arc::new(checks)))
     }
+}
+
+/// `GET /metrics` alone.
+pub fn metrics_site(probes: &Probes) -> Site {
+    server::site::<Guard>(scrapes().bind(probes), None)
+}
+
+/// The table of all routes but the product's own, which are configuration.
+pub fn table() -> Vec<Route> {
+    let mut all = features().into_routes();
+    all.extend(scrapes().into_routes());
+    all
+}
+
+/// Reads the plan catalogue, whose routes of the product may not be in the way
+/// of ours.
+pub fn catalogue(plans_file: Option<&Path>) -> Result<Catalogue, CatalogueError> {
+    let reserved: BTreeSet<String> = table().iter().map(Route::room).collect();
+    Catalogue::load_beside(plans_file, &Vec::from_iter(reserved))
 }
 
 /// The OpenAPI document of all routes.
 pub fn document() -> Value {
-    let mut document = openapi::Base::openapi();
-    let features = [
-        health::ProbesApi::openapi(),
-        server::docs::Api::openapi(),
-        auth::Api::openapi(),
-        webhooks::endpoint::Api::openapi(),
-        webhooks::operator::Api::openapi(),
-        audit::routes::Api::openapi(),
-        organizations::routes::Api::openapi(),
-        invoices::routes::Api::openapi(),
-        payment_methods::routes::Api::openapi(),
-        catalogue::routes::Api::openapi(),
-        subscriptions::routes::Api::openapi(),
-        usage::routes::Api::openapi(),
-        quotas::routes::Api::openapi(),
-        grace::routes::Api::openapi(),
-        alerts::routes::Api::openapi(),
-        enforcement::Api::openapi(),
-    ];
-    for feature in features {
-        document.merge(feature);
-    }
-    openapi::complete(document)
+    let (features, scrapes) = (features(), scrapes());
+    let schemas = [features.schemas(), scrapes.schemas()].concat();
+    server::openapi::document(&table(), &schemas)
 }

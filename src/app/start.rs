@@ -5,17 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::api::Api;
+use super::api::{self, Api};
 use super::background::{Background, PartEnded};
 use super::connections::{self, Pools};
 use super::database::Database;
-use super::health::{self, Probes, Readiness};
+use super::health::{Probes, Readiness};
 use super::parts::Parts;
 use super::secrets::webhook_secrets;
 use super::threads::{Processing, wake_workers};
@@ -28,10 +27,13 @@ use crate::metering::enforcement::{Agents, Calls};
 use crate::metering::ledger::{self, Ledger, Rules};
 use crate::metering::usage;
 use crate::metering::usage::routes::Usage;
-use crate::server;
 use crate::server::budget::Budget;
+use crate::server::budget::organizations::Shares;
+use crate::server::layers::checks::Checks;
 use crate::server::layers::cors;
+use crate::server::layers::idempotency::Keeper;
 use crate::server::layers::rate_limit::Limits;
+use crate::server::{self, Shared, Site};
 use crate::subscriptions::Subscriptions;
 use crate::tenancy::auth::Guard;
 use crate::webhooks::backpressure::Backpressure;
@@ -59,7 +61,7 @@ pub async fn start(
     stripe: &StripeConfig,
     data_dir: &Path,
 ) -> Result<Service, StartError> {
-    let catalogue = Arc::new(Catalogue::load(stripe.plans_file.as_deref())?);
+    let catalogue = Arc::new(api::catalogue(stripe.plans_file.as_deref())?);
     let secrets = webhook_secrets(stripe, data_dir)?;
     database.check_login().await?;
     let (workers, lanes) = (serve.worker_concurrency, counting_lanes());
@@ -251,55 +253,56 @@ impl Starting<'_> {
     ) -> Result<(), StartError> {
         let budget = Budget::of_service(self.serve.trusted_proxies);
         let probes = self.probes(budget.clone());
-        let mut router = self.router(endpoint, &probes, metering, subscriptions)?;
-        match self.serve.metrics_addr {
-            None => router = router.merge(health::metrics_router(probes)),
-            Some(metrics_addr) => {
-                let listener = listen("METRICS_ADDR", metrics_addr).await?;
-                let router = server::finish(health::metrics_router(probes));
-                let scrapes = Budget::new(limits::METRICS_CONNECTIONS, 0);
-                background.task(
-                    "metrics listener",
-                    server::serve_within(scrapes, listener, router, self.stop.clone()),
-                );
-            }
+        let site = self.site(endpoint, &probes, metering, subscriptions)?;
+        if let Some(metrics_addr) = self.serve.metrics_addr {
+            let listener = listen("METRICS_ADDR", metrics_addr).await?;
+            let site = api::metrics_site(&probes);
+            let scrapes = Budget::new(limits::METRICS_CONNECTIONS, 0);
+            background.task(
+                "metrics listener",
+                server::serve_within(scrapes, listener, site, self.stop.clone()),
+            );
         }
-        let router = cors::allow(server::finish(router), &self.serve.surface.cors_origins);
+        let site = cors::allow(site, &self.serve.surface.cors_origins);
         background.task(
             "HTTP server",
-            server::serve_within(budget, listener, router, self.stop.clone()),
+            server::serve_within(budget, listener, site, self.stop.clone()),
         );
         Ok(())
     }
 
-    fn router(
+    fn site(
         &self,
         endpoint: Endpoint,
         probes: &Probes,
         metering: Metering,
         subscriptions: Subscriptions,
-    ) -> Result<Router, StartError> {
+    ) -> Result<Site, StartError> {
         let (pools, catalogue, serve) = (&self.pools, &self.catalogue, self.serve);
-        let enforced = catalogue.enforced().iter().map(|route| route.path.clone());
+        let checks = Checks {
+            guard: Guard::new(pools.credentials.clone(), serve.trusted_proxies),
+            limits: Limits::new(serve.surface.rates),
+            shares: Shares::default(),
+            keeper: Keeper::new(pools.api.clone()),
+        };
+        let processor = Processor::new(
+            pools.api.clone(),
+            Catalogue::clone(catalogue),
+            self.stripe,
+            stripe_client(self.stripe)?,
+        );
         let api = Api {
-            pool: pools.api.clone(),
+            shared: Shared::new(pools.api.clone()),
             logins: pools.logins.clone(),
             catalogue: catalogue.clone(),
-            guard: Guard::new(pools.credentials.clone(), serve.trusted_proxies, enforced),
-            processor: Processor::new(
-                pools.api.clone(),
-                Catalogue::clone(catalogue),
-                self.stripe,
-                stripe_client(self.stripe)?,
-            ),
-            limits: Limits::new(serve.surface.rates),
+            endpoint: Arc::new(endpoint),
+            processor: Arc::new(processor),
             subscriptions,
             rules: metering.rules,
             agents: metering.agents,
+            probes: probes.clone(),
         };
-        Ok(crate::webhooks::endpoint::router(endpoint)
-            .merge(health::health_router(probes.clone()))
-            .merge(api.router()))
+        Ok(api.site(checks, serve.metrics_addr.is_none()))
     }
 
     /// The processing thread, unless this replica leaves events to others.

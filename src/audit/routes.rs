@@ -2,36 +2,32 @@
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json};
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
-use utoipa::{IntoParams, OpenApi};
+use utoipa::IntoParams;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::{ActorFilter, Entry, Filter, concealed, csv, list};
 use crate::server::Shared;
 use crate::server::extract::{self, Query};
-use crate::server::layers::accept;
+use crate::server::layers::media::{self, Wanted};
 use crate::server::pagination::page::{Limit, Page};
 use crate::server::problem::Problem;
+use crate::server::routes::{Routes, Share, tenant};
 use crate::tenancy::auth::{Permission, Principal};
 
 /// How many entries of an export are read at a time.
 const ENTRIES_AT_ONCE: i64 = 500;
 
-#[derive(OpenApi)]
-#[openapi(paths(audit_log))]
-pub struct Api;
-
-pub fn router(shared: Shared) -> Router {
-    Router::new()
-        .route("/api/billing/audit-log", get(audit_log))
-        .with_state(shared)
+pub fn routes() -> Routes<Shared> {
+    let rules = tenant(Permission::BillingRead).share(Share::Exports);
+    Routes::new().route(routes!(audit_log), rules)
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -92,6 +88,7 @@ impl AuditQuery {
 #[utoipa::path(
     get,
     path = "/api/billing/audit-log",
+    operation_id = "listAuditLog",
     tag = "Audit",
     params(AuditQuery),
     responses((status = 200, description = "A page of entries, or all of them as CSV.",
@@ -101,15 +98,13 @@ async fn audit_log(
     State(shared): State<Shared>,
     caller: Principal,
     Query(query): Query<AuditQuery>,
-    headers: HeaderMap,
+    wanted: Option<Extension<Wanted>>,
 ) -> Result<Response, Problem> {
     let organization = caller.organization_id;
     let mut filter = query.filter(organization);
     let shows = Shows::to(&caller);
-    match accept::choose(&headers, &["application/json", "text/csv"]) {
-        Some("text/csv") => return Ok(export(shared, organization, filter, shows)),
-        Some(_) => {}
-        None => return Err(accept::not_acceptable("application/json and text/csv")),
+    if wanted.is_some_and(|Extension(wanted)| wanted.is(media::CSV)) {
+        return Ok(export(shared, organization, filter, shows));
     }
     let cursors = shared
         .cursors

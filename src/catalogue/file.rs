@@ -132,7 +132,7 @@ struct PlanEntry {
 pub(super) type Problem = (usize, String);
 
 impl File {
-    pub(super) fn check(self, version: String) -> Result<Catalogue, Problem> {
+    pub(super) fn check(self, version: String, reserved: &[String]) -> Result<Catalogue, Problem> {
         let mut catalogue = Catalogue {
             version,
             upgrade: self.proration.upgrade.into(),
@@ -144,7 +144,7 @@ impl File {
             enforced: Vec::new(),
         };
         for route in self.enforcement.routes {
-            let route = check_route(&catalogue, route)?;
+            let route = check_route(&catalogue, route, reserved)?;
             catalogue.enforced.push(route);
         }
         for entry in self.plans {
@@ -208,7 +208,12 @@ fn check_metrics(
 
 /// Validates the path of a product's route: no conflict with our own paths, and no
 /// characters with a special meaning.
-fn check_path(catalogue: &Catalogue, at: usize, path: &str) -> Result<(), Problem> {
+fn check_path(
+    catalogue: &Catalogue,
+    at: usize,
+    path: &str,
+    reserved: &[String],
+) -> Result<(), Problem> {
     let plain = |segment: &str| {
         !segment.is_empty()
             && segment
@@ -225,24 +230,12 @@ fn check_path(catalogue: &Catalogue, at: usize, path: &str) -> Result<(), Proble
             format!("the path {path:?} must be like \"/tools/run\", or end in \"/{{*rest}}\""),
         ));
     }
-    let ours = [
-        "/api/auth",
-        "/api/billing",
-        "/api/operator",
-        "/api/enforce",
-        "/api/agents",
-        "/healthz",
-        "/readyz",
-        "/metrics",
-        "/openapi.json",
-        "/docs",
-    ];
-    let below = |prefix: &&&str| {
+    let in_the_way = |prefix: &&String| {
         fixed == **prefix
             || fixed.starts_with(&format!("{prefix}/"))
             || prefix.starts_with(&format!("{fixed}/"))
     };
-    if let Some(prefix) = ours.iter().find(below) {
+    if let Some(prefix) = reserved.iter().find(in_the_way) {
         return Err((
             at,
             format!("the path {path:?} conflicts with {prefix}, which this service uses"),
@@ -254,10 +247,14 @@ fn check_path(catalogue: &Catalogue, at: usize, path: &str) -> Result<(), Proble
     Ok(())
 }
 
-fn check_route(catalogue: &Catalogue, entry: RouteEntry) -> Result<EnforcedRoute, Problem> {
+fn check_route(
+    catalogue: &Catalogue,
+    entry: RouteEntry,
+    reserved: &[String],
+) -> Result<EnforcedRoute, Problem> {
     let at = entry.path.span().start;
     let path = entry.path.into_inner();
-    check_path(catalogue, at, &path)?;
+    check_path(catalogue, at, &path, reserved)?;
     let metric_at = entry.metric.span().start;
     let metric = entry.metric.into_inner();
     match catalogue.metric(&metric) {

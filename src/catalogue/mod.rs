@@ -156,20 +156,28 @@ impl Catalogue {
     /// Reads the catalogue at `path`; without a path, `config/plans.toml` if it
     /// exists, otherwise the built-in one.
     pub fn load(path: Option<&Path>) -> Result<Self, CatalogueError> {
+        Self::load_beside(path, &[])
+    }
+
+    /// The same, where no route of the product's may be in the way of a path
+    /// that starts with one of `reserved`.
+    pub fn load_beside(path: Option<&Path>, reserved: &[String]) -> Result<Self, CatalogueError> {
         let default = Path::new("config/plans.toml");
         let path = match path {
             Some(path) => path,
             None if default.exists() => default,
-            None => return Self::parse(Path::new("the built-in catalogue"), BUILT_IN),
+            None => {
+                return Self::parse(Path::new("the built-in catalogue"), BUILT_IN, reserved);
+            }
         };
         let text = std::fs::read_to_string(path).map_err(|error| CatalogueError::Unreadable {
             path: path.to_owned(),
             error,
         })?;
-        Self::parse(path, &text)
+        Self::parse(path, &text, reserved)
     }
 
-    fn parse(path: &Path, text: &str) -> Result<Self, CatalogueError> {
+    fn parse(path: &Path, text: &str, reserved: &[String]) -> Result<Self, CatalogueError> {
         let invalid = |at: Option<usize>, problem: String| CatalogueError::Invalid {
             path: path.to_owned(),
             line: at.map(|at| text[..at.min(text.len())].matches('\n').count() + 1),
@@ -182,7 +190,7 @@ impl Catalogue {
                 error.message().to_owned(),
             )
         })?;
-        file.check(version)
+        file.check(version, reserved)
             .map_err(|(at, problem)| invalid(Some(at), problem))
     }
 
@@ -332,7 +340,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Catalogue, CatalogueError> {
-        Catalogue::parse(Path::new("plans.toml"), text)
+        Catalogue::parse(Path::new("plans.toml"), text, &[])
     }
 
     #[test]

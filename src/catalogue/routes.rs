@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::Router;
 use axum::extract::State;
-use axum::routing::get;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, OpenApi, ToSchema};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::routes;
 
 use super::{Catalogue, Interval, OverLimit, Plan};
 use crate::server::Shared;
@@ -15,22 +14,18 @@ use crate::server::extract::Query;
 use crate::server::number::Number;
 use crate::server::pagination::page::{Limit, Page};
 use crate::server::problem::Problem;
+use crate::server::routes::{Permission, Routes, tenant};
 use crate::tenancy::auth::Principal;
 
-#[derive(OpenApi)]
-#[openapi(paths(list))]
-pub struct Api;
-
+/// What the handler needs.
 #[derive(Clone)]
-struct Plans {
-    catalogue: Arc<Catalogue>,
-    shared: Shared,
+pub struct Plans {
+    pub catalogue: Arc<Catalogue>,
+    pub shared: Shared,
 }
 
-pub fn router(catalogue: Arc<Catalogue>, shared: Shared) -> Router {
-    Router::new()
-        .route("/api/billing/plans", get(list))
-        .with_state(Plans { catalogue, shared })
+pub fn routes() -> Routes<Plans> {
+    Routes::new().route(routes!(list), tenant(Permission::BillingRead))
 }
 
 /// A plan of the catalogue.
@@ -110,6 +105,7 @@ struct ListQuery {
 #[utoipa::path(
     get,
     path = "/api/billing/plans",
+    operation_id = "listPlans",
     tag = "Plans",
     params(ListQuery),
     responses((status = 200, description = "A page of the catalogue.", body = Page<PlanView>)),

@@ -8,8 +8,7 @@ use reqwest::Url;
 use super::Failure;
 use super::output::Format;
 use super::running_demo::Running;
-use crate::app::Database;
-use crate::catalogue::Catalogue;
+use crate::app::{Database, api};
 use crate::config::{self, DatabaseConfig, DatabaseLocation, GlobalArgs, StripeArgs, StripeConfig};
 use crate::db;
 use crate::doctor::{self, Check, Leniency, Service, Verdict};
@@ -40,7 +39,7 @@ impl Doctor {
         if let Some(demo) = &demo {
             stripe = demo.stripe(&config.data_dir);
         }
-        let catalogue = Catalogue::load(stripe.plans_file.as_deref())?;
+        let catalogue = api::catalogue(stripe.plans_file.as_deref())?;
         let client = stripe
             .api
             .clone()

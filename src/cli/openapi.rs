@@ -5,6 +5,7 @@ use clap::Args;
 use super::Failure;
 use super::output::Format;
 use crate::app::api;
+use crate::server::openapi::Written;
 
 #[derive(Debug, Args)]
 pub struct Openapi {
@@ -16,6 +17,6 @@ pub struct Openapi {
 
 impl Openapi {
     pub fn run(self) -> Result<(), Failure> {
-        Format { json: true }.print(&api::document(), |_| String::new())
+        Format { json: true }.print(&Written(&api::document()), |_| String::new())
     }
 }

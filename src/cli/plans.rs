@@ -9,7 +9,7 @@ use billing_domain::money;
 use super::Failure;
 use super::backfill::stripe_client;
 use super::output::{Format, table};
-use crate::app::{Database, StartError};
+use crate::app::{Database, StartError, api};
 use crate::catalogue::{self, Action, Catalogue, Plan, Step, SyncError};
 use crate::config::{DatabaseConfig, GlobalArgs, StripeArgs};
 use crate::db::{self, WorkerTx};
@@ -66,7 +66,7 @@ impl Plans {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         match self {
             Self::List { stripe, format } => {
-                let catalogue = Catalogue::load(stripe.check()?.plans_file.as_deref())?;
+                let catalogue = api::catalogue(stripe.check()?.plans_file.as_deref())?;
                 let shown = |plan| shown(plan, &catalogue);
                 let plans: Vec<Shown<'_>> = catalogue.plans().iter().map(shown).collect();
                 format.print(&plans, |plans| describe(plans))
@@ -76,7 +76,7 @@ impl Plans {
                 stripe,
                 format,
             } => {
-                let catalogue = Catalogue::load(stripe.check()?.plans_file.as_deref())?;
+                let catalogue = api::catalogue(stripe.check()?.plans_file.as_deref())?;
                 let client = stripe_client(&stripe, Patience::default())?;
                 warn_of_vanished(&global.database()?, &catalogue).await;
                 let steps = catalogue::sync(&client, &catalogue, dry_run).await?;

@@ -27,7 +27,7 @@ impl Serve {
         let serve = self.serve.check()?;
         let stripe = self.stripe.check()?;
         let config = global.database_of_service()?;
-        crate::catalogue::Catalogue::load(stripe.plans_file.as_deref())?;
+        crate::app::api::catalogue(stripe.plans_file.as_deref())?;
         let signals = StopSignals::listen()?;
         let database = Database::open(&config).await?;
         let started = app::start(&database, &serve, &stripe, &config.data_dir).await;

@@ -1,36 +1,31 @@
 //! `/api/billing/invoices`. The next invoice is the subscriptions' to foretell.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
-use utoipa::OpenApi;
+use utoipa_axum::routes;
 
 use super::{Details, Invoice, Place, store};
 use crate::server::Shared;
 use crate::server::extract::{Path, Query};
 use crate::server::pagination::page::{Page, Paging};
 use crate::server::problem::Problem;
+use crate::server::routes::{Permission, Routes, tenant};
 use crate::tenancy::auth::Principal;
 
-#[derive(OpenApi)]
-#[openapi(paths(list, one, pdf))]
-pub struct Api;
-
-pub fn router(shared: Shared) -> Router {
-    Router::new()
-        .route("/api/billing/invoices", get(list))
-        .route("/api/billing/invoices/{id}", get(one))
-        .route("/api/billing/invoices/{id}/pdf", get(pdf))
-        .with_state(shared)
+pub fn routes() -> Routes<Shared> {
+    let read = tenant(Permission::BillingRead);
+    Routes::new()
+        .route(routes!(list), read)
+        .route(routes!(one), read)
+        .route(routes!(pdf), read.any_accept())
 }
 
 /// The invoices, newest first
 #[utoipa::path(
     get,
     path = "/api/billing/invoices",
-    operation_id = "list_invoices",
+    operation_id = "listInvoices",
     tag = "Invoices",
     params(Paging),
     responses((status = 200, description = "A page of invoices.", body = Page<Invoice>)),
@@ -53,7 +48,7 @@ async fn list(
 #[utoipa::path(
     get,
     path = "/api/billing/invoices/{id}",
-    operation_id = "show_invoice",
+    operation_id = "getInvoice",
     tag = "Invoices",
     params(("id" = String, Path, description = "Stripe's id.", example = "in_1")),
     responses((status = 200, description = "The invoice.", body = Details)),
@@ -76,7 +71,7 @@ async fn one(
 #[utoipa::path(
     get,
     path = "/api/billing/invoices/{id}/pdf",
-    operation_id = "invoice_pdf",
+    operation_id = "getInvoicePdf",
     tag = "Invoices",
     params(("id" = String, Path, description = "Stripe's id.", example = "in_1")),
     responses((status = 302, description = "Where the PDF is.",

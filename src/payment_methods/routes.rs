@@ -1,32 +1,26 @@
 //! `GET /api/billing/payment-methods`.
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::get;
-use axum::{Json, Router};
-use utoipa::OpenApi;
+use utoipa_axum::routes;
 
 use super::{PaymentMethod, Place, store};
 use crate::server::Shared;
 use crate::server::extract::Query;
 use crate::server::pagination::page::{Page, Paging};
 use crate::server::problem::Problem;
+use crate::server::routes::{Permission, Routes, tenant};
 use crate::tenancy::auth::Principal;
 
-#[derive(OpenApi)]
-#[openapi(paths(list))]
-pub struct Api;
-
-pub fn router(shared: Shared) -> Router {
-    Router::new()
-        .route("/api/billing/payment-methods", get(list))
-        .with_state(shared)
+pub fn routes() -> Routes<Shared> {
+    Routes::new().route(routes!(list), tenant(Permission::BillingRead))
 }
 
 /// The payment methods that are attached, newest first
 #[utoipa::path(
     get,
     path = "/api/billing/payment-methods",
-    operation_id = "list_payment_methods",
+    operation_id = "listPaymentMethods",
     tag = "Payment methods",
     params(Paging),
     responses((status = 200, description = "A page of payment methods.", body = Page<PaymentMethod>)),

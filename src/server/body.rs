@@ -14,8 +14,8 @@ use futures_util::StreamExt as _;
 use super::budget::{Address, Class, Doing, Line, Payer, Permit, Shortage};
 use super::layers::entry::Peer;
 use crate::limits;
+use crate::server::caller::Caller;
 use crate::server::problem::Problem;
-use crate::tenancy::auth::caller::Caller;
 
 /// The largest body that is read.
 pub const MAX_BYTES: usize = 1024 * 1024;
@@ -40,7 +40,7 @@ pub async fn read(parts: &Parts, body: Body) -> Result<Bytes, BodyError> {
         Some(_) => Class::Api,
         None => Class::Anonymous,
     };
-    let credential = caller.map(|caller| (caller.actor.as_str(), caller.actor.id()));
+    let credential = caller.map(|caller| (caller.kind, caller.id));
     read_as(class, credential, parts, body).await
 }
 

@@ -4,7 +4,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{StatusCode, Uri};
 use jiff::Timestamp;
 use serde::Deserialize as _;
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
@@ -12,7 +12,7 @@ use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use super::body;
 use crate::server::problem::Problem;
 
-/// A JSON object. Unknown fields are refused where the type says
+/// A JSON object; that it is said to be JSON is checked before. Unknown fields are refused where the type says
 /// `deny_unknown_fields`, which every request type does.
 pub struct Json<T>(pub T);
 
@@ -38,13 +38,6 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        if !is_json(request.headers()) {
-            return Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                "send JSON, with `Content-Type: application/json`",
-            ));
-        }
         let RawBody(body) = RawBody::from_request(request, state).await?;
         // serde would take a list for the fields in their order.
         if body.trim_ascii_start().starts_with(b"[") {
@@ -52,17 +45,6 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
         }
         parse_json(&body).map(Self)
     }
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(header::CONTENT_TYPE);
-    let Some(text) = content_type.and_then(|value| value.to_str().ok()) else {
-        return false;
-    };
-    let essence = text.split(';').next().unwrap_or_default().trim();
-    let essence = essence.to_ascii_lowercase();
-    let subtype = essence.strip_prefix("application/").unwrap_or_default();
-    subtype == "json" || subtype.ends_with("+json")
 }
 
 /// Reads a JSON document; what is wrong with it, and where, is in the problem.
@@ -149,6 +131,6 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
         axum::extract::Path::from_request_parts(parts, state)
             .await
             .map(|axum::extract::Path(value)| Self(value))
-            .map_err(|_: PathRejection| Problem::not_found("there is nothing at this address"))
+            .map_err(|_: PathRejection| Problem::no_route())
     }
 }

@@ -6,7 +6,6 @@ use std::sync::{Arc, LazyLock};
 use std::task::Poll;
 use std::time::Duration;
 
-use axum::Router;
 use hyper::server::conn::http1::Builder;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
@@ -15,6 +14,7 @@ use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use super::Site;
 use super::budget::{Budget, Place, Stream};
 use super::layers::entry::Entry;
 use crate::limits;
@@ -47,16 +47,16 @@ fn is_final(error: &std::io::Error) -> bool {
     })
 }
 
-/// Serves `router` to as many as there are descriptors for, as [`serve_within`].
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    serve_within(Budget::of_service(0), listener, router, stop).await;
+/// Serves `site` to as many as there are descriptors for, as [`serve_within`].
+pub async fn serve(listener: TcpListener, site: Site, stop: CancellationToken) {
+    serve_within(Budget::of_service(0), listener, site, stop).await;
 }
 
-/// Serves `router` within `budget` until `stop`, then lets open requests end.
+/// Serves `site` within `budget` until `stop`, then lets open requests end.
 pub async fn serve_within(
     budget: Arc<Budget>,
     listener: TcpListener,
-    router: Router,
+    site: Site,
     stop: CancellationToken,
 ) {
     let mut builder = Builder::new();
@@ -89,7 +89,7 @@ pub async fn serve_within(
             },
         };
         let _ = stream.set_nodelay(true);
-        tokio::spawn(keep(&builder, graceful.watcher(), &router, stream, place));
+        tokio::spawn(keep(&builder, graceful.watcher(), &site, stream, place));
         if budget.is_full() {
             // What it has sent is read before another may take its place.
             tokio::task::yield_now().await;
@@ -112,12 +112,12 @@ pub async fn serve_within(
 fn keep(
     builder: &Builder,
     watcher: Watcher,
-    router: &Router,
+    site: &Site,
     stream: TcpStream,
     place: Place,
 ) -> impl Future<Output = ()> + Send + use<> {
     let line = place.0.clone();
-    let service = TowerToHyperService::new(Entry::new(router.clone(), line.clone()));
+    let service = TowerToHyperService::new(Entry::new(site.clone(), line.clone()));
     let io = TokioIo::new(Stream::new(stream, line.clone()));
     let connection = watcher.watch(builder.serve_connection(io, service));
     async move {

@@ -62,6 +62,11 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not_found", detail)
     }
 
+    /// 404, for an address without a route.
+    pub fn no_route() -> Self {
+        Self::not_found("Not found.")
+    }
+
     /// 500: nothing that the client could do; what it was is logged.
     pub fn internal() -> Self {
         Self::new(

@@ -1,13 +1,12 @@
 //! `/api/billing/subscription` and `/api/billing/invoices/upcoming`.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, OpenApi, ToSchema};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::routes;
 
 use super::change::saga::Requester;
 use super::failure::Failure;
@@ -16,22 +15,21 @@ use crate::server::extract::{Json, Query};
 use crate::server::layers::idempotency::Key;
 use crate::server::number;
 use crate::server::problem::Problem;
+use crate::server::routes::{Permission, Routes, Share, tenant};
 use crate::tenancy::auth::Principal;
 
-#[derive(OpenApi)]
-#[openapi(paths(current, create, change, cancel, reactivate, preview))]
-pub struct Api;
-
-pub fn router(subscriptions: Subscriptions) -> Router {
-    Router::new()
-        .route(
-            "/api/billing/subscription",
-            get(current).post(create).put(change).delete(cancel),
-        )
-        .route("/api/billing/subscription/preview", post(preview))
-        .route("/api/billing/subscription/reactivate", post(reactivate))
-        .route("/api/billing/invoices/upcoming", get(upcoming))
-        .with_state(subscriptions)
+pub fn routes() -> Routes<Subscriptions> {
+    let read = tenant(Permission::BillingRead);
+    let manage = tenant(Permission::BillingManage);
+    Routes::new()
+        .route(routes!(current), read)
+        .route(routes!(create), manage)
+        .route(routes!(change), manage)
+        .route(routes!(cancel), manage)
+        .route(routes!(preview), manage.share(Share::Previews))
+        .route(routes!(reactivate), manage)
+        // Stripe is asked, as by a change.
+        .route(routes!(upcoming), read.share(Share::Changes))
 }
 
 /// An organization's plan and subscription.
@@ -164,6 +162,7 @@ fn ends_at(subscription: &SubscriptionRow) -> Option<Timestamp> {
 #[utoipa::path(
     get,
     path = "/api/billing/subscription",
+    operation_id = "getSubscription",
     tag = "Subscriptions",
     responses((status = 200, description = "The organization's plan and subscription.", body = SubscriptionView)),
 )]
@@ -190,6 +189,7 @@ struct NewSubscription {
 #[utoipa::path(
     post,
     path = "/api/billing/subscription",
+    operation_id = "createSubscription",
     tag = "Subscriptions",
     request_body = NewSubscription,
     responses((status = 201, description = "The new subscription.", body = SubscriptionView)),
@@ -228,6 +228,7 @@ struct PlanChange {
 #[utoipa::path(
     put,
     path = "/api/billing/subscription",
+    operation_id = "changeSubscription",
     tag = "Subscriptions",
     request_body = PlanChange,
     responses((status = 200, description = "The changed subscription.", body = SubscriptionView)),
@@ -266,6 +267,7 @@ struct Cancellation {
 #[utoipa::path(
     delete,
     path = "/api/billing/subscription",
+    operation_id = "cancelSubscription",
     tag = "Subscriptions",
     params(Cancellation),
     responses((status = 200, description = "The canceled subscription.", body = SubscriptionView)),
@@ -295,6 +297,7 @@ async fn cancel(
 #[utoipa::path(
     post,
     path = "/api/billing/subscription/reactivate",
+    operation_id = "reactivateSubscription",
     tag = "Subscriptions",
     responses((status = 200, description = "The continued subscription.", body = SubscriptionView)),
 )]
@@ -327,6 +330,7 @@ struct PreviewRequest {
 #[utoipa::path(
     post,
     path = "/api/billing/subscription/preview",
+    operation_id = "previewSubscription",
     tag = "Subscriptions",
     request_body = PreviewRequest,
     responses((status = 200, description = "The cost, and a token that binds the change to it.", body = Preview)),
@@ -344,6 +348,14 @@ async fn preview(
 }
 
 /// Get the next invoice, including usage so far
+#[utoipa::path(
+    get,
+    path = "/api/billing/invoices/upcoming",
+    operation_id = "getUpcomingInvoice",
+    tag = "Invoices",
+    responses((status = 200, description = "What will be invoiced next.", body = Upcoming),
+              (status = 404, description = "Nothing more will be invoiced.")),
+)]
 async fn upcoming(
     State(subscriptions): State<Subscriptions>,
     caller: Principal,

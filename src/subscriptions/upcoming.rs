@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Subscriptions;
@@ -16,19 +17,23 @@ use crate::stripe::client::Params;
 use crate::stripe::objects::Invoice;
 
 /// The next invoice of a subscription. Amounts are in minor units.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = UpcomingInvoice)]
 pub struct Upcoming {
     pub stripe_subscription_id: String,
     pub currency: String,
     pub subtotal_amount: i64,
+    #[schema(required)]
     pub tax_amount: Option<i64>,
     pub total_amount: i64,
     /// The amount due after the customer's balance is applied.
     pub due_amount: i64,
     /// The customer's balance: negative is credit, positive is debt.
+    #[schema(required)]
     pub starting_balance_amount: Option<i64>,
     /// When the invoice is created.
+    #[schema(required)]
     pub invoice_date: Option<Timestamp>,
     pub lines: Vec<Line>,
     /// Billed usage over the quotas, as counted here. Stripe's lines contain

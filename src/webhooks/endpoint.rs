@@ -4,20 +4,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::post;
-use axum::{Json, Router};
 use jiff::Timestamp;
 use serde::Serialize;
-use utoipa::{OpenApi, ToSchema};
+use utoipa::ToSchema;
+use utoipa_axum::routes;
 
 use super::event_log::{Intake, IntakeError, Receipt};
 use super::rejections::Rejections;
 use crate::server::body::{self, BodyError};
 use crate::server::problem::Problem;
+use crate::server::routes::{Access, Routes, Rules};
 use crate::stripe::event::{Envelope, PayloadError};
 use crate::stripe::signature::{self, SignatureError, SigningSecret};
 use crate::telemetry;
@@ -37,14 +38,27 @@ pub struct Endpoint {
     pub rejections: Arc<Rejections>,
 }
 
-#[derive(OpenApi)]
-#[openapi(paths(receive))]
-pub struct Api;
+/// Stripe's signatures, one for each secret, make for long headers.
+pub fn routes() -> Routes<Arc<Endpoint>> {
+    let rules = Rules::of(Access::StripeSignature)
+        .unchecked()
+        .long_headers();
+    Routes::new().route(routes!(receive), rules)
+}
 
-pub fn router(endpoint: Endpoint) -> Router {
-    Router::new()
-        .route(PATH, post(receive))
-        .with_state(Arc::new(endpoint))
+/// An event of Stripe's; it has more members than these.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes what `stripe::event` reads")]
+struct StripeEvent {
+    #[schema(example = "evt_1")]
+    id: String,
+    #[schema(example = "invoice.paid")]
+    r#type: String,
+    /// In seconds since 1970.
+    created: i64,
+    livemode: bool,
+    #[schema(value_type = Object)]
+    data: (),
 }
 
 /// The event is durably stored.
@@ -64,9 +78,10 @@ struct Received {
 /// it again.
 #[utoipa::path(
     post,
-    path = "/api/billing/webhooks/stripe",
+    path = PATH,
+    operation_id = "receiveStripeEvent",
     tag = "Webhooks",
-    request_body(content = Object, content_type = "application/json",
+    request_body(content = StripeEvent, content_type = "application/json",
                  description = "The event as Stripe signed it, at most 1 MiB."),
     responses((status = 200, description = "The event is stored.", body = Received)),
 )]

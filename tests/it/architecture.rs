@@ -54,6 +54,33 @@ fn sql_is_in_the_stores() {
     assert_eq!(strays, Vec::<String>::new());
 }
 
+/// A route outside of the table would have no checks.
+#[test]
+fn routes_are_served_by_the_table_alone() {
+    let strays = offenders("src", |name, text| {
+        !name.starts_with("src/server/") && text.contains("Router")
+    });
+    assert_eq!(strays, Vec::<String>::new());
+}
+
+#[test]
+fn the_server_depends_on_no_feature() {
+    // Signing keys are nobody's feature.
+    let below = [
+        "config",
+        "db",
+        "limits",
+        "server",
+        "telemetry",
+        "tenancy::signing",
+    ];
+    let strays = offenders("src/server", |_, text| {
+        let mut used = text.split("crate::").skip(1);
+        used.any(|rest| !below.iter().any(|room| rest.starts_with(room)))
+    });
+    assert_eq!(strays, Vec::<String>::new());
+}
+
 #[test]
 fn the_domain_uses_nothing_of_the_outside_world() {
     let outside = [

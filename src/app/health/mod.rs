@@ -4,5 +4,5 @@ mod cached;
 mod probes;
 mod readiness;
 
-pub use probes::{Probes, ProbesApi, health_router, metrics_router};
+pub use probes::{Probes, Scrapes, health, metrics};
 pub use readiness::Readiness;

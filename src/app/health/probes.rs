@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use sqlx::postgres::PgPool;
-use utoipa::{OpenApi, ToSchema};
+use utoipa::ToSchema;
+use utoipa_axum::routes;
 
 use super::Readiness;
 use super::cached::Cached;
@@ -22,6 +22,7 @@ use crate::db::WorkerTx;
 use crate::maintenance;
 use crate::metering::grace;
 use crate::server::budget::Budget;
+use crate::server::routes::{Routes, public};
 use crate::telemetry::metrics;
 use crate::webhooks;
 
@@ -38,10 +39,6 @@ pub struct Probes {
     pub pool: PgPool,
     pub metrics: PrometheusHandle,
 }
-
-#[derive(OpenApi)]
-#[openapi(paths(alive, ready, scrape))]
-pub struct ProbesApi;
 
 /// How the service is.
 #[derive(Serialize, ToSchema)]
@@ -61,28 +58,32 @@ impl Health {
 }
 
 /// Liveness and readiness.
-pub fn health_router(probes: Probes) -> Router {
-    Router::new()
-        .route("/healthz", get(alive))
-        .route("/readyz", get(ready))
-        .with_state(Arc::new(probes))
+pub fn health() -> Routes<Arc<Probes>> {
+    Routes::new()
+        .route(routes!(alive), public().unchecked())
+        .route(routes!(ready), public().unchecked())
 }
 
 /// `GET /metrics`.
-pub fn metrics_router(probes: Probes) -> Router {
-    let last = Cached::default();
-    Router::new()
-        .route("/metrics", get(scrape))
-        .with_state(Arc::new(Scrapes { probes, last }))
+pub fn metrics() -> Routes<Arc<Scrapes>> {
+    Routes::new().route(routes!(scrape), public().unchecked())
 }
 
-struct Scrapes {
+/// What a scrape asks, and what the last one was told.
+pub struct Scrapes {
     probes: Probes,
     last: Cached<Bytes>,
 }
 
+impl Scrapes {
+    pub fn new(probes: Probes) -> Self {
+        let last = Cached::default();
+        Self { probes, last }
+    }
+}
+
 /// Whether the process lives
-#[utoipa::path(get, path = "/healthz", tag = "Operation",
+#[utoipa::path(get, path = "/healthz", operation_id = "getLiveness", tag = "Operation",
     responses((status = 200, description = "It does.", body = Health)))]
 async fn alive() -> Json<Health> {
     Health::of("ok")
@@ -93,7 +94,7 @@ async fn alive() -> Json<Health> {
 /// A new connection to the database can be opened, and becomes what the service
 /// needs to be; the database takes writes, has every migration of this program,
 /// and lets the service do all that they let it do.
-#[utoipa::path(get, path = "/readyz", tag = "Operation",
+#[utoipa::path(get, path = "/readyz", operation_id = "getReadiness", tag = "Operation",
     responses((status = 200, description = "They can.", body = Health),
               (status = 503, description = "They cannot, and why.", body = Health)))]
 async fn ready(State(probes): State<Arc<Probes>>) -> Response {
@@ -107,7 +108,7 @@ async fn ready(State(probes): State<Arc<Probes>>) -> Response {
 }
 
 /// What is counted, for Prometheus
-#[utoipa::path(get, path = "/metrics", tag = "Operation",
+#[utoipa::path(get, path = "/metrics", operation_id = "getMetrics", tag = "Operation",
     responses((status = 200, description = "Prometheus' text format.", body = String,
                content_type = "text/plain")))]
 async fn scrape(State(scrapes): State<Arc<Scrapes>>) -> Response {

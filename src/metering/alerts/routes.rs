@@ -1,9 +1,8 @@
 //! `GET /api/billing/usage-alerts`.
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::get;
-use axum::{Json, Router};
-use utoipa::OpenApi;
+use utoipa_axum::routes;
 
 use super::Alert;
 use super::store::{self, Place};
@@ -12,23 +11,21 @@ use crate::server::Shared;
 use crate::server::extract::Query;
 use crate::server::pagination::page::{Page, Paging};
 use crate::server::problem::Problem;
+use crate::server::routes::{Permission, Routes, tenant};
 use crate::tenancy::auth::Principal;
 
-#[derive(OpenApi)]
-#[openapi(paths(list), components(schemas(Message)))]
-pub struct Api;
-
-pub fn router(shared: Shared) -> Router {
-    Router::new()
-        .route("/api/billing/usage-alerts", get(list))
-        .with_state(shared)
+pub fn routes() -> Routes<Shared> {
+    Routes::new()
+        .route(routes!(list), tenant(Permission::BillingRead))
+        // What the application is sent; the description has it beside the routes.
+        .schema::<Message>()
 }
 
 /// The alerts at 80, 100 and 120 % of a quota, newest first
 #[utoipa::path(
     get,
     path = "/api/billing/usage-alerts",
-    operation_id = "list_usage_alerts",
+    operation_id = "listUsageAlerts",
     tag = "Usage",
     params(Paging),
     responses((status = 200, description = "A page of alerts.", body = Page<Alert>)),

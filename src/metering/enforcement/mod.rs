@@ -12,4 +12,4 @@ mod target;
 
 pub use calls::Calls;
 pub use gateway::Gateway;
-pub use routes::{Agents, Api, router};
+pub use routes::{Agents, ForwardAuth, agents, forward_auth, of_product};

@@ -1,30 +1,28 @@
 //! `POST /api/agents/execute`, `/api/enforce`, and the product's routes.
 
-use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{any, post};
+use axum::routing::any;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::{OpenApi, ToSchema};
+use utoipa::ToSchema;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::calls::Calls;
 use super::forward_auth::{Asked, Query};
 use super::gateway::Gateway;
 use crate::metering::ledger::NewEvent;
+use crate::metering::usage::response::QuotaExceeded;
 use crate::metering::usage::routes::Usage;
 use crate::server::body;
 use crate::server::extract::parse_json;
 use crate::server::problem::Problem;
+use crate::server::routes::{Access, Permission, Routes, Rules, tenant};
 use crate::tenancy::auth::Principal;
 
 const AGENTS_METRIC: &str = "agent_executions";
-
-#[derive(OpenApi)]
-#[openapi(paths(execute, enforce), components(schemas(Execute)))]
-pub struct Api;
 
 /// Where agents are executed.
 #[derive(Clone)]
@@ -39,34 +37,50 @@ pub struct Agents {
 
 /// What answers proxies that ask first.
 #[derive(Clone)]
-struct ForwardAuth {
+pub struct ForwardAuth {
     usage: Usage,
     trust_headers: bool,
 }
 
-/// The routes, those of the product included.
-pub fn router(agents: Agents) -> Router {
-    let usage = agents.usage.clone();
-    let mut router = Router::new();
-    for route in usage.catalogue.enforced() {
-        let gateway = Gateway::of(route, usage.clone(), agents.calls.clone());
+impl ForwardAuth {
+    pub fn of(agents: &Agents) -> Self {
+        Self {
+            usage: agents.usage.clone(),
+            trust_headers: agents.trust_headers,
+        }
+    }
+}
+
+/// What proxies ask first, by their clients' methods and with their clients'
+/// paths below.
+pub fn forward_auth() -> Routes<ForwardAuth> {
+    let rules = Rules::of(Access::ApiKey(Permission::UsageWrite)).forward_auth();
+    Routes::new()
+        .route(routes!(enforce), rules)
+        .any("/api/enforce", any(enforce), rules)
+        .any("/api/enforce/", any(enforce_below), rules)
+        .any("/api/enforce/{*rest}", any(enforce_below), rules)
+}
+
+const EXECUTE: Rules = tenant(Permission::AgentsExecute).forwarded();
+
+pub fn agents() -> Routes<Agents> {
+    Routes::new().route(routes!(execute), EXECUTE)
+}
+
+/// The product's own routes, which are configuration.
+pub fn of_product(agents: &Agents) -> Routes {
+    let mut routes = Routes::new();
+    for route in agents.usage.catalogue.enforced() {
+        let gateway = Gateway::of(route, agents.usage.clone(), agents.calls.clone());
         let handler = if route.path.ends_with("{*rest}") {
             any(pass_below)
         } else {
             any(pass)
         };
-        router = router.route(&route.path, handler.with_state(gateway));
+        routes = routes.any(&route.path, handler.with_state(gateway), EXECUTE);
     }
-    let asked_first = ForwardAuth {
-        usage,
-        trust_headers: agents.trust_headers,
-    };
-    let below = any(enforce_below).with_state(asked_first.clone());
-    router
-        .route("/api/enforce", any(enforce).with_state(asked_first))
-        .route("/api/enforce/", below.clone())
-        .route("/api/enforce/{*rest}", below)
-        .route("/api/agents/execute", post(execute).with_state(agents))
+    routes
 }
 
 async fn pass(
@@ -118,12 +132,13 @@ struct Executed {
 #[utoipa::path(
     post,
     path = "/api/agents/execute",
-    operation_id = "execute_agent",
+    operation_id = "executeAgent",
     tag = "Enforcement",
     request_body = Execute,
     responses(
         (status = 200, description = "What the agent answered.", body = Executed),
-        (status = 402, description = "`QUOTA_EXCEEDED` or `QUOTA_EXCEEDED_GRACE_EXPIRED`."),
+        (status = 402, description = "`QUOTA_EXCEEDED` or `QUOTA_EXCEEDED_GRACE_EXPIRED`.",
+         body = QuotaExceeded, content_type = "application/problem+json"),
         (status = 502, description = "The agent cannot be reached; nothing was counted."),
         (status = 504, description = "The agent took too long; nothing was counted."),
     ),
@@ -189,13 +204,14 @@ fn one(metric: &str, quantity: rust_decimal::Decimal, id: Option<String>) -> New
 #[utoipa::path(
     get,
     path = "/api/enforce",
-    operation_id = "enforce",
+    operation_id = "enforceQuota",
     tag = "Enforcement",
     params(Query),
     responses(
         (status = 200, description = "It is allowed, and counted.",
          body = crate::metering::usage::response::Checked),
-        (status = 402, description = "`QUOTA_EXCEEDED` or `QUOTA_EXCEEDED_GRACE_EXPIRED`."),
+        (status = 402, description = "`QUOTA_EXCEEDED` or `QUOTA_EXCEEDED_GRACE_EXPIRED`.",
+         body = QuotaExceeded, content_type = "application/problem+json"),
         (status = 409, description = "The id came before, with another content."),
         (status = 422, description = "The total would be too large."),
     ),

@@ -1,26 +1,21 @@
 //! `GET /api/billing/grace-periods`.
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::get;
-use axum::{Json, Router};
 use serde::Deserialize;
-use utoipa::{IntoParams, OpenApi};
+use utoipa::IntoParams;
+use utoipa_axum::routes;
 
 use super::{Filter, GraceRow, Place};
 use crate::server::Shared;
 use crate::server::extract::Query;
 use crate::server::pagination::page::{Limit, Page};
 use crate::server::problem::Problem;
+use crate::server::routes::{Permission, Routes, tenant};
 use crate::tenancy::auth::Principal;
 
-#[derive(OpenApi)]
-#[openapi(paths(list))]
-pub struct Api;
-
-pub fn router(shared: Shared) -> Router {
-    Router::new()
-        .route("/api/billing/grace-periods", get(list))
-        .with_state(shared)
+pub fn routes() -> Routes<Shared> {
+    Routes::new().route(routes!(list), tenant(Permission::BillingRead))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -41,7 +36,7 @@ struct ListQuery {
 #[utoipa::path(
     get,
     path = "/api/billing/grace-periods",
-    operation_id = "list_grace_periods",
+    operation_id = "listGracePeriods",
     tag = "Usage",
     params(ListQuery),
     responses((status = 200, description = "A page of grace periods.", body = Page<GraceRow>)),

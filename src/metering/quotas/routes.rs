@@ -1,14 +1,14 @@
 //! `/api/billing/usage`, `/api/billing/quotas`, and an operator's quotas.
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::{get, put};
-use axum::{Json, Router};
 use billing_domain::quantity::QuantityError;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sqlx::postgres::PgPool;
+use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, OneOfBuilder, Schema, Type};
-use utoipa::{OpenApi, ToSchema};
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::{Limit, QUOTAS_LISTED, QuotaRow, SetError, Setting, store};
@@ -20,34 +20,26 @@ use crate::metering::usage::{self, MetricUsage};
 use crate::server::Shared;
 use crate::server::extract::{self, Path};
 use crate::server::problem::Problem;
+use crate::server::routes::{Permission, Routes, operator, tenant};
 use crate::telemetry::metrics;
 use crate::tenancy::auth::{Operator, Principal};
 use crate::tenancy::organizations;
 
-#[derive(OpenApi)]
-#[openapi(paths(usage_of_all, usage_of_one, quotas, quotas_of, set_quota))]
-pub struct Api;
-
+/// What the handlers need.
 #[derive(Clone)]
-struct Reading {
-    shared: Shared,
-    rules: Rules,
+pub struct Reading {
+    pub shared: Shared,
+    pub rules: Rules,
 }
 
-pub fn router(shared: Shared, rules: Rules) -> Router {
-    Router::new()
-        .route("/api/billing/usage", get(usage_of_all))
-        .route("/api/billing/usage/{metric}", get(usage_of_one))
-        .route("/api/billing/quotas", get(quotas))
-        .route(
-            "/api/operator/organizations/{organization}/quotas",
-            get(quotas_of),
-        )
-        .route(
-            "/api/operator/organizations/{organization}/quotas/{metric}",
-            put(set_quota),
-        )
-        .with_state(Reading { shared, rules })
+pub fn routes() -> Routes<Reading> {
+    let read = tenant(Permission::BillingRead);
+    Routes::new()
+        .route(routes!(usage_of_all), read)
+        .route(routes!(usage_of_one), read)
+        .route(routes!(quotas), read)
+        .route(routes!(quotas_of), operator())
+        .route(routes!(set_quota), operator())
 }
 
 /// All of a short list, in the form of a page.
@@ -83,7 +75,7 @@ impl Reading {
 #[utoipa::path(
     get,
     path = "/api/billing/usage",
-    operation_id = "list_usage",
+    operation_id = "listUsage",
     tag = "Usage",
     responses((status = 200, description = "The usage.", body = Whole<MetricUsage>)),
 )]
@@ -98,7 +90,7 @@ async fn usage_of_all(
 #[utoipa::path(
     get,
     path = "/api/billing/usage/{metric}",
-    operation_id = "show_usage",
+    operation_id = "getUsage",
     tag = "Usage",
     params(("metric" = String, Path, description = "Its name.", example = "llm_tokens")),
     responses((status = 200, description = "The usage.", body = MetricUsage)),
@@ -119,7 +111,7 @@ async fn usage_of_one(
 #[utoipa::path(
     get,
     path = "/api/billing/quotas",
-    operation_id = "list_quotas",
+    operation_id = "listQuotas",
     tag = "Usage",
     responses((status = 200, description = "The quotas.", body = Whole<QuotaRow>)),
 )]
@@ -137,8 +129,8 @@ async fn quotas(
 #[utoipa::path(
     get,
     path = "/api/operator/organizations/{organization}/quotas",
-    operation_id = "operator_list_quotas",
-    tag = "Operator",
+    operation_id = "listOrganizationQuotas",
+    tag = "Operators",
     params(("organization" = Uuid, Path, description = "Its id.")),
     responses((status = 200, description = "The quotas.", body = Whole<QuotaRow>)),
 )]
@@ -200,8 +192,8 @@ fn read_limit(json: &RawValue) -> Result<Limit, QuantityError> {
 #[utoipa::path(
     put,
     path = "/api/operator/organizations/{organization}/quotas/{metric}",
-    operation_id = "operator_set_quota",
-    tag = "Operator",
+    operation_id = "setOrganizationQuota",
+    tag = "Operators",
     params(("organization" = Uuid, Path, description = "Its id."),
            ("metric" = String, Path, description = "Its name.", example = "llm_tokens")),
     request_body = QuotaBody,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -21,6 +21,7 @@ use crate::audit::Actor;
 use crate::catalogue::Catalogue;
 use crate::metering::ledger::{Item, NewEvent};
 use crate::server::extract::RawBody;
+use crate::server::layers::media;
 use crate::server::layers::rate_limit::Meter;
 use crate::server::problem::Problem;
 use crate::telemetry::metrics;
@@ -32,10 +33,9 @@ const CLOUD_EVENT: &str = "application/cloudevents+json";
 const CLOUD_EVENTS: &str = "application/cloudevents-batch+json";
 
 /// A use that has happened.
-#[derive(ToSchema)]
-#[schema(rename_all = "camelCase")]
-#[expect(dead_code, reason = "it describes what `body` reads")]
-pub(super) struct UsageEvent {
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct UsageEvent {
     /// Unique in the organization: sent again, it counts once.
     #[schema(min_length = 1, max_length = 255)]
     id: String,
@@ -49,6 +49,54 @@ pub(super) struct UsageEvent {
     #[schema(value_type = Option<String>, format = DateTime)]
     occurred_at: (),
     /// The sender's own; at most 8 KiB.
+    #[schema(value_type = Option<Object>)]
+    metadata: (),
+}
+
+/// A batch. An array of the events is one as well.
+#[derive(Serialize, ToSchema)]
+struct UsageBatch {
+    #[schema(min_items = 1, max_items = 1000)]
+    events: Vec<UsageEvent>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it describes what `input` reads")]
+enum UsageBody {
+    One(UsageEvent),
+    Batch(UsageBatch),
+}
+
+/// A use as a CloudEvent 1.0; extensions are the sender's own. Id and source
+/// together are unique in the organization.
+#[derive(Serialize, ToSchema)]
+struct UsageCloudEvent {
+    #[schema(example = "1.0")]
+    specversion: String,
+    #[schema(min_length = 1, max_length = 255)]
+    id: String,
+    #[schema(example = "/products/agents")]
+    source: String,
+    /// The metric, where `data` names none.
+    #[schema(example = "api_calls")]
+    r#type: String,
+    /// When; absent: now. At most five minutes ahead.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    time: (),
+    #[schema(example = "application/json")]
+    datacontenttype: Option<String>,
+    data: Option<UsageCloudEventData>,
+    /// `data` in Base64, instead of it.
+    data_base64: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct UsageCloudEventData {
+    metric: Option<String>,
+    /// As in an event that is no CloudEvent.
+    #[schema(value_type = f64, minimum = 0, example = 1)]
+    quantity: (),
     #[schema(value_type = Option<Object>)]
     metadata: (),
 }
@@ -109,6 +157,15 @@ struct BatchResult {
     results: Vec<EventResult>,
 }
 
+/// What became of the event, or of the batch.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it describes both responses")]
+enum UsageResult {
+    One(EventResult),
+    Batch(BatchResult),
+}
+
 /// Count uses that have happened
 ///
 /// One event, or a batch of up to 1,000: an array, or `{"events": […]}`. Also CloudEvents 1.0,
@@ -118,12 +175,16 @@ struct BatchResult {
 #[utoipa::path(
     post,
     path = "/api/billing/usage/events",
-    operation_id = "record_usage",
+    operation_id = "recordUsage",
     tag = "Usage",
-    request_body(content = UsageEvent, content_type = "application/json"),
+    request_body(content(
+        (UsageBody = "application/json"),
+        (UsageCloudEvent = "application/cloudevents+json"),
+        (Vec<UsageCloudEvent> = "application/cloudevents-batch+json"),
+    )),
     responses(
         (status = 200, description = "What became of the event, or of each of the batch.",
-         body = EventResult),
+         body = UsageResult),
         (status = 409, description = "The id came before, with another content."),
         (status = 422, description = "The event lies in a closed billing period, or in the future."),
     ),
@@ -135,7 +196,7 @@ pub(super) async fn record(
     headers: HeaderMap,
     RawBody(body): RawBody,
 ) -> Result<Response, Problem> {
-    let (shape, batched) = shape_of(&headers)?;
+    let (shape, batched) = shape_of(&headers);
     let (organization_id, bytes) = (caller.organization_id, body.len());
     let reader = Reader {
         shape,
@@ -306,20 +367,13 @@ impl IntoResponse for Recorded {
     }
 }
 
-/// How events are written, and whether the type says that they are several.
-fn shape_of(headers: &HeaderMap) -> Result<(Shape, bool), Problem> {
-    let kind = headers.get(header::CONTENT_TYPE);
-    let kind = kind.and_then(|value| value.to_str().ok()).unwrap_or("");
-    let essence = kind.split(';').next().unwrap_or_default().trim();
-    match essence.to_ascii_lowercase().as_str() {
-        "application/json" => Ok((Shape::Own, false)),
-        CLOUD_EVENT => Ok((Shape::CloudEvents, false)),
-        CLOUD_EVENTS => Ok((Shape::CloudEvents, true)),
-        _ => Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_media_type",
-            format!("send application/json, {CLOUD_EVENT} or {CLOUD_EVENTS}"),
-        )),
+/// How events are written, and whether the type says that they are several. It
+/// is one that the route's description has.
+fn shape_of(headers: &HeaderMap) -> (Shape, bool) {
+    match media::essence(headers).as_str() {
+        CLOUD_EVENT => (Shape::CloudEvents, false),
+        CLOUD_EVENTS => (Shape::CloudEvents, true),
+        _ => (Shape::Own, false),
     }
 }
 

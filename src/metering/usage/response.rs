@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::metering::ledger::{LedgerError, Refusal, Standing};
 use crate::server::layers::RequestId;
 use crate::server::number::Number;
-use crate::server::problem::Problem;
+use crate::server::problem::{Problem, ProblemDetails};
 
 const REMAINING: HeaderName = HeaderName::from_static("x-quota-remaining");
 const PERCENTAGE: HeaderName = HeaderName::from_static("x-quota-percentage");
@@ -58,6 +58,21 @@ pub struct Checked {
     /// What a grace period lets be used at most; absent: no end, or no grace.
     #[serde(skip_serializing_if = "Option::is_none")]
     grace_max: Option<Number>,
+}
+
+/// The problem of a use that is not allowed: `QUOTA_EXCEEDED` or
+/// `QUOTA_EXCEEDED_GRACE_EXPIRED`, and what is used.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QuotaExceeded {
+    #[serde(flatten)]
+    checked: Checked,
+    #[serde(flatten)]
+    problem: ProblemDetails<'static>,
+    /// The limit.
+    #[schema(required)]
+    quota: Option<Number>,
+    grace_period_expired: bool,
 }
 
 /// A use that was allowed although it could not be told how much is used.

@@ -3,17 +3,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::post;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use utoipa::{OpenApi, ToSchema};
+use utoipa::ToSchema;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::events::{is_user, may_tell};
+use super::events::{self, is_user, may_tell};
 use super::input::{self, Fault};
 use super::offload::Offload;
 use super::response;
@@ -21,15 +20,9 @@ use crate::catalogue::Catalogue;
 use crate::metering::ledger::{Ledger, LedgerError, NewEvent};
 use crate::server::extract::Json;
 use crate::server::problem::Problem;
+use crate::server::routes::{Permission, RateClass, Routes, tenant};
 use crate::telemetry::metrics;
 use crate::tenancy::auth::Principal;
-
-#[derive(OpenApi)]
-#[openapi(
-    paths(super::events::record, check),
-    components(schemas(super::events::UsageEvent))
-)]
-pub struct Api;
 
 /// What the routes need.
 #[derive(Clone)]
@@ -39,11 +32,14 @@ pub struct Usage {
     pub offload: Offload,
 }
 
-pub fn router(usage: Usage) -> Router {
-    Router::new()
-        .route("/api/billing/usage/events", post(super::events::record))
-        .route("/api/billing/usage/check", post(check))
-        .with_state(usage)
+pub fn routes() -> Routes<Usage> {
+    let write = tenant(Permission::UsageWrite);
+    Routes::new()
+        .route(routes!(check), write.metered(RateClass::Usage))
+        .route(
+            routes!(events::record),
+            write.metered(RateClass::UsageEvents),
+        )
 }
 
 pub(super) fn refused(code: &'static str, detail: impl Into<String>) -> Problem {
@@ -76,13 +72,14 @@ struct CheckBody {
 #[utoipa::path(
     post,
     path = "/api/billing/usage/check",
-    operation_id = "check_usage",
+    operation_id = "checkUsage",
     tag = "Usage",
     request_body = CheckBody,
     responses(
         (status = 200, description = "It is allowed, and counted if it was to be.",
          body = response::Checked),
-        (status = 402, description = "`QUOTA_EXCEEDED` or `QUOTA_EXCEEDED_GRACE_EXPIRED`."),
+        (status = 402, description = "`QUOTA_EXCEEDED` or `QUOTA_EXCEEDED_GRACE_EXPIRED`.",
+         body = response::QuotaExceeded, content_type = "application/problem+json"),
         (status = 409, description = "The id came before, with another content."),
         (status = 422, description = "The total would be too large."),
     ),

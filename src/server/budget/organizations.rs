@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use crate::limits;
+use crate::server::caller::Caller;
 use crate::server::layers::idempotency;
+use crate::server::layers::media::{self, Wanted};
 use crate::server::problem::Problem;
+use crate::server::routes::{Idempotency, Route, Share as Kind};
 use crate::telemetry::metrics;
 use crate::telemetry::seldom::Seldom;
-use crate::tenancy::auth::caller::Caller;
-use crate::tenancy::auth::{is_forward_auth, is_forwarded};
 
 /// A class of requests, and what one organization may have of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,44 +91,67 @@ impl Default for Shares {
 }
 
 impl Shares {
-    /// Answers the request in its organization's turn.
-    pub async fn run(&self, caller: &Caller, request: Request<Body>, next: Next) -> Response {
-        let path = request.extensions().get::<axum::extract::MatchedPath>();
-        let path = path.map_or("", axum::extract::MatchedPath::as_str);
-        let (first, second) = limits_of(path, &request);
+    /// Waits for the request's turn in its organization.
+    pub fn enter<'a>(
+        &'a self,
+        route: &Route,
+        caller: &Caller,
+        request: &Request<Body>,
+    ) -> impl Future<Output = Result<Passes, Response>> + Send + use<'a> {
+        let (first, second) = limits_of(route, request);
+        let usage_units = units(request);
         let organization = if caller.organization_id.is_nil() {
-            caller.actor.id().unwrap_or_default()
+            caller.id.unwrap_or_default()
         } else {
             caller.organization_id
         };
-        let mut passes = [None, None];
-        for (limit, pass) in [first, second].into_iter().zip(&mut passes) {
-            let Some(limit) = limit else { continue };
-            let units = if limit == USAGE { units(&request) } else { 1 };
-            let class = self.class(limit);
-            let entered = class
-                .turnstile
-                .enter(organization, units, limits::WAIT_OF_ORGANIZATION);
-            match entered.await {
-                Ok(passed) => *pass = Some(passed),
-                Err(Busy) => return class.refusal(limit, organization),
+        async move {
+            let mut passes = [None, None];
+            for (limit, pass) in [first, second].into_iter().zip(&mut passes) {
+                let Some(limit) = limit else { continue };
+                let units = if limit == USAGE { usage_units } else { 1 };
+                let class = self.class(limit);
+                let entered =
+                    class
+                        .turnstile
+                        .enter(organization, units, limits::WAIT_OF_ORGANIZATION);
+                match entered.await {
+                    Ok(passed) => *pass = Some(passed),
+                    Err(Busy) => return Err(class.refusal(limit, organization)),
+                }
             }
+            Ok(Passes {
+                passes,
+                until_sent: first == Some(EXPORTS),
+            })
         }
-        let response = next.run(request).await;
-        if first != Some(EXPORTS) {
-            return response;
-        }
-        let (parts, body) = response.into_parts();
-        let body = body.into_data_stream().map(move |chunk| {
-            let _under_way = &passes;
-            chunk
-        });
-        Response::from_parts(parts, Body::from_stream(body))
     }
 
     fn class(&self, limit: Limit) -> &Class {
         let at = LIMITS.iter().position(|listed| *listed == limit);
         &self.0[at.unwrap_or_default()]
+    }
+}
+
+/// A request's turn.
+pub struct Passes {
+    passes: [Option<Pass>; 2],
+    /// It lasts until the response is sent, not until it begins.
+    until_sent: bool,
+}
+
+impl Passes {
+    /// Ends the turn with the response.
+    pub fn hold_for(self, response: Response) -> Response {
+        if !self.until_sent {
+            return response;
+        }
+        let (parts, body) = response.into_parts();
+        let body = body.into_data_stream().map(move |chunk| {
+            let _under_way = &self.passes;
+            chunk
+        });
+        Response::from_parts(parts, Body::from_stream(body))
     }
 }
 
@@ -150,32 +173,26 @@ impl Class {
     }
 }
 
-/// What a request takes of. A call that is forwarded takes as long as others
-/// take, and holds nothing meanwhile.
-fn limits_of(path: &str, request: &Request<Body>) -> (Option<Limit>, Option<Limit>) {
-    let (method, headers) = (request.method(), request.headers());
-    let keyed = *method != Method::GET && headers.contains_key(idempotency::HEADER);
-    match path {
-        _ if is_forward_auth(path) => (Some(USAGE), None),
-        "/api/billing/usage/check" | "/api/billing/usage/events" => {
-            // The keys are kept by the connections that all share.
-            (Some(USAGE), keyed.then_some(READS))
-        }
-        _ if is_forwarded(method, path) => (None, None),
-        "/api/billing/subscription/preview" => (Some(PREVIEWS), None),
-        "/api/billing/invoices/upcoming" => (Some(CHANGES), None),
-        "/api/billing/audit-log" if asks_for_csv(headers) => (Some(EXPORTS), None),
-        _ if *method == Method::GET || *method == Method::HEAD => (Some(READS), None),
-        _ => (Some(CHANGES), None),
-    }
+/// What a request takes of.
+fn limits_of(route: &Route, request: &Request<Body>) -> (Option<Limit>, Option<Limit>) {
+    let first = match route.share {
+        Kind::Free => None,
+        Kind::Usage => Some(USAGE),
+        Kind::Previews => Some(PREVIEWS),
+        Kind::Changes => Some(CHANGES),
+        Kind::Exports if wants_csv(request) => Some(EXPORTS),
+        Kind::Exports | Kind::Reads => Some(READS),
+    };
+    // The keys are kept by the connections that all share.
+    let keyed = route.share == Kind::Usage
+        && route.idempotency == Idempotency::Kept
+        && request.headers().contains_key(idempotency::HEADER);
+    (first, keyed.then_some(READS))
 }
 
-fn asks_for_csv(headers: &header::HeaderMap) -> bool {
-    let mut accepted = headers.get_all(header::ACCEPT).iter();
-    accepted.any(|value| {
-        let value = value.to_str().unwrap_or_default();
-        value.to_ascii_lowercase().contains("csv")
-    })
+fn wants_csv(request: &Request<Body>) -> bool {
+    let wanted = request.extensions().get::<Wanted>();
+    wanted.is_some_and(|wanted| wanted.is(media::CSV))
 }
 
 /// Of a body that does not say its length, the most.
@@ -306,13 +323,8 @@ mod tests {
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
 
-    use axum::Router;
-    use axum::middleware::from_fn;
-    use axum::routing::get;
-    use tower::ServiceExt as _;
-
     use super::*;
-    use crate::audit::Actor;
+    use crate::server::routes::{RateClass, Rules, public};
 
     const A: Uuid = Uuid::from_u128(1);
     const B: Uuid = Uuid::from_u128(2);
@@ -366,103 +378,90 @@ mod tests {
         drop(turnstile.enter(A, 9, LONG).await.unwrap());
     }
 
+    fn asks_for_csv(mut request: Request<Body>) -> Request<Body> {
+        request
+            .extensions_mut()
+            .insert(Wanted(media::CSV.to_owned()));
+        request
+    }
+
     #[tokio::test]
     async fn an_export_is_under_way_until_its_last_byte() {
         let shares = Shares::default();
         let caller = Caller {
             organization_id: A,
-            actor: Actor::System,
+            kind: "user",
+            id: None,
         };
-        let layer = from_fn(move |request, next| {
-            let shares = shares.clone();
-            async move { shares.run(&caller, request, next).await }
-        });
-        let router = Router::new()
-            .route("/api/billing/audit-log", get(async || "a,b\r\n"))
-            .route_layer(layer);
-        let ask = || {
-            let request = Request::get("/api/billing/audit-log").header("accept", "text/csv");
-            router.clone().oneshot(request.body(Body::empty()).unwrap())
+        let route = Route::of(Method::GET, public().share(Kind::Exports));
+        let request = asks_for_csv(Request::default());
+        let ask = async || {
+            let passes = shares.enter(&route, &caller, &request).await;
+            let response = "a,b\r\n".into_response();
+            passes.map(|passes| passes.hold_for(response)).ok().unwrap()
         };
-        let first = ask().await.unwrap();
-        let second = ask().await.unwrap();
+        let first = ask().await;
+        let second = ask().await;
         let mut context = Context::from_waker(Waker::noop());
         let mut third = pin!(ask());
         assert!(third.as_mut().poll(&mut context).is_pending());
         let read = axum::body::to_bytes(first.into_body(), 100).await.unwrap();
         assert_eq!(&read[..], b"a,b\r\n");
-        assert_eq!(third.await.unwrap().status(), StatusCode::OK);
+        assert_eq!(third.await.status(), StatusCode::OK);
         drop(second);
     }
 
     #[test]
     fn requests_take_of_what_they_use() {
-        let classes = |method: Method, path: &str, headers: &[(&str, &str)]| {
-            let mut request = Request::builder().method(method);
+        let classes = |method: Method, rules: Rules, headers: &[(&str, &str)]| {
+            let mut request = Request::builder().method(method.clone());
             for (name, value) in headers {
                 request = request.header(*name, *value);
             }
             let request = request.body(Body::empty()).unwrap();
-            let (first, second) = limits_of(path, &request);
+            let (first, second) = limits_of(&Route::of(method, rules), &request);
             let class = |limit: Option<Limit>| limit.map_or("", |limit| limit.class);
             (class(first), class(second), units(&request))
         };
         let (get, post) = (|| Method::GET, || Method::POST);
-        for (method, path, headers, expected) in [
-            (get(), "/api/billing/usage", &[][..], ("reads", "", 1)),
+        let metered = public().metered(RateClass::Usage);
+        let keyed = [("content-length", "60"), ("idempotency-key", "a")];
+        for (method, rules, headers, expected) in [
+            (get(), public(), &[][..], ("reads", "", 1)),
+            (post(), metered, &keyed[..1], ("usage", "", 1)),
+            (post(), metered, &keyed, ("usage", "reads", 1)),
             (
                 post(),
-                "/api/billing/usage/check",
-                &[("content-length", "60")],
-                ("usage", "", 1),
-            ),
-            (
-                post(),
-                "/api/billing/usage/check",
-                &[("content-length", "60"), ("idempotency-key", "a")],
-                ("usage", "reads", 1),
-            ),
-            (
-                post(),
-                "/api/billing/usage/events",
+                metered,
                 &[("content-length", "70000")],
                 ("usage", "", 18),
             ),
             (
                 post(),
-                "/api/billing/usage/events",
+                metered,
                 &[("transfer-encoding", "chunked")],
                 ("usage", "", 32),
             ),
             (
                 get(),
-                "/api/enforce/{*rest}",
-                &[("idempotency-key", "a")],
+                public().forward_auth(),
+                &keyed[1..],
                 ("usage", "", 1),
             ),
-            (post(), "/api/agents/execute", &[], ("", "", 32)),
-            (post(), "/tools/{*rest}", &[], ("", "", 32)),
+            (post(), public().forwarded(), &[], ("", "", 32)),
             (
                 post(),
-                "/api/billing/subscription/preview",
+                public().share(Kind::Previews),
                 &[],
                 ("previews", "", 32),
             ),
-            (
-                Method::PUT,
-                "/api/billing/subscription",
-                &[],
-                ("changes", "", 32),
-            ),
-            (
-                get(),
-                "/api/billing/audit-log",
-                &[("accept", "application/json;q=0.5, text/CSV")],
-                ("exports", "", 1),
-            ),
-            (get(), "/api/billing/audit-log", &[], ("reads", "", 1)),
+            (Method::PUT, public(), &[], ("changes", "", 32)),
+            (get(), public().share(Kind::Exports), &[], ("reads", "", 1)),
         ] {
-            assert_eq!(classes(method, path, headers), expected, "{path}");
+            assert_eq!(classes(method, rules, headers), expected);
         }
+        let exports = Route::of(get(), public().share(Kind::Exports));
+        let (first, _) = limits_of(&exports, &asks_for_csv(Request::default()));
+        assert_eq!(first, Some(EXPORTS));
     }
 }

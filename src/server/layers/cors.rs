@@ -8,7 +8,7 @@ use axum::http::{HeaderName, HeaderValue, Method, header};
 use tower::ServiceExt as _;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::tenancy::auth::FORWARD_AUTH;
+use crate::server::Site;
 
 use super::{idempotency, rate_limit, request_id};
 
@@ -24,9 +24,9 @@ const QUOTA_HEADERS: [HeaderName; 8] = [
 ];
 
 /// Lets the scripts of `origins` in, with tokens and without cookies.
-pub fn allow(router: Router, origins: &[HeaderValue]) -> Router {
+pub fn allow(site: Site, origins: &[HeaderValue]) -> Site {
     if origins.is_empty() {
-        return router;
+        return site;
     }
     let exposed = rate_limit::EXPOSED
         .into_iter()
@@ -46,13 +46,12 @@ pub fn allow(router: Router, origins: &[HeaderValue]) -> Router {
         .max_age(Duration::from_secs(3_600));
     // A proxy asks about its clients' requests, those of the method OPTIONS
     // among them: what this layer would answer itself must be decided about.
-    let asked_first = router.clone();
-    let of_scripts = router.layer(cors);
-    Router::new().fallback_service(tower::service_fn(move |request: Request| {
-        let path = request.uri().path();
-        let below = path.strip_prefix(FORWARD_AUTH[0]);
-        let asks = below.is_some_and(|below| below.is_empty() || below.starts_with('/'));
-        let router = if asks { &asked_first } else { &of_scripts };
+    let routes = site.routes.clone();
+    let of_scripts = site.router.clone().layer(cors);
+    let router = Router::new().fallback_service(tower::service_fn(move |request: Request| {
+        let asks = site.is_forward_auth(request.uri().path());
+        let router = if asks { &site.router } else { &of_scripts };
         router.clone().oneshot(request)
-    }))
+    }));
+    Site { router, routes }
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::http::header::{self, Entry as Slot};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
@@ -18,13 +17,11 @@ use tracing::Instrument as _;
 
 use super::measured;
 use super::request_id::{self, RequestId};
+use crate::server::Site;
 use crate::server::budget::{Answer, Line};
 use crate::server::problem::Problem;
 use crate::telemetry;
 
-/// The webhook endpoint takes longer headers: Stripe lists a signature for
-/// each secret.
-const WEBHOOKS: &str = "/api/billing/webhooks/";
 const MAX_HEADER_BYTES: usize = 32 * 1024;
 const MAX_TARGET_BYTES: usize = 8 * 1024;
 
@@ -51,17 +48,17 @@ const DEFAULT_HEADERS: [(HeaderName, HeaderValue); 5] = [
 #[derive(Clone)]
 pub struct Peer(pub Arc<Line>);
 
-/// The router behind what holds for all of it: the request's id, the limits of
+/// The site behind what holds for all of it: the request's id, the limits of
 /// its head, and the answer's headers.
 #[derive(Clone)]
 pub struct Entry {
-    router: Router,
+    site: Site,
     line: Arc<Line>,
 }
 
 impl Entry {
-    pub fn new(router: Router, line: Arc<Line>) -> Self {
-        Self { router, line }
+    pub fn new(site: Site, line: Arc<Line>) -> Self {
+        Self { site, line }
     }
 }
 
@@ -79,11 +76,11 @@ impl Service<Request<Incoming>> for Entry {
         let id = RequestId::of(request.headers());
         let span = tracing::info_span!("request", id = id.as_str());
         telemetry::follow(&span, request.headers());
-        let refusal = refuse_head(&request);
+        let refusal = self.refuse_head(&request);
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(self.line.clone()));
         request.extensions_mut().insert(id.clone());
-        let router = self.router.clone();
+        let router = self.site.router.clone();
         let line = self.line.clone();
         let name = id.clone();
         let answering = async move {
@@ -103,26 +100,28 @@ impl Service<Request<Incoming>> for Entry {
     }
 }
 
-fn refuse_head<B>(request: &Request<B>) -> Option<Problem> {
-    let target = request.uri();
-    let length = target.path().len() + target.query().map_or(0, str::len);
-    if length > MAX_TARGET_BYTES {
-        return Some(Problem::new(
-            StatusCode::URI_TOO_LONG,
-            "uri_too_long",
-            "the address has more than 8 KiB",
-        ));
+impl Entry {
+    fn refuse_head<B>(&self, request: &Request<B>) -> Option<Problem> {
+        let target = request.uri();
+        let length = target.path().len() + target.query().map_or(0, str::len);
+        if length > MAX_TARGET_BYTES {
+            return Some(Problem::new(
+                StatusCode::URI_TOO_LONG,
+                "uri_too_long",
+                "The path and query exceed 8 KiB.",
+            ));
+        }
+        let headers = request.headers();
+        let size = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
+        let too_large = || headers.iter().map(size).sum::<usize>() > MAX_HEADER_BYTES;
+        (too_large() && !self.site.takes_long_headers(target.path())).then(|| {
+            Problem::new(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "headers_too_large",
+                "The headers exceed 32 KiB.",
+            )
+        })
     }
-    let headers = request.headers();
-    let size = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
-    let too_large = || headers.iter().map(size).sum::<usize>() > MAX_HEADER_BYTES;
-    (!target.path().starts_with(WEBHOOKS) && too_large()).then(|| {
-        Problem::new(
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "headers_too_large",
-            "the headers have more than 32 KiB",
-        )
-    })
 }
 
 fn complete(headers: &mut HeaderMap, id: &RequestId) {

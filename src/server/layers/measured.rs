@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request};
@@ -10,8 +11,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use metrics::{Counter, Histogram};
 
+use crate::server::routes::Route;
 use crate::telemetry::metrics as measures;
-use crate::tenancy::auth::ROUTES;
 
 /// The route of requests that no route matched.
 pub const UNMATCHED: &str = "unmatched";
@@ -28,13 +29,16 @@ pub async fn measure(request: Request, next: Next) -> Response {
 }
 
 /// Errors of every route exist from the start: an alert sees the first one.
-pub fn start_at_zero() {
-    for (method, route, _) in ROUTES {
+pub fn start_at_zero(routes: &[Arc<Route>]) {
+    for route in routes {
+        let Some(method) = &route.method else {
+            continue;
+        };
         for status in [
             StatusCode::INTERNAL_SERVER_ERROR,
             StatusCode::SERVICE_UNAVAILABLE,
         ] {
-            measures::http_requests(name_of(method), route, status.as_str()).absolute(0);
+            measures::http_requests(name_of(method), &route.path, status.as_str()).absolute(0);
         }
     }
 }

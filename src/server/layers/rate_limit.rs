@@ -9,9 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use governor::clock::{Clock, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
@@ -20,10 +19,9 @@ use governor::{Quota, RateLimiter};
 use uuid::Uuid;
 
 use crate::config::Rates;
-use crate::server::budget::organizations::Shares;
+use crate::server::caller::Caller;
 use crate::server::problem::Problem;
-use crate::tenancy::auth::caller::Caller;
-use crate::tenancy::auth::{is_forward_auth, is_forwarded};
+use crate::server::routes::RateClass;
 
 pub const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 pub const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -31,11 +29,6 @@ const WINDOW_SECS: u32 = 60;
 /// After how many requests the buckets that are full again are dropped.
 const SWEEP_EVERY: u32 = 4_096;
 
-/// What a product calls for each of its users' requests; bounded by quotas,
-/// and by a limit of their own that only a loop reaches.
-const METERED: [&str; 2] = ["/api/billing/usage/check", "/api/billing/usage/events"];
-
-const EVENTS: &str = METERED[1];
 /// What a stored event is reckoned at: larger ones count for several.
 const EVENT_BYTES: usize = 1024;
 
@@ -44,7 +37,6 @@ const EVENT_BYTES: usize = 1024;
 pub struct Limits {
     api: Option<Arc<Buckets>>,
     usage: Option<Arc<Buckets>>,
-    shares: Shares,
 }
 
 impl Limits {
@@ -60,41 +52,55 @@ impl Limits {
         Self {
             api: buckets("api", rates.api_per_minute),
             usage: buckets("usage", rates.usage_per_minute),
-            shares: Shares::default(),
         }
     }
 }
 
-/// The layer of every route that has callers; behind the one that knows them.
-pub async fn limit(State(limits): State<Limits>, mut request: Request, next: Next) -> Response {
-    let Some(caller) = Caller::of(&request) else {
-        return next.run(request).await;
-    };
-    let path = request.extensions().get::<MatchedPath>();
-    let path = path.map_or("", MatchedPath::as_str);
-    let metered =
-        METERED.contains(&path) || is_forward_auth(path) || is_forwarded(request.method(), path);
-    let buckets = if metered { limits.usage } else { limits.api };
-    let Some(buckets) = buckets else {
-        return limits.shares.run(&caller, request, next).await;
-    };
-    let credential = (caller.actor.as_str(), caller.actor.id());
-    let standing = buckets.take(credential);
-    if standing.retry_after_secs.is_some() {
-        return refused(&buckets, standing);
+impl Limits {
+    /// Takes one request of its caller's bucket, or refuses it.
+    pub fn take(
+        &self,
+        class: RateClass,
+        caller: &Caller,
+        request: &mut Request,
+    ) -> Result<Taken, Box<Response>> {
+        let buckets = match class {
+            RateClass::Api => &self.api,
+            RateClass::Usage | RateClass::UsageEvents => &self.usage,
+        };
+        let Some(buckets) = buckets else {
+            return Ok(Taken(None));
+        };
+        let credential = (caller.kind, caller.id);
+        let standing = buckets.take(credential);
+        if standing.retry_after_secs.is_some() {
+            return Err(Box::new(refused(buckets, standing)));
+        }
+        let meter = (class == RateClass::UsageEvents).then(|| Meter {
+            buckets: buckets.clone(),
+            credential,
+            standing: Arc::default(),
+        });
+        if let Some(meter) = &meter {
+            request.extensions_mut().insert(meter.clone());
+        }
+        let buckets = buckets.clone();
+        Ok(Taken(Some((buckets, standing, meter))))
     }
-    let meter = (path == EVENTS).then(|| Meter {
-        buckets: buckets.clone(),
-        credential,
-        standing: Arc::default(),
-    });
-    if let Some(meter) = &meter {
-        request.extensions_mut().insert(meter.clone());
+}
+
+/// What was taken for a request; None: there is no limit.
+pub struct Taken(Option<(Arc<Buckets>, Standing, Option<Meter>)>);
+
+impl Taken {
+    /// Says in the response where its caller stands.
+    pub fn describe(self, mut response: Response) -> Response {
+        if let Self(Some((buckets, standing, meter))) = self {
+            let later = meter.and_then(|meter| meter.standing.get().copied());
+            buckets.describe(later.unwrap_or(standing), response.headers_mut());
+        }
+        response
     }
-    let mut response = limits.shares.run(&caller, request, next).await;
-    let later = meter.and_then(|meter| meter.standing.get().copied());
-    buckets.describe(later.unwrap_or(standing), response.headers_mut());
-    response
 }
 
 fn refused(buckets: &Buckets, standing: Standing) -> Response {
@@ -107,7 +113,7 @@ fn too_many(standing: Standing) -> Problem {
     Problem::new(
         StatusCode::TOO_MANY_REQUESTS,
         "rate_limited",
-        "this credential sends too many requests, or usage events; wait, and send fewer",
+        "Too many requests or usage events from this credential; retry later and send fewer.",
     )
     .retry_after(standing.retry_after_secs.unwrap_or(1))
 }

@@ -2,33 +2,19 @@
 
 use std::time::Duration;
 
-use axum::extract::{MatchedPath, Request};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::server::problem::Problem;
-use crate::tenancy::auth::is_forwarded;
 
-const LIMIT: Duration = Duration::from_secs(30);
-
-/// The layer of the routes: until the answer begins, not until it ends.
-pub async fn within(request: Request, next: Next) -> Response {
-    let path = request.extensions().get::<MatchedPath>();
-    let forwarded = path.is_some_and(|path| is_forwarded(request.method(), path.as_str()));
-    if forwarded {
-        return next.run(request).await;
-    }
-    answer_within(LIMIT, next.run(request)).await
-}
-
-async fn answer_within(limit: Duration, answering: impl Future<Output = Response>) -> Response {
+/// Gives up on an answer that does not begin within `limit`.
+pub async fn answer_within(limit: Duration, answering: impl Future<Output = Response>) -> Response {
     let answering = tokio::time::timeout(limit, answering);
     answering.await.unwrap_or_else(|_| {
         tracing::warn!("a request took too long and was given up");
         Problem::unavailable(
             "request_timeout",
-            "this took too long; a change may have been made: send it again with the same \
-             Idempotency-Key, or look first",
+            "The request timed out. A change may have been made: retry with the same \
+             Idempotency-Key, or check first.",
         )
         .into_response()
     })

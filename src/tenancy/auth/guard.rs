@@ -1,21 +1,19 @@
-//! The one place that checks credentials and enforces the table of routes.
+//! The one place that checks credentials, for what their route asks.
 
-use std::sync::Arc;
-
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use axum::middleware::Next;
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sqlx::postgres::PgPool;
 
 use super::lookup::{Found, Lookup};
 use super::principal::{no_credential, unauthenticated};
 use super::token;
-use super::{Access, Operator, Permission, Principal, Role, access_of};
+use super::{Operator, Permission, Principal, Role};
 use crate::audit::{Actor, Client};
 use crate::server::budget::forwarded_for;
-use crate::server::layers::Peer;
+use crate::server::layers::{Peer, checks};
 use crate::server::problem::Problem;
+use crate::server::routes::Access;
 
 /// What checking a credential needs.
 #[derive(Clone)]
@@ -23,32 +21,22 @@ pub struct Guard {
     lookup: Lookup,
     /// How many proxies in front of the service append to X-Forwarded-For.
     proxies: u32,
-    /// The product's own routes, which usage is enforced in front of.
-    enforced: Arc<[String]>,
 }
 
 impl Guard {
     /// `credentials` has connections that are billing_worker from the start.
-    pub fn new(credentials: PgPool, proxies: u32, enforced: impl Iterator<Item = String>) -> Self {
+    pub fn new(credentials: PgPool, proxies: u32) -> Self {
         Self {
             lookup: Lookup::new(credentials),
             proxies,
-            enforced: enforced.collect(),
         }
-    }
-
-    fn access(&self, method: &Method, path: &str) -> Option<Access> {
-        let enforced = || self.enforced.iter().any(|enforced| enforced == path);
-        let of_product = || enforced().then_some(Access::Tenant(Permission::AgentsExecute));
-        access_of(method, path).or_else(of_product)
     }
 }
 
-/// Lets a request through to its handler, with its caller, or refuses it.
-pub async fn enforce(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
-    match admit(&guard, &mut request).await {
-        Ok(()) => next.run(request).await,
-        Err(problem) => {
+impl checks::Guard for Guard {
+    /// Lets a request through to its handler, with its caller, or refuses it.
+    async fn admit(&self, access: Access, request: &mut Request) -> Result<(), Response> {
+        admit(self, access, request).await.map_err(|problem| {
             let unauthenticated = problem.status() == StatusCode::UNAUTHORIZED;
             let mut response = problem.into_response();
             if unauthenticated {
@@ -58,56 +46,42 @@ pub async fn enforce(State(guard): State<Guard>, mut request: Request, next: Nex
                     .insert(header::WWW_AUTHENTICATE, scheme);
             }
             response
-        }
+        })
     }
 }
 
-async fn admit(guard: &Guard, request: &mut Request) -> Result<(), Problem> {
-    let path = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map(MatchedPath::as_str);
-    let access = path.and_then(|path| guard.access(request.method(), path));
-    let known_path = path.is_some_and(super::access::has_path);
+async fn admit(guard: &Guard, access: Access, request: &mut Request) -> Result<(), Problem> {
     let client = client(request, guard.proxies);
-    let access = match access {
-        Some(Access::Public) => {
-            request.extensions_mut().insert(client);
-            return Ok(());
-        }
-        Some(access) => access,
-        // A method that the route does not have is answered as such.
-        None if known_path => return Ok(()),
-        None => {
-            tracing::error!(path, "a route is not in the table of access");
-            return Err(forbidden("nobody may use this address"));
-        }
-    };
+    if !access.needs_credential() {
+        request.extensions_mut().insert(client);
+        return Ok(());
+    }
     let caller = identify(guard, bearer(request.headers())?, client).await?;
     if request.headers().contains_key(ORGANIZATION) {
         return Err(not_selectable());
     }
     let extensions = request.extensions_mut();
     match (caller, access) {
-        (_, Access::Public) | (Caller::Key(_), Access::Token) => {
+        (_, Access::Public | Access::StripeSignature) => {}
+        (Caller::Key(_), Access::Token) => {
             return Err(forbidden("an API key has no session; this is for users"));
         }
-        (Caller::User(principal), Access::Token) => drop(extensions.insert(principal)),
+        (Caller::User(principal), Access::Token) => principal.enter(extensions),
         (Caller::Operator(operator), Access::Token | Access::Operator) => {
-            extensions.insert(operator);
+            operator.enter(extensions);
         }
         (Caller::User(principal), Access::Tenant(permission))
         | (Caller::Key(principal), Access::Tenant(permission) | Access::ApiKey(permission)) => {
             require(&principal, permission)?;
-            extensions.insert(principal);
+            principal.enter(extensions);
         }
         (Caller::User(_) | Caller::Operator(_), Access::ApiKey(_)) => {
             return Err(forbidden(
-                "this address takes an API key, not a user's token",
+                "this endpoint takes an API key, not a user's token",
             ));
         }
         (Caller::User(_) | Caller::Key(_), Access::Operator) => {
-            return Err(forbidden("this is for operators"));
+            return Err(forbidden("this endpoint is for operators"));
         }
         (Caller::Operator(_), Access::Tenant(_)) => {
             return Err(forbidden(

@@ -1,9 +1,7 @@
 //! Who calls, and what they may do. The organization comes from the credential
 //! and from nothing else.
 
-mod access;
 mod api_keys;
-pub mod caller;
 mod door;
 mod guard;
 mod login;
@@ -16,13 +14,12 @@ mod throttle;
 mod token;
 mod users;
 
-pub use access::{Access, FORWARD_AUTH, ROUTES, access_of, is_forward_auth, is_forwarded};
 pub use api_keys::{ApiKey, ApiKeyError, NewApiKey, create_api_key, list_api_keys, revoke_api_key};
-pub use guard::{Guard, enforce};
+pub use guard::Guard;
 pub use login::{LoginError, Logins, Session, log_out, purge_sessions, purge_throttles};
 pub use password::{Hasher, PasswordError};
 pub use principal::{Operator, Permission, Principal, Role};
-pub use routes::{Api, router};
+pub use routes::{Login, routes};
 pub use token::{Presented, read as read_credential};
 pub use users::{
     NewUser, User, UserError, add_member, create_user, disable_user, is_address, list_users,

@@ -1,49 +1,15 @@
 //! The caller of a request, once the credential is checked.
 
 use axum::extract::FromRequestParts;
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{Extensions, StatusCode};
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::audit::{self, Actor, Client, NewEntry};
+use crate::server::caller::Caller;
 use crate::server::problem::Problem;
-
-/// What a route asks of its caller, and what an API key's scope gives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Permission {
-    BillingRead,
-    BillingManage,
-    /// To see of the audit log's entries from where and by which address.
-    BillingAudit,
-    UsageWrite,
-    AgentsExecute,
-}
-
-impl Permission {
-    pub const ALL: [Self; 5] = [
-        Self::BillingRead,
-        Self::BillingManage,
-        Self::BillingAudit,
-        Self::UsageWrite,
-        Self::AgentsExecute,
-    ];
-
-    /// The name that scopes and the API use.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::BillingRead => "billing.read",
-            Self::BillingManage => "billing.manage",
-            Self::BillingAudit => "billing.audit",
-            Self::UsageWrite => "usage.write",
-            Self::AgentsExecute => "agents.execute",
-        }
-    }
-
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|p| p.as_str() == name)
-    }
-}
+pub use crate::server::routes::Permission;
 
 /// What a user is in an organization, or beside all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +69,12 @@ impl Principal {
     pub fn may(&self, permission: Permission) -> bool {
         self.permissions.contains(&permission)
     }
+
+    /// Notes the caller in the request.
+    pub(super) fn enter(self, extensions: &mut Extensions) {
+        extensions.insert(caller(self.organization_id, self.actor));
+        extensions.insert(self);
+    }
 }
 
 /// An operator, who belongs to no organization.
@@ -116,6 +88,12 @@ pub struct Operator {
 impl Operator {
     pub fn actor(&self) -> Actor {
         Actor::User(self.user_id)
+    }
+
+    /// Notes the caller in the request.
+    pub(super) fn enter(self, extensions: &mut Extensions) {
+        extensions.insert(caller(Uuid::nil(), self.actor()));
+        extensions.insert(self);
     }
 
     /// What the operator did, for the audit log of the organization whose data
@@ -138,6 +116,14 @@ impl Operator {
             metadata: json!({"operator": true}),
             client: Some(self.client.clone()),
         }
+    }
+}
+
+fn caller(organization_id: Uuid, actor: Actor) -> Caller {
+    Caller {
+        organization_id,
+        kind: actor.as_str(),
+        id: actor.id(),
     }
 }
 

@@ -2,40 +2,43 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::post;
-use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgPool;
-use utoipa::{OpenApi, ToSchema};
+use utoipa::ToSchema;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::{LoginError, Logins, log_out};
 use crate::audit::Client;
 use crate::server::extract::Json;
 use crate::server::problem::Problem;
+use crate::server::routes::{Access, Routes, Rules, public};
 
-#[derive(OpenApi)]
-#[openapi(paths(login, logout))]
-pub struct Api;
-
+/// What the handlers need.
 #[derive(Clone)]
-struct Login {
+pub struct Login {
     logins: Logins,
     pool: PgPool,
 }
 
-/// `pool` serves logins and nothing else.
-pub fn router(pool: PgPool) -> Router {
-    Router::new()
-        .route("/api/auth/login", post(login))
-        .route("/api/auth/logout", post(logout))
-        .with_state(Login {
+impl Login {
+    /// `pool` serves logins and nothing else.
+    pub fn new(pool: PgPool) -> Self {
+        Self {
             logins: Logins::new(pool.clone()),
             pool,
-        })
+        }
+    }
+}
+
+pub fn routes() -> Routes<Login> {
+    Routes::new()
+        .route(routes!(login), public())
+        .route(routes!(logout), Rules::of(Access::Token))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -63,6 +66,7 @@ struct Token {
 #[utoipa::path(
     post,
     path = "/api/auth/login",
+    operation_id = "logIn",
     tag = "Access",
     request_body = Credentials,
     responses((status = 200, description = "A token, for `Authorization: Bearer`.", body = Token)),
@@ -89,6 +93,7 @@ async fn login(
 #[utoipa::path(
     post,
     path = "/api/auth/logout",
+    operation_id = "logOut",
     tag = "Access",
     responses((status = 204, description = "The token is dead.")),
 )]

@@ -1,9 +1,8 @@
 //! `GET /api/operator/organizations`.
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::get;
-use axum::{Json, Router};
-use utoipa::OpenApi;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::{LISTED, Organization, store};
@@ -13,24 +12,19 @@ use crate::server::Shared;
 use crate::server::extract::Query;
 use crate::server::pagination::page::{Page, Paging};
 use crate::server::problem::Problem;
+use crate::server::routes::{Routes, operator};
 use crate::telemetry::metrics;
 use crate::tenancy::auth::Operator;
 
-#[derive(OpenApi)]
-#[openapi(paths(organizations))]
-pub struct Api;
-
-pub fn router(shared: Shared) -> Router {
-    Router::new()
-        .route("/api/operator/organizations", get(organizations))
-        .with_state(shared)
+pub fn routes() -> Routes<Shared> {
+    Routes::new().route(routes!(organizations), operator())
 }
 
 /// The organizations, oldest first
 #[utoipa::path(
     get,
     path = "/api/operator/organizations",
-    operation_id = "list_organizations",
+    operation_id = "listOrganizations",
     tag = "Operators",
     params(Paging),
     responses((status = 200, description = "A page of organizations.", body = Page<Organization>)),

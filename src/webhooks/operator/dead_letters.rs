@@ -34,7 +34,7 @@ pub struct LettersQuery {
 #[utoipa::path(
     get,
     path = "/api/operator/dead-letters",
-    operation_id = "list_dead_letters",
+    operation_id = "listDeadLetters",
     tag = "Operators",
     params(LettersQuery),
     responses((status = 200, description = "A page of dead letters.", body = Page<DeadLetter>)),
@@ -73,7 +73,7 @@ pub fn none_such() -> Problem {
 #[utoipa::path(
     get,
     path = "/api/operator/dead-letters/{id}",
-    operation_id = "show_dead_letter",
+    operation_id = "getDeadLetter",
     tag = "Operators",
     params(("id" = String, Path, description = "Stripe's id.", example = "evt_1")),
     responses((status = 200, description = "All that is known of it.", body = Details)),
@@ -93,7 +93,7 @@ pub async fn show(
 #[utoipa::path(
     delete,
     path = "/api/operator/dead-letters/{id}",
-    operation_id = "discard_dead_letter",
+    operation_id = "discardDeadLetter",
     tag = "Operators",
     params(("id" = String, Path, description = "Stripe's id.", example = "evt_1")),
     responses((status = 204, description = "It is discarded.")),

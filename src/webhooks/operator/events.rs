@@ -45,7 +45,7 @@ impl EventsQuery {
 #[utoipa::path(
     get,
     path = "/api/operator/webhook-events",
-    operation_id = "list_webhook_events",
+    operation_id = "listWebhookEvents",
     tag = "Operators",
     params(EventsQuery),
     responses((status = 200, description = "A page of events.", body = Page<Listed>)),
@@ -77,7 +77,7 @@ pub async fn list(
 #[utoipa::path(
     get,
     path = "/api/operator/webhook-events/{id}",
-    operation_id = "show_webhook_event",
+    operation_id = "getWebhookEvent",
     tag = "Operators",
     params(("id" = String, Path, description = "Stripe's id.", example = "evt_1")),
     responses((status = 200, description = "All that is known of it.", body = Details)),

@@ -8,53 +8,36 @@ mod replays;
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::routing::{get, post};
 use jiff::Timestamp;
-use utoipa::OpenApi;
+use utoipa_axum::routes;
 
 use crate::audit::{self, NewEntry};
 use crate::db::WorkerTx;
 use crate::server::Shared;
 use crate::server::problem::Problem;
+use crate::server::routes::{Routes, operator};
 use crate::telemetry::metrics;
 use crate::tenancy::auth::Operator;
 use crate::webhooks::SHOWN;
 use crate::webhooks::inspect::{self, Details};
 use crate::webhooks::worker::Processor;
 
-#[derive(OpenApi)]
-#[openapi(paths(
-    events::list,
-    events::show,
-    dead_letters::list,
-    dead_letters::show,
-    dead_letters::discard,
-    replays::one,
-    replays::many
-))]
-pub struct Api;
-
 /// The handlers' dependencies.
 #[derive(Clone)]
-struct OperatorState {
-    shared: Shared,
-    processor: Arc<Processor>,
+pub struct OperatorState {
+    pub shared: Shared,
+    pub processor: Arc<Processor>,
 }
 
-pub fn router(shared: Shared, processor: Processor) -> Router {
-    let letter = get(dead_letters::show).delete(dead_letters::discard);
-    Router::new()
-        .route("/api/operator/webhook-events", get(events::list))
-        .route("/api/operator/webhook-events/{id}", get(events::show))
-        .route("/api/operator/dead-letters", get(dead_letters::list))
-        .route("/api/operator/dead-letters/{id}", letter)
-        .route("/api/operator/dead-letters/replay", post(replays::many))
-        .route("/api/operator/dead-letters/{id}/replay", post(replays::one))
-        .with_state(OperatorState {
-            shared,
-            processor: Arc::new(processor),
-        })
+pub fn routes() -> Routes<OperatorState> {
+    Routes::new()
+        .route(routes!(events::list), operator())
+        .route(routes!(events::show), operator())
+        .route(routes!(dead_letters::list), operator())
+        .route(routes!(dead_letters::show), operator())
+        .route(routes!(dead_letters::discard), operator())
+        .route(routes!(replays::one), operator())
+        .route(routes!(replays::many), operator())
 }
 
 /// The position of an event or a dead letter in its list.

@@ -35,7 +35,7 @@ pub struct ReplayedEvent {
 #[utoipa::path(
     post,
     path = "/api/operator/dead-letters/{id}/replay",
-    operation_id = "replay_dead_letter",
+    operation_id = "replayDeadLetter",
     tag = "Operators",
     params(("id" = String, Path, description = "Stripe's id.", example = "evt_1")),
     responses((status = 200, description = "What came of it.", body = ReplayedEvent)),
@@ -87,7 +87,7 @@ pub struct Selection {
 #[utoipa::path(
     post,
     path = "/api/operator/dead-letters/replay",
-    operation_id = "replay_dead_letters",
+    operation_id = "replayDeadLetters",
     tag = "Operators",
     request_body = Selection,
     responses((status = 200, description = "What came of each.", body = Page<ReplayedEvent>)),

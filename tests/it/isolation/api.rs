@@ -72,6 +72,10 @@ fn operations(document: &Value) -> Vec<Operation> {
             let schema = &said["requestBody"]["content"]["application/json"]["schema"];
             let target = schema["$ref"].as_str().and_then(|at| at.strip_prefix('#'));
             let schema = target.map_or(schema, |at| document.pointer(at).unwrap());
+            // Of several forms, the first.
+            let first = schema["oneOf"][0]["$ref"].as_str();
+            let first = first.and_then(|at| at.strip_prefix('#'));
+            let schema = first.map_or(schema, |at| document.pointer(at).unwrap());
             let fields = schema["properties"].as_object().into_iter().flatten();
             found.push(Operation {
                 method: Method::from_bytes(method.to_ascii_uppercase().as_bytes()).unwrap(),

@@ -14,7 +14,8 @@ async fn application() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/alerts", listener.local_addr().unwrap());
     let stop = tokio_util::sync::CancellationToken::new();
-    tokio::spawn(valuecanvas_billing::server::serve(listener, router, stop));
+    let site = valuecanvas_billing::server::bare(router);
+    tokio::spawn(valuecanvas_billing::server::serve(listener, site, stop));
     url
 }
 

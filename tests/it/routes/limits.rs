@@ -6,7 +6,9 @@ use reqwest::Method;
 use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
 use uuid::Uuid;
-use valuecanvas_billing::tenancy::auth::{Access, Permission, ROUTES, Role};
+use valuecanvas_billing::app::api;
+use valuecanvas_billing::server::routes::{Access, Route};
+use valuecanvas_billing::tenancy::auth::{Permission, Role};
 
 use crate::metering::tenant::{Answer, EVENTS, Tenant};
 use crate::support::TestService;
@@ -228,6 +230,7 @@ struct Callers {
     tenant: Tenant,
     user: String,
     operator: String,
+    routes: Vec<Route>,
 }
 
 impl Callers {
@@ -236,13 +239,14 @@ impl Callers {
         Self {
             user: service.token(tenant.organization, Role::Owner).await,
             operator: service.token(Uuid::nil(), Role::Operator).await,
+            routes: api::table(),
             tenant,
         }
     }
 
     fn credential(&self, access: Access) -> Option<&str> {
         match access {
-            Access::Public => None,
+            Access::Public | Access::StripeSignature => None,
             Access::Token => Some(&self.user),
             Access::Operator => Some(&self.operator),
             Access::Tenant(_) | Access::ApiKey(_) => Some(&self.tenant.key),
@@ -255,29 +259,32 @@ async fn probe(
     callers: &Callers,
     chance: &mut Chance,
 ) -> Result<(), String> {
-    let (method, template, access) = loop {
-        let route = &ROUTES[chance.0.below(ROUTES.len())];
+    let route = loop {
+        let route = &callers.routes[chance.0.below(callers.routes.len())];
         // Deliveries have a test of their own, and a token is to stay good.
-        if !route.1.ends_with("/stripe") && !route.1.ends_with("/logout") {
+        if route.access != Access::StripeSignature && !route.path.ends_with("/logout") {
             break route;
         }
     };
+    let template = route.path.as_str();
+    let method = route.method.clone().unwrap_or(Method::GET);
     let id = chance.0.pick(&QUERIES);
     let metric = if chance.0.one_in(2) { "api_calls" } else { id };
     let mut path = template
         .replace("{organization}", &callers.tenant.organization.to_string())
         .replace("{metric}", metric)
+        .replace("{*rest}", "below")
         .replace("{id}", if id.is_empty() { "a" } else { id });
     if method == Method::GET || method == Method::DELETE {
         path += &chance.query(query_of(template));
-        if *template == "/api/enforce" {
+        if template == "/api/enforce" {
             path += "&metric=api_calls";
         }
     }
     let mut request = service
         .client
         .request(method.clone(), format!("{}{path}", service.base));
-    if let Some(credential) = callers.credential(*access) {
+    if let Some(credential) = callers.credential(route.access) {
         request = request.bearer_auth(credential);
     }
     let mut body = String::new();

@@ -3,23 +3,24 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use axum::extract::{Query, State};
+use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
-use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use axum::{Extension, Router};
+use axum::routing::any;
 use serde_json::Value;
 use sqlx::postgres::PgPool;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use valuecanvas_billing::audit::{Actor, Client};
-use valuecanvas_billing::server;
+use valuecanvas_billing::config::Rates;
+use valuecanvas_billing::server::budget::organizations::Shares;
+use valuecanvas_billing::server::caller::Caller;
 use valuecanvas_billing::server::extract::RawBody;
-use valuecanvas_billing::server::layers::idempotency;
-use valuecanvas_billing::server::layers::idempotency::Keeper;
-use valuecanvas_billing::tenancy::auth::Principal;
+use valuecanvas_billing::server::layers::checks::{Checks, Guard};
+use valuecanvas_billing::server::layers::idempotency::{self, Keeper};
+use valuecanvas_billing::server::layers::rate_limit::Limits;
+use valuecanvas_billing::server::routes::{Access, Permission, Routes, Share, tenant};
+use valuecanvas_billing::server::{self, Site};
 
 use crate::support::TestDatabase;
 
@@ -84,18 +85,10 @@ impl Rig {
             permits: Arc::new(Semaphore::new(0)),
         };
         let stop = CancellationToken::new();
-        let mut router = Router::new();
-        for (path, caller) in [("/one", 1), ("/two", 2)] {
-            let routes = served(effects.clone(), path, db.service_pool(), caller);
-            router = router.merge(routes);
-        }
+        let site = served(effects.clone(), db.service_pool());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(server::serve(
-            listener,
-            server::finish(router),
-            stop.clone(),
-        ));
+        tokio::spawn(server::serve(listener, site, stop.clone()));
         let client = valuecanvas_billing::http_client::direct_client().unwrap();
         Self {
             db,
@@ -138,18 +131,37 @@ impl Rig {
     }
 }
 
-fn served(effects: Effects, path: &str, pool: PgPool, organization: u128) -> Router {
-    let caller = Principal {
-        organization_id: Uuid::from_u128(organization),
-        actor: Actor::User(Uuid::from_u128(7)),
-        permissions: Vec::new(),
-        client: Client::default(),
+/// Lets everybody in, as a user of the organization whose path it is.
+struct Insiders;
+
+impl Guard for Insiders {
+    async fn admit(&self, _: Access, request: &mut Request) -> Result<(), Response> {
+        let organization = if request.uri().path() == "/one" { 1 } else { 2 };
+        request.extensions_mut().insert(Caller {
+            organization_id: Uuid::from_u128(organization),
+            kind: "user",
+            id: Some(Uuid::from_u128(7)),
+        });
+        Ok(())
+    }
+}
+
+/// The routes, behind the checks that all routes have.
+fn served(effects: Effects, pool: PgPool) -> Site {
+    let rules = tenant(Permission::BillingManage).share(Share::Free);
+    let routes = Routes::new()
+        .any("/one", any(effect), rules)
+        .any("/two", any(effect), rules);
+    let checks = Checks {
+        guard: Insiders,
+        limits: Limits::new(Rates {
+            api_per_minute: 0,
+            usage_per_minute: 0,
+        }),
+        shares: Shares::default(),
+        keeper: Keeper::new(pool),
     };
-    Router::new()
-        .route(path, post(effect).put(effect).get(effect))
-        .with_state(effects)
-        .layer(from_fn_with_state(Keeper::new(pool), idempotency::once))
-        .layer(Extension(caller))
+    server::site(routes.with_state(effects), Some(&Arc::new(checks)))
 }
 
 fn answer(status: u16, said: &str, replayed: bool) -> (u16, String, bool) {

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use valuecanvas_billing::app::api;
-use valuecanvas_billing::tenancy::auth::{Access, ROUTES};
 
 use crate::support::TestService;
 use crate::support::program::{program, run};
@@ -18,35 +17,26 @@ fn described(document: &Value) -> BTreeSet<(String, String)> {
     operations.collect()
 }
 
-#[tokio::test]
-async fn the_description_and_the_table_of_access_have_the_served_routes() {
-    let service = TestService::intake_only().await;
+/// Routes that OpenAPI cannot describe: those of every method. This list only
+/// shrinks: describe a new route with `#[utoipa::path]` instead of adding it.
+const UNDESCRIBED: [&str; 3] = ["/api/enforce", "/api/enforce/", "/api/enforce/{*rest}"];
+
+#[test]
+fn every_route_is_described() {
     let described = described(&api::document());
-    let table: BTreeSet<_> = ROUTES
-        .iter()
-        .map(|(method, path, _)| (method.to_string(), (*path).to_owned()))
-        .collect();
-    let unlisted: Vec<_> = described.difference(&table).collect();
-    assert!(unlisted.is_empty(), "in nobody's table: {unlisted:?}");
-    for route in table {
-        let (method, path) = &route;
-        // Its address is one of an invoice's, too.
-        if path.ends_with("/invoices/upcoming") {
-            continue;
+    let mut undescribed = Vec::new();
+    let mut routes = 0;
+    for route in api::table() {
+        let method = route.method.map(|method| method.to_string());
+        let known = method.is_some_and(|method| described.contains(&(method, route.path.clone())));
+        if known {
+            routes += 1;
+        } else {
+            undescribed.push(route.path);
         }
-        let url = format!("{}{}", service.base, path.replace(['{', '}'], ""));
-        let request = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
-        let answer = service.client.request(request, url).send().await.unwrap();
-        // Without a credential nothing is looked up: 404 is no route.
-        let status = answer.status().as_u16();
-        let served = !matches!(status, 404 | 405);
-        assert_eq!(
-            described.contains(&route),
-            served,
-            "{method} {path}: {status}"
-        );
-        assert!(served, "{method} {path} has no handler");
     }
+    assert_eq!(undescribed, UNDESCRIBED);
+    assert_eq!(routes, described.len(), "each has one handler");
 }
 
 #[test]
@@ -68,13 +58,17 @@ fn each_operation_says_what_it_asks_and_what_can_go_wrong() {
         let success = operation["responses"].as_object().unwrap().keys();
         let success = success.filter(|status| status.starts_with(['2', '3']));
         assert!(success.count() > 0, "{at} never succeeds");
-        let (_, _, access) = ROUTES
-            .iter()
-            .find(|(m, p, _)| *m == *method && *p == path)
-            .unwrap();
-        let open = operation["security"] == serde_json::json!([]);
-        let webhook = path.ends_with("/webhooks/stripe");
-        assert_eq!(open, *access == Access::Public && !webhook, "{at}");
+        let mut letters = id.chars();
+        let camel = letters
+            .next()
+            .is_some_and(|first| first.is_ascii_lowercase())
+            && letters.all(|letter| letter.is_ascii_alphanumeric());
+        assert!(camel, "{at}: {id}");
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            let empty = matches!(&**status, "204" | "302" | "304");
+            let typed = response["$ref"].is_string() || response["content"].is_object();
+            assert_eq!(typed, !empty, "{at}: {status}");
+        }
     }
 }
 
@@ -89,21 +83,39 @@ async fn the_service_and_the_command_say_the_same() {
     assert_eq!(printed.json(), served);
 }
 
+/// Swagger UI, with all that it needs, from this service alone.
 #[tokio::test]
-async fn the_page_runs_nothing_and_fetches_nothing() {
+async fn the_page_asks_nobody_else_for_anything() {
     let service = TestService::intake_only().await;
     let answer = service.get("/docs").send().await.unwrap();
-    let policy = answer.headers()["content-security-policy"]
-        .to_str()
-        .unwrap();
-    assert!(
-        policy.starts_with("default-src 'none'; style-src 'sha256-"),
-        "{policy}"
+    let policy = answer.headers()["content-security-policy"].to_str();
+    assert_eq!(
+        policy.unwrap(),
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+         connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
     assert_eq!(answer.headers()["content-type"], "text/html; charset=utf-8");
     let page = answer.text().await.unwrap();
-    for part in ["<script", "src=", "url(", "@import", "http://", "https://"] {
-        assert!(!page.contains(part), "{part}");
+    let mut linked = Vec::new();
+    for attribute in ["src=\"", "href=\""] {
+        let rest = page.split(attribute).skip(1);
+        linked.extend(rest.map(|rest| rest.split('"').next().unwrap()));
     }
-    assert!(page.contains("/api/operator/dead-letters/replay"));
+    linked.retain(|address| *address != "data:,");
+    assert_eq!(linked.len(), 4, "{linked:?}");
+    for address in linked {
+        let answer = service.get(&format!("/{address}")).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{address}");
+        let kind = answer.headers()["content-type"].to_str().unwrap();
+        let known = ["text/javascript", "text/css", "application/json"];
+        assert!(known.contains(&kind), "{address}: {kind}");
+        let tag = answer.headers()["etag"].clone();
+        let again = service.get(&format!("/{address}"));
+        let again = again.header("if-none-match", tag).send().await.unwrap();
+        assert_eq!(again.status(), 304, "{address}");
+    }
+    let other = service.get("/docs/../Cargo.toml").send().await.unwrap();
+    assert_eq!(other.status(), 404);
+    let other = service.get("/docs/index.html").send().await.unwrap();
+    assert_eq!(other.status(), 404);
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::header;
-use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{FutureExt as _, StreamExt as _};
 use sqlx::postgres::PgPool;
@@ -19,6 +18,7 @@ use tracing::Instrument as _;
 use super::copies::Copy;
 use super::store::{self, Answer, Lease};
 use super::{Keeper, LEASE_SECS, settle};
+use crate::server::layers::checks::Next;
 use crate::server::problem::Problem;
 
 const RENEW_EVERY: Duration = Duration::from_secs(20);

@@ -21,10 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::Request;
 use axum::http::response::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::{FutureExt as _, StreamExt as _};
 use sqlx::postgres::PgPool;
@@ -32,13 +31,14 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::RequestId;
+use super::checks::Next;
 use crate::limits;
 use crate::server::body;
 use crate::server::budget::organizations::{Busy, Pass, Turnstile};
+use crate::server::caller::Caller;
 use crate::server::problem::Problem;
+use crate::server::routes::Idempotency;
 use crate::telemetry::metrics::budget as metrics;
-use crate::tenancy::auth::caller::Caller;
-use crate::tenancy::auth::{is_forward_auth, is_forwarded};
 use copies::Copies;
 pub use copying::Streamed;
 use kept::Kept;
@@ -103,30 +103,27 @@ impl Keeper {
     }
 }
 
-/// The layer of every route that changes something. Requests without the
-/// header, or without a caller, pass.
-pub async fn once(State(keeper): State<Keeper>, request: Request, next: Next) -> Response {
+/// Carries a request that changes something out once for its key. Requests
+/// without the header, or without a caller, pass.
+pub async fn once(keeper: &Keeper, mode: Idempotency, request: Request, next: Next) -> Response {
     let changes = matches!(
         *request.method(),
         Method::POST | Method::PUT | Method::DELETE | Method::PATCH
     );
-    let path = request.extensions().get::<MatchedPath>();
-    // The headers of a proxy's question are its client's, which must not have
-    // one answer serve for all of its calls.
-    let asks_first = path.is_some_and(|path| is_forward_auth(path.as_str()));
-    if !changes || asks_first || !request.headers().contains_key(HEADER) {
+    if !changes || mode == Idempotency::Ignored || !request.headers().contains_key(HEADER) {
         return next.run(request).await;
     }
     let Some(caller) = Caller::of(&request) else {
         return next.run(request).await;
     };
-    claim_and_run(keeper, caller, request, next)
+    claim_and_run(keeper.clone(), mode, caller, request, next)
         .await
         .unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn claim_and_run(
     keeper: Keeper,
+    mode: Idempotency,
     caller: Caller,
     request: Request,
     next: Next,
@@ -142,11 +139,11 @@ async fn claim_and_run(
     };
     let mut request = Request::from_parts(parts, Body::from(body));
     request.extensions_mut().insert(key);
-    let path = request.extensions().get::<MatchedPath>();
-    let forwarded = path.is_some_and(|path| is_forwarded(request.method(), path.as_str()));
     let claimed = async move {
         match keeper.claim(&lease, &fingerprint).await? {
-            Claim::Mine if forwarded => Ok(copying::run(keeper, lease, request, next).await),
+            Claim::Mine if mode == Idempotency::Copied => {
+                Ok(copying::run(keeper, lease, request, next).await)
+            }
             Claim::Mine => Ok(run(keeper, lease, request, next).await),
             Claim::Answered(answer) => replay(answer),
             Claim::InFlight => Err(in_flight()),

@@ -1,47 +1,91 @@
-//! What a client would rather have, of what there is.
+//! The media types that a client takes and sends, against those that a route
+//! produces and consumes.
 
-use axum::extract::{MatchedPath, Request};
+use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
 
 use crate::server::problem::Problem;
-use crate::tenancy::auth::is_forward_auth;
+use crate::server::routes::{JSON, Route};
 
-/// Answers that are JSON, or nothing, or a problem.
-const JSON: [&str; 2] = ["application/json", "application/problem+json"];
+pub const CSV: &str = "text/csv";
+/// Every answer may turn out to be one.
+const PROBLEM: &str = "application/problem+json";
 
-/// Routes that have something else to offer, or answer somebody else's
-/// request.
-const OTHERS: [&str; 4] = [
-    "/api/agents/execute",
-    "/api/billing/audit-log",
-    "/api/billing/invoices/{id}/pdf",
-    "/docs",
-];
+/// The media type that an answer is to have, where its route has several. An
+/// extension of the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted(pub String);
 
-/// The layer of the routes: refuses who would take nothing of what there is.
-pub async fn offered(request: Request, next: Next) -> Response {
-    let path = request.extensions().get::<MatchedPath>();
-    let other =
-        path.is_some_and(|path| OTHERS.contains(&path.as_str()) || is_forward_auth(path.as_str()));
-    if other || choose(request.headers(), &JSON).is_some() {
-        return next.run(request).await;
+/// Chooses what the client would rather have, of what the route produces, and
+/// refuses who would take nothing of it.
+pub fn negotiate(route: &Route, request: &mut Request) -> Result<(), Problem> {
+    let produced = &route.produces;
+    let Some(first) = produced.first() else {
+        return Ok(());
+    };
+    let offers = produced.iter().map(String::as_str).chain([PROBLEM]);
+    let chosen = choose(request.headers(), offers).ok_or_else(|| {
+        Problem::new(
+            StatusCode::NOT_ACCEPTABLE,
+            "not_acceptable",
+            format!("This endpoint only produces {}.", produced.join(" and ")),
+        )
+    })?;
+    if produced.len() > 1 {
+        let chosen = if chosen == PROBLEM { first } else { chosen };
+        let wanted = Wanted(chosen.to_owned());
+        request.extensions_mut().insert(wanted);
     }
-    not_acceptable("application/json").into_response()
+    Ok(())
 }
 
-pub fn not_acceptable(offered: &str) -> Problem {
-    Problem::new(
-        StatusCode::NOT_ACCEPTABLE,
-        "not_acceptable",
-        format!("there is {offered} here; send an Accept header that takes it, or none"),
-    )
+impl Wanted {
+    pub fn is(&self, kind: &str) -> bool {
+        self.0 == kind
+    }
+}
+
+/// Refuses a body that says it is something else than the route consumes.
+pub fn check_body(route: &Route, headers: &HeaderMap) -> Result<(), Problem> {
+    let consumed = &route.consumes;
+    if consumed.is_empty() {
+        return Ok(());
+    }
+    let sent = essence(headers);
+    let is_json = |sent: &str| {
+        let subtype = sent.strip_prefix("application/").unwrap_or_default();
+        subtype.ends_with("+json")
+    };
+    let known = consumed.contains(&sent) || (consumed[..] == [JSON] && is_json(&sent));
+    if known {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported_media_type",
+        format!(
+            "This endpoint only accepts a body of {}; say so in Content-Type.",
+            consumed.join(" or ")
+        ),
+    ))
+}
+
+/// The media type of a body, without parameters and in small letters.
+pub fn essence(headers: &HeaderMap) -> String {
+    let sent = headers.get(header::CONTENT_TYPE);
+    let sent = sent
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let essence = sent.split(';').next().unwrap_or_default();
+    essence.trim().to_ascii_lowercase()
 }
 
 /// The offer that `Accept` puts first; of equals, the first. Without the
 /// header that is the first; None: none is acceptable.
-pub fn choose<'a>(headers: &HeaderMap, offers: &[&'a str]) -> Option<&'a str> {
+pub fn choose<'a>(
+    headers: &HeaderMap,
+    mut offers: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
     let ranges: Vec<Range> = headers
         .get_all(header::ACCEPT)
         .iter()
@@ -50,7 +94,7 @@ pub fn choose<'a>(headers: &HeaderMap, offers: &[&'a str]) -> Option<&'a str> {
         .filter_map(Range::parse)
         .collect();
     if ranges.is_empty() {
-        return offers.first().copied();
+        return offers.next();
     }
     let mut best: Option<(&str, u16)> = None;
     for offer in offers {
@@ -121,14 +165,17 @@ mod tests {
     fn chosen(accept: &str) -> Option<&'static str> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_str(accept).unwrap());
-        choose(&headers, &["application/json", "text/csv"])
+        choose(&headers, [JSON, CSV].into_iter())
     }
 
     #[test]
     fn the_heaviest_and_most_exact_range_decides() {
         let json = Some("application/json");
         let csv = Some("text/csv");
-        assert_eq!(choose(&HeaderMap::new(), &["a/b", "c/d"]), Some("a/b"));
+        assert_eq!(
+            choose(&HeaderMap::new(), ["a/b", "c/d"].into_iter()),
+            Some("a/b")
+        );
         for (accept, offer) in [
             ("*/*", json),
             ("text/csv", csv),

@@ -1,0 +1,172 @@
+//! What is checked between a route and its handler, in this order: an
+//! acceptable media type, time, the credential, its rate limit, its
+//! organization's share, the parameters of the query, the `Idempotency-Key`,
+//! and the body's media type.
+//!
+//! One layer stands before each handler. It is given the route's entry when the
+//! router is made, so that a request looks nothing up.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::extract::Request;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{MethodRouter, Route as Handler};
+use tower::{Layer, Service, ServiceExt as _};
+
+use super::idempotency::{self, Keeper};
+use super::rate_limit::Limits;
+use super::{media, parameters, time_limit};
+use crate::server::budget::organizations::Shares;
+use crate::server::caller::Caller;
+use crate::server::routes::{Access, Route};
+
+/// Checks a request's credential, and notes whose it is: handlers and the other
+/// checks find the caller in the request's extensions.
+pub trait Guard: Send + Sync + 'static {
+    fn admit(
+        &self,
+        access: Access,
+        request: &mut Request,
+    ) -> impl Future<Output = Result<(), Response>> + Send;
+}
+
+/// What the checks need.
+pub struct Checks<G> {
+    pub guard: G,
+    pub limits: Limits,
+    pub shares: Shares,
+    pub keeper: Keeper,
+}
+
+impl<G: Guard> Checks<G> {
+    async fn answer(&self, route: &Route, mut request: Request, next: Next) -> Response {
+        if let Err(problem) = media::negotiate(route, &mut request) {
+            return problem.into_response();
+        }
+        let answering = self.admit(route, request, next);
+        match route.time_limit {
+            Some(limit) => time_limit::answer_within(limit, answering).await,
+            None => answering.await,
+        }
+    }
+
+    async fn admit(&self, route: &Route, mut request: Request, next: Next) -> Response {
+        if let Err(refusal) = self.guard.admit(route.access, &mut request).await {
+            return refusal;
+        }
+        let Some(caller) = Caller::of(&request) else {
+            return self.run(route, request, next).await;
+        };
+        let taken = match self.limits.take(route.rate, &caller, &mut request) {
+            Ok(taken) => taken,
+            Err(refusal) => return *refusal,
+        };
+        let entering = self.shares.enter(route, &caller, &request);
+        let response = match entering.await {
+            Ok(passes) => passes.hold_for(self.run(route, request, next).await),
+            Err(refusal) => refusal,
+        };
+        taken.describe(response)
+    }
+
+    async fn run(&self, route: &Route, request: Request, next: Next) -> Response {
+        if let Err(problem) = parameters::check(route, request.uri()) {
+            return problem.into_response();
+        }
+        idempotency::once(&self.keeper, route.idempotency, request, next).await
+    }
+}
+
+/// The handler, behind the check of the body's media type.
+pub struct Next {
+    route: Arc<Route>,
+    handler: Handler,
+}
+
+impl Next {
+    pub async fn run(self, request: Request) -> Response {
+        if let Err(problem) = media::check_body(&self.route, request.headers()) {
+            return problem.into_response();
+        }
+        match self.handler.oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// Puts the checks of `route` before its handler.
+pub fn before<G: Guard>(
+    checks: &Arc<Checks<G>>,
+    route: &Arc<Route>,
+    handler: MethodRouter,
+) -> MethodRouter {
+    let layer = Before {
+        checks: checks.clone(),
+        route: route.clone(),
+    };
+    match route.method {
+        // What answers other methods with 405 is left as it is.
+        Some(_) => handler.route_layer(layer),
+        None => handler.layer(layer),
+    }
+}
+
+struct Before<G> {
+    checks: Arc<Checks<G>>,
+    route: Arc<Route>,
+}
+
+impl<G> Clone for Before<G> {
+    fn clone(&self) -> Self {
+        Self {
+            checks: self.checks.clone(),
+            route: self.route.clone(),
+        }
+    }
+}
+
+impl<G> Layer<Handler> for Before<G> {
+    type Service = Checked<G>;
+
+    fn layer(&self, handler: Handler) -> Checked<G> {
+        let before = self.clone();
+        Checked { before, handler }
+    }
+}
+
+struct Checked<G> {
+    before: Before<G>,
+    handler: Handler,
+}
+
+impl<G> Clone for Checked<G> {
+    fn clone(&self) -> Self {
+        Self {
+            before: self.before.clone(),
+            handler: self.handler.clone(),
+        }
+    }
+}
+
+impl<G: Guard> Service<Request> for Checked<G> {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let Before { checks, route } = self.before.clone();
+        let next = Next {
+            route: route.clone(),
+            handler: self.handler.clone(),
+        };
+        Box::pin(async move { Ok(checks.answer(&route, request, next).await) })
+    }
+}
