@@ -1,6 +1,7 @@
 //! What all routes have in common.
 
 mod adversarial;
+mod clients;
 mod cors;
 mod floods;
 mod idempotency;
