@@ -12,7 +12,7 @@ use valuecanvas_billing::server::pagination::page::Limit;
 use valuecanvas_billing::stripe::event::{Envelope, EventData};
 use valuecanvas_billing::stripe::objects::{Charge, Invoice, PaymentMethod, Subscription};
 use valuecanvas_billing::stripe::signature::{self, SigningSecret};
-use valuecanvas_billing::tenancy::auth::read_credential;
+use valuecanvas_billing::tenancy::auth::parse_credential;
 
 /// A check of any bytes.
 pub type Check = fn(&[u8]);
@@ -104,7 +104,7 @@ pub fn cursor(data: &[u8]) {
 /// A token or an API key.
 pub fn credential(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    if read_credential(&text).is_some() {
+    if parse_credential(&text).is_some() {
         let digits = text.strip_prefix("vcs_").or(text.strip_prefix("vck_"));
         let digits = digits.expect("it says what it is");
         assert_eq!(digits.len(), 64);

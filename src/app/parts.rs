@@ -123,12 +123,12 @@ async fn sweep_grace_periods(pool: PgPool) -> Result<Next, sqlx::Error> {
 /// Brings the quotas in line with the catalogue. Organizations that another
 /// transaction holds follow in the next run.
 async fn follow_catalogue(pool: PgPool, catalogue: Arc<Catalogue>) -> Result<Next, sqlx::Error> {
-    let followed = quotas::follow(&pool, &catalogue).await?;
-    if followed.changed > 0 {
-        let changed = followed.changed;
+    let applied = quotas::apply_catalogue(&pool, &catalogue).await?;
+    if applied.changed > 0 {
+        let changed = applied.changed;
         tracing::info!(changed, "Quotas follow the catalogue");
     }
-    Ok(match followed.held {
+    Ok(match applied.skipped {
         0 => Next::Never,
         _ => Next::AfterPeriod,
     })

@@ -1,15 +1,15 @@
-//! What an entry shows to those who may read the log, and not from where its
-//! people act: the permission `billing.audit` is for that.
+//! Conceals network and e-mail addresses from readers of the log who lack the
+//! permission `billing.audit`.
 
 use serde_json::Value;
 
 use super::Entry;
 
-/// In the place of what is not shown.
+/// Replaces concealed text.
 const CONCEALED: &str = "(concealed)";
 
-/// Takes addresses out of an entry: those of networks and of people. What the
-/// chain hashes stays as it is in the database.
+/// Conceals addresses in an entry to be shown. The stored entry, which the chain
+/// hashes, is unchanged.
 pub fn conceal(entry: &mut Entry) {
     entry.ip_address = None;
     entry.user_agent = None;
@@ -35,8 +35,8 @@ fn conceal_in(value: &mut Value) {
     }
 }
 
-/// Whether the text has an e-mail address in it: an `@` between what is neither
-/// white space nor the end.
+/// Whether the text contains an e-mail address: an `@` with a character other
+/// than white space on both sides.
 fn has_address(text: &str) -> bool {
     let characters: Vec<char> = text.chars().collect();
     characters
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_found_wherever_they_are() {
+    fn nested_addresses_are_concealed() {
         let mut state = json!({
             "email": "ada@example.com",
             "name": "Ada Ltd",

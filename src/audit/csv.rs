@@ -1,4 +1,4 @@
-//! The log as CSV (RFC 4180), for spreadsheets that run nothing of it.
+//! The log as CSV (RFC 4180), with fields that no spreadsheet runs as formulas.
 
 use super::Entry;
 
@@ -20,7 +20,7 @@ pub const HEADINGS: [&str; 15] = [
     "hash",
 ];
 
-/// An entry's line, without its end.
+/// An entry as a line, without its line ending.
 pub fn line(entry: &Entry) -> String {
     let json = |value: &Option<serde_json::Value>| value.as_ref().map(ToString::to_string);
     let fields = [
@@ -45,7 +45,7 @@ pub fn line(entry: &Entry) -> String {
         .join(",")
 }
 
-/// What makes a spreadsheet take a field for a formula, in either width.
+/// First characters that make a field a formula, in normal and full width.
 const STARTS_FORMULAS: [char; 11] = [
     '=', '+', '-', '@', '\t', '\r', '\n', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}',
 ];

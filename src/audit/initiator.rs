@@ -1,4 +1,5 @@
-//! Who runs a command: its entries are the system's, and say whose work it was.
+//! The initiator of a command: entries written by commands have the system as
+//! their actor, and name the initiator in their metadata.
 
 use std::sync::OnceLock;
 
@@ -6,24 +7,24 @@ use serde_json::{Map, Value, json};
 
 use super::{Actor, NewEntry};
 
-/// Who runs this process, and as which command.
+/// Who started this process, and with which command.
 #[derive(Debug, Clone)]
 pub struct Initiator {
-    /// The login of the operating system.
+    /// The operating system's login name.
     pub user: String,
-    /// Whom the user says to act for.
+    /// On whose behalf the user claims to act.
     pub acting_as: Option<String>,
     pub command: String,
 }
 
 static INITIATOR: OnceLock<Initiator> = OnceLock::new();
 
-/// Says who runs this process; `serve` has nobody.
+/// Sets who started this process; `serve` has no initiator.
 pub fn initiated_by(initiator: Initiator) {
     let _ = INITIATOR.set(initiator);
 }
 
-/// An entry's metadata, with who ran the command where one did.
+/// An entry's metadata, with the initiator if a command wrote it.
 pub(super) fn metadata(entry: &NewEntry) -> Value {
     let initiator = INITIATOR.get().filter(|_| entry.actor == Actor::System);
     initiator.map_or_else(
@@ -47,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_entry_says_is_kept() {
+    fn the_initiator_is_added_to_the_metadata() {
         let initiator = Initiator {
             user: "alice".to_owned(),
             acting_as: Some("Alice of support".to_owned()),

@@ -1,4 +1,6 @@
-//! The audit log: every billing action, in one hash chain for each organization.
+//! The audit log: every billing action, in one hash chain per organization.
+//! Entries are appended in the transaction of the change they describe, and
+//! never changed or deleted.
 
 mod concealed;
 pub mod csv;
@@ -10,9 +12,9 @@ mod verify;
 
 pub use initiator::{Initiator, initiated_by};
 pub use repair::{Repaired, repair};
-pub use store::mending::stray_heads;
+pub use store::repair::stray_heads;
 pub use store::{
-    ActorFilter, Entry, Filter, LockedChains, append, bytes, enter, list, lock_chains,
+    ActorFilter, Entry, Filter, LockedChains, append, append_one, bytes, list, lock_chains,
     lock_free_chains,
 };
 pub use verify::{Break, Report, entry_hash, verify};
@@ -22,7 +24,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 use uuid::Uuid;
 
-/// Whose chain has what operators do that is of no organization, or of several.
+/// The chain of operators' actions that concern no organization or several.
 pub const OPERATORS: Uuid = Uuid::nil();
 
 /// Who acted.
@@ -44,7 +46,7 @@ impl Actor {
         }
     }
 
-    /// The user or key, where there is one.
+    /// The id of the user or key, if there is one.
     pub fn id(self) -> Option<Uuid> {
         match self {
             Self::System | Self::Webhook => None,
@@ -53,14 +55,14 @@ impl Actor {
     }
 }
 
-/// From where somebody acted.
+/// Where a request came from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Client {
     pub ip: Option<IpAddr>,
     pub user_agent: Option<String>,
 }
 
-/// What is to be entered.
+/// An entry to be appended.
 #[derive(Debug, Clone)]
 pub struct NewEntry {
     pub organization_id: Uuid,
@@ -71,6 +73,6 @@ pub struct NewEntry {
     pub before: Option<Value>,
     pub after: Option<Value>,
     pub metadata: Value,
-    /// Where a request caused it.
+    /// Set if a request caused the entry.
     pub client: Option<Client>,
 }

@@ -1,27 +1,27 @@
-//! `audit repair`: a chain whose head is not what its entries say is given the
-//! head that they say, and an entry tells of it.
+//! `audit repair`: sets a chain's head to match its entries, and appends an
+//! entry that says so. Entries are never changed.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::store::mending;
+use super::store::repair as sql;
 use super::store::{self, Head, Link};
-use super::verify::{Break, LINKS_AT_ONCE, Walk, entry_hash};
+use super::verify::{Break, ChainWalk, LINKS_AT_ONCE, entry_hash};
 use super::{Actor, NewEntry, initiator};
 
-/// An entry that does not follow from the one before it, as it was when the
-/// owner let the chain go on. Another one in its place is not accepted.
+/// An entry that does not follow from its predecessor, as it was when the
+/// database owner accepted it. A different entry in its place is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Accepted {
+pub(super) struct AcceptedFlaw {
     sequence: i64,
     hash: String,
-    /// Of the entry's fields alone.
+    /// A hash of the entry's fields alone.
     digest: String,
 }
 
-impl Accepted {
+impl AcceptedFlaw {
     pub fn of(link: &Link) -> Self {
         Self {
             sequence: link.sequence,
@@ -31,66 +31,67 @@ impl Accepted {
     }
 }
 
-/// What earlier repairs of the chain accepted.
+/// The flaws that earlier repairs of the chain accepted.
 pub(super) async fn accepted(
     conn: &mut PgConnection,
     organization_id: Uuid,
-) -> Result<Vec<Accepted>, sqlx::Error> {
-    let found = mending::accepted(conn, organization_id).await?;
-    let read = |value| serde_json::from_value(value).ok();
-    Ok(found.into_iter().filter_map(read).collect())
+) -> Result<Vec<AcceptedFlaw>, sqlx::Error> {
+    let found = sql::accepted(conn, organization_id).await?;
+    let parse = |value| serde_json::from_value(value).ok();
+    Ok(found.into_iter().filter_map(parse).collect())
 }
 
-/// What a repair did.
+/// The result of a repair.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Repaired {
     pub organization_id: Uuid,
-    /// Where the head stood; null: there was none.
+    /// The head's sequence number before; null if there was no head.
     pub head_before: Option<i64>,
-    /// Where the last entry stands.
+    /// The last entry's sequence number.
     pub head: i64,
-    /// What is wrong with the chain, and stays so: `audit verify` shows it as
-    /// repaired from now on.
+    /// Flaws that remain in the chain; `audit verify` lists them as repaired
+    /// from now on.
     pub accepted: Vec<Break>,
-    /// The entry that says so.
+    /// The sequence number of the entry about the repair.
     pub entry: i64,
 }
 
-/// Sets the head of a chain to what its entries say, and enters that it did.
-/// None: there is nothing to repair. In a transaction of the owner's login.
+/// Sets a chain's head to match its entries and appends an entry about it;
+/// returns `None` if nothing needs repair. Needs a transaction of the database
+/// owner's login.
 ///
 /// # Errors
-/// Where the database refuses it, as it does to all but the owner.
+/// If the database refuses, as it does to anyone but the owner.
 pub async fn repair(
     conn: &mut PgConnection,
     organization_id: Uuid,
     reason: Option<&str>,
 ) -> Result<Option<Repaired>, sqlx::Error> {
-    mending::become_owner(&mut *conn).await?;
-    let before = mending::lock_head(&mut *conn, organization_id).await?;
-    let head = mending::head_by_entries(&mut *conn, organization_id).await?;
+    sql::become_owner(&mut *conn).await?;
+    let before = sql::lock_head(&mut *conn, organization_id).await?;
+    let head = sql::head_by_entries(&mut *conn, organization_id).await?;
     let (breaks, accepted) = flaws(&mut *conn, organization_id).await?;
-    let stands = before.as_ref().map_or(head.last_sequence == 0, |before| {
+    let matches = before.as_ref().map_or(head.last_sequence == 0, |before| {
         (before.last_sequence, &before.last_hash) == (head.last_sequence, &head.last_hash)
     });
-    if stands && accepted.is_empty() {
+    if matches && accepted.is_empty() {
         return Ok(None);
     }
-    if !stands {
-        mending::set_head(&mut *conn, &head).await?;
+    if !matches {
+        sql::set_head(&mut *conn, &head).await?;
     }
-    let problems: Vec<&str> = breaks.iter().map(|one| one.problem.as_str()).collect();
+    let problems: Vec<&str> = breaks.iter().map(|found| found.problem.as_str()).collect();
     let mut metadata = json!({"problems": problems, "accepted": accepted});
     if let Some(reason) = reason {
         metadata["reason"] = json!(reason);
     }
-    let entry = mending::enter_repair(
+    let entry = sql::append_repair(
         conn,
         organization_id,
-        &before.as_ref().map_or(Value::Null, shown),
-        &shown(&head),
-        &of_command(organization_id, metadata),
+        &before.as_ref().map_or(Value::Null, state_of),
+        &state_of(&head),
+        &with_initiator(organization_id, metadata),
     )
     .await?;
     Ok(Some(Repaired {
@@ -102,12 +103,12 @@ pub async fn repair(
     }))
 }
 
-fn shown(head: &Head) -> Value {
+fn state_of(head: &Head) -> Value {
     json!({"lastSequence": head.last_sequence, "lastHash": hex::encode(&head.last_hash)})
 }
 
-/// The metadata, with who runs the command.
-fn of_command(organization_id: Uuid, metadata: Value) -> Value {
+/// The metadata with the command's initiator.
+fn with_initiator(organization_id: Uuid, metadata: Value) -> Value {
     initiator::metadata(&NewEntry {
         organization_id,
         action: "audit_chain_repaired",
@@ -121,14 +122,14 @@ fn of_command(organization_id: Uuid, metadata: Value) -> Value {
     })
 }
 
-/// All entries that do not follow from the one before them, but those that a
-/// repair accepted before.
+/// Finds all entries that do not follow from their predecessor and that no
+/// earlier repair accepted.
 async fn flaws(
     conn: &mut PgConnection,
     organization_id: Uuid,
-) -> Result<(Vec<Break>, Vec<Accepted>), sqlx::Error> {
+) -> Result<(Vec<Break>, Vec<AcceptedFlaw>), sqlx::Error> {
     let known = accepted(&mut *conn, organization_id).await?;
-    let mut walk = Walk::new();
+    let mut walk = ChainWalk::new();
     let (mut breaks, mut flawed) = (Vec::new(), Vec::new());
     let mut after = 0;
     loop {
@@ -141,7 +142,7 @@ async fn flaws(
             let Some((sequence, problem)) = walk.step(link) else {
                 continue;
             };
-            let flaw = Accepted::of(link);
+            let flaw = AcceptedFlaw::of(link);
             if !known.contains(&flaw) {
                 flawed.push(flaw);
                 breaks.push(Break {
@@ -150,7 +151,7 @@ async fn flaws(
                     problem,
                 });
             }
-            walk.pass(link, mending::FARTHEST);
+            walk.resume_after(link, sql::MAX_SEQUENCE);
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::server::problem::Problem;
 use crate::server::routes::{Routes, Share, tenant};
 use crate::tenancy::auth::{Permission, Principal};
 
-/// How many entries of an export are read at a time.
+/// Entries that an export reads at a time.
 const ENTRIES_AT_ONCE: i64 = 500;
 
 pub fn routes() -> Routes<Shared> {
@@ -34,11 +34,11 @@ pub fn routes() -> Routes<Shared> {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
 struct AuditQuery {
-    /// Such as `plan_changed`.
+    /// For example `plan_changed`.
     action: Option<String>,
     /// `user`, `system`, `webhook`, `api_key`, or the id of a user or key.
     actor: Option<String>,
-    /// Such as `subscription`.
+    /// For example `subscription`.
     resource_type: Option<String>,
     /// From this time on.
     #[serde(default, deserialize_with = "extract::time")]
@@ -49,19 +49,19 @@ struct AuditQuery {
     #[serde(default)]
     #[param(inline)]
     limit: Limit,
-    /// `nextCursor` of the page before.
+    /// `nextCursor` of the previous page.
     cursor: Option<String>,
 }
 
 impl AuditQuery {
-    /// What a cursor is bound to.
+    /// The filters that a cursor is bound to.
     fn filters(&self) -> impl Serialize {
-        let who = (
+        let texts = (
             self.action.clone(),
             self.actor.clone(),
             self.resource_type.clone(),
         );
-        (who, self.from, self.to)
+        (texts, self.from, self.to)
     }
 
     fn filter(&self, organization_id: Uuid) -> Filter {
@@ -83,8 +83,8 @@ impl AuditQuery {
 
 /// The audit log, newest first
 ///
-/// `ipAddress`, `userAgent` and e-mail addresses are for callers with the permission `billing.audit`.
-/// With `Accept: text/csv`, all entries that the filters leave, without pages.
+/// `ipAddress`, `userAgent` and e-mail addresses are shown to callers with the permission
+/// `billing.audit` only. With `Accept: text/csv`, the response has all matching entries, unpaged.
 #[utoipa::path(
     get,
     path = "/api/billing/audit-log",
@@ -116,11 +116,11 @@ async fn audit_log(
     Ok(Json(Page::of(rows, query.limit, &cursors, Entry::position)).into_response())
 }
 
-/// How much of each entry a caller sees.
+/// How much of each entry a caller may see.
 #[derive(Clone, Copy)]
 enum Shows {
     All,
-    /// Not from where somebody acted, nor e-mail addresses.
+    /// Without network and e-mail addresses.
     Concealed,
 }
 
@@ -147,8 +147,8 @@ impl Shows {
     }
 }
 
-/// Reads on as the client does, in transactions of their own: a slow reader
-/// holds up nobody.
+/// Streams entries as fast as the client reads. Each part is read in its own
+/// transaction, so that a slow client holds none open.
 fn export(shared: Shared, organization: Uuid, filter: Filter, shows: Shows) -> Response {
     let headings = format!("{}\r\n", csv::HEADINGS.join(","));
     let rest = stream::try_unfold(Some(filter), move |filter| {
@@ -185,7 +185,7 @@ fn export(shared: Shared, organization: Uuid, filter: Filter, shows: Shows) -> R
     (headers, Body::from_stream(text)).into_response()
 }
 
-/// An export that ends early says so by ending its connection.
+/// Breaks the connection of an export that cannot be completed.
 #[derive(Debug, thiserror::Error)]
 #[error("the export was cut off")]
 struct Interrupted;

@@ -1,6 +1,6 @@
-//! The audit log's SQL.
+//! SQL for the audit log.
 
-pub mod mending;
+pub mod repair;
 
 use std::collections::HashSet;
 
@@ -14,13 +14,12 @@ use super::verify::Fields;
 use super::{NewEntry, initiator};
 use crate::telemetry::metrics;
 
-/// Chains that this transaction has locked, and may append to.
+/// Proof that this transaction has locked the chains it appends to.
 pub struct LockedChains(());
 
-/// Locks the chains of `organizations`, making those that are missing. Whoever
-/// holds a chain is the only one who changes that organization's billing
-/// state; they are locked in one order, so that two batches never wait for
-/// each other.
+/// Locks the chains of `organizations`, creating missing ones. The lock on a
+/// chain also serializes changes to that organization's billing state. Chains
+/// are locked in order, so that batches cannot deadlock.
 pub async fn lock_chains(
     conn: &mut PgConnection,
     organizations: &[Uuid],
@@ -40,17 +39,17 @@ pub async fn lock_chains(
     Ok(LockedChains(()))
 }
 
-/// Locks the chains of those of `organizations` that nobody holds at this
-/// moment, making those that are missing, and says which they are: whoever is
-/// left out must not hold up the others.
+/// Locks the chains of those of `organizations` that are not locked at the
+/// moment, creating missing ones, and returns which they are. Locked ones are
+/// skipped so that they do not hold up the others.
 pub async fn lock_free_chains(
     conn: &mut PgConnection,
     organizations: &[Uuid],
 ) -> Result<(LockedChains, HashSet<Uuid>), sqlx::Error> {
     let mut free = lock_unheld(conn, organizations).await?;
     if free.len() < organizations.len() {
-        // Only those that are missing: an entry beside a head that another
-        // transaction is changing would wait for it.
+        // Only missing heads: inserting one that another transaction is changing
+        // would wait for it.
         let made = sqlx::query_scalar!(
             r#"INSERT INTO billing_audit_chain_heads (organization_id, last_sequence, last_hash)
                SELECT id, 0, sha256('') FROM unnest($1::uuid[]) AS t(id)
@@ -84,7 +83,7 @@ async fn lock_unheld(
     .fetch_all(&mut *conn)
     .await?;
     let passed = free.iter().filter(|head| head.passed);
-    mending::go_on_behind(conn, passed.map(|head| head.organization_id)).await?;
+    repair::skip_foreign_entries(conn, passed.map(|head| head.organization_id)).await?;
     Ok(free.into_iter().map(|head| head.organization_id).collect())
 }
 
@@ -104,12 +103,13 @@ async fn lock_existing(
     .fetch_all(&mut *conn)
     .await?;
     let passed = heads.iter().filter(|head| head.passed);
-    mending::go_on_behind(conn, passed.map(|head| head.organization_id)).await?;
+    repair::skip_foreign_entries(conn, passed.map(|head| head.organization_id)).await?;
     Ok(heads.len())
 }
 
-/// Appends `entries`, those of one organization in the order given: what
-/// log_billing_action() does for one, in one statement for many.
+/// Appends `entries`, keeping the order within each organization: like
+/// log_billing_action(), but in one statement for many entries.
+#[expect(clippy::too_many_lines, reason = "it is one statement")]
 pub async fn append(
     conn: &mut PgConnection,
     _locked: &LockedChains,
@@ -145,24 +145,24 @@ pub async fn append(
                   e.resource_type,
                   e.resource_id, e.before_state::jsonb, e.after_state::jsonb, e.metadata::jsonb,
                   e.ip_address::inet, e.user_agent, clock_timestamp() AS created_at,
-                  row_number() OVER (PARTITION BY e.organization_id ORDER BY e.position) AS place
+                  row_number() OVER (PARTITION BY e.organization_id ORDER BY e.ordinal) AS position
              FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
                          $7::text[], $8::text[], $9::uuid[], $10::text[], $11::text[])
                   WITH ORDINALITY
                AS e(organization_id, action, actor_type, resource_type, resource_id, before_state,
-                    after_state, metadata, actor_id, ip_address, user_agent, position)),
-         placed AS (
-           SELECT e.*, h.last_sequence + e.place AS sequence, h.last_hash AS previous_hash
+                    after_state, metadata, actor_id, ip_address, user_agent, ordinal)),
+         positioned AS (
+           SELECT e.*, h.last_sequence + e.position AS sequence, h.last_hash AS previous_hash
              FROM entries e
              JOIN billing_audit_chain_heads h ON h.organization_id = e.organization_id),
-         -- Most organizations have one entry: the aggregate takes twice as long for it.
+         -- Most organizations have one entry, for which the aggregate takes twice as long.
          first AS MATERIALIZED (
            SELECT p.*,
                   billing_audit_entry_hash(
                     p.previous_hash, p.organization_id, p.id, p.sequence, p.action, p.actor_type,
                     p.actor_id, p.resource_type, p.resource_id, p.before_state, p.after_state,
                     p.metadata, p.ip_address, p.user_agent, p.created_at) AS hash
-             FROM placed p WHERE p.place = 1),
+             FROM positioned p WHERE p.position = 1),
          chain AS MATERIALIZED (
            SELECT * FROM first
            UNION ALL
@@ -171,10 +171,10 @@ pub async fn append(
                     f.hash, p.organization_id, p.id, p.sequence, p.action, p.actor_type,
                     p.actor_id, p.resource_type, p.resource_id, p.before_state, p.after_state,
                     p.metadata, p.ip_address, p.user_agent, p.created_at)
-                  OVER (PARTITION BY p.organization_id ORDER BY p.place ROWS UNBOUNDED PRECEDING)
-             FROM placed p
+                  OVER (PARTITION BY p.organization_id ORDER BY p.position ROWS UNBOUNDED PRECEDING)
+             FROM positioned p
              JOIN first f ON f.organization_id = p.organization_id
-            WHERE p.place > 1),
+            WHERE p.position > 1),
          appended AS (
            INSERT INTO billing_audit_log (
              organization_id, id, sequence, action, actor_type, actor_id, resource_type, resource_id,
@@ -185,7 +185,7 @@ pub async fn append(
          UPDATE billing_audit_chain_heads h
             SET last_sequence = last.sequence, last_hash = last.hash
            FROM (SELECT DISTINCT ON (organization_id) organization_id, sequence, hash
-                   FROM chain ORDER BY organization_id, place DESC) last
+                   FROM chain ORDER BY organization_id, position DESC) last
           WHERE h.organization_id = last.organization_id",
         &organizations,
         &column(|e| e.action) as &[&str],
@@ -205,8 +205,8 @@ pub async fn append(
     Ok(())
 }
 
-/// Appends one entry by itself.
-pub async fn enter(conn: &mut PgConnection, entry: NewEntry) -> Result<(), sqlx::Error> {
+/// Locks an organization's chain and appends one entry.
+pub async fn append_one(conn: &mut PgConnection, entry: NewEntry) -> Result<(), sqlx::Error> {
     let locked = lock_chains(&mut *conn, &[entry.organization_id]).await?;
     append(conn, &locked, &[entry]).await
 }
@@ -218,7 +218,7 @@ pub struct Head {
     pub last_hash: Vec<u8>,
 }
 
-/// How many organizations, or whether this one, have no chain.
+/// The number of organizations without a chain, or 0 or 1 for `only` one.
 pub async fn without_entries(
     conn: &mut PgConnection,
     only: Option<Uuid>,
@@ -234,10 +234,10 @@ pub async fn without_entries(
     u64::try_from(count).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
-/// The heads of all chains, or of one organization's, those that have entries
-/// but no head included: their sequence is 0.
+/// The heads of all chains, or of one organization's. A chain with entries but
+/// without a head is included with sequence 0.
 pub async fn heads(conn: &mut PgConnection, only: Option<Uuid>) -> Result<Vec<Head>, sqlx::Error> {
-    // Of the log, one step of its index for each organization.
+    // A skip scan: one index step in the log per organization.
     sqlx::query_as!(
         Head,
         r#"WITH RECURSIVE logged AS (
@@ -267,14 +267,14 @@ pub async fn heads(conn: &mut PgConnection, only: Option<Uuid>) -> Result<Vec<He
     .await
 }
 
-/// A link of a chain, with its fields as the hash sees them.
+/// A link of a chain, with its fields in the form that is hashed.
 pub struct Link {
     pub sequence: i64,
     pub hash: Vec<u8>,
     pub fields: Fields,
 }
 
-/// Up to `limit` links of a chain after `after`.
+/// Reads up to `limit` links of a chain after `after`.
 pub async fn links(
     conn: &mut PgConnection,
     organization_id: Uuid,
@@ -322,7 +322,7 @@ pub async fn links(
         .collect())
 }
 
-/// An entry as it is shown.
+/// An entry as shown to readers.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = AuditEntry)]
@@ -353,14 +353,14 @@ pub struct Entry {
     pub hash: Option<String>,
 }
 
-/// Whose entries: those of a kind of actor, or of one user or key.
+/// Selects entries by kind of actor, or by one user or key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ActorFilter {
     Kind(String),
     Id(Uuid),
 }
 
-/// Which entries to show. `before` is the place of the last entry shown.
+/// Which entries to list; `before` is the position of the last one listed.
 #[derive(Debug, Default, Clone)]
 pub struct Filter {
     pub organization_id: Option<Uuid>,
@@ -372,31 +372,31 @@ pub struct Filter {
     pub before: Option<Position>,
 }
 
-/// Where an entry stands in the list: by its time, and within one microsecond
-/// by its chain.
+/// An entry's position in the list: by time and, within a microsecond, by its
+/// sequence number in the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Written", into = "Written")]
+#[serde(from = "CursorPosition", into = "CursorPosition")]
 pub struct Position {
     created_at: jiff::Timestamp,
-    /// 0: outside the chain.
+    /// 0 for an entry outside the chain.
     sequence: i64,
     id: Uuid,
 }
 
-/// A position in a cursor. Cursors of before have no sequence.
+/// A position as written in a cursor. Cursors of older versions have no sequence.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Written {
+enum CursorPosition {
     Chained(jiff::Timestamp, i64, Uuid),
-    Before(jiff::Timestamp, Uuid),
+    Unchained(jiff::Timestamp, Uuid),
 }
 
-impl From<Written> for Position {
-    fn from(written: Written) -> Self {
-        let (created_at, sequence, id) = match written {
-            Written::Chained(created_at, sequence, id) => (created_at, sequence, id),
-            // The entries of its microsecond once more, rather than one too few.
-            Written::Before(created_at, id) => (created_at, i64::MAX, id),
+impl From<CursorPosition> for Position {
+    fn from(cursor: CursorPosition) -> Self {
+        let (created_at, sequence, id) = match cursor {
+            CursorPosition::Chained(created_at, sequence, id) => (created_at, sequence, id),
+            // Repeats the entries of that microsecond rather than missing one.
+            CursorPosition::Unchained(created_at, id) => (created_at, i64::MAX, id),
         };
         Self {
             created_at,
@@ -406,7 +406,7 @@ impl From<Written> for Position {
     }
 }
 
-impl From<Position> for Written {
+impl From<Position> for CursorPosition {
     fn from(position: Position) -> Self {
         Self::Chained(position.created_at, position.sequence, position.id)
     }
@@ -422,7 +422,7 @@ impl Entry {
     }
 }
 
-/// Up to `limit` entries, newest first.
+/// Lists up to `limit` entries, newest first.
 pub async fn list(
     conn: &mut PgConnection,
     filter: &Filter,
@@ -486,7 +486,7 @@ pub async fn list(
         .collect())
 }
 
-/// What the log takes in the database, its indexes included.
+/// The size of the log in the database, including its indexes.
 pub async fn bytes(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!(r#"SELECT pg_total_relation_size('billing_audit_log') AS "bytes!""#)
         .fetch_one(conn)

@@ -1,22 +1,22 @@
-//! Walking the chains: an entry that was changed, removed or put in behind the
-//! database's back is found.
+//! Verifies the chains: finds entries that were changed, removed or inserted by
+//! someone with direct access to the database.
 
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::repair::{self, Accepted};
+use super::repair::{self, AcceptedFlaw};
 use super::store::{self, Head, Link};
 
 pub(super) const LINKS_AT_ONCE: i64 = 1_000;
 
-/// The fields of an entry in the order in which they are hashed, as
-/// PostgreSQL prints them; times are microseconds since 1970.
+/// The fields of an entry in hashing order, as PostgreSQL prints them; times
+/// are microseconds since 1970.
 pub type Fields = [Option<String>; 14];
 
-/// `sha256(previous hash, each field as length:text, or - where null)`: the
-/// same as the database's billing_audit_entry_hash, computed apart from it, so
-/// that a function replaced there deceives nobody here.
+/// `sha256(previous hash, each field as length:text, or - where null)`, like the
+/// database's billing_audit_entry_hash. It is computed independently, so that
+/// replacing the function in the database cannot hide a change.
 pub fn entry_hash(previous: &[u8], fields: &Fields) -> [u8; 32] {
     let mut hasher = Sha256::new();
     hasher.update(previous);
@@ -29,40 +29,40 @@ pub fn entry_hash(previous: &[u8], fields: &Fields) -> [u8; 32] {
     hasher.finalize().into()
 }
 
-/// What is wrong with one organization's chain.
+/// A break in an organization's chain.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Break {
     pub organization_id: Uuid,
-    /// Where the chain breaks.
+    /// The sequence number at which the chain breaks.
     pub sequence: i64,
     pub problem: String,
 }
 
-/// The result of walking the chains.
+/// The result of a verification.
 #[derive(Debug, Default, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     pub chains: u64,
     pub entries: u64,
-    /// At most one for each chain: what follows a break proves nothing.
+    /// At most one for each chain, because entries after a break prove nothing.
     pub breaks: Vec<Break>,
-    /// What the owner let a chain go on behind (`audit repair`).
+    /// Breaks that the database owner accepted with `audit repair`.
     pub repaired: Vec<Break>,
-    /// Organizations that no entry is about: the chains say nothing of them.
+    /// Organizations without entries, about which the chains prove nothing.
     pub organizations_without_entries: u64,
 }
 
 impl Report {
-    /// Whether the chains prove anything, and hold. A log without an entry,
-    /// where there are organizations, was never written or was thrown away.
+    /// Whether the chains are intact and prove something. An empty log beside
+    /// existing organizations was never written, or was discarded.
     pub fn holds(&self) -> bool {
         self.breaks.is_empty() && !(self.entries == 0 && self.organizations_without_entries > 0)
     }
 }
 
-/// Walks every chain, or that of one organization. The connection must be in a
-/// transaction that sees one state of the database.
+/// Verifies every chain, or that of one organization. The transaction must see a
+/// single snapshot of the database.
 pub async fn verify(conn: &mut PgConnection, only: Option<Uuid>) -> Result<Report, sqlx::Error> {
     let mut report = Report {
         organizations_without_entries: store::without_entries(conn, only).await?,
@@ -81,15 +81,15 @@ pub async fn verify(conn: &mut PgConnection, only: Option<Uuid>) -> Result<Repor
     Ok(report)
 }
 
-/// Follows one chain to its end, or to where it breaks.
+/// Follows a chain to its end or its first break.
 async fn walk(
     conn: &mut PgConnection,
     head: &Head,
     report: &mut Report,
 ) -> Result<Option<Problem>, sqlx::Error> {
     let organization_id = head.organization_id;
-    let mut walk = Walk::new();
-    // Read where they are needed, which is in few chains.
+    let mut walk = ChainWalk::new();
+    // Read on demand, since few chains have any.
     let mut accepted = None;
     let mut after = 0;
     loop {
@@ -107,7 +107,7 @@ async fn walk(
                 accepted = Some(repair::accepted(conn, organization_id).await?);
             }
             let known = accepted.as_ref();
-            if !known.is_some_and(|known| known.contains(&Accepted::of(link))) {
+            if !known.is_some_and(|known| known.contains(&AcceptedFlaw::of(link))) {
                 return Ok(Some((sequence, problem)));
             }
             report.repaired.push(Break {
@@ -115,20 +115,20 @@ async fn walk(
                 sequence,
                 problem,
             });
-            walk.pass(link, head.last_sequence);
+            walk.resume_after(link, head.last_sequence);
         }
     }
 }
 
-/// How far a chain was followed.
-pub(super) struct Walk {
+/// The position reached while following a chain.
+pub(super) struct ChainWalk {
     sequence: i64,
     hash: Vec<u8>,
 }
 
 pub(super) type Problem = (i64, String);
 
-impl Walk {
+impl ChainWalk {
     pub fn new() -> Self {
         Self {
             sequence: 0,
@@ -136,15 +136,15 @@ impl Walk {
         }
     }
 
-    /// Goes on from an entry that does not follow; not from one beyond
-    /// `farthest`, which the chain does not come to.
-    pub fn pass(&mut self, link: &Link, farthest: i64) {
-        if link.sequence <= farthest {
+    /// Resumes after an entry that does not follow, unless it lies beyond `last`.
+    pub fn resume_after(&mut self, link: &Link, last: i64) {
+        if link.sequence <= last {
             self.sequence = link.sequence;
             self.hash.clone_from(&link.hash);
         }
     }
 
+    /// Advances to `link`, or says why it does not follow.
     pub fn step(&mut self, link: &Link) -> Option<Problem> {
         let expected = self.sequence.saturating_add(1);
         if link.sequence != expected {

@@ -128,7 +128,8 @@ impl Organizations {
                     stripe_customer_id: stripe_customer,
                 };
                 let identity = Identity { external_id, email };
-                let created = organizations::create_named(pool, catalogue, new, identity).await?;
+                let created =
+                    organizations::create_with_identity(pool, catalogue, new, identity).await?;
                 format.print(&created, |created| created.id.to_string())
             }
             Self::List { format } => {

@@ -12,7 +12,7 @@ use crate::audit::Actor;
 use crate::catalogue::{Catalogue, OverLimit};
 use crate::config::{GlobalArgs, StripeArgs};
 use crate::db::{self, TenantTx};
-use crate::metering::quotas::{self, Limit, QuotaRow, SetError, Setting};
+use crate::metering::quotas::{self, QuotaLimit, QuotaRow, SetError, SetQuota};
 
 #[derive(Debug, Subcommand)]
 pub enum Quotas {
@@ -29,7 +29,7 @@ pub enum Quotas {
         metric: String,
         /// A decimal number, `unlimited`, or `plan` to remove the override.
         #[arg(long, value_name = "N", value_parser = limit)]
-        limit: Limit,
+        limit: QuotaLimit,
         /// hard, grace or overage; unset: as in the plan.
         #[arg(long, value_name = "KIND", value_parser = over_limit)]
         over_limit: Option<OverLimit>,
@@ -48,8 +48,8 @@ pub enum Quotas {
     },
 }
 
-fn limit(text: &str) -> Result<Limit, String> {
-    Limit::parse(text).map_err(|error| format!("{error}; or `unlimited`, or `plan`"))
+fn limit(text: &str) -> Result<QuotaLimit, String> {
+    QuotaLimit::parse(text).map_err(|error| format!("{error}; or `unlimited`, or `plan`"))
 }
 
 fn over_limit(text: &str) -> Result<OverLimit, String> {
@@ -81,7 +81,7 @@ impl Quotas {
                 format,
                 ..
             } => {
-                let setting = Setting {
+                let command = SetQuota {
                     organization_id: organization,
                     metric,
                     limit,
@@ -89,7 +89,7 @@ impl Quotas {
                     actor: Actor::System,
                     client: None,
                 };
-                let set = quotas::set(pool, catalogue, &setting).await?;
+                let set = quotas::set(pool, catalogue, &command).await?;
                 if set.is_never_billed() {
                     say(
                         "note: usage over this quota is allowed but not billed, since the plan has no price for it",
@@ -137,7 +137,7 @@ impl From<SetError> for Failure {
     fn from(error: SetError) -> Self {
         match error {
             SetError::Database(error) => error.into(),
-            SetError::Metric { .. } | SetError::KindOfPlan => Self::usage(error.to_string()),
+            SetError::Metric { .. } | SetError::OverLimitOfPlan => Self::usage(error.to_string()),
             SetError::Organization(_) => Self::failed(error.to_string()),
         }
     }

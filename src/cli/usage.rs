@@ -92,7 +92,7 @@ impl Reporting {
         };
         let report = usage_report::run(&run, &self.client, &self.catalogue, progress).await?;
         format.print(&report, describe)?;
-        if !report.is_whole() {
+        if !report.is_complete() {
             return Err(Failure::silent());
         }
         Ok(())

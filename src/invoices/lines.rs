@@ -1,5 +1,5 @@
-//! Lines that Stripe's events leave out: an event shows the first few of an
-//! invoice, the others are fetched.
+//! Fetches the invoice lines that Stripe's events leave out: an event carries
+//! only the first few.
 
 use serde_json::Value;
 use sqlx::PgPool;
@@ -11,48 +11,48 @@ use crate::projection;
 use crate::stripe::client::{Client, StripeError};
 use crate::stripe::objects::{Invoice, ShapeError};
 
-/// Invoices of one round.
+/// Invoices handled in one round.
 const ROUND: i64 = 20;
-/// How long what another transaction holds is waited for, while others wait.
-const HELD_WAIT: &str = "50ms";
+/// How long to wait for a locked invoice while others wait behind it.
+const LOCK_TIMEOUT: &str = "50ms";
 
-/// Why the lines of an invoice could not be fetched.
+/// Why an invoice's lines could not be fetched.
 #[derive(Debug, thiserror::Error)]
 enum FetchError {
     #[error(transparent)]
     Stripe(#[from] StripeError),
-    #[error("Stripe's answer cannot be read: {0}")]
+    #[error("cannot read Stripe's response: {0}")]
     Shape(#[from] ShapeError),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// Fetches the lines that events left out, of some invoices. One that cannot be
-/// fetched is tried again after the others.
+/// Fetches the missing lines of a round of invoices. An invoice that fails is
+/// retried after the others.
 pub async fn fetch_missing(pool: &PgPool, client: &Client) -> Result<(), sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     let incomplete = store::incomplete(tx.conn(), ROUND).await?;
     tx.rollback().await?;
     for invoice in incomplete {
-        let fetched = db::impatiently(HELD_WAIT, fetch(pool, client, &invoice));
+        let fetched = db::impatiently(LOCK_TIMEOUT, fetch(pool, client, &invoice));
         if let Err(error) = fetched.await {
             tracing::warn!(
                 organization_id = %invoice.organization_id, invoice_id = invoice.id, %error,
-                "the lines that Stripe's event left out could not be fetched; they are asked for again"
+                "could not fetch an invoice's remaining lines; retrying later"
             );
-            match db::impatiently(HELD_WAIT, ask_later(pool, &invoice)).await {
-                // It is asked for in the next round, as it is.
+            match db::impatiently(LOCK_TIMEOUT, postpone(pool, &invoice)).await {
+                // Still due, so the next round retries it.
                 Err(error) if db::is_lock_timeout(&error) => {}
-                asked => asked?,
+                postponed => postponed?,
             }
         }
     }
     Ok(())
 }
 
-async fn ask_later(pool: &PgPool, invoice: &store::Incomplete) -> Result<(), sqlx::Error> {
+async fn postpone(pool: &PgPool, invoice: &store::Incomplete) -> Result<(), sqlx::Error> {
     let mut tx = TenantTx::begin(pool, invoice.organization_id).await?;
-    store::ask_later(&mut tx, &invoice.id).await?;
+    store::postpone(&mut tx, &invoice.id).await?;
     tx.commit().await
 }
 
@@ -65,11 +65,11 @@ async fn fetch(
     let invoice = Invoice::read(&object)?;
     let organization_id = incomplete.organization_id;
     let mut tx = TenantTx::begin(pool, organization_id).await?;
-    // Events of the invoice wait meanwhile.
+    // The lock makes the invoice's events wait.
     audit::lock_chains(tx.conn(), &[organization_id]).await?;
-    if store::is_as_it_was(&mut tx, incomplete).await? {
+    if store::is_unchanged(&mut tx, incomplete).await? {
         projection::replace_invoice_lines(tx.conn(), organization_id, &invoice).await?;
-        store::completed(&mut tx, &incomplete.id).await?;
+        store::mark_complete(&mut tx, &incomplete.id).await?;
     }
     tx.commit().await?;
     Ok(())

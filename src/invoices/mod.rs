@@ -1,4 +1,5 @@
-//! Invoices, as Stripe's events told of them.
+//! Invoices: read only. The projection writes them from Stripe's events; this
+//! module lists them and fetches lines that the events left out.
 
 mod lines;
 pub mod routes;
@@ -18,7 +19,7 @@ pub struct Invoice {
     pub id: String,
     #[schema(required)]
     pub number: Option<String>,
-    /// Stripe's word: draft, open, paid, uncollectible or void.
+    /// Stripe's status: draft, open, paid, uncollectible or void.
     #[schema(required)]
     pub status: Option<String>,
     #[schema(required)]
@@ -43,7 +44,7 @@ pub struct Invoice {
     pub created_at: Option<Timestamp>,
     #[schema(required)]
     pub hosted_invoice_url: Option<String>,
-    /// Whether `/pdf` leads to one.
+    /// Whether `/pdf` redirects to a PDF.
     pub has_pdf: bool,
 }
 
@@ -73,18 +74,18 @@ pub struct Details {
     #[serde(flatten)]
     pub invoice: Invoice,
     pub lines: Vec<Line>,
-    /// Stripe has more lines than its event carried.
+    /// Whether Stripe has lines that are not here yet.
     pub has_more_lines: bool,
 }
 
-/// Where a page ends: lists are newest first.
+/// An invoice's position in the list, newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct Position {
     created_at: Option<Timestamp>,
     id: String,
 }
 
-impl Place {
+impl Position {
     fn of(invoice: &Invoice) -> Self {
         Self {
             created_at: invoice.created_at,

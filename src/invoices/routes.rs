@@ -1,11 +1,11 @@
-//! `/api/billing/invoices`. The next invoice is the subscriptions' to foretell.
+//! `/api/billing/invoices`. The upcoming invoice is with the subscriptions.
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use utoipa_axum::routes;
 
-use super::{Details, Invoice, Place, store};
+use super::{Details, Invoice, Position, store};
 use crate::server::Shared;
 use crate::server::extract::{Path, Query};
 use crate::server::pagination::page::{Page, Paging};
@@ -21,7 +21,7 @@ pub fn routes() -> Routes<Shared> {
         .route(routes!(pdf), read.any_accept())
 }
 
-/// The invoices, newest first
+/// Invoices, newest first
 #[utoipa::path(
     get,
     path = "/api/billing/invoices",
@@ -37,10 +37,10 @@ async fn list(
 ) -> Result<axum::Json<Page<Invoice>>, Problem> {
     let organization = caller.organization_id;
     let cursors = shared.cursors.of(organization, "invoices", &()).await?;
-    let after: Option<Place> = cursors.place(paging.cursor.as_deref())?;
+    let after: Option<Position> = cursors.place(paging.cursor.as_deref())?;
     let mut tx = shared.read(organization).await?;
     let rows = store::list(&mut tx, after.as_ref(), paging.limit.rows()).await?;
-    let page = Page::of(rows, paging.limit, &cursors, Place::of);
+    let page = Page::of(rows, paging.limit, &cursors, Position::of);
     Ok(axum::Json(page))
 }
 
@@ -50,7 +50,7 @@ async fn list(
     path = "/api/billing/invoices/{id}",
     operation_id = "getInvoice",
     tag = "Invoices",
-    params(("id" = String, Path, description = "Stripe's id.", example = "in_1")),
+    params(("id" = String, Path, description = "Stripe's invoice id.", example = "in_1")),
     responses((status = 200, description = "The invoice.", body = Details)),
 )]
 async fn one(
@@ -62,19 +62,19 @@ async fn one(
     let found = store::one(&mut tx, &id).await?;
     found
         .map(axum::Json)
-        .ok_or_else(|| Problem::not_found("there is no such invoice"))
+        .ok_or_else(|| Problem::not_found("invoice not found"))
 }
 
 /// An invoice's PDF
 ///
-/// Stripe keeps it, behind an address that nobody guesses.
+/// Redirects to Stripe, which serves it at an address that cannot be guessed.
 #[utoipa::path(
     get,
     path = "/api/billing/invoices/{id}/pdf",
     operation_id = "getInvoicePdf",
     tag = "Invoices",
-    params(("id" = String, Path, description = "Stripe's id.", example = "in_1")),
-    responses((status = 302, description = "Where the PDF is.",
+    params(("id" = String, Path, description = "Stripe's invoice id.", example = "in_1")),
+    responses((status = 302, description = "A redirect to the PDF.",
                headers(("Location" = String, description = "Stripe's address.")))),
 )]
 async fn pdf(
@@ -87,5 +87,5 @@ async fn pdf(
     let address = address.filter(|address| address.starts_with("http"));
     address
         .map(|address| (StatusCode::FOUND, [(header::LOCATION, address)]))
-        .ok_or_else(|| Problem::not_found("there is no such invoice, or it has no PDF yet"))
+        .ok_or_else(|| Problem::not_found("invoice not found, or it has no PDF yet"))
 }

@@ -1,13 +1,12 @@
-//! The invoices' SQL.
+//! SQL for invoices.
 
 use jiff_sqlx::ToSqlx as _;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Details, Invoice, Line, Place};
+use super::{Details, Invoice, Line, Position};
 use crate::db::{RequestTx, TenantTx};
 
-/// An invoice's row; Stripe's own PDF besides.
 struct Row {
     stripe_invoice_id: String,
     number: Option<String>,
@@ -55,16 +54,16 @@ impl From<Row> for Invoice {
     }
 }
 
-/// Invoices but drafts after `after`, newest first; those of which Stripe told no time
-/// come last.
+/// Lists invoices other than drafts, newest first; those without a time from
+/// Stripe come last.
 pub async fn list(
     tx: &mut RequestTx,
-    after: Option<&Place>,
+    after: Option<&Position>,
     limit: i64,
 ) -> Result<Vec<Invoice>, sqlx::Error> {
     let organization_id = tx.organization_id();
     let (begun, created_at, id) = match after {
-        Some(place) => (true, place.created_at, place.id.as_str()),
+        Some(position) => (true, position.created_at, position.id.as_str()),
         None => (false, None, ""),
     };
     let rows = sqlx::query_as!(
@@ -90,7 +89,7 @@ pub async fn list(
     Ok(rows.into_iter().map(Invoice::from).collect())
 }
 
-/// An invoice of the organization's, with its lines.
+/// Reads an invoice of the organization with its lines.
 pub async fn one(tx: &mut RequestTx, id: &str) -> Result<Option<Details>, sqlx::Error> {
     let organization_id = tx.organization_id();
     let row = sqlx::query_as!(
@@ -133,7 +132,7 @@ pub async fn one(tx: &mut RequestTx, id: &str) -> Result<Option<Details>, sqlx::
     }))
 }
 
-/// The address of an invoice's PDF.
+/// The URL of an invoice's PDF.
 pub async fn pdf(tx: &mut RequestTx, id: &str) -> Result<Option<String>, sqlx::Error> {
     let organization_id = tx.organization_id();
     let address = sqlx::query_scalar!(
@@ -147,7 +146,7 @@ pub async fn pdf(tx: &mut RequestTx, id: &str) -> Result<Option<String>, sqlx::E
     Ok(address.flatten())
 }
 
-/// An invoice of which lines are missing.
+/// An invoice with missing lines.
 pub struct Incomplete {
     pub organization_id: Uuid,
     pub id: String,
@@ -155,7 +154,7 @@ pub struct Incomplete {
     pub last_event_id: String,
 }
 
-/// Invoices whose lines should be fetched, those that wait longest first.
+/// Invoices whose lines are due to be fetched, the longest waiting first.
 pub async fn incomplete(
     conn: &mut PgConnection,
     limit: i64,
@@ -170,8 +169,8 @@ pub async fn incomplete(
     .await
 }
 
-/// Whether no event wrote the invoice since.
-pub async fn is_as_it_was(tx: &mut TenantTx, invoice: &Incomplete) -> Result<bool, sqlx::Error> {
+/// Whether no event has written the invoice since it was read.
+pub async fn is_unchanged(tx: &mut TenantTx, invoice: &Incomplete) -> Result<bool, sqlx::Error> {
     let organization_id = tx.organization_id();
     let found = sqlx::query_scalar!(
         "SELECT stripe_invoice_id FROM billing_invoices
@@ -185,8 +184,8 @@ pub async fn is_as_it_was(tx: &mut TenantTx, invoice: &Incomplete) -> Result<boo
     Ok(found.is_some())
 }
 
-/// All of its lines are here.
-pub async fn completed(tx: &mut TenantTx, id: &str) -> Result<(), sqlx::Error> {
+/// Records that an invoice has all of its lines.
+pub async fn mark_complete(tx: &mut TenantTx, id: &str) -> Result<(), sqlx::Error> {
     let organization_id = tx.organization_id();
     sqlx::query!(
         "UPDATE billing_invoices SET has_more_items = false, ask_again_since = NULL, updated_at = now()
@@ -199,8 +198,8 @@ pub async fn completed(tx: &mut TenantTx, id: &str) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Its lines are asked for again in a while.
-pub async fn ask_later(tx: &mut TenantTx, id: &str) -> Result<(), sqlx::Error> {
+/// Postpones fetching an invoice's lines.
+pub async fn postpone(tx: &mut TenantTx, id: &str) -> Result<(), sqlx::Error> {
     let organization_id = tx.organization_id();
     sqlx::query!(
         "UPDATE billing_invoices SET ask_again_since = now() + interval '5 minutes'

@@ -20,7 +20,7 @@ pub async fn run(
     let report = run
         .counted(
             reports::report(run.pool, client, catalogue, now, progress),
-            Report::is_whole,
+            Report::is_complete,
         )
         .await?;
     tracing::info!(

@@ -1,5 +1,6 @@
-//! What organizations use, what they may use, and what becomes of use beyond
-//! that. Every count goes through the ledger; no total is kept in memory.
+//! What organizations use, what they may use, and what happens beyond that.
+//! Every count goes through the ledger; no total is kept in memory, and no
+//! quota is decided outside it.
 
 pub mod alerts;
 pub mod enforcement;

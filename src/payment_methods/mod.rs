@@ -1,4 +1,4 @@
-//! Payment methods, as Stripe's events told of them.
+//! Payment methods: read only. The projection writes them from Stripe's events.
 
 pub mod routes;
 mod store;
@@ -7,14 +7,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A payment method of the organization's customer; of its number, the last
-/// four digits at most are known.
+/// A payment method of the organization's customer. At most the last four digits
+/// of its number are known.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PaymentMethod {
     /// Stripe's id (pm_…).
     pub id: String,
-    /// Stripe's word, such as card or sepa_debit.
+    /// Stripe's type, such as card or sepa_debit.
     pub r#type: String,
     #[schema(required)]
     pub brand: Option<String>,
@@ -31,14 +31,14 @@ pub struct PaymentMethod {
     pub created_at: Timestamp,
 }
 
-/// Where a page ends: lists are newest first.
+/// A payment method's position in the list, newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Place {
+struct Position {
     created_at: Timestamp,
     id: String,
 }
 
-impl Place {
+impl Position {
     fn of(method: &PaymentMethod) -> Self {
         Self {
             created_at: method.created_at,

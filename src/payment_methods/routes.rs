@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use utoipa_axum::routes;
 
-use super::{PaymentMethod, Place, store};
+use super::{PaymentMethod, Position, store};
 use crate::server::Shared;
 use crate::server::extract::Query;
 use crate::server::pagination::page::{Page, Paging};
@@ -16,7 +16,7 @@ pub fn routes() -> Routes<Shared> {
     Routes::new().route(routes!(list), tenant(Permission::BillingRead))
 }
 
-/// The payment methods that are attached, newest first
+/// Attached payment methods, newest first
 #[utoipa::path(
     get,
     path = "/api/billing/payment-methods",
@@ -33,8 +33,8 @@ async fn list(
     let organization = caller.organization_id;
     let cursors = shared.cursors.of(organization, "payment-methods", &());
     let cursors = cursors.await?;
-    let after: Option<Place> = cursors.place(paging.cursor.as_deref())?;
+    let after: Option<Position> = cursors.place(paging.cursor.as_deref())?;
     let mut tx = shared.read(organization).await?;
     let rows = store::list(&mut tx, after.as_ref(), paging.limit.rows()).await?;
-    Ok(Json(Page::of(rows, paging.limit, &cursors, Place::of)))
+    Ok(Json(Page::of(rows, paging.limit, &cursors, Position::of)))
 }

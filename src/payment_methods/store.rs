@@ -1,15 +1,15 @@
-//! The payment methods' SQL.
+//! SQL for payment methods.
 
 use jiff_sqlx::ToSqlx as _;
 
-use super::{PaymentMethod, Place};
+use super::{PaymentMethod, Position};
 use crate::db::RequestTx;
 
-/// Attached payment methods after `after`, newest first. Where Stripe told no
-/// time, that of the event that told of it stands in.
+/// Lists attached payment methods, newest first. Without a creation time from
+/// Stripe, the time of the last event stands in.
 pub async fn list(
     tx: &mut RequestTx,
-    after: Option<&Place>,
+    after: Option<&Position>,
     limit: i64,
 ) -> Result<Vec<PaymentMethod>, sqlx::Error> {
     let organization_id = tx.organization_id();
@@ -23,8 +23,8 @@ pub async fn list(
             ORDER BY coalesce(stripe_created_at, last_event_at) DESC, stripe_payment_method_id DESC
             LIMIT $4"#,
         organization_id,
-        after.map(|place| place.created_at.to_sqlx()) as _,
-        after.map(|place| place.id.as_str()),
+        after.map(|position| position.created_at.to_sqlx()) as _,
+        after.map(|position| position.id.as_str()),
         limit
     )
     .fetch_all(tx.conn())

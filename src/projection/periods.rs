@@ -14,7 +14,7 @@ use super::types::Results;
 use super::versions::Mirrored as _;
 use super::versions::merge::ObjectKey;
 use crate::catalogue::Catalogue;
-use crate::metering::ledger::{Renewed, Told};
+use crate::metering::ledger::{ClosedPeriod, Renewed};
 use crate::stripe::event::EventData;
 use crate::stripe::objects::Subscription;
 use crate::stripe::requests::request_of_key;
@@ -45,7 +45,7 @@ pub fn moved(
     catalogue: &Catalogue,
     stored: &BTreeMap<ObjectKey, StoredSubscription>,
     changes: &[Change],
-    told: &[Told],
+    told: &[ClosedPeriod],
 ) -> Vec<Uuid> {
     let differs = |change: &&Change| {
         let new = &change.merged.snapshot;
@@ -87,7 +87,7 @@ pub async fn ended_periods(
     catalogue: &Catalogue,
     results: &Results<'_>,
     stored: &BTreeMap<ObjectKey, StoredSubscription>,
-) -> Result<Vec<Told>, sqlx::Error> {
+) -> Result<Vec<ClosedPeriod>, sqlx::Error> {
     let mut told = Vec::new();
     let mut beside = BTreeSet::new();
     for event in results.decoded {
@@ -123,7 +123,7 @@ fn begun(
     owner: Uuid,
     data: &EventData,
     after: &Subscription,
-) -> Option<Told> {
+) -> Option<ClosedPeriod> {
     let changed = data.previous_attributes.as_ref()?;
     if !changed.contains_key("items") && !changed.contains_key("current_period_start") {
         return None;
@@ -134,19 +134,19 @@ fn begun(
     let counted = grants_plan(&before.status);
     let told = counted.then(|| over(catalogue, owner, &before, end?.as_second()))??;
     let cause = data.caused_by.as_deref();
-    Some(Told {
+    Some(ClosedPeriod {
         ours: cause.and_then(request_of_key).is_some(),
         ..told
     })
 }
 
 /// The last period of an ended subscription.
-fn ended(catalogue: &Catalogue, owner: Uuid, subscription: &Subscription) -> Option<Told> {
+fn ended(catalogue: &Catalogue, owner: Uuid, subscription: &Subscription) -> Option<ClosedPeriod> {
     let canceled = subscription.status == "canceled";
     let end = subscription.ended_at.filter(|_| canceled)?;
     let told = over(catalogue, owner, subscription, end.as_second())?;
     let by_schedule = subscription.cancel_at == Some(end);
-    Some(Told {
+    Some(ClosedPeriod {
         at_once: told.at_once && !by_schedule,
         ..told
     })
@@ -157,12 +157,12 @@ fn over(
     organization_id: Uuid,
     subscription: &Subscription,
     end: i64,
-) -> Option<Told> {
+) -> Option<ClosedPeriod> {
     let (start, planned) = catalogue.period_of(subscription);
     let start = start?.as_second();
     let keys = subscription.items.iter();
     let keys = keys.filter_map(|item| item.lookup_key.clone());
-    (start < end).then(|| Told {
+    (start < end).then(|| ClosedPeriod {
         organization_id,
         created: subscription.created.map_or(start, |at| at.as_second()),
         start,

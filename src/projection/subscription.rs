@@ -19,7 +19,7 @@ use super::versions::{Mirrored, Version};
 use super::{invoice, items, periods, plan_assignment, store, stripe_response};
 use crate::audit::NewEntry;
 use crate::catalogue::Catalogue;
-use crate::metering::ledger::{self, Told};
+use crate::metering::ledger::{self, ClosedPeriod};
 use crate::stripe::objects::{BillingObject, Subscription, SubscriptionItem};
 
 /// The audit action of a status that a payment changed.
@@ -151,7 +151,7 @@ pub struct Known {
     /// The known tiers of the batch's subscriptions.
     pub tiers: BTreeMap<ObjectKey, KnownTier>,
     /// Periods that have ended.
-    pub told: Vec<Told>,
+    pub told: Vec<ClosedPeriod>,
 }
 
 /// Writes `merged` with its consequences: the status of subscriptions whose

@@ -1,5 +1,5 @@
-//! Organizations, who may act for them, and the keys that our replicas sign
-//! with. Nothing here is billed.
+//! Organizations, who may act for them, and the signing keys that replicas
+//! share. Nothing here is metered or billed.
 
 pub mod auth;
 pub mod organizations;

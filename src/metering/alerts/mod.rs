@@ -1,5 +1,6 @@
-//! Usage alerts: raised by the ledger at 80, 100 and 120 % of a quota, read by
-//! the API, and sent to the application as signed webhooks.
+//! Usage alerts at 80, 100 and 120 % of a quota: this module lists them and
+//! sends them to the application as signed webhooks. It never raises one; the
+//! ledger does.
 
 pub mod routes;
 pub mod sender;

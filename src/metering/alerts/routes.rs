@@ -5,7 +5,7 @@ use axum::extract::State;
 use utoipa_axum::routes;
 
 use super::Alert;
-use super::store::{self, Place};
+use super::store::{self, Position};
 use super::webhook::Message;
 use crate::server::Shared;
 use crate::server::extract::Query;
@@ -21,7 +21,7 @@ pub fn routes() -> Routes<Shared> {
         .schema::<Message>()
 }
 
-/// The alerts at 80, 100 and 120 % of a quota, newest first
+/// Usage alerts at 80, 100 and 120 % of a quota, newest first
 #[utoipa::path(
     get,
     path = "/api/billing/usage-alerts",
@@ -37,12 +37,12 @@ async fn list(
 ) -> Result<Json<Page<Alert>>, Problem> {
     let organization = caller.organization_id;
     let cursors = shared.cursors.of(organization, "usage-alerts", &()).await?;
-    let after: Option<Place> = cursors.place(paging.cursor.as_deref())?;
+    let after: Option<Position> = cursors.place(paging.cursor.as_deref())?;
     let mut tx = shared.read(organization).await?;
     let rows = store::list(&mut tx, after.as_ref(), paging.limit.rows()).await?;
-    let place = |row: &Alert| Place {
+    let position = |row: &Alert| Position {
         raised_at: row.raised_at,
         id: row.id,
     };
-    Ok(Json(Page::of(rows, paging.limit, &cursors, place)))
+    Ok(Json(Page::of(rows, paging.limit, &cursors, position)))
 }

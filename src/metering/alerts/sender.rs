@@ -1,4 +1,4 @@
-//! Sending alerts: at least once, with backoff, by whatever replica is first.
+//! Sends alerts at least once, with backoff. Any replica may send any alert.
 
 use std::time::Duration;
 
@@ -7,22 +7,22 @@ use jiff::{SignedDuration, Timestamp};
 use sqlx::postgres::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use super::store::{self, Due, Sent};
+use super::store::{self, DueAlert, SendOutcome};
 use super::webhook;
 use crate::config::Application;
 use crate::db::WorkerTx;
 use crate::telemetry::metrics;
 
-/// How often it is looked for alerts.
+/// How often to poll for unsent alerts.
 const POLL: Duration = Duration::from_secs(2);
 const BATCH: i64 = 20;
-/// Longer than a batch of attempts takes.
+/// Longer than sending a batch takes.
 const LEASE_SECS: i32 = 300;
 
-/// Attempts after the first: about nine hours of them.
+/// Attempts after the first, spread over about nine hours.
 const MAX_RETRIES: u32 = 20;
 
-/// Sends what is due, until `stop`.
+/// Sends due alerts until `stop`.
 pub async fn keep_sending(
     pool: PgPool,
     client: reqwest::Client,
@@ -34,7 +34,7 @@ pub async fn keep_sending(
         let more = match sent {
             Ok(sent) => sent == usize::try_from(BATCH).unwrap_or_default(),
             Err(error) => {
-                tracing::warn!(%error, "usage alerts could not be sent");
+                tracing::warn!(%error, "could not send usage alerts");
                 false
             }
         };
@@ -58,21 +58,21 @@ async fn send_due(
     let due = store::claim(tx.conn(), BATCH, LEASE_SECS).await?;
     tx.commit().await?;
     for alert in &due {
-        // Who takes over sends the others when their lease ends.
+        // Another replica sends the rest when their lease ends.
         if stop.is_cancelled() {
             break;
         }
-        let sent = match send(client, application, alert).await {
-            Ok(()) => Sent::Delivered,
-            Err(error) => failed(alert, error),
+        let outcome = match send(client, application, alert).await {
+            Ok(()) => SendOutcome::Delivered,
+            Err(error) => retry_or_give_up(alert, error),
         };
-        metrics::usage_alert(match sent {
-            Sent::Delivered => "delivered",
-            Sent::Again { .. } => "retried",
-            Sent::GivenUp { .. } => "failed",
+        metrics::usage_alert(match outcome {
+            SendOutcome::Delivered => "delivered",
+            SendOutcome::Retry { .. } => "retried",
+            SendOutcome::GivenUp { .. } => "failed",
         });
         let mut tx = WorkerTx::begin(pool).await?;
-        store::record(tx.conn(), alert, &sent).await?;
+        store::record(tx.conn(), alert, &outcome).await?;
         tx.commit().await?;
     }
     Ok(due.len())
@@ -81,13 +81,13 @@ async fn send_due(
 async fn send(
     client: &reqwest::Client,
     application: &Application,
-    alert: &Due,
+    alert: &DueAlert,
 ) -> Result<(), String> {
     let body = serde_json::to_string(&webhook::message(alert)).map_err(|e| e.to_string())?;
     let id = alert.id.to_string();
     let now = Timestamp::now().as_second();
     let signature = webhook::sign(&application.secret, &id, now, &body);
-    let answer = client
+    let response = client
         .post(application.url.clone())
         .header("content-type", "application/cloudevents+json")
         .header("webhook-id", id)
@@ -97,32 +97,32 @@ async fn send(
         .send()
         .await
         .map_err(|error| error.without_url().to_string())?;
-    let status = answer.status();
+    let status = response.status();
     if status.is_success() {
         Ok(())
     } else if status.is_redirection() {
         Err(format!(
-            "the application answered {status}; a redirect takes no webhook: APPLICATION_WEBHOOK_URL \
-             must name the address itself"
+            "the application answered {status}; redirects are not followed: set \
+             APPLICATION_WEBHOOK_URL to the final address"
         ))
     } else {
         Err(format!("the application answered {status}"))
     }
 }
 
-fn failed(alert: &Due, error: String) -> Sent {
-    let before = u32::try_from(alert.attempts).unwrap_or(u32::MAX);
-    match retry::after_failure(before, MAX_RETRIES, rand::random()) {
+fn retry_or_give_up(alert: &DueAlert, error: String) -> SendOutcome {
+    let attempts = u32::try_from(alert.attempts).unwrap_or(u32::MAX);
+    match retry::after_failure(attempts, MAX_RETRIES, rand::random()) {
         NextStep::RetryAfter(delay) => {
             let delay = SignedDuration::try_from(delay).unwrap_or(SignedDuration::from_hours(1));
             let at = Timestamp::now()
                 .saturating_add(delay)
                 .unwrap_or(Timestamp::MAX);
-            Sent::Again { error, at }
+            SendOutcome::Retry { error, at }
         }
         NextStep::DeadLetter => {
-            tracing::error!(alert = %alert.id, error, "a usage alert was given up; `usage alerts --resend` sends it again");
-            Sent::GivenUp { error }
+            tracing::error!(alert = %alert.id, error, "gave up sending a usage alert; `usage alerts --resend` sends it again");
+            SendOutcome::GivenUp { error }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The usage alerts' SQL.
+//! SQL for usage alerts.
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::db::RequestTx;
 use crate::server::number::Number;
 
-/// An alert, as its organization sees it.
+/// A usage alert as the organization sees it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = UsageAlert)]
@@ -19,9 +19,9 @@ pub struct Alert {
     pub id: Uuid,
     #[schema(example = "llm_tokens")]
     pub metric: String,
-    /// In percent of the quota: 80, 100 or 120.
+    /// The percentage of the quota: 80, 100 or 120.
     pub threshold: i16,
-    /// What was used, and the quota, when it was reached.
+    /// Usage and quota at the time the threshold was reached.
     pub usage: Number,
     pub quota: Number,
     #[schema(value_type = String, format = DateTime)]
@@ -30,31 +30,31 @@ pub struct Alert {
     pub period_end: Timestamp,
     #[schema(value_type = String, format = DateTime)]
     pub raised_at: Timestamp,
-    /// Whether the application was told.
+    /// Whether the alert reached the application.
     pub delivery: Delivery,
 }
 
-/// Whether the application was told of an alert.
+/// Whether an alert reached the application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Delivery {
     Pending,
     Delivered,
-    /// It was given up.
+    /// All attempts failed.
     Failed,
 }
 
-/// Where an alert stands in the list.
+/// An alert's position in the list.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Place {
+pub struct Position {
     pub raised_at: Timestamp,
     pub id: Uuid,
 }
 
-/// The alerts of an organization, newest first.
+/// Lists an organization's alerts, newest first.
 pub async fn list(
     tx: &mut RequestTx,
-    after: Option<&Place>,
+    after: Option<&Position>,
     limit: i64,
 ) -> Result<Vec<Alert>, sqlx::Error> {
     let organization_id = tx.organization_id();
@@ -66,8 +66,8 @@ pub async fn list(
             AND ($2::timestamptz IS NULL OR (raised_at, id) < ($2, $3))
           ORDER BY raised_at DESC, id DESC LIMIT $4",
         organization_id,
-        after.map(|place| place.raised_at.to_sqlx()) as _,
-        after.map(|place| place.id),
+        after.map(|position| position.raised_at.to_sqlx()) as _,
+        after.map(|position| position.id),
         limit
     )
     .fetch_all(tx.conn())
@@ -92,9 +92,9 @@ pub async fn list(
         .collect())
 }
 
-/// An alert that is to be sent.
+/// An alert that is due to be sent.
 #[derive(Debug, Clone)]
-pub struct Due {
+pub struct DueAlert {
     pub organization_id: Uuid,
     pub id: Uuid,
     pub metric: String,
@@ -104,16 +104,16 @@ pub struct Due {
     pub usage: Decimal,
     pub quota: Decimal,
     pub raised_at: Timestamp,
-    /// Attempts that were made.
+    /// Attempts made so far.
     pub attempts: i32,
 }
 
-/// Takes alerts that are due, and keeps them from others for `lease_secs`.
+/// Claims due alerts under a lease of `lease_secs`.
 pub async fn claim(
     conn: &mut PgConnection,
     limit: i64,
     lease_secs: i32,
-) -> Result<Vec<Due>, sqlx::Error> {
+) -> Result<Vec<DueAlert>, sqlx::Error> {
     let rows = sqlx::query!(
         "UPDATE usage_alerts a SET next_attempt_at = now() + make_interval(secs => $2)
            FROM (SELECT organization_id, metric, period_start, threshold FROM usage_alerts
@@ -130,7 +130,7 @@ pub async fn claim(
     .await?;
     Ok(rows
         .into_iter()
-        .map(|row| Due {
+        .map(|row| DueAlert {
             organization_id: row.organization_id,
             id: row.id,
             metric: row.metric,
@@ -145,26 +145,24 @@ pub async fn claim(
         .collect())
 }
 
-/// How an attempt to send went.
+/// The outcome of an attempt to send an alert.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sent {
+pub enum SendOutcome {
     Delivered,
-    /// To be tried again then.
-    Again {
-        error: String,
-        at: Timestamp,
-    },
-    GivenUp {
-        error: String,
-    },
+    Retry { error: String, at: Timestamp },
+    GivenUp { error: String },
 }
 
 /// Records an attempt.
-pub async fn record(conn: &mut PgConnection, alert: &Due, sent: &Sent) -> Result<(), sqlx::Error> {
-    let (error, again) = match sent {
-        Sent::Delivered => (None, None),
-        Sent::Again { error, at } => (Some(error.as_str()), Some(at.to_sqlx())),
-        Sent::GivenUp { error } => (Some(error.as_str()), None),
+pub async fn record(
+    conn: &mut PgConnection,
+    alert: &DueAlert,
+    outcome: &SendOutcome,
+) -> Result<(), sqlx::Error> {
+    let (error, retry_at) = match outcome {
+        SendOutcome::Delivered => (None, None),
+        SendOutcome::Retry { error, at } => (Some(error.as_str()), Some(at.to_sqlx())),
+        SendOutcome::GivenUp { error } => (Some(error.as_str()), None),
     };
     sqlx::query!(
         "UPDATE usage_alerts SET attempts = attempts + 1, error_message = $5,
@@ -177,14 +175,14 @@ pub async fn record(conn: &mut PgConnection, alert: &Due, sent: &Sent) -> Result
         alert.period_start.to_sqlx() as _,
         alert.threshold,
         error,
-        again as _
+        retry_at as _
     )
     .execute(conn)
     .await?;
     Ok(())
 }
 
-/// An alert that was given up.
+/// An alert that all attempts failed to send.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FailedAlert {
@@ -197,7 +195,7 @@ pub struct FailedAlert {
     pub error: Option<String>,
 }
 
-/// The alerts that were given up, oldest first.
+/// Lists the failed alerts, oldest first.
 pub async fn list_failed(conn: &mut PgConnection) -> Result<Vec<FailedAlert>, sqlx::Error> {
     let rows = sqlx::query!(
         "SELECT organization_id, id, metric, threshold, raised_at, attempts, error_message
@@ -219,7 +217,7 @@ pub async fn list_failed(conn: &mut PgConnection) -> Result<Vec<FailedAlert>, sq
         .collect())
 }
 
-/// Has all that were given up sent again.
+/// Schedules all failed alerts to be sent again.
 pub async fn resend(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
     let resent = sqlx::query!(
         "UPDATE usage_alerts SET failed_at = NULL, attempts = 0, next_attempt_at = now()

@@ -1,5 +1,5 @@
-//! What the application is sent: a CloudEvent, signed as Standard Webhooks
-//! says (<https://github.com/standard-webhooks/standard-webhooks>).
+//! The message sent to the application: a CloudEvent, signed as Standard
+//! Webhooks specifies (<https://github.com/standard-webhooks/standard-webhooks>).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,7 +10,7 @@ use sha2::Sha256;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::store::Due;
+use super::store::DueAlert;
 use crate::config::WebhookSecret;
 use crate::server::number::Number;
 
@@ -18,24 +18,25 @@ const TYPE: &str = "com.valuecanvas.billing.usage_alert";
 
 /// The `webhook-signature` header of a message.
 pub fn sign(secret: &WebhookSecret, id: &str, timestamp_secs: i64, body: &str) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose()).expect("any key will do");
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(secret.expose()).expect("HMAC takes a key of any length");
     mac.update(format!("{id}.{timestamp_secs}.{body}").as_bytes());
     format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
 }
 
-/// The message of an alert: a CloudEvent, the same each time it is sent.
+/// An alert as a CloudEvent, identical on every attempt.
 #[derive(Serialize, ToSchema)]
 #[schema(as = UsageAlertEvent)]
 pub struct Message {
     #[schema(example = "1.0")]
     specversion: &'static str,
-    /// The alert's; `webhook-id` as well.
+    /// The alert's id, also sent as `webhook-id`.
     id: Uuid,
     #[schema(example = "/valuecanvas-billing")]
     source: &'static str,
     #[schema(example = "com.valuecanvas.billing.usage_alert")]
     r#type: &'static str,
-    /// The organization.
+    /// The organization's id.
     subject: Uuid,
     #[schema(value_type = String, format = DateTime)]
     time: Timestamp,
@@ -44,7 +45,7 @@ pub struct Message {
     data: MessageData,
 }
 
-/// What happened.
+/// The threshold that was reached.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = UsageAlertData)]
@@ -52,9 +53,9 @@ struct MessageData {
     organization_id: Uuid,
     #[schema(example = "llm_tokens")]
     metric: String,
-    /// In percent of the quota: 80, 100 or 120.
+    /// The percentage of the quota: 80, 100 or 120.
     threshold: i16,
-    /// What was used, and the quota, when it was reached.
+    /// Usage and quota at the time the threshold was reached.
     usage: Number,
     quota: Number,
     #[schema(value_type = String, format = DateTime)]
@@ -63,8 +64,8 @@ struct MessageData {
     period_end: Timestamp,
 }
 
-/// The message of `alert`.
-pub fn message(alert: &Due) -> Message {
+/// Builds the message for `alert`.
+pub fn message(alert: &DueAlert) -> Message {
     Message {
         specversion: "1.0",
         id: alert.id,

@@ -1,38 +1,39 @@
-//! Calls that are forwarded: what all of them share.
+//! What all forwarded calls share.
 
 use sqlx::postgres::PgPool;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::hold::Holds;
-use super::room::Room;
+use super::call_budget::CallBudget;
+use super::reservation::OpenReservations;
 
-/// The calls that are under way. They end by themselves once the service
-/// stops, each settled.
+/// The calls in progress. When the service stops they run to their end, and
+/// each settles its reservation.
 #[derive(Clone)]
 pub struct Calls {
     pub(super) client: reqwest::Client,
-    pub(super) room: Room,
-    pub(super) holds: Holds,
+    pub(super) budget: CallBudget,
+    pub(super) reservations: OpenReservations,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
 }
 
 impl Calls {
-    /// `client` makes the calls.
+    /// `client` sends the calls to their upstreams.
     pub fn new(client: reqwest::Client, stop: CancellationToken) -> Self {
         Self {
             client,
-            room: Room::default(),
-            holds: Holds::new(stop.clone()),
+            budget: CallBudget::default(),
+            reservations: OpenReservations::new(stop.clone()),
             tasks: TaskTracker::new(),
             stop,
         }
     }
 
-    /// Keeps what is held for them, until the service stops and they have ended.
+    /// Renews the calls' reservations until the service stops, then waits for
+    /// the calls to end.
     pub async fn keep(self, pool: PgPool) {
-        self.holds.clone().keep_renewed(pool).await;
+        self.reservations.clone().keep_renewed(pool).await;
         self.tasks.close();
         self.tasks.wait().await;
     }

@@ -1,9 +1,9 @@
-//! Passing a call on: streams both ways, without what belongs to a connection
-//! or to us.
+//! Forwards a call, streaming both ways, without hop-by-hop headers and without
+//! headers that are ours.
 //!
-//! A call that went to the upstream outlives its client: each is carried by a
-//! task of its own, which settles what is held by what the upstream did. Only
-//! the upstream's failure lets it go.
+//! Each call runs in its own task, so that it outlives its client. What the
+//! upstream did decides how its reservation is settled; only a failure of the
+//! upstream releases it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,34 +20,34 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use super::hold::Hold;
-use super::room::Place;
+use super::call_budget::CallSlot;
+use super::reservation::CallReservation;
 use crate::server::body::BodyError;
 use crate::server::layers::RequestId;
 use crate::server::layers::idempotency::Streamed;
 use crate::server::problem::Problem;
 
-/// How long an upstream may take to begin its answer, and to go on with it.
+/// How long an upstream may take to start its response, and between chunks.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a client may take to read on.
+/// How long a client may take to read a chunk.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
-/// A call as a whole; one that is cut off then was used.
+/// The longest a call may take; one that is cut off then counts as used.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60 * 60);
-/// An upstream that breaks off after its client kept it waiting for as long in
-/// all did not fail.
-const CLIENTS_DOING: Duration = Duration::from_secs(5);
-/// When a call ends that is under way as the service stops: after the server
-/// has cut off its client.
-const STOPPING: Duration = Duration::from_secs(12);
+/// If the client has stalled the upstream for this long in total, a broken
+/// connection is the client's fault and the call counts.
+const CLIENT_STALL: Duration = Duration::from_secs(5);
+/// How long a call may go on after the service began to stop: longer than the
+/// server takes to cut off the client.
+const STOP_GRACE: Duration = Duration::from_secs(12);
 
 const ORGANIZATION: HeaderName = HeaderName::from_static("x-organization-id");
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// RFC 9110, 7.6.1, and what is between the caller and us alone.
-const NOT_PASSED_ON: [&str; 12] = [
+/// Hop-by-hop headers (RFC 9110, 7.6.1), and those meant for us alone.
+const NOT_FORWARDED: [&str; 12] = [
     "connection",
     "keep-alive",
     "proxy-authenticate",
@@ -62,9 +62,9 @@ const NOT_PASSED_ON: [&str; 12] = [
     "cookie",
 ];
 
-/// What upstreams believe of a proxy in front of them: for whom a call is, from
-/// where it came, which address it had. A caller does not say it.
-const SAID_BY_PROXIES: [&str; 8] = [
+/// Headers that upstreams trust a proxy to set: whom a call is for, where it
+/// came from, which address it had. Those of a caller are dropped.
+const PROXY_HEADERS: [&str; 8] = [
     "forwarded",
     "x-real-ip",
     "x-client-ip",
@@ -74,7 +74,7 @@ const SAID_BY_PROXIES: [&str; 8] = [
     "fastly-client-ip",
     "x-rewrite-url",
 ];
-const SAID_BY_PROXIES_TOO: [&str; 5] = [
+const PROXY_HEADER_PREFIXES: [&str; 5] = [
     "x-forwarded-",
     "x-original-",
     "x-envoy-",
@@ -82,19 +82,18 @@ const SAID_BY_PROXIES_TOO: [&str; 5] = [
     "x-quota-",
 ];
 
-/// What is passed on.
+/// A call to be forwarded.
 pub struct Call {
     pub method: Method,
     pub headers: HeaderMap,
     pub body: Body,
     pub organization_id: Uuid,
-    /// From where it came, where that is known.
-    pub from: Option<IpAddr>,
+    pub client_ip: Option<IpAddr>,
     pub request_id: Option<RequestId>,
 }
 
-/// Removes what belongs to one connection.
-fn passed_on(headers: &HeaderMap) -> HeaderMap {
+/// The headers without those of a single connection.
+fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     let named: Vec<String> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -104,7 +103,7 @@ fn passed_on(headers: &HeaderMap) -> HeaderMap {
         .collect();
     let mut kept = HeaderMap::new();
     for (name, value) in headers {
-        let dropped = NOT_PASSED_ON.contains(&name.as_str())
+        let dropped = NOT_FORWARDED.contains(&name.as_str())
             || named.iter().any(|other| other == name.as_str());
         if !dropped {
             kept.append(name.clone(), value.clone());
@@ -113,14 +112,14 @@ fn passed_on(headers: &HeaderMap) -> HeaderMap {
     kept
 }
 
-/// The headers that the upstream gets: the caller's, and what we say of it.
+/// The headers the upstream gets: the caller's, and ours about the caller.
 fn to_upstream(call: &Call) -> HeaderMap {
-    let mut headers = passed_on(&call.headers);
+    let mut headers = end_to_end(&call.headers);
     let ours = |name: &str| {
-        // Upstreams of the CGI kind read `X_Real_IP` as `X-Real-IP`.
+        // CGI-style upstreams read `X_Real_IP` as `X-Real-IP`.
         name.contains('_')
-            || SAID_BY_PROXIES.contains(&name)
-            || SAID_BY_PROXIES_TOO
+            || PROXY_HEADERS.contains(&name)
+            || PROXY_HEADER_PREFIXES
                 .iter()
                 .any(|prefix| name.starts_with(prefix))
     };
@@ -132,10 +131,10 @@ fn to_upstream(call: &Call) -> HeaderMap {
     for name in dropped {
         headers.remove(name);
     }
-    let from = call.from.map(|from| from.to_canonical().to_string());
+    let client_ip = call.client_ip.map(|ip| ip.to_canonical().to_string());
     for (name, value) in [
         (ORGANIZATION, Some(call.organization_id.to_string())),
-        (FORWARDED_FOR, from),
+        (FORWARDED_FOR, client_ip),
     ] {
         if let Some(value) = value {
             let value = HeaderValue::try_from(value).expect("ids and addresses are plain text");
@@ -148,10 +147,10 @@ fn to_upstream(call: &Call) -> HeaderMap {
     headers
 }
 
-/// The headers that the caller gets of the upstream's: not those by which it
-/// would speak for us.
+/// The upstream's headers for the caller, without those that would pass for
+/// ours.
 fn to_caller(headers: &HeaderMap) -> HeaderMap {
-    let mut headers = passed_on(headers);
+    let mut headers = end_to_end(headers);
     let ours = |name: &str| {
         name == "set-cookie"
             || name == "x-grace-period-expires"
@@ -175,40 +174,40 @@ pub struct Forwarding {
     pub client: reqwest::Client,
     pub url: Url,
     pub call: Call,
-    pub hold: Hold,
-    pub place: Place,
+    pub reservation: CallReservation,
+    pub slot: CallSlot,
     pub stop: CancellationToken,
 }
 
-/// What the client hears, once there is something to hear.
-type Answered = oneshot::Sender<Result<Response, Problem>>;
+/// Hands the start of the response, or a problem, to the waiting client.
+type Responder = oneshot::Sender<Result<Response, Problem>>;
 type Chunk = Result<Bytes, std::io::Error>;
 
 impl Forwarding {
-    /// Makes the call. What is held is counted when the upstream has done its
-    /// part, whether or not the client waits for it.
-    pub async fn carry(mut self, answered: Answered) {
+    /// Runs the call to its end. The reservation counts once the upstream has
+    /// done its part, whether or not the client still waits.
+    pub async fn run(mut self, responder: Responder) {
         let stop = self.stop.clone();
-        let given_up = async {
+        let stopped = async {
             stop.cancelled().await;
-            tokio::time::sleep(STOPPING).await;
+            tokio::time::sleep(STOP_GRACE).await;
         };
         let cut_off = tokio::select! {
-            () = self.carry_on(answered) => false,
-            () = given_up => true,
+            () = self.exchange(responder) => false,
+            () = stopped => true,
             () = tokio::time::sleep(CALL_TIMEOUT) => true,
         };
         if cut_off {
-            tracing::warn!("a call was cut off; it was used");
-            self.hold.set_used(true);
+            tracing::warn!("a call was cut off; it counts as used");
+            self.reservation.set_used(true);
         }
     }
 
-    async fn carry_on(&mut self, mut answered: Answered) {
+    async fn exchange(&mut self, mut responder: Responder) {
         let stop = self.stop.clone();
         let nobody_waits = async {
             stop.cancelled().await;
-            answered.closed().await;
+            responder.closed().await;
         };
         let sent = tokio::select! {
             sent = self.send() => Some(sent),
@@ -217,11 +216,11 @@ impl Forwarding {
         let sent = match sent {
             Some(Ok(sent)) => sent,
             // The client may be gone.
-            Some(Err(problem)) => return drop(answered.send(Err(problem))),
-            None => return self.hold.set_used(true),
+            Some(Err(problem)) => return drop(responder.send(Err(problem))),
+            None => return self.reservation.set_used(true),
         };
         let status = sent.status();
-        self.hold.set_used(status.is_success());
+        self.reservation.set_used(status.is_success());
         let headers = to_caller(sent.headers());
         let (client, chunks) = mpsc::channel::<Chunk>(1);
         let chunks = futures_util::stream::unfold(chunks, |mut chunks| async move {
@@ -231,19 +230,19 @@ impl Forwarding {
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         response.extensions_mut().insert(Streamed);
-        if answered.send(Ok(response)).is_ok() {
-            self.pass(sent.bytes_stream(), client).await;
+        if responder.send(Ok(response)).is_ok() {
+            self.relay(sent.bytes_stream(), client).await;
         }
     }
 
     async fn send(&mut self) -> Result<reqwest::Response, Problem> {
         let headers = to_upstream(&self.call);
         let body = std::mem::take(&mut self.call.body);
-        let broke_off = Arc::new(AtomicBool::new(false));
-        let noting = broke_off.clone();
+        let client_failed = Arc::new(AtomicBool::new(false));
+        let failed = client_failed.clone();
         let body = body.into_data_stream().inspect(move |chunk| {
             if chunk.is_err() {
-                noting.store(true, Ordering::Relaxed);
+                failed.store(true, Ordering::Relaxed);
             }
         });
         let request = self
@@ -253,11 +252,13 @@ impl Forwarding {
             .timeout(CALL_TIMEOUT)
             .body(reqwest::Body::wrap_stream(body));
         match tokio::time::timeout(HEAD_TIMEOUT, request.send()).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) if broke_off.load(Ordering::Relaxed) => Err(BodyError::Incomplete.into()),
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(_)) if client_failed.load(Ordering::Relaxed) => {
+                Err(BodyError::Incomplete.into())
+            }
             Ok(Err(error)) if !error.is_timeout() => {
-                // The address stays in the log.
-                tracing::warn!(%error, "the upstream cannot be reached");
+                // The upstream's address is logged and not shown to the caller.
+                tracing::warn!(%error, "cannot reach the upstream");
                 Err(Problem::new(
                     StatusCode::BAD_GATEWAY,
                     "upstream_unreachable",
@@ -268,28 +269,28 @@ impl Forwarding {
         }
     }
 
-    /// Hands the client what the upstream sends, until it ends or breaks off.
-    async fn pass<S>(&mut self, mut chunks: S, client: mpsc::Sender<Chunk>)
+    /// Relays the upstream's chunks to the client until either of them ends.
+    async fn relay<S>(&mut self, mut chunks: S, client: mpsc::Sender<Chunk>)
     where
         S: futures_util::Stream<Item = Result<Bytes, reqwest::Error>> + Unpin,
     {
-        let mut last = 0;
+        let mut last_bytes = 0;
         let mut client_took = Duration::ZERO;
         loop {
             let reading = async {
-                let room = self.place.for_reading(last).await;
+                let permit = self.slot.permit_read(last_bytes).await;
                 (
                     tokio::time::timeout(CHUNK_TIMEOUT, chunks.next()).await,
-                    room,
+                    permit,
                 )
             };
-            let (read, _room) = tokio::select! {
+            let (read, _permit) = tokio::select! {
                 read = reading => read,
                 () = client.closed() => return,
             };
             match read {
                 Ok(Some(Ok(chunk))) => {
-                    last = chunk.len();
+                    last_bytes = chunk.len();
                     let started = Instant::now();
                     let taken = tokio::time::timeout(CLIENT_TIMEOUT, client.send(Ok(chunk)));
                     if !matches!(taken.await, Ok(Ok(()))) {
@@ -299,8 +300,8 @@ impl Forwarding {
                 }
                 Ok(None) => return,
                 Ok(Some(Err(_))) | Err(_) => {
-                    if client_took < CLIENTS_DOING {
-                        self.hold.set_used(false);
+                    if client_took < CLIENT_STALL {
+                        self.reservation.set_used(false);
                     }
                     let error = std::io::Error::other("the upstream broke off");
                     let _ = tokio::time::timeout(CLIENT_TIMEOUT, client.send(Err(error))).await;
@@ -311,17 +312,17 @@ impl Forwarding {
     }
 }
 
-/// Carries a call out, and waits for the beginning of its answer.
+/// Starts a call and waits for the head of its response.
 pub async fn forward(
     tasks: &tokio_util::task::TaskTracker,
     forwarding: Forwarding,
 ) -> Result<Response, Problem> {
-    let (answered, answer) = oneshot::channel();
-    tasks.spawn(forwarding.carry(answered).in_current_span());
-    answer.await.unwrap_or_else(|_| {
+    let (responder, response) = oneshot::channel();
+    tasks.spawn(forwarding.run(responder).in_current_span());
+    response.await.unwrap_or_else(|_| {
         Err(Problem::unavailable(
             "service_stopping",
-            "the service stops; send it again",
+            "the service is stopping; try again",
         ))
     })
 }
@@ -339,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_belongs_to_a_connection_or_to_us_is_not_passed_on() {
+    fn headers_of_a_connection_or_for_us_are_not_forwarded() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("connection", "close, X-Mine"),
@@ -351,7 +352,7 @@ mod tests {
         ] {
             headers.append(name, value.parse().unwrap());
         }
-        let passed = passed_on(&headers);
+        let passed = end_to_end(&headers);
         let kept: Vec<&str> = passed.keys().map(HeaderName::as_str).collect();
         assert_eq!(kept, ["content-type", "traceparent"]);
     }
@@ -384,7 +385,7 @@ mod tests {
             headers,
             body: Body::empty(),
             organization_id: Uuid::nil(),
-            from: Some("::ffff:10.0.0.7".parse().unwrap()),
+            client_ip: Some("::ffff:10.0.0.7".parse().unwrap()),
             request_id: Some(RequestId::of(&HeaderMap::new())),
         };
         let sent = to_upstream(&call);

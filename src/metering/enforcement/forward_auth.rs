@@ -1,10 +1,10 @@
-//! What a proxy asks for: a metric and an amount.
+//! Parses what a proxy asks about: a metric and an amount.
 //!
-//! The proxy says it in the query of the address that it is configured with.
-//! nginx, Traefik and Envoy hand the headers of their clients on, and Envoy
-//! appends a client's path and query to its own, so neither is believed:
-//! headers only where the operator says that the proxy sets them
-//! (`ENFORCE_TRUST_HEADERS`), and nothing of what comes after `uri=`.
+//! They come from the query of the address the proxy is configured with. nginx,
+//! Traefik and Envoy pass on their clients' headers, and Envoy appends the
+//! client's path and query to its own, so neither is trusted: headers count only
+//! if the operator says that the proxy sets them (`ENFORCE_TRUST_HEADERS`), and
+//! everything after `uri=` is ignored.
 
 use axum::http::{HeaderMap, StatusCode, Uri};
 use billing_domain::quantity;
@@ -17,8 +17,8 @@ use crate::server::problem::Problem;
 
 const METRIC: &str = "x-quota-metric";
 const AMOUNT: &str = "x-quota-amount";
-/// The parameter that ends what the proxy says.
-const REST: &str = "uri";
+/// The parameter after which the client's part of the query begins.
+const CLIENT_URI: &str = "uri";
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -26,35 +26,36 @@ const REST: &str = "uri";
 pub struct Query {
     /// The metric's name.
     metric: Option<String>,
-    /// A decimal number above 0; absent: 1.
+    /// A decimal number greater than 0; defaults to 1.
     amount: Option<String>,
-    /// Makes it safe to ask again: with one id it is counted once.
+    /// Makes retries safe: usage with the same id is counted once.
     id: Option<String>,
-    /// Whether it is counted if it is allowed.
-    #[serde(default = "counted")]
+    /// Whether to count the usage if it is allowed.
+    #[serde(default = "consume_by_default")]
     #[param(default = true)]
     consume: bool,
-    /// Last: the address that the proxy's client asks for. All that follows is
-    /// the client's, and is not looked at.
-    #[expect(dead_code, reason = "it describes what `operators_part` cuts off")]
+    /// The address the proxy's client requested. It must come last: everything
+    /// after it belongs to the client and is ignored.
+    #[expect(dead_code, reason = "it documents what `operators_part` cuts off")]
     uri: Option<String>,
 }
 
-fn counted() -> bool {
+fn consume_by_default() -> bool {
     true
 }
 
-/// What is asked.
-pub struct Asked {
+/// A proxy's question.
+pub struct ForwardAuthRequest {
     pub metric: String,
     pub amount: Decimal,
     pub id: Option<String>,
     pub consume: bool,
 }
 
-impl Asked {
-    /// Reads a proxy's request. `below`: its path goes on with its client's.
-    pub fn of(
+impl ForwardAuthRequest {
+    /// Parses a proxy's request; `below` if the client's path follows the
+    /// proxy's own.
+    pub fn parse(
         uri: &Uri,
         headers: &HeaderMap,
         below: bool,
@@ -62,7 +63,7 @@ impl Asked {
     ) -> Result<Self, Problem> {
         let no_headers = HeaderMap::new();
         let headers = if trust_headers { headers } else { &no_headers };
-        // With the path, the query is the client's as well.
+        // If the path is the client's, so is the query.
         let query = if below && headers.contains_key(METRIC) {
             parse_query(&Uri::from_static("/"))?
         } else {
@@ -92,18 +93,18 @@ impl Asked {
     }
 }
 
-/// The query up to `uri=`.
+/// The part of the query before `uri=`.
 fn operators_part(uri: &Uri) -> Uri {
     let query = uri.query().unwrap_or_default();
     let own: Vec<&str> = query
         .split('&')
-        .take_while(|pair| pair.split('=').next() != Some(REST))
+        .take_while(|pair| pair.split('=').next() != Some(CLIENT_URI))
         .collect();
     let target = format!("/?{}", own.join("&"));
     target.parse().expect("a part of a query is a query")
 }
 
-/// A header that the proxy sets: twice, and one of them is its client's.
+/// Reads a header that the proxy sets. If it comes twice, one is the client's.
 fn single(headers: &HeaderMap, name: &'static str) -> Result<Option<String>, Problem> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else {
@@ -112,24 +113,22 @@ fn single(headers: &HeaderMap, name: &'static str) -> Result<Option<String>, Pro
     let text = value.to_str().ok().filter(|_| values.next().is_none());
     text.map(|text| Some(text.to_owned())).ok_or_else(|| {
         let detail =
-            format!("send {name} once, as plain text; the proxy must replace its client's");
+            format!("send {name} once, as plain text; the proxy must replace its client's header");
         Problem::new(StatusCode::BAD_REQUEST, "invalid_header", detail)
     })
 }
 
 fn positive(text: &str) -> Result<Decimal, Problem> {
-    let invalid = |said: String| {
+    let invalid = |reason: String| {
         Problem::new(
             StatusCode::BAD_REQUEST,
             "invalid_quantity",
-            format!("amount: {said}"),
+            format!("amount: {reason}"),
         )
     };
     let amount = quantity::parse(text).map_err(|error| invalid(error.to_string()))?;
     if amount.is_zero() {
-        return Err(invalid(
-            "a call uses something; send more than 0".to_owned(),
-        ));
+        return Err(invalid("expected a number greater than 0".to_owned()));
     }
     Ok(amount)
 }
@@ -155,7 +154,7 @@ mod tests {
         }
         let uri: Uri = uri.parse().unwrap();
         let below = uri.path() != "/api/enforce";
-        Asked::of(&uri, &map, below, trust)
+        ForwardAuthRequest::parse(&uri, &map, below, trust)
             .map(|asked| format!("{} {} {}", asked.metric, asked.amount, asked.consume))
     }
 
@@ -193,7 +192,7 @@ mod tests {
             assert_eq!(refused.code(), "metric_missing");
             assert_eq!(asked(target, &headers, true).unwrap(), "api_calls 3 true");
         }
-        // Below, path and query are the client's.
+        // Below the proxy's own path, path and query are the client's.
         let target = "/api/enforce/x?metric=other&amount=0.1&consume=false&q=1";
         assert_eq!(asked(target, &headers, true).unwrap(), "api_calls 3 true");
         let twice = [(METRIC, "api_calls"), (AMOUNT, "3"), (AMOUNT, "0.1")];
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn no_amount_is_none_at_all() {
+    fn an_amount_is_a_decimal_greater_than_zero() {
         for amount in ["0", "0.0", "-0", "0.00001", "-1", "", "1e3", "NaN"] {
             let target = format!("/api/enforce?metric=api_calls&amount={amount}");
             let refused = asked(&target, &[], false).unwrap_err();

@@ -1,4 +1,4 @@
-//! A route in front of an upstream: reserve, forward, and count or let go.
+//! A route in front of an upstream: reserve, forward, then confirm or release.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use rust_decimal::Decimal;
 
 use super::calls::Calls;
 use super::forward::{self, Call, Forwarding};
-use super::hold::{Hold, TTL_SECS};
+use super::reservation::{CallReservation, TTL_SECS};
 use super::target;
 use crate::catalogue::EnforcedRoute;
 use crate::metering::usage::response;
@@ -20,7 +20,7 @@ use crate::server::problem::Problem;
 use crate::telemetry::metrics;
 use crate::tenancy::auth::Principal;
 
-/// What a call uses, and where it goes.
+/// What a call consumes, and where it goes.
 #[derive(Clone)]
 pub struct Gateway {
     pub usage: Usage,
@@ -43,8 +43,7 @@ impl Gateway {
         }
     }
 
-    /// Forwards a call of `caller`; `rest` is what of its raw path comes after
-    /// the route's own.
+    /// Forwards a call of `caller`; `rest` is its raw path below the route's own.
     pub async fn call(
         &self,
         caller: &Principal,
@@ -53,21 +52,21 @@ impl Gateway {
     ) -> Result<Response, Problem> {
         let started = Instant::now();
         let organization_id = caller.organization_id;
-        let url = target::of(&self.upstream, rest, request.uri().query())?;
+        let url = target::url(&self.upstream, rest, request.uri().query())?;
         let calls = &self.calls;
-        let place = calls.room.enter(organization_id)?;
+        let slot = calls.budget.admit(organization_id)?;
         let reserved = self
             .usage
             .ledger
             .reserve(organization_id, &self.metric, self.amount, TTL_SECS)
             .await;
         let (headers, reservation) = match reserved {
-            Ok((standing, reservation)) => {
-                let outcome = response::outcome(&standing);
+            Ok((decided, reservation)) => {
+                let outcome = response::outcome(&decided);
                 metrics::decision(outcome, &self.metric, started.elapsed());
-                let headers = response::headers(&self.metric, &standing);
-                if let Some(problem) = response::denied(&self.metric, &standing) {
-                    response::log_denial(organization_id, &self.metric, &standing);
+                let headers = response::headers(&self.metric, &decided);
+                if let Some(problem) = response::denied(&self.metric, &decided) {
+                    response::log_denial(organization_id, &self.metric, &decided);
                     let mut response = problem.into_response();
                     response.headers_mut().extend(headers);
                     return Ok(response);
@@ -80,22 +79,26 @@ impl Gateway {
                 (response::failed_open(&self.metric), None)
             }
         };
-        let hold = Hold::new(self.usage.ledger.clone(), calls.holds.clone(), reservation);
+        let reservation = CallReservation::new(
+            self.usage.ledger.clone(),
+            calls.reservations.clone(),
+            reservation,
+        );
         let (parts, body) = request.into_parts();
         let call = Call {
             method: parts.method,
             headers: parts.headers,
             body: Body::new(body),
             organization_id,
-            from: caller.client.ip,
+            client_ip: caller.client.ip,
             request_id: parts.extensions.get::<RequestId>().cloned(),
         };
         let forwarding = Forwarding {
             client: calls.client.clone(),
             url,
             call,
-            hold,
-            place,
+            reservation,
+            slot,
             stop: calls.stop.clone(),
         };
         let mut response = forward::forward(&calls.tasks, forwarding).await?;

@@ -1,12 +1,13 @@
-//! Enforcement where the product runs: calls that are forwarded if a quota
-//! covers them, and an answer for proxies that ask first.
+//! Enforces quotas in front of the product: forwards calls that a quota covers,
+//! and answers proxies that ask before they forward. Nothing is counted here;
+//! calls hold a reservation in the ledger.
 
+mod call_budget;
 mod calls;
 mod forward;
 mod forward_auth;
 mod gateway;
-mod hold;
-mod room;
+mod reservation;
 mod routes;
 mod target;
 

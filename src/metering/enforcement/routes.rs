@@ -1,4 +1,4 @@
-//! `POST /api/agents/execute`, `/api/enforce`, and the product's routes.
+//! `POST /api/agents/execute`, `/api/enforce`, and the product's own routes.
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::calls::Calls;
-use super::forward_auth::{Asked, Query};
+use super::forward_auth::{ForwardAuthRequest, Query};
 use super::gateway::Gateway;
 use crate::metering::ledger::NewEvent;
 use crate::metering::usage::response::QuotaExceeded;
@@ -24,18 +24,18 @@ use crate::tenancy::auth::Principal;
 
 const AGENTS_METRIC: &str = "agent_executions";
 
-/// Where agents are executed.
+/// What the enforced routes need.
 #[derive(Clone)]
 pub struct Agents {
     pub usage: Usage,
-    /// None: by the built-in agent, which repeats its input.
+    /// Where agents run; `None` for the built-in agent, which echoes its input.
     pub upstream: Option<reqwest::Url>,
     pub calls: Calls,
-    /// Whether proxies that ask first set the headers that say for what.
+    /// Whether `/api/enforce` reads the `X-Quota-…` headers.
     pub trust_headers: bool,
 }
 
-/// What answers proxies that ask first.
+/// What the forward-auth routes need.
 #[derive(Clone)]
 pub struct ForwardAuth {
     usage: Usage,
@@ -97,38 +97,38 @@ async fn pass_below(
     route: MatchedPath,
     request: Request,
 ) -> Result<Response, Problem> {
-    // The raw path: what is decoded here, the upstream would not see.
+    // The raw path, so that the upstream sees what the client sent.
     let fixed = route.as_str().trim_end_matches("{*rest}");
     let rest = request.uri().path().strip_prefix(fixed);
     let rest = rest.ok_or_else(Problem::internal)?.to_owned();
     gateway.call(&caller, Some(&rest), request).await
 }
 
-/// What an agent is to do.
+/// A request to an agent.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Execute {
     #[schema(example = "test")]
     agent_id: String,
-    /// Whatever the agent takes.
+    /// The agent's input, passed on as is.
     #[schema(value_type = Object)]
     input: Value,
 }
 
-/// What the built-in agent did.
+/// The built-in agent's response.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Executed {
     agent_id: String,
-    /// The input, repeated.
+    /// A copy of the input.
     #[schema(value_type = Object)]
     output: Value,
 }
 
 /// Execute an agent, if the quota covers it
 ///
-/// The call is forwarded (`AGENTS_UPSTREAM_URL`) and counted if it succeeds; without an upstream
-/// the built-in agent repeats its input.
+/// The call is forwarded to `AGENTS_UPSTREAM_URL` and counted if it succeeds. Without an upstream,
+/// a built-in agent echoes its input.
 #[utoipa::path(
     post,
     path = "/api/agents/execute",
@@ -136,10 +136,10 @@ struct Executed {
     tag = "Enforcement",
     request_body = Execute,
     responses(
-        (status = 200, description = "What the agent answered.", body = Executed),
+        (status = 200, description = "The agent's response.", body = Executed),
         (status = 402, description = "`QUOTA_EXCEEDED` or `QUOTA_EXCEEDED_GRACE_EXPIRED`.",
          body = QuotaExceeded, content_type = "application/problem+json"),
-        (status = 502, description = "The agent cannot be reached; nothing was counted."),
+        (status = 502, description = "The agent could not be reached; nothing was counted."),
         (status = 504, description = "The agent took too long; nothing was counted."),
     ),
 )]
@@ -162,7 +162,7 @@ async fn execute(
     }
     let (parts, body) = request.into_parts();
     let body = body::read(&parts, body).await?;
-    let asked: Execute = parse_json(&body)?;
+    let command: Execute = parse_json(&body)?;
     let event = one(AGENTS_METRIC, rust_decimal::Decimal::ONE, None);
     let decided = agents
         .usage
@@ -172,8 +172,8 @@ async fn execute(
         return Ok(decided);
     }
     let executed = Executed {
-        agent_id: asked.agent_id,
-        output: asked.input,
+        agent_id: command.agent_id,
+        output: command.input,
     };
     let mut response = axum::Json(executed).into_response();
     let quota = decided.headers().iter();
@@ -194,13 +194,14 @@ fn one(metric: &str, quantity: rust_decimal::Decimal, id: Option<String>) -> New
     }
 }
 
-/// Decide about a call, for a proxy that asks first
+/// Decide whether a proxied call may pass
 ///
-/// For nginx `auth_request`, Traefik ForwardAuth and Envoy ext_authz, by any method and with any
-/// path below: 200 lets the call pass. What is asked is said in the query that the proxy is
+/// For nginx `auth_request`, Traefik ForwardAuth and Envoy ext_authz, with any method and any path
+/// below: 200 lets the call pass. Metric and amount come from the query that the proxy is
 /// configured with; the headers `X-Quota-Metric` and `X-Quota-Amount` are read only with
-/// `ENFORCE_TRUST_HEADERS=true`. The quota headers of the answer may be copied to the call. An `id`
-/// that came before is allowed again and not counted, which `X-Quota-Duplicate: true` says.
+/// `ENFORCE_TRUST_HEADERS=true`. The proxy may copy the quota headers of the response to the call.
+/// A repeated `id` is allowed again without being counted; the response then has
+/// `X-Quota-Duplicate: true`.
 #[utoipa::path(
     get,
     path = "/api/enforce",
@@ -208,11 +209,11 @@ fn one(metric: &str, quantity: rust_decimal::Decimal, id: Option<String>) -> New
     tag = "Enforcement",
     params(Query),
     responses(
-        (status = 200, description = "It is allowed, and counted.",
+        (status = 200, description = "The call is allowed, and counted unless `consume=false`.",
          body = crate::metering::usage::response::Checked),
         (status = 402, description = "`QUOTA_EXCEEDED` or `QUOTA_EXCEEDED_GRACE_EXPIRED`.",
          body = QuotaExceeded, content_type = "application/problem+json"),
-        (status = 409, description = "The id came before, with another content."),
+        (status = 409, description = "The id was used before with different content."),
         (status = 422, description = "The total would be too large."),
     ),
 )]
@@ -222,7 +223,7 @@ async fn enforce(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let asked = Asked::of(&uri, &headers, false, route.trust_headers)?;
+    let asked = ForwardAuthRequest::parse(&uri, &headers, false, route.trust_headers)?;
     route.decide(&caller, asked).await
 }
 
@@ -232,23 +233,27 @@ async fn enforce_below(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let asked = Asked::of(&uri, &headers, true, route.trust_headers)?;
+    let asked = ForwardAuthRequest::parse(&uri, &headers, true, route.trust_headers)?;
     route.decide(&caller, asked).await
 }
 
 impl ForwardAuth {
-    async fn decide(&self, caller: &Principal, asked: Asked) -> Result<Response, Problem> {
-        let Asked {
+    async fn decide(
+        &self,
+        caller: &Principal,
+        asked: ForwardAuthRequest,
+    ) -> Result<Response, Problem> {
+        let ForwardAuthRequest {
             metric,
             amount,
             id,
             consume,
         } = asked;
         self.usage.check_names(&metric, id.as_deref())?;
-        let named = id.is_some();
+        let has_id = id.is_some();
         let event = one(&metric, amount, id);
         self.usage
-            .decide(caller.organization_id, &metric, event, consume, named)
+            .decide(caller.organization_id, &metric, event, consume, has_id)
             .await
     }
 }

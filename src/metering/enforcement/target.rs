@@ -1,18 +1,18 @@
-//! Where a forwarded call goes: its path as it came, below the configured one.
+//! The URL of a forwarded call: its path unchanged, below the configured one.
 //!
-//! Upstreams differ in what they fold: some decode twice, take `\` for `/`, or
-//! drop `;parameters`. A path that any of them could read as one that climbs is
-//! refused, so that no call leaves the configured address.
+//! Upstreams normalize differently: some decode twice, read `\` as `/`, or drop
+//! `;parameters`. A path that any of them could read as climbing out of the
+//! configured address is rejected.
 
 use axum::http::StatusCode;
 use reqwest::Url;
 
 use crate::server::problem::Problem;
 
-/// Encodings within encodings that are looked through; more is refused.
+/// Nested percent-encodings to decode; deeper nesting is rejected.
 const MOST_LAYERS: usize = 8;
 
-/// What lenient decoders take for a dot or a slash: full-width and small forms.
+/// Full-width and small forms that lenient decoders read as a dot or a slash.
 const LOOK_ALIKES: [(&str, &str); 8] = [
     ("\u{ff0e}", "."),
     ("\u{fe52}", "."),
@@ -24,25 +24,25 @@ const LOOK_ALIKES: [(&str, &str); 8] = [
     ("\u{ff3c}", "\\"),
 ];
 
-/// The address of a call: `rest` is the raw path below the route's own, and
+/// Builds the URL of a call. `rest` is the raw path below the route's own, and
 /// `query` the raw query string.
-pub fn of(upstream: &Url, rest: Option<&str>, query: Option<&str>) -> Result<Url, Problem> {
+pub fn url(upstream: &Url, rest: Option<&str>, query: Option<&str>) -> Result<Url, Problem> {
     let mut url = upstream.clone();
     if let Some(rest) = rest {
         let base = upstream.path().trim_end_matches('/');
         if climbs(rest) || (base.is_empty() && rest.starts_with('/')) {
-            return Err(refused());
+            return Err(rejected_path());
         }
         url.set_path(&format!("{base}/{rest}"));
         let below = url.path().strip_prefix(base);
         if !below.is_some_and(|below| below.starts_with('/') && !climbs(below)) {
-            return Err(refused());
+            return Err(rejected_path());
         }
     }
     if let Some(query) = query {
         let both = match upstream.query() {
             Some(own) if names_one_of(query, upstream) => {
-                return Err(reserved(own));
+                return Err(fixed_parameters(own));
             }
             Some(own) => format!("{own}&{query}"),
             None => query.to_owned(),
@@ -52,9 +52,9 @@ pub fn of(upstream: &Url, rest: Option<&str>, query: Option<&str>) -> Result<Url
     Ok(url)
 }
 
-/// Whether some upstream could read a dot segment, or an end, in the path.
+/// Whether some upstream could find a dot segment or a NUL in the path.
 fn climbs(path: &str) -> bool {
-    // No URI has one; a client's own library has encoded it, or it is meant.
+    // URIs have no backslash; a client that sends one does so deliberately.
     if path.contains('\\') {
         return true;
     }
@@ -87,8 +87,8 @@ fn has_dot_segment(path: &[u8]) -> bool {
         })
 }
 
-/// One layer of percent-encoding less, as the most lenient decoder reads it:
-/// `%u002e`, and overlong UTF-8 such as `%c0%ae`, are characters to it.
+/// Removes one layer of percent-encoding like the most lenient decoder, which
+/// accepts `%u002e` and overlong UTF-8 such as `%c0%ae`.
 fn decode(path: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(path.len());
     let mut at = 0;
@@ -116,7 +116,7 @@ fn decode(path: &[u8]) -> Vec<u8> {
     shortest(&bytes)
 }
 
-/// Overlong forms of ASCII as the characters they stand for.
+/// Replaces overlong UTF-8 forms of ASCII by the characters they encode.
 fn shortest(bytes: &[u8]) -> Vec<u8> {
     let mut short = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
@@ -143,23 +143,23 @@ fn is_continuation(byte: u8) -> bool {
     byte & 0xc0 == 0x80
 }
 
-/// Whether a query names a parameter that the configured address has.
+/// Whether a query names a parameter that the configured address sets.
 fn names_one_of(query: &str, upstream: &Url) -> bool {
-    let mut asked = upstream.clone();
-    asked.set_query(Some(query));
+    let mut requested = upstream.clone();
+    requested.set_query(Some(query));
     upstream
         .query_pairs()
-        .any(|(own, _)| asked.query_pairs().any(|(name, _)| name == own))
+        .any(|(own, _)| requested.query_pairs().any(|(name, _)| name == own))
 }
 
-fn refused() -> Problem {
+fn rejected_path() -> Problem {
     Problem::not_found(
-        "the path has a dot segment, a backslash or a doubled slash, plainly or encoded, which \
-         is not passed on; send the path that is meant",
+        "the path contains a dot segment, a backslash or a doubled slash, plain or encoded, and \
+         is not forwarded; send the normalized path",
     )
 }
 
-fn reserved(own: &str) -> Problem {
+fn fixed_parameters(own: &str) -> Problem {
     let names: Vec<&str> = own
         .split('&')
         .filter_map(|pair| pair.split('=').next())
@@ -168,7 +168,7 @@ fn reserved(own: &str) -> Problem {
         StatusCode::BAD_REQUEST,
         "unknown_field",
         format!(
-            "leave out of the query what is set here: {}",
+            "remove from the query what this route sets itself: {}",
             names.join(", ")
         ),
     )
@@ -180,7 +180,7 @@ mod tests {
 
     fn path(rest: &str) -> Result<String, Problem> {
         let upstream = "http://127.0.0.1:9000/tools".parse().unwrap();
-        of(&upstream, Some(rest), None).map(|url| url.path().to_owned())
+        url(&upstream, Some(rest), None).map(|url| url.path().to_owned())
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_some_upstream_reads_as_climbing_is_refused() {
+    fn a_path_that_some_upstream_reads_as_climbing_is_rejected() {
         for rest in [
             "..",
             ".",
@@ -255,29 +255,29 @@ mod tests {
             "%2525252525252525252525252e",
             "a%2f..%2f..%2fsecret",
         ] {
-            let refused = path(rest).unwrap_err();
-            assert_eq!(refused.status(), StatusCode::NOT_FOUND, "{rest}");
+            let problem = path(rest).unwrap_err();
+            assert_eq!(problem.status(), StatusCode::NOT_FOUND, "{rest}");
         }
     }
 
     #[test]
     fn a_host_is_not_named_by_a_path() {
         let upstream: Url = "http://127.0.0.1:9000".parse().unwrap();
-        assert!(of(&upstream, Some("/evil.example/x"), None).is_err());
-        let url = of(&upstream, Some("a//b"), None).unwrap();
+        assert!(url(&upstream, Some("/evil.example/x"), None).is_err());
+        let url = url(&upstream, Some("a//b"), None).unwrap();
         assert_eq!(url.as_str(), "http://127.0.0.1:9000/a//b");
     }
 
     #[test]
     fn a_query_adds_to_the_configured_one_and_replaces_nothing() {
         let upstream: Url = "http://127.0.0.1:9000/run?tenant=1".parse().unwrap();
-        let of = |query| of(&upstream, None, Some(query)).map(|url| url.to_string());
+        let with = |query| url(&upstream, None, Some(query)).map(|url| url.to_string());
         assert_eq!(
-            of("a=%ff&b").unwrap(),
+            with("a=%ff&b").unwrap(),
             "http://127.0.0.1:9000/run?tenant=1&a=%ff&b"
         );
         for query in ["tenant=2", "a=1&tenant", "t%65nant=2"] {
-            assert_eq!(of(query).unwrap_err().code(), "unknown_field", "{query}");
+            assert_eq!(with(query).unwrap_err().code(), "unknown_field", "{query}");
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Grace periods: the ledger starts them; here they end, are listed and are
-//! cleaned up.
+//! Grace periods: this module ends, lists and cleans them up. It never starts
+//! one; the ledger does.
 
 pub mod routes;
 mod store;
 
-pub use store::{Filter, GraceRow, Place, active_by_metric, cleanup, list};
+pub use store::{Filter, GraceRow, Position, active_by_metric, cleanup, list};
 
 use std::time::Duration;
 
@@ -19,9 +19,9 @@ use crate::audit::{self, Actor, NewEntry};
 use crate::db::WorkerTx;
 use crate::telemetry::metrics;
 
-/// How often those are looked for that are over.
+/// How often to look for grace periods that are over.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
-/// How many are ended in one transaction.
+/// Organizations handled in one transaction.
 const SWEEP: i64 = 500;
 
 /// A grace period that ended.
@@ -33,7 +33,7 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Its entry in the audit log.
+    /// The audit entry for its end.
     pub fn entry(&self, actor: Actor) -> NewEntry {
         NewEntry {
             organization_id: self.organization_id,
@@ -49,13 +49,13 @@ impl Ended {
     }
 }
 
-/// The actions of audit entries about grace periods.
+/// The audit actions about grace periods.
 pub fn audit_actions() -> impl Iterator<Item = &'static str> {
     ["grace_period_started", "grace_period_ended"].into_iter()
 }
 
-/// Ends the running grace periods of `organizations` that their quotas now
-/// cover, or bill. Quotas and audit chains are locked by the caller.
+/// Ends the running grace periods of `organizations` whose usage the quota now
+/// covers or bills. The caller holds the locks of quotas and audit chains.
 pub async fn end_covered(
     conn: &mut PgConnection,
     organizations: &[Uuid],
@@ -64,20 +64,21 @@ pub async fn end_covered(
     store::end_covered(conn, organizations, reason).await
 }
 
-/// Counts grace periods that ended; to be called once that is committed.
+/// Counts ended grace periods in the metrics; call it after the commit.
 pub fn count(ended: &[Ended]) {
     for one in ended {
         metrics::grace_ended(one.reason);
     }
 }
 
-/// Ends those that are over, until `stop`: each once, on whatever replica.
+/// Ends grace periods that are over, until `stop`. Each ends exactly once,
+/// however many replicas sweep.
 pub async fn keep_swept(pool: PgPool, stop: CancellationToken) {
     loop {
         match sweep(&pool).await {
             Ok(0) => {}
             Ok(ended) => tracing::info!(ended, "Grace periods ended"),
-            Err(error) => tracing::warn!(%error, "grace periods could not be looked at"),
+            Err(error) => tracing::warn!(%error, "could not sweep grace periods"),
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -86,14 +87,14 @@ pub async fn keep_swept(pool: PgPool, stop: CancellationToken) {
     }
 }
 
-/// Ends the grace periods whose time, or whose billing period, is over.
+/// Ends the grace periods that have expired or whose billing period is over.
 pub async fn sweep(pool: &PgPool) -> Result<usize, sqlx::Error> {
-    let mut all = 0;
+    let mut total = 0;
     let mut after = None;
     loop {
         let mut tx = WorkerTx::begin(pool).await?;
         let due = store::due(tx.conn(), after, SWEEP).await?;
-        // Whoever is held by another transaction is the next sweep's.
+        // Organizations locked by another transaction are left to the next sweep.
         let (chains, free) = audit::lock_free_chains(tx.conn(), &due).await?;
         let free: Vec<Uuid> = free.into_iter().collect();
         let ended = store::end_due(tx.conn(), &free).await?;
@@ -101,19 +102,19 @@ pub async fn sweep(pool: &PgPool) -> Result<usize, sqlx::Error> {
         audit::append(tx.conn(), &chains, &entries).await?;
         tx.commit().await?;
         if free.len() < due.len() {
-            let held = due.len() - free.len();
+            let skipped = due.len() - free.len();
             tracing::info!(
-                held,
-                "grace periods of organizations that another transaction holds are left to the next sweep"
+                skipped,
+                "grace periods of locked organizations are left to the next sweep"
             );
         }
         after = due.last().copied();
         count(&ended);
         let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
         metrics::audit_entries(&actions);
-        all += ended.len();
+        total += ended.len();
         if due.len() < usize::try_from(SWEEP).unwrap_or(usize::MAX) {
-            return Ok(all);
+            return Ok(total);
         }
     }
 }

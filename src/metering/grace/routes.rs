@@ -6,7 +6,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::routes;
 
-use super::{Filter, GraceRow, Place};
+use super::{Filter, GraceRow, Position};
 use crate::server::Shared;
 use crate::server::extract::Query;
 use crate::server::pagination::page::{Limit, Page};
@@ -25,14 +25,14 @@ struct ListQuery {
     #[serde(default)]
     #[param(inline)]
     limit: Limit,
-    /// `nextCursor` of the page before.
+    /// `nextCursor` of the previous page.
     cursor: Option<String>,
-    /// Only those that run.
+    /// Only running grace periods.
     #[serde(default)]
     active: bool,
 }
 
-/// The grace periods, current and past, newest first
+/// Current and past grace periods, newest first
 #[utoipa::path(
     get,
     path = "/api/billing/grace-periods",
@@ -59,5 +59,5 @@ async fn list(
     };
     let mut tx = shared.read(organization).await?;
     let rows = super::list(tx.conn(), &filter).await?;
-    Ok(Json(Page::of(rows, query.limit, &cursors, Place::of)))
+    Ok(Json(Page::of(rows, query.limit, &cursors, Position::of)))
 }

@@ -1,4 +1,4 @@
-//! The grace periods' SQL.
+//! SQL for grace periods.
 
 use std::collections::BTreeMap;
 
@@ -25,31 +25,31 @@ pub struct GraceRow {
     pub period_start: Timestamp,
     #[schema(value_type = String, format = DateTime)]
     pub period_end: Timestamp,
-    /// The quota that was exceeded, and the usage then.
+    /// The quota that was exceeded, and the usage at that time.
     pub quota: Number,
     pub usage_at_start: Number,
     #[schema(value_type = String, format = DateTime)]
     pub started_at: Timestamp,
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: Timestamp,
-    /// Null: it runs.
+    /// Null while it is running.
     #[schema(required, value_type = Option<String>, format = DateTime)]
     pub ended_at: Option<Timestamp>,
     /// `upgraded`, `quota_raised`, `period_ended` or `expired`.
     #[schema(required)]
     pub end_reason: Option<String>,
-    /// Whether calls over the quota pass because of it.
+    /// Whether it currently allows usage over the quota.
     pub active: bool,
 }
 
-/// Where a grace period stands in the list.
+/// A grace period's position in the list.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Place {
+pub struct Position {
     pub started_at: Timestamp,
     pub metric: String,
 }
 
-impl Place {
+impl Position {
     pub fn of(row: &GraceRow) -> Self {
         Self {
             started_at: row.started_at,
@@ -58,17 +58,17 @@ impl Place {
     }
 }
 
-/// Which are listed.
+/// Which grace periods to list.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// None: those of all.
+    /// `None` lists those of all organizations.
     pub organization_id: Option<Uuid>,
     pub only_active: bool,
-    pub after: Option<Place>,
+    pub after: Option<Position>,
     pub limit: i64,
 }
 
-/// The newest first.
+/// Lists grace periods, newest first.
 pub async fn list(conn: &mut PgConnection, filter: &Filter) -> Result<Vec<GraceRow>, sqlx::Error> {
     let after = filter.after.as_ref();
     let rows = sqlx::query!(
@@ -82,8 +82,8 @@ pub async fn list(conn: &mut PgConnection, filter: &Filter) -> Result<Vec<GraceR
             ORDER BY started_at DESC, metric DESC LIMIT $5"#,
         filter.organization_id,
         filter.only_active,
-        after.map(|place| place.started_at.to_sqlx()) as _,
-        after.map_or("", |place| &place.metric),
+        after.map(|position| position.started_at.to_sqlx()) as _,
+        after.map_or("", |position| &position.metric),
         filter.limit
     )
     .fetch_all(conn)
@@ -106,7 +106,7 @@ pub async fn list(conn: &mut PgConnection, filter: &Filter) -> Result<Vec<GraceR
         .collect())
 }
 
-/// How many run, by metric.
+/// The number of running grace periods, by metric.
 pub async fn active_by_metric(
     conn: &mut PgConnection,
 ) -> Result<BTreeMap<String, i64>, sqlx::Error> {
@@ -123,8 +123,8 @@ pub async fn active_by_metric(
         .collect())
 }
 
-/// Up to `limit` organizations whose grace periods are over and have not ended,
-/// in order, those after `after`.
+/// Up to `limit` organizations, in order and after `after`, with a grace period
+/// that is over but not yet ended.
 pub async fn due(
     conn: &mut PgConnection,
     after: Option<Uuid>,
@@ -142,7 +142,7 @@ pub async fn due(
     .await
 }
 
-/// Ends those of `organizations` that are over.
+/// Ends the grace periods of `organizations` that are over.
 pub async fn end_due(
     conn: &mut PgConnection,
     organizations: &[Uuid],
@@ -177,8 +177,8 @@ pub async fn end_due(
     Ok(ended.collect())
 }
 
-/// Ends those of `organizations` that run and whose quota covers the usage, or
-/// is not of the kind any more.
+/// Ends the running grace periods of `organizations` whose quota covers the
+/// usage, is unlimited, or now bills overage.
 pub async fn end_covered(
     conn: &mut PgConnection,
     organizations: &[Uuid],
@@ -211,8 +211,9 @@ pub async fn end_covered(
     Ok(ended.collect())
 }
 
-/// Removes those that ended, and whose billing period did, more than `days`
-/// days ago: one of a running period is what keeps a second from starting.
+/// Deletes grace periods that ended, in billing periods that ended, more than
+/// `days` days ago. One in a running period stays: it keeps a second from
+/// starting.
 pub async fn cleanup(conn: &mut PgConnection, days: i32) -> Result<u64, sqlx::Error> {
     let removed = sqlx::query!(
         "WITH old AS MATERIALIZED (

@@ -1,5 +1,5 @@
-//! One organization's use of one metric: what was read of it, and the pure
-//! decisions about what is queued.
+//! One organization's account of one metric: the state read from the database,
+//! and the pure decisions about queued requests. No database and no clock here.
 
 use std::collections::BTreeMap;
 
@@ -10,28 +10,28 @@ use billing_domain::usage_period::{self, NotCounted, Past, Subscribed};
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 
-/// What a total holds at most: numeric(24,4).
-const MOST: Decimal = Decimal::from_parts(2_701_131_775, 466_537_709, 54_210, false, 4);
+/// The largest total that fits into numeric(24,4).
+const MAX_TOTAL: Decimal = Decimal::from_parts(2_701_131_775, 466_537_709, 54_210, false, 4);
 
-/// Why something was not counted.
+/// Why usage was not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum UsageRejection {
     #[error("it occurred more than five minutes in the future; check the sender's clock")]
     Ahead,
-    #[error("it occurred in a billing period that is closed; it cannot be counted any more")]
+    #[error("it occurred in a billing period that is closed, and can no longer be counted")]
     Closed,
     #[error("the total of the period would have more than 20 digits before the point")]
     TotalTooLarge,
-    /// Absent is never unlimited.
+    /// A missing quota never means unlimited.
     #[error("the organization has no quota for this metric; an operator must set one")]
     NoQuota,
-    #[error("this id came before, with another content")]
+    #[error("this id was used before with different content")]
     IdReused,
-    #[error("the billing period cannot be told")]
+    #[error("the billing period cannot be determined")]
     NoPeriod,
 }
 
-impl From<NotCounted> for Refusal {
+impl From<NotCounted> for UsageRejection {
     fn from(reason: NotCounted) -> Self {
         match reason {
             NotCounted::Closed => Self::Closed,
@@ -41,7 +41,7 @@ impl From<NotCounted> for Refusal {
     }
 }
 
-/// The grace period of a tally, and what became of it here.
+/// A grace period, and how this transaction changed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grace {
     pub period: GracePeriod,
@@ -52,12 +52,12 @@ pub struct Grace {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GraceChange {
     Started,
-    /// It had ended before its time, and the quota is exceeded again.
+    /// It had ended early, and the quota is exceeded again.
     Resumed,
     Expired,
 }
 
-/// A level that an event tells of.
+/// A level reported by an event.
 #[derive(Debug, Clone)]
 pub struct Level {
     pub at: Timestamp,
@@ -65,16 +65,16 @@ pub struct Level {
     pub quantity: Decimal,
 }
 
-/// Levels that were dated ahead, and whose time has come.
+/// Scheduled levels whose time has come.
 #[derive(Debug, Clone)]
-pub struct Due {
+pub struct DueLevels {
     pub newest: Level,
     pub highest: Decimal,
 }
 
-/// What a billing period has of the metric.
+/// Usage of the metric in one billing period.
 #[derive(Debug, Clone)]
-pub struct Tally {
+pub struct PeriodUsage {
     pub period: Period,
     pub total: Decimal,
     pub reserved: Decimal,
@@ -82,19 +82,19 @@ pub struct Tally {
     /// The newest event, by time and id.
     pub last: Option<(Timestamp, String)>,
     pub alerted: u8,
-    /// Thresholds that were reached here.
+    /// Thresholds reached in this transaction.
     pub raised: Vec<u8>,
     pub grace: Option<Grace>,
-    /// Levels that are dated ahead, and noted here.
+    /// Levels scheduled in this transaction.
     pub pending: Vec<Level>,
-    /// Levels that were dated ahead were taken, since their time has come.
+    /// Whether scheduled levels took effect in this transaction.
     pub took_due: bool,
     pub changed: bool,
-    /// Whether the database has it.
+    /// Whether the database has a row for it.
     pub stored: bool,
 }
 
-impl Tally {
+impl PeriodUsage {
     pub fn new(period: Period) -> Self {
         Self {
             period,
@@ -112,65 +112,65 @@ impl Tally {
         }
     }
 
-    /// With what is held for calls under way.
+    /// The total including reservations.
     pub fn used(&self) -> Decimal {
         self.total + self.reserved
     }
 }
 
-/// An organization's use of a metric.
+/// An organization's account of a metric.
 #[derive(Debug, Clone)]
 pub struct Account {
     pub aggregation: Aggregation,
     pub grace_hours: u32,
-    /// None: there is no quota, which is not unlimited.
+    /// `None` without a quota, which does not mean unlimited.
     pub limit: Option<Limit>,
-    /// For one unit over the quota, in the currency's major unit.
+    /// The price of one unit over the quota, in the currency's major unit.
     pub overage_rate: Option<Decimal>,
     pub subscribed: Option<Subscribed>,
-    /// The subscription before it, or before now.
+    /// The previous subscription.
     pub past: Option<Past>,
-    /// Its subscription has no period that is one.
+    /// Whether the subscription's period is invalid.
     pub unreadable: bool,
     /// The database's clock, after the account was locked.
     pub now: Timestamp,
     /// By the start of the period.
-    pub tallies: BTreeMap<i64, Tally>,
+    pub periods: BTreeMap<i64, PeriodUsage>,
 }
 
-/// What an answer tells.
+/// A decision, with the usage it was based on.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Standing {
+pub struct QuotaDecision {
     pub decision: Decision,
     pub usage: Decimal,
     pub limit: Option<Decimal>,
-    /// What grace lets be used at most, where the catalogue says so.
+    /// The most that may be used during grace, if the catalogue limits it.
     pub grace_max: Option<Decimal>,
     pub period: Period,
-    /// The use was counted before, and is not counted again.
+    /// Whether the usage was counted before, and is not counted again.
     pub duplicate: bool,
 }
 
 impl Account {
-    fn limit(&self) -> Result<Limit, Refusal> {
-        self.limit.ok_or(Refusal::NoQuota)
+    fn limit(&self) -> Result<Limit, UsageRejection> {
+        self.limit.ok_or(UsageRejection::NoQuota)
     }
 
-    fn tally(&mut self, period: Period) -> &mut Tally {
-        let tally = self
-            .tallies
+    fn usage_in(&mut self, period: Period) -> &mut PeriodUsage {
+        let usage = self
+            .periods
             .entry(period.start_secs())
-            .or_insert_with(|| Tally::new(period));
-        // It may end at another time than was planned: a longer trial, say.
-        tally.period = period;
-        tally
+            .or_insert_with(|| PeriodUsage::new(period));
+        // Its end may have moved, for example by a longer trial.
+        usage.period = period;
+        usage
     }
 
-    /// The period that a use counts in. What comes late counts where others of
-    /// its time were counted.
-    fn period_of(&self, occurred: Timestamp) -> Result<Period, Refusal> {
+    /// The period in which usage is counted. Late usage is counted where other
+    /// usage of its time was counted.
+    fn period_of(&self, occurred: Timestamp) -> Result<Period, UsageRejection> {
         if self.unreadable {
-            return Err(Refusal::NoPeriod);
+            return Err(UsageRejection::NoPeriod);
         }
         let period = usage_period::of(self.subscribed.as_ref(), self.past, occurred, self.now)?;
         let open = self.current()?;
@@ -178,66 +178,65 @@ impl Account {
             return Ok(period);
         }
         let second = occurred.as_second();
-        let counted = || self.tallies.values().map(|tally| tally.period);
+        let counted = || self.periods.values().map(|usage| usage.period);
         let found = counted()
             .filter(|other| other.start_secs() < open.start_secs() && other.contains(second))
             .max_by_key(Period::start_secs);
-        // A period that began anew lately ended before the one that is open now.
+        // The period before the open one may have been restarted recently.
         let before = counted().find(|other| other.end_secs() == open.start_secs());
         match (found, before) {
             (Some(found), _) => Ok(found),
-            (None, Some(before)) if second < before.start_secs() => Err(Refusal::Closed),
+            (None, Some(before)) if second < before.start_secs() => Err(UsageRejection::Closed),
             (None, _) => Ok(period),
         }
     }
 
-    /// Counts a use that has happened: it is over no limit.
+    /// Counts usage that has happened, which no limit can prevent.
     pub fn count(
         &mut self,
         id: &str,
         quantity: Decimal,
         occurred: Timestamp,
-    ) -> Result<Period, Refusal> {
+    ) -> Result<Period, UsageRejection> {
         let limit = self.limit()?;
         let period = self.period_of(occurred)?;
         self.add(period, id, quantity, occurred)?;
         let (grace_hours, now) = (self.grace_hours, self.now);
-        self.tally(period).cross(limit, grace_hours, now);
+        self.usage_in(period).start_grace(limit, grace_hours, now);
         Ok(period)
     }
 
-    /// Takes the levels of a period that were dated ahead, now that their time
-    /// has come.
-    pub fn take(&mut self, period_start: i64, due: Due) {
-        let Some(tally) = self.tallies.get_mut(&period_start) else {
+    /// Applies a period's scheduled levels whose time has come.
+    pub fn apply_due(&mut self, period_start: i64, due: DueLevels) {
+        let Some(usage) = self.periods.get_mut(&period_start) else {
             return;
         };
-        let place = (due.newest.at, due.newest.event_id);
-        if tally.last.as_ref().is_none_or(|last| *last < place) {
-            tally.last = Some(place);
+        let newest = (due.newest.at, due.newest.event_id);
+        if usage.last.as_ref().is_none_or(|last| *last < newest) {
+            usage.last = Some(newest);
             if self.aggregation == Aggregation::Last {
-                tally.total = due.newest.quantity;
+                usage.total = due.newest.quantity;
             }
         }
         if self.aggregation == Aggregation::Max {
-            tally.total = tally.total.max(due.highest);
+            usage.total = usage.total.max(due.highest);
         }
-        (tally.took_due, tally.changed) = (true, true);
+        (usage.took_due, usage.changed) = (true, true);
         if let Some(limit) = self.limit {
-            tally.watch(limit.quota);
-            tally.cross(limit, self.grace_hours, self.now);
+            usage.raise_alerts(limit.quota);
+            usage.start_grace(limit, self.grace_hours, self.now);
         }
     }
 
-    /// Counts a use of a reservation's period, whatever that is by now.
+    /// Counts usage in a reservation's period, even if that is over by now.
     pub fn count_in(
         &mut self,
         period_start: i64,
         id: &str,
         quantity: Decimal,
         occurred: Timestamp,
-    ) -> Result<Period, Refusal> {
-        match self.tallies.get(&period_start).map(|tally| tally.period) {
+    ) -> Result<Period, UsageRejection> {
+        match self.periods.get(&period_start).map(|usage| usage.period) {
             Some(period) => self.add(period, id, quantity, occurred).map(|()| period),
             None => self.count(id, quantity, occurred),
         }
@@ -249,107 +248,107 @@ impl Account {
         id: &str,
         quantity: Decimal,
         occurred: Timestamp,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), UsageRejection> {
         let (aggregation, now) = (self.aggregation, self.now);
         let quota = self.limit()?.quota;
-        let tally = self.tally(period);
+        let usage = self.usage_in(period);
         if aggregation != Aggregation::Sum && occurred > now {
-            // Until then the level is what it is.
-            tally.pending.push(Level {
+            // The current level holds until then.
+            usage.pending.push(Level {
                 at: occurred,
                 event_id: id.to_owned(),
                 quantity,
             });
-            tally.events += 1;
-            tally.changed = true;
+            usage.events += 1;
+            usage.changed = true;
             return Ok(());
         }
-        let place = (occurred, id.to_owned());
-        let newest = tally.last.as_ref().is_none_or(|last| *last < place);
+        let this = (occurred, id.to_owned());
+        let is_newest = usage.last.as_ref().is_none_or(|last| *last < this);
         let total = match aggregation {
-            Aggregation::Last if !newest => Some(tally.total),
-            other => other.with(tally.total, quantity),
+            Aggregation::Last if !is_newest => Some(usage.total),
+            other => other.with(usage.total, quantity),
         };
-        tally.total = total
-            .filter(|total| *total <= MOST)
-            .ok_or(Refusal::TotalTooLarge)?;
-        tally.events += 1;
-        if newest {
-            tally.last = Some(place);
+        usage.total = total
+            .filter(|total| *total <= MAX_TOTAL)
+            .ok_or(UsageRejection::TotalTooLarge)?;
+        usage.events += 1;
+        if is_newest {
+            usage.last = Some(this);
         }
-        tally.changed = true;
-        tally.watch(quota);
+        usage.changed = true;
+        usage.raise_alerts(quota);
         Ok(())
     }
 
-    /// Decides about a use of now, and counts it if it is `consume`d.
+    /// Decides about usage now, and counts it with `consume` if it is allowed.
     pub fn check(
         &mut self,
         id: &str,
         quantity: Decimal,
         consume: bool,
-    ) -> Result<Standing, Refusal> {
+    ) -> Result<QuotaDecision, UsageRejection> {
         let limit = self.limit()?;
         let (grace_hours, now, aggregation) = (self.grace_hours, self.now, self.aggregation);
         let period = self.current()?;
-        let tally = self.tally(period);
-        let used = tally.used();
+        let usage = self.usage_in(period);
+        let used = usage.used();
         let wanted = aggregation
-            .with(tally.total, quantity)
-            .and_then(|total| total.checked_add(tally.reserved))
-            .filter(|wanted| *wanted <= MOST)
-            .ok_or(Refusal::TotalTooLarge)?;
-        let decision = quota::decide(&limit, used, wanted, running(tally), grace_hours, now);
-        // A question starts no grace period, but tells of the one it would.
+            .with(usage.total, quantity)
+            .and_then(|total| total.checked_add(usage.reserved))
+            .filter(|wanted| *wanted <= MAX_TOTAL)
+            .ok_or(UsageRejection::TotalTooLarge)?;
+        let decision = quota::decide(&limit, used, wanted, grace_of(usage), grace_hours, now);
+        // Without consumption no grace period starts, but an expired one ends.
         if consume || matches!(decision, Decision::GraceExpired { .. }) {
-            tally.follow(decision);
+            usage.apply_grace(decision);
         }
         if consume && decision.allowed() {
             self.add(period, id, quantity, now)?;
         }
-        Ok(self.standing(period, decision, limit))
+        Ok(self.decided(period, decision, limit))
     }
 
-    /// Holds a use of now for a call.
-    pub fn reserve(&mut self, quantity: Decimal) -> Result<Standing, Refusal> {
+    /// Decides about usage now, and reserves it if it is allowed.
+    pub fn reserve(&mut self, quantity: Decimal) -> Result<QuotaDecision, UsageRejection> {
         let limit = self.limit()?;
         let (grace_hours, now) = (self.grace_hours, self.now);
         let period = self.current()?;
-        let tally = self.tally(period);
-        let used = tally.used();
+        let usage = self.usage_in(period);
+        let used = usage.used();
         let wanted = used
             .checked_add(quantity)
-            .filter(|wanted| *wanted <= MOST)
-            .ok_or(Refusal::TotalTooLarge)?;
-        let decision = quota::decide(&limit, used, wanted, running(tally), grace_hours, now);
-        tally.follow(decision);
+            .filter(|wanted| *wanted <= MAX_TOTAL)
+            .ok_or(UsageRejection::TotalTooLarge)?;
+        let decision = quota::decide(&limit, used, wanted, grace_of(usage), grace_hours, now);
+        usage.apply_grace(decision);
         if decision.allowed() {
-            tally.reserved += quantity;
-            tally.changed = true;
+            usage.reserved += quantity;
+            usage.changed = true;
         }
-        Ok(self.standing(period, decision, limit))
+        Ok(self.decided(period, decision, limit))
     }
 
-    /// Lets a reservation go.
+    /// Releases a reservation.
     pub fn release(&mut self, period_start: i64, quantity: Decimal) {
-        if let Some(tally) = self.tallies.get_mut(&period_start) {
-            tally.reserved = (tally.reserved - quantity).max(Decimal::ZERO);
-            tally.changed = true;
+        if let Some(usage) = self.periods.get_mut(&period_start) {
+            usage.reserved = (usage.reserved - quantity).max(Decimal::ZERO);
+            usage.changed = true;
         }
     }
 
-    /// What an answer tells of a use that was counted before.
-    pub fn again(&mut self) -> Result<Standing, Refusal> {
+    /// The reply for usage that was counted before.
+    pub fn again(&mut self) -> Result<QuotaDecision, UsageRejection> {
         let limit = self.limit()?;
         let (grace_hours, now) = (self.grace_hours, self.now);
         let period = self.current()?;
-        let tally = self.tally(period);
-        let used = tally.used();
+        let usage = self.usage_in(period);
+        let used = usage.used();
         let decision = quota::decide(
             &limit,
             Decimal::ZERO,
             used,
-            running(tally),
+            grace_of(usage),
             grace_hours,
             now,
         );
@@ -364,30 +363,30 @@ impl Account {
             | Decision::GraceExhausted { grace: None } => Decision::Within,
             other => other,
         };
-        Ok(Standing {
+        Ok(QuotaDecision {
             duplicate: true,
-            ..self.standing(period, decision, limit)
+            ..self.decided(period, decision, limit)
         })
     }
 
-    /// The billing period that it is now.
-    pub fn current(&self) -> Result<Period, Refusal> {
+    /// The current billing period.
+    pub fn current(&self) -> Result<Period, UsageRejection> {
         self.period_at(self.now)
     }
 
-    /// The billing period of an instant, as the subscriptions are now.
-    pub fn period_at(&self, at: Timestamp) -> Result<Period, Refusal> {
+    /// The billing period at `at`, by the subscriptions as they are now.
+    pub fn period_at(&self, at: Timestamp) -> Result<Period, UsageRejection> {
         if self.unreadable {
-            return Err(Refusal::NoPeriod);
+            return Err(UsageRejection::NoPeriod);
         }
         usage_period::current(self.subscribed.as_ref(), self.past, at)
-            .map_err(|_| Refusal::NoPeriod)
+            .map_err(|_| UsageRejection::NoPeriod)
     }
 
-    fn standing(&mut self, period: Period, decision: Decision, limit: Limit) -> Standing {
-        Standing {
+    fn decided(&mut self, period: Period, decision: Decision, limit: Limit) -> QuotaDecision {
+        QuotaDecision {
             decision,
-            usage: self.tally(period).used(),
+            usage: self.usage_in(period).used(),
             limit: limit.quota,
             grace_max: limit.grace_max,
             period,
@@ -396,17 +395,16 @@ impl Account {
     }
 }
 
-/// The grace period that counts: one that ended before its time goes on when
-/// the quota is exceeded again.
-fn running(tally: &Tally) -> Option<GracePeriod> {
-    tally.grace.map(|grace| grace.period)
+/// The grace period to decide by. One that ended early resumes when the quota is
+/// exceeded again.
+fn grace_of(usage: &PeriodUsage) -> Option<GracePeriod> {
+    usage.grace.map(|grace| grace.period)
 }
 
-impl Tally {
-    /// What has happened is over no limit, but starts grace where it crosses the
-    /// quota: not in a period that ended, and also where it would not have been
-    /// allowed.
-    fn cross(&mut self, limit: Limit, grace_hours: u32, now: Timestamp) {
+impl PeriodUsage {
+    /// Starts a grace period if recorded usage exceeds the quota, even where a
+    /// check would not have allowed it; never in a period that has ended.
+    fn start_grace(&mut self, limit: Limit, grace_hours: u32, now: Timestamp) {
         if self.period.end_secs() <= now.as_second() {
             return;
         }
@@ -415,12 +413,12 @@ impl Tally {
             ..limit
         };
         let (before, wanted) = (Decimal::ZERO, self.used());
-        let decision = quota::decide(&limit, before, wanted, running(self), grace_hours, now);
-        self.follow(decision);
+        let decision = quota::decide(&limit, before, wanted, grace_of(self), grace_hours, now);
+        self.apply_grace(decision);
     }
 
-    /// Notes what a decision says of the grace period.
-    fn follow(&mut self, decision: Decision) {
+    /// Applies a decision to the grace period.
+    fn apply_grace(&mut self, decision: Decision) {
         match (decision, &mut self.grace) {
             (
                 Decision::InGrace {
@@ -447,8 +445,8 @@ impl Tally {
         }
     }
 
-    /// Raises the alerts of thresholds that were not reached before.
-    fn watch(&mut self, quota: Option<Decimal>) {
+    /// Raises alerts for thresholds that were not reached before.
+    fn raise_alerts(&mut self, quota: Option<Decimal>) {
         let reached = quota.and_then(|quota| quota::threshold_reached(self.total, quota));
         let Some(reached) = reached.filter(|reached| *reached > self.alerted) else {
             return;

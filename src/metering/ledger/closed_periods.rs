@@ -1,41 +1,40 @@
-//! Periods that are over, as Stripe's events tell of them, late and in any order.
+//! Corrects totals of closed periods, as Stripe's events report them, late and in
+//! any order.
 //!
-//! An event that begins a period says how the one before it was: when it began,
-//! when it ended, and which prices it had. So each is brought in order by itself,
-//! although later ones are known already, and what was counted meanwhile goes to
-//! where it was used.
+//! An event that starts a period says when the previous one began and ended, and
+//! which prices it had. Each closed period is therefore corrected by itself, even
+//! if later ones are known already, and usage moves to the period it belongs to.
 
 use billing_domain::period::Period;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::store::{self, Place, Row};
+use super::store::{self, TotalKey, TotalPeriod};
 use crate::catalogue::{Aggregation, MeteredPrices};
 
-/// A period of a subscription that is over.
+/// A closed period of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct ClosedPeriod {
     pub organization_id: Uuid,
     /// When its subscription began.
     pub created: i64,
     pub start: i64,
     pub end: i64,
-    /// It ended before its time, and was invoiced in that moment.
+    /// Whether it ended early and was invoiced immediately.
     pub at_once: bool,
-    /// A request of ours ended it, before which Stripe was told of its usage. Not
-    /// everything that ours end says so, and then it is taken for ours.
+    /// Whether a request of ours ended it, before which its usage was reported.
+    /// Also set if that is unknown.
     pub ours: bool,
-    /// The lookup keys of the prices that it had in the end; None: not all of
-    /// them are known.
+    /// The lookup keys of its last prices; `None` if not all of them are known.
     pub prices: Option<Vec<String>>,
 }
 
-impl Told {
+impl ClosedPeriod {
     fn period(&self) -> Option<Period> {
         Period::from_seconds(self.start, self.end).ok()
     }
 
-    /// The price that bills a metric; empty: none does.
+    /// The lookup key of the price that bills a metric; empty if none does.
     fn price_of(&self, prices: &MeteredPrices, metric: &str) -> Option<String> {
         let had = self.prices.as_ref()?;
         let all = prices.lookup_keys.iter().zip(&prices.metrics);
@@ -48,87 +47,88 @@ impl Told {
     }
 }
 
-/// What is to be done about a total whose period overlaps a told one; in this
-/// order.
+/// A correction of a total whose period overlaps the closed one. They are applied
+/// in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// What was used since the end goes to a period of its own, up to where this
-    /// one ended.
-    Split { row: Row },
-    /// What was used since the beginning goes to the told period.
-    Begin { row: Row },
-    /// It is part of the told period.
-    Merge { row: Row },
-    /// It is the told period.
+enum Correction {
+    /// Move usage after the closed period's end into a period of its own.
+    Split { row: TotalPeriod },
+    /// Move usage since the closed period's start into it.
+    Begin { row: TotalPeriod },
+    /// Merge the total, which lies within the closed period, into it.
+    Merge { row: TotalPeriod },
+    /// Set the end and price of the closed period's own total.
     Settle,
 }
 
-/// `rows` are the totals of one account.
-fn steps(rows: &[Row], start: i64, end: i64) -> Vec<Step> {
-    let mut steps = Vec::new();
+/// The corrections needed; `rows` are the totals of one account.
+fn corrections(rows: &[TotalPeriod], start: i64, end: i64) -> Vec<Correction> {
+    let mut corrections = Vec::new();
     let mut begun = Vec::new();
     for row in rows.iter().filter(|row| !row.free) {
         if row.start < end && end < row.end {
-            steps.push(Step::Split { row: *row });
+            corrections.push(Correction::Split { row: *row });
         }
         if row.start < start && start < row.end {
-            begun.push(Step::Begin { row: *row });
+            begun.push(Correction::Begin { row: *row });
         } else if start < row.start && row.start < end {
-            begun.push(Step::Merge { row: *row });
+            begun.push(Correction::Merge { row: *row });
         } else if row.start == start {
-            begun.push(Step::Settle);
+            begun.push(Correction::Settle);
         }
     }
-    begun.sort_by_key(|step| *step == Step::Settle);
-    if begun.last().is_some_and(|step| *step != Step::Settle) {
-        begun.push(Step::Settle);
+    begun.sort_by_key(|correction| *correction == Correction::Settle);
+    if begun.last().is_some_and(|last| *last != Correction::Settle) {
+        begun.push(Correction::Settle);
     }
-    steps.extend(begun);
-    steps
+    corrections.extend(begun);
+    corrections
 }
 
-/// Brings one account in order with the periods that were told of.
-pub(super) async fn settle(
+/// Corrects the totals of one account by the closed periods.
+pub(super) async fn correct(
     conn: &mut PgConnection,
     prices: &MeteredPrices,
     aggregation: Aggregation,
-    account: Place<'_>,
-    told: &[&Told],
+    account: TotalKey<'_>,
+    closed_periods: &[&ClosedPeriod],
 ) -> Result<(), sqlx::Error> {
-    for told in told {
-        let Some(period) = told.period() else {
+    for closed in closed_periods {
+        let Some(period) = closed.period() else {
             continue;
         };
-        let at = |start: i64| Place { start, ..account };
+        let at = |start: i64| TotalKey { start, ..account };
         let rows = store::rows_of(conn, account).await?;
-        for step in steps(&rows, told.start, told.end) {
-            match step {
-                Step::Split { row } => {
-                    let Ok(rest) = Period::from_seconds(told.end, row.end) else {
+        for correction in corrections(&rows, closed.start, closed.end) {
+            match correction {
+                Correction::Split { row } => {
+                    let Ok(rest) = Period::from_seconds(closed.end, row.end) else {
                         continue;
                     };
-                    store::split(conn, at(row.start), told.end).await?;
-                    let since = Some(told.end);
-                    store::shift(conn, at(row.start), rest, since, aggregation).await?;
-                    store::reach(conn, at(row.start), told.end, row.closed, false).await?;
-                    store::count_late(conn, at(told.end), aggregation).await?;
+                    store::split(conn, at(row.start), closed.end).await?;
+                    let since = Some(closed.end);
+                    store::move_usage(conn, at(row.start), rest, since, aggregation).await?;
+                    store::set_end(conn, at(row.start), closed.end, row.closed, false).await?;
+                    store::count_late(conn, at(closed.end), aggregation).await?;
                 }
-                Step::Begin { row } => {
-                    let since = Some(told.start);
-                    store::shift(conn, at(row.start), period, since, aggregation).await?;
-                    // It was to last longer. If that was not its own end, it is told of that, too.
-                    store::reach(conn, at(row.start), told.start, true, false).await?;
+                Correction::Begin { row } => {
+                    let since = Some(closed.start);
+                    store::move_usage(conn, at(row.start), period, since, aggregation).await?;
+                    // The earlier total ends here. If that is not its real end, its own closed
+                    // period corrects it.
+                    store::set_end(conn, at(row.start), closed.start, true, false).await?;
                     store::count_late(conn, at(row.start), aggregation).await?;
                 }
-                Step::Merge { row } => {
-                    store::shift(conn, at(row.start), period, None, aggregation).await?;
+                Correction::Merge { row } => {
+                    store::move_usage(conn, at(row.start), period, None, aggregation).await?;
                 }
-                Step::Settle => {
-                    let price = told.price_of(prices, account.metric);
-                    store::reach(conn, at(told.start), told.end, told.at_once, true).await?;
-                    store::bill_by(conn, at(told.start), price.as_deref()).await?;
-                    store::mark_late(conn, at(told.start), told.ours).await?;
-                    store::count_late(conn, at(told.start), aggregation).await?;
+                Correction::Settle => {
+                    let price = closed.price_of(prices, account.metric);
+                    store::set_end(conn, at(closed.start), closed.end, closed.at_once, true)
+                        .await?;
+                    store::bill_by(conn, at(closed.start), price.as_deref()).await?;
+                    store::mark_late(conn, at(closed.start), closed.ours).await?;
+                    store::count_late(conn, at(closed.start), aggregation).await?;
                 }
             }
         }
@@ -140,8 +140,8 @@ pub(super) async fn settle(
 mod tests {
     use super::*;
 
-    fn row(start: i64, end: i64) -> Row {
-        Row {
+    fn row(start: i64, end: i64) -> TotalPeriod {
+        TotalPeriod {
             start,
             end,
             closed: false,
@@ -152,23 +152,23 @@ mod tests {
 
     #[test]
     fn totals_that_overlap_a_period_are_cut_and_joined_to_it() {
-        let of = |rows: &[Row]| steps(rows, 100, 200);
+        let of = |rows: &[TotalPeriod]| corrections(rows, 100, 200);
         assert_eq!(of(&[row(0, 100), row(200, 300)]), []);
-        assert_eq!(of(&[row(100, 200)]), [Step::Settle]);
-        // It began and ended within what was thought one period.
+        assert_eq!(of(&[row(100, 200)]), [Correction::Settle]);
+        // It began and ended within what had been taken for one period.
         let all = row(0, 300);
         let expected = [
-            Step::Split { row: all },
-            Step::Begin { row: all },
-            Step::Settle,
+            Correction::Split { row: all },
+            Correction::Begin { row: all },
+            Correction::Settle,
         ];
         assert_eq!(of(&[all]), expected);
-        // A longer trial, in which a period was thought to end and another to begin.
+        // A longer trial, during which one period seemed to end and another to begin.
         let (first, second) = (row(100, 150), row(150, 250));
         let expected = [
-            Step::Split { row: second },
-            Step::Merge { row: second },
-            Step::Settle,
+            Correction::Split { row: second },
+            Correction::Merge { row: second },
+            Correction::Settle,
         ];
         assert_eq!(of(&[first, second]), expected);
     }

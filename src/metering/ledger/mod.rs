@@ -26,8 +26,8 @@ use uuid::Uuid;
 use crate::catalogue::Catalogue;
 use crate::telemetry::metrics;
 use crate::telemetry::seldom::Seldom;
-pub use account::{Account, Refusal, Standing};
-pub use closed_periods::Told;
+pub use account::{Account, QuotaDecision, UsageRejection};
+pub use closed_periods::ClosedPeriod;
 use jiff::Timestamp;
 pub use period_changes::{close, rebook};
 use queue::{Asker, NoRoom, Queue};
@@ -106,14 +106,14 @@ pub enum Item {
     Recorded,
     /// It was there already.
     Duplicate,
-    Refused(Refusal),
+    Rejected(UsageRejection),
 }
 
 #[derive(Debug, Clone)]
 pub(super) enum Reply {
     Recorded(Vec<Item>),
-    Decided(Standing),
-    Refused(Refusal),
+    Decided(QuotaDecision),
+    Rejected(UsageRejection),
     Settled,
 }
 
@@ -126,7 +126,7 @@ pub enum LedgerError {
     #[error("the database cannot count at the moment")]
     Unavailable,
     #[error(transparent)]
-    Refused(Refusal),
+    Rejected(UsageRejection),
 }
 
 /// Where requests are handed in.
@@ -165,7 +165,7 @@ impl Ledger {
         event: NewEvent,
         consume: bool,
         named: bool,
-    ) -> Result<Standing, LedgerError> {
+    ) -> Result<QuotaDecision, LedgerError> {
         let op = Op::Check {
             event,
             consume,
@@ -182,7 +182,7 @@ impl Ledger {
         metric: &str,
         quantity: Decimal,
         ttl_secs: u32,
-    ) -> Result<(Standing, Option<Reservation>), LedgerError> {
+    ) -> Result<(QuotaDecision, Option<Reservation>), LedgerError> {
         let id = Uuid::now_v7();
         let op = Op::Reserve {
             id,
@@ -190,14 +190,14 @@ impl Ledger {
             quantity,
             ttl_secs,
         };
-        let standing = self.decide(organization_id, op).await?;
-        let reservation = standing.decision.allowed().then(|| Reservation {
+        let decided = self.decide(organization_id, op).await?;
+        let reservation = decided.decision.allowed().then(|| Reservation {
             organization_id,
             id,
             metric: metric.to_owned(),
             quantity,
         });
-        Ok((standing, reservation))
+        Ok((decided, reservation))
     }
 
     /// Counts what was held if it was `used`, or lets it go.
@@ -219,9 +219,9 @@ impl Ledger {
         }
     }
 
-    async fn decide(&self, organization_id: Uuid, op: Op) -> Result<Standing, LedgerError> {
+    async fn decide(&self, organization_id: Uuid, op: Op) -> Result<QuotaDecision, LedgerError> {
         match self.ask(organization_id, op).await? {
-            Reply::Decided(standing) => Ok(standing),
+            Reply::Decided(decided) => Ok(decided),
             other => Err(unexpected(&other)),
         }
     }
@@ -258,7 +258,7 @@ impl Ledger {
 
 fn unexpected(reply: &Reply) -> LedgerError {
     match reply {
-        Reply::Refused(refusal) => LedgerError::Refused(*refusal),
+        Reply::Rejected(rejection) => LedgerError::Rejected(*rejection),
         other => {
             tracing::error!(?other, "the ledger answered something else");
             LedgerError::Unavailable

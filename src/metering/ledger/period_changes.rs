@@ -1,10 +1,10 @@
-//! Periods whose boundaries moved.
+//! Corrects totals when period boundaries move.
 //!
-//! Stripe ends a period sooner (a new anchor, another interval, a trial or a
-//! subscription that is cut short) or later (a longer trial) than was planned,
-//! and says so after the fact. What was counted meanwhile goes to the period
-//! that it was used in, in the transaction that mirrors the new period. What Stripe
-//! tells of earlier periods ([`Told`]) is brought in order first.
+//! Stripe ends a period earlier (a new anchor, another interval, a trial or
+//! subscription cut short) or later (a longer trial) than planned, and says so
+//! afterwards. Usage counted in the meantime moves to the period it belongs to,
+//! in the transaction that mirrors the new period. Closed periods
+//! ([`ClosedPeriod`]) are corrected first.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,30 +15,29 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::account::Account;
-use super::closed_periods::{self, Told};
-use super::store::{self, Place, Renewed, Row};
+use super::closed_periods::{self, ClosedPeriod};
+use super::store::{self, Renewed, TotalKey, TotalPeriod};
 use crate::catalogue::{Catalogue, MeteredPrices};
 
-/// What is to be done about one total.
+/// How one total changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// It is of the current period, which ends at another time.
-    Reach,
-    /// Its period ended at `end`; what was used since `since` is the current
-    /// period's.
+enum PeriodChange {
+    /// Its period is the current one, with another end.
+    NewEnd,
+    /// Its period ended at `end`; usage since `since` belongs to the current
+    /// period.
     Cut { end: i64, since: i64 },
-    /// Its subscription is suspended since then: what is used from there on is
-    /// free. Stripe makes no invoice, and takes what was used before.
+    /// The subscription was suspended at `since`; usage from then on is free.
+    /// Stripe makes no invoice, and still takes usage from before.
     Suspend { since: i64 },
     /// Its period is part of the current one.
     Merge,
 }
 
-impl Step {
-    /// For the log.
-    fn word(self) -> &'static str {
+impl PeriodChange {
+    fn describe(self) -> &'static str {
         match self {
-            Self::Reach => "extended or shortened",
+            Self::NewEnd => "extended or shortened",
             Self::Cut { .. } => "ended, and the rest moved",
             Self::Suspend { .. } => "suspended, and the rest moved",
             Self::Merge => "merged",
@@ -46,8 +45,8 @@ impl Step {
     }
 }
 
-/// Keeps which price bills what was counted before the periods that begin now: to
-/// be called before the subscriptions' rows have the prices of those.
+/// Records which price bills the usage before the periods that begin now. Call it
+/// before the subscriptions' rows get the new periods' prices.
 pub async fn close(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
@@ -59,22 +58,22 @@ pub async fn close(
     store::keep_prices(conn, &MeteredPrices::of(catalogue), renewed).await
 }
 
-/// Brings what was counted of `organizations` in line with the periods that
-/// their subscriptions have now, and with those that are over, which they were
-/// `told` of. The subscriptions of those that have `resumed` were suspended until now.
+/// Moves the usage of `organizations` to match the current periods of their
+/// subscriptions, and the `closed` ones. The subscriptions of `resumed`
+/// organizations were suspended until now.
 pub async fn rebook(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
     organizations: &[Uuid],
-    told: &[Told],
+    closed: &[ClosedPeriod],
     resumed: &[Uuid],
 ) -> Result<(), sqlx::Error> {
     let found = store::rows(conn, organizations).await?;
     let prices = MeteredPrices::of(catalogue);
     let counted = found.into_iter().map(|(id, name, _)| (id, name));
-    let priced = told.iter().flat_map(|told| {
+    let priced = closed.iter().flat_map(|closed| {
         let metrics = prices.metrics.iter();
-        metrics.map(|metric| (told.organization_id, metric.clone()))
+        metrics.map(|metric| (closed.organization_id, metric.clone()))
     });
     let keys: BTreeSet<(Uuid, String)> = counted.chain(priced).collect();
     if keys.is_empty() {
@@ -82,15 +81,15 @@ pub async fn rebook(
     }
     let keys: Vec<(Uuid, String)> = keys.into_iter().collect();
     store::lock(conn, &keys).await?;
-    if !told.is_empty() {
-        recall(conn, catalogue, &prices, &keys, told).await?;
+    if !closed.is_empty() {
+        correct_closed(conn, catalogue, &prices, &keys, closed).await?;
     }
-    // Again, now that nobody else counts.
-    let mut rows = BTreeMap::<(Uuid, String), Vec<Row>>::new();
+    // Read again under the lock.
+    let mut rows = BTreeMap::<(Uuid, String), Vec<TotalPeriod>>::new();
     for (organization_id, metric, row) in store::rows(conn, organizations).await? {
         rows.entry((organization_id, metric)).or_default().push(row);
     }
-    // The grace hours decide nothing here.
+    // The grace hours make no difference here.
     let accounts = store::read(conn, &keys, catalogue, 0).await?;
     for ((organization_id, metric), account) in keys.iter().zip(&accounts) {
         let key = (*organization_id, metric.clone());
@@ -99,24 +98,24 @@ pub async fn rebook(
         };
         let resumed = resumed.contains(organization_id);
         for mut row in rows.remove(&key).unwrap_or_default() {
-            let place = Place {
+            let total = TotalKey {
                 organization_id: *organization_id,
                 metric,
                 start: row.start,
             };
             if is_free(current, row, resumed, account) {
                 row.free = true;
-                store::bill_by(conn, place, Some(store::FREE)).await?;
+                store::bill_by(conn, total, Some(store::FREE)).await?;
             }
-            settle(conn, account, current, place, row).await?;
+            apply(conn, account, current, total, row).await?;
         }
     }
     Ok(())
 }
 
-/// Whether a total is that of the time in which the subscription is, or was until
-/// now, suspended: it is nobody's to bill, and no part of the subscription's period.
-fn is_free(current: Period, row: Row, resumed: bool, account: &Account) -> bool {
+/// Whether a total covers a suspension of the subscription, current or just
+/// ended: it is not billed, and not part of the subscription's period.
+fn is_free(current: Period, row: TotalPeriod, resumed: bool, account: &Account) -> bool {
     let now = account.now.as_second();
     let runs = row.start <= now && now < row.end;
     if usage_period::is_subscribed(account.subscribed.as_ref(), account.now) {
@@ -126,146 +125,155 @@ fn is_free(current: Period, row: Row, resumed: bool, account: &Account) -> bool 
     }
 }
 
-/// Brings in order what was counted in periods that are over.
-async fn recall(
+/// Corrects the totals of closed periods.
+async fn correct_closed(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
     prices: &MeteredPrices,
     keys: &[(Uuid, String)],
-    told: &[Told],
+    closed: &[ClosedPeriod],
 ) -> Result<(), sqlx::Error> {
     let accounts = store::read(conn, keys, catalogue, 0).await?;
-    let mut ours = BTreeMap::new();
+    let mut subscribed = BTreeMap::new();
     for ((organization_id, _), account) in keys.iter().zip(&accounts) {
-        ours.entry(*organization_id).or_insert(account.subscribed);
+        let current = account.subscribed;
+        subscribed.entry(*organization_id).or_insert(current);
     }
-    // Of subscriptions beside each other, the one counts that usage follows.
-    let counts = |told: &&Told| {
-        let followed = ours.get(&told.organization_id).copied().flatten();
-        followed
-            .is_none_or(|held| held.created_secs == told.created || told.end <= held.created_secs)
+    // Of concurrent subscriptions, only the one that meters usage counts.
+    let counts = |closed: &&ClosedPeriod| {
+        let current = subscribed.get(&closed.organization_id).copied().flatten();
+        current.is_none_or(|current| {
+            current.created_secs == closed.created || closed.end <= current.created_secs
+        })
     };
-    let mut told: Vec<&Told> = told.iter().filter(counts).collect();
-    told.sort_by_key(|told| (told.organization_id, told.end, told.start));
-    told.dedup();
-    store::expect(conn, &prices.metrics, &told).await?;
+    let mut closed: Vec<&ClosedPeriod> = closed.iter().filter(counts).collect();
+    closed.sort_by_key(|closed| (closed.organization_id, closed.end, closed.start));
+    closed.dedup();
+    store::create_totals(conn, &prices.metrics, &closed).await?;
     for ((organization_id, metric), account) in keys.iter().zip(&accounts) {
-        let of = |told: &&&Told| told.organization_id == *organization_id;
-        let told: Vec<&Told> = told.iter().filter(of).copied().collect();
-        let place = Place {
+        let of = |closed: &&&ClosedPeriod| closed.organization_id == *organization_id;
+        let closed: Vec<&ClosedPeriod> = closed.iter().filter(of).copied().collect();
+        let total = TotalKey {
             organization_id: *organization_id,
             metric,
             start: 0,
         };
-        closed_periods::settle(conn, prices, account.aggregation, place, &told).await?;
+        closed_periods::correct(conn, prices, account.aggregation, total, &closed).await?;
     }
     Ok(())
 }
 
-async fn settle(
+async fn apply(
     conn: &mut PgConnection,
     account: &Account,
     current: Period,
-    place: Place<'_>,
-    row: Row,
+    total: TotalKey<'_>,
+    row: TotalPeriod,
 ) -> Result<(), sqlx::Error> {
     let subscribed = usage_period::is_subscribed(account.subscribed.as_ref(), account.now);
     let now = account.now.as_second();
-    let Some(step) = step(current, subscribed, row, account.past, now) else {
+    let Some(change) = change_of(current, subscribed, row, account.past, now) else {
         return Ok(());
     };
     tracing::info!(
-        organization_id = %place.organization_id, metric = place.metric, step = step.word(),
-        period_start = place.start, "A billing period moved, and what was counted with it"
+        organization_id = %total.organization_id, metric = total.metric, step = change.describe(),
+        period_start = total.start, "A billing period moved, and its usage with it"
     );
-    match step {
-        Step::Reach => store::reach(conn, place, current.end_secs(), false, false).await,
-        Step::Cut { end, since } => {
-            store::shift(conn, place, current, Some(since), account.aggregation).await?;
-            fill(conn, account, place, end, since).await?;
-            // The last invoice of an end by schedule is a draft for a while.
-            let planned = account.subscribed.and_then(|held| held.ends_secs);
-            store::reach(conn, place, end, planned != Some(end), false).await
+    let aggregation = account.aggregation;
+    match change {
+        PeriodChange::NewEnd => store::set_end(conn, total, current.end_secs(), false, false).await,
+        PeriodChange::Cut { end, since } => {
+            store::move_usage(conn, total, current, Some(since), aggregation).await?;
+            fill_gap(conn, account, total, end, since).await?;
+            // The last invoice of a scheduled end stays a draft for a while.
+            let planned = account.subscribed.and_then(|current| current.ends_secs);
+            store::set_end(conn, total, end, planned != Some(end), false).await
         }
-        Step::Suspend { since } => {
-            store::shift(conn, place, current, Some(since), account.aggregation).await?;
-            store::reach(conn, place, since, false, false).await
+        PeriodChange::Suspend { since } => {
+            store::move_usage(conn, total, current, Some(since), aggregation).await?;
+            store::set_end(conn, total, since, false, false).await
         }
-        Step::Merge => store::shift(conn, place, current, None, account.aggregation).await,
+        PeriodChange::Merge => store::move_usage(conn, total, current, None, aggregation).await,
     }
 }
 
-/// What was used between `end` and `since`, when there was no subscription, goes
-/// to the periods of that time.
-async fn fill(
+/// Moves usage between `end` and `since`, when there was no subscription, to the
+/// periods of that time.
+async fn fill_gap(
     conn: &mut PgConnection,
     account: &Account,
-    place: Place<'_>,
+    total: TotalKey<'_>,
     end: i64,
     mut since: i64,
 ) -> Result<(), sqlx::Error> {
     while since > end {
         let last = Timestamp::from_second(since - 1);
         let gap = last.ok().and_then(|last| account.period_at(last).ok());
-        let Some(gap) = gap.filter(|gap| gap.start_secs() != place.start) else {
+        let Some(gap) = gap.filter(|gap| gap.start_secs() != total.start) else {
             return Ok(());
         };
         since = gap.start_secs().max(end);
-        store::shift(conn, place, gap, Some(since), account.aggregation).await?;
+        store::move_usage(conn, total, gap, Some(since), account.aggregation).await?;
     }
     Ok(())
 }
 
-/// None: the total is of a period that ended as planned.
-fn step(current: Period, subscribed: bool, row: Row, past: Option<Past>, now: i64) -> Option<Step> {
+/// How a total's period must change; `None` if it ended as planned.
+fn change_of(
+    current: Period,
+    subscribed: bool,
+    row: TotalPeriod,
+    past: Option<Past>,
+    now: i64,
+) -> Option<PeriodChange> {
     let begins = current.start_secs();
     if row.free {
         return None;
     }
     if row.start == begins {
-        return (row.end != current.end_secs()).then_some(Step::Reach);
+        return (row.end != current.end_secs()).then_some(PeriodChange::NewEnd);
     }
     let within = |at: &i64| row.start < *at && *at < row.end;
     let ended = past.map(|past| past.end_secs).filter(within);
     if !subscribed && past.is_none() {
-        // It is suspended, and nobody knows since when.
+        // Suspended, at an unknown time.
         let runs = row.start <= now && now < row.end;
         let since = now.max(row.start + 1);
-        return runs.then_some(Step::Suspend { since });
+        return runs.then_some(PeriodChange::Suspend { since });
     }
     if within(&begins) {
         let end = ended.map_or(begins, |at| at.min(begins));
-        return Some(Step::Cut { end, since: begins });
+        return Some(PeriodChange::Cut { end, since: begins });
     }
     if let Some(end) = ended.filter(|_| !subscribed && row.end <= begins) {
-        // Known of only after the month it ended in.
-        return Some(Step::Cut {
+        // Its end became known only after the month in which it ended.
+        return Some(PeriodChange::Cut {
             end,
             since: row.end,
         });
     }
-    (begins < row.start && row.start < current.end_secs()).then_some(Step::Merge)
+    (begins < row.start && row.start < current.end_secs()).then_some(PeriodChange::Merge)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn step_of(row: (i64, i64), subscribed: bool, ended: Option<i64>) -> Option<Step> {
+    fn change(row: (i64, i64), subscribed: bool, ended: Option<i64>) -> Option<PeriodChange> {
         let current = Period::from_seconds(100, 200).unwrap();
         let (start, end) = row;
         let past = ended.map(|end_secs| Past {
             start_secs: 0,
             end_secs,
         });
-        let row = Row {
+        let row = TotalPeriod {
             start,
             end,
             closed: false,
             free: false,
             suspended: false,
         };
-        step(current, subscribed, row, past, 150)
+        change_of(current, subscribed, row, past, 150)
     }
 
     #[test]
@@ -273,48 +281,51 @@ mod tests {
         for (row, expected) in [
             ((0, 100), None),
             ((100, 200), None),
-            ((100, 180), Some(Step::Reach)),
-            ((100, 300), Some(Step::Reach)),
+            ((100, 180), Some(PeriodChange::NewEnd)),
+            ((100, 300), Some(PeriodChange::NewEnd)),
             (
                 (0, 150),
-                Some(Step::Cut {
+                Some(PeriodChange::Cut {
                     end: 100,
                     since: 100,
                 }),
             ),
             (
                 (0, 500),
-                Some(Step::Cut {
+                Some(PeriodChange::Cut {
                     end: 100,
                     since: 100,
                 }),
             ),
-            ((120, 500), Some(Step::Merge)),
+            ((120, 500), Some(PeriodChange::Merge)),
             ((200, 300), None),
         ] {
-            assert_eq!(step_of(row, true, None), expected, "{row:?}");
+            assert_eq!(change(row, true, None), expected, "{row:?}");
         }
         // Between two subscriptions there was none.
-        let cut = Step::Cut {
+        let cut = PeriodChange::Cut {
             end: 60,
             since: 100,
         };
-        assert_eq!(step_of((0, 150), true, Some(60)), Some(cut));
+        assert_eq!(change((0, 150), true, Some(60)), Some(cut));
     }
 
     #[test]
     fn without_a_subscription_the_last_ones_period_ends_with_it() {
-        let cut = |end, since| Some(Step::Cut { end, since });
-        // It ended at 100, where what is free begins.
-        assert_eq!(step_of((50, 180), false, Some(100)), cut(100, 100));
-        assert_eq!(step_of((120, 180), false, Some(100)), Some(Step::Merge));
-        assert_eq!(step_of((50, 100), false, Some(100)), None);
-        // It ended before the month of now began.
-        assert_eq!(step_of((50, 180), false, Some(60)), cut(60, 100));
-        assert_eq!(step_of((50, 90), false, Some(60)), cut(60, 90));
-        // A suspended one's is cut when that is seen.
-        let suspended = Some(Step::Suspend { since: 150 });
-        assert_eq!(step_of((50, 180), false, None), suspended);
-        assert_eq!(step_of((50, 130), false, None), None);
+        let cut = |end, since| Some(PeriodChange::Cut { end, since });
+        // It ended at 100, where the free period begins.
+        assert_eq!(change((50, 180), false, Some(100)), cut(100, 100));
+        assert_eq!(
+            change((120, 180), false, Some(100)),
+            Some(PeriodChange::Merge)
+        );
+        assert_eq!(change((50, 100), false, Some(100)), None);
+        // It ended before the current month began.
+        assert_eq!(change((50, 180), false, Some(60)), cut(60, 100));
+        assert_eq!(change((50, 90), false, Some(60)), cut(60, 90));
+        // A suspended subscription's period is cut when the suspension is seen.
+        let suspended = Some(PeriodChange::Suspend { since: 150 });
+        assert_eq!(change((50, 180), false, None), suspended);
+        assert_eq!(change((50, 130), false, None), None);
     }
 }

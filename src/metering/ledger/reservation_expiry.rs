@@ -1,4 +1,4 @@
-//! Reservations that nobody settled: a crash left them behind, and they expire.
+//! Releases expired reservations, which a crash left unsettled.
 
 use sqlx::postgres::PgPool;
 
@@ -16,8 +16,8 @@ pub async fn release_expired(pool: &PgPool, ledger: &Ledger) -> Result<usize, sq
     for reservation in expired {
         match ledger.settle(reservation, false).await {
             Ok(()) => released += 1,
-            Err(LedgerError::Refused(_)) => {}
-            // The next look finds it again.
+            Err(LedgerError::Rejected(_)) => {}
+            // The next round finds it again.
             Err(_) => break,
         }
     }

@@ -1,5 +1,5 @@
-//! Levels that were dated ahead are taken soon after their time has come, also
-//! of accounts that nobody asks about: alerts and reports hear of them.
+//! Applies scheduled levels soon after their time has come, even to accounts
+//! without traffic, so that alerts and reports see them.
 
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
@@ -10,7 +10,7 @@ use crate::db::WorkerTx;
 
 const BATCH: i64 = 500;
 
-/// Takes levels whose time has come.
+/// Applies scheduled levels whose time has come.
 pub async fn take_due(
     pool: &PgPool,
     ledger: &Ledger,
@@ -25,7 +25,7 @@ async fn take(pool: &PgPool, ledger: &Ledger) -> Result<(), sqlx::Error> {
     let accounts = store::due_accounts(tx.conn(), BATCH).await?;
     tx.commit().await?;
     for (organization_id, metric) in accounts {
-        // One that cannot be counted now is found again, and keeps no other.
+        // A failed account is found again and must not hold up the others.
         if let Err(LedgerError::Full) = ledger.take_due(organization_id, &metric).await {
             break;
         }
@@ -43,16 +43,16 @@ async fn settle_forgotten(pool: &PgPool, catalogue: &Catalogue) -> Result<(), sq
         store::lock(tx.conn(), std::slice::from_ref(&key)).await?;
         let metric = catalogue.metric(&key.1);
         let last = metric.is_none_or(|metric| metric.aggregation != Aggregation::Max);
-        let place = store::Place {
+        let total = store::TotalKey {
             organization_id,
             metric: &key.1,
             start,
         };
-        store::settle_forgotten(tx.conn(), place, last).await?;
+        store::settle_forgotten(tx.conn(), total, last).await?;
         tx.commit().await?;
         tracing::warn!(
             %organization_id, metric = key.1, period_start = start,
-            "A level that was dated ahead was taken hours after its time"
+            "A scheduled level was applied hours after its time"
         );
     }
     Ok(())

@@ -10,11 +10,11 @@ use uuid::Uuid;
 
 use billing_domain::grace_period::EndReason;
 
-use super::account::{Account, GraceChange, Tally};
+use super::account::{Account, GraceChange, PeriodUsage};
 use super::queue::Job;
-use super::store::{self, Held, Writes};
+use super::store::{self, ReservationRow, Writes};
 use super::{Item, Op, Reply, Reservation, Rules};
-use super::{NewEvent, Refusal};
+use super::{NewEvent, UsageRejection};
 use crate::audit::{self, Actor, LockedChains, NewEntry};
 use crate::telemetry::metrics;
 
@@ -194,7 +194,7 @@ fn named_events(jobs: &[Job]) -> Vec<(Uuid, NewEvent)> {
 async fn take_reservations(
     conn: &mut PgConnection,
     jobs: &[Job],
-) -> Result<HashMap<Uuid, Held>, sqlx::Error> {
+) -> Result<HashMap<Uuid, ReservationRow>, sqlx::Error> {
     let settled = jobs.iter().filter_map(|job| match &job.op {
         Op::Settle { reservation, .. } => Some((job.organization_id, reservation.id)),
         _ => None,
@@ -209,7 +209,7 @@ async fn take_reservations(
 struct Group {
     accounts: BTreeMap<Key, Account>,
     /// The reservations that are settled.
-    held: HashMap<Uuid, Held>,
+    held: HashMap<Uuid, ReservationRow>,
     /// Ids that were there, and the events of the group with the same content.
     known: HashMap<(Uuid, String), Vec<NewEvent>>,
     /// Ids that came in this group.
@@ -261,7 +261,7 @@ impl Group {
     fn record(&mut self, organization_id: Uuid, event: &NewEvent) -> Item {
         match self.before(organization_id, event) {
             Some(true) => return Item::Duplicate,
-            Some(false) => return Item::Refused(Refusal::IdReused),
+            Some(false) => return Item::Rejected(UsageRejection::IdReused),
             None => {}
         }
         let account = self.account(organization_id, &event.metric);
@@ -274,9 +274,9 @@ impl Group {
                 self.keep(organization_id, event);
                 Item::Recorded
             }
-            Err(refusal) => {
+            Err(rejection) => {
                 self.denied_an_id = true;
-                Item::Refused(refusal)
+                Item::Rejected(rejection)
             }
         }
     }
@@ -297,29 +297,29 @@ impl Group {
             match self.before(organization_id, event) {
                 Some(true) => {
                     let again = self.account(organization_id, &event.metric).again();
-                    return again.map_or_else(Reply::Refused, Reply::Decided);
+                    return again.map_or_else(Reply::Rejected, Reply::Decided);
                 }
-                Some(false) => return Reply::Refused(Refusal::IdReused),
+                Some(false) => return Reply::Rejected(UsageRejection::IdReused),
                 None => {}
             }
         }
         let account = self.account(organization_id, &event.metric);
         let now = account.now;
-        let standing = match account.check(&event.id, event.quantity, consume) {
-            Ok(standing) => standing,
-            Err(refusal) => {
+        let decided = match account.check(&event.id, event.quantity, consume) {
+            Ok(decided) => decided,
+            Err(rejection) => {
                 self.denied_an_id |= consume && named;
-                return Reply::Refused(refusal);
+                return Reply::Rejected(rejection);
             }
         };
-        let allowed = standing.decision.allowed();
+        let allowed = decided.decision.allowed();
         if consume && allowed {
-            let start = standing.period.start_secs();
+            let start = decided.period.start_secs();
             self.writes.event(organization_id, event, now, start);
             self.keep(organization_id, event);
         }
         self.denied_an_id |= consume && named && !allowed;
-        Reply::Decided(standing)
+        Reply::Decided(decided)
     }
 
     fn reserve(
@@ -333,19 +333,19 @@ impl Group {
         let account = self.account(organization_id, metric);
         let now = account.now;
         match account.reserve(quantity) {
-            Ok(standing) => {
-                if standing.decision.allowed() {
-                    let held = Held {
-                        period_start: standing.period.start_secs(),
+            Ok(decided) => {
+                if decided.decision.allowed() {
+                    let held = ReservationRow {
+                        period_start: decided.period.start_secs(),
                         quantity,
                         reserved_at: now,
                     };
                     self.writes
                         .reservation(organization_id, id, metric, held, ttl_secs);
                 }
-                Reply::Decided(standing)
+                Reply::Decided(decided)
             }
-            Err(refusal) => Reply::Refused(refusal),
+            Err(rejection) => Reply::Rejected(rejection),
         }
     }
 
@@ -373,9 +373,9 @@ impl Group {
                 self.keep(organization_id, &event);
                 Reply::Settled
             }
-            Err(refusal) => {
+            Err(rejection) => {
                 self.denied_an_id = true;
-                Reply::Refused(refusal)
+                Reply::Rejected(rejection)
             }
         }
     }
@@ -383,29 +383,29 @@ impl Group {
     /// What is to be written of the accounts.
     fn note_changes(&mut self) {
         for ((organization_id, metric), account) in &self.accounts {
-            for tally in account.tallies.values() {
-                self.writes.tally(*organization_id, metric, tally, account);
+            for usage in account.periods.values() {
+                self.writes.period(*organization_id, metric, usage, account);
             }
         }
     }
 
-    fn graces(&self) -> impl Iterator<Item = (&Key, &Account, &Tally, GraceChange)> {
+    fn graces(&self) -> impl Iterator<Item = (&Key, &Account, &PeriodUsage, GraceChange)> {
         self.accounts.iter().flat_map(|(key, account)| {
             account
-                .tallies
+                .periods
                 .values()
-                .filter_map(move |tally| Some((key, account, tally, tally.grace?.change?)))
+                .filter_map(move |usage| Some((key, account, usage, usage.grace?.change?)))
         })
     }
 
     fn audit_entries(&self) -> Vec<NewEntry> {
-        let entry = |((organization_id, metric), account, tally, change): (
+        let entry = |((organization_id, metric), account, usage, change): (
             &Key,
             &Account,
-            &Tally,
+            &PeriodUsage,
             GraceChange,
         )| {
-            let grace = tally.grace?;
+            let grace = usage.grace?;
             let (action, reason) = match change {
                 GraceChange::Started | GraceChange::Resumed => ("grace_period_started", None),
                 GraceChange::Expired => ("grace_period_ended", Some(EndReason::Expired)),
@@ -417,7 +417,7 @@ impl Group {
                 resource_type: "grace_period",
                 resource_id: metric.clone(),
                 before: None,
-                after: Some(grace_state(account, tally, grace.period, reason)),
+                after: Some(grace_state(account, usage, grace.period, reason)),
                 metadata: json!({}),
                 client: None,
             })
@@ -438,13 +438,13 @@ impl Group {
 
 fn grace_state(
     account: &Account,
-    tally: &Tally,
+    usage: &PeriodUsage,
     grace: billing_domain::grace_period::GracePeriod,
     reason: Option<EndReason>,
 ) -> Value {
     let quota = account.limit.and_then(|limit| limit.quota);
     json!({
-        "usage": tally.used().normalize().to_string(),
+        "usage": usage.used().normalize().to_string(),
         "quota": quota.map(|quota| quota.normalize().to_string()),
         "startedAt": grace.started_at,
         "expiresAt": grace.expires_at,

@@ -1,5 +1,5 @@
-//! Quotas: what each organization may use of each metric, by its plan or by an
-//! operator's override.
+//! Quotas: what each organization may use of each metric, set by its plan or
+//! by an operator's override. Nothing here counts or decides; the ledger does.
 
 pub mod routes;
 mod store;
@@ -20,17 +20,17 @@ use crate::db::{TenantTx, WorkerTx};
 use crate::metering::grace;
 use crate::telemetry::metrics;
 
-/// What an operator sets.
+/// The limit an operator sets for one metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
+pub enum QuotaLimit {
     Quota(Decimal),
     Unlimited,
-    /// What the plan says: the override goes.
+    /// The plan's own quota; removes the override.
     Plan,
 }
 
-impl Limit {
-    /// A quantity, `unlimited` or `plan`.
+impl QuotaLimit {
+    /// Parses a quantity, `unlimited` or `plan`.
     pub fn parse(text: &str) -> Result<Self, QuantityError> {
         match text {
             "unlimited" => Ok(Self::Unlimited),
@@ -40,13 +40,13 @@ impl Limit {
     }
 }
 
-/// An operator's wish.
+/// The command to set an organization's quota.
 #[derive(Debug, Clone)]
-pub struct Setting {
+pub struct SetQuota {
     pub organization_id: Uuid,
     pub metric: String,
-    pub limit: Limit,
-    /// None: as the plan says.
+    pub limit: QuotaLimit,
+    /// What happens over the limit; `None` keeps what the plan says.
     pub over_limit: Option<OverLimit>,
     pub actor: Actor,
     pub client: Option<Client>,
@@ -54,105 +54,108 @@ pub struct Setting {
 
 #[derive(Debug, thiserror::Error)]
 pub enum SetError {
-    #[error("there is no metric {metric:?}; there are {known}")]
+    #[error("unknown metric {metric:?}; expected one of {known}")]
     Metric { metric: String, known: String },
-    #[error("there is no organization {0}; `organizations list` shows them")]
+    #[error("organization {0} not found; run `organizations list` to see them")]
     Organization(Uuid),
-    #[error("with the plan's quota comes the plan's kind: leave out --over-limit")]
-    KindOfPlan,
+    #[error("--over-limit cannot be combined with the plan's quota; leave it out")]
+    OverLimitOfPlan,
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// What bringing the quotas to the catalogue came to.
+/// The result of applying the catalogue to stored quotas.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Followed {
+pub struct AppliedCatalogue {
     /// Quotas that differed.
     pub changed: u64,
-    /// Organizations that another transaction held, and that are left as they
-    /// were.
-    pub held: usize,
+    /// Organizations skipped because another transaction had them locked.
+    pub skipped: usize,
 }
 
-/// Brings the quotas of all organizations to what the catalogue says now.
-pub async fn follow(pool: &PgPool, catalogue: &Catalogue) -> Result<Followed, sqlx::Error> {
-    let mut followed = Followed::default();
+/// Updates the quotas of all organizations to what the catalogue says now.
+pub async fn apply_catalogue(
+    pool: &PgPool,
+    catalogue: &Catalogue,
+) -> Result<AppliedCatalogue, sqlx::Error> {
+    let mut applied = AppliedCatalogue::default();
     for plan in catalogue.plans() {
         let mut tx = WorkerTx::begin(pool).await?;
         let organizations = store::organizations_of(tx.conn(), &plan.tier).await?;
         tx.commit().await?;
-        // A commit for each part: nobody's decisions wait for all of them.
-        for part in organizations.chunks(500) {
+        // Each chunk commits by itself, so that no quota decision waits for
+        // all organizations.
+        for chunk in organizations.chunks(500) {
             let mut tx = WorkerTx::begin(pool).await?;
-            let refreshed = store::refresh(tx.conn(), part, plan).await?;
+            let refreshed = store::refresh(tx.conn(), chunk, plan).await?;
             tx.commit().await?;
-            followed.changed += refreshed.changed;
-            followed.held += refreshed.held;
+            applied.changed += refreshed.changed;
+            applied.skipped += refreshed.skipped;
         }
     }
-    Ok(followed)
+    Ok(applied)
 }
 
-/// An operator looked at an organization's quotas.
+/// The audit action for an operator who viewed an organization's quotas.
 pub const QUOTAS_LISTED: &str = "quotas_listed";
 
-/// The actions of audit entries about quotas.
+/// The audit actions this module writes.
 pub fn audit_actions() -> impl Iterator<Item = &'static str> {
     ["quota_set", QUOTAS_LISTED].into_iter()
 }
 
-/// Sets an organization's quota of a metric; it holds for the next decision,
-/// and ends a grace period that it covers.
+/// Sets an organization's quota for a metric. It applies from the next
+/// decision, and ends a running grace period that it covers.
 pub async fn set(
     pool: &PgPool,
     catalogue: &Catalogue,
-    setting: &Setting,
+    command: &SetQuota,
 ) -> Result<QuotaRow, SetError> {
-    if catalogue.metric(&setting.metric).is_none() {
+    if catalogue.metric(&command.metric).is_none() {
         let known: Vec<&str> = catalogue.metrics().keys().map(String::as_str).collect();
         return Err(SetError::Metric {
-            metric: setting.metric.clone(),
+            metric: command.metric.clone(),
             known: known.join(", "),
         });
     }
-    if setting.limit == Limit::Plan && setting.over_limit.is_some() {
-        return Err(SetError::KindOfPlan);
+    if command.limit == QuotaLimit::Plan && command.over_limit.is_some() {
+        return Err(SetError::OverLimitOfPlan);
     }
-    let organization_id = setting.organization_id;
+    let organization_id = command.organization_id;
     let mut tx = TenantTx::begin(pool, organization_id).await?;
     let chains = audit::lock_chains(tx.conn(), &[organization_id]).await?;
     let missing = SetError::Organization(organization_id);
-    let before = store::lock_one(&mut tx, &setting.metric).await?;
+    let before = store::lock_one(&mut tx, &command.metric).await?;
     let before = before.ok_or(missing)?;
-    match setting.limit {
-        Limit::Plan => store::remove_override(&mut tx, &setting.metric).await?,
-        Limit::Unlimited => {
-            store::put_override(&mut tx, &setting.metric, None, setting.over_limit).await?;
+    match command.limit {
+        QuotaLimit::Plan => store::remove_override(&mut tx, &command.metric).await?,
+        QuotaLimit::Unlimited => {
+            store::put_override(&mut tx, &command.metric, None, command.over_limit).await?;
         }
-        Limit::Quota(quota) => {
-            store::put_override(&mut tx, &setting.metric, Some(quota), setting.over_limit).await?;
+        QuotaLimit::Quota(quota) => {
+            store::put_override(&mut tx, &command.metric, Some(quota), command.over_limit).await?;
         }
     }
-    let after = store::lock_one(&mut tx, &setting.metric).await?;
+    let after = store::lock_one(&mut tx, &command.metric).await?;
     let after = after.ok_or(SetError::Organization(organization_id))?;
     let reason = EndReason::QuotaRaised;
     let ended = grace::end_covered(tx.conn(), &[organization_id], reason).await?;
     let mut entries = vec![NewEntry {
         organization_id,
         action: "quota_set",
-        actor: setting.actor,
+        actor: command.actor,
         resource_type: "quota",
-        resource_id: setting.metric.clone(),
+        resource_id: command.metric.clone(),
         before: Some(json!(before)),
         after: Some(json!(after)),
-        metadata: match setting.client {
-            // Only operators set quotas by request.
+        metadata: match command.client {
+            // Over HTTP, only operators set quotas.
             Some(_) => json!({"operator": true}),
             None => json!({}),
         },
-        client: setting.client.clone(),
+        client: command.client.clone(),
     }];
-    entries.extend(ended.iter().map(|ended| ended.entry(setting.actor)));
+    entries.extend(ended.iter().map(|ended| ended.entry(command.actor)));
     audit::append(tx.conn(), &chains, &entries).await?;
     tx.commit().await?;
     grace::count(&ended);

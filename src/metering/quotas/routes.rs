@@ -1,4 +1,4 @@
-//! `/api/billing/usage`, `/api/billing/quotas`, and an operator's quotas.
+//! `/api/billing/usage`, `/api/billing/quotas`, and the operators' quota routes.
 
 use axum::Json;
 use axum::extract::State;
@@ -11,7 +11,7 @@ use utoipa::openapi::schema::{Object, OneOfBuilder, Schema, Type};
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::{Limit, QUOTAS_LISTED, QuotaRow, SetError, Setting, store};
+use super::{QUOTAS_LISTED, QuotaLimit, QuotaRow, SetError, SetQuota, store};
 use crate::audit;
 use crate::catalogue::OverLimit;
 use crate::db::TenantTx;
@@ -42,12 +42,12 @@ pub fn routes() -> Routes<Reading> {
         .route(routes!(set_quota), operator())
 }
 
-/// All of a short list, in the form of a page.
+/// A short list, returned whole in the shape of a page.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Whole<T> {
     data: Vec<T>,
-    /// Null: there is no more.
+    /// Always null: there is no further page.
     #[schema(required)]
     next_cursor: Option<String>,
 }
@@ -71,7 +71,7 @@ impl Reading {
     }
 }
 
-/// What is used in the billing period that it is now, by metric
+/// Usage in the current billing period, by metric
 #[utoipa::path(
     get,
     path = "/api/billing/usage",
@@ -86,13 +86,13 @@ async fn usage_of_all(
     Ok(Whole::of(reading.usage(&caller).await?))
 }
 
-/// What is used of one metric
+/// Usage of one metric in the current billing period
 #[utoipa::path(
     get,
     path = "/api/billing/usage/{metric}",
     operation_id = "getUsage",
     tag = "Usage",
-    params(("metric" = String, Path, description = "Its name.", example = "llm_tokens")),
+    params(("metric" = String, Path, description = "The metric's name.", example = "llm_tokens")),
     responses((status = 200, description = "The usage.", body = MetricUsage)),
 )]
 async fn usage_of_one(
@@ -104,7 +104,7 @@ async fn usage_of_one(
     let found = all.into_iter().find(|usage| usage.metric == metric);
     found
         .map(Json)
-        .ok_or_else(|| Problem::not_found("there is no such metric"))
+        .ok_or_else(|| Problem::not_found("metric not found"))
 }
 
 /// The quotas in force, by metric
@@ -131,7 +131,7 @@ async fn quotas(
     path = "/api/operator/organizations/{organization}/quotas",
     operation_id = "listOrganizationQuotas",
     tag = "Operators",
-    params(("organization" = Uuid, Path, description = "Its id.")),
+    params(("organization" = Uuid, Path, description = "The organization's id.")),
     responses((status = 200, description = "The quotas.", body = Whole<QuotaRow>)),
 )]
 async fn quotas_of(
@@ -143,25 +143,25 @@ async fn quotas_of(
     let mut tx = TenantTx::begin(pool, organization).await?;
     let rows = store::list(tx.conn(), organization).await?;
     if rows.is_empty() {
-        return Err(Problem::not_found("there is no such organization"));
+        return Err(Problem::not_found("organization not found"));
     }
     let all = "all".to_owned();
     let entry = operator.did(QUOTAS_LISTED, Some(organization), "quota", all);
-    audit::enter(tx.conn(), entry).await?;
+    audit::append_one(tx.conn(), entry).await?;
     tx.commit().await?;
     metrics::audit_entries(&[QUOTAS_LISTED]);
     Ok(Whole::of(rows))
 }
 
-/// A quota instead of the plan's.
+/// A quota that replaces the plan's.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct QuotaBody {
-    /// A decimal number, also as a string; `unlimited`, or `plan` for what the
-    /// plan says.
+    /// A decimal number, as a number or a string; `unlimited`; or `plan` to
+    /// return to the plan's quota.
     #[schema(schema_with = limit_schema)]
     limit: Box<RawValue>,
-    /// `hard`, `grace` or `overage`; absent: as the plan says.
+    /// `hard`, `grace` or `overage`; defaults to what the plan says.
     #[schema(value_type = Option<String>)]
     over_limit: Option<OverLimit>,
 }
@@ -172,30 +172,31 @@ fn limit_schema() -> Schema {
         .item(of(Type::String))
         .item(of(Type::Number))
         .description(Some(
-            "A decimal number, also as a string; `unlimited`, or `plan` for what the plan says.",
+            "A decimal number, as a number or a string; `unlimited`; or `plan` to return to the \
+             plan's quota.",
         ))
         .examples([serde_json::json!("5000"), serde_json::json!(5000)]);
     either.build().into()
 }
 
-/// The digits as they were written: no float comes between.
-fn read_limit(json: &RawValue) -> Result<Limit, QuantityError> {
+/// Parses the digits as written, so that they never pass through a float.
+fn read_limit(json: &RawValue) -> Result<QuotaLimit, QuantityError> {
     match serde_json::from_str::<String>(json.get()) {
-        Ok(text) => Limit::parse(&text),
-        Err(_) => Limit::parse(json.get()),
+        Ok(text) => QuotaLimit::parse(&text),
+        Err(_) => QuotaLimit::parse(json.get()),
     }
 }
 
-/// Set an organization's quota of a metric
+/// Set an organization's quota for a metric
 ///
-/// It holds for the next decision, and ends a grace period that it covers.
+/// The quota applies from the next decision, and ends a running grace period that it covers.
 #[utoipa::path(
     put,
     path = "/api/operator/organizations/{organization}/quotas/{metric}",
     operation_id = "setOrganizationQuota",
     tag = "Operators",
-    params(("organization" = Uuid, Path, description = "Its id."),
-           ("metric" = String, Path, description = "Its name.", example = "llm_tokens")),
+    params(("organization" = Uuid, Path, description = "The organization's id."),
+           ("metric" = String, Path, description = "The metric's name.", example = "llm_tokens")),
     request_body = QuotaBody,
     responses((status = 200, description = "The quota in force.", body = QuotaRow)),
 )]
@@ -210,10 +211,10 @@ async fn set_quota(
     let limit = read_limit(&body.limit).map_err(|error| {
         invalid(
             "invalid_limit",
-            format!("limit: {error}; or write unlimited, or plan"),
+            format!("limit: {error}; `unlimited` and `plan` are accepted too"),
         )
     })?;
-    let setting = Setting {
+    let command = SetQuota {
         organization_id,
         metric,
         limit,
@@ -221,11 +222,11 @@ async fn set_quota(
         actor: operator.actor(),
         client: Some(operator.client),
     };
-    let set = super::set(&reading.shared.pool, &reading.rules.catalogue, &setting).await;
+    let set = super::set(&reading.shared.pool, &reading.rules.catalogue, &command).await;
     set.map(Json).map_err(|error| match error {
         SetError::Database(error) => error.into(),
-        SetError::Organization(_) => Problem::not_found("there is no such organization"),
-        SetError::Metric { .. } => Problem::not_found("there is no such metric"),
-        SetError::KindOfPlan => invalid("invalid_limit", error.to_string()),
+        SetError::Organization(_) => Problem::not_found("organization not found"),
+        SetError::Metric { .. } => Problem::not_found("metric not found"),
+        SetError::OverLimitOfPlan => invalid("invalid_limit", error.to_string()),
     })
 }

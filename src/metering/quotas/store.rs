@@ -1,4 +1,4 @@
-//! The quotas' SQL.
+//! SQL for quotas and their overrides.
 
 use rust_decimal::Decimal;
 use serde::Serialize;
@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::Followed;
+use super::AppliedCatalogue;
 use crate::catalogue::{Catalogue, OverLimit, Plan};
 use crate::db::TenantTx;
 use crate::server::number::Number;
@@ -18,22 +18,22 @@ use crate::server::number::Number;
 pub struct QuotaRow {
     #[schema(example = "api_calls")]
     pub metric: String,
-    /// For one billing period; null: unlimited.
+    /// Per billing period; null if unlimited.
     #[schema(required)]
     pub quota: Option<Number>,
     /// `hard`, `grace` or `overage`.
     pub over_limit: String,
-    /// A decimal number in the currency's major unit, for one unit over the
-    /// quota; null where none is billed.
+    /// The price of one unit over the quota: a decimal number in the currency's
+    /// major unit; null if overage is not billed.
     #[schema(required)]
     pub overage_rate: Option<String>,
     pub plan_tier: String,
-    /// Whether an operator set it instead of the plan.
+    /// Whether an operator's override replaces the plan's quota.
     pub overridden: bool,
 }
 
 impl QuotaRow {
-    /// Whether what is over the quota is allowed, and has no price.
+    /// Whether usage over the quota is allowed but has no price.
     pub fn is_never_billed(&self) -> bool {
         self.over_limit == OverLimit::Overage.as_str()
             && self.quota.is_some()
@@ -79,7 +79,7 @@ pub async fn list(
     Ok(rows.into_iter().map(|row| quota_row!(row)).collect())
 }
 
-/// Locks a quota, and with it what the ledger counts under it.
+/// Locks a quota; the ledger counts nothing under it meanwhile.
 pub async fn lock_one(tx: &mut TenantTx, metric: &str) -> Result<Option<QuotaRow>, sqlx::Error> {
     let organization_id = tx.organization_id();
     let locked = sqlx::query!(
@@ -133,7 +133,7 @@ pub async fn remove_override(tx: &mut TenantTx, metric: &str) -> Result<(), sqlx
     Ok(())
 }
 
-/// The organizations that have a plan.
+/// The organizations on a plan.
 pub async fn organizations_of(
     conn: &mut PgConnection,
     tier: &str,
@@ -146,15 +146,14 @@ pub async fn organizations_of(
     .await
 }
 
-/// Brings the quotas of those of `organizations` that still have `plan` to what
-/// it says; how many differed.
+/// Updates the quotas of those of `organizations` that are still on `plan`.
 pub async fn refresh(
     conn: &mut PgConnection,
     organizations: &[Uuid],
     plan: &Plan,
-) -> Result<Followed, sqlx::Error> {
-    // Locked, so that a change of plan at this moment is not undone. Whoever is
-    // held by another transaction must not hold up the others.
+) -> Result<AppliedCatalogue, sqlx::Error> {
+    // The lock keeps a concurrent plan change from being undone. Organizations
+    // locked by another transaction are skipped so that the rest need not wait.
     let free = sqlx::query_scalar!(
         "SELECT id FROM organizations WHERE id = ANY($1) AND plan_tier = $2
           ORDER BY id FOR SHARE SKIP LOCKED",
@@ -188,14 +187,14 @@ pub async fn refresh(
     )
     .fetch_one(&mut *conn)
     .await?;
-    Ok(Followed {
+    Ok(AppliedCatalogue {
         changed: set_quotas(conn, &still, plan).await?,
-        held: usize::try_from(left).unwrap_or(usize::MAX),
+        skipped: usize::try_from(left).unwrap_or(usize::MAX),
     })
 }
 
-/// Sets the plan of `organizations`, and their quotas to those of the plan. A
-/// tier that the catalogue no longer has leaves the quotas as they were.
+/// Sets the plan of `organizations` and updates their quotas to match. A tier
+/// that the catalogue no longer has leaves the quotas unchanged.
 pub async fn set_plan(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
@@ -214,7 +213,7 @@ pub async fn set_plan(
         None => {
             tracing::warn!(
                 tier,
-                "the catalogue has no such tier; quotas stay as they were"
+                "the catalogue has no such tier; quotas are left unchanged"
             );
             Ok(())
         }
@@ -240,7 +239,7 @@ async fn set_quotas(
            FROM unnest($1::uuid[]) AS o(organization)
           CROSS JOIN unnest($3::text[], $4::numeric[], $5::text[], $6::numeric[])
              AS t(metric, quota, kind, rate)
-          -- In the order in which the ledger locks them.
+          -- The ledger's lock order.
           ORDER BY organization, metric
          ON CONFLICT (organization_id, metric) DO UPDATE SET
            plan_tier = excluded.plan_tier, unlimited = excluded.unlimited, quota = excluded.quota,

@@ -1,4 +1,5 @@
-//! What Stripe is to be told of a total, and what nothing bills: pure.
+//! Decides how many units of a total to report to Stripe, and finds usage that
+//! nothing bills. Pure: no database, no clock, no Stripe.
 
 use billing_domain::quantity::whole_units;
 use billing_domain::quota::OverLimit;
@@ -9,18 +10,19 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::store::{Billed, Entered, Open};
+use super::store::{Billed, OpenTotal, ReportEntry};
 use crate::catalogue::{Aggregation, meter_event_name};
 use crate::server::number::Number;
 
-/// Stripe takes usage of the last 35 days; a little less, for its clock.
+/// Stripe accepts usage from the last 35 days. The hour allows for a difference
+/// between its clock and ours.
 pub const OLDEST: SignedDuration = SignedDuration::from_hours(35 * 24 - 1);
 
-/// The units of which Stripe is told, so that it bills just what our API shows:
-/// its price includes what the plan does, and an operator may have set another
-/// quota.
-pub fn billed_units(total: &Open, included: Decimal) -> Decimal {
-    // A quota that was set after the invoice changes it no more.
+/// The units to report so that Stripe bills exactly the overage our API shows.
+/// They may differ from what was used: Stripe's price includes the plan's quota,
+/// and an operator may have set another one.
+pub fn billed_units(total: &OpenTotal, included: Decimal) -> Decimal {
+    // A quota set after the invoice no longer changes it.
     if total.overridden_at.is_some_and(|at| at >= closes_at(total)) {
         return total.reported;
     }
@@ -35,38 +37,38 @@ pub fn billed_units(total: &Open, included: Decimal) -> Decimal {
                 included + over
             }
         }
-        // Nothing of it is billed.
+        // No overage is billed.
         _ => whole.min(included),
     }
 }
 
-/// From when on no invoice takes what is told of it.
-fn closes_at(total: &Open) -> Timestamp {
+/// The time from which no invoice includes what is reported for the period.
+fn closes_at(total: &OpenTotal) -> Timestamp {
     let planned = total.period_end.saturating_add(FINALIZED);
     total.closed_at.unwrap_or(planned.unwrap_or(Timestamp::MAX))
 }
 
-/// What of a total Stripe is to be told; None: nothing new.
+/// The next report for a total; `None` if Stripe is up to date.
 pub fn to_report(
     aggregation: Aggregation,
-    total: &Open,
+    total: &OpenTotal,
     billed: &Billed,
     now: Timestamp,
-) -> Option<Entered> {
+) -> Option<ReportEntry> {
     let target = billed_units(total, billed.included);
     if total.waits || target == total.reported {
         return None;
     }
-    // Less than was told: an override came after it. Stripe takes it back.
+    // Negative if an override lowered the target after a report; Stripe subtracts.
     let units = match aggregation {
         Aggregation::Last => target,
         Aggregation::Sum | Aggregation::Max => target - total.reported,
     };
-    // Of a period that ended, as its last second's.
+    // Usage of an ended period is dated to its last second.
     let last = total.period_end - SignedDuration::from_secs(1);
     let at = now.min(last).max(total.period_start);
     let is_late = now >= closes_at(total);
-    (at >= now - OLDEST).then(|| Entered {
+    (at >= now - OLDEST).then(|| ReportEntry {
         event_name: meter_event_name(&total.metric),
         units,
         reported: target,
@@ -80,9 +82,9 @@ pub fn to_report(
     })
 }
 
-/// The name by which Stripe knows a report: another one for each metric, exact
-/// period, and state of its total; at most 100 characters.
-pub fn identifier(total: &Open, entered: &Entered, salt: u32) -> String {
+/// The identifier by which Stripe deduplicates a report: unique for each
+/// metric, period and state of the total; at most 100 characters.
+pub fn identifier(total: &OpenTotal, entry: &ReportEntry, salt: u32) -> String {
     let state = format!(
         "{}\n{}\n{}\n{}\n{}\n{}\n{salt}",
         total.organization_id,
@@ -90,25 +92,25 @@ pub fn identifier(total: &Open, entered: &Entered, salt: u32) -> String {
         total.period_start.as_microsecond(),
         total.events,
         total.reported.normalize(),
-        entered.units.normalize(),
+        entry.units.normalize(),
     );
     format!("usage-{}", hex::encode(&Sha256::digest(state)[..20]))
 }
 
-/// Why usage that was counted is not what is billed.
+/// Why billed usage differs from counted usage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// The subscription has no price for the metric, or there is none.
+    /// There is no subscription, or it has no price for the metric.
     NoMeteredItem,
-    /// The invoice of its period was made before Stripe was told.
+    /// The period was invoiced before the usage was reported.
     ToldTooLate,
-    /// The subscription was ended without an invoice of its last usage.
+    /// The subscription ended without an invoice for its last usage.
     EndedWithoutInvoice,
-    /// The invoice of its period was made before Stripe was told that it is less:
-    /// the units were billed, and not used.
+    /// The period was invoiced before a correction was reported: units were
+    /// billed that do not count as used.
     BilledTooMuch,
-    /// The customer was deleted in Stripe before it was told.
+    /// The customer was deleted in Stripe before the usage was reported.
     CustomerDeleted,
 }
 
@@ -132,8 +134,8 @@ impl Reason {
     }
 }
 
-/// Usage over a quota that was promised to be billed, and is billed by nothing; or
-/// that was billed, and not used.
+/// Usage over a quota that should have been billed and was not, or that was
+/// billed and not used.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Unbilled {
@@ -146,12 +148,12 @@ pub struct Unbilled {
     pub reason: Reason,
 }
 
-/// What of a total nothing bills.
-pub fn unbilled(total: &Open, now: Timestamp) -> Option<Unbilled> {
+/// Finds the part of a total that is billed wrongly or not at all.
+pub fn unbilled(total: &OpenTotal, now: Timestamp) -> Option<Unbilled> {
     let (units, reason) = match &total.billed {
         None => {
-            let promised = total.rated && total.over_limit == Some(OverLimit::Overage);
-            let quota = total.quota.filter(|_| promised)?;
+            let billable = total.rated && total.over_limit == Some(OverLimit::Overage);
+            let quota = total.quota.filter(|_| billable)?;
             (whole_units(total.total - quota), Reason::NoMeteredItem)
         }
         Some(billed) if billed.on_trial => return None,
@@ -161,7 +163,7 @@ pub fn unbilled(total: &Open, now: Timestamp) -> Option<Unbilled> {
             let deleted = Some(Reason::CustomerDeleted).filter(|_| total.customer_deleted);
             if billed.never_invoiced {
                 let reason = deleted.unwrap_or(Reason::EndedWithoutInvoice);
-                return lost(total, over(target), reason);
+                return finding(total, over(target), reason);
             }
             let pending = if now >= closes_at(total) {
                 target - total.reported
@@ -175,10 +177,10 @@ pub fn unbilled(total: &Open, now: Timestamp) -> Option<Unbilled> {
             }
         }
     };
-    lost(total, units, reason)
+    finding(total, units, reason)
 }
 
-fn lost(total: &Open, units: Decimal, reason: Reason) -> Option<Unbilled> {
+fn finding(total: &OpenTotal, units: Decimal, reason: Reason) -> Option<Unbilled> {
     (units > Decimal::ZERO).then(|| Unbilled {
         organization_id: total.organization_id,
         metric: total.metric.clone(),
@@ -193,8 +195,8 @@ fn lost(total: &Open, units: Decimal, reason: Reason) -> Option<Unbilled> {
 mod tests {
     use super::*;
 
-    fn open(total: &str, quota: Option<i64>, over_limit: OverLimit) -> Open {
-        Open {
+    fn open(total: &str, quota: Option<i64>, over_limit: OverLimit) -> OpenTotal {
+        OpenTotal {
             organization_id: Uuid::nil(),
             metric: "api_calls".to_owned(),
             period_start: "2026-11-01T00:00:00Z".parse().unwrap(),
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_told_before_an_override_is_taken_back() {
+    fn an_override_takes_back_what_was_already_reported() {
         let mut total = open("500", Some(100), OverLimit::Overage);
         let billed = total.billed.clone().unwrap();
         let now: Timestamp = "2026-11-20T00:00:00Z".parse().unwrap();
@@ -257,13 +259,13 @@ mod tests {
         total.quota = None;
         let second = to_report(Aggregation::Sum, &total, &billed, now).unwrap();
         assert_eq!((second.units, second.reported), ((-400).into(), 100.into()));
-        // Not once the invoice is made.
+        // Not after the period was invoiced.
         total.overridden_at = Some("2026-12-01T01:00:00Z".parse().unwrap());
         assert!(to_report(Aggregation::Sum, &total, &billed, now).is_none());
     }
 
     #[test]
-    fn what_is_told_after_the_invoice_is_billed_by_nothing() {
+    fn usage_reported_after_the_invoice_is_unbilled() {
         let mut total = open("500", Some(100), OverLimit::Overage);
         let billed = total.billed.clone().unwrap();
         total.reported = 200.into();
@@ -275,14 +277,14 @@ mod tests {
             (found.units.0, found.reason),
             (300.into(), Reason::ToldTooLate)
         );
-        let told = to_report(Aggregation::Sum, &total, &billed, late).unwrap();
-        assert_eq!((told.units, told.late), (300.into(), 300.into()));
-        assert_eq!(told.at, at("2026-11-30T23:59:59Z"));
-        // It stays so when it was told.
-        total.reported = told.reported;
-        total.reported_late = told.late;
+        let entry = to_report(Aggregation::Sum, &total, &billed, late).unwrap();
+        assert_eq!((entry.units, entry.late), (300.into(), 300.into()));
+        assert_eq!(entry.at, at("2026-11-30T23:59:59Z"));
+        // Reporting it late does not change that.
+        total.reported = entry.reported;
+        total.reported_late = entry.late;
         assert_eq!(unbilled(&total, late).unwrap().units.0, 300.into());
-        // Less was used than Stripe knew when it made the invoice.
+        // Less was used than Stripe knew when it invoiced.
         (total.reported, total.reported_late) = (500.into(), 0.into());
         total.total = 300.into();
         let found = unbilled(&total, late).unwrap();
@@ -290,10 +292,10 @@ mod tests {
             (found.units.0, found.reason),
             (200.into(), Reason::BilledTooMuch)
         );
-        let told = to_report(Aggregation::Last, &total, &billed, late).unwrap();
-        (total.reported, total.reported_late) = (told.reported, told.late);
+        let entry = to_report(Aggregation::Last, &total, &billed, late).unwrap();
+        (total.reported, total.reported_late) = (entry.reported, entry.late);
         assert_eq!(unbilled(&total, late).unwrap().units.0, 200.into());
-        // Within what the price includes, nothing is lost.
+        // Nothing is lost within what the price includes.
         total.total = 90.into();
         (total.reported, total.reported_late) = (50.into(), 0.into());
         assert!(unbilled(&total, late).is_none());
@@ -302,10 +304,10 @@ mod tests {
     #[test]
     fn identifiers_differ_by_metric_period_and_state() {
         let now = "2026-11-20T00:00:00Z".parse().unwrap();
-        let name = |total: &Open| {
-            let entered =
+        let name = |total: &OpenTotal| {
+            let entry =
                 to_report(Aggregation::Sum, total, total.billed.as_ref().unwrap(), now).unwrap();
-            identifier(total, &entered, 0)
+            identifier(total, &entry, 0)
         };
         let first = open("500", Some(100), OverLimit::Overage);
         let prefix = "m".repeat(60);

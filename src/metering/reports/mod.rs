@@ -1,5 +1,6 @@
-//! Telling Stripe of usage: whole units, each once. What is to be said is
-//! entered before the call, under an identifier that Stripe takes once.
+//! Reports usage to Stripe's meters: whole units, each exactly once. A report
+//! is committed before it is sent, under an identifier that Stripe accepts only
+//! once. Nothing is counted here, and no quota is decided.
 
 mod due;
 mod store;
@@ -24,14 +25,14 @@ pub use due::{Reason, Unbilled};
 pub use store::{Stuck, stuck};
 
 use due::{identifier, to_report};
-use store::{Entered, Open, Unsent};
+use store::{OpenTotal, ReportEntry, UnsentReport};
 
-/// How long Stripe is sure to know an identifier.
-const REMEMBERED: SignedDuration = SignedDuration::from_hours(24);
-/// Stripe takes one call at a time for a customer and a meter; customers are
-/// told of beside each other.
-const BESIDE: usize = 8;
-/// Stripe's code for an identifier that it has.
+/// How long Stripe is guaranteed to remember an identifier.
+const IDENTIFIER_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
+/// Organizations reported in parallel. Stripe takes one call at a time for each
+/// customer and meter.
+const PARALLEL_ORGANIZATIONS: usize = 8;
+/// Stripe's error code for an identifier that it already has.
 const DUPLICATE: &str = "duplicate_meter_event";
 
 #[derive(Debug, thiserror::Error)]
@@ -42,61 +43,66 @@ pub enum ReportError {
     Stripe(#[from] StripeError),
 }
 
-/// What a run did, and how the books stand: counted = reported + pending.
+/// What a run did, and the balances after it: counted = reported + pending.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Meter events that were sent.
+    /// Meter events sent.
     pub sent: u64,
-    /// Those that could not be, and will be tried again.
+    /// Meter events that failed and will be retried.
     pub failed: u64,
-    /// Those that Stripe will never take, since their customer is deleted there:
-    /// what it would have billed is `unbilled`.
+    /// Meter events that Stripe will never take because the customer was deleted
+    /// there; what they would have billed appears in `unbilled`.
     pub refused: u64,
-    /// Those whose fate is unknown for so long that Stripe may take them twice:
-    /// an operator must look.
+    /// Meter events whose outcome has been unknown for so long that Stripe could
+    /// count them twice; an operator must decide.
     pub doubtful: u64,
-    pub metrics: Vec<Books>,
-    /// What was promised to be billed, and is not billed as it was used.
+    pub metrics: Vec<MetricBalance>,
+    /// Usage that is not billed as it was used.
     pub unbilled: Vec<Unbilled>,
 }
 
 impl Report {
-    /// Whether Stripe was told of everything that it takes. Usage that nothing bills
-    /// is a finding of its own, which no run mends.
-    pub fn is_whole(&self) -> bool {
+    /// Whether everything that Stripe accepts was reported. Unbilled usage does
+    /// not count: no further run could change it.
+    pub fn is_complete(&self) -> bool {
         self.failed == 0 && self.doubtful == 0
     }
 }
 
-/// The books of one metric, over the periods that Stripe still takes.
+/// Counted against reported usage of one metric, over the periods for which
+/// Stripe still accepts usage.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Books {
+pub struct MetricBalance {
     pub metric: String,
-    /// Whole units that were counted, of organizations that are billed; where an
-    /// operator set another quota, as many as bring Stripe to the same overage.
+    /// Whole units counted for billed organizations. Where an operator set
+    /// another quota, the units that make Stripe bill the same overage.
     pub counted: Number,
-    /// Of them, what Stripe was told.
+    /// Units reported to Stripe.
     pub reported: Number,
-    /// And what it was not yet.
+    /// Units still to be reported.
     pub pending: Number,
 }
 
-/// Enters what is to be reported at `now`.
-async fn enter(pool: &PgPool, catalogue: &Catalogue, now: Timestamp) -> Result<(), sqlx::Error> {
+/// Records every report that is due at `now`, for all organizations.
+async fn record_all_due(
+    pool: &PgPool,
+    catalogue: &Catalogue,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     let open = store::open(tx.conn(), catalogue, now, None).await?;
     tx.commit().await?;
     let due = open.iter().filter(|total| is_due(catalogue, total, now));
     let organizations: BTreeSet<Uuid> = due.map(|total| total.organization_id).collect();
     for organization_id in organizations {
-        enter_of(pool, catalogue, organization_id, now, now).await?;
+        record_due(pool, catalogue, organization_id, now, now).await?;
     }
     Ok(())
 }
 
-fn is_due(catalogue: &Catalogue, total: &Open, now: Timestamp) -> bool {
+fn is_due(catalogue: &Catalogue, total: &OpenTotal, now: Timestamp) -> bool {
     let aggregation = catalogue
         .metric(&total.metric)
         .map(|metric| metric.aggregation);
@@ -105,10 +111,10 @@ fn is_due(catalogue: &Catalogue, total: &Open, now: Timestamp) -> bool {
         .is_some_and(|(aggregation, billed)| to_report(aggregation, total, billed, now).is_some())
 }
 
-/// Enters what has occurred of an organization at `now`, as told at `at`: before
-/// `now`, when its period ends then. Meanwhile nothing is counted, and no other
-/// run enters it.
-async fn enter_of(
+/// Records the reports that are due for one organization at `now`, dated `at`;
+/// `at` is before `now` when the period ends at `now`. The lock keeps usage from
+/// being counted, and other runs from recording, in the meantime.
+async fn record_due(
     pool: &PgPool,
     catalogue: &Catalogue,
     organization_id: Uuid,
@@ -120,26 +126,27 @@ async fn enter_of(
     ledger::rebook(tx.conn(), catalogue, &[organization_id], &[], &[]).await?;
     let mut open = store::open(tx.conn(), catalogue, now, Some(organization_id)).await?;
     for total in &mut open {
-        // A level cannot wait for the time that its period will not have.
+        // A scheduled level cannot wait if its period ends now.
         total.waits &= at == now;
         let total = &*total;
         let (Some(metric), Some(billed)) = (catalogue.metric(&total.metric), &total.billed) else {
             continue;
         };
-        let Some(entered) = to_report(metric.aggregation, total, billed, at) else {
+        let Some(entry) = to_report(metric.aggregation, total, billed, at) else {
             continue;
         };
-        let entered = Entered {
+        let entry = ReportEntry {
             ahead: at != now,
-            ..entered
+            ..entry
         };
+        // The identifier may be taken by an earlier report of an equal state.
         let mut salt = 0;
-        while !store::enter(
+        while !store::record(
             tx.conn(),
             total,
             billed,
-            &identifier(total, &entered, salt),
-            &entered,
+            &identifier(total, &entry, salt),
+            &entry,
         )
         .await?
         {
@@ -149,10 +156,11 @@ async fn enter_of(
     tx.commit().await
 }
 
-/// Tells Stripe of what an organization used `since` then, before its period is
-/// invoiced out of turn. `now` is the time that its customer lives in: the period
-/// may end in this second, and has what lies before it.
-pub async fn tell_now(
+/// Reports an organization's usage since `since`, before a change makes Stripe
+/// invoice its period early. `now` is the customer's time, which may be a test
+/// clock's. The period may end in this very second, so the usage is dated to the
+/// one before.
+pub async fn report_now(
     pool: &PgPool,
     client: &Client,
     catalogue: &Catalogue,
@@ -161,40 +169,42 @@ pub async fn tell_now(
     now: Timestamp,
 ) -> Result<(), ReportError> {
     let before = now - SignedDuration::from_secs(1);
-    enter_of(pool, catalogue, organization_id, now, before).await?;
+    record_due(pool, catalogue, organization_id, now, before).await?;
     let mut tx = WorkerTx::begin(pool).await?;
     let unsent = store::unsent(tx.conn(), Some(organization_id)).await?;
     tx.commit().await?;
-    // What is left of earlier periods must not keep anybody from leaving.
-    let due = |row: &Unsent| row.at >= since && !is_doubtful(row);
+    // Reports left over from earlier periods must not block a cancellation.
+    let due = |row: &UnsentReport| row.at >= since && !is_doubtful(row);
     for row in unsent.into_iter().filter(due) {
         match send_one(pool, client, &row).await? {
-            Sending::Failed(error) if !is_final(&error) => return Err(error.into()),
+            SendOutcome::Failed(error) if !is_final(&error) => return Err(error.into()),
             _ => {}
         }
     }
     Ok(())
 }
 
-/// Whether Stripe will never take it, however often it is sent: a quantity beyond
-/// what it counts, or a customer that is gone. It stays a finding of `doctor`, and
-/// keeps nobody from leaving.
+/// Whether Stripe will reject the report on every attempt: its quantity is too
+/// large, or the customer is gone. `doctor` keeps showing it; it must not block
+/// a cancellation.
 fn is_final(error: &StripeError) -> bool {
-    let about_it = |name: &str| name.starts_with("payload[") || name.starts_with("meter_event_");
+    let about_report =
+        |name: &str| name.starts_with("payload[") || name.starts_with("meter_event_");
     matches!(error.kind, ErrorKind::InvalidRequest | ErrorKind::NotFound)
         && [&error.param, &error.code]
             .into_iter()
             .flatten()
-            .any(|name| about_it(name))
+            .any(|name| about_report(name))
 }
 
-/// Whether Stripe may have forgotten that it heard of it.
-fn is_doubtful(row: &Unsent) -> bool {
-    let forgotten = Timestamp::now() - REMEMBERED;
+/// Whether Stripe may have received the report and forgotten its identifier.
+fn is_doubtful(row: &UnsentReport) -> bool {
+    let forgotten = Timestamp::now() - IDENTIFIER_LIFETIME;
     row.attempted_at.is_some_and(|at| at < forgotten)
 }
 
-/// Reports usage to Stripe's meters. `progress` hears of each meter event.
+/// Reports usage to Stripe's meters. `progress` is called with the meter events
+/// handled so far and their total.
 pub async fn report(
     pool: &PgPool,
     client: &Client,
@@ -202,13 +212,13 @@ pub async fn report(
     now: Timestamp,
     progress: impl Fn(usize, usize),
 ) -> Result<Report, ReportError> {
-    enter(pool, catalogue, now).await?;
+    record_all_due(pool, catalogue, now).await?;
     let mut tx = WorkerTx::begin(pool).await?;
     let unsent = store::unsent(tx.conn(), None).await?;
     tx.commit().await?;
-    let (doubtful, unsent): (Vec<Unsent>, Vec<Unsent>) = unsent.into_iter().partition(is_doubtful);
+    let (doubtful, unsent): (Vec<_>, Vec<_>) = unsent.into_iter().partition(is_doubtful);
     let total = unsent.len();
-    let mut by_organization = BTreeMap::<Uuid, Vec<Unsent>>::new();
+    let mut by_organization = BTreeMap::<Uuid, Vec<UnsentReport>>::new();
     for row in unsent {
         by_organization
             .entry(row.organization_id)
@@ -222,12 +232,12 @@ pub async fn report(
     let sending = by_organization
         .into_values()
         .map(|rows| send_all(pool, client, rows));
-    let mut sending = futures_util::stream::iter(sending).buffer_unordered(BESIDE);
-    while let Some(done) = sending.next().await {
-        let (sent, failed, refused) = done?;
-        report.sent += sent;
-        report.failed += failed;
-        report.refused += refused;
+    let mut sending = futures_util::stream::iter(sending).buffer_unordered(PARALLEL_ORGANIZATIONS);
+    while let Some(counts) = sending.next().await {
+        let counts = counts?;
+        report.sent += counts.sent;
+        report.failed += counts.failed;
+        report.refused += counts.refused;
         let so_far = report.sent + report.failed + report.refused;
         progress(usize::try_from(so_far).unwrap_or(total), total);
     }
@@ -235,16 +245,22 @@ pub async fn report(
     metrics::usage_reports("failed", report.failed);
     metrics::usage_reports("doubtful", report.doubtful);
     metrics::usage_reports("refused", report.refused);
-    report.metrics = books(pool, catalogue, now).await?;
+    report.metrics = balances(pool, catalogue, now).await?;
     report.unbilled = unbilled(pool, catalogue, now).await?;
+    warn_unbilled(&report);
+    Ok(report)
+}
+
+/// Counts and logs the unbilled usage of a run. Usage of deleted customers was
+/// logged when Stripe refused it, and is counted in that run only.
+fn warn_unbilled(report: &Report) {
     for found in &report.unbilled {
-        if found.reason == Reason::CustomerDeleted && report.refused == 0 {
-            // It was logged and counted when Stripe refused it, and nothing is left to be
-            // done in time.
+        let deleted = found.reason == Reason::CustomerDeleted;
+        if deleted && report.refused == 0 {
             continue;
         }
         metrics::usage_unbilled(found.reason.as_str());
-        if found.reason == Reason::CustomerDeleted {
+        if deleted {
             continue;
         }
         tracing::warn!(
@@ -256,38 +272,44 @@ pub async fn report(
             "Usage is not billed as it was used"
         );
     }
-    Ok(report)
 }
 
-/// Sends an organization's, one after the other: how many were sent, failed, and
-/// were refused for good.
+#[derive(Default)]
+struct SendCounts {
+    sent: u64,
+    failed: u64,
+    refused: u64,
+}
+
+/// Sends an organization's reports one after the other.
 async fn send_all(
     pool: &PgPool,
     client: &Client,
-    rows: Vec<Unsent>,
-) -> Result<(u64, u64, u64), sqlx::Error> {
-    let (mut sent, mut failed, mut refused) = (0, 0, 0);
+    rows: Vec<UnsentReport>,
+) -> Result<SendCounts, sqlx::Error> {
+    let mut counts = SendCounts::default();
     for row in rows {
         match send_one(pool, client, &row).await? {
-            Sending::Sent => sent += 1,
-            Sending::Failed(_) => failed += 1,
-            Sending::Refused => refused += 1,
+            SendOutcome::Sent => counts.sent += 1,
+            SendOutcome::Failed(_) => counts.failed += 1,
+            SendOutcome::Refused => counts.refused += 1,
         }
     }
-    Ok((sent, failed, refused))
+    Ok(counts)
 }
 
-/// What became of a report.
-enum Sending {
+/// The outcome of sending a report.
+enum SendOutcome {
     Sent,
     Failed(StripeError),
-    /// Its customer is deleted.
+    /// The customer was deleted.
     Refused,
 }
 
-/// Whether Stripe has deleted the customer of a report that it did not take. One
-/// that it does not know may be another account's, and another key's to tell.
-async fn is_deleted(client: &Client, row: &Unsent, error: &StripeError) -> bool {
+/// Whether Stripe rejected a report because its customer was deleted. A customer
+/// that Stripe does not know at all may belong to another account, whose key
+/// could still report it.
+async fn is_deleted(client: &Client, row: &UnsentReport, error: &StripeError) -> bool {
     let about_customer = error.param.as_deref() == Some("payload[stripe_customer_id]");
     if !about_customer && !error.is_missing_customer() {
         return false;
@@ -296,65 +318,70 @@ async fn is_deleted(client: &Client, row: &Unsent, error: &StripeError) -> bool 
     found.is_ok_and(|customer| customer.deleted)
 }
 
-/// Sends a report.
-async fn send_one(pool: &PgPool, client: &Client, row: &Unsent) -> Result<Sending, sqlx::Error> {
+/// Sends a report and records the outcome.
+async fn send_one(
+    pool: &PgPool,
+    client: &Client,
+    row: &UnsentReport,
+) -> Result<SendOutcome, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    let open = store::attempting(tx.conn(), row).await?;
+    let unsent = store::mark_attempted(tx.conn(), row).await?;
     tx.commit().await?;
-    if !open {
-        return Ok(Sending::Sent);
+    if !unsent {
+        return Ok(SendOutcome::Sent);
     }
-    let answer = send(client, row).await;
-    let deleted = match &answer {
+    let response = send(client, row).await;
+    let deleted = match &response {
         Err(error) => is_deleted(client, row, error).await,
         Ok(()) => false,
     };
     let mut tx = WorkerTx::begin(pool).await?;
-    let became = match answer {
+    let outcome = match response {
         Ok(()) => {
-            store::sent(tx.conn(), row).await?;
-            // What is taken back was counted when it was told.
+            store::mark_sent(tx.conn(), row).await?;
+            // A correction downwards does not reduce the counter.
             metrics::usage_reported(row.units.max(Decimal::ZERO).to_u64().unwrap_or(u64::MAX));
-            Sending::Sent
+            SendOutcome::Sent
         }
         Err(error) if deleted => {
             tracing::error!(
                 %error, organization_id = %row.organization_id, metric = row.metric,
                 units = %row.units, stripe_customer_id = row.stripe_customer_id,
-                "Usage is lost: its customer was deleted in Stripe before it was told"
+                "Usage is lost: its customer was deleted in Stripe before it was reported"
             );
-            store::refused(tx.conn(), row, &error.to_string()).await?;
-            Sending::Refused
+            store::mark_refused(tx.conn(), row, &error.to_string()).await?;
+            SendOutcome::Refused
         }
         Err(error) => {
             tracing::warn!(
                 %error, organization_id = %row.organization_id, metric = row.metric,
                 identifier = row.identifier, "Usage could not be reported"
             );
-            // A refusal is certain; anything else may have been heard.
+            // An error response is certain; after anything else Stripe may have
+            // counted the report.
             let certain = !error.may_have_acted();
-            store::failed(tx.conn(), row, &error.to_string(), certain).await?;
-            Sending::Failed(error)
+            store::mark_failed(tx.conn(), row, &error.to_string(), certain).await?;
+            SendOutcome::Failed(error)
         }
     };
     tx.commit().await?;
-    Ok(became)
+    Ok(outcome)
 }
 
-async fn send(client: &Client, row: &Unsent) -> Result<(), StripeError> {
+async fn send(client: &Client, row: &UnsentReport) -> Result<(), StripeError> {
     let params = Params::new()
         .set("event_name", &row.event_name)
         .set("identifier", &row.identifier)
         .set("timestamp", row.at.as_second())
         .set("payload[stripe_customer_id]", &row.stripe_customer_id)
         .set("payload[value]", row.units.normalize().to_string());
-    // The identifier keeps it from being taken twice. A key of its own for each
-    // attempt, since Stripe repeats its failures for the same key.
+    // The identifier keeps the report from being counted twice. The idempotency
+    // key differs for each attempt, since Stripe replays failures for a key.
     let key = format!("{}-{}", row.identifier, Uuid::now_v7().simple());
     match client.create_meter_event(&params, &key).await {
-        // It was heard of before, and the answer was lost.
+        // An earlier attempt succeeded and its response was lost.
         Err(error) if is_duplicate(&error) => Ok(()),
-        answer => answer,
+        response => response,
     }
 }
 
@@ -364,8 +391,7 @@ fn is_duplicate(error: &StripeError) -> bool {
             || error.message.contains("already exists with identifier"))
 }
 
-/// What was promised to be billed, and is billed by nothing, over the periods
-/// that Stripe still takes.
+/// Finds unbilled usage in the periods for which Stripe still accepts usage.
 pub async fn unbilled(
     pool: &PgPool,
     catalogue: &Catalogue,
@@ -380,38 +406,38 @@ pub async fn unbilled(
         .collect())
 }
 
-/// How the books stand.
-pub async fn books(
+/// Compares counted and reported usage, by metric.
+pub async fn balances(
     pool: &PgPool,
     catalogue: &Catalogue,
     now: Timestamp,
-) -> Result<Vec<Books>, sqlx::Error> {
+) -> Result<Vec<MetricBalance>, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     let open = store::open(tx.conn(), catalogue, now, None).await?;
     let unsent = store::unsent(tx.conn(), None).await?;
-    let mut books = BTreeMap::<String, (Decimal, Decimal)>::new();
+    let mut balances = BTreeMap::<String, (Decimal, Decimal)>::new();
     for total in &open {
         let Some(billed) = &total.billed else {
             continue;
         };
-        let (counted, reported) = books.entry(total.metric.clone()).or_default();
-        // What Stripe will never take is a finding, and waits for nothing.
+        let (counted, reported) = balances.entry(total.metric.clone()).or_default();
+        // What Stripe will never take is unbilled, not pending.
         *counted += due::billed_units(total, billed.included) - total.refused;
         *reported += total.reported - total.refused;
     }
     for row in &unsent {
-        let level = catalogue
+        let is_level = catalogue
             .metric(&row.metric)
             .is_some_and(|metric| metric.aggregation == Aggregation::Last);
-        if let Some((_, reported)) = books.get_mut(&row.metric)
-            && !level
+        if let Some((_, reported)) = balances.get_mut(&row.metric)
+            && !is_level
         {
             *reported -= row.units;
         }
     }
-    Ok(books
+    Ok(balances
         .into_iter()
-        .map(|(metric, (counted, reported))| Books {
+        .map(|(metric, (counted, reported))| MetricBalance {
             metric,
             counted: Number(counted),
             reported: Number(reported),

@@ -1,4 +1,4 @@
-//! The usage reports' SQL.
+//! SQL for usage reports.
 
 use billing_domain::quota::OverLimit;
 use jiff::Timestamp;
@@ -10,83 +10,156 @@ use uuid::Uuid;
 use super::due::OLDEST;
 use crate::catalogue::{Aggregation, Catalogue, MeteredPrices};
 
-/// A total of an organization that is billed for it, or should be.
+/// A usage total for which Stripe bills the organization, or should.
 #[derive(Debug, Clone)]
-pub struct Open {
+pub struct OpenTotal {
     pub organization_id: Uuid,
     pub metric: String,
     pub period_start: Timestamp,
     pub period_end: Timestamp,
-    /// When its period was invoiced, if that was before its time.
+    /// When the period was invoiced, if that was before its planned end.
     pub closed_at: Option<Timestamp>,
-    /// What has occurred; use dated ahead is left out until its time has come.
+    /// Usage up to now; usage dated in the future is left out until then.
     pub total: Decimal,
-    /// A level with use that is dated ahead, which waits.
+    /// Whether a level is scheduled for later, so that reporting must wait.
     pub waits: bool,
-    /// How many events it has.
+    /// The number of events in the total.
     pub events: i64,
-    /// What Stripe is, or will be, told.
+    /// Units recorded for reporting, sent or not.
     pub reported: Decimal,
-    /// Of it, what no invoice takes any more.
+    /// The part of `reported` that came after the invoice.
     pub reported_late: Decimal,
-    /// Of it, what Stripe will never take, and would have taken in time.
+    /// The part of `reported` that was in time and that Stripe will never take.
     pub refused: Decimal,
-    /// Its customer was deleted before Stripe was told.
+    /// Whether the customer was deleted before usage was reported.
     pub customer_deleted: bool,
-    /// None: unlimited, or no quota at all.
+    /// `None` if unlimited, or if there is no quota.
     pub quota: Option<Decimal>,
     pub over_limit: Option<OverLimit>,
-    /// When an operator set the quota, if one did.
+    /// When an operator overrode the quota, if one did.
     pub overridden_at: Option<Timestamp>,
     /// Whether usage over the quota has a price.
     pub rated: bool,
-    /// None: no subscription of that time has a price for the metric.
+    /// `None` if no subscription of that period has a price for the metric.
     pub billed: Option<Billed>,
 }
 
-/// What usage is billed by.
+/// The subscription and price that bill a total.
 #[derive(Debug, Clone)]
 pub struct Billed {
     pub stripe_customer_id: String,
-    /// The units that the price in Stripe includes.
+    /// The units that Stripe's price includes.
     pub included: Decimal,
-    /// Usage of a trial costs nothing.
+    /// Usage during a trial costs nothing.
     pub on_trial: bool,
-    /// The subscription ended, and Stripe made no invoice of its last usage.
+    /// The subscription ended and Stripe made no invoice for its last usage.
     pub never_invoiced: bool,
 }
 
-/// What is to be said of a total.
+/// A report to be recorded for a total.
 #[derive(Debug, Clone)]
-pub struct Entered {
+pub struct ReportEntry {
     pub event_name: String,
     pub units: Decimal,
-    /// What was told, with it.
+    /// The total's `reported` after this report.
     pub reported: Decimal,
-    /// Of it, what came too late.
+    /// The units that come after the invoice.
     pub late: Decimal,
     pub at: Timestamp,
-    /// It is told before a change of ours that ends its period.
+    /// Whether it is reported ahead of a change of ours that ends the period.
     pub ahead: bool,
 }
 
-/// The totals at `now` of the periods that Stripe still takes, of organizations whose
-/// subscription began before the period and has a price for the metric, and of
-/// those that have more than a quota over which usage is to be billed. Of one
-/// organization, if it is named.
+/// A row of `open`'s query.
+struct OpenRow {
+    organization_id: Uuid,
+    metric: String,
+    period_start: jiff_sqlx::Timestamp,
+    period_end: jiff_sqlx::Timestamp,
+    total: Decimal,
+    closed_at: Option<jiff_sqlx::Timestamp>,
+    ahead: Option<Decimal>,
+    newest: Option<Decimal>,
+    highest: Option<Decimal>,
+    waits: Option<bool>,
+    events: i64,
+    reported: Decimal,
+    reported_late: Decimal,
+    refused: Option<Decimal>,
+    taken: Option<Decimal>,
+    is_refused: Option<bool>,
+    stripe_customer_id: Option<String>,
+    included: Option<Decimal>,
+    on_trial: Option<bool>,
+    never_invoiced: Option<bool>,
+    quota: Option<Decimal>,
+    over_limit: Option<String>,
+    overridden_at: Option<jiff_sqlx::Timestamp>,
+    rated: bool,
+}
+
+impl OpenRow {
+    fn into_total(self, aggregation: Aggregation) -> OpenTotal {
+        let is_sum = aggregation == Aggregation::Sum;
+        let ahead = self.ahead.unwrap_or(Decimal::ZERO);
+        let billed = match (self.stripe_customer_id, self.included, self.on_trial) {
+            (Some(stripe_customer_id), Some(included), Some(on_trial)) => Some(Billed {
+                stripe_customer_id,
+                included,
+                on_trial,
+                never_invoiced: self.never_invoiced.unwrap_or(false),
+            }),
+            _ => None,
+        };
+        OpenTotal {
+            organization_id: self.organization_id,
+            metric: self.metric,
+            period_start: self.period_start.to_jiff(),
+            period_end: self.period_end.to_jiff(),
+            closed_at: self.closed_at.map(|at| at.to_jiff()),
+            total: match aggregation {
+                Aggregation::Sum => (self.total - ahead).max(Decimal::ZERO),
+                Aggregation::Last => self.newest.unwrap_or(self.total),
+                Aggregation::Max => self.highest.map_or(self.total, |due| due.max(self.total)),
+            },
+            waits: !is_sum && (self.ahead.is_some() || self.waits.unwrap_or(false)),
+            events: self.events,
+            reported: self.reported,
+            reported_late: self.reported_late,
+            customer_deleted: self.is_refused.unwrap_or(false),
+            refused: match (self.refused, aggregation) {
+                (None, _) => Decimal::ZERO,
+                (Some(_), Aggregation::Last) => self.reported - self.taken.unwrap_or(Decimal::ZERO),
+                (Some(units), _) => units,
+            },
+            quota: self.quota,
+            over_limit: self.over_limit.as_deref().and_then(OverLimit::named),
+            overridden_at: self.overridden_at.map(|at| at.to_jiff()),
+            rated: self.rated,
+            billed,
+        }
+    }
+}
+
+/// Reads the totals of the periods for which Stripe still accepts usage, as of
+/// `now`: those of organizations whose subscription began before the period and
+/// has a price for the metric, and those over a quota whose overage should be
+/// billed. `organization_id` narrows it to one organization.
+#[expect(clippy::too_many_lines, reason = "it is one query")]
 pub async fn open(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
     now: Timestamp,
     organization_id: Option<Uuid>,
-) -> Result<Vec<Open>, sqlx::Error> {
+) -> Result<Vec<OpenTotal>, sqlx::Error> {
     let prices = MeteredPrices::of(catalogue);
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        OpenRow,
         r#"SELECT t.organization_id, t.metric, t.period_start, t.period_end, t.total,
-                  -- What ends by schedule is invoiced as a period that ends is, and what ends
-                  -- at once, at once.
+                  -- A subscription that ends as scheduled is invoiced like any period end; one
+                  -- that ends immediately, immediately.
                   CASE WHEN s.ended_at <= t.period_end AND s.ended_at > s.begun_at THEN s.cut_at
-                       -- It ended as a period began, so the one before was over.
+                       -- It ended as a period began; the previous one was complete.
                        ELSE t.closed_at END
                     AS closed_at,
                   ahead.quantity AS "ahead?", level.newest AS "newest?",
@@ -102,7 +175,7 @@ pub async fn open(
                         AND v.stripe_created_at > t.period_start
                         AND v.stripe_created_at >= s.ended_at - interval '1 second'))
                     AS never_invoiced,
-                  -- The plan that bills it need not be the plan of today.
+                  -- The plan that bills the period need not be today's plan.
                   CASE WHEN v.metric IS NULL THEN coalesce(s.included, q.quota) ELSE v.quota END
                     AS quota,
                   coalesce(v.over_limit, CASE WHEN s.included IS NOT NULL THEN 'overage'
@@ -119,7 +192,7 @@ pub async fn open(
                  JOIN unnest($1::text[], $2::text[], $3::numeric[])
                         AS billed(lookup_key, metric, included)
                    ON billed.metric = t.metric
-                  -- A period that is over is billed by the price that it had.
+                  -- A closed period is billed by the price it had.
                   AND CASE WHEN t.billed_by IS NULL
                       THEN EXISTS (
                         SELECT FROM billing_subscription_items i
@@ -132,7 +205,8 @@ pub async fn open(
                   AND (s.ended_at IS NULL OR s.ended_at > t.period_start)
                 ORDER BY s.stripe_created_at DESC LIMIT 1) s ON true
              LEFT JOIN LATERAL (
-               -- The newest event tells whether any is ahead, and each was recorded just now.
+               -- last_at shows whether any event lies in the future; such an event is at most
+               -- minutes old.
                SELECT sum(e.quantity) AS quantity FROM usage_events e
                 WHERE t.last_at > greatest($6, now())
                   AND e.organization_id = t.organization_id AND e.metric = t.metric
@@ -140,7 +214,7 @@ pub async fn open(
                   AND e.recorded_at > greatest($6, now()) - interval '10 minutes'
                   AND e.occurred_at > greatest($6, now())) ahead ON true
              LEFT JOIN LATERAL (
-               -- Of levels that are dated ahead, those whose time has come by then.
+               -- Scheduled levels whose time has come by then.
                SELECT (array_agg(p.quantity ORDER BY p.occurred_at DESC, p.event_id DESC)
                          FILTER (WHERE p.occurred_at <= greatest($6, now())
                                    AND (t.last_at IS NULL OR p.occurred_at >= t.last_at)))[1]
@@ -153,7 +227,7 @@ pub async fn open(
                   AND p.period_start = t.period_start) level ON true
              LEFT JOIN LATERAL (
                SELECT sum(r.units) FILTER (WHERE r.late IS NOT TRUE) AS units, count(*) > 0 AS any,
-                      -- The level that Stripe has.
+                      -- The level Stripe has now.
                       (SELECT k.units FROM usage_reports k
                         WHERE k.organization_id = t.organization_id AND k.metric = t.metric
                           AND k.period_start = t.period_start AND k.refused_at IS NULL
@@ -183,53 +257,16 @@ pub async fn open(
     )
     .fetch_all(conn)
     .await?;
-    let open = rows.into_iter().map(|row| {
+    let totals = rows.into_iter().map(|row| {
         let metric = catalogue.metric(&row.metric);
         let aggregation = metric.map_or(Aggregation::Sum, |metric| metric.aggregation);
-        let is_sum = aggregation == Aggregation::Sum;
-        let ahead = row.ahead.unwrap_or(Decimal::ZERO);
-        let billed = match (row.stripe_customer_id, row.included, row.on_trial) {
-            (Some(stripe_customer_id), Some(included), Some(on_trial)) => Some(Billed {
-                stripe_customer_id,
-                included,
-                on_trial,
-                never_invoiced: row.never_invoiced.unwrap_or(false),
-            }),
-            _ => None,
-        };
-        Open {
-            organization_id: row.organization_id,
-            metric: row.metric,
-            period_start: row.period_start.to_jiff(),
-            period_end: row.period_end.to_jiff(),
-            closed_at: row.closed_at.map(|at| at.to_jiff()),
-            total: match aggregation {
-                Aggregation::Sum => (row.total - ahead).max(Decimal::ZERO),
-                Aggregation::Last => row.newest.unwrap_or(row.total),
-                Aggregation::Max => row.highest.map_or(row.total, |due| due.max(row.total)),
-            },
-            waits: !is_sum && (row.ahead.is_some() || row.waits.unwrap_or(false)),
-            events: row.events,
-            reported: row.reported,
-            reported_late: row.reported_late,
-            customer_deleted: row.is_refused.unwrap_or(false),
-            refused: match (row.refused, aggregation) {
-                (None, _) => Decimal::ZERO,
-                (Some(_), Aggregation::Last) => row.reported - row.taken.unwrap_or(Decimal::ZERO),
-                (Some(units), _) => units,
-            },
-            quota: row.quota,
-            over_limit: row.over_limit.as_deref().and_then(OverLimit::named),
-            overridden_at: row.overridden_at.map(|at| at.to_jiff()),
-            rated: row.rated,
-            billed,
-        }
+        row.into_total(aggregation)
     });
-    Ok(open.collect())
+    Ok(totals.collect())
 }
 
-/// Locks what an organization counts, so that nothing is counted or entered
-/// meanwhile.
+/// Locks an organization's quotas, so that nothing is counted or recorded for
+/// reporting meanwhile.
 pub async fn lock(conn: &mut PgConnection, organization_id: Uuid) -> Result<(), sqlx::Error> {
     sqlx::query!(
         r#"SELECT 1 AS "locked!" FROM usage_quotas WHERE organization_id = $1
@@ -241,14 +278,14 @@ pub async fn lock(conn: &mut PgConnection, organization_id: Uuid) -> Result<(), 
     Ok(())
 }
 
-/// Enters a report and what it makes of the total; false: the identifier is
-/// another report's.
-pub async fn enter(
+/// Records a report and updates the total. Returns false, and changes nothing,
+/// if the identifier belongs to another report.
+pub async fn record(
     conn: &mut PgConnection,
-    total: &Open,
+    total: &OpenTotal,
     billed: &Billed,
     identifier: &str,
-    entered: &Entered,
+    entry: &ReportEntry,
 ) -> Result<bool, sqlx::Error> {
     let inserted = sqlx::query_scalar!(
         "INSERT INTO usage_reports (organization_id, identifier, metric, period_start,
@@ -260,11 +297,11 @@ pub async fn enter(
         total.metric,
         total.period_start.to_sqlx() as _,
         billed.stripe_customer_id,
-        entered.event_name,
-        entered.units,
-        entered.at.to_sqlx() as _,
-        if entered.late.is_zero() {
-            entered.ahead.then_some(false)
+        entry.event_name,
+        entry.units,
+        entry.at.to_sqlx() as _,
+        if entry.late.is_zero() {
+            entry.ahead.then_some(false)
         } else {
             Some(true)
         }
@@ -280,17 +317,17 @@ pub async fn enter(
         total.organization_id,
         total.metric,
         total.period_start.to_sqlx() as _,
-        entered.reported,
-        entered.late
+        entry.reported,
+        entry.late
     )
     .execute(conn)
     .await?;
     Ok(true)
 }
 
-/// A report that Stripe is not known to have.
+/// A report that Stripe has not confirmed.
 #[derive(Debug, Clone)]
-pub struct Unsent {
+pub struct UnsentReport {
     pub organization_id: Uuid,
     pub identifier: String,
     pub metric: String,
@@ -298,23 +335,23 @@ pub struct Unsent {
     pub event_name: String,
     pub units: Decimal,
     pub at: Timestamp,
-    /// When Stripe may have heard of it.
+    /// When Stripe may first have received it.
     pub attempted_at: Option<Timestamp>,
 }
 
-/// The reports that are to be sent, oldest first; of one organization, if it is
-/// named.
+/// Lists the reports to be sent, oldest first; `organization_id` narrows it to
+/// one organization.
 pub async fn unsent(
     conn: &mut PgConnection,
     organization_id: Option<Uuid>,
-) -> Result<Vec<Unsent>, sqlx::Error> {
+) -> Result<Vec<UnsentReport>, sqlx::Error> {
     let rows = sqlx::query!(
         "SELECT organization_id, identifier, metric, stripe_customer_id, event_name, units, at,
                 attempted_at
            FROM usage_reports
           WHERE sent_at IS NULL AND refused_at IS NULL
             AND ($1::uuid IS NULL OR organization_id = $1)
-            -- Older usage Stripe refuses; what it may have heard of, an operator looks at.
+            -- Stripe rejects older usage. What it may have received stays for an operator.
             AND (at > now() - interval '35 days' OR attempted_at IS NOT NULL)
           ORDER BY created_at, identifier",
         organization_id
@@ -323,7 +360,7 @@ pub async fn unsent(
     .await?;
     Ok(rows
         .into_iter()
-        .map(|row| Unsent {
+        .map(|row| UnsentReport {
             organization_id: row.organization_id,
             identifier: row.identifier,
             metric: row.metric,
@@ -336,9 +373,12 @@ pub async fn unsent(
         .collect())
 }
 
-/// From here on Stripe may have heard of it; the first time counts. False:
-/// another has sent it meanwhile.
-pub async fn attempting(conn: &mut PgConnection, row: &Unsent) -> Result<bool, sqlx::Error> {
+/// Notes that Stripe may receive the report from now on, keeping the time of the
+/// first attempt. Returns false if another process has sent it meanwhile.
+pub async fn mark_attempted(
+    conn: &mut PgConnection,
+    row: &UnsentReport,
+) -> Result<bool, sqlx::Error> {
     let attempted = sqlx::query!(
         "UPDATE usage_reports SET attempted_at = coalesce(attempted_at, now())
           WHERE organization_id = $1 AND identifier = $2 AND sent_at IS NULL",
@@ -350,7 +390,7 @@ pub async fn attempting(conn: &mut PgConnection, row: &Unsent) -> Result<bool, s
     Ok(attempted.rows_affected() > 0)
 }
 
-pub async fn sent(conn: &mut PgConnection, row: &Unsent) -> Result<(), sqlx::Error> {
+pub async fn mark_sent(conn: &mut PgConnection, row: &UnsentReport) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE usage_reports SET sent_at = now(), error_message = NULL
           WHERE organization_id = $1 AND identifier = $2",
@@ -362,10 +402,10 @@ pub async fn sent(conn: &mut PgConnection, row: &Unsent) -> Result<(), sqlx::Err
     Ok(())
 }
 
-/// Records an attempt that failed; `certain`: Stripe did not take it.
-pub async fn failed(
+/// Records a failed attempt; `certain` if Stripe definitely did not count it.
+pub async fn mark_failed(
     conn: &mut PgConnection,
-    row: &Unsent,
+    row: &UnsentReport,
     error: &str,
     certain: bool,
 ) -> Result<(), sqlx::Error> {
@@ -383,10 +423,10 @@ pub async fn failed(
     Ok(())
 }
 
-/// Records that Stripe will never take it.
-pub async fn refused(
+/// Records that Stripe will never accept the report.
+pub async fn mark_refused(
     conn: &mut PgConnection,
-    row: &Unsent,
+    row: &UnsentReport,
     error: &str,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
@@ -401,7 +441,7 @@ pub async fn refused(
     Ok(())
 }
 
-/// The reports that could not be sent: how many, for how long, and why.
+/// Reports that could not be sent: how many, since when, and one of the errors.
 #[derive(Debug, Clone, Default)]
 pub struct Stuck {
     pub count: i64,

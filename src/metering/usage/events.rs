@@ -1,5 +1,4 @@
-//! `POST /api/billing/usage/events`: what has happened, one by one and in
-//! batches.
+//! `POST /api/billing/usage/events`: records usage, one event or a batch.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,10 +12,10 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::input::{Fault, Read, Shape};
+use super::input::{EventFormat, Fault, ParsedEvent};
 use super::offload::LARGE_BYTES;
 use super::response;
-use super::routes::{Usage, refused};
+use super::routes::{Usage, bad_request};
 use crate::audit::Actor;
 use crate::catalogue::Catalogue;
 use crate::metering::ledger::{Item, NewEvent};
@@ -27,33 +26,32 @@ use crate::server::problem::Problem;
 use crate::telemetry::metrics;
 use crate::tenancy::auth::Principal;
 
-/// Events of a batch at most.
-const LARGEST_BATCH: usize = 1_000;
+const MAX_BATCH: usize = 1_000;
 const CLOUD_EVENT: &str = "application/cloudevents+json";
 const CLOUD_EVENTS: &str = "application/cloudevents-batch+json";
 
-/// A use that has happened.
+/// A usage event.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct UsageEvent {
-    /// Unique in the organization: sent again, it counts once.
+    /// Unique within the organization; a repeated event is counted once.
     #[schema(min_length = 1, max_length = 255)]
     id: String,
     #[schema(example = "api_calls")]
     metric: String,
-    /// Not negative; at most 20 digits, 4 of them after the point. May be a
-    /// string. For a metric that takes the last value, the new level.
+    /// A number or a string, not negative, with at most 20 digits, 4 of them
+    /// after the point. For a metric that keeps the last value, the new level.
     #[schema(value_type = f64, minimum = 0, example = 1)]
     quantity: (),
-    /// When; absent: now. At most five minutes ahead.
+    /// Defaults to now; at most five minutes in the future.
     #[schema(value_type = Option<String>, format = DateTime)]
     occurred_at: (),
-    /// The sender's own; at most 8 KiB.
+    /// Any JSON object of up to 8 KiB, stored as is.
     #[schema(value_type = Option<Object>)]
     metadata: (),
 }
 
-/// A batch. An array of the events is one as well.
+/// A batch; a plain array of events works as well.
 #[derive(Serialize, ToSchema)]
 struct UsageBatch {
     #[schema(min_items = 1, max_items = 1000)]
@@ -68,8 +66,8 @@ enum UsageBody {
     Batch(UsageBatch),
 }
 
-/// A use as a CloudEvent 1.0; extensions are the sender's own. Id and source
-/// together are unique in the organization.
+/// Usage as a CloudEvent 1.0; extension attributes are ignored. Source and id
+/// together are unique within the organization.
 #[derive(Serialize, ToSchema)]
 struct UsageCloudEvent {
     #[schema(example = "1.0")]
@@ -78,7 +76,7 @@ struct UsageCloudEvent {
     id: String,
     #[schema(example = "/products/agents")]
     source: String,
-    /// The metric, where `data` names none.
+    /// The metric, unless `data` names one.
     #[schema(example = "api_calls")]
     r#type: String,
     /// When; absent: now. At most five minutes ahead.
@@ -87,31 +85,31 @@ struct UsageCloudEvent {
     #[schema(example = "application/json")]
     datacontenttype: Option<String>,
     data: Option<UsageCloudEventData>,
-    /// `data` in Base64, instead of it.
+    /// The alternative to `data`: the same in Base64.
     data_base64: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
 struct UsageCloudEventData {
     metric: Option<String>,
-    /// As in an event that is no CloudEvent.
+    /// As in a native event.
     #[schema(value_type = f64, minimum = 0, example = 1)]
     quantity: (),
     #[schema(value_type = Option<Object>)]
     metadata: (),
 }
 
-/// What became of one event.
+/// The result for one event.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct EventResult {
-    /// Null: it could not be read.
+    /// Null if it could not be parsed.
     #[schema(required)]
     id: Option<String>,
     /// `recorded`, `duplicate` or `rejected`.
     #[schema(example = "recorded")]
     status: &'static str,
-    /// Why it was rejected.
+    /// Why the event was rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,8 +130,8 @@ impl EventResult {
         let status = match item {
             Item::Recorded => "recorded",
             Item::Duplicate => "duplicate",
-            Item::Refused(refusal) => {
-                let fault = Fault::new(response::refusal_code(refusal), refusal.to_string());
+            Item::Rejected(rejection) => {
+                let fault = Fault::new(response::rejection_code(rejection), rejection.to_string());
                 return Self::rejected(Some(id), fault);
             }
         };
@@ -146,18 +144,18 @@ impl EventResult {
     }
 }
 
-/// What became of a batch.
+/// The result for a batch.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct BatchResult {
     recorded: usize,
     duplicates: usize,
     rejected: usize,
-    /// One for each event, in their order.
+    /// One result for each event, in the order of the request.
     results: Vec<EventResult>,
 }
 
-/// What became of the event, or of the batch.
+/// The result for an event or a batch.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "it describes both responses")]
@@ -166,12 +164,12 @@ enum UsageResult {
     Batch(BatchResult),
 }
 
-/// Count uses that have happened
+/// Record usage
 ///
 /// One event, or a batch of up to 1,000: an array, or `{"events": […]}`. Also CloudEvents 1.0,
 /// structured (`application/cloudevents+json`) and batched (`application/cloudevents-batch+json`),
-/// whose `data` has `metric`, `quantity` and `metadata`. Answered once what was counted is durable.
-/// A faulty event of a batch does not keep the others from being counted.
+/// whose `data` has `metric`, `quantity` and `metadata`. The response comes once the usage is
+/// durable. An invalid event does not keep the rest of its batch from being counted.
 #[utoipa::path(
     post,
     path = "/api/billing/usage/events",
@@ -183,9 +181,9 @@ enum UsageResult {
         (Vec<UsageCloudEvent> = "application/cloudevents-batch+json"),
     )),
     responses(
-        (status = 200, description = "What became of the event, or of each of the batch.",
+        (status = 200, description = "The result for the event, or for each event of a batch.",
          body = UsageResult),
-        (status = 409, description = "The id came before, with another content."),
+        (status = 409, description = "The id was used before with different content."),
         (status = 422, description = "The event lies in a closed billing period, or in the future."),
     ),
 )]
@@ -196,92 +194,96 @@ pub(super) async fn record(
     headers: HeaderMap,
     RawBody(body): RawBody,
 ) -> Result<Response, Problem> {
-    let (shape, batched) = shape_of(&headers);
+    let (format, batched) = format_of(&headers);
     let (organization_id, bytes) = (caller.organization_id, body.len());
     let reader = Reader {
-        shape,
+        format,
         catalogue: usage.catalogue.clone(),
         by_user: is_user(&caller),
     };
-    // The body is not kept while its events wait.
-    let read = move || Sent::read(&body, batched, &reader);
-    let sent = if bytes > LARGE_BYTES {
-        usage.offload.run(organization_id, read).await??
+    // Moving the body frees it before its events wait to be counted.
+    let parse = move || ParsedBody::parse(&body, batched, &reader);
+    let parsed = if bytes > LARGE_BYTES {
+        usage.offload.run(organization_id, parse).await??
     } else {
-        read()?
+        parse()?
     };
     if let Some(Extension(meter)) = meter {
-        meter.charge(sent.events(), bytes)?;
+        meter.charge(parsed.events(), bytes)?;
     }
-    match sent {
-        Sent::One(read) => record_one(&usage, organization_id, read).await,
-        Sent::Batch(batch) if bytes > LARGE_BYTES => {
+    match parsed {
+        ParsedBody::One(event) => record_one(&usage, organization_id, event).await,
+        ParsedBody::Batch(batch) if bytes > LARGE_BYTES => {
             let (offload, results) = (usage.offload.clone(), batch.record(&usage, organization_id));
             let results = results.await?;
             let write = move || results.into_response();
             offload.run(organization_id, write).await
         }
-        Sent::Batch(batch) => {
+        ParsedBody::Batch(batch) => {
             let results = batch.record(&usage, organization_id).await?;
             Ok(results.into_response())
         }
     }
 }
 
-/// How events are read, and of whom.
+/// What parsing an event depends on.
 struct Reader {
-    shape: Shape,
+    format: EventFormat,
     catalogue: Arc<Catalogue>,
     by_user: bool,
 }
 
 impl Reader {
-    fn read(&self, json: &str) -> Result<Read, (Option<String>, Fault)> {
-        let read = self.shape.read(json, &self.catalogue)?;
-        match may_tell(&self.catalogue, &read.event.metric, self.by_user) {
-            Ok(()) => Ok(read),
-            Err(fault) => Err((Some(read.id), fault)),
+    fn read(&self, json: &str) -> Result<ParsedEvent, (Option<String>, Fault)> {
+        let parsed = self.format.parse(json, &self.catalogue)?;
+        match check_reporter(&self.catalogue, &parsed.event.metric, self.by_user) {
+            Ok(()) => Ok(parsed),
+            Err(fault) => Err((Some(parsed.id), fault)),
         }
     }
 }
 
-/// Whether it is a person who calls, and no program of the product's.
+/// Whether the caller is a person rather than one of the product's programs.
 pub(super) fn is_user(caller: &Principal) -> bool {
     matches!(caller.actor, Actor::User(_))
 }
 
-/// Refuses what only API keys may tell of, if a user does.
-pub(super) fn may_tell(catalogue: &Catalogue, metric: &str, by_user: bool) -> Result<(), Fault> {
+/// Rejects usage reported by a user for a metric that only API keys may report.
+pub(super) fn check_reporter(
+    catalogue: &Catalogue,
+    metric: &str,
+    by_user: bool,
+) -> Result<(), Fault> {
     let only_keys = catalogue
         .metric(metric)
         .is_some_and(|metric| metric.by_keys_only);
     if by_user && only_keys {
-        let detail = format!("metric: only an API key may tell of {metric} (told_by)");
+        let detail = format!("metric: only an API key may report {metric} (told_by)");
         return Err(Fault::new("metric_by_keys_only", detail));
     }
     Ok(())
 }
 
-/// What a body holds.
-enum Sent {
-    One(Read),
+/// A parsed body.
+enum ParsedBody {
+    One(ParsedEvent),
     Batch(Batch),
 }
 
-/// A batch, of which some events may have been refused already.
+/// A parsed batch; some events may have been rejected already.
 struct Batch {
-    /// One for each event; None: it is among the readable ones.
+    /// One for each event; `None` for a valid event, which is in `valid`.
     results: Vec<Option<EventResult>>,
-    /// As the sender knows them.
+    /// The sender's ids of the valid events.
     ids: Vec<String>,
-    readable: Vec<NewEvent>,
+    valid: Vec<NewEvent>,
 }
 
-impl Sent {
-    fn read(body: &[u8], batched: bool, reader: &Reader) -> Result<Self, Problem> {
+impl ParsedBody {
+    fn parse(body: &[u8], batched: bool, reader: &Reader) -> Result<Self, Problem> {
         let text = std::str::from_utf8(body)
-            .map_err(|_| refused("invalid_json", "the body is not UTF-8"))?;
-        if let Some(events) = events_of(text, reader.shape, batched)? {
+            .map_err(|_| bad_request("invalid_json", "the body is not UTF-8"))?;
+        if let Some(events) = events_of(text, reader.format, batched)? {
             return Ok(Self::Batch(Batch::read(&events, reader)));
         }
         reader.read(text).map(Self::One).map_err(|(_, fault)| {
@@ -303,13 +305,13 @@ impl Batch {
         let mut batch = Self {
             results: Vec::with_capacity(events.len()),
             ids: Vec::with_capacity(events.len()),
-            readable: Vec::with_capacity(events.len()),
+            valid: Vec::with_capacity(events.len()),
         };
         for event in events {
             match reader.read(event.get()) {
-                Ok(Read { id, event }) => {
+                Ok(ParsedEvent { id, event }) => {
                     batch.ids.push(id);
-                    batch.readable.push(event);
+                    batch.valid.push(event);
                     batch.results.push(None);
                 }
                 Err((id, fault)) => {
@@ -321,18 +323,18 @@ impl Batch {
         batch
     }
 
-    /// Counts it, and says what became of each event.
-    async fn record(self, usage: &Usage, organization_id: Uuid) -> Result<Recorded, Problem> {
-        let unreadable = self.results.iter().flatten().count();
-        let items = if self.readable.is_empty() {
+    /// Counts the valid events.
+    async fn record(self, usage: &Usage, organization_id: Uuid) -> Result<RecordedBatch, Problem> {
+        let invalid = self.results.iter().flatten().count();
+        let items = if self.valid.is_empty() {
             Vec::new()
         } else {
-            let recorded = usage.ledger.record(organization_id, self.readable);
+            let recorded = usage.ledger.record(organization_id, self.valid);
             recorded.await?
         };
-        metrics::usage_events("rejected", unreadable as u64);
+        metrics::usage_events("rejected", invalid as u64);
         count(&items);
-        Ok(Recorded {
+        Ok(RecordedBatch {
             results: self.results,
             ids: self.ids,
             items,
@@ -340,14 +342,14 @@ impl Batch {
     }
 }
 
-/// What became of a batch, not written yet.
-struct Recorded {
+/// The result for a batch, not serialized yet.
+struct RecordedBatch {
     results: Vec<Option<EventResult>>,
     ids: Vec<String>,
     items: Vec<Item>,
 }
 
-impl IntoResponse for Recorded {
+impl IntoResponse for RecordedBatch {
     fn into_response(self) -> Response {
         let mut decided = self.ids.into_iter().zip(self.items);
         let results = self.results.into_iter();
@@ -367,55 +369,62 @@ impl IntoResponse for Recorded {
     }
 }
 
-/// How events are written, and whether the type says that they are several. It
-/// is one that the route's description has.
-fn shape_of(headers: &HeaderMap) -> (Shape, bool) {
+/// The format by content type, and whether the type demands a batch. The route's
+/// table admits no other type.
+fn format_of(headers: &HeaderMap) -> (EventFormat, bool) {
     match media::essence(headers).as_str() {
-        CLOUD_EVENT => (Shape::CloudEvents, false),
-        CLOUD_EVENTS => (Shape::CloudEvents, true),
-        _ => (Shape::Own, false),
+        CLOUD_EVENT => (EventFormat::CloudEvents, false),
+        CLOUD_EVENTS => (EventFormat::CloudEvents, true),
+        _ => (EventFormat::Native, false),
     }
 }
 
-/// The events of a batch; None: it is one event.
-fn events_of(text: &str, shape: Shape, batched: bool) -> Result<Option<Vec<&RawValue>>, Problem> {
+/// Splits a batch into its events; `None` for a single event.
+fn events_of(
+    text: &str,
+    format: EventFormat,
+    batched: bool,
+) -> Result<Option<Vec<&RawValue>>, Problem> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Batch<'a> {
         #[serde(borrow)]
         events: Vec<&'a RawValue>,
     }
-    let invalid = |error: serde_json::Error| refused("invalid_json", error.to_string());
+    let invalid = |error: serde_json::Error| bad_request("invalid_json", error.to_string());
     let whole: &RawValue = serde_json::from_str(text).map_err(invalid)?;
     let first = whole.get().as_bytes().first().copied();
     let events = match first {
         Some(b'[') => serde_json::from_str::<Vec<&RawValue>>(text).map_err(invalid)?,
         Some(b'{') if batched => {
-            return Err(refused("invalid_batch", "a batch is an array of events"));
+            return Err(bad_request(
+                "invalid_batch",
+                "a batch is an array of events",
+            ));
         }
-        Some(b'{') if shape == Shape::Own && has_events(text) => {
-            let said = |error: serde_json::Error| {
-                let detail = format!("a batch is {{\"events\": […]}}, and nothing else: {error}");
+        Some(b'{') if format == EventFormat::Native && has_events(text) => {
+            let invalid_batch = |error: serde_json::Error| {
+                let detail = format!("a batch is {{\"events\": […]}} and nothing else: {error}");
                 let code = if error.to_string().contains("unknown field") {
                     "unknown_field"
                 } else {
                     "invalid_batch"
                 };
-                refused(code, detail)
+                bad_request(code, detail)
             };
-            let batch: Batch<'_> = serde_json::from_str(text).map_err(said)?;
+            let batch: Batch<'_> = serde_json::from_str(text).map_err(invalid_batch)?;
             batch.events
         }
         Some(b'{') => return Ok(None),
-        _ => return Err(refused("invalid_event", "an event is a JSON object")),
+        _ => return Err(bad_request("invalid_event", "an event is a JSON object")),
     };
     match events.len() {
-        0 => Err(refused("empty_batch", "the batch has no events")),
-        1..=LARGEST_BATCH => Ok(Some(events)),
+        0 => Err(bad_request("empty_batch", "the batch has no events")),
+        1..=MAX_BATCH => Ok(Some(events)),
         count => Err(Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "batch_too_large",
-            format!("a batch has at most {LARGEST_BATCH} events, this one has {count}; split it"),
+            format!("a batch has at most {MAX_BATCH} events; this one has {count}: split it"),
         )),
     }
 }
@@ -428,13 +437,13 @@ fn has_events(text: &str) -> bool {
 async fn record_one(
     usage: &Usage,
     organization_id: Uuid,
-    Read { id, event }: Read,
+    ParsedEvent { id, event }: ParsedEvent,
 ) -> Result<Response, Problem> {
     let items = usage.ledger.record(organization_id, vec![event]).await?;
     let item = items.first().copied().ok_or_else(Problem::internal)?;
     count(&items);
     match item {
-        Item::Refused(refusal) => Err(refusal.into()),
+        Item::Rejected(rejection) => Err(rejection.into()),
         item => Ok(axum::Json(EventResult::of(id, item)).into_response()),
     }
 }
@@ -445,7 +454,7 @@ fn count(items: &[Item]) {
         let result = match item {
             Item::Recorded => "recorded",
             Item::Duplicate => "duplicate",
-            Item::Refused(refusal) => response::refusal_code(*refusal),
+            Item::Rejected(rejection) => response::rejection_code(*rejection),
         };
         *results.entry(result).or_default() += 1;
     }

@@ -1,4 +1,4 @@
-//! What senders of usage write: events of our own shape, and CloudEvents 1.0.
+//! Parses usage events: our own format and CloudEvents 1.0.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,15 +13,14 @@ use super::metadata;
 use crate::catalogue::Catalogue;
 use crate::metering::ledger::NewEvent;
 
-/// An id, and all metadata, in bytes.
-const LONGEST_ID: usize = 255;
-/// Between a CloudEvent's source and its id.
+const MAX_ID_BYTES: usize = 255;
+const MAX_METADATA_BYTES: usize = 8 * 1024;
+/// Separates a CloudEvent's source from its id.
 const SEPARATOR: char = '\u{1f}';
-const MOST_METADATA: usize = 8 * 1024;
-/// The year 1: RFC 3339 has none before 0, and the database none before 4714 BC.
+/// The year 1. RFC 3339 starts at year 0, the database at 4714 BC.
 const EARLIEST: Timestamp = Timestamp::constant(-62_135_596_800, 0);
 
-/// What is wrong with one event, by a stable code.
+/// Why an event is invalid, with a stable code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     pub code: &'static str,
@@ -37,7 +36,7 @@ impl Fault {
     }
 }
 
-/// An event of our own shape.
+/// An event in our own format.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct EventBody {
@@ -50,8 +49,7 @@ struct EventBody {
     metadata: Option<Box<RawValue>>,
 }
 
-/// A CloudEvent: its attributes, and in `data` what is counted. Extensions are
-/// the sender's own.
+/// A CloudEvent, with the usage in `data`. Extension attributes are ignored.
 #[derive(Deserialize)]
 struct CloudEvent {
     specversion: String,
@@ -64,7 +62,7 @@ struct CloudEvent {
     datacontenttype: Option<String>,
     #[serde(default)]
     data: Option<Box<RawValue>>,
-    /// The same, in Base64.
+    /// The alternative to `data`: the same in Base64.
     #[serde(default)]
     data_base64: Option<String>,
 }
@@ -72,7 +70,7 @@ struct CloudEvent {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CloudData {
-    /// Absent: the type of the CloudEvent is the metric's name.
+    /// Defaults to the CloudEvent's type.
     #[serde(default)]
     metric: Option<String>,
     quantity: Box<RawValue>,
@@ -80,25 +78,29 @@ struct CloudData {
     metadata: Option<Box<RawValue>>,
 }
 
-/// An event, and the id that its sender knows it by.
+/// A valid event, and the id by which its sender knows it.
 #[derive(Debug)]
-pub struct Read {
+pub struct ParsedEvent {
     pub id: String,
     pub event: NewEvent,
 }
 
-/// How the events of a body are written.
+/// The format of the events in a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
-    Own,
+pub enum EventFormat {
+    Native,
     CloudEvents,
 }
 
-impl Shape {
-    /// Reads one event. The id comes back with a fault, where it could be read.
-    pub fn read(self, json: &str, catalogue: &Catalogue) -> Result<Read, (Option<String>, Fault)> {
+impl EventFormat {
+    /// Parses one event. An error comes with the event's id where it is legible.
+    pub fn parse(
+        self,
+        json: &str,
+        catalogue: &Catalogue,
+    ) -> Result<ParsedEvent, (Option<String>, Fault)> {
         let event = match self {
-            Self::Own => parse::<EventBody>(json).map(|event| (event, None)),
+            Self::Native => parse::<EventBody>(json).map(|event| (event, None)),
             Self::CloudEvents => parse::<CloudEvent>(json).and_then(|event| {
                 let source = event.source.clone();
                 Ok((event.into_body()?, Some(source)))
@@ -110,23 +112,23 @@ impl Shape {
             .check(catalogue)
             .map_err(|fault| (Some(id.clone()), fault))?;
         if let Some(source) = source {
-            event.id = key_of(&source, &id);
+            event.id = ledger_id(&source, &id);
         }
-        Ok(Read { id, event })
+        Ok(ParsedEvent { id, event })
     }
 }
 
 fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Fault> {
     serde_json::from_str(json).map_err(|error| {
-        let said = error.to_string();
-        let code = if said.contains("unknown field") {
+        let message = error.to_string();
+        let code = if message.contains("unknown field") {
             "unknown_field"
         } else {
             "invalid_event"
         };
-        // Where in the event it stands says little beside what it is.
-        let said = said.split(" at line ").next().unwrap_or(&said);
-        Fault::new(code, said.chars().take(200).collect::<String>())
+        // The position counts from the start of the event, not of the body.
+        let message = message.split(" at line ").next().unwrap_or(&message);
+        Fault::new(code, message.chars().take(200).collect::<String>())
     })
 }
 
@@ -149,11 +151,12 @@ impl CloudEvent {
             return Err(invalid("source and type cannot be empty"));
         }
         if self.source.chars().any(char::is_control) {
-            return Err(invalid("source: a control character has no place in it"));
+            return Err(invalid("source must not contain control characters"));
         }
         if !self.datacontenttype.as_deref().is_none_or(is_json) {
             return Err(invalid(
-                "data must be JSON (a datacontenttype whose subtype is json, or ends in +json)",
+                "data must be JSON: expected a datacontenttype whose subtype is json or ends in \
+                 +json",
             ));
         }
         let data: CloudData = match (&self.data, &self.data_base64) {
@@ -168,7 +171,7 @@ impl CloudEvent {
             }
             (None, None) => return Err(Fault::new("invalid_event", "missing field `data`")),
             (Some(_), Some(_)) => {
-                return Err(invalid("there are both data and data_base64"));
+                return Err(invalid("send either data or data_base64, not both"));
             }
         };
         Ok(EventBody {
@@ -181,7 +184,7 @@ impl CloudEvent {
     }
 }
 
-/// Whether a media type is JSON: its subtype is, or has it as a suffix.
+/// Whether a media type is JSON: its subtype is `json` or ends in `+json`.
 fn is_json(kind: &str) -> bool {
     let essence = kind.split(';').next().unwrap_or_default().trim();
     let subtype = essence.split_once('/').map(|(_, subtype)| subtype);
@@ -191,11 +194,11 @@ fn is_json(kind: &str) -> bool {
     })
 }
 
-/// The name that an event is counted under. A CloudEvent is told apart by
-/// source and id; no event of our own shape has a control character in its id.
-fn key_of(source: &str, id: &str) -> String {
+/// The id under which the ledger deduplicates a CloudEvent, made of source and
+/// id. Native ids contain no control characters, so the two never collide.
+fn ledger_id(source: &str, id: &str) -> String {
     let both = format!("{source}{SEPARATOR}{id}");
-    if both.len() <= LONGEST_ID {
+    if both.len() <= MAX_ID_BYTES {
         return both;
     }
     format!("{SEPARATOR}{}", hex::encode(Sha256::digest(both)))
@@ -216,11 +219,11 @@ impl EventBody {
 }
 
 pub fn check_id(id: &str) -> Result<(), Fault> {
-    let fits = !id.is_empty() && id.len() <= LONGEST_ID && !id.chars().any(char::is_control);
+    let fits = !id.is_empty() && id.len() <= MAX_ID_BYTES && !id.chars().any(char::is_control);
     if fits {
         Ok(())
     } else {
-        let detail = format!("id: 1 to {LONGEST_ID} bytes without control characters are needed");
+        let detail = format!("id: expected 1 to {MAX_ID_BYTES} bytes without control characters");
         Err(Fault::new("invalid_id", detail))
     }
 }
@@ -231,11 +234,14 @@ pub fn check_metric(catalogue: &Catalogue, metric: &str) -> Result<(), Fault> {
     }
     let known: Vec<&str> = catalogue.metrics().keys().map(String::as_str).collect();
     let shown: String = metric.chars().take(64).collect();
-    let detail = format!("metric: {shown:?} is none; there are {}", known.join(", "));
+    let detail = format!(
+        "unknown metric {shown:?}; expected one of {}",
+        known.join(", ")
+    );
     Err(Fault::new("unknown_metric", detail))
 }
 
-/// A JSON number or a string, with all of its digits.
+/// Parses a JSON number or string, keeping all of its digits.
 pub fn read_quantity(json: &RawValue) -> Result<Decimal, Fault> {
     let text = json.get();
     let quoted = || serde_json::from_str::<String>(text).ok();
@@ -251,23 +257,23 @@ pub fn read_quantity(json: &RawValue) -> Result<Decimal, Fault> {
 
 fn read_time(text: &str) -> Result<Timestamp, Fault> {
     let at: Timestamp = text.parse().map_err(|_| {
-        let detail = "occurredAt: write RFC 3339 with a zone, such as 2026-11-23T12:00:00Z";
+        let detail = "occurredAt: expected RFC 3339 with a zone, such as 2026-11-23T12:00:00Z";
         Fault::new("invalid_time", detail)
     })?;
     if at < EARLIEST {
-        let detail = "occurredAt: it lies before the year 1";
+        let detail = "occurredAt: must not be before the year 1";
         return Err(Fault::new("invalid_time", detail));
     }
-    // What the database keeps of it.
+    // The database's precision.
     at.round(
         jiff::TimestampRound::new()
             .smallest(Unit::Microsecond)
             .mode(jiff::RoundMode::Trunc),
     )
-    .map_err(|_| Fault::new("invalid_time", "occurredAt: it is out of range"))
+    .map_err(|_| Fault::new("invalid_time", "occurredAt: out of range"))
 }
 
-/// An object, as it was written; null is as good as none.
+/// Returns the object's text as written; null counts as absent.
 fn object(json: &RawValue) -> Option<Result<String, Fault>> {
     let text = json.get();
     if text == "null" {
@@ -275,13 +281,13 @@ fn object(json: &RawValue) -> Option<Result<String, Fault>> {
     }
     let invalid = |detail: &str| Some(Err(Fault::new("invalid_metadata", detail)));
     if !text.starts_with('{') {
-        return invalid("metadata: an object is needed");
+        return invalid("metadata: expected an object");
     }
-    if text.len() > MOST_METADATA {
-        return invalid("metadata: at most 8 KiB");
+    if text.len() > MAX_METADATA_BYTES {
+        return invalid("metadata: expected at most 8 KiB");
     }
-    if let Some(fault) = metadata::fault(text) {
-        return invalid(&format!("metadata: {fault}"));
+    if let Some(reason) = metadata::unstorable(text) {
+        return invalid(&format!("metadata: {reason}"));
     }
     Some(Ok(text.to_owned()))
 }
@@ -290,15 +296,17 @@ fn object(json: &RawValue) -> Option<Result<String, Fault>> {
 mod tests {
     use super::*;
 
-    fn read(shape: Shape, json: &str) -> Result<NewEvent, &'static str> {
+    fn read(format: EventFormat, json: &str) -> Result<NewEvent, &'static str> {
         let catalogue = Catalogue::load(None).unwrap();
-        let read = shape.read(json, &catalogue);
-        read.map(|read| read.event).map_err(|(_, fault)| fault.code)
+        let parsed = format.parse(json, &catalogue);
+        parsed
+            .map(|parsed| parsed.event)
+            .map_err(|(_, fault)| fault.code)
     }
 
     fn own(fields: &str) -> Result<NewEvent, &'static str> {
         read(
-            Shape::Own,
+            EventFormat::Native,
             &format!(r#"{{"id":"a","metric":"api_calls",{fields}}}"#),
         )
     }
@@ -369,7 +377,7 @@ mod tests {
             let json = format!(
                 r#"{{"specversion":"1.0","id":"a","source":"/app",{attributes},"data":{data}}}"#
             );
-            read(Shape::CloudEvents, &json)
+            read(EventFormat::CloudEvents, &json)
         };
         let read = event(
             r#""type":"com.example.used","time":"2026-11-23T12:00:00Z","traceparent":"00-1""#,
@@ -397,7 +405,7 @@ mod tests {
         let json = format!(
             r#"{{"specversion":"1.0","id":"a","type":"api_calls","source":"{source}",{rest}}}"#
         );
-        read(Shape::CloudEvents, &json)
+        read(EventFormat::CloudEvents, &json)
     }
 
     #[test]
@@ -407,7 +415,7 @@ mod tests {
         let mut ids: Vec<String> = sources.iter().map(|source| id(source)).collect();
         assert!(
             ids.iter()
-                .all(|id| id.len() <= LONGEST_ID && check_id(id).is_err())
+                .all(|id| id.len() <= MAX_ID_BYTES && check_id(id).is_err())
         );
         ids.dedup();
         assert_eq!(ids.len(), sources.len());

@@ -1,15 +1,14 @@
-//! What of a JSON object the database keeps. `serde_json` takes more, and reads
-//! of a member that comes twice only the last; the database reads both.
+//! Checks whether PostgreSQL can store a JSON object. `serde_json` accepts more:
+//! of a duplicate member it reads only the last, while PostgreSQL reads both.
 
-/// Exponents beyond this are none of a floating-point number's, and may be none
-/// of the database's either.
+/// The largest exponent of a floating-point number; PostgreSQL may reject more.
 const LARGEST_EXPONENT: i32 = 308;
 
-/// Why `json`, which is well-formed, cannot be kept; None: it can.
-pub fn fault(json: &str) -> Option<&'static str> {
+/// Returns why well-formed `json` cannot be stored, or `None` if it can.
+pub fn unstorable(json: &str) -> Option<&'static str> {
     if serde_json::from_str::<serde_json::Value>(json).is_err() {
         return Some(
-            "it holds half a character, a number that is out of range, or more than 100 levels",
+            "it contains an unpaired surrogate, a number out of range, or more than 100 levels",
         );
     }
     let mut rest = json.as_bytes();
@@ -17,11 +16,11 @@ pub fn fault(json: &str) -> Option<&'static str> {
         rest = match first {
             b'"' => match string(after) {
                 Some(rest) => rest,
-                None => return Some("it holds a character that cannot be stored, such as NUL"),
+                None => return Some("it contains a character that cannot be stored, such as NUL"),
             },
             b'-' | b'0'..=b'9' => match number(rest) {
                 Some(rest) => rest,
-                None => return Some("it holds a number that is out of range"),
+                None => return Some("it contains a number that is out of range"),
             },
             _ => after,
         };
@@ -29,7 +28,7 @@ pub fn fault(json: &str) -> Option<&'static str> {
     None
 }
 
-/// What comes after a string, whose quote was read; None: there is a NUL in it.
+/// Skips a string whose opening quote was read; `None` if it contains NUL.
 fn string(mut rest: &[u8]) -> Option<&[u8]> {
     loop {
         match rest {
@@ -42,7 +41,7 @@ fn string(mut rest: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// What comes after a number; None: its exponent is too large.
+/// Skips a number; `None` if its exponent is too large.
 fn number(text: &[u8]) -> Option<&[u8]> {
     let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
     let end = text.iter().position(|byte| !is_part(byte));
@@ -61,14 +60,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_database_keeps_is_let_in_and_nothing_else() {
+    fn exactly_what_the_database_can_store_is_accepted() {
         for good in [
             r#"{}"#,
             r#"{"a":"\\u0000","b":"\"\\","c":[1,-2.5e-308,1E+10,0.1]}"#,
             r#"{"1e-999":"1e-999","\\":"x"}"#,
             r#"{"a":"é 𝄞 \ud834\udd1e \u0001"}"#,
         ] {
-            assert_eq!(fault(good), None, "{good}");
+            assert_eq!(unstorable(good), None, "{good}");
         }
         let deep = format!(
             "{}{}",
@@ -79,7 +78,7 @@ mod tests {
             r#"{"a":"\u0000"}"#,
             r#"{"\u0000":1}"#,
             r#"{"a":"\\\u0000"}"#,
-            // The last of the same name hides the first from serde_json.
+            // serde_json sees only the last member of a name.
             r#"{"a":"\u0000","a":1}"#,
             r#"{"a":1e-20000,"a":1}"#,
             r#"{"a":1e-20000}"#,
@@ -89,7 +88,7 @@ mod tests {
             r#"{"a":"\udc00\ud800","a":1}"#,
             &deep,
         ] {
-            assert!(fault(bad).is_some(), "{bad}");
+            assert!(unstorable(bad).is_some(), "{bad}");
         }
     }
 }

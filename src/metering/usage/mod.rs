@@ -1,13 +1,13 @@
-//! Usage over HTTP: events and checks in, decisions and totals out. The ledger
-//! counts; nothing is decided here.
+//! Usage over HTTP: events and checks in, decisions and totals out. Nothing is
+//! counted or decided here; the ledger does both.
 
 mod events;
 mod input;
 mod metadata;
 mod offload;
-mod reading;
 pub mod response;
 pub mod routes;
+mod summary;
 
 pub use offload::Offload;
-pub use reading::{MetricUsage, read_all};
+pub use summary::{MetricUsage, read_all};

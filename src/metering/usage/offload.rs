@@ -1,5 +1,6 @@
-//! Large bodies are read, and large answers written, away from the thread that
-//! takes Stripe's deliveries: one organization's at a time, in turn.
+//! Parses large bodies and serializes large responses on blocking threads, so
+//! that they do not hold up Stripe's deliveries. Each organization has one at a
+//! time; organizations take turns.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,16 +12,17 @@ use crate::limits;
 use crate::server::budget::organizations::Turnstile;
 use crate::server::problem::Problem;
 
-/// What is no longer than this is read where it arrives.
+/// Bodies up to this size are parsed where they arrive.
 pub const LARGE_BYTES: usize = 16 * 1024;
-/// At once, on threads of their own: the other cores have more to do.
+/// Blocking threads used at once; the remaining cores have other work.
 const THREADS: usize = 2;
-/// What one organization may have under way bounds those that wait long before.
+/// The limit on an organization's concurrent requests takes effect long before
+/// this queue is full.
 const ONE_AT_A_TIME: limits::OfOrganization = limits::OfOrganization {
     units: 1,
     waiting: 4_096,
 };
-/// Requests are given up after less.
+/// Longer than any request's time limit.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
@@ -39,7 +41,7 @@ impl Default for Offload {
 }
 
 impl Offload {
-    /// Does it on another thread, in the organization's turn.
+    /// Runs `work` on a blocking thread when it is the organization's turn.
     pub async fn run<T: Send + 'static>(
         &self,
         organization_id: Uuid,
@@ -49,14 +51,14 @@ impl Offload {
         let turn = turn.map_err(|_| Problem::internal())?;
         let thread = self.threads.clone().acquire_owned().await;
         let thread = thread.map_err(|_| Problem::internal())?;
-        // They are held as long as it takes, also when nobody waits any more.
+        // The permits are held until the work ends, even if the request is gone.
         let done = tokio::task::spawn_blocking(move || {
             let done = work();
             drop((thread, turn));
             done
         });
         done.await.map_err(|error| {
-            tracing::error!(%error, "a batch of usage events could not be read");
+            tracing::error!(%error, "parsing a batch of usage events panicked");
             Problem::internal()
         })
     }

@@ -1,4 +1,4 @@
-//! How a decision is answered: by headers, a body, or a problem.
+//! Turns a quota decision into headers, a body or a problem.
 
 use axum::Json;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::metering::ledger::{LedgerError, Refusal, Standing};
+use crate::metering::ledger::{LedgerError, QuotaDecision, UsageRejection};
 use crate::server::layers::RequestId;
 use crate::server::number::Number;
 use crate::server::problem::{Problem, ProblemDetails};
@@ -27,41 +27,41 @@ const EXPIRES: HeaderName = HeaderName::from_static("x-grace-period-expires");
 const DUPLICATE: HeaderName = HeaderName::from_static("x-quota-duplicate");
 const FAILED_OPEN: HeaderName = HeaderName::from_static("x-quota-failed-open");
 
-/// Whether a use is allowed, and what is used.
+/// A quota decision, with the usage it was based on.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Checked {
     allowed: bool,
     #[schema(example = "agent_executions")]
     metric: String,
-    /// What is used of the billing period, this use included if it was
-    /// consumed.
+    /// Usage in the billing period, including this one if it was consumed.
     usage: Number,
-    /// Null: unlimited.
+    /// Null if unlimited.
     #[schema(required)]
     limit: Option<Number>,
-    /// Null: unlimited.
+    /// Null if unlimited.
     #[schema(required)]
     remaining: Option<Number>,
-    /// What is used of the limit, in percent.
+    /// Usage as a percentage of the limit.
     percentage: Number,
     #[schema(required)]
     grace_period: Option<GraceView>,
-    /// Why it is not allowed.
+    /// Why the usage is not allowed.
     #[schema(required)]
     code: Option<&'static str>,
-    /// The id came before: the use was counted then, and was not counted now.
-    /// Absent: it is the first with its id.
+    /// Present if the id was used before: the usage was counted then, and not
+    /// again.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schema(required = false)]
     duplicate: bool,
-    /// What a grace period lets be used at most; absent: no end, or no grace.
+    /// The most that may be used during a grace period; absent if there is no
+    /// such limit, or no grace.
     #[serde(skip_serializing_if = "Option::is_none")]
     grace_max: Option<Number>,
 }
 
-/// The problem of a use that is not allowed: `QUOTA_EXCEEDED` or
-/// `QUOTA_EXCEEDED_GRACE_EXPIRED`, and what is used.
+/// The problem for usage that is not allowed: `QUOTA_EXCEEDED` or
+/// `QUOTA_EXCEEDED_GRACE_EXPIRED`, with current usage.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QuotaExceeded {
@@ -75,7 +75,7 @@ pub struct QuotaExceeded {
     grace_period_expired: bool,
 }
 
-/// A use that was allowed although it could not be told how much is used.
+/// Usage that was allowed although current usage could not be determined.
 #[derive(Serialize)]
 pub struct FailedOpen<'a> {
     allowed: bool,
@@ -93,7 +93,7 @@ impl<'a> FailedOpen<'a> {
     }
 }
 
-/// A grace period that began.
+/// A started grace period.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = CheckedGracePeriod)]
@@ -104,12 +104,12 @@ struct GraceView {
     expires_at: Timestamp,
 }
 
-/// What is left of a limit.
+/// The part of a limit that is left.
 pub fn remaining(usage: Decimal, limit: Decimal) -> Decimal {
     (limit - usage).max(Decimal::ZERO)
 }
 
-/// What is used of a limit, in percent; of none, nothing.
+/// Usage as a percentage of a limit; zero if unlimited.
 pub fn percentage(usage: Decimal, limit: Option<Decimal>) -> Decimal {
     limit.map_or(Decimal::ZERO, |limit| quota::percentage(usage, limit))
 }
@@ -122,10 +122,10 @@ fn grace_of(decision: Decision) -> Option<GracePeriod> {
     }
 }
 
-/// The outcome's name in metrics.
-pub fn outcome(standing: &Standing) -> &'static str {
-    match standing.decision {
-        _ if standing.duplicate => "duplicate",
+/// The decision's label in metrics.
+pub fn outcome(decided: &QuotaDecision) -> &'static str {
+    match decided.decision {
+        _ if decided.duplicate => "duplicate",
         Decision::Within => "within",
         Decision::Overage => "overage",
         Decision::InGrace { .. } => "grace",
@@ -147,42 +147,42 @@ fn decimal(value: Decimal) -> HeaderValue {
     HeaderValue::try_from(value.normalize().to_string()).expect("digits are visible characters")
 }
 
-/// The headers that tell of a decision.
-pub fn headers(metric: &str, standing: &Standing) -> HeaderMap {
+/// The quota headers of a decision.
+pub fn headers(metric: &str, decided: &QuotaDecision) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let unlimited = || HeaderValue::from_static("unlimited");
-    let left = standing.limit.map(|limit| remaining(standing.usage, limit));
+    let left = decided.limit.map(|limit| remaining(decided.usage, limit));
     headers.insert(REMAINING, left.map_or_else(unlimited, decimal));
-    headers.insert(LIMIT, standing.limit.map_or_else(unlimited, decimal));
-    headers.insert(USAGE, decimal(standing.usage));
-    let percent = percentage(standing.usage, standing.limit);
+    headers.insert(LIMIT, decided.limit.map_or_else(unlimited, decimal));
+    headers.insert(USAGE, decimal(decided.usage));
+    let percent = percentage(decided.usage, decided.limit);
     headers.insert(PERCENTAGE, decimal(percent));
     if let Ok(metric) = HeaderValue::from_str(metric) {
         headers.insert(METRIC, metric);
     }
-    if standing.duplicate {
+    if decided.duplicate {
         headers.insert(DUPLICATE, HeaderValue::from_static("true"));
     }
     let warns = matches!(
-        standing.decision,
+        decided.decision,
         Decision::Overage | Decision::InGrace { .. }
     );
     if warns {
         headers.insert(WARNING, HeaderValue::from_static("true"));
     }
-    if let Decision::InGrace { grace, .. } = standing.decision {
+    if let Decision::InGrace { grace, .. } = decided.decision {
         let expires = HeaderValue::try_from(to_the_second(grace.expires_at).to_string());
         headers.insert(EXPIRES, expires.expect("a time is visible characters"));
     }
     headers
 }
 
-/// In a header, a fraction of a second says nothing.
+/// Drops the fraction of a second, which headers and texts do not need.
 fn to_the_second(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
-/// The headers of an answer that was given without a decision.
+/// The headers of a response without a decision.
 pub fn failed_open(metric: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(FAILED_OPEN, HeaderValue::from_static("true"));
@@ -193,24 +193,24 @@ pub fn failed_open(metric: &str) -> HeaderMap {
 }
 
 impl Checked {
-    pub fn of(metric: &str, standing: &Standing) -> Self {
-        let left = |limit| remaining(standing.usage, limit);
+    pub fn of(metric: &str, decided: &QuotaDecision) -> Self {
+        let left = |limit| remaining(decided.usage, limit);
         Self {
-            allowed: standing.decision.allowed(),
+            allowed: decided.decision.allowed(),
             metric: metric.to_owned(),
-            usage: Number(standing.usage),
-            limit: standing.limit.map(Number),
-            remaining: standing.limit.map(left).map(Number),
-            percentage: Number(percentage(standing.usage, standing.limit)),
-            grace_period: grace_of(standing.decision).map(|grace| GraceView {
+            usage: Number(decided.usage),
+            limit: decided.limit.map(Number),
+            remaining: decided.limit.map(left).map(Number),
+            percentage: Number(percentage(decided.usage, decided.limit)),
+            grace_period: grace_of(decided.decision).map(|grace| GraceView {
                 started_at: grace.started_at,
                 expires_at: grace.expires_at,
             }),
-            code: code(standing.decision),
-            duplicate: standing.duplicate,
-            grace_max: match standing.decision {
+            code: code(decided.decision),
+            duplicate: decided.duplicate,
+            grace_max: match decided.decision {
                 Decision::InGrace { .. } | Decision::GraceExhausted { .. } => {
-                    standing.grace_max.map(Number)
+                    decided.grace_max.map(Number)
                 }
                 _ => None,
             },
@@ -218,43 +218,43 @@ impl Checked {
     }
 }
 
-/// A check's answer: 200, or 402 with the same members in a problem.
-pub fn checked(metric: &str, standing: &Standing) -> Response {
-    let mut response = match denied(metric, standing) {
-        None => Json(Checked::of(metric, standing)).into_response(),
+/// The response to a check: 200, or 402 with the same members in a problem.
+pub fn checked(metric: &str, decided: &QuotaDecision) -> Response {
+    let mut response = match denied(metric, decided) {
+        None => Json(Checked::of(metric, decided)).into_response(),
         Some(problem) => problem.into_response(),
     };
-    response.headers_mut().extend(headers(metric, standing));
+    response.headers_mut().extend(headers(metric, decided));
     response
 }
 
-/// The refusal of a use that is not allowed.
-pub fn denied(metric: &str, standing: &Standing) -> Option<Problem> {
-    let code = code(standing.decision)?;
-    let limit = standing.limit.unwrap_or_default().normalize();
-    let detail = match standing.decision {
+/// The problem for usage that is not allowed; `None` if it is allowed.
+pub fn denied(metric: &str, decided: &QuotaDecision) -> Option<Problem> {
+    let code = code(decided.decision)?;
+    let limit = decided.limit.unwrap_or_default().normalize();
+    let detail = match decided.decision {
         Decision::GraceExpired { grace } => format!(
             "the quota of {limit} {metric} is used up, and its grace period ended at {}; \
-             upgrade the plan, or wait for the next billing period",
+             upgrade the plan or wait for the next billing period",
             to_the_second(grace.expires_at)
         ),
         Decision::GraceExhausted { .. } => {
-            let most = standing.grace_max.unwrap_or_default().normalize();
+            let most = decided.grace_max.unwrap_or_default().normalize();
             format!(
-                "of {metric} no more than {most} may be used in a grace period, over the quota of \
-                 {limit}; use less, or upgrade the plan"
+                "at most {most} {metric} may be used during a grace period over the quota of \
+                 {limit}; use less or upgrade the plan"
             )
         }
         _ => format!(
-            "the limit of {limit} {metric} may not be exceeded; use less, or upgrade the plan"
+            "the limit of {limit} {metric} must not be exceeded; use less or upgrade the plan"
         ),
     };
-    let members = serde_json::to_value(Checked::of(metric, standing)).unwrap_or_default();
+    let members = serde_json::to_value(Checked::of(metric, decided)).unwrap_or_default();
     let mut problem = Problem::new(StatusCode::PAYMENT_REQUIRED, code, detail)
-        .with("quota", json!(standing.limit.map(Number)))
+        .with("quota", json!(decided.limit.map(Number)))
         .with(
             "gracePeriodExpired",
-            json!(matches!(standing.decision, Decision::GraceExpired { .. })),
+            json!(matches!(decided.decision, Decision::GraceExpired { .. })),
         );
     if let Value::Object(members) = members {
         for (name, value) in members {
@@ -266,72 +266,71 @@ pub fn denied(metric: &str, standing: &Standing) -> Option<Problem> {
     Some(problem)
 }
 
-/// Leaves one line of a use that is not allowed, by which it is found: the id is
-/// the answer's `X-Request-Id`.
-pub fn log_denial(organization_id: Uuid, metric: &str, standing: &Standing) {
-    let Some(reason) = code(standing.decision) else {
+/// Logs usage that is not allowed, with the response's `X-Request-Id`.
+pub fn log_denial(organization_id: Uuid, metric: &str, decided: &QuotaDecision) {
+    let Some(reason) = code(decided.decision) else {
         return;
     };
-    let limit = standing.limit.map(|limit| limit.normalize().to_string());
+    let limit = decided.limit.map(|limit| limit.normalize().to_string());
     tracing::info!(
         request_id = RequestId::current().as_ref().map(RequestId::as_str),
         %organization_id,
         metric,
-        usage = %standing.usage.normalize(),
+        usage = %decided.usage.normalize(),
         limit,
         reason,
         "Use denied"
     );
 }
 
-/// The code of a refusal, as the API has it.
-pub fn refusal_code(refusal: Refusal) -> &'static str {
-    match refusal {
-        Refusal::Ahead => "occurred_in_future",
-        Refusal::Closed => "period_closed",
-        Refusal::TotalTooLarge => "total_too_large",
-        Refusal::NoQuota => "quota_missing",
-        Refusal::IdReused => "event_id_reused",
-        Refusal::NoPeriod => "period_unknown",
+/// The API's code for a rejection.
+pub fn rejection_code(rejection: UsageRejection) -> &'static str {
+    match rejection {
+        UsageRejection::Ahead => "occurred_in_future",
+        UsageRejection::Closed => "period_closed",
+        UsageRejection::TotalTooLarge => "total_too_large",
+        UsageRejection::NoQuota => "quota_missing",
+        UsageRejection::IdReused => "event_id_reused",
+        UsageRejection::NoPeriod => "period_unknown",
     }
 }
 
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
-        let code = refusal_code(refusal);
-        let status = match refusal {
-            Refusal::IdReused => StatusCode::CONFLICT,
-            Refusal::NoQuota | Refusal::NoPeriod => {
-                return Self::unavailable(code, refusal.to_string());
+impl From<UsageRejection> for Problem {
+    fn from(rejection: UsageRejection) -> Self {
+        let code = rejection_code(rejection);
+        let status = match rejection {
+            UsageRejection::IdReused => StatusCode::CONFLICT,
+            UsageRejection::NoQuota | UsageRejection::NoPeriod => {
+                return Self::unavailable(code, rejection.to_string());
             }
-            Refusal::Ahead | Refusal::Closed | Refusal::TotalTooLarge => {
+            UsageRejection::Ahead | UsageRejection::Closed | UsageRejection::TotalTooLarge => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
         };
-        Self::new(status, code, refusal.to_string())
+        Self::new(status, code, rejection.to_string())
     }
 }
 
 impl From<LedgerError> for Problem {
     fn from(error: LedgerError) -> Self {
         match error {
-            LedgerError::Refused(refusal) => refusal.into(),
+            LedgerError::Rejected(rejection) => rejection.into(),
             LedgerError::Crowded => Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "too_many_usage_events",
-                "more usage of this organization waits to be counted than its share, and this was \
-                 not: send it again with the same id, a little later",
+                "too much usage of this organization is waiting to be counted, and this was not \
+                 counted; retry a little later with the same id",
             )
             .retry_after(1),
             LedgerError::Full => Self::unavailable(
                 "usage_unavailable",
-                "too much usage waits to be counted, and this was not: send it again with the same \
-                 id, a little later",
+                "too much usage is waiting to be counted, and this was not counted; retry a little \
+                 later with the same id",
             )
             .retry_after(1),
             LedgerError::Unavailable => Self::unavailable(
                 "usage_unavailable",
-                "the usage could not be counted, and nothing was; send it again with the same id",
+                "the usage could not be counted, and nothing was; retry with the same id",
             ),
         }
     }

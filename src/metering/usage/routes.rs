@@ -1,4 +1,4 @@
-//! `POST /api/billing/usage/check`, and what the other routes need.
+//! `POST /api/billing/usage/check`, and what all usage routes share.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::events::{self, is_user, may_tell};
+use super::events::{self, check_reporter, is_user};
 use super::input::{self, Fault};
 use super::offload::Offload;
 use super::response;
@@ -24,7 +24,7 @@ use crate::server::routes::{Permission, RateClass, Routes, tenant};
 use crate::telemetry::metrics;
 use crate::tenancy::auth::Principal;
 
-/// What the routes need.
+/// What the usage routes need.
 #[derive(Clone)]
 pub struct Usage {
     pub ledger: Ledger,
@@ -42,33 +42,33 @@ pub fn routes() -> Routes<Usage> {
         )
 }
 
-pub(super) fn refused(code: &'static str, detail: impl Into<String>) -> Problem {
+pub(super) fn bad_request(code: &'static str, detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, code, detail)
 }
 
-/// What is asked.
+/// A usage check.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct CheckBody {
     #[schema(example = "agent_executions")]
     metric: String,
-    /// Not negative; at most 20 digits, 4 of them after the point. May be a
-    /// string. For a metric that takes the last value, the new level.
+    /// A number or a string, not negative, with at most 20 digits, 4 of them
+    /// after the point. For a metric that keeps the last value, the new level.
     #[schema(value_type = f64, minimum = 0, example = 1)]
     quantity: Box<RawValue>,
-    /// Whether it is counted if it is allowed.
+    /// Whether to count the usage if it is allowed.
     #[serde(default)]
     consume: bool,
-    /// Makes it safe to ask again: with one id it is counted once.
+    /// Makes retries safe: usage with the same id is counted once.
     #[schema(min_length = 1, max_length = 255)]
     id: Option<String>,
 }
 
-/// Decide whether a use is allowed, and count it
+/// Decide whether usage is allowed, and count it
 ///
-/// Without `consume` it is a question, and nothing changes. A use that is not allowed is 402, with
-/// the same members. An `id` that came before is allowed again and not counted, which `duplicate`
-/// and the header `X-Quota-Duplicate` say.
+/// Without `consume`, nothing changes. Usage that is not allowed is answered 402 with the same
+/// members. A repeated `id` is allowed again without being counted; the response then has
+/// `duplicate` and the header `X-Quota-Duplicate`.
 #[utoipa::path(
     post,
     path = "/api/billing/usage/check",
@@ -76,11 +76,11 @@ struct CheckBody {
     tag = "Usage",
     request_body = CheckBody,
     responses(
-        (status = 200, description = "It is allowed, and counted if it was to be.",
+        (status = 200, description = "The usage is allowed, and counted with `consume`.",
          body = response::Checked),
         (status = 402, description = "`QUOTA_EXCEEDED` or `QUOTA_EXCEEDED_GRACE_EXPIRED`.",
          body = response::QuotaExceeded, content_type = "application/problem+json"),
-        (status = 409, description = "The id came before, with another content."),
+        (status = 409, description = "The id was used before with different content."),
         (status = 422, description = "The total would be too large."),
     ),
 )]
@@ -92,8 +92,8 @@ async fn check(
     usage.check_names(&body.metric, body.id.as_deref())?;
     let quantity = input::read_quantity(&body.quantity)?;
     let by_user = body.consume && is_user(&caller);
-    may_tell(&usage.catalogue, &body.metric, by_user)?;
-    let named = body.id.is_some();
+    check_reporter(&usage.catalogue, &body.metric, by_user)?;
+    let has_id = body.id.is_some();
     let event = NewEvent {
         id: body.id.unwrap_or_else(|| Uuid::now_v7().to_string()),
         metric: body.metric.clone(),
@@ -103,11 +103,11 @@ async fn check(
     };
     let metric = body.metric;
     usage
-        .decide(caller.organization_id, &metric, event, body.consume, named)
+        .decide(caller.organization_id, &metric, event, body.consume, has_id)
         .await
 }
 
-/// Whoever may not is told so; all else is a request that is not well-formed.
+/// A reporter without permission is 403; every other fault is 400.
 impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
         let status = match fault.code {
@@ -119,32 +119,32 @@ impl From<Fault> for Problem {
 }
 
 impl Usage {
-    /// Refuses a metric that is none, and an id that cannot be one.
+    /// Rejects an unknown metric and a malformed id.
     pub fn check_names(&self, metric: &str, id: Option<&str>) -> Result<(), Problem> {
         input::check_metric(&self.catalogue, metric)?;
         id.map_or(Ok(()), |id| Ok(input::check_id(id)?))
     }
 
-    /// Decides, answers and counts the decision.
+    /// Decides, counts the decision in the metrics, and builds the response.
     pub async fn decide(
         &self,
         organization_id: Uuid,
         metric: &str,
         event: NewEvent,
         consume: bool,
-        named: bool,
+        has_id: bool,
     ) -> Result<Response, Problem> {
         let started = Instant::now();
         let decided = self
             .ledger
-            .check(organization_id, event, consume, named)
+            .check(organization_id, event, consume, has_id)
             .await;
         match decided {
-            Ok(standing) => {
-                let outcome = response::outcome(&standing);
+            Ok(decided) => {
+                let outcome = response::outcome(&decided);
                 metrics::decision(outcome, metric, started.elapsed());
-                response::log_denial(organization_id, metric, &standing);
-                Ok(response::checked(metric, &standing))
+                response::log_denial(organization_id, metric, &decided);
+                Ok(response::checked(metric, &decided))
             }
             Err(error) => {
                 let open = self.catalogue.metric(metric).is_some_and(|m| m.fail_open);
@@ -156,8 +156,8 @@ impl Usage {
         }
     }
 
-    /// What a use comes to that could not be decided about: refused, unless
-    /// it is configured to fail open.
+    /// Handles usage that could not be decided: an error, unless the metric is
+    /// configured to fail open.
     pub fn undecided(
         &self,
         metric: &str,
@@ -166,11 +166,11 @@ impl Usage {
         started: Instant,
     ) -> Result<(), Problem> {
         if *error == LedgerError::Crowded {
-            // Who sends more than its share opens no way by that, and nothing is
-            // wrong with the service.
+            // An organization must not get past its quota by exceeding its share
+            // of the queue; the service itself is healthy.
             return Err(error.clone().into());
         }
-        let outage = !matches!(error, LedgerError::Refused(_));
+        let outage = !matches!(error, LedgerError::Rejected(_));
         let outcome = if outage && open {
             "failed_open"
         } else {
@@ -178,7 +178,7 @@ impl Usage {
         };
         metrics::decision(outcome, metric, started.elapsed());
         if outage && open {
-            tracing::warn!(metric, %error, "a use was allowed without a decision (fail_open)");
+            tracing::warn!(metric, %error, "usage was allowed without a decision (fail_open)");
             return Ok(());
         }
         Err(error.clone().into())

@@ -13,7 +13,7 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use crate::server::problem::Problem;
-use crate::tenancy::signing::{Key, ServiceKey};
+use crate::tenancy::signing::{SharedSigningKey, SigningKey};
 
 /// Longer than any that we make.
 const MAX_LENGTH: usize = 1_024;
@@ -21,11 +21,11 @@ const SIGNATURE_BYTES: usize = 32;
 
 /// Signs and checks cursors, with a key that all replicas share.
 #[derive(Clone)]
-pub struct Cursors(ServiceKey);
+pub struct Cursors(SharedSigningKey);
 
 impl Cursors {
     pub fn new(pool: PgPool) -> Self {
-        Self(ServiceKey::new(pool, "cursors"))
+        Self(SharedSigningKey::new(pool, "cursors"))
     }
 
     /// The cursors of one list: `list` is its route, `filters` everything of
@@ -43,12 +43,17 @@ impl Cursors {
 
 /// The cursors of one list.
 pub struct ListCursors {
-    key: Key,
+    key: SigningKey,
     scope: Vec<u8>,
 }
 
 impl ListCursors {
-    pub fn new(key: Key, organization_id: Uuid, list: &str, filters: &impl Serialize) -> Self {
+    pub fn new(
+        key: SigningKey,
+        organization_id: Uuid,
+        list: &str,
+        filters: &impl Serialize,
+    ) -> Self {
         let filters = serde_json::to_string(filters).expect("filters are plain values");
         let scope = format!("{organization_id}\n{list}\n{filters}\n").into_bytes();
         Self { key, scope }

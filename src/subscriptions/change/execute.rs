@@ -68,7 +68,7 @@ impl Subscriptions {
         };
         let now = self.time_of(client, subscription).await?;
         let since = subscription.period_start.unwrap_or(Timestamp::MIN);
-        reports::tell_now(
+        reports::report_now(
             &self.pool,
             client,
             &self.catalogue,

@@ -10,7 +10,7 @@ use sha2::Sha256;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use crate::tenancy::signing::{Key, ServiceKey};
+use crate::tenancy::signing::{SharedSigningKey, SigningKey};
 
 /// The longest validity of a quote.
 pub const LIFETIME: SignedDuration = SignedDuration::from_mins(15);
@@ -35,11 +35,11 @@ pub struct Quote {
 
 /// Seals and opens quotes with a key that all replicas share.
 #[derive(Clone)]
-pub struct Sealer(ServiceKey);
+pub struct Sealer(SharedSigningKey);
 
 impl Sealer {
     pub fn new(pool: PgPool) -> Self {
-        Self(ServiceKey::new(pool, "preview tokens"))
+        Self(SharedSigningKey::new(pool, "preview tokens"))
     }
 
     pub async fn seal(&self, quote: &Quote) -> Result<String, sqlx::Error> {
@@ -52,11 +52,11 @@ impl Sealer {
     }
 }
 
-fn keyed(key: &Key) -> Hmac<Sha256> {
+fn keyed(key: &SigningKey) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("a key may have any length")
 }
 
-fn seal(key: &Key, quote: &Quote) -> String {
+fn seal(key: &SigningKey, quote: &Quote) -> String {
     let content = serde_json::to_vec(quote).expect("a quote is plain data");
     let mut mac = keyed(key);
     mac.update(&content);
@@ -68,7 +68,7 @@ fn seal(key: &Key, quote: &Quote) -> String {
     )
 }
 
-fn open(key: &Key, token: &str) -> Option<Quote> {
+fn open(key: &SigningKey, token: &str) -> Option<Quote> {
     let (content, seal) = token.split_once('.')?;
     let content = URL_SAFE_NO_PAD.decode(content).ok()?;
     let mut mac = keyed(key);

@@ -1,4 +1,5 @@
-//! API keys: what an organization's own programs call with.
+//! API keys: the credentials of an organization's own programs. A key is shown
+//! once, when it is created; only its hash is stored.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -11,20 +12,20 @@ use crate::audit::{self, Actor, LockedChains, NewEntry};
 use crate::db::TenantTx;
 use crate::telemetry::metrics;
 
-/// A key, as lists show it: not the key.
+/// An API key as shown in listings, without the secret.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApiKey {
     pub id: Uuid,
     pub organization_id: Uuid,
     pub name: String,
-    /// The beginning of the key.
+    /// The first characters of the key.
     pub prefix: String,
     pub scopes: Vec<String>,
     pub created_at: Timestamp,
     pub expires_at: Option<Timestamp>,
     pub revoked_at: Option<Timestamp>,
-    /// To the minute.
+    /// Accurate to the minute.
     pub last_used_at: Option<Timestamp>,
 }
 
@@ -37,15 +38,15 @@ pub struct NewApiKey {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ApiKeyError {
-    #[error("a key needs a name of 1 to 100 characters, without control characters")]
+    #[error("expected a name of 1 to 100 characters, without control characters")]
     Name,
-    #[error("a key needs a scope: {}", scopes())]
+    #[error("a key needs at least one scope of {}", scopes())]
     NoScope,
-    #[error("a key cannot expire before it is made")]
+    #[error("the expiry must be in the future")]
     Expired,
-    #[error("there is no organization {0}; `organizations list` shows them")]
+    #[error("organization {0} not found; run `organizations list` to see them")]
     Organization(Uuid),
-    #[error("there is no such key in use; `api-keys list` shows them")]
+    #[error("key not found or already revoked; run `api-keys list` to see them")]
     Unknown,
     #[error(transparent)]
     Database(#[from] sqlx::Error),
@@ -55,7 +56,7 @@ fn scopes() -> String {
     Permission::ALL.map(Permission::as_str).join(", ")
 }
 
-/// Makes a key; the text returned is not kept and cannot be shown again.
+/// Creates a key. The returned secret is not stored and cannot be shown again.
 pub async fn create_api_key(
     pool: &PgPool,
     new: NewApiKey,
@@ -81,7 +82,7 @@ pub async fn create_api_key(
         id: Uuid::now_v7(),
         organization_id: new.organization_id,
         name: name.to_owned(),
-        prefix: token::shown(&secret).to_owned(),
+        prefix: token::displayed(&secret).to_owned(),
         scopes: names,
         created_at: now,
         expires_at: new.expires_at,
@@ -92,13 +93,13 @@ pub async fn create_api_key(
         return Err(ApiKeyError::Organization(new.organization_id));
     }
     let after = json!({"name": key.name, "prefix": key.prefix, "scopes": key.scopes});
-    enter(&mut tx, &locked, "api_key_created", key.id, after).await?;
+    append_entry(&mut tx, &locked, "api_key_created", key.id, after).await?;
     tx.commit().await?;
     metrics::audit_entries(&["api_key_created"]);
     Ok((key, secret))
 }
 
-/// Ends a key, on every replica at once.
+/// Revokes a key, on every replica at once.
 pub async fn revoke_api_key(
     pool: &PgPool,
     organization_id: Uuid,
@@ -109,7 +110,7 @@ pub async fn revoke_api_key(
     if !store::revoke_key(&mut tx, id).await? {
         return Err(ApiKeyError::Unknown);
     }
-    enter(
+    append_entry(
         &mut tx,
         &locked,
         "api_key_revoked",
@@ -122,7 +123,7 @@ pub async fn revoke_api_key(
     Ok(())
 }
 
-async fn enter(
+async fn append_entry(
     tx: &mut TenantTx,
     locked: &LockedChains,
     action: &'static str,
@@ -143,7 +144,7 @@ async fn enter(
     audit::append(tx.conn(), locked, std::slice::from_ref(&entry)).await
 }
 
-/// The keys of an organization, oldest first, those revoked included.
+/// Lists an organization's keys, revoked ones included, oldest first.
 pub async fn list_api_keys(
     pool: &PgPool,
     organization_id: Uuid,

@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sqlx::postgres::PgPool;
 
-use super::lookup::{Found, Lookup};
+use super::lookup::{Lookup, ValidCredential};
 use super::principal::{no_credential, unauthenticated};
 use super::token;
 use super::{Operator, Permission, Principal, Role};
@@ -15,7 +15,7 @@ use crate::server::layers::{Peer, checks};
 use crate::server::problem::Problem;
 use crate::server::routes::Access;
 
-/// What checking a credential needs.
+/// Checks credentials.
 #[derive(Clone)]
 pub struct Guard {
     lookup: Lookup,
@@ -97,19 +97,19 @@ fn require(principal: &Principal, permission: Permission) -> Result<(), Problem>
         return Ok(());
     }
     Err(forbidden(&format!(
-        "this needs the permission {}",
+        "this requires the permission {}",
         permission.as_str()
     )))
 }
 
-/// By which a service key names the organization that it calls for.
+/// The header with which a service key names its organization.
 const ORGANIZATION: &str = "x-organization";
 
 fn not_selectable() -> Problem {
     Problem::new(
         StatusCode::BAD_REQUEST,
         "organization_not_selectable",
-        "this credential belongs to one organization, or to none; leave X-Organization out",
+        "this credential cannot choose an organization; leave X-Organization out",
     )
 }
 
@@ -122,9 +122,7 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = values.next().ok_or_else(no_credential)?;
     if values.next().is_some() {
-        return Err(unauthenticated(
-            "there are several Authorization headers; send one",
-        ));
+        return Err(unauthenticated("send exactly one Authorization header"));
     }
     let scheme_and_token = value
         .to_str()
@@ -133,7 +131,7 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     match scheme_and_token {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
         _ => Err(unauthenticated(
-            "the Authorization header must read `Bearer` and a token or an API key",
+            "expected `Authorization: Bearer` followed by a token or an API key",
         )),
     }
 }
@@ -145,18 +143,18 @@ enum Caller {
 }
 
 async fn identify(guard: &Guard, credential: &str, client: Client) -> Result<Caller, Problem> {
-    let refused =
+    let invalid =
         || unauthenticated("the token or API key is unknown, expired or revoked; log in again");
-    let presented = token::read(credential).ok_or_else(refused)?;
-    let found = guard.lookup.find(presented).await?.ok_or_else(refused)?;
+    let credential = token::parse(credential).ok_or_else(invalid)?;
+    let found = guard.lookup.find(credential).await?.ok_or_else(invalid)?;
     match found {
-        Found::Session(row) if row.operator => Ok(Caller::Operator(Operator {
+        ValidCredential::Session(row) if row.operator => Ok(Caller::Operator(Operator {
             user_id: row.user_id,
             client,
         })),
-        Found::Session(row) => {
+        ValidCredential::Session(row) => {
             let role = row.role.as_deref().and_then(Role::named);
-            let (role, organization_id) = role.zip(row.organization_id).ok_or_else(refused)?;
+            let (role, organization_id) = role.zip(row.organization_id).ok_or_else(invalid)?;
             Ok(Caller::User(Principal {
                 organization_id,
                 actor: Actor::User(row.user_id),
@@ -164,7 +162,7 @@ async fn identify(guard: &Guard, credential: &str, client: Client) -> Result<Cal
                 client,
             }))
         }
-        Found::Key(row) => {
+        ValidCredential::Key(row) => {
             let scopes = row.scopes.iter();
             Ok(Caller::Key(Principal {
                 organization_id: row.organization_id,
@@ -176,8 +174,8 @@ async fn identify(guard: &Guard, credential: &str, client: Client) -> Result<Cal
     }
 }
 
-/// From where a request came: the connection's address, or what the nearest of
-/// our own proxies says.
+/// Where a request came from: the connection's address, or the address that our
+/// own proxies report.
 fn client(request: &Request, proxies: u32) -> Client {
     let peer = request
         .extensions()

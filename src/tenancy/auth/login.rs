@@ -7,15 +7,15 @@ use jiff::{SignedDuration, Timestamp};
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use super::door::{self, Door};
+use super::admission::{self, LoginAdmission};
 use super::password::{self, Hasher, PasswordError};
 use super::throttle;
-use super::token::{self, Hash, Presented};
+use super::token::{self, Credential, Hash};
 use super::{Role, store, users};
 use crate::db::WorkerTx;
 use crate::telemetry::metrics;
 
-/// How long a token is good for, used or not.
+/// The lifetime of a token, used or not.
 const LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 
 /// A new session.
@@ -24,14 +24,14 @@ pub struct Session {
     /// Shown once.
     pub token: String,
     pub expires_at: Timestamp,
-    /// None: an operator's.
+    /// `None` for an operator.
     pub organization_id: Option<Uuid>,
     pub role: Role,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
-    #[error("the address or the password is wrong")]
+    #[error("wrong e-mail address or password")]
     InvalidCredentials,
     #[error("too many attempts")]
     Throttled { retry_after_secs: u32 },
@@ -41,17 +41,17 @@ pub enum LoginError {
     Database(#[from] sqlx::Error),
 }
 
-/// What logs users in.
+/// Logs users in.
 #[derive(Clone)]
 pub struct Logins {
-    /// Its own: a flood of logins takes no connection from anybody else.
+    /// A pool of its own, so that a flood of logins exhausts no other.
     pool: PgPool,
     hasher: Hasher,
-    door: Door,
+    admission: LoginAdmission,
 }
 
-/// An attempt that was counted as failed, until it succeeds.
-struct Attempt {
+/// An attempt, counted as failed until it succeeds.
+struct LoginAttempt {
     keys: [Hash; 3],
     at: Timestamp,
 }
@@ -61,12 +61,12 @@ impl Logins {
         Self {
             pool,
             hasher: Hasher::default(),
-            door: Door::default(),
+            admission: LoginAdmission::default(),
         }
     }
 
-    /// Checks a password and starts a session. An address that nobody has is
-    /// answered as a wrong password is, after the same work.
+    /// Checks a password and starts a session. An unknown address gets the same
+    /// answer as a wrong password, after the same work.
     pub async fn log_in(
         &self,
         email: &str,
@@ -89,12 +89,12 @@ impl Logins {
         password: String,
         from: IpAddr,
     ) -> Result<Session, LoginError> {
-        // What nobody can have as a password is compared with nothing.
+        // Impossible passwords and addresses need no database and no hash.
         if password::check(&password).is_err() || !users::is_address(email) {
             return Err(LoginError::InvalidCredentials);
         }
-        let keys = counters_of(&users::folded(email), from);
-        let _admitted = self.door.enter(&keys[0], &keys[1])?;
+        let keys = counters_of(&users::normalized(email), from);
+        let _admitted = self.admission.admit(&keys[0], &keys[1])?;
         let attempt = self.count_attempt(keys).await?;
         match self.check(email, password, &attempt).await {
             Err(error @ (LoginError::Busy | LoginError::Database(_))) => {
@@ -109,7 +109,7 @@ impl Logins {
         &self,
         email: &str,
         password: String,
-        attempt: &Attempt,
+        attempt: &LoginAttempt,
     ) -> Result<Session, LoginError> {
         let mut tx = WorkerTx::begin(&self.pool).await?;
         let account = store::account(tx.conn(), &users::forms(email)).await?;
@@ -131,7 +131,7 @@ impl Logins {
     async fn start_session(
         &self,
         account: &store::Account,
-        attempt: &Attempt,
+        attempt: &LoginAttempt,
     ) -> Result<Session, LoginError> {
         let role = if account.operator {
             Role::Operator
@@ -164,50 +164,50 @@ impl Logins {
         })
     }
 
-    async fn count_attempt(&self, keys: [Hash; 3]) -> Result<Attempt, LoginError> {
+    async fn count_attempt(&self, keys: [Hash; 3]) -> Result<LoginAttempt, LoginError> {
         let mut tx = WorkerTx::begin(&self.pool).await?;
         let (mut counters, now) = store::lock_counters(tx.conn(), &keys).await?;
         match throttle::attempt(&mut counters, now) {
             Ok(()) => {
                 store::write_counters(tx.conn(), &keys, &counters).await?;
                 tx.commit().await?;
-                Ok(Attempt { keys, at: now })
+                Ok(LoginAttempt { keys, at: now })
             }
-            Err(refused) => {
+            Err(blocked) => {
                 tx.rollback().await?;
                 let wait = |until: Timestamp| {
                     Duration::try_from(until.duration_since(now)).unwrap_or_default()
                 };
-                if let Some(until) = refused.of_address {
-                    self.door.keep_out(&keys[1], wait(until));
+                if let Some(until) = blocked.address_until {
+                    self.admission.remember_block(&keys[1], wait(until));
                 }
-                self.door.keep_out(&keys[0], wait(refused.until));
-                Err(door::throttled(wait(refused.until)))
+                self.admission.remember_block(&keys[0], wait(blocked.until));
+                Err(admission::throttled(wait(blocked.until)))
             }
         }
     }
 
-    /// An attempt that came to no answer was none.
-    async fn give_back(&self, attempt: &Attempt) {
+    /// Stops counting an attempt that failed for our own reasons.
+    async fn give_back(&self, attempt: &LoginAttempt) {
         let giving = async {
             let mut tx = WorkerTx::begin(&self.pool).await?;
             let (mut counters, _) = store::lock_counters(tx.conn(), &attempt.keys).await?;
-            for (counter, limit) in counters.iter_mut().zip(throttle::LIMITS) {
-                counter.give_back(limit, attempt.at);
+            for (counter, rule) in counters.iter_mut().zip(throttle::RULES) {
+                counter.give_back(rule, attempt.at);
             }
             store::write_counters(tx.conn(), &attempt.keys, &counters).await?;
             tx.commit().await
         };
         if let Err::<(), sqlx::Error>(error) = giving.await {
-            tracing::warn!(%error, "an attempt to log in that came to nothing stays counted");
+            tracing::warn!(%error, "an unfinished login attempt stays counted as failed");
         }
     }
 }
 
-/// The counters [pair, address, account] of an attempt, as hashes: no list of
-/// who tried to log in is kept.
+/// The keys of an attempt's counters [pair, address, account]. They are hashes,
+/// so that no list of attempted logins is stored.
 fn counters_of(email: &str, from: IpAddr) -> [Hash; 3] {
-    // An IPv6 subscriber has a whole network of addresses.
+    // An IPv6 subscriber has a whole /64 network.
     let from = match from.to_canonical() {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => {
@@ -224,7 +224,7 @@ fn counters_of(email: &str, from: IpAddr) -> [Hash; 3] {
 
 /// Ends the session of a token, on every replica.
 pub async fn log_out(pool: &PgPool, token: &str) -> Result<(), sqlx::Error> {
-    if let Some(Presented::Session(hash)) = token::read(token) {
+    if let Some(Credential::Session(hash)) = token::parse(token) {
         let mut tx = WorkerTx::begin(pool).await?;
         store::revoke_session(tx.conn(), &hash).await?;
         tx.commit().await?;
@@ -232,7 +232,7 @@ pub async fn log_out(pool: &PgPool, token: &str) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Removes up to `limit` old counters; how many that were.
+/// Deletes up to `limit` old counters and returns how many.
 pub async fn purge_throttles(pool: &PgPool, limit: i64) -> Result<u64, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     let purged = store::purge_throttles(tx.conn(), limit).await?;
@@ -240,7 +240,7 @@ pub async fn purge_throttles(pool: &PgPool, limit: i64) -> Result<u64, sqlx::Err
     Ok(purged)
 }
 
-/// Removes up to `limit` sessions that ended long ago; how many that were.
+/// Deletes up to `limit` sessions that ended long ago and returns how many.
 pub async fn purge_sessions(pool: &PgPool, limit: i64) -> Result<u64, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     let purged = store::purge_sessions(tx.conn(), limit).await?;

@@ -1,35 +1,35 @@
-//! Credentials looked up together. Nothing is remembered, so that what is
-//! revoked is refused at once.
+//! Looks up credentials, many in one query. Nothing is cached, so that a revoked
+//! credential stops working at once.
 
 use std::collections::HashMap;
 
 use sqlx::postgres::{PgConnection, PgPool};
 
 use super::store::{self, KeyRow, SessionRow};
-use super::token::Presented;
+use super::token::Credential;
 use crate::batch::lookup::Grouped;
 use crate::db;
 use crate::server::problem::Problem;
 
-/// What a credential stands for.
+/// A valid credential's row.
 #[derive(Debug, Clone)]
-pub enum Found {
+pub enum ValidCredential {
     Session(SessionRow),
     Key(KeyRow),
 }
 
-/// Where credentials are asked about.
+/// The batched lookup of credentials.
 #[derive(Clone)]
-pub struct Lookup(Grouped<Presented, Found>);
+pub struct Lookup(Grouped<Credential, ValidCredential>);
 
 impl Lookup {
     /// `pool` has connections that are billing_worker from the start.
     pub fn new(pool: PgPool) -> Self {
-        Self(Grouped::new(move |presented| {
+        Self(Grouped::new(move |credentials| {
             let pool = pool.clone();
             Box::pin(async move {
-                let found = look_up(&pool, &presented).await?;
-                if found.values().any(Found::is_stale) {
+                let found = look_up(&pool, &credentials).await?;
+                if found.values().any(ValidCredential::is_stale) {
                     tokio::spawn(note_use(pool, found.clone()));
                 }
                 Ok(found)
@@ -37,15 +37,15 @@ impl Lookup {
         }))
     }
 
-    /// What the credential stands for now; None: nothing.
-    pub async fn find(&self, presented: Presented) -> Result<Option<Found>, Problem> {
-        let found = self.0.find(presented).await;
+    /// Returns what the credential stands for, or `None` if it is not valid.
+    pub async fn find(&self, credential: Credential) -> Result<Option<ValidCredential>, Problem> {
+        let found = self.0.find(credential).await;
         found.map_err(|error| Problem::from(&*error))
     }
 }
 
-impl Found {
-    /// Whether its last use was noted long ago.
+impl ValidCredential {
+    /// Whether its recorded last use is out of date.
     fn is_stale(&self) -> bool {
         match self {
             Self::Session(row) => row.stale,
@@ -54,52 +54,57 @@ impl Found {
     }
 }
 
-type Finds = HashMap<Presented, Found>;
+type FoundCredentials = HashMap<Credential, ValidCredential>;
 
-async fn look_up(pool: &PgPool, presented: &[Presented]) -> Result<Finds, sqlx::Error> {
+async fn look_up(
+    pool: &PgPool,
+    credentials: &[Credential],
+) -> Result<FoundCredentials, sqlx::Error> {
     let (mut sessions, mut keys) = (Vec::new(), Vec::new());
-    for presented in presented {
-        match presented {
-            Presented::Session(hash) => sessions.push(*hash),
-            Presented::Key(hash) => keys.push(*hash),
+    for credential in credentials {
+        match credential {
+            Credential::Session(hash) => sessions.push(*hash),
+            Credential::Key(hash) => keys.push(*hash),
         }
     }
     let mut conn = pool.acquire().await?;
-    let mut found = Finds::new();
+    let mut found = FoundCredentials::new();
     if !sessions.is_empty() {
         let rows = store::sessions(&mut conn, &sessions).await?;
         let rows = rows.into_iter();
-        found.extend(rows.map(|(hash, row)| (Presented::Session(hash), Found::Session(row))));
+        found.extend(
+            rows.map(|(hash, row)| (Credential::Session(hash), ValidCredential::Session(row))),
+        );
     }
     if !keys.is_empty() {
         let rows = store::keys_of_hashes(&mut conn, &keys).await?;
         let rows = rows.into_iter();
-        found.extend(rows.map(|(hash, row)| (Presented::Key(hash), Found::Key(row))));
+        found.extend(rows.map(|(hash, row)| (Credential::Key(hash), ValidCredential::Key(row))));
     }
     Ok(found)
 }
 
-/// Notes the use of those whose last one is long ago.
-async fn note_use(pool: PgPool, found: Finds) {
+/// Records the use of credentials whose recorded last use is out of date.
+async fn note_use(pool: PgPool, found: FoundCredentials) {
     let stale = found.iter().filter(|(_, found)| found.is_stale());
     if let Err(error) = try_note_use(&pool, stale).await {
-        tracing::warn!(%error, "the use of credentials could not be noted");
+        tracing::warn!(%error, "could not record the use of credentials");
     }
 }
 
 async fn try_note_use(
     pool: &PgPool,
-    stale: impl Iterator<Item = (&Presented, &Found)>,
+    stale: impl Iterator<Item = (&Credential, &ValidCredential)>,
 ) -> Result<(), sqlx::Error> {
     let mut pooled = pool.acquire().await?;
-    for (presented, found) in stale {
+    for (credential, found) in stale {
         let conn: &mut PgConnection = &mut pooled;
         let noted = match found {
-            Found::Session(_) => store::touch_session(conn, &presented.hash()).await,
-            Found::Key(row) => store::touch_key(conn, row.organization_id, row.id).await,
+            ValidCredential::Session(_) => store::touch_session(conn, &credential.hash()).await,
+            ValidCredential::Key(row) => store::touch_key(conn, row.organization_id, row.id).await,
         };
         if let Err(error) = noted {
-            // It died, or can no longer write.
+            // The connection is dead or can no longer write.
             if db::is_outage(&error) {
                 pooled.close_on_drop();
             }

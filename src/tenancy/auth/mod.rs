@@ -1,8 +1,8 @@
-//! Who calls, and what they may do. The organization comes from the credential
-//! and from nothing else.
+//! Who is calling, and what they may do. The organization comes from the
+//! credential and from nothing else.
 
+mod admission;
 mod api_keys;
-mod door;
 mod guard;
 mod login;
 mod lookup;
@@ -20,7 +20,7 @@ pub use login::{LoginError, Logins, Session, log_out, purge_sessions, purge_thro
 pub use password::{Hasher, PasswordError};
 pub use principal::{Operator, Permission, Principal, Role};
 pub use routes::{Login, routes};
-pub use token::{Presented, read as read_credential};
+pub use token::{Credential, parse as parse_credential};
 pub use users::{
     NewUser, User, UserError, add_member, create_user, disable_user, is_address, list_users,
     set_password,

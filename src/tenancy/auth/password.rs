@@ -1,4 +1,5 @@
-//! Passwords: argon2id, away from the thread that takes webhooks.
+//! Hashes and verifies passwords with argon2id, on blocking threads and only a
+//! few at a time.
 
 use std::sync::Arc;
 
@@ -6,23 +7,23 @@ use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, PasswordHasher as _, PasswordVerifier as _};
 use tokio::sync::Semaphore;
 
-/// In bytes. The least is low, because what makes a password hard to guess is
-/// for its operator to decide; guessing is slowed down by the throttle.
+/// Allowed length in bytes. The minimum is low: password policy is the
+/// operator's decision, and the throttle slows guessing.
 pub const LENGTH: std::ops::RangeInclusive<usize> = 6..=1_024;
-/// Each hash takes 19 MiB and a core for some 30 ms.
-const AT_ONCE: usize = 2;
-/// How many more may wait; a storm of logins is told to come back.
-const WAITING: usize = 32;
+/// Hashes computed at once; each takes 19 MiB and a core for about 30 ms.
+const CONCURRENCY: usize = 2;
+/// How many more may wait; further logins are told to retry.
+const QUEUE: usize = 32;
 
-/// What is verified for an address that nobody has, so that it takes as long:
-/// the hash of something nobody knows, with today's parameters.
+/// Verified for unknown addresses, so that they take as long as known ones. The
+/// hash of an unknown password, with today's parameters.
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IGhhcyB0aGlz$\
                       mKhjOOAXM8hBVzWFVgPpCP3qMnB4ZJvpyVR0aVOOZdQ";
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PasswordError {
     #[error(
-        "a password has {} to {} bytes, and no NUL",
+        "expected a password of {} to {} bytes, without NUL",
         LENGTH.start(),
         LENGTH.end()
     )]
@@ -31,7 +32,7 @@ pub enum PasswordError {
     Busy,
 }
 
-/// Whether `password` may be one.
+/// Checks whether `password` is acceptable.
 pub fn check(password: &str) -> Result<(), PasswordError> {
     if LENGTH.contains(&password.len()) && !password.contains('\0') {
         Ok(())
@@ -50,14 +51,14 @@ pub struct Hasher {
 impl Default for Hasher {
     fn default() -> Self {
         Self {
-            running: Arc::new(Semaphore::new(AT_ONCE)),
-            admitted: Arc::new(Semaphore::new(AT_ONCE + WAITING)),
+            running: Arc::new(Semaphore::new(CONCURRENCY)),
+            admitted: Arc::new(Semaphore::new(CONCURRENCY + QUEUE)),
         }
     }
 }
 
 impl Hasher {
-    /// The hash of `password` as a PHC string.
+    /// Hashes `password`, as a PHC string.
     pub async fn hash(&self, password: String) -> Result<String, PasswordError> {
         check(&password)?;
         self.run(move || {
@@ -69,8 +70,8 @@ impl Hasher {
         .await
     }
 
-    /// Whether `password` is the one of `hash`; without a hash the same work
-    /// is done in vain.
+    /// Whether `password` matches `hash`. Without a hash it does the same work
+    /// and returns false.
     pub async fn verify(
         &self,
         password: String,
@@ -98,7 +99,7 @@ impl Hasher {
             .try_acquire()
             .map_err(|_| PasswordError::Busy)?;
         let running = self.running.clone().acquire_owned().await;
-        // The permit goes with the work, which a caller that hangs up does not end.
+        // The work holds the permit, since it outlives a caller that hangs up.
         tokio::task::spawn_blocking(move || {
             let _running = running;
             work()

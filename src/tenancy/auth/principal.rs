@@ -54,14 +54,14 @@ impl Role {
     }
 }
 
-/// A tenant's caller. Put into the request by the one place that checks
-/// credentials; a handler takes it as an argument.
+/// A caller who acts for an organization. The guard puts it into the request;
+/// a handler takes it as an argument.
 #[derive(Debug, Clone)]
 pub struct Principal {
     pub organization_id: Uuid,
     pub actor: Actor,
     pub permissions: Vec<Permission>,
-    /// From where the request came, for the audit log.
+    /// Where the request came from, for the audit log.
     pub client: Client,
 }
 
@@ -70,7 +70,7 @@ impl Principal {
         self.permissions.contains(&permission)
     }
 
-    /// Notes the caller in the request.
+    /// Puts the caller into the request.
     pub(super) fn enter(self, extensions: &mut Extensions) {
         extensions.insert(caller(self.organization_id, self.actor));
         extensions.insert(self);
@@ -81,7 +81,7 @@ impl Principal {
 #[derive(Debug, Clone)]
 pub struct Operator {
     pub user_id: Uuid,
-    /// From where the request came, for the audit log.
+    /// Where the request came from, for the audit log.
     pub client: Client,
 }
 
@@ -90,14 +90,14 @@ impl Operator {
         Actor::User(self.user_id)
     }
 
-    /// Notes the caller in the request.
+    /// Puts the caller into the request.
     pub(super) fn enter(self, extensions: &mut Extensions) {
         extensions.insert(caller(Uuid::nil(), self.actor()));
         extensions.insert(self);
     }
 
-    /// What the operator did, for the audit log of the organization whose data
-    /// it was; None: of nobody, or of several.
+    /// The audit entry for what the operator did, in the log of `organization`;
+    /// `None` if it concerns no organization or several.
     pub fn did(
         &self,
         action: &'static str,
@@ -131,7 +131,7 @@ pub(super) fn unauthenticated(detail: &str) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail)
 }
 
-const NO_CREDENTIAL: &str = "send a token or an API key: `Authorization: Bearer …`";
+const NO_CREDENTIAL: &str = "send a token or an API key as `Authorization: Bearer …`";
 
 impl<S: Send + Sync> FromRequestParts<S> for Principal {
     type Rejection = Problem;

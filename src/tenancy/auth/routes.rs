@@ -1,4 +1,4 @@
-//! `/api/auth`.
+//! `/api/auth`: logging in and out.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -89,16 +89,16 @@ async fn login(
     Ok(([(header::CACHE_CONTROL, "no-store")], axum::Json(token)))
 }
 
-/// Log out: the token is dead on every replica
+/// Log out: revokes the token on every replica
 #[utoipa::path(
     post,
     path = "/api/auth/logout",
     operation_id = "logOut",
     tag = "Access",
-    responses((status = 204, description = "The token is dead.")),
+    responses((status = 204, description = "The token is revoked.")),
 )]
 async fn logout(State(state): State<Login>, headers: HeaderMap) -> Result<StatusCode, Problem> {
-    // The guard has let it through: it has one bearer token, which is good.
+    // The guard has checked that there is one valid bearer token.
     let value = headers.get(header::AUTHORIZATION);
     let token = value
         .and_then(|value| value.to_str().ok())
@@ -114,18 +114,18 @@ impl From<LoginError> for Problem {
             LoginError::InvalidCredentials => Self::new(
                 StatusCode::UNAUTHORIZED,
                 "invalid_credentials",
-                "the address or the password is wrong",
+                "wrong e-mail address or password",
             ),
             LoginError::Throttled { retry_after_secs } => Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "too_many_attempts",
-                "there were too many failed attempts; wait, and try again",
+                "too many failed attempts; wait and try again",
             )
             .retry_after(retry_after_secs),
             LoginError::Busy => Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "too_many_logins",
-                "many are logging in at the moment; try again",
+                "too many logins at the moment; try again",
             )
             .retry_after(1),
             LoginError::Database(error) => error.into(),

@@ -1,5 +1,6 @@
-//! The SQL of credentials. Its connections are billing_worker's: none of these
-//! tables is open to a request's own transaction.
+//! SQL for users, sessions, API keys and login throttles. Most of it runs as
+//! billing_worker, since requests cannot read these tables in their own
+//! transactions.
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
@@ -11,22 +12,22 @@ use super::token::Hash;
 use super::{ApiKey, User};
 use crate::db::TenantTx;
 
-/// What a session's token stands for.
+/// A valid session.
 #[derive(Debug, Clone)]
 pub struct SessionRow {
     pub user_id: Uuid,
     pub organization_id: Option<Uuid>,
     pub operator: bool,
-    /// The role in the organization, as it is now.
+    /// The current role in the organization.
     pub role: Option<String>,
-    /// Its last use is long enough ago to be noted anew.
+    /// Whether `last_used_at` is out of date.
     pub stale: bool,
 }
 
-/// How long a session may stay unused.
+/// A session unused for this long has ended.
 const IDLE_SECS: f64 = 7_200.0;
 
-/// The sessions that are open, of those with these hashes.
+/// The valid sessions among those with these hashes.
 pub async fn sessions(
     conn: &mut PgConnection,
     tokens: &[Hash],
@@ -69,16 +70,17 @@ pub async fn touch_session(conn: &mut PgConnection, token: &Hash) -> Result<(), 
     Ok(())
 }
 
-/// What an API key stands for.
+/// A valid API key.
 #[derive(Debug, Clone)]
 pub struct KeyRow {
     pub organization_id: Uuid,
     pub id: Uuid,
     pub scopes: Vec<String>,
+    /// Whether `last_used_at` is out of date.
     pub stale: bool,
 }
 
-/// The API keys that are valid, of those with these hashes.
+/// The valid API keys among those with these hashes.
 pub async fn keys_of_hashes(
     conn: &mut PgConnection,
     keys: &[Hash],
@@ -121,7 +123,7 @@ pub async fn touch_key(
     Ok(())
 }
 
-/// Somebody who may log in.
+/// A user who may log in.
 pub struct Account {
     pub user_id: Uuid,
     pub password_hash: Option<String>,
@@ -130,8 +132,8 @@ pub struct Account {
     pub role: Option<String>,
 }
 
-/// The account of the first of an address's `forms` that somebody has, with the
-/// organization that it joined last.
+/// Finds the account with the first of an address's `forms` that exists, and the
+/// organization it joined last.
 pub async fn account(
     conn: &mut PgConnection,
     forms: &[String],
@@ -193,8 +195,8 @@ pub async fn revoke_sessions_of(conn: &mut PgConnection, user_id: Uuid) -> Resul
     Ok(())
 }
 
-/// Locks the counters of `keys`, making those that are missing, and returns
-/// them in the order of `keys` with the database's time.
+/// Locks the counters of `keys`, creating missing ones, and returns them in the
+/// order of `keys` with the database's time.
 pub async fn lock_counters(
     conn: &mut PgConnection,
     keys: &[Hash; 3],
@@ -255,7 +257,7 @@ pub async fn write_counters(
     Ok(())
 }
 
-/// Inserts a user; None: the address is taken, in one of its `forms`.
+/// Inserts a user; `None` if the address is taken, in any of its `forms`.
 pub async fn insert_user(
     conn: &mut PgConnection,
     id: Uuid,
@@ -280,15 +282,15 @@ pub async fn insert_user(
     Ok(created.map(|at| at.to_jiff()))
 }
 
-/// What came of making a user a member.
+/// The outcome of adding a member.
 pub enum Membership {
     Added,
-    /// The user is one, with this role.
+    /// The user is already a member, with this role.
     Already(String),
     NoOrganization,
 }
 
-/// Makes a user a member.
+/// Adds a user to an organization.
 pub async fn insert_member(
     conn: &mut PgConnection,
     organization_id: Uuid,
@@ -318,7 +320,7 @@ pub async fn insert_member(
     Ok(role.map_or(Membership::NoOrganization, Membership::Already))
 }
 
-/// The organizations that a user is a member of.
+/// The organizations a user belongs to.
 pub async fn organizations_of(
     conn: &mut PgConnection,
     user_id: Uuid,
@@ -356,8 +358,8 @@ pub async fn disable_user(conn: &mut PgConnection, user_id: Uuid) -> Result<(), 
     Ok(())
 }
 
-/// Users, oldest first: of an organization, or those with one of an address's
-/// `forms`, in their order.
+/// Lists users, oldest first: those of an organization, or those whose address
+/// is one of `forms`, in the order of `forms`.
 pub async fn users(
     conn: &mut PgConnection,
     organization: Option<Uuid>,
@@ -389,7 +391,7 @@ pub async fn users(
         .collect())
 }
 
-/// Inserts a key; false: there is no such organization.
+/// Inserts a key; false if the organization does not exist.
 pub async fn insert_key(tx: &mut TenantTx, key: &ApiKey, hash: &Hash) -> Result<bool, sqlx::Error> {
     let inserted = sqlx::query_scalar!(
         "INSERT INTO api_keys (organization_id, id, name, prefix, key_hash, scopes, created_at, expires_at)
@@ -408,7 +410,7 @@ pub async fn insert_key(tx: &mut TenantTx, key: &ApiKey, hash: &Hash) -> Result<
     Ok(inserted.is_some())
 }
 
-/// Revokes a key; false: there is none, or it was revoked.
+/// Revokes a key; false if there is none or it is already revoked.
 pub async fn revoke_key(tx: &mut TenantTx, id: Uuid) -> Result<bool, sqlx::Error> {
     let organization_id = tx.organization_id();
     let revoked = sqlx::query_scalar!(
@@ -447,8 +449,8 @@ pub async fn keys(tx: &mut TenantTx) -> Result<Vec<ApiKey>, sqlx::Error> {
         .collect())
 }
 
-/// Removes up to `limit` counters of attempts that lie 30 days back, and with
-/// them what addresses an account is known from; how many that were.
+/// Deletes up to `limit` counters whose last attempt was 30 days ago, and with
+/// them which addresses an account knows; returns how many.
 pub async fn purge_throttles(conn: &mut PgConnection, limit: i64) -> Result<u64, sqlx::Error> {
     let purged = sqlx::query!(
         "DELETE FROM login_throttles WHERE throttle_key IN (
@@ -461,7 +463,7 @@ pub async fn purge_throttles(conn: &mut PgConnection, limit: i64) -> Result<u64,
     Ok(purged.rows_affected())
 }
 
-/// Removes up to `limit` sessions that ended 30 days ago; how many that were.
+/// Deletes up to `limit` sessions that ended 30 days ago and returns how many.
 pub async fn purge_sessions(conn: &mut PgConnection, limit: i64) -> Result<u64, sqlx::Error> {
     let purged = sqlx::query!(
         "DELETE FROM user_sessions WHERE token_hash IN (

@@ -1,47 +1,48 @@
-//! What slows down those who guess passwords. An attempt is counted before the
-//! password is looked at, so that a thousand at once count as a thousand.
+//! Slows down password guessing. An attempt is counted before the password is
+//! checked, so that a thousand concurrent attempts count as a thousand. Pure:
+//! the counters are read and written elsewhere.
 //!
-//! Three counters stand in the way of an attempt:
-//! - of the account from this address: steep;
-//! - of the address, whatever the account: a success gives its own attempt back
-//!   and does not clear it, so an attacker's own account resets nothing, and an
-//!   office behind one address is not locked out by its logins;
-//! - of the account, from anywhere: a short delay only, and not for an address
-//!   from which its owner has logged in, who can so not be locked out.
+//! Three counters apply to each attempt:
+//! - the account from this address: delays grow steeply;
+//! - the address, for any account: a success takes back its own attempt only, so
+//!   that an attacker's own account resets nothing, while an office behind one
+//!   address is not locked out by its logins;
+//! - the account, from any address: short delays only, and none for an address
+//!   from which its owner has logged in, so that owners cannot be locked out.
 
 use jiff::{SignedDuration, Timestamp};
 
-/// When failures are forgotten.
+/// Failures are forgotten after this.
 const MEMORY: SignedDuration = SignedDuration::from_hours(24);
-/// For how long an address stays known to an account.
-const ACQUAINTANCE: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// How long an address stays known to an account after a login.
+const KNOWN_FOR: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// The counters, in the order of the array that [`attempt`] takes.
+/// How a counter delays attempts.
 #[derive(Debug, Clone, Copy)]
-pub struct Limit {
-    /// Failures before the first delay, which is a second.
+pub struct ThrottleRule {
+    /// Failures before the first delay of one second.
     free: i32,
-    /// Delays double up to this.
-    longest_secs: i64,
+    /// The limit up to which delays double.
+    max_delay_secs: i64,
 }
 
-pub const PAIR: Limit = Limit {
+pub const PAIR: ThrottleRule = ThrottleRule {
     free: 5,
-    longest_secs: 900,
+    max_delay_secs: 900,
 };
-pub const ADDRESS: Limit = Limit {
+pub const ADDRESS: ThrottleRule = ThrottleRule {
     free: 50,
-    longest_secs: 900,
+    max_delay_secs: 900,
 };
-pub const ACCOUNT: Limit = Limit {
+pub const ACCOUNT: ThrottleRule = ThrottleRule {
     free: 100,
-    longest_secs: 30,
+    max_delay_secs: 30,
 };
 
-/// In the order of the counters.
-pub const LIMITS: [Limit; 3] = [PAIR, ADDRESS, ACCOUNT];
+/// The rules, in the order of the counters that [`attempt`] takes.
+pub const RULES: [ThrottleRule; 3] = [PAIR, ADDRESS, ACCOUNT];
 
-/// One counter, as it is stored.
+/// A stored counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counter {
     pub failures: i32,
@@ -64,64 +65,67 @@ impl Counter {
         self.blocked_until.filter(|until| *until > now)
     }
 
-    /// Counts an attempt as failed until it succeeds.
-    fn count(&mut self, limit: Limit, now: Timestamp) {
+    /// Counts an attempt as failed, until it succeeds.
+    fn count(&mut self, rule: ThrottleRule, now: Timestamp) {
         if now.duration_since(self.last_attempt_at) > MEMORY {
             self.failures = 0;
         }
         self.failures = self.failures.saturating_add(1);
         self.last_attempt_at = now;
-        let beyond = self.failures - limit.free;
+        let beyond = self.failures - rule.free;
         self.blocked_until = (beyond >= 0).then(|| {
             let doubled = 1_i64 << beyond.min(30);
-            now + SignedDuration::from_secs(doubled.min(limit.longest_secs))
+            now + SignedDuration::from_secs(doubled.min(rule.max_delay_secs))
         });
     }
 
-    /// Takes back an attempt that was counted at `counted_at`. A delay that it
-    /// began ends; one that a later failure began does not.
-    pub fn give_back(&mut self, limit: Limit, counted_at: Timestamp) {
+    /// Takes back an attempt counted at `counted_at`, with the delay it started;
+    /// a delay started by a later failure stays.
+    pub fn give_back(&mut self, rule: ThrottleRule, counted_at: Timestamp) {
         self.failures = (self.failures - 1).max(0);
-        if self.last_attempt_at <= counted_at || self.failures < limit.free {
+        if self.last_attempt_at <= counted_at || self.failures < rule.free {
             self.blocked_until = None;
         }
     }
 
     fn knows_the_address(&self, now: Timestamp) -> bool {
         self.succeeded_at
-            .is_some_and(|at| now.duration_since(at) <= ACQUAINTANCE)
+            .is_some_and(|at| now.duration_since(at) <= KNOWN_FOR)
     }
 }
 
-/// An attempt has to wait.
+/// The attempt must wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refused {
+pub struct Blocked {
     pub until: Timestamp,
-    /// For as long as this, any attempt from the address.
-    pub of_address: Option<Timestamp>,
+    /// Until when every attempt from the address must wait.
+    pub address_until: Option<Timestamp>,
 }
 
-/// Whether an attempt may be made now, and how the counters [pair, address,
-/// account] stand after it. Refused, it counts nothing.
-pub fn attempt(counters: &mut [Counter; 3], now: Timestamp) -> Result<(), Refused> {
+/// Decides whether an attempt may be made now, and counts it in the counters
+/// [pair, address, account]. A blocked attempt is not counted.
+pub fn attempt(counters: &mut [Counter; 3], now: Timestamp) -> Result<(), Blocked> {
     let [pair, address, account] = &*counters;
-    let of_account = account.blocks(now).filter(|_| !pair.knows_the_address(now));
-    let of_address = address.blocks(now);
-    let until = [pair.blocks(now), of_address, of_account]
+    let account_until = account.blocks(now).filter(|_| !pair.knows_the_address(now));
+    let address_until = address.blocks(now);
+    let until = [pair.blocks(now), address_until, account_until]
         .into_iter()
         .flatten()
         .max();
     if let Some(until) = until {
-        return Err(Refused { until, of_address });
+        return Err(Blocked {
+            until,
+            address_until,
+        });
     }
-    for (counter, limit) in counters.iter_mut().zip(LIMITS) {
-        counter.count(limit, now);
+    for (counter, rule) in counters.iter_mut().zip(RULES) {
+        counter.count(rule, now);
     }
     Ok(())
 }
 
-/// The attempt that was counted at `counted_at` has succeeded: the account is
-/// free again, and the address is known to it.
+/// Records that the attempt counted at `counted_at` succeeded: the account is no
+/// longer delayed, and knows the address.
 pub fn succeed(counters: &mut [Counter; 3], counted_at: Timestamp, now: Timestamp) {
     let [pair, address, account] = counters;
     for counter in [pair, account] {
@@ -144,8 +148,8 @@ mod tests {
         [Counter::new(at(0)); 3]
     }
 
-    fn until(attempted: Result<(), Refused>) -> Option<Timestamp> {
-        attempted.err().map(|refused| refused.until)
+    fn until(attempted: Result<(), Blocked>) -> Option<Timestamp> {
+        attempted.err().map(|blocked| blocked.until)
     }
 
     #[test]
@@ -180,7 +184,7 @@ mod tests {
             address = own[1];
         }
         assert!((50..80).contains(&guesses), "{guesses}");
-        // A failure that was counted after it keeps its delay.
+        // A later failure keeps its delay.
         let mut address = Counter::new(at(0));
         for _ in 0..49 {
             address.count(ADDRESS, at(0));
@@ -209,7 +213,7 @@ mod tests {
         assert_eq!(until(attempt(&mut counters, at(0))), Some(at(1)));
         attempt(&mut counters, at(1)).unwrap();
         assert_eq!(until(attempt(&mut counters, at(2))), Some(at(3)));
-        // A day of guessing is some hundred guesses.
+        // A day of guessing yields about a hundred guesses.
         assert!(let_through(&mut fresh(), 86_400) < 120);
     }
 
@@ -225,7 +229,7 @@ mod tests {
 
     #[test]
     fn many_addresses_cannot_lock_a_user_out() {
-        // Others have failed from everywhere, and the account is blocked.
+        // The account is blocked by failures from everywhere.
         let mut account = Counter::new(at(0));
         for _ in 0..200 {
             account.count(ACCOUNT, at(0));

@@ -1,27 +1,27 @@
-//! Opaque credentials: 256 random bits behind a prefix that says what they are.
-//! Only their hash is kept, and since they are random, a fast one is enough.
+//! Opaque credentials: a prefix that names the kind, and 256 random bits. Only
+//! a hash is stored. Because the bits are random, a fast hash is enough.
 
 use sha2::{Digest, Sha256};
 
-/// A user's token.
+/// The prefix of a user's session token.
 const SESSION: &str = "vcs_";
-/// An API key.
+/// The prefix of an API key.
 const KEY: &str = "vck_";
-/// Of a key, what may be shown: the prefix and as many digits.
-const SHOWN: usize = KEY.len() + 8;
-const DIGITS: usize = 64;
+/// How much of an API key may be displayed.
+const DISPLAYED: usize = KEY.len() + 8;
+const HEX_DIGITS: usize = 64;
 
 /// SHA-256 of a credential.
 pub type Hash = [u8; 32];
 
-/// What somebody presents.
+/// A well-formed credential, by its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Presented {
+pub enum Credential {
     Session(Hash),
     Key(Hash),
 }
 
-impl Presented {
+impl Credential {
     pub fn hash(&self) -> Hash {
         match self {
             Self::Session(hash) | Self::Key(hash) => *hash,
@@ -45,25 +45,25 @@ pub fn hash(text: &str) -> Hash {
     Sha256::digest(text.as_bytes()).into()
 }
 
-/// What of an API key lists show.
-pub fn shown(key: &str) -> &str {
-    &key[..SHOWN]
+/// The beginning of an API key, as shown in listings.
+pub fn displayed(key: &str) -> &str {
+    &key[..DISPLAYED]
 }
 
-/// Reads a credential; None: it is none of ours.
-pub fn read(text: &str) -> Option<Presented> {
-    let is_ours = |prefix: &str| {
+/// Parses a bearer token; `None` if it does not have our format.
+pub fn parse(text: &str) -> Option<Credential> {
+    let has_prefix = |prefix: &str| {
         text.strip_prefix(prefix).is_some_and(|digits| {
-            digits.len() == DIGITS
+            digits.len() == HEX_DIGITS
                 && digits
                     .bytes()
                     .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
         })
     };
-    if is_ours(SESSION) {
-        Some(Presented::Session(hash(text)))
-    } else if is_ours(KEY) {
-        Some(Presented::Key(hash(text)))
+    if has_prefix(SESSION) {
+        Some(Credential::Session(hash(text)))
+    } else if has_prefix(KEY) {
+        Some(Credential::Key(hash(text)))
     } else {
         None
     }
@@ -74,10 +74,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_made_is_read_back_and_nothing_else() {
+    fn only_our_own_credentials_are_parsed() {
         let (session, key) = (new_session(), new_key());
-        assert_eq!(read(&session), Some(Presented::Session(hash(&session))));
-        assert_eq!(read(&key), Some(Presented::Key(hash(&key))));
+        assert_eq!(parse(&session), Some(Credential::Session(hash(&session))));
+        assert_eq!(parse(&key), Some(Credential::Key(hash(&key))));
         assert_ne!(new_key(), key);
         let upper = key.to_uppercase();
         for wrong in [
@@ -88,7 +88,7 @@ mod tests {
             &upper,
             &format!("{key}0"),
         ] {
-            assert_eq!(read(wrong), None, "{wrong}");
+            assert_eq!(parse(wrong), None, "{wrong}");
         }
     }
 }

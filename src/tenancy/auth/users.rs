@@ -1,4 +1,4 @@
-//! Users: who may log in, and for which organization.
+//! Users: creates, changes, disables and lists them.
 
 use serde::Serialize;
 use serde_json::json;
@@ -13,7 +13,7 @@ use crate::audit::{self, Actor, NewEntry};
 use crate::db::WorkerTx;
 use crate::telemetry::metrics;
 
-/// A user, as operators see one.
+/// A user as shown to operators.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct User {
@@ -28,35 +28,35 @@ pub struct User {
 pub struct NewUser {
     pub email: String,
     pub role: Role,
-    /// None for an operator, and for nobody else.
+    /// `None` for operators, and only for them.
     pub organization_id: Option<Uuid>,
     pub password: String,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
-    #[error("{0:?} is no e-mail address")]
+    #[error("{0:?} is not an e-mail address")]
     Email(String),
     #[error(transparent)]
     Password(#[from] PasswordError),
-    #[error("there is a user {0} already; `users set-password` changes its password")]
+    #[error("user {0} already exists; `users set-password` changes the password")]
     Exists(String),
-    #[error("there is no user {0}; `users list` shows them")]
+    #[error("user {0} not found; run `users list` to see them")]
     Unknown(String),
-    #[error("the user {0} is a member of that organization already, as {1}")]
-    Member(String, String),
-    #[error("there is no organization {0}; `organizations list` shows them")]
+    #[error("user {0} is already a member of that organization, as {1}")]
+    AlreadyMember(String, String),
+    #[error("organization {0} not found; run `organizations list` to see them")]
     Organization(Uuid),
-    #[error("an operator belongs to no organization: leave --organization out")]
-    OperatorOfOne,
-    #[error("say which organization the user belongs to: --organization ID")]
-    OfNone,
+    #[error("operators belong to no organization; leave --organization out")]
+    OperatorWithOrganization,
+    #[error("name the organization that the user belongs to: --organization ID")]
+    NoOrganization,
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// Whether it can be an address: something, an @, something, and nothing that
-/// is no part of one.
+/// Whether `email` is plausible: a local part, an @, a domain, and no spaces or
+/// control characters.
 pub fn is_address(email: &str) -> bool {
     let email = email.trim();
     let unusual = |c: char| c.is_whitespace() || c.is_control();
@@ -67,9 +67,8 @@ pub fn is_address(email: &str) -> bool {
             .is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty())
 }
 
-/// The form that addresses are kept and compared in: neither case makes a
-/// difference, nor whether a letter is written composed (NFC) or in parts.
-pub fn folded(email: &str) -> String {
+/// Normalizes an address for storage and comparison: lower case, composed (NFC).
+pub fn normalized(email: &str) -> String {
     email
         .trim()
         .nfc()
@@ -79,11 +78,11 @@ pub fn folded(email: &str) -> String {
         .collect()
 }
 
-/// The forms in which the address may be kept, the likeliest to be meant first:
-/// before addresses were composed, they were kept as they were typed.
+/// The forms in which an address may be stored, the likeliest first. Addresses
+/// stored before normalization are as they were typed.
 pub fn forms(email: &str) -> Vec<String> {
     let typed = email.trim().to_lowercase();
-    let composed = folded(email);
+    let composed = normalized(email);
     let in_parts = composed.nfd().collect();
     let mut forms = vec![typed, composed];
     if !forms.contains(&in_parts) {
@@ -93,14 +92,14 @@ pub fn forms(email: &str) -> Vec<String> {
     forms
 }
 
-/// Creates a user; one of an organization is entered in its audit log.
+/// Creates a user, with an audit entry if it belongs to an organization.
 pub async fn create_user(pool: &PgPool, hasher: &Hasher, new: NewUser) -> Result<User, UserError> {
     match (new.role, new.organization_id) {
-        (Role::Operator, Some(_)) => return Err(UserError::OperatorOfOne),
+        (Role::Operator, Some(_)) => return Err(UserError::OperatorWithOrganization),
         (Role::Operator, None) | (_, Some(_)) => {}
-        (_, None) => return Err(UserError::OfNone),
+        (_, None) => return Err(UserError::NoOrganization),
     }
-    let email = folded(&new.email);
+    let email = normalized(&new.email);
     if !is_address(&email) {
         return Err(UserError::Email(new.email));
     }
@@ -124,7 +123,7 @@ pub async fn create_user(pool: &PgPool, hasher: &Hasher, new: NewUser) -> Result
         match store::insert_member(tx.conn(), organization, id, role).await? {
             Membership::Added => {}
             Membership::NoOrganization => return Err(UserError::Organization(organization)),
-            Membership::Already(role) => return Err(UserError::Member(email, role)),
+            Membership::Already(role) => return Err(UserError::AlreadyMember(email, role)),
         }
         let after = json!({"email": email, "role": role});
         let entry = entry(organization, "user_created", id, None, after);
@@ -144,7 +143,7 @@ pub async fn create_user(pool: &PgPool, hasher: &Hasher, new: NewUser) -> Result
     })
 }
 
-/// Makes a user a member of another organization, where the next login leads.
+/// Makes a user a member of another organization; the next login is for it.
 pub async fn add_member(
     pool: &PgPool,
     email: &str,
@@ -152,7 +151,7 @@ pub async fn add_member(
     role: Role,
 ) -> Result<(), UserError> {
     if role == Role::Operator {
-        return Err(UserError::OperatorOfOne);
+        return Err(UserError::OperatorWithOrganization);
     }
     let mut tx = WorkerTx::begin(pool).await?;
     let chains = audit::lock_chains(tx.conn(), &[organization_id]).await?;
@@ -160,7 +159,7 @@ pub async fn add_member(
     match store::insert_member(tx.conn(), organization_id, user.id, role.as_str()).await? {
         Membership::Added => {}
         Membership::NoOrganization => return Err(UserError::Organization(organization_id)),
-        Membership::Already(role) => return Err(UserError::Member(user.email, role)),
+        Membership::Already(role) => return Err(UserError::AlreadyMember(user.email, role)),
     }
     let after = json!({"email": user.email, "role": role.as_str()});
     let action = "member_added";
@@ -171,7 +170,7 @@ pub async fn add_member(
     Ok(())
 }
 
-/// Gives a user another password, and ends the sessions of the old one.
+/// Sets a user's password and ends all of the user's sessions.
 pub async fn set_password(
     pool: &PgPool,
     hasher: &Hasher,
@@ -189,7 +188,7 @@ pub async fn set_password(
     .await
 }
 
-/// Lets a user log in no more, and ends the user's sessions everywhere.
+/// Disables a user and ends all of the user's sessions.
 pub async fn disable_user(pool: &PgPool, email: &str) -> Result<(), UserError> {
     let after = json!({"disabled": true});
     change(pool, email, "user_disabled", after, Change::Disabled).await
@@ -200,8 +199,7 @@ enum Change<'a> {
     Disabled,
 }
 
-/// Changes a user, and enters it in the log of each of the user's
-/// organizations.
+/// Changes a user, with an audit entry in each of the user's organizations.
 async fn change(
     pool: &PgPool,
     email: &str,
@@ -255,7 +253,7 @@ fn entry(
     }
 }
 
-/// All users, or those of an organization, oldest first.
+/// Lists all users, or those of an organization, oldest first.
 pub async fn list_users(
     pool: &PgPool,
     organization: Option<Uuid>,
@@ -269,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_told_from_what_is_none() {
+    fn implausible_addresses_are_rejected() {
         for address in ["test@example.com", " Ünï@example.org ", "a@b"] {
             assert!(is_address(address), "{address}");
         }
@@ -277,11 +275,11 @@ mod tests {
         for other in ["", "@", "a@", "@b", "a b@c", "a\0@b", "a\r\n@b", &long] {
             assert!(!is_address(other), "{other:?}");
         }
-        assert_eq!(folded(" Test@Example.COM "), "test@example.com");
+        assert_eq!(normalized(" Test@Example.COM "), "test@example.com");
     }
 
     #[test]
-    fn an_address_is_one_however_it_is_composed() {
+    fn composed_and_decomposed_addresses_are_equal() {
         let composed = "jos\u{e9}@example.com";
         for typed in [
             composed,
@@ -289,12 +287,12 @@ mod tests {
             "JOSE\u{301}@Example.com",
             " JOS\u{c9}@example.com",
         ] {
-            assert_eq!(folded(typed), composed, "{typed}");
+            assert_eq!(normalized(typed), composed, "{typed}");
             assert!(forms(typed).contains(&"jose\u{301}@example.com".to_owned()));
         }
-        // The sign for Kelvin is the letter; in Hangul, syllables are composed.
-        assert_eq!(folded("\u{212a}@b"), "k@b");
-        assert_eq!(folded("\u{1112}\u{1161}\u{11ab}@b"), "\u{d55c}@b");
+        // The Kelvin sign becomes the letter; Hangul syllables are composed.
+        assert_eq!(normalized("\u{212a}@b"), "k@b");
+        assert_eq!(normalized("\u{1112}\u{1161}\u{11ab}@b"), "\u{d55c}@b");
         assert_eq!(forms("plain@example.com"), ["plain@example.com"]);
     }
 }

@@ -1,5 +1,5 @@
-//! Erasure: personal data of an organization goes for good, money and the audit
-//! chain stay.
+//! Erases an organization's personal data for good. Amounts and the audit chain
+//! stay.
 
 use serde::Serialize;
 use serde_json::json;
@@ -11,31 +11,30 @@ use crate::audit::{self, Actor, NewEntry};
 use crate::db::{TenantTx, WorkerTx};
 use crate::telemetry::metrics;
 
-/// The action of the entry about it.
+/// The audit action for an erasure.
 pub const ERASED: &str = "organization_erased";
 
 #[derive(Debug, thiserror::Error)]
 pub enum EraseError {
     #[error(
-        "the subscription {0} still runs ({1}): cancel it first (DELETE /api/billing/subscription?immediately=true, \
-         or in Stripe), so that nobody is charged who is not known any more"
+        "subscription {0} is still running ({1}); cancel it first (DELETE /api/billing/subscription?immediately=true, \
+         or in Stripe), so that no unknown customer is charged"
     )]
     Running(String, String),
     #[error(
-        "{0} requests to Stripe are open, and whether Stripe did them is not known: run \
-         `subscriptions reconcile --apply` first"
+        "{0} requests to Stripe have an unknown outcome; run `subscriptions reconcile --apply` first"
     )]
     Open(i64),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// What was erased: rows deleted or emptied.
+/// The number of rows deleted or cleared.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Erased {
     pub organization_id: Uuid,
-    /// It had been erased before; what came since is gone as well.
+    /// Whether it had been erased before; newer data is now erased as well.
     pub again: bool,
     pub users: u64,
     pub memberships: u64,
@@ -43,45 +42,45 @@ pub struct Erased {
     pub payment_methods: u64,
     pub webhook_payloads: u64,
     pub other_rows: u64,
-    /// Customers that Stripe still has: delete them there.
+    /// Customers to be deleted in Stripe.
     pub stripe_customers: Vec<String>,
 }
 
-/// Erases an organization. It may be repeated, after a stop or later.
+/// Erases an organization. Safe to repeat, after an interruption or later.
 pub async fn erase(pool: &PgPool, organization_id: Uuid) -> Result<Erased, EraseError> {
     let mut tx = TenantTx::begin(pool, organization_id).await?;
-    refuse_running(&mut tx).await?;
+    check_settled(&mut tx).await?;
     let customers = erasure::customers(&mut tx, true).await?;
     drop(tx);
-    // Users and webhook events are of no organization's transaction. What a stop
-    // in between leaves, the next run erases.
+    // Users and webhook events lie outside the organization's transaction. The
+    // next run erases what an interruption leaves.
     let mut tx = WorkerTx::begin(pool).await?;
-    let users = erasure::users(tx.conn(), organization_id).await?;
+    let users = erasure::delete_users(tx.conn(), organization_id).await?;
     tx.commit().await?;
     let mut webhook_payloads = 0;
     for bucket in erasure::BUCKETS {
         let mut tx = WorkerTx::begin(pool).await?;
         webhook_payloads +=
-            erasure::payloads(tx.conn(), bucket, organization_id, &customers).await?;
+            erasure::clear_payloads(tx.conn(), bucket, organization_id, &customers).await?;
         tx.commit().await?;
     }
 
     let mut tx = TenantTx::begin(pool, organization_id).await?;
     let locked = audit::lock_chains(tx.conn(), &[organization_id]).await?;
-    refuse_running(&mut tx).await?;
+    check_settled(&mut tx).await?;
     let mut erased = Erased {
         organization_id,
         again: erasure::is_erased(&mut tx).await?,
         users,
-        memberships: erasure::memberships(&mut tx).await?,
-        api_keys: erasure::api_keys(&mut tx).await?,
-        payment_methods: erasure::payment_methods(&mut tx).await?,
+        memberships: erasure::delete_memberships(&mut tx).await?,
+        api_keys: erasure::delete_api_keys(&mut tx).await?,
+        payment_methods: erasure::delete_payment_methods(&mut tx).await?,
         webhook_payloads,
         other_rows: 0,
         stripe_customers: erasure::customers(&mut tx, false).await?,
     };
-    erased.other_rows = erasure::texts(&mut tx).await?;
-    erasure::names(&mut tx).await?;
+    erased.other_rows = erasure::clear_texts(&mut tx).await?;
+    erasure::clear_names(&mut tx).await?;
     let entry = NewEntry {
         organization_id,
         action: ERASED,
@@ -105,8 +104,9 @@ pub async fn erase(pool: &PgPool, organization_id: Uuid) -> Result<Erased, Erase
     Ok(erased)
 }
 
-async fn refuse_running(tx: &mut TenantTx) -> Result<(), EraseError> {
-    if let Some((id, status)) = erasure::running(tx).await? {
+/// Fails while a subscription or a request to Stripe is open.
+async fn check_settled(tx: &mut TenantTx) -> Result<(), EraseError> {
+    if let Some((id, status)) = erasure::running_subscription(tx).await? {
         return Err(EraseError::Running(id, status));
     }
     match erasure::open_requests(tx).await? {

@@ -1,4 +1,4 @@
-//! Giving an organization another customer of Stripe's.
+//! Links organizations to Stripe customers.
 
 use serde_json::json;
 use sqlx::postgres::PgPool;
@@ -9,25 +9,25 @@ use crate::audit::{self, Actor, NewEntry};
 use crate::db::{TenantTx, WorkerTx};
 use crate::telemetry::metrics;
 
-/// The action of the entry about it.
+/// The audit action for a newly linked customer.
 pub const LINKED: &str = "customer_linked";
-/// That of one about a customer that Stripe has deleted.
+/// The audit action for a customer deleted in Stripe.
 pub const DELETED: &str = "customer_deleted";
 
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    #[error("{0:?} is no Stripe customer id (cus_…)")]
+    #[error("{0:?} is not a Stripe customer id (cus_…)")]
     CustomerId(String),
     #[error("the Stripe customer {0} belongs to another organization, {1}")]
     Taken(String, Uuid),
-    #[error("the Stripe customer {0} was deleted; name one that is there")]
+    #[error("the Stripe customer {0} was deleted; name an existing one")]
     Deleted(String),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// New subscriptions of the organization are for this customer from now on, and
-/// its events are the organization's. Said twice, it is the same.
+/// Makes this the customer of the organization's new subscriptions, and the
+/// organization the owner of its events. Safe to repeat.
 pub async fn link_customer(
     pool: &PgPool,
     organization_id: Uuid,
@@ -41,7 +41,7 @@ pub async fn link_customer(
     let before = store::current_customer(tx.conn(), organization_id).await?;
     let inserted = store::insert_customer(&mut tx, customer_id).await?;
     if !inserted {
-        // Seen across organizations: the tenant's transaction shows its own.
+        // The tenant's transaction sees only its own customers.
         let mut across = WorkerTx::begin(pool).await?;
         let owner = store::customer_owner(across.conn(), customer_id).await?;
         across.rollback().await?;
@@ -75,7 +75,7 @@ pub async fn link_customer(
     Ok(())
 }
 
-/// The customer was deleted in Stripe, and is never used again.
+/// Records that a customer was deleted in Stripe, so that it is not used again.
 pub async fn customer_was_deleted(
     pool: &PgPool,
     organization_id: Uuid,
@@ -83,7 +83,7 @@ pub async fn customer_was_deleted(
 ) -> Result<(), sqlx::Error> {
     let mut tx = TenantTx::begin(pool, organization_id).await?;
     let locked = audit::lock_chains(tx.conn(), &[organization_id]).await?;
-    if !store::forget_customer(&mut tx, customer_id).await? {
+    if !store::mark_customer_deleted(&mut tx, customer_id).await? {
         return Ok(());
     }
     let entry = NewEntry {

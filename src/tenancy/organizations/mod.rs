@@ -1,4 +1,5 @@
-//! Organizations: the tenants.
+//! Organizations, the tenants: created, linked to Stripe customers, erased.
+//! Their plans and quotas change elsewhere.
 
 mod erase;
 mod link;
@@ -23,71 +24,70 @@ pub use store::overview::{Overview, overview};
 pub use store::{Identity, Organization, find, list, mark, plan_tier};
 
 const CREATED: &str = "organization_created";
-/// The action of an operator who looked at all of them.
+/// The audit action for an operator who listed the organizations.
 const LISTED: &str = "organizations_listed";
 
-/// The actions that audit entries about organizations have.
+/// The audit actions about organizations.
 pub fn audit_actions() -> impl Iterator<Item = &'static str> {
     [CREATED, LISTED, link::LINKED, link::DELETED, erase::ERASED].into_iter()
 }
 
-/// Who is to be created.
 #[derive(Debug, Clone)]
 pub struct NewOrganization {
     pub name: String,
-    /// The plan while no subscription says otherwise.
+    /// The plan while there is no subscription.
     pub plan_tier: String,
     pub stripe_customer_id: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
-    #[error("an organization needs a name of 1 to 200 characters, without control characters")]
+    #[error("expected a name of 1 to 200 characters, without control characters")]
     Name,
-    #[error("there is no plan {0:?}; `PLANS_FILE` lists the tiers")]
+    #[error("unknown plan {0:?}; `PLANS_FILE` lists the tiers")]
     Plan(String),
-    #[error("{0:?} is no Stripe customer id (cus_…)")]
+    #[error("{0:?} is not a Stripe customer id (cus_…)")]
     CustomerId(String),
     #[error("the Stripe customer {0} belongs to another organization")]
     CustomerTaken(String),
-    #[error("an external id has 1 to 255 printable characters")]
+    #[error("expected an external id of 1 to 255 printable characters")]
     ExternalId,
     #[error("another organization has the external id {0:?}")]
     ExternalIdTaken(String),
-    #[error("{0:?} is no e-mail address")]
+    #[error("{0:?} is not an e-mail address")]
     Email(String),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// Creates an organization with its quotas, its billing customer and its audit
-/// entry. Events that waited for the customer are processed next.
+/// Creates an organization with its quotas, billing customer and audit entry.
+/// Events that waited for the customer are processed next.
 pub async fn create(
     pool: &PgPool,
     catalogue: &Catalogue,
     new: NewOrganization,
 ) -> Result<Organization, CreateError> {
-    create_named(pool, catalogue, new, Identity::default()).await
+    create_with_identity(pool, catalogue, new, Identity::default()).await
 }
 
-/// The same, with what the product calls it.
-pub async fn create_named(
+/// Creates an organization with an external id or an e-mail address.
+pub async fn create_with_identity(
     pool: &PgPool,
     catalogue: &Catalogue,
     new: NewOrganization,
     identity: Identity,
 ) -> Result<Organization, CreateError> {
-    create_as(pool, catalogue, Uuid::now_v7(), new, identity).await
+    create_with_id(pool, catalogue, Uuid::now_v7(), new, identity).await
 }
 
-async fn create_as(
+async fn create_with_id(
     pool: &PgPool,
     catalogue: &Catalogue,
     id: Uuid,
     new: NewOrganization,
     identity: Identity,
 ) -> Result<Organization, CreateError> {
-    check(&identity)?;
+    check_identity(&identity)?;
     let name = new.name.trim();
     if name.is_empty() || name.chars().count() > 200 || name.chars().any(char::is_control) {
         return Err(CreateError::Name);
@@ -145,15 +145,16 @@ async fn create_as(
     })
 }
 
-/// Gives the organization of `tx` a billing customer; false if another has it.
+/// Links a Stripe customer to the organization of `tx`; false if another
+/// organization has it.
 pub async fn adopt_customer(tx: &mut TenantTx, customer_id: &str) -> Result<bool, sqlx::Error> {
     store::insert_customer(tx, customer_id).await
 }
 
-/// Lets events that waited for this customer be processed next.
+/// Schedules events that wait for this customer to be processed next.
 pub async fn wake_waiting(pool: &PgPool, customer: &str) -> Result<(), sqlx::Error> {
     let woken = match try_wake(pool, customer).await {
-        // A worker marked some of them at this moment, in another order.
+        // Deadlocked with a worker that locked the same events in another order.
         Err(error) if crate::db::is_conflict(&error) => try_wake(pool, customer).await?,
         woken => woken?,
     };
@@ -175,7 +176,7 @@ async fn try_wake(pool: &PgPool, customer: &str) -> Result<u64, sqlx::Error> {
     Ok(woken)
 }
 
-fn check(identity: &Identity) -> Result<(), CreateError> {
+fn check_identity(identity: &Identity) -> Result<(), CreateError> {
     if let Some(id) = &identity.external_id {
         let is_printable = !id.trim().is_empty() && !id.chars().any(char::is_control);
         if !is_printable || id.chars().count() > 255 {

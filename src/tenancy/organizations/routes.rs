@@ -20,7 +20,7 @@ pub fn routes() -> Routes<Shared> {
     Routes::new().route(routes!(organizations), operator())
 }
 
-/// The organizations, oldest first
+/// Organizations, oldest first
 #[utoipa::path(
     get,
     path = "/api/operator/organizations",
@@ -39,9 +39,9 @@ async fn organizations(
     let mut tx = WorkerTx::begin(&shared.pool).await?;
     let rows = store::page(tx.conn(), after, paging.limit.rows()).await?;
     let entry = operator.did(LISTED, None, "organization", "all".to_owned());
-    audit::enter(tx.conn(), entry).await?;
+    audit::append_one(tx.conn(), entry).await?;
     tx.commit().await?;
     metrics::audit_entries(&[LISTED]);
-    let place = |organization: &Organization| (organization.created_at, organization.id);
-    Ok(Json(Page::of(rows, paging.limit, &cursors, place)))
+    let position = |organization: &Organization| (organization.created_at, organization.id);
+    Ok(Json(Page::of(rows, paging.limit, &cursors, position)))
 }

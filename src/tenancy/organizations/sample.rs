@@ -1,20 +1,20 @@
-//! The organization that sample events are about: one of its own, so that no
-//! customer's state ever comes from an event that Stripe did not send.
+//! The organization of sample events. It is separate, so that no customer's
+//! state ever comes from an event that Stripe did not send.
 
 use sqlx::postgres::PgPool;
 use uuid::{Uuid, uuid};
 
-use super::{CreateError, Identity, NewOrganization, create_as, plan_tier, store};
+use super::{CreateError, Identity, NewOrganization, create_with_id, plan_tier, store};
 use crate::catalogue::{Catalogue, FREE_TIER};
 use crate::db::{self, WorkerTx};
 
-/// The same on every deployment, so that two commands at once make one.
+/// Fixed, so that concurrent commands create one organization.
 pub const ID: Uuid = uuid!("5a3b1e00-0000-7000-8000-000000000001");
 
 const NAME: &str = "Sample events (nobody's: made by `webhooks trigger`)";
 
-/// How far the sample organization's objects have come: the next events are
-/// about those that are still open.
+/// The progress of the sample organization's objects; the next events are about
+/// those still open.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     pub ended_subscriptions: i64,
@@ -22,12 +22,12 @@ pub struct Progress {
     pub charges: i64,
 }
 
-/// Makes the organization if it is not there.
+/// Creates the organization if it does not exist.
 pub async fn ensure(pool: &PgPool, catalogue: &Catalogue) -> Result<(), CreateError> {
     let mut tx = WorkerTx::begin(pool).await?;
-    let there = plan_tier(tx.conn(), ID).await?.is_some();
+    let exists = plan_tier(tx.conn(), ID).await?.is_some();
     tx.rollback().await?;
-    if there {
+    if exists {
         return Ok(());
     }
     let new = NewOrganization {
@@ -35,7 +35,7 @@ pub async fn ensure(pool: &PgPool, catalogue: &Catalogue) -> Result<(), CreateEr
         plan_tier: FREE_TIER.to_owned(),
         stripe_customer_id: None,
     };
-    match create_as(pool, catalogue, ID, new, Identity::default()).await {
+    match create_with_id(pool, catalogue, ID, new, Identity::default()).await {
         // Another command was first.
         Err(CreateError::Database(error)) if db::is_duplicate(&error) => Ok(()),
         created => created.map(drop),

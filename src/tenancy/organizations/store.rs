@@ -1,4 +1,4 @@
-//! The organizations' SQL.
+//! SQL for organizations and their Stripe customers.
 
 pub mod erasure;
 pub mod overview;
@@ -20,7 +20,7 @@ pub struct Organization {
     pub plan_tier: String,
     #[schema(required)]
     pub stripe_customer_id: Option<String>,
-    /// The product's own id.
+    /// The product's own id for the organization.
     #[schema(required)]
     pub external_id: Option<String>,
     #[schema(required)]
@@ -55,7 +55,8 @@ pub async fn insert(
     })
 }
 
-/// Gives the organization of `tx` a billing customer; false if another has it.
+/// Links a Stripe customer to the organization of `tx`; false if it is linked
+/// already.
 pub async fn insert_customer(tx: &mut TenantTx, customer_id: &str) -> Result<bool, sqlx::Error> {
     let organization_id = tx.organization_id();
     let inserted = sqlx::query_scalar!(
@@ -69,12 +70,12 @@ pub async fn insert_customer(tx: &mut TenantTx, customer_id: &str) -> Result<boo
     Ok(inserted.is_some())
 }
 
-/// All organizations, oldest first.
+/// Lists all organizations, oldest first.
 pub async fn list(conn: &mut PgConnection) -> Result<Vec<Organization>, sqlx::Error> {
     page(conn, None, i64::MAX).await
 }
 
-/// Up to `limit` organizations after a place, oldest first.
+/// Lists up to `limit` organizations after a position, oldest first.
 pub async fn page(
     conn: &mut PgConnection,
     after: Option<(jiff::Timestamp, Uuid)>,
@@ -110,7 +111,7 @@ pub async fn page(
         .collect())
 }
 
-/// The plan of an organization; None: there is no such organization.
+/// The plan of an organization; `None` if it does not exist.
 pub async fn plan_tier(
     conn: &mut PgConnection,
     organization_id: Uuid,
@@ -123,8 +124,7 @@ pub async fn plan_tier(
     .await
 }
 
-/// How many of an organization's subscriptions and invoices are at their end,
-/// and how many charges it has.
+/// Counts an organization's ended subscriptions, closed invoices and charges.
 pub async fn sample_progress(
     conn: &mut PgConnection,
     organization_id: Uuid,
@@ -144,8 +144,8 @@ pub async fn sample_progress(
     .await
 }
 
-/// Adds `mark` to the names of the organizations that have one of `names`; the
-/// connection is the owner's.
+/// Appends `mark` to the names of the organizations called one of `names`; the
+/// connection is the database owner's.
 pub async fn mark(conn: &mut PgConnection, names: &[&str], mark: &str) -> Result<u64, sqlx::Error> {
     let marked = sqlx::query!(
         "UPDATE organizations SET name = name || $2 WHERE name = ANY($1)",
@@ -157,15 +157,15 @@ pub async fn mark(conn: &mut PgConnection, names: &[&str], mark: &str) -> Result
     Ok(marked.rows_affected())
 }
 
-/// What names an organization beside its id.
+/// What identifies an organization besides its id.
 #[derive(Debug, Clone, Default)]
 pub struct Identity {
-    /// The product's own id.
+    /// The product's own id for the organization.
     pub external_id: Option<String>,
     pub email: Option<String>,
 }
 
-/// Gives the organization of `tx` its names.
+/// Sets the external id and e-mail address of the organization of `tx`.
 pub async fn identify(tx: &mut TenantTx, identity: &Identity) -> Result<(), sqlx::Error> {
     let organization_id = tx.organization_id();
     sqlx::query!(
@@ -179,7 +179,7 @@ pub async fn identify(tx: &mut TenantTx, identity: &Identity) -> Result<(), sqlx
     Ok(())
 }
 
-/// The organization that an operator names: by its id, else by its external id.
+/// Finds an organization by its id or, failing that, its external id.
 pub async fn find(conn: &mut PgConnection, named: &str) -> Result<Option<Uuid>, sqlx::Error> {
     let id: Option<Uuid> = named.parse().ok();
     sqlx::query_scalar!(
@@ -192,7 +192,7 @@ pub async fn find(conn: &mut PgConnection, named: &str) -> Result<Option<Uuid>, 
     .await
 }
 
-/// Who has a customer of Stripe's.
+/// The organization a Stripe customer is linked to.
 pub async fn customer_owner(
     conn: &mut PgConnection,
     customer_id: &str,
@@ -205,7 +205,7 @@ pub async fn customer_owner(
     .await
 }
 
-/// New subscriptions of the organization of `tx` are for this customer.
+/// Makes this the customer of new subscriptions of the organization of `tx`.
 pub async fn prefer_customer(tx: &mut TenantTx, customer_id: &str) -> Result<(), sqlx::Error> {
     let organization_id = tx.organization_id();
     sqlx::query!(
@@ -219,7 +219,7 @@ pub async fn prefer_customer(tx: &mut TenantTx, customer_id: &str) -> Result<(),
     Ok(())
 }
 
-/// The customer that new subscriptions of an organization are for.
+/// The customer of an organization's new subscriptions.
 pub async fn current_customer(
     conn: &mut PgConnection,
     organization_id: Uuid,
@@ -235,7 +235,7 @@ pub async fn current_customer(
     .await
 }
 
-/// Whether Stripe has deleted a customer of the organization's.
+/// Whether a customer of the organization was deleted in Stripe.
 pub async fn is_deleted(
     conn: &mut PgConnection,
     organization_id: Uuid,
@@ -252,10 +252,13 @@ pub async fn is_deleted(
     Ok(deleted.unwrap_or(false))
 }
 
-/// The customer was deleted in Stripe; false: that was known.
-pub async fn forget_customer(tx: &mut TenantTx, customer_id: &str) -> Result<bool, sqlx::Error> {
+/// Records that a customer was deleted in Stripe; false if that was known.
+pub async fn mark_customer_deleted(
+    tx: &mut TenantTx,
+    customer_id: &str,
+) -> Result<bool, sqlx::Error> {
     let organization_id = tx.organization_id();
-    let forgotten = sqlx::query_scalar!(
+    let marked = sqlx::query_scalar!(
         "UPDATE billing_customers SET deleted_at = now()
           WHERE organization_id = $1 AND stripe_customer_id = $2 AND deleted_at IS NULL
           RETURNING stripe_customer_id",
@@ -264,5 +267,5 @@ pub async fn forget_customer(tx: &mut TenantTx, customer_id: &str) -> Result<boo
     )
     .fetch_optional(tx.conn())
     .await?;
-    Ok(forgotten.is_some())
+    Ok(marked.is_some())
 }

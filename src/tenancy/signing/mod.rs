@@ -1,5 +1,6 @@
-//! Keys that the replicas share: what one signs, another checks. Made once,
-//! kept in the database, readable by background work only.
+//! Signing keys shared by the replicas, so that each can verify what another
+//! signed. They are generated once and kept in the database, where no request's
+//! own transaction can read them.
 
 mod store;
 
@@ -11,18 +12,18 @@ use tokio::sync::OnceCell;
 use crate::db::WorkerTx;
 
 /// 256 bits, for HMAC-SHA256.
-pub type Key = [u8; 32];
+pub type SigningKey = [u8; 32];
 
-/// One key by its name, read when it is first needed: the service may start
-/// before its tables are there.
+/// A named key, read when first needed, because the service may start before
+/// its tables exist.
 #[derive(Clone)]
-pub struct ServiceKey {
+pub struct SharedSigningKey {
     name: &'static str,
     pool: PgPool,
-    key: Arc<OnceCell<Key>>,
+    key: Arc<OnceCell<SigningKey>>,
 }
 
-impl ServiceKey {
+impl SharedSigningKey {
     pub fn new(pool: PgPool, name: &'static str) -> Self {
         Self {
             name,
@@ -31,8 +32,8 @@ impl ServiceKey {
         }
     }
 
-    /// The key; the first replica that asks for it makes it.
-    pub async fn get(&self) -> Result<&Key, sqlx::Error> {
+    /// Returns the key; the first replica that needs it generates it.
+    pub async fn get(&self) -> Result<&SigningKey, sqlx::Error> {
         let read = || async {
             let mut tx = WorkerTx::begin(&self.pool).await?;
             let key = store::find_or_insert(tx.conn(), self.name, &rand::random()).await?;

@@ -1,15 +1,15 @@
-//! The shared keys' SQL.
+//! SQL for shared signing keys.
 
 use sqlx::PgConnection;
 
-use super::Key;
+use super::SigningKey;
 
-/// The key of this name; `new`, if there was none.
+/// Returns the key of this name, storing `new` if there was none.
 pub async fn find_or_insert(
     conn: &mut PgConnection,
     name: &str,
-    new: &Key,
-) -> Result<Key, sqlx::Error> {
+    new: &SigningKey,
+) -> Result<SigningKey, sqlx::Error> {
     sqlx::query!(
         "INSERT INTO service_keys (name, key) VALUES ($1, $2) ON CONFLICT DO NOTHING",
         name,
@@ -20,5 +20,6 @@ pub async fn find_or_insert(
     let key = sqlx::query_scalar!("SELECT key FROM service_keys WHERE name = $1", name)
         .fetch_one(conn)
         .await?;
-    Key::try_from(key).map_err(|_| sqlx::Error::Decode("a key has another length".into()))
+    SigningKey::try_from(key)
+        .map_err(|_| sqlx::Error::Decode("a signing key does not have 32 bytes".into()))
 }

@@ -66,7 +66,7 @@ async fn discard_as(
         "retryCount": letter.retry_count,
         "error": letter.error_message,
     }));
-    audit::enter(tx.conn(), entry).await?;
+    audit::append_one(tx.conn(), entry).await?;
     tx.commit().await?;
     metrics::audit_entries(&[ACTION]);
     tracing::info!(

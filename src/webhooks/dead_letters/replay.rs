@@ -206,7 +206,7 @@ impl Done<'_> {
         let mut entry = operator.did(ACTION, self.organization, "webhook_event", id);
         entry.before = Some(json!({"eventType": self.event.event_type}));
         entry.after = Some(self.result);
-        audit::enter(tx.conn(), entry).await?;
+        audit::append_one(tx.conn(), entry).await?;
         Ok(&[ACTION])
     }
 }

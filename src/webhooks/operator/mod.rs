@@ -70,7 +70,7 @@ impl OperatorState {
 /// Ends a read access with its audit entry.
 async fn enter(mut tx: WorkerTx, entry: NewEntry) -> Result<(), Problem> {
     let action = entry.action;
-    audit::enter(tx.conn(), entry).await?;
+    audit::append_one(tx.conn(), entry).await?;
     tx.commit().await?;
     metrics::audit_entries(&[action]);
     Ok(())

@@ -144,7 +144,11 @@ async fn erasure_leaves_money_and_the_chain_and_nobodys_name() {
     assert_eq!(erase(&[]).await.status, 2, "nobody said yes");
     let running = erase(&["--yes"]).await;
     assert_eq!(running.status, 1);
-    assert!(running.stderr.contains("still runs"), "{}", running.stderr);
+    assert!(
+        running.stderr.contains("still running"),
+        "{}",
+        running.stderr
+    );
     assert_eq!(
         db.count("billing_payment_methods").await,
         1,

@@ -45,7 +45,7 @@ fn entry(organization_id: Uuid, n: usize) -> NewEntry {
 async fn append(db: &TestDatabase) -> Result<(), sqlx::Error> {
     let pool = db.service_pool();
     let mut tx = TenantTx::begin(&pool, ORGANIZATION).await?;
-    audit::enter(tx.conn(), entry(ORGANIZATION, 0)).await?;
+    audit::append_one(tx.conn(), entry(ORGANIZATION, 0)).await?;
     tx.commit().await?;
     let entries: Vec<NewEntry> = (0..8)
         .map(|n| entry([ORGANIZATION, OTHER][n % 2], n))

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use valuecanvas_billing::audit::Actor;
 use valuecanvas_billing::catalogue::{Catalogue, OverLimit};
-use valuecanvas_billing::metering::quotas::{self, Limit, Setting};
+use valuecanvas_billing::metering::quotas::{self, QuotaLimit, SetQuota};
 use valuecanvas_billing::tenancy::auth::Permission;
 
 use crate::support::TestService;
@@ -115,16 +115,16 @@ impl Tenant {
         limit: &str,
         over_limit: Option<OverLimit>,
     ) {
-        let setting = Setting {
+        let command = SetQuota {
             organization_id: self.organization,
             metric: metric.to_owned(),
-            limit: Limit::parse(limit).unwrap(),
+            limit: QuotaLimit::parse(limit).unwrap(),
             over_limit,
             actor: Actor::System,
             client: None,
         };
         let catalogue = Catalogue::load(None).unwrap();
-        quotas::set(&service.db.service_pool(), &catalogue, &setting)
+        quotas::set(&service.db.service_pool(), &catalogue, &command)
             .await
             .unwrap();
     }

@@ -122,7 +122,7 @@ async fn a_member_is_told_to_be_one_and_every_organization_hears_of_a_change() {
     let said = again.unwrap_err().to_string();
     assert_eq!(
         said,
-        format!("the user {COMPOSED} is a member of that organization already, as owner")
+        format!("user {COMPOSED} is already a member of that organization, as owner")
     );
     let nowhere = auth::add_member(&pool, COMPOSED, Uuid::now_v7(), Role::Member).await;
     assert!(matches!(nowhere, Err(UserError::Organization(_))));

@@ -192,14 +192,14 @@ async fn quotas_of_others_follow_the_catalogue_while_an_organization_is_held() {
             .await;
         let holder = holding(&bench.db, &lock).await;
         let catalogue = Catalogue::load(None).unwrap();
-        let followed = quotas::follow(&bench.processor.pool, &catalogue)
+        let applied = quotas::apply_catalogue(&bench.processor.pool, &catalogue)
             .await
             .unwrap();
-        assert_eq!((followed.changed, followed.held), (1, 1), "{lock}");
+        assert_eq!((applied.changed, applied.skipped), (1, 1), "{lock}");
         holder.rollback().await.unwrap();
-        let followed = quotas::follow(&bench.processor.pool, &catalogue)
+        let applied = quotas::apply_catalogue(&bench.processor.pool, &catalogue)
             .await
             .unwrap();
-        assert_eq!((followed.changed, followed.held), (1, 0), "{lock}");
+        assert_eq!((applied.changed, applied.skipped), (1, 0), "{lock}");
     }
 }

@@ -16,17 +16,17 @@ fn account(over_limit: OverLimit, aggregation: Aggregation) -> Account {
         past: None,
         unreadable: false,
         now: "2026-11-23T12:00:00Z".parse().unwrap(),
-        tallies: BTreeMap::new(),
+        periods: BTreeMap::new(),
     }
 }
 
-fn only(account: &Account) -> &Tally {
-    account.tallies.values().next().unwrap()
+fn only(account: &Account) -> &PeriodUsage {
+    account.periods.values().next().unwrap()
 }
 
 #[test]
 fn the_most_is_what_the_column_holds() {
-    assert_eq!(MOST.to_string(), "99999999999999999999.9999");
+    assert_eq!(MAX_TOTAL.to_string(), "99999999999999999999.9999");
 }
 
 #[test]
@@ -153,9 +153,15 @@ fn a_gauge_takes_the_newest_level_whatever_the_order() {
 fn without_a_quota_nothing_is_allowed() {
     let mut account = account(OverLimit::Hard, Aggregation::Sum);
     account.limit = None;
-    assert_eq!(account.check("a", 1.into(), true), Err(Refusal::NoQuota));
+    assert_eq!(
+        account.check("a", 1.into(), true),
+        Err(UsageRejection::NoQuota)
+    );
     let now = account.now;
-    assert_eq!(account.count("a", 1.into(), now), Err(Refusal::NoQuota));
+    assert_eq!(
+        account.count("a", 1.into(), now),
+        Err(UsageRejection::NoQuota)
+    );
 }
 
 fn level(id: &str, quantity: i64, at: Timestamp) -> Level {
@@ -188,11 +194,11 @@ fn a_level_that_is_dated_ahead_counts_when_its_time_comes() {
         assert_eq!(only(&account).pending.len(), 1);
         account.now = soon;
         let start = only(&account).period.start_secs();
-        let due = Due {
+        let due = DueLevels {
             newest: level("b", 0, soon),
             highest: 0.into(),
         };
-        account.take(start, due);
+        account.apply_due(start, due);
         assert_eq!(only(&account).total, then.into(), "{aggregation:?}");
         assert!(only(&account).took_due);
     }
@@ -203,21 +209,21 @@ fn a_level_whose_time_comes_alerts_and_starts_grace() {
     let mut account = account(OverLimit::Grace, Aggregation::Last);
     account.check("a", 1.into(), true).unwrap();
     let start = only(&account).period.start_secs();
-    let due = Due {
+    let due = DueLevels {
         newest: level("z", 12, account.now),
         highest: 12.into(),
     };
-    account.take(start, due);
+    account.apply_due(start, due);
     assert_eq!(only(&account).raised, [80, 100, 120]);
     let grace = only(&account).grace.unwrap();
     assert_eq!(grace.change, Some(GraceChange::Started));
     // What came after it is newer.
     let late = account.now - jiff::SignedDuration::from_mins(1);
-    let due = Due {
+    let due = DueLevels {
         newest: level("y", 3, late),
         highest: 3.into(),
     };
-    account.take(start, due);
+    account.apply_due(start, due);
     assert_eq!(only(&account).total, 12.into());
 }
 

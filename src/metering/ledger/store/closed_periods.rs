@@ -1,14 +1,17 @@
-//! The SQL of periods that are told of when they are over.
+//! SQL for correcting closed periods.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::periods::{FREE, Place, Row, instant};
+use super::periods::{FREE, TotalKey, TotalPeriod, instant};
 use crate::catalogue::Aggregation;
-use crate::metering::ledger::closed_periods::Told;
+use crate::metering::ledger::closed_periods::ClosedPeriod;
 
-/// The totals of one account that Stripe still takes usage of.
-pub async fn rows_of(conn: &mut PgConnection, account: Place<'_>) -> Result<Vec<Row>, sqlx::Error> {
+/// The periods of one account's totals for which Stripe still accepts usage.
+pub async fn rows_of(
+    conn: &mut PgConnection,
+    account: TotalKey<'_>,
+) -> Result<Vec<TotalPeriod>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT period_start, period_end, closed_at IS NOT NULL AS "closed!",
                   coalesce(billed_by = $3, false) AS "free!"
@@ -22,39 +25,39 @@ pub async fn rows_of(conn: &mut PgConnection, account: Place<'_>) -> Result<Vec<
     )
     .fetch_all(conn)
     .await?;
-    let row = rows.into_iter().map(|found| Row {
+    let periods = rows.into_iter().map(|found| TotalPeriod {
         start: found.period_start.to_jiff().as_second(),
         end: found.period_end.to_jiff().as_second(),
         closed: found.closed,
         free: found.free,
         suspended: false,
     });
-    Ok(row.collect())
+    Ok(periods.collect())
 }
 
-/// Totals of periods that ended so lately that usage of them may still come, for
-/// the metrics that have a price: what comes first is counted where it belongs.
-pub async fn expect(
+/// Creates empty totals of priced metrics for periods that ended recently, so that
+/// late usage is counted in its own period.
+pub async fn create_totals(
     conn: &mut PgConnection,
     metrics: &[String],
-    told: &[&Told],
+    closed: &[&ClosedPeriod],
 ) -> Result<(), sqlx::Error> {
-    if told.is_empty() {
+    if closed.is_empty() {
         return Ok(());
     }
-    let organizations: Vec<Uuid> = told.iter().map(|told| told.organization_id).collect();
-    let starts = told.iter().map(|told| instant(told.start));
+    let organizations: Vec<Uuid> = closed.iter().map(|closed| closed.organization_id).collect();
+    let starts = closed.iter().map(|closed| instant(closed.start));
     let starts = starts.collect::<Result<Vec<_>, _>>()?;
-    let ends = told.iter().map(|told| instant(told.end));
+    let ends = closed.iter().map(|closed| instant(closed.end));
     let ends = ends.collect::<Result<Vec<_>, _>>()?;
     sqlx::query!(
         "INSERT INTO usage_totals (organization_id, metric, period_start, period_end, total)
-         SELECT q.organization_id, q.metric, told.starts, told.ends, 0
+         SELECT q.organization_id, q.metric, closed.starts, closed.ends, 0
            FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[])
-             AS told(organization, starts, ends)
+             AS closed(organization, starts, ends)
            JOIN usage_quotas q
-             ON q.organization_id = told.organization AND q.metric = ANY($4::text[])
-          WHERE told.ends > now() - interval '2 hours'
+             ON q.organization_id = closed.organization AND q.metric = ANY($4::text[])
+          WHERE closed.ends > now() - interval '2 hours'
          ON CONFLICT DO NOTHING",
         &organizations,
         &starts as _,
@@ -66,9 +69,12 @@ pub async fn expect(
     Ok(())
 }
 
-/// A period of its own from `at` on, to where the one it was part of ends; nothing
-/// is in it yet.
-pub async fn split(conn: &mut PgConnection, from: Place<'_>, at: i64) -> Result<(), sqlx::Error> {
+/// Creates an empty total from `at` to the end of the total it splits.
+pub async fn split(
+    conn: &mut PgConnection,
+    from: TotalKey<'_>,
+    at: i64,
+) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "INSERT INTO usage_totals (organization_id, metric, period_start, period_end, total,
                                    closed_at, billed_by)
@@ -86,19 +92,19 @@ pub async fn split(conn: &mut PgConnection, from: Place<'_>, at: i64) -> Result<
     Ok(())
 }
 
-/// Keeps with a total the price that bills it; an empty one: none does. None: as
-/// it was.
+/// Records the price that bills a total: empty if none does, `None` to leave it
+/// unchanged.
 pub async fn bill_by(
     conn: &mut PgConnection,
-    place: Place<'_>,
+    total: TotalKey<'_>,
     price: Option<&str>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE usage_totals SET billed_by = coalesce($4, billed_by)
           WHERE organization_id = $1 AND metric = $2 AND period_start = $3",
-        place.organization_id,
-        place.metric,
-        instant(place.start)? as _,
+        total.organization_id,
+        total.metric,
+        instant(total.start)? as _,
         price
     )
     .execute(conn)
@@ -106,12 +112,11 @@ pub async fn bill_by(
     Ok(())
 }
 
-/// Marks what Stripe was told after the invoice of a total, although we did not
-/// know that yet. What was told before a change of `ours` came before the invoice
-/// that it made.
+/// Marks reports that turn out to have been sent after the total's invoice. What
+/// was reported ahead of a change of `ours` preceded the invoice of that change.
 pub async fn mark_late(
     conn: &mut PgConnection,
-    place: Place<'_>,
+    total: TotalKey<'_>,
     ours: bool,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
@@ -122,9 +127,9 @@ pub async fn mark_late(
             AND r.period_start = t.period_start
             AND (r.late IS NULL OR NOT (r.late OR $4))
             AND r.created_at >= coalesce(t.closed_at, t.period_end + interval '1 hour')",
-        place.organization_id,
-        place.metric,
-        instant(place.start)? as _,
+        total.organization_id,
+        total.metric,
+        instant(total.start)? as _,
         ours
     )
     .execute(conn)
@@ -132,11 +137,11 @@ pub async fn mark_late(
     Ok(())
 }
 
-/// What of a total Stripe was told after its invoice, as its reports say: what
-/// moved with them, and what the invoice took after all, since it was made later.
+/// Recomputes from its reports how much of a total was reported after its invoice:
+/// reports may have moved, and the invoice may have been made later than thought.
 pub async fn count_late(
     conn: &mut PgConnection,
-    place: Place<'_>,
+    total: TotalKey<'_>,
     aggregation: Aggregation,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
@@ -154,9 +159,9 @@ pub async fn count_late(
             GROUP BY closes.at
            HAVING bool_or(r.late AND r.created_at >= closes.at)), 0)
           WHERE organization_id = $1 AND metric = $2 AND period_start = $3",
-        place.organization_id,
-        place.metric,
-        instant(place.start)? as _,
+        total.organization_id,
+        total.metric,
+        instant(total.start)? as _,
         aggregation == Aggregation::Last
     )
     .execute(conn)

@@ -1,16 +1,16 @@
-//! The SQL of levels that are dated ahead, which wait until their time comes.
+//! SQL for scheduled levels, which wait until their time comes.
 
 use jiff_sqlx::ToSqlx as _;
 use rust_decimal::Decimal;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::periods::{Place, instant, recompute};
-use crate::metering::ledger::account::Tally;
+use super::periods::{TotalKey, instant, recompute};
+use crate::metering::ledger::account::PeriodUsage;
 
-/// What a group writes of them, by column.
+/// The scheduled levels that a group writes, column by column.
 #[derive(Default)]
-pub struct Pending {
+pub struct PendingLevels {
     organizations: Vec<Uuid>,
     metrics: Vec<String>,
     times: Vec<jiff_sqlx::Timestamp>,
@@ -20,7 +20,7 @@ pub struct Pending {
     taken: Taken,
 }
 
-/// The totals whose levels were taken, and until when.
+/// The totals whose scheduled levels were applied, and up to when.
 #[derive(Default)]
 struct Taken {
     organizations: Vec<Uuid>,
@@ -29,16 +29,16 @@ struct Taken {
     until: Vec<jiff_sqlx::Timestamp>,
 }
 
-impl Pending {
-    pub fn note(
+impl PendingLevels {
+    pub fn add(
         &mut self,
         organization_id: Uuid,
         metric: &str,
-        tally: &Tally,
+        usage: &PeriodUsage,
         start: jiff_sqlx::Timestamp,
         now: jiff_sqlx::Timestamp,
     ) {
-        for level in &tally.pending {
+        for level in &usage.pending {
             self.organizations.push(organization_id);
             self.metrics.push(metric.to_owned());
             self.times.push(level.at.to_sqlx());
@@ -46,7 +46,7 @@ impl Pending {
             self.starts.push(start);
             self.quantities.push(level.quantity);
         }
-        if tally.took_due {
+        if usage.took_due {
             let taken = &mut self.taken;
             taken.organizations.push(organization_id);
             taken.metrics.push(metric.to_owned());
@@ -92,7 +92,7 @@ impl Pending {
     }
 }
 
-/// Accounts that have levels whose time has come.
+/// Accounts with scheduled levels whose time has come.
 pub async fn due_accounts(
     conn: &mut PgConnection,
     limit: i64,
@@ -108,8 +108,9 @@ pub async fn due_accounts(
     Ok(rows.map(|row| (row.organization_id, row.metric)).collect())
 }
 
-/// Totals whose levels nobody took while their period was looked at, as when the
-/// service stood still for hours: organization, metric, start.
+/// Totals whose scheduled levels were not applied while their period could still
+/// be read, for example because the service was down for hours: organization,
+/// metric, period start.
 pub async fn forgotten(
     conn: &mut PgConnection,
     limit: i64,
@@ -134,20 +135,20 @@ pub async fn forgotten(
         .collect())
 }
 
-/// Brings such a total, whose account is locked, to what its events say.
+/// Recomputes such a total from its events. The caller holds the account's lock.
 pub async fn settle_forgotten(
     conn: &mut PgConnection,
-    place: Place<'_>,
+    total: TotalKey<'_>,
     last: bool,
 ) -> Result<(), sqlx::Error> {
-    recompute(conn, place, last).await?;
+    recompute(conn, total, last).await?;
     sqlx::query!(
         "DELETE FROM usage_pending_levels
           WHERE organization_id = $1 AND metric = $2 AND period_start = $3
             AND occurred_at <= now()",
-        place.organization_id,
-        place.metric,
-        instant(place.start)? as _
+        total.organization_id,
+        total.metric,
+        instant(total.start)? as _
     )
     .execute(conn)
     .await?;

@@ -1,5 +1,5 @@
-//! The SQL of periods whose boundaries moved: what was counted goes to the
-//! period that it was used in, and with it what Stripe was told.
+//! SQL for moved period boundaries: usage moves to the period it belongs to, and
+//! its reports with it.
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
@@ -11,26 +11,26 @@ use billing_domain::period::Period;
 
 use crate::catalogue::{Aggregation, MeteredPrices};
 
-/// The period of a total, in Unix time.
+/// A total's period, in Unix seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
+pub struct TotalPeriod {
     pub start: i64,
     pub end: i64,
-    /// It was invoiced when it ended, before its time.
+    /// Whether it ended early and was invoiced then.
     pub closed: bool,
-    /// What is in it was used while the subscription was suspended, and is free.
+    /// Whether its usage is free because the subscription was suspended.
     pub free: bool,
-    /// A subscription is suspended whose period it is not.
+    /// Whether a subscription with another period is suspended.
     pub suspended: bool,
 }
 
-/// What stands for a price with totals that are free since the subscription is
-/// suspended: no lookup key is like it.
+/// Stands for the price of totals that are free because the subscription is
+/// suspended. No lookup key equals it.
 pub const FREE: &str = "-";
 
-/// The account and the total that are to be brought in order.
+/// Identifies a total.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct TotalKey<'a> {
     pub organization_id: Uuid,
     pub metric: &'a str,
     pub start: i64,
@@ -42,11 +42,11 @@ pub(super) fn instant(secs: i64) -> Result<jiff_sqlx::Timestamp, sqlx::Error> {
         .map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
-/// The periods that have totals and may overlap the current one.
+/// The periods of totals that may overlap the current one.
 pub async fn rows(
     conn: &mut PgConnection,
     organizations: &[Uuid],
-) -> Result<Vec<(Uuid, String, Row)>, sqlx::Error> {
+) -> Result<Vec<(Uuid, String, TotalPeriod)>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT organization_id, metric, period_start, period_end,
                   closed_at IS NOT NULL AS "closed!", coalesce(billed_by = $2, false) AS "free!",
@@ -65,7 +65,7 @@ pub async fn rows(
     Ok(rows
         .into_iter()
         .map(|found| {
-            let row = Row {
+            let row = TotalPeriod {
                 start: found.period_start.to_jiff().as_second(),
                 end: found.period_end.to_jiff().as_second(),
                 closed: found.closed,
@@ -77,7 +77,7 @@ pub async fn rows(
         .collect())
 }
 
-/// A subscription whose next period begins.
+/// A subscription that begins its next period.
 #[derive(Debug, Clone)]
 pub struct Renewed {
     pub organization_id: Uuid,
@@ -85,17 +85,17 @@ pub struct Renewed {
     pub start: Timestamp,
 }
 
-/// Keeps with what was counted before the next period the price that bills it, as
-/// the subscription's row still has it: none is an empty one.
+/// Records, with usage before the next period, the price that bills it, as the
+/// subscription's row still has it; empty if there is none.
 pub async fn keep_prices(
     conn: &mut PgConnection,
     prices: &MeteredPrices,
     renewed: &[Renewed],
 ) -> Result<(), sqlx::Error> {
-    let organizations: Vec<Uuid> = renewed.iter().map(|one| one.organization_id).collect();
-    let subscriptions: Vec<&str> = renewed.iter().map(|one| &*one.subscription_id).collect();
-    let starts: Vec<_> = renewed.iter().map(|one| one.start.to_sqlx()).collect();
-    // What is used late may be the first of its metric.
+    let organizations: Vec<Uuid> = renewed.iter().map(|r| r.organization_id).collect();
+    let subscriptions: Vec<&str> = renewed.iter().map(|r| &*r.subscription_id).collect();
+    let starts: Vec<_> = renewed.iter().map(|r| r.start.to_sqlx()).collect();
+    // Late usage may be the first of its metric.
     sqlx::query!(
         "INSERT INTO usage_totals (organization_id, metric, period_start, period_end, total)
          SELECT q.organization_id, q.metric, s.current_period_start, s.current_period_end, 0
@@ -146,21 +146,21 @@ pub async fn keep_prices(
     Ok(())
 }
 
-/// Lets a period end at another time than was planned. `closed`: Stripe
-/// invoiced it then. `is_over`: as planned or not, and what bills it stays.
-pub async fn reach(
+/// Sets a period's end. With `closed`, Stripe invoiced it at that time; with
+/// `is_over`, the end is final and the price that bills it stays.
+pub async fn set_end(
     conn: &mut PgConnection,
-    place: Place<'_>,
+    total: TotalKey<'_>,
     end: i64,
     closed: bool,
     is_over: bool,
 ) -> Result<(), sqlx::Error> {
-    let (start, end) = (instant(place.start)?, instant(end)?);
+    let (start, end) = (instant(total.start)?, instant(end)?);
     sqlx::query!(
         "WITH total AS (
            UPDATE usage_totals SET period_end = $4::timestamptz,
                   closed_at = CASE WHEN $5 THEN $4::timestamptz END,
-                  -- What no invoice was made of can be late for none.
+                  -- Without an invoice, nothing can be late.
                   reported_late = CASE WHEN $5 THEN reported_late ELSE 0 END,
                   billed_by = CASE WHEN $5 OR $6 THEN billed_by END
             WHERE organization_id = $1 AND metric = $2 AND period_start = $3
@@ -170,8 +170,8 @@ pub async fn reach(
          )
          UPDATE usage_alerts SET period_end = $4
           WHERE organization_id = $1 AND metric = $2 AND period_start = $3",
-        place.organization_id,
-        place.metric,
+        total.organization_id,
+        total.metric,
         start as _,
         end as _,
         closed,
@@ -182,12 +182,13 @@ pub async fn reach(
     Ok(())
 }
 
-/// Moves what was used from `since` on to the total of `to`: events, what is
-/// held, and what Stripe was told of that time. Without a `since`, everything,
-/// and the total it leaves goes.
-pub async fn shift(
+/// Moves usage from `since` on to the total of `to`: events, reservations, reports
+/// and scheduled levels. Without `since` it moves everything, and deletes the
+/// total it empties.
+#[expect(clippy::too_many_lines, reason = "most of it is one statement")]
+pub async fn move_usage(
     conn: &mut PgConnection,
-    from: Place<'_>,
+    from: TotalKey<'_>,
     to: Period,
     since: Option<i64>,
     aggregation: Aggregation,
@@ -216,12 +217,12 @@ pub async fn shift(
                 AND recorded_at >= $5::timestamptz - interval '5 minutes'
                 AND coalesce(occurred_at, recorded_at) >= $5
              RETURNING quantity
-           ), held AS (
+           ), reserved AS (
              UPDATE usage_reservations SET period_start = $4
               WHERE organization_id = $1 AND metric = $2 AND period_start = $3
                 AND reserved_at >= $5
              RETURNING quantity
-           ), told AS (
+           ), reported AS (
              UPDATE usage_reports SET period_start = $4
               WHERE organization_id = $1 AND metric = $2 AND period_start = $3 AND at >= $5
              RETURNING units
@@ -232,8 +233,8 @@ pub async fn shift(
            )
            SELECT (SELECT count(*) FROM events) AS "events!",
                   (SELECT coalesce(sum(quantity), 0) FROM events) AS "used!",
-                  (SELECT coalesce(sum(quantity), 0) FROM held) AS "held!",
-                  (SELECT coalesce(sum(units), 0) FROM told) AS "told!""#,
+                  (SELECT coalesce(sum(quantity), 0) FROM reserved) AS "reserved!",
+                  (SELECT coalesce(sum(units), 0) FROM reported) AS "reported!""#,
         from.organization_id,
         from.metric,
         start as _,
@@ -248,16 +249,16 @@ pub async fn shift(
         (to.start_secs(), Decimal::ONE),
     ];
     for (period_start, sign) in sides {
-        let place = Place {
+        let total = TotalKey {
             start: period_start,
             ..from
         };
         add(
             conn,
-            place,
+            total,
             moved.used * sign,
-            moved.held * sign,
-            moved.told * sign,
+            moved.reserved * sign,
+            moved.reported * sign,
         )
         .await?;
         let events = if sign.is_sign_negative() {
@@ -265,9 +266,9 @@ pub async fn shift(
         } else {
             moved.events
         };
-        count(conn, place, events).await?;
+        add_events(conn, total, events).await?;
         if level {
-            recompute(conn, place, aggregation == Aggregation::Last).await?;
+            recompute(conn, total, aggregation == Aggregation::Last).await?;
         }
     }
     if merged {
@@ -278,36 +279,39 @@ pub async fn shift(
 
 async fn add(
     conn: &mut PgConnection,
-    place: Place<'_>,
+    total: TotalKey<'_>,
     used: Decimal,
-    held: Decimal,
-    told: Decimal,
+    reserved: Decimal,
+    reported: Decimal,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE usage_totals SET total = greatest(total + $4, 0),
                 reserved = greatest(reserved + $5, 0), reported = reported + $6,
                 updated_at = now()
           WHERE organization_id = $1 AND metric = $2 AND period_start = $3",
-        place.organization_id,
-        place.metric,
-        instant(place.start)? as _,
+        total.organization_id,
+        total.metric,
+        instant(total.start)? as _,
         used,
-        held,
-        told
+        reserved,
+        reported
     )
     .execute(conn)
     .await?;
     Ok(())
 }
 
-/// How many events there are, and which is the newest.
-async fn count(conn: &mut PgConnection, place: Place<'_>, events: i64) -> Result<(), sqlx::Error> {
+async fn add_events(
+    conn: &mut PgConnection,
+    total: TotalKey<'_>,
+    events: i64,
+) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE usage_totals SET events = events + $4
           WHERE organization_id = $1 AND metric = $2 AND period_start = $3",
-        place.organization_id,
-        place.metric,
-        instant(place.start)? as _,
+        total.organization_id,
+        total.metric,
+        instant(total.start)? as _,
         events
     )
     .execute(conn)
@@ -315,10 +319,10 @@ async fn count(conn: &mut PgConnection, place: Place<'_>, events: i64) -> Result
     Ok(())
 }
 
-/// A level is what its events say so far, and so is what was told of it.
+/// Recomputes a level from its events up to now, and what was reported of it.
 pub(super) async fn recompute(
     conn: &mut PgConnection,
-    place: Place<'_>,
+    total: TotalKey<'_>,
     last: bool,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
@@ -332,22 +336,22 @@ pub(super) async fn recompute(
              SELECT max(quantity) AS quantity FROM usage_events
               WHERE organization_id = $1 AND metric = $2 AND period_start = $3
                 AND coalesce(occurred_at, recorded_at) <= now()
-           ), told AS (
+           ), reported AS (
              SELECT units FROM usage_reports
               WHERE organization_id = $1 AND metric = $2 AND period_start = $3
-              -- In Stripe the newest second's last one counts.
+              -- In Stripe the last report of the newest second counts.
               ORDER BY date_trunc('second', at) DESC, created_at DESC LIMIT 1
            )
            UPDATE usage_totals SET
              total = coalesce(CASE WHEN $4 THEN (SELECT quantity FROM newest)
                                    ELSE (SELECT quantity FROM highest) END, 0),
              last_at = (SELECT at FROM newest), last_event_id = (SELECT event_id FROM newest),
-             reported = CASE WHEN $4 THEN coalesce((SELECT units FROM told), 0)
+             reported = CASE WHEN $4 THEN coalesce((SELECT units FROM reported), 0)
                              ELSE reported END
             WHERE organization_id = $1 AND metric = $2 AND period_start = $3"#,
-        place.organization_id,
-        place.metric,
-        instant(place.start)? as _,
+        total.organization_id,
+        total.metric,
+        instant(total.start)? as _,
         last
     )
     .execute(conn)
@@ -355,8 +359,9 @@ pub(super) async fn recompute(
     Ok(())
 }
 
-/// What else belongs to a total that became part of another.
-async fn merge(conn: &mut PgConnection, from: Place<'_>, to: Period) -> Result<(), sqlx::Error> {
+/// Deletes a total that was merged into another, and moves its alert threshold
+/// and grace period.
+async fn merge(conn: &mut PgConnection, from: TotalKey<'_>, to: Period) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "WITH gone AS (
            DELETE FROM usage_totals

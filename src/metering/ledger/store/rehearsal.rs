@@ -1,13 +1,12 @@
-//! Counting for show.
+//! Checks whether the database accepts usage, without keeping any.
 
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-/// Writes a use and its total as the ledger would, and takes both back: whether
-/// the database would take them. In a transaction of the caller's, it is a part
-/// of it.
+/// Writes an event and a total as the ledger does, and rolls both back. Works
+/// inside a transaction of the caller.
 pub async fn rehearse(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-    // Of an organization that is none, so that nobody waits for its rows.
+    // No organization has this id, so nobody waits for these rows.
     let nobody = Uuid::new_v4();
     let mut tx = sqlx::Connection::begin(conn).await?;
     sqlx::query!(

@@ -1,4 +1,5 @@
-//! What a group writes, gathered by column and written by few statements.
+//! Collects what a group writes, column by column, and writes it in a few
+//! statements.
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
@@ -6,13 +7,13 @@ use rust_decimal::Decimal;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::Held;
-use super::pending::Pending;
+use super::ReservationRow;
+use super::pending::PendingLevels;
 use crate::db;
 use crate::metering::ledger::NewEvent;
-use crate::metering::ledger::account::{Account, Tally};
+use crate::metering::ledger::account::{Account, PeriodUsage};
 
-/// What a group writes, by column.
+/// What a group writes, column by column.
 #[derive(Default)]
 pub struct Writes {
     events: Events,
@@ -20,7 +21,7 @@ pub struct Writes {
     graces: Graces,
     alerts: Alerts,
     reservations: Reservations,
-    pending: Pending,
+    pending: PendingLevels,
 }
 
 #[derive(Default)]
@@ -48,7 +49,7 @@ struct Totals {
     last_ids: Vec<Option<String>>,
     alerted: Vec<i16>,
     updated: Vec<jiff_sqlx::Timestamp>,
-    /// Whether the database had it when it was read.
+    /// Whether the row existed when it was read.
     stored: Vec<bool>,
 }
 
@@ -62,7 +63,7 @@ struct Graces {
     usages: Vec<Decimal>,
     started: Vec<jiff_sqlx::Timestamp>,
     expires: Vec<jiff_sqlx::Timestamp>,
-    /// When it was found expired; None: it runs.
+    /// When it was found expired; `None` while it is running.
     ended: Vec<Option<jiff_sqlx::Timestamp>>,
 }
 
@@ -90,10 +91,10 @@ struct Reservations {
     expires: Vec<jiff_sqlx::Timestamp>,
 }
 
-/// Of a period, whose seconds are all within what a timestamp holds.
+/// Converts a period's boundary.
 fn instant(secs: i64) -> jiff_sqlx::Timestamp {
     Timestamp::from_second(secs)
-        .expect("the seconds of a period are those of timestamps")
+        .expect("a period's boundaries are valid timestamps")
         .to_sqlx()
 }
 
@@ -121,55 +122,60 @@ impl Writes {
         organization_id: Uuid,
         id: Uuid,
         metric: &str,
-        held: Held,
+        row: ReservationRow,
         ttl_secs: u32,
     ) {
         let rows = &mut self.reservations;
         let ttl = jiff::SignedDuration::from_secs(i64::from(ttl_secs));
-        let expires = held
+        let expires = row
             .reserved_at
             .saturating_add(ttl)
             .unwrap_or(Timestamp::MAX);
         rows.organizations.push(organization_id);
         rows.ids.push(id);
         rows.metrics.push(metric.to_owned());
-        rows.periods.push(instant(held.period_start));
-        rows.quantities.push(held.quantity);
-        rows.reserved.push(held.reserved_at.to_sqlx());
+        rows.periods.push(instant(row.period_start));
+        rows.quantities.push(row.quantity);
+        rows.reserved.push(row.reserved_at.to_sqlx());
         rows.expires.push(expires.to_sqlx());
     }
 
-    /// What changed of a tally.
-    pub fn tally(&mut self, organization_id: Uuid, metric: &str, tally: &Tally, account: &Account) {
+    /// Adds what changed in a period.
+    pub fn period(
+        &mut self,
+        organization_id: Uuid,
+        metric: &str,
+        usage: &PeriodUsage,
+        account: &Account,
+    ) {
         let (start, end) = (
-            instant(tally.period.start_secs()),
-            instant(tally.period.end_secs()),
+            instant(usage.period.start_secs()),
+            instant(usage.period.end_secs()),
         );
         let now = account.now.to_sqlx();
         let quota = account
             .limit
             .and_then(|limit| limit.quota)
             .unwrap_or_default();
-        if tally.changed {
+        if usage.changed {
             let rows = &mut self.totals;
             rows.organizations.push(organization_id);
             rows.metrics.push(metric.to_owned());
             rows.starts.push(start);
             rows.ends.push(end);
-            rows.totals.push(tally.total);
-            rows.reserved.push(tally.reserved);
-            rows.events.push(tally.events);
+            rows.totals.push(usage.total);
+            rows.reserved.push(usage.reserved);
+            rows.events.push(usage.events);
             rows.last_at
-                .push(tally.last.as_ref().map(|(at, _)| at.to_sqlx()));
+                .push(usage.last.as_ref().map(|(at, _)| at.to_sqlx()));
             rows.last_ids
-                .push(tally.last.as_ref().map(|(_, id)| id.clone()));
-            rows.alerted.push(i16::from(tally.alerted));
+                .push(usage.last.as_ref().map(|(_, id)| id.clone()));
+            rows.alerted.push(i16::from(usage.alerted));
             rows.updated.push(now);
-            rows.stored.push(tally.stored);
-            self.pending
-                .note(organization_id, metric, tally, start, now);
+            rows.stored.push(usage.stored);
+            self.pending.add(organization_id, metric, usage, start, now);
         }
-        for threshold in &tally.raised {
+        for threshold in &usage.raised {
             let rows = &mut self.alerts;
             rows.organizations.push(organization_id);
             rows.ids.push(Uuid::now_v7());
@@ -177,18 +183,18 @@ impl Writes {
             rows.starts.push(start);
             rows.ends.push(end);
             rows.thresholds.push(i16::from(*threshold));
-            rows.usages.push(tally.total);
+            rows.usages.push(usage.total);
             rows.quotas.push(quota);
             rows.raised.push(now);
         }
-        if let Some(grace) = tally.grace.filter(|grace| grace.change.is_some()) {
+        if let Some(grace) = usage.grace.filter(|grace| grace.change.is_some()) {
             let rows = &mut self.graces;
             rows.organizations.push(organization_id);
             rows.metrics.push(metric.to_owned());
             rows.starts.push(start);
             rows.ends.push(end);
             rows.quotas.push(quota);
-            rows.usages.push(tally.used());
+            rows.usages.push(usage.used());
             rows.started.push(grace.period.started_at.to_sqlx());
             rows.expires.push(grace.period.expires_at.to_sqlx());
             rows.ended.push(grace.ended.then_some(now));
@@ -196,7 +202,9 @@ impl Writes {
     }
 }
 
-/// Writes a group; false: an id was there already, and the transaction failed.
+/// Writes a group. Returns false, with the transaction failed, if an event's id
+/// exists already.
+#[expect(clippy::too_many_lines, reason = "most of it is one statement")]
 pub async fn write(conn: &mut PgConnection, writes: &Writes) -> Result<bool, sqlx::Error> {
     let (events, totals) = (&writes.events, &writes.totals);
     if !events.ids.is_empty() || !totals.metrics.is_empty() {
@@ -209,8 +217,8 @@ pub async fn write(conn: &mut PgConnection, writes: &Writes) -> Result<bool, sql
                    AS t(organization_id, metric, period_start, period_end, total, reserved,
                         events, last_at, last_event_id, alerted, updated_at, stored)
                ), counted AS (
-                 -- Found by its key under any plan; an update that joins them would read
-                 -- all totals under a plan that was made while there were few.
+                 -- An upsert finds rows by their key under any plan. An update with a join would
+                 -- scan all totals under a plan made while there were few.
                  INSERT INTO usage_totals (organization_id, metric, period_start, period_end,
                                            total, reserved, events, last_at, last_event_id,
                                            alerted, updated_at)
@@ -224,7 +232,7 @@ pub async fn write(conn: &mut PgConnection, writes: &Writes) -> Result<bool, sql
                    alerted = excluded.alerted, updated_at = excluded.updated_at
                  RETURNING 1
                ), begun AS (
-                 -- What was not read is never overwritten.
+                 -- A row that was not read is never overwritten.
                  INSERT INTO usage_totals (organization_id, metric, period_start, period_end,
                                            total, reserved, events, last_at, last_event_id,
                                            alerted, updated_at)
@@ -269,7 +277,7 @@ pub async fn write(conn: &mut PgConnection, writes: &Writes) -> Result<bool, sql
         };
         if usize::try_from(written).ok() != Some(totals.metrics.len()) {
             return Err(sqlx::Error::Decode(
-                "a total is there that was not read, and is not overwritten".into(),
+                "a total exists that was not read; it is not overwritten".into(),
             ));
         }
     }

@@ -1,12 +1,14 @@
-//! The SQL of erasure.
+//! SQL for erasing an organization.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::db::TenantTx;
 
-/// A subscription that is, or may be, charged for.
-pub async fn running(tx: &mut TenantTx) -> Result<Option<(String, String)>, sqlx::Error> {
+/// A subscription that is or may still be charged for: its id and status.
+pub async fn running_subscription(
+    tx: &mut TenantTx,
+) -> Result<Option<(String, String)>, sqlx::Error> {
     let organization_id = tx.organization_id();
     let row = sqlx::query!(
         "SELECT stripe_subscription_id, status FROM billing_subscriptions
@@ -41,34 +43,34 @@ pub async fn is_erased(tx: &mut TenantTx) -> Result<bool, sqlx::Error> {
     Ok(erased.unwrap_or(false))
 }
 
-pub async fn memberships(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
+pub async fn delete_memberships(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
     let organization_id = tx.organization_id();
-    let gone = sqlx::query!(
+    let deleted = sqlx::query!(
         "DELETE FROM organization_members WHERE organization_id = $1",
         organization_id
     );
-    Ok(gone.execute(tx.conn()).await?.rows_affected())
+    Ok(deleted.execute(tx.conn()).await?.rows_affected())
 }
 
-pub async fn api_keys(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
+pub async fn delete_api_keys(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
     let organization_id = tx.organization_id();
-    let gone = sqlx::query!(
+    let deleted = sqlx::query!(
         "DELETE FROM api_keys WHERE organization_id = $1",
         organization_id
     );
-    Ok(gone.execute(tx.conn()).await?.rows_affected())
+    Ok(deleted.execute(tx.conn()).await?.rows_affected())
 }
 
-pub async fn payment_methods(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
+pub async fn delete_payment_methods(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
     let organization_id = tx.organization_id();
-    let gone = sqlx::query!(
+    let deleted = sqlx::query!(
         "DELETE FROM billing_payment_methods WHERE organization_id = $1",
         organization_id
     );
-    Ok(gone.execute(tx.conn()).await?.rows_affected())
+    Ok(deleted.execute(tx.conn()).await?.rows_affected())
 }
 
-/// The organization's customers; those that Stripe has not deleted, or `all`.
+/// The organization's Stripe customers: `all`, or those not deleted in Stripe.
 pub async fn customers(tx: &mut TenantTx, all: bool) -> Result<Vec<String>, sqlx::Error> {
     let organization_id = tx.organization_id();
     sqlx::query_scalar!(
@@ -81,67 +83,68 @@ pub async fn customers(tx: &mut TenantTx, all: bool) -> Result<Vec<String>, sqlx
     .await
 }
 
-/// What people wrote, or what names them, in rows that stay for their amounts.
-pub async fn texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
+/// Clears personal data in rows that are kept for their amounts, and deletes
+/// stored responses. Returns the rows affected.
+pub async fn clear_texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
     let organization_id = tx.organization_id();
-    let mut emptied = 0;
-    let kept_answers = sqlx::query!(
+    let mut rows = 0;
+    let stored_responses = sqlx::query!(
         "DELETE FROM request_idempotency WHERE organization_id = $1",
         organization_id
     );
-    emptied += kept_answers.execute(tx.conn()).await?.rows_affected();
+    rows += stored_responses.execute(tx.conn()).await?.rows_affected();
     let requests = sqlx::query!(
         "UPDATE billing_stripe_requests SET params = '{}', context = '{}', error_message = NULL,
                 recovery_error = NULL WHERE organization_id = $1",
         organization_id
     );
-    emptied += requests.execute(tx.conn()).await?.rows_affected();
+    rows += requests.execute(tx.conn()).await?.rows_affected();
     let subscriptions = sqlx::query!(
         "UPDATE billing_subscriptions SET metadata = '{}', default_payment_method_id = NULL, pending_update = NULL
           WHERE organization_id = $1",
         organization_id
     );
-    emptied += subscriptions.execute(tx.conn()).await?.rows_affected();
+    rows += subscriptions.execute(tx.conn()).await?.rows_affected();
     let invoices = sqlx::query!(
         "UPDATE billing_invoices SET metadata = '{}', hosted_invoice_url = NULL, invoice_pdf = NULL
           WHERE organization_id = $1",
         organization_id
     );
-    emptied += invoices.execute(tx.conn()).await?.rows_affected();
+    rows += invoices.execute(tx.conn()).await?.rows_affected();
     let lines = sqlx::query!(
         "UPDATE billing_invoice_items SET description = NULL WHERE organization_id = $1",
         organization_id
     );
-    emptied += lines.execute(tx.conn()).await?.rows_affected();
+    rows += lines.execute(tx.conn()).await?.rows_affected();
     let charges = sqlx::query!(
         "UPDATE billing_charges SET metadata = '{}', description = NULL, receipt_url = NULL,
                 card_brand = NULL, card_last4 = NULL, stripe_payment_method_id = NULL
           WHERE organization_id = $1",
         organization_id
     );
-    emptied += charges.execute(tx.conn()).await?.rows_affected();
+    rows += charges.execute(tx.conn()).await?.rows_affected();
     let sessions = sqlx::query!(
         "UPDATE billing_checkout_sessions SET metadata = '{}', client_reference_id = NULL
           WHERE organization_id = $1",
         organization_id
     );
-    emptied += sessions.execute(tx.conn()).await?.rows_affected();
+    rows += sessions.execute(tx.conn()).await?.rows_affected();
     let disputes = sqlx::query!(
         "UPDATE billing_disputes SET metadata = '{}' WHERE organization_id = $1",
         organization_id
     );
-    emptied += disputes.execute(tx.conn()).await?.rows_affected();
+    rows += disputes.execute(tx.conn()).await?.rows_affected();
     let usage = sqlx::query!(
         "UPDATE usage_events SET metadata = NULL
           WHERE organization_id = $1 AND metadata IS NOT NULL",
         organization_id
     );
-    emptied += usage.execute(tx.conn()).await?.rows_affected();
-    Ok(emptied)
+    rows += usage.execute(tx.conn()).await?.rows_affected();
+    Ok(rows)
 }
 
-/// The organization's own names.
-pub async fn names(tx: &mut TenantTx) -> Result<(), sqlx::Error> {
+/// Clears the organization's name, external id and e-mail address.
+pub async fn clear_names(tx: &mut TenantTx) -> Result<(), sqlx::Error> {
     let organization_id = tx.organization_id();
     sqlx::query!(
         "UPDATE organizations SET name = 'erased', external_id = NULL, email = NULL,
@@ -154,8 +157,12 @@ pub async fn names(tx: &mut TenantTx) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Users who belong to nobody else, and are no operators; with their sessions.
-pub async fn users(conn: &mut PgConnection, organization_id: Uuid) -> Result<u64, sqlx::Error> {
+/// Deletes users who belong to no other organization and are not operators, with
+/// all sessions for the organization.
+pub async fn delete_users(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+) -> Result<u64, sqlx::Error> {
     let alone = sqlx::query_scalar!(
         "SELECT u.id FROM organization_members m JOIN users u ON u.id = m.user_id
           WHERE m.organization_id = $1 AND NOT u.operator
@@ -178,22 +185,23 @@ pub async fn users(conn: &mut PgConnection, organization_id: Uuid) -> Result<u64
     )
     .execute(&mut *conn)
     .await?;
-    let gone = sqlx::query!("DELETE FROM users WHERE id = ANY($1)", &alone);
-    Ok(gone.execute(conn).await?.rows_affected())
+    let deleted = sqlx::query!("DELETE FROM users WHERE id = ANY($1)", &alone);
+    Ok(deleted.execute(conn).await?.rows_affected())
 }
 
 /// The buckets of webhook events.
 pub const BUCKETS: std::ops::Range<i16> = 0..1024;
 
-/// The payloads of a bucket's events that are about the organization, or name
-/// one of its customers. Their ids stay, so that none is applied a second time.
-pub async fn payloads(
+/// Clears the payloads of a bucket's events that belong to the organization or
+/// name one of its customers, and deletes its dead letters. The event ids stay,
+/// so that no event is applied a second time.
+pub async fn clear_payloads(
     conn: &mut PgConnection,
     bucket: i16,
     organization_id: Uuid,
     customers: &[String],
 ) -> Result<u64, sqlx::Error> {
-    // In the text: what was never assigned to anybody names them as well.
+    // A text search also finds events never assigned to an organization.
     let patterns: Vec<String> = customers
         .iter()
         .map(|customer| customer.replace('_', "\\_"))
@@ -209,7 +217,7 @@ pub async fn payloads(
         &patterns
     );
     let emptied = emptied.execute(&mut *conn).await?.rows_affected();
-    let letters = sqlx::query_scalar!(
+    let dead_letters = sqlx::query_scalar!(
         r#"WITH gone AS (
            DELETE FROM webhook_dead_letter_queue
             WHERE bucket = $1 AND (organization_id = $2 OR payload::text LIKE ANY($3))
@@ -222,6 +230,6 @@ pub async fn payloads(
         organization_id,
         &patterns
     );
-    let letters = letters.fetch_all(conn).await?.len();
-    Ok(emptied + letters as u64)
+    let dead_letters = dead_letters.fetch_all(conn).await?.len();
+    Ok(emptied + dead_letters as u64)
 }

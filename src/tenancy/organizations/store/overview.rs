@@ -1,15 +1,15 @@
-//! Everything about one organization, for support: why it has what it has, and
-//! why it was charged.
+//! SQL for everything about one organization, for support: its plan and quotas,
+//! and what it was charged for.
 
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-/// Rows of each list.
+/// Rows in each list.
 const ROWS: i64 = 20;
 
-/// An organization, as support sees it. Lists have their newest rows.
+/// An organization as support sees it; each list has its newest rows.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Overview {
@@ -27,7 +27,7 @@ pub struct Overview {
     pub open_requests: Vec<Value>,
 }
 
-/// Reads it, in the organization's own transaction.
+/// Reads an overview in the organization's own transaction.
 pub async fn overview(
     conn: &mut PgConnection,
     organization_id: Uuid,

@@ -1,4 +1,4 @@
-//! What an organization uses, quota by quota.
+//! An organization's usage in the current billing period, metric by metric.
 
 use billing_domain::{money, quantity};
 use jiff::Timestamp;
@@ -15,7 +15,7 @@ use crate::metering::ledger::Account;
 use crate::metering::ledger::{Rules, store};
 use crate::server::number::Number;
 
-/// The use of a metric in the billing period that it is now.
+/// Usage of a metric in the current billing period.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Usage)]
@@ -26,40 +26,40 @@ pub struct MetricUsage {
     pub period_start: Timestamp,
     #[schema(value_type = String, format = DateTime)]
     pub period_end: Timestamp,
-    /// What is used, what is reserved included.
+    /// Usage so far, including reservations.
     pub usage: Number,
-    /// Held for calls that are under way.
+    /// Reserved for calls in progress.
     pub reserved: Number,
-    /// Null: unlimited.
+    /// Null if unlimited.
     #[schema(required)]
     pub quota: Option<Number>,
     #[schema(required)]
     pub remaining: Option<Number>,
-    /// What is used of the quota, in percent.
+    /// Usage as a percentage of the quota.
     pub percentage: Number,
     #[schema(value_type = String, example = "overage")]
     pub over_limit: OverLimit,
-    /// What a grace period lets be used at most; absent: no end, or no grace.
+    /// The most that may be used during a grace period; absent if there is no
+    /// such limit, or no grace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_max: Option<Number>,
-    /// What is used over the quota.
+    /// Usage over the quota.
     pub overage: Number,
-    /// A decimal number in the currency's major unit, for one unit over the
-    /// quota; null where none is billed.
+    /// The price of one unit over the quota: a decimal number in the currency's
+    /// major unit; null if overage is not billed.
     #[schema(required, example = "0.00001")]
     pub overage_rate: Option<String>,
-    /// What the whole units over the quota cost so far, in the currency's
-    /// minor unit; null where none is billed.
+    /// The price of the whole units over the quota so far, in the currency's
+    /// minor unit; null if overage is not billed.
     #[schema(required)]
     pub overage_amount: Option<i64>,
-    /// ISO 4217, in small letters; null where the catalogue does not know the
-    /// plan any more.
+    /// ISO 4217, in lower case; null if the catalogue no longer has the plan.
     #[schema(required, example = "usd")]
     pub currency: Option<String>,
 }
 
-/// The use of every metric of the catalogue that the organization has a quota
-/// of, by name.
+/// Reads the usage of every metric for which the organization has a quota, by
+/// name.
 pub async fn read_all(
     conn: &mut PgConnection,
     rules: &Rules,
@@ -75,11 +75,12 @@ pub async fn read_all(
     let read = keys
         .into_iter()
         .zip(accounts)
-        .filter_map(|((_, metric), account)| describe(metric, &account, currency.as_deref()));
+        .filter_map(|((_, metric), account)| summarize(metric, &account, currency.as_deref()));
     Ok(read.collect())
 }
 
-/// The plan's; where the catalogue does not have it any more, that of all plans.
+/// The plan's currency. If the catalogue no longer has the plan, the currency
+/// that all plans share, if they do.
 fn currency(catalogue: &Catalogue, tier: &str) -> Option<String> {
     if let Some(plan) = catalogue.plan(tier) {
         return Some(plan.price.currency.clone());
@@ -89,13 +90,13 @@ fn currency(catalogue: &Catalogue, tier: &str) -> Option<String> {
     all.all(|other| other == first).then(|| first.clone())
 }
 
-/// None: there is no quota, or no period.
-fn describe(metric: String, account: &Account, currency: Option<&str>) -> Option<MetricUsage> {
+/// Returns `None` without a quota or a current period.
+fn summarize(metric: String, account: &Account, currency: Option<&str>) -> Option<MetricUsage> {
     let limit = account.limit?;
     let period = account.current().ok()?;
-    let tally = account.tallies.get(&period.start_secs());
-    let usage = tally.map_or(Decimal::ZERO, |tally| tally.used());
-    let reserved = tally.map_or(Decimal::ZERO, |tally| tally.reserved);
+    let counted = account.periods.get(&period.start_secs());
+    let usage = counted.map_or(Decimal::ZERO, |counted| counted.used());
+    let reserved = counted.map_or(Decimal::ZERO, |counted| counted.reserved);
     let overage = limit
         .quota
         .map_or(Decimal::ZERO, |quota| (usage - quota).max(Decimal::ZERO));
@@ -121,8 +122,8 @@ fn describe(metric: String, account: &Account, currency: Option<&str>) -> Option
     })
 }
 
-/// Whole units at `rate`, rounded once to the minor unit, half up, as Stripe
-/// does for prices in fractions of a cent. None: more than an amount holds.
+/// Prices whole units at `rate` and rounds once to the minor unit, half up, as
+/// Stripe does for prices in fractions of a cent. `None` if it overflows.
 fn overage_amount(overage: Decimal, rate: Decimal, currency: &str) -> Option<i64> {
     let minor_units = Decimal::from(10_u32.pow(money::decimals(currency)));
     quantity::whole_units(overage)

@@ -1,4 +1,5 @@
-//! A use that is held while a call is under way.
+//! The reservation of a call in progress: renewed while the call lasts, settled
+//! when it ends.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,40 +13,39 @@ use crate::db::WorkerTx;
 use crate::metering::ledger::{self, Ledger, LedgerError, Reservation};
 use crate::telemetry::metrics;
 
-/// How long a reservation lasts whose replica crashed.
+/// How long a reservation outlives a crash of its replica.
 pub const TTL_SECS: u32 = 15 * 60;
-/// How often is looked for reservations that are to be renewed.
+/// How often to renew reservations.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
-/// A settlement is tried until the database has it: first after this, then
-/// after twice as long, up to that.
+/// Pauses between attempts to settle double from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-/// The reservations of calls that are under way, by id, and whose they are.
+/// The reservations of calls in progress: reservation id to organization id.
 #[derive(Clone)]
-pub struct Holds {
-    held: Arc<Mutex<HashMap<Uuid, Uuid>>>,
+pub struct OpenReservations {
+    open: Arc<Mutex<HashMap<Uuid, Uuid>>>,
     stop: CancellationToken,
 }
 
-impl Holds {
-    /// What is to be settled is tried until `stop`, and then once more.
+impl OpenReservations {
+    /// Settling is retried until `stop`, then attempted once more.
     pub fn new(stop: CancellationToken) -> Self {
         Self {
-            held: Arc::default(),
+            open: Arc::default(),
             stop,
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<Uuid, Uuid>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn open(&self) -> MutexGuard<'_, HashMap<Uuid, Uuid>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Renews them for as long as their calls last, until the service stops.
+    /// Renews reservations while their calls last, until the service stops.
     pub async fn keep_renewed(self, pool: PgPool) {
         loop {
             if let Err(error) = self.renew(&pool).await {
-                tracing::warn!(%error, "the reservations of calls were not renewed");
+                tracing::warn!(%error, "could not renew the reservations of calls");
             }
             tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -56,7 +56,7 @@ impl Holds {
 
     async fn renew(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
         let (ids, organizations): (Vec<Uuid>, Vec<Uuid>) =
-            self.held().iter().map(|(id, of)| (*id, *of)).unzip();
+            self.open().iter().map(|(id, owner)| (*id, *owner)).unzip();
         if ids.is_empty() {
             return Ok(());
         }
@@ -66,54 +66,54 @@ impl Holds {
     }
 }
 
-/// Settles its reservation when it is dropped: counted if the call was used,
-/// else let go.
-pub struct Hold {
+/// Settles a call's reservation when dropped: confirms it if the call was used,
+/// releases it otherwise.
+pub struct CallReservation {
     ledger: Ledger,
-    holds: Holds,
+    open: OpenReservations,
     reservation: Option<Reservation>,
     used: bool,
 }
 
-impl Hold {
-    /// None: nothing is held, as when it could not be decided.
-    pub fn new(ledger: Ledger, holds: Holds, reservation: Option<Reservation>) -> Self {
+impl CallReservation {
+    /// `reservation` is `None` for a call that was allowed without a decision.
+    pub fn new(ledger: Ledger, open: OpenReservations, reservation: Option<Reservation>) -> Self {
         if let Some(reservation) = &reservation {
-            let of = reservation.organization_id;
-            holds.held().insert(reservation.id, of);
+            let owner = reservation.organization_id;
+            open.open().insert(reservation.id, owner);
         }
         Self {
             ledger,
-            holds,
+            open,
             reservation,
             used: false,
         }
     }
 
-    /// Says whether the call came to something.
+    /// Sets whether the call counts.
     pub fn set_used(&mut self, used: bool) {
         self.used = used;
     }
 }
 
-impl Drop for Hold {
+impl Drop for CallReservation {
     fn drop(&mut self) {
         metrics::forwarded_call(if self.used { "used" } else { "let_go" });
         if let Some(reservation) = self.reservation.take() {
-            let (ledger, holds) = (self.ledger.clone(), self.holds.clone());
-            tokio::spawn(settle(ledger, holds, reservation, self.used));
+            let (ledger, open) = (self.ledger.clone(), self.open.clone());
+            tokio::spawn(settle(ledger, open, reservation, self.used));
         }
     }
 }
 
-async fn settle(ledger: Ledger, holds: Holds, reservation: Reservation, used: bool) {
+async fn settle(ledger: Ledger, open: OpenReservations, reservation: Reservation, used: bool) {
     let mut pause = FIRST_PAUSE;
     loop {
-        let stopping = holds.stop.is_cancelled();
+        let stopping = open.stop.is_cancelled();
         match ledger.settle(reservation.clone(), used).await {
             Ok(()) => break,
-            Err(LedgerError::Refused(refusal)) => {
-                tracing::error!(%refusal, metric = reservation.metric, "a call could not be counted");
+            Err(LedgerError::Rejected(rejection)) => {
+                tracing::error!(%rejection, metric = reservation.metric, "a call could not be counted");
                 break;
             }
             Err(error) if stopping => {
@@ -123,10 +123,10 @@ async fn settle(ledger: Ledger, holds: Holds, reservation: Reservation, used: bo
             Err(_) => {}
         }
         tokio::select! {
-            () = holds.stop.cancelled() => {}
+            () = open.stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
         }
         pause = (2 * pause).min(LONGEST_PAUSE);
     }
-    holds.held().remove(&reservation.id);
+    open.open().remove(&reservation.id);
 }

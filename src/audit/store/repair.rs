@@ -1,5 +1,5 @@
-//! Chains that somebody wrote beside: how they go on, and how the owner mends
-//! them.
+//! SQL for chains that contain entries written past the application: how they
+//! continue, and how the database owner repairs them.
 
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -8,15 +8,15 @@ use uuid::Uuid;
 use super::Head;
 use crate::telemetry::metrics;
 
-/// How far a head moves at once; the database holds it to that.
-const REACH: i64 = 100_000;
+/// How far a head may move at once; the database enforces the same limit.
+const MAX_MOVE: i64 = 100_000;
 
-/// Beyond this no chain ever comes by appending.
-pub const FARTHEST: i64 = 1 << 62;
+/// Sequence numbers beyond this are never reached by appending.
+pub const MAX_SEQUENCE: i64 = 1 << 62;
 
-/// Moves the heads of `organizations` behind entries that stand where the next
-/// ones are to be: whoever put them there made them with SQL of his own.
-pub(super) async fn go_on_behind(
+/// Moves the heads of `organizations` past entries that were inserted by hand
+/// where the next entries belong.
+pub(super) async fn skip_foreign_entries(
     conn: &mut PgConnection,
     organizations: impl Iterator<Item = Uuid>,
 ) -> Result<(), sqlx::Error> {
@@ -36,7 +36,7 @@ pub(super) async fn go_on_behind(
           WHERE h.organization_id = beyond.organization_id
          RETURNING h.organization_id",
         &organizations,
-        REACH
+        MAX_MOVE
     )
     .fetch_all(conn)
     .await?;
@@ -44,13 +44,13 @@ pub(super) async fn go_on_behind(
         metrics::audit::chain_passed();
         tracing::warn!(
             %organization_id,
-            "an audit chain goes on behind an entry that was put beside it: `audit verify` shows it"
+            "an audit chain continues after an entry inserted by hand; `audit verify` shows it"
         );
     }
     Ok(())
 }
 
-/// Locks the head of a chain; None: it has none.
+/// Locks a chain's head; `None` if it has none.
 pub async fn lock_head(
     conn: &mut PgConnection,
     organization_id: Uuid,
@@ -65,8 +65,8 @@ pub async fn lock_head(
     .await
 }
 
-/// What the entries say of the head: that of an empty chain, where there are
-/// none.
+/// The head that matches a chain's entries; without entries, that of an empty
+/// chain.
 pub async fn head_by_entries(
     conn: &mut PgConnection,
     organization_id: Uuid,
@@ -80,13 +80,13 @@ pub async fn head_by_entries(
                    UNION ALL SELECT 0, sha256('')
                    ORDER BY sequence DESC LIMIT 1) last"#,
         organization_id,
-        FARTHEST
+        MAX_SEQUENCE
     )
     .fetch_one(conn)
     .await
 }
 
-/// Sets the head, as only the owner may.
+/// Sets a chain's head, which only the owner may do.
 pub async fn set_head(conn: &mut PgConnection, head: &Head) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "INSERT INTO billing_audit_chain_heads (organization_id, last_sequence, last_hash)
@@ -102,7 +102,7 @@ pub async fn set_head(conn: &mut PgConnection, head: &Head) -> Result<(), sqlx::
     Ok(())
 }
 
-/// What the repairs of a chain accepted, as their entries have it.
+/// The flaws that a chain's repairs accepted, as recorded in their entries.
 pub async fn accepted(
     conn: &mut PgConnection,
     organization_id: Uuid,
@@ -116,8 +116,9 @@ pub async fn accepted(
     .await
 }
 
-/// Enters a repair, as only the owner may. Returns the entry's place.
-pub async fn enter_repair(
+/// Appends the entry about a repair, which only the owner may do. Returns its
+/// sequence number.
+pub async fn append_repair(
     conn: &mut PgConnection,
     organization_id: Uuid,
     before: &Value,
@@ -144,17 +145,16 @@ pub async fn enter_repair(
     .await
 }
 
-/// Becomes the owner, for this transaction.
+/// Switches to the owner's role for this transaction.
 pub async fn become_owner(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-    // Not checked at compile time: it is no query.
+    // The compile-time check takes queries only.
     sqlx::raw_sql("SET LOCAL ROLE billing_owner; SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = 0")
         .execute(conn)
         .await?;
     Ok(())
 }
 
-/// Up to `limit` organizations whose head is not what its entries say: their
-/// chain does not go on, or not from its last entry.
+/// Up to `limit` organizations whose chain's head does not match its entries.
 pub async fn stray_heads(conn: &mut PgConnection, limit: i64) -> Result<Vec<Uuid>, sqlx::Error> {
     sqlx::query_scalar!(
         "SELECT organization_id FROM billing_audit_chain_heads h
@@ -168,7 +168,7 @@ pub async fn stray_heads(conn: &mut PgConnection, limit: i64) -> Result<Vec<Uuid
                            AND l.sequence > h.last_sequence AND l.sequence <= $2)
           ORDER BY organization_id LIMIT $1",
         limit,
-        FARTHEST
+        MAX_SEQUENCE
     )
     .fetch_all(conn)
     .await

@@ -1,0 +1,272 @@
+//! SQL that reads accounts: quota, subscriptions, periods, grace and scheduled
+//! levels in one query.
+
+use std::collections::BTreeMap;
+
+use billing_domain::grace_period::GracePeriod;
+use billing_domain::period::{Cadence, Period};
+use billing_domain::quota::{Limit, OverLimit};
+use billing_domain::usage_period::{Past, Subscribed};
+use jiff::Timestamp;
+use rust_decimal::Decimal;
+use sqlx::PgConnection;
+
+use super::{AccountKey, columns, position, unreadable};
+use crate::catalogue::{Aggregation, Catalogue};
+use crate::metering::ledger::account::{Account, DueLevels, Grace, Level, PeriodUsage};
+
+/// A row of `read`'s query: an account with one of its periods.
+struct AccountRow {
+    n: i64,
+    now: jiff_sqlx::Timestamp,
+    quota: Option<Decimal>,
+    over_limit: Option<String>,
+    overage_rate: Option<Decimal>,
+    quota_tier: Option<String>,
+    plan_tier: Option<String>,
+    current_start: Option<jiff_sqlx::Timestamp>,
+    current_end: Option<jiff_sqlx::Timestamp>,
+    anchor: Option<jiff_sqlx::Timestamp>,
+    created: Option<jiff_sqlx::Timestamp>,
+    ends: Option<jiff_sqlx::Timestamp>,
+    past_start: Option<jiff_sqlx::Timestamp>,
+    past_end: Option<jiff_sqlx::Timestamp>,
+    period_start: Option<jiff_sqlx::Timestamp>,
+    period_end: Option<jiff_sqlx::Timestamp>,
+    total: Option<Decimal>,
+    reserved: Option<Decimal>,
+    events: Option<i64>,
+    last_at: Option<jiff_sqlx::Timestamp>,
+    last_event_id: Option<String>,
+    alerted: Option<i16>,
+    grace_start: Option<jiff_sqlx::Timestamp>,
+    grace_expires: Option<jiff_sqlx::Timestamp>,
+    grace_ended: bool,
+    due_at: Option<jiff_sqlx::Timestamp>,
+    due_id: Option<String>,
+    due_quantity: Option<Decimal>,
+    due_highest: Option<Decimal>,
+}
+
+/// Reads the accounts of `keys`, in their order. Periods that ended too long ago
+/// for late usage are left out.
+pub async fn read(
+    conn: &mut PgConnection,
+    keys: &[AccountKey],
+    catalogue: &Catalogue,
+    grace_hours: u32,
+) -> Result<Vec<Account>, sqlx::Error> {
+    let rows = account_rows(conn, keys).await?;
+    let blank = |metric: &str, now: Timestamp| Account {
+        // For a metric that left the catalogue, only reservations are released.
+        aggregation: catalogue
+            .metric(metric)
+            .map_or(Aggregation::Sum, |metric| metric.aggregation),
+        grace_hours,
+        limit: None,
+        overage_rate: None,
+        subscribed: None,
+        past: None,
+        unreadable: false,
+        now,
+        periods: BTreeMap::new(),
+    };
+    let mut accounts: Vec<Option<Account>> = keys.iter().map(|_| None).collect();
+    for row in rows {
+        let n = position(row.n)?;
+        let (Some(slot), Some((_, metric))) = (accounts.get_mut(n), keys.get(n)) else {
+            return Err(unreadable("an account was read that was not requested"));
+        };
+        let account = slot.get_or_insert_with(|| blank(metric, row.now.to_jiff()));
+        row.read_terms(account, catalogue, metric);
+        row.read_period(account)?;
+    }
+    let accounts = accounts.into_iter();
+    accounts
+        .map(|account| account.ok_or_else(|| unreadable("an account was not read")))
+        .collect()
+}
+
+/// `OFFSET 0` keeps a subquery separate, so that its rows are found by their key
+/// even under a plan made while the table was empty.
+#[expect(clippy::too_many_lines, reason = "it is one query")]
+async fn account_rows(
+    conn: &mut PgConnection,
+    keys: &[AccountKey],
+) -> Result<Vec<AccountRow>, sqlx::Error> {
+    let (organizations, metrics) = columns(keys);
+    sqlx::query_as!(
+        AccountRow,
+        r#"SELECT k.n AS "n!", statement_timestamp() AS "now!",
+                  CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END AS quota,
+                  coalesce(v.over_limit, q.over_limit) AS over_limit, q.overage_rate,
+                  q.plan_tier AS "quota_tier?",
+                  s.plan_tier, s.current_period_start AS "current_start?",
+                  s.current_period_end AS "current_end?", s.billing_cycle_anchor AS "anchor?",
+                  s.stripe_created_at AS "created?", s.ends AS "ends?",
+                  p.current_period_start AS "past_start?", p.ended_at AS "past_end?",
+                  t.period_start AS "period_start?", t.period_end AS "period_end?",
+                  t.total AS "total?", t.reserved AS "reserved?", t.events AS "events?",
+                  t.last_at AS "last_at?", t.last_event_id AS "last_event_id?",
+                  t.alerted AS "alerted?",
+                  g.started_at AS "grace_start?", g.expires_at AS "grace_expires?",
+                  g.ended_at IS NOT NULL AS "grace_ended!",
+                  d.occurred_at AS "due_at?", d.event_id AS "due_id?",
+                  d.quantity AS "due_quantity?", d.highest AS "due_highest?"
+             FROM unnest($1::uuid[], $2::text[])
+                  WITH ORDINALITY AS k(organization_id, metric, n)
+             LEFT JOIN usage_quotas q
+               ON q.organization_id = k.organization_id AND q.metric = k.metric
+             LEFT JOIN usage_quota_overrides v
+               ON v.organization_id = q.organization_id AND v.metric = q.metric
+             LEFT JOIN LATERAL (
+               SELECT s.plan_tier, s.current_period_start, s.current_period_end,
+                      s.billing_cycle_anchor, s.stripe_created_at,
+                      CASE WHEN s.cancel_at_period_end THEN s.current_period_end
+                           ELSE s.cancel_at END AS ends
+                 FROM billing_subscriptions s
+                WHERE s.organization_id = k.organization_id
+                  AND s.status IN ('active', 'trialing', 'past_due')
+                ORDER BY s.plan_tier IS NOT DISTINCT FROM q.plan_tier DESC,
+                         s.stripe_created_at DESC NULLS LAST, s.stripe_subscription_id DESC
+                LIMIT 1) s ON true
+             LEFT JOIN LATERAL (
+               -- The subscription that ended last. Not one that was never active, nor one
+               -- beside another that has not ended. If it ended as a period began, its last
+               -- period is the one before.
+               SELECT CASE WHEN p.ended_at > p.current_period_start THEN p.current_period_start
+                           ELSE coalesce(
+                             (SELECT max(c.period_start) FROM usage_totals c
+                               WHERE c.organization_id = k.organization_id
+                                 AND c.metric = k.metric AND c.period_end = p.ended_at),
+                             greatest(p.stripe_created_at, p.ended_at - interval '1 month'))
+                      END AS current_period_start,
+                      p.ended_at
+                 FROM billing_subscriptions p
+                WHERE p.organization_id = k.organization_id AND p.status = 'canceled'
+                  AND p.ended_at > coalesce(p.stripe_created_at, p.current_period_start)
+                  AND NOT EXISTS (SELECT FROM billing_subscriptions o
+                                   WHERE o.organization_id = k.organization_id
+                                     AND (o.status IN ('unpaid', 'paused')
+                                          OR (o.status IN ('active', 'trialing', 'past_due')
+                                              AND o.stripe_created_at < p.ended_at)))
+                ORDER BY p.ended_at DESC LIMIT 1) p ON true
+             LEFT JOIN LATERAL (
+               SELECT t.* FROM usage_totals t
+                WHERE t.organization_id = k.organization_id AND t.metric = k.metric
+                  AND (t.period_end > statement_timestamp() - interval '2 hours'
+                       OR t.period_start = s.current_period_start)
+               OFFSET 0) t ON true
+             LEFT JOIN LATERAL (
+               SELECT g.started_at, g.expires_at, g.ended_at FROM grace_periods g
+                WHERE g.organization_id = t.organization_id AND g.metric = t.metric
+                  AND g.period_start = t.period_start
+               OFFSET 0) g ON true
+             LEFT JOIN LATERAL (
+               SELECT p.occurred_at, p.event_id, p.quantity, max(p.quantity) OVER () AS highest
+                 FROM usage_pending_levels p
+                WHERE p.organization_id = t.organization_id AND p.metric = t.metric
+                  AND p.period_start = t.period_start AND p.occurred_at <= statement_timestamp()
+                ORDER BY p.occurred_at DESC, p.event_id DESC LIMIT 1) d ON true"#,
+        &organizations,
+        &metrics as &[&str]
+    )
+    .fetch_all(conn)
+    .await
+}
+
+impl AccountRow {
+    /// Reads the quota and the subscriptions, which every row of an account has.
+    fn read_terms(&self, account: &mut Account, catalogue: &Catalogue, metric: &str) {
+        let over_limit = self.over_limit.as_deref().and_then(OverLimit::named);
+        account.limit = over_limit.map(|over_limit| Limit {
+            quota: self.quota,
+            over_limit,
+            grace_max: (over_limit == OverLimit::Grace)
+                .then(|| grace_max(catalogue, self.quota_tier.as_deref(), metric, self.quota))
+                .flatten(),
+        });
+        let billed = account
+            .limit
+            .is_some_and(|limit| limit.over_limit == OverLimit::Overage && limit.quota.is_some());
+        account.overage_rate = self.overage_rate.filter(|_| billed);
+        let period = self.current_start.zip(self.current_end);
+        let secs = |at: Option<jiff_sqlx::Timestamp>| at.map(|at| at.to_jiff().as_second());
+        let period = period.map(|(start, end)| Period::new(start.to_jiff(), end.to_jiff()));
+        // An invalid period fails this account only, not the whole group.
+        account.unreadable = matches!(period, Some(Err(_)));
+        account.subscribed = period.and_then(Result::ok).map(|period| Subscribed {
+            period,
+            anchor_secs: secs(self.anchor).unwrap_or(period.start_secs()),
+            cadence: cadence(catalogue, self.plan_tier.as_deref()),
+            created_secs: secs(self.created).unwrap_or(period.start_secs()),
+            ends_secs: secs(self.ends),
+        });
+        let past = self.past_start.zip(self.past_end);
+        account.past = past.map(|(start, end)| Past {
+            start_secs: start.to_jiff().as_second(),
+            end_secs: end.to_jiff().as_second(),
+        });
+    }
+
+    /// Reads the row's period, if it has one.
+    fn read_period(self, account: &mut Account) -> Result<(), sqlx::Error> {
+        let (Some(start), Some(end)) = (self.period_start, self.period_end) else {
+            return Ok(());
+        };
+        // A skipped period would be counted from zero and overwritten.
+        let period = Period::new(start.to_jiff(), end.to_jiff())
+            .map_err(|_| unreadable("a total's period is invalid"))?;
+        let grace = self.grace_start.zip(self.grace_expires);
+        let last = self.last_at.zip(self.last_event_id);
+        let missing = || unreadable("a total is missing");
+        let usage = PeriodUsage {
+            total: self.total.ok_or_else(missing)?,
+            reserved: self.reserved.ok_or_else(missing)?,
+            events: self.events.ok_or_else(missing)?,
+            last: last.map(|(at, id)| (at.to_jiff(), id)),
+            alerted: self
+                .alerted
+                .and_then(|percent| percent.try_into().ok())
+                .ok_or_else(|| unreadable("a total's alert threshold is invalid"))?,
+            grace: grace.map(|(started_at, expires_at)| Grace {
+                period: GracePeriod {
+                    started_at: started_at.to_jiff(),
+                    expires_at: expires_at.to_jiff(),
+                },
+                ended: self.grace_ended,
+                change: None,
+            }),
+            stored: true,
+            ..PeriodUsage::new(period)
+        };
+        account.periods.insert(period.start_secs(), usage);
+        let due = (self.due_at.zip(self.due_id)).zip(self.due_quantity.zip(self.due_highest));
+        if let Some(((at, event_id), (quantity, highest))) = due {
+            let newest = Level {
+                at: at.to_jiff(),
+                event_id,
+                quantity,
+            };
+            account.apply_due(period.start_secs(), DueLevels { newest, highest });
+        }
+        Ok(())
+    }
+}
+
+/// The most that may be used during grace, given the quota in force.
+fn grace_max(
+    catalogue: &Catalogue,
+    tier: Option<&str>,
+    metric: &str,
+    quota: Option<Decimal>,
+) -> Option<Decimal> {
+    let ceiling = catalogue.grace_max(tier.unwrap_or_default(), metric)?;
+    quota.map(|quota| ceiling.over(quota))
+}
+
+/// The cadence at which a plan is charged.
+pub fn cadence(catalogue: &Catalogue, tier: Option<&str>) -> Cadence {
+    tier.and_then(|tier| catalogue.plan(tier))
+        .map_or(Cadence::MONTHLY, |plan| plan.price.interval.cadence())
+}
