@@ -6,21 +6,16 @@ mod store;
 
 pub use store::{Filter, GraceRow, Position, active_by_metric, cleanup, list};
 
-use std::time::Duration;
-
 use billing_domain::grace_period::EndReason;
 use serde_json::json;
 use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::audit::{self, Actor, NewEntry};
 use crate::db::WorkerTx;
 use crate::telemetry::metrics;
 
-/// How often to look for grace periods that are over.
-const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// Organizations handled in one transaction.
 const SWEEP: i64 = 500;
 
@@ -71,23 +66,8 @@ pub fn count(ended: &[Ended]) {
     }
 }
 
-/// Ends grace periods that are over, until `stop`. Each ends exactly once,
-/// however many replicas sweep.
-pub async fn keep_swept(pool: PgPool, stop: CancellationToken) {
-    loop {
-        match sweep(&pool).await {
-            Ok(0) => {}
-            Ok(ended) => tracing::info!(ended, "Grace periods ended"),
-            Err(error) => tracing::warn!(%error, "could not sweep grace periods"),
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(SWEEP_EVERY) => {}
-        }
-    }
-}
-
 /// Ends the grace periods that have expired or whose billing period is over.
+/// Each ends exactly once, however many replicas sweep.
 pub async fn sweep(pool: &PgPool) -> Result<usize, sqlx::Error> {
     let mut total = 0;
     let mut after = None;
