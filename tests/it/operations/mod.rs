@@ -3,6 +3,7 @@
 mod backups;
 mod cron;
 mod deployment_guide;
+mod documents;
 mod image;
 mod killed;
 mod manifests;
