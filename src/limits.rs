@@ -55,13 +55,13 @@ pub const API: usize = 32 * MIB;
 pub const API_OF_CREDENTIAL: usize = 12 * MIB;
 /// Memory of the bodies of requests without a credential: logins, which are small.
 pub const ANONYMOUS: usize = 4 * MIB;
-/// Those of one address.
+/// Of one address.
 pub const ANONYMOUS_OF_ADDRESS: usize = 2 * MIB;
 
 /// Memory of upstreams' responses on their way to clients of the gateway. A connection
 /// reads up to 400 KiB at once, which we hold for slow clients.
 pub const FORWARDED: usize = 32 * MIB;
-/// Those of one organization.
+/// Of one organization.
 pub const FORWARDED_OF_ORGANIZATION: usize = FORWARDED / 4;
 /// Minimum size of a read.
 pub const FORWARDED_READ: usize = 16 * KIB;
@@ -139,7 +139,7 @@ pub const KEPT_ANSWER: usize = MIB;
 /// Memory of copies of responses on their way through the gateway, until they are
 /// stored.
 pub const COPIES: usize = 12 * MIB;
-/// Those of one organization.
+/// Of one organization.
 pub const COPIES_OF_ORGANIZATION: usize = COPIES / 3;
 /// Minimum size of a copy: most responses are smaller.
 pub const COPY_STEP: usize = 4 * KIB;

@@ -156,7 +156,8 @@ impl Command {
         );
         match self {
             #[cfg(feature = "sandbox")]
-            Self::Demo(demo) if !demo.verbose => "warn",
+            // Declined cards are part of the story.
+            Self::Demo(demo) if !demo.verbose => "warn,valuecanvas_billing::stripe::client=error",
             _ if self.serves() || job => "info",
             _ => "warn",
         }

@@ -362,7 +362,8 @@ impl Sample {
     }
 }
 
-pub struct Answer {
+/// The service's response to a sample event.
+pub struct Response {
     pub status: u16,
     pub body: String,
 }
@@ -372,7 +373,7 @@ pub async fn post(
     address: SocketAddr,
     body: &str,
     signature: &str,
-) -> Result<Answer, reqwest::Error> {
+) -> Result<Response, reqwest::Error> {
     let response = direct_client()?
         .post(format!("http://{address}{PATH}"))
         .header("content-type", "application/json; charset=utf-8")
@@ -381,7 +382,7 @@ pub async fn post(
         .body(body.to_owned())
         .send()
         .await?;
-    Ok(Answer {
+    Ok(Response {
         status: response.status().as_u16(),
         body: response.text().await?,
     })

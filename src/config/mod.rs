@@ -93,8 +93,8 @@ pub fn read_environment() -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Only the working directory is searched: a file further up belongs to whoever
-/// may write there, and could send the secrets elsewhere.
+/// Only the working directory is searched: the writer of a file further up could
+/// send the secrets elsewhere.
 fn read_env_file(path: &Path) -> Result<(), ConfigError> {
     let refused = |problem: String| Err(ConfigError::new(".env", problem));
     let text = match std::fs::read_to_string(path) {

@@ -136,6 +136,7 @@ pub async fn instead_of_the_log(
         show(format!("  {now}  {}, {events}", counts.take())).await;
         lines += 1;
     }
+    pool.close().await;
 }
 
 async fn backlog(pool: &PgPool) -> Result<webhooks::Backlog, sqlx::Error> {

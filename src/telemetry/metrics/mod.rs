@@ -363,7 +363,7 @@ pub fn usage_set_aside(requests: u64) {
     counter!(USAGE_SET_ASIDE).increment(requests);
 }
 
-/// Starts the counter of a class of requests of which each organization has a share.
+/// Starts the counter of a class of requests; each organization has a share of it.
 pub fn start_share(class: &'static str) {
     counter!(SHARE_EXCEEDED, "class" => class).absolute(0);
 }
