@@ -271,10 +271,8 @@ async fn the_terminal_is_quiet_unless_asked_otherwise() {
     let database = evaluated(&quiet.data_dir(), "DATABASE_URL");
     quiet.until_shown(&database, EVENTS).await;
     // A line about what happens comes by itself.
-    let said = quiet.stdout.by_ref().map(Result::unwrap);
-    let line = said
-        .filter(|line| line.contains("subscription change"))
-        .next();
+    let mut said = quiet.stdout.by_ref().map(Result::unwrap);
+    let line = said.find(|line| line.contains("subscription change"));
     let line = line.expect("it goes on");
     assert!(line.contains("dead letter"), "{line}");
     assert_eq!(logged(&quiet, "INFO"), Vec::<String>::new());
