@@ -3,6 +3,7 @@
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::catalogue::Catalogue;
+use crate::maintenance::retention;
 use crate::metering::{grace, quotas, reports};
 use crate::projection;
 use crate::server::budget::{Class, Doing, Shortage};
@@ -30,7 +31,7 @@ pub fn of_service(catalogue: &Catalogue, missing: u32) -> PrometheusHandle {
 /// the metrics are read from. `audit_actions` are those of this process.
 pub fn install(audit_actions: impl IntoIterator<Item = &'static str>) -> PrometheusHandle {
     let findings = Findings::default().counts();
-    metrics::install(&Labels {
+    let recorder = metrics::install(&Labels {
         audit_actions: audit_actions.into_iter().collect(),
         drift_kinds: DriftKind::ALL.map(DriftKind::as_str).to_vec(),
         findings: findings.map(|(kind, _)| kind).to_vec(),
@@ -41,5 +42,7 @@ pub fn install(audit_actions: impl IntoIterator<Item = &'static str>) -> Prometh
             .map(Shortage::as_str)
             .to_vec(),
         heads_shortage: Shortage::All.as_str(),
-    })
+    });
+    retention::start_metrics();
+    recorder
 }

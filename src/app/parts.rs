@@ -13,7 +13,7 @@ use super::background::{Background, Next};
 use crate::catalogue::Catalogue;
 use crate::config::ServeConfig;
 use crate::http_client;
-use crate::maintenance;
+use crate::maintenance::retention;
 use crate::metering::ledger::{self, Ledger};
 use crate::metering::{alerts, grace, quotas};
 use crate::subscriptions::Subscriptions;
@@ -68,7 +68,14 @@ impl Parts {
             "subscription settler",
             subscriptions.keep_settled(stop.clone()),
         );
-        background.task("purge", maintenance::purge::keep_purged(pool, stop));
+        let kept = serve.retention;
+        background.every("retention", retention::POLL, move || {
+            let (pool, stop) = (pool.clone(), stop.clone());
+            async move {
+                let ran = retention::run_if_due(&pool, &kept, &stop).await;
+                ran.map(|()| Next::AfterPeriod)
+            }
+        });
         Ok(())
     }
 

@@ -22,6 +22,7 @@ mod organizations;
 mod output;
 mod plans;
 mod quotas;
+mod retention;
 mod running_demo;
 mod samples;
 #[cfg(feature = "sandbox")]
@@ -101,6 +102,9 @@ pub enum Command {
     /// List and clean up grace periods.
     #[command(subcommand)]
     GracePeriods(grace_periods::GracePeriods),
+    /// Remove what is older than the settings say.
+    #[command(subcommand)]
+    Retention(retention::Retention),
     /// Report usage to Stripe, and list undelivered usage alerts.
     #[command(subcommand)]
     Usage(usage::Usage),
@@ -153,6 +157,7 @@ impl Command {
             Self::Webhooks(webhooks::Webhooks::Retry(_))
                 | Self::GracePeriods(grace_periods::GracePeriods::Cleanup { .. })
                 | Self::Usage(usage::Usage::Report { .. })
+                | Self::Retention(_)
         );
         match self {
             #[cfg(feature = "sandbox")]
@@ -238,6 +243,7 @@ async fn dispatch(command: Command, global: &GlobalArgs) -> Result<(), Failure> 
         Command::Subscriptions(subscriptions) => subscriptions.run(global).await,
         Command::Quotas(quotas) => quotas.run(global).await,
         Command::GracePeriods(periods) => periods.run(global).await,
+        Command::Retention(retention) => retention.run(global).await,
         Command::Usage(usage) => usage.run(global).await,
         Command::Doctor(doctor) => doctor.run(global).await,
         Command::Users(users) => users.run(global).await,

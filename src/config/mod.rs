@@ -4,6 +4,7 @@
 //! Nothing here knows what the settings are for: apart from the format of logs,
 //! this room uses no other.
 
+mod retention;
 mod secrets;
 mod shown;
 mod stripe;
@@ -18,6 +19,7 @@ use std::str::FromStr;
 use clap::Args;
 use sqlx::postgres::PgConnectOptions;
 
+pub use retention::{RetentionArgs, RetentionConfig};
 pub use secrets::{SecretKey, SigningSecret, WebhookSecret};
 pub use shown::passwords_in;
 pub use stripe::{Patience, StripeApi, StripeArgs, StripeConfig, UnknownCustomers, retries};
@@ -81,6 +83,13 @@ const VARIABLES: &[&str] = &[
     "WEBHOOK_TOLERANCE_SECONDS",
     "PUSHGATEWAY_URL",
     "GRACE_PERIOD_HOURS",
+    "RETENTION_WEBHOOK_PAYLOAD_DAYS",
+    "RETENTION_WEBHOOK_EVENT_DAYS",
+    "RETENTION_USAGE_EVENT_DAYS",
+    "RETENTION_IDEMPOTENCY_DAYS",
+    "RETENTION_SESSION_DAYS",
+    "RETENTION_OUTBOUND_DAYS",
+    "RETENTION_DISCARDED_DEAD_LETTER_DAYS",
 ];
 
 /// Reads `.env` in the working directory, and refuses malformed variables
@@ -375,6 +384,8 @@ pub struct ServeArgs {
     #[command(flatten)]
     usage: UsageArgs,
     #[command(flatten)]
+    retention: RetentionArgs,
+    #[command(flatten)]
     surface: SurfaceArgs,
 }
 
@@ -386,6 +397,7 @@ pub struct ServeConfig {
     pub tolerance_secs: u32,
     pub trusted_proxies: u32,
     pub usage: UsageConfig,
+    pub retention: RetentionConfig,
     pub surface: SurfaceConfig,
 }
 
@@ -402,6 +414,7 @@ impl ServeArgs {
                 None => cores.clamp(1, 8),
             },
             usage: self.usage.check()?,
+            retention: self.retention.check()?,
             trusted_proxies: number("TRUSTED_PROXIES", &self.trusted_proxies, 0, 10)?,
             surface: self.surface.check()?,
             tolerance_secs: number(

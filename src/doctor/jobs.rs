@@ -3,7 +3,9 @@
 use sqlx::postgres::PgPool;
 
 use super::Check;
-use crate::maintenance::{self, LastRun, backup, grace_cleanup, usage_report, webhook_retry};
+use crate::maintenance::{
+    self, LastRun, backup, grace_cleanup, retention, usage_report, webhook_retry,
+};
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
@@ -17,7 +19,7 @@ struct Scheduled {
     command: &'static str,
 }
 
-const SCHEDULED: [Scheduled; 4] = [
+const SCHEDULED: [Scheduled; 5] = [
     Scheduled {
         job: webhook_retry::JOB,
         late_secs: 15 * MINUTE,
@@ -38,6 +40,11 @@ const SCHEDULED: [Scheduled; 4] = [
         late_secs: 26 * HOUR,
         command: "backup FILE",
     },
+    Scheduled {
+        job: retention::JOB,
+        late_secs: 50 * HOUR,
+        command: "retention run",
+    },
 ];
 
 pub async fn check(pool: &PgPool) -> Vec<Check> {
@@ -53,7 +60,13 @@ pub async fn check(pool: &PgPool) -> Vec<Check> {
 
 fn judge(scheduled: &Scheduled, runs: &[LastRun]) -> Check {
     let (name, command) = (scheduled.job, scheduled.command);
-    let schedule = format!("schedule `{command}` (docs/deployment.md, Jobs)");
+    let schedule = match name {
+        retention::JOB => format!(
+            "`serve` does it where WORKER_CONCURRENCY is not 0; else schedule `{command}` daily \
+             (docs/retention.md)"
+        ),
+        _ => format!("schedule `{command}` (docs/deployment.md, Jobs)"),
+    };
     let Some(run) = runs.iter().find(|run| run.job == name) else {
         return Check::warning(name, "has never run", schedule);
     };

@@ -6,8 +6,8 @@
 pub mod backfill;
 pub mod backup;
 pub mod grace_cleanup;
-pub mod purge;
 mod push;
+pub mod retention;
 mod runs;
 pub mod usage_report;
 pub mod webhook_retry;
@@ -25,11 +25,12 @@ use crate::telemetry::metrics;
 use runs::Counters;
 
 /// The jobs that a deployment schedules.
-pub const SCHEDULED: [&str; 4] = [
+pub const SCHEDULED: [&str; 5] = [
     webhook_retry::JOB,
     grace_cleanup::JOB,
     usage_report::JOB,
     backup::JOB,
+    retention::JOB,
 ];
 
 /// Measures when each scheduled job last succeeded, and whether it fails.
@@ -45,6 +46,16 @@ pub async fn measure(pool: &PgPool) -> Result<(), sqlx::Error> {
         );
     }
     Ok(())
+}
+
+/// Enters a run within the service, whose counters its metrics have.
+pub async fn record_run(
+    pool: &PgPool,
+    job: &str,
+    started_at: Timestamp,
+    succeeded: bool,
+) -> Result<(), sqlx::Error> {
+    runs::record(pool, job, started_at, succeeded, &Counters::new()).await
 }
 
 /// One run of a job. Its counters outlive the process: in the database, and at the
@@ -76,7 +87,7 @@ impl Run<'_> {
         let succeeded = worked.as_ref().is_ok_and(whole);
         runs::record(self.pool, self.job, started_at, succeeded, &counted).await?;
         // Read again, so as not to take back what another run counted meanwhile.
-        let after = self.totals().await?;
+        let after = sum(&self.totals().await?, &zeros);
         self.push(&after, succeeded.then(Timestamp::now)).await;
         worked
     }

@@ -42,6 +42,12 @@ async fn enter(
     succeeded: bool,
     counters: &Counters,
 ) -> Result<(), sqlx::Error> {
+    // All runs of a month are added up for each push.
+    let grown: Counters = counters
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(series, count)| (series.clone(), *count))
+        .collect();
     sqlx::query!(
         "INSERT INTO billing_job_runs (id, job, started_at, finished_at, succeeded, counters)
          VALUES ($1, $2, $3, now(), $4, $5)",
@@ -49,7 +55,7 @@ async fn enter(
         job,
         started_at.to_sqlx() as _,
         succeeded,
-        serde_json::json!(counters)
+        serde_json::json!(grown)
     )
     .execute(conn)
     .await?;
@@ -60,9 +66,13 @@ async fn enter(
 pub async fn totals(pool: &PgPool, job: &str) -> Result<Counters, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     let rows = sqlx::query!(
-        r#"SELECT counter.key AS "series!", sum(counter.value::bigint)::bigint AS "total!"
-             FROM billing_job_runs, jsonb_each_text(counters) counter
-            WHERE job = $1 GROUP BY counter.key"#,
+        r#"SELECT counted.series AS "series!", sum(counted.total)::bigint AS "total!"
+             FROM (SELECT counter.key AS series, counter.value::bigint AS total
+                     FROM billing_job_runs, jsonb_each_text(counters) counter WHERE job = $1
+                   UNION ALL
+                   -- What removed runs had counted.
+                   SELECT series, total FROM billing_job_totals WHERE job = $1) counted
+            GROUP BY counted.series"#,
         job
     )
     .fetch_all(tx.conn())

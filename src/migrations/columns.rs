@@ -339,6 +339,15 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
         "20260112010000_usage_lateness",
         &[("usage_reports", "late refused_at")],
     ),
+    (
+        "20260113010000_retention",
+        &[
+            ("webhook_events", "payload_removed_at"),
+            ("billing_applied_events", "extract"),
+            ("billing_job_totals", "job series total"),
+            ("billing_job_leases", "job lease_id lease_expires_at"),
+        ],
+    ),
 ];
 
 /// Columns that a later migration moved elsewhere. They stay for older programs; a

@@ -60,6 +60,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260110020000", "audit_running_hash"),
     ("20260110030000", "usage_prices"),
     ("20260112010000", "usage_lateness"),
+    ("20260113010000", "retention"),
 ];
 
 /// A migration and its state in the database.

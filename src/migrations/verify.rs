@@ -60,6 +60,8 @@ pub const TENANT_TABLES: &[(&str, bool)] = &[
 const CLOSED_TABLES: &[&str] = &[
     "users",
     "billing_job_runs",
+    "billing_job_totals",
+    "billing_job_leases",
     "user_sessions",
     "login_throttles",
     "service_keys",

@@ -69,8 +69,8 @@ pub async fn revisit(
         let Some(row) = stored.get(&key).filter(|row| row.has_more_items) else {
             continue;
         };
-        let winner =
-            store::kept_events(conn, std::slice::from_ref(&row.version.last_event_id)).await?;
+        let winner = (key.0, &*row.version.last_event_id);
+        let winner = store::kept_events(conn, &[winner]).await?;
         let winner = winner.first().and_then(|event| {
             Subscription::read(&EventData::read(&event.payload).ok()?.object).ok()
         });

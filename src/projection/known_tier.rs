@@ -220,8 +220,12 @@ fn last_of<'a, 'c>(
 ) -> Option<&'a TierEvidence<'c>> {
     let mut contest = Contest::default();
     for event in paid.iter().chain(unknown) {
-        let data = event.data.clone();
-        contest.put(event.id.clone(), data.object, data.previous_attributes);
+        let compared = event.data.digests();
+        contest.put(
+            event.id.clone(),
+            compared.object,
+            compared.previous_attributes,
+        );
     }
     let last = contest.last();
     paid.get(last)

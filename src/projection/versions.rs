@@ -133,7 +133,7 @@ impl<'e, T: Mirrored> ObjectMerge<'e, T> {
             Some(contest) => contest,
             None => self.open_contest(earlier),
         };
-        self.enter(&mut contest, id, event.data.clone(), Some(object.clone()));
+        self.enter(&mut contest, id, &event.data, Some(object.clone()));
         let Some(version) = &mut self.version else {
             unreachable!("only a known version can tie")
         };
@@ -165,8 +165,8 @@ impl<'e, T: Mirrored> ObjectMerge<'e, T> {
         let mut contest = Contest::default();
         self.shown.clear();
         if let Some((event, object)) = self.newest {
-            let data = event.data.clone();
-            self.enter(&mut contest, &event.stored.id, data, Some(object.clone()));
+            let id = &event.stored.id;
+            self.enter(&mut contest, id, &event.data, Some(object.clone()));
         }
         let tied = self.version.as_mut().map(|version| {
             version.tied_event_ids.sort();
@@ -175,14 +175,15 @@ impl<'e, T: Mirrored> ObjectMerge<'e, T> {
         for id in tied.unwrap_or_default() {
             if !contest.contains(&id) {
                 let (data, object) = earlier.get::<T>(&id);
-                self.enter(&mut contest, &id, data, object);
+                self.enter(&mut contest, &id, &data, object);
             }
         }
         contest
     }
 
-    fn enter(&mut self, contest: &mut Contest, id: &str, data: EventData, shown: Option<T>) {
-        let at = contest.put(id.to_owned(), data.object, data.previous_attributes);
+    fn enter(&mut self, contest: &mut Contest, id: &str, data: &EventData, shown: Option<T>) {
+        let compared = data.digests();
+        let at = contest.put(id.to_owned(), compared.object, compared.previous_attributes);
         match self.shown.get_mut(at) {
             Some(known) => *known = shown,
             None => self.shown.push(shown),
@@ -208,6 +209,7 @@ impl Earlier {
                     object: json!({}),
                     previous_attributes: None,
                     caused_by: None,
+                    digests: None,
                 },
                 None,
             ),

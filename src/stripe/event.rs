@@ -4,8 +4,9 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use billing_domain::event_order::{Attributes, Digest};
 use serde::de::{IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -271,6 +272,15 @@ pub struct EventData {
     pub previous_attributes: Option<Map<String, Value>>,
     /// The idempotency key of the request that caused it, if any.
     pub caused_by: Option<String>,
+    /// Where this is what was kept of a removed payload: how the whole of it compares.
+    pub digests: Option<Digests>,
+}
+
+/// How an event compares with others, without what it showed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Digests {
+    pub object: Digest,
+    pub previous_attributes: Option<Attributes>,
 }
 
 /// Why and where a stored payload cannot be read, such as at a number that no
@@ -291,6 +301,8 @@ impl EventData {
             // Versions before 2017-05-25 have the request's id here.
             #[serde(default)]
             request: Value,
+            #[serde(default, rename = "valuecanvas_digests")]
+            digests: Option<Digests>,
         }
         #[derive(Deserialize)]
         struct Data {
@@ -314,6 +326,15 @@ impl EventData {
             object: event.data.object,
             previous_attributes: event.data.previous_attributes,
             caused_by: event.request["idempotency_key"].as_str().map(str::to_owned),
+            digests: event.digests,
+        })
+    }
+
+    /// The event as a contest compares it.
+    pub fn digests(&self) -> Digests {
+        self.digests.clone().unwrap_or_else(|| Digests {
+            object: Digest::of(&self.object),
+            previous_attributes: self.previous_attributes.as_ref().map(Digest::of_attributes),
         })
     }
 }

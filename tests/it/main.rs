@@ -7,6 +7,7 @@ mod database;
 mod embedded_postgres;
 mod fuzz;
 mod isolation;
+mod maintenance;
 mod metering;
 mod operations;
 mod resilience;

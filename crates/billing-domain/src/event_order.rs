@@ -5,10 +5,12 @@
 //! over any set of events, so every arrival order yields the same latest event.
 
 mod contest;
+mod digest;
 
 use serde_json::{Map, Value};
 
 pub use contest::Contest;
+pub use digest::{Attributes, Digest};
 
 /// The position of an event in the history of its object; greater is later.
 ///
@@ -59,6 +61,7 @@ fn without_nulls(value: &Value) -> Value {
     }
 }
 
+#[cfg(test)]
 fn shows(object: &Value, attributes: &Map<String, Value>) -> bool {
     attributes
         .iter()

@@ -21,6 +21,10 @@ pub fn describe_report(report: &Report) -> String {
                 Replayed::Succeeded { outcome } => format!("{verb} ({})", described(outcome)),
                 Replayed::Failed { error } => format!("FAILED {error}"),
                 Replayed::InFlight => "FAILED a worker is processing it; try again".to_owned(),
+                Replayed::PayloadRemoved { removed_at } => format!(
+                    "FAILED its payload was removed at {removed_at} (RETENTION_WEBHOOK_PAYLOAD_DAYS): \
+                     `subscriptions reconcile` compares with what Stripe has now"
+                ),
                 Replayed::Unknown => "FAILED no such event".to_owned(),
             };
             printable(&format!("{} {what}", event.event_id))
@@ -125,6 +129,15 @@ pub fn describe_details(details: &Details) -> String {
         lines.push(line("attempt", attempted));
     }
     // As received: reformatting would change numbers.
-    lines.push(details.payload.get().trim().to_owned());
+    lines.push(match (&details.payload, details.payload_removed_at) {
+        (Some(payload), _) => payload.get().trim().to_owned(),
+        (None, at) => line(
+            "payload",
+            format!(
+                "removed at {} (RETENTION_WEBHOOK_PAYLOAD_DAYS)",
+                at.map(|at| at.to_string()).unwrap_or_default()
+            ),
+        ),
+    });
     lines.join("\n")
 }

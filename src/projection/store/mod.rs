@@ -7,6 +7,7 @@ pub mod charges;
 pub mod checkout_sessions;
 pub mod customers;
 pub mod disputes;
+pub mod extracts;
 pub mod invoice_lines;
 pub mod invoice_payments;
 pub mod invoices;
@@ -53,26 +54,42 @@ pub struct KeptEvent {
     pub payload: String,
 }
 
-/// The events with these ids that are still stored. An event that is being
+/// The events of organizations with these ids that are still stored: whole, or the
+/// extract that is left after retention removed the payload. An event that is being
 /// replayed is among the dead letters until it succeeds.
 pub async fn kept_events(
     conn: &mut PgConnection,
-    ids: &[String],
+    wanted: &[(Uuid, &str)],
 ) -> Result<Vec<KeptEvent>, sqlx::Error> {
+    let (organizations, ids): (Vec<Uuid>, Vec<&str>) = wanted.iter().copied().unzip();
     let buckets: Vec<i16> = ids.iter().map(|id| bucket_of(id)).collect();
     let rows = sqlx::query!(
-        r#"WITH wanted AS (SELECT * FROM unnest($1::smallint[], $2::text[]) AS wanted(bucket, id))
+        r#"WITH wanted AS (SELECT * FROM unnest($1::smallint[], $2::text[], $3::uuid[])
+                                       AS wanted(bucket, id, organization))
            SELECT e.stripe_event_id AS "id!", e.event_type AS "event_type!",
-                  e.event_created_at AS "created!", e.payload::text AS "payload!"
+                  e.event_created_at AS "created!",
+                  CASE WHEN e.payload_removed_at IS NULL THEN e.payload
+                       ELSE coalesce(a.extract, e.payload) END::text AS "payload!"
              FROM wanted
              JOIN webhook_events e ON e.bucket = wanted.bucket AND e.stripe_event_id = wanted.id
+             LEFT JOIN billing_applied_events a
+               ON a.organization_id = wanted.organization AND a.stripe_event_id = wanted.id
+           UNION ALL
+           SELECT a.stripe_event_id, a.event_type, a.event_created_at, a.extract::text
+             FROM wanted
+             JOIN billing_applied_events a
+               ON a.organization_id = wanted.organization AND a.stripe_event_id = wanted.id
+            WHERE a.extract IS NOT NULL
+              AND NOT EXISTS (SELECT FROM webhook_events e
+                               WHERE e.bucket = wanted.bucket AND e.stripe_event_id = wanted.id)
            UNION ALL
            SELECT d.stripe_event_id, d.event_type, d.event_created_at, d.payload::text
              FROM wanted
              JOIN webhook_dead_letter_queue d
                ON d.bucket = wanted.bucket AND d.stripe_event_id = wanted.id"#,
         &buckets,
-        ids
+        &ids as &[&str],
+        &organizations
     )
     .fetch_all(conn)
     .await?;
@@ -100,7 +117,16 @@ pub async fn events_of(
     )
     .fetch_all(&mut *conn)
     .await?;
-    kept_events(conn, &ids).await
+    kept_events_of(conn, organization_id, &ids).await
+}
+
+async fn kept_events_of(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    ids: &[String],
+) -> Result<Vec<KeptEvent>, sqlx::Error> {
+    let wanted: Vec<_> = ids.iter().map(|id| (organization_id, &**id)).collect();
+    kept_events(conn, &wanted).await
 }
 
 /// The organizations whose given subscription was ever updated.
@@ -151,7 +177,7 @@ pub async fn updates_since(
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    kept_events(conn, &ids).await
+    kept_events_of(conn, organization_id, &ids).await
 }
 
 /// Stores which events were applied to which objects.

@@ -80,7 +80,7 @@ pub async fn wake(conn: &mut PgConnection, ids: &[&str]) -> Result<u64, sqlx::Er
             SET processed = false, processed_at = NULL, outcome = NULL, next_retry_at = now()
            FROM claimed
           WHERE e.bucket = claimed.bucket AND e.stripe_event_id = claimed.stripe_event_id
-            AND e.processed AND e.outcome = 'ignored'",
+            AND e.processed AND e.outcome = 'ignored' AND e.payload_removed_at IS NULL",
         ids as &[&str]
     )
     .execute(conn)

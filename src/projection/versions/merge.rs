@@ -70,7 +70,10 @@ pub async fn merge_events<T: Mirrored>(
     let objects = results.by_object::<T>();
     let batch = objects.iter().flat_map(|(key, events)| {
         let version = stored.get(key).map(|stored| &stored.version);
-        events.iter().map(move |(_, event, _)| (*event, version))
+        let organization = key.0;
+        events
+            .iter()
+            .map(move |(_, event, _)| (organization, *event, version))
     });
     let earlier = load_earlier(conn, batch).await?;
 
@@ -115,15 +118,13 @@ pub async fn merge_events<T: Mirrored>(
 /// Reads the stored events of the same order as events of `batch`.
 async fn load_earlier<'a>(
     conn: &mut PgConnection,
-    batch: impl Iterator<Item = (&'a Decoded<'a>, Option<&'a Version>)>,
+    batch: impl Iterator<Item = (Uuid, &'a Decoded<'a>, Option<&'a Version>)>,
 ) -> Result<Earlier, sqlx::Error> {
     let mut wanted = HashSet::new();
-    for (event, version) in batch {
+    for (organization, event, version) in batch {
         let tied = version.filter(|version| version.place() == event.place);
-        wanted.extend(
-            tied.into_iter()
-                .flat_map(|version| version.tied_event_ids.iter().cloned()),
-        );
+        let tied = tied.into_iter().flat_map(|version| &version.tied_event_ids);
+        wanted.extend(tied.map(|id| (organization, id.as_str())));
     }
     if wanted.is_empty() {
         return Ok(Earlier::default());

@@ -190,9 +190,6 @@ fn start_at_zero(labels: &Labels) {
     for outcome in CALL_OUTCOMES {
         counter!(CALLS, "outcome" => outcome).absolute(0);
     }
-    for table in ["request_idempotency", "login_throttles", "user_sessions"] {
-        counter!(PURGED, "table" => table).absolute(0);
-    }
     counter!(SET_ASIDE).absolute(0);
     counter!(HELD).absolute(0);
     counter!(GRACE_EXPIRED).absolute(0);

@@ -231,19 +231,3 @@ pub async fn log_out(pool: &PgPool, token: &str) -> Result<(), sqlx::Error> {
     }
     Ok(())
 }
-
-/// Deletes up to `limit` old counters and returns how many.
-pub async fn purge_throttles(pool: &PgPool, limit: i64) -> Result<u64, sqlx::Error> {
-    let mut tx = WorkerTx::begin(pool).await?;
-    let purged = store::purge_throttles(tx.conn(), limit).await?;
-    tx.commit().await?;
-    Ok(purged)
-}
-
-/// Deletes up to `limit` sessions that ended long ago and returns how many.
-pub async fn purge_sessions(pool: &PgPool, limit: i64) -> Result<u64, sqlx::Error> {
-    let mut tx = WorkerTx::begin(pool).await?;
-    let purged = store::purge_sessions(tx.conn(), limit).await?;
-    tx.commit().await?;
-    Ok(purged)
-}

@@ -16,7 +16,7 @@ mod users;
 
 pub use api_keys::{ApiKey, ApiKeyError, NewApiKey, create_api_key, list_api_keys, revoke_api_key};
 pub use guard::Guard;
-pub use login::{LoginError, Logins, Session, log_out, purge_sessions, purge_throttles};
+pub use login::{LoginError, Logins, Session, log_out};
 pub use password::{Hasher, PasswordError};
 pub use principal::{Operator, Permission, Principal, Role};
 pub use routes::{Login, routes};

@@ -448,31 +448,3 @@ pub async fn keys(tx: &mut TenantTx) -> Result<Vec<ApiKey>, sqlx::Error> {
         })
         .collect())
 }
-
-/// Deletes up to `limit` counters whose last attempt was 30 days ago, and with
-/// them which addresses an account knows; returns how many.
-pub async fn purge_throttles(conn: &mut PgConnection, limit: i64) -> Result<u64, sqlx::Error> {
-    let purged = sqlx::query!(
-        "DELETE FROM login_throttles WHERE throttle_key IN (
-           SELECT throttle_key FROM login_throttles
-            WHERE last_attempt_at < now() - interval '30 days' LIMIT $1 FOR UPDATE SKIP LOCKED)",
-        limit
-    )
-    .execute(conn)
-    .await?;
-    Ok(purged.rows_affected())
-}
-
-/// Deletes up to `limit` sessions that ended 30 days ago and returns how many.
-pub async fn purge_sessions(conn: &mut PgConnection, limit: i64) -> Result<u64, sqlx::Error> {
-    let purged = sqlx::query!(
-        "DELETE FROM user_sessions WHERE token_hash IN (
-           SELECT token_hash FROM user_sessions
-            WHERE expires_at < now() - interval '30 days'
-            ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED)",
-        limit
-    )
-    .execute(conn)
-    .await?;
-    Ok(purged.rows_affected())
-}

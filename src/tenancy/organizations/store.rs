@@ -89,7 +89,8 @@ pub async fn page(
                     ORDER BY c.linked_at DESC NULLS LAST, c.created_at, c.stripe_customer_id
                     LIMIT 1) AS customer
              FROM organizations o
-            WHERE $1::timestamptz IS NULL OR (o.created_at, o.id) > ($1, $2)
+            WHERE o.created_at >= coalesce($1::timestamptz, '-infinity')
+              AND ($1 IS NULL OR (o.created_at, o.id) > ($1, $2))
             ORDER BY o.created_at, o.id LIMIT $3"#,
         created_at.map(|at| at.to_sqlx()) as _,
         id,

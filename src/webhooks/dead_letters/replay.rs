@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
@@ -32,6 +33,12 @@ pub enum Replayed {
     },
     /// A worker is processing it.
     InFlight,
+    /// Retention removed its payload (`RETENTION_WEBHOOK_PAYLOAD_DAYS`): nothing is left
+    /// to replay.
+    #[serde(rename_all = "camelCase")]
+    PayloadRemoved {
+        removed_at: Timestamp,
+    },
     /// It is neither in the event log nor among the dead letters.
     Unknown,
 }
@@ -117,6 +124,7 @@ async fn find(tx: &mut WorkerTx, event_id: &str) -> Result<Result<Kept, Replayed
     Ok(match replays::find(tx.conn(), event_id).await? {
         Found::At(event, location, organization) => Ok((event, location, organization)),
         Found::InFlight => Err(Replayed::InFlight),
+        Found::PayloadRemoved(removed_at) => Err(Replayed::PayloadRemoved { removed_at }),
         Found::Nowhere => Err(Replayed::Unknown),
     })
 }

@@ -40,34 +40,22 @@ pub struct EventFilter {
     pub before: Option<(jiff::Timestamp, String)>,
 }
 
-/// Up to `limit` events, newest first.
-pub async fn page(
-    conn: &mut PgConnection,
-    filter: &EventFilter,
-    limit: i64,
-) -> Result<Vec<Listed>, sqlx::Error> {
-    let before = filter.before.as_ref();
-    let rows = sqlx::query!(
-        "SELECT stripe_event_id, event_type, organization_id, received_at, processed, outcome,
-                retry_count, next_retry_at, error_message
-           FROM webhook_events
-          WHERE ($1::text IS NULL OR event_type = $1)
-            AND ($2::uuid IS NULL OR organization_id = $2)
-            AND ($3::boolean IS NULL OR processed = $3)
-            AND ($4::timestamptz IS NULL OR (received_at, stripe_event_id) < ($4, $5))
-          ORDER BY received_at DESC, stripe_event_id DESC LIMIT $6",
-        filter.event_type,
-        filter.organization_id,
-        filter.processed,
-        before.map(|(time, _)| time.to_sqlx()) as _,
-        before.map(|(_, id)| id.as_str()),
-        limit
-    )
-    .fetch_all(conn)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| Listed {
+/// A row of a list, as the queries below read it.
+struct Row {
+    stripe_event_id: String,
+    event_type: String,
+    organization_id: Option<Uuid>,
+    received_at: jiff_sqlx::Timestamp,
+    processed: bool,
+    outcome: Option<String>,
+    retry_count: i32,
+    next_retry_at: Option<jiff_sqlx::Timestamp>,
+    error_message: Option<String>,
+}
+
+impl From<Row> for Listed {
+    fn from(row: Row) -> Self {
+        Self {
             event_id: row.stripe_event_id,
             event_type: row.event_type,
             organization_id: row.organization_id,
@@ -77,8 +65,79 @@ pub async fn page(
             retry_count: row.retry_count,
             next_retry_at: row.next_retry_at.map(|time| time.to_jiff()),
             error_message: row.error_message,
-        })
-        .collect())
+        }
+    }
+}
+
+/// One page of what each of `$part` finds, each part by an index of its own.
+macro_rules! page_of {
+    ($conn:expr, $filter:expr, $limit:expr, $first:literal $(, $part:literal)*) => {{
+        let before = $filter.before.as_ref();
+        sqlx::query_as!(
+            Row,
+            "SELECT stripe_event_id AS \"stripe_event_id!\", event_type AS \"event_type!\", organization_id,
+                    received_at AS \"received_at!\", processed AS \"processed!\", outcome,
+                    retry_count AS \"retry_count!\", next_retry_at, error_message
+               FROM ((SELECT * FROM webhook_events
+                       WHERE " + $first + "
+                         AND ($1::text IS NULL OR event_type = $1)
+                         AND ($2::uuid IS NULL OR organization_id = $2)
+                         AND ($3::boolean IS NULL OR processed = $3)
+                         AND received_at <= coalesce($4::timestamptz, 'infinity')
+                         AND ($4 IS NULL OR (received_at, stripe_event_id) < ($4, $5))
+                       ORDER BY received_at DESC, stripe_event_id DESC LIMIT $6)"
+            $(+ " UNION ALL
+                     (SELECT * FROM webhook_events
+                       WHERE " + $part + "
+                         AND ($1::text IS NULL OR event_type = $1)
+                         AND ($2::uuid IS NULL OR organization_id = $2)
+                         AND ($3::boolean IS NULL OR processed = $3)
+                         AND received_at <= coalesce($4::timestamptz, 'infinity')
+                         AND ($4 IS NULL OR (received_at, stripe_event_id) < ($4, $5))
+                       ORDER BY received_at DESC, stripe_event_id DESC LIMIT $6)")*
+            + ") parts
+              ORDER BY received_at DESC, stripe_event_id DESC LIMIT $6",
+            $filter.event_type,
+            $filter.organization_id,
+            $filter.processed,
+            before.map(|(time, _)| time.to_sqlx()) as _,
+            before.map(|(_, id)| id.as_str()),
+            $limit
+        )
+        .fetch_all($conn)
+        .await
+    }};
+}
+
+/// Up to `limit` events of the inbox, newest first. Intake keeps no index of all
+/// events by time, so the list is made of parts that have one; those that wait
+/// are few.
+pub async fn page(
+    conn: &mut PgConnection,
+    filter: &EventFilter,
+    limit: i64,
+) -> Result<Vec<Listed>, sqlx::Error> {
+    let rows = if filter.organization_id.is_some() {
+        page_of!(conn, filter, limit, "organization_id = $2")
+    } else if filter.event_type.is_some() {
+        page_of!(
+            conn,
+            filter,
+            limit,
+            "processed AND event_type = $1",
+            "NOT processed"
+        )
+    } else {
+        page_of!(
+            conn,
+            filter,
+            limit,
+            "processed AND payload_removed_at IS NULL",
+            "payload_removed_at IS NOT NULL",
+            "NOT processed"
+        )
+    };
+    Ok(rows?.into_iter().map(Listed::from).collect())
 }
 
 /// A dead letter in a list.
@@ -126,8 +185,12 @@ pub struct Details {
     /// Each failed attempt, oldest first.
     #[schema(value_type = Vec<Object>)]
     pub attempts: Value,
-    #[schema(value_type = Object)]
-    pub payload: Box<RawValue>,
+    /// As it was received; null once it was removed.
+    #[schema(required, value_type = Option<Object>)]
+    pub payload: Option<Box<RawValue>>,
+    /// When retention removed the payload.
+    #[schema(required)]
+    pub payload_removed_at: Option<jiff::Timestamp>,
 }
 
 pub async fn show(conn: &mut PgConnection, event_id: &str) -> Result<Option<Details>, sqlx::Error> {
@@ -136,15 +199,16 @@ pub async fn show(conn: &mut PgConnection, event_id: &str) -> Result<Option<Deta
                   event_created_at AS "created_at!", payload AS "payload!: Json<Box<RawValue>>",
                   received_at AS "received_at!", organization_id, retry_count AS "retry_count!",
                   error_message, attempts AS "attempts!", processed, processed_at, outcome,
-                  next_retry_at
+                  next_retry_at, payload_removed_at
              FROM (SELECT bucket, stripe_event_id, event_type, api_version, livemode, account,
                           event_created_at, payload, received_at, organization_id, retry_count,
-                          error_message, attempts, processed, processed_at, outcome, next_retry_at
+                          error_message, attempts, processed, processed_at, outcome, next_retry_at,
+                          payload_removed_at
                      FROM webhook_events
                    UNION ALL
                    SELECT bucket, stripe_event_id, event_type, api_version, livemode, account,
                           event_created_at, payload, received_at, organization_id, retry_count,
-                          error_message, attempts, NULL, NULL, NULL, NULL
+                          error_message, attempts, NULL, NULL, NULL, NULL, NULL
                      FROM webhook_dead_letter_queue) known
             WHERE bucket = $1 AND stripe_event_id = $2"#,
         bucket_of(event_id),
@@ -172,6 +236,7 @@ pub async fn show(conn: &mut PgConnection, event_id: &str) -> Result<Option<Deta
         next_retry_at: row.next_retry_at.map(|time| time.to_jiff()),
         error_message: row.error_message,
         attempts: row.attempts,
-        payload: row.payload.0,
+        payload: row.payload_removed_at.is_none().then_some(row.payload.0),
+        payload_removed_at: row.payload_removed_at.map(|time| time.to_jiff()),
     }))
 }

@@ -123,6 +123,7 @@ pub async fn differing(
            SELECT DISTINCT ON (id) id AS "id!", kept::text AS "kept!"
              FROM (SELECT sent.id, sent.payload, e.payload AS kept FROM sent
                      JOIN webhook_events e ON e.bucket = sent.bucket AND e.stripe_event_id = sent.id
+                    WHERE e.payload_removed_at IS NULL
                    UNION ALL
                    SELECT sent.id, sent.payload, d.payload FROM sent
                      JOIN webhook_dead_letter_queue d

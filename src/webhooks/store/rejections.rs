@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use sqlx::PgConnection;
 
-/// Adds rejected deliveries, and deletes those older than 30 days.
+/// Adds rejected deliveries.
 pub async fn add(
     conn: &mut PgConnection,
     new: &BTreeMap<&'static str, u64>,
@@ -25,11 +25,8 @@ pub async fn add(
         &reasons as &[&str],
         &deliveries
     )
-    .execute(&mut *conn)
+    .execute(conn)
     .await?;
-    sqlx::query!("DELETE FROM webhook_rejections WHERE hour < now() - interval '30 days'")
-        .execute(conn)
-        .await?;
     Ok(())
 }
 
@@ -74,8 +71,16 @@ pub async fn last_delivery(conn: &mut PgConnection) -> Result<Option<LastDeliver
         r#"SELECT event_type AS "event_type!", received_at AS "received_at!",
                   coalesce(payload ->> 'object' = 'v2.core.event', false) AS "thin!"
              FROM ((SELECT event_type, received_at, payload FROM webhook_events
-                     WHERE source = 'delivery'
-                     ORDER BY received_at DESC, stripe_event_id DESC LIMIT 1)
+                     WHERE processed AND payload_removed_at IS NULL AND source = 'delivery'
+                     ORDER BY received_at DESC LIMIT 1)
+                   UNION ALL
+                   (SELECT event_type, received_at, payload FROM webhook_events
+                     WHERE payload_removed_at IS NOT NULL AND source = 'delivery'
+                     ORDER BY received_at DESC LIMIT 1)
+                   UNION ALL
+                   (SELECT event_type, received_at, payload FROM webhook_events
+                     WHERE NOT processed AND source = 'delivery'
+                     ORDER BY received_at DESC LIMIT 1)
                    UNION ALL
                    (SELECT event_type, received_at, payload FROM webhook_dead_letter_queue d
                      WHERE NOT EXISTS (SELECT FROM webhook_dead_letter_sources s

@@ -1,5 +1,6 @@
 //! SQL of replays.
 
+use jiff::Timestamp;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -18,6 +19,8 @@ pub enum Found {
     /// With its organization, if known.
     At(StoredEvent, Location, Option<Uuid>),
     InFlight,
+    /// Its payload was removed when its time was over.
+    PayloadRemoved(Timestamp),
     Nowhere,
 }
 
@@ -74,7 +77,7 @@ pub async fn find(conn: &mut PgConnection, event_id: &str) -> Result<Found, sqlx
     }
     let kept = sqlx::query!(
         r#"SELECT event_type, api_version, livemode, account, event_created_at,
-                  payload::text AS "payload!", organization_id,
+                  payload::text AS "payload!", payload_removed_at, organization_id,
                   coalesce(NOT processed AND lease_expires_at > now(), false) AS "leased!"
              FROM webhook_events WHERE bucket = $1 AND stripe_event_id = $2 FOR UPDATE"#,
         bucket,
@@ -85,6 +88,7 @@ pub async fn find(conn: &mut PgConnection, event_id: &str) -> Result<Found, sqlx
     Ok(match kept {
         None => Found::Nowhere,
         Some(row) if row.leased => Found::InFlight,
+        Some(row) if let Some(at) = row.payload_removed_at => Found::PayloadRemoved(at.to_jiff()),
         Some(row) => Found::At(
             event(
                 row.event_type,

@@ -161,6 +161,7 @@ async fn a_job_that_is_late_or_fails_is_named() {
         "grace-period-cleanup",
         "usage-report",
         "backup",
+        "retention",
     ] {
         assert_eq!(verdict(&found, job), warning(), "{job}");
     }
@@ -189,6 +190,7 @@ async fn a_job_that_is_late_or_fails_is_named() {
         &["grace-periods", "cleanup", "--older-than-days", "30"],
     )
     .await;
+    examine(&db, None, &["retention", "run"]).await;
     ran(&db, "usage-report", 0, true).await;
     let found = examine(&db, None, DOCTOR).await;
     assert_eq!(found.status, 0, "{}", found.stdout);
@@ -197,6 +199,7 @@ async fn a_job_that_is_late_or_fails_is_named() {
         "grace-period-cleanup",
         "usage-report",
         "backup",
+        "retention",
     ] {
         assert_eq!(verdict(&found, job), ok(), "{job}: {}", found.stdout);
     }

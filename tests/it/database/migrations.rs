@@ -229,7 +229,7 @@ async fn rows(db: &TestDatabase) -> BTreeSet<String> {
                       discounted,taxed,stripe_test_clock_id,ask_again_since,deleted_at,delinquent,currency,\
                       default_payment_method_id,last_event_at,last_event_rank,last_event_id,tied_event_ids,pending_update,\
                       has_more_items,external_id,email,erased_at,linked_at,recovery_attempts,\
-                      recovery_error,next_recovery_at,abandoned_at,known_tier,event_created_at}";
+                      recovery_error,next_recovery_at,abandoned_at,known_tier,event_created_at,extract}";
         rows.insert(
             db.value(&format!(
                 "SELECT '{table} ' || coalesce(jsonb_agg((to_jsonb(t) - '{added}'::text[]) ORDER BY t::text)::text, '') FROM {table} t"

@@ -30,6 +30,7 @@ WITH relations AS (
 ), tables AS (
   SELECT *, CASE WHEN relname = 'organizations' THEN 'id' ELSE 'organization_id' END AS tenant_column,
          relname IN ('users', 'user_sessions', 'login_throttles', 'service_keys', 'billing_job_runs',
+                     'billing_job_totals', 'billing_job_leases',
                      'billing_schema_migrations', 'webhook_rejections',
                      'webhook_dead_letter_sources') AS without_tenant,
          relname IN ('webhook_events', 'webhook_dead_letter_queue') AS by_bucket

@@ -27,7 +27,7 @@ const DAMAGES: &[(&str, &str)] = &[
      "table webhook_events is missing: run supabase/migrations/20260101090300_webhook_events.sql, then \
       supabase/migrations/20260101093000_webhook_retry.sql, then \
       supabase/migrations/20260102091200_trace_context.sql, then \
-      supabase/migrations/20260103020000_webhook_sources.sql again"),
+      supabase/migrations/20260103020000_webhook_sources.sql, then supabase/migrations/20260113010000_retention.sql again"),
     ("ALTER TABLE billing_subscriptions DROP COLUMN ask_again_since",
      "table billing_subscriptions lacks ask_again_since: run \
       supabase/migrations/20260102091100_subscription_previews.sql again"),
@@ -176,14 +176,14 @@ async fn the_files_it_names_mend_a_table_that_was_dropped() {
     conn.execute("DROP TABLE webhook_events").await.unwrap();
     let missing = problems(&mut conn).await;
     let files = files_named(&missing[0]);
-    assert_eq!((missing.len(), files.len()), (1, 4), "{missing:#?}");
-    for path in &files[..3] {
+    assert_eq!((missing.len(), files.len()), (1, 5), "{missing:#?}");
+    for path in &files[..4] {
         run_file(&mut conn, path).await;
     }
     let forgotten = problems(&mut conn).await;
     assert_eq!(forgotten.len(), 1, "{forgotten:#?}");
-    assert_eq!(files_named(&forgotten[0]), files[3..]);
-    run_file(&mut conn, files[3]).await;
+    assert_eq!(files_named(&forgotten[0]), files[4..]);
+    run_file(&mut conn, files[4]).await;
     assert_eq!(problems(&mut conn).await, [""; 0]);
 }
 

@@ -7,12 +7,14 @@ use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
+use jiff::Timestamp;
 use serde_json::Value;
 use sqlx::postgres::PgPool;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use valuecanvas_billing::config::Rates;
+use valuecanvas_billing::config::{Rates, RetentionConfig};
+use valuecanvas_billing::maintenance::retention;
 use valuecanvas_billing::server::budget::organizations::Shares;
 use valuecanvas_billing::server::caller::Caller;
 use valuecanvas_billing::server::extract::RawBody;
@@ -368,8 +370,9 @@ async fn keys_are_kept_for_a_day() {
     rig.db
         .execute("UPDATE request_idempotency SET expires_at = now() WHERE idempotency_key = 'old'")
         .await;
-    let purged = idempotency::purge(&rig.db.service_pool(), 1_000).await;
-    assert_eq!(purged.unwrap(), 1);
+    let kept = RetentionConfig::default();
+    let ran = retention::run(&rig.db.service_pool(), &kept, Timestamp::now(), |_, _| {}).await;
+    assert_eq!(ran.unwrap().total, 1);
     let kept = "request_idempotency WHERE idempotency_key = 'new' AND expires_at > now() + interval '23 hours'";
     assert_eq!(rig.db.count(kept).await, 1);
     assert_eq!(rig.ask("/one", "new", "a").await, answer(201, "2:a", true));

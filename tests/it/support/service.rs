@@ -102,6 +102,7 @@ impl TestService {
             tolerance_secs: 300,
             trusted_proxies: 0,
             usage: options.usage,
+            retention: Default::default(),
             surface: options.surface,
         };
         let stripe = StripeConfig {

@@ -118,7 +118,7 @@ const DECIDED: [&str; 16] = [
     "billing_applied_events",
     "billing_alerts",
 ];
-const UNDECIDED: &str = "{created_at,updated_at,applied_at,ask_again_since}";
+const UNDECIDED: &str = "{created_at,updated_at,applied_at,ask_again_since,extract}";
 
 async fn reset(db: &TestDatabase) {
     let tables = DECIDED.join(", ");

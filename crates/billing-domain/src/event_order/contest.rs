@@ -5,9 +5,7 @@ use std::collections::hash_map::{DefaultHasher, Entry};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash as _, Hasher};
 
-use serde_json::{Map, Value};
-
-use super::{before, shows, without_nulls};
+use super::digest::{Attributes, Digest};
 
 /// A 128-bit hash of an object's state. Null attributes are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,10 +40,10 @@ pub struct Contest {
 struct Member {
     event_id: String,
     /// `data.object`.
-    object: Value,
+    object: Digest,
     /// `data.previous_attributes`: the old values of what the event changed.
     /// `None` if the event describes no change.
-    changed: Option<Map<String, Value>>,
+    changed: Option<Attributes>,
 }
 
 impl Contest {
@@ -61,12 +59,7 @@ impl Contest {
 
     /// Adds an event and returns its index. An event with a known id replaces
     /// the earlier one and keeps its index.
-    pub fn put(
-        &mut self,
-        event_id: String,
-        object: Value,
-        changed: Option<Map<String, Value>>,
-    ) -> usize {
+    pub fn put(&mut self, event_id: String, object: Digest, changed: Option<Attributes>) -> usize {
         let member = Member {
             event_id,
             object,
@@ -89,7 +82,7 @@ impl Contest {
         let at = self.members.len();
         let after = state_of(&member.object);
         if let Some(changed) = &member.changed {
-            let earlier = state_of(&before(&without_nulls(&member.object), changed));
+            let earlier = state_of(&member.object.without_nulls().before(changed));
             self.count(earlier, -1);
             self.count(after, 1);
             self.changes.push(at);
@@ -187,43 +180,35 @@ impl Member {
     /// Whether this event changed the state that `earlier` shows.
     fn follows(&self, earlier: &Self) -> bool {
         let changed = self.changed.as_ref();
-        changed.is_some_and(|changed| shows(&earlier.object, changed))
+        changed.is_some_and(|changed| earlier.object.shows(changed))
     }
 }
 
-fn state_of(object: &Value) -> State {
+fn state_of(object: &Digest) -> State {
     let half = |seed: u8| {
         let mut hasher = DefaultHasher::new();
         hasher.write_u8(seed);
-        hash(object, true, &mut hasher);
+        hash(object, &mut hasher);
         hasher.finish()
     };
     State(half(0), half(1))
 }
 
-/// Equal states hash equally: attribute order does not matter, and nulls are
-/// left out as in [`without_nulls`].
-fn hash(value: &Value, skip_nulls: bool, hasher: &mut DefaultHasher) {
-    match value {
-        Value::Null => hasher.write_u8(0),
-        Value::Bool(value) => (1_u8, value).hash(hasher),
-        Value::Number(number) if number.as_f64() == Some(0.0) && number.is_f64() => {
-            (2_u8, "0.0").hash(hasher);
-        }
-        Value::Number(number) => (2_u8, number.to_string()).hash(hasher),
-        Value::String(text) => (3_u8, text).hash(hasher),
-        Value::Array(values) => {
-            (4_u8, values.len()).hash(hasher);
-            values.iter().for_each(|value| hash(value, false, hasher));
-        }
-        Value::Object(attributes) => {
-            let shown = attributes.iter();
-            let shown = shown.filter(|(_, value)| !(skip_nulls && value.is_null()));
-            let shown: BTreeMap<&String, &Value> = shown.collect();
-            (5_u8, shown.len()).hash(hasher);
-            for (name, value) in shown {
+/// Equal states hash equally; attributes that are null are left out.
+fn hash(digest: &Digest, hasher: &mut DefaultHasher) {
+    match digest {
+        Digest::Null => hasher.write_u8(0),
+        Digest::Value(hash) => (1_u8, hash).hash(hasher),
+        Digest::Object(attributes) => {
+            let shown = || {
+                attributes
+                    .iter()
+                    .filter(|(_, value)| **value != Digest::Null)
+            };
+            (2_u8, shown().count()).hash(hasher);
+            for (name, value) in shown() {
                 name.hash(hasher);
-                hash(value, skip_nulls, hasher);
+                hash(value, hasher);
             }
         }
     }

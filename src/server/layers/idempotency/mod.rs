@@ -43,7 +43,6 @@ use copies::Copies;
 pub use copying::Streamed;
 use kept::Kept;
 pub use key::{HEADER, Key};
-pub use store::purge;
 use store::{Answer, Claim, Lease};
 
 pub const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");

@@ -6,7 +6,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::Key;
-use crate::db::{TenantTx, WorkerTx};
+use crate::db::TenantTx;
 
 /// The right to answer a key's request, until it ends or another has it.
 #[derive(Clone)]
@@ -183,19 +183,4 @@ pub async fn release(pool: &PgPool, lease: &Lease) -> Result<(), sqlx::Error> {
     .execute(tx.conn())
     .await?;
     tx.commit().await
-}
-
-/// Removes up to `limit` of what is older than a day; how many that were.
-pub async fn purge(pool: &PgPool, limit: i64) -> Result<u64, sqlx::Error> {
-    let mut tx = WorkerTx::begin(pool).await?;
-    let purged = sqlx::query!(
-        "DELETE FROM request_idempotency WHERE (organization_id, idempotency_key) IN (
-           SELECT organization_id, idempotency_key FROM request_idempotency
-            WHERE expires_at <= now() ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED)",
-        limit
-    )
-    .execute(tx.conn())
-    .await?;
-    tx.commit().await?;
-    Ok(purged.rows_affected())
 }

@@ -140,6 +140,12 @@ pub async fn clear_texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
         organization_id
     );
     rows += usage.execute(tx.conn()).await?.rows_affected();
+    let extracts = sqlx::query!(
+        "UPDATE billing_applied_events SET extract = NULL
+          WHERE organization_id = $1 AND extract IS NOT NULL",
+        organization_id
+    );
+    rows += extracts.execute(tx.conn()).await?.rows_affected();
     Ok(rows)
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use uuid::Uuid;
 use valuecanvas_billing::db::WorkerTx;
+use valuecanvas_billing::projection::{self, Emptied};
 use valuecanvas_billing::webhooks::dead_letters::replay;
 use valuecanvas_billing::webhooks::leases;
 
@@ -63,6 +64,9 @@ pub async fn deliver(bench: &Workbench, events: &[Value], seed: u64) {
         if dice.one_in(3) {
             pass_time(bench).await;
         }
+        if dice.one_in(3) {
+            forget_payloads(bench).await;
+        }
     }
     finish(bench).await;
 }
@@ -85,6 +89,23 @@ pub async fn finish(bench: &Workbench) {
 
 async fn pass_time(bench: &Workbench) {
     bench.db.execute(PASS_TIME).await;
+}
+
+/// Payloads of events that had their effect are removed.
+async fn forget_payloads(bench: &Workbench) {
+    let mut tx = WorkerTx::begin(&bench.processor.pool).await.unwrap();
+    sqlx::query(
+        "UPDATE webhook_events SET received_at = now() - interval '1 year'
+          WHERE processed AND outcome IN ('applied', 'superseded')",
+    )
+    .execute(tx.conn())
+    .await
+    .unwrap();
+    let old = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(24);
+    projection::remove_payloads(tx.conn(), Emptied::Processed, old, 1_000)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
 }
 
 async fn with_a_table_gone(bench: &Workbench, table: &str) {

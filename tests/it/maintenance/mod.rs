@@ -1,0 +1,4 @@
+//! What keeps the database in order beside the daily work.
+
+pub mod payloads;
+mod retention;
