@@ -1,5 +1,5 @@
-//! What must hold for any bytes, whoever sends them: nothing panics, and what
-//! is taken is what it claims to be.
+//! The properties that hold for any input: no parser panics, and whatever a
+//! parser accepts is valid.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use rust_decimal::Decimal;
@@ -14,7 +14,7 @@ use valuecanvas_billing::stripe::objects::{Charge, Invoice, PaymentMethod, Subsc
 use valuecanvas_billing::stripe::signature::{self, SigningSecret};
 use valuecanvas_billing::tenancy::auth::parse_credential;
 
-/// A check of any bytes.
+/// A check that must hold for any bytes.
 pub type Check = fn(&[u8]);
 
 pub const CHECKS: [(&str, Check); 6] = [
@@ -28,28 +28,28 @@ pub const CHECKS: [(&str, Check); 6] = [
 
 const NOW: i64 = 1_760_000_000;
 
-/// A Stripe-Signature header, a line end, and the body it came with. `{v1}`
-/// stands for the digits that are right.
+/// A Stripe-Signature header, a newline and the body it signs. `{v1}` stands for
+/// the correct signature.
 pub fn signature(data: &[u8]) {
     let end = data.iter().position(|byte| *byte == b'\n');
     let (header, body) = data.split_at(end.unwrap_or(data.len()));
     let secret = SigningSecret::new("whsec_fuzz");
     let signed = signature::sign(&secret, body, NOW);
-    let (_, right) = signed.split_once("v1=").expect("it has a v1");
+    let (_, right) = signed.split_once("v1=").expect("the header has a v1");
     let header = String::from_utf8_lossy(header).replace("{v1}", right);
     let secrets = [SigningSecret::new("whsec_other"), secret];
     let verified = signature::verify(Some(&header), body, &secrets, NOW, 300);
     if verified.is_ok() {
-        // As of another second within the tolerance, other digits are right.
+        // The signature of any second within the tolerance is valid.
         let times = NOW - 300..=NOW + 300;
         let mut right = times.map(|at| signature::sign(&secrets[1], body, at));
         let right = right.any(|signed| header.contains(&signed[signed.len() - 64..]));
-        assert!(right, "{header} was taken");
+        assert!(right, "{header} was accepted");
     }
     assert!(signature::verify(Some(&signed), body, &secrets, NOW, 300).is_ok());
 }
 
-/// A delivery's body, as far as the handlers that read its object.
+/// The body of a delivery, through every parser of its object.
 pub fn event(data: &[u8]) {
     let Ok(envelope) = Envelope::read(data, NOW) else {
         return;
@@ -65,7 +65,7 @@ pub fn event(data: &[u8]) {
     let _ = PaymentMethod::read(&data.object, data.previous_attributes.as_ref());
 }
 
-/// Eight bytes of an amount, and a currency.
+/// Eight bytes of an amount, followed by a currency.
 pub fn money(data: &[u8]) {
     let (amount, currency) = data.split_at(data.len().min(8));
     let mut bytes = [0; 8];
@@ -78,17 +78,17 @@ pub fn money(data: &[u8]) {
     let decimals = billing_domain::money::decimals(&currency);
     assert_eq!(major, Decimal::from_i128_with_scale(minor.into(), decimals));
     let _ = billing_domain::money::display(minor, &currency);
-    // Numbers in bodies: exact, or refused.
+    // A number in a body is either parsed exactly or refused.
     if let Ok(limit) = parse_json::<Limit>(data) {
         assert!((2..=101).contains(&limit.rows()));
     }
 }
 
-/// A cursor of the query.
+/// A pagination cursor.
 pub fn cursor(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let cursors = ListCursors::new([7; 32], Uuid::from_u128(1), "invoices", &());
-    // Nobody without the key makes one; this one was made.
+    // Only the holder of the key can create a cursor, such as this one.
     let made = cursors.write(&(1, "in_1"));
     if let Ok(Some(place)) = cursors.place::<(i64, String)>(Some(&text)) {
         assert_eq!(text, made, "{place:?}");
@@ -101,7 +101,7 @@ pub fn cursor(data: &[u8]) {
     }
 }
 
-/// A token or an API key.
+/// A session token or an API key.
 pub fn credential(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     if parse_credential(&text).is_some() {
@@ -113,7 +113,7 @@ pub fn credential(data: &[u8]) {
     }
 }
 
-/// The headers that are read besides: each line is a value.
+/// The other headers that are parsed; each line is a value.
 pub fn headers(data: &[u8]) {
     for name in ["accept", "idempotency-key"] {
         let name = HeaderName::from_static(name);

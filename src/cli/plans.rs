@@ -93,7 +93,7 @@ async fn warn_of_vanished(config: &DatabaseConfig, catalogue: &Catalogue) {
         Ok(found) => {
             for plan in found {
                 tracing::warn!(
-                    "PLANS_FILE lacks plan {plan}, which organizations have; put it back, or move them to another"
+                    "PLANS_FILE lacks a plan that organizations have: {plan}. Put it back, or move them to another plan."
                 );
             }
         }

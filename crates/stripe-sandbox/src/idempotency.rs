@@ -1,4 +1,4 @@
-//! IdempotencyStore keys: a repeated request gets the first response again.
+//! Idempotency keys: a repeated request gets the first response again.
 
 use std::collections::HashMap;
 

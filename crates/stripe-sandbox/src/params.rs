@@ -110,9 +110,7 @@ impl Params {
                 let start: String = text.chars().take(20).collect();
                 Err(ApiError::bad_param(
                     &self.name(key),
-                    format!(
-                        "Invalid string: {start}…; must be at max_chars {max_chars} characters"
-                    ),
+                    format!("Invalid string: {start}…; must be at most {max_chars} characters"),
                 ))
             }
             Some(Node::Text(text)) => Ok(Some(Some(text))),

@@ -27,7 +27,7 @@ impl DecimalAmount {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-        let digits = |line: &str| line.bytes().all(|byte| byte.is_ascii_digit());
+        let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
         if whole.is_empty() || whole.len() > 15 || fraction.len() > MAX_PLACES {
             return None;
         }
@@ -98,7 +98,7 @@ pub enum Scheme {
     Volume(Vec<Tier>),
 }
 
-/// A separately rounded line of the price of a quantity. Each becomes a line of
+/// A separately rounded part of the price of a quantity. Each becomes a line of
 /// an invoice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PricedLine {

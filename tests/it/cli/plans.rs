@@ -130,7 +130,12 @@ async fn sync_warns_of_plans_that_organizations_have_and_the_file_does_not() {
         tokio::task::spawn_blocking(move || {
             let ran = run(&mut command);
             assert_eq!(actions(&ran), [ALL, 0, 0]);
-            assert_eq!(ran.stderr.contains("has no plan"), !quiet, "{}", ran.stderr);
+            assert_eq!(
+                ran.stderr.contains("PLANS_FILE lacks a plan"),
+                !quiet,
+                "{}",
+                ran.stderr
+            );
             ran.stderr
         })
     };
@@ -143,5 +148,5 @@ async fn sync_warns_of_plans_that_organizations_have_and_the_file_does_not() {
     db.execute("ALTER TABLE organizations RENAME TO elsewhere")
         .await;
     let told = sync(true).await.unwrap();
-    assert!(told.contains("could not be asked"), "{told}");
+    assert!(told.contains("cannot check whether PLANS_FILE"), "{told}");
 }

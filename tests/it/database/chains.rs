@@ -452,7 +452,9 @@ async fn those_who_serve_make_no_large_objects() {
     );
     let verified = run(&mut program_on(&db, &["migrate", "verify"]));
     assert!(
-        verified.stdout.contains("WRONG large objects may be made"),
+        verified
+            .stdout
+            .contains("WRONG large objects may be created"),
         "{}",
         verified.stdout
     );

@@ -217,7 +217,7 @@ async fn what_was_given_up_is_kept_and_sent_again() {
         &service.db,
         &["usage", "alerts", "--resend"],
     ));
-    assert_eq!(resent.stdout.trim(), "1 alert sent again by `serve`");
+    assert_eq!(resent.stdout.trim(), "`serve` will send 1 alert again");
     app.taken(1).await;
 }
 

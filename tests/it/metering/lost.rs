@@ -75,7 +75,7 @@ async fn usage_of_a_customer_that_was_deleted_is_found_once_and_fails_no_later_r
         let after = billed.service().metric(refused).await;
         assert_eq!(after, before.map(|before| before + 2));
         let drift = command(&billed, &["subscriptions", "reconcile"]).await;
-        let said = "the customer was deleted in Stripe before it was told";
+        let said = "the customer was deleted in Stripe before the usage was reported";
         assert!(drift.stdout.contains(said), "{}", drift.stdout);
     }
 }
