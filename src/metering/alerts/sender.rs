@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::store::{self, DueAlert, SendOutcome};
 use super::webhook;
 use crate::config::Application;
-use crate::db::WorkerTx;
+use crate::db::{self, WorkerTx};
 use crate::telemetry::metrics;
 
 /// How often to poll for unsent alerts.
@@ -18,6 +18,10 @@ const POLL: Duration = Duration::from_secs(2);
 const BATCH: i64 = 20;
 /// Longer than sending a batch takes.
 const LEASE_SECS: i32 = 300;
+
+/// How often, and after what pause, an outcome is recorded again.
+const RECORD_RETRIES: u32 = 5;
+const RECORD_PAUSE: Duration = Duration::from_millis(200);
 
 /// Attempts after the first, spread over about nine hours.
 const MAX_RETRIES: u32 = 20;
@@ -71,11 +75,34 @@ async fn send_due(
             SendOutcome::Retry { .. } => "retried",
             SendOutcome::GivenUp { .. } => "failed",
         });
-        let mut tx = WorkerTx::begin(pool).await?;
-        store::record(tx.conn(), alert, &outcome).await?;
-        tx.commit().await?;
+        record(pool, alert, &outcome).await?;
     }
     Ok(due.len())
+}
+
+/// Records what became of an alert; again where the connection was lost, since
+/// the alert would otherwise wait for its lease and be sent a second time.
+async fn record(pool: &PgPool, alert: &DueAlert, outcome: &SendOutcome) -> Result<(), sqlx::Error> {
+    let mut attempts = 0;
+    loop {
+        match try_record(pool, alert, outcome).await {
+            Err(error) if db::is_outage(&error) && attempts < RECORD_RETRIES => {
+                attempts += 1;
+                tokio::time::sleep(RECORD_PAUSE).await;
+            }
+            recorded => return recorded,
+        }
+    }
+}
+
+async fn try_record(
+    pool: &PgPool,
+    alert: &DueAlert,
+    outcome: &SendOutcome,
+) -> Result<(), sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    store::record(tx.conn(), alert, outcome).await?;
+    tx.commit().await
 }
 
 async fn send(
