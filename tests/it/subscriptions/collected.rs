@@ -96,7 +96,7 @@ async fn what_is_old_is_left_alone_unless_it_is_open_here() {
         .await;
     let ran = reconcile(&world, &[&since, "--apply"]).await;
     assert_eq!(kinds(&ran), [("invoice".to_owned(), false)]);
-    assert!(text(&ran.json()["drift"][0], "fix").contains("another account"));
+    assert!(text(&ran.json()["drift"][0], "fix").contains("the right account"));
     let wrong = reconcile(&world, &["--since", "soon"]).await;
     assert_eq!(wrong.status, 2);
     assert_eq!(json!(wrong.stdout), json!(""));

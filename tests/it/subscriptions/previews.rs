@@ -178,7 +178,7 @@ impl Arena {
                 true
             }
             Err(Failure::PreviewUnavailable(PreviewUnavailable::StripeOnly(why))) => {
-                assert!(why.starts_with("was changed before"), "{why}");
+                assert!(why.starts_with("was already changed"), "{why}");
                 false
             }
             Err(other) => panic!("{other}"),

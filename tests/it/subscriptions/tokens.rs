@@ -96,7 +96,7 @@ async fn a_new_period_makes_it_stale_whether_or_not_we_know_of_it() {
         let why = if known {
             "the subscription has changed"
         } else {
-            "the billing period"
+            "another billing period"
         };
         stale(&world.change_as(&preview).await, why);
     }
@@ -144,6 +144,9 @@ async fn a_token_of_another_organization_or_of_nobody_is_stale() {
     stale(&other.change_as(&preview).await, "another change");
     for forged in ["", "x", "e30.e30", &"a".repeat(5_000)] {
         let forged = json!({"newPlan": "standard", "previewToken": forged});
-        stale(&other.change_as(&forged).await, "not one of this service");
+        stale(
+            &other.change_as(&forged).await,
+            "was not issued by this service",
+        );
     }
 }

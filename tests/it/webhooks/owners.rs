@@ -154,8 +154,8 @@ async fn recorded_events_wait_for_their_customer_and_heal_when_it_is_made() {
         json!([{
             "customer": "cus_IhGfebO16cMIGN",
             "error_message": "no organization has the Stripe customer cus_IhGfebO16cMIGN, and its \
-                metadata's organization_id \"35\" is no UUID; `organizations create \
-                --stripe-customer cus_IhGfebO16cMIGN` makes one",
+                metadata's organization_id \"35\" is not a UUID; `organizations create \
+                --stripe-customer cus_IhGfebO16cMIGN` creates one",
         }])
     );
     let created = program::run(&mut program::program_on(
