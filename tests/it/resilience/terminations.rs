@@ -10,7 +10,8 @@ use crate::support::serving::{Serving, serve_on};
 
 /// Whoever takes the product's alerts.
 async fn application() -> String {
-    let router = axum::Router::new().fallback(async || axum::http::StatusCode::NO_CONTENT);
+    let taken = axum::routing::post(async || axum::http::StatusCode::NO_CONTENT);
+    let router = axum::Router::new().route("/alerts", taken);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/alerts", listener.local_addr().unwrap());
     let stop = tokio_util::sync::CancellationToken::new();
