@@ -1,6 +1,6 @@
 //! Sends alerts at least once, with backoff. Any replica may send any alert.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use billing_domain::retry::{self, NextStep};
 use jiff::{SignedDuration, Timestamp};
@@ -19,9 +19,10 @@ const BATCH: i64 = 20;
 /// Longer than sending a batch takes.
 const LEASE_SECS: i32 = 300;
 
-/// How often, and after what pause, an outcome is recorded again.
-const RECORD_RETRIES: u32 = 5;
-const RECORD_PAUSE: Duration = Duration::from_millis(200);
+/// How long an outcome is recorded again where the database is away: a restart
+/// or a failover.
+const RECORD_PATIENCE: Duration = Duration::from_secs(60);
+const RECORD_PAUSE: Duration = Duration::from_millis(500);
 
 /// Attempts after the first, spread over about nine hours.
 const MAX_RETRIES: u32 = 20;
@@ -75,19 +76,27 @@ async fn send_due(
             SendOutcome::Retry { .. } => "retried",
             SendOutcome::GivenUp { .. } => "failed",
         });
-        record(pool, alert, &outcome).await?;
+        record(pool, alert, &outcome, stop).await?;
     }
     Ok(due.len())
 }
 
-/// Records what became of an alert; again where the connection was lost, since
-/// the alert would otherwise wait for its lease and be sent a second time.
-async fn record(pool: &PgPool, alert: &DueAlert, outcome: &SendOutcome) -> Result<(), sqlx::Error> {
-    let mut attempts = 0;
+/// Records what became of an alert; again while the database is away, since the
+/// alert would otherwise wait for its lease and be sent a second time.
+async fn record(
+    pool: &PgPool,
+    alert: &DueAlert,
+    outcome: &SendOutcome,
+    stop: &CancellationToken,
+) -> Result<(), sqlx::Error> {
+    let since = Instant::now();
     loop {
         match try_record(pool, alert, outcome).await {
-            Err(error) if db::is_outage(&error) && attempts < RECORD_RETRIES => {
-                attempts += 1;
+            Err(error)
+                if db::is_outage(&error)
+                    && since.elapsed() < RECORD_PATIENCE
+                    && !stop.is_cancelled() =>
+            {
                 tokio::time::sleep(RECORD_PAUSE).await;
             }
             recorded => return recorded,

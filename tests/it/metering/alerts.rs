@@ -26,6 +26,8 @@ struct Receiver {
     redirects: Option<StatusCode>,
     refusals: Arc<Mutex<usize>>,
     taken: Arc<Mutex<Vec<(HeaderMap, String)>>>,
+    /// Each answer waits for it.
+    answers: Option<Arc<tokio::sync::Notify>>,
 }
 
 async fn take(State(app): State<Receiver>, request: Request) -> Response {
@@ -40,6 +42,9 @@ async fn take(State(app): State<Receiver>, request: Request) -> Response {
     let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
     let text = String::from_utf8(body.to_vec()).unwrap();
     app.taken.lock().unwrap().push((parts.headers, text));
+    if let Some(answer) = &app.answers {
+        answer.notified().await;
+    }
     StatusCode::NO_CONTENT.into_response()
 }
 
@@ -219,6 +224,50 @@ async fn what_was_given_up_is_kept_and_sent_again() {
     ));
     assert_eq!(resent.stdout.trim(), "`serve` will send 1 alert again");
     app.taken(1).await;
+}
+
+/// Recorded as soon as the database is back, and not sent a second time when its
+/// lease is over.
+#[tokio::test]
+async fn what_was_sent_while_the_database_went_away_is_recorded() {
+    let answers = Arc::new(tokio::sync::Notify::new());
+    let app = Receiver {
+        answers: Some(answers.clone()),
+        ..Receiver::default()
+    };
+    let service = service_telling(&app).await;
+    let (admin, name) = (
+        service.db.options("postgres").database("postgres"),
+        &service.db.name,
+    );
+    let tenant = Tenant::of(&service, "Cut").await;
+    tenant.consume(&service, "api_calls", 800).await.ok();
+    app.taken(1).await;
+    let mut admin = sqlx::ConnectOptions::connect(&admin).await.unwrap();
+    for statement in [
+        format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false"),
+        format!(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'"
+        ),
+        "SELECT pg_sleep(2)".to_owned(),
+        format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true"),
+    ] {
+        if statement.contains("pg_sleep") {
+            answers.notify_one();
+        }
+        let statement = sqlx::raw_sql(sqlx::AssertSqlSafe(statement));
+        sqlx::Executor::execute(&mut admin, statement)
+            .await
+            .unwrap();
+    }
+    let delivered = "usage_alerts WHERE delivered_at IS NOT NULL";
+    for _ in 0..2_000 {
+        if service.db.count(delivered).await == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(service.db.count(delivered).await, 1);
 }
 
 #[tokio::test]
