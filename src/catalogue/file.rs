@@ -6,7 +6,7 @@ use rust_decimal::Decimal;
 use serde::Deserialize;
 use toml::Spanned;
 
-use billing_domain::preview::Settlement;
+use billing_domain::preview::ProrationBehavior;
 use billing_domain::quantity;
 
 use super::quotas::{CeilingValue, QuotaEntry, check_ceiling, check_quotas};
@@ -86,11 +86,11 @@ enum Proration {
     CreateProrations,
 }
 
-impl From<Proration> for Settlement {
-    fn from(word: Proration) -> Self {
-        match word {
-            Proration::AlwaysInvoice => Self::Now,
-            Proration::CreateProrations => Self::WithRenewal,
+impl From<Proration> for ProrationBehavior {
+    fn from(behavior: Proration) -> Self {
+        match behavior {
+            Proration::AlwaysInvoice => Self::AlwaysInvoice,
+            Proration::CreateProrations => Self::CreateProrations,
         }
     }
 }

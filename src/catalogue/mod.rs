@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use billing_domain::period::Cadence;
-use billing_domain::preview::Settlement;
-pub use billing_domain::quota::{Aggregation, Ceiling, OverLimit};
+use billing_domain::preview::ProrationBehavior;
+pub use billing_domain::quota::{Aggregation, GraceCeiling, OverLimit};
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -52,9 +52,9 @@ pub enum CatalogueError {
 pub struct Catalogue {
     /// A digest of the catalogue.
     version: String,
-    /// When changes to a higher and to a lower tier are settled.
-    upgrade: Settlement,
-    downgrade: Settlement,
+    /// When changes to a higher and to a lower tier are charged.
+    upgrade: ProrationBehavior,
+    downgrade: ProrationBehavior,
     metrics: BTreeMap<String, Metric>,
     plans: Vec<Plan>,
     by_lookup_key: HashMap<String, usize>,
@@ -136,7 +136,7 @@ pub struct Quota {
     /// In the currency's major unit, per unit of the metric.
     pub overage_rate: Option<Decimal>,
     /// The most usage that grace allows; `None` for the metric's default.
-    pub grace_max: Option<Ceiling>,
+    pub grace_max: Option<GraceCeiling>,
 }
 
 /// A metric and how it is counted.
@@ -149,7 +149,7 @@ pub struct Metric {
     pub by_keys_only: bool,
     /// The most usage that grace allows, unless the plan sets it; `None` for no
     /// limit.
-    pub grace_max: Option<Ceiling>,
+    pub grace_max: Option<GraceCeiling>,
 }
 
 impl Catalogue {
@@ -218,7 +218,7 @@ impl Catalogue {
 
     /// The most usage that grace allows for a metric in a plan. A plan that no longer
     /// exists has the metric's default.
-    pub fn grace_max(&self, tier: &str, metric: &str) -> Option<Ceiling> {
+    pub fn grace_max(&self, tier: &str, metric: &str) -> Option<GraceCeiling> {
         let plan = self.plan(tier).and_then(|plan| plan.quotas.get(metric));
         plan.and_then(|quota| quota.grace_max)
             .or_else(|| self.metric(metric)?.grace_max)
@@ -244,8 +244,8 @@ impl Catalogue {
         &self.version
     }
 
-    /// When a change between two tiers is settled.
-    pub fn settlement(&self, from: &str, to: &str) -> Settlement {
+    /// When a change between two tiers is charged.
+    pub fn proration_behavior(&self, from: &str, to: &str) -> ProrationBehavior {
         if self.rank(to) >= self.rank(from) {
             self.upgrade
         } else {
@@ -383,11 +383,11 @@ mod tests {
             );
         let catalogue = parse(&text).unwrap();
         let most = |tier, metric| catalogue.grace_max(tier, metric);
-        let percent = Ceiling::Percent(200.into());
+        let percent = GraceCeiling::Percent(200.into());
         assert_eq!(most("free", "llm_tokens"), Some(percent));
-        let number = Ceiling::Quantity(150.into());
+        let number = GraceCeiling::Quantity(150.into());
         assert_eq!(most("free", "agent_executions"), Some(number));
-        let of_metric = Ceiling::Quantity("1500.5".parse().unwrap());
+        let of_metric = GraceCeiling::Quantity("1500.5".parse().unwrap());
         assert_eq!(most("free", "api_calls"), Some(of_metric));
         // An operator may set the kind in any plan, and plans can be removed.
         assert_eq!(most("standard", "api_calls"), Some(of_metric));

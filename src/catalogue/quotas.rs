@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::file::Problem;
-use super::{Ceiling, Metric, OverLimit, Quota};
+use super::{GraceCeiling, Metric, OverLimit, Quota};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,7 +76,7 @@ pub(super) fn check_quotas(
     }
 }
 
-fn check_quota(entry: QuotaEntry, grace_max: Option<Ceiling>) -> Result<Quota, String> {
+fn check_quota(entry: QuotaEntry, grace_max: Option<GraceCeiling>) -> Result<Quota, String> {
     let quota = match entry.quota {
         QuotaValue::Text(word) if word == "unlimited" => None,
         QuotaValue::Text(text) => Some(decimal(&text, "quota", &OF_QUOTAS)?),
@@ -115,24 +115,24 @@ fn check_quota(entry: QuotaEntry, grace_max: Option<Ceiling>) -> Result<Quota, S
     }
 }
 
-pub(super) fn check_ceiling(value: Spanned<CeilingValue>) -> Result<Ceiling, Problem> {
+pub(super) fn check_ceiling(value: Spanned<CeilingValue>) -> Result<GraceCeiling, Problem> {
     let at = value.span().start;
     let read = match value.into_inner() {
-        CeilingValue::Number(number) => Ok(Ceiling::Quantity(number.into())),
+        CeilingValue::Number(number) => Ok(GraceCeiling::Quantity(number.into())),
         CeilingValue::Text(text) => read_ceiling(&text),
     };
     let valid = read.and_then(|ceiling| match ceiling {
-        Ceiling::Percent(percent) if percent > MAX_PERCENT.into() => {
+        GraceCeiling::Percent(percent) if percent > MAX_PERCENT.into() => {
             Err(format!("a grace_max is at most {MAX_PERCENT}%"))
         }
-        Ceiling::Percent(percent) if percent < Decimal::ONE_HUNDRED => Err(below()),
-        Ceiling::Quantity(quantity) if quantity.is_sign_negative() => Err(below()),
+        GraceCeiling::Percent(percent) if percent < Decimal::ONE_HUNDRED => Err(below()),
+        GraceCeiling::Quantity(quantity) if quantity.is_sign_negative() => Err(below()),
         valid => Ok(valid),
     });
     valid.map_err(|problem| (at, problem))
 }
 
-fn read_ceiling(text: &str) -> Result<Ceiling, String> {
+fn read_ceiling(text: &str) -> Result<GraceCeiling, String> {
     let (digits, percent) = match text.strip_suffix('%') {
         Some(digits) => (digits, true),
         None => (text, false),
@@ -144,9 +144,9 @@ fn read_ceiling(text: &str) -> Result<Ceiling, String> {
     }
     let number = decimal(digits, "grace_max", &OF_QUOTAS)?;
     Ok(if percent {
-        Ceiling::Percent(number)
+        GraceCeiling::Percent(number)
     } else {
-        Ceiling::Quantity(number)
+        GraceCeiling::Quantity(number)
     })
 }
 

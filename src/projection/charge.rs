@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use billing_domain::event_order::Place;
+use billing_domain::event_order::EventOrder;
 use billing_domain::money;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
@@ -27,7 +27,7 @@ impl Mirrored for Charge {
         &self.id
     }
 
-    fn place(&self, event_type: &str, created: i64) -> Place {
+    fn order(&self, event_type: &str, created: i64) -> EventOrder {
         // A bank debit may fail after it succeeded, and a payment may be refunded
         // in parts.
         let rank = match self.status.as_str() {
@@ -36,7 +36,7 @@ impl Mirrored for Charge {
             "succeeded" => 1,
             _ => 2,
         };
-        Place {
+        EventOrder {
             terminal: false,
             created,
             rank,

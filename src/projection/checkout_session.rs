@@ -1,7 +1,7 @@
 //! Projects checkout sessions. They also name the organization of a new
 //! customer.
 
-use billing_domain::event_order::Place;
+use billing_domain::event_order::EventOrder;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
@@ -24,13 +24,13 @@ impl Mirrored for CheckoutSession {
         &self.id
     }
 
-    fn place(&self, event_type: &str, created: i64) -> Place {
+    fn order(&self, event_type: &str, created: i64) -> EventOrder {
         // An asynchronous payment ends after its session.
         let rank = match event_type {
             "checkout.session.completed" | "checkout.session.expired" => 0,
             _ => 1,
         };
-        Place {
+        EventOrder {
             terminal: rank == 1,
             created,
             rank,

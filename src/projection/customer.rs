@@ -1,6 +1,6 @@
 //! Projects customers: whether they exist, and their default payment method.
 
-use billing_domain::event_order::Place;
+use billing_domain::event_order::EventOrder;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
@@ -23,9 +23,9 @@ impl Mirrored for Customer {
         &self.id
     }
 
-    fn place(&self, _event_type: &str, created: i64) -> Place {
+    fn order(&self, _event_type: &str, created: i64) -> EventOrder {
         // A deleted customer stays deleted.
-        Place {
+        EventOrder {
             terminal: self.deleted,
             created,
             rank: 0,

@@ -1,6 +1,6 @@
 //! Decodes stored events into typed objects.
 
-use billing_domain::event_order::Place;
+use billing_domain::event_order::EventOrder;
 use uuid::Uuid;
 
 use super::event_types::read_object;
@@ -20,7 +20,7 @@ pub struct Decoded<'a> {
     pub data: EventData,
     pub object: BillingObject,
     /// The order among the events of its object.
-    pub place: Place,
+    pub order: EventOrder,
     /// The organization, once it is found.
     pub owner: Option<Uuid>,
 }
@@ -51,27 +51,27 @@ pub fn decode<'a>(
         permanent(format!("the payload cannot be read: {error}"))
     })?;
     let object = read_object(&event.event_type, &data)?;
-    let place = place_of(&object, &event.event_type, event.created.as_second());
+    let order = order_of(&object, &event.event_type, event.created.as_second());
     Ok(Decoded {
         index,
         stored: event,
         data,
         object,
-        place,
+        order,
         owner: None,
     })
 }
 
-fn place_of(object: &BillingObject, event_type: &str, created: i64) -> Place {
+fn order_of(object: &BillingObject, event_type: &str, created: i64) -> EventOrder {
     match object {
-        BillingObject::Subscription(object) => object.place(event_type, created),
-        BillingObject::Invoice(object) => object.place(event_type, created),
-        BillingObject::Charge(object) => object.place(event_type, created),
-        BillingObject::PaymentMethod(object) => object.place(event_type, created),
-        BillingObject::Customer(object) => object.place(event_type, created),
-        BillingObject::Dispute(object) => object.place(event_type, created),
-        BillingObject::InvoicePayment(object) => object.place(event_type, created),
-        BillingObject::CheckoutSession(object) => object.place(event_type, created),
+        BillingObject::Subscription(object) => object.order(event_type, created),
+        BillingObject::Invoice(object) => object.order(event_type, created),
+        BillingObject::Charge(object) => object.order(event_type, created),
+        BillingObject::PaymentMethod(object) => object.order(event_type, created),
+        BillingObject::Customer(object) => object.order(event_type, created),
+        BillingObject::Dispute(object) => object.order(event_type, created),
+        BillingObject::InvoicePayment(object) => object.order(event_type, created),
+        BillingObject::CheckoutSession(object) => object.order(event_type, created),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Projects disputes.
 
-use billing_domain::event_order::Place;
+use billing_domain::event_order::EventOrder;
 use billing_domain::money;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
@@ -25,9 +25,9 @@ impl Mirrored for Dispute {
         &self.id
     }
 
-    fn place(&self, event_type: &str, created: i64) -> Place {
+    fn order(&self, event_type: &str, created: i64) -> EventOrder {
         let closed = event_type == "charge.dispute.closed";
-        Place {
+        EventOrder {
             terminal: closed || self.is_closed(),
             created,
             rank: u8::from(closed),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use billing_domain::event_order::Place;
+use billing_domain::event_order::EventOrder;
 use billing_domain::money;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -23,8 +23,8 @@ const DELETED_RANK: u8 = 15;
 
 /// Whether `version` is of a deleted draft.
 pub fn is_deleted(version: &Version) -> bool {
-    let place = version.place();
-    place.terminal && place.rank == DELETED_RANK
+    let order = version.order();
+    order.terminal && order.rank == DELETED_RANK
 }
 
 impl Mirrored for Invoice {
@@ -41,9 +41,9 @@ impl Mirrored for Invoice {
         &self.id
     }
 
-    fn place(&self, event_type: &str, created: i64) -> Place {
+    fn order(&self, event_type: &str, created: i64) -> EventOrder {
         if event_type == DELETED {
-            return Place {
+            return EventOrder {
                 terminal: true,
                 created,
                 rank: DELETED_RANK,
@@ -64,7 +64,7 @@ impl Mirrored for Invoice {
             "invoice.finalized" => 1,
             _ => 2,
         };
-        Place {
+        EventOrder {
             terminal,
             created,
             rank: stage * 3 + event_rank,

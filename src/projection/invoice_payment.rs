@@ -1,7 +1,7 @@
 //! Projects invoice payments, which link a charge to its invoice where the charge
 //! itself does not.
 
-use billing_domain::event_order::Place;
+use billing_domain::event_order::EventOrder;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
@@ -24,8 +24,8 @@ impl Mirrored for InvoicePayment {
         &self.id
     }
 
-    fn place(&self, _event_type: &str, created: i64) -> Place {
-        Place {
+    fn order(&self, _event_type: &str, created: i64) -> EventOrder {
+        EventOrder {
             terminal: false,
             created,
             rank: 0,

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use billing_domain::event_order::Place;
+use billing_domain::event_order::EventOrder;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -29,7 +29,7 @@ pub async fn complete(
     // Earlier states are read once per subscription.
     let mut states = BTreeMap::<ObjectKey, Vec<ShownState>>::new();
     for event in decoded {
-        let order = (event.place, event.stored.id.clone());
+        let order = (event.order, event.stored.id.clone());
         if let (BillingObject::Subscription(subscription), Some(owner)) =
             (&mut event.object, event.owner)
             && subscription.has_more_items
@@ -106,10 +106,10 @@ pub fn alert(event: &Decoded<'_>) -> Option<NewAlert> {
 }
 
 /// An event's order and id.
-type Order = (Place, String);
+type Order = (EventOrder, String);
 
 fn order_of(version: &Version) -> Order {
-    (version.place(), version.last_event_id.clone())
+    (version.order(), version.last_event_id.clone())
 }
 
 /// A subscription as an event shows it.
@@ -125,8 +125,8 @@ async fn read_states(
     let shown = events.into_iter().filter_map(|event| {
         let data = EventData::read(&event.payload).ok()?;
         let shown = Subscription::read(&data.object).ok()?;
-        let place = shown.place(&event.event_type, event.created.as_second());
-        Some(((place, event.id), shown))
+        let order = shown.order(&event.event_type, event.created.as_second());
+        Some(((order, event.id), shown))
     });
     let mut states: Vec<ShownState> = shown.collect();
     states.sort_by(|(a, _), (b, _)| a.cmp(b));

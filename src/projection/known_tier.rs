@@ -9,7 +9,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use billing_domain::event_order::{Contest, Place};
+use billing_domain::event_order::{EventOrder, TieBreaker};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -30,9 +30,10 @@ pub struct KnownTier {
     /// another one, it was written by a version without known tiers.
     as_of: String,
     newest: Option<PaidTier>,
-    /// Set if events of the newest one's order show other tiers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    contest: Option<Decision>,
+    /// Set if events of the newest one's order show other tiers. Stored rows have
+    /// it as `contest`.
+    #[serde(rename = "contest", default, skip_serializing_if = "Option::is_none")]
+    tie: Option<Decision>,
 }
 
 /// Whether the payloads have decided which event is the last.
@@ -54,18 +55,18 @@ struct PaidTier {
 }
 
 impl PaidTier {
-    fn at(place: Place, event_id: &str, tier: &str) -> Self {
+    fn at(order: EventOrder, event_id: &str, tier: &str) -> Self {
         Self {
-            terminal: place.terminal,
-            created: place.created,
-            rank: place.rank,
+            terminal: order.terminal,
+            created: order.created,
+            rank: order.rank,
             event_id: event_id.to_owned(),
             tier: tier.to_owned(),
         }
     }
 
-    fn place(&self) -> Place {
-        Place {
+    fn order(&self) -> EventOrder {
+        EventOrder {
             terminal: self.terminal,
             created: self.created,
             rank: self.rank,
@@ -78,13 +79,13 @@ impl KnownTier {
         Self {
             as_of: String::new(),
             newest: None,
-            contest: None,
+            tie: None,
         }
     }
 
     /// Whether the subscription's events must be searched to decide.
     pub fn is_open(&self) -> bool {
-        self.contest == Some(Decision::Open)
+        self.tie == Some(Decision::Open)
     }
 
     pub fn tier(&self) -> Option<&str> {
@@ -106,26 +107,32 @@ impl KnownTier {
 
     /// Takes an event into account. A replayed event counts with the current
     /// catalogue.
-    fn note(&mut self, catalogue: &Catalogue, shown: &Subscription, place: Place, event_id: &str) {
+    fn note(
+        &mut self,
+        catalogue: &Catalogue,
+        shown: &Subscription,
+        order: EventOrder,
+        event_id: &str,
+    ) {
         let Some(plan) = catalogue.plan_of(shown) else {
             return;
         };
         if let Some(newest) = &self.newest {
-            match place.cmp(&newest.place()) {
+            match order.cmp(&newest.order()) {
                 Ordering::Less => return,
                 Ordering::Equal if newest.event_id == event_id => {}
                 Ordering::Equal => {
-                    if self.contest.is_some() || newest.tier != plan.tier {
-                        self.contest = Some(Decision::Open);
+                    if self.tie.is_some() || newest.tier != plan.tier {
+                        self.tie = Some(Decision::Open);
                     }
                     if event_id < newest.event_id.as_str() {
                         return;
                     }
                 }
-                Ordering::Greater => self.contest = None,
+                Ordering::Greater => self.tie = None,
             }
         }
-        self.newest = Some(PaidTier::at(place, event_id, &plan.tier));
+        self.newest = Some(PaidTier::at(order, event_id, &plan.tier));
     }
 }
 
@@ -152,7 +159,7 @@ pub fn update_known_tiers(
                 false => None,
             };
             let shown = original.as_ref().unwrap_or(subscription);
-            known.note(catalogue, shown, event.place, &event.stored.id);
+            known.note(catalogue, shown, event.order, &event.stored.id);
         }
         tiers.insert(key, known);
     }
@@ -174,10 +181,10 @@ pub async fn search_events(
         let Ok(subscription) = Subscription::read(&data.object) else {
             continue;
         };
-        let place = subscription.place(&event.event_type, event.created.as_second());
+        let order = subscription.order(&event.event_type, event.created.as_second());
         let plan = catalogue.plan_of(&subscription);
         shown.push(TierEvidence {
-            place,
+            order,
             id: event.id,
             tier: plan.map(|plan| plan.tier.as_str()),
             data,
@@ -188,7 +195,7 @@ pub async fn search_events(
 
 /// An event with its tier.
 struct TierEvidence<'c> {
-    place: Place,
+    order: EventOrder,
     id: String,
     tier: Option<&'c str>,
     data: EventData,
@@ -197,19 +204,19 @@ struct TierEvidence<'c> {
 /// The tier of the newest event that has one.
 fn newest_of(shown: Vec<TierEvidence<'_>>) -> KnownTier {
     let paid = shown.iter().filter(|event| event.tier.is_some());
-    let Some(place) = paid.map(|event| event.place).max() else {
+    let Some(order) = paid.map(|event| event.order).max() else {
         return KnownTier::none();
     };
     let (paid, unknown): (Vec<_>, Vec<_>) = shown
         .into_iter()
-        .filter(|event| event.place == place)
+        .filter(|event| event.order == order)
         .partition(|event| event.tier.is_some());
     let last = last_of(&paid, &unknown).or_else(|| last_of(&paid, &[]));
     let differ = paid.iter().any(|event| event.tier != paid[0].tier);
     KnownTier {
         as_of: String::new(),
-        newest: last.and_then(|last| Some(PaidTier::at(place, &last.id, last.tier?))),
-        contest: differ.then_some(Decision::Made),
+        newest: last.and_then(|last| Some(PaidTier::at(order, &last.id, last.tier?))),
+        tie: differ.then_some(Decision::Made),
     }
 }
 
@@ -218,15 +225,15 @@ fn last_of<'a, 'c>(
     paid: &'a [TierEvidence<'c>],
     unknown: &[TierEvidence<'c>],
 ) -> Option<&'a TierEvidence<'c>> {
-    let mut contest = Contest::default();
+    let mut tie_breaker = TieBreaker::default();
     for event in paid.iter().chain(unknown) {
         let compared = event.data.digests();
-        contest.put(
+        tie_breaker.put(
             event.id.clone(),
             compared.object,
             compared.previous_attributes,
         );
     }
-    let last = contest.last();
+    let last = tie_breaker.last();
     paid.get(last)
 }

@@ -154,9 +154,9 @@ async fn apply_locked(
     applied: &mut Applied,
 ) -> Result<(), sqlx::Error> {
     decoded.sort_by(|a, b| {
-        (a.place.created, a.place.rank, &a.stored.id).cmp(&(
-            b.place.created,
-            b.place.rank,
+        (a.order.created, a.order.rank, &a.stored.id).cmp(&(
+            b.order.created,
+            b.order.rank,
             &b.stored.id,
         ))
     });

@@ -1,6 +1,6 @@
 //! Projects payment methods.
 
-use billing_domain::event_order::Place;
+use billing_domain::event_order::EventOrder;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
@@ -23,11 +23,11 @@ impl Mirrored for PaymentMethod {
         &self.id
     }
 
-    fn place(&self, event_type: &str, created: i64) -> Place {
+    fn order(&self, event_type: &str, created: i64) -> EventOrder {
         // A detached method cannot be attached again; one that is updated while
         // it is not attached can.
         let changed = event_type.ends_with("updated");
-        Place {
+        EventOrder {
             terminal: self.status == "detached" && !changed,
             created,
             rank: u8::from(changed),

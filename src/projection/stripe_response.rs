@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use billing_domain::event_order::Place;
+use billing_domain::event_order::EventOrder;
 use billing_domain::subscription::is_ended;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -95,7 +95,7 @@ pub async fn mirror(
     let version = version(&response, &object);
     let is_newest = before
         .as_ref()
-        .is_none_or(|stored| version.place() >= stored.version.place());
+        .is_none_or(|stored| version.order() >= stored.version.order());
 
     let status = subscription::status_of(&object, &version, known.payments.get(&key));
     let shown = subscription::summary(catalogue, status, &object);
@@ -140,12 +140,12 @@ pub async fn mirror(
 }
 
 fn version(response: &StripeResponse<'_>, object: &Subscription) -> Version {
-    let place = Place {
+    let order = EventOrder {
         terminal: is_ended(&object.status),
         created: response.at.as_second(),
         rank: RANK,
     };
-    Version::at(place, response.at, format!("{PREFIX}{}", response.request))
+    Version::at(order, response.at, format!("{PREFIX}{}", response.request))
 }
 
 /// Whether a response wrote the row.
@@ -177,7 +177,7 @@ pub(super) fn possibly_stale(
         let since = version.last_event_at - MAX_REQUEST_DURATION;
         let may_be_newer = events.iter().any(|(position, event, _)| {
             !results.newer[*position]
-                && !version.place().terminal
+                && !version.order().terminal
                 && event.stored.created >= since
                 && !is_of(event, request)
         });

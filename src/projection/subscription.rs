@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use billing_domain::event_order::Place;
-use billing_domain::subscription::{LastPayment, LastWord, effective_status, is_ended};
+use billing_domain::event_order::EventOrder;
+use billing_domain::subscription::{LastPayment, ReportedStatus, effective_status, is_ended};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
@@ -39,7 +39,7 @@ impl Mirrored for Subscription {
         &self.id
     }
 
-    fn place(&self, event_type: &str, created: i64) -> Place {
+    fn order(&self, event_type: &str, created: i64) -> EventOrder {
         // An ended subscription can still be updated, in its metadata for one.
         let rank = match event_type {
             "customer.subscription.created" => 0,
@@ -47,7 +47,7 @@ impl Mirrored for Subscription {
             _ => 2,
         };
         let terminal = is_ended(&self.status) || event_type == "customer.subscription.deleted";
-        Place {
+        EventOrder {
             terminal,
             created,
             rank,
@@ -121,7 +121,7 @@ pub async fn apply(
     let doubtful = stripe_response::possibly_stale(results, &stored);
     let tiers = known_tier::update_known_tiers(catalogue, results, &stored);
     let cut = merged.iter().filter(|one| {
-        one.snapshot.has_more_items || (one.undecided && !one.version.place().terminal)
+        one.snapshot.has_more_items || (one.undecided && !one.version.order().terminal)
     });
     let cut: Vec<ObjectKey> = cut
         .map(|one| (one.organization_id, one.snapshot.id.clone()))
@@ -321,12 +321,12 @@ pub fn status_of<'a>(
     version: &Version,
     payment: Option<&Payment>,
 ) -> &'a str {
-    let word = LastWord {
+    let reported = ReportedStatus {
         status: &subscription.status,
         at: version.last_event_at.as_second(),
         pending_update: subscription.pending_update.is_some(),
     };
-    effective_status(word, payment.map(last_payment))
+    effective_status(reported, payment.map(last_payment))
 }
 
 fn last_payment(payment: &Payment) -> LastPayment<'_> {
@@ -351,12 +351,12 @@ fn late_payments(
         let Some(payment) = payments.get(key) else {
             continue;
         };
-        let word = LastWord {
+        let reported = ReportedStatus {
             status: &subscription.stripe_status,
             at: subscription.version.last_event_at.as_second(),
             pending_update: subscription.pending_update,
         };
-        let status = effective_status(word, Some(last_payment(payment)));
+        let status = effective_status(reported, Some(last_payment(payment)));
         if changed.contains(&(key.0, key.1.as_str())) || status == subscription.status {
             continue;
         }

@@ -1,7 +1,7 @@
 //! Merges the events of one object into its state, whatever their order of
 //! delivery.
 //!
-//! The newest event is the state. Among events of equal order, a [`Contest`]
+//! The newest event is the state. Among events of equal order, a [`TieBreaker`]
 //! between all of them decides, so their ids are kept with the state. The result
 //! depends only on the set of events. Nothing here touches the database.
 
@@ -9,7 +9,7 @@ pub mod merge;
 
 use std::collections::HashMap;
 
-use billing_domain::event_order::{Contest, Place};
+use billing_domain::event_order::{EventOrder, TieBreaker};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::json;
@@ -27,7 +27,7 @@ pub trait Mirrored: Clone {
     fn of(object: &BillingObject) -> Option<&Self>;
     fn id(&self) -> &str;
     /// The order of an event of `event_type`, created at `created`.
-    fn place(&self, event_type: &str, created: i64) -> Place;
+    fn order(&self, event_type: &str, created: i64) -> EventOrder;
 }
 
 /// Added to the stored rank of terminal states.
@@ -43,8 +43,8 @@ pub struct Version {
 }
 
 impl Version {
-    pub fn place(&self) -> Place {
-        Place {
+    pub fn order(&self) -> EventOrder {
+        EventOrder {
             terminal: self.last_event_rank >= TERMINAL,
             created: self.last_event_at.as_second(),
             rank: u8::try_from(self.last_event_rank % TERMINAL).unwrap_or(u8::MAX),
@@ -52,14 +52,14 @@ impl Version {
     }
 
     fn of(event: &Decoded<'_>) -> Self {
-        Self::at(event.place, event.stored.created, event.stored.id.clone())
+        Self::at(event.order, event.stored.created, event.stored.id.clone())
     }
 
     /// The version written by an event of this order and id.
-    pub fn at(place: Place, told_at: Timestamp, id: String) -> Self {
+    pub fn at(order: EventOrder, told_at: Timestamp, id: String) -> Self {
         Self {
             last_event_at: told_at,
-            last_event_rank: i16::from(place.rank) + if place.terminal { TERMINAL } else { 0 },
+            last_event_rank: i16::from(order.rank) + if order.terminal { TERMINAL } else { 0 },
             tied_event_ids: vec![id.clone()],
             last_event_id: id,
         }
@@ -78,7 +78,7 @@ pub struct ObjectMerge<'e, T> {
     /// The event of the batch that has the current version.
     newest: Option<(&'e Decoded<'e>, &'e T)>,
     /// The events of the version's order, once there are several.
-    contest: Option<Contest>,
+    tie_breaker: Option<TieBreaker>,
     /// Their snapshots, in the same order.
     shown: Vec<Option<T>>,
 }
@@ -99,7 +99,7 @@ impl<'e, T: Mirrored> ObjectMerge<'e, T> {
             changed: false,
             undecided: false,
             newest: None,
-            contest: None,
+            tie_breaker: None,
             shown: Vec::new(),
         }
     }
@@ -110,7 +110,7 @@ impl<'e, T: Mirrored> ObjectMerge<'e, T> {
         let Some(version) = &self.version else {
             return self.replace(event, object);
         };
-        match event.place.cmp(&version.place()) {
+        match event.order.cmp(&version.order()) {
             std::cmp::Ordering::Less => Recency::Older,
             std::cmp::Ordering::Greater => self.replace(event, object),
             std::cmp::Ordering::Equal => self.contend(event, object, earlier),
@@ -123,17 +123,17 @@ impl<'e, T: Mirrored> ObjectMerge<'e, T> {
         self.changed = true;
         self.undecided = false;
         self.newest = Some((event, object));
-        self.contest = None;
+        self.tie_breaker = None;
         Recency::Newest
     }
 
     fn contend(&mut self, event: &'e Decoded<'e>, object: &'e T, earlier: &Earlier) -> Recency {
         let id = &event.stored.id;
-        let mut contest = match self.contest.take() {
-            Some(contest) => contest,
-            None => self.open_contest(earlier),
+        let mut tie_breaker = match self.tie_breaker.take() {
+            Some(tie_breaker) => tie_breaker,
+            None => self.open_tie_breaker(earlier),
         };
-        self.enter(&mut contest, id, &event.data, Some(object.clone()));
+        self.enter(&mut tie_breaker, id, &event.data, Some(object.clone()));
         let Some(version) = &mut self.version else {
             unreachable!("only a known version can tie")
         };
@@ -142,9 +142,9 @@ impl<'e, T: Mirrored> ObjectMerge<'e, T> {
             self.changed = true;
         }
 
-        self.undecided = !contest.is_decided();
-        let winner = contest.last();
-        let winner_id = contest.event_id(winner);
+        self.undecided = !tie_breaker.is_decided();
+        let winner = tie_breaker.last();
+        let winner_id = tie_breaker.event_id(winner);
         let step = match winner_id == id {
             true => Recency::Newest,
             false => Recency::Older,
@@ -156,34 +156,40 @@ impl<'e, T: Mirrored> ObjectMerge<'e, T> {
             self.snapshot = Some(winner.clone());
             winner_id.clone_into(&mut version.last_event_id);
         }
-        self.contest = Some(contest);
+        self.tie_breaker = Some(tie_breaker);
         step
     }
 
-    /// Starts a contest with the events of the version's order.
-    fn open_contest(&mut self, earlier: &Earlier) -> Contest {
-        let mut contest = Contest::default();
+    /// Starts a tie breaker with the events of the version's order.
+    fn open_tie_breaker(&mut self, earlier: &Earlier) -> TieBreaker {
+        let mut tie_breaker = TieBreaker::default();
         self.shown.clear();
         if let Some((event, object)) = self.newest {
             let id = &event.stored.id;
-            self.enter(&mut contest, id, &event.data, Some(object.clone()));
+            self.enter(&mut tie_breaker, id, &event.data, Some(object.clone()));
         }
         let tied = self.version.as_mut().map(|version| {
             version.tied_event_ids.sort();
             version.tied_event_ids.clone()
         });
         for id in tied.unwrap_or_default() {
-            if !contest.contains(&id) {
+            if !tie_breaker.contains(&id) {
                 let (data, object) = earlier.get::<T>(&id);
-                self.enter(&mut contest, &id, &data, object);
+                self.enter(&mut tie_breaker, &id, &data, object);
             }
         }
-        contest
+        tie_breaker
     }
 
-    fn enter(&mut self, contest: &mut Contest, id: &str, data: &EventData, shown: Option<T>) {
+    fn enter(
+        &mut self,
+        tie_breaker: &mut TieBreaker,
+        id: &str,
+        data: &EventData,
+        shown: Option<T>,
+    ) {
         let compared = data.digests();
-        let at = contest.put(id.to_owned(), compared.object, compared.previous_attributes);
+        let at = tie_breaker.put(id.to_owned(), compared.object, compared.previous_attributes);
         match self.shown.get_mut(at) {
             Some(known) => *known = shown,
             None => self.shown.push(shown),

@@ -330,7 +330,7 @@ impl EventData {
         })
     }
 
-    /// The event as a contest compares it.
+    /// The event as a tie breaker compares it.
     pub fn digests(&self) -> Digests {
         self.digests.clone().unwrap_or_else(|| Digests {
             object: Digest::of(&self.object),

@@ -2,7 +2,7 @@
 
 use billing_domain::period::{Cadence, Period};
 use billing_domain::preview::{
-    BillingMode, ItemChange, ItemTerms, PlanChange, Settlement, preview,
+    BillingMode, ItemChange, ItemTerms, PlanChange, ProrationBehavior, preview,
 };
 use billing_domain::proration::Charge;
 use divan::{Bencher, black_box};
@@ -32,7 +32,7 @@ fn change(from: i64, to: i64, cadence: Cadence) -> PlanChange<'static> {
         period: Period::from_seconds(START, START + 28 * 86_400).expect("a period"),
         change_at_secs: START + 1_234_567,
         mode: BillingMode::Classic,
-        settlement: Settlement::Now,
+        proration_behavior: ProrationBehavior::AlwaysInvoice,
         on_trial: false,
     }
 }

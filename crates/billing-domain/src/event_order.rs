@@ -4,13 +4,13 @@
 //! not sort and timestamps are whole seconds. The order defined here is total
 //! over any set of events, so every arrival order yields the same latest event.
 
-mod contest;
 mod digest;
+mod tie_breaker;
 
 use serde_json::{Map, Value};
 
-pub use contest::Contest;
 pub use digest::{Attributes, Digest};
+pub use tie_breaker::TieBreaker;
 
 /// The position of an event in the history of its object; greater is later.
 ///
@@ -18,7 +18,7 @@ pub use digest::{Attributes, Digest};
 /// timestamp says. Within one second, `rank` follows the life of the object:
 /// created before updated, open before paid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct EventOrder {
     pub terminal: bool,
     /// Unix time, in seconds.
     pub created: i64,

@@ -18,13 +18,13 @@ pub enum BillingMode {
 
 /// When a change is charged: Stripe's `proration_behavior`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settlement {
-    /// Immediately, on a separate invoice (`always_invoice`).
-    Now,
-    /// With the next renewal (`create_prorations`).
-    WithRenewal,
-    /// Never: the new price applies from the next renewal (`none`).
-    Never,
+pub enum ProrationBehavior {
+    /// Immediately, on a separate invoice.
+    AlwaysInvoice,
+    /// With the next renewal.
+    CreateProrations,
+    /// Never: the new price applies from the next renewal.
+    None,
 }
 
 /// The price and quantity of a licensed item.
@@ -76,7 +76,7 @@ pub struct PlanChange<'a> {
     /// When the change takes effect, as Unix time.
     pub change_at_secs: i64,
     pub mode: BillingMode,
-    pub settlement: Settlement,
+    pub proration_behavior: ProrationBehavior,
     /// Whether the subscription is on trial; changes during a trial are free.
     pub on_trial: bool,
 }
@@ -130,14 +130,16 @@ pub fn preview(change: &PlanChange<'_>) -> Result<Preview, PreviewError> {
     if changes_cadence(item) {
         return Err(PreviewError::IntervalChange);
     }
-    let lines = match change.settlement {
-        Settlement::Never => ProrationLines::default(),
-        Settlement::Now | Settlement::WithRenewal => prorate(&proration_of(change))?,
+    let lines = match change.proration_behavior {
+        ProrationBehavior::None => ProrationLines::default(),
+        ProrationBehavior::AlwaysInvoice | ProrationBehavior::CreateProrations => {
+            prorate(&proration_of(change))?
+        }
     };
     let net = lines.net()?;
-    let (due_now, waiting) = match change.settlement {
-        Settlement::Now => (net, 0),
-        Settlement::WithRenewal | Settlement::Never => (0, net),
+    let (due_now, waiting) = match change.proration_behavior {
+        ProrationBehavior::AlwaysInvoice => (net, 0),
+        ProrationBehavior::CreateProrations | ProrationBehavior::None => (0, net),
     };
     Ok(Preview {
         lines,
@@ -156,12 +158,14 @@ fn restarted(change: &PlanChange<'_>, renewal: i64) -> Result<Preview, PreviewEr
         .item
         .after
         .map_or(Cadence::MONTHLY, |terms| terms.cadence);
-    let lines = match change.settlement {
-        Settlement::Never => ProrationLines::default(),
-        Settlement::Now | Settlement::WithRenewal => prorate(&Proration {
-            debited: None,
-            ..proration_of(change)
-        })?,
+    let lines = match change.proration_behavior {
+        ProrationBehavior::None => ProrationLines::default(),
+        ProrationBehavior::AlwaysInvoice | ProrationBehavior::CreateProrations => {
+            prorate(&Proration {
+                debited: None,
+                ..proration_of(change)
+            })?
+        }
     };
     Ok(Preview {
         lines,

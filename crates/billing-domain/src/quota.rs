@@ -61,7 +61,7 @@ impl OverLimit {
 
 /// The quota for one metric and billing period, and what happens beyond it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limit {
+pub struct QuotaPolicy {
     /// `None` means unlimited.
     pub quota: Option<Decimal>,
     pub over_limit: OverLimit,
@@ -72,13 +72,13 @@ pub struct Limit {
 
 /// The most that may be used during a grace period, as configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ceiling {
+pub enum GraceCeiling {
     /// In percent of the effective quota.
     Percent(Decimal),
     Quantity(Decimal),
 }
 
-impl Ceiling {
+impl GraceCeiling {
     /// The maximum for an effective quota of `quota`.
     #[must_use]
     pub fn over(self, quota: Decimal) -> Decimal {
@@ -122,23 +122,23 @@ impl Decision {
 /// length of a new one.
 #[must_use]
 pub fn decide(
-    limit: &Limit,
+    policy: &QuotaPolicy,
     used: Decimal,
     wanted: Decimal,
     grace: Option<GracePeriod>,
     grace_hours: u32,
     now: Timestamp,
 ) -> Decision {
-    let covered = limit.quota.is_none_or(|quota| wanted <= quota);
+    let covered = policy.quota.is_none_or(|quota| wanted <= quota);
     // Usage that does not raise the level is always allowed.
-    if covered || wanted < used || (wanted == used && limit.over_limit == OverLimit::Hard) {
+    if covered || wanted < used || (wanted == used && policy.over_limit == OverLimit::Hard) {
         return Decision::Within;
     }
-    match (limit.over_limit, grace) {
+    match (policy.over_limit, grace) {
         (OverLimit::Hard, _) => Decision::Exceeded,
         (OverLimit::Overage, _) => Decision::Overage,
         (OverLimit::Grace, Some(grace)) if grace.is_over(now) => Decision::GraceExpired { grace },
-        (OverLimit::Grace, grace) if limit.grace_max.is_some_and(|max| wanted > max) => {
+        (OverLimit::Grace, grace) if policy.grace_max.is_some_and(|max| wanted > max) => {
             Decision::GraceExhausted { grace }
         }
         (OverLimit::Grace, None) => Decision::InGrace {
@@ -192,13 +192,13 @@ mod tests {
     }
 
     fn decision(over_limit: OverLimit, used: i64, wanted: i64) -> Decision {
-        let limit = Limit {
+        let policy = QuotaPolicy {
             quota: Some(100.into()),
             over_limit,
             grace_max: None,
         };
         let now = at("2026-11-23T00:00:00Z");
-        decide(&limit, used.into(), wanted.into(), None, 24, now)
+        decide(&policy, used.into(), wanted.into(), None, 24, now)
     }
 
     #[test]
@@ -216,13 +216,13 @@ mod tests {
 
     #[test]
     fn unlimited_is_never_exceeded() {
-        let limit = Limit {
+        let policy = QuotaPolicy {
             quota: None,
             over_limit: OverLimit::Hard,
             grace_max: None,
         };
         let now = at("2026-11-23T00:00:00Z");
-        let decided = decide(&limit, Decimal::MAX, Decimal::MAX, None, 24, now);
+        let decided = decide(&policy, Decimal::MAX, Decimal::MAX, None, 24, now);
         assert_eq!(decided, Decision::Within);
     }
 
@@ -234,13 +234,13 @@ mod tests {
 
     #[test]
     fn a_grace_period_that_is_over_does_not_start_again() {
-        let limit = Limit {
+        let policy = QuotaPolicy {
             quota: Some(3.into()),
             over_limit: OverLimit::Grace,
             grace_max: None,
         };
         let grace = GracePeriod::starting(at("2026-11-01T00:00:00Z"), 24);
-        let decide_at = |now| decide(&limit, 3.into(), 4.into(), Some(grace), 24, at(now));
+        let decide_at = |now| decide(&policy, 3.into(), 4.into(), Some(grace), 24, at(now));
         assert_eq!(
             decide_at("2026-11-01T23:59:59.999999Z"),
             Decision::InGrace {
@@ -255,14 +255,14 @@ mod tests {
 
     #[test]
     fn a_grace_period_may_have_a_maximum() {
-        let limit = Limit {
+        let policy = QuotaPolicy {
             quota: Some(100.into()),
             over_limit: OverLimit::Grace,
             grace_max: Some(200.into()),
         };
         let grace = GracePeriod::starting(at("2026-11-01T00:00:00Z"), 24);
         let decide = |used: i64, wanted: i64, grace, now| {
-            decide(&limit, used.into(), wanted.into(), grace, 24, at(now))
+            decide(&policy, used.into(), wanted.into(), grace, 24, at(now))
         };
         let within = "2026-11-01T12:00:00Z";
         assert!(decide(0, 200, None, within).allowed());
@@ -280,10 +280,10 @@ mod tests {
 
     #[test]
     fn a_ceiling_follows_the_quota_in_force() {
-        let percent = Ceiling::Percent("150.5".parse().unwrap());
+        let percent = GraceCeiling::Percent("150.5".parse().unwrap());
         assert_eq!(percent.over(1_000.into()), Decimal::from(1_505));
         assert_eq!(percent.over(Decimal::MAX), Decimal::MAX);
-        assert_eq!(Ceiling::Quantity(7.into()).over(5.into()), 7.into());
+        assert_eq!(GraceCeiling::Quantity(7.into()).over(5.into()), 7.into());
     }
 
     #[test]

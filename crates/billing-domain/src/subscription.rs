@@ -25,7 +25,7 @@ pub struct LastPayment<'a> {
 
 /// The latest state of a subscription that Stripe reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LastWord<'a> {
+pub struct ReportedStatus<'a> {
     pub status: &'a str,
     /// Unix time of the event that reported it, in seconds.
     pub at: i64,
@@ -42,21 +42,24 @@ pub struct LastWord<'a> {
 /// `incomplete`, which Stripe reports itself. A failed payment for a pending
 /// change or for a manual invoice does not affect the status. A successful
 /// payment never overrides what Stripe reported.
-pub fn effective_status<'a>(word: LastWord<'a>, payment: Option<LastPayment<'_>>) -> &'a str {
+pub fn effective_status<'a>(
+    reported: ReportedStatus<'a>,
+    payment: Option<LastPayment<'_>>,
+) -> &'a str {
     let counts = |payment: LastPayment<'_>| {
         payment.failed
-            && payment.at >= word.at
-            && matches!(word.status, "active" | "trialing")
+            && payment.at >= reported.at
+            && matches!(reported.status, "active" | "trialing")
             && match payment.billing_reason {
                 Some("subscription_create" | "manual") => false,
-                Some("subscription_update") => !word.pending_update,
+                Some("subscription_update") => !reported.pending_update,
                 _ => true,
             }
     };
     if payment.is_some_and(counts) {
         "past_due"
     } else {
-        word.status
+        reported.status
     }
 }
 
@@ -64,8 +67,8 @@ pub fn effective_status<'a>(word: LastWord<'a>, payment: Option<LastPayment<'_>>
 mod tests {
     use super::*;
 
-    fn said(status: &str, at: i64) -> LastWord<'_> {
-        LastWord {
+    fn said(status: &str, at: i64) -> ReportedStatus<'_> {
+        ReportedStatus {
             status,
             at,
             pending_update: false,
@@ -120,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_failed_payment_for_a_pending_change_does_not_change_the_status() {
-        let waiting = LastWord {
+        let waiting = ReportedStatus {
             pending_update: true,
             ..said("active", 100)
         };

@@ -16,7 +16,7 @@ pub const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 
 /// The subscription that an organization's period follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Subscribed {
+pub struct CurrentSubscription {
     /// The latest period that Stripe reported.
     pub period: Period,
     /// The anchor from which later periods are counted.
@@ -30,7 +30,7 @@ pub struct Subscribed {
 
 /// The last period of a subscription that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Past {
+pub struct EndedSubscription {
     pub start_secs: i64,
     /// When the subscription ended.
     pub end_secs: i64,
@@ -50,14 +50,14 @@ pub enum NotCounted {
 /// The period that contains `now`. If Stripe has not reported it yet, it is
 /// computed from the anchor.
 pub fn current(
-    subscribed: Option<&Subscribed>,
-    past: Option<Past>,
+    subscription: Option<&CurrentSubscription>,
+    ended: Option<EndedSubscription>,
     now: Timestamp,
 ) -> Result<Period, PeriodError> {
     let secs = floor(now);
-    match subscribed {
-        Some(held) if held.covers(secs) => held.containing(secs),
-        _ => free(subscribed, past, secs),
+    match subscription {
+        Some(subscription) if subscription.covers(secs) => subscription.containing(secs),
+        _ => free(subscription, ended, secs),
     }
 }
 
@@ -65,23 +65,25 @@ pub fn current(
 /// the ended subscription, or the part of the calendar month between the end of
 /// one subscription and the start of the next.
 fn free(
-    subscribed: Option<&Subscribed>,
-    past: Option<Past>,
+    subscription: Option<&CurrentSubscription>,
+    ended: Option<EndedSubscription>,
     secs: i64,
 ) -> Result<Period, PeriodError> {
     let month = month(secs)?;
     let (mut start, mut end) = (month.start_secs(), month.end_secs());
-    let next = subscribed.map(Subscribed::begins).filter(|at| secs < *at);
-    if let Some(past) = past {
-        if secs >= past.end_secs {
-            start = start.max(past.end_secs);
-        } else if secs >= past.start_secs {
-            (start, end) = (past.start_secs, past.end_secs);
+    let next = subscription
+        .map(CurrentSubscription::begins)
+        .filter(|at| secs < *at);
+    if let Some(ended) = ended {
+        if secs >= ended.end_secs {
+            start = start.max(ended.end_secs);
+        } else if secs >= ended.start_secs {
+            (start, end) = (ended.start_secs, ended.end_secs);
         } else {
-            end = end.min(past.start_secs);
+            end = end.min(ended.start_secs);
         }
     }
-    if let Some(over) = subscribed.and_then(|held| held.ends_secs)
+    if let Some(over) = subscription.and_then(|subscription| subscription.ends_secs)
         && next.is_none()
         && over <= secs
     {
@@ -93,27 +95,27 @@ fn free(
 /// Whether the current period is the subscription's rather than the calendar
 /// month.
 #[must_use]
-pub fn is_subscribed(subscribed: Option<&Subscribed>, now: Timestamp) -> bool {
-    subscribed.is_some_and(|held| held.covers(floor(now)))
+pub fn is_subscribed(subscription: Option<&CurrentSubscription>, now: Timestamp) -> bool {
+    subscription.is_some_and(|subscription| subscription.covers(floor(now)))
 }
 
 /// The period in which usage at `occurred` counts, as of `now`.
 pub fn of(
-    subscribed: Option<&Subscribed>,
-    past: Option<Past>,
+    subscription: Option<&CurrentSubscription>,
+    ended: Option<EndedSubscription>,
     occurred: Timestamp,
     now: Timestamp,
 ) -> Result<Period, NotCounted> {
     if occurred > now.saturating_add(AHEAD).unwrap_or(Timestamp::MAX) {
         return Err(NotCounted::Ahead);
     }
-    let open = current(subscribed, past, now)?;
+    let open = current(subscription, ended, now)?;
     let secs = floor(occurred);
     if open.contains(secs) {
         return Ok(open);
     }
     if secs >= open.end_secs() {
-        return Ok(current(subscribed, past, occurred)?);
+        return Ok(current(subscription, ended, occurred)?);
     }
     // Usage before the open period counts only in the period directly before
     // it, and only for a limited time.
@@ -121,8 +123,8 @@ pub fn of(
     if !late {
         return Err(NotCounted::Closed);
     }
-    let before = current(subscribed, past, occurred)?;
-    let adjoins = current(subscribed, past, second(open.start_secs() - 1)?)? == before;
+    let before = current(subscription, ended, occurred)?;
+    let adjoins = current(subscription, ended, second(open.start_secs() - 1)?)? == before;
     if adjoins {
         Ok(before)
     } else {
@@ -130,7 +132,7 @@ pub fn of(
     }
 }
 
-impl Subscribed {
+impl CurrentSubscription {
     fn begins(&self) -> i64 {
         self.created_secs.min(self.period.start_secs())
     }
@@ -189,8 +191,8 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn subscribed(start: &str, end: &str) -> Subscribed {
-        Subscribed {
+    fn subscription(start: &str, end: &str) -> CurrentSubscription {
+        CurrentSubscription {
             period: Period::new(at(start), at(end)).unwrap(),
             anchor_secs: at(start).as_second(),
             cadence: Cadence::MONTHLY,
@@ -215,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_subscription_renews_by_itself_and_returns_to_the_31st() {
-        let held = subscribed("2026-01-31T10:00:00Z", "2026-02-28T10:00:00Z");
+        let held = subscription("2026-01-31T10:00:00Z", "2026-02-28T10:00:00Z");
         let period = |now| shown(current(Some(&held), None, at(now)).unwrap());
         assert_eq!(
             period("2026-02-28T10:00:00Z"),
@@ -232,24 +234,24 @@ mod tests {
 
     #[test]
     fn a_subscription_that_ends_leaves_the_rest_of_the_calendar_month() {
-        let mut held = subscribed("2026-01-15T00:00:00Z", "2026-02-15T00:00:00Z");
+        let mut held = subscription("2026-01-15T00:00:00Z", "2026-02-15T00:00:00Z");
         held.ends_secs = Some(held.period.end_secs());
         let period = current(Some(&held), None, at("2026-02-15T00:00:00Z")).unwrap();
         let rest = ("2026-02-15T00:00:00Z".into(), "2026-03-01T00:00:00Z".into());
         assert_eq!(shown(period), rest);
-        let past = Past {
+        let ended = EndedSubscription {
             start_secs: held.period.start_secs(),
             end_secs: held.period.end_secs(),
         };
-        let of = |now| shown(current(None, Some(past), at(now)).unwrap());
+        let of = |now| shown(current(None, Some(ended), at(now)).unwrap());
         assert_eq!(of("2026-02-15T00:00:00Z"), rest);
         assert_eq!(of("2026-02-14T23:59:59Z"), shown(held.period));
         let before = ("2026-01-01T00:00:00Z".into(), "2026-01-15T00:00:00Z".into());
         assert_eq!(of("2026-01-14T00:00:00Z"), before);
         assert_eq!(of("2026-03-02T00:00:00Z").0, "2026-03-01T00:00:00Z");
         // The calendar month applies until the next subscription begins.
-        let next = subscribed("2026-02-20T00:00:00Z", "2026-03-20T00:00:00Z");
-        let between = current(Some(&next), Some(past), at("2026-02-16T00:00:00Z")).unwrap();
+        let next = subscription("2026-02-20T00:00:00Z", "2026-03-20T00:00:00Z");
+        let between = current(Some(&next), Some(ended), at("2026-02-16T00:00:00Z")).unwrap();
         let expected = ("2026-02-15T00:00:00Z".into(), "2026-02-20T00:00:00Z".into());
         assert_eq!(shown(between), expected);
     }
@@ -275,7 +277,7 @@ mod tests {
 
     #[test]
     fn usage_before_the_subscription_counts_in_its_month_while_that_is_open() {
-        let held = subscribed("2026-11-10T12:00:00Z", "2026-12-10T12:00:00Z");
+        let held = subscription("2026-11-10T12:00:00Z", "2026-12-10T12:00:00Z");
         let of = |now| of(Some(&held), None, at("2026-11-10T11:59:00Z"), at(now));
         let month = of("2026-11-10T12:29:59Z").map(|p| shown(p).0);
         assert_eq!(month.unwrap(), "2026-11-01T00:00:00Z");
@@ -294,7 +296,7 @@ mod tests {
         ) {
             let cadence = Cadence::every(count, interval).unwrap();
             let first = cadence.period_containing(anchor, anchor).unwrap();
-            let held = Subscribed {
+            let held = CurrentSubscription {
                 period: first,
                 anchor_secs: anchor,
                 cadence,

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use billing_domain::grace_period::GracePeriod;
 use billing_domain::period::Period;
-use billing_domain::quota::{self, Aggregation, Decision, Limit};
-use billing_domain::usage_period::{self, NotCounted, Past, Subscribed};
+use billing_domain::quota::{self, Aggregation, Decision, QuotaPolicy};
+use billing_domain::usage_period::{self, CurrentSubscription, EndedSubscription, NotCounted};
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 
@@ -124,12 +124,12 @@ pub struct Account {
     pub aggregation: Aggregation,
     pub grace_hours: u32,
     /// `None` without a quota, which does not mean unlimited.
-    pub limit: Option<Limit>,
+    pub policy: Option<QuotaPolicy>,
     /// The price of one unit over the quota, in the currency's major unit.
     pub overage_rate: Option<Decimal>,
-    pub subscribed: Option<Subscribed>,
+    pub subscription: Option<CurrentSubscription>,
     /// The previous subscription.
-    pub past: Option<Past>,
+    pub ended: Option<EndedSubscription>,
     /// Whether the subscription's period is invalid.
     pub unreadable: bool,
     /// The database's clock, after the account was locked.
@@ -152,8 +152,8 @@ pub struct QuotaDecision {
 }
 
 impl Account {
-    fn limit(&self) -> Result<Limit, UsageRejection> {
-        self.limit.ok_or(UsageRejection::NoQuota)
+    fn policy(&self) -> Result<QuotaPolicy, UsageRejection> {
+        self.policy.ok_or(UsageRejection::NoQuota)
     }
 
     fn usage_in(&mut self, period: Period) -> &mut PeriodUsage {
@@ -172,7 +172,7 @@ impl Account {
         if self.unreadable {
             return Err(UsageRejection::NoPeriod);
         }
-        let period = usage_period::of(self.subscribed.as_ref(), self.past, occurred, self.now)?;
+        let period = usage_period::of(self.subscription.as_ref(), self.ended, occurred, self.now)?;
         let open = self.current()?;
         if period.start_secs() >= open.start_secs() {
             return Ok(period);
@@ -198,11 +198,11 @@ impl Account {
         quantity: Decimal,
         occurred: Timestamp,
     ) -> Result<Period, UsageRejection> {
-        let limit = self.limit()?;
+        let policy = self.policy()?;
         let period = self.period_of(occurred)?;
         self.add(period, id, quantity, occurred)?;
         let (grace_hours, now) = (self.grace_hours, self.now);
-        self.usage_in(period).start_grace(limit, grace_hours, now);
+        self.usage_in(period).start_grace(policy, grace_hours, now);
         Ok(period)
     }
 
@@ -222,9 +222,9 @@ impl Account {
             usage.total = usage.total.max(due.highest);
         }
         (usage.took_due, usage.changed) = (true, true);
-        if let Some(limit) = self.limit {
-            usage.raise_alerts(limit.quota);
-            usage.start_grace(limit, self.grace_hours, self.now);
+        if let Some(policy) = self.policy {
+            usage.raise_alerts(policy.quota);
+            usage.start_grace(policy, self.grace_hours, self.now);
         }
     }
 
@@ -250,7 +250,7 @@ impl Account {
         occurred: Timestamp,
     ) -> Result<(), UsageRejection> {
         let (aggregation, now) = (self.aggregation, self.now);
-        let quota = self.limit()?.quota;
+        let quota = self.policy()?.quota;
         let usage = self.usage_in(period);
         if aggregation != Aggregation::Sum && occurred > now {
             // The current level holds until then.
@@ -288,7 +288,7 @@ impl Account {
         quantity: Decimal,
         consume: bool,
     ) -> Result<QuotaDecision, UsageRejection> {
-        let limit = self.limit()?;
+        let policy = self.policy()?;
         let (grace_hours, now, aggregation) = (self.grace_hours, self.now, self.aggregation);
         let period = self.current()?;
         let usage = self.usage_in(period);
@@ -298,7 +298,7 @@ impl Account {
             .and_then(|total| total.checked_add(usage.reserved))
             .filter(|wanted| *wanted <= MAX_TOTAL)
             .ok_or(UsageRejection::TotalTooLarge)?;
-        let decision = quota::decide(&limit, used, wanted, grace_of(usage), grace_hours, now);
+        let decision = quota::decide(&policy, used, wanted, grace_of(usage), grace_hours, now);
         // Without consumption no grace period starts, but an expired one ends.
         if consume || matches!(decision, Decision::GraceExpired { .. }) {
             usage.apply_grace(decision);
@@ -306,12 +306,12 @@ impl Account {
         if consume && decision.allowed() {
             self.add(period, id, quantity, now)?;
         }
-        Ok(self.decided(period, decision, limit))
+        Ok(self.decided(period, decision, policy))
     }
 
     /// Decides about usage now, and reserves it if it is allowed.
     pub fn reserve(&mut self, quantity: Decimal) -> Result<QuotaDecision, UsageRejection> {
-        let limit = self.limit()?;
+        let policy = self.policy()?;
         let (grace_hours, now) = (self.grace_hours, self.now);
         let period = self.current()?;
         let usage = self.usage_in(period);
@@ -320,13 +320,13 @@ impl Account {
             .checked_add(quantity)
             .filter(|wanted| *wanted <= MAX_TOTAL)
             .ok_or(UsageRejection::TotalTooLarge)?;
-        let decision = quota::decide(&limit, used, wanted, grace_of(usage), grace_hours, now);
+        let decision = quota::decide(&policy, used, wanted, grace_of(usage), grace_hours, now);
         usage.apply_grace(decision);
         if decision.allowed() {
             usage.reserved += quantity;
             usage.changed = true;
         }
-        Ok(self.decided(period, decision, limit))
+        Ok(self.decided(period, decision, policy))
     }
 
     /// Releases a reservation.
@@ -339,13 +339,13 @@ impl Account {
 
     /// The reply for usage that was counted before.
     pub fn again(&mut self) -> Result<QuotaDecision, UsageRejection> {
-        let limit = self.limit()?;
+        let policy = self.policy()?;
         let (grace_hours, now) = (self.grace_hours, self.now);
         let period = self.current()?;
         let usage = self.usage_in(period);
         let used = usage.used();
         let decision = quota::decide(
-            &limit,
+            &policy,
             Decimal::ZERO,
             used,
             grace_of(usage),
@@ -365,7 +365,7 @@ impl Account {
         };
         Ok(QuotaDecision {
             duplicate: true,
-            ..self.decided(period, decision, limit)
+            ..self.decided(period, decision, policy)
         })
     }
 
@@ -379,16 +379,21 @@ impl Account {
         if self.unreadable {
             return Err(UsageRejection::NoPeriod);
         }
-        usage_period::current(self.subscribed.as_ref(), self.past, at)
+        usage_period::current(self.subscription.as_ref(), self.ended, at)
             .map_err(|_| UsageRejection::NoPeriod)
     }
 
-    fn decided(&mut self, period: Period, decision: Decision, limit: Limit) -> QuotaDecision {
+    fn decided(
+        &mut self,
+        period: Period,
+        decision: Decision,
+        policy: QuotaPolicy,
+    ) -> QuotaDecision {
         QuotaDecision {
             decision,
             usage: self.usage_in(period).used(),
-            limit: limit.quota,
-            grace_max: limit.grace_max,
+            limit: policy.quota,
+            grace_max: policy.grace_max,
             period,
             duplicate: false,
         }
@@ -404,16 +409,16 @@ fn grace_of(usage: &PeriodUsage) -> Option<GracePeriod> {
 impl PeriodUsage {
     /// Starts a grace period if recorded usage exceeds the quota, even where a
     /// check would not have allowed it; never in a period that has ended.
-    fn start_grace(&mut self, limit: Limit, grace_hours: u32, now: Timestamp) {
+    fn start_grace(&mut self, policy: QuotaPolicy, grace_hours: u32, now: Timestamp) {
         if self.period.end_secs() <= now.as_second() {
             return;
         }
-        let limit = Limit {
+        let policy = QuotaPolicy {
             grace_max: None,
-            ..limit
+            ..policy
         };
         let (before, wanted) = (Decimal::ZERO, self.used());
-        let decision = quota::decide(&limit, before, wanted, grace_of(self), grace_hours, now);
+        let decision = quota::decide(&policy, before, wanted, grace_of(self), grace_hours, now);
         self.apply_grace(decision);
     }
 

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use billing_domain::period::Period;
-use billing_domain::usage_period::{self, Past};
+use billing_domain::usage_period::{self, EndedSubscription};
 use jiff::Timestamp;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -118,7 +118,7 @@ pub async fn rebook(
 fn is_free(current: Period, row: TotalPeriod, resumed: bool, account: &Account) -> bool {
     let now = account.now.as_second();
     let runs = row.start <= now && now < row.end;
-    if usage_period::is_subscribed(account.subscribed.as_ref(), account.now) {
+    if usage_period::is_subscribed(account.subscription.as_ref(), account.now) {
         resumed && runs && row.start != current.start_secs()
     } else {
         row.suspended && row.start == current.start_secs()
@@ -136,7 +136,7 @@ async fn correct_closed(
     let accounts = store::read(conn, keys, catalogue, 0).await?;
     let mut subscribed = BTreeMap::new();
     for ((organization_id, _), account) in keys.iter().zip(&accounts) {
-        let current = account.subscribed;
+        let current = account.subscription;
         subscribed.entry(*organization_id).or_insert(current);
     }
     // Of concurrent subscriptions, only the one that meters usage counts.
@@ -170,9 +170,9 @@ async fn apply(
     total: TotalKey<'_>,
     row: TotalPeriod,
 ) -> Result<(), sqlx::Error> {
-    let subscribed = usage_period::is_subscribed(account.subscribed.as_ref(), account.now);
+    let subscribed = usage_period::is_subscribed(account.subscription.as_ref(), account.now);
     let now = account.now.as_second();
-    let Some(change) = change_of(current, subscribed, row, account.past, now) else {
+    let Some(change) = change_of(current, subscribed, row, account.ended, now) else {
         return Ok(());
     };
     tracing::info!(
@@ -186,7 +186,7 @@ async fn apply(
             store::move_usage(conn, total, current, Some(since), aggregation).await?;
             fill_gap(conn, account, total, end, since).await?;
             // The last invoice of a scheduled end stays a draft for a while.
-            let planned = account.subscribed.and_then(|current| current.ends_secs);
+            let planned = account.subscription.and_then(|current| current.ends_secs);
             store::set_end(conn, total, end, planned != Some(end), false).await
         }
         PeriodChange::Suspend { since } => {
@@ -223,7 +223,7 @@ fn change_of(
     current: Period,
     subscribed: bool,
     row: TotalPeriod,
-    past: Option<Past>,
+    ended: Option<EndedSubscription>,
     now: i64,
 ) -> Option<PeriodChange> {
     let begins = current.start_secs();
@@ -234,18 +234,18 @@ fn change_of(
         return (row.end != current.end_secs()).then_some(PeriodChange::NewEnd);
     }
     let within = |at: &i64| row.start < *at && *at < row.end;
-    let ended = past.map(|past| past.end_secs).filter(within);
-    if !subscribed && past.is_none() {
+    let ended_at = ended.map(|ended| ended.end_secs).filter(within);
+    if !subscribed && ended.is_none() {
         // Suspended, at an unknown time.
         let runs = row.start <= now && now < row.end;
         let since = now.max(row.start + 1);
         return runs.then_some(PeriodChange::Suspend { since });
     }
     if within(&begins) {
-        let end = ended.map_or(begins, |at| at.min(begins));
+        let end = ended_at.map_or(begins, |at| at.min(begins));
         return Some(PeriodChange::Cut { end, since: begins });
     }
-    if let Some(end) = ended.filter(|_| !subscribed && row.end <= begins) {
+    if let Some(end) = ended_at.filter(|_| !subscribed && row.end <= begins) {
         // Its end became known only after the month in which it ended.
         return Some(PeriodChange::Cut {
             end,
@@ -262,7 +262,7 @@ mod tests {
     fn change(row: (i64, i64), subscribed: bool, ended: Option<i64>) -> Option<PeriodChange> {
         let current = Period::from_seconds(100, 200).unwrap();
         let (start, end) = row;
-        let past = ended.map(|end_secs| Past {
+        let ended = ended.map(|end_secs| EndedSubscription {
             start_secs: 0,
             end_secs,
         });
@@ -273,7 +273,7 @@ mod tests {
             free: false,
             suspended: false,
         };
-        change_of(current, subscribed, row, past, 150)
+        change_of(current, subscribed, row, ended, 150)
     }
 
     #[test]

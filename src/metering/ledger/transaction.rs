@@ -442,7 +442,7 @@ fn grace_state(
     grace: billing_domain::grace_period::GracePeriod,
     reason: Option<EndReason>,
 ) -> Value {
-    let quota = account.limit.and_then(|limit| limit.quota);
+    let quota = account.policy.and_then(|policy| policy.quota);
     json!({
         "usage": usage.used().normalize().to_string(),
         "quota": quota.map(|quota| quota.normalize().to_string()),

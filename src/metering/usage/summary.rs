@@ -92,12 +92,12 @@ fn currency(catalogue: &Catalogue, tier: &str) -> Option<String> {
 
 /// Returns `None` without a quota or a current period.
 fn summarize(metric: String, account: &Account, currency: Option<&str>) -> Option<MetricUsage> {
-    let limit = account.limit?;
+    let policy = account.policy?;
     let period = account.current().ok()?;
     let counted = account.periods.get(&period.start_secs());
     let usage = counted.map_or(Decimal::ZERO, |counted| counted.used());
     let reserved = counted.map_or(Decimal::ZERO, |counted| counted.reserved);
-    let overage = limit
+    let overage = policy
         .quota
         .map_or(Decimal::ZERO, |quota| (usage - quota).max(Decimal::ZERO));
     let instant = |secs| Timestamp::from_second(secs).ok();
@@ -108,11 +108,11 @@ fn summarize(metric: String, account: &Account, currency: Option<&str>) -> Optio
         period_end: instant(period.end_secs())?,
         usage: Number(usage),
         reserved: Number(reserved),
-        quota: limit.quota.map(Number),
-        remaining: limit.quota.map(|quota| Number(remaining(usage, quota))),
-        percentage: Number(percentage(usage, limit.quota)),
-        over_limit: limit.over_limit,
-        grace_max: limit.grace_max.map(Number),
+        quota: policy.quota.map(Number),
+        remaining: policy.quota.map(|quota| Number(remaining(usage, quota))),
+        percentage: Number(percentage(usage, policy.quota)),
+        over_limit: policy.over_limit,
+        grace_max: policy.grace_max.map(Number),
         overage: Number(overage),
         overage_rate: rate.map(|rate| rate.normalize().to_string()),
         overage_amount: rate

@@ -122,7 +122,7 @@ async fn load_earlier<'a>(
 ) -> Result<Earlier, sqlx::Error> {
     let mut wanted = HashSet::new();
     for (organization, event, version) in batch {
-        let tied = version.filter(|version| version.place() == event.place);
+        let tied = version.filter(|version| version.order() == event.order);
         let tied = tied.into_iter().flat_map(|version| &version.tied_event_ids);
         wanted.extend(tied.map(|id| (organization, id.as_str())));
     }

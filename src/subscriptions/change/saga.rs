@@ -294,7 +294,7 @@ impl Subscriptions {
                 let switch = Switch::new(subscription, &self.catalogue, plan, &prices, at)
                     .ok_or(ChangeRejection::UnknownItems)?;
                 let params = switch
-                    .parameters("", switch.settlement)
+                    .parameters("", switch.proration_behavior)
                     .set("payment_behavior", "error_if_incomplete");
                 (Some(subscription.id.clone()), params)
             }

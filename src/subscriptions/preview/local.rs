@@ -79,7 +79,7 @@ pub fn of_switch(
         } else {
             BillingMode::Classic
         },
-        settlement: catalogue.settlement(&known.plan.tier, &plan.tier),
+        proration_behavior: catalogue.proration_behavior(&known.plan.tier, &plan.tier),
         on_trial: subscription.on_trial(),
     };
     let result = preview(&change).map_err(|error| match error {

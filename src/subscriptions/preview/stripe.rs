@@ -12,7 +12,7 @@ use crate::stripe::objects::{Invoice, InvoiceLine};
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::prices::PlanPrices;
 use crate::subscriptions::state::{Item, SubscriptionRow};
-use billing_domain::preview::Settlement;
+use billing_domain::preview::ProrationBehavior;
 
 /// A change of plan as parameters for Stripe. Preview and change send the same
 /// ones, so that their amounts cannot differ.
@@ -25,7 +25,7 @@ pub struct Switch<'a> {
     /// this one is removed, since Stripe accepts no price twice.
     base_is_there: bool,
     others: Vec<Other<'a>>,
-    pub settlement: Settlement,
+    pub proration_behavior: ProrationBehavior,
     /// The start of proration.
     pub at: Timestamp,
     /// Whether a new interval restarts the period.
@@ -111,7 +111,7 @@ impl<'a> Switch<'a> {
                 .any(|other| other.id != item.id && other.price_id.as_ref() == Some(&prices.base)),
             prices,
             others,
-            settlement: catalogue.settlement(&current.tier, &plan.tier),
+            proration_behavior: catalogue.proration_behavior(&current.tier, &plan.tier),
             at,
             restarts: changes_interval && !subscription.on_trial(),
         })
@@ -119,16 +119,16 @@ impl<'a> Switch<'a> {
 
     /// The parameters nested under `prefix`, such as `subscription_details`; an
     /// empty prefix is for the change itself.
-    pub fn parameters(&self, prefix: &str, settlement: Settlement) -> Params {
+    pub fn parameters(&self, prefix: &str, proration_behavior: ProrationBehavior) -> Params {
         let name = |name: &str| match (prefix, name.split_once('[')) {
             ("", _) => name.to_owned(),
             (prefix, Some((first, rest))) => format!("{prefix}[{first}][{rest}"),
             (prefix, None) => format!("{prefix}[{name}]"),
         };
-        let behavior = match settlement {
-            Settlement::Now => "always_invoice",
-            Settlement::WithRenewal => "create_prorations",
-            Settlement::Never => "none",
+        let behavior = match proration_behavior {
+            ProrationBehavior::AlwaysInvoice => "always_invoice",
+            ProrationBehavior::CreateProrations => "create_prorations",
+            ProrationBehavior::None => "none",
         };
         let mut params = Params::new()
             .set(name("items[0][id]"), self.item_id)
@@ -212,19 +212,19 @@ pub async fn of_creation(
 
 /// What a change of plan would cost.
 pub async fn of_switch(client: &Client, change: &Switch<'_>) -> Result<Pricing, Failure> {
-    let ask_with = async |settlement| {
-        let params = change.parameters("subscription_details", settlement);
+    let ask_with = async |proration_behavior| {
+        let params = change.parameters("subscription_details", proration_behavior);
         let params = params.set("subscription", &change.subscription.id);
         ask(client, &params).await
     };
     if change.restarts {
-        return restarted(change, ask_with(Settlement::Now).await?);
+        return restarted(change, ask_with(ProrationBehavior::AlwaysInvoice).await?);
     }
-    let waiting = ask_with(Settlement::WithRenewal).await?;
+    let waiting = ask_with(ProrationBehavior::CreateProrations).await?;
     let mut pricing = with_renewal(change, &waiting)?;
     // Without proration lines, nothing is invoiced at once.
-    if change.settlement == Settlement::Now && !pricing.lines.is_empty() {
-        let now = ask_with(Settlement::Now).await?;
+    if change.proration_behavior == ProrationBehavior::AlwaysInvoice && !pricing.lines.is_empty() {
+        let now = ask_with(ProrationBehavior::AlwaysInvoice).await?;
         pricing.lines = now.lines.iter().map(line).collect::<Result<_, _>>()?;
         pricing.prorated_amount = now.total;
         pricing.due_now_amount = now.total;

@@ -275,11 +275,11 @@ async fn charged(world: &World, customer: &str) -> i64 {
 async fn what_is_previewed_is_charged_to_the_cent() {
     let cases: u64 = std::env::var("VCB_CASES").map_or(12, |cases| cases.parse().unwrap());
     let (mut asked, mut knew) = (0, 0);
-    let settlements = ["always_invoice", "create_prorations"];
+    let behaviors = ["always_invoice", "create_prorations"];
     for (n, (upgrade, downgrade)) in (0..).zip(
-        settlements
+        behaviors
             .into_iter()
-            .flat_map(|u| settlements.map(|d| (u, d))),
+            .flat_map(|u| behaviors.map(|d| (u, d))),
     ) {
         let mut arena = Arena::open(upgrade, downgrade).await;
         for case in (n..cases).step_by(4) {

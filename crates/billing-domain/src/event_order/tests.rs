@@ -2,8 +2,8 @@ use super::*;
 use proptest::prelude::*;
 use serde_json::json;
 
-fn place(terminal: bool, created: i64, rank: u8) -> Place {
-    Place {
+fn order(terminal: bool, created: i64, rank: u8) -> EventOrder {
+    EventOrder {
         terminal,
         created,
         rank,
@@ -12,9 +12,9 @@ fn place(terminal: bool, created: i64, rank: u8) -> Place {
 
 #[test]
 fn a_terminal_state_is_later_than_any_other() {
-    assert!(place(true, 1, 0) > place(false, 2, 9));
-    assert!(place(false, 2, 0) > place(false, 1, 9));
-    assert!(place(false, 1, 1) > place(false, 1, 0));
+    assert!(order(true, 1, 0) > order(false, 2, 9));
+    assert!(order(false, 2, 0) > order(false, 1, 9));
+    assert!(order(false, 1, 1) > order(false, 1, 0));
 }
 
 /// One of several events with the same order.
@@ -122,28 +122,28 @@ fn last_id(events: &[Told]) -> String {
         })
         .collect();
     let last = &events[last_of(&contenders)].0;
-    let mut contest = Contest::default();
+    let mut tie_breaker = TieBreaker::default();
     for (id, object, previous) in events {
-        contest.put(
+        tie_breaker.put(
             id.clone(),
             Digest::of(object),
             previous.as_ref().map(Digest::of_attributes),
         );
     }
-    assert_eq!(&events[contest.last()].0, last);
+    assert_eq!(&events[tie_breaker.last()].0, last);
     last.clone()
 }
 
 fn is_decided(events: &[Told]) -> bool {
-    let mut contest = Contest::default();
+    let mut tie_breaker = TieBreaker::default();
     for (id, object, previous) in events {
-        contest.put(
+        tie_breaker.put(
             id.clone(),
             Digest::of(object),
             previous.as_ref().map(Digest::of_attributes),
         );
     }
-    contest.is_decided()
+    tie_breaker.is_decided()
 }
 
 #[test]
@@ -260,11 +260,11 @@ proptest! {
             let id = if *again { n / 2 } else { (n * 7) % 11 };
             (format!("evt_{id:02}"), object, previous)
         });
-        let mut contest = Contest::default();
+        let mut tie_breaker = TieBreaker::default();
         let mut known: Vec<Told> = Vec::new();
         for (id, object, previous) in events {
-            prop_assert_eq!(contest.contains(&id), known.iter().any(|(other, ..)| *other == id));
-            contest.put(id.clone(), Digest::of(&object), previous.as_ref().map(Digest::of_attributes));
+            prop_assert_eq!(tie_breaker.contains(&id), known.iter().any(|(other, ..)| *other == id));
+            tie_breaker.put(id.clone(), Digest::of(&object), previous.as_ref().map(Digest::of_attributes));
             match known.iter_mut().find(|(known, ..)| *known == id) {
                 Some(same) => *same = (id, object, previous),
                 None => known.push((id, object, previous)),
@@ -277,7 +277,7 @@ proptest! {
                     previous_attributes: previous.as_ref(),
                 })
                 .collect();
-            prop_assert_eq!(contest.last(), last_of(&contenders));
+            prop_assert_eq!(tie_breaker.last(), last_of(&contenders));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use billing_domain::period::{Cadence, Interval, Period};
 use billing_domain::preview::{
-    BillingMode, ItemChange, ItemTerms, PlanChange, Settlement, preview,
+    BillingMode, ItemChange, ItemTerms, PlanChange, ProrationBehavior, preview,
 };
 use billing_domain::proration::{Charge, Proration, ProrationError, ProrationLines, prorate};
 use proptest::prelude::*;
@@ -104,13 +104,13 @@ proptest! {
             period,
             change_at_secs: at,
             mode: BillingMode::Flexible,
-            settlement: Settlement::Now,
+            proration_behavior: ProrationBehavior::AlwaysInvoice,
             on_trial: false,
         };
         let now = preview(&change).unwrap();
         prop_assert_eq!(now.due_now, now.lines.credit.unwrap() + now.lines.debit.unwrap());
         prop_assert_eq!(now.next_invoice, new.full_amount().unwrap());
-        change.settlement = Settlement::WithRenewal;
+        change.proration_behavior = ProrationBehavior::CreateProrations;
         match preview(&change) {
             Ok(later) => prop_assert_eq!(
                 (later.due_now, i128::from(later.next_invoice)),
@@ -171,7 +171,7 @@ fn a_classic_change_of_interval_credits_the_rest_and_charges_a_whole_period() {
         period: Period::from_seconds(1_487_030_400, 1_489_449_600).expect("a period"),
         change_at_secs: 1_488_568_488,
         mode: BillingMode::Classic,
-        settlement: Settlement::WithRenewal,
+        proration_behavior: ProrationBehavior::CreateProrations,
         on_trial: false,
     };
     let preview = preview(&change).expect("within range");

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use billing_domain::period::{Cadence, Period};
 use billing_domain::preview::{
-    BillingMode, ItemChange, ItemTerms, PlanChange, Settlement, preview,
+    BillingMode, ItemChange, ItemTerms, PlanChange, ProrationBehavior, preview,
 };
 use billing_domain::proration::Charge;
 use serde::Deserialize;
@@ -61,7 +61,7 @@ fn check(vector: &Vector) {
         } else {
             BillingMode::Classic
         },
-        settlement: Settlement::Now,
+        proration_behavior: ProrationBehavior::AlwaysInvoice,
         on_trial: false,
     };
     let preview = preview(&change).expect("within range");

@@ -2,7 +2,7 @@
 
 use billing_domain::period::Cadence;
 use billing_domain::preview::{
-    BillingMode, ItemChange, ItemTerms, PlanChange, Preview, Settlement, preview,
+    BillingMode, ItemChange, ItemTerms, PlanChange, Preview, ProrationBehavior, preview,
 };
 use billing_domain::proration::Charge;
 use proptest::prelude::*;
@@ -90,10 +90,10 @@ fn local(prices: &[String], case: &Case) -> Preview {
             "classic" => BillingMode::Classic,
             _ => BillingMode::Flexible,
         },
-        settlement: match case.behavior {
-            "always_invoice" => Settlement::Now,
-            "create_prorations" => Settlement::WithRenewal,
-            _ => Settlement::Never,
+        proration_behavior: match case.behavior {
+            "always_invoice" => ProrationBehavior::AlwaysInvoice,
+            "create_prorations" => ProrationBehavior::CreateProrations,
+            _ => ProrationBehavior::None,
         },
         on_trial: false,
     };

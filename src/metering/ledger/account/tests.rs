@@ -6,14 +6,14 @@ fn account(over_limit: OverLimit, aggregation: Aggregation) -> Account {
     Account {
         aggregation,
         grace_hours: 24,
-        limit: Some(Limit {
+        policy: Some(QuotaPolicy {
             quota: Some(10.into()),
             over_limit,
             grace_max: None,
         }),
         overage_rate: None,
-        subscribed: None,
-        past: None,
+        subscription: None,
+        ended: None,
         unreadable: false,
         now: "2026-11-23T12:00:00Z".parse().unwrap(),
         periods: BTreeMap::new(),
@@ -89,9 +89,9 @@ fn one_grace_period_in_a_billing_period() {
 #[test]
 fn nothing_passes_the_ceiling_of_grace_but_what_has_happened() {
     let mut account = account(OverLimit::Grace, Aggregation::Sum);
-    account.limit = account.limit.map(|limit| Limit {
+    account.policy = account.policy.map(|policy| QuotaPolicy {
         grace_max: Some(20.into()),
-        ..limit
+        ..policy
     });
     let refused = account.check("a", 21.into(), true).unwrap();
     let expected = Decision::GraceExhausted { grace: None };
@@ -121,9 +121,9 @@ fn nothing_passes_the_ceiling_of_grace_but_what_has_happened() {
 #[test]
 fn usage_after_the_fact_beyond_the_ceiling_starts_grace() {
     let mut account = account(OverLimit::Grace, Aggregation::Sum);
-    account.limit = account.limit.map(|limit| Limit {
+    account.policy = account.policy.map(|policy| QuotaPolicy {
         grace_max: Some(20.into()),
-        ..limit
+        ..policy
     });
     let now = account.now;
     account.count("a", 30.into(), now).unwrap();
@@ -152,7 +152,7 @@ fn a_gauge_takes_the_newest_level_whatever_the_order() {
 #[test]
 fn without_a_quota_nothing_is_allowed() {
     let mut account = account(OverLimit::Hard, Aggregation::Sum);
-    account.limit = None;
+    account.policy = None;
     assert_eq!(
         account.check("a", 1.into(), true),
         Err(UsageRejection::NoQuota)

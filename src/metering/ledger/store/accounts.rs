@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use billing_domain::grace_period::GracePeriod;
 use billing_domain::period::{Cadence, Period};
-use billing_domain::quota::{Limit, OverLimit};
-use billing_domain::usage_period::{Past, Subscribed};
+use billing_domain::quota::{OverLimit, QuotaPolicy};
+use billing_domain::usage_period::{CurrentSubscription, EndedSubscription};
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 use sqlx::PgConnection;
@@ -63,10 +63,10 @@ pub async fn read(
             .metric(metric)
             .map_or(Aggregation::Sum, |metric| metric.aggregation),
         grace_hours,
-        limit: None,
+        policy: None,
         overage_rate: None,
-        subscribed: None,
-        past: None,
+        subscription: None,
+        ended: None,
         unreadable: false,
         now,
         periods: BTreeMap::new(),
@@ -179,31 +179,33 @@ impl AccountRow {
     /// Reads the quota and the subscriptions, which every row of an account has.
     fn read_terms(&self, account: &mut Account, catalogue: &Catalogue, metric: &str) {
         let over_limit = self.over_limit.as_deref().and_then(OverLimit::named);
-        account.limit = over_limit.map(|over_limit| Limit {
+        account.policy = over_limit.map(|over_limit| QuotaPolicy {
             quota: self.quota,
             over_limit,
             grace_max: (over_limit == OverLimit::Grace)
                 .then(|| grace_max(catalogue, self.quota_tier.as_deref(), metric, self.quota))
                 .flatten(),
         });
-        let billed = account
-            .limit
-            .is_some_and(|limit| limit.over_limit == OverLimit::Overage && limit.quota.is_some());
+        let billed = account.policy.is_some_and(|policy| {
+            policy.over_limit == OverLimit::Overage && policy.quota.is_some()
+        });
         account.overage_rate = self.overage_rate.filter(|_| billed);
         let period = self.current_start.zip(self.current_end);
         let secs = |at: Option<jiff_sqlx::Timestamp>| at.map(|at| at.to_jiff().as_second());
         let period = period.map(|(start, end)| Period::new(start.to_jiff(), end.to_jiff()));
         // An invalid period fails this account only, not the whole group.
         account.unreadable = matches!(period, Some(Err(_)));
-        account.subscribed = period.and_then(Result::ok).map(|period| Subscribed {
-            period,
-            anchor_secs: secs(self.anchor).unwrap_or(period.start_secs()),
-            cadence: cadence(catalogue, self.plan_tier.as_deref()),
-            created_secs: secs(self.created).unwrap_or(period.start_secs()),
-            ends_secs: secs(self.ends),
-        });
-        let past = self.past_start.zip(self.past_end);
-        account.past = past.map(|(start, end)| Past {
+        account.subscription = period
+            .and_then(Result::ok)
+            .map(|period| CurrentSubscription {
+                period,
+                anchor_secs: secs(self.anchor).unwrap_or(period.start_secs()),
+                cadence: cadence(catalogue, self.plan_tier.as_deref()),
+                created_secs: secs(self.created).unwrap_or(period.start_secs()),
+                ends_secs: secs(self.ends),
+            });
+        let ended = self.past_start.zip(self.past_end);
+        account.ended = ended.map(|(start, end)| EndedSubscription {
             start_secs: start.to_jiff().as_second(),
             end_secs: end.to_jiff().as_second(),
         });

@@ -154,8 +154,8 @@ impl Writes {
         );
         let now = account.now.to_sqlx();
         let quota = account
-            .limit
-            .and_then(|limit| limit.quota)
+            .policy
+            .and_then(|policy| policy.quota)
             .unwrap_or_default();
         if usage.changed {
             let rows = &mut self.totals;

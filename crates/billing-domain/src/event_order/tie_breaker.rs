@@ -18,7 +18,7 @@ struct State(u64, u64);
 /// state at its end. If changes are missing, the latest event is one that no
 /// other follows; if several remain, the one with the greatest event id.
 #[derive(Debug, Default)]
-pub struct Contest {
+pub struct TieBreaker {
     members: Vec<Member>,
     by_id: BTreeMap<String, usize>,
     /// How many more times each state was entered than left.
@@ -46,7 +46,7 @@ struct Member {
     changed: Option<Attributes>,
 }
 
-impl Contest {
+impl TieBreaker {
     /// Whether the event was added before.
     pub fn contains(&self, event_id: &str) -> bool {
         self.by_id.contains_key(event_id)
