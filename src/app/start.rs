@@ -38,7 +38,7 @@ use crate::subscriptions::Subscriptions;
 use crate::tenancy::auth::Guard;
 use crate::webhooks::backpressure::Backpressure;
 use crate::webhooks::endpoint::Endpoint;
-use crate::webhooks::event_log::{self, Source};
+use crate::webhooks::intake::{self, Source};
 use crate::webhooks::rejections::Rejections;
 use crate::webhooks::worker::Processor;
 use embedded_postgres::EmbeddedPostgres;
@@ -168,7 +168,7 @@ impl Starting<'_> {
             wake_workers(&waking);
         };
         let options = self.database.service.clone();
-        let (intake, writer) = event_log::new(options, Source::Delivery, on_commit);
+        let (intake, writer) = intake::new(options, Source::Delivery, on_commit);
         background.task("intake writer", writer.run());
         let rejections = Arc::new(Rejections::default());
         let endpoint = Endpoint {

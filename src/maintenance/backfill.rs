@@ -9,7 +9,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::stripe::client::{Client, Params, StripeError, StripeEvent};
 use crate::stripe::event::Envelope;
-use crate::webhooks::event_log::{self, Intake, IntakeError, Receipt, Source};
+use crate::webhooks::intake::{self, Intake, IntakeError, Receipt, Source};
 
 /// How long Stripe keeps events.
 pub const KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -49,7 +49,7 @@ pub async fn run(
     after: Option<String>,
     mut progress: impl FnMut(&Backfilled),
 ) -> Result<Backfilled, BackfillError> {
-    let (intake, writer) = event_log::new(database, Source::Backfill, |_| {});
+    let (intake, writer) = intake::new(database, Source::Backfill, |_| {});
     let writer = tokio::spawn(writer.run());
     let mut done = Backfilled {
         last_event_id: after,

@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use serde_json::Value;
 use sqlx::postgres::PgConnection;
 
-use super::event_log::Delivery;
+use super::intake::Delivery;
 use super::store;
 use crate::telemetry::metrics;
 

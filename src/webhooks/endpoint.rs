@@ -14,7 +14,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::event_log::{Intake, IntakeError, Receipt};
+use super::intake::{Intake, IntakeError, Receipt};
 use super::rejections::Rejections;
 use crate::server::body::{self, BodyError};
 use crate::server::problem::Problem;

@@ -7,7 +7,7 @@ mod altered;
 pub mod backpressure;
 pub mod dead_letters;
 pub mod endpoint;
-pub mod event_log;
+pub mod intake;
 pub mod operator;
 mod quarantine;
 pub mod rejections;

@@ -137,8 +137,12 @@ async fn render(probes: &Probes) -> Bytes {
                 found.oldest_unprocessed_secs,
             );
         }
-        Ok(Err(error)) => tracing::warn!(%error, "the inbox could not be counted for the metrics"),
-        Err(_) => tracing::warn!("the inbox could not be counted for the metrics in time"),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the webhook event log could not be counted for the metrics")
+        }
+        Err(_) => {
+            tracing::warn!("the webhook event log could not be counted for the metrics in time")
+        }
     }
     match tokio::time::timeout(PROBE_TIMEOUT, maintenance::measure(&probes.pool)).await {
         Ok(Ok(())) => {}

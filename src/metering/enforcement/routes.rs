@@ -210,7 +210,7 @@ fn one(metric: &str, quantity: rust_decimal::Decimal, id: Option<String>) -> New
     params(Query),
     responses(
         (status = 200, description = "The call is allowed, and counted unless `consume=false`.",
-         body = crate::metering::usage::response::Checked),
+         body = crate::metering::usage::response::DecisionView),
         (status = 402, description = "`QUOTA_EXCEEDED` or `QUOTA_EXCEEDED_GRACE_EXPIRED`.",
          body = QuotaExceeded, content_type = "application/problem+json"),
         (status = 409, description = "The id was used before with different content."),

@@ -30,7 +30,7 @@ pub use account::{Account, QuotaDecision, UsageRejection};
 pub use closed_periods::ClosedPeriod;
 use jiff::Timestamp;
 pub use period_changes::{close, rebook};
-use queue::{Asker, NoRoom, Queue};
+use queue::{Queue, Rejection, Responder};
 pub use reservation_expiry::release_expired;
 pub use scheduled_levels::take_due;
 use set_aside::Aside;
@@ -237,11 +237,11 @@ impl Ledger {
         answered.await.unwrap_or(Err(LedgerError::Unavailable))
     }
 
-    fn refuse(&self, reason: NoRoom, organization_id: Uuid) -> LedgerError {
+    fn refuse(&self, reason: Rejection, organization_id: Uuid) -> LedgerError {
         let (reason, error) = match reason {
-            NoRoom::Share => ("share", LedgerError::Crowded),
-            NoRoom::Full => ("full", LedgerError::Full),
-            NoRoom::Closed => return LedgerError::Unavailable,
+            Rejection::Share => ("share", LedgerError::Crowded),
+            Rejection::Full => ("full", LedgerError::Full),
+            Rejection::Closed => return LedgerError::Unavailable,
         };
         metrics::usage_refused(reason);
         if let Some(requests) = self.refused.happened(Instant::now()) {
@@ -295,8 +295,8 @@ pub fn new(
 ) -> (Ledger, Writers, impl Future<Output = ()> + Send) {
     let (done, mut answered) = mpsc::unbounded_channel();
     let answers = async move {
-        while let Some((askers, outcome)) = answered.recv().await {
-            answer(askers, outcome);
+        while let Some((responders, outcome)) = answered.recv().await {
+            answer(responders, outcome);
         }
     };
     let lane = || {
@@ -318,16 +318,16 @@ pub fn new(
 
 pub(super) type Outcome = Result<Vec<Reply>, LedgerError>;
 
-fn answer(askers: Vec<Asker>, outcome: Outcome) {
+fn answer(responders: Vec<Responder>, outcome: Outcome) {
     match outcome {
         Ok(replies) => {
-            for (asker, reply) in askers.into_iter().zip(replies) {
-                asker.answer(Ok(reply));
+            for (responder, reply) in responders.into_iter().zip(replies) {
+                responder.answer(Ok(reply));
             }
         }
         Err(error) => {
-            for asker in askers {
-                asker.answer(Err(error.clone()));
+            for responder in responders {
+                responder.answer(Err(error.clone()));
             }
         }
     }

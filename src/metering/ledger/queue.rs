@@ -1,7 +1,7 @@
 //! A lane's queue: each organization has a line of its own, and a group takes
-//! from all of them in turn. What one organization may have here is as much as
-//! is free: alone it gets half of the room, beside others less, and there is
-//! always room for one that has nothing here.
+//! from all of them in turn. An organization may hold as much as is free: alone
+//! it gets half of the capacity, beside others less, and one that holds nothing
+//! is never refused for its share.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::{AddAssign, SubAssign};
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{LedgerError, Op, Reply};
 use crate::limits;
 
-/// What a lane's requests come to, until they are answered.
+/// What requests take up, until they are answered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Load {
     pub requests: usize,
@@ -23,8 +23,8 @@ pub struct Load {
     pub bytes: usize,
 }
 
-/// The room of a lane.
-pub const ROOM: Load = Load {
+/// The capacity of a lane.
+pub const CAPACITY: Load = Load {
     requests: limits::USAGE_REQUESTS,
     events: limits::USAGE_EVENTS,
     bytes: limits::USAGE_BYTES,
@@ -55,12 +55,14 @@ impl Load {
         Self {
             requests: 1,
             events,
-            bytes: bytes + size_of::<Job>(),
+            bytes: bytes + size_of::<QueuedRequest>(),
         }
     }
 
-    fn fits(self, room: Self) -> bool {
-        self.requests <= room.requests && self.events <= room.events && self.bytes <= room.bytes
+    fn fits(self, capacity: Self) -> bool {
+        self.requests <= capacity.requests
+            && self.events <= capacity.events
+            && self.bytes <= capacity.bytes
     }
 
     fn is_small(self) -> bool {
@@ -84,45 +86,43 @@ impl SubAssign for Load {
     }
 }
 
-/// A request, and who waits for its answer.
-pub struct Job {
+/// A request that waits to be counted.
+pub struct QueuedRequest {
     pub organization_id: Uuid,
     pub op: Op,
-    pub asker: Asker,
+    pub responder: Responder,
 }
 
-impl Job {
+impl QueuedRequest {
     fn load(&self) -> Load {
-        self.asker.place.load
+        self.responder.permit.load
     }
 }
 
-/// Who waits for an answer, and the place in the queue until then.
-pub struct Asker {
+/// Answers a request. It keeps the request's permit until then.
+pub struct Responder {
     answer: oneshot::Sender<Result<Reply, LedgerError>>,
-    place: Place,
+    permit: Permit,
 }
 
-impl Asker {
-    /// Nobody asks any more where this comes to nothing.
+impl Responder {
+    /// If the caller has gone away, the reply is dropped.
     pub fn answer(self, reply: Result<Reply, LedgerError>) {
-        drop(self.place);
+        drop(self.permit);
         let _ = self.answer.send(reply);
     }
 }
 
-/// Room that is taken until this is dropped.
-struct Place {
+/// A request's share of the capacity, released on drop.
+struct Permit {
     queue: Arc<Queue>,
     organization_id: Uuid,
     load: Load,
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.queue
-            .state()
-            .give_back(self.organization_id, self.load);
+        self.queue.state().release(self.organization_id, self.load);
     }
 }
 
@@ -140,24 +140,24 @@ struct State {
     /// The last group left batches to the next.
     left_batches: bool,
     small_at: Option<Instant>,
-    /// Nobody asks any more, or nobody counts.
+    /// No more requests come, or no writer counts them.
     closed: bool,
 }
 
-/// What an organization has here.
+/// An organization's requests.
 #[derive(Default)]
 struct Line {
-    /// Those that are being counted, or wait aside, included.
+    /// Includes requests that are being counted or wait aside.
     used: Load,
-    jobs: VecDeque<Job>,
+    requests: VecDeque<QueuedRequest>,
 }
 
-/// Why a request is not taken.
+/// Why a request is not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoRoom {
-    /// The organization has its share.
+pub enum Rejection {
+    /// The organization has used up its share.
     Share,
-    /// All is taken.
+    /// The queue is full.
     Full,
     Closed,
 }
@@ -174,30 +174,30 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lines a request up; the answer comes later.
+    /// Queues a request. The receiver gets the answer.
     pub fn push(
         self: &Arc<Self>,
         organization_id: Uuid,
         op: Op,
-    ) -> Result<oneshot::Receiver<Result<Reply, LedgerError>>, NoRoom> {
+    ) -> Result<oneshot::Receiver<Result<Reply, LedgerError>>, Rejection> {
         let load = Load::of(&op);
-        // What was held is settled whatever else its organization sends.
+        // A reservation is settled whatever else its organization sends.
         let is_bounded = !matches!(op, Op::Settle { .. });
         let mut state = self.state();
-        state.take_room(organization_id, load, is_bounded)?;
+        state.acquire(organization_id, load, is_bounded)?;
         let (answer, answered) = oneshot::channel();
-        let place = Place {
+        let permit = Permit {
             queue: self.clone(),
             organization_id,
             load,
         };
-        let job = Job {
+        let request = QueuedRequest {
             organization_id,
             op,
-            asker: Asker { answer, place },
+            responder: Responder { answer, permit },
         };
         let was_empty = state.turns.is_empty();
-        state.line_up(job);
+        state.enqueue(request);
         drop(state);
         if was_empty {
             self.filled.notify_one();
@@ -205,8 +205,8 @@ impl Queue {
         Ok(answered)
     }
 
-    /// The next group; None: nobody asks any more.
-    pub async fn next_group(&self) -> Option<Vec<Job>> {
+    /// The next group; `None` once the queue is closed and empty.
+    pub async fn next_group(&self) -> Option<Vec<QueuedRequest>> {
         loop {
             {
                 let mut state = self.state();
@@ -221,49 +221,49 @@ impl Queue {
         }
     }
 
-    /// No more is taken.
+    /// Refuses further requests.
     pub fn close(&self) {
         self.state().closed = true;
         self.filled.notify_one();
     }
 
-    /// Nobody counts any more: what waits is let go.
+    /// Drops what waits, since no writer is left to count it.
     pub fn abandon(&self) {
         let mut state = self.state();
         state.closed = true;
         state.turns.clear();
         let lines = state.lines.values_mut();
-        let jobs: Vec<Job> = lines.flat_map(|line| line.jobs.drain(..)).collect();
+        let requests: Vec<QueuedRequest> = lines.flat_map(|line| line.requests.drain(..)).collect();
         drop(state);
-        drop(jobs);
+        drop(requests);
     }
 }
 
 impl State {
-    fn take_room(&mut self, organization: Uuid, load: Load, bounded: bool) -> Result<(), NoRoom> {
+    fn acquire(&mut self, organization: Uuid, load: Load, bounded: bool) -> Result<(), Rejection> {
         if self.closed {
-            return Err(NoRoom::Closed);
+            return Err(Rejection::Closed);
         }
         let mut all = self.used;
         all += load;
-        if !all.fits(ROOM) {
-            return Err(NoRoom::Full);
+        if !all.fits(CAPACITY) {
+            return Err(Rejection::Full);
         }
-        let mut free = ROOM;
+        let mut free = CAPACITY;
         free -= self.used;
         let line = self.lines.entry(organization).or_default();
         let mut own = line.used;
         own += load;
         if bounded && !own.fits(free) {
-            // Its line has something in it, or it would fit.
-            return Err(NoRoom::Share);
+            // Its line is not empty, or the request would fit.
+            return Err(Rejection::Share);
         }
         line.used = own;
         self.used = all;
         Ok(())
     }
 
-    fn give_back(&mut self, organization_id: Uuid, load: Load) {
+    fn release(&mut self, organization_id: Uuid, load: Load) {
         self.used -= load;
         if let Some(line) = self.lines.get_mut(&organization_id) {
             line.used -= load;
@@ -273,61 +273,67 @@ impl State {
         }
     }
 
-    fn line_up(&mut self, job: Job) {
-        let organization_id = job.organization_id;
+    fn enqueue(&mut self, request: QueuedRequest) {
+        let organization_id = request.organization_id;
         let line = self.lines.entry(organization_id).or_default();
-        if line.jobs.is_empty() {
+        if line.requests.is_empty() {
             self.turns.push_back(organization_id);
         }
-        line.jobs.push_back(job);
+        line.requests.push_back(request);
     }
 
     /// Small requests come first; batches of the same organizations, and of
     /// others, with them in every other group.
-    fn next_group(&mut self, now: Instant) -> Vec<Job> {
+    fn next_group(&mut self, now: Instant) -> Vec<QueuedRequest> {
         let soon = |at: Instant| now.saturating_duration_since(at) < SOON;
         let most_events = match self.small_at {
             Some(at) if soon(at) => FEWER_EVENTS,
             _ => MOST_EVENTS,
         };
         let mut group = Group {
-            jobs: Vec::new(),
+            requests: Vec::new(),
             load: Load::default(),
             most_events,
         };
         let is_shared = self.turns.len() > 1;
         let left = self.fill(&mut group, Load::is_small);
-        if !group.jobs.is_empty() {
+        if !group.requests.is_empty() {
             self.small_at = Some(now);
         }
-        let waits = left && is_shared && !group.jobs.is_empty() && !self.left_batches;
+        let waits = left && is_shared && !group.requests.is_empty() && !self.left_batches;
         self.left_batches = waits;
         if !waits {
             self.fill(&mut group, |_| true);
         }
-        group.jobs
+        group.requests
     }
 
     /// One request of each line in turn, while the next one is `wanted`; true:
     /// some were not.
     fn fill(&mut self, group: &mut Group, wanted: impl Fn(Load) -> bool) -> bool {
         let mut passed_over = 0;
-        while passed_over < self.turns.len() && group.has_room() {
+        while passed_over < self.turns.len() && group.has_capacity() {
             let Some(organization_id) = self.turns.pop_front() else {
                 break;
             };
             let Some(line) = self.lines.get_mut(&organization_id) else {
                 continue;
             };
-            if line.jobs.front().is_some_and(|job| wanted(job.load())) {
-                group.jobs.extend(line.jobs.pop_front().inspect(|job| {
-                    group.load += job.load();
-                }));
+            if line
+                .requests
+                .front()
+                .is_some_and(|request| wanted(request.load()))
+            {
+                group
+                    .requests
+                    .extend(line.requests.pop_front().inspect(|request| {
+                        group.load += request.load();
+                    }));
                 passed_over = 0;
             } else {
                 passed_over += 1;
             }
-            if !line.jobs.is_empty() {
+            if !line.requests.is_empty() {
                 self.turns.push_back(organization_id);
             }
         }
@@ -336,14 +342,14 @@ impl State {
 }
 
 struct Group {
-    jobs: Vec<Job>,
+    requests: Vec<QueuedRequest>,
     load: Load,
     most_events: usize,
 }
 
 impl Group {
     /// Whether another fits, however large it is.
-    fn has_room(&self) -> bool {
+    fn has_capacity(&self) -> bool {
         self.load.requests < LARGEST_GROUP
             && self.load.events < self.most_events
             && self.load.bytes < MOST_BYTES

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::LedgerError;
-use super::queue::{Job, LARGEST_GROUP};
+use super::queue::{LARGEST_GROUP, QueuedRequest};
 use super::writer::{Blocked, Committed, Committer};
 
 /// How long a request waits for its account; it may be sent again.
@@ -17,23 +17,23 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// its turn.
 const ONE_BY_ONE: usize = 16;
 
-/// How requests come here. They keep their places in the queue, which bounds
-/// them.
+/// The way in. Requests keep their permits, so the queue bounds them.
 pub struct SetAside {
-    line: mpsc::UnboundedSender<(Instant, Job)>,
+    line: mpsc::UnboundedSender<(Instant, QueuedRequest)>,
     pub blocked: Blocked,
 }
 
 impl SetAside {
-    /// Where nobody takes the request, its asker hears that it cannot be counted.
-    pub fn send(&self, since: Instant, job: Job) {
-        let _ = self.line.send((since, job));
+    /// If the receiver is gone, the request is dropped, and its caller learns that it
+    /// cannot be counted.
+    pub fn send(&self, since: Instant, request: QueuedRequest) {
+        let _ = self.line.send((since, request));
     }
 }
 
-/// Where they come out.
+/// The way out.
 pub struct Waiting {
-    line: mpsc::UnboundedReceiver<(Instant, Job)>,
+    line: mpsc::UnboundedReceiver<(Instant, QueuedRequest)>,
     blocked: Blocked,
 }
 
@@ -54,7 +54,7 @@ pub fn line() -> (SetAside, Waiting) {
 /// An organization's requests, each with the time since when it waits.
 struct Turn {
     organization_id: Uuid,
-    jobs: VecDeque<(Instant, Job)>,
+    requests: VecDeque<(Instant, QueuedRequest)>,
     /// The database refused some of them.
     one_by_one: bool,
 }
@@ -78,16 +78,16 @@ impl Aside {
         loop {
             if self.turns.is_empty() {
                 match self.incoming.line.recv().await {
-                    Some((since, job)) => self.line_up(since, job),
+                    Some((since, request)) => self.enqueue(since, request),
                     None => break,
                 }
             }
-            while let Ok((since, job)) = self.incoming.line.try_recv() {
-                self.line_up(since, job);
+            while let Ok((since, request)) = self.incoming.line.try_recv() {
+                self.enqueue(since, request);
             }
             if let Some(mut turn) = self.turns.pop_front() {
                 self.take(&mut turn).await;
-                if !turn.jobs.is_empty() {
+                if !turn.requests.is_empty() {
                     self.turns.push_back(turn);
                 }
             }
@@ -95,14 +95,14 @@ impl Aside {
         self.committer.close().await;
     }
 
-    fn line_up(&mut self, since: Instant, job: Job) {
-        let organization_id = job.organization_id;
+    fn enqueue(&mut self, since: Instant, request: QueuedRequest) {
+        let organization_id = request.organization_id;
         let mut turns = self.turns.iter_mut();
         match turns.find(|turn| turn.organization_id == organization_id) {
-            Some(turn) => turn.jobs.push_back((since, job)),
+            Some(turn) => turn.requests.push_back((since, request)),
             None => self.turns.push_back(Turn {
                 organization_id,
-                jobs: VecDeque::from([(since, job)]),
+                requests: VecDeque::from([(since, request)]),
                 one_by_one: false,
             }),
         }
@@ -112,47 +112,53 @@ impl Aside {
         if turn.one_by_one {
             return self.take_one_by_one(turn).await;
         }
-        let count = turn.jobs.len().min(LARGEST_GROUP);
-        let (since, jobs): (Vec<Instant>, Vec<Job>) = turn.jobs.drain(..count).unzip();
-        match self.committer.commit(&jobs, true).await {
+        let count = turn.requests.len().min(LARGEST_GROUP);
+        let (since, requests): (Vec<Instant>, Vec<QueuedRequest>) =
+            turn.requests.drain(..count).unzip();
+        match self.committer.commit(&requests, true).await {
             Committed::Answered(outcome) => {
                 if outcome.is_ok() {
-                    self.incoming.blocked.clear(&jobs);
+                    self.incoming.blocked.clear(&requests);
                 }
-                return self.committer.answer(jobs, outcome);
+                return self.committer.answer(requests, outcome);
             }
             Committed::Spoiled => turn.one_by_one = true,
             Committed::Held(_) | Committed::Blocked(_) | Committed::Waited => {}
         }
         // As they were, but for those that have waited long enough.
         let (mut late, mut early) = (Vec::new(), VecDeque::new());
-        for (since, job) in since.into_iter().zip(jobs) {
+        for (since, request) in since.into_iter().zip(requests) {
             if turn.one_by_one || since.elapsed() < PATIENCE {
-                early.push_back((since, job));
+                early.push_back((since, request));
             } else {
-                late.push(job);
+                late.push(request);
             }
         }
-        early.append(&mut turn.jobs);
-        turn.jobs = early;
+        early.append(&mut turn.requests);
+        turn.requests = early;
         self.give_up(turn.organization_id, late);
     }
 
     async fn take_one_by_one(&mut self, turn: &mut Turn) {
-        let count = turn.jobs.len().min(ONE_BY_ONE);
-        let jobs: Vec<Job> = turn.jobs.drain(..count).map(|(_, job)| job).collect();
-        self.committer.each_alone(jobs).await;
+        let count = turn.requests.len().min(ONE_BY_ONE);
+        let requests: Vec<QueuedRequest> = turn
+            .requests
+            .drain(..count)
+            .map(|(_, request)| request)
+            .collect();
+        self.committer.each_alone(requests).await;
     }
 
-    fn give_up(&self, organization_id: Uuid, jobs: Vec<Job>) {
-        if jobs.is_empty() {
+    fn give_up(&self, organization_id: Uuid, requests: Vec<QueuedRequest>) {
+        if requests.is_empty() {
             return;
         }
         tracing::error!(
             %organization_id,
-            requests = jobs.len(),
+            requests = requests.len(),
             "usage could not be counted: another session holds the organization's account"
         );
-        self.committer.answer(jobs, Err(LedgerError::Unavailable));
+        self.committer
+            .answer(requests, Err(LedgerError::Unavailable));
     }
 }

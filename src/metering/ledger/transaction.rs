@@ -11,7 +11,7 @@ use uuid::Uuid;
 use billing_domain::grace_period::EndReason;
 
 use super::account::{Account, GraceChange, PeriodUsage};
-use super::queue::Job;
+use super::queue::QueuedRequest;
 use super::store::{self, ReservationRow, Writes};
 use super::{Item, Op, Reply, Reservation, Rules};
 use super::{NewEvent, UsageRejection};
@@ -50,16 +50,16 @@ pub enum Attempt {
 /// An organization and a metric.
 pub type Key = (Uuid, String);
 
-/// Counts `jobs` in a transaction of its own, which it leaves open only when
+/// Counts `requests` in a transaction of its own, which it leaves open only when
 /// it fails.
 pub async fn attempt(
     conn: &mut PgConnection,
     rules: &Rules,
-    jobs: &[Job],
+    requests: &[QueuedRequest],
     mode: &Mode,
 ) -> Result<Attempt, sqlx::Error> {
     conn.execute("BEGIN").await?;
-    let keys = keys(jobs);
+    let keys = keys(requests);
     let chains = match lock(conn, &keys, mode).await? {
         Ok(chains) => chains,
         Err(held) => {
@@ -67,7 +67,7 @@ pub async fn attempt(
             return Ok(Attempt::Held(held));
         }
     };
-    let held = take_reservations(conn, jobs).await?;
+    let held = take_reservations(conn, requests).await?;
     let accounts = store::read(conn, &keys, &rules.catalogue, rules.grace_hours).await?;
     let mut group = Group {
         accounts: keys.iter().cloned().zip(accounts).collect(),
@@ -78,9 +78,12 @@ pub async fn attempt(
         denied_an_id: false,
     };
     if mode.look_up {
-        group.known = store::known(conn, &named_events(jobs)).await?;
+        group.known = store::known(conn, &named_events(requests)).await?;
     }
-    let replies: Vec<Reply> = jobs.iter().map(|job| group.reply(job)).collect();
+    let replies: Vec<Reply> = requests
+        .iter()
+        .map(|request| group.reply(request))
+        .collect();
     // What was admitted before is not denied when it comes again.
     if group.denied_an_id && !mode.look_up {
         conn.execute("ROLLBACK").await?;
@@ -101,7 +104,7 @@ pub async fn attempt(
         }));
     }
     if !store::write(conn, &group.writes).await? {
-        // An id was there already: of which job, is looked up.
+        // An id is already stored. The next attempt looks up which request has it.
         conn.execute("ROLLBACK").await?;
         return Ok(Attempt::Again(Mode {
             look_up: true,
@@ -150,8 +153,9 @@ async fn lock(
 }
 
 /// The accounts that a group touches, in the order in which they are locked.
-pub fn keys(jobs: &[Job]) -> Vec<Key> {
-    jobs.iter()
+pub fn keys(requests: &[QueuedRequest]) -> Vec<Key> {
+    requests
+        .iter()
         .flat_map(touched)
         .collect::<BTreeSet<Key>>()
         .into_iter()
@@ -159,20 +163,20 @@ pub fn keys(jobs: &[Job]) -> Vec<Key> {
 }
 
 /// The accounts that a request touches.
-pub fn touched(job: &Job) -> BTreeSet<Key> {
-    let metrics: Vec<&str> = match &job.op {
+pub fn touched(request: &QueuedRequest) -> BTreeSet<Key> {
+    let metrics: Vec<&str> = match &request.op {
         Op::Record(events) => events.iter().map(|event| event.metric.as_str()).collect(),
         Op::Check { event, .. } => vec![&event.metric],
         Op::Reserve { metric, .. } | Op::TakeDue { metric } => vec![metric],
         Op::Settle { reservation, .. } => vec![&reservation.metric],
     };
-    let key = |metric: &str| (job.organization_id, metric.to_owned());
+    let key = |metric: &str| (request.organization_id, metric.to_owned());
     metrics.into_iter().map(key).collect()
 }
 
 /// The events whose ids may have come before.
-fn named_events(jobs: &[Job]) -> Vec<(Uuid, NewEvent)> {
-    let named = |job: &Job| match &job.op {
+fn named_events(requests: &[QueuedRequest]) -> Vec<(Uuid, NewEvent)> {
+    let named = |request: &QueuedRequest| match &request.op {
         Op::Record(events) => events.clone(),
         Op::Check {
             event, named: true, ..
@@ -183,20 +187,20 @@ fn named_events(jobs: &[Job]) -> Vec<(Uuid, NewEvent)> {
         } => vec![reservation.event()],
         _ => Vec::new(),
     };
-    let of_job = |job| {
-        named(job)
+    let of_request = |request| {
+        named(request)
             .into_iter()
-            .map(|event| (job.organization_id, event))
+            .map(|event| (request.organization_id, event))
     };
-    jobs.iter().flat_map(of_job).collect()
+    requests.iter().flat_map(of_request).collect()
 }
 
 async fn take_reservations(
     conn: &mut PgConnection,
-    jobs: &[Job],
+    requests: &[QueuedRequest],
 ) -> Result<HashMap<Uuid, ReservationRow>, sqlx::Error> {
-    let settled = jobs.iter().filter_map(|job| match &job.op {
-        Op::Settle { reservation, .. } => Some((job.organization_id, reservation.id)),
+    let settled = requests.iter().filter_map(|request| match &request.op {
+        Op::Settle { reservation, .. } => Some((request.organization_id, reservation.id)),
         _ => None,
     });
     let (organizations, ids): (Vec<Uuid>, Vec<Uuid>) = settled.unzip();
@@ -225,9 +229,9 @@ impl Group {
             .expect("every key of the group was read")
     }
 
-    fn reply(&mut self, job: &Job) -> Reply {
-        let organization_id = job.organization_id;
-        match &job.op {
+    fn reply(&mut self, request: &QueuedRequest) -> Reply {
+        let organization_id = request.organization_id;
+        match &request.op {
             Op::Record(events) => {
                 let record = |event| self.record(organization_id, event);
                 Reply::Recorded(events.iter().map(record).collect())

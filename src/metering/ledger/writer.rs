@@ -8,7 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::queue::{Asker, Job, Queue};
+use super::queue::{Queue, QueuedRequest, Responder};
 use super::set_aside::SetAside;
 use super::store;
 use super::transaction::{self, Attempt, Key, Mode, touched};
@@ -69,10 +69,10 @@ impl Blocked {
     }
 
     /// They were counted in.
-    pub fn clear(&self, jobs: &[Job]) {
+    pub fn clear(&self, requests: &[QueuedRequest]) {
         let mut keys = self.keys();
         if !keys.is_empty() {
-            for key in jobs.iter().flat_map(touched) {
+            for key in requests.iter().flat_map(touched) {
                 keys.remove(&key);
             }
         }
@@ -98,9 +98,9 @@ pub enum Committed {
 pub struct Committer {
     session: Session,
     rules: Rules,
-    /// Groups to be answered where they were asked: from another thread, each
-    /// answer would wake that one by itself.
-    done: mpsc::UnboundedSender<(Vec<Asker>, Outcome)>,
+    /// Groups to answer on the callers' thread: from this one, each answer would
+    /// wake that thread by itself.
+    done: mpsc::UnboundedSender<(Vec<Responder>, Outcome)>,
     /// Groups and requests that could not be counted.
     failed: Seldom,
 }
@@ -109,7 +109,7 @@ impl Committer {
     pub fn new(
         options: PgConnectOptions,
         rules: Rules,
-        done: mpsc::UnboundedSender<(Vec<Asker>, Outcome)>,
+        done: mpsc::UnboundedSender<(Vec<Responder>, Outcome)>,
         patience: Patience,
     ) -> Self {
         Self {
@@ -120,72 +120,75 @@ impl Committer {
         }
     }
 
-    pub fn answer(&self, jobs: Vec<Job>, outcome: Outcome) {
-        // What was asked is forgotten here, and not on the thread of those who
-        // asked. Nobody asks any more where this fails.
-        let askers = jobs.into_iter().map(|job| job.asker).collect();
-        let _ = self.done.send((askers, outcome));
+    pub fn answer(&self, requests: Vec<QueuedRequest>, outcome: Outcome) {
+        // The requests are dropped on this thread, not on the callers'. Sending
+        // fails only when no caller is left.
+        let responders = requests
+            .into_iter()
+            .map(|request| request.responder)
+            .collect();
+        let _ = self.done.send((responders, outcome));
     }
 
     /// One request must not spoil the others: each is counted by itself.
-    pub async fn each_alone(&mut self, jobs: Vec<Job>) {
-        for job in jobs {
-            let outcome = match self.commit(std::slice::from_ref(&job), true).await {
+    pub async fn each_alone(&mut self, requests: Vec<QueuedRequest>) {
+        for request in requests {
+            let outcome = match self.commit(std::slice::from_ref(&request), true).await {
                 Committed::Answered(outcome) => outcome,
                 _ => Err(LedgerError::Unavailable),
             };
-            self.answer(vec![job], outcome);
+            self.answer(vec![request], outcome);
         }
     }
 
     /// Counts a group; `waits`: also for accounts that another session holds.
-    pub async fn commit(&mut self, jobs: &[Job], waits: bool) -> Committed {
+    pub async fn commit(&mut self, requests: &[QueuedRequest], waits: bool) -> Committed {
         let mut mode = Mode::of(waits);
         loop {
             let mut batch = Transaction {
                 rules: &self.rules,
-                jobs,
+                requests,
                 mode: &mode,
             };
             match self.session.commit(&mut batch).await {
                 Ok(Attempt::Done(replies)) => return Committed::Answered(Ok(replies)),
                 Ok(Attempt::Held(keys)) => return Committed::Held(keys),
                 Ok(Attempt::Again(wanted)) => mode = wanted,
-                Err(Failure::TimedOut(_)) => return self.whom_it_waited_for(jobs).await,
+                Err(Failure::TimedOut(_)) => return self.whom_it_waited_for(requests).await,
                 Err(Failure::Refused(error)) => {
                     db::disk::Writer::Ledger.note(&error);
-                    self.tell(&error, jobs);
+                    self.tell(&error, requests);
                     return Committed::Spoiled;
                 }
-                Err(Failure::Unavailable(error)) => return self.unavailable(&error, jobs),
+                Err(Failure::Unavailable(error)) => return self.unavailable(&error, requests),
             }
         }
     }
 
-    fn unavailable(&self, error: &sqlx::Error, jobs: &[Job]) -> Committed {
+    fn unavailable(&self, error: &sqlx::Error, requests: &[QueuedRequest]) -> Committed {
         db::disk::Writer::Ledger.note(error);
-        self.tell(error, jobs);
+        self.tell(error, requests);
         Committed::Answered(Err(LedgerError::Unavailable))
     }
 
     /// One line for many: whoever sends what cannot be counted sends it again.
-    fn tell(&self, error: &sqlx::Error, jobs: &[Job]) {
+    fn tell(&self, error: &sqlx::Error, requests: &[QueuedRequest]) {
         let Some(times) = self.failed.happened(Instant::now()) else {
             return;
         };
-        let organization_id = jobs.first().map(|job| job.organization_id);
+        let organization_id = requests.first().map(|request| request.organization_id);
         tracing::error!(
             %error,
             times,
-            requests = jobs.len(),
+            requests = requests.len(),
             ?organization_id,
             "usage could not be counted; of the last group the first organization is named"
         );
     }
 
     /// Tells whose rows another session holds.
-    async fn whom_it_waited_for(&mut self, jobs: &[Job]) -> Committed {
-        let keys = transaction::keys(jobs);
+    async fn whom_it_waited_for(&mut self, requests: &[QueuedRequest]) -> Committed {
+        let keys = transaction::keys(requests);
         let Some(conn) = self.session.connection() else {
             return Committed::Waited;
         };
@@ -209,7 +212,7 @@ impl Committer {
 /// A group's one transaction.
 struct Transaction<'a> {
     rules: &'a Rules,
-    jobs: &'a [Job],
+    requests: &'a [QueuedRequest],
     mode: &'a Mode,
 }
 
@@ -217,7 +220,7 @@ impl Batch for Transaction<'_> {
     type Reply = Attempt;
 
     async fn write(&mut self, conn: &mut PgConnection) -> Result<Attempt, sqlx::Error> {
-        transaction::attempt(conn, self.rules, self.jobs, self.mode).await
+        transaction::attempt(conn, self.rules, self.requests, self.mode).await
     }
 }
 
@@ -252,80 +255,84 @@ impl Writer {
     }
 
     pub async fn run(mut self) {
-        while let Some(jobs) = self.queue.0.next_group().await {
+        while let Some(requests) = self.queue.0.next_group().await {
             self.held.retain(|_, at| at.elapsed() < HELD);
-            let jobs = self.set_held_aside(jobs);
-            self.count(jobs).await;
+            let requests = self.set_held_aside(requests);
+            self.count(requests).await;
         }
         self.committer.close().await;
     }
 
-    async fn count(&mut self, jobs: Vec<Job>) {
-        let mut groups = vec![jobs];
-        while let Some(jobs) = groups.pop() {
-            if jobs.is_empty() {
+    async fn count(&mut self, requests: Vec<QueuedRequest>) {
+        let mut groups = vec![requests];
+        while let Some(requests) = groups.pop() {
+            if requests.is_empty() {
                 continue;
             }
             let started = Instant::now();
-            let committed = self.committer.commit(&jobs, false).await;
-            metrics::quota_group(jobs.len(), started.elapsed());
+            let committed = self.committer.commit(&requests, false).await;
+            metrics::quota_group(requests.len(), started.elapsed());
             match committed {
-                Committed::Answered(outcome) => self.committer.answer(jobs, outcome),
-                Committed::Spoiled => self.divide(jobs, &mut groups),
+                Committed::Answered(outcome) => self.committer.answer(requests, outcome),
+                Committed::Spoiled => self.divide(requests, &mut groups),
                 Committed::Held(keys) => {
                     let now = Instant::now();
                     self.held.extend(keys.into_iter().map(|key| (key, now)));
-                    groups.push(self.set_held_aside(jobs));
+                    groups.push(self.set_held_aside(requests));
                 }
                 Committed::Blocked(keys) => {
                     self.blocked.keys().extend(keys);
-                    groups.push(self.set_held_aside(jobs));
+                    groups.push(self.set_held_aside(requests));
                 }
                 // Whose lock it was cannot be told.
-                Committed::Waited => self.set_aside(jobs),
+                Committed::Waited => self.set_aside(requests),
             }
         }
     }
 
     /// What one organization sent must not spoil the others: the halves are
     /// counted by themselves, and one's own requests one by one, aside.
-    fn divide(&self, jobs: Vec<Job>, groups: &mut Vec<Vec<Job>>) {
-        let organizations: BTreeSet<Uuid> = jobs.iter().map(|job| job.organization_id).collect();
+    fn divide(&self, requests: Vec<QueuedRequest>, groups: &mut Vec<Vec<QueuedRequest>>) {
+        let organizations: BTreeSet<Uuid> = requests
+            .iter()
+            .map(|request| request.organization_id)
+            .collect();
         let Some(middle) = organizations.iter().nth(organizations.len() / 2).copied() else {
             return;
         };
         if organizations.len() == 1 {
-            return self.set_aside(jobs);
+            return self.set_aside(requests);
         }
-        let (first, second) = jobs
+        let (first, second) = requests
             .into_iter()
-            .partition(|job| job.organization_id < middle);
+            .partition(|request| request.organization_id < middle);
         groups.extend([second, first]);
     }
 
     /// Those whose accounts are free.
-    fn set_held_aside(&self, jobs: Vec<Job>) -> Vec<Job> {
+    fn set_held_aside(&self, requests: Vec<QueuedRequest>) -> Vec<QueuedRequest> {
         let blocked = self.blocked.keys();
         if self.held.is_empty() && blocked.is_empty() {
-            return jobs;
+            return requests;
         }
-        let is_held = |job: &Job| {
-            let keys = touched(job);
+        let is_held = |request: &QueuedRequest| {
+            let keys = touched(request);
             keys.iter()
                 .any(|key| self.held.contains_key(key) || blocked.contains(key))
         };
-        let (held, free): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(is_held);
+        let (held, free): (Vec<QueuedRequest>, Vec<QueuedRequest>) =
+            requests.into_iter().partition(is_held);
         self.set_aside(held);
         free
     }
 
-    fn set_aside(&self, jobs: Vec<Job>) {
+    fn set_aside(&self, requests: Vec<QueuedRequest>) {
         let now = Instant::now();
-        if !jobs.is_empty() {
-            metrics::usage_set_aside(jobs.len() as u64);
+        if !requests.is_empty() {
+            metrics::usage_set_aside(requests.len() as u64);
         }
-        for job in jobs {
-            self.aside.send(now, job);
+        for request in requests {
+            self.aside.send(now, request);
         }
     }
 }

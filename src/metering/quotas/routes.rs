@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use billing_domain::quantity::QuantityError;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use sqlx::postgres::PgPool;
 use utoipa::ToSchema;
@@ -19,6 +19,7 @@ use crate::metering::ledger::Rules;
 use crate::metering::usage::{self, MetricUsage};
 use crate::server::Shared;
 use crate::server::extract::{self, Path};
+use crate::server::pagination::page::Page;
 use crate::server::problem::Problem;
 use crate::server::routes::{Permission, Routes, operator, tenant};
 use crate::telemetry::metrics;
@@ -42,25 +43,6 @@ pub fn routes() -> Routes<Reading> {
         .route(routes!(set_quota), operator())
 }
 
-/// A short list, returned whole in the shape of a page.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-struct Whole<T> {
-    data: Vec<T>,
-    /// Always null: there is no further page.
-    #[schema(required)]
-    next_cursor: Option<String>,
-}
-
-impl<T> Whole<T> {
-    fn of(data: Vec<T>) -> Json<Self> {
-        Json(Self {
-            data,
-            next_cursor: None,
-        })
-    }
-}
-
 impl Reading {
     async fn usage(&self, caller: &Principal) -> Result<Vec<MetricUsage>, Problem> {
         let organization_id = caller.organization_id;
@@ -77,13 +59,13 @@ impl Reading {
     path = "/api/billing/usage",
     operation_id = "listUsage",
     tag = "Usage",
-    responses((status = 200, description = "The usage.", body = Whole<MetricUsage>)),
+    responses((status = 200, description = "The usage.", body = Page<MetricUsage>)),
 )]
 async fn usage_of_all(
     State(reading): State<Reading>,
     caller: Principal,
-) -> Result<Json<Whole<MetricUsage>>, Problem> {
-    Ok(Whole::of(reading.usage(&caller).await?))
+) -> Result<Json<Page<MetricUsage>>, Problem> {
+    Ok(Json(Page::only(reading.usage(&caller).await?)))
 }
 
 /// Usage of one metric in the current billing period
@@ -113,16 +95,16 @@ async fn usage_of_one(
     path = "/api/billing/quotas",
     operation_id = "listQuotas",
     tag = "Usage",
-    responses((status = 200, description = "The quotas.", body = Whole<QuotaRow>)),
+    responses((status = 200, description = "The quotas.", body = Page<QuotaRow>)),
 )]
 async fn quotas(
     State(reading): State<Reading>,
     caller: Principal,
-) -> Result<Json<Whole<QuotaRow>>, Problem> {
+) -> Result<Json<Page<QuotaRow>>, Problem> {
     let mut tx = reading.shared.read(caller.organization_id).await?;
-    Ok(Whole::of(
+    Ok(Json(Page::only(
         store::list(tx.conn(), caller.organization_id).await?,
-    ))
+    )))
 }
 
 /// An organization's quotas
@@ -132,13 +114,13 @@ async fn quotas(
     operation_id = "listOrganizationQuotas",
     tag = "Operators",
     params(("organization" = Uuid, Path, description = "The organization's id.")),
-    responses((status = 200, description = "The quotas.", body = Whole<QuotaRow>)),
+    responses((status = 200, description = "The quotas.", body = Page<QuotaRow>)),
 )]
 async fn quotas_of(
     State(reading): State<Reading>,
     operator: Operator,
     Path(organization): Path<Uuid>,
-) -> Result<Json<Whole<QuotaRow>>, Problem> {
+) -> Result<Json<Page<QuotaRow>>, Problem> {
     let pool: &PgPool = &reading.shared.pool;
     let mut tx = TenantTx::begin(pool, organization).await?;
     let rows = store::list(tx.conn(), organization).await?;
@@ -150,7 +132,7 @@ async fn quotas_of(
     audit::append_one(tx.conn(), entry).await?;
     tx.commit().await?;
     metrics::audit_entries(&[QUOTAS_LISTED]);
-    Ok(Whole::of(rows))
+    Ok(Json(Page::only(rows)))
 }
 
 /// A quota that replaces the plan's.

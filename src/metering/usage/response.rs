@@ -30,7 +30,8 @@ const FAILED_OPEN: HeaderName = HeaderName::from_static("x-quota-failed-open");
 /// A quota decision, with the usage it was based on.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Checked {
+#[schema(as = QuotaDecision)]
+pub struct DecisionView {
     allowed: bool,
     #[schema(example = "agent_executions")]
     metric: String,
@@ -66,7 +67,7 @@ pub struct Checked {
 #[serde(rename_all = "camelCase")]
 pub struct QuotaExceeded {
     #[serde(flatten)]
-    checked: Checked,
+    decision: DecisionView,
     #[serde(flatten)]
     problem: ProblemDetails<'static>,
     /// The limit.
@@ -96,7 +97,7 @@ impl<'a> FailedOpen<'a> {
 /// A started grace period.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(as = CheckedGracePeriod)]
+#[schema(as = QuotaGracePeriod)]
 struct GraceView {
     #[schema(value_type = String, format = DateTime)]
     started_at: Timestamp,
@@ -192,7 +193,7 @@ pub fn failed_open(metric: &str) -> HeaderMap {
     headers
 }
 
-impl Checked {
+impl DecisionView {
     pub fn of(metric: &str, decided: &QuotaDecision) -> Self {
         let left = |limit| remaining(decided.usage, limit);
         Self {
@@ -221,7 +222,7 @@ impl Checked {
 /// The response to a check: 200, or 402 with the same members in a problem.
 pub fn checked(metric: &str, decided: &QuotaDecision) -> Response {
     let mut response = match denied(metric, decided) {
-        None => Json(Checked::of(metric, decided)).into_response(),
+        None => Json(DecisionView::of(metric, decided)).into_response(),
         Some(problem) => problem.into_response(),
     };
     response.headers_mut().extend(headers(metric, decided));
@@ -249,7 +250,7 @@ pub fn denied(metric: &str, decided: &QuotaDecision) -> Option<Problem> {
             "the limit of {limit} {metric} must not be exceeded; use less or upgrade the plan"
         ),
     };
-    let members = serde_json::to_value(Checked::of(metric, decided)).unwrap_or_default();
+    let members = serde_json::to_value(DecisionView::of(metric, decided)).unwrap_or_default();
     let mut problem = Problem::new(StatusCode::PAYMENT_REQUIRED, code, detail)
         .with("quota", json!(decided.limit.map(Number)))
         .with(

@@ -77,7 +77,7 @@ struct CheckBody {
     request_body = CheckBody,
     responses(
         (status = 200, description = "The usage is allowed, and counted with `consume`.",
-         body = response::Checked),
+         body = response::DecisionView),
         (status = 402, description = "`QUOTA_EXCEEDED` or `QUOTA_EXCEEDED_GRACE_EXPIRED`.",
          body = response::QuotaExceeded, content_type = "application/problem+json"),
         (status = 409, description = "The id was used before with different content."),

@@ -74,6 +74,14 @@ pub struct Page<T> {
 }
 
 impl<T> Page<T> {
+    /// The only page of a short list.
+    pub fn only(data: Vec<T>) -> Self {
+        Self {
+            data,
+            next_cursor: None,
+        }
+    }
+
     /// A page of `rows`, of which [`Limit::rows`] were asked for; `place` is
     /// what a row is found by in the list's order.
     pub fn of<P: Serialize>(

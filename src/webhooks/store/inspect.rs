@@ -109,7 +109,7 @@ macro_rules! page_of {
     }};
 }
 
-/// Up to `limit` events of the inbox, newest first. Intake keeps no index of all
+/// Up to `limit` events of the webhook event log, newest first. Intake keeps no index of all
 /// events by time, so the list is made of parts that have one; those that wait
 /// are few.
 pub async fn page(

@@ -19,7 +19,7 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArgumentBuffer, PgConnection, PgHasArrayType, PgTypeInfo};
 use sqlx::{Encode, Postgres, Type};
 
-use super::event_log::{Delivery, Source};
+use super::intake::{Delivery, Source};
 use crate::event_log::bucket_of;
 use crate::telemetry::trace_context::TraceParent;
 

@@ -274,7 +274,7 @@ async fn the_guides_migrations_go_and_come_back_without_loss() {
             .any(|new| row.starts_with(new))
         })
         .collect();
-    // The same event in both places is the inbox's.
+    // The same event in both places is the event log's.
     db.execute("UPDATE webhook_dead_letter_queue SET stripe_event_id = replace(stripe_event_id, 'b1', 'b2')")
         .await;
 

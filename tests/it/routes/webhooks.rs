@@ -28,7 +28,7 @@ const OUT_OF_TOLERANCE: (u16, &str) = (400, "timestamp_out_of_tolerance");
 const NO_EVENT: (u16, &str) = (400, "payload_invalid");
 const TOO_LARGE: (u16, &str) = (413, "payload_too_large");
 
-/// Delivers each case and checks its answer, and that the inbox has grown by
+/// Delivers each case and checks its answer, and that the event log has grown by
 /// exactly what was accepted, byte for byte.
 async fn check(service: &TestService, cases: Vec<Case>) {
     for case in cases {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, PgConnection};
 use valuecanvas_billing::stripe::event::Envelope;
 use valuecanvas_billing::stripe::signature::{self, SigningSecret};
-use valuecanvas_billing::webhooks::event_log::{self, IntakeError, Receipt, Source};
+use valuecanvas_billing::webhooks::intake::{self, IntakeError, Receipt, Source};
 
 use crate::support::events::{SECRET, event, invoice, sign};
 use crate::support::service::{Options, WEBHOOKS};
@@ -146,7 +146,7 @@ async fn a_server_that_says_nothing_more_is_given_up() {
 #[tokio::test]
 async fn a_database_that_is_not_migrated_refuses_nobody_for_good() {
     let db = TestDatabase::empty().await;
-    let (intake, writer) = event_log::new(db.service(), Source::Delivery, |_| {});
+    let (intake, writer) = intake::new(db.service(), Source::Delivery, |_| {});
     tokio::spawn(writer.run());
     let body = Bytes::from(plan_created("evt_1").to_string());
     let envelope = Envelope::read(&body, 0).unwrap();
@@ -154,7 +154,7 @@ async fn a_database_that_is_not_migrated_refuses_nobody_for_good() {
     assert_eq!(refused, Err(IntakeError::Unavailable));
 
     // Without the role there is not even a connection to be had.
-    let (intake, writer) = event_log::new(db.options("billing_nobody"), Source::Delivery, |_| {});
+    let (intake, writer) = intake::new(db.options("billing_nobody"), Source::Delivery, |_| {});
     tokio::spawn(writer.run());
     assert_eq!(
         intake.store(envelope, body).await,
@@ -219,7 +219,7 @@ async fn while_a_secret_is_rolled_both_are_accepted() {
 #[tokio::test]
 async fn one_bad_payload_does_not_spoil_its_group() {
     let db = TestDatabase::new().await;
-    let (intake, writer) = event_log::new(db.service(), Source::Delivery, |_| {});
+    let (intake, writer) = intake::new(db.service(), Source::Delivery, |_| {});
     let delivery = |id: &str, payload: Option<&'static str>| {
         let body = Bytes::from(plan_created(id).to_string());
         let envelope = Envelope::read(&body, 0).unwrap();

@@ -72,13 +72,13 @@ async fn a_full_disk_refuses_events_and_loses_none() {
 
 /// Lets everything be processed, and looks.
 async fn all_is_there(rig: Rig, acknowledged: BTreeSet<String>) {
-    let inbox = rig.connect().await;
-    inbox.settle().await;
+    let event_log = rig.connect().await;
+    event_log.settle().await;
 
-    let stored = inbox
+    let stored = event_log
         .ids("SELECT stripe_event_id FROM webhook_events")
         .await;
-    let dead = inbox
+    let dead = event_log
         .ids("SELECT stripe_event_id FROM webhook_dead_letter_queue")
         .await;
     let lost: BTreeSet<_> = acknowledged
@@ -92,24 +92,24 @@ async fn all_is_there(rig: Rig, acknowledged: BTreeSet<String>) {
     let doubled = "SELECT metadata ->> 'stripe_event_id' || ' ' || action FROM billing_audit_log
                     WHERE actor_type = 'webhook' AND metadata ? 'stripe_event_id'
                     GROUP BY 1 HAVING count(*) > 1";
-    assert_eq!(inbox.ids(doubled).await, BTreeSet::new());
-    let applied = inbox
+    assert_eq!(event_log.ids(doubled).await, BTreeSet::new());
+    let applied = event_log
         .ids("SELECT stripe_event_id FROM billing_applied_events")
         .await;
     assert_eq!(applied, stored);
     let failed =
         "SELECT stripe_event_id FROM webhook_events WHERE event_type = 'invoice.payment_failed'";
     let alerted = "SELECT alert_key FROM billing_alerts WHERE kind = 'payment_failed'";
-    assert_eq!(inbox.ids(alerted).await, inbox.ids(failed).await);
+    assert_eq!(event_log.ids(alerted).await, event_log.ids(failed).await);
     let audited = "SELECT metadata ->> 'stripe_event_id' FROM billing_audit_log
                     WHERE action = 'invoice_payment_failed'";
-    assert_eq!(inbox.ids(audited).await, inbox.ids(failed).await);
+    assert_eq!(event_log.ids(audited).await, event_log.ids(failed).await);
     let newest = "SELECT last_event_id FROM billing_subscriptions";
     let last = "SELECT DISTINCT ON (payload -> 'data' -> 'object' ->> 'id') stripe_event_id
                   FROM webhook_events WHERE event_type = 'customer.subscription.updated'
                  ORDER BY payload -> 'data' -> 'object' ->> 'id', event_created_at DESC";
-    assert_eq!(inbox.ids(newest).await, inbox.ids(last).await);
-    inbox.close().await;
+    assert_eq!(event_log.ids(newest).await, event_log.ids(last).await);
+    event_log.close().await;
 
     rig.program(&["audit", "verify"]);
     rig.stop();

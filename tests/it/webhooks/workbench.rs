@@ -1,4 +1,4 @@
-//! An inbox whose events are put there and processed by hand.
+//! An event log whose events are put there and processed by hand.
 
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
@@ -49,7 +49,7 @@ impl Workbench {
         }
     }
 
-    /// Puts events into the inbox, those that are there already left alone.
+    /// Puts events into the event log, those that are there already left alone.
     pub async fn store(&self, events: &[Value]) {
         store(&self.db, events).await;
     }

@@ -18,13 +18,14 @@ fn batch(events: usize) -> Op {
 
 /// The next group: each request's organization, and how many events it has.
 fn group(queue: &Arc<Queue>) -> Vec<(u128, usize)> {
-    let jobs = queue.state().next_group(Instant::now());
-    jobs.iter()
-        .map(|job| (job.organization_id.as_u128(), job.load().events))
+    let requests = queue.state().next_group(Instant::now());
+    requests
+        .iter()
+        .map(|request| (request.organization_id.as_u128(), request.load().events))
         .collect()
 }
 
-fn push(queue: &Arc<Queue>, number: u128, events: usize) -> Result<(), NoRoom> {
+fn push(queue: &Arc<Queue>, number: u128, events: usize) -> Result<(), Rejection> {
     queue.push(organization(number), batch(events)).map(drop)
 }
 
@@ -100,9 +101,9 @@ fn an_organization_has_as_much_as_is_free_and_others_find_room() {
             count += 1;
         }
     };
-    assert_eq!(taken(1, 1_000), (32, NoRoom::Share), "half, alone");
-    assert_eq!(taken(2, 1_000), (16, NoRoom::Share), "half of the rest");
-    assert_eq!(taken(3, 1), (2_024, NoRoom::Share), "requests, too");
+    assert_eq!(taken(1, 1_000), (32, Rejection::Share), "half, alone");
+    assert_eq!(taken(2, 1_000), (16, Rejection::Share), "half of the rest");
+    assert_eq!(taken(3, 1), (2_024, Rejection::Share), "requests, too");
     let mut number = 3;
     let full = loop {
         number += 1;
@@ -110,14 +111,14 @@ fn an_organization_has_as_much_as_is_free_and_others_find_room() {
             break reason;
         }
     };
-    assert_eq!(full, NoRoom::Full);
+    assert_eq!(full, Rejection::Full);
     // Whoever is answered has its room again, wherever its request was.
-    let jobs = queue.state().next_group(Instant::now());
-    drop(jobs);
+    let requests = queue.state().next_group(Instant::now());
+    drop(requests);
     queue.abandon();
     assert_eq!(queue.state().used, Load::default());
     assert!(queue.state().lines.is_empty());
-    assert_eq!(push(&queue, 1, 1), Err(NoRoom::Closed));
+    assert_eq!(push(&queue, 1, 1), Err(Rejection::Closed));
 }
 
 #[test]
@@ -137,7 +138,7 @@ fn memory_is_bounded_as_well_and_what_was_held_is_settled_all_the_same() {
         count += 1;
     }
     assert!((8..=10).contains(&count), "half of 16 MiB: {count}");
-    assert!(queue.state().used.bytes <= ROOM.bytes / 2);
+    assert!(queue.state().used.bytes <= CAPACITY.bytes / 2);
     let reservation = crate::metering::ledger::Reservation {
         organization_id: organization(1),
         id: Uuid::nil(),

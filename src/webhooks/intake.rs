@@ -1,5 +1,5 @@
 //! Group commit: deliveries that arrive while a commit is in flight form the
-//! next one. An idle inbox adds no latency, a busy one shares each fsync.
+//! next one. When idle this adds no latency; when busy, deliveries share each fsync.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -62,7 +62,7 @@ pub enum Receipt {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IntakeError {
-    #[error("the inbox is full")]
+    #[error("the webhook queue is full")]
     Full,
     #[error("the event could not be stored")]
     Unavailable,
@@ -70,7 +70,7 @@ pub enum IntakeError {
     Payload(String),
 }
 
-/// An event on its way into the inbox. `payload` is UTF-8.
+/// An event on its way into the webhook event log. `payload` is UTF-8.
 pub struct Delivery {
     pub envelope: Envelope,
     pub payload: Bytes,
