@@ -50,6 +50,7 @@ pub mod server;
 pub mod shape;
 pub mod state;
 pub mod store;
+pub mod subscription_schedules;
 pub mod subscriptions;
 pub mod test_cards;
 pub mod test_clocks;
@@ -82,6 +83,7 @@ pub fn routes() -> impl Iterator<Item = call::Route> {
         prices::ROUTES,
         products::ROUTES,
         search::ROUTES,
+        subscription_schedules::routes::ROUTES,
         subscriptions::items::ROUTES,
         subscriptions::routes::ROUTES,
         test_clocks::ROUTES,

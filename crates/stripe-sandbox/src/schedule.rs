@@ -10,12 +10,16 @@ use crate::invoices::model::{Invoice, Status as InvoiceStatus, apply_balance};
 use crate::invoices::{collect, finalize};
 use crate::shape::Shape;
 use crate::state::{Origin, State};
+use crate::subscription_schedules::model::{EndBehavior, Schedule, Status as ScheduleStatus};
+use crate::subscription_schedules::transition;
 use crate::subscriptions::model::{MissingPaymentMethod, Status, Subscription};
 use crate::subscriptions::{cancel, payment, pending, status};
 
 const DAY_SECS: i64 = 86_400;
 /// How long a first payment may take.
 const INCOMPLETE_SECS: i64 = 23 * 3_600;
+/// How long before its end a schedule is announced to expire.
+const SCHEDULE_NOTICE_SECS: i64 = 7 * DAY_SECS;
 
 /// Something that is due. The order applies to events due in the same second.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,10 +28,13 @@ enum Due {
     Retry(String),
     AnnounceTrialEnd(String),
     AnnounceRenewal(String),
+    AnnounceScheduleEnd(String),
     Expire(String),
     Cancel(String),
     DiscardPendingUpdate(String),
+    StartPhase(String),
     EndPeriod(String),
+    ReleaseSchedule(String),
 }
 
 /// Performs everything due until `until_secs` on a test clock, or on the wall
@@ -73,8 +80,16 @@ fn next_due(state: &State, clock: Option<&str>, until_secs: i64) -> Option<(i64,
         .iter()
         .filter(|subscription| !subscription.status.is_final() && on_clock(&subscription.customer))
         .flat_map(|subscription| due_for_subscription(state, subscription));
+    let schedules = state
+        .subscription_schedules
+        .iter()
+        .filter(|schedule| {
+            schedule.status == ScheduleStatus::Active && on_clock(&schedule.customer)
+        })
+        .flat_map(|schedule| due_for_schedule(state, schedule));
     invoices
         .chain(subscriptions)
+        .chain(schedules)
         .filter(|(at_secs, _)| *at_secs <= until_secs)
         .min()
 }
@@ -88,6 +103,34 @@ fn due_for_invoice(invoice: &Invoice) -> Option<(i64, Due)> {
         InvoiceStatus::Open => Some((invoice.next_attempt_secs?, Due::Retry(invoice.id.clone()))),
         _ => None,
     }
+}
+
+/// A phase that begins with a billing period is started by its renewal.
+fn due_for_schedule(state: &State, schedule: &Schedule) -> Vec<(i64, Due)> {
+    let (Some(phase), Some(subscription)) = (
+        schedule.current_phase(),
+        state.subscriptions.get(&schedule.subscription),
+    ) else {
+        return Vec::new();
+    };
+    let id = || schedule.id.clone();
+    if let Some(next) = schedule.next_phase() {
+        let with_renewal =
+            subscription.status.renews() && subscription.period.end_secs() == next.start_secs;
+        return (!with_renewal)
+            .then(|| (next.start_secs, Due::StartPhase(id())))
+            .into_iter()
+            .collect();
+    }
+    let mut due = Vec::new();
+    let notice_secs = phase.end_secs - SCHEDULE_NOTICE_SECS;
+    if !schedule.expiry_announced && notice_secs >= phase.start_secs {
+        due.push((notice_secs, Due::AnnounceScheduleEnd(id())));
+    }
+    if schedule.end_behavior == EndBehavior::Release {
+        due.push((phase.end_secs, Due::ReleaseSchedule(id())));
+    }
+    due
 }
 
 fn due_for_subscription(state: &State, subscription: &Subscription) -> Vec<(i64, Due)> {
@@ -145,6 +188,15 @@ fn perform(state: &mut State, due: Due, now_secs: i64) -> Result<(), ApiError> {
         Due::Cancel(id) => cancel_as_scheduled(state, &id, now_secs),
         Due::DiscardPendingUpdate(id) => pending::expire(state, &id, now_secs),
         Due::EndPeriod(id) => end_period(state, &id, now_secs),
+        Due::AnnounceScheduleEnd(id) => {
+            if let Some(schedule) = state.subscription_schedules.get_mut(&id) {
+                schedule.expiry_announced = true;
+            }
+            state.emit("subscription_schedule.expiring", &id, now_secs);
+            Ok(())
+        }
+        Due::StartPhase(id) => transition::start_next(state, &id, now_secs),
+        Due::ReleaseSchedule(id) => transition::release(state, &id, now_secs),
     }
 }
 
@@ -175,33 +227,11 @@ fn void_open_invoice(state: &mut State, id: &str, now_secs: i64) -> Result<(), A
     }
 }
 
-/// The subscription as it will be in its next period.
-fn in_next_period(subscription: &Subscription) -> Result<Subscription, ApiError> {
-    let mut next = subscription.clone();
-    next.period = next
-        .cadence
-        .period_containing(next.anchor_secs, subscription.period.end_secs())
-        .map_err(|error| ApiError::invalid(error.to_string()))?;
-    next.status = if subscription.on_trial() {
-        Status::Active
-    } else {
-        subscription.status
-    };
-    for item in &mut next.items {
-        item.last_debited = None;
-    }
-    Ok(next)
-}
-
 fn announce_renewal(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
     let subscription = state.subscription(id, "id")?.clone();
-    let draft = assemble::renewal(
-        state,
-        &subscription,
-        &in_next_period(&subscription)?,
-        Vec::new(),
-    )?;
     let mut ids = state.ids.clone();
+    let next = transition::in_next_period(state, &subscription, &mut ids)?;
+    let draft = assemble::renewal(state, &subscription, &next, Vec::new())?;
     let mut invoice = draft.into_invoice(&mut ids, now_secs);
     let balance = state.customer(&invoice.customer, "customer")?.balance;
     invoice.starting_balance = balance;
@@ -232,7 +262,11 @@ fn end_period(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError
             MissingPaymentMethod::Pause => return pause(state, id, now_secs),
         }
     }
-    let next = in_next_period(&subscription)?;
+    let mut ids = state.ids.clone();
+    let next = transition::in_next_period(state, &subscription, &mut ids)?;
+    state.ids = ids;
+    let entered =
+        transition::at_period_end(state, &subscription).and_then(|_| subscription.schedule.clone());
     let mut draft = assemble::renewal(state, &subscription, &next, Vec::new())?;
     // Unpaid subscriptions accumulate drafts that are not collected.
     draft.auto_advance = next.status != Status::Unpaid;
@@ -243,6 +277,9 @@ fn end_period(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError
     state.subscriptions.insert(next);
     finalize::record(state, draft, now_secs)?;
     state.emit_update("customer.subscription.updated", id, before, now_secs);
+    if let Some(schedule) = entered {
+        transition::advance(state, &schedule, now_secs);
+    }
     Ok(())
 }
 

@@ -27,6 +27,7 @@ use crate::prices::Price;
 use crate::products::Product;
 use crate::shape::Shape;
 use crate::store::Store;
+use crate::subscription_schedules::model::Schedule;
 use crate::subscriptions::change::Catalogue;
 use crate::subscriptions::model::Subscription;
 use crate::test_clocks::TestClock;
@@ -63,6 +64,8 @@ pub struct State {
     pub prices: Store<Price>,
     /// With their items.
     pub subscriptions: Store<Subscription>,
+    /// Active and ended.
+    pub subscription_schedules: Store<Schedule>,
     /// With their lines.
     pub invoices: Store<Invoice>,
     /// The latest previews, kept so that their lines can be paged.
@@ -107,6 +110,7 @@ impl State {
             products: Store::default(),
             prices: Store::default(),
             subscriptions: Store::default(),
+            subscription_schedules: Store::default(),
             invoices: Store::default(),
             previews: VecDeque::new(),
             invoice_items: Store::default(),
@@ -197,6 +201,9 @@ impl State {
         }
         if let Some(invoice) = self.invoices.get(id) {
             return Some(invoice.render(self, shape));
+        }
+        if let Some(schedule) = self.subscription_schedules.get(id) {
+            return Some(schedule.render(self, shape));
         }
         self.render_payment(id, shape)
             .or_else(|| self.render_catalogue(id, shape))

@@ -14,10 +14,21 @@ use crate::invoices::model::{Invoice, LineContent, apply_balance};
 use crate::metadata::MetadataChange;
 use crate::params::Params;
 use crate::state::State;
+use crate::subscription_schedules::transition;
 use crate::subscriptions::change::{self, Invoicing, ProrationBehavior};
 use crate::subscriptions::model::{Status, Subscription};
 use crate::subscriptions::{cancel, create, request, update};
+use crate::validate;
 
+/// Parameters that Stripe accepts and the sandbox does not support.
+const UNSUPPORTED: [&str; 6] = [
+    "customer_account",
+    "customer_details",
+    "discounts",
+    "issuer",
+    "on_behalf_of",
+    "schedule_details",
+];
 /// The number of previews kept so that their lines can be paged.
 const MAX_KEPT: usize = 100;
 
@@ -41,15 +52,21 @@ pub fn keep(call: &mut Call<'_>, invoice: Invoice) -> Value {
 /// Computes a preview.
 pub fn preview(state: &mut State, mut params: Params, version: &str) -> Result<Invoice, ApiError> {
     let customer = params.text("customer")?;
-    let subscription = params.text("subscription")?;
+    let mut subscription = params.text("subscription")?;
+    if let Some(schedule) = params.text("schedule")? {
+        subscription = Some(of_schedule(state, &schedule, subscription)?);
+    }
     params.choice("preview_mode", &["next"])?;
-    let currency = params.text("currency")?;
+    let currency = params
+        .text("currency")?
+        .map(|text| validate::currency("currency", &text))
+        .transpose()?;
     take_tax(&mut params)?;
     let details = params
         .map("subscription_details")?
         .unwrap_or_else(|| Params::empty("subscription_details"));
     let extras = params.list("invoice_items")?.unwrap_or_default();
-    params.finish()?;
+    params.finish_rejecting(&UNSUPPORTED)?;
     // Draw ids from a copy, so that a preview does not affect later ids.
     let mut ids = state.ids.clone();
     let (draft, owner) = match subscription {
@@ -57,7 +74,14 @@ pub fn preview(state: &mut State, mut params: Params, version: &str) -> Result<I
         None => {
             let customer = customer.ok_or_else(|| ApiError::missing_param("customer"))?;
             (
-                for_new_subscription(state, customer.clone(), details, version, &mut ids)?,
+                for_new_subscription(
+                    state,
+                    customer.clone(),
+                    currency.clone(),
+                    details,
+                    version,
+                    &mut ids,
+                )?,
                 customer,
             )
         }
@@ -80,6 +104,20 @@ pub fn preview(state: &mut State, mut params: Params, version: &str) -> Result<I
     invoice.amount_due = applied.amount_due;
     invoice.ending_balance = Some(applied.ending_balance);
     Ok(invoice)
+}
+
+/// The subscription of a schedule.
+fn of_schedule(state: &State, id: &str, subscription: Option<String>) -> Result<String, ApiError> {
+    let schedule = state
+        .schedule(id)
+        .map_err(|_| ApiError::no_such("subscription_schedule", id, "schedule"))?;
+    if subscription.is_some_and(|named| named != schedule.subscription) {
+        return Err(ApiError::bad_param(
+            "schedule",
+            "The schedule does not belong to the subscription.",
+        ));
+    }
+    Ok(schedule.subscription.clone())
 }
 
 fn take_tax(params: &mut Params) -> Result<(), ApiError> {
@@ -129,12 +167,19 @@ fn for_subscription(
     let cancel_now = details.boolean("cancel_now")?.unwrap_or(false);
     let ends = details.boolean("cancel_at_period_end")?;
     let cancel_at = update::take_cancel_at(&mut details)?;
+    if let (Some(schedule), true) = (&before.schedule, ends.is_some() || cancel_at.is_some()) {
+        return Err(update::cancellation_is_scheduled(schedule));
+    }
     update::check_cancel_at(cancel_at.flatten(), now)?;
     let metadata = MetadataChange::take(&mut details)?;
     let request = update::take_change(&mut details, before, now)?;
     details.finish()?;
     let mut draft = if cancel_now {
         for_cancellation(state, before, request.behavior, now)?
+    } else if before.schedule.is_some() && request.changes_items_or_timing() {
+        return Err(update::change_beside_schedule(
+            "subscription_details[items]",
+        ));
     } else {
         let mut change = change::decide(before, &request, state.catalogue(), ids, now)?;
         credits::link_credits(state, &mut change.prorations);
@@ -142,7 +187,9 @@ fn for_subscription(
             change.after.cancel_at = at;
         }
         match change.invoice {
-            Invoicing::Later => next_renewal(state, before, change.after, change.prorations, ends)?,
+            Invoicing::Later => {
+                next_renewal(state, before, change.after, change.prorations, ends, ids)?
+            }
             Invoicing::Pending | Invoicing::FullPeriod => {
                 let full = change.invoice == Invoicing::FullPeriod;
                 assemble::immediate(state, before, &change.after, full, change.prorations, now)?
@@ -160,9 +207,10 @@ fn for_subscription(
 fn next_renewal(
     state: &State,
     before: &Subscription,
-    mut after: Subscription,
+    after: Subscription,
     prorations: Vec<LineContent>,
     ends: Option<bool>,
+    ids: &mut IdSource,
 ) -> Result<Draft, ApiError> {
     let period_end = after.period.end_secs();
     let at_secs = after.cancel_at.unwrap_or(period_end).min(period_end);
@@ -181,12 +229,8 @@ fn next_renewal(
         };
     }
     // Usage is charged at the prices in effect when the period ends.
-    let ended = after.clone();
-    after.period = after
-        .cadence
-        .period_containing(after.anchor_secs, at_secs)
-        .map_err(|error| ApiError::invalid(error.to_string()))?;
-    assemble::renewal(state, &ended, &after, prorations)
+    let next = transition::in_next_period(state, &after, ids)?;
+    assemble::renewal(state, &after, &next, prorations)
 }
 
 fn for_cancellation(
@@ -212,6 +256,7 @@ fn for_cancellation(
 fn for_new_subscription(
     state: &State,
     customer: String,
+    currency: Option<String>,
     mut details: Params,
     version: &str,
     ids: &mut IdSource,
@@ -223,7 +268,8 @@ fn for_new_subscription(
     let now = state.now_for(&customer);
     // A subscription that has not begun has nothing to prorate.
     request::take_proration_behavior(&mut details)?;
-    let new = create::take_new(&mut details, customer, version, now)?;
+    let mut new = create::take_new(&mut details, customer, version, now)?;
+    new.currency = currency;
     details.finish()?;
     let subscription = create::build(state, new, ids, now)?;
     create::first_invoice(state, &subscription)

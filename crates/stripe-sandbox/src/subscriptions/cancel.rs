@@ -9,6 +9,7 @@ use crate::invoices::assemble::{self, Draft};
 use crate::invoices::model::LineContent;
 use crate::invoices::{collect, credits, finalize};
 use crate::state::State;
+use crate::subscription_schedules::transition;
 use crate::subscriptions::change::{Catalogue, ChangeRequest, ProrationBehavior};
 use crate::subscriptions::model::{Status, Subscription};
 use crate::subscriptions::{change, request};
@@ -23,11 +24,26 @@ pub fn delete(call: &mut Call<'_>) -> Result<Value, ApiError> {
     params.finish()?;
     let id = call.id();
     let state = &mut *call.state;
-    let subscription = state.subscription(&id, "id")?.clone();
+    let subscription = state.subscription(&id, "id")?;
     if subscription.status.is_final() {
         return Err(ApiError::no_such("subscription", &id, "id"));
     }
     let now = state.now_for(&subscription.customer);
+    details.apply(state.subscription_mut(&id)?);
+    immediately(state, &id, prorate, invoice_now, now)?;
+    call.render(&id)
+}
+
+/// Cancels a subscription now. The unused time is credited, and the usage so
+/// far invoiced, if requested.
+pub fn immediately(
+    state: &mut State,
+    id: &str,
+    prorate: bool,
+    invoice_now: bool,
+    now: i64,
+) -> Result<(), ApiError> {
+    let subscription = state.subscription(id, "id")?.clone();
     if prorate && !subscription.on_trial() && subscription.status != Status::Incomplete {
         let mut unused = unused_time(&subscription, state.catalogue(), now)?;
         credits::link_credits(state, &mut unused);
@@ -38,9 +54,7 @@ pub fn delete(call: &mut Call<'_>) -> Result<Value, ApiError> {
     if invoice_now {
         create_final_invoice(state, &subscription, now)?;
     }
-    details.apply(state.subscription_mut(&id)?);
-    self::now(state, &id, "cancellation_requested", now)?;
-    call.render(&id)
+    self::now(state, id, "cancellation_requested", now)
 }
 
 /// The credits for the time left in the period, item by item.
@@ -158,6 +172,7 @@ pub fn now(
         state.emit_update("invoice.updated", &invoice_id, before, now_secs);
     }
     state.emit("customer.subscription.deleted", id, now_secs);
+    transition::after_cancellation(state, id, reason, now_secs);
     Ok(())
 }
 

@@ -29,6 +29,18 @@ pub enum ProrationBehavior {
     None,
 }
 
+impl ProrationBehavior {
+    /// Stripe's name for the behavior.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::CreateProrations => "create_prorations",
+            Self::AlwaysInvoice => "always_invoice",
+            Self::None => "none",
+        }
+    }
+}
+
 /// A requested end of the trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrialEnd {
@@ -49,6 +61,14 @@ pub struct ChangeRequest {
     pub restart: bool,
     /// `trial_end`.
     pub trial_end: Option<TrialEnd>,
+}
+
+impl ChangeRequest {
+    /// Whether it changes items, the period or the trial.
+    #[must_use]
+    pub const fn changes_items_or_timing(&self) -> bool {
+        !self.edits.is_empty() || self.restart || self.trial_end.is_some()
+    }
 }
 
 /// Products and prices.
@@ -104,6 +124,17 @@ pub fn decide(
     now_secs: i64,
 ) -> Result<Change, ApiError> {
     let items = edit::edit_items(before, &request.edits, catalogue, ids, now_secs)?;
+    decide_items(before, items, request, catalogue, now_secs)
+}
+
+/// Decides the outcome of a change to these items, whatever the request's edits.
+pub fn decide_items(
+    before: &Subscription,
+    items: Vec<Item>,
+    request: &ChangeRequest,
+    catalogue: Catalogue<'_>,
+    now_secs: i64,
+) -> Result<Change, ApiError> {
     let mut after = Subscription {
         items,
         ..before.clone()

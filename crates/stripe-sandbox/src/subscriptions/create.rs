@@ -17,11 +17,12 @@ use crate::payments::setup_intents;
 use crate::shape;
 use crate::state::State;
 use crate::subscriptions::change::{self, Catalogue, TrialEnd};
-use crate::subscriptions::edit::{self, ItemEdit};
+use crate::subscriptions::edit::{self, ExpectedCurrency, ItemEdit};
 use crate::subscriptions::model::{Item, MissingPaymentMethod, Status, Subscription};
 use crate::subscriptions::payment;
 use crate::subscriptions::request::{self, PaymentBehavior};
 use crate::subscriptions::update;
+use crate::validate;
 
 const DAY_SECS: i64 = 86_400;
 /// Stripe's maximum length of a trial: two years.
@@ -55,6 +56,8 @@ const UNSUPPORTED: [&str; 17] = [
 pub struct NewSubscription {
     pub customer: String,
     pub items: Vec<ItemEdit>,
+    /// The currency that the request names.
+    pub currency: Option<String>,
     pub trial_end: Option<i64>,
     pub mode: BillingMode,
 }
@@ -149,6 +152,7 @@ pub fn take_new(
     Ok(NewSubscription {
         customer,
         items,
+        currency: None,
         trial_end: take_trial(params, now_secs)?,
         mode: take_billing_mode(params, version)?,
     })
@@ -166,10 +170,19 @@ pub fn build(
         .items
         .iter()
         .find_map(|edit| catalogue.prices.get(edit.price.as_ref()?));
-    let currency = first.map_or_else(|| "usd".to_owned(), |price| price.currency.clone());
+    let named = new.currency.is_some();
+    let currency = new
+        .currency
+        .or_else(|| first.map(|price| price.currency.clone()))
+        .unwrap_or_else(|| "usd".to_owned());
     check_customer(state, &new.customer, &currency)?;
+    let expected = if named {
+        ExpectedCurrency::Fixed(&currency)
+    } else {
+        ExpectedCurrency::OfOtherItems(&currency)
+    };
     let id = ids.next("sub");
-    let items = new_items(&new.items, &currency, catalogue, ids, now_secs)?;
+    let items = new_items(&new.items, expected, catalogue, ids, now_secs)?;
     let anchor_secs = new.trial_end.unwrap_or(now_secs);
     let mut subscription = Subscription {
         id,
@@ -199,6 +212,7 @@ pub fn build(
         save_default_payment_method: false,
         latest_invoice: None,
         pending_setup_intent: None,
+        schedule: None,
         pending_update: None,
         description: None,
         metadata: Metadata::new(),
@@ -220,22 +234,17 @@ fn check_customer(state: &State, customer: &str, currency: &str) -> Result<(), A
         error.status = 404;
         error
     })?;
-    if customer
-        .currency
-        .as_ref()
-        .is_some_and(|existing| existing != currency)
-    {
-        return Err(ApiError::bad_param(
-            "currency",
-            "You cannot combine currencies on a single customer.",
-        ));
+    match &customer.currency {
+        Some(existing) if existing != currency => Err(ApiError::invalid(format!(
+            "You cannot combine currencies on a single customer. This customer has an active subscription, subscription schedule, discount, quote, invoice item or active subscription mode checkout session with currency {existing}."
+        ))),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn new_items(
     edits: &[ItemEdit],
-    currency: &str,
+    currency: ExpectedCurrency<'_>,
     catalogue: Catalogue<'_>,
     ids: &mut IdSource,
     now_secs: i64,
@@ -279,8 +288,11 @@ pub fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
     let customer = params.required("customer")?;
     let now = call.state.now_for(&customer);
-    let new = take_new(&mut params, customer.clone(), &call.version, now)?;
-    let currency = params.text("currency")?;
+    let mut new = take_new(&mut params, customer.clone(), &call.version, now)?;
+    new.currency = params
+        .text("currency")?
+        .map(|text| validate::currency("currency", &text))
+        .transpose()?;
     let settings = NewSettings::take(&mut params)?;
     request::refuse_pending(settings.payment_behavior)?;
     take_backdate(&mut params, now)?;
@@ -293,12 +305,6 @@ pub fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     // Draw ids from a copy until the request can no longer be refused.
     let mut ids = state.ids.clone();
     let mut subscription = build(state, new, &mut ids, now)?;
-    if currency.is_some_and(|currency| currency != subscription.currency) {
-        return Err(ApiError::bad_param(
-            "currency",
-            "The currency does not match the prices.",
-        ));
-    }
     let behavior = settings.payment_behavior;
     apply(&mut subscription, settings, now);
     let draft = first_invoice(state, &subscription)?;

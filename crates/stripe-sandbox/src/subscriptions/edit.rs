@@ -23,6 +23,31 @@ pub struct ItemEdit {
     pub metadata: MetadataChange,
 }
 
+/// The currency that an item's price must have, and what decided it.
+#[derive(Debug, Clone, Copy)]
+pub enum ExpectedCurrency<'a> {
+    /// The subscription's, or the one that the request names.
+    Fixed(&'a str),
+    /// That of the first item of a new subscription.
+    OfOtherItems(&'a str),
+}
+
+impl ExpectedCurrency<'_> {
+    /// Why the price cannot be used, in Stripe's words; `None` if it can.
+    fn refusal(self, price: &Price) -> Option<String> {
+        let has = &price.currency;
+        match self {
+            Self::Fixed(expected) if has != expected => Some(format!(
+                "The price specified only supports `{has}`. This doesn't match the expected currency: `{expected}`."
+            )),
+            Self::OfOtherItems(expected) if has != expected => Some(format!(
+                "This `price` has `currency={has}`, but other items use `currency={expected}`. All items must have pricing in the same currency. When using multi-currency prices, you can specify `currency` at the top level, to be used by all items."
+            )),
+            _ => None,
+        }
+    }
+}
+
 /// The items after the edits: at least one, and none with the same price.
 pub fn edit_items(
     before: &Subscription,
@@ -32,10 +57,15 @@ pub fn edit_items(
     now_secs: i64,
 ) -> Result<Vec<Item>, ApiError> {
     let mut items = before.items.clone();
+    let currency = ExpectedCurrency::Fixed(&before.currency);
     for edit in edits {
         match &edit.id {
-            Some(id) => edit_item(&mut items, id, edit, &before.currency, catalogue)?,
-            None => items.push(new_item(edit, &before.currency, catalogue, ids, now_secs)?),
+            Some(id) => edit_item(&mut items, id, edit, currency, catalogue)?,
+            None => {
+                let item = new_item(edit, currency, catalogue, ids, now_secs)?;
+                refuse_used_price(&items, &item)?;
+                items.push(item);
+            }
         }
     }
     if items.is_empty() {
@@ -58,11 +88,25 @@ pub fn edit_items(
     Ok(items)
 }
 
+/// Refuses to add an item whose price another item has.
+fn refuse_used_price(items: &[Item], added: &Item) -> Result<(), ApiError> {
+    match items.iter().find(|item| item.price == added.price) {
+        None => Ok(()),
+        Some(existing) => Err(ApiError::bad_param(
+            "plan",
+            format!(
+                "A new item with Price {} can't be added to this Subscription because an existing Subscription Item {} is already using that Price. If you want to update the existing item (e.g., to adjust the quantity), pass the existing Subscription Item's `id` in your update request: https://stripe.com/docs/api/subscriptions/update#update_subscription-items-id",
+                added.price, existing.id
+            ),
+        )),
+    }
+}
+
 fn edit_item(
     items: &mut Vec<Item>,
     id: &str,
     edit: &ItemEdit,
-    currency: &str,
+    currency: ExpectedCurrency<'_>,
     catalogue: Catalogue<'_>,
 ) -> Result<(), ApiError> {
     let position = items.iter().position(|item| item.id == id).ok_or_else(|| {
@@ -98,7 +142,7 @@ fn edit_item(
 /// A new item for a price.
 pub fn new_item(
     edit: &ItemEdit,
-    currency: &str,
+    currency: ExpectedCurrency<'_>,
     catalogue: Catalogue<'_>,
     ids: &mut IdSource,
     now_secs: i64,
@@ -129,7 +173,7 @@ pub fn new_item(
 fn subscribable<'a>(
     id: &str,
     edit: &ItemEdit,
-    currency: &str,
+    currency: ExpectedCurrency<'_>,
     catalogue: Catalogue<'a>,
 ) -> Result<&'a Price, ApiError> {
     let param = format!("{}[price]", edit.param);
@@ -143,11 +187,8 @@ fn subscribable<'a>(
         format!(
             "The price specified is set to `type=one_time` but this field only accepts prices with `type=recurring`: {id}"
         )
-    } else if price.currency != currency {
-        format!(
-            "The price specified supports currencies of `{}`. This doesn't match the expected currency: `{currency}`.",
-            price.currency
-        )
+    } else if let Some(refusal) = currency.refusal(price) {
+        refusal
     } else {
         return Ok(price);
     };

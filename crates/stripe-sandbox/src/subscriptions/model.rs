@@ -139,6 +139,8 @@ pub struct Subscription {
     pub latest_invoice: Option<String>,
     /// How a trial without a card gets one.
     pub pending_setup_intent: Option<String>,
+    /// The schedule that changes it over time.
+    pub schedule: Option<String>,
     /// A change that waits for its invoice to be paid.
     pub pending_update: Option<PendingUpdate>,
     pub description: Option<String>,
@@ -199,6 +201,7 @@ impl Subscription {
                     if self.save_default_payment_method { "on_subscription" } else { "off" },
             },
             "pending_setup_intent": self.pending_setup_intent,
+            "schedule": self.schedule,
             "start_date": self.created_secs,
             "status": self.status.name(),
             "test_clock": self.clock(state),
@@ -305,7 +308,6 @@ fn constant_fields() -> Value {
         "pause_collection": null,
         "pending_invoice_item_interval": null,
         "pending_update": null,
-        "schedule": null,
         "transfer_data": null,
     })
 }

@@ -191,6 +191,9 @@ pub fn apply_params(state: &mut State, id: &str, mut params: Params) -> Result<(
     params.finish_rejecting(&UNSUPPORTED)?;
     check_cancel_at(settings.cancel_at.flatten(), now)?;
     check_changeable(state, &before, &request, &settings)?;
+    if let Some(schedule) = &before.schedule {
+        check_scheduled(schedule, &request, &settings)?;
+    }
     let mut ids = state.ids.clone();
     let mut change = change::decide(&before, &request, state.catalogue(), &mut ids, now)?;
     settings.check_pending(behavior)?;
@@ -208,9 +211,7 @@ pub fn apply_params(state: &mut State, id: &str, mut params: Params) -> Result<(
         check_payable(state, &before, &change, now)?;
     }
     state.ids = ids;
-    let changes_items_or_timing =
-        !request.edits.is_empty() || request.restart || request.trial_end.is_some();
-    if changes_items_or_timing && pending::discard(state, id, now)? {
+    if request.changes_items_or_timing() && pending::discard(state, id, now)? {
         change.after.pending_update = None;
     }
     if behavior == PaymentBehavior::PendingIfIncomplete
@@ -291,6 +292,39 @@ fn check_changeable(
     }
 }
 
+/// Refuses what the schedule of a subscription decides.
+fn check_scheduled(
+    schedule: &str,
+    request: &ChangeRequest,
+    settings: &ChangedSettings,
+) -> Result<(), ApiError> {
+    if settings.cancel_at_period_end.is_some() || settings.cancel_at.is_some() {
+        return Err(cancellation_is_scheduled(schedule));
+    }
+    if request.changes_items_or_timing() {
+        return Err(change_beside_schedule("items"));
+    }
+    Ok(())
+}
+
+/// The error for a cancellation that the schedule would have to make.
+#[must_use]
+pub fn cancellation_is_scheduled(schedule: &str) -> ApiError {
+    ApiError::invalid(format!(
+        "The subscription is managed by the subscription schedule `{schedule}`, and updating any cancelation behavior directly is not allowed. Please update the schedule instead."
+    ))
+}
+
+/// The error for a change beside a schedule. Stripe would fit it into the
+/// phases.
+#[must_use]
+pub fn change_beside_schedule(param: &str) -> ApiError {
+    ApiError::unsupported(
+        param,
+        "changes of a subscription that has a schedule; change the phases of the schedule, or release it first",
+    )
+}
+
 /// Refuses a change whose invoice would not be paid.
 fn check_payable(
     state: &mut State,
@@ -326,6 +360,44 @@ fn apply(
     now_secs: i64,
 ) -> Result<(), ApiError> {
     let id = before.id.clone();
+    let Some(invoice) = record(state, before, change, now_secs)? else {
+        return Ok(());
+    };
+    finalize::finalize(state, &invoice, now_secs)?;
+    if state.invoice(&invoice)?.amount_remaining() == 0 {
+        return Ok(());
+    }
+    if behavior == PaymentBehavior::DefaultIncomplete {
+        return state.change_subscription(&id, now_secs, |subscription| {
+            subscription.status = Status::PastDue;
+        });
+    }
+    payment::pay(state, &invoice, behavior, now_secs)
+}
+
+/// Applies a change that a schedule makes. Its invoice stays a draft for an
+/// hour, as that of a renewal does.
+pub fn apply_by_schedule(
+    state: &mut State,
+    before: &Subscription,
+    change: Change,
+    now_secs: i64,
+) -> Result<(), ApiError> {
+    if let Some(invoice) = record(state, before, change, now_secs)? {
+        let finalizes_at_secs = now_secs + state.config.draft_secs;
+        state.invoice_mut(&invoice)?.finalizes_at_secs = Some(finalizes_at_secs);
+    }
+    Ok(())
+}
+
+/// Records the change and drafts its invoice, if it has one.
+fn record(
+    state: &mut State,
+    before: &Subscription,
+    change: Change,
+    now_secs: i64,
+) -> Result<Option<String>, ApiError> {
+    let id = before.id.clone();
     let snapshot = state.snapshot(&id);
     for content in change.prorations {
         invoice_items::record(state, &before.customer, content, now_secs);
@@ -341,17 +413,5 @@ fn apply(
         }
     };
     state.emit_update("customer.subscription.updated", &id, snapshot, now_secs);
-    let Some(invoice) = invoice else {
-        return Ok(());
-    };
-    finalize::finalize(state, &invoice, now_secs)?;
-    if state.invoice(&invoice)?.amount_remaining() == 0 {
-        return Ok(());
-    }
-    if behavior == PaymentBehavior::DefaultIncomplete {
-        return state.change_subscription(&id, now_secs, |subscription| {
-            subscription.status = Status::PastDue;
-        });
-    }
-    payment::pay(state, &invoice, behavior, now_secs)
+    Ok(invoice)
 }

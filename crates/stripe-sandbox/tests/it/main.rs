@@ -5,6 +5,7 @@
 
 mod catalogue;
 mod clocks;
+mod currencies;
 mod errors;
 mod faults;
 mod lines;
@@ -13,6 +14,7 @@ mod payments;
 mod previews;
 mod recorded;
 mod refusals;
+mod schedules;
 mod sdk;
 mod subscriptions;
 mod support;

@@ -264,7 +264,7 @@ async fn items_are_added_changed_and_removed_each_with_its_lines() {
         )
         .await
         .error(400);
-    assert_eq!(duplicate["param"], "items");
+    assert_eq!(duplicate["param"], "plan");
 }
 
 #[tokio::test]

@@ -263,6 +263,63 @@ async function trialsAndPauses({small, large}) {
   }
 }
 
+async function currencies() {
+  const product = await stripe.products.create({name: 'Seat'});
+  const price = (currency, interval, unit_amount) =>
+    stripe.prices.create({product: product.id, currency, unit_amount, recurring: {interval}});
+  const [euro, dollar] = [await price('eur', 'year', 12_000), await price('usd', 'month', 1_000)];
+  const {customer} = await customerOnClock('pm_card_visa');
+  const subscription = await stripe.subscriptions.create({
+    customer: customer.id,
+    items: [{price: euro.id, quantity: 5}],
+    expand: ['latest_invoice'],
+  });
+  assert.equal(subscription.latest_invoice.total, 60_000);
+  assert.equal(subscription.latest_invoice.currency, 'eur');
+  const item = subscription.items.data[0].id;
+  await assert.rejects(stripe.subscriptions.update(subscription.id, {items: [{id: item, price: dollar.id}]}), {
+    message: 'The price specified only supports `usd`. This doesn\'t match the expected currency: `eur`.',
+  });
+  const seats = await stripe.subscriptionItems.update(item, {quantity: 7});
+  assert.equal(seats.quantity, 7);
+  await assert.rejects(
+    stripe.subscriptions.create({customer: customer.id, items: [{price: dollar.id}]}),
+    /cannot combine currencies on a single customer/,
+  );
+}
+
+async function schedules({small, large}) {
+  const {clock, customer} = await customerOnClock('pm_card_visa');
+  const subscription = await stripe.subscriptions.create({customer: customer.id, items: [{price: large.id}]});
+  const schedule = await stripe.subscriptionSchedules.create({from_subscription: subscription.id});
+  const [current] = schedule.phases;
+  const updated = await stripe.subscriptionSchedules.update(schedule.id, {
+    end_behavior: 'release',
+    phases: [
+      {
+        items: current.items.map(({price, quantity}) => ({price, quantity})),
+        start_date: current.start_date,
+        end_date: current.end_date,
+      },
+      {items: [{price: small.id, quantity: 1}], duration: {interval: 'month', interval_count: 1}},
+    ],
+    expand: ['subscription', 'phases.items.price'],
+  });
+  assert.equal(updated.subscription.schedule, schedule.id);
+  assert.equal(updated.phases[1].items[0].price.unit_amount, 1000);
+  await assert.rejects(
+    stripe.subscriptions.update(subscription.id, {cancel_at_period_end: true}),
+    /managed by the subscription schedule/,
+  );
+  await advance(clock, current.end_date + 7_200);
+  const changed = await stripe.subscriptions.retrieve(subscription.id, {expand: ['latest_invoice']});
+  assert.equal(changed.items.data[0].price.id, small.id);
+  assert.equal(changed.latest_invoice.total, 1000);
+  const released = await stripe.subscriptionSchedules.release(schedule.id);
+  assert.equal(released.status, 'released');
+  assert.equal(released.released_subscription, subscription.id);
+}
+
 async function refusals() {
   for (const resource of ['charges', 'customers', 'invoices', 'paymentIntents', 'prices', 'products', 'subscriptions']) {
     await assert.rejects(stripe[resource].search({query: "created>0"}), {code: 'sandbox_unsupported', param: 'query'});
@@ -288,6 +345,8 @@ await declines(prices);
 await refundsAndDisputes(prices);
 await drafts(prices);
 await trialsAndPauses(prices);
+await currencies();
+await schedules(prices);
 await refusals();
 await idempotency();
 await meters();

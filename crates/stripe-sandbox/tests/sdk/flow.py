@@ -179,6 +179,28 @@ def trials_without_a_card(api):
     assert searched.code == "sandbox_unsupported"
 
 
+def scheduled_cancellation(api):
+    price = make_price(api, 1_000, "python_schedules")
+    customer = api.v1.customers.create({})
+    method = api.v1.payment_methods.attach("pm_card_visa", {"customer": customer.id})
+    subscription = api.v1.subscriptions.create(
+        {
+            "customer": customer.id,
+            "items": [{"price": price.id}],
+            "default_payment_method": method.id,
+        }
+    )
+    schedule = api.v1.subscription_schedules.create({"from_subscription": subscription.id})
+    assert schedule.phases[0].coupon is None and schedule.billing_mode.type == "classic"
+    schedule = api.v1.subscription_schedules.update(schedule.id, {"end_behavior": "cancel"})
+    subscription = api.v1.subscriptions.retrieve(subscription.id)
+    assert subscription.cancel_at == schedule.phases[0].end_date
+    listed = api.v1.subscription_schedules.list({"customer": customer.id})
+    assert [one.id for one in listed.auto_paging_iter()] == [schedule.id]
+    assert api.v1.subscription_schedules.cancel(schedule.id).status == "canceled"
+    assert api.v1.subscriptions.retrieve(subscription.id).status == "canceled"
+
+
 def errors(base):
     api = client(base)
     unknown = expect(stripe.InvalidRequestError, lambda: api.v1.customers.create({"shape": "round"}))
@@ -235,6 +257,7 @@ def main():
     upcoming_invoice(base)
     refunds_disputes_and_drafts(api)
     trials_without_a_card(api)
+    scheduled_cancellation(api)
     errors(base)
     signed_events(api)
     print("ok")
