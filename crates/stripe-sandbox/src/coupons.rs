@@ -152,9 +152,10 @@ fn take_reduction(params: &mut Params) -> Result<Reduction, ApiError> {
         (Some(_), Some(_)) => Err(ApiError::invalid(
             "Received both percent_off and amount_off parameters. Please pass in only one.",
         )),
-        (None, None) => Err(
-            ApiError::invalid("Must provide percent_off or amount_off.").code("parameter_missing"),
-        ),
+        (None, None) => {
+            Err(ApiError::invalid("Must provide percent_off or amount_off.")
+                .code("parameter_missing"))
+        }
         (Some(text), None) => take_percent(&text).map(Reduction::Percent),
         (None, Some(amount)) if amount < 1 => Err(ApiError::bad_param(
             "amount_off",
@@ -268,8 +269,9 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     }
     coupon.id = match id {
         Some(id) if state.coupons.get(&id).is_some_and(|known| !known.deleted) => {
-            return Err(ApiError::bad_param("id", "Coupon already exists.")
-                .code("resource_already_exists"));
+            return Err(
+                ApiError::bad_param("id", "Coupon already exists.").code("resource_already_exists")
+            );
         }
         Some(id) => id,
         None => state.ids.token(8),

@@ -3,6 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::call::{Call, Route, delete, get, post};
+use crate::discounts::customer::{resolve_discount, set_discount, take_coupon};
+use crate::discounts::model::Discount;
+use crate::discounts::redeem;
 use crate::error::ApiError;
 use crate::list::{self, Page};
 use crate::metadata::{Metadata, MetadataChange};
@@ -11,6 +14,7 @@ use crate::payment_methods;
 use crate::shape::Shape;
 use crate::state::State;
 use crate::store::Keyed;
+use crate::taxes::automatic::Location;
 use crate::validate;
 use crate::{customer_balance, subscriptions};
 
@@ -55,10 +59,12 @@ pub struct Customer {
     id: String,
     created_secs: i64,
     texts: [Option<String>; 4],
-    address: Option<Value>,
+    pub address: Option<Value>,
     metadata: Metadata,
     /// Negative for credit that later invoices use up, positive for debt.
     pub balance: i64,
+    /// A coupon for all invoices of subscriptions without one.
+    pub discount: Option<Discount>,
     /// The currency of the first charge.
     pub currency: Option<String>,
     /// Charged unless the subscription has a payment method of its own.
@@ -99,7 +105,7 @@ impl Customer {
 
     /// The API object, or a stub if the customer is deleted.
     #[must_use]
-    pub fn render(&self, shape: Shape) -> Value {
+    pub fn render(&self, state: &State, shape: Shape) -> Value {
         if self.deleted {
             return json!({ "id": self.id, "object": "customer", "deleted": true });
         }
@@ -113,6 +119,7 @@ impl Customer {
             "customer_account": null,
             "default_source": null,
             "delinquent": self.delinquent,
+            "discount": self.discount.as_ref().map(|discount| discount.render(state, shape)),
             "invoice_prefix": self.invoice_prefix,
             "invoice_settings": {
                 "custom_fields": null,
@@ -130,9 +137,6 @@ impl Customer {
         });
         for ((name, _), text) in TEXT_FIELDS.iter().zip(&self.texts) {
             object[name] = json!(text);
-        }
-        if shape == Shape::Legacy {
-            object["discount"] = Value::Null;
         }
         object
     }
@@ -234,6 +238,7 @@ fn take_address(params: &mut Params) -> Result<Option<Option<Value>>, ApiError> 
 fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
     let fields = Fields::take(&mut params)?;
+    let coupon = take_coupon(&mut params, call.shape)?;
     let test_clock = params.text("test_clock")?;
     let method = params.text("payment_method")?;
     params.finish_rejecting(&UNSUPPORTED)?;
@@ -254,6 +259,7 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
         address: None,
         metadata: Metadata::new(),
         balance: 0,
+        discount: None,
         currency: None,
         default_payment_method: None,
         invoice_prefix: state.ids.token(8).to_uppercase(),
@@ -264,6 +270,9 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     };
     let (balance, id) = (fields.balance.unwrap_or(0), customer.id.clone());
     let requested = fields.default_payment_method.clone().flatten();
+    let mut new_ids = state.ids.clone();
+    let discount = resolve_discount(state, &customer, &coupon, &mut new_ids, now)?;
+    state.ids = new_ids;
     fields.apply(&mut customer);
     // The default can only be the method that this request attaches.
     customer.default_payment_method = None;
@@ -292,9 +301,31 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
             return Err(error);
         }
     }
+    set_discount(state, &id, discount.as_ref());
     state.emit("customer.created", &id, now);
+    redeem::record(state, &[], &discount.unwrap_or_default(), now);
     customer_balance::adjust(state, &id, balance, "initial", None)?;
     call.render(&id)
+}
+
+/// Refuses to remove the address that a subscription is taxed by.
+fn check_tax_location(
+    state: &State,
+    id: &str,
+    address: Option<&Option<Value>>,
+) -> Result<(), ApiError> {
+    let taxed = state.subscriptions.iter().any(|subscription| {
+        subscription.customer == id && subscription.automatic_tax && !subscription.status.is_final()
+    });
+    match address {
+        Some(address) if taxed && Location::of(address.as_ref()).is_none() => {
+            Err(ApiError::unsupported(
+                "address",
+                "an address without a tax location while a subscription has automatic tax",
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Resolves the requested default. The name of a shared test card stands for
@@ -324,10 +355,13 @@ fn resolve_default(
 fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
     let fields = Fields::take(&mut params)?;
+    let coupon = take_coupon(&mut params, call.shape)?;
     params.finish_rejecting(&UNSUPPORTED)?;
     let id = call.id();
     let state = &mut *call.state;
     let customer = state.customer(&id, "id")?;
+    let mut ids = state.ids.clone();
+    let discount = resolve_discount(state, customer, &coupon, &mut ids, state.now_for(&id))?;
     let balance = customer.balance;
     fields.metadata.check_room(&customer.metadata, "metadata")?;
     if let Some(Some(method)) = &fields.default_payment_method {
@@ -338,13 +372,19 @@ fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
             "invoice_settings[default_payment_method]",
         )?;
     }
+    check_tax_location(state, &id, fields.address.as_ref())?;
+    state.ids = ids;
     let now = state.now_for(&id);
     let before = state.snapshot(&id);
     let target = fields.balance;
     if let Some(customer) = state.customers.get_mut(&id) {
         fields.apply(customer);
     }
+    let old = set_discount(state, &id, discount.as_ref());
     state.emit_update("customer.updated", &id, before, now);
+    if let Some(discounts) = &discount {
+        redeem::record(state, &old, discounts, now);
+    }
     if let Some(target) = target {
         let change = target
             .checked_sub(balance)
@@ -359,7 +399,7 @@ fn retrieve(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let id = call.id();
     let customer = call.state.customers.get(&id);
     customer
-        .map(|customer| customer.render(call.shape))
+        .map(|customer| customer.render(call.state, call.shape))
         .ok_or_else(|| ApiError::no_such("customer", &id, "id"))
 }
 
@@ -427,7 +467,11 @@ pub fn on_request(state: &State, id: &str, part: &str) -> Option<Value> {
             Some(balances)
         }
         "tax" => Some(json!({
-            "automatic_tax": "unrecognized_location",
+            "automatic_tax": if Location::of(customer.address.as_ref()).is_some() {
+                "supported"
+            } else {
+                "unrecognized_location"
+            },
             "ip_address": null,
             "location": null,
             "provider": "stripe",

@@ -63,9 +63,14 @@ fn walk(
                 .ok_or_else(|| not_expandable(path))?;
             walk(state, shape, child, rest, path)
         }
-        Value::Array(elements) => elements
-            .iter_mut()
-            .try_for_each(|element| walk(state, shape, element, rest, path)),
+        Value::Array(elements) => elements.iter_mut().try_for_each(|element| {
+            if let Value::String(id) = element {
+                *element = state
+                    .render(id, shape)
+                    .ok_or_else(|| not_expandable(path))?;
+            }
+            walk(state, shape, element, rest, path)
+        }),
         Value::Object(_) => walk(state, shape, child, rest, path),
         Value::Bool(_) | Value::Number(_) => Err(not_expandable(path)),
     }
@@ -88,6 +93,10 @@ fn add_on_request(state: &State, shape: Shape, value: &mut Value, part: &str) {
         }
         (Some("customer"), part) => crate::customers::on_request(state, &id, part),
         (Some("charge"), "refunds") => Some(crate::payments::refunds::of_charge(state, &id)),
+        (Some("coupon"), "applies_to") => state
+            .coupons
+            .get(&id)
+            .map(|coupon| coupon.render_products()),
         (Some("price"), "tiers") => state.prices.get(&id).map(|price| price.render_tiers()),
         _ => None,
     };

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::call::{Call, Route, delete, get, post};
 use crate::error::ApiError;
+use crate::invoices::adjust;
 use crate::invoices::assemble::DraftLine;
 use crate::invoices::model::{LineContent, Status};
 use crate::invoices::render;
@@ -15,6 +16,7 @@ use crate::pricing::DecimalAmount;
 use crate::shape::Shape;
 use crate::state::State;
 use crate::store::Keyed;
+use crate::taxes::rates;
 use crate::validate;
 
 pub const ROUTES: &[Route] = &[
@@ -77,7 +79,7 @@ impl InvoiceItem {
             "customer_account": null,
             "date": self.date_secs,
             "description": content.description,
-            "discountable": !content.proration,
+            "discountable": content.discountable(),
             "discounts": [],
             "invoice": self.invoice,
             "livemode": false,
@@ -85,7 +87,7 @@ impl InvoiceItem {
             "period": { "end": content.period.1, "start": content.period.0 },
             "proration": content.proration,
             "quantity": quantity,
-            "tax_rates": [],
+            "tax_rates": rates::render_all(&content.tax_rates, state),
             "test_clock": state.customers.get(&self.customer).and_then(|customer| customer.test_clock.as_deref()),
         });
         match shape {
@@ -147,6 +149,7 @@ pub fn take_request(
         item: None,
         unit,
         credited: None,
+        tax_rates: Vec::new(),
         metadata: item.metadata,
     };
     Ok(InvoiceItemRequest {
@@ -391,6 +394,7 @@ fn add_to_invoice(
     let line_id = state.ids.next("il");
     if let Some(line) = line {
         state.invoice_mut(invoice)?.add_line(line_id, line);
+        adjust::refresh(state, invoice)?;
     }
     state.emit_update("invoice.updated", invoice, before, now_secs);
     call.render(&id)

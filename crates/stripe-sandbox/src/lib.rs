@@ -22,8 +22,10 @@ pub mod account;
 pub mod auth;
 pub mod call;
 pub mod config;
+pub mod coupons;
 pub mod customer_balance;
 pub mod customers;
+pub mod discounts;
 pub mod error;
 pub mod events;
 pub mod expand;
@@ -40,9 +42,11 @@ pub mod meters;
 pub mod params;
 pub mod payment_methods;
 pub mod payments;
+pub mod percent;
 pub mod prices;
 pub mod pricing;
 pub mod products;
+pub mod promotion_codes;
 mod sandbox;
 pub mod schedule;
 pub mod search;
@@ -52,6 +56,7 @@ pub mod state;
 pub mod store;
 pub mod subscription_schedules;
 pub mod subscriptions;
+pub mod taxes;
 pub mod test_cards;
 pub mod test_clocks;
 pub mod validate;
@@ -64,8 +69,10 @@ pub use sandbox::Sandbox;
 pub fn routes() -> impl Iterator<Item = call::Route> {
     [
         account::ROUTES,
+        coupons::ROUTES,
         customer_balance::ROUTES,
         customers::ROUTES,
+        discounts::routes::ROUTES,
         events::ROUTES,
         faults::ROUTES,
         invoice_items::ROUTES,
@@ -82,10 +89,12 @@ pub fn routes() -> impl Iterator<Item = call::Route> {
         payments::setup_intents::ROUTES,
         prices::ROUTES,
         products::ROUTES,
+        promotion_codes::ROUTES,
         search::ROUTES,
         subscription_schedules::routes::ROUTES,
         subscriptions::items::ROUTES,
         subscriptions::routes::ROUTES,
+        taxes::rates::ROUTES,
         test_clocks::ROUTES,
         webhooks::delivery::ROUTES,
         webhooks::endpoints::ROUTES,

@@ -57,6 +57,19 @@ impl Percent {
         half_up(i128::from(amount) * self.0, WHOLE + self.0)
     }
 
+    /// The sum of two percentages, which may be more than 100.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
+    /// Like [`Percent::included_in`], if an amount includes several
+    /// percentages, which `together` is the sum of.
+    #[must_use]
+    pub fn included_beside(self, amount: i64, together: Self) -> i64 {
+        half_up(i128::from(amount) * self.0, WHOLE + together.0)
+    }
+
     /// The fraction that is left when this percentage is taken off.
     #[must_use]
     pub const fn rest(self) -> (i128, i128) {

@@ -56,7 +56,8 @@ pub struct Price {
     pub active: bool,
     lookup_key: Option<String>,
     nickname: Option<String>,
-    tax_behavior: &'static str,
+    /// `exclusive`, `inclusive` or `unspecified`, which is exclusive.
+    pub tax_behavior: &'static str,
     metadata: Metadata,
 }
 

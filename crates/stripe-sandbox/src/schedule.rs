@@ -4,12 +4,14 @@
 //! One function finds the next due event and another performs it. The clock is
 //! set to the time of each event, so that the resulting events carry it.
 
+use crate::discounts::{redeem, routes as discounts};
 use crate::error::ApiError;
 use crate::invoices::assemble;
 use crate::invoices::model::{Invoice, Status as InvoiceStatus, apply_balance};
-use crate::invoices::{collect, finalize};
+use crate::invoices::{adjust, collect, finalize};
 use crate::shape::Shape;
 use crate::state::{Origin, State};
+use crate::store::Keyed;
 use crate::subscription_schedules::model::{EndBehavior, Schedule, Status as ScheduleStatus};
 use crate::subscription_schedules::transition;
 use crate::subscriptions::model::{MissingPaymentMethod, Status, Subscription};
@@ -32,6 +34,8 @@ enum Due {
     Expire(String),
     Cancel(String),
     DiscardPendingUpdate(String),
+    EndDiscount(String),
+    EndCustomerDiscount(String),
     StartPhase(String),
     EndPeriod(String),
     ReleaseSchedule(String),
@@ -87,9 +91,16 @@ fn next_due(state: &State, clock: Option<&str>, until_secs: i64) -> Option<(i64,
             schedule.status == ScheduleStatus::Active && on_clock(&schedule.customer)
         })
         .flat_map(|schedule| due_for_schedule(state, schedule));
+    let discounts = state.customers.iter().filter_map(|customer| {
+        let end_secs = customer.discount.as_ref()?.end_secs?;
+        let id = customer.id();
+        (!customer.deleted && on_clock(id))
+            .then(|| (end_secs, Due::EndCustomerDiscount(id.to_owned())))
+    });
     invoices
         .chain(subscriptions)
         .chain(schedules)
+        .chain(discounts)
         .filter(|(at_secs, _)| *at_secs <= until_secs)
         .min()
 }
@@ -145,6 +156,11 @@ fn due_for_subscription(state: &State, subscription: &Subscription) -> Vec<(i64,
     if let Some(pending) = &subscription.pending_update {
         due.push((pending.expires_secs, Due::DiscardPendingUpdate(id())));
     }
+    for discount in &subscription.discounts {
+        if let Some(end_secs) = discount.end_secs {
+            due.push((end_secs, Due::EndDiscount(id())));
+        }
+    }
     if let Some(at_secs) = subscription.cancel_at {
         due.push((at_secs, Due::Cancel(id())));
     }
@@ -187,6 +203,13 @@ fn perform(state: &mut State, due: Due, now_secs: i64) -> Result<(), ApiError> {
         }
         Due::Cancel(id) => cancel_as_scheduled(state, &id, now_secs),
         Due::DiscardPendingUpdate(id) => pending::expire(state, &id, now_secs),
+        Due::EndDiscount(id) => discounts::retain(state, &id, now_secs, |discount| {
+            discount.applies_at(now_secs)
+        }),
+        Due::EndCustomerDiscount(id) => {
+            discounts::clear_customer(state, &id, now_secs);
+            Ok(())
+        }
         Due::EndPeriod(id) => end_period(state, &id, now_secs),
         Due::AnnounceScheduleEnd(id) => {
             if let Some(schedule) = state.subscription_schedules.get_mut(&id) {
@@ -232,7 +255,7 @@ fn announce_renewal(state: &mut State, id: &str, now_secs: i64) -> Result<(), Ap
     let mut ids = state.ids.clone();
     let next = transition::in_next_period(state, &subscription, &mut ids)?;
     let draft = assemble::renewal(state, &subscription, &next, Vec::new())?;
-    let mut invoice = draft.into_invoice(&mut ids, now_secs);
+    let mut invoice = adjust::prepare(state, draft, &mut ids, now_secs);
     let balance = state.customer(&invoice.customer, "customer")?.balance;
     invoice.starting_balance = balance;
     invoice.amount_due = apply_balance(invoice.total(), balance, &invoice.currency).amount_due;
@@ -274,7 +297,9 @@ fn end_period(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError
         .auto_advance
         .then_some(now_secs + state.config.draft_secs);
     let before = state.snapshot(id);
+    let discounts = next.discounts.clone();
     state.subscriptions.insert(next);
+    redeem::record(state, &subscription.discounts, &discounts, now_secs);
     finalize::record(state, draft, now_secs)?;
     state.emit_update("customer.subscription.updated", id, before, now_secs);
     if let Some(schedule) = entered {

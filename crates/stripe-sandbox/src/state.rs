@@ -5,8 +5,10 @@ use std::collections::VecDeque;
 use serde_json::Value;
 
 use crate::config::Config;
+use crate::coupons::Coupon;
 use crate::customer_balance::CustomerBalanceTransaction;
 use crate::customers::Customer;
+use crate::discounts::model::Discount;
 use crate::error::ApiError;
 use crate::events::Event;
 use crate::faults::Fault;
@@ -25,11 +27,14 @@ use crate::payments::refunds::Refund;
 use crate::payments::setup_intents::SetupIntent;
 use crate::prices::Price;
 use crate::products::Product;
+use crate::promotion_codes::PromotionCode;
 use crate::shape::Shape;
 use crate::store::Store;
 use crate::subscription_schedules::model::Schedule;
 use crate::subscriptions::change::Catalogue;
 use crate::subscriptions::model::Subscription;
+use crate::taxes::automatic;
+use crate::taxes::rates::TaxRate;
 use crate::test_clocks::TestClock;
 use crate::webhooks::delivery::Delivery;
 use crate::webhooks::endpoints::WebhookEndpoint;
@@ -62,6 +67,13 @@ pub struct State {
     pub payment_methods: Store<PaymentMethod>,
     pub products: Store<Product>,
     pub prices: Store<Price>,
+    /// Including deleted ones, whose discounts go on.
+    pub coupons: Store<Coupon>,
+    pub promotion_codes: Store<PromotionCode>,
+    /// Set by hand, and those of automatic tax.
+    pub tax_rates: Store<TaxRate>,
+    /// Active and ended.
+    pub discounts: Store<Discount>,
     /// With their items.
     pub subscriptions: Store<Subscription>,
     /// Active and ended.
@@ -109,6 +121,10 @@ impl State {
             payment_methods: Store::default(),
             products: Store::default(),
             prices: Store::default(),
+            coupons: Store::default(),
+            promotion_codes: Store::default(),
+            tax_rates: automatic::rates(),
+            discounts: Store::default(),
             subscriptions: Store::default(),
             subscription_schedules: Store::default(),
             invoices: Store::default(),
@@ -181,12 +197,14 @@ impl State {
             .ok_or_else(|| ApiError::no_such("invoice", id, "id"))
     }
 
-    /// The products and prices.
+    /// The products, the prices and who buys them.
     #[must_use]
     pub const fn catalogue(&self) -> Catalogue<'_> {
         Catalogue {
             prices: &self.prices,
             products: &self.products,
+            customers: &self.customers,
+            tax_rates: &self.tax_rates,
         }
     }
 
@@ -194,7 +212,7 @@ impl State {
     #[must_use]
     pub fn render(&self, id: &str, shape: Shape) -> Option<Value> {
         if let Some(customer) = self.customers.get(id) {
-            return Some(customer.render(shape));
+            return Some(customer.render(self, shape));
         }
         if let Some(subscription) = self.subscriptions.get(id) {
             return Some(subscription.render(self, shape));
@@ -246,6 +264,18 @@ impl State {
         }
         if let Some(price) = self.prices.get(id) {
             return Some(price.render(shape));
+        }
+        if let Some(rate) = self.tax_rates.get(id) {
+            return Some(rate.render());
+        }
+        if let Some(coupon) = self.coupons.get(id) {
+            return Some(coupon.render(self.wall_secs));
+        }
+        if let Some(promotion) = self.promotion_codes.get(id) {
+            return Some(promotion.render(self, shape));
+        }
+        if let Some(discount) = self.discounts.get(id) {
+            return Some(discount.render(self, shape));
         }
         self.meters.get(id).map(Meter::render)
     }

@@ -116,7 +116,11 @@ mod tests {
     #[test]
     fn a_percentage_is_rounded_once_for_all_lines() {
         check(&[999], &[percent("15")], &[&[150]]);
-        check(&[333, 333, 333], &[percent("50")], &[&[167], &[167], &[166]]);
+        check(
+            &[333, 333, 333],
+            &[percent("50")],
+            &[&[167], &[167], &[166]],
+        );
     }
 
     #[test]

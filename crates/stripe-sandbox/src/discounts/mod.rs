@@ -2,6 +2,7 @@
 //! take off each line of an invoice is computed in [`amounts`].
 
 pub mod amounts;
+pub mod customer;
 pub mod model;
 pub mod redeem;
 pub mod routes;

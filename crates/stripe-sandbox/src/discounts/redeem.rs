@@ -119,7 +119,8 @@ pub struct Redeemer<'a> {
     pub subscription: Option<&'a str>,
     /// The discounts that it has already, which an entry may keep.
     pub current: &'a [Discount],
-    pub currency: &'a str,
+    /// `None` for a customer who has bought nothing yet.
+    pub currency: Option<&'a str>,
     /// The amount before discounts, for codes with a minimum; `None` if nothing
     /// is bought.
     pub amount: Option<i64>,
@@ -157,7 +158,10 @@ pub fn resolve(
                 new_discount(state, redeemer, &coupon, code, &entry.param, ids, now_secs)?
             }
         };
-        if discounts.iter().any(|other| other.coupon == discount.coupon) {
+        if discounts
+            .iter()
+            .any(|other| other.coupon == discount.coupon)
+        {
             return Err(ApiError::bad_param(
                 &entry.param,
                 format!("The coupon {} is given more than once.", discount.coupon),
@@ -179,15 +183,14 @@ fn new_discount(
 ) -> Result<Discount, ApiError> {
     let coupon = state.coupon(coupon, param)?;
     coupon.check_redeemable(param, now_secs)?;
-    if let Reduction::Amount(_, currency) = &coupon.reduction
-        && currency != redeemer.currency
+    if let (Reduction::Amount(_, currency), Some(expected)) = (&coupon.reduction, redeemer.currency)
+        && currency != expected
     {
         return Err(ApiError::bad_param(
             param,
             format!(
-                "The coupon {} is in `{currency}`, but the prices are in `{}`.",
-                coupon.id(),
-                redeemer.currency
+                "The coupon {} is in `{currency}`, but the prices are in `{expected}`.",
+                coupon.id()
             ),
         ));
     }
@@ -232,15 +235,16 @@ fn check_code(
             "This promotion code cannot be redeemed because the associated customer has prior transactions.",
         ));
     }
-    if let (Some((least, currency)), Some(amount)) =
-        (&promotion.restrictions.minimum, redeemer.amount)
-    {
-        if currency != redeemer.currency {
+    if let (Some((least, currency)), Some(amount), Some(expected)) = (
+        &promotion.restrictions.minimum,
+        redeemer.amount,
+        redeemer.currency,
+    ) {
+        if currency != expected {
             return Err(ApiError::bad_param(
                 param,
                 format!(
-                    "This promotion code cannot be redeemed because its minimum amount is in `{currency}`, but the prices are in `{}`.",
-                    redeemer.currency
+                    "This promotion code cannot be redeemed because its minimum amount is in `{currency}`, but the prices are in `{expected}`."
                 ),
             ));
         }

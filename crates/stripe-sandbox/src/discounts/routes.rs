@@ -108,7 +108,9 @@ pub fn use_up(state: &mut State, invoice: &Invoice, now_secs: i64) -> Result<(),
     for discount in used {
         match &discount.subscription {
             Some(subscription) if state.subscriptions.get(subscription).is_some() => {
-                retain(state, subscription, now_secs, |other| other.id != discount.id)?;
+                retain(state, subscription, now_secs, |other| {
+                    other.id != discount.id
+                })?;
             }
             Some(_) => {}
             None => clear_customer(state, &discount.customer, now_secs),

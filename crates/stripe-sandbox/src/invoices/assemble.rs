@@ -3,6 +3,7 @@
 
 use billing_domain::period::Period;
 
+use crate::discounts::model::Discount;
 use crate::error::ApiError;
 use crate::ids::IdSource;
 use crate::invoice_items::InvoiceItem;
@@ -13,7 +14,7 @@ use crate::meter_events;
 use crate::state::State;
 use crate::store::Keyed;
 use crate::subscriptions::change::Catalogue;
-use crate::subscriptions::model::Subscription;
+use crate::subscriptions::model::{Item, Subscription};
 
 /// A line of a draft.
 #[derive(Debug, Clone)]
@@ -44,6 +45,11 @@ pub struct Draft {
     pub period: (i64, i64),
     pub currency: String,
     pub lines: Vec<DraftLine>,
+    /// The subscription's discounts; if there are none, the customer's apply.
+    pub discounts: Vec<Discount>,
+    /// Whether taxes follow from the customer's address.
+    pub automatic_tax: bool,
+    pub default_tax_rates: Vec<String>,
     /// Whether it is finalized and collected automatically.
     pub auto_advance: bool,
     /// When it is finalized automatically, unless immediately.
@@ -71,6 +77,9 @@ impl Draft {
             period,
             currency: subscription.currency.clone(),
             lines,
+            discounts: subscription.discounts.clone(),
+            automatic_tax: subscription.automatic_tax,
+            default_tax_rates: subscription.default_tax_rates.clone(),
             auto_advance: true,
             finalizes_at_secs: None,
         }
@@ -92,15 +101,18 @@ impl Draft {
             lines: self
                 .lines
                 .into_iter()
-                .map(|line| Line {
-                    id: ids.next("il"),
+                .map(|line| {
+                    let id = ids.next("il");
                     // Prorations are invoice items, in previews as well.
-                    invoice_item: line
+                    let invoice_item = line
                         .invoice_item
-                        .or_else(|| line.content.proration.then(|| ids.next("ii"))),
-                    content: line.content,
+                        .or_else(|| line.content.proration.then(|| ids.next("ii")));
+                    Line::new(id, invoice_item, line.content)
                 })
                 .collect(),
+            discounts: self.discounts,
+            automatic_tax: self.automatic_tax,
+            default_tax_rates: self.default_tax_rates,
             starting_balance: 0,
             ending_balance: None,
             amount_due: 0,
@@ -164,7 +176,7 @@ pub fn licensed(
         lines.push(
             item_line(
                 subscription,
-                item.id.clone(),
+                item,
                 price.id(),
                 quantity,
                 amount,
@@ -205,7 +217,7 @@ pub fn metered(
             let description = describe::metered(&part, catalogue.product_name(price), price);
             let line = item_line(
                 subscription,
-                item.id.clone(),
+                item,
                 price.id(),
                 part.quantity,
                 part.amount,
@@ -232,7 +244,7 @@ pub fn trial(
             lines.push(
                 item_line(
                     subscription,
-                    item.id.clone(),
+                    item,
                     price.id(),
                     quantity,
                     0,
@@ -248,7 +260,7 @@ pub fn trial(
 
 fn item_line(
     subscription: &Subscription,
-    item: String,
+    item: &Item,
     price: &str,
     quantity: u64,
     amount: i64,
@@ -264,9 +276,10 @@ fn item_line(
         quantity: Some(quantity),
         proration: false,
         subscription: Some(subscription.id.clone()),
-        item: Some(item),
+        item: Some(item.id.clone()),
         unit: None,
         credited: None,
+        tax_rates: item.tax_rates.clone(),
         metadata: subscription.metadata.clone(),
     }
 }

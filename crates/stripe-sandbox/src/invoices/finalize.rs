@@ -4,19 +4,23 @@
 use std::collections::HashSet;
 
 use crate::customer_balance;
+use crate::discounts::routes as discounts;
 use crate::error::ApiError;
 use crate::invoices::assemble::Draft;
 use crate::invoices::model::{Invoice, Line, LineContent, Status, apply_balance};
-use crate::invoices::{collect, describe};
+use crate::invoices::{adjust, collect, describe};
 use crate::meter_events;
 use crate::payments::intents;
 use crate::prices::Price;
 use crate::state::State;
+use crate::subscriptions::share;
 
 /// Records a draft and marks its invoice items as invoiced.
 pub fn record(state: &mut State, draft: Draft, now_secs: i64) -> Result<String, ApiError> {
     let balance = state.customer(&draft.customer, "customer")?.balance;
-    let mut invoice = draft.into_invoice(&mut state.ids, now_secs);
+    let mut ids = state.ids.clone();
+    let mut invoice = adjust::prepare(state, draft, &mut ids, now_secs);
+    state.ids = ids;
     invoice.starting_balance = balance;
     invoice.amount_due = apply_balance(invoice.total(), balance, &invoice.currency).amount_due;
     let (id, customer, currency) = (
@@ -30,6 +34,7 @@ pub fn record(state: &mut State, draft: Draft, now_secs: i64) -> Result<String, 
         .filter_map(|line| line.invoice_item.clone())
         .collect();
     let subscription = invoice.subscription().map(str::to_owned);
+    let recorded = invoice.clone();
     state.invoices.insert(invoice);
     for item in used {
         if let Some(item) = state.invoice_items.get_mut(&item) {
@@ -43,6 +48,8 @@ pub fn record(state: &mut State, draft: Draft, now_secs: i64) -> Result<String, 
         subscription.latest_invoice = Some(id.clone());
     }
     state.emit("invoice.created", &id, now_secs);
+    share::remember(state, &recorded);
+    discounts::use_up(state, &recorded, now_secs)?;
     Ok(id)
 }
 
@@ -131,14 +138,11 @@ fn refresh_usage(state: &mut State, mut invoice: Invoice) -> Result<Invoice, Api
             } else {
                 state.ids.next("il")
             };
-            lines.push(Line {
-                id,
-                invoice_item: line.invoice_item.clone(),
-                content,
-            });
+            lines.push(Line::new(id, line.invoice_item.clone(), content));
         }
     }
     invoice.lines = lines;
+    adjust::adjust(state, &mut invoice);
     state.invoice_mut(&invoice.id)?.lines = invoice.lines.clone();
     Ok(invoice)
 }

@@ -2,6 +2,7 @@
 //! subscription owes is decided in [`crate::subscriptions`], and money moves in
 //! [`crate::payments`]; neither happens here.
 
+pub mod adjust;
 pub mod assemble;
 pub mod collect;
 pub mod credits;

@@ -2,11 +2,14 @@
 
 use billing_domain::preview::BillingMode;
 
+use crate::discounts::model::Discount;
 use crate::invoices::assemble::DraftLine;
 use crate::invoices::credits::CreditedLines;
 use crate::metadata::Metadata;
 use crate::pricing::DecimalAmount;
+use crate::state::State;
 use crate::store::Keyed;
+use crate::taxes::lines::LineTax;
 
 /// The status of an invoice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +58,32 @@ pub struct LineContent {
     pub unit: Option<DecimalAmount>,
     /// The lines that this one credits.
     pub credited: Option<CreditedLines>,
+    /// The tax rates of the subscription item, instead of the invoice's.
+    pub tax_rates: Vec<String>,
     pub metadata: Metadata,
+}
+
+impl LineContent {
+    /// Whether discounts apply: not to prorations, which include them, nor to
+    /// credits.
+    #[must_use]
+    pub const fn discountable(&self) -> bool {
+        !self.proration && self.amount >= 0
+    }
+
+    /// Whether the amount includes tax, where tax is automatic.
+    #[must_use]
+    pub fn includes_tax(&self, state: &State) -> bool {
+        let price = self.price.as_ref().and_then(|id| state.prices.get(id));
+        price.is_some_and(|price| price.tax_behavior == "inclusive")
+    }
+
+    /// The product of the price.
+    #[must_use]
+    pub fn product(&self, state: &State) -> Option<String> {
+        let price = state.prices.get(self.price.as_ref()?)?;
+        Some(price.product.clone())
+    }
 }
 
 /// A line of an invoice.
@@ -65,6 +93,39 @@ pub struct Line {
     /// The invoice item that the line was created from, if any.
     pub invoice_item: Option<String>,
     pub content: LineContent,
+    /// What each discount of the invoice takes off.
+    pub discounts: Vec<i64>,
+    /// What each tax adds, or how much of it the amount includes.
+    pub taxes: Vec<LineTax>,
+}
+
+impl Line {
+    #[must_use]
+    pub const fn new(id: String, invoice_item: Option<String>, content: LineContent) -> Self {
+        Self {
+            id,
+            invoice_item,
+            content,
+            discounts: Vec::new(),
+            taxes: Vec::new(),
+        }
+    }
+
+    /// The taxes that the amount includes, or that are added to it.
+    #[must_use]
+    pub fn tax(&self, inclusive: bool) -> i64 {
+        let taxes = self.taxes.iter();
+        taxes
+            .filter(|tax| tax.inclusive == inclusive)
+            .map(|tax| tax.amount)
+            .sum()
+    }
+
+    /// What all discounts take off.
+    #[must_use]
+    pub fn off(&self) -> i64 {
+        self.discounts.iter().sum()
+    }
 }
 
 impl Keyed for Line {
@@ -111,6 +172,12 @@ pub struct Invoice {
     pub currency: String,
     /// Oldest first.
     pub lines: Vec<Line>,
+    /// The discounts that applied when it was created.
+    pub discounts: Vec<Discount>,
+    /// Whether taxes follow from the customer's address.
+    pub automatic_tax: bool,
+    /// The tax rates of lines without their own.
+    pub default_tax_rates: Vec<String>,
     /// The customer's balance before the invoice.
     pub starting_balance: i64,
     /// The customer's balance afterwards; known once the invoice is finalized.
@@ -149,21 +216,37 @@ impl Keyed for Invoice {
 }
 
 impl Invoice {
-    /// The sum of the lines.
+    /// The sum of the lines, before discounts.
     #[must_use]
-    pub fn total(&self) -> i64 {
+    pub fn subtotal(&self) -> i64 {
         self.lines.iter().map(|line| line.content.amount).sum()
     }
 
-    /// Adds a line to a draft.
+    /// The sum of the lines after discounts, with tax.
+    #[must_use]
+    pub fn total(&self) -> i64 {
+        self.subtotal() - self.lines.iter().map(Line::off).sum::<i64>() + self.tax(false)
+    }
+
+    /// The taxes that the lines include, or that are added to them.
+    #[must_use]
+    pub fn tax(&self, inclusive: bool) -> i64 {
+        self.lines.iter().map(|line| line.tax(inclusive)).sum()
+    }
+
+    /// What a discount takes off all lines.
+    #[must_use]
+    pub fn amount_off(&self, discount: usize) -> i64 {
+        self.lines
+            .iter()
+            .filter_map(|line| line.discounts.get(discount))
+            .sum()
+    }
+
+    /// Adds a line to a draft, which must then be computed anew.
     pub fn add_line(&mut self, id: String, line: DraftLine) {
-        self.lines.push(Line {
-            id,
-            invoice_item: line.invoice_item,
-            content: line.content,
-        });
-        self.amount_due =
-            apply_balance(self.total(), self.starting_balance, &self.currency).amount_due;
+        self.lines
+            .push(Line::new(id, line.invoice_item, line.content));
     }
 
     /// The amount that is still to be paid.

@@ -65,6 +65,13 @@ fn text(invoice: &Invoice) -> Vec<String> {
         ));
     }
     text.push(String::new());
+    let tax = invoice.tax(false);
+    let off = invoice.subtotal() + tax - invoice.total();
+    for (name, amount) in [("Discounts", -off), ("Tax", tax)] {
+        if amount != 0 {
+            text.push(format!("{name}    {}", money(amount)));
+        }
+    }
     text.push(format!("Total    {}", money(invoice.total())));
     text.push(format!("Amount due    {}", money(invoice.amount_due)));
     text.push(format!("Amount paid    {}", money(invoice.amount_paid)));

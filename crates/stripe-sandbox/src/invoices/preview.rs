@@ -5,12 +5,13 @@
 use serde_json::Value;
 
 use crate::call::Call;
+use crate::discounts::redeem::DiscountChange;
 use crate::error::ApiError;
 use crate::ids::IdSource;
 use crate::invoice_items;
 use crate::invoices::assemble::{self, Draft, DraftLine};
-use crate::invoices::credits;
 use crate::invoices::model::{Invoice, LineContent, apply_balance};
+use crate::invoices::{adjust, credits};
 use crate::metadata::MetadataChange;
 use crate::params::Params;
 use crate::state::State;
@@ -18,13 +19,13 @@ use crate::subscription_schedules::transition;
 use crate::subscriptions::change::{self, Invoicing, ProrationBehavior};
 use crate::subscriptions::model::{Status, Subscription};
 use crate::subscriptions::{cancel, create, request, update};
+use crate::taxes::request::TaxChange;
 use crate::validate;
 
 /// Parameters that Stripe accepts and the sandbox does not support.
-const UNSUPPORTED: [&str; 6] = [
+const UNSUPPORTED: [&str; 5] = [
     "customer_account",
     "customer_details",
-    "discounts",
     "issuer",
     "on_behalf_of",
     "schedule_details",
@@ -61,16 +62,21 @@ pub fn preview(state: &mut State, mut params: Params, version: &str) -> Result<I
         .text("currency")?
         .map(|text| validate::currency("currency", &text))
         .transpose()?;
-    take_tax(&mut params)?;
-    let details = params
+    let mut tax = TaxChange::take_automatic_only(&mut params)?;
+    let mut details = params
         .map("subscription_details")?
         .unwrap_or_else(|| Params::empty("subscription_details"));
+    tax.take_rates(&mut details)?;
     let extras = params.list("invoice_items")?.unwrap_or_default();
+    let discounts = DiscountChange::take(&mut params)?;
     params.finish_rejecting(&UNSUPPORTED)?;
     // Draw ids from a copy, so that a preview does not affect later ids.
     let mut ids = state.ids.clone();
     let (draft, owner) = match subscription {
-        Some(id) => for_subscription(state, &id, customer.as_deref(), details, &mut ids)?,
+        Some(id) => {
+            let customer = customer.as_deref();
+            for_subscription(state, &id, customer, details, (&discounts, &tax), &mut ids)?
+        }
         None => {
             let customer = customer.ok_or_else(|| ApiError::missing_param("customer"))?;
             (
@@ -78,6 +84,7 @@ pub fn preview(state: &mut State, mut params: Params, version: &str) -> Result<I
                     state,
                     customer.clone(),
                     currency.clone(),
+                    (discounts, tax),
                     details,
                     version,
                     &mut ids,
@@ -95,7 +102,7 @@ pub fn preview(state: &mut State, mut params: Params, version: &str) -> Result<I
     let draft = with_extras(state, draft, extras, &owner)?;
     let now = state.now_for(&owner);
     let balance = state.customer(&owner, "customer")?.balance;
-    let mut invoice = draft.into_invoice(&mut ids, now);
+    let mut invoice = adjust::prepare(state, draft, &mut ids, now);
     // Draw the preview's own id from the real source, so that each preview has
     // a distinct one.
     invoice.id = state.ids.next("upcoming_in");
@@ -120,19 +127,6 @@ fn of_schedule(state: &State, id: &str, subscription: Option<String>) -> Result<
     Ok(schedule.subscription.clone())
 }
 
-fn take_tax(params: &mut Params) -> Result<(), ApiError> {
-    if let Some(mut tax) = params.map("automatic_tax")? {
-        if tax.boolean("enabled")? == Some(true) {
-            return Err(ApiError::unsupported(
-                "automatic_tax[enabled]",
-                "automatic tax",
-            ));
-        }
-        tax.finish()?;
-    }
-    Ok(())
-}
-
 fn with_extras(
     state: &State,
     mut draft: Draft,
@@ -153,6 +147,7 @@ fn for_subscription(
     id: &str,
     customer: Option<&str>,
     mut details: Params,
+    (discounts, tax): (&DiscountChange, &TaxChange),
     ids: &mut IdSource,
 ) -> Result<(Draft, String), ApiError> {
     let before = state.subscription(id, "subscription")?;
@@ -172,8 +167,9 @@ fn for_subscription(
     }
     update::check_cancel_at(cancel_at.flatten(), now)?;
     let metadata = MetadataChange::take(&mut details)?;
-    let request = update::take_change(&mut details, before, now)?;
+    let mut request = update::take_change(&mut details, before, now)?;
     details.finish()?;
+    request.discounts = update::resolve_discounts(state, before, &request, discounts, ids, now)?;
     let mut draft = if cancel_now {
         for_cancellation(state, before, request.behavior, now)?
     } else if before.schedule.is_some() && request.changes_items_or_timing() {
@@ -183,6 +179,7 @@ fn for_subscription(
     } else {
         let mut change = change::decide(before, &request, state.catalogue(), ids, now)?;
         credits::link_credits(state, &mut change.prorations);
+        tax.apply(state, &mut change.after)?;
         if let Some(at) = cancel_at {
             change.after.cancel_at = at;
         }
@@ -257,6 +254,7 @@ fn for_new_subscription(
     state: &State,
     customer: String,
     currency: Option<String>,
+    (discounts, tax): (DiscountChange, TaxChange),
     mut details: Params,
     version: &str,
     ids: &mut IdSource,
@@ -270,6 +268,8 @@ fn for_new_subscription(
     request::take_proration_behavior(&mut details)?;
     let mut new = create::take_new(&mut details, customer, version, now)?;
     new.currency = currency;
+    new.discounts = discounts;
+    new.tax = tax;
     details.finish()?;
     let subscription = create::build(state, new, ids, now)?;
     create::first_invoice(state, &subscription)

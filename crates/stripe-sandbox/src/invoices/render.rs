@@ -3,12 +3,15 @@
 use billing_domain::preview::BillingMode;
 use serde_json::{Value, json};
 
+use crate::discounts::model::{self as discount, Discount};
 use crate::invoices::model::{Invoice, Line, LineContent, Status};
 use crate::json_object;
 use crate::list;
 use crate::payments::intents::PaymentIntent;
 use crate::shape::Shape;
 use crate::state::State;
+use crate::taxes::lines::{self, LineTax};
+use crate::taxes::rates;
 
 /// The number of lines included in the invoice object; the rest are paged.
 const LINES_SHOWN: usize = 10;
@@ -21,7 +24,7 @@ impl Invoice {
         let base = state.config.public_url.as_deref().unwrap_or_default();
         let pdf = format!("{base}/_sandbox/invoices/{}/pdf", self.id);
         let pdf = self.transitions.finalized.map(|_| pdf);
-        let total = self.total();
+        let (subtotal, total) = (self.subtotal(), self.total());
         let mut object = json!({
             "id": self.id,
             "object": "invoice",
@@ -32,14 +35,18 @@ impl Invoice {
             "attempted": self.attempted,
             "auto_advance": self.auto_advance,
             "automatically_finalizes_at": self.finalizes_at_secs,
+            "automatic_tax": self.render_automatic_tax(),
             "billing_reason": self.reason,
             "created": self.created_secs,
             "currency": self.currency,
             "customer": self.customer,
+            "customer_address": customer.and_then(|customer| customer.address.as_ref()),
             "customer_email": customer.and_then(|customer| customer.email()),
             "customer_name": customer.and_then(|customer| customer.name()),
             "default_payment_method": self.default_payment_method,
+            "default_tax_rates": rates::render_all(&self.default_tax_rates, state),
             "description": self.description,
+            "discounts": discount::ids(&self.discounts),
             "effective_at": self.transitions.finalized,
             "ending_balance": self.ending_balance,
             "footer": self.footer,
@@ -59,24 +66,54 @@ impl Invoice {
                 "paid_at": self.transitions.paid,
                 "voided_at": self.transitions.voided,
             },
-            "subtotal": total,
-            "subtotal_excluding_tax": total,
+            "subtotal": subtotal,
+            "subtotal_excluding_tax": subtotal - lines::included_in_subtotal(self, state),
             "test_clock": customer.and_then(|customer| customer.test_clock.as_deref()),
             "total": total,
-            "total_excluding_tax": total,
+            "total_discount_amounts": self.render_discount_amounts(None),
+            "total_excluding_tax": total - self.tax(false) - self.tax(true),
+            "total_pretax_credit_amounts": self.render_discount_amounts(Some("discount")),
             "webhooks_delivered_at": self.transitions.finalized,
         });
         json_object::extend(&mut object, constant_invoice_fields());
         match shape {
-            Shape::Legacy => self.add_legacy(&mut object),
+            Shape::Legacy => self.add_legacy(&mut object, state),
             Shape::Basil => self.add_basil(&mut object),
         }
         object
     }
 
-    fn add_legacy(&self, object: &mut Value) {
+    fn render_automatic_tax(&self) -> Value {
+        let on = |value: Value| {
+            if self.automatic_tax {
+                value
+            } else {
+                Value::Null
+            }
+        };
+        json!({
+            "disabled_reason": null,
+            "enabled": self.automatic_tax,
+            "liability": on(json!({ "type": "self" })),
+            "provider": on(json!("stripe")),
+            "status": on(json!("complete")),
+        })
+    }
+
+    /// What each discount takes off the invoice.
+    fn render_discount_amounts(&self, kind: Option<&str>) -> Vec<Value> {
+        let amounts = self.discounts.iter().enumerate();
+        amounts
+            .map(|(index, discount)| (self.amount_off(index), discount))
+            .filter(|(amount, _)| *amount > 0)
+            .map(|(amount, discount)| discount_amount(amount, discount, kind))
+            .collect()
+    }
+
+    fn add_legacy(&self, object: &mut Value, state: &State) {
         object["charge"] = json!(self.charge);
-        object["discount"] = Value::Null;
+        let first = self.discounts.first();
+        object["discount"] = json!(first.map(|discount| discount.render(state, Shape::Legacy)));
         object["paid"] = json!(self.status == Status::Paid);
         object["paid_out_of_band"] = json!(self.paid_out_of_band);
         object["payment_intent"] = json!(self.payment_intent);
@@ -92,8 +129,13 @@ impl Invoice {
         {
             object["subscription_proration_date"] = json!(at_secs);
         }
-        object["tax"] = Value::Null;
-        object["total_tax_amounts"] = json!([]);
+        let totals = lines::totals(&self.lines);
+        object["tax"] = if totals.is_empty() {
+            Value::Null
+        } else {
+            json!(self.tax(false) + self.tax(true))
+        };
+        object["total_tax_amounts"] = totals.iter().map(LineTax::render_legacy).collect();
         object["transfer_data"] = Value::Null;
         if let Some(object) = object.as_object_mut() {
             object.remove("amount_overpaid");
@@ -112,7 +154,8 @@ impl Invoice {
                 json!({ "quote_details": null, "subscription_details": details, "type": "subscription_details" })
             }
         };
-        object["total_taxes"] = json!([]);
+        let totals = lines::totals(&self.lines);
+        object["total_taxes"] = totals.iter().map(LineTax::render).collect();
     }
 
     fn render_lines(&self, state: &State, shape: Shape) -> Value {
@@ -135,20 +178,27 @@ impl Invoice {
     #[must_use]
     pub fn render_line(&self, line: &Line, state: &State, shape: Shape) -> Value {
         let content = &line.content;
+        // A line names every discount, even one that takes nothing off.
+        let off = |kind: Option<&str>| -> Vec<Value> {
+            let amounts = self.discounts.iter().zip(&line.discounts);
+            amounts
+                .map(|(discount, amount)| discount_amount(*amount, discount, kind))
+                .collect()
+        };
         let mut object = json!({
             "id": line.id,
             "object": "line_item",
             "amount": content.amount,
             "currency": content.currency,
             "description": content.description,
-            "discount_amounts": [],
-            "discountable": !content.proration,
+            "discount_amounts": off(None),
+            "discountable": content.discountable(),
             "discounts": [],
             "invoice": self.id,
             "livemode": false,
             "metadata": content.metadata,
             "period": { "end": content.period.1, "start": content.period.0 },
-            "pretax_credit_amounts": [],
+            "pretax_credit_amounts": off(Some("discount")),
             "quantity": content.quantity,
             "subscription": content.subscription,
         });
@@ -164,7 +214,7 @@ impl Invoice {
                 object["quantity_decimal"] =
                     json!(content.quantity.map(|quantity| quantity.to_string()));
                 object["subtotal"] = json!(content.amount);
-                object["taxes"] = json!([]);
+                object["taxes"] = line.taxes.iter().map(LineTax::render).collect();
             }
         }
         object
@@ -211,18 +261,14 @@ fn constant_invoice_fields() -> Value {
         "amount_overpaid": 0,
         "amount_shipping": 0,
         "application": null,
-        "automatic_tax": { "disabled_reason": null, "enabled": false, "liability": null, "provider": null, "status": null },
         "collection_method": "charge_automatically",
         "custom_fields": null,
         "customer_account": null,
-        "customer_address": null,
         "customer_phone": null,
         "customer_shipping": null,
         "customer_tax_exempt": "none",
         "customer_tax_ids": [],
         "default_source": null,
-        "default_tax_rates": [],
-        "discounts": [],
         "due_date": null,
         "from_invoice": null,
         "issuer": { "type": "self" },
@@ -238,9 +284,15 @@ fn constant_invoice_fields() -> Value {
         "shipping_cost": null,
         "shipping_details": null,
         "statement_descriptor": null,
-        "total_discount_amounts": [],
-        "total_pretax_credit_amounts": [],
     })
+}
+
+fn discount_amount(amount: i64, discount: &Discount, kind: Option<&str>) -> Value {
+    let mut object = json!({ "amount": amount, "discount": discount.id });
+    if let Some(kind) = kind {
+        object["type"] = json!(kind);
+    }
+    object
 }
 
 fn add_legacy_line(object: &mut Value, line: &Line, state: &State) {
@@ -250,8 +302,13 @@ fn add_legacy_line(object: &mut Value, line: &Line, state: &State) {
     object["price"] = price.map_or(Value::Null, |price| price.render(Shape::Legacy));
     object["proration"] = json!(content.proration);
     object["proration_details"] = json!({ "credited_items": credited(content) });
-    object["tax_amounts"] = json!([]);
-    object["tax_rates"] = json!([]);
+    object["tax_amounts"] = line.taxes.iter().map(LineTax::render_legacy).collect();
+    let applied: Vec<String> = line
+        .taxes
+        .iter()
+        .filter_map(|tax| tax.rate.clone())
+        .collect();
+    object["tax_rates"] = json!(rates::render_all(&applied, state));
     match (&line.invoice_item, &content.item) {
         (Some(invoice_item), _) => {
             object["invoice_item"] = json!(invoice_item);

@@ -15,6 +15,7 @@ use crate::payment_methods;
 use crate::payments::intents;
 use crate::state::State;
 use crate::subscriptions::request;
+use crate::taxes::request::take_automatic;
 use crate::validate;
 
 pub const ROUTES: &[Route] = &[
@@ -72,6 +73,12 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let method = params.text("default_payment_method")?;
     let metadata = MetadataChange::take(&mut params)?.initial();
     request::take_fixed_settings(&mut params)?;
+    if take_automatic(&mut params)? == Some(true) {
+        return Err(ApiError::unsupported(
+            "automatic_tax[enabled]",
+            "automatic tax of invoices without a subscription",
+        ));
+    }
     params.finish_rejecting(&UNSUPPORTED)?;
     let state = &mut *call.state;
     let customer = state.customer(&customer_id, "customer")?;
@@ -156,6 +163,9 @@ fn draft_for_customer(
         period: (now_secs, now_secs),
         currency,
         lines,
+        discounts: Vec::new(),
+        automatic_tax: false,
+        default_tax_rates: Vec::new(),
         auto_advance: false,
         finalizes_at_secs: None,
     }

@@ -11,7 +11,7 @@ use crate::params::Params;
 use crate::shape::Shape;
 
 /// The old and new names of the parameters that describe the subscription.
-const RENAMED: [(&str, &str); 10] = [
+const RENAMED: [(&str, &str); 11] = [
     ("subscription_items", "items"),
     ("subscription_proration_behavior", "proration_behavior"),
     ("subscription_proration_date", "proration_date"),
@@ -21,6 +21,7 @@ const RENAMED: [(&str, &str); 10] = [
     ("subscription_cancel_at", "cancel_at"),
     ("subscription_cancel_at_period_end", "cancel_at_period_end"),
     ("subscription_metadata", "metadata"),
+    ("subscription_default_tax_rates", "default_tax_rates"),
     ("subscription_billing_mode", "billing_mode"),
 ];
 

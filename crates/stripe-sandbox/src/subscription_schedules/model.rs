@@ -3,6 +3,7 @@
 use billing_domain::preview::BillingMode;
 use serde_json::{Value, json};
 
+use crate::discounts::model::Discount;
 use crate::metadata::{Metadata, MetadataChange};
 use crate::shape::Shape;
 use crate::state::State;
@@ -70,6 +71,9 @@ pub struct Phase {
     /// `billing_cycle_anchor`; `phase_start` restarts the billing period.
     pub anchor: Option<&'static str>,
     pub trial_end: Option<i64>,
+    /// The subscription's discounts during the phase; if there are none, the
+    /// customer's apply.
+    pub discounts: Vec<Discount>,
     /// Set on the subscription when the phase begins.
     pub metadata: MetadataChange,
 }
@@ -139,8 +143,10 @@ impl Schedule {
         let phases: Vec<Value> = self
             .phases
             .iter()
-            .map(|phase| self.render_phase(phase, shape))
+            .map(|phase| self.render_phase(phase, state, shape))
             .collect();
+        let subscription = state.subscriptions.get(&self.subscription);
+        let automatic_tax = subscription.is_some_and(|subscription| subscription.automatic_tax);
         let mut object = json!({
             "id": self.id,
             "object": "subscription_schedule",
@@ -157,7 +163,11 @@ impl Schedule {
             "customer_account": null,
             "default_settings": {
                 "application_fee_percent": null,
-                "automatic_tax": automatic_tax(),
+                "automatic_tax": {
+                    "disabled_reason": null,
+                    "enabled": automatic_tax,
+                    "liability": automatic_tax.then(|| json!({ "type": "self" })),
+                },
                 "billing_cycle_anchor": "automatic",
                 "billing_thresholds": null,
                 "collection_method": "charge_automatically",
@@ -203,12 +213,15 @@ impl Schedule {
         }
     }
 
-    fn render_phase(&self, phase: &Phase, shape: Shape) -> Value {
+    fn render_phase(&self, phase: &Phase, state: &State, shape: Shape) -> Value {
+        let discounts = phase.discounts.iter();
+        let discounts: Vec<Value> = discounts
+            .map(|discount| render_discount(discount, state))
+            .collect();
         let items: Vec<Value> = phase.items.iter().map(render_item).collect();
         let mut object = json!({
             "add_invoice_items": [],
             "application_fee_percent": null,
-            "automatic_tax": automatic_tax(),
             "billing_cycle_anchor": phase.anchor,
             "billing_thresholds": null,
             "collection_method": "charge_automatically",
@@ -216,7 +229,7 @@ impl Schedule {
             "default_payment_method": null,
             "default_tax_rates": [],
             "description": null,
-            "discounts": [],
+            "discounts": discounts,
             "end_date": phase.end_secs,
             "invoice_settings": null,
             "items": items,
@@ -234,8 +247,15 @@ impl Schedule {
     }
 }
 
-fn automatic_tax() -> Value {
-    json!({ "disabled_reason": null, "enabled": false, "liability": null })
+/// A discount that exists is named by its id, another by what will be redeemed.
+fn render_discount(discount: &Discount, state: &State) -> Value {
+    let exists = state.discounts.get(&discount.id).is_some();
+    let code = discount.promotion_code.as_ref();
+    json!({
+        "coupon": (!exists && code.is_none()).then_some(&discount.coupon),
+        "discount": exists.then_some(&discount.id),
+        "promotion_code": code.filter(|_| !exists),
+    })
 }
 
 fn render_item(item: &PhaseItem) -> Value {

@@ -3,9 +3,12 @@
 use billing_domain::period::{Cadence, Interval};
 use billing_domain::preview::BillingMode;
 
+use crate::discounts::model::Discount;
+use crate::discounts::redeem::{self, Redeemer};
 use crate::error::ApiError;
 use crate::ids::IdSource;
 use crate::metadata::MetadataChange;
+use crate::state::State;
 use crate::subscription_schedules::model::{Phase, PhaseItem, Schedule};
 use crate::subscription_schedules::request::{Duration, Moment, RequestedPhase};
 use crate::subscriptions::change::{Catalogue, ProrationBehavior};
@@ -26,6 +29,7 @@ pub fn of_subscription(subscription: &Subscription) -> Phase {
             .trial
             .map(|(_, end)| end)
             .filter(|_| subscription.on_trial()),
+        discounts: subscription.discounts.clone(),
         metadata: MetadataChange::Merge(
             subscription
                 .metadata
@@ -47,12 +51,14 @@ fn phase_item(item: &Item) -> PhaseItem {
 
 /// The phases of a schedule after a request, and the index of the current one.
 pub fn lay_out(
+    state: &State,
     schedule: &Schedule,
-    requested: Vec<RequestedPhase>,
-    subscription: &Subscription,
-    catalogue: Catalogue<'_>,
+    requested: &[RequestedPhase],
+    ids: &mut IdSource,
     now_secs: i64,
 ) -> Result<(Vec<Phase>, usize), ApiError> {
+    let catalogue = state.catalogue();
+    let subscription = state.subscription(&schedule.subscription, "subscription")?;
     let mut phases: Vec<Phase> = Vec::new();
     let first = requested.first().and_then(|phase| phase.start);
     if first.is_none() {
@@ -75,6 +81,7 @@ pub fn lay_out(
             behavior: phase.behavior,
             anchor: phase.anchor,
             trial_end: phase.trial_end.map(|end| end.secs(now_secs)),
+            discounts: discounts_of(state, phase, subscription, ids, start_secs.max(now_secs))?,
             metadata: phase.metadata.clone(),
         });
     }
@@ -195,6 +202,35 @@ fn checked_items(
     }
     cadence(&items, catalogue, &phase.param)?;
     Ok(items)
+}
+
+/// The discounts of a phase. A coupon that the subscription has redeemed is not
+/// redeemed again.
+fn discounts_of(
+    state: &State,
+    phase: &RequestedPhase,
+    subscription: &Subscription,
+    ids: &mut IdSource,
+    at_secs: i64,
+) -> Result<Vec<Discount>, ApiError> {
+    let redeemer = Redeemer {
+        customer: &subscription.customer,
+        subscription: Some(&subscription.id),
+        current: &subscription.discounts,
+        currency: Some(&subscription.currency),
+        amount: None,
+    };
+    let discounts = redeem::resolve(state, &phase.discounts, &redeemer, ids, at_secs)?;
+    let redeemed = |discount: Discount| {
+        let mut current = subscription.discounts.iter();
+        let known = current.find(|known| known.coupon == discount.coupon);
+        known.cloned().unwrap_or(discount)
+    };
+    Ok(discounts
+        .unwrap_or_default()
+        .into_iter()
+        .map(redeemed)
+        .collect())
 }
 
 /// The cadence of a phase's prices, which must be the same for all.

@@ -1,5 +1,6 @@
 //! Takes the phases of a request.
 
+use crate::discounts::redeem::DiscountChange;
 use crate::error::ApiError;
 use crate::metadata::MetadataChange;
 use crate::params::Params;
@@ -10,7 +11,7 @@ use crate::subscriptions::request;
 /// Stripe's maximum number of phases, past ones excluded.
 const MAX_PHASES: usize = 10;
 /// Parameters of a phase that Stripe accepts and the sandbox does not support.
-const UNSUPPORTED_IN_PHASES: [&str; 15] = [
+const UNSUPPORTED_IN_PHASES: [&str; 14] = [
     "add_invoice_items",
     "application_fee_percent",
     "automatic_tax",
@@ -19,7 +20,6 @@ const UNSUPPORTED_IN_PHASES: [&str; 15] = [
     "default_payment_method",
     "default_tax_rates",
     "description",
-    "discounts",
     "invoice_settings",
     "iterations",
     "on_behalf_of",
@@ -79,6 +79,7 @@ pub struct RequestedPhase {
     pub anchor: Option<&'static str>,
     pub currency: Option<String>,
     pub trial_end: Option<Moment>,
+    pub discounts: DiscountChange,
     pub metadata: MetadataChange,
 }
 
@@ -133,6 +134,7 @@ fn take_phase(mut params: Params) -> Result<RequestedPhase, ApiError> {
         anchor: params.choice("billing_cycle_anchor", &["automatic", "phase_start"])?,
         currency: params.text("currency")?,
         trial_end: Moment::take(&mut params, "trial_end")?,
+        discounts: DiscountChange::take(&mut params)?,
         metadata: MetadataChange::take(&mut params)?,
         param,
     };

@@ -106,6 +106,16 @@ fn check_schedulable(subscription: &Subscription) -> Result<(), ApiError> {
             "a schedule for a subscription that is set to be canceled",
         ));
     }
+    let own_rates = subscription
+        .items
+        .iter()
+        .any(|item| !item.tax_rates.is_empty());
+    if own_rates || !subscription.default_tax_rates.is_empty() {
+        return Err(ApiError::unsupported(
+            PARAM,
+            "a schedule for a subscription with tax rates, which each phase would have to name",
+        ));
+    }
     if subscription.pending_update.is_some() {
         return Err(ApiError::unsupported(
             PARAM,

@@ -2,6 +2,7 @@
 
 use billing_domain::preview::BillingMode;
 
+use crate::discounts::model::Discount;
 use crate::error::ApiError;
 use crate::ids::IdSource;
 use crate::invoices::credits;
@@ -10,6 +11,7 @@ use crate::state::State;
 use crate::subscription_schedules::model::{EndBehavior, Phase, Schedule, Status};
 use crate::subscriptions::change::{self, ChangeRequest, ProrationBehavior};
 use crate::subscriptions::model::{Item, Status as SubscriptionStatus, Subscription};
+use crate::subscriptions::share::Share;
 use crate::subscriptions::{edit, update};
 
 /// The schedule that drives a subscription.
@@ -47,6 +49,8 @@ pub fn items_of(
             price: wanted.price.clone(),
             quantity: None,
             last_debited: None,
+            charged: Share::ALL,
+            tax_rates: Vec::new(),
             created_secs: now_secs,
             metadata: Metadata::new(),
         });
@@ -55,6 +59,16 @@ pub fn items_of(
         item
     });
     of_phase.collect()
+}
+
+/// The discounts of a phase that are still to be redeemed, or that the
+/// subscription still has.
+fn discounts_of(state: &State, phase: &Phase, subscription: &Subscription) -> Vec<Discount> {
+    let usable = |discount: &&Discount| {
+        let known = state.discounts.get(&discount.id).is_some();
+        !known || subscription.discounts.contains(discount)
+    };
+    phase.discounts.iter().filter(usable).cloned().collect()
 }
 
 /// The subscription as it will be in its next period, in the phase that begins
@@ -68,6 +82,7 @@ pub fn in_next_period(
     let mut next = subscription.clone();
     if let Some(phase) = at_period_end(state, subscription) {
         next.items = items_of(phase, subscription, ids, end_secs);
+        next.discounts = discounts_of(state, phase, subscription);
         next.cadence = edit::common_cadence(&next, state.catalogue())?;
         phase.metadata.clone().apply(&mut next.metadata);
         let restarts = match subscription.mode {
@@ -87,6 +102,7 @@ pub fn in_next_period(
     }
     for item in &mut next.items {
         item.last_debited = None;
+        item.charged = Share::ALL;
     }
     Ok(next)
 }
@@ -132,6 +148,7 @@ pub fn enter(
         proration_secs: now_secs,
         restart: running && phase.anchor == Some("phase_start") && phase.start_secs == now_secs,
         trial_end: None,
+        discounts: Some(discounts_of(state, phase, &before)),
     };
     let mut ids = state.ids.clone();
     let items = items_of(phase, &before, &mut ids, now_secs);

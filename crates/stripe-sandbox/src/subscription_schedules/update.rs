@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::call::Call;
+use crate::discounts::model as discount;
 use crate::error::ApiError;
 use crate::metadata::MetadataChange;
 use crate::params::Params;
@@ -57,23 +58,21 @@ pub fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut schedule = state.schedule(&id)?.clone();
     routes::check_active(&schedule, "update")?;
     let now = state.now_for(&schedule.customer);
-    let subscription = state
-        .subscription(&schedule.subscription, "subscription")?
-        .clone();
     requested
         .metadata
         .check_room(&schedule.metadata, "metadata")?;
     requested.metadata.apply(&mut schedule.metadata);
     let old_start = schedule.current_phase().map(|phase| phase.start_secs);
+    let mut ids = state.ids.clone();
     if let Some(given) = requested.phases {
-        let catalogue = state.catalogue();
-        let (phases, current) = phases::lay_out(&schedule, given, &subscription, catalogue, now)?;
+        let (phases, current) = phases::lay_out(state, &schedule, &given, &mut ids, now)?;
         schedule.phases = phases;
         schedule.current = current;
         schedule.expiry_announced = false;
     }
     schedule.end_behavior = requested.end_behavior.unwrap_or(schedule.end_behavior);
-    let entered = changed_phase(&schedule, &subscription).map(|phase| {
+    let subscription = state.subscription(&schedule.subscription, "subscription")?;
+    let entered = changed_phase(&schedule, subscription).map(|phase| {
         // A phase that begins with this request says itself how it is charged.
         let begins = Some(phase.start_secs) != old_start;
         let behavior = if begins {
@@ -83,11 +82,12 @@ pub fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
         };
         (phase.clone(), behavior)
     });
+    state.ids = ids;
     record(state, schedule, entered, now)?;
     call.render(&id)
 }
 
-/// The current phase, if the subscription does not have its items.
+/// The current phase, if the subscription does not have its items or discounts.
 fn changed_phase<'a>(schedule: &'a Schedule, subscription: &Subscription) -> Option<&'a Phase> {
     let phase = schedule.current_phase()?;
     let same = phase.items.len() == subscription.items.len()
@@ -95,6 +95,7 @@ fn changed_phase<'a>(schedule: &'a Schedule, subscription: &Subscription) -> Opt
             let mut items = subscription.items.iter();
             items.any(|item| item.price == wanted.price && item.quantity == wanted.quantity)
         });
+    let same = same && discount::ids(&phase.discounts) == discount::ids(&subscription.discounts);
     (!same).then_some(phase)
 }
 

@@ -12,7 +12,7 @@ use crate::state::State;
 use crate::subscription_schedules::transition;
 use crate::subscriptions::change::{Catalogue, ChangeRequest, ProrationBehavior};
 use crate::subscriptions::model::{Status, Subscription};
-use crate::subscriptions::{change, request};
+use crate::subscriptions::{prorations, request};
 use billing_domain::period::Period;
 
 /// `DELETE /v1/subscriptions/{id}`.
@@ -69,12 +69,13 @@ pub fn unused_time(
         proration_secs: now_secs,
         restart: false,
         trial_end: None,
+        discounts: None,
     };
     let nothing = Subscription {
         items: Vec::new(),
         ..subscription.clone()
     };
-    change::prorations(subscription, &nothing, &request, false, catalogue)
+    prorations::prorations(subscription, &nothing, &request, false, catalogue)
 }
 
 /// Invoices pending items and the usage so far.

@@ -3,17 +3,21 @@
 
 use billing_domain::period::{Cadence, Period};
 use billing_domain::preview::BillingMode;
-use billing_domain::proration::{Charge, Proration, prorate};
+use billing_domain::proration::Charge;
 
+use crate::customers::Customer;
+use crate::discounts::model::Discount;
 use crate::error::ApiError;
 use crate::ids::IdSource;
-use crate::invoices::describe;
 use crate::invoices::model::LineContent;
 use crate::prices::Price;
 use crate::products::Product;
-use crate::store::{Keyed, Store};
+use crate::store::Store;
 use crate::subscriptions::edit::{self, ItemEdit};
 use crate::subscriptions::model::{Item, Status, Subscription};
+use crate::subscriptions::prorations::prorations;
+use crate::subscriptions::share::Share;
+use crate::taxes::rates::TaxRate;
 
 /// Stripe's maximum length of a trial: two years.
 const MAX_TRIAL_SECS: i64 = 730 * 86_400;
@@ -61,6 +65,8 @@ pub struct ChangeRequest {
     pub restart: bool,
     /// `trial_end`.
     pub trial_end: Option<TrialEnd>,
+    /// The new discounts, if they change.
+    pub discounts: Option<Vec<Discount>>,
 }
 
 impl ChangeRequest {
@@ -71,11 +77,13 @@ impl ChangeRequest {
     }
 }
 
-/// Products and prices.
+/// What is sold, how it is taxed, and the customers with their discounts.
 #[derive(Debug, Clone, Copy)]
 pub struct Catalogue<'a> {
     pub prices: &'a Store<Price>,
     pub products: &'a Store<Product>,
+    pub customers: &'a Store<Customer>,
+    pub tax_rates: &'a Store<TaxRate>,
 }
 
 impl<'a> Catalogue<'a> {
@@ -83,6 +91,21 @@ impl<'a> Catalogue<'a> {
         self.prices
             .get(id)
             .ok_or_else(|| ApiError::no_such("price", id, "price"))
+    }
+
+    /// The discounts of a subscription, or else of its customer.
+    #[must_use]
+    pub fn discounts_of<'b>(&self, subscription: &'b Subscription) -> &'b [Discount]
+    where
+        'a: 'b,
+    {
+        if !subscription.discounts.is_empty() {
+            return &subscription.discounts;
+        }
+        self.customers
+            .get(&subscription.customer)
+            .and_then(|customer| customer.discount.as_ref())
+            .map_or(&[][..], std::slice::from_ref)
     }
 
     /// The name of a price's product.
@@ -139,8 +162,14 @@ pub fn decide_items(
         items,
         ..before.clone()
     };
+    if let Some(discounts) = &request.discounts {
+        after.discounts.clone_from(discounts);
+    }
     after.cadence = edit::common_cadence(&after, catalogue)?;
     let restart = restarts_period(before, &after, request, catalogue)?;
+    if !restart && after.cadence != before.cadence {
+        after.period = lengthened_period(before, after.cadence)?;
+    }
     if let Some(TrialEnd::At(end_secs)) = request.trial_end {
         extend_trial(&mut after, end_secs, now_secs)?;
         return Ok(Change {
@@ -177,6 +206,23 @@ pub fn decide_items(
     })
 }
 
+/// The period after a change of interval that keeps the anchor, in flexible
+/// billing: it starts where the current one does. Stripe was seen to do so in
+/// the first period, with a longer interval; nothing else is known.
+fn lengthened_period(before: &Subscription, cadence: Cadence) -> Result<Period, ApiError> {
+    let period = full_period(cadence, before.period.start_secs())?;
+    if before.on_trial()
+        || before.anchor_secs != before.period.start_secs()
+        || period.end_secs() <= before.period.end_secs()
+    {
+        return Err(ApiError::unsupported(
+            "items",
+            "a change of interval in flexible billing mode without `billing_cycle_anchor=now`, except to a longer interval in the first period",
+        ));
+    }
+    Ok(period)
+}
+
 /// A whole period that starts at its anchor.
 pub fn full_period(cadence: Cadence, start_secs: i64) -> Result<Period, ApiError> {
     cadence
@@ -198,16 +244,18 @@ fn restarts_period(
     }
     let interval_changes = before.cadence != after.cadence;
     match before.mode {
-        BillingMode::Flexible if interval_changes => Err(ApiError::unsupported(
-            "items",
-            "a change of interval in flexible billing mode without `billing_cycle_anchor=now`",
-        )),
         BillingMode::Flexible => Ok(false),
         BillingMode::Classic => {
             let from_free = total(before, catalogue)? == 0 && total(after, catalogue)? > 0;
             Ok(interval_changes || from_free)
         }
     }
+}
+
+/// The amount of all licensed items for a whole period, before discounts.
+pub fn full_amount(subscription: &Subscription, catalogue: Catalogue<'_>) -> Result<i64, ApiError> {
+    i64::try_from(total(subscription, catalogue)?)
+        .map_err(|_| ApiError::invalid("The amount is too large."))
 }
 
 fn total(subscription: &Subscription, catalogue: Catalogue<'_>) -> Result<i128, ApiError> {
@@ -224,7 +272,7 @@ fn total(subscription: &Subscription, catalogue: Catalogue<'_>) -> Result<i128, 
     Ok(total)
 }
 
-fn charge_of(item: &Item, catalogue: Catalogue<'_>) -> Result<Option<Charge>, ApiError> {
+pub(super) fn charge_of(item: &Item, catalogue: Catalogue<'_>) -> Result<Option<Charge>, ApiError> {
     let price = catalogue.price(&item.price)?;
     Ok(price.charge(item.quantity.unwrap_or(1)))
 }
@@ -251,122 +299,6 @@ fn extend_trial(after: &mut Subscription, end_secs: i64, now_secs: i64) -> Resul
     Ok(())
 }
 
-/// The changed items, as pairs of before and after. If the period restarts, all
-/// items count as changed.
-fn changed_items<'a>(
-    before: &'a Subscription,
-    after: &'a Subscription,
-    restart: bool,
-) -> Vec<(Option<&'a Item>, Option<&'a Item>)> {
-    let find = |items: &'a [Item], id: &str| items.iter().find(|item| item.id == id);
-    let existing = before.items.iter().filter_map(|old| {
-        let new = find(&after.items, &old.id);
-        let same = new.is_some_and(|new| new.price == old.price && new.quantity == old.quantity);
-        (restart || !same).then_some((Some(old), new))
-    });
-    let added = after
-        .items
-        .iter()
-        .filter(|new| find(&before.items, &new.id).is_none())
-        .map(|new| (None, Some(new)));
-    existing.chain(added).collect()
-}
-
-/// The lines for unused and remaining time.
-pub fn prorations(
-    before: &Subscription,
-    after: &Subscription,
-    request: &ChangeRequest,
-    restart: bool,
-    catalogue: Catalogue<'_>,
-) -> Result<Vec<LineContent>, ApiError> {
-    let mut lines = Vec::new();
-    for (old, new) in changed_items(before, after, restart) {
-        let credited = match old {
-            None => None,
-            Some(item) => {
-                let current = charge_of(item, catalogue)?;
-                match before.mode {
-                    BillingMode::Flexible => {
-                        current.map(|charge| item.last_debited.unwrap_or(charge))
-                    }
-                    BillingMode::Classic => current,
-                }
-            }
-        };
-        let debited = match new {
-            // A restarted period is charged in full instead of prorated.
-            Some(item) if !restart => charge_of(item, catalogue)?,
-            _ => None,
-        };
-        let amounts = prorate(&Proration {
-            period: before.period,
-            change_at_secs: request.proration_secs,
-            credited,
-            debited,
-        })
-        .map_err(|error| ApiError::invalid(error.to_string()))?;
-        let at_secs = request.proration_secs;
-        let credit = old.zip(credited).zip(amounts.credit);
-        let debit = new.zip(debited).zip(amounts.debit);
-        for (kind, line) in [(Side::Unused, credit), (Side::Remaining, debit)] {
-            if let Some(((item, charge), amount)) = line {
-                lines.push(
-                    ProrationLine {
-                        kind,
-                        item,
-                        charge,
-                        amount,
-                        at_secs,
-                    }
-                    .content(before, catalogue)?,
-                );
-            }
-        }
-    }
-    Ok(lines)
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Unused,
-    Remaining,
-}
-
-struct ProrationLine<'a> {
-    kind: Side,
-    item: &'a Item,
-    charge: Charge,
-    amount: i64,
-    at_secs: i64,
-}
-
-impl ProrationLine<'_> {
-    fn content(
-        &self,
-        subscription: &Subscription,
-        catalogue: Catalogue<'_>,
-    ) -> Result<LineContent, ApiError> {
-        let price = catalogue.price(&self.item.price)?;
-        let (unused, quantity) = (self.kind == Side::Unused, self.charge.quantity);
-        let product = catalogue.product_name(price);
-        Ok(LineContent {
-            amount: self.amount,
-            currency: subscription.currency.clone(),
-            description: Some(describe::proration(unused, quantity, product, self.at_secs)),
-            period: (self.at_secs, subscription.period.end_secs()),
-            price: Some(price.id().to_owned()),
-            quantity: Some(quantity),
-            proration: true,
-            subscription: Some(subscription.id.clone()),
-            item: Some(self.item.id.clone()),
-            unit: None,
-            credited: None,
-            metadata: subscription.metadata.clone(),
-        })
-    }
-}
-
 /// Records what was debited for the current period, which flexible billing
 /// credits later.
 fn remember_debits(
@@ -376,25 +308,27 @@ fn remember_debits(
     restart: bool,
     catalogue: Catalogue<'_>,
 ) -> Result<(), ApiError> {
+    let discounts = catalogue.discounts_of(after).to_vec();
     for item in &mut after.items {
         let old = before.items.iter().find(|old| old.id == item.id);
         let same = old.is_some_and(|old| old.price == item.price && old.quantity == item.quantity);
         if restart || before.on_trial() {
             item.last_debited = None;
-        } else if !same {
-            item.last_debited = match request.behavior {
-                ProrationBehavior::None => Some(
-                    match old {
-                        Some(old) => old.last_debited.or(charge_of(old, catalogue)?),
-                        None => None,
-                    }
-                    .unwrap_or(Charge {
-                        unit_amount: 0,
-                        quantity: 0,
-                    }),
-                ),
-                ProrationBehavior::AlwaysInvoice | ProrationBehavior::CreateProrations => None,
+            item.charged = Share::ALL;
+        } else if !same && request.behavior == ProrationBehavior::None {
+            let charged = match old {
+                Some(old) => old.last_debited.or(charge_of(old, catalogue)?),
+                None => None,
             };
+            item.last_debited = Some(charged.unwrap_or(Charge {
+                unit_amount: 0,
+                quantity: 0,
+            }));
+        } else if !same {
+            let product = &catalogue.price(&item.price)?.product;
+            item.last_debited = None;
+            item.charged =
+                Share::left_by(&discounts, Some(product.as_str()), request.proration_secs)?;
         }
     }
     Ok(())

@@ -5,6 +5,7 @@ use billing_domain::preview::BillingMode;
 use serde_json::Value;
 
 use crate::call::Call;
+use crate::discounts::redeem::{self, DiscountChange, Redeemer};
 use crate::error::ApiError;
 use crate::ids::IdSource;
 use crate::invoices::assemble::{self, Draft};
@@ -22,6 +23,7 @@ use crate::subscriptions::model::{Item, MissingPaymentMethod, Status, Subscripti
 use crate::subscriptions::payment;
 use crate::subscriptions::request::{self, PaymentBehavior};
 use crate::subscriptions::update;
+use crate::taxes::request::TaxChange;
 use crate::validate;
 
 const DAY_SECS: i64 = 86_400;
@@ -31,7 +33,7 @@ const MAX_TRIAL_DAYS: i64 = 730;
 /// Stripe's maximum length of a subscription's description.
 pub const MAX_DESCRIPTION_CHARS: usize = 500;
 /// Parameters that Stripe accepts and the sandbox does not support.
-const UNSUPPORTED: [&str; 17] = [
+const UNSUPPORTED: [&str; 15] = [
     "add_invoice_items",
     "application_fee_percent",
     "billing_cycle_anchor",
@@ -41,8 +43,6 @@ const UNSUPPORTED: [&str; 17] = [
     "coupon",
     "customer_account",
     "default_source",
-    "default_tax_rates",
-    "discounts",
     "invoice_settings",
     "on_behalf_of",
     "pending_invoice_item_interval",
@@ -60,6 +60,9 @@ pub struct NewSubscription {
     pub currency: Option<String>,
     pub trial_end: Option<i64>,
     pub mode: BillingMode,
+    /// Coupons and promotion codes to redeem.
+    pub discounts: DiscountChange,
+    pub tax: TaxChange,
 }
 
 struct NewSettings {
@@ -98,6 +101,17 @@ pub fn take_billing_mode(params: &mut Params, version: &str) -> Result<BillingMo
         match mode.choice("type", &["classic", "flexible"])? {
             Some(kind) => flexible = kind == "flexible",
             None => return Err(ApiError::missing_param("billing_mode[type]")),
+        }
+        if let Some(mut details) = mode.map("flexible")? {
+            let name = details.name("proration_discounts");
+            let shown = details.choice("proration_discounts", &["included", "itemized"])?;
+            details.finish()?;
+            if shown == Some("itemized") {
+                return Err(ApiError::unsupported(
+                    &name,
+                    "itemized discounts of prorations",
+                ));
+            }
         }
         mode.finish()?;
     }
@@ -155,6 +169,8 @@ pub fn take_new(
         currency: None,
         trial_end: take_trial(params, now_secs)?,
         mode: take_billing_mode(params, version)?,
+        discounts: DiscountChange::Keep,
+        tax: TaxChange::default(),
     })
 }
 
@@ -212,6 +228,9 @@ pub fn build(
         save_default_payment_method: false,
         latest_invoice: None,
         pending_setup_intent: None,
+        discounts: Vec::new(),
+        automatic_tax: false,
+        default_tax_rates: Vec::new(),
         schedule: None,
         pending_update: None,
         description: None,
@@ -225,7 +244,29 @@ pub fn build(
         None => subscription.cadence.period_containing(now_secs, now_secs),
     }
     .map_err(|error| ApiError::invalid(error.to_string()))?;
+    redeem_discounts(state, &mut subscription, &new.discounts, ids, now_secs)?;
+    new.tax.apply(state, &mut subscription)?;
     Ok(subscription)
+}
+
+/// Gives a new subscription the discounts that the request redeems.
+fn redeem_discounts(
+    state: &State,
+    subscription: &mut Subscription,
+    discounts: &DiscountChange,
+    ids: &mut IdSource,
+    now_secs: i64,
+) -> Result<(), ApiError> {
+    let redeemer = Redeemer {
+        customer: &subscription.customer,
+        subscription: Some(&subscription.id),
+        current: &[],
+        currency: Some(&subscription.currency),
+        amount: Some(change::full_amount(subscription, state.catalogue())?),
+    };
+    let redeemed = redeem::resolve(state, discounts, &redeemer, ids, now_secs)?;
+    subscription.discounts = redeemed.unwrap_or_default();
+    Ok(())
 }
 
 /// Refuses a customer that does not exist or pays in another currency.
@@ -293,6 +334,8 @@ pub fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
         .text("currency")?
         .map(|text| validate::currency("currency", &text))
         .transpose()?;
+    new.discounts = DiscountChange::take(&mut params)?;
+    new.tax = TaxChange::take(&mut params)?;
     let settings = NewSettings::take(&mut params)?;
     request::refuse_pending(settings.payment_behavior)?;
     take_backdate(&mut params, now)?;
@@ -368,10 +411,11 @@ fn record(
     behavior: PaymentBehavior,
     now_secs: i64,
 ) -> Result<(), ApiError> {
-    let (id, customer, currency) = (
+    let (id, customer, currency, discounts) = (
         subscription.id.clone(),
         subscription.customer.clone(),
         subscription.currency.clone(),
+        subscription.discounts.clone(),
     );
     let incomplete = subscription.status == Status::Incomplete;
     let lacks_payment_method =
@@ -385,6 +429,7 @@ fn record(
         customer.currency.get_or_insert(currency);
     }
     state.emit("customer.subscription.created", &id, now_secs);
+    redeem::record(state, &[], &discounts, now_secs);
     if draft.lines.is_empty() {
         // Metered items are billed in arrears, so there is no invoice yet.
         if incomplete {

@@ -8,6 +8,8 @@ use crate::metadata::{Metadata, MetadataChange};
 use crate::prices::Price;
 use crate::subscriptions::change::Catalogue;
 use crate::subscriptions::model::{Item, Subscription};
+use crate::subscriptions::share::Share;
+use crate::taxes::rates;
 use crate::validate;
 
 /// A requested change of one item.
@@ -21,6 +23,8 @@ pub struct ItemEdit {
     pub quantity: Option<u64>,
     pub deleted: bool,
     pub metadata: MetadataChange,
+    /// The new tax rates, if they change.
+    pub tax_rates: Option<Vec<String>>,
 }
 
 /// The currency that an item's price must have, and what decided it.
@@ -133,6 +137,9 @@ fn edit_item(
     if let Some(quantity) = edit.quantity {
         item.quantity = Some(checked_quantity(quantity, &item.price, edit, catalogue)?);
     }
+    if let Some(rates) = checked_tax_rates(edit, catalogue)? {
+        item.tax_rates = rates;
+    }
     let name = format!("{}[metadata]", edit.param);
     edit.metadata.check_room(&item.metadata, &name)?;
     edit.metadata.clone().apply(&mut item.metadata);
@@ -162,12 +169,29 @@ pub fn new_item(
         price: price_id.clone(),
         quantity,
         last_debited: None,
+        charged: Share::ALL,
+        tax_rates: checked_tax_rates(edit, catalogue)?.unwrap_or_default(),
         created_secs: now_secs,
         metadata: match &edit.metadata {
             MetadataChange::Merge(_) => edit.metadata.clone().initial(),
             MetadataChange::Keep | MetadataChange::Clear => Metadata::new(),
         },
     })
+}
+
+fn checked_tax_rates(
+    edit: &ItemEdit,
+    catalogue: Catalogue<'_>,
+) -> Result<Option<Vec<String>>, ApiError> {
+    let Some(ids) = &edit.tax_rates else {
+        return Ok(None);
+    };
+    rates::check(
+        catalogue.tax_rates,
+        ids,
+        &format!("{}[tax_rates]", edit.param),
+    )?;
+    Ok(Some(ids.clone()))
 }
 
 fn subscribable<'a>(

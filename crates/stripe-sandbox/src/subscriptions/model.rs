@@ -5,6 +5,7 @@ use billing_domain::preview::BillingMode;
 use billing_domain::proration::Charge;
 use serde_json::{Value, json};
 
+use crate::discounts::model::{self as discount, Discount};
 use crate::json_object;
 use crate::list;
 use crate::metadata::Metadata;
@@ -12,6 +13,8 @@ use crate::shape::Shape;
 use crate::state::State;
 use crate::store::Keyed;
 use crate::subscriptions::pending::PendingUpdate;
+use crate::subscriptions::share::Share;
+use crate::taxes::rates;
 
 /// The number of items included in the subscription object; the rest are listed
 /// by `/v1/subscription_items`.
@@ -97,6 +100,11 @@ pub struct Item {
     /// configuration because a change was not prorated. Flexible billing
     /// credits it.
     pub last_debited: Option<Charge>,
+    /// The share of the full amount that was charged for this period, if a
+    /// discount reduced it. Flexible billing credits no more.
+    pub charged: Share,
+    /// Instead of the subscription's default tax rates.
+    pub tax_rates: Vec<String>,
     pub created_secs: i64,
     pub metadata: Metadata,
 }
@@ -139,6 +147,12 @@ pub struct Subscription {
     pub latest_invoice: Option<String>,
     /// How a trial without a card gets one.
     pub pending_setup_intent: Option<String>,
+    /// Redeemed coupons, in the order in which they apply.
+    pub discounts: Vec<Discount>,
+    /// Whether taxes follow from the customer's address.
+    pub automatic_tax: bool,
+    /// The tax rates of items without their own.
+    pub default_tax_rates: Vec<String>,
     /// The schedule that changes it over time.
     pub schedule: Option<String>,
     /// A change that waits for its invoice to be paid.
@@ -175,6 +189,11 @@ impl Subscription {
         let mut object = json!({
             "id": self.id,
             "object": "subscription",
+            "automatic_tax": {
+                "disabled_reason": null,
+                "enabled": self.automatic_tax,
+                "liability": self.automatic_tax.then(|| json!({ "type": "self" })),
+            },
             "billing_cycle_anchor": self.anchor_secs,
             "billing_mode": self.render_mode(),
             "cancel_at": if self.cancel_at_period_end { Some(self.period.end_secs()) } else { self.cancel_at },
@@ -189,7 +208,9 @@ impl Subscription {
             "currency": self.currency,
             "customer": self.customer,
             "default_payment_method": self.default_payment_method,
+            "default_tax_rates": rates::render_all(&self.default_tax_rates, state),
             "description": self.description,
+            "discounts": discount::ids(&self.discounts),
             "ended_at": self.ended_at,
             "items": self.render_items(state, shape),
             "latest_invoice": self.latest_invoice,
@@ -226,7 +247,8 @@ impl Subscription {
         if shape == Shape::Legacy {
             object["current_period_start"] = json!(self.period.start_secs());
             object["current_period_end"] = json!(self.period.end_secs());
-            object["discount"] = Value::Null;
+            let first = self.discounts.first();
+            object["discount"] = json!(first.map(|discount| discount.render(state, shape)));
         }
         object
     }
@@ -275,7 +297,7 @@ impl Subscription {
             "plan": price.map_or(Value::Null, |price| price.render_plan(shape)),
             "price": price.map_or(Value::Null, |price| price.render(shape)),
             "subscription": self.id,
-            "tax_rates": [],
+            "tax_rates": rates::render_all(&item.tax_rates, state),
         });
         if let Some(quantity) = item.quantity {
             object["quantity"] = json!(quantity);
@@ -290,7 +312,6 @@ fn constant_fields() -> Value {
     json!({
         "application": null,
         "application_fee_percent": null,
-        "automatic_tax": { "disabled_reason": null, "enabled": false, "liability": null },
         "billing_cycle_anchor_config": null,
         "billing_schedules": [],
         "billing_thresholds": null,
@@ -298,8 +319,6 @@ fn constant_fields() -> Value {
         "customer_account": null,
         "days_until_due": null,
         "default_source": null,
-        "default_tax_rates": [],
-        "discounts": [],
         "invoice_settings": { "account_tax_ids": null, "issuer": { "type": "self" } },
         "livemode": false,
         "managed_payments": { "enabled": false },

@@ -2,8 +2,8 @@
 
 use crate::error::ApiError;
 use crate::invoices::assemble::Draft;
-use crate::invoices::collect;
 use crate::invoices::model::apply_balance;
+use crate::invoices::{adjust, collect};
 use crate::state::State;
 use crate::subscriptions::model::Subscription;
 use crate::subscriptions::request::PaymentBehavior;
@@ -12,8 +12,9 @@ use crate::test_cards::IssuerDecision;
 /// The amount due for a draft, after the customer's balance.
 pub fn due(state: &State, draft: &Draft) -> Result<i64, ApiError> {
     let balance = state.customer(&draft.customer, "customer")?.balance;
-    let total = draft.lines.iter().map(|line| line.content.amount).sum();
-    Ok(apply_balance(total, balance, &draft.currency).amount_due)
+    let mut ids = state.ids.clone();
+    let invoice = adjust::prepare(state, draft.clone(), &mut ids, 0);
+    Ok(apply_balance(invoice.total(), balance, &draft.currency).amount_due)
 }
 
 /// The payment method that a subscription is charged to.

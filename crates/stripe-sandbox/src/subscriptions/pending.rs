@@ -10,7 +10,7 @@ use crate::shape::Shape;
 use crate::state::State;
 use crate::subscriptions::change::{Change, Invoicing};
 use crate::subscriptions::model::Subscription;
-use crate::subscriptions::payment;
+use crate::subscriptions::{payment, share};
 use crate::test_cards::IssuerDecision;
 
 /// How long a change waits for payment.
@@ -96,6 +96,7 @@ pub fn awaits(subscription: &Subscription, invoice: &str) -> bool {
 pub fn apply(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError> {
     let before = state.snapshot(id);
     let subscription = state.subscription_mut(id)?;
+    let mut paid = None;
     if let Some(pending) = subscription.pending_update.take() {
         let after = *pending.after;
         subscription.items = after.items;
@@ -104,6 +105,10 @@ pub fn apply(state: &mut State, id: &str, now_secs: i64) -> Result<(), ApiError>
         subscription.period = after.period;
         subscription.status = after.status;
         subscription.trial = after.trial;
+        paid = pending.invoice;
+    }
+    if let Some(invoice) = paid.and_then(|id| state.invoices.get(&id)).cloned() {
+        share::remember(state, &invoice);
     }
     state.emit_update("customer.subscription.updated", id, before, now_secs);
     state.emit("customer.subscription.pending_update_applied", id, now_secs);

@@ -111,6 +111,7 @@ fn take_item(mut params: Params) -> Result<ItemEdit, ApiError> {
         quantity: params.count("quantity")?,
         deleted: params.boolean("deleted")?.unwrap_or(false),
         metadata: MetadataChange::take(&mut params)?,
+        tax_rates: params.texts("tax_rates")?,
     };
     // Usage belongs to the meter, so there is nothing to clear.
     params.boolean("clear_usage")?;
@@ -119,7 +120,6 @@ fn take_item(mut params: Params) -> Result<ItemEdit, ApiError> {
         "current_trial",
         "discounts",
         "price_data",
-        "tax_rates",
         "trial",
     ])?;
     Ok(edit)
@@ -185,15 +185,6 @@ pub fn take_fixed_settings(params: &mut Params) -> Result<(), ApiError> {
         ));
     }
     params.boolean("off_session")?;
-    if let Some(mut tax) = params.map("automatic_tax")? {
-        if tax.boolean("enabled")? == Some(true) {
-            return Err(ApiError::unsupported(
-                "automatic_tax[enabled]",
-                "automatic tax",
-            ));
-        }
-        tax.finish()?;
-    }
     Ok(())
 }
 

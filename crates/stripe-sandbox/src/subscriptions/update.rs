@@ -3,7 +3,10 @@
 use serde_json::Value;
 
 use crate::call::Call;
+use crate::discounts::model::Discount;
+use crate::discounts::redeem::{self, DiscountChange, Redeemer};
 use crate::error::ApiError;
+use crate::ids::IdSource;
 use crate::invoice_items;
 use crate::invoices::{assemble, collect, credits, finalize};
 use crate::metadata::MetadataChange;
@@ -14,10 +17,11 @@ use crate::subscriptions::change::{self, Change, ChangeRequest, Invoicing};
 use crate::subscriptions::create::MAX_DESCRIPTION_CHARS;
 use crate::subscriptions::model::{MissingPaymentMethod, Status, Subscription};
 use crate::subscriptions::request::{self, CancellationDetails, PaymentBehavior};
-use crate::subscriptions::{cancel, payment, pending};
+use crate::subscriptions::{cancel, edit, payment, pending};
+use crate::taxes::request::TaxChange;
 
 /// Parameters that Stripe accepts and the sandbox does not support.
-const UNSUPPORTED: [&str; 16] = [
+const UNSUPPORTED: [&str; 14] = [
     "add_invoice_items",
     "application_fee_percent",
     "billing_cycle_anchor_config",
@@ -25,8 +29,6 @@ const UNSUPPORTED: [&str; 16] = [
     "billing_thresholds",
     "coupon",
     "default_source",
-    "default_tax_rates",
-    "discounts",
     "invoice_settings",
     "on_behalf_of",
     "pause_collection",
@@ -79,12 +81,7 @@ impl ChangedSettings {
         ];
         match others.iter().find(|(_, given)| *given) {
             Some((name, _)) if behavior == PaymentBehavior::PendingIfIncomplete => {
-                Err(ApiError::bad_param(
-                    name,
-                    format!(
-                        "You cannot pass `{name}` when `payment_behavior` is set to `pending_if_incomplete`."
-                    ),
-                ))
+                Err(not_if_pending(name))
             }
             _ => Ok(()),
         }
@@ -123,6 +120,49 @@ impl ChangedSettings {
         }
         self.metadata.apply(&mut subscription.metadata);
     }
+}
+
+fn not_if_pending(name: &str) -> ApiError {
+    ApiError::bad_param(
+        name,
+        format!(
+            "You cannot pass `{name}` when `payment_behavior` is set to `pending_if_incomplete`."
+        ),
+    )
+}
+
+/// The discounts after a change, if it changes them.
+pub fn resolve_discounts(
+    state: &State,
+    before: &Subscription,
+    request: &ChangeRequest,
+    discounts: &DiscountChange,
+    ids: &mut IdSource,
+    now_secs: i64,
+) -> Result<Option<Vec<Discount>>, ApiError> {
+    if discounts.is_keep() {
+        return Ok(None);
+    }
+    let catalogue = state.catalogue();
+    let items = edit::edit_items(
+        before,
+        &request.edits,
+        catalogue,
+        &mut ids.clone(),
+        now_secs,
+    )?;
+    let after = Subscription {
+        items,
+        ..before.clone()
+    };
+    let redeemer = Redeemer {
+        customer: &before.customer,
+        subscription: Some(&before.id),
+        current: &before.discounts,
+        currency: Some(&before.currency),
+        amount: Some(change::full_amount(&after, catalogue)?),
+    };
+    redeem::resolve(state, discounts, &redeemer, ids, now_secs)
 }
 
 /// Takes `cancel_at`; `Some(None)` clears it.
@@ -170,6 +210,7 @@ pub fn take_change(
         proration_secs,
         restart: params.choice("billing_cycle_anchor", &["now", "unchanged"])? == Some("now"),
         trial_end: request::take_trial_end(params)?,
+        discounts: None,
     })
 }
 
@@ -185,20 +226,32 @@ pub fn update(call: &mut Call<'_>) -> Result<Value, ApiError> {
 pub fn apply_params(state: &mut State, id: &str, mut params: Params) -> Result<(), ApiError> {
     let before = state.subscription(id, "id")?.clone();
     let now = state.now_for(&before.customer);
-    let request = take_change(&mut params, &before, now)?;
+    let mut request = take_change(&mut params, &before, now)?;
+    let discounts = DiscountChange::take(&mut params)?;
+    let tax = TaxChange::take(&mut params)?;
     let settings = ChangedSettings::take(&mut params)?;
     let behavior = request::take_payment_behavior(&mut params)?;
     params.finish_rejecting(&UNSUPPORTED)?;
     check_cancel_at(settings.cancel_at.flatten(), now)?;
     check_changeable(state, &before, &request, &settings)?;
+    let mut ids = state.ids.clone();
+    request.discounts = resolve_discounts(state, &before, &request, &discounts, &mut ids, now)?;
     if let Some(schedule) = &before.schedule {
         check_scheduled(schedule, &request, &settings)?;
     }
-    let mut ids = state.ids.clone();
     let mut change = change::decide(&before, &request, state.catalogue(), &mut ids, now)?;
     settings.check_pending(behavior)?;
+    for (name, given) in [
+        ("discounts", !discounts.is_keep()),
+        ("automatic_tax", !tax.is_keep()),
+    ] {
+        if given && behavior == PaymentBehavior::PendingIfIncomplete {
+            return Err(not_if_pending(name));
+        }
+    }
     settings.metadata.check_room(&before.metadata, "metadata")?;
     settings.apply(&mut change.after, now);
+    tax.apply(state, &mut change.after)?;
     credits::link_credits(state, &mut change.prorations);
     let ends_trial_without_payment_method = before.on_trial()
         && !change.after.on_trial()
@@ -304,6 +357,9 @@ fn check_scheduled(
     if request.changes_items_or_timing() {
         return Err(change_beside_schedule("items"));
     }
+    if request.discounts.is_some() {
+        return Err(change_beside_schedule("discounts"));
+    }
     Ok(())
 }
 
@@ -404,6 +460,7 @@ fn record(
     }
     let after = change.after.clone();
     state.subscriptions.insert(change.after);
+    redeem::record(state, &before.discounts, &after.discounts, now_secs);
     let invoice = match change.invoice {
         Invoicing::Later => None,
         Invoicing::Pending | Invoicing::FullPeriod => {

@@ -6,6 +6,7 @@
 mod catalogue;
 mod clocks;
 mod currencies;
+mod discounts;
 mod errors;
 mod faults;
 mod lines;
@@ -18,5 +19,6 @@ mod schedules;
 mod sdk;
 mod subscriptions;
 mod support;
+mod taxes;
 mod trials;
 mod webhooks;

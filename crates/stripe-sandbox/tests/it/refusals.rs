@@ -58,7 +58,12 @@ async fn unsupported_parameters_are_not_reported_as_unknown() {
             "https://example.com",
         ),
         ("/v1/subscriptions", &subscribe, "backdate_start_date", "1"),
-        ("/v1/subscriptions", &subscribe, "discounts[0][coupon]", "c"),
+        (
+            "/v1/subscriptions",
+            &subscribe,
+            "transfer_data[destination]",
+            "a",
+        ),
         ("/v1/subscriptions", &subscribe, "coupon", "c"),
         (
             "/v1/subscriptions",

@@ -378,8 +378,6 @@ async fn a_new_anchor_charges_a_whole_period_now() {
         ("items[0][id]", item.as_str()),
         ("items[0][price]", yearly.as_str()),
     ];
-    let error = world.post(&path, &fields).await.error(400);
-    assert_eq!(error["code"], "sandbox_unsupported");
     fields.push(("billing_cycle_anchor", "now"));
     let after = world.post(&path, &fields).await.ok();
     assert_eq!(after["billing_cycle_anchor"], START + 7 * DAY);
@@ -391,6 +389,52 @@ async fn a_new_anchor_charges_a_whole_period_now() {
         false
     );
     assert_eq!(whole["period"]["end"], START + (7 + 365) * DAY);
+}
+
+#[tokio::test]
+async fn a_longer_interval_may_keep_the_anchor_in_flexible_billing() {
+    let world = World::new().await;
+    let (monthly, yearly) = (
+        world.price(2_800).await,
+        world.price_every(36_500, "year").await,
+    );
+    let clock = world.clock(START).await;
+    let customer = world.customer(&clock, "pm_card_visa").await;
+    let subscription = world.subscribe(&customer, &monthly, "flexible").await;
+    let id = text(&subscription, "id");
+    let path = format!("/v1/subscriptions/{id}");
+    world.advance(&clock, START + 7 * DAY).await;
+    let item = item(&subscription);
+    let fields = [
+        ("items[0][id]", item.as_str()),
+        ("items[0][price]", yearly.as_str()),
+        ("proration_behavior", "always_invoice"),
+    ];
+    let after = world.post(&path, &fields).await.ok();
+    // As recorded: the period starts where the month did, and both lines are
+    // prorations.
+    assert_eq!(after["billing_cycle_anchor"], START);
+    let period = &after["items"]["data"][0];
+    assert_eq!(period["current_period_start"], START);
+    assert_eq!(period["current_period_end"], START + 365 * DAY);
+    let invoice = world.latest_invoice(&id).await;
+    assert_eq!(amounts(&invoice), [-2_100, 35_800]);
+    let lines = &invoice["lines"]["data"];
+    assert_eq!(lines[0]["period"]["end"], START + 28 * DAY);
+    assert_eq!(lines[1]["period"]["end"], START + 365 * DAY);
+    for line in [&lines[0], &lines[1]] {
+        let parent = &line["parent"]["subscription_item_details"];
+        assert_eq!(parent["proration"], true);
+    }
+    // Back to months is not known.
+    let back = [
+        ("items[0][id]", item.as_str()),
+        ("items[0][price]", monthly.as_str()),
+    ];
+    let error = world.post(&path, &back).await.error(400);
+    assert_eq!(error["code"], "sandbox_unsupported");
+    world.advance(&clock, START + 365 * DAY + 7_200).await;
+    assert_eq!(amounts(&world.latest_invoice(&id).await), [36_500]);
 }
 
 #[tokio::test]

@@ -320,6 +320,56 @@ async function schedules({small, large}) {
   assert.equal(released.released_subscription, subscription.id);
 }
 
+async function discounts({small}) {
+  const coupon = await stripe.coupons.create({percent_off: 25, duration: 'repeating', duration_in_months: 3});
+  const code = await stripe.promotionCodes.create({
+    promotion: {type: 'coupon', coupon: coupon.id},
+    code: 'NODE25',
+    expand: ['promotion.coupon'],
+  });
+  assert.equal(code.promotion.coupon.percent_off, 25);
+  const {customer} = await customerOnClock('pm_card_visa');
+  const preview = await stripe.invoices.createPreview({
+    customer: customer.id,
+    subscription_details: {items: [{price: small.id}]},
+    discounts: [{promotion_code: code.id}],
+  });
+  const subscription = await stripe.subscriptions.create({
+    customer: customer.id,
+    items: [{price: small.id}],
+    discounts: [{promotion_code: code.id}],
+    expand: ['latest_invoice.total_discount_amounts.discount', 'discounts.source.coupon'],
+  });
+  const invoice = subscription.latest_invoice;
+  assert.deepEqual([invoice.subtotal, invoice.total, preview.total], [1000, 750, 750]);
+  assert.equal(invoice.total_discount_amounts[0].discount.promotion_code, code.id);
+  assert.equal(subscription.discounts[0].source.coupon.id, coupon.id);
+  assert.equal((await stripe.subscriptions.deleteDiscount(subscription.id)).deleted, true);
+  await assert.rejects(
+    stripe.subscriptions.update(subscription.id, {discounts: [{promotion_code: 'promo_none'}]}),
+    {message: "No such promotion code: 'promo_none'", code: 'resource_missing'},
+  );
+}
+
+async function taxes({small}) {
+  const rate = await stripe.taxRates.create({display_name: 'GST', percentage: 8.875, inclusive: false});
+  assert.equal(rate.percentage, 8.875);
+  const {customer} = await customerOnClock('pm_card_visa');
+  const taxed = await stripe.subscriptions.create({
+    customer: customer.id,
+    items: [{price: small.id, tax_rates: [rate.id]}],
+    expand: ['latest_invoice.total_taxes.tax_rate_details.tax_rate'],
+  });
+  assert.equal(taxed.latest_invoice.total, 1089);
+  assert.equal(taxed.latest_invoice.total_taxes[0].tax_rate_details.tax_rate.display_name, 'GST');
+  const automatic = {customer: customer.id, items: [{price: small.id}], automatic_tax: {enabled: true}};
+  await assert.rejects(stripe.subscriptions.create(automatic), {code: 'customer_tax_location_invalid'});
+  await stripe.customers.update(customer.id, {address: {country: 'FR'}});
+  const french = await stripe.subscriptions.create({...automatic, expand: ['latest_invoice']});
+  assert.equal(french.latest_invoice.total, 1200);
+  assert.equal(french.latest_invoice.automatic_tax.status, 'complete');
+}
+
 async function refusals() {
   for (const resource of ['charges', 'customers', 'invoices', 'paymentIntents', 'prices', 'products', 'subscriptions']) {
     await assert.rejects(stripe[resource].search({query: "created>0"}), {code: 'sandbox_unsupported', param: 'query'});
@@ -347,6 +397,8 @@ await drafts(prices);
 await trialsAndPauses(prices);
 await currencies();
 await schedules(prices);
+await discounts(prices);
+await taxes(prices);
 await refusals();
 await idempotency();
 await meters();

@@ -201,6 +201,46 @@ def scheduled_cancellation(api):
     assert api.v1.subscriptions.retrieve(subscription.id).status == "canceled"
 
 
+def customer_discount(api):
+    price = make_price(api, 1_000, "python_discounts")
+    coupon = api.v1.coupons.create({"percent_off": 12.5, "duration": "forever"})
+    code = api.raw_request("post", "/v1/promotion_codes", coupon=coupon.id, code="PYTHON")
+    assert code.data["coupon"]["percent_off"] == 12.5
+    customer = api.v1.customers.create({})
+    method = api.v1.payment_methods.attach("pm_card_visa", {"customer": customer.id})
+    api.raw_request("post", f"/v1/customers/{customer.id}", promotion_code=code.data["id"])
+    subscription = api.v1.subscriptions.create(
+        {
+            "customer": customer.id,
+            "items": [{"price": price.id, "quantity": 3}],
+            "default_payment_method": method.id,
+            "expand": ["latest_invoice"],
+        }
+    )
+    invoice = subscription.latest_invoice
+    assert (invoice.subtotal, invoice.total) == (3_000, 2_625), invoice.total
+    assert invoice.discount.coupon.id == coupon.id and not subscription.discounts
+
+
+def included_tax(api):
+    price = make_price(api, 1_200, "python_taxes")
+    rate = api.v1.tax_rates.create({"display_name": "VAT", "percentage": 20, "inclusive": True})
+    customer = api.v1.customers.create({})
+    method = api.v1.payment_methods.attach("pm_card_visa", {"customer": customer.id})
+    subscription = api.v1.subscriptions.create(
+        {
+            "customer": customer.id,
+            "items": [{"price": price.id}],
+            "default_payment_method": method.id,
+            "default_tax_rates": [rate.id],
+            "expand": ["latest_invoice"],
+        }
+    )
+    invoice = subscription.latest_invoice
+    assert (invoice.total, invoice.tax, invoice.total_excluding_tax) == (1_200, 200, 1_000)
+    assert invoice.lines.data[0].tax_rates[0].id == rate.id
+
+
 def errors(base):
     api = client(base)
     unknown = expect(stripe.InvalidRequestError, lambda: api.v1.customers.create({"shape": "round"}))
@@ -258,6 +298,8 @@ def main():
     refunds_disputes_and_drafts(api)
     trials_without_a_card(api)
     scheduled_cancellation(api)
+    customer_discount(api)
+    included_tax(api)
     errors(base)
     signed_events(api)
     print("ok")
