@@ -12,6 +12,7 @@ pub mod config;
 pub mod db;
 pub mod doctor;
 pub mod event_log;
+pub mod features;
 pub mod http_client;
 pub mod invoices;
 pub mod limits;

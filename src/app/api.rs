@@ -11,6 +11,7 @@ use sqlx::postgres::PgPool;
 use super::health::{self, Probes, Scrapes};
 use crate::catalogue::routes::Plans;
 use crate::catalogue::{self, Catalogue, CatalogueError};
+use crate::features::routes::FeatureState;
 use crate::metering::enforcement::{Agents, ForwardAuth};
 use crate::metering::ledger::Rules;
 use crate::metering::quotas::routes::Reading;
@@ -64,6 +65,12 @@ fn features() -> Unbound<Api> {
             shared: api.shared.clone(),
             rules: api.rules.clone(),
         }))
+        .merge(
+            crate::features::routes::routes().of(|api: &Api| FeatureState {
+                shared: api.shared.clone(),
+                catalogue: api.catalogue.clone(),
+            }),
+        )
         .merge(catalogue::routes::routes().of(|api: &Api| Plans {
             catalogue: api.catalogue.clone(),
             shared: api.shared.clone(),

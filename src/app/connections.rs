@@ -7,7 +7,7 @@ use crate::db::{self, DatabaseError};
 
 /// Shared by requests and background parts.
 const API: u32 = 8;
-/// For looking up credentials.
+/// For looking up credentials and features.
 const CREDENTIALS: u32 = 2;
 /// For logins, which anybody can attempt.
 const LOGINS: u32 = 2;

@@ -3,6 +3,7 @@
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::catalogue::Catalogue;
+use crate::features;
 use crate::maintenance::retention;
 use crate::metering::{grace, quotas, reports};
 use crate::projection;
@@ -20,9 +21,13 @@ pub fn of_service(catalogue: &Catalogue, missing: u32) -> PrometheusHandle {
             .chain(organizations::audit_actions())
             .chain(subscriptions::audit_actions())
             .chain(quotas::audit_actions())
-            .chain(grace::audit_actions()),
+            .chain(grace::audit_actions())
+            .chain(features::audit_actions()),
     );
-    metrics::of_service(catalogue.metrics().keys().map(String::as_str));
+    metrics::of_service(
+        catalogue.metrics().keys().map(String::as_str),
+        catalogue.features().keys().map(String::as_str),
+    );
     metrics::connections_missing(missing);
     recorder
 }

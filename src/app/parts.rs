@@ -12,6 +12,7 @@ use super::StartError;
 use super::background::{Background, Next};
 use crate::catalogue::Catalogue;
 use crate::config::ServeConfig;
+use crate::features;
 use crate::http_client;
 use crate::maintenance::retention;
 use crate::metering::ledger::{self, Ledger};
@@ -21,6 +22,7 @@ use crate::subscriptions::Subscriptions;
 /// Time between attempts to bring all quotas in line with the catalogue.
 const CATALOGUE: Duration = Duration::from_secs(5);
 const GRACE_PERIODS: Duration = Duration::from_secs(30);
+const FEATURE_OVERRIDES: Duration = Duration::from_secs(30);
 const RESERVATIONS: Duration = Duration::from_secs(15);
 const LEVELS: Duration = Duration::from_secs(15);
 /// Time between moves of recorded values into the histograms' buckets, which would
@@ -88,6 +90,10 @@ impl Parts {
         background.every("grace period sweeper", GRACE_PERIODS, move || {
             sweep_grace_periods(pool.clone())
         });
+        let pool = self.pool.clone();
+        background.every("feature override sweeper", FEATURE_OVERRIDES, move || {
+            sweep_feature_overrides(pool.clone())
+        });
         let (pool, ledger) = (self.pool.clone(), self.ledger.clone());
         background.every("reservation sweeper", RESERVATIONS, move || {
             let (pool, ledger) = (pool.clone(), ledger.clone());
@@ -127,7 +133,15 @@ async fn sweep_grace_periods(pool: PgPool) -> Result<Next, sqlx::Error> {
     Ok(Next::AfterPeriod)
 }
 
-/// Brings the quotas in line with the catalogue. Organizations that another
+async fn sweep_feature_overrides(pool: PgPool) -> Result<Next, sqlx::Error> {
+    let ended = features::sweep(&pool).await?;
+    if ended > 0 {
+        tracing::info!(ended, "Feature overrides ended");
+    }
+    Ok(Next::AfterPeriod)
+}
+
+/// Brings quotas and features in line with the catalogue. Organizations that another
 /// transaction holds follow in the next run.
 async fn follow_catalogue(pool: PgPool, catalogue: Arc<Catalogue>) -> Result<Next, sqlx::Error> {
     let applied = quotas::apply_catalogue(&pool, &catalogue).await?;

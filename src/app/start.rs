@@ -21,6 +21,7 @@ use super::threads::{Processing, wake_workers};
 use super::{StartError, metrics, stripe_client};
 use crate::catalogue::Catalogue;
 use crate::config::{ServeConfig, SigningSecret, StripeConfig};
+use crate::features;
 use crate::http_client;
 use crate::limits;
 use crate::metering::enforcement::{Agents, Calls};
@@ -207,6 +208,7 @@ impl Starting<'_> {
                 catalogue: self.catalogue.clone(),
                 offload: usage::Offload::default(),
             },
+            features: features::Lookup::new(self.pools.credentials.clone()),
             upstream: self.serve.usage.agents_upstream.clone(),
             calls,
             trust_headers: self.serve.usage.trust_headers,

@@ -24,6 +24,11 @@ pub fn initiated_by(initiator: Initiator) {
     let _ = INITIATOR.set(initiator);
 }
 
+/// The login name of whoever started this process; `None` for `serve`.
+pub fn login_name() -> Option<String> {
+    INITIATOR.get().map(|initiator| initiator.user.clone())
+}
+
 /// An entry's metadata, with the initiator if a command wrote it.
 pub(super) fn metadata(entry: &NewEntry) -> Value {
     let initiator = INITIATOR.get().filter(|_| entry.actor == Actor::System);

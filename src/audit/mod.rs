@@ -10,7 +10,7 @@ pub mod routes;
 mod store;
 mod verify;
 
-pub use initiator::{Initiator, initiated_by};
+pub use initiator::{Initiator, initiated_by, login_name};
 pub use repair::{Repaired, repair};
 pub use store::repair::stray_heads;
 pub use store::{

@@ -9,6 +9,7 @@ use toml::Spanned;
 use billing_domain::preview::ProrationBehavior;
 use billing_domain::quantity;
 
+use super::features::{self, check_features};
 use super::quotas::{CeilingValue, QuotaEntry, check_ceiling, check_quotas};
 use super::{Aggregation, Catalogue, EnforcedRoute, FREE_TIER, Metric, Plan, Price};
 
@@ -16,6 +17,8 @@ use super::{Aggregation, Catalogue, EnforcedRoute, FREE_TIER, Metric, Plan, Pric
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     metrics: BTreeMap<String, MetricEntry>,
+    #[serde(default)]
+    features: features::Entries<features::FeatureEntry>,
     #[serde(default)]
     proration: ProrationEntry,
     plans: Vec<PlanEntry>,
@@ -126,6 +129,8 @@ struct PlanEntry {
     #[serde(default)]
     trial_days_max: Option<Spanned<u16>>,
     quotas: BTreeMap<Spanned<String>, Spanned<QuotaEntry>>,
+    #[serde(default)]
+    features: features::Entries<Spanned<features::Written>>,
 }
 
 /// A problem with its byte offset.
@@ -138,6 +143,7 @@ impl File {
             upgrade: self.proration.upgrade.into(),
             downgrade: self.proration.downgrade.into(),
             metrics: check_metrics(self.metrics)?,
+            features: check_features(self.features)?,
             plans: Vec::new(),
             by_lookup_key: HashMap::new(),
             by_price_id: HashMap::new(),
@@ -156,6 +162,7 @@ impl File {
             if catalogue.plan(&tier).is_some() {
                 return Err((at, format!("the tier {tier:?} is listed twice")));
             }
+            let features = features::check_plan(&tier, &catalogue.features, entry.features)?;
             let quotas = check_quotas(&tier, at, &catalogue.metrics, entry.quotas)?;
             let (price_at, price) = (entry.price.span().start, entry.price.into_inner());
             if price.amount < 0 {
@@ -182,6 +189,7 @@ impl File {
                 price,
                 trial_days_max,
                 quotas,
+                features,
             });
         }
         if catalogue.plan(FREE_TIER).is_none() {

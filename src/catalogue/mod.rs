@@ -1,6 +1,7 @@
 //! The plan catalogue (`PLANS_FILE`): tiers, prices, quotas and rates. It says
 //! what is sold; which organization has which plan is decided elsewhere.
 
+pub mod features;
 mod file;
 mod quotas;
 pub mod routes;
@@ -56,6 +57,7 @@ pub struct Catalogue {
     upgrade: ProrationBehavior,
     downgrade: ProrationBehavior,
     metrics: BTreeMap<String, Metric>,
+    features: BTreeMap<String, features::Feature>,
     plans: Vec<Plan>,
     by_lookup_key: HashMap<String, usize>,
     by_price_id: HashMap<String, usize>,
@@ -83,6 +85,7 @@ pub struct Plan {
     /// The longest trial that may be requested; 0 for none.
     pub trial_days_max: u16,
     pub quotas: BTreeMap<String, Quota>,
+    pub features: BTreeMap<String, features::FeatureValue>,
 }
 
 impl Plan {
@@ -159,8 +162,7 @@ impl Catalogue {
         Self::load_beside(path, &[])
     }
 
-    /// The same, where no route of the product's may be in the way of a path
-    /// that starts with one of `reserved`.
+    /// The same; no route of the product's may be in the way of a `reserved` path.
     pub fn load_beside(path: Option<&Path>, reserved: &[String]) -> Result<Self, CatalogueError> {
         let default = Path::new("config/plans.toml");
         let path = match path {

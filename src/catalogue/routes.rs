@@ -1,5 +1,6 @@
 //! `GET /api/billing/plans`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
+use super::features::FeatureValue;
 use super::{Catalogue, Interval, OverLimit, Plan};
 use crate::server::Shared;
 use crate::server::extract::Query;
@@ -46,6 +48,8 @@ struct PlanView {
     currency: String,
     interval: Interval,
     quotas: Vec<QuotaView>,
+    /// By name; a text that is off is left out.
+    features: BTreeMap<String, FeatureValue>,
 }
 
 /// The quota of a metric in a plan, and what happens above it.
@@ -86,6 +90,7 @@ impl PlanView {
             currency: plan.price.currency.clone(),
             interval: plan.price.interval,
             quotas: quotas.collect(),
+            features: catalogue.features_of(plan),
         }
     }
 }

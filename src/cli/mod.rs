@@ -14,6 +14,7 @@ mod database;
 mod demo;
 mod doctor;
 mod failure;
+mod features;
 mod grace_periods;
 mod initiator;
 mod migrate;
@@ -99,6 +100,9 @@ pub enum Command {
     /// Override the quotas of plans for an organization.
     #[command(subcommand)]
     Quotas(quotas::Quotas),
+    /// List the features of organizations, and override those of their plans.
+    #[command(subcommand)]
+    Features(features::Features),
     /// List and clean up grace periods.
     #[command(subcommand)]
     GracePeriods(grace_periods::GracePeriods),
@@ -242,6 +246,7 @@ async fn dispatch(command: Command, global: &GlobalArgs) -> Result<(), Failure> 
         Command::Plans(plans) => plans.run(global).await,
         Command::Subscriptions(subscriptions) => subscriptions.run(global).await,
         Command::Quotas(quotas) => quotas.run(global).await,
+        Command::Features(features) => features.run(global).await,
         Command::GracePeriods(periods) => periods.run(global).await,
         Command::Retention(retention) => retention.run(global).await,
         Command::Usage(usage) => usage.run(global).await,

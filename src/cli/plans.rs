@@ -10,6 +10,7 @@ use super::Failure;
 use super::backfill::stripe_client;
 use super::output::{Format, table};
 use crate::app::{Database, StartError, api};
+use crate::catalogue::features::FeatureValue;
 use crate::catalogue::{self, Action, Catalogue, Plan, Step, SyncError};
 use crate::config::{DatabaseConfig, GlobalArgs, StripeArgs};
 use crate::db::{self, WorkerTx};
@@ -48,6 +49,7 @@ struct Shown<'a> {
     lookup_key: Option<&'a str>,
     trial_days_max: u16,
     quotas: BTreeMap<&'a str, ShownQuota>,
+    features: BTreeMap<String, FeatureValue>,
 }
 
 #[derive(Serialize)]
@@ -147,6 +149,7 @@ fn shown<'a>(plan: &'a Plan, catalogue: &Catalogue) -> Shown<'a> {
             .iter()
             .map(|(metric, entry)| (metric.as_str(), quota(metric, entry)))
             .collect(),
+        features: catalogue.features_of(plan),
     }
 }
 
@@ -174,12 +177,16 @@ fn describe(plans: &[Shown<'_>]) -> String {
                 over,
             ]);
         }
+        for (feature, value) in &plan.features {
+            let (feature, value) = (feature.clone(), value.to_string());
+            rows.push(vec![String::new(), feature, value, String::new()]);
+        }
     }
     table(
         &[
             "PLAN",
-            "PRICE, METRIC",
-            "QUOTA",
+            "PRICE, METRIC, FEATURE",
+            "QUOTA, VALUE",
             "LOOKUP KEY, OVER THE QUOTA",
         ],
         &rows,

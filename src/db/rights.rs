@@ -29,6 +29,8 @@ pub const TABLES: &[OfTable] = &[
     ("usage_quotas", CHANGE, READ),
     ("usage_quota_overrides", CHANGE, READ),
     ("usage_reports", CHANGE, READ),
+    ("organization_features", CHANGE, READ),
+    ("feature_overrides", CHANGE, READ),
     ("grace_periods", CHANGE, READ),
     ("billing_audit_log", APPEND, APPEND),
     ("billing_audit_chain_heads", KEEP, KEEP),

@@ -348,6 +348,19 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             ("billing_job_leases", "job lease_id lease_expires_at"),
         ],
     ),
+    (
+        "20260114020000_features",
+        &[
+            (
+                "organization_features",
+                "organization_id feature value plan_tier updated_at",
+            ),
+            (
+                "feature_overrides",
+                "organization_id feature value reason expires_at set_by created_at",
+            ),
+        ],
+    ),
 ];
 
 /// Columns that a later migration moved elsewhere. They stay for older programs; a

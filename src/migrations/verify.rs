@@ -54,6 +54,8 @@ pub const TENANT_TABLES: &[(&str, bool)] = &[
     ("usage_alerts", true),
     ("usage_reports", true),
     ("usage_pending_levels", true),
+    ("organization_features", true),
+    ("feature_overrides", true),
 ];
 
 /// Tables without tenants' data that row-level security closes as well.

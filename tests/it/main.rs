@@ -5,6 +5,7 @@ mod attack;
 mod cli;
 mod database;
 mod embedded_postgres;
+mod features;
 mod fuzz;
 mod isolation;
 mod maintenance;

@@ -1,4 +1,4 @@
-//! Parses what a proxy asks about: a metric and an amount.
+//! Parses what a proxy asks about: a metric and an amount, a feature, or both.
 //!
 //! They come from the query of the address the proxy is configured with. nginx,
 //! Traefik and Envoy pass on their clients' headers, and Envoy appends the
@@ -17,6 +17,7 @@ use crate::server::problem::Problem;
 
 const METRIC: &str = "x-quota-metric";
 const AMOUNT: &str = "x-quota-amount";
+const FEATURE: &str = "x-quota-feature";
 /// The parameter after which the client's part of the query begins.
 const CLIENT_URI: &str = "uri";
 
@@ -24,8 +25,10 @@ const CLIENT_URI: &str = "uri";
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Query {
-    /// The metric's name.
+    /// The metric's name. Without one, a feature is needed, and nothing is counted.
     metric: Option<String>,
+    /// A feature that the organization must have besides.
+    feature: Option<String>,
     /// A decimal number greater than 0; defaults to 1.
     amount: Option<String>,
     /// Makes retries safe: usage with the same id is counted once.
@@ -44,8 +47,14 @@ fn consume_by_default() -> bool {
     true
 }
 
-/// A proxy's question.
+/// A proxy's question: about a use, a feature, or both.
 pub struct ForwardAuthRequest {
+    pub metered: Option<Use>,
+    pub feature: Option<String>,
+}
+
+/// The use of a metric.
+pub struct Use {
     pub metric: String,
     pub amount: Decimal,
     pub id: Option<String>,
@@ -64,31 +73,51 @@ impl ForwardAuthRequest {
         let no_headers = HeaderMap::new();
         let headers = if trust_headers { headers } else { &no_headers };
         // If the path is the client's, so is the query.
-        let query = if below && headers.contains_key(METRIC) {
+        let by_headers = headers.contains_key(METRIC) || headers.contains_key(FEATURE);
+        let query = if below && by_headers {
             parse_query(&Uri::from_static("/"))?
         } else {
             parse_query(&operators_part(uri))?
         };
         let Query {
             metric,
+            feature,
             amount,
             id,
             consume,
             ..
         } = query;
+        let feature = match feature {
+            Some(feature) => Some(feature),
+            None => single(headers, FEATURE)?,
+        };
         let metric = match metric {
-            Some(metric) => metric,
-            None => single(headers, METRIC)?.ok_or_else(|| no_metric(trust_headers))?,
+            Some(metric) => Some(metric),
+            None => single(headers, METRIC)?,
+        };
+        let Some(metric) = metric else {
+            // An amount or an id would count nothing.
+            if feature.is_none() || amount.is_some() || id.is_some() {
+                return Err(no_metric(trust_headers));
+            }
+            return Ok(Self {
+                metered: None,
+                feature,
+            });
         };
         let amount = match amount {
             Some(amount) => amount,
             None => single(headers, AMOUNT)?.unwrap_or_else(|| "1".to_owned()),
         };
-        Ok(Self {
+        let metered = Use {
             metric,
             amount: positive(&amount)?,
             id,
             consume,
+        };
+        Ok(Self {
+            metered: Some(metered),
+            feature,
         })
     }
 }
@@ -135,10 +164,11 @@ fn positive(text: &str) -> Result<Decimal, Problem> {
 
 fn no_metric(trust_headers: bool) -> Problem {
     let detail = if trust_headers {
-        "name the metric: ?metric=api_calls, or the header X-Quota-Metric"
+        "name the metric: ?metric=api_calls, or the header X-Quota-Metric; or a feature alone, \
+         without amount and id: ?feature=sso"
     } else {
         "name the metric in the query: ?metric=api_calls (the header X-Quota-Metric is read only \
-         with ENFORCE_TRUST_HEADERS=true)"
+         with ENFORCE_TRUST_HEADERS=true); or a feature alone, without amount and id: ?feature=sso"
     };
     Problem::new(StatusCode::BAD_REQUEST, "metric_missing", detail)
 }
@@ -154,8 +184,13 @@ mod tests {
         }
         let uri: Uri = uri.parse().unwrap();
         let below = uri.path() != "/api/enforce";
-        ForwardAuthRequest::parse(&uri, &map, below, trust)
-            .map(|asked| format!("{} {} {}", asked.metric, asked.amount, asked.consume))
+        ForwardAuthRequest::parse(&uri, &map, below, trust).map(|asked| {
+            let metered = asked
+                .metered
+                .map(|used| format!("{} {} {}", used.metric, used.amount, used.consume));
+            let words = metered.into_iter().chain(asked.feature);
+            words.collect::<Vec<String>>().join(" ")
+        })
     }
 
     #[test]
@@ -200,6 +235,60 @@ mod tests {
             asked("/api/enforce", &twice, true).unwrap_err().code(),
             "invalid_header"
         );
+    }
+
+    #[test]
+    fn a_feature_is_needed_alone_or_besides() {
+        let trusted = [(FEATURE, "sso")];
+        let both = [(METRIC, "api_calls"), (FEATURE, "sso")];
+        for (target, headers, trust, read) in [
+            ("/api/enforce?feature=sso", &[][..], false, "sso"),
+            (
+                "/api/enforce?feature=sso&metric=api_calls",
+                &[],
+                false,
+                "api_calls 1 true sso",
+            ),
+            (
+                "/api/enforce?feature=sso&uri=/x?feature=free",
+                &[],
+                false,
+                "sso",
+            ),
+            (
+                "/api/enforce?metric=api_calls",
+                &trusted,
+                false,
+                "api_calls 1 true",
+            ),
+            (
+                "/api/enforce?metric=api_calls",
+                &trusted,
+                true,
+                "api_calls 1 true sso",
+            ),
+            ("/api/enforce?feature=export", &trusted, true, "export"),
+            // Below the proxy's own path, the query is the client's.
+            ("/api/enforce/x?feature=free&q=1", &trusted, true, "sso"),
+            (
+                "/api/enforce/x?feature=free&q=1",
+                &both,
+                true,
+                "api_calls 1 true sso",
+            ),
+        ] {
+            assert_eq!(asked(target, headers, trust).unwrap(), read, "{target}");
+        }
+        for target in [
+            "/api/enforce?feature=sso&amount=1",
+            "/api/enforce?feature=sso&id=1",
+        ] {
+            let refused = asked(target, &[], false).unwrap_err();
+            assert_eq!(refused.code(), "metric_missing", "{target}");
+        }
+        let twice = [(FEATURE, "sso"), (FEATURE, "export")];
+        let refused = asked("/api/enforce", &twice, true).unwrap_err();
+        assert_eq!(refused.code(), "invalid_header");
     }
 
     #[test]

@@ -11,10 +11,11 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::calls::Calls;
-use super::forward_auth::{ForwardAuthRequest, Query};
+use super::forward_auth::{ForwardAuthRequest, Query, Use};
 use super::gateway::Gateway;
-use crate::metering::ledger::NewEvent;
-use crate::metering::usage::response::QuotaExceeded;
+use crate::features::{self, FeatureAllowed, Needed};
+use crate::metering::ledger::{NewEvent, Question};
+use crate::metering::usage::response::{DecisionView, QuotaExceeded};
 use crate::metering::usage::routes::Usage;
 use crate::server::body;
 use crate::server::extract::parse_json;
@@ -28,6 +29,7 @@ const AGENTS_METRIC: &str = "agent_executions";
 #[derive(Clone)]
 pub struct Agents {
     pub usage: Usage,
+    pub features: features::Lookup,
     /// Where agents run; `None` for the built-in agent, which echoes its input.
     pub upstream: Option<reqwest::Url>,
     pub calls: Calls,
@@ -39,6 +41,7 @@ pub struct Agents {
 #[derive(Clone)]
 pub struct ForwardAuth {
     usage: Usage,
+    features: features::Lookup,
     trust_headers: bool,
 }
 
@@ -46,6 +49,7 @@ impl ForwardAuth {
     pub fn of(agents: &Agents) -> Self {
         Self {
             usage: agents.usage.clone(),
+            features: agents.features.clone(),
             trust_headers: agents.trust_headers,
         }
     }
@@ -163,10 +167,15 @@ async fn execute(
     let (parts, body) = request.into_parts();
     let body = body::read(&parts, body).await?;
     let command: Execute = parse_json(&body)?;
-    let event = one(AGENTS_METRIC, rust_decimal::Decimal::ONE, None);
+    let question = Question {
+        event: one(AGENTS_METRIC, rust_decimal::Decimal::ONE, None),
+        consume: true,
+        named: false,
+        needs: None,
+    };
     let decided = agents
         .usage
-        .decide(caller.organization_id, AGENTS_METRIC, event, true, false)
+        .decide(caller.organization_id, question)
         .await?;
     if decided.status() != StatusCode::OK {
         return Ok(decided);
@@ -194,12 +203,22 @@ fn one(metric: &str, quantity: rust_decimal::Decimal, id: Option<String>) -> New
     }
 }
 
+/// What the call may use, or the feature it needs.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it describes the two answers")]
+enum Enforced {
+    Use(DecisionView),
+    Feature(FeatureAllowed),
+}
+
 /// Decide whether a proxied call may pass
 ///
 /// For nginx `auth_request`, Traefik ForwardAuth and Envoy ext_authz, with any method and any path
-/// below: 200 lets the call pass. Metric and amount come from the query that the proxy is
-/// configured with; the headers `X-Quota-Metric` and `X-Quota-Amount` are read only with
-/// `ENFORCE_TRUST_HEADERS=true`. The proxy may copy the quota headers of the response to the call.
+/// below: 200 lets the call pass. Metric, amount and feature come from the query that the proxy is
+/// configured with; the headers `X-Quota-Metric`, `X-Quota-Amount` and `X-Quota-Feature` are read
+/// only with `ENFORCE_TRUST_HEADERS=true`. With a `feature`, alone or beside a metric, the
+/// organization must have it: the response then has its value in `X-Feature`. The proxy may copy the quota headers of the response to the call.
 /// A repeated `id` is allowed again without being counted; the response then has
 /// `X-Quota-Duplicate: true`.
 #[utoipa::path(
@@ -210,9 +229,11 @@ fn one(metric: &str, quantity: rust_decimal::Decimal, id: Option<String>) -> New
     params(Query),
     responses(
         (status = 200, description = "The call is allowed, and counted unless `consume=false`.",
-         body = crate::metering::usage::response::DecisionView),
+         body = Enforced),
         (status = 402, description = "`QUOTA_EXCEEDED` or `QUOTA_EXCEEDED_GRACE_EXPIRED`.",
          body = QuotaExceeded, content_type = "application/problem+json"),
+        (status = 403, description = "`feature_not_included`: the organization does not have the \
+                                      feature. Nothing was counted."),
         (status = 409, description = "The id was used before with different content."),
         (status = 422, description = "The total would be too large."),
     ),
@@ -243,17 +264,48 @@ impl ForwardAuth {
         caller: &Principal,
         asked: ForwardAuthRequest,
     ) -> Result<Response, Problem> {
-        let ForwardAuthRequest {
-            metric,
-            amount,
-            id,
-            consume,
-        } = asked;
-        self.usage.check_names(&metric, id.as_deref())?;
-        let has_id = id.is_some();
-        let event = one(&metric, amount, id);
-        self.usage
-            .decide(caller.organization_id, &metric, event, consume, has_id)
-            .await
+        let needed = match asked.feature {
+            None => None,
+            Some(id) => match Needed::of(&self.usage.catalogue, &id) {
+                Some(needed) => Some(needed),
+                None => return Err(features::unknown(&id)),
+            },
+        };
+        match (asked.metered, needed) {
+            (Some(used), needs) => self.decide_use(caller, used, needs).await,
+            (None, Some(needed)) => self.decide_feature(caller, needed).await,
+            (None, None) => Err(Problem::internal()),
+        }
+    }
+
+    async fn decide_use(
+        &self,
+        caller: &Principal,
+        used: Use,
+        needs: Option<Needed>,
+    ) -> Result<Response, Problem> {
+        self.usage.check_names(&used.metric, used.id.as_deref())?;
+        let question = Question {
+            named: used.id.is_some(),
+            consume: used.consume,
+            event: one(&used.metric, used.amount, used.id),
+            needs,
+        };
+        self.usage.decide(caller.organization_id, question).await
+    }
+
+    async fn decide_feature(
+        &self,
+        caller: &Principal,
+        needed: Needed,
+    ) -> Result<Response, Problem> {
+        let values = self.features.find(caller.organization_id).await?;
+        let Some(value) = values.grant(&needed) else {
+            return Err(features::not_included(&needed.feature));
+        };
+        let mut headers = HeaderMap::new();
+        features::included(&needed, &value, StatusCode::OK, &mut headers);
+        let allowed = axum::Json(FeatureAllowed::of(needed, value));
+        Ok((headers, allowed).into_response())
     }
 }

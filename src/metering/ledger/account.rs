@@ -10,6 +10,8 @@ use billing_domain::usage_period::{self, CurrentSubscription, EndedSubscription,
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 
+use crate::features::Values;
+
 /// The largest total that fits into numeric(24,4).
 const MAX_TOTAL: Decimal = Decimal::from_parts(2_701_131_775, 466_537_709, 54_210, false, 4);
 
@@ -29,6 +31,8 @@ pub enum UsageRejection {
     IdReused,
     #[error("the billing period cannot be determined")]
     NoPeriod,
+    #[error("neither the plan nor an override includes the feature")]
+    FeatureNotIncluded,
 }
 
 impl From<NotCounted> for UsageRejection {
@@ -136,6 +140,8 @@ pub struct Account {
     pub now: Timestamp,
     /// By the start of the period.
     pub periods: BTreeMap<i64, PeriodUsage>,
+    /// The organization's features, if a request needs one.
+    pub features: Values,
 }
 
 /// A decision, with the usage it was based on.

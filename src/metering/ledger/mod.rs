@@ -24,6 +24,8 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::catalogue::Catalogue;
+use crate::catalogue::features::FeatureValue;
+use crate::features::Needed;
 use crate::telemetry::metrics;
 use crate::telemetry::seldom::Seldom;
 pub use account::{Account, QuotaDecision, UsageRejection};
@@ -55,13 +57,7 @@ pub struct NewEvent {
 pub(super) enum Op {
     /// Count what has happened.
     Record(Vec<NewEvent>),
-    /// Decide, and count if `consume`. An id that was `named` may have come
-    /// before.
-    Check {
-        event: NewEvent,
-        consume: bool,
-        named: bool,
-    },
+    Check(Question),
     /// Hold a use for a call.
     Reserve {
         id: Uuid,
@@ -70,12 +66,26 @@ pub(super) enum Op {
         ttl_secs: u32,
     },
     /// Take levels of the metric that were dated ahead, and whose time has come.
-    TakeDue { metric: String },
+    TakeDue {
+        metric: String,
+    },
     /// Count what was held, or let it go.
     Settle {
         reservation: Reservation,
         used: bool,
     },
+}
+
+/// A question about a use.
+#[derive(Debug, Clone)]
+pub struct Question {
+    pub event: NewEvent,
+    /// Whether to count the use if it is allowed.
+    pub consume: bool,
+    /// Whether its sender named the event, so that it may have come before.
+    pub named: bool,
+    /// A feature that the use needs besides.
+    pub needs: Option<Needed>,
 }
 
 /// A use that is held for a call. A reservation that is not settled expires.
@@ -113,6 +123,8 @@ pub enum Item {
 pub(super) enum Reply {
     Recorded(Vec<Item>),
     Decided(QuotaDecision),
+    /// The feature that the use needs has this value.
+    Granted(QuotaDecision, FeatureValue),
     Rejected(UsageRejection),
     Settled,
 }
@@ -158,20 +170,18 @@ impl Ledger {
         }
     }
 
-    /// Decides about a use, and counts it if it is allowed and `consume`d.
+    /// Decides about a use, and counts it if it is allowed and to be consumed. Also
+    /// the value of the feature that it needs.
     pub async fn check(
         &self,
         organization_id: Uuid,
-        event: NewEvent,
-        consume: bool,
-        named: bool,
-    ) -> Result<QuotaDecision, LedgerError> {
-        let op = Op::Check {
-            event,
-            consume,
-            named,
-        };
-        self.decide(organization_id, op).await
+        question: Question,
+    ) -> Result<(QuotaDecision, Option<FeatureValue>), LedgerError> {
+        match self.ask(organization_id, Op::Check(question)).await? {
+            Reply::Decided(decided) => Ok((decided, None)),
+            Reply::Granted(decided, value) => Ok((decided, Some(value))),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Decides about a use, and holds it if it is allowed, for `ttl_secs` at

@@ -49,7 +49,7 @@ impl Load {
         };
         let (events, bytes) = match op {
             Op::Record(events) => (events.len(), events.iter().map(event).sum()),
-            Op::Check { event: asked, .. } => (1, event(asked)),
+            Op::Check(question) => (1, event(&question.event)),
             Op::Reserve { .. } | Op::TakeDue { .. } | Op::Settle { .. } => (1, 0),
         };
         Self {

@@ -13,8 +13,7 @@ use billing_domain::grace_period::EndReason;
 use super::account::{Account, GraceChange, PeriodUsage};
 use super::queue::QueuedRequest;
 use super::store::{self, ReservationRow, Writes};
-use super::{Item, Op, Reply, Reservation, Rules};
-use super::{NewEvent, UsageRejection};
+use super::{Item, NewEvent, Op, Question, Reply, Reservation, Rules, UsageRejection};
 use crate::audit::{self, Actor, LockedChains, NewEntry};
 use crate::telemetry::metrics;
 
@@ -68,7 +67,9 @@ pub async fn attempt(
         }
     };
     let held = take_reservations(conn, requests).await?;
-    let accounts = store::read(conn, &keys, &rules.catalogue, rules.grace_hours).await?;
+    let featured = featured(requests, &keys);
+    let accounts =
+        store::read_featured(conn, &keys, &featured, &rules.catalogue, rules.grace_hours).await?;
     let mut group = Group {
         accounts: keys.iter().cloned().zip(accounts).collect(),
         held,
@@ -166,7 +167,7 @@ pub fn keys(requests: &[QueuedRequest]) -> Vec<Key> {
 pub fn touched(request: &QueuedRequest) -> BTreeSet<Key> {
     let metrics: Vec<&str> = match &request.op {
         Op::Record(events) => events.iter().map(|event| event.metric.as_str()).collect(),
-        Op::Check { event, .. } => vec![&event.metric],
+        Op::Check(question) => vec![&question.event.metric],
         Op::Reserve { metric, .. } | Op::TakeDue { metric } => vec![metric],
         Op::Settle { reservation, .. } => vec![&reservation.metric],
     };
@@ -174,13 +175,23 @@ pub fn touched(request: &QueuedRequest) -> BTreeSet<Key> {
     metrics.into_iter().map(key).collect()
 }
 
+/// Of which accounts the organization's features are needed.
+fn featured(requests: &[QueuedRequest], keys: &[Key]) -> Vec<bool> {
+    let needing = requests.iter().filter_map(|request| match &request.op {
+        Op::Check(question) if question.needs.is_some() => {
+            Some((request.organization_id, question.event.metric.clone()))
+        }
+        _ => None,
+    });
+    let needing: BTreeSet<Key> = needing.collect();
+    keys.iter().map(|key| needing.contains(key)).collect()
+}
+
 /// The events whose ids may have come before.
 fn named_events(requests: &[QueuedRequest]) -> Vec<(Uuid, NewEvent)> {
     let named = |request: &QueuedRequest| match &request.op {
         Op::Record(events) => events.clone(),
-        Op::Check {
-            event, named: true, ..
-        } => vec![event.clone()],
+        Op::Check(question) if question.named => vec![question.event.clone()],
         Op::Settle {
             reservation,
             used: true,
@@ -236,11 +247,7 @@ impl Group {
                 let record = |event| self.record(organization_id, event);
                 Reply::Recorded(events.iter().map(record).collect())
             }
-            Op::Check {
-                event,
-                consume,
-                named,
-            } => self.check(organization_id, event, *consume, *named),
+            Op::Check(question) => self.answer(organization_id, question),
             Op::Reserve {
                 id,
                 metric,
@@ -290,13 +297,30 @@ impl Group {
         self.new.insert(id, event.clone());
     }
 
-    fn check(
-        &mut self,
-        organization_id: Uuid,
-        event: &NewEvent,
-        consume: bool,
-        named: bool,
-    ) -> Reply {
+    /// A use that needs a feature which its organization does not have is neither
+    /// decided about nor counted.
+    fn answer(&mut self, organization_id: Uuid, question: &Question) -> Reply {
+        let Some(needed) = &question.needs else {
+            return self.check(organization_id, question);
+        };
+        let account = self.account(organization_id, &question.event.metric);
+        let Some(value) = account.features.grant(needed) else {
+            return Reply::Rejected(UsageRejection::FeatureNotIncluded);
+        };
+        match self.check(organization_id, question) {
+            Reply::Decided(decided) => Reply::Granted(decided, value),
+            other => other,
+        }
+    }
+
+    fn check(&mut self, organization_id: Uuid, question: &Question) -> Reply {
+        let Question {
+            event,
+            consume,
+            named,
+            ..
+        } = question;
+        let (consume, named) = (*consume, *named);
         if consume && named {
             match self.before(organization_id, event) {
                 Some(true) => {

@@ -67,13 +67,13 @@ pub enum SetError {
 /// The result of applying the catalogue to stored quotas.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct AppliedCatalogue {
-    /// Quotas that differed.
+    /// Quotas and features that differed.
     pub changed: u64,
     /// Organizations skipped because another transaction had them locked.
     pub skipped: usize,
 }
 
-/// Updates the quotas of all organizations to what the catalogue says now.
+/// Updates the quotas and features of all organizations to what the catalogue says now.
 pub async fn apply_catalogue(
     pool: &PgPool,
     catalogue: &Catalogue,

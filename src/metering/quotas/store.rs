@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::AppliedCatalogue;
 use crate::catalogue::{Catalogue, OverLimit, Plan};
 use crate::db::TenantTx;
+use crate::features;
 use crate::server::number::Number;
 
 /// A quota in force.
@@ -187,8 +188,9 @@ pub async fn refresh(
     )
     .fetch_one(&mut *conn)
     .await?;
+    let features = features::assign(conn, &still, plan).await?;
     Ok(AppliedCatalogue {
-        changed: set_quotas(conn, &still, plan).await?,
+        changed: set_quotas(conn, &still, plan).await? + features,
         skipped: usize::try_from(left).unwrap_or(usize::MAX),
     })
 }
@@ -209,7 +211,10 @@ pub async fn set_plan(
     .execute(&mut *conn)
     .await?;
     match catalogue.plan(tier) {
-        Some(plan) => set_quotas(conn, organizations, plan).await.map(drop),
+        Some(plan) => {
+            features::assign(conn, organizations, plan).await?;
+            set_quotas(conn, organizations, plan).await.map(drop)
+        }
         None => {
             tracing::warn!(
                 tier,

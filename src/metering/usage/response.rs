@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::features;
 use crate::metering::ledger::{LedgerError, QuotaDecision, UsageRejection};
 use crate::server::layers::RequestId;
 use crate::server::number::Number;
@@ -293,6 +294,7 @@ pub fn rejection_code(rejection: UsageRejection) -> &'static str {
         UsageRejection::NoQuota => "quota_missing",
         UsageRejection::IdReused => "event_id_reused",
         UsageRejection::NoPeriod => "period_unknown",
+        UsageRejection::FeatureNotIncluded => features::NOT_INCLUDED,
     }
 }
 
@@ -301,6 +303,7 @@ impl From<UsageRejection> for Problem {
         let code = rejection_code(rejection);
         let status = match rejection {
             UsageRejection::IdReused => StatusCode::CONFLICT,
+            UsageRejection::FeatureNotIncluded => StatusCode::FORBIDDEN,
             UsageRejection::NoQuota | UsageRejection::NoPeriod => {
                 return Self::unavailable(code, rejection.to_string());
             }

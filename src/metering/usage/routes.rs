@@ -17,7 +17,8 @@ use super::input::{self, Fault};
 use super::offload::Offload;
 use super::response;
 use crate::catalogue::Catalogue;
-use crate::metering::ledger::{Ledger, LedgerError, NewEvent};
+use crate::features;
+use crate::metering::ledger::{Ledger, LedgerError, NewEvent, Question, UsageRejection};
 use crate::server::extract::Json;
 use crate::server::problem::Problem;
 use crate::server::routes::{Permission, RateClass, Routes, tenant};
@@ -96,15 +97,18 @@ async fn check(
     let has_id = body.id.is_some();
     let event = NewEvent {
         id: body.id.unwrap_or_else(|| Uuid::now_v7().to_string()),
-        metric: body.metric.clone(),
+        metric: body.metric,
         quantity,
         occurred_at: None,
         metadata: None,
     };
-    let metric = body.metric;
-    usage
-        .decide(caller.organization_id, &metric, event, body.consume, has_id)
-        .await
+    let question = Question {
+        event,
+        consume: body.consume,
+        named: has_id,
+        needs: None,
+    };
+    usage.decide(caller.organization_id, question).await
 }
 
 /// A reporter without permission is 403; every other fault is 400.
@@ -129,25 +133,34 @@ impl Usage {
     pub async fn decide(
         &self,
         organization_id: Uuid,
-        metric: &str,
-        event: NewEvent,
-        consume: bool,
-        has_id: bool,
+        question: Question,
     ) -> Result<Response, Problem> {
         let started = Instant::now();
-        let decided = self
-            .ledger
-            .check(organization_id, event, consume, has_id)
-            .await;
+        let metric = question.event.metric.clone();
+        let metric = metric.as_str();
+        let needed = question.needs.clone();
+        let decided = self.ledger.check(organization_id, question).await;
         match decided {
-            Ok(decided) => {
+            Ok((decided, value)) => {
                 let outcome = response::outcome(&decided);
                 metrics::decision(outcome, metric, started.elapsed());
                 response::log_denial(organization_id, metric, &decided);
-                Ok(response::checked(metric, &decided))
+                let mut response = response::checked(metric, &decided);
+                if let Some((needed, value)) = needed.zip(value) {
+                    let status = response.status();
+                    features::included(&needed, &value, status, response.headers_mut());
+                }
+                Ok(response)
+            }
+            // About the use, nothing was asked of the quota.
+            Err(LedgerError::Rejected(UsageRejection::FeatureNotIncluded)) => {
+                let id = needed.map(|needed| needed.feature).unwrap_or_default();
+                Err(features::not_included(&id))
             }
             Err(error) => {
-                let open = self.catalogue.metric(metric).is_some_and(|m| m.fail_open);
+                // A metric that fails open decides about no feature.
+                let open =
+                    needed.is_none() && self.catalogue.metric(metric).is_some_and(|m| m.fail_open);
                 self.undecided(metric, &error, open, started)?;
                 let mut response = axum::Json(response::FailedOpen::of(metric)).into_response();
                 response.headers_mut().extend(response::failed_open(metric));

@@ -12,7 +12,8 @@ use crate::server::Site;
 
 use super::{idempotency, rate_limit, request_id};
 
-const QUOTA_HEADERS: [HeaderName; 8] = [
+const QUOTA_HEADERS: [HeaderName; 9] = [
+    HeaderName::from_static("x-feature"),
     HeaderName::from_static("x-quota-remaining"),
     HeaderName::from_static("x-quota-percentage"),
     HeaderName::from_static("x-quota-limit"),

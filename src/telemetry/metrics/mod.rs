@@ -20,7 +20,9 @@ use metrics::{Counter, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 pub use labels::Labels;
-pub use service::{connections_missing, decision, of_service, stripe_call};
+pub use service::{
+    connections_missing, decision, feature_check, of_service, stripe_call, unknown_feature,
+};
 pub use text::{counters, gauges, name_of};
 
 const ATTEMPTS: &str = "stripe_webhook_events_total";

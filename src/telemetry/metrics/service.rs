@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use metrics::{
-    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    Counter, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
 use super::GRACE_BY_METRIC;
 
 const DECISIONS: &str = "quota_decisions_total";
 const DECISION_TIME: &str = "quota_decision_seconds";
+const FEATURES: &str = "feature_checks_total";
+const UNKNOWN_FEATURES: &str = "feature_checks_unknown_total";
 const STRIPE_CALLS: &str = "stripe_api_calls_total";
 const STRIPE_TIME: &str = "stripe_api_duration_seconds";
 const MISSING: &str = "billing_database_connections_missing";
@@ -72,6 +74,14 @@ pub(super) fn describe() {
         "Duration of calls to Stripe, retries and pauses included."
     );
     describe_counter!(DECISIONS, "Quota decisions, by outcome and metric.");
+    describe_counter!(
+        FEATURES,
+        "Requests that needed a feature of the catalogue, by feature and outcome."
+    );
+    describe_counter!(
+        UNKNOWN_FEATURES,
+        "Requests that needed a feature that the catalogue does not have; all are refused."
+    );
     describe_histogram!(
         DECISION_TIME,
         Unit::Seconds,
@@ -83,8 +93,17 @@ pub(super) fn describe() {
     );
 }
 
-/// Starts at zero; `metrics` are the usage metrics of the catalogue.
-pub fn of_service<'a>(metrics: impl Iterator<Item = &'a str>) {
+/// Starts at zero; `metrics` and `features` are those of the catalogue.
+pub fn of_service<'a>(
+    metrics: impl Iterator<Item = &'a str>,
+    features: impl Iterator<Item = &'a str>,
+) {
+    for feature in features {
+        for included in [true, false] {
+            of_feature(feature, included).absolute(0);
+        }
+    }
+    counter!(UNKNOWN_FEATURES).absolute(0);
     for metric in metrics {
         for outcome in DECISION_OUTCOMES {
             counter!(DECISIONS, "outcome" => outcome, "metric" => metric.to_owned()).absolute(0);
@@ -103,6 +122,21 @@ pub fn of_service<'a>(metrics: impl Iterator<Item = &'a str>) {
 pub fn decision(outcome: &'static str, metric: &str, took: Duration) {
     counter!(DECISIONS, "outcome" => outcome, "metric" => metric.to_owned()).increment(1);
     histogram!(DECISION_TIME).record(took);
+}
+
+fn of_feature(feature: &str, included: bool) -> Counter {
+    let outcome = if included { "included" } else { "not_included" };
+    counter!(FEATURES, "feature" => feature.to_owned(), "outcome" => outcome)
+}
+
+/// One request that needed a feature of the catalogue.
+pub fn feature_check(feature: &str, included: bool) {
+    of_feature(feature, included).increment(1);
+}
+
+/// One request that needed a feature which the catalogue does not have.
+pub fn unknown_feature() {
+    counter!(UNKNOWN_FEATURES).increment(1);
 }
 
 /// One call to Stripe, with all its attempts.

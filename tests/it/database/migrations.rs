@@ -265,6 +265,8 @@ async fn the_guides_migrations_go_and_come_back_without_loss() {
                 "usage_alerts",
                 "usage_reports",
                 "usage_pending_levels",
+                "organization_features",
+                "feature_overrides",
                 "billing_disputes",
                 "billing_invoice_payments",
                 "billing_checkout_sessions",

@@ -19,6 +19,15 @@ pub const ROWS: &[(&str, &str)] = &[
         "(organization_id, metric, quota) VALUES ({org}, '{key}', 1)",
     ),
     (
+        "organization_features",
+        "(organization_id, feature, value, plan_tier) VALUES ({org}, '{key}', 'true', 'free')",
+    ),
+    (
+        "feature_overrides",
+        "(organization_id, feature, value, reason, set_by)
+         VALUES ({org}, '{key}', 'true', 'a promise', 'alice')",
+    ),
+    (
         "usage_events",
         "(organization_id, event_id, metric, quantity, recorded_at, period_start)
          VALUES ({org}, '{key}', 'api_calls', 1, now(), now())",

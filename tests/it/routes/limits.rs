@@ -200,6 +200,11 @@ fn body_of(path: &str) -> &'static [(&'static str, &'static str)] {
         "/api/operator/organizations/{organization}/quotas/{metric}" => {
             &[("limit", "\"5000\""), ("overLimit", "\"overage\"")]
         }
+        "/api/operator/organizations/{organization}/features/{feature}" => &[
+            ("value", "true"),
+            ("reason", "\"a promise\""),
+            ("expiresAt", "null"),
+        ],
         _ => &[],
     }
 }
@@ -219,7 +224,8 @@ fn query_of(path: &str) -> &'static [&'static str] {
             &["type", "organizationId", "processed", "limit", "cursor"]
         }
         "/api/operator/dead-letters" => &["type", "organizationId", "limit", "cursor"],
-        "/api/enforce" => &["amount", "id", "consume"],
+        "/api/enforce" => &["amount", "id", "consume", "feature"],
+        "/api/billing/features" => &["sources"],
         "/api/billing/subscription" => &["immediately"],
         _ => &["limit", "cursor"],
     }

@@ -4,6 +4,7 @@ use super::*;
 
 fn account(over_limit: OverLimit, aggregation: Aggregation) -> Account {
     Account {
+        features: Values::default(),
         aggregation,
         grace_hours: 24,
         policy: Some(QuotaPolicy {

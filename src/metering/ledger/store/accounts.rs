@@ -9,10 +9,12 @@ use billing_domain::quota::{OverLimit, QuotaPolicy};
 use billing_domain::usage_period::{CurrentSubscription, EndedSubscription};
 use jiff::Timestamp;
 use rust_decimal::Decimal;
+use serde_json::Value;
 use sqlx::PgConnection;
 
 use super::{AccountKey, columns, position, unreadable};
 use crate::catalogue::{Aggregation, Catalogue};
+use crate::features::{self, Values};
 use crate::metering::ledger::account::{Account, DueLevels, Grace, Level, PeriodUsage};
 
 /// A row of `read`'s query: an account with one of its periods.
@@ -46,6 +48,7 @@ struct AccountRow {
     due_id: Option<String>,
     due_quantity: Option<Decimal>,
     due_highest: Option<Decimal>,
+    features: Option<Value>,
 }
 
 /// Reads the accounts of `keys`, in their order. Periods that ended too long ago
@@ -56,7 +59,20 @@ pub async fn read(
     catalogue: &Catalogue,
     grace_hours: u32,
 ) -> Result<Vec<Account>, sqlx::Error> {
-    let rows = account_rows(conn, keys).await?;
+    let none = vec![false; keys.len()];
+    read_featured(conn, keys, &none, catalogue, grace_hours).await
+}
+
+/// The same, with the organizations' features of those accounts that are
+/// `featured`.
+pub async fn read_featured(
+    conn: &mut PgConnection,
+    keys: &[AccountKey],
+    featured: &[bool],
+    catalogue: &Catalogue,
+    grace_hours: u32,
+) -> Result<Vec<Account>, sqlx::Error> {
+    let rows = account_rows(conn, keys, featured).await?;
     let blank = |metric: &str, now: Timestamp| Account {
         // For a metric that left the catalogue, only reservations are released.
         aggregation: catalogue
@@ -70,15 +86,19 @@ pub async fn read(
         unreadable: false,
         now,
         periods: BTreeMap::new(),
+        features: Values::default(),
     };
     let mut accounts: Vec<Option<Account>> = keys.iter().map(|_| None).collect();
-    for row in rows {
+    for mut row in rows {
         let n = position(row.n)?;
         let (Some(slot), Some((_, metric))) = (accounts.get_mut(n), keys.get(n)) else {
             return Err(unreadable("an account was read that was not requested"));
         };
         let account = slot.get_or_insert_with(|| blank(metric, row.now.to_jiff()));
         row.read_terms(account, catalogue, metric);
+        if let Some(features) = row.features.take() {
+            account.features = features::values_of(features)?;
+        }
         row.read_period(account)?;
     }
     let accounts = accounts.into_iter();
@@ -93,6 +113,7 @@ pub async fn read(
 async fn account_rows(
     conn: &mut PgConnection,
     keys: &[AccountKey],
+    featured: &[bool],
 ) -> Result<Vec<AccountRow>, sqlx::Error> {
     let (organizations, metrics) = columns(keys);
     sqlx::query_as!(
@@ -112,9 +133,10 @@ async fn account_rows(
                   g.started_at AS "grace_start?", g.expires_at AS "grace_expires?",
                   g.ended_at IS NOT NULL AS "grace_ended!",
                   d.occurred_at AS "due_at?", d.event_id AS "due_id?",
-                  d.quantity AS "due_quantity?", d.highest AS "due_highest?"
-             FROM unnest($1::uuid[], $2::text[])
-                  WITH ORDINALITY AS k(organization_id, metric, n)
+                  d.quantity AS "due_quantity?", d.highest AS "due_highest?",
+                  f.features AS "features?"
+             FROM unnest($1::uuid[], $2::text[], $3::boolean[])
+                  WITH ORDINALITY AS k(organization_id, metric, featured, n)
              LEFT JOIN usage_quotas q
                ON q.organization_id = k.organization_id AND q.metric = k.metric
              LEFT JOIN usage_quota_overrides v
@@ -167,9 +189,19 @@ async fn account_rows(
                  FROM usage_pending_levels p
                 WHERE p.organization_id = t.organization_id AND p.metric = t.metric
                   AND p.period_start = t.period_start AND p.occurred_at <= statement_timestamp()
-                ORDER BY p.occurred_at DESC, p.event_id DESC LIMIT 1) d ON true"#,
+                ORDER BY p.occurred_at DESC, p.event_id DESC LIMIT 1) d ON true
+             LEFT JOIN LATERAL (
+               SELECT jsonb_agg(jsonb_build_array(h.feature, h.overridden, h.value)) AS features
+                 FROM (SELECT e.feature, false AS overridden, e.value FROM organization_features e
+                        WHERE e.organization_id = k.organization_id
+                       UNION ALL
+                       SELECT o.feature, true, o.value FROM feature_overrides o
+                        WHERE o.organization_id = k.organization_id
+                          AND (o.expires_at IS NULL OR o.expires_at > statement_timestamp())) h
+                WHERE k.featured) f ON k.featured"#,
         &organizations,
-        &metrics as &[&str]
+        &metrics as &[&str],
+        featured
     )
     .fetch_all(conn)
     .await

@@ -134,6 +134,12 @@ pub async fn clear_texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
         organization_id
     );
     rows += disputes.execute(tx.conn()).await?.rows_affected();
+    // Their reasons are operators' own words.
+    let overrides = sqlx::query!(
+        "DELETE FROM feature_overrides WHERE organization_id = $1",
+        organization_id
+    );
+    rows += overrides.execute(tx.conn()).await?.rows_affected();
     let usage = sqlx::query!(
         "UPDATE usage_events SET metadata = NULL
           WHERE organization_id = $1 AND metadata IS NOT NULL",

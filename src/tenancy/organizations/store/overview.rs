@@ -21,6 +21,7 @@ pub struct Overview {
     pub payment_methods: Vec<Value>,
     pub usage: Vec<Value>,
     pub quotas: Vec<Value>,
+    pub features: Vec<Value>,
     pub grace_periods: Vec<Value>,
     pub alerts: Vec<Value>,
     pub usage_alerts: Vec<Value>,
@@ -53,6 +54,7 @@ pub async fn overview(
         payment_methods: payment_methods(conn, organization_id).await?,
         usage: usage(conn, organization_id).await?,
         quotas: quotas(conn, organization_id).await?,
+        features: features(conn, organization_id).await?,
         grace_periods: grace_periods(conn, organization_id).await?,
         alerts: alerts(conn, organization_id).await?,
         usage_alerts: usage_alerts(conn, organization_id).await?,
@@ -178,6 +180,25 @@ async fn quotas(conn: &mut PgConnection, id: Uuid) -> Result<Vec<Value>, sqlx::E
                      FROM usage_quota_overrides o
                     WHERE o.organization_id = q.organization_id AND o.metric = q.metric)) AS "row!: Value"
              FROM usage_quotas q WHERE q.organization_id = $1 ORDER BY q.metric"#,
+        id
+    )
+    .fetch_all(conn)
+    .await
+}
+
+async fn features(conn: &mut PgConnection, id: Uuid) -> Result<Vec<Value>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT jsonb_build_object('feature', coalesce(f.feature, o.feature),
+                  'planTier', f.plan_tier, 'planValue', f.value,
+                  'override', CASE WHEN o.feature IS NOT NULL THEN
+                     jsonb_build_object('value', o.value, 'reason', o.reason,
+                              'expiresAt', o.expires_at, 'setBy', o.set_by,
+                              'createdAt', o.created_at) END) AS "row!: Value"
+             FROM (SELECT * FROM organization_features WHERE organization_id = $1) f
+             FULL JOIN (SELECT * FROM feature_overrides WHERE organization_id = $1
+                           AND (expires_at IS NULL OR expires_at > now())) o
+               ON o.feature = f.feature
+            ORDER BY coalesce(f.feature, o.feature)"#,
         id
     )
     .fetch_all(conn)

@@ -12,7 +12,8 @@ fn request(desk: &Desk, method: &str, template: &str) -> (String, Option<Value>)
     let path = template
         .trim_start_matches("/api/operator")
         .replace("{organization}", &organization)
-        .replace("{metric}", "api_calls");
+        .replace("{metric}", "api_calls")
+        .replace("{feature}", "sso");
     let (id, body) = match (method, template) {
         ("GET", "/api/operator/webhook-events/{id}") => ("evt_1", None),
         ("GET", "/api/operator/dead-letters/{id}") => ("evt_2", None),
@@ -21,6 +22,9 @@ fn request(desk: &Desk, method: &str, template: &str) -> (String, Option<Value>)
         ("POST", "/api/operator/dead-letters/replay") => ("", Some(json!({"eventIds": ["evt_5"]}))),
         ("PUT", "/api/operator/organizations/{organization}/quotas/{metric}") => {
             ("", Some(json!({"limit": "9"})))
+        }
+        ("PUT", "/api/operator/organizations/{organization}/features/{feature}") => {
+            ("", Some(json!({"value": true, "reason": "a promise"})))
         }
         _ if template.contains("{id}") => panic!("say here what {method} {template} is about"),
         _ => ("", None),

@@ -3,6 +3,7 @@
 
 mod dead_letters;
 mod events;
+mod features;
 mod looks;
 mod organizations;
 mod quotas;
