@@ -1,6 +1,7 @@
 //! Previews: what a change of plan would cost. Nothing here changes anything,
 //! neither in Stripe nor in our state.
 
+mod features;
 pub mod local;
 pub(super) mod quotes;
 pub mod stripe;
@@ -17,6 +18,7 @@ use utoipa::ToSchema;
 
 use crate::catalogue::{Catalogue, Plan};
 use crate::server::number::Number;
+use features::FeatureChange;
 use token::{LIFETIME, Quote};
 
 /// Where the amounts of a preview come from.
@@ -98,6 +100,7 @@ pub struct Preview {
     pub next_invoice_date: Timestamp,
     pub lines: Vec<Line>,
     pub changes: Vec<QuotaChange>,
+    pub feature_changes: Vec<FeatureChange>,
     pub source: Source,
     pub preview_token: String,
     pub preview_token_expires_at: Timestamp,
@@ -153,6 +156,7 @@ impl Pricing {
             next_invoice_date: self.next_invoice_at,
             lines: self.lines,
             changes: quota_changes(current.1, new),
+            feature_changes: features::changes(current.1, new),
             source: self.source,
             preview_token: token,
             preview_token_expires_at: expires_at,

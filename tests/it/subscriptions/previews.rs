@@ -52,6 +52,14 @@ async fn the_answer_has_what_the_contract_names() {
         .iter()
         .find(|change| change["metric"] == "user_seats");
     assert_eq!(seats.unwrap()["newQuota"], json!(null));
+    assert_eq!(
+        to_unlimited["featureChanges"],
+        json!([
+            {"feature": "projects", "currentValue": 3, "newValue": 1_000},
+            {"feature": "sso", "currentValue": false, "newValue": true},
+            {"feature": "support", "currentValue": "community", "newValue": "priority"},
+        ])
+    );
 }
 
 #[tokio::test]
@@ -169,6 +177,7 @@ impl Arena {
                     "nextInvoiceDate",
                     "lines",
                     "changes",
+                    "featureChanges",
                 ] {
                     assert_eq!(
                         local[field], stripe[field],
