@@ -15,6 +15,7 @@ use crate::state::State;
 use crate::store::Keyed;
 use crate::subscriptions::change::Catalogue;
 use crate::subscriptions::model::{Item, Subscription};
+use crate::subscriptions::periods;
 
 /// A line of a draft.
 #[derive(Debug, Clone)]
@@ -156,10 +157,10 @@ pub fn pending(state: &State, subscription: &Subscription) -> Vec<DraftLine> {
         .collect()
 }
 
-/// A line for a whole period of every licensed item, in advance.
+/// A line for a whole period of every licensed item whose period begins with
+/// the subscription's, in advance.
 pub fn licensed(
     subscription: &Subscription,
-    period: Period,
     catalogue: Catalogue<'_>,
 ) -> Result<Vec<DraftLine>, ApiError> {
     let mut lines = Vec::new();
@@ -169,6 +170,10 @@ pub fn licensed(
         let Some(charge) = price.charge(quantity) else {
             continue;
         };
+        let period = periods::of_item(subscription, item, catalogue)?;
+        if period.start_secs() != subscription.period.start_secs() {
+            continue;
+        }
         let amount = charge
             .full_amount()
             .map_err(|error| ApiError::invalid(error.to_string()))?;
@@ -189,11 +194,13 @@ pub fn licensed(
     Ok(lines)
 }
 
-/// The usage of every metered item in a period, in arrears.
+/// The usage up to a time of every metered item, in arrears. If the
+/// subscription goes on, only of items whose period ends then.
 pub fn metered(
     state: &State,
     subscription: &Subscription,
-    period: Period,
+    until_secs: i64,
+    goes_on: bool,
 ) -> Result<Vec<DraftLine>, ApiError> {
     let catalogue = state.catalogue();
     let mut lines = Vec::new();
@@ -202,6 +209,14 @@ pub fn metered(
         let Some(meter) = price.meter() else {
             continue;
         };
+        let whole = periods::of_item(subscription, item, catalogue)?;
+        let ends = whole.end_secs() == until_secs;
+        let Ok(period) = Period::from_seconds(whole.start_secs(), until_secs) else {
+            continue;
+        };
+        if goes_on && !ends {
+            continue;
+        }
         let used = meter_events::usage(
             state,
             meter,
@@ -295,9 +310,9 @@ pub fn renewal(
     let mut lines = pending(state, ended);
     lines.extend(more_pending.into_iter().map(DraftLine::from));
     if !ended.on_trial() {
-        lines.extend(metered(state, ended, ended.period)?);
+        lines.extend(metered(state, ended, ended.period.end_secs(), true)?);
     }
-    lines.extend(licensed(next, next.period, state.catalogue())?);
+    lines.extend(licensed(next, state.catalogue())?);
     let period = (ended.period.start_secs(), ended.period.end_secs());
     Ok(Draft::for_subscription(
         next,
@@ -319,12 +334,10 @@ pub fn immediate(
     let mut lines = pending(state, before);
     lines.extend(more_pending.into_iter().map(DraftLine::from));
     if full_period {
-        if let Ok(used) = Period::from_seconds(before.period.start_secs(), now_secs)
-            && !before.on_trial()
-        {
-            lines.extend(metered(state, before, used)?);
+        if !before.on_trial() {
+            lines.extend(metered(state, before, now_secs, false)?);
         }
-        lines.extend(licensed(after, after.period, state.catalogue())?);
+        lines.extend(licensed(after, state.catalogue())?);
     }
     let period = if full_period {
         (now_secs, now_secs)

@@ -18,7 +18,7 @@ use crate::state::State;
 use crate::subscription_schedules::transition;
 use crate::subscriptions::change::{self, Invoicing, ProrationBehavior};
 use crate::subscriptions::model::{Status, Subscription};
-use crate::subscriptions::{cancel, create, request, update};
+use crate::subscriptions::{cancel, create, periods, request, update};
 use crate::taxes::request::TaxChange;
 use crate::validate;
 
@@ -161,6 +161,7 @@ fn for_subscription(
     let dated = details.has("proration_date") || details.has("items");
     let cancel_now = details.boolean("cancel_now")?.unwrap_or(false);
     let ends = details.boolean("cancel_at_period_end")?;
+    periods::check_end(before, ends == Some(true), state.catalogue())?;
     let cancel_at = update::take_cancel_at(&mut details)?;
     if let (Some(schedule), true) = (&before.schedule, ends.is_some() || cancel_at.is_some()) {
         return Err(update::cancellation_is_scheduled(schedule));

@@ -12,7 +12,7 @@ use crate::subscription_schedules::model::{EndBehavior, Phase, Schedule, Status}
 use crate::subscriptions::change::{self, ChangeRequest, ProrationBehavior};
 use crate::subscriptions::model::{Item, Status as SubscriptionStatus, Subscription};
 use crate::subscriptions::share::Share;
-use crate::subscriptions::{edit, update};
+use crate::subscriptions::{periods, update};
 
 /// The schedule that drives a subscription.
 #[must_use]
@@ -79,11 +79,18 @@ pub fn in_next_period(
     ids: &mut IdSource,
 ) -> Result<Subscription, ApiError> {
     let end_secs = subscription.period.end_secs();
+    let mut ended = Vec::new();
+    for item in &subscription.items {
+        let period = periods::of_item(subscription, item, state.catalogue())?;
+        if period.end_secs() == end_secs {
+            ended.push(item.id.as_str());
+        }
+    }
     let mut next = subscription.clone();
     if let Some(phase) = at_period_end(state, subscription) {
         next.items = items_of(phase, subscription, ids, end_secs);
         next.discounts = discounts_of(state, phase, subscription);
-        next.cadence = edit::common_cadence(&next, state.catalogue())?;
+        next.cadence = periods::shortest_cadence(&next, state.catalogue())?;
         phase.metadata.clone().apply(&mut next.metadata);
         let restarts = match subscription.mode {
             BillingMode::Classic => next.cadence != subscription.cadence,
@@ -100,7 +107,8 @@ pub fn in_next_period(
     if subscription.on_trial() {
         next.status = SubscriptionStatus::Active;
     }
-    for item in &mut next.items {
+    let renewed = next.items.iter_mut();
+    for item in renewed.filter(|item| ended.contains(&item.id.as_str())) {
         item.last_debited = None;
         item.charged = Share::ALL;
     }

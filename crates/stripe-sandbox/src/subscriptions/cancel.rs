@@ -13,7 +13,6 @@ use crate::subscription_schedules::transition;
 use crate::subscriptions::change::{Catalogue, ChangeRequest, ProrationBehavior};
 use crate::subscriptions::model::{Status, Subscription};
 use crate::subscriptions::{prorations, request};
-use billing_domain::period::Period;
 
 /// `DELETE /v1/subscriptions/{id}`.
 pub fn delete(call: &mut Call<'_>) -> Result<Value, ApiError> {
@@ -126,10 +125,8 @@ pub fn final_draft(
 ) -> Result<Draft, ApiError> {
     let mut lines = assemble::pending(state, subscription);
     lines.extend(more_pending.into_iter().map(assemble::DraftLine::from));
-    if let Ok(used) = Period::from_seconds(subscription.period.start_secs(), now_secs)
-        && !subscription.on_trial()
-    {
-        lines.extend(assemble::metered(state, subscription, used)?);
+    if !subscription.on_trial() {
+        lines.extend(assemble::metered(state, subscription, now_secs, false)?);
     }
     let period = (subscription.period.start_secs(), now_secs);
     Ok(Draft::for_subscription(

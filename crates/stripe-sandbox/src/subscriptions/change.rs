@@ -15,6 +15,7 @@ use crate::products::Product;
 use crate::store::Store;
 use crate::subscriptions::edit::{self, ItemEdit};
 use crate::subscriptions::model::{Item, Status, Subscription};
+use crate::subscriptions::periods;
 use crate::subscriptions::prorations::prorations;
 use crate::subscriptions::share::Share;
 use crate::taxes::rates::TaxRate;
@@ -165,8 +166,11 @@ pub fn decide_items(
     if let Some(discounts) = &request.discounts {
         after.discounts.clone_from(discounts);
     }
-    after.cadence = edit::common_cadence(&after, catalogue)?;
+    after.cadence = periods::shortest_cadence(&after, catalogue)?;
     let restart = restarts_period(before, &after, request, catalogue)?;
+    if !restart {
+        periods::check_mixed_change(before, &after, catalogue)?;
+    }
     if !restart && after.cadence != before.cadence {
         after.period = lengthened_period(before, after.cadence)?;
     }

@@ -21,6 +21,7 @@ use crate::subscriptions::change::{self, Catalogue, TrialEnd};
 use crate::subscriptions::edit::{self, ExpectedCurrency, ItemEdit};
 use crate::subscriptions::model::{Item, MissingPaymentMethod, Status, Subscription};
 use crate::subscriptions::payment;
+use crate::subscriptions::periods::{self, MIXED_SINCE};
 use crate::subscriptions::request::{self, PaymentBehavior};
 use crate::subscriptions::update;
 use crate::taxes::request::TaxChange;
@@ -238,7 +239,7 @@ pub fn build(
         upcoming_sent_for: None,
         trial_end_announced: false,
     };
-    subscription.cadence = edit::common_cadence(&subscription, catalogue)?;
+    subscription.cadence = periods::shortest_cadence(&subscription, catalogue)?;
     subscription.period = match new.trial_end {
         Some(end) => Period::from_seconds(now_secs, end),
         None => subscription.cadence.period_containing(now_secs, now_secs),
@@ -313,7 +314,7 @@ pub fn first_invoice(state: &State, subscription: &Subscription) -> Result<Draft
     lines.extend(if subscription.on_trial() {
         assemble::trial(subscription, state.catalogue())?
     } else {
-        assemble::licensed(subscription, subscription.period, state.catalogue())?
+        assemble::licensed(subscription, state.catalogue())?
     });
     let period = (subscription.created_secs, subscription.created_secs);
     Ok(Draft::for_subscription(
@@ -348,6 +349,14 @@ pub fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     // Draw ids from a copy until the request can no longer be refused.
     let mut ids = state.ids.clone();
     let mut subscription = build(state, new, &mut ids, now)?;
+    let catalogue = state.catalogue();
+    periods::check_end(&subscription, settings.cancel_at_period_end, catalogue)?;
+    if *call.version < *MIXED_SINCE && periods::mixed(&subscription, catalogue)? {
+        return Err(ApiError::bad_param(
+            "items",
+            "Prices of different billing intervals need the API version 2025-07-30.basil or later.",
+        ));
+    }
     let behavior = settings.payment_behavior;
     apply(&mut subscription, settings, now);
     let draft = first_invoice(state, &subscription)?;

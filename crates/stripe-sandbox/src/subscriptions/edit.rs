@@ -1,7 +1,5 @@
 //! Changes of a subscription's items.
 
-use billing_domain::period::Cadence;
-
 use crate::error::ApiError;
 use crate::ids::IdSource;
 use crate::metadata::{Metadata, MetadataChange};
@@ -245,28 +243,4 @@ fn checked_quantity(
             "Quantity times unit amount is too large.",
         ))
     }
-}
-
-/// The cadence of all prices of a subscription. Mixed intervals are not
-/// supported.
-pub fn common_cadence(
-    subscription: &Subscription,
-    catalogue: Catalogue<'_>,
-) -> Result<Cadence, ApiError> {
-    let mut common = None;
-    for item in &subscription.items {
-        let cadence = catalogue
-            .price(&item.price)?
-            .recurring
-            .as_ref()
-            .map(|recurring| recurring.cadence);
-        if common.is_some() && common != cadence {
-            return Err(ApiError::unsupported(
-                "items",
-                "prices of different intervals in one subscription",
-            ));
-        }
-        common = cadence;
-    }
-    common.ok_or_else(|| ApiError::missing_param("items"))
 }

@@ -10,6 +10,7 @@ pub mod items;
 pub mod model;
 pub mod payment;
 pub mod pending;
+pub mod periods;
 pub mod prorations;
 pub mod request;
 pub mod resume;

@@ -13,6 +13,7 @@ use crate::shape::Shape;
 use crate::state::State;
 use crate::store::Keyed;
 use crate::subscriptions::pending::PendingUpdate;
+use crate::subscriptions::periods;
 use crate::subscriptions::share::Share;
 use crate::taxes::rates;
 
@@ -284,13 +285,14 @@ impl Subscription {
     #[must_use]
     pub fn render_item(&self, item: &Item, state: &State, shape: Shape) -> Value {
         let price = state.prices.get(&item.price);
+        let period = periods::of_item(self, item, state.catalogue()).unwrap_or(self.period);
         let mut object = json!({
             "id": item.id,
             "object": "subscription_item",
             "billing_thresholds": null,
             "created": item.created_secs,
-            "current_period_end": self.period.end_secs(),
-            "current_period_start": self.period.start_secs(),
+            "current_period_end": period.end_secs(),
+            "current_period_start": period.start_secs(),
             "current_trial": null,
             "discounts": [],
             "metadata": item.metadata,

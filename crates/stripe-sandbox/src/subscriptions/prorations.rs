@@ -11,6 +11,7 @@ use crate::invoices::model::LineContent;
 use crate::store::Keyed;
 use crate::subscriptions::change::{Catalogue, ChangeRequest, charge_of};
 use crate::subscriptions::model::{Item, Subscription};
+use crate::subscriptions::periods;
 use crate::subscriptions::share::Share;
 
 /// The changed items, as pairs of before and after. If the period restarts, all
@@ -44,9 +45,6 @@ pub fn prorations(
 ) -> Result<Vec<LineContent>, ApiError> {
     let at_secs = request.proration_secs;
     let mut lines = Vec::new();
-    if before.period.remaining_secs(at_secs) == 0 {
-        return Ok(lines);
-    }
     for (old, new) in changed_items(before, after, restart) {
         if let Some(item) = old
             && let Some((charge, share)) = credited(item, before, at_secs, catalogue)?
@@ -57,9 +55,9 @@ pub fn prorations(
                 charge,
                 share,
                 at_secs,
-                period: before.period,
+                period: periods::of_item(before, item, catalogue)?,
             };
-            lines.push(line.content(before, catalogue)?);
+            lines.extend(line.content(before, catalogue)?);
         }
         // A restarted period is charged in full instead of prorated.
         let debited = new.filter(|_| !restart);
@@ -72,9 +70,9 @@ pub fn prorations(
                 charge,
                 share: discounted_share(item, after, at_secs, catalogue)?,
                 at_secs,
-                period: after.period,
+                period: periods::of_item(after, item, catalogue)?,
             };
-            lines.push(line.content(before, catalogue)?);
+            lines.extend(line.content(before, catalogue)?);
         }
     }
     Ok(lines)
@@ -162,11 +160,14 @@ impl ProrationLine<'_> {
         &self,
         subscription: &Subscription,
         catalogue: Catalogue<'_>,
-    ) -> Result<LineContent, ApiError> {
+    ) -> Result<Option<LineContent>, ApiError> {
+        if self.period.remaining_secs(self.at_secs) == 0 {
+            return Ok(None);
+        }
         let price = catalogue.price(&self.item.price)?;
         let (unused, quantity) = (self.kind == Side::Unused, self.charge.quantity);
         let product = catalogue.product_name(price);
-        Ok(LineContent {
+        Ok(Some(LineContent {
             amount: self.amount()?,
             currency: subscription.currency.clone(),
             description: Some(describe::proration(unused, quantity, product, self.at_secs)),
@@ -180,6 +181,6 @@ impl ProrationLine<'_> {
             credited: None,
             tax_rates: self.item.tax_rates.clone(),
             metadata: subscription.metadata.clone(),
-        })
+        }))
     }
 }

@@ -39,7 +39,7 @@ pub fn resume(call: &mut Call<'_>) -> Result<Value, ApiError> {
     after.anchor_secs = now;
     after.period = change::full_period(after.cadence, now)?;
     let mut lines = assemble::pending(state, &after);
-    lines.extend(assemble::licensed(&after, after.period, state.catalogue())?);
+    lines.extend(assemble::licensed(&after, state.catalogue())?);
     let empty = lines.is_empty();
     let draft = Draft::for_subscription(&after, "subscription_update", (now, now), lines);
     let snapshot = state.snapshot(&id);

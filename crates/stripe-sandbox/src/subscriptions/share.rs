@@ -5,6 +5,7 @@ use crate::discounts::model::Discount;
 use crate::error::ApiError;
 use crate::invoices::model::Invoice;
 use crate::state::State;
+use crate::subscriptions::periods;
 
 /// A fraction from 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,16 +92,26 @@ const fn greatest_common_divisor(mut one: i128, mut other: i128) -> i128 {
 
 /// Remembers what an invoice charged for the current period of its items.
 pub fn remember(state: &mut State, invoice: &Invoice) {
-    let subscription = invoice
-        .subscription()
-        .and_then(|id| state.subscriptions.get_mut(id));
-    let Some(subscription) = subscription else {
+    let Some(id) = invoice.subscription() else {
         return;
     };
-    let end_secs = subscription.period.end_secs();
+    let mut ends: Vec<(String, i64)> = Vec::new();
+    if let Some(subscription) = state.subscriptions.get(id) {
+        for item in &subscription.items {
+            if let Ok(period) = periods::of_item(subscription, item, state.catalogue()) {
+                ends.push((item.id.clone(), period.end_secs()));
+            }
+        }
+    }
+    let Some(subscription) = state.subscriptions.get_mut(id) else {
+        return;
+    };
     for line in &invoice.lines {
         let content = &line.content;
-        if content.proration || content.period.1 != end_secs {
+        let current = ends.iter().any(|(item, end_secs)| {
+            content.item.as_ref() == Some(item) && content.period.1 == *end_secs
+        });
+        if content.proration || !current {
             continue;
         }
         let mut items = subscription.items.iter_mut();

@@ -17,7 +17,7 @@ use crate::subscriptions::change::{self, Change, ChangeRequest, Invoicing};
 use crate::subscriptions::create::MAX_DESCRIPTION_CHARS;
 use crate::subscriptions::model::{MissingPaymentMethod, Status, Subscription};
 use crate::subscriptions::request::{self, CancellationDetails, PaymentBehavior};
-use crate::subscriptions::{cancel, edit, payment, pending};
+use crate::subscriptions::{cancel, edit, payment, pending, periods};
 use crate::taxes::request::TaxChange;
 
 /// Parameters that Stripe accepts and the sandbox does not support.
@@ -169,6 +169,9 @@ pub fn resolve_discounts(
 pub fn take_cancel_at(params: &mut Params) -> Result<Option<Option<i64>>, ApiError> {
     let name = params.name("cancel_at");
     match params.clearable("cancel_at")? {
+        Some(Some(text)) if text == "min_period_end" || text == "max_period_end" => Err(
+            ApiError::unsupported(&name, "`cancel_at` by period; set it to a time"),
+        ),
         None => Ok(None),
         Some(None) => Ok(Some(None)),
         Some(Some(text)) => text
@@ -241,6 +244,8 @@ pub fn apply_params(state: &mut State, id: &str, mut params: Params) -> Result<(
     }
     let mut change = change::decide(&before, &request, state.catalogue(), &mut ids, now)?;
     settings.check_pending(behavior)?;
+    let at_period_end = settings.cancel_at_period_end == Some(true);
+    periods::check_end(&change.after, at_period_end, state.catalogue())?;
     for (name, given) in [
         ("discounts", !discounts.is_keep()),
         ("automatic_tax", !tax.is_keep()),

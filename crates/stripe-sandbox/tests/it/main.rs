@@ -9,6 +9,7 @@ mod currencies;
 mod discounts;
 mod errors;
 mod faults;
+mod intervals;
 mod lines;
 mod meters;
 mod payments;
