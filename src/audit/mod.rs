@@ -5,17 +5,18 @@
 mod concealed;
 pub mod csv;
 mod initiator;
+mod recorder;
 mod repair;
 pub mod routes;
 mod store;
 mod verify;
 
 pub use initiator::{Initiator, initiated_by, login_name};
+pub use recorder::{Appended, record, record_one};
 pub use repair::{Repaired, repair};
 pub use store::repair::stray_heads;
 pub use store::{
-    ActorFilter, Entry, Filter, LockedChains, append, append_one, bytes, list, lock_chains,
-    lock_free_chains,
+    ActorFilter, Entry, Filter, LockedChains, append, bytes, list, lock_chains, lock_free_chains,
 };
 pub use verify::{Break, Report, entry_hash, verify};
 

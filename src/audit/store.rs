@@ -10,6 +10,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::recorder::Appended;
 use super::verify::Fields;
 use super::{NewEntry, initiator};
 use crate::telemetry::metrics;
@@ -108,15 +109,16 @@ async fn lock_existing(
 }
 
 /// Appends `entries`, keeping the order within each organization: like
-/// log_billing_action(), but in one statement for many entries.
+/// log_billing_action(), but in one statement for many entries. For connections
+/// whose transaction somebody else commits; others use `record`.
 #[expect(clippy::too_many_lines, reason = "it is one statement")]
 pub async fn append(
     conn: &mut PgConnection,
     _locked: &LockedChains,
     entries: &[NewEntry],
-) -> Result<(), sqlx::Error> {
+) -> Result<Appended, sqlx::Error> {
     if entries.is_empty() {
-        return Ok(());
+        return Ok(Appended::default());
     }
     let column = |field: fn(&NewEntry) -> &str| entries.iter().map(field).collect::<Vec<_>>();
     let json = |field: fn(&NewEntry) -> Option<&Value>| {
@@ -202,13 +204,7 @@ pub async fn append(
     .execute(conn)
     .await
     .inspect_err(|_| metrics::audit_error())?;
-    Ok(())
-}
-
-/// Locks an organization's chain and appends one entry.
-pub async fn append_one(conn: &mut PgConnection, entry: NewEntry) -> Result<(), sqlx::Error> {
-    let locked = lock_chains(&mut *conn, &[entry.organization_id]).await?;
-    append(conn, &locked, &[entry]).await
+    Ok(Appended::of(entries))
 }
 
 /// The last link of an organization's chain.

@@ -24,7 +24,7 @@ pub use login::check_login;
 pub use pooling::{RAISE, Short, check_sessions, short_pooler};
 pub use room::{Room, room};
 pub use transactions::{
-    OpeningRefused, RequestTx, TenantTx, WorkerTx, impatiently, opening_refusal,
+    OpeningRefused, RequestTx, TenantTx, WorkerTx, WriteTx, impatiently, opening_refusal,
 };
 
 #[derive(Debug, thiserror::Error)]

@@ -34,6 +34,17 @@ enum Phase {
 struct PooledTx {
     connection: Option<PoolConnection<Postgres>>,
     phase: Phase,
+    after_commit: Vec<AfterCommit>,
+}
+
+type AfterCommit = Box<dyn FnOnce() + Send>;
+
+/// A transaction that writes.
+pub trait WriteTx {
+    fn conn(&mut self) -> &mut PgConnection;
+
+    /// Runs `work` once the transaction has committed, and never if it has not.
+    fn after_commit(&mut self, work: impl FnOnce() + Send + 'static);
 }
 
 tokio::task_local! {
@@ -60,6 +71,7 @@ impl PooledTx {
         let mut tx = Self {
             connection: Some(pool.acquire().await?),
             phase: Phase::Opening,
+            after_commit: Vec::new(),
         };
         match PgTransactionManager::begin(tx.conn(), Some(opening)).await {
             Ok(()) => {
@@ -85,6 +97,9 @@ impl PooledTx {
     async fn commit(mut self) -> Result<(), sqlx::Error> {
         PgTransactionManager::commit(self.conn()).await?;
         self.phase = Phase::Ended;
+        for work in std::mem::take(&mut self.after_commit) {
+            work();
+        }
         Ok(())
     }
 
@@ -196,6 +211,16 @@ impl WorkerTx {
     }
 }
 
+impl WriteTx for WorkerTx {
+    fn conn(&mut self) -> &mut PgConnection {
+        self.0.conn()
+    }
+
+    fn after_commit(&mut self, work: impl FnOnce() + Send + 'static) {
+        self.0.after_commit.push(Box::new(work));
+    }
+}
+
 /// A transaction of one organization's work: billing_worker, confined to it.
 pub struct TenantTx {
     tx: PooledTx,
@@ -225,6 +250,16 @@ impl TenantTx {
 
     pub async fn commit(self) -> Result<(), sqlx::Error> {
         self.tx.commit().await
+    }
+}
+
+impl WriteTx for TenantTx {
+    fn conn(&mut self) -> &mut PgConnection {
+        self.tx.conn()
+    }
+
+    fn after_commit(&mut self, work: impl FnOnce() + Send + 'static) {
+        self.tx.after_commit.push(Box::new(work));
     }
 }
 

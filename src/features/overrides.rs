@@ -13,7 +13,6 @@ use crate::audit::{self, Actor, Client, LockedChains, NewEntry};
 use crate::catalogue::Catalogue;
 use crate::catalogue::features::{self, Feature, FeatureKind, FeatureValue};
 use crate::db::{TenantTx, WorkerTx};
-use crate::telemetry::metrics;
 
 pub const SET: &str = "feature_set";
 pub const UNSET: &str = "feature_unset";
@@ -238,16 +237,9 @@ impl Change {
     }
 
     async fn commit(mut self) -> Result<(), sqlx::Error> {
-        audit::append(self.tx.conn(), &self.chains, &self.entries).await?;
-        self.tx.commit().await?;
-        count(&self.entries);
-        Ok(())
+        audit::record(&mut self.tx, &self.chains, &self.entries).await?;
+        self.tx.commit().await
     }
-}
-
-fn count(entries: &[NewEntry]) {
-    let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
-    metrics::audit_entries(&actions);
 }
 
 /// What an audit entry shows of a feature.
@@ -288,9 +280,8 @@ pub async fn sweep(pool: &PgPool) -> Result<usize, sqlx::Error> {
         let free: Vec<Uuid> = free.into_iter().collect();
         let expired = store::remove_expired(tx.conn(), &free, None).await?;
         let entries: Vec<NewEntry> = expired.iter().map(Expired::entry).collect();
-        audit::append(tx.conn(), &chains, &entries).await?;
+        audit::record(&mut tx, &chains, &entries).await?;
         tx.commit().await?;
-        count(&entries);
         total += entries.len();
         after = due.last().copied();
         if due.len() < usize::try_from(SWEEP).unwrap_or(usize::MAX) {

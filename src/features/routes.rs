@@ -24,7 +24,6 @@ use crate::server::extract::{self, Path, Query};
 use crate::server::pagination::page::Page;
 use crate::server::problem::Problem;
 use crate::server::routes::{Permission, Routes, operator, tenant};
-use crate::telemetry::metrics;
 use crate::tenancy::auth::{Operator, Principal};
 use crate::tenancy::organizations;
 
@@ -144,9 +143,8 @@ async fn features_of(
     let rows = super::list(tx.conn(), &state.catalogue, organization).await?;
     let all = "all".to_owned();
     let entry = operator.did(FEATURES_LISTED, Some(organization), "feature", all);
-    audit::append_one(tx.conn(), entry).await?;
+    audit::record_one(&mut tx, entry).await?;
     tx.commit().await?;
-    metrics::audit_entries(&[FEATURES_LISTED]);
     Ok(Json(Page::only(rows)))
 }
 

@@ -171,8 +171,7 @@ async fn apply_locked(
     }
     let raised = store::alerts(conn, effects.alerts).await?;
     applied.alerts.extend(raised);
-    audit::append(conn, &locked.chains, &effects.entries).await?;
-    applied.audit_actions = effects.entries.iter().map(|entry| entry.action).collect();
+    applied.appended = audit::append(conn, &locked.chains, &effects.entries).await?;
     applied.graces = effects.graces;
     Ok(())
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::decode::Decoded;
 use super::versions;
-use crate::audit::{Actor, NewEntry};
+use crate::audit::{self, Actor, NewEntry};
 use crate::catalogue::Catalogue;
 use crate::config::UnknownCustomers;
 use crate::metering::grace;
@@ -88,8 +88,7 @@ pub struct Context<'a> {
 #[derive(Debug, Default)]
 pub struct Applied {
     pub results: Vec<Result<Handled, HandlerError>>,
-    /// The actions of the written audit entries.
-    pub audit_actions: Vec<&'static str>,
+    pub appended: audit::Appended,
     /// Newly raised alerts.
     pub alerts: Vec<NewAlert>,
     /// Grace periods that ended.
@@ -99,7 +98,7 @@ pub struct Applied {
 impl Applied {
     /// Counts what was written. Call it after the commit.
     pub fn count(&self) {
-        metrics::audit_entries(&self.audit_actions);
+        self.appended.count();
         report_alerts(&self.alerts);
         grace::count(&self.graces);
     }

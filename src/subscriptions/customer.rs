@@ -11,7 +11,6 @@ use crate::audit::{self, NewEntry};
 use crate::db::TenantTx;
 use crate::stripe::client::{Client, ErrorKind, Params, StripeError};
 use crate::stripe::requests::{self, Begun, NewRequest, Request, Subject};
-use crate::telemetry::metrics;
 use crate::tenancy::organizations;
 
 /// The metadata key of a customer that names its organization.
@@ -130,10 +129,9 @@ impl Subscriptions {
             metadata: json!({"idempotency_key": request.key()}),
             client: initiator.as_ref().map(Initiator::client),
         };
-        audit::append(tx.conn(), &locked, std::slice::from_ref(&entry)).await?;
+        audit::record(&mut tx, &locked, &[entry]).await?;
         requests::succeeded(tx.conn(), request, customer_id).await?;
         tx.commit().await?;
-        metrics::audit_entries(&[entry.action]);
         organizations::wake_waiting(&self.pool, customer_id).await?;
         Ok(())
     }

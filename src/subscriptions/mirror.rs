@@ -12,7 +12,6 @@ use crate::db::TenantTx;
 use crate::metering::grace;
 use crate::projection::{self, StripeResponse};
 use crate::stripe::client::{self, Client, ErrorKind, StripeError};
-use crate::telemetry::metrics;
 
 /// An object as Stripe showed it at a time.
 pub struct StripeSnapshot {
@@ -107,13 +106,11 @@ impl Subscriptions {
             });
         }
         entries.extend(mirrored.entries);
-        audit::append(tx.conn(), &locked, &entries).await?;
+        audit::record(&mut tx, &locked, &entries).await?;
         if let Some(stale) = stale {
             store::clear_stale(&mut tx, stale).await?;
         }
         tx.commit().await?;
-        let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
-        metrics::audit_entries(&actions);
         projection::report_alerts(&mirrored.alerts);
         grace::count(&mirrored.graces);
         Ok(())

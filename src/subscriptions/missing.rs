@@ -12,7 +12,6 @@ use crate::db::TenantTx;
 use crate::metering::grace;
 use crate::projection;
 use crate::stripe::client::{Client, ErrorKind};
-use crate::telemetry::metrics;
 use crate::tenancy::organizations;
 
 /// The audit action of a subscription that was ended here only.
@@ -81,10 +80,8 @@ impl Subscriptions {
             client: Some(initiator.client()),
         }];
         entries.extend(ended.entries);
-        audit::append(tx.conn(), &locked, &entries).await?;
+        audit::record(&mut tx, &locked, &entries).await?;
         tx.commit().await?;
-        let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
-        metrics::audit_entries(&actions);
         grace::count(&ended.graces);
         tracing::warn!(
             %organization_id, subscription_id,

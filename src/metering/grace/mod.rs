@@ -79,7 +79,7 @@ pub async fn sweep(pool: &PgPool) -> Result<usize, sqlx::Error> {
         let free: Vec<Uuid> = free.into_iter().collect();
         let ended = store::end_due(tx.conn(), &free).await?;
         let entries: Vec<NewEntry> = ended.iter().map(|e| e.entry(Actor::System)).collect();
-        audit::append(tx.conn(), &chains, &entries).await?;
+        audit::record(&mut tx, &chains, &entries).await?;
         tx.commit().await?;
         if free.len() < due.len() {
             let skipped = due.len() - free.len();
@@ -90,8 +90,6 @@ pub async fn sweep(pool: &PgPool) -> Result<usize, sqlx::Error> {
         }
         after = due.last().copied();
         count(&ended);
-        let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
-        metrics::audit_entries(&actions);
         total += ended.len();
         if due.len() < usize::try_from(SWEEP).unwrap_or(usize::MAX) {
             return Ok(total);

@@ -14,7 +14,7 @@ use super::account::{Account, GraceChange, PeriodUsage};
 use super::queue::QueuedRequest;
 use super::store::{self, ReservationRow, Writes};
 use super::{Item, NewEvent, Op, Question, Reply, Reservation, Rules, UsageRejection};
-use crate::audit::{self, Actor, LockedChains, NewEntry};
+use crate::audit::{self, Actor, Appended, LockedChains, NewEntry};
 use crate::telemetry::metrics;
 
 /// What an attempt does beyond what most groups need.
@@ -112,11 +112,13 @@ pub async fn attempt(
             ..mode.clone()
         }));
     }
-    if let Some(chains) = &chains {
-        audit::append(conn, chains, &entries).await?;
-    }
+    let appended = match &chains {
+        Some(chains) => audit::append(conn, chains, &entries).await?,
+        None => Appended::default(),
+    };
     conn.execute("COMMIT").await?;
-    group.count_metrics(&entries);
+    appended.count();
+    group.count_metrics();
     Ok(Attempt::Done(replies))
 }
 
@@ -453,9 +455,7 @@ impl Group {
         self.graces().filter_map(entry).collect()
     }
 
-    fn count_metrics(&self, entries: &[NewEntry]) {
-        let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
-        metrics::audit_entries(&actions);
+    fn count_metrics(&self) {
         for (_, _, _, change) in self.graces() {
             if change == GraceChange::Expired {
                 metrics::grace_ended(EndReason::Expired);

@@ -18,7 +18,6 @@ use crate::audit::{self, Actor, Client, NewEntry};
 use crate::catalogue::Catalogue;
 use crate::db::{TenantTx, WorkerTx};
 use crate::metering::grace;
-use crate::telemetry::metrics;
 
 /// The limit an operator sets for one metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,10 +155,8 @@ pub async fn set(
         client: command.client.clone(),
     }];
     entries.extend(ended.iter().map(|ended| ended.entry(command.actor)));
-    audit::append(tx.conn(), &chains, &entries).await?;
+    audit::record(&mut tx, &chains, &entries).await?;
     tx.commit().await?;
     grace::count(&ended);
-    let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
-    metrics::audit_entries(&actions);
     Ok(after)
 }

@@ -22,7 +22,6 @@ use crate::server::extract::{self, Path};
 use crate::server::pagination::page::Page;
 use crate::server::problem::Problem;
 use crate::server::routes::{Permission, Routes, operator, tenant};
-use crate::telemetry::metrics;
 use crate::tenancy::auth::{Operator, Principal};
 use crate::tenancy::organizations;
 
@@ -129,9 +128,8 @@ async fn quotas_of(
     }
     let all = "all".to_owned();
     let entry = operator.did(QUOTAS_LISTED, Some(organization), "quota", all);
-    audit::append_one(tx.conn(), entry).await?;
+    audit::record_one(&mut tx, entry).await?;
     tx.commit().await?;
-    metrics::audit_entries(&[QUOTAS_LISTED]);
     Ok(Json(Page::only(rows)))
 }
 

@@ -20,7 +20,6 @@ use crate::stripe::requests::{self, Request};
 use crate::subscriptions::Subscriptions;
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::mirror::{StripeSnapshot, snapshot};
-use crate::telemetry::metrics;
 
 impl Subscriptions {
     /// Makes the call of an open request, and closes the request.
@@ -178,11 +177,9 @@ impl Subscriptions {
             client: Some(change.actor.client()),
         }];
         entries.extend(shown.entries);
-        audit::append(tx.conn(), &locked, &entries).await?;
+        audit::record(&mut tx, &locked, &entries).await?;
         requests::succeeded(tx.conn(), request, id).await?;
         tx.commit().await?;
-        let actions: Vec<&'static str> = entries.iter().map(|entry| entry.action).collect();
-        metrics::audit_entries(&actions);
         projection::report_alerts(&shown.alerts);
         grace::count(&shown.graces);
         tracing::info!(

@@ -10,7 +10,6 @@ use uuid::Uuid;
 use super::{Permission, store, token};
 use crate::audit::{self, Actor, LockedChains, NewEntry};
 use crate::db::TenantTx;
-use crate::telemetry::metrics;
 
 /// An API key as shown in listings, without the secret.
 #[derive(Debug, Clone, Serialize)]
@@ -95,7 +94,6 @@ pub async fn create_api_key(
     let after = json!({"name": key.name, "prefix": key.prefix, "scopes": key.scopes});
     append_entry(&mut tx, &locked, "api_key_created", key.id, after).await?;
     tx.commit().await?;
-    metrics::audit_entries(&["api_key_created"]);
     Ok((key, secret))
 }
 
@@ -119,7 +117,6 @@ pub async fn revoke_api_key(
     )
     .await?;
     tx.commit().await?;
-    metrics::audit_entries(&["api_key_revoked"]);
     Ok(())
 }
 
@@ -141,7 +138,7 @@ async fn append_entry(
         metadata: json!({}),
         client: None,
     };
-    audit::append(tx.conn(), locked, std::slice::from_ref(&entry)).await
+    audit::record(tx, locked, &[entry]).await
 }
 
 /// Lists an organization's keys, revoked ones included, oldest first.

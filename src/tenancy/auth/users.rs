@@ -11,7 +11,6 @@ use super::store::Membership;
 use super::{Role, store};
 use crate::audit::{self, Actor, NewEntry};
 use crate::db::WorkerTx;
-use crate::telemetry::metrics;
 
 /// A user as shown to operators.
 #[derive(Debug, Clone, Serialize)]
@@ -127,12 +126,9 @@ pub async fn create_user(pool: &PgPool, hasher: &Hasher, new: NewUser) -> Result
         }
         let after = json!({"email": email, "role": role});
         let entry = entry(organization, "user_created", id, None, after);
-        audit::append(tx.conn(), &chains, &[entry]).await?;
+        audit::record(&mut tx, &chains, &[entry]).await?;
     }
     tx.commit().await?;
-    if new.organization_id.is_some() {
-        metrics::audit_entries(&["user_created"]);
-    }
     Ok(User {
         id,
         email,
@@ -164,9 +160,8 @@ pub async fn add_member(
     let after = json!({"email": user.email, "role": role.as_str()});
     let action = "member_added";
     let entry = entry(organization_id, action, user.id, None, after);
-    audit::append(tx.conn(), &chains, &[entry]).await?;
+    audit::record(&mut tx, &chains, &[entry]).await?;
     tx.commit().await?;
-    metrics::audit_entries(&[action]);
     Ok(())
 }
 
@@ -221,9 +216,8 @@ async fn change(
         .iter()
         .map(|id| entry(*id, action, user.id, Some(before.clone()), after.clone()))
         .collect();
-    audit::append(tx.conn(), &chains, &entries).await?;
+    audit::record(&mut tx, &chains, &entries).await?;
     tx.commit().await?;
-    metrics::audit_entries(&vec![action; entries.len()]);
     Ok(())
 }
 

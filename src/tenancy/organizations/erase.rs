@@ -9,7 +9,6 @@ use uuid::Uuid;
 use super::store::erasure;
 use crate::audit::{self, Actor, NewEntry};
 use crate::db::{TenantTx, WorkerTx};
-use crate::telemetry::metrics;
 
 /// The audit action for an erasure.
 pub const ERASED: &str = "organization_erased";
@@ -98,9 +97,8 @@ pub async fn erase(pool: &PgPool, organization_id: Uuid) -> Result<Erased, Erase
         metadata: json!({"again": erased.again}),
         client: None,
     };
-    audit::append(tx.conn(), &locked, std::slice::from_ref(&entry)).await?;
+    audit::record(&mut tx, &locked, &[entry]).await?;
     tx.commit().await?;
-    metrics::audit_entries(&[entry.action]);
     Ok(erased)
 }
 

@@ -7,7 +7,6 @@ use uuid::Uuid;
 use super::{is_customer_id, store, wake_waiting};
 use crate::audit::{self, Actor, NewEntry};
 use crate::db::{TenantTx, WorkerTx};
-use crate::telemetry::metrics;
 
 /// The audit action for a newly linked customer.
 pub const LINKED: &str = "customer_linked";
@@ -68,9 +67,8 @@ pub async fn link_customer(
         metadata: json!({}),
         client: None,
     };
-    audit::append(tx.conn(), &locked, std::slice::from_ref(&entry)).await?;
+    audit::record(&mut tx, &locked, &[entry]).await?;
     tx.commit().await?;
-    metrics::audit_entries(&[entry.action]);
     wake_waiting(pool, customer_id).await?;
     Ok(())
 }
@@ -97,8 +95,7 @@ pub async fn customer_was_deleted(
         metadata: json!({}),
         client: None,
     };
-    audit::append(tx.conn(), &locked, std::slice::from_ref(&entry)).await?;
+    audit::record(&mut tx, &locked, &[entry]).await?;
     tx.commit().await?;
-    metrics::audit_entries(&[entry.action]);
     Ok(())
 }

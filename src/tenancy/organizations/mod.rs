@@ -17,7 +17,6 @@ use crate::db::TenantTx;
 use crate::event_log;
 use crate::metering::quotas;
 use crate::projection;
-use crate::telemetry::metrics;
 pub use erase::{EraseError, Erased, erase};
 pub use link::{LinkError, customer_was_deleted, link_customer};
 pub use store::overview::{Overview, overview};
@@ -131,9 +130,8 @@ async fn create_with_id(
         metadata: json!({}),
         client: None,
     };
-    audit::append(tx.conn(), &locked, std::slice::from_ref(&entry)).await?;
+    audit::record(&mut tx, &locked, &[entry]).await?;
     tx.commit().await?;
-    metrics::audit_entries(&[entry.action]);
     if let Some(customer) = customer {
         wake_waiting(pool, customer).await?;
     }

@@ -13,7 +13,6 @@ use crate::server::extract::Query;
 use crate::server::pagination::page::{Page, Paging};
 use crate::server::problem::Problem;
 use crate::server::routes::{Routes, operator};
-use crate::telemetry::metrics;
 use crate::tenancy::auth::Operator;
 
 pub fn routes() -> Routes<Shared> {
@@ -39,9 +38,8 @@ async fn organizations(
     let mut tx = WorkerTx::begin(&shared.pool).await?;
     let rows = store::page(tx.conn(), after, paging.limit.rows()).await?;
     let entry = operator.did(LISTED, None, "organization", "all".to_owned());
-    audit::append_one(tx.conn(), entry).await?;
+    audit::record_one(&mut tx, entry).await?;
     tx.commit().await?;
-    metrics::audit_entries(&[LISTED]);
     let position = |organization: &Organization| (organization.created_at, organization.id);
     Ok(Json(Page::of(rows, paging.limit, &cursors, position)))
 }

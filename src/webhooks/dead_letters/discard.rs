@@ -7,7 +7,6 @@ use uuid::Uuid;
 
 use crate::audit::{self, Actor, NewEntry};
 use crate::db::WorkerTx;
-use crate::telemetry::metrics;
 use crate::tenancy::auth::Operator;
 use crate::webhooks::store::dead_letters;
 
@@ -66,9 +65,8 @@ async fn discard_as(
         "retryCount": letter.retry_count,
         "error": letter.error_message,
     }));
-    audit::append_one(tx.conn(), entry).await?;
+    audit::record_one(&mut tx, entry).await?;
     tx.commit().await?;
-    metrics::audit_entries(&[ACTION]);
     tracing::info!(
         event_id,
         event_type = letter.event_type,

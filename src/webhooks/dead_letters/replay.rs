@@ -75,10 +75,9 @@ async fn replay_for(
                 organization: handled.organization_id(),
                 result: json!({"outcome": handled.outcome()}),
             };
-            let entered = done.enter(&mut tx, operator).await?;
+            done.enter(&mut tx, operator).await?;
             tx.commit().await?;
             applied.count();
-            metrics::audit_entries(entered);
             metrics::attempt_replayed(true);
             tracing::info!(
                 event_id,
@@ -200,22 +199,20 @@ struct Done<'a> {
 }
 
 impl Done<'_> {
-    /// Writes its audit entry, if an operator requested it. Returns the actions
-    /// of the entries.
+    /// Writes its audit entry, if an operator requested it.
     async fn enter(
         self,
         tx: &mut WorkerTx,
         operator: Option<&Operator>,
-    ) -> Result<&'static [&'static str], sqlx::Error> {
+    ) -> Result<(), sqlx::Error> {
         let Some(operator) = operator else {
-            return Ok(&[]);
+            return Ok(());
         };
         let id = self.event.id.clone();
         let mut entry = operator.did(ACTION, self.organization, "webhook_event", id);
         entry.before = Some(json!({"eventType": self.event.event_type}));
         entry.after = Some(self.result);
-        audit::append_one(tx.conn(), entry).await?;
-        Ok(&[ACTION])
+        audit::record_one(tx, entry).await
     }
 }
 
@@ -235,8 +232,7 @@ async fn record_failure(
         let failure: Failure = failure_of(error);
         replays::add_attempt(tx.conn(), event, &failure).await?;
     }
-    let entered = done.enter(&mut tx, operator).await?;
+    done.enter(&mut tx, operator).await?;
     tx.commit().await?;
-    metrics::audit_entries(entered);
     Ok(())
 }

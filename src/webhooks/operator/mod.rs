@@ -16,7 +16,6 @@ use crate::db::WorkerTx;
 use crate::server::Shared;
 use crate::server::problem::Problem;
 use crate::server::routes::{Routes, operator};
-use crate::telemetry::metrics;
 use crate::tenancy::auth::Operator;
 use crate::webhooks::SHOWN;
 use crate::webhooks::inspect::{self, Details};
@@ -69,9 +68,7 @@ impl OperatorState {
 
 /// Ends a read access with its audit entry.
 async fn enter(mut tx: WorkerTx, entry: NewEntry) -> Result<(), Problem> {
-    let action = entry.action;
-    audit::append_one(tx.conn(), entry).await?;
+    audit::record_one(&mut tx, entry).await?;
     tx.commit().await?;
-    metrics::audit_entries(&[action]);
     Ok(())
 }

@@ -1,10 +1,13 @@
 //! Those who serve cannot stop an audit chain, and the owner mends one.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _};
 use uuid::Uuid;
 use valuecanvas_billing::audit::{self, Actor, NewEntry, verify};
-use valuecanvas_billing::db::{TenantTx, WorkerTx};
+use valuecanvas_billing::db::{TenantTx, WorkerTx, WriteTx};
 
 use super::tenants::{Outcome, attempt};
 use crate::support::TestDatabase;
@@ -45,7 +48,7 @@ fn entry(organization_id: Uuid, n: usize) -> NewEntry {
 async fn append(db: &TestDatabase) -> Result<(), sqlx::Error> {
     let pool = db.service_pool();
     let mut tx = TenantTx::begin(&pool, ORGANIZATION).await?;
-    audit::append_one(tx.conn(), entry(ORGANIZATION, 0)).await?;
+    audit::record_one(&mut tx, entry(ORGANIZATION, 0)).await?;
     tx.commit().await?;
     let entries: Vec<NewEntry> = (0..8)
         .map(|n| entry([ORGANIZATION, OTHER][n % 2], n))
@@ -53,7 +56,7 @@ async fn append(db: &TestDatabase) -> Result<(), sqlx::Error> {
     let mut tx = WorkerTx::begin(&pool).await?;
     let (locked, free) = audit::lock_free_chains(tx.conn(), &[ORGANIZATION, OTHER]).await?;
     assert_eq!(free.len(), 2);
-    audit::append(tx.conn(), &locked, &entries).await?;
+    audit::record(&mut tx, &locked, &entries).await?;
     tx.commit().await?;
     let function = "SELECT log_billing_action($1, 'x', 'system', p_resource_type => 'y')";
     let mut tx = TenantTx::begin(&pool, ORGANIZATION).await?;
@@ -62,6 +65,32 @@ async fn append(db: &TestDatabase) -> Result<(), sqlx::Error> {
         .execute(tx.conn())
         .await?;
     tx.commit().await
+}
+
+/// Metrics are counted this way: what is not committed must not be counted.
+#[tokio::test]
+async fn what_follows_a_commit_is_done_once_it_has_succeeded() {
+    let db = with_chains().await;
+    let pool = db.service_pool();
+    let done = Arc::new(AtomicUsize::new(0));
+    let count_in = |tx: &mut WorkerTx| {
+        let done = done.clone();
+        tx.after_commit(move || {
+            done.fetch_add(1, Ordering::SeqCst);
+        });
+    };
+    let mut rolled_back = WorkerTx::begin(&pool).await.unwrap();
+    count_in(&mut rolled_back);
+    rolled_back.rollback().await.unwrap();
+    let mut dropped = WorkerTx::begin(&pool).await.unwrap();
+    count_in(&mut dropped);
+    drop(dropped);
+    assert_eq!(done.load(Ordering::SeqCst), 0);
+    let mut committed = WorkerTx::begin(&pool).await.unwrap();
+    count_in(&mut committed);
+    count_in(&mut committed);
+    committed.commit().await.unwrap();
+    assert_eq!(done.load(Ordering::SeqCst), 2);
 }
 
 async fn breaks(db: &TestDatabase) -> Vec<(Uuid, String)> {

@@ -46,7 +46,7 @@ async fn mirror(bench: &Workbench, request: u128, at: i64, object: &Value) -> Mi
     let shown = projection::mirror(tx.conn(), &locked, &bench.processor.catalogue, response)
         .await
         .unwrap();
-    audit::append(tx.conn(), &locked, &shown.entries)
+    audit::record(&mut tx, &locked, &shown.entries)
         .await
         .unwrap();
     tx.commit().await.unwrap();
