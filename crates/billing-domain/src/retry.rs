@@ -1,9 +1,59 @@
-//! When a failed event is retried, and when it becomes a dead letter.
+//! How long to wait before the next attempt, and when a failed event becomes a
+//! dead letter.
 
 use std::time::Duration;
 
-const FIRST_DELAY_MS: u64 = 1_000;
-const LONGEST_DELAY_MS: u64 = 3_600_000;
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+
+/// Events that failed: from a second to an hour.
+const EVENTS: Backoff = Backoff {
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(3_600),
+};
+
+/// Delays that double, up to a longest one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    pub first: Duration,
+    pub longest: Duration,
+}
+
+impl Backoff {
+    /// The delays before the second attempt, the third, and so on, without end.
+    pub fn delays(self) -> impl Iterator<Item = Duration> {
+        ExponentialBuilder::new()
+            .with_factor(2.0)
+            .with_min_delay(self.first.min(self.longest))
+            .with_max_delay(self.longest)
+            .without_max_times()
+            .build()
+    }
+
+    /// The delay after a failure that followed `failed_before` others.
+    #[must_use]
+    pub fn delay(self, failed_before: u32) -> Duration {
+        // No first delay of a nanosecond or more doubles as often as this.
+        let n = usize::try_from(failed_before.min(96)).unwrap_or_default();
+        self.delays().nth(n).unwrap_or(self.longest)
+    }
+
+    /// A delay between the previous one and [`delay`](Self::delay), so that what
+    /// failed together is not retried together, and delays never shrink. At the
+    /// longest delay both are equal and there is no jitter.
+    ///
+    /// `jitter` is a random number; all 32 bits are used.
+    #[must_use]
+    pub fn jittered(self, failed_before: u32, jitter: u32) -> Duration {
+        let longest = self.delay(failed_before);
+        let shortest = match failed_before.checked_sub(1) {
+            Some(before) => self.delay(before),
+            None => longest / 2,
+        };
+        let span = u64::try_from((longest - shortest).as_nanos()).unwrap_or(u64::MAX);
+        let share = (u128::from(span) * u128::from(jitter)) >> 32;
+        longest - Duration::from_nanos(u64::try_from(share).unwrap_or(span))
+    }
+}
 
 /// What follows a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,27 +77,10 @@ pub fn after_failure(failed_before: u32, max_retries: u32, jitter: u32) -> NextS
     }
 }
 
-/// The delay before the next attempt, after `failed_before` failures and one
+/// The delay of an event's next attempt, after `failed_before` failures and one
 /// more.
-///
-/// It lies between the previous backoff and the current one, so that events
-/// that failed together are not retried together, and so that delays never
-/// shrink. At the cap both backoffs are equal and there is no jitter.
 pub fn delay(failed_before: u32, jitter: u32) -> Duration {
-    let longest = backoff(failed_before);
-    let shortest = match failed_before.checked_sub(1) {
-        Some(before) => backoff(before),
-        None => longest / 2,
-    };
-    let span_ms = u64::try_from((longest - shortest).as_millis()).unwrap_or(LONGEST_DELAY_MS);
-    let share_ms = (span_ms * u64::from(jitter)) >> 32;
-    longest - Duration::from_millis(share_ms)
-}
-
-/// `min(1 s · 2ⁿ, 1 h)`.
-pub fn backoff(n: u32) -> Duration {
-    let factor = 1_u64.checked_shl(n).unwrap_or(u64::MAX);
-    Duration::from_millis(FIRST_DELAY_MS.saturating_mul(factor).min(LONGEST_DELAY_MS))
+    EVENTS.jittered(failed_before, jitter)
 }
 
 #[cfg(test)]
@@ -57,14 +90,24 @@ mod tests {
 
     #[test]
     fn delays_double_up_to_an_hour() {
-        let seconds: Vec<u64> = (0..14).map(|n| backoff(n).as_secs()).collect();
+        let seconds: Vec<u64> = (0..14).map(|n| EVENTS.delay(n).as_secs()).collect();
         assert_eq!(
             seconds,
             [
                 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600, 3600
             ]
         );
-        assert_eq!(backoff(u32::MAX), Duration::from_secs(3600));
+        assert_eq!(EVENTS.delay(u32::MAX), Duration::from_secs(3600));
+        let tiny = Backoff {
+            first: Duration::from_nanos(1),
+            longest: Duration::MAX,
+        };
+        assert_eq!(tiny.delay(u32::MAX), Duration::MAX);
+        let inverted = Backoff {
+            first: Duration::from_secs(9),
+            longest: Duration::from_secs(3),
+        };
+        assert_eq!(inverted.delay(0), Duration::from_secs(3));
     }
 
     #[test]
@@ -78,7 +121,7 @@ mod tests {
         #[test]
         fn jitter_keeps_delays_monotone_and_capped(n in 0_u32..64, a: u32, b: u32) {
             let (now, next) = (delay(n, a), delay(n + 1, b));
-            prop_assert!(now <= backoff(n) && now >= backoff(n) / 2);
+            prop_assert!(now <= EVENTS.delay(n) && now >= EVENTS.delay(n) / 2);
             prop_assert!(next >= now);
             prop_assert!(next <= Duration::from_secs(3600));
         }

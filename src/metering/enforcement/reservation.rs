@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use billing_domain::retry::Backoff;
 use sqlx::postgres::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -18,8 +19,10 @@ pub const TTL_SECS: u32 = 15 * 60;
 /// How often to renew reservations.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
 /// Pauses between attempts to settle double from the first to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(500),
+    longest: Duration::from_secs(15),
+};
 
 /// The reservations of calls in progress: reservation id to organization id.
 #[derive(Clone)]
@@ -107,8 +110,7 @@ impl Drop for CallReservation {
 }
 
 async fn settle(ledger: Ledger, open: OpenReservations, reservation: Reservation, used: bool) {
-    let mut pause = FIRST_PAUSE;
-    loop {
+    for pause in BACKOFF.delays() {
         let stopping = open.stop.is_cancelled();
         match ledger.settle(reservation.clone(), used).await {
             Ok(()) => break,
@@ -126,7 +128,6 @@ async fn settle(ledger: Ledger, open: OpenReservations, reservation: Reservation
             () = open.stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
         }
-        pause = (2 * pause).min(LONGEST_PAUSE);
     }
     open.open().remove(&reservation.id);
 }

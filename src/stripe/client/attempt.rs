@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use billing_domain::retry::Backoff;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
@@ -96,13 +97,14 @@ impl Failed {
     }
 }
 
-/// Doubles with each attempt, half of it random, and no shorter than Stripe asks
-/// for.
+/// No shorter than Stripe asks for, unless that is too long.
 fn pause(client: &Client, attempts: u32, asked: Option<Duration>) -> Duration {
-    let longest = client.patience.pause * 2_u32.saturating_pow(attempts.saturating_sub(1).min(8));
-    let half = longest / 2;
-    let jittered = half + Duration::from_nanos(rand::random_range(0..=half.as_nanos() as u64));
-    jittered.max(asked.unwrap_or_default()).min(MAX_PAUSE)
+    let backoff = Backoff {
+        first: client.patience.pause,
+        longest: MAX_PAUSE,
+    };
+    let pause = backoff.jittered(attempts.saturating_sub(1), rand::random());
+    pause.max(asked.unwrap_or_default()).min(MAX_PAUSE)
 }
 
 async fn attempt(

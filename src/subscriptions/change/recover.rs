@@ -2,6 +2,9 @@
 //! that fails backs off and delays no other; one that no retry can settle is
 //! closed and reported to the operator.
 
+use std::time::Duration;
+
+use billing_domain::retry::Backoff;
 use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -21,11 +24,13 @@ const ROUND: i64 = 50;
 /// Failed attempts after which a permanent failure is abandoned: some twenty
 /// minutes after the first.
 const MAX_ATTEMPTS: i32 = 9;
-const FIRST_PAUSE_SECS: i64 = 4;
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_secs(4),
+    longest: Duration::from_secs(3_600),
+};
 /// How long to wait for a locked row. A row that stays locked is handled in a
 /// later round, and delays no other.
 const LOCK_TIMEOUT: &str = "50ms";
-const MAX_PAUSE_SECS: i64 = 3600;
 
 /// What a failed attempt says about the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +69,8 @@ pub(in crate::subscriptions) fn stops_round(failure: &Failure) -> bool {
 
 /// The pause after a failure that followed `attempts` earlier ones.
 fn pause_after(attempts: i32) -> SignedDuration {
-    let doublings = u32::try_from(attempts.clamp(0, 12)).unwrap_or(0);
-    SignedDuration::from_secs((FIRST_PAUSE_SECS << doublings).min(MAX_PAUSE_SECS))
+    let pause = BACKOFF.delay(u32::try_from(attempts).unwrap_or(0));
+    SignedDuration::try_from(pause).unwrap_or(SignedDuration::from_hours(1))
 }
 
 impl Subscriptions {

@@ -10,6 +10,9 @@
 //! - the account, from any address: short delays only, and none for an address
 //!   from which its owner has logged in, so that owners cannot be locked out.
 
+use std::time::Duration;
+
+use billing_domain::retry::Backoff;
 use jiff::{SignedDuration, Timestamp};
 
 /// Failures are forgotten after this.
@@ -20,23 +23,29 @@ const KNOWN_FOR: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// How a counter delays attempts.
 #[derive(Debug, Clone, Copy)]
 pub struct ThrottleRule {
-    /// Failures before the first delay of one second.
+    /// Failures before the first delay.
     free: i32,
-    /// The limit up to which delays double.
-    max_delay_secs: i64,
+    delays: Backoff,
+}
+
+const fn up_to_secs(longest: u64) -> Backoff {
+    Backoff {
+        first: Duration::from_secs(1),
+        longest: Duration::from_secs(longest),
+    }
 }
 
 pub const PAIR: ThrottleRule = ThrottleRule {
     free: 5,
-    max_delay_secs: 900,
+    delays: up_to_secs(900),
 };
 pub const ADDRESS: ThrottleRule = ThrottleRule {
     free: 50,
-    max_delay_secs: 900,
+    delays: up_to_secs(900),
 };
 pub const ACCOUNT: ThrottleRule = ThrottleRule {
     free: 100,
-    max_delay_secs: 30,
+    delays: up_to_secs(30),
 };
 
 /// The rules, in the order of the counters that [`attempt`] takes.
@@ -72,11 +81,8 @@ impl Counter {
         }
         self.failures = self.failures.saturating_add(1);
         self.last_attempt_at = now;
-        let beyond = self.failures - rule.free;
-        self.blocked_until = (beyond >= 0).then(|| {
-            let doubled = 1_i64 << beyond.min(30);
-            now + SignedDuration::from_secs(doubled.min(rule.max_delay_secs))
-        });
+        let beyond = u32::try_from(self.failures - rule.free).ok();
+        self.blocked_until = beyond.map(|beyond| now + rule.delays.delay(beyond));
     }
 
     /// Takes back an attempt counted at `counted_at`, with the delay it started;
