@@ -10,7 +10,6 @@ use std::fmt::Display;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -67,6 +66,18 @@ impl Background {
         self.spawn_task(name, run);
     }
 
+    /// A part with a loop of its own, on the caller's runtime. It counts its runs,
+    /// `period` apart, by what it is given.
+    pub fn looping<F: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        name: &'static str,
+        period: Duration,
+        run: impl FnOnce(metrics::Runs) -> F,
+    ) {
+        let runs = metrics::Runs::of(&label(name), period);
+        self.spawn_task(name, run(runs));
+    }
+
     /// A part that runs at once and then every `period`, on the caller's runtime.
     /// A run that fails is logged and counted, and changes nothing else.
     pub fn every<R, E>(
@@ -91,6 +102,25 @@ impl Background {
         run: impl FnOnce() -> F + Send + 'static,
     ) {
         metrics::continuous(&label(name));
+        self.spawn_thread(name, run);
+    }
+
+    /// As [`looping`](Self::looping), on a thread and a runtime of its own.
+    pub fn looping_thread<F: Future<Output = ()>>(
+        &mut self,
+        name: &'static str,
+        period: Duration,
+        run: impl FnOnce(metrics::Runs) -> F + Send + 'static,
+    ) {
+        let runs = metrics::Runs::of(&label(name), period);
+        self.spawn_thread(name, move || run(runs));
+    }
+
+    fn spawn_thread<F: Future<Output = ()>>(
+        &mut self,
+        name: &'static str,
+        run: impl FnOnce() -> F + Send + 'static,
+    ) {
         let (end, ended) = oneshot::channel();
         let cut_off = self.cut_off.clone();
         let work = move || {
@@ -220,8 +250,7 @@ impl Runs {
     }
 
     fn ended<E: Display>(&mut self, outcome: &Result<Next, E>) {
-        self.counted
-            .ended(outcome.is_ok(), Timestamp::now().as_second());
+        self.counted.ended(outcome);
         let part = self.part;
         match outcome {
             Ok(_) if self.failing => tracing::info!(part, "Background part works again"),

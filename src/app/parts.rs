@@ -15,9 +15,10 @@ use crate::config::ServeConfig;
 use crate::features;
 use crate::http_client;
 use crate::maintenance::retention;
+use crate::metering::alerts::sender;
 use crate::metering::ledger::{self, Ledger};
-use crate::metering::{alerts, grace, quotas};
-use crate::subscriptions::Subscriptions;
+use crate::metering::{grace, quotas};
+use crate::subscriptions::{SETTLE_EVERY, Subscriptions};
 
 /// Time between attempts to bring all quotas in line with the catalogue.
 const CATALOGUE: Duration = Duration::from_secs(5);
@@ -66,10 +67,10 @@ impl Parts {
             stop,
             ..
         } = self;
-        background.task(
-            "subscription settler",
-            subscriptions.keep_settled(stop.clone()),
-        );
+        let settling = stop.clone();
+        background.looping("subscription settler", SETTLE_EVERY, |runs| {
+            subscriptions.keep_settled(runs, settling)
+        });
         let kept = serve.retention;
         background.every("retention", retention::POLL, move || {
             let (pool, stop) = (pool.clone(), stop.clone());
@@ -118,8 +119,18 @@ impl Parts {
         if let Some(application) = serve.usage.application.clone() {
             let client = http_client::direct_client().map_err(StartError::Client)?;
             let (pool, stop) = (self.pool.clone(), self.stop.clone());
-            let sending = alerts::sender::keep_sending(pool, client, application, stop);
-            background.task("usage alert sender", sending);
+            background.every("usage alert sender", sender::POLL, move || {
+                let (pool, client, stop) = (pool.clone(), client.clone(), stop.clone());
+                let application = application.clone();
+                async move {
+                    let more = sender::send_due(&pool, &client, &application, &stop).await?;
+                    Ok::<_, sqlx::Error>(if more {
+                        Next::AtOnce
+                    } else {
+                        Next::AfterPeriod
+                    })
+                }
+            });
         }
         Ok(())
     }

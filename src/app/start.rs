@@ -24,7 +24,7 @@ use crate::config::{ServeConfig, SigningSecret, StripeConfig};
 use crate::features;
 use crate::http_client;
 use crate::limits;
-use crate::metering::enforcement::{Agents, Calls};
+use crate::metering::enforcement::{Agents, Calls, RENEW_EVERY};
 use crate::metering::ledger::{self, Ledger, Rules};
 use crate::metering::usage;
 use crate::metering::usage::routes::Usage;
@@ -40,8 +40,8 @@ use crate::tenancy::auth::Guard;
 use crate::webhooks::backpressure::Backpressure;
 use crate::webhooks::endpoint::Endpoint;
 use crate::webhooks::intake::{self, Source};
-use crate::webhooks::rejections::Rejections;
-use crate::webhooks::worker::Processor;
+use crate::webhooks::rejections::{self, Rejections};
+use crate::webhooks::worker::{POLL, Processor};
 use embedded_postgres::EmbeddedPostgres;
 
 /// How long the parts may take to stop: longer than open requests and a batch in
@@ -179,8 +179,8 @@ impl Starting<'_> {
             rejections: rejections.clone(),
         };
         let (pool, stop) = (self.pools.api.clone(), self.stop.clone());
-        background.task("refused deliveries", async move {
-            rejections.keep(pool, stop).await;
+        background.looping("refused deliveries", rejections::PAUSE, |runs| async move {
+            rejections.keep(pool, runs, stop).await;
         });
         Intake {
             endpoint,
@@ -200,8 +200,10 @@ impl Starting<'_> {
         background.task("usage answers", answers);
         let client = http_client::direct_client().map_err(StartError::Client)?;
         let calls = Calls::new(client, self.stop.clone());
-        let keeping = calls.clone().keep(self.pools.api.clone());
-        background.task("forwarded calls", keeping);
+        let (keeping, pool) = (calls.clone(), self.pools.api.clone());
+        background.looping("forwarded calls", RENEW_EVERY, |runs| {
+            keeping.keep(pool, runs)
+        });
         let agents = Agents {
             usage: Usage {
                 ledger: ledger.clone(),
@@ -329,7 +331,7 @@ impl Starting<'_> {
             pressure,
             stop: self.stop,
         };
-        background.thread("processing", move || work.run());
+        background.looping_thread("processing", POLL, move |runs| work.run(runs));
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ use crate::catalogue::Catalogue;
 use crate::config::StripeConfig;
 use crate::db;
 use crate::stripe::client::Client;
+use crate::telemetry::metrics::background::Runs;
 use crate::webhooks;
 use crate::webhooks::backpressure::Backpressure;
 use crate::webhooks::worker::Processor;
@@ -31,10 +32,10 @@ pub struct Processing {
 
 impl Processing {
     /// Processes until `stop`.
-    pub async fn run(self) {
+    pub async fn run(self, runs: Runs) {
         let processor = Processor::new(self.pool, self.catalogue, &self.stripe, self.client);
         let workers =
-            (0..self.workers).map(|_| processor.run(&self.wake, &self.stop, &self.pressure));
+            (0..self.workers).map(|_| processor.run(&self.wake, &runs, &self.stop, &self.pressure));
         tokio::join!(
             futures_util::future::join_all(workers),
             processor.keep_due(&self.stop),

@@ -10,9 +10,10 @@ use super::store::findings::{Findings, findings};
 use crate::db::WorkerTx;
 use crate::invoices;
 use crate::telemetry::metrics;
+use crate::telemetry::metrics::background::Runs;
 
 /// Polling interval.
-const PAUSE: Duration = Duration::from_secs(2);
+pub const SETTLE_EVERY: Duration = Duration::from_secs(2);
 /// Polling intervals between checks of all subscriptions.
 const ROUNDS_PER_CHECK: u32 = 30;
 /// How long a call to Stripe may continue after the service was told to stop.
@@ -25,7 +26,7 @@ async fn grace_over(stop: &CancellationToken) {
 
 impl Subscriptions {
     /// Runs until `stop` is cancelled.
-    pub async fn keep_settled(self, stop: CancellationToken) {
+    pub async fn keep_settled(self, runs: Runs, stop: CancellationToken) {
         let Some(client) = self.stripe.clone() else {
             return stop.cancelled().await;
         };
@@ -34,7 +35,7 @@ impl Subscriptions {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(PAUSE) => {}
+                () = tokio::time::sleep(SETTLE_EVERY) => {}
             }
             if rounds.is_multiple_of(ROUNDS_PER_CHECK) {
                 match self.check_findings(&known).await {
@@ -55,6 +56,7 @@ impl Subscriptions {
                 // as after a crash.
                 () = grace_over(&stop) => return,
             };
+            runs.ended(&settled);
             if let Err(error) = settled {
                 tracing::warn!(%error, "Open changes of subscriptions could not be settled");
             }

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
+pub use background::SETTLE_EVERY;
 pub use change::record::audit_actions;
 pub use change::saga::Requester;
 pub use command::{ChangeRejection, Command, StripeAction, decide};

@@ -12,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 use super::store::rejections as store;
 pub use super::store::rejections::{LastDelivery, Rejected, last_delivery, of_last_day};
 use crate::db::WorkerTx;
+use crate::telemetry::metrics::background::Runs;
 
 /// The shortest interval between log lines and writes, since anybody can cause
 /// rejections.
-const PAUSE: Duration = Duration::from_secs(1);
+pub const PAUSE: Duration = Duration::from_secs(1);
 
 /// Rejections that are not stored yet.
 #[derive(Debug, Default)]
@@ -31,23 +32,24 @@ impl Rejections {
         self.came.notify_one();
     }
 
-    /// Logs and stores rejections until `stop` is cancelled.
-    pub async fn keep(&self, pool: PgPool, stop: CancellationToken) {
+    /// Logs and stores rejections until `stop` is cancelled. A run is one that has
+    /// some to store.
+    pub async fn keep(&self, pool: PgPool, runs: Runs, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.came.notified() => {}
             }
-            self.record(&pool).await;
+            self.record(&pool, &runs).await;
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(PAUSE) => {}
             }
         }
-        self.record(&pool).await;
+        self.record(&pool, &runs).await;
     }
 
-    async fn record(&self, pool: &PgPool) {
+    async fn record(&self, pool: &PgPool, runs: &Runs) {
         let new = std::mem::take(&mut *self.waiting());
         for (reason, deliveries) in &new {
             tracing::warn!(
@@ -56,7 +58,12 @@ impl Rejections {
                 "Webhook deliveries refused; `doctor` says what to do"
             );
         }
-        if let Err(error) = record(pool, &new).await {
+        if new.is_empty() {
+            return;
+        }
+        let recorded = record(pool, &new).await;
+        runs.ended(&recorded);
+        if let Err(error) = recorded {
             tracing::warn!(%error, "Rejected deliveries could not be stored for `doctor`");
         }
     }
@@ -67,9 +74,6 @@ impl Rejections {
 }
 
 async fn record(pool: &PgPool, new: &BTreeMap<&'static str, u64>) -> Result<(), sqlx::Error> {
-    if new.is_empty() {
-        return Ok(());
-    }
     let mut tx = WorkerTx::begin(pool).await?;
     store::add(tx.conn(), new).await?;
     tx.commit().await

@@ -28,6 +28,7 @@ use crate::stripe::account::{Account, OwnAccount};
 use crate::stripe::client::Client;
 use crate::telemetry;
 use crate::telemetry::metrics;
+use crate::telemetry::metrics::background::Runs;
 use crate::telemetry::trace_context::TraceParent;
 pub use failures::{failure_of, refused};
 
@@ -37,7 +38,7 @@ const BATCH: leases::BatchLimit = leases::BatchLimit {
     bytes: limits::PROCESSED_BYTES,
 };
 /// Polling interval of an idle worker that receives no notification.
-const POLL: Duration = Duration::from_secs(1);
+pub const POLL: Duration = Duration::from_secs(1);
 /// How long a batch may take before its connection is dropped: a server that
 /// vanished never responds.
 ///
@@ -165,12 +166,20 @@ impl Processor {
 
     /// Processes events as they become due, until `stop` is cancelled. While
     /// intake is busy, a pause of twice the batch's duration follows each batch.
-    pub async fn run(&self, wake: &Notify, stop: &CancellationToken, pressure: &Backpressure) {
+    pub async fn run(
+        &self,
+        wake: &Notify,
+        runs: &Runs,
+        stop: &CancellationToken,
+        pressure: &Backpressure,
+    ) {
         while !stop.is_cancelled() {
             // Created before claiming, so that events stored meanwhile wake it.
             let woken = wake.notified();
             let started = Instant::now();
-            let pause = match self.process_due(None).await {
+            let processed = self.process_due(None).await;
+            runs.ended(&processed);
+            let pause = match processed {
                 Ok(tally) if !tally.is_empty() => {
                     if pressure.is_high() {
                         pause_after(started.elapsed(), stop).await;

@@ -14,7 +14,7 @@ use crate::db::{self, WorkerTx};
 use crate::telemetry::metrics;
 
 /// How often to poll for unsent alerts.
-const POLL: Duration = Duration::from_secs(2);
+pub const POLL: Duration = Duration::from_secs(2);
 const BATCH: i64 = 20;
 /// Longer than sending a batch takes.
 const LEASE_SECS: i32 = 300;
@@ -27,38 +27,13 @@ const RECORD_PAUSE: Duration = Duration::from_millis(500);
 /// Attempts after the first, spread over about nine hours.
 const MAX_RETRIES: u32 = 20;
 
-/// Sends due alerts until `stop`.
-pub async fn keep_sending(
-    pool: PgPool,
-    client: reqwest::Client,
-    application: Application,
-    stop: CancellationToken,
-) {
-    loop {
-        let sent = send_due(&pool, &client, &application, &stop).await;
-        let more = match sent {
-            Ok(sent) => sent == usize::try_from(BATCH).unwrap_or_default(),
-            Err(error) => {
-                tracing::warn!(%error, "could not send usage alerts");
-                false
-            }
-        };
-        if more && !stop.is_cancelled() {
-            continue;
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(POLL) => {}
-        }
-    }
-}
-
-async fn send_due(
+/// Sends a batch of due alerts. Returns whether more may be due.
+pub async fn send_due(
     pool: &PgPool,
     client: &reqwest::Client,
     application: &Application,
     stop: &CancellationToken,
-) -> Result<usize, sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     let due = store::claim(tx.conn(), BATCH, LEASE_SECS).await?;
     tx.commit().await?;
@@ -78,7 +53,7 @@ async fn send_due(
         });
         record(pool, alert, &outcome, stop).await?;
     }
-    Ok(due.len())
+    Ok(due.len() == usize::try_from(BATCH).unwrap_or_default())
 }
 
 /// Records what became of an alert; again while the database is away, since the

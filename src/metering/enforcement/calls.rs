@@ -6,6 +6,7 @@ use tokio_util::task::TaskTracker;
 
 use super::call_budget::CallBudget;
 use super::reservation::OpenReservations;
+use crate::telemetry::metrics::background::Runs;
 
 /// The calls in progress. When the service stops they run to their end, and
 /// each settles its reservation.
@@ -32,8 +33,8 @@ impl Calls {
 
     /// Renews the calls' reservations until the service stops, then waits for
     /// the calls to end.
-    pub async fn keep(self, pool: PgPool) {
-        self.reservations.clone().keep_renewed(pool).await;
+    pub async fn keep(self, pool: PgPool, runs: Runs) {
+        self.reservations.clone().keep_renewed(pool, runs).await;
         self.tasks.close();
         self.tasks.wait().await;
     }

@@ -13,4 +13,5 @@ mod target;
 
 pub use calls::Calls;
 pub use gateway::Gateway;
+pub use reservation::RENEW_EVERY;
 pub use routes::{Agents, ForwardAuth, agents, forward_auth, of_product};

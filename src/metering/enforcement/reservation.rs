@@ -13,11 +13,12 @@ use uuid::Uuid;
 use crate::db::WorkerTx;
 use crate::metering::ledger::{self, Ledger, LedgerError, Reservation};
 use crate::telemetry::metrics;
+use crate::telemetry::metrics::background::Runs;
 
 /// How long a reservation outlives a crash of its replica.
 pub const TTL_SECS: u32 = 15 * 60;
 /// How often to renew reservations.
-const RENEW_EVERY: Duration = Duration::from_secs(5);
+pub const RENEW_EVERY: Duration = Duration::from_secs(5);
 /// Pauses between attempts to settle double from the first to the longest.
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(500),
@@ -45,9 +46,11 @@ impl OpenReservations {
     }
 
     /// Renews reservations while their calls last, until the service stops.
-    pub async fn keep_renewed(self, pool: PgPool) {
+    pub async fn keep_renewed(self, pool: PgPool, runs: Runs) {
         loop {
-            if let Err(error) = self.renew(&pool).await {
+            let renewed = self.renew(&pool).await;
+            runs.ended(&renewed);
+            if let Err(error) = renewed {
                 tracing::warn!(%error, "could not renew the reservations of calls");
             }
             tokio::select! {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, gauge};
 
 const PERIOD: &str = "background_part_period_seconds";
@@ -40,6 +41,7 @@ pub fn continuous(part: &str) {
 }
 
 /// The series of a part that runs at intervals.
+#[derive(Clone)]
 pub struct Runs {
     succeeded: Counter,
     failed: Counter,
@@ -68,8 +70,10 @@ impl Runs {
         runs
     }
 
-    /// A run ended at `now`, in seconds since 1970.
-    pub fn ended(&self, succeeded: bool, now: i64) {
+    /// A run has ended.
+    pub fn ended<T, E>(&self, outcome: &Result<T, E>) {
+        let succeeded = outcome.is_ok();
+        let now = Timestamp::now().as_second();
         self.last_run.set(now as f64);
         self.failing.set(f64::from(u8::from(!succeeded)));
         if succeeded {
