@@ -1,5 +1,10 @@
 //! The integration tests: one binary, so that it links once.
 
+#![allow(
+    clippy::too_many_lines,
+    reason = "a test tells one story from beginning to end"
+)]
+
 mod architecture;
 mod attack;
 mod cli;

@@ -14,7 +14,7 @@
 //! # Ok::<(), plan_enforcement::InvalidUrl>(())
 //! ```
 
-#![deny(clippy::too_many_lines, clippy::unwrap_used)]
+#![deny(clippy::unwrap_used)]
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,8 +1,6 @@
 //! Tests of the sandbox over HTTP. Each test starts a sandbox of its own; none
 //! looks inside it.
 
-#![deny(clippy::too_many_lines)]
-
 mod catalogue;
 mod clocks;
 mod currencies;
