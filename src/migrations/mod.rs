@@ -62,6 +62,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260112010000", "usage_lateness"),
     ("20260113010000", "retention"),
     ("20260114020000", "features"),
+    ("20260115010000", "inlined_context"),
 ];
 
 /// A migration and its state in the database.

@@ -204,8 +204,8 @@ async fn functions(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<(
     for function in FUNCTIONS {
         let row = sqlx::query(
             "SELECT prosecdef,
-                    prokind = 'a' OR coalesce(proconfig::text LIKE '%search_path=%', false)
-                      AS fixed_path,
+                    prokind = 'a' OR prosqlbody IS NOT NULL
+                      OR coalesce(proconfig::text LIKE '%search_path=%', false) AS fixed_path,
                     has_function_privilege('billing_worker', oid, 'EXECUTE') OR prorettype = 'trigger'::regtype
                       AS granted,
                     EXISTS (SELECT FROM aclexplode(coalesce(proacl, acldefault('f', proowner)))

@@ -22,6 +22,8 @@ SELECT statement FROM (
   SELECT format('ALTER FUNCTION %s RESET search_path', oid::regprocedure)
     FROM pg_proc WHERE pronamespace IN ('public'::regnamespace, 'auth'::regnamespace)
                    AND prokind = 'f'
+                   -- The names of such a body were bound when it was made.
+                   AND prosqlbody IS NULL
   UNION ALL
   SELECT format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass)
     FROM pg_trigger WHERE NOT tgisinternal

@@ -134,3 +134,14 @@ async fn the_ledger_reads_no_table_whole_by_plans_made_while_it_was_small() {
     let mut by_key = session(&db, &[planner::PLAN_ONCE, planner::JOIN_BY_KEY]).await;
     assert_eq!(read_whole(&mut by_key, &queries, &tables).await, 0);
 }
+
+/// Row-level security asks for the organization of each row: as an expression,
+/// not as a call, which took longer than many of the rows.
+#[tokio::test]
+async fn policies_call_no_function_for_each_row() {
+    let db = TestDatabase::new().await;
+    let mut conn = session(&db, &[]).await;
+    let plan = plan(&mut conn, "SELECT * FROM usage_events", 0).await;
+    assert!(plan.contains("current_setting"), "{plan}");
+    assert!(!plan.contains("get_current_org_id"), "{plan}");
+}

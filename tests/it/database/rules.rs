@@ -164,9 +164,12 @@ const RULES: &[(&str, &str)] = &[
     ("functions run as their caller",
      "SELECT name FROM functions WHERE prosecdef"),
 
+    // The names of a body in SQL's own form were bound when it was made.
     ("functions have a search_path of their own",
      "SELECT name FROM functions
-       WHERE prokind <> 'a' AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY(proconfig), false)"),
+       WHERE prokind <> 'a'
+         AND NOT CASE WHEN proconfig IS NULL THEN prosqlbody IS NOT NULL
+                      ELSE 'search_path=pg_catalog, pg_temp' = ANY(proconfig) END"),
 
     ("views run as their caller",
      "SELECT name FROM relations

@@ -65,7 +65,10 @@ const DAMAGES: &[(&str, &str)] = &[
     ("CREATE FUNCTION log_billing_action(text) RETURNS uuid LANGUAGE sql AS 'SELECT NULL::uuid'",
      "function public.log_billing_action is missing, or there are several"),
     ("ALTER FUNCTION log_billing_action SECURITY DEFINER", "function public.log_billing_action runs as its owner"),
-    ("ALTER FUNCTION auth.get_current_org_id RESET search_path",
+    ("ALTER FUNCTION log_billing_action RESET search_path",
+     "function public.log_billing_action takes its search_path from the caller"),
+    ("CREATE OR REPLACE FUNCTION auth.get_current_org_id() RETURNS uuid LANGUAGE sql STABLE
+        AS 'SELECT current_setting(''app.current_org_id'')::uuid'",
      "function auth.get_current_org_id takes its search_path from the caller"),
     ("GRANT EXECUTE ON FUNCTION log_billing_action TO PUBLIC",
      "function public.log_billing_action may be called by everyone"),
