@@ -1,15 +1,22 @@
 //! Looks up credentials, many in one query. Nothing is cached, so that a revoked
 //! credential stops working at once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::postgres::PgPool;
+use tokio::sync::mpsc;
+use uuid::Uuid;
 
 use super::store::{self, KeyRow, SessionRow};
-use super::token::Credential;
+use super::token::{Credential, Hash};
 use crate::batch::lookup::Grouped;
 use crate::db;
 use crate::server::problem::Problem;
+
+/// How many uses wait to be recorded at most, and how many one statement
+/// records.
+const USES: usize = 4_096;
+const MOST_USES: usize = 1_024;
 
 /// A valid credential's row.
 #[derive(Debug, Clone)]
@@ -25,12 +32,15 @@ pub struct Lookup(Grouped<Credential, ValidCredential>);
 impl Lookup {
     /// `pool` has connections that are billing_worker from the start.
     pub fn new(pool: PgPool) -> Self {
+        let (uses, used) = mpsc::channel(USES);
+        tokio::spawn(record_uses(pool.clone(), used));
         Self(Grouped::new(move |credentials| {
-            let pool = pool.clone();
+            let (pool, uses) = (pool.clone(), uses.clone());
             Box::pin(async move {
                 let found = look_up(&pool, &credentials).await?;
-                if found.values().any(ValidCredential::is_stale) {
-                    tokio::spawn(note_use(pool, found.clone()));
+                for stale in found.iter().filter_map(stale_use) {
+                    // One without room is recorded when it is used again.
+                    let _ = uses.try_send(stale);
                 }
                 Ok(found)
             })
@@ -44,13 +54,19 @@ impl Lookup {
     }
 }
 
-impl ValidCredential {
-    /// Whether its recorded last use is out of date.
-    fn is_stale(&self) -> bool {
-        match self {
-            Self::Session(row) => row.stale,
-            Self::Key(row) => row.stale,
-        }
+/// The use of a credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Use {
+    Session(Hash),
+    /// Its organization and id.
+    Key(Uuid, Uuid),
+}
+
+/// The use of a credential whose recorded last use is out of date.
+fn stale_use((credential, found): (&Credential, &ValidCredential)) -> Option<Use> {
+    match found {
+        ValidCredential::Session(row) => row.stale.then(|| Use::Session(credential.hash())),
+        ValidCredential::Key(row) => row.stale.then_some(Use::Key(row.organization_id, row.id)),
     }
 }
 
@@ -84,32 +100,36 @@ async fn look_up(
     Ok(found)
 }
 
-/// Records the use of credentials whose recorded last use is out of date.
-async fn note_use(pool: PgPool, found: FoundCredentials) {
-    let stale = found.iter().filter(|(_, found)| found.is_stale());
-    if let Err(error) = try_note_use(&pool, stale).await {
-        tracing::warn!(%error, "could not record the use of credentials");
+/// Records uses, those that came meanwhile in one statement: a commit for each
+/// would keep those who look up waiting for a connection.
+async fn record_uses(pool: PgPool, mut used: mpsc::Receiver<Use>) {
+    let mut uses = Vec::new();
+    while used.recv_many(&mut uses, MOST_USES).await > 0 {
+        if let Err(error) = try_record(&pool, &uses).await {
+            tracing::warn!(%error, "could not record the use of credentials");
+        }
+        uses.clear();
     }
 }
 
-async fn try_note_use(
-    pool: &PgPool,
-    stale: impl Iterator<Item = (&Credential, &ValidCredential)>,
-) -> Result<(), sqlx::Error> {
-    let mut pooled = pool.acquire().await?;
-    for (credential, found) in stale {
-        let conn: &mut PgConnection = &mut pooled;
-        let noted = match found {
-            ValidCredential::Session(_) => store::touch_session(conn, &credential.hash()).await,
-            ValidCredential::Key(row) => store::touch_key(conn, row.organization_id, row.id).await,
-        };
-        if let Err(error) = noted {
-            // The connection is dead or can no longer write.
-            if db::is_outage(&error) {
-                pooled.close_on_drop();
-            }
-            return Err(error);
+async fn try_record(pool: &PgPool, uses: &[Use]) -> Result<(), sqlx::Error> {
+    let distinct: BTreeSet<&Use> = uses.iter().collect();
+    let (mut sessions, mut keys) = (Vec::new(), Vec::new());
+    for used in distinct {
+        match used {
+            Use::Session(hash) => sessions.push(*hash),
+            Use::Key(organization_id, id) => keys.push((*organization_id, *id)),
         }
     }
-    Ok(())
+    let mut conn = pool.acquire().await?;
+    let recorded = async {
+        store::touch_sessions(&mut conn, &sessions).await?;
+        store::touch_keys(&mut conn, &keys).await
+    }
+    .await;
+    // The connection is dead or can no longer write.
+    if recorded.as_ref().is_err_and(db::is_outage) {
+        conn.close_on_drop();
+    }
+    recorded
 }

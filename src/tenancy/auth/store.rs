@@ -60,10 +60,22 @@ pub async fn sessions(
     Ok(found.collect())
 }
 
-pub async fn touch_session(conn: &mut PgConnection, token: &Hash) -> Result<(), sqlx::Error> {
+/// Records that these sessions are used, except those that another statement
+/// is changing.
+pub async fn touch_sessions(conn: &mut PgConnection, tokens: &[Hash]) -> Result<(), sqlx::Error> {
+    if tokens.is_empty() {
+        return Ok(());
+    }
+    let tokens: Vec<&[u8]> = tokens.iter().map(|hash| hash.as_slice()).collect();
     sqlx::query!(
-        "UPDATE user_sessions SET last_used_at = now() WHERE token_hash = $1",
-        token
+        "WITH due AS (
+           SELECT s.token_hash FROM user_sessions s
+            WHERE s.token_hash = ANY($1) AND s.last_used_at < now() - interval '1 minute'
+              FOR NO KEY UPDATE OF s SKIP LOCKED
+         )
+         UPDATE user_sessions s SET last_used_at = now()
+           FROM due WHERE s.token_hash = due.token_hash",
+        &tokens as &[&[u8]]
     )
     .execute(conn)
     .await?;
@@ -108,15 +120,24 @@ pub async fn keys_of_hashes(
     Ok(found.collect())
 }
 
-pub async fn touch_key(
-    conn: &mut PgConnection,
-    organization_id: Uuid,
-    id: Uuid,
-) -> Result<(), sqlx::Error> {
+/// The same for API keys, by organization and id.
+pub async fn touch_keys(conn: &mut PgConnection, keys: &[(Uuid, Uuid)]) -> Result<(), sqlx::Error> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let (organizations, ids): (Vec<Uuid>, Vec<Uuid>) = keys.iter().copied().unzip();
     sqlx::query!(
-        "UPDATE api_keys SET last_used_at = now() WHERE organization_id = $1 AND id = $2",
-        organization_id,
-        id
+        "WITH due AS (
+           SELECT k.organization_id, k.id
+             FROM unnest($1::uuid[], $2::uuid[]) AS used(organization_id, id)
+             JOIN api_keys k USING (organization_id, id)
+            WHERE coalesce(k.last_used_at < now() - interval '1 minute', true)
+              FOR NO KEY UPDATE OF k SKIP LOCKED
+         )
+         UPDATE api_keys k SET last_used_at = now()
+           FROM due WHERE k.organization_id = due.organization_id AND k.id = due.id",
+        &organizations,
+        &ids
     )
     .execute(conn)
     .await?;

@@ -245,6 +245,44 @@ async fn an_api_key_is_shown_once_and_ends_when_it_is_revoked() {
     assert!(!works(&service, &secret).await);
 }
 
+/// When a credential was last used is recorded beside the requests, and waits
+/// for nobody.
+#[tokio::test]
+async fn keys_work_whose_rows_another_session_holds() {
+    let service = TestService::intake_only().await;
+    let organization = service.db.organization("cus_1").await;
+    let mut held = service.db.pool.begin().await.unwrap();
+    let mut keys = Vec::new();
+    // More than there are connections for it.
+    for _ in 0..4 {
+        keys.push(
+            service
+                .api_key(organization, &[Permission::BillingRead])
+                .await,
+        );
+    }
+    sqlx::query("SELECT FROM api_keys FOR UPDATE")
+        .execute(&mut *held)
+        .await
+        .unwrap();
+    for key in &keys {
+        let bearer = format!("Bearer {key}");
+        let answer = get(&service, "/api/billing/invoices", &[&bearer]).await;
+        assert_eq!(answer.0, 200, "{answer:?}");
+    }
+    held.rollback().await.unwrap();
+    while service
+        .db
+        .count("api_keys WHERE last_used_at IS NULL")
+        .await
+        > 0
+    {
+        for key in &keys {
+            assert!(works(&service, key).await);
+        }
+    }
+}
+
 /// What somebody may do who calls, and with what.
 struct Credential {
     name: &'static str,
