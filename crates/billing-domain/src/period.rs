@@ -149,16 +149,17 @@ impl Cadence {
         // The estimate is at most one off in either direction. It is too high,
         // for example, before the anchor's day of the month is reached.
         let mut index = self.estimated_index(anchor_secs, at_secs)?;
-        while self.boundary(anchor_secs, index)? > at_secs {
+        let mut start = self.boundary(anchor_secs, index)?;
+        let mut end = self.boundary(anchor_secs, index + 1)?;
+        while start > at_secs {
             index -= 1;
+            (start, end) = (self.boundary(anchor_secs, index)?, start);
         }
-        while self.boundary(anchor_secs, index + 1)? <= at_secs {
+        while end <= at_secs {
             index += 1;
+            (start, end) = (end, self.boundary(anchor_secs, index + 1)?);
         }
-        Period::from_seconds(
-            self.boundary(anchor_secs, index)?,
-            self.boundary(anchor_secs, index + 1)?,
-        )
+        Period::from_seconds(start, end)
     }
 
     fn estimated_index(&self, anchor_secs: i64, at_secs: i64) -> Result<i64, PeriodError> {

@@ -106,10 +106,21 @@ pub fn of(
     occurred: Timestamp,
     now: Timestamp,
 ) -> Result<Period, NotCounted> {
+    let open = current(subscription, ended, now)?;
+    beside(open, subscription, ended, occurred, now)
+}
+
+/// The same for whoever knows that `open` is [`current`] at `now`.
+pub fn beside(
+    open: Period,
+    subscription: Option<&CurrentSubscription>,
+    ended: Option<EndedSubscription>,
+    occurred: Timestamp,
+    now: Timestamp,
+) -> Result<Period, NotCounted> {
     if occurred > now.saturating_add(AHEAD).unwrap_or(Timestamp::MAX) {
         return Err(NotCounted::Ahead);
     }
-    let open = current(subscription, ended, now)?;
     let secs = floor(occurred);
     if open.contains(secs) {
         return Ok(open);

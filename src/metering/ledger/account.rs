@@ -6,44 +6,15 @@ use std::collections::BTreeMap;
 use billing_domain::grace_period::GracePeriod;
 use billing_domain::period::Period;
 use billing_domain::quota::{self, Aggregation, Decision, QuotaPolicy};
-use billing_domain::usage_period::{self, CurrentSubscription, EndedSubscription, NotCounted};
+use billing_domain::usage_period::{self, CurrentSubscription, EndedSubscription};
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 
+use super::UsageRejection;
 use crate::features::Values;
 
 /// The largest total that fits into numeric(24,4).
 const MAX_TOTAL: Decimal = Decimal::from_parts(2_701_131_775, 466_537_709, 54_210, false, 4);
-
-/// Why usage was not counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum UsageRejection {
-    #[error("it occurred more than five minutes in the future; check the sender's clock")]
-    Ahead,
-    #[error("it occurred in a billing period that is closed, and can no longer be counted")]
-    Closed,
-    #[error("the total of the period would have more than 20 digits before the point")]
-    TotalTooLarge,
-    /// A missing quota never means unlimited.
-    #[error("the organization has no quota for this metric; an operator must set one")]
-    NoQuota,
-    #[error("this id was used before with different content")]
-    IdReused,
-    #[error("the billing period cannot be determined")]
-    NoPeriod,
-    #[error("neither the plan nor an override includes the feature")]
-    FeatureNotIncluded,
-}
-
-impl From<NotCounted> for UsageRejection {
-    fn from(reason: NotCounted) -> Self {
-        match reason {
-            NotCounted::Closed => Self::Closed,
-            NotCounted::Ahead => Self::Ahead,
-            NotCounted::Period(_) => Self::NoPeriod,
-        }
-    }
-}
 
 /// A grace period, and how this transaction changed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +113,8 @@ pub struct Account {
     pub periods: BTreeMap<i64, PeriodUsage>,
     /// The organization's features, if a request needs one.
     pub features: Values,
+    /// The period that was open at a time: every event of a batch asks.
+    open: Option<(Timestamp, Period)>,
 }
 
 /// A decision, with the usage it was based on.
@@ -158,6 +131,23 @@ pub struct QuotaDecision {
 }
 
 impl Account {
+    /// An account of which nothing is read yet but the time.
+    pub fn blank(aggregation: Aggregation, grace_hours: u32, now: Timestamp) -> Self {
+        Self {
+            aggregation,
+            grace_hours,
+            policy: None,
+            overage_rate: None,
+            subscription: None,
+            ended: None,
+            unreadable: false,
+            now,
+            periods: BTreeMap::new(),
+            features: Values::default(),
+            open: None,
+        }
+    }
+
     fn policy(&self) -> Result<QuotaPolicy, UsageRejection> {
         self.policy.ok_or(UsageRejection::NoQuota)
     }
@@ -174,12 +164,13 @@ impl Account {
 
     /// The period in which usage is counted. Late usage is counted where other
     /// usage of its time was counted.
-    fn period_of(&self, occurred: Timestamp) -> Result<Period, UsageRejection> {
+    fn period_of(&mut self, occurred: Timestamp) -> Result<Period, UsageRejection> {
         if self.unreadable {
             return Err(UsageRejection::NoPeriod);
         }
-        let period = usage_period::of(self.subscription.as_ref(), self.ended, occurred, self.now)?;
-        let open = self.current()?;
+        let open = self.open()?;
+        let (subscription, ended) = (self.subscription.as_ref(), self.ended);
+        let period = usage_period::beside(open, subscription, ended, occurred, self.now)?;
         if period.start_secs() >= open.start_secs() {
             return Ok(period);
         }
@@ -269,8 +260,8 @@ impl Account {
             usage.changed = true;
             return Ok(());
         }
-        let this = (occurred, id.to_owned());
-        let is_newest = usage.last.as_ref().is_none_or(|last| *last < this);
+        let last = usage.last.as_ref().map(|(at, id)| (*at, id.as_str()));
+        let is_newest = last.is_none_or(|last| last < (occurred, id));
         let total = match aggregation {
             Aggregation::Last if !is_newest => Some(usage.total),
             other => other.with(usage.total, quantity),
@@ -280,7 +271,9 @@ impl Account {
             .ok_or(UsageRejection::TotalTooLarge)?;
         usage.events += 1;
         if is_newest {
-            usage.last = Some(this);
+            let last = usage.last.get_or_insert_default();
+            last.0 = occurred;
+            id.clone_into(&mut last.1);
         }
         usage.changed = true;
         usage.raise_alerts(quota);
@@ -296,7 +289,7 @@ impl Account {
     ) -> Result<QuotaDecision, UsageRejection> {
         let policy = self.policy()?;
         let (grace_hours, now, aggregation) = (self.grace_hours, self.now, self.aggregation);
-        let period = self.current()?;
+        let period = self.open()?;
         let usage = self.usage_in(period);
         let used = usage.used();
         let wanted = aggregation
@@ -319,7 +312,7 @@ impl Account {
     pub fn reserve(&mut self, quantity: Decimal) -> Result<QuotaDecision, UsageRejection> {
         let policy = self.policy()?;
         let (grace_hours, now) = (self.grace_hours, self.now);
-        let period = self.current()?;
+        let period = self.open()?;
         let usage = self.usage_in(period);
         let used = usage.used();
         let wanted = used
@@ -347,7 +340,7 @@ impl Account {
     pub fn again(&mut self) -> Result<QuotaDecision, UsageRejection> {
         let policy = self.policy()?;
         let (grace_hours, now) = (self.grace_hours, self.now);
-        let period = self.current()?;
+        let period = self.open()?;
         let usage = self.usage_in(period);
         let used = usage.used();
         let decision = quota::decide(
@@ -378,6 +371,18 @@ impl Account {
     /// The current billing period.
     pub fn current(&self) -> Result<Period, UsageRejection> {
         self.period_at(self.now)
+    }
+
+    /// The same, computed once.
+    fn open(&mut self) -> Result<Period, UsageRejection> {
+        match self.open {
+            Some((at, period)) if at == self.now => Ok(period),
+            _ => {
+                let period = self.current()?;
+                self.open = Some((self.now, period));
+                Ok(period)
+            }
+        }
     }
 
     /// The billing period at `at`, by the subscriptions as they are now.

@@ -12,6 +12,7 @@ use billing_domain::grace_period::EndReason;
 
 use super::account::{Account, GraceChange, PeriodUsage};
 use super::queue::QueuedRequest;
+use super::requests::{Key, Settled, featured, keys, named_events, settled_events};
 use super::store::{self, ReservationRow, Writes};
 use super::{Item, NewEvent, Op, Question, Reply, Reservation, Rules, UsageRejection};
 use crate::audit::{self, Actor, Appended, LockedChains, NewEntry};
@@ -46,9 +47,6 @@ pub enum Attempt {
     Again(Mode),
 }
 
-/// An organization and a metric.
-pub type Key = (Uuid, String);
-
 /// Counts `requests` in a transaction of its own, which it leaves open only when
 /// it fails.
 pub async fn attempt(
@@ -70,16 +68,23 @@ pub async fn attempt(
     let featured = featured(requests, &keys);
     let accounts =
         store::read_featured(conn, &keys, &featured, &rules.catalogue, rules.grace_hours).await?;
+    let settled = settled_events(requests);
+    let named = match mode.look_up {
+        true => named_events(requests, &settled),
+        false => Vec::new(),
+    };
+    let names = keys.iter().map(|(id, metric)| (*id, metric.as_str()));
     let mut group = Group {
-        accounts: keys.iter().cloned().zip(accounts).collect(),
+        accounts: names.zip(accounts).collect(),
         held,
+        settled: &settled,
         known: HashMap::new(),
         new: HashMap::new(),
         writes: Writes::default(),
         denied_an_id: false,
     };
     if mode.look_up {
-        group.known = store::known(conn, &named_events(requests)).await?;
+        group.known = store::known(conn, &named).await?;
     }
     let replies: Vec<Reply> = requests
         .iter()
@@ -155,59 +160,6 @@ async fn lock(
     }
 }
 
-/// The accounts that a group touches, in the order in which they are locked.
-pub fn keys(requests: &[QueuedRequest]) -> Vec<Key> {
-    requests
-        .iter()
-        .flat_map(touched)
-        .collect::<BTreeSet<Key>>()
-        .into_iter()
-        .collect()
-}
-
-/// The accounts that a request touches.
-pub fn touched(request: &QueuedRequest) -> BTreeSet<Key> {
-    let metrics: Vec<&str> = match &request.op {
-        Op::Record(events) => events.iter().map(|event| event.metric.as_str()).collect(),
-        Op::Check(question) => vec![&question.event.metric],
-        Op::Reserve { metric, .. } | Op::TakeDue { metric } => vec![metric],
-        Op::Settle { reservation, .. } => vec![&reservation.metric],
-    };
-    let key = |metric: &str| (request.organization_id, metric.to_owned());
-    metrics.into_iter().map(key).collect()
-}
-
-/// Of which accounts the organization's features are needed.
-fn featured(requests: &[QueuedRequest], keys: &[Key]) -> Vec<bool> {
-    let needing = requests.iter().filter_map(|request| match &request.op {
-        Op::Check(question) if question.needs.is_some() => {
-            Some((request.organization_id, question.event.metric.clone()))
-        }
-        _ => None,
-    });
-    let needing: BTreeSet<Key> = needing.collect();
-    keys.iter().map(|key| needing.contains(key)).collect()
-}
-
-/// The events whose ids may have come before.
-fn named_events(requests: &[QueuedRequest]) -> Vec<(Uuid, NewEvent)> {
-    let named = |request: &QueuedRequest| match &request.op {
-        Op::Record(events) => events.clone(),
-        Op::Check(question) if question.named => vec![question.event.clone()],
-        Op::Settle {
-            reservation,
-            used: true,
-        } => vec![reservation.event()],
-        _ => Vec::new(),
-    };
-    let of_request = |request| {
-        named(request)
-            .into_iter()
-            .map(|event| (request.organization_id, event))
-    };
-    requests.iter().flat_map(of_request).collect()
-}
-
 async fn take_reservations(
     conn: &mut PgConnection,
     requests: &[QueuedRequest],
@@ -223,26 +175,29 @@ async fn take_reservations(
     store::take_reservations(conn, &organizations, &ids).await
 }
 
-struct Group {
-    accounts: BTreeMap<Key, Account>,
+/// A group while it is decided. It copies nothing of its requests: a batch has
+/// a thousand events.
+struct Group<'a> {
+    accounts: BTreeMap<(Uuid, &'a str), Account>,
     /// The reservations that are settled.
     held: HashMap<Uuid, ReservationRow>,
+    settled: &'a Settled,
     /// Ids that were there, and the events of the group with the same content.
-    known: HashMap<(Uuid, String), Vec<NewEvent>>,
+    known: store::Known<'a>,
     /// Ids that came in this group.
-    new: HashMap<(Uuid, String), NewEvent>,
-    writes: Writes,
+    new: HashMap<(Uuid, &'a str), &'a NewEvent>,
+    writes: Writes<'a>,
     denied_an_id: bool,
 }
 
-impl Group {
-    fn account(&mut self, organization_id: Uuid, metric: &str) -> &mut Account {
+impl<'a> Group<'a> {
+    fn account(&mut self, organization_id: Uuid, metric: &'a str) -> &mut Account {
         self.accounts
-            .get_mut(&(organization_id, metric.to_owned()))
+            .get_mut(&(organization_id, metric))
             .expect("every key of the group was read")
     }
 
-    fn reply(&mut self, request: &QueuedRequest) -> Reply {
+    fn reply(&mut self, request: &'a QueuedRequest) -> Reply {
         let organization_id = request.organization_id;
         match &request.op {
             Op::Record(events) => {
@@ -263,15 +218,15 @@ impl Group {
     }
 
     /// Whether the id came before, and with the same content.
-    fn before(&self, organization_id: Uuid, event: &NewEvent) -> Option<bool> {
-        let id = (organization_id, event.id.clone());
+    fn before(&self, organization_id: Uuid, event: &'a NewEvent) -> Option<bool> {
+        let id = (organization_id, event.id.as_str());
         match self.new.get(&id) {
-            Some(first) => Some(first == event),
-            None => self.known.get(&id).map(|same| same.contains(event)),
+            Some(first) => Some(*first == event),
+            None => self.known.get(&id).map(|same| same.contains(&event)),
         }
     }
 
-    fn record(&mut self, organization_id: Uuid, event: &NewEvent) -> Item {
+    fn record(&mut self, organization_id: Uuid, event: &'a NewEvent) -> Item {
         match self.before(organization_id, event) {
             Some(true) => return Item::Duplicate,
             Some(false) => return Item::Rejected(UsageRejection::IdReused),
@@ -294,14 +249,13 @@ impl Group {
         }
     }
 
-    fn keep(&mut self, organization_id: Uuid, event: &NewEvent) {
-        let id = (organization_id, event.id.clone());
-        self.new.insert(id, event.clone());
+    fn keep(&mut self, organization_id: Uuid, event: &'a NewEvent) {
+        self.new.insert((organization_id, &event.id), event);
     }
 
     /// A use that needs a feature which its organization does not have is neither
     /// decided about nor counted.
-    fn answer(&mut self, organization_id: Uuid, question: &Question) -> Reply {
+    fn answer(&mut self, organization_id: Uuid, question: &'a Question) -> Reply {
         let Some(needed) = &question.needs else {
             return self.check(organization_id, question);
         };
@@ -315,7 +269,7 @@ impl Group {
         }
     }
 
-    fn check(&mut self, organization_id: Uuid, question: &Question) -> Reply {
+    fn check(&mut self, organization_id: Uuid, question: &'a Question) -> Reply {
         let Question {
             event,
             consume,
@@ -356,7 +310,7 @@ impl Group {
         &mut self,
         organization_id: Uuid,
         id: Uuid,
-        metric: &str,
+        metric: &'a str,
         quantity: Decimal,
         ttl_secs: u32,
     ) -> Reply {
@@ -381,9 +335,10 @@ impl Group {
 
     fn settle(&mut self, reservation: &Reservation, used: bool) -> Reply {
         let organization_id = reservation.organization_id;
-        let event = reservation.event();
+        let settled = self.settled;
+        let event = &settled[&reservation.id];
         let held = self.held.remove(&reservation.id);
-        let counted = self.before(organization_id, &event).is_some();
+        let counted = self.before(organization_id, event).is_some();
         let account = self.account(organization_id, &event.metric);
         let now = account.now;
         if let Some(held) = &held {
@@ -399,8 +354,8 @@ impl Group {
         match account.count_in(start, &event.id, event.quantity, occurred) {
             Ok(period) => {
                 self.writes
-                    .event(organization_id, &event, now, period.start_secs());
-                self.keep(organization_id, &event);
+                    .event(organization_id, event, now, period.start_secs());
+                self.keep(organization_id, event);
                 Reply::Settled
             }
             Err(rejection) => {
@@ -419,7 +374,9 @@ impl Group {
         }
     }
 
-    fn graces(&self) -> impl Iterator<Item = (&Key, &Account, &PeriodUsage, GraceChange)> {
+    fn graces(
+        &self,
+    ) -> impl Iterator<Item = (&(Uuid, &'a str), &Account, &PeriodUsage, GraceChange)> {
         self.accounts.iter().flat_map(|(key, account)| {
             account
                 .periods
@@ -430,7 +387,7 @@ impl Group {
 
     fn audit_entries(&self) -> Vec<NewEntry> {
         let entry = |((organization_id, metric), account, usage, change): (
-            &Key,
+            &(Uuid, &str),
             &Account,
             &PeriodUsage,
             GraceChange,
@@ -445,7 +402,7 @@ impl Group {
                 action,
                 actor: Actor::System,
                 resource_type: "grace_period",
-                resource_id: metric.clone(),
+                resource_id: (*metric).to_owned(),
                 before: None,
                 after: Some(grace_state(account, usage, grace.period, reason)),
                 metadata: json!({}),

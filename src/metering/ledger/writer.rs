@@ -9,9 +9,10 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::queue::{Queue, QueuedRequest, Responder};
+use super::requests::{self, Key, touched};
 use super::set_aside::SetAside;
 use super::store;
-use super::transaction::{self, Attempt, Key, Mode, touched};
+use super::transaction::{self, Attempt, Mode};
 use super::{LedgerError, Outcome, Rules};
 use crate::batch::writer::{Batch, Failure, Session, Settings};
 use crate::db::{self, planner};
@@ -188,7 +189,7 @@ impl Committer {
 
     /// Tells whose rows another session holds.
     async fn whom_it_waited_for(&mut self, requests: &[QueuedRequest]) -> Committed {
-        let keys = transaction::keys(requests);
+        let keys = requests::keys(requests);
         let Some(conn) = self.session.connection() else {
             return Committed::Waited;
         };

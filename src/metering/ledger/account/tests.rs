@@ -3,21 +3,14 @@ use billing_domain::quota::OverLimit;
 use super::*;
 
 fn account(over_limit: OverLimit, aggregation: Aggregation) -> Account {
+    let now = "2026-11-23T12:00:00Z".parse().unwrap();
     Account {
-        features: Values::default(),
-        aggregation,
-        grace_hours: 24,
         policy: Some(QuotaPolicy {
             quota: Some(10.into()),
             over_limit,
             grace_max: None,
         }),
-        overage_rate: None,
-        subscription: None,
-        ended: None,
-        unreadable: false,
-        now: "2026-11-23T12:00:00Z".parse().unwrap(),
-        periods: BTreeMap::new(),
+        ..Account::blank(aggregation, 24, now)
     }
 }
 

@@ -1,8 +1,6 @@
 //! SQL that reads accounts: quota, subscriptions, periods, grace and scheduled
 //! levels in one query.
 
-use std::collections::BTreeMap;
-
 use billing_domain::grace_period::GracePeriod;
 use billing_domain::period::{Cadence, Period};
 use billing_domain::quota::{OverLimit, QuotaPolicy};
@@ -14,7 +12,7 @@ use sqlx::PgConnection;
 
 use super::{AccountKey, columns, position, unreadable};
 use crate::catalogue::{Aggregation, Catalogue};
-use crate::features::{self, Values};
+use crate::features;
 use crate::metering::ledger::account::{Account, DueLevels, Grace, Level, PeriodUsage};
 
 /// A row of `read`'s query: an account with one of its periods.
@@ -73,20 +71,12 @@ pub async fn read_featured(
     grace_hours: u32,
 ) -> Result<Vec<Account>, sqlx::Error> {
     let rows = account_rows(conn, keys, featured).await?;
-    let blank = |metric: &str, now: Timestamp| Account {
+    let blank = |metric: &str, now: Timestamp| {
         // For a metric that left the catalogue, only reservations are released.
-        aggregation: catalogue
+        let aggregation = catalogue
             .metric(metric)
-            .map_or(Aggregation::Sum, |metric| metric.aggregation),
-        grace_hours,
-        policy: None,
-        overage_rate: None,
-        subscription: None,
-        ended: None,
-        unreadable: false,
-        now,
-        periods: BTreeMap::new(),
-        features: Values::default(),
+            .map_or(Aggregation::Sum, |metric| metric.aggregation);
+        Account::blank(aggregation, grace_hours, now)
     };
     let mut accounts: Vec<Option<Account>> = keys.iter().map(|_| None).collect();
     for mut row in rows {

@@ -153,12 +153,15 @@ fn unreadable(what: &'static str) -> sqlx::Error {
     sqlx::Error::Decode(what.into())
 }
 
+/// Ids that are stored, each with the events that have the stored content.
+pub type Known<'a> = HashMap<(Uuid, &'a str), Vec<&'a NewEvent>>;
+
 /// The ids of `events` that are stored already, each with those of `events` that
 /// have the stored content.
-pub async fn known(
+pub async fn known<'a>(
     conn: &mut PgConnection,
-    events: &[(Uuid, NewEvent)],
-) -> Result<HashMap<(Uuid, String), Vec<NewEvent>>, sqlx::Error> {
+    events: &[(Uuid, &'a NewEvent)],
+) -> Result<Known<'a>, sqlx::Error> {
     let organizations: Vec<Uuid> = events
         .iter()
         .map(|(organization, _)| *organization)
@@ -198,16 +201,16 @@ pub async fn known(
     )
     .fetch_all(conn)
     .await?;
-    let mut known = HashMap::<(Uuid, String), Vec<NewEvent>>::new();
+    let mut known = Known::new();
     for row in rows {
         let (organization_id, event) = events
             .get(position(row.n)?)
             .ok_or_else(|| unreadable("an event was read that was not requested"))?;
         let same = known
-            .entry((*organization_id, event.id.clone()))
+            .entry((*organization_id, event.id.as_str()))
             .or_default();
         if row.same {
-            same.push(event.clone());
+            same.push(event);
         }
     }
     Ok(known)

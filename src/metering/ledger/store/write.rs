@@ -15,8 +15,8 @@ use crate::metering::ledger::account::{Account, PeriodUsage};
 
 /// What a group writes, column by column.
 #[derive(Default)]
-pub struct Writes {
-    events: Events,
+pub struct Writes<'a> {
+    events: Events<'a>,
     totals: Totals,
     graces: Graces,
     alerts: Alerts,
@@ -25,15 +25,15 @@ pub struct Writes {
 }
 
 #[derive(Default)]
-struct Events {
+struct Events<'a> {
     organizations: Vec<Uuid>,
-    ids: Vec<String>,
-    metrics: Vec<String>,
+    ids: Vec<&'a str>,
+    metrics: Vec<&'a str>,
     quantities: Vec<Decimal>,
     occurred: Vec<Option<jiff_sqlx::Timestamp>>,
     recorded: Vec<jiff_sqlx::Timestamp>,
     periods: Vec<jiff_sqlx::Timestamp>,
-    metadata: Vec<Option<String>>,
+    metadata: Vec<Option<&'a str>>,
 }
 
 #[derive(Default)]
@@ -98,23 +98,23 @@ fn instant(secs: i64) -> jiff_sqlx::Timestamp {
         .to_sqlx()
 }
 
-impl Writes {
+impl<'a> Writes<'a> {
     pub fn event(
         &mut self,
         organization_id: Uuid,
-        event: &NewEvent,
+        event: &'a NewEvent,
         now: Timestamp,
         period_start: i64,
     ) {
         let rows = &mut self.events;
         rows.organizations.push(organization_id);
-        rows.ids.push(event.id.clone());
-        rows.metrics.push(event.metric.clone());
+        rows.ids.push(&event.id);
+        rows.metrics.push(&event.metric);
         rows.quantities.push(event.quantity);
         rows.occurred.push(event.occurred_at.map(|at| at.to_sqlx()));
         rows.recorded.push(now.to_sqlx());
         rows.periods.push(instant(period_start));
-        rows.metadata.push(event.metadata.clone());
+        rows.metadata.push(event.metadata.as_deref());
     }
 
     pub fn reservation(
@@ -205,7 +205,7 @@ impl Writes {
 /// Writes a group. Returns false, with the transaction failed, if an event's id
 /// exists already.
 #[expect(clippy::too_many_lines, reason = "most of it is one statement")]
-pub async fn write(conn: &mut PgConnection, writes: &Writes) -> Result<bool, sqlx::Error> {
+pub async fn write(conn: &mut PgConnection, writes: &Writes<'_>) -> Result<bool, sqlx::Error> {
     let (events, totals) = (&writes.events, &writes.totals);
     if !events.ids.is_empty() || !totals.metrics.is_empty() {
         let written = sqlx::query!(
@@ -251,13 +251,13 @@ pub async fn write(conn: &mut PgConnection, writes: &Writes) -> Result<bool, sql
                )
                SELECT (SELECT count(*) FROM counted) + (SELECT count(*) FROM begun) AS "written!""#,
             &events.organizations,
-            &events.ids,
-            &events.metrics,
+            &events.ids as &[&str],
+            &events.metrics as &[&str],
             &events.quantities,
             &events.occurred as _,
             &events.recorded as _,
             &events.periods as _,
-            &events.metadata as &[Option<String>],
+            &events.metadata as &[Option<&str>],
             &totals.organizations,
             &totals.metrics,
             &totals.starts as _,

@@ -1,0 +1,33 @@
+//! Why usage is not counted.
+
+use billing_domain::usage_period::NotCounted;
+
+/// Why usage was not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UsageRejection {
+    #[error("it occurred more than five minutes in the future; check the sender's clock")]
+    Ahead,
+    #[error("it occurred in a billing period that is closed, and can no longer be counted")]
+    Closed,
+    #[error("the total of the period would have more than 20 digits before the point")]
+    TotalTooLarge,
+    /// A missing quota never means unlimited.
+    #[error("the organization has no quota for this metric; an operator must set one")]
+    NoQuota,
+    #[error("this id was used before with different content")]
+    IdReused,
+    #[error("the billing period cannot be determined")]
+    NoPeriod,
+    #[error("neither the plan nor an override includes the feature")]
+    FeatureNotIncluded,
+}
+
+impl From<NotCounted> for UsageRejection {
+    fn from(reason: NotCounted) -> Self {
+        match reason {
+            NotCounted::Closed => Self::Closed,
+            NotCounted::Ahead => Self::Ahead,
+            NotCounted::Period(_) => Self::NoPeriod,
+        }
+    }
+}
