@@ -3,7 +3,7 @@
 //! choice: intake takes them in the order they come, the ledger takes one of
 //! each organization in turn.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection as _, Executor as _};
@@ -12,6 +12,8 @@ use crate::db;
 
 /// A writer that cannot connect within this time has no database.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the buffers of large batches are given back.
+const SHRINK_EVERY: Duration = Duration::from_secs(1);
 
 /// How a writer's batches are committed.
 pub struct Settings {
@@ -55,6 +57,7 @@ pub struct Session {
     options: PgConnectOptions,
     settings: Settings,
     connection: Option<PgConnection>,
+    shrunk: Instant,
 }
 
 impl Session {
@@ -63,6 +66,7 @@ impl Session {
             options,
             settings,
             connection: None,
+            shrunk: Instant::now(),
         }
     }
 
@@ -76,7 +80,10 @@ impl Session {
             let connection = self.open().await.map_err(Failure::Unavailable)?;
             let attempted = tokio::time::timeout(silence, batch.write(connection)).await;
             let error = match attempted.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
-                Ok(committed) => return Ok(committed),
+                Ok(committed) => {
+                    self.shrink();
+                    return Ok(committed);
+                }
                 Err(error) => error,
             };
             let answered = error.as_database_error().is_some() && !db::is_outage(&error);
@@ -97,6 +104,16 @@ impl Session {
                 return Err(Failure::Unavailable(error));
             }
             reused = false;
+        }
+    }
+
+    /// Gives the buffers of large batches back.
+    fn shrink(&mut self) {
+        if let Some(connection) = &mut self.connection
+            && self.shrunk.elapsed() >= SHRINK_EVERY
+        {
+            connection.shrink_buffers();
+            self.shrunk = Instant::now();
         }
     }
 

@@ -108,7 +108,11 @@ fn opened_with(opening: &'static [&'static str], connections: u32) -> PgPoolOpti
                 Ok(())
             })
         })
-        .after_release(|_, _| Box::pin(async { Ok(!scarcity::is_scarce()) }))
+        .after_release(|connection, _| {
+            // What a large row or statement took would stay.
+            connection.shrink_buffers();
+            Box::pin(async { Ok(!scarcity::is_scarce()) })
+        })
 }
 
 /// Whether transactions on this connection cannot write: the server is a standby, or

@@ -210,3 +210,17 @@ async fn key_of(db: &TestDatabase, organization: Uuid) -> String {
     .await;
     key
 }
+
+/// Of a page of 2 MiB, one allocation that stays would keep all of a flood's.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn memory_is_taken_in_small_pages() {
+    let db = TestDatabase::new().await;
+    let serving = Serving::start(&mut serve_on(&db));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", serving.pid())).unwrap();
+    let large = status.lines().find(|line| line.starts_with("THP_enabled:"));
+    assert!(
+        large.is_none_or(|line| line.ends_with('0')),
+        "{large:?}: large pages are on"
+    );
+}
