@@ -44,6 +44,8 @@ pub enum StartError {
     Migration(#[from] MigrationError),
     #[error(transparent)]
     Catalogue(#[from] CatalogueError),
+    #[error("{0}")]
+    VanishedPlans(String),
     #[error("{variable}: cannot listen on {address}: {error}")]
     Listen {
         variable: &'static str,

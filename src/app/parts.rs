@@ -37,6 +37,8 @@ const UPKEEP: Duration = Duration::from_millis(500);
 pub struct Parts {
     pub pool: PgPool,
     pub catalogue: Arc<Catalogue>,
+    /// Whether Stripe charges.
+    pub in_stripe: bool,
     pub ledger: Ledger,
     pub subscriptions: Subscriptions,
     pub recorder: PrometheusHandle,
@@ -56,6 +58,15 @@ impl Parts {
             recorder.run_upkeep();
             give_memory_back();
             std::future::ready(Ok::<_, Infallible>(Next::AfterPeriod))
+        });
+        let (pool, catalogue) = (self.pool.clone(), self.catalogue.clone());
+        let in_stripe = self.in_stripe;
+        background.every("plan versions", CATALOGUE, move || {
+            let (pool, catalogue) = (pool.clone(), catalogue.clone());
+            async move {
+                let recorded = catalogue.record_versions(&pool, in_stripe).await;
+                recorded.map(|()| Next::Never)
+            }
         });
         if serve.worker_concurrency == 0 {
             return Ok(());
@@ -113,8 +124,9 @@ impl Parts {
             }
         });
         let (pool, catalogue) = (self.pool.clone(), self.catalogue.clone());
+        let in_stripe = self.in_stripe;
         background.every("catalogue follower", CATALOGUE, move || {
-            follow_catalogue(pool.clone(), catalogue.clone())
+            follow_catalogue(pool.clone(), catalogue.clone(), in_stripe)
         });
         if let Some(application) = serve.usage.application.clone() {
             let client = http_client::direct_client().map_err(StartError::Client)?;
@@ -154,7 +166,12 @@ async fn sweep_feature_overrides(pool: PgPool) -> Result<Next, sqlx::Error> {
 
 /// Brings quotas and features in line with the catalogue. Organizations that another
 /// transaction holds follow in the next run.
-async fn follow_catalogue(pool: PgPool, catalogue: Arc<Catalogue>) -> Result<Next, sqlx::Error> {
+async fn follow_catalogue(
+    pool: PgPool,
+    catalogue: Arc<Catalogue>,
+    in_stripe: bool,
+) -> Result<Next, sqlx::Error> {
+    catalogue.record_versions(&pool, in_stripe).await?;
     let applied = quotas::apply_catalogue(&pool, &catalogue).await?;
     if applied.changed > 0 {
         let changed = applied.changed;

@@ -35,7 +35,7 @@ use crate::server::layers::cors;
 use crate::server::layers::idempotency::Keeper;
 use crate::server::layers::rate_limit::Limits;
 use crate::server::{self, Shared, Site};
-use crate::subscriptions::Subscriptions;
+use crate::subscriptions::{self, Subscriptions, VanishedPlans};
 use crate::tenancy::auth::Guard;
 use crate::webhooks::backpressure::Backpressure;
 use crate::webhooks::endpoint::Endpoint;
@@ -79,6 +79,19 @@ pub async fn start(
         pools: Pools::new(&database.service, workers),
         stop: CancellationToken::new(),
     };
+    if let Err(found @ VanishedPlans::Found(_)) =
+        subscriptions::check_vanished(&starting.pools.api, &catalogue).await
+    {
+        return Err(StartError::VanishedPlans(found.to_string()));
+    }
+    // Where the schema is older, a part of its own goes on trying.
+    let in_stripe = stripe.api.is_some();
+    if let Err(error) = catalogue
+        .record_versions(&starting.pools.api, in_stripe)
+        .await
+    {
+        tracing::warn!(%error, "The plans' versions are not recorded yet");
+    }
     let mut background = Background::new(starting.stop.clone());
     let intake = starting.intake(secrets, &mut background);
     let metering = starting.metering(lanes, &mut background)?;
@@ -86,6 +99,7 @@ pub async fn start(
     Parts {
         pool: starting.pools.api.clone(),
         catalogue: catalogue.clone(),
+        in_stripe,
         ledger: metering.ledger.clone(),
         subscriptions: subscriptions.clone(),
         recorder: starting.recorder.clone(),

@@ -1,6 +1,7 @@
 //! The catalogue's file and its validation.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::OnceLock;
 
 use rust_decimal::Decimal;
 use serde::Deserialize;
@@ -11,7 +12,10 @@ use billing_domain::quantity;
 
 use super::features::{self, check_features};
 use super::quotas::{CeilingValue, QuotaEntry, check_ceiling, check_quotas};
-use super::{Aggregation, Catalogue, EnforcedRoute, FREE_TIER, Metric, Plan, Price};
+use super::{
+    Aggregation, Catalogue, EnforcedRoute, Existing, FREE_TIER, Interval, Memory, Metric, Plan,
+    Price, PriceUse,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -125,12 +129,28 @@ enum ReportedBy {
 struct PlanEntry {
     tier: Spanned<String>,
     name: String,
-    price: Spanned<Price>,
+    price: Spanned<PriceEntry>,
     #[serde(default)]
     trial_days_max: Option<Spanned<u16>>,
+    #[serde(default)]
+    retired: bool,
+    #[serde(default)]
+    existing: Existing,
     quotas: BTreeMap<Spanned<String>, Spanned<QuotaEntry>>,
     #[serde(default)]
     features: features::Entries<Spanned<features::Written>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PriceEntry {
+    amount: i64,
+    currency: String,
+    interval: Interval,
+    #[serde(default)]
+    lookup_key: Option<Spanned<String>>,
+    #[serde(default)]
+    stripe_price_ids: Vec<Spanned<String>>,
 }
 
 /// A problem with its byte offset.
@@ -147,7 +167,10 @@ impl File {
             plans: Vec::new(),
             by_lookup_key: HashMap::new(),
             by_price_id: HashMap::new(),
+            metered_by_key: HashMap::new(),
             enforced: Vec::new(),
+            memory: Memory::default(),
+            recorded: OnceLock::new(),
         };
         for route in self.enforcement.routes {
             let route = check_route(&catalogue, route, reserved)?;
@@ -183,20 +206,55 @@ impl File {
             for id in &price.stripe_price_ids {
                 claim(&mut catalogue.by_price_id, id, index, "price id")?;
             }
+            let ids = price.stripe_price_ids.into_iter();
             catalogue.plans.push(Plan {
                 tier,
                 name: entry.name,
-                price,
+                price: Price {
+                    amount: price.amount,
+                    currency: price.currency,
+                    interval: price.interval,
+                    lookup_key: price.lookup_key.map(Spanned::into_inner),
+                    stripe_price_ids: ids.map(Spanned::into_inner).collect(),
+                },
                 trial_days_max,
+                retired: entry.retired,
+                existing: entry.existing,
                 quotas,
                 features,
             });
         }
-        if catalogue.plan(FREE_TIER).is_none() {
-            return Err((0, format!("there is no plan with tier {FREE_TIER:?}")));
+        match catalogue.plan(FREE_TIER) {
+            None => return Err((0, format!("there is no plan with tier {FREE_TIER:?}"))),
+            Some(free) if free.retired => {
+                let problem = format!(
+                    "{FREE_TIER:?} cannot be retired: organizations without a subscription have it"
+                );
+                return Err((0, problem));
+            }
+            Some(_) => {}
         }
+        catalogue.metered_by_key = metered_by_key(&catalogue.plans);
         Ok(catalogue)
     }
+}
+
+/// Metered prices by the lookup keys that `plans sync` gives them.
+fn metered_by_key(plans: &[Plan]) -> HashMap<String, PriceUse> {
+    let mut by_key = HashMap::new();
+    for plan in plans {
+        for metric in plan.quotas.keys() {
+            // Also without a rate now: a former version may have had one.
+            if let Some(base) = &plan.price.lookup_key {
+                let used = PriceUse {
+                    tier: plan.tier.clone(),
+                    metric: Some(metric.clone()),
+                };
+                by_key.insert(format!("{base}_{metric}"), used);
+            }
+        }
+    }
+    by_key
 }
 
 fn check_metrics(

@@ -3,29 +3,37 @@
 
 pub mod features;
 mod file;
+pub mod history;
+mod memory;
+mod plan;
 mod quotas;
 pub mod routes;
+mod store;
 mod sync;
+mod synced;
+pub mod versions;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use billing_domain::period::Cadence;
+use std::sync::OnceLock;
+
 use billing_domain::preview::ProrationBehavior;
 pub use billing_domain::quota::{Aggregation, GraceCeiling, OverLimit};
 use jiff::Timestamp;
 use rust_decimal::Decimal;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
-use toml::Spanned;
-use utoipa::ToSchema;
 
 use crate::stripe::objects::{ShapeError, Subscription, SubscriptionItem};
 use file::File;
-pub use sync::{
-    Action, MeteredPrices, Step, SyncError, meter_event_name, metered_lookup_key, sync,
-};
+use memory::Memory;
+pub use memory::PriceUse;
+pub use plan::{EnforcedRoute, Existing, Interval, Metric, Plan, Price, Quota};
+pub use quotas::{ceiling_text, stored_ceiling};
+pub use store::prices_of_version as recorded_prices;
+pub use sync::{Action, Step, SyncError, Synced, meter_event_name, metered_lookup_key, sync};
+pub use synced::{is_fee_of, is_usage_of, record};
 
 /// The catalogue that ships with the program.
 const BUILT_IN: &str = include_str!("../../config/plans.toml");
@@ -61,98 +69,20 @@ pub struct Catalogue {
     plans: Vec<Plan>,
     by_lookup_key: HashMap<String, usize>,
     by_price_id: HashMap<String, usize>,
+    metered_by_key: HashMap<String, PriceUse>,
     enforced: Vec<EnforcedRoute>,
+    memory: Memory,
+    /// Set once the file's plans are recorded as versions.
+    recorded: OnceLock<Recorded>,
 }
 
-/// A route of the product that quotas are enforced for.
-#[derive(Debug, Clone)]
-pub struct EnforcedRoute {
-    /// In the router's syntax; may end in `{*rest}`.
-    pub path: String,
-    pub metric: String,
-    /// The usage of one call.
-    pub amount: Decimal,
-    pub upstream: reqwest::Url,
-    /// Whether calls pass when the usage cannot be determined.
-    pub fail_open: bool,
-}
-
-#[derive(Debug, Clone)]
-pub struct Plan {
-    pub tier: String,
-    pub name: String,
-    pub price: Price,
-    /// The longest trial that may be requested; 0 for none.
-    pub trial_days_max: u16,
-    pub quotas: BTreeMap<String, Quota>,
-    pub features: BTreeMap<String, features::FeatureValue>,
-}
-
-impl Plan {
-    /// Whether it is paid through a Stripe subscription.
-    pub fn is_billed(&self) -> bool {
-        self.price.lookup_key.is_some() || !self.price.stripe_price_ids.is_empty()
-    }
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Price {
-    /// In the currency's minor unit.
-    pub amount: i64,
-    pub currency: String,
-    pub interval: Interval,
-    #[serde(default)]
-    pub lookup_key: Option<Spanned<String>>,
-    #[serde(default)]
-    pub stripe_price_ids: Vec<Spanned<String>>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Interval {
-    Month,
-    Year,
-}
-
-impl Interval {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Month => "month",
-            Self::Year => "year",
-        }
-    }
-
-    pub fn cadence(self) -> Cadence {
-        match self {
-            Self::Month => Cadence::MONTHLY,
-            Self::Year => Cadence::YEARLY,
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub struct Quota {
-    /// `None` for unlimited.
-    pub quota: Option<Decimal>,
-    pub over_limit: OverLimit,
-    /// In the currency's major unit, per unit of the metric.
-    pub overage_rate: Option<Decimal>,
-    /// The most usage that grace allows; `None` for the metric's default.
-    pub grace_max: Option<GraceCeiling>,
-}
-
-/// A metric and how it is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Metric {
-    pub aggregation: Aggregation,
-    /// Whether usage is allowed when the total cannot be determined.
-    pub fail_open: bool,
-    /// Whether only API keys may report it.
-    pub by_keys_only: bool,
-    /// The most usage that grace allows, unless the plan sets it; `None` for no
-    /// limit.
-    pub grace_max: Option<GraceCeiling>,
+/// The plans as they are sold.
+#[derive(Debug, Clone, Default)]
+struct Recorded {
+    /// In the file's order.
+    plans: Vec<Plan>,
+    versions: HashMap<String, i32>,
+    unsynced: Vec<versions::Unsynced>,
 }
 
 impl Catalogue {
@@ -210,12 +140,19 @@ impl Catalogue {
         &self.enforced
     }
 
+    /// The plans as they are sold.
     pub fn plans(&self) -> &[Plan] {
+        let recorded = self.recorded.get();
+        recorded.map_or(&self.plans, |recorded| &recorded.plans)
+    }
+
+    /// The plans as the file has them.
+    pub fn file_plans(&self) -> &[Plan] {
         &self.plans
     }
 
     pub fn plan(&self, tier: &str) -> Option<&Plan> {
-        self.plans.iter().find(|plan| plan.tier == tier)
+        self.plans().iter().find(|plan| plan.tier == tier)
     }
 
     /// The most usage that grace allows for a metric in a plan. A plan that no longer
@@ -255,23 +192,15 @@ impl Catalogue {
         }
     }
 
-    /// The plan with this price, by lookup key or id.
+    /// The plan whose fee this price is.
     pub fn plan_of_price(&self, lookup_key: Option<&str>, price_id: Option<&str>) -> Option<&Plan> {
-        let by_key = lookup_key.and_then(|key| self.by_lookup_key.get(key));
-        let index = by_key.or_else(|| self.by_price_id.get(price_id?))?;
-        Some(&self.plans[*index])
+        let used = self.price_use(lookup_key, price_id)?;
+        self.plan(&used.tier).filter(|_| used.metric.is_none())
     }
 
     /// Whether this price is a plan's fee or charges its usage.
     pub fn knows_price(&self, lookup_key: Option<&str>, price_id: Option<&str>) -> bool {
-        let is_metered = |key: &str| {
-            let mut plans = self.plans.iter();
-            plans.any(|plan| {
-                let mut metrics = self.metrics.keys();
-                metrics.any(|metric| metered_lookup_key(plan, metric).as_deref() == Some(key))
-            })
-        };
-        self.plan_of_price(lookup_key, price_id).is_some() || lookup_key.is_some_and(is_metered)
+        self.price_use(lookup_key, price_id).is_some()
     }
 
     /// Reads a Stripe subscription, with the billing period that counts.
@@ -283,23 +212,30 @@ impl Catalogue {
         Ok(subscription)
     }
 
-    /// The plan of a subscription: the highest one that an item pays for, by lookup
-    /// key or id of its price; otherwise the highest one named in the metadata of
-    /// the subscription, otherwise of a price. Positions of items mean nothing.
+    /// The plan of a subscription: the highest one that an item pays for, by id or
+    /// lookup key of its price; otherwise the one named in the metadata of the
+    /// subscription, the highest one whose product an item is of, or the highest one
+    /// named in the metadata of a price. Positions of items mean nothing.
     pub fn plan_of(&self, subscription: &Subscription) -> Option<&Plan> {
         if let Some((_, plan)) = self.paying_item(subscription) {
             return Some(plan);
         }
         let named = |metadata| {
             let tier = named_tier(metadata)?;
-            self.plans.iter().position(|plan| plan.tier == tier)
+            self.rank(tier)
+        };
+        let by_products = || {
+            let items = subscription.items.iter();
+            let tiers = items.filter_map(|item| self.tier_of_product(item));
+            tiers.filter_map(|tier| self.rank(&tier)).max()
         };
         let by_prices = || {
             let items = subscription.items.iter();
             items.filter_map(|item| named(&item.price_metadata)).max()
         };
-        let index = named(&subscription.metadata).or_else(by_prices)?;
-        Some(&self.plans[index])
+        let named = named(&subscription.metadata);
+        let index = named.or_else(by_products).or_else(by_prices)?;
+        self.plans().get(index)
     }
 
     /// The item that pays for the plan, and the plan.
@@ -308,8 +244,8 @@ impl Catalogue {
         subscription: &'s Subscription,
     ) -> Option<(&'s SubscriptionItem, &Plan)> {
         let paid = subscription.items.iter().filter_map(|item| {
-            let (key, id) = (item.lookup_key.as_deref(), item.price_id.as_deref());
-            Some((item, self.plan_of_price(key, id)?))
+            let used = self.item_use(item).filter(|used| used.metric.is_none())?;
+            Some((item, self.plan(&used.tier)?))
         });
         paid.max_by_key(|(item, plan)| {
             let metered = item.usage_type.as_deref() == Some("metered");
@@ -338,163 +274,4 @@ fn named_tier(metadata: &Map<String, Value>) -> Option<&str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<Catalogue, CatalogueError> {
-        Catalogue::parse(Path::new("plans.toml"), text, &[])
-    }
-
-    #[test]
-    fn the_built_in_catalogue_has_the_three_tiers() {
-        let catalogue = parse(BUILT_IN).unwrap();
-        let tiers: Vec<&str> = catalogue
-            .plans()
-            .iter()
-            .map(|plan| plan.tier.as_str())
-            .collect();
-        assert_eq!(tiers, ["free", "standard", "enterprise"]);
-        let standard = catalogue.plan("standard").unwrap();
-        assert_eq!(standard.price.amount, 9_900);
-        let tokens = &standard.quotas["llm_tokens"];
-        assert_eq!(tokens.quota, Some(Decimal::from(1_000_000)));
-        assert_eq!(tokens.overage_rate.unwrap().to_string(), "0.00001");
-        assert_eq!(
-            catalogue.plan("enterprise").unwrap().quotas["user_seats"].quota,
-            None
-        );
-    }
-
-    #[test]
-    fn grace_may_have_a_ceiling_by_plan_and_by_metric() {
-        let text = BUILT_IN
-            .replacen(
-                "quota = 10_000, over_limit = \"grace\"",
-                "quota = 10_000, over_limit = \"grace\", grace_max = \"200%\"",
-                1,
-            )
-            .replacen(
-                "quota = 100, over_limit = \"grace\"",
-                "quota = 100, over_limit = \"grace\", grace_max = 150",
-                1,
-            )
-            .replacen(
-                "api_calls = { aggregation = \"sum\" }",
-                "api_calls = { aggregation = \"sum\", grace_max = \"1500.5\" }",
-                1,
-            );
-        let catalogue = parse(&text).unwrap();
-        let most = |tier, metric| catalogue.grace_max(tier, metric);
-        let percent = GraceCeiling::Percent(200.into());
-        assert_eq!(most("free", "llm_tokens"), Some(percent));
-        let number = GraceCeiling::Quantity(150.into());
-        assert_eq!(most("free", "agent_executions"), Some(number));
-        let of_metric = GraceCeiling::Quantity("1500.5".parse().unwrap());
-        assert_eq!(most("free", "api_calls"), Some(of_metric));
-        // An operator may set the kind in any plan, and plans can be removed.
-        assert_eq!(most("standard", "api_calls"), Some(of_metric));
-        assert_eq!(most("gone", "api_calls"), Some(of_metric));
-        assert_eq!(most("standard", "llm_tokens"), None);
-        let shipped = parse(BUILT_IN).unwrap();
-        assert_eq!(shipped.grace_max("free", "llm_tokens"), None);
-    }
-
-    #[test]
-    #[expect(clippy::too_many_lines, reason = "a flat table of cases")]
-    fn a_mistake_is_named_with_its_line() {
-        let broken = |from: &str, to: &str| {
-            parse(&BUILT_IN.replacen(from, to, 1))
-                .unwrap_err()
-                .to_string()
-        };
-        for (from, to, problem) in [
-            (
-                "user_seats = { quota = 3",
-                "seats = { quota = 3",
-                "is not among [metrics]",
-            ),
-            (
-                "user_seats = { quota = 3, over_limit = \"hard\" }",
-                "",
-                "says no quota for \"user_seats\"",
-            ),
-            ("quota = 100, ", "quota = -1, ", "cannot be negative"),
-            (
-                "valuecanvas_enterprise_monthly",
-                "valuecanvas_standard_monthly",
-                "used twice",
-            ),
-            (
-                ", lookup_key = \"valuecanvas_standard_monthly\"",
-                "",
-                "needs a lookup_key",
-            ),
-            ("\"0.00001\"", "\"1e-5\"", "is no decimal number"),
-            ("tier = \"standard\"", "tier = \"free\"", "listed twice"),
-            (
-                "trial_days_max = 30",
-                "trial_days_max = 731",
-                "above Stripe's 730",
-            ),
-            (
-                "upgrade = \"always_invoice\"",
-                "upgrade = \"at_once\"",
-                "unknown variant",
-            ),
-            (
-                "over_limit = \"grace\"",
-                "over_limit = \"soft\"",
-                "unknown variant",
-            ),
-            (
-                "quota = 10_000, over_limit = \"grace\"",
-                "quota = 10_000, over_limit = \"grace\", grace_max = \"99.9%\"",
-                "is below the quota",
-            ),
-            (
-                "quota = 10_000, over_limit = \"grace\"",
-                "quota = 10_000, over_limit = \"grace\", grace_max = 9_999",
-                "is below the quota",
-            ),
-            (
-                "quota = 10_000, over_limit = \"grace\"",
-                "quota = 10_000, over_limit = \"grace\", grace_max = \"twice\"",
-                "write a percentage of the quota",
-            ),
-            (
-                "quota = 10_000, over_limit = \"grace\"",
-                "quota = 10_000, over_limit = \"grace\", grace_max = \"1000000.1%\"",
-                "at most 1000000%",
-            ),
-            (
-                "quota = 3, over_limit = \"hard\"",
-                "quota = 3, over_limit = \"hard\", grace_max = \"200%\"",
-                "needs over_limit = \"grace\"",
-            ),
-            (
-                "quota = 10_000, over_limit = \"grace\"",
-                "quota = \"unlimited\", over_limit = \"grace\", grace_max = \"200%\"",
-                "needs over_limit = \"grace\" and a quota",
-            ),
-            (
-                "llm_tokens = { aggregation = \"sum\" }",
-                "llm_tokens = { aggregation = \"sum\", grace_max = \"50%\" }",
-                "is below the quota",
-            ),
-            (
-                "quota = 10_000, ",
-                "quota = \"123456789012345678901\", ",
-                "at most 20 digits",
-            ),
-            ("quota = 10_000, ", "quota = \"0.00001\", ", "and 4 after"),
-            ("\"0.00001\"", "\"1234567890123\"", "at most 12 digits"),
-            ("\"0.00001\"", "\"0.0000000000001\"", "at most 12 digits"),
-        ] {
-            let error = broken(from, to);
-            assert!(
-                error.contains(problem) && error.contains("plans.toml, line "),
-                "{error}"
-            );
-        }
-    }
-}
+mod tests;

@@ -150,6 +150,46 @@ fn read_ceiling(text: &str) -> Result<GraceCeiling, String> {
     })
 }
 
+/// A ceiling as the file writes it: a percentage such as `200%`, or a quantity.
+pub(super) mod ceiling_text {
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::{GraceCeiling, read_ceiling};
+
+    pub fn write(ceiling: GraceCeiling) -> String {
+        match ceiling {
+            GraceCeiling::Percent(percent) => format!("{}%", percent.normalize()),
+            GraceCeiling::Quantity(quantity) => quantity.normalize().to_string(),
+        }
+    }
+
+    pub fn serialize<S: Serializer>(
+        ceiling: &Option<GraceCeiling>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        ceiling.map(write).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<GraceCeiling>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| read_ceiling(&text).map_err(D::Error::custom))
+            .transpose()
+    }
+}
+
+/// Reads what the database keeps of a ceiling. What cannot be read is no ceiling that
+/// this program knows.
+pub fn stored_ceiling(text: &str) -> Option<GraceCeiling> {
+    read_ceiling(text).ok()
+}
+
+pub fn ceiling_text(ceiling: GraceCeiling) -> String {
+    ceiling_text::write(ceiling)
+}
+
 fn below() -> String {
     "a grace_max that is below the quota allows no usage over it; write at least \"100%\", or \
      over_limit = \"hard\""
@@ -162,7 +202,8 @@ fn decimal(text: &str, what: &str, digits: &Digits) -> Result<Decimal, String> {
     let Digits { whole, fraction } = digits;
     let is_whole = number.trunc().abs().to_string().len() <= *whole as usize;
     if is_whole && number.normalize().scale() <= *fraction {
-        return Ok(number);
+        // Equal numbers are written alike, so that equal terms have one digest.
+        return Ok(number.normalize());
     }
     Err(format!(
         "{what} {text:?} has at most {whole} digits before the point, and {fraction} after"

@@ -126,6 +126,7 @@ async fn list(
     let shown = last.and_then(|tier| plans.catalogue.rank(&tier));
     let after = shown.map_or(0, |rank| rank + 1);
     let rest = plans.catalogue.plans().iter().skip(after);
+    let rest = rest.filter(|plan| !plan.retired);
     let rows = rest.take(query.limit.rows() as usize).collect();
     let page = Page::of(rows, query.limit, &cursors, |plan: &&Plan| {
         plan.tier.clone()

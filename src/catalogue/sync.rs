@@ -2,7 +2,8 @@
 //! product, a licensed price for its fee, and a metered price for each metric
 //! whose overage is billed. Existing objects are found by event name, metadata
 //! and lookup key, and stay. Prices never change: one that differs is replaced,
-//! and its lookup key moves to the new one.
+//! and its lookup key moves to the new one. Subscriptions keep the former one, and
+//! [`super::synced::record`] remembers what it was for.
 //!
 //! A metered price has two tiers: the included quantity is free, and usage above
 //! it costs the overage rate. All usage is therefore reported.
@@ -15,7 +16,8 @@ use sha2::{Digest as _, Sha256};
 
 use billing_domain::money;
 
-use super::{Aggregation, Catalogue, Metric, OverLimit, Plan};
+use super::synced::{SyncedPrice, is_fee_of, is_usage_of};
+use super::{Aggregation, Catalogue, Metric, Plan};
 use crate::stripe::client::{Client, Meter, Params, Price, Product, StripeError};
 
 /// The result, or planned result, for a part of the catalogue.
@@ -59,41 +61,21 @@ pub fn meter_event_name(metric: &str) -> String {
     format!("valuecanvas_{metric}")
 }
 
-/// The metered prices of a catalogue, as columns.
-pub struct MeteredPrices {
-    pub lookup_keys: Vec<String>,
-    pub metrics: Vec<String>,
-    /// The included units of each.
-    pub included: Vec<Decimal>,
-}
-
-impl MeteredPrices {
-    pub fn of(catalogue: &Catalogue) -> Self {
-        let mut prices = Self {
-            lookup_keys: Vec::new(),
-            metrics: Vec::new(),
-            included: Vec::new(),
-        };
-        for plan in catalogue.plans() {
-            for (metric, quota) in &plan.quotas {
-                if let Some(key) = metered_lookup_key(plan, metric) {
-                    prices.lookup_keys.push(key);
-                    prices.metrics.push(metric.clone());
-                    // Only a metric with a quota has such a price.
-                    prices.included.push(quota.quota.unwrap_or(Decimal::ZERO));
-                }
-            }
-        }
-        prices
-    }
-}
-
 /// The lookup key of the price for a plan's overage of a metric.
 pub fn metered_lookup_key(plan: &Plan, metric: &str) -> Option<String> {
-    let base = plan.price.lookup_key.as_ref()?.get_ref();
+    let base = plan.price.lookup_key.as_ref()?;
     let quota = plan.quotas.get(metric)?;
-    (quota.over_limit == OverLimit::Overage && quota.overage_rate.is_some())
-        .then(|| format!("{base}_{metric}"))
+    quota.is_billed().then(|| format!("{base}_{metric}"))
+}
+
+/// What a sync did, and the prices that it found.
+#[derive(Debug, Default)]
+pub struct Synced {
+    pub steps: Vec<Step>,
+    /// The prices that the file's plans are sold with.
+    pub(super) sold: Vec<SyncedPrice>,
+    /// Prices of the plans' products that are sold no more.
+    pub(super) former: Vec<SyncedPrice>,
 }
 
 /// Creates what is missing; with `dry_run`, only reports it.
@@ -101,11 +83,11 @@ pub async fn sync(
     client: &Client,
     catalogue: &Catalogue,
     dry_run: bool,
-) -> Result<Vec<Step>, SyncError> {
+) -> Result<Synced, SyncError> {
     let mut run = Run {
         client,
         dry_run,
-        steps: Vec::new(),
+        synced: Synced::default(),
         meters: client.meters().await?,
         products: client.products().await?,
         prices: client.prices(&lookup_keys(catalogue)).await?,
@@ -116,47 +98,45 @@ pub async fn sync(
             meters.push((metric.as_str(), run.meter(metric, *aggregation).await?));
         }
     }
-    for plan in catalogue.plans() {
+    for plan in catalogue.file_plans() {
         if let Some(key) = &plan.price.lookup_key {
             let product = run.product(plan).await?;
-            run.base_price(plan, key.get_ref(), product.as_deref())
-                .await?;
+            run.base_price(plan, key, product.as_deref()).await?;
             for (metric, meter) in &meters {
                 run.metered_price(plan, metric, meter.as_deref(), product.as_deref())
                     .await?;
             }
+            if let Some(product) = product {
+                run.former_prices(catalogue, plan, &product).await?;
+            }
         }
     }
-    Ok(run.steps)
+    Ok(run.synced)
 }
 
 fn is_billed(catalogue: &Catalogue, metric: &str) -> bool {
     catalogue
-        .plans()
+        .file_plans()
         .iter()
         .any(|plan| metered_lookup_key(plan, metric).is_some())
 }
 
 fn lookup_keys(catalogue: &Catalogue) -> Vec<String> {
     let of_plan = |plan: &Plan| {
-        let base = plan
-            .price
-            .lookup_key
-            .as_ref()
-            .map(|key| key.get_ref().clone());
+        let base = plan.price.lookup_key.clone();
         let metered = plan
             .quotas
             .keys()
             .filter_map(|metric| metered_lookup_key(plan, metric));
         base.into_iter().chain(metered.collect::<Vec<_>>())
     };
-    catalogue.plans().iter().flat_map(of_plan).collect()
+    catalogue.file_plans().iter().flat_map(of_plan).collect()
 }
 
 struct Run<'a> {
     client: &'a Client,
     dry_run: bool,
-    steps: Vec<Step>,
+    synced: Synced,
     meters: Vec<Meter>,
     products: Vec<Product>,
     prices: Vec<Price>,
@@ -170,7 +150,7 @@ impl Run<'_> {
         action: Action,
         id: Option<String>,
     ) -> Option<String> {
-        self.steps.push(Step {
+        self.synced.steps.push(Step {
             kind,
             name: name.to_owned(),
             action,
@@ -249,14 +229,13 @@ impl Run<'_> {
         let params = Params::new()
             .set("unit_amount", price.amount)
             .set("recurring[usage_type]", "licensed");
-        let same = |known: &Price| {
-            known.unit_amount == Some(price.amount)
-                && known
-                    .recurring
-                    .as_ref()
-                    .is_some_and(|r| r.usage_type == "licensed")
+        let same = |known: &Price| is_fee_of(known, plan);
+        let sought = Sought {
+            plan,
+            metric: None,
+            lookup_key,
         };
-        self.price(plan, lookup_key, product, params, same).await
+        self.price(sought, product, params, same).await
     }
 
     async fn metered_price(
@@ -294,61 +273,106 @@ impl Run<'_> {
         }
         let same = |known: &Price| {
             let of_meter = known.recurring.as_ref().and_then(|r| r.meter.as_deref());
-            let known_tiers = known.tiers.iter().flatten().map(|tier| {
-                let amount = tier.unit_amount_decimal.as_deref().unwrap_or("0");
-                (
-                    tier.up_to,
-                    amount.parse::<Decimal>().unwrap_or(Decimal::NEGATIVE_ONE),
-                )
-            });
-            of_meter == meter && known_tiers.eq(tiers.iter().copied())
+            of_meter == meter && is_usage_of(known, plan, metric)
         };
-        self.price(plan, &lookup_key, product, params, same).await
+        let sought = Sought {
+            plan,
+            metric: Some(metric),
+            lookup_key: &lookup_key,
+        };
+        self.price(sought, product, params, same).await
     }
 
     /// Creates the price, unless an equal one (`same`) has the lookup key.
     async fn price(
         &mut self,
-        plan: &Plan,
-        lookup_key: &str,
+        sought: Sought<'_>,
         product: Option<&str>,
         params: Params,
         same: impl FnOnce(&Price) -> bool,
     ) -> Result<(), SyncError> {
-        let interval = plan.price.interval.as_str();
+        let Sought {
+            plan, lookup_key, ..
+        } = sought;
         let known = self
             .prices
             .iter()
             .find(|price| price.lookup_key.as_deref() == Some(lookup_key));
-        let rhythm = |known: &Price| {
-            known.currency == plan.price.currency
-                && known
-                    .recurring
-                    .as_ref()
-                    .is_some_and(|r| r.interval == interval && r.interval_count == 1)
-        };
-        let (action, id) = match known {
-            Some(known) if rhythm(known) && same(known) => {
-                (Action::Unchanged, Some(known.id.clone()))
-            }
+        let (action, price) = match known {
+            Some(known) if same(known) => (Action::Unchanged, Some(known.clone())),
             Some(_) => (Action::Replace, None),
             None => (Action::Create, None),
         };
-        let id = if action == Action::Unchanged || self.dry_run {
-            id
+        let price = if action == Action::Unchanged || self.dry_run {
+            price
         } else {
             let params = params
                 .set("currency", &plan.price.currency)
-                .set("recurring[interval]", interval)
+                .set("recurring[interval]", plan.price.interval.as_str())
                 .set("lookup_key", lookup_key)
                 .set("transfer_lookup_key", true)
+                .set("metadata[plan_tier]", &plan.tier)
+                .set_if("metadata[metric]", sought.metric)
+                .set("expand[0]", "tiers")
                 .set_if("product", product);
             let key = key_of("price", &params);
-            Some(self.client.create_price(&params, &key).await?.id)
+            Some(self.client.create_price(&params, &key).await?)
         };
+        let id = price.as_ref().map(|price| price.id.clone());
         self.step("price", lookup_key, action, id);
+        self.synced.sold.extend(price.map(|price| SyncedPrice {
+            tier: plan.tier.clone(),
+            metric: sought.metric.map(str::to_owned),
+            price,
+        }));
         Ok(())
     }
+
+    /// Finds the prices that a plan's product had before: what they are for shows
+    /// by their usage type and their meter.
+    async fn former_prices(
+        &mut self,
+        catalogue: &Catalogue,
+        plan: &Plan,
+        product: &str,
+    ) -> Result<(), SyncError> {
+        for price in self.client.prices_of_product(product).await? {
+            let is_sold = self.synced.sold.iter().any(|one| one.price.id == price.id);
+            let Some(recurring) = price.recurring.as_ref().filter(|_| !is_sold) else {
+                continue;
+            };
+            let metric = match recurring.meter.as_deref() {
+                Some(id) => match self.metric_of_meter(catalogue, id) {
+                    Some(metric) => Some(metric),
+                    None => continue,
+                },
+                None if recurring.usage_type == "licensed" => None,
+                None => continue,
+            };
+            self.synced.former.push(SyncedPrice {
+                tier: plan.tier.clone(),
+                metric,
+                price,
+            });
+        }
+        Ok(())
+    }
+
+    fn metric_of_meter(&self, catalogue: &Catalogue, id: &str) -> Option<String> {
+        let meter = self.meters.iter().find(|meter| meter.id == id)?;
+        let mut metrics = catalogue.metrics().keys();
+        let metric = metrics.find(|metric| meter_event_name(metric) == meter.event_name)?;
+        Some(metric.clone())
+    }
+}
+
+/// A price to be found or made.
+#[derive(Clone, Copy)]
+struct Sought<'a> {
+    plan: &'a Plan,
+    /// `None` for the fee.
+    metric: Option<&'a str>,
+    lookup_key: &'a str,
 }
 
 /// Concurrent runs make the same calls with the same keys. A later run has other

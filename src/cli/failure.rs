@@ -124,9 +124,10 @@ impl From<StartError> for Failure {
             StartError::Catalogue(error) => error.into(),
             StartError::Embedded(error) => Self::unreachable(error.to_string()),
             StartError::Client(_) => Self::failed(error.to_string()),
-            StartError::NoDatabase(_) | StartError::Listen { .. } | StartError::Secret { .. } => {
-                Self::usage(error.to_string())
-            }
+            StartError::VanishedPlans(_)
+            | StartError::NoDatabase(_)
+            | StartError::Listen { .. }
+            | StartError::Secret { .. } => Self::usage(error.to_string()),
         }
     }
 }

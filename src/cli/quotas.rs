@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::Failure;
 use super::arguments;
 use super::database::on_database;
-use super::output::{Format, say, table};
+use super::output::{Format, table};
 use crate::audit::Actor;
 use crate::catalogue::{Catalogue, OverLimit};
 use crate::config::{GlobalArgs, StripeArgs};
@@ -90,11 +90,6 @@ impl Quotas {
                     client: None,
                 };
                 let set = quotas::set(pool, catalogue, &command).await?;
-                if set.is_never_billed() {
-                    say(
-                        "note: usage over this quota is allowed but not billed, since the plan has no price for it",
-                    );
-                }
                 format.print(&set, |set| describe(std::slice::from_ref(set)))
             }
             Self::List {
@@ -137,7 +132,9 @@ impl From<SetError> for Failure {
     fn from(error: SetError) -> Self {
         match error {
             SetError::Database(error) => error.into(),
-            SetError::Metric { .. } | SetError::OverLimitOfPlan => Self::usage(error.to_string()),
+            SetError::Metric { .. } | SetError::OverLimitOfPlan | SetError::NoRate { .. } => {
+                Self::usage(error.to_string())
+            }
             SetError::Organization(_) => Self::failed(error.to_string()),
         }
     }

@@ -60,11 +60,14 @@ pub const TABLES: &[OfTable] = &[
     ("billing_job_runs", &["SELECT", "INSERT", "DELETE"], NOTHING),
     ("billing_job_totals", KEEP, NOTHING),
     ("billing_payment_methods", CHANGE, READ),
+    ("billing_prices", KEEP, NOTHING),
     ("billing_schema_migrations", READ, READ),
     ("billing_stripe_requests", KEEP, NOTHING),
     ("billing_subscription_items", CHANGE, READ),
     ("billing_subscription_payments", KEEP, READ),
     ("billing_subscriptions", KEEP, READ),
+    ("plan_version_prices", APPEND, NOTHING),
+    ("plan_versions", APPEND, NOTHING),
 ];
 
 /// The functions that both roles may call.

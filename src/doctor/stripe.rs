@@ -171,8 +171,9 @@ fn sends_further(endpoint: &WebhookEndpoint) -> Check {
 async fn in_step(client: &Client, catalogue: &Catalogue) -> Check {
     let name = "catalogue";
     match catalogue::sync(client, catalogue, true).await {
-        Ok(steps) => {
-            let behind: Vec<&str> = steps
+        Ok(synced) => {
+            let behind: Vec<&str> = synced
+                .steps
                 .iter()
                 .filter(|step| step.action != Action::Unchanged)
                 .map(|step| step.name.as_str())

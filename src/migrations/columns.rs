@@ -349,6 +349,29 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "20260114010000_catalogue_memory",
+        &[
+            (
+                "plan_versions",
+                "plan_tier version digest billed_digest definition created_at",
+            ),
+            (
+                "billing_prices",
+                "stripe_price_id plan_tier metric version currency recurring_interval \
+                 recurring_interval_count unit_amount included overage_rate lookup_key \
+                 stripe_product_id first_seen_at",
+            ),
+            ("plan_version_prices", "plan_tier version stripe_price_id"),
+            ("billing_subscriptions", "plan_version"),
+            ("billing_subscription_items", "plan_tier metric"),
+            ("organizations", "plan_version"),
+            (
+                "usage_quotas",
+                "plan_version currency plan_interval grace_max",
+            ),
+        ],
+    ),
+    (
         "20260114020000_features",
         &[
             (

@@ -61,6 +61,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260110030000", "usage_prices"),
     ("20260112010000", "usage_lateness"),
     ("20260113010000", "retention"),
+    ("20260114010000", "catalogue_memory"),
     ("20260114020000", "features"),
     ("20260115010000", "inlined_context"),
 ];

@@ -69,6 +69,9 @@ const CLOSED_TABLES: &[&str] = &[
     "service_keys",
     "webhook_rejections",
     "webhook_dead_letter_sources",
+    "plan_versions",
+    "billing_prices",
+    "plan_version_prices",
 ];
 
 /// The migrations' ledger.

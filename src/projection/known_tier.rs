@@ -181,6 +181,7 @@ pub async fn search_events(
         let Ok(subscription) = Subscription::read(&data.object) else {
             continue;
         };
+        catalogue.recall(conn, [&subscription]).await?;
         let order = subscription.order(&event.event_type, event.created.as_second());
         let plan = catalogue.plan_of(&subscription);
         shown.push(TierEvidence {

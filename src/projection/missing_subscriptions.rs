@@ -47,6 +47,7 @@ pub async fn end_missing(
             subscription_id,
             status: row.status,
             plan_tier: row.plan_tier,
+            plan_version: row.plan_version,
             known_tier: row.known_tier,
         });
     }

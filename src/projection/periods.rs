@@ -88,6 +88,12 @@ pub async fn ended_periods(
     results: &Results<'_>,
     stored: &BTreeMap<ObjectKey, StoredSubscription>,
 ) -> Result<Vec<ClosedPeriod>, sqlx::Error> {
+    let earlier = results.decoded.iter().filter_map(|event| {
+        Subscription::of(&event.object)?;
+        before(&event.data)
+    });
+    let earlier: Vec<Subscription> = earlier.collect();
+    catalogue.recall(conn, &earlier).await?;
     let mut told = Vec::new();
     let mut beside = BTreeSet::new();
     for event in results.decoded {
@@ -109,12 +115,25 @@ pub async fn ended_periods(
             let read = EventData::read(&kept.payload).ok();
             let read = read.and_then(|data| Some((Subscription::read(&data.object).ok()?, data)));
             if let Some((subscription, data)) = read {
+                let earlier = before(&data);
+                catalogue
+                    .recall(conn, earlier.iter().chain([&subscription]))
+                    .await?;
                 told.extend(begun(catalogue, owner, &data, &subscription));
                 told.extend(ended(catalogue, owner, &subscription));
             }
         }
     }
     Ok(told)
+}
+
+/// The subscription before an event that may have begun a period.
+fn before(data: &EventData) -> Option<Subscription> {
+    let changed = data.previous_attributes.as_ref()?;
+    if !changed.contains_key("items") && !changed.contains_key("current_period_start") {
+        return None;
+    }
+    Subscription::read(&event_order::before(&data.object, changed)).ok()
 }
 
 /// The period that ended when the event's period began.
@@ -124,11 +143,7 @@ fn begun(
     data: &EventData,
     after: &Subscription,
 ) -> Option<ClosedPeriod> {
-    let changed = data.previous_attributes.as_ref()?;
-    if !changed.contains_key("items") && !changed.contains_key("current_period_start") {
-        return None;
-    }
-    let before = Subscription::read(&event_order::before(&data.object, changed)).ok()?;
+    let before = before(data)?;
     let (end, _) = catalogue.period_of(after);
     // Usage of a suspended subscription is free.
     let counted = grants_plan(&before.status);
@@ -160,8 +175,11 @@ fn over(
 ) -> Option<ClosedPeriod> {
     let (start, planned) = catalogue.period_of(subscription);
     let start = start?.as_second();
-    let keys = subscription.items.iter();
-    let keys = keys.filter_map(|item| item.lookup_key.clone());
+    let items = subscription.items.iter();
+    let prices = items.filter_map(|item| {
+        let metric = catalogue.item_use(item)?.metric?;
+        Some((metric, item.price_id.clone()?))
+    });
     (start < end).then(|| ClosedPeriod {
         organization_id,
         created: subscription.created.map_or(start, |at| at.as_second()),
@@ -169,6 +187,6 @@ fn over(
         end,
         ours: true,
         at_once: planned.is_none_or(|planned| end < planned.as_second()),
-        prices: (!subscription.has_more_items).then(|| keys.collect()),
+        prices: (!subscription.has_more_items).then(|| prices.collect()),
     })
 }

@@ -13,7 +13,7 @@ use super::known_tier::{self, KnownTier};
 use super::store;
 use super::types::Effects;
 use super::versions::merge::ObjectKey;
-use crate::audit::NewEntry;
+use crate::audit::{Actor, NewEntry};
 use crate::catalogue::Catalogue;
 use crate::metering::{grace, quotas};
 
@@ -24,6 +24,8 @@ pub const CHANGED: &str = "plan_changed";
 pub struct PlanHolding {
     pub organization_id: Uuid,
     pub plan_tier: String,
+    /// `None` without a subscription, and in rows of before.
+    pub plan_version: Option<i32>,
     pub base_plan_tier: String,
 }
 
@@ -33,6 +35,8 @@ pub struct PlanSource {
     pub status: String,
     /// `None` if the catalogue knows none of its prices.
     pub plan_tier: Option<String>,
+    /// The version of the plan that it has.
+    pub plan_version: Option<i32>,
     /// The tier that it keeps then; `None` until its events were searched.
     pub known_tier: Option<KnownTier>,
 }
@@ -50,7 +54,7 @@ pub async fn assign_plans(
     effects: &mut Effects,
 ) -> Result<BTreeMap<ObjectKey, KnownTier>, sqlx::Error> {
     let mut searched = BTreeMap::new();
-    let mut changed = BTreeMap::<String, Vec<Uuid>>::new();
+    let mut changed = BTreeMap::<(String, Option<i32>), Vec<Uuid>>::new();
     for holding in store::subscriptions::plan_holdings(conn, organizations).await? {
         let organization_id = holding.organization_id;
         let mut candidates = sources.remove(&organization_id).unwrap_or_default();
@@ -59,28 +63,23 @@ pub async fn assign_plans(
             let key = || (organization_id, source.subscription_id.clone());
             searched.extend(found.map(|found| (key(), found)));
         }
-        let tier = tier_of(catalogue, &candidates).unwrap_or(&holding.base_plan_tier);
-        if tier == holding.plan_tier {
+        let (tier, version) = match plan_of(catalogue, &candidates) {
+            Some((tier, version)) => (tier, version),
+            None => (holding.base_plan_tier.as_str(), None),
+        };
+        if tier == holding.plan_tier && version == holding.plan_version {
             continue;
         }
         changed
-            .entry(tier.to_owned())
+            .entry((tier.to_owned(), version))
             .or_default()
             .push(organization_id);
-        effects.entries.push(NewEntry {
-            organization_id,
-            action: CHANGED,
-            actor: effects.actor,
-            resource_type: "organization",
-            resource_id: organization_id.to_string(),
-            before: Some(json!({"planTier": holding.plan_tier})),
-            after: Some(json!({"planTier": tier})),
-            metadata: json!({}),
-            client: None,
-        });
+        effects
+            .entries
+            .extend(entry(&holding, tier, version, effects.actor));
     }
-    for (tier, organizations) in changed {
-        quotas::set_plan(conn, catalogue, &organizations, &tier).await?;
+    for ((tier, version), organizations) in changed {
+        quotas::set_plan(conn, catalogue, &organizations, &tier, version).await?;
         let ended = grace::end_covered(conn, &organizations, EndReason::Upgraded).await?;
         let entries = ended.iter().map(|ended| ended.entry(effects.actor));
         effects.entries.extend(entries);
@@ -111,11 +110,45 @@ async fn keep_known_tier(
     Ok(found)
 }
 
-/// The highest tier that a running subscription pays for.
-fn tier_of<'a>(catalogue: &Catalogue, sources: &'a [PlanSource]) -> Option<&'a str> {
-    sources
-        .iter()
-        .filter(|source| grants_plan(&source.status))
-        .filter_map(|source| source.plan_tier.as_deref())
-        .max_by_key(|tier| catalogue.rank(tier))
+/// The audit entry of a plan that changes. A version that is written down for the
+/// first time changes nothing.
+fn entry(
+    holding: &PlanHolding,
+    tier: &str,
+    version: Option<i32>,
+    actor: Actor,
+) -> Option<NewEntry> {
+    let same_plan = tier == holding.plan_tier;
+    if same_plan && (holding.plan_version.is_none() || version.is_none()) {
+        return None;
+    }
+    let plan = |tier: &str, version: Option<i32>| match version {
+        Some(version) => json!({"planTier": tier, "planVersion": version}),
+        None => json!({"planTier": tier}),
+    };
+    Some(NewEntry {
+        organization_id: holding.organization_id,
+        action: if same_plan {
+            quotas::VERSION_CHANGED
+        } else {
+            CHANGED
+        },
+        actor,
+        resource_type: "organization",
+        resource_id: holding.organization_id.to_string(),
+        before: Some(plan(&holding.plan_tier, holding.plan_version)),
+        after: Some(plan(tier, version)),
+        metadata: json!({}),
+        client: None,
+    })
+}
+
+/// The highest plan that a running subscription pays for, and its version: the newest
+/// one, if several subscriptions pay for the plan.
+fn plan_of<'a>(catalogue: &Catalogue, sources: &'a [PlanSource]) -> Option<(&'a str, Option<i32>)> {
+    let running = sources.iter().filter(|source| grants_plan(&source.status));
+    let plans = running.filter_map(|source| Some((source.plan_tier.as_deref()?, source)));
+    let (tier, source) =
+        plans.max_by_key(|(tier, source)| (catalogue.rank(tier), source.plan_version))?;
+    Some((tier, source.plan_version))
 }

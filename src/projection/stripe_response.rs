@@ -75,7 +75,8 @@ pub enum MirrorError {
 }
 
 /// Mirrors the subscription of `response` and assigns plan and quotas, within the
-/// transaction of `conn`, which holds the organization's audit chain.
+/// transaction of `conn`, which holds the organization's audit chain. The catalogue must
+/// have learned the object's prices, since the transaction is confined.
 pub async fn mirror(
     conn: &mut PgConnection,
     _locked: &LockedChains,

@@ -60,6 +60,7 @@ pub struct StoredSubscription {
     pub status: String,
     pub stripe_status: String,
     pub plan_tier: Option<String>,
+    pub plan_version: Option<i32>,
     /// The current billing period's start and end.
     pub period: (Option<Timestamp>, Option<Timestamp>),
     /// Its summary for audit entries.
@@ -76,6 +77,7 @@ pub struct Change {
     pub merged: merge::MergedObject<Subscription>,
     pub status: String,
     pub plan_tier: Option<String>,
+    pub plan_version: Option<i32>,
     pub known_tier: Option<KnownTier>,
 }
 
@@ -95,6 +97,9 @@ pub async fn apply(
     if organizations.is_empty() {
         return Ok(());
     }
+    let shown = results.decoded.iter();
+    let shown = shown.filter_map(|event| Subscription::of(&event.object));
+    catalogue.learn(conn, shown).await?;
     let stored = store::subscriptions::load(conn, &organizations).await?;
     let payments = store::subscriptions::payments(conn, &organizations).await?;
     let rows = summaries(&stored);
@@ -185,6 +190,10 @@ pub async fn write(
             let known = stored.get(&key).filter(|_| merged.snapshot.has_more_items);
             let known = known.filter(|row| stripe_response::is_response(&row.version));
             let plan_tier = plan_tier.or_else(|| known?.plan_tier.clone());
+            let plan_version = match &plan_tier {
+                Some(tier) => catalogue.version_of(&merged.snapshot, tier),
+                None => stored.get(&key).and_then(|row| row.plan_version),
+            };
             let known_tier = tiers.get(&key).cloned();
             let known_tier = known_tier.or_else(|| match stored.get(&key) {
                 Some(row) => row.known_tier.clone(),
@@ -196,13 +205,14 @@ pub async fn write(
                 merged,
                 status,
                 plan_tier,
+                plan_version,
                 known_tier,
             }
         })
         .collect();
     let renewed = periods::renewed(catalogue, &stored, &changes);
-    ledger::close(conn, catalogue, &renewed).await?;
-    store::subscriptions::save(conn, &changes).await?;
+    ledger::close(conn, &renewed).await?;
+    store::subscriptions::save(conn, catalogue, &changes).await?;
     let mut kept = keep_tiers(&mut stored, tiers, &changes);
 
     let late = late_payments(&stored, &changes, &payments, effects);
@@ -275,6 +285,7 @@ fn sources(
                 subscription_id: key.1.clone(),
                 status: row.status,
                 plan_tier: row.plan_tier,
+                plan_version: row.plan_version,
                 known_tier: row.known_tier,
             };
             (key, source)
@@ -289,6 +300,7 @@ fn sources(
             subscription_id: key.1.clone(),
             status: change.status,
             plan_tier: change.plan_tier,
+            plan_version: change.plan_version,
             known_tier: change.known_tier,
         };
         left.insert(key, source);

@@ -12,6 +12,8 @@ pub enum Command<'a> {
     Subscribe { tier: &'a str, trial_days: u16 },
     /// Another plan, including the first one and the free one.
     Change { tier: &'a str },
+    /// Another version of its plan. Only operators migrate.
+    Migrate { terms: &'a Plan, version: i32 },
     /// The end of the subscription.
     Cancel { immediately: bool },
     /// Keep a subscription that is set to end.
@@ -29,6 +31,8 @@ pub enum StripeAction<'a> {
     Switch {
         subscription: &'a SubscriptionRow,
         plan: &'a Plan,
+        /// The version of the plan; `None` for the one that is sold.
+        version: Option<i32>,
     },
     EndWithPeriod {
         subscription: &'a SubscriptionRow,
@@ -50,12 +54,16 @@ pub enum StripeAction<'a> {
 pub enum ChangeRejection {
     #[error("there is no plan {tier:?}; the plans are {}", .tiers.join(", "))]
     UnknownPlan { tier: String, tiers: Vec<String> },
+    #[error("the plan {0:?} is not sold any more; GET /api/billing/plans lists those that are")]
+    PlanRetired(String),
     #[error("the plan is {0:?} already")]
     SamePlan(String),
     #[error(
         "the plan is {0:?} already, and is to end with the period; to keep it, POST /api/billing/subscription/reactivate"
     )]
     SamePlanEnding(String),
+    #[error("the subscription is on the plan {0:?} by now")]
+    OtherPlan(String),
     #[error("there is a subscription already; PUT changes its plan")]
     SubscriptionExists,
     #[error("there is no subscription; POST makes one")]
@@ -88,7 +96,7 @@ pub enum ChangeRejection {
 pub fn decide<'a>(
     state: &'a SubscriptionState,
     catalogue: &'a Catalogue,
-    command: Command<'_>,
+    command: Command<'a>,
 ) -> Result<StripeAction<'a>, ChangeRejection> {
     let subscription = state.subscription.as_ref();
     match command {
@@ -109,6 +117,10 @@ pub fn decide<'a>(
                 None if !plan.is_billed() => Err(ChangeRejection::NoSubscription),
                 None => subscribe(state, plan, 0),
             }
+        }
+        Command::Migrate { terms, version } => {
+            let subscription = subscription.ok_or(ChangeRejection::NoSubscription)?;
+            migrate(subscription, catalogue, terms, version)
         }
         Command::Cancel { immediately } => {
             let subscription = subscription.ok_or(ChangeRejection::NoSubscription)?;
@@ -142,6 +154,9 @@ fn subscribe<'a>(
     plan: &'a Plan,
     trial_days: u16,
 ) -> Result<StripeAction<'a>, ChangeRejection> {
+    if plan.retired {
+        return Err(ChangeRejection::PlanRetired(plan.tier.clone()));
+    }
     if !plan.is_billed() {
         return Err(ChangeRejection::NeedsNoSubscription(plan.tier.clone()));
     }
@@ -186,6 +201,9 @@ fn change<'a>(
             ChangeRejection::SamePlan(tier)
         });
     }
+    if plan.retired {
+        return Err(ChangeRejection::PlanRetired(plan.tier.clone()));
+    }
     match &subscription.currency {
         Some(currency) if !currency.eq_ignore_ascii_case(&plan.price.currency) => {
             Err(ChangeRejection::OtherCurrency {
@@ -193,6 +211,47 @@ fn change<'a>(
                 plan: plan.price.currency.clone(),
             })
         }
-        _ => Ok(StripeAction::Switch { subscription, plan }),
+        _ => Ok(StripeAction::Switch {
+            subscription,
+            plan,
+            version: None,
+        }),
+    }
+}
+
+fn migrate<'a>(
+    subscription: &'a SubscriptionRow,
+    catalogue: &'a Catalogue,
+    terms: &'a Plan,
+    version: i32,
+) -> Result<StripeAction<'a>, ChangeRejection> {
+    if subscription.is_incomplete() {
+        return Err(ChangeRejection::Incomplete);
+    }
+    let ends_at = subscription.cancel_at.or(subscription.period_end);
+    if let Some(at) = ends_at.filter(|_| subscription.ends()) {
+        return Err(ChangeRejection::EndsAlready(at));
+    }
+    let (_, current) = subscription
+        .base_item(catalogue)
+        .ok_or(ChangeRejection::UnknownItems)?;
+    if current.tier != terms.tier {
+        return Err(ChangeRejection::OtherPlan(current.tier.clone()));
+    }
+    match &subscription.currency {
+        Some(currency) if !currency.eq_ignore_ascii_case(&terms.price.currency) => {
+            Err(ChangeRejection::OtherCurrency {
+                subscription: currency.clone(),
+                plan: terms.price.currency.clone(),
+            })
+        }
+        _ if subscription.plan_version == Some(version) => {
+            Ok(StripeAction::Nothing { subscription })
+        }
+        _ => Ok(StripeAction::Switch {
+            subscription,
+            plan: terms,
+            version: Some(version),
+        }),
     }
 }

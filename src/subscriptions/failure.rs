@@ -75,6 +75,8 @@ impl From<ChangeRejection> for Problem {
             ChangeRejection::SamePlan(_) | ChangeRejection::SamePlanEnding(_) => {
                 (StatusCode::CONFLICT, "same_plan")
             }
+            ChangeRejection::OtherPlan(_) => (StatusCode::CONFLICT, "other_plan"),
+            ChangeRejection::PlanRetired(_) => (StatusCode::CONFLICT, "plan_retired"),
             ChangeRejection::SubscriptionExists => (StatusCode::CONFLICT, "subscription_exists"),
             ChangeRejection::NoSubscription => (StatusCode::NOT_FOUND, "no_subscription"),
             ChangeRejection::NeedsNoSubscription(_) => (

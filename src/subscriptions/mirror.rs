@@ -8,10 +8,11 @@ use super::failure::Failure;
 use super::store::StaleMirror;
 use super::{Subscriptions, store};
 use crate::audit::{self, Actor, NewEntry};
-use crate::db::TenantTx;
+use crate::db::{TenantTx, WorkerTx};
 use crate::metering::grace;
 use crate::projection::{self, StripeResponse};
 use crate::stripe::client::{self, Client, ErrorKind, StripeError};
+use crate::stripe::objects::Subscription;
 
 /// An object as Stripe showed it at a time.
 pub struct StripeSnapshot {
@@ -74,6 +75,14 @@ impl Subscriptions {
         Ok(StripePresence::Present)
     }
 
+    /// Lets the catalogue learn the prices of a subscription before it is mirrored.
+    pub(super) async fn learn(&self, object: &Value) -> Result<(), Failure> {
+        let subscription = Subscription::read(object)?;
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        self.catalogue.learn(tx.conn(), [&subscription]).await?;
+        Ok(tx.commit().await?)
+    }
+
     /// Mirrors a snapshot, with an audit entry if it differs from our state.
     pub(super) async fn mirror_snapshot(
         &self,
@@ -81,6 +90,7 @@ impl Subscriptions {
         snapshot: StripeSnapshot,
         stale: Option<&StaleMirror>,
     ) -> Result<(), Failure> {
+        self.learn(&snapshot.object).await?;
         let mut tx = TenantTx::begin(&self.pool, organization_id).await?;
         let locked = audit::lock_chains(tx.conn(), &[organization_id]).await?;
         let response = StripeResponse {

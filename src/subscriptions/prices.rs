@@ -4,8 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use sqlx::postgres::PgPool;
+
+use super::Subscriptions;
 use super::failure::Failure;
-use crate::catalogue::{Catalogue, Plan, metered_lookup_key};
+use crate::catalogue::versions::version_name;
+use crate::catalogue::{self, Catalogue, Plan, is_fee_of, is_usage_of, metered_lookup_key};
+use crate::db::WorkerTx;
 use crate::stripe::client::{Client, Price};
 
 /// How long prices are cached.
@@ -17,10 +22,24 @@ pub struct Prices {
     kept: Arc<Mutex<Option<(Instant, ByKey)>>>,
 }
 
+impl PlanPrices {
+    /// Takes the recorded prices, each for its metric; `None` is the fee.
+    fn replace(&mut self, recorded: &[(Option<String>, String)]) {
+        for (metric, id) in recorded {
+            match metric {
+                None => self.base.clone_from(id),
+                Some(metric) => {
+                    self.metered.insert(metric.clone(), id.clone());
+                }
+            }
+        }
+    }
+}
+
 type ByKey = Arc<HashMap<String, Price>>;
 
 /// The Stripe prices of a plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PlanPrices {
     /// The price of the fee.
     pub base: String,
@@ -28,11 +47,39 @@ pub struct PlanPrices {
     pub metered: BTreeMap<String, String>,
 }
 
-impl Prices {
-    /// The prices of a plan.
-    pub async fn of(
+impl Subscriptions {
+    /// The prices of a version of a plan, by default of the one that is sold now.
+    pub(super) async fn prices_of(
         &self,
         client: &Client,
+        plan: &Plan,
+        version: Option<i32>,
+    ) -> Result<PlanPrices, Failure> {
+        let version =
+            version.filter(|one| self.catalogue.current_version(&plan.tier) != Some(*one));
+        let Some(version) = version else {
+            let prices = &self.prices;
+            return prices.of(client, &self.pool, &self.catalogue, plan).await;
+        };
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let recorded = catalogue::recorded_prices(tx.conn(), &plan.tier, version).await?;
+        tx.commit().await?;
+        let mut found = PlanPrices::default();
+        found.replace(&recorded);
+        if found.base.is_empty() {
+            return Err(Failure::NoPrice(version_name(&plan.tier, version)));
+        }
+        Ok(found)
+    }
+}
+
+impl Prices {
+    /// The prices that a plan is sold with. A lookup key may have moved on to the
+    /// price of another version; then those that were recorded for this one count.
+    async fn of(
+        &self,
+        client: &Client,
+        pool: &PgPool,
         catalogue: &Catalogue,
         plan: &Plan,
     ) -> Result<PlanPrices, Failure> {
@@ -40,24 +87,39 @@ impl Prices {
             let id = plan.price.stripe_price_ids.first();
             return Ok(PlanPrices {
                 base: id
-                    .map(|id| id.get_ref().clone())
+                    .cloned()
                     .ok_or_else(|| Failure::NoPrice(plan.tier.clone()))?,
                 metered: BTreeMap::new(),
             });
         };
-        let key = key.get_ref();
         let prices = self.all(client, catalogue).await?;
-        let metered = plan.quotas.keys().filter_map(|metric| {
+        let metrics = plan.quotas.keys();
+        let metered = metrics.filter_map(|metric| {
             let price = prices.get(&metered_lookup_key(plan, metric)?)?;
-            Some((metric.clone(), price.id.clone()))
+            Some((metric, price))
         });
-        match prices.get(key) {
-            Some(price) => Ok(PlanPrices {
-                base: price.id.clone(),
-                metered: metered.collect(),
-            }),
-            None => Err(Failure::NoPrice(key.clone())),
+        let metered: Vec<(&String, &Price)> = metered.collect();
+        let base = prices
+            .get(key)
+            .ok_or_else(|| Failure::NoPrice(key.clone()))?;
+        let mut found = PlanPrices {
+            base: base.id.clone(),
+            metered: metered
+                .iter()
+                .map(|(metric, price)| ((*metric).clone(), price.id.clone()))
+                .collect(),
+        };
+        let as_sold = is_fee_of(base, plan)
+            && metered
+                .iter()
+                .all(|(metric, price)| is_usage_of(price, plan, metric));
+        if !as_sold && let Some(version) = catalogue.current_version(&plan.tier) {
+            let mut tx = WorkerTx::begin(pool).await?;
+            let recorded = catalogue::recorded_prices(tx.conn(), &plan.tier, version).await?;
+            tx.commit().await?;
+            found.replace(&recorded);
         }
+        Ok(found)
     }
 
     async fn all(&self, client: &Client, catalogue: &Catalogue) -> Result<ByKey, Failure> {
@@ -96,11 +158,7 @@ impl Prices {
 }
 
 fn keys_of(plan: &Plan) -> Vec<String> {
-    let base = plan
-        .price
-        .lookup_key
-        .iter()
-        .map(|key| key.get_ref().clone());
+    let base = plan.price.lookup_key.iter().cloned();
     let metered = plan.quotas.keys();
     let metered = metered.filter_map(|metric| metered_lookup_key(plan, metric));
     base.chain(metered).collect()

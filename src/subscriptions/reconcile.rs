@@ -237,7 +237,11 @@ impl Subscriptions {
         let objects = client.subscriptions(None).await.map_err(Failure::Stripe)?;
         let billed = Billed::read(client, since).await?;
         let customers = client.customers(None).await.map_err(Failure::Stripe)?;
+        let shown = objects.iter();
+        let shown = shown.filter_map(|object| Subscription::read(object).ok());
+        let shown: Vec<Subscription> = shown.collect();
         let mut tx = WorkerTx::begin(&self.pool).await?;
+        self.catalogue.recall(tx.conn(), &shown).await?;
         let mut both = BothSides {
             ours: store::subscriptions(tx.conn()).await?,
             owners: store::customers(tx.conn()).await?,

@@ -5,13 +5,15 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::catalogue::{Catalogue, Plan, metered_lookup_key};
+use crate::catalogue::{Catalogue, Plan, PriceUse};
 
 /// An organization's plan and the subscription that pays for it.
 #[derive(Debug, Clone)]
 pub struct SubscriptionState {
     pub name: String,
     pub plan_tier: String,
+    /// The version of the plan; `None` without a subscription.
+    pub plan_version: Option<i32>,
     /// The Stripe customer used for new subscriptions.
     pub customer_id: Option<String>,
     /// Whether any of its subscriptions ever had a trial.
@@ -30,6 +32,7 @@ pub struct SubscriptionRow {
     /// The effective status, in Stripe's terms.
     pub status: String,
     pub plan_tier: Option<String>,
+    pub plan_version: Option<i32>,
     pub currency: Option<String>,
     pub period_start: Option<Timestamp>,
     pub period_end: Option<Timestamp>,
@@ -62,6 +65,8 @@ pub struct Item {
     pub interval: Option<String>,
     pub interval_count: Option<i32>,
     pub quantity: Option<i64>,
+    /// What it is for, as it was mirrored; `None` if its price was not known then.
+    pub used: Option<PriceUse>,
 }
 
 impl SubscriptionState {
@@ -91,27 +96,13 @@ impl SubscriptionRow {
         base_item(&self.items, catalogue)
     }
 
-    /// The item that charges the usage of `metric` under `plan`.
-    pub fn metered_item(&self, plan: &Plan, metric: &str) -> Option<&Item> {
-        let key = metered_lookup_key(plan, metric)?;
-        self.items
-            .iter()
-            .find(|item| item.metered && item.lookup_key.as_ref() == Some(&key))
-    }
-
-    /// All items that charge the usage of `metric`, under any plan.
+    /// The items that charge the usage of `metric`, under any plan and version.
     pub fn metered_items(&self, catalogue: &Catalogue, metric: &str) -> Vec<&Item> {
-        let plans = catalogue.plans().iter();
-        let keys: Vec<String> = plans
-            .filter_map(|plan| metered_lookup_key(plan, metric))
-            .collect();
         let items = self.items.iter();
         items
-            .filter(|item| item.metered)
             .filter(|item| {
-                item.lookup_key
-                    .as_ref()
-                    .is_some_and(|key| keys.contains(key))
+                let used = item.used(catalogue);
+                used.is_some_and(|used| used.metric.as_deref() == Some(metric))
             })
             .collect()
     }
@@ -161,13 +152,20 @@ impl SubscriptionRow {
 
 fn base_item<'a>(items: &'a [Item], catalogue: &'a Catalogue) -> Option<(&'a Item, &'a Plan)> {
     let paid = items.iter().filter_map(|item| {
-        let plan = catalogue.plan_of_price(item.lookup_key.as_deref(), item.price_id.as_deref())?;
-        (!item.metered).then_some((item, plan))
+        let used = item.used(catalogue).filter(|used| used.metric.is_none())?;
+        Some((item, catalogue.plan(&used.tier)?))
     });
+    let paid = paid.filter(|(item, _)| !item.metered);
     paid.max_by_key(|(item, plan)| (catalogue.rank(&plan.tier), std::cmp::Reverse(&item.id)))
 }
 
 impl Item {
+    /// What it is for.
+    pub fn used(&self, catalogue: &Catalogue) -> Option<PriceUse> {
+        let told = || catalogue.price_use(self.lookup_key.as_deref(), self.price_id.as_deref());
+        self.used.clone().or_else(told)
+    }
+
     /// The billing cadence, if the engine supports it.
     pub fn cadence(&self) -> Option<Cadence> {
         let interval = match self.interval.as_deref()? {
@@ -196,6 +194,7 @@ mod tests {
             interval: Some("month".to_owned()),
             interval_count: Some(1),
             quantity: Some(1),
+            used: None,
         }
     }
 

@@ -9,8 +9,9 @@ use jiff_sqlx::ToSqlx as _;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::migrate::{Candidate, Migration};
 use super::state::{Item, SubscriptionRow, SubscriptionState};
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, PriceUse};
 use crate::db::TenantTx;
 
 /// A row of the states query: an organization, with one item of one of its
@@ -19,12 +20,14 @@ struct StateRow {
     organization_id: Uuid,
     name: String,
     plan_tier: String,
+    plan_version: Option<i32>,
     customer_id: Option<String>,
     had_trial: bool,
     id: Option<String>,
     held_customer_id: Option<String>,
     status: Option<String>,
     held_plan_tier: Option<String>,
+    held_plan_version: Option<i32>,
     currency: Option<String>,
     period_start: Option<jiff_sqlx::Timestamp>,
     period_end: Option<jiff_sqlx::Timestamp>,
@@ -48,6 +51,8 @@ struct StateRow {
     interval: Option<String>,
     interval_count: Option<i32>,
     quantity: Option<i64>,
+    item_plan_tier: Option<String>,
+    item_metric: Option<String>,
 }
 
 impl StateRow {
@@ -55,6 +60,7 @@ impl StateRow {
         SubscriptionState {
             name: self.name.clone(),
             plan_tier: self.plan_tier.clone(),
+            plan_version: self.plan_version,
             customer_id: self.customer_id.clone(),
             had_trial: self.had_trial,
             subscription: None,
@@ -72,6 +78,10 @@ impl StateRow {
             interval: self.interval.clone(),
             interval_count: self.interval_count,
             quantity: self.quantity,
+            used: self.item_plan_tier.clone().map(|tier| PriceUse {
+                tier,
+                metric: self.item_metric.clone(),
+            }),
         })
     }
 
@@ -82,6 +92,7 @@ impl StateRow {
             customer_id: self.held_customer_id?,
             status: self.status?,
             plan_tier: self.held_plan_tier,
+            plan_version: self.held_plan_version,
             currency: self.currency,
             period_start: self.period_start.map(|at| at.to_jiff()),
             period_end: self.period_end.map(|at| at.to_jiff()),
@@ -111,7 +122,7 @@ pub async fn states(
 ) -> Result<HashMap<Uuid, SubscriptionState>, sqlx::Error> {
     let rows = sqlx::query_as!(
         StateRow,
-        r#"SELECT o.id AS organization_id, o.name, o.plan_tier,
+        r#"SELECT o.id AS organization_id, o.name, o.plan_tier, o.plan_version,
                   (SELECT c.stripe_customer_id FROM billing_customers c
                     WHERE c.organization_id = o.id AND c.deleted_at IS NULL
                       AND c.stripe_customer_id NOT LIKE 'acct\_%'
@@ -121,7 +132,8 @@ pub async fn states(
                            WHERE t.organization_id = o.id AND t.trial_start IS NOT NULL)
                     AS "had_trial!",
                   s.stripe_subscription_id AS "id?", s.stripe_customer_id AS "held_customer_id?",
-                  s.status AS "status?", s.plan_tier AS "held_plan_tier?", s.currency AS "currency?",
+                  s.status AS "status?", s.plan_tier AS "held_plan_tier?",
+                  s.plan_version AS "held_plan_version?", s.currency AS "currency?",
                   s.current_period_start AS "period_start?", s.current_period_end AS "period_end?",
                   s.billing_cycle_anchor AS "anchor?", s.billing_mode AS "billing_mode?",
                   s.trial_end AS "trial_end?", s.cancel_at AS "cancel_at?",
@@ -133,7 +145,8 @@ pub async fn states(
                   i.stripe_subscription_item_id AS "item_id?", i.stripe_price_id AS "price_id?",
                   i.lookup_key AS "lookup_key?", i.usage_type AS "usage_type?",
                   i.unit_amount AS "unit_amount?", i.recurring_interval AS "interval?",
-                  i.recurring_interval_count AS "interval_count?", i.quantity AS "quantity?"
+                  i.recurring_interval_count AS "interval_count?", i.quantity AS "quantity?",
+                  i.plan_tier AS "item_plan_tier?", i.metric AS "item_metric?"
              FROM organizations o
              LEFT JOIN billing_subscriptions s
                ON s.organization_id = o.id AND s.status NOT IN ('canceled', 'incomplete_expired')
@@ -169,6 +182,30 @@ pub async fn states(
         (id, state)
     });
     Ok(states.collect())
+}
+
+/// Running subscriptions of a plan that do not have the migration's version.
+pub async fn on_other_versions(
+    conn: &mut PgConnection,
+    migration: &Migration,
+) -> Result<Vec<Candidate>, sqlx::Error> {
+    sqlx::query_as!(
+        Candidate,
+        "SELECT s.organization_id, o.name, s.stripe_subscription_id AS subscription_id,
+                s.plan_version AS version
+           FROM billing_subscriptions s JOIN organizations o ON o.id = s.organization_id
+          WHERE s.plan_tier = $1 AND s.plan_version IS DISTINCT FROM $2
+            AND ($3::integer IS NULL OR coalesce(s.plan_version, 1) = $3)
+            AND ($4::uuid IS NULL OR s.organization_id = $4)
+            AND s.status IN ('active', 'trialing', 'past_due')
+          ORDER BY s.organization_id, s.stripe_subscription_id",
+        migration.tier,
+        migration.to,
+        migration.from,
+        migration.organization
+    )
+    .fetch_all(conn)
+    .await
 }
 
 /// A subscription whose mirrored state may be out of date.

@@ -9,7 +9,6 @@ use super::Subscriptions;
 use super::failure::Failure;
 use super::preview::Line;
 use super::preview::stripe::{is_none_upcoming, line};
-use crate::catalogue::FREE_TIER;
 use crate::db::RequestTx;
 use crate::metering::ledger::Rules;
 use crate::metering::usage::{self, MetricUsage};
@@ -55,13 +54,12 @@ impl Subscriptions {
             Err(error) => return Err(Failure::Stripe(error)),
         };
         let mut tx = RequestTx::begin(&self.pool, organization_id).await?;
-        let tier = subscription.plan_tier.as_deref().unwrap_or(FREE_TIER);
         // A grace period costs nothing, so its length does not matter here.
         let rules = Rules {
             catalogue: self.catalogue.clone(),
             grace_hours: 0,
         };
-        let usage = usage::read_all(tx.conn(), &rules, organization_id, tier).await?;
+        let usage = usage::read_all(tx.conn(), &rules, organization_id).await?;
         Ok(Some(Upcoming {
             stripe_subscription_id: subscription.id,
             currency: invoice.currency,

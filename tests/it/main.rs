@@ -7,6 +7,7 @@
 
 mod architecture;
 mod attack;
+mod catalogue;
 mod cli;
 mod database;
 mod embedded_postgres;

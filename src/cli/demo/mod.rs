@@ -145,7 +145,11 @@ impl Demo {
         data_dir: &Path,
     ) -> Result<Started, Failure> {
         let catalogue = Catalogue::load(None)?;
-        catalogue::sync(&account.client, &catalogue, false).await?;
+        let synced = catalogue::sync(&account.client, &catalogue, false).await?;
+        let pool = db::pool(database.service.clone(), 1);
+        let recorded = catalogue::record(&pool, &catalogue, &synced).await;
+        pool.close().await;
+        recorded?;
         // `webhooks trigger` signs with the kept secret.
         let secrets = vec![app::kept_webhook_secret(data_dir)?, account.secret.clone()];
         let stripe = StripeConfig {

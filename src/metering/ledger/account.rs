@@ -102,6 +102,8 @@ pub struct Account {
     pub policy: Option<QuotaPolicy>,
     /// The price of one unit over the quota, in the currency's major unit.
     pub overage_rate: Option<Decimal>,
+    /// ISO 4217, in lower case; `None` without a plan that is known.
+    pub currency: Option<String>,
     pub subscription: Option<CurrentSubscription>,
     /// The previous subscription.
     pub ended: Option<EndedSubscription>,
@@ -138,6 +140,7 @@ impl Account {
             grace_hours,
             policy: None,
             overage_rate: None,
+            currency: None,
             subscription: None,
             ended: None,
             unreadable: false,

@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::store::{self, TotalKey, TotalPeriod};
-use crate::catalogue::{Aggregation, MeteredPrices};
+use crate::catalogue::Aggregation;
 
 /// A closed period of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,8 +25,9 @@ pub struct ClosedPeriod {
     /// Whether a request of ours ended it, before which its usage was reported.
     /// Also set if that is unknown.
     pub ours: bool,
-    /// The lookup keys of its last prices; `None` if not all of them are known.
-    pub prices: Option<Vec<String>>,
+    /// The metered prices that it had at last: metric and price id. `None` if not all
+    /// of its items are known.
+    pub prices: Option<Vec<(String, String)>>,
 }
 
 impl ClosedPeriod {
@@ -34,16 +35,11 @@ impl ClosedPeriod {
         Period::from_seconds(self.start, self.end).ok()
     }
 
-    /// The lookup key of the price that bills a metric; empty if none does.
-    fn price_of(&self, prices: &MeteredPrices, metric: &str) -> Option<String> {
-        let had = self.prices.as_ref()?;
-        let all = prices.lookup_keys.iter().zip(&prices.metrics);
-        let mut keys: Vec<&String> = all
-            .filter(|(key, of)| *of == metric && had.contains(key))
-            .map(|(key, _)| key)
-            .collect();
-        keys.sort();
-        Some(keys.first().map_or(String::new(), |key| (*key).clone()))
+    /// The id of the price that bills a metric; empty if none does.
+    fn price_of(&self, metric: &str) -> Option<&str> {
+        let prices = self.prices.as_ref()?.iter();
+        let ids = prices.filter(|(of, _)| of == metric).map(|(_, id)| &**id);
+        Some(ids.min().unwrap_or_default())
     }
 }
 
@@ -88,7 +84,6 @@ fn corrections(rows: &[TotalPeriod], start: i64, end: i64) -> Vec<Correction> {
 /// Corrects the totals of one account by the closed periods.
 pub(super) async fn correct(
     conn: &mut PgConnection,
-    prices: &MeteredPrices,
     aggregation: Aggregation,
     account: TotalKey<'_>,
     closed_periods: &[&ClosedPeriod],
@@ -123,10 +118,10 @@ pub(super) async fn correct(
                     store::move_usage(conn, at(row.start), period, None, aggregation).await?;
                 }
                 Correction::Settle => {
-                    let price = closed.price_of(prices, account.metric);
+                    let price = closed.price_of(account.metric);
                     store::set_end(conn, at(closed.start), closed.end, closed.at_once, true)
                         .await?;
-                    store::bill_by(conn, at(closed.start), price.as_deref()).await?;
+                    store::bill_by(conn, at(closed.start), price).await?;
                     store::mark_late(conn, at(closed.start), closed.ours).await?;
                     store::count_late(conn, at(closed.start), aggregation).await?;
                 }

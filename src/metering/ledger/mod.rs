@@ -39,7 +39,7 @@ pub use rejection::UsageRejection;
 pub use reservation_expiry::release_expired;
 pub use scheduled_levels::take_due;
 use set_aside::Aside;
-pub use store::{Renewed, cadence, rehearse, renew_reservations};
+pub use store::{Renewed, rehearse, renew_reservations};
 use writer::{Committer, Patience, Writer};
 
 /// A usage event as submitted by the client.

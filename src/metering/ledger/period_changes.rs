@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::account::Account;
 use super::closed_periods::{self, ClosedPeriod};
 use super::store::{self, Renewed, TotalKey, TotalPeriod};
-use crate::catalogue::{Catalogue, MeteredPrices};
+use crate::catalogue::Catalogue;
 
 /// How one total changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,15 +47,11 @@ impl PeriodChange {
 
 /// Records which price bills the usage before the periods that begin now. Call it
 /// before the subscriptions' rows get the new periods' prices.
-pub async fn close(
-    conn: &mut PgConnection,
-    catalogue: &Catalogue,
-    renewed: &[Renewed],
-) -> Result<(), sqlx::Error> {
+pub async fn close(conn: &mut PgConnection, renewed: &[Renewed]) -> Result<(), sqlx::Error> {
     if renewed.is_empty() {
         return Ok(());
     }
-    store::keep_prices(conn, &MeteredPrices::of(catalogue), renewed).await
+    store::keep_prices(conn, renewed).await
 }
 
 /// Moves the usage of `organizations` to match the current periods of their
@@ -69,10 +65,10 @@ pub async fn rebook(
     resumed: &[Uuid],
 ) -> Result<(), sqlx::Error> {
     let found = store::rows(conn, organizations).await?;
-    let prices = MeteredPrices::of(catalogue);
+    let metrics = billed_metrics(catalogue, closed);
     let counted = found.into_iter().map(|(id, name, _)| (id, name));
     let priced = closed.iter().flat_map(|closed| {
-        let metrics = prices.metrics.iter();
+        let metrics = metrics.iter();
         metrics.map(|metric| (closed.organization_id, metric.clone()))
     });
     let keys: BTreeSet<(Uuid, String)> = counted.chain(priced).collect();
@@ -82,7 +78,7 @@ pub async fn rebook(
     let keys: Vec<(Uuid, String)> = keys.into_iter().collect();
     store::lock(conn, &keys).await?;
     if !closed.is_empty() {
-        correct_closed(conn, catalogue, &prices, &keys, closed).await?;
+        correct_closed(conn, catalogue, &metrics, &keys, closed).await?;
     }
     // Read again under the lock.
     let mut rows = BTreeMap::<(Uuid, String), Vec<TotalPeriod>>::new();
@@ -113,6 +109,17 @@ pub async fn rebook(
     Ok(())
 }
 
+/// The metrics that Stripe may charge for the closed periods.
+fn billed_metrics(catalogue: &Catalogue, closed: &[ClosedPeriod]) -> Vec<String> {
+    let plans = catalogue.plans().iter();
+    let sold = plans.flat_map(|plan| &plan.quotas);
+    let sold = sold.filter_map(|(metric, quota)| quota.is_billed().then_some(metric));
+    let had = closed.iter().flat_map(|closed| &closed.prices).flatten();
+    let had = had.map(|(metric, _)| metric);
+    let metrics: BTreeSet<&String> = sold.chain(had).collect();
+    metrics.into_iter().cloned().collect()
+}
+
 /// Whether a total covers a suspension of the subscription, current or just
 /// ended: it is not billed, and not part of the subscription's period.
 fn is_free(current: Period, row: TotalPeriod, resumed: bool, account: &Account) -> bool {
@@ -129,7 +136,7 @@ fn is_free(current: Period, row: TotalPeriod, resumed: bool, account: &Account) 
 async fn correct_closed(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
-    prices: &MeteredPrices,
+    metrics: &[String],
     keys: &[(Uuid, String)],
     closed: &[ClosedPeriod],
 ) -> Result<(), sqlx::Error> {
@@ -149,7 +156,7 @@ async fn correct_closed(
     let mut closed: Vec<&ClosedPeriod> = closed.iter().filter(counts).collect();
     closed.sort_by_key(|closed| (closed.organization_id, closed.end, closed.start));
     closed.dedup();
-    store::create_totals(conn, &prices.metrics, &closed).await?;
+    store::create_totals(conn, metrics, &closed).await?;
     for ((organization_id, metric), account) in keys.iter().zip(&accounts) {
         let of = |closed: &&&ClosedPeriod| closed.organization_id == *organization_id;
         let closed: Vec<&ClosedPeriod> = closed.iter().filter(of).copied().collect();
@@ -158,7 +165,7 @@ async fn correct_closed(
             metric,
             start: 0,
         };
-        closed_periods::correct(conn, prices, account.aggregation, total, &closed).await?;
+        closed_periods::correct(conn, account.aggregation, total, &closed).await?;
     }
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! Quotas: what each organization may use of each metric, set by its plan or
 //! by an operator's override. Nothing here counts or decides; the ledger does.
 
+mod follow;
 pub mod routes;
 mod store;
 
+pub use follow::VERSION_CHANGED;
 pub use store::{QuotaRow, list, set_plan};
 
 use billing_domain::grace_period::EndReason;
@@ -59,6 +61,11 @@ pub enum SetError {
     Organization(Uuid),
     #[error("--over-limit cannot be combined with the plan's quota; leave it out")]
     OverLimitOfPlan,
+    #[error(
+        "the plan {plan:?} has no overage rate for {metric:?}, so that usage over the quota would cost \
+         nothing; set a quota that is hard, grace or unlimited, or give the plan a rate in PLANS_FILE"
+    )]
+    NoRate { plan: String, metric: String },
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
@@ -72,21 +79,43 @@ pub struct AppliedCatalogue {
     pub skipped: usize,
 }
 
-/// Updates the quotas and features of all organizations to what the catalogue says now.
+/// Updates the quotas and features of all organizations to the terms they have: of the
+/// version that their subscription bought, or of what is sold now. Only those that
+/// differ are touched.
 pub async fn apply_catalogue(
     pool: &PgPool,
     catalogue: &Catalogue,
 ) -> Result<AppliedCatalogue, sqlx::Error> {
     let mut applied = AppliedCatalogue::default();
-    for plan in catalogue.plans() {
+    loop {
         let mut tx = WorkerTx::begin(pool).await?;
-        let organizations = store::organizations_of(tx.conn(), &plan.tier).await?;
+        let adopted = store::adopt_oldest(tx.conn()).await?;
+        tx.commit().await?;
+        if adopted == 0 {
+            break;
+        }
+    }
+    applied.skipped += follow::follow(pool, catalogue).await?;
+    let mut tx = WorkerTx::begin(pool).await?;
+    let held = store::held_versions(tx.conn()).await?;
+    catalogue.read_versions(tx.conn()).await?;
+    tx.commit().await?;
+    for (tier, version) in held {
+        let Some(plan) = catalogue.terms(&tier, version) else {
+            continue;
+        };
+        let mut tx = WorkerTx::begin(pool).await?;
+        let assigned = store::Assigned {
+            plan: &plan,
+            version,
+        };
+        let organizations = store::differing(tx.conn(), assigned).await?;
         tx.commit().await?;
         // Each chunk commits by itself, so that no quota decision waits for
         // all organizations.
         for chunk in organizations.chunks(500) {
             let mut tx = WorkerTx::begin(pool).await?;
-            let refreshed = store::refresh(tx.conn(), chunk, plan).await?;
+            let refreshed = store::refresh(tx.conn(), chunk, assigned).await?;
             tx.commit().await?;
             applied.changed += refreshed.changed;
             applied.skipped += refreshed.skipped;
@@ -100,7 +129,7 @@ pub const QUOTAS_LISTED: &str = "quotas_listed";
 
 /// The audit actions this module writes.
 pub fn audit_actions() -> impl Iterator<Item = &'static str> {
-    ["quota_set", QUOTAS_LISTED].into_iter()
+    ["quota_set", QUOTAS_LISTED, VERSION_CHANGED].into_iter()
 }
 
 /// Sets an organization's quota for a metric. It applies from the next
@@ -137,6 +166,12 @@ pub async fn set(
     }
     let after = store::lock_one(&mut tx, &command.metric).await?;
     let after = after.ok_or(SetError::Organization(organization_id))?;
+    if after.is_never_billed() {
+        return Err(SetError::NoRate {
+            plan: after.plan_tier,
+            metric: command.metric.clone(),
+        });
+    }
     let reason = EndReason::QuotaRaised;
     let ended = grace::end_covered(tx.conn(), &[organization_id], reason).await?;
     let mut entries = vec![NewEntry {

@@ -23,7 +23,6 @@ use crate::server::pagination::page::Page;
 use crate::server::problem::Problem;
 use crate::server::routes::{Permission, Routes, operator, tenant};
 use crate::tenancy::auth::{Operator, Principal};
-use crate::tenancy::organizations;
 
 /// What the handlers need.
 #[derive(Clone)]
@@ -46,9 +45,7 @@ impl Reading {
     async fn usage(&self, caller: &Principal) -> Result<Vec<MetricUsage>, Problem> {
         let organization_id = caller.organization_id;
         let mut tx = self.shared.read(organization_id).await?;
-        let tier = organizations::plan_tier(tx.conn(), organization_id).await?;
-        let tier = tier.ok_or_else(Problem::internal)?;
-        Ok(usage::read_all(tx.conn(), &self.rules, organization_id, &tier).await?)
+        Ok(usage::read_all(tx.conn(), &self.rules, organization_id).await?)
     }
 }
 
@@ -208,5 +205,6 @@ async fn set_quota(
         SetError::Organization(_) => Problem::not_found("organization not found"),
         SetError::Metric { .. } => Problem::not_found("metric not found"),
         SetError::OverLimitOfPlan => invalid("invalid_limit", error.to_string()),
+        SetError::NoRate { .. } => invalid("overage_without_rate", error.to_string()),
     })
 }

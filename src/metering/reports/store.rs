@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::due::OLDEST;
-use crate::catalogue::{Aggregation, Catalogue, MeteredPrices};
+use crate::catalogue::{Aggregation, Catalogue};
 
 /// A usage total for which Stripe bills the organization, or should.
 #[derive(Debug, Clone)]
@@ -152,7 +152,6 @@ pub async fn open(
     now: Timestamp,
     organization_id: Option<Uuid>,
 ) -> Result<Vec<OpenTotal>, sqlx::Error> {
-    let prices = MeteredPrices::of(catalogue);
     let rows = sqlx::query_as!(
         OpenRow,
         r#"SELECT t.organization_id, t.metric, t.period_start, t.period_end, t.total,
@@ -182,6 +181,8 @@ pub async fn open(
                                               ELSE q.over_limit END) AS over_limit,
                   v.updated_at AS "overridden_at?", q.overage_rate IS NOT NULL AS "rated!"
              FROM usage_totals t
+             LEFT JOIN usage_quotas q
+               ON q.organization_id = t.organization_id AND q.metric = t.metric
              LEFT JOIN LATERAL (
                SELECT s.stripe_customer_id, s.stripe_subscription_id, billed.included, s.ended_at,
                       s.current_period_start AS begun_at,
@@ -189,17 +190,23 @@ pub async fn open(
                            ELSE s.ended_at END AS cut_at,
                       coalesce(s.trial_end > t.period_start, false) AS on_trial
                  FROM billing_subscriptions s
-                 JOIN unnest($1::text[], $2::text[], $3::numeric[])
-                        AS billed(lookup_key, metric, included)
-                   ON billed.metric = t.metric
-                  -- A closed period is billed by the price it had.
-                  AND CASE WHEN t.billed_by IS NULL
-                      THEN EXISTS (
-                        SELECT FROM billing_subscription_items i
-                         WHERE i.organization_id = s.organization_id
-                           AND i.stripe_subscription_id = s.stripe_subscription_id
-                           AND i.lookup_key = billed.lookup_key)
-                      ELSE billed.lookup_key = t.billed_by END
+                CROSS JOIN LATERAL (
+                  (SELECT coalesce(b.included, q.quota, 0) AS included
+                     FROM billing_subscription_items i
+                     LEFT JOIN billing_prices b ON b.stripe_price_id = i.stripe_price_id
+                    WHERE t.billed_by IS NULL AND i.organization_id = s.organization_id
+                      AND i.stripe_subscription_id = s.stripe_subscription_id
+                      AND i.metric = t.metric
+                    ORDER BY i.stripe_price_id LIMIT 1)
+                  UNION ALL
+                  -- A closed period is billed by the price it had; rows of before name its
+                  -- lookup key.
+                  (SELECT coalesce(b.included, q.quota, 0)
+                     FROM billing_prices b
+                    WHERE t.billed_by <> '' AND b.metric = t.metric
+                      AND (b.stripe_price_id = t.billed_by OR b.lookup_key = t.billed_by)
+                    ORDER BY b.stripe_price_id = t.billed_by DESC, b.first_seen_at DESC
+                    LIMIT 1)) billed
                 WHERE s.organization_id = t.organization_id
                   AND coalesce(s.stripe_created_at, s.current_period_start) <= t.period_start
                   AND (s.ended_at IS NULL OR s.ended_at > t.period_start)
@@ -208,20 +215,20 @@ pub async fn open(
                -- last_at shows whether any event lies in the future; such an event is at most
                -- minutes old.
                SELECT sum(e.quantity) AS quantity FROM usage_events e
-                WHERE t.last_at > greatest($6, now())
+                WHERE t.last_at > greatest($3, now())
                   AND e.organization_id = t.organization_id AND e.metric = t.metric
                   AND e.period_start = t.period_start
-                  AND e.recorded_at > greatest($6, now()) - interval '10 minutes'
-                  AND e.occurred_at > greatest($6, now())) ahead ON true
+                  AND e.recorded_at > greatest($3, now()) - interval '10 minutes'
+                  AND e.occurred_at > greatest($3, now())) ahead ON true
              LEFT JOIN LATERAL (
                -- Scheduled levels whose time has come by then.
                SELECT (array_agg(p.quantity ORDER BY p.occurred_at DESC, p.event_id DESC)
-                         FILTER (WHERE p.occurred_at <= greatest($6, now())
+                         FILTER (WHERE p.occurred_at <= greatest($3, now())
                                    AND (t.last_at IS NULL OR p.occurred_at >= t.last_at)))[1]
                         AS newest,
-                      max(p.quantity) FILTER (WHERE p.occurred_at <= greatest($6, now()))
+                      max(p.quantity) FILTER (WHERE p.occurred_at <= greatest($3, now()))
                         AS highest,
-                      bool_or(p.occurred_at > greatest($6, now())) AS waits
+                      bool_or(p.occurred_at > greatest($3, now())) AS waits
                  FROM usage_pending_levels p
                 WHERE p.organization_id = t.organization_id AND p.metric = t.metric
                   AND p.period_start = t.period_start) level ON true
@@ -237,20 +244,15 @@ pub async fn open(
                 WHERE r.organization_id = t.organization_id AND r.metric = t.metric
                   AND r.period_start = t.period_start AND r.refused_at IS NOT NULL) refused
                ON true
-             LEFT JOIN usage_quotas q
-               ON q.organization_id = t.organization_id AND q.metric = t.metric
              LEFT JOIN usage_quota_overrides v
                ON v.organization_id = t.organization_id AND v.metric = t.metric
-            WHERE t.period_end > $4 AND ($5::uuid IS NULL OR t.organization_id = $5)
+            WHERE t.period_end > $1 AND ($2::uuid IS NULL OR t.organization_id = $2)
               AND t.billed_by IS DISTINCT FROM '-'
               AND (s.included IS NOT NULL
                    OR (q.overage_rate IS NOT NULL AND t.period_end > now()
                        AND coalesce(v.over_limit, q.over_limit) = 'overage'
                        AND t.total > CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END))
             ORDER BY t.organization_id, t.metric, t.period_start"#,
-        &prices.lookup_keys,
-        &prices.metrics,
-        &prices.included,
         (now - OLDEST).to_sqlx() as _,
         organization_id,
         now.to_sqlx() as _

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::response::{percentage, remaining};
-use crate::catalogue::{Catalogue, OverLimit};
+use crate::catalogue::OverLimit;
 use crate::metering::ledger::Account;
 use crate::metering::ledger::{Rules, store};
 use crate::server::number::Number;
@@ -64,34 +64,21 @@ pub async fn read_all(
     conn: &mut PgConnection,
     rules: &Rules,
     organization_id: Uuid,
-    plan_tier: &str,
 ) -> Result<Vec<MetricUsage>, sqlx::Error> {
     let metrics = rules.catalogue.metrics().keys();
     let keys: Vec<(Uuid, String)> = metrics
         .map(|metric| (organization_id, metric.clone()))
         .collect();
     let accounts = store::read(conn, &keys, &rules.catalogue, rules.grace_hours).await?;
-    let currency = currency(&rules.catalogue, plan_tier);
     let read = keys
         .into_iter()
         .zip(accounts)
-        .filter_map(|((_, metric), account)| summarize(metric, &account, currency.as_deref()));
+        .filter_map(|((_, metric), account)| summarize(metric, &account));
     Ok(read.collect())
 }
 
-/// The plan's currency. If the catalogue no longer has the plan, the currency
-/// that all plans share, if they do.
-fn currency(catalogue: &Catalogue, tier: &str) -> Option<String> {
-    if let Some(plan) = catalogue.plan(tier) {
-        return Some(plan.price.currency.clone());
-    }
-    let mut all = catalogue.plans().iter().map(|plan| &plan.price.currency);
-    let first = all.next()?;
-    all.all(|other| other == first).then(|| first.clone())
-}
-
 /// Returns `None` without a quota or a current period.
-fn summarize(metric: String, account: &Account, currency: Option<&str>) -> Option<MetricUsage> {
+fn summarize(metric: String, account: &Account) -> Option<MetricUsage> {
     let policy = account.policy?;
     let period = account.current().ok()?;
     let counted = account.periods.get(&period.start_secs());
@@ -102,6 +89,7 @@ fn summarize(metric: String, account: &Account, currency: Option<&str>) -> Optio
         .map_or(Decimal::ZERO, |quota| (usage - quota).max(Decimal::ZERO));
     let instant = |secs| Timestamp::from_second(secs).ok();
     let rate = account.overage_rate;
+    let currency = account.currency.as_deref();
     Some(MetricUsage {
         metric,
         period_start: instant(period.start_secs())?,

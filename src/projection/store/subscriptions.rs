@@ -8,6 +8,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{document, unzip, version};
+use crate::catalogue::Catalogue;
 use crate::projection::invoice::{Payment, PaymentOutcome};
 use crate::projection::known_tier::KnownTier;
 use crate::projection::plan_assignment::PlanHolding;
@@ -23,7 +24,7 @@ pub async fn load(
 ) -> Result<BTreeMap<ObjectKey, StoredSubscription>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
-                  plan_tier, currency, current_period_start, current_period_end,
+                  plan_tier, plan_version, currency, current_period_start, current_period_end,
                   billing_cycle_anchor, billing_mode, collection_method, trial_start, trial_end,
                   cancel_at, cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
                   default_payment_method_id, discounted, taxed, pending_update, has_more_items,
@@ -69,6 +70,7 @@ pub async fn load(
             status: row.status,
             stripe_status: row.stripe_status,
             plan_tier: row.plan_tier,
+            plan_version: row.plan_version,
             period: (
                 row.current_period_start.map(|at| at.to_jiff()),
                 row.current_period_end.map(|at| at.to_jiff()),
@@ -137,6 +139,7 @@ struct SubscriptionRow<'a> {
     row: Row<'a, Subscription>,
     status: &'a str,
     plan_tier: Option<&'a str>,
+    plan_version: Option<i32>,
     known_tier: Option<&'a KnownTier>,
 }
 
@@ -146,9 +149,15 @@ struct ItemRow<'a> {
     stripe_subscription_id: &'a str,
     #[serde(flatten)]
     item: &'a SubscriptionItem,
+    plan_tier: Option<String>,
+    metric: Option<String>,
 }
 
-pub async fn save(conn: &mut PgConnection, changes: &[Change]) -> Result<(), sqlx::Error> {
+pub async fn save(
+    conn: &mut PgConnection,
+    catalogue: &Catalogue,
+    changes: &[Change],
+) -> Result<(), sqlx::Error> {
     if changes.is_empty() {
         return Ok(());
     }
@@ -158,6 +167,7 @@ pub async fn save(conn: &mut PgConnection, changes: &[Change]) -> Result<(), sql
             row: change.merged.row(),
             status: &change.status,
             plan_tier: change.plan_tier.as_deref(),
+            plan_version: change.plan_version,
             known_tier: change.known_tier.as_ref(),
         })
         .collect();
@@ -169,7 +179,7 @@ pub async fn save(conn: &mut PgConnection, changes: &[Change]) -> Result<(), sql
            cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
            default_payment_method_id, discounted, taxed, stripe_test_clock_id, pending_update,
            has_more_items, metadata, livemode, stripe_created_at, last_event_at,
-           last_event_rank, last_event_id, tied_event_ids, known_tier)
+           last_event_rank, last_event_id, tied_event_ids, known_tier, plan_version)
          SELECT
            organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
            plan_tier, currency, current_period_start, current_period_end, billing_cycle_anchor,
@@ -177,7 +187,7 @@ pub async fn save(conn: &mut PgConnection, changes: &[Change]) -> Result<(), sql
            cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
            default_payment_method_id, discounted, taxed, stripe_test_clock_id, pending_update,
            has_more_items, metadata, livemode, stripe_created_at, last_event_at,
-           last_event_rank, last_event_id, tied_event_ids, known_tier
+           last_event_rank, last_event_id, tied_event_ids, known_tier, plan_version
            FROM json_populate_recordset(NULL::billing_subscriptions, $1::text::json)
          ON CONFLICT (organization_id, stripe_subscription_id) DO UPDATE SET
            stripe_customer_id = excluded.stripe_customer_id, status = excluded.status,
@@ -195,15 +205,20 @@ pub async fn save(conn: &mut PgConnection, changes: &[Change]) -> Result<(), sql
            metadata = excluded.metadata, livemode = excluded.livemode, stripe_created_at =
            excluded.stripe_created_at, last_event_at = excluded.last_event_at, last_event_rank =
            excluded.last_event_rank, last_event_id = excluded.last_event_id, tied_event_ids =
-           excluded.tied_event_ids, known_tier = excluded.known_tier, updated_at = excluded.updated_at",
+           excluded.tied_event_ids, known_tier = excluded.known_tier,
+           plan_version = excluded.plan_version, updated_at = excluded.updated_at",
         document(&rows)?
     )
     .execute(&mut *conn)
     .await?;
-    replace_items(conn, changes).await
+    replace_items(conn, catalogue, changes).await
 }
 
-async fn replace_items(conn: &mut PgConnection, changes: &[Change]) -> Result<(), sqlx::Error> {
+async fn replace_items(
+    conn: &mut PgConnection,
+    catalogue: &Catalogue,
+    changes: &[Change],
+) -> Result<(), sqlx::Error> {
     let (organizations, ids): (Vec<Uuid>, Vec<&str>) = changes
         .iter()
         .map(|change| {
@@ -225,10 +240,16 @@ async fn replace_items(conn: &mut PgConnection, changes: &[Change]) -> Result<()
     let items: Vec<ItemRow<'_>> = changes
         .iter()
         .flat_map(|change| {
-            change.merged.snapshot.items.iter().map(|item| ItemRow {
-                organization_id: change.merged.organization_id,
-                stripe_subscription_id: &change.merged.snapshot.id,
-                item,
+            change.merged.snapshot.items.iter().map(|item| {
+                let used = catalogue.item_use(item);
+                let (plan_tier, metric) = used.map(|used| (used.tier, used.metric)).unzip();
+                ItemRow {
+                    organization_id: change.merged.organization_id,
+                    stripe_subscription_id: &change.merged.snapshot.id,
+                    item,
+                    plan_tier,
+                    metric: metric.flatten(),
+                }
             })
         })
         .collect();
@@ -240,12 +261,12 @@ async fn replace_items(conn: &mut PgConnection, changes: &[Change]) -> Result<()
            organization_id, stripe_subscription_id, stripe_subscription_item_id,
            stripe_price_id, stripe_product_id, lookup_key, usage_type, unit_amount,
            unit_amount_decimal, currency, recurring_interval, recurring_interval_count,
-           quantity, current_period_start, current_period_end)
+           quantity, current_period_start, current_period_end, plan_tier, metric)
          SELECT
            organization_id, stripe_subscription_id, stripe_subscription_item_id,
            stripe_price_id, stripe_product_id, lookup_key, usage_type, unit_amount,
            unit_amount_decimal, currency, recurring_interval, recurring_interval_count,
-           quantity, current_period_start, current_period_end
+           quantity, current_period_start, current_period_end, plan_tier, metric
            FROM json_populate_recordset(NULL::billing_subscription_items, $1::text::json)",
         document(&items)?
     )
@@ -330,7 +351,7 @@ pub async fn plan_holdings(
 ) -> Result<Vec<PlanHolding>, sqlx::Error> {
     sqlx::query_as!(
         PlanHolding,
-        "SELECT id AS organization_id, plan_tier, base_plan_tier FROM organizations
+        "SELECT id AS organization_id, plan_tier, plan_version, base_plan_tier FROM organizations
           WHERE id = ANY($1) ORDER BY id",
         organizations
     )

@@ -247,6 +247,14 @@ impl Client {
         Ok(found)
     }
 
+    /// All prices of a product, inactive ones too.
+    pub async fn prices_of_product(&self, product: &str) -> Result<Vec<Price>, StripeError> {
+        let params = Params::new()
+            .set("product", product)
+            .set("expand[0]", "data.tiers");
+        self.all("prices.list", "/v1/prices", params).await
+    }
+
     pub async fn create_price(&self, params: &Params, key: &str) -> Result<Price, StripeError> {
         self.post_typed("prices.create", "/v1/prices", params, key)
             .await

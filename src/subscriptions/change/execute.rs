@@ -145,6 +145,7 @@ impl Subscriptions {
         snapshot: StripeSnapshot,
     ) -> Result<(), Failure> {
         let organization_id = request.organization_id;
+        self.learn(&snapshot.object).await?;
         let mut tx = TenantTx::begin(&self.pool, organization_id).await?;
         let locked = audit::lock_chains(tx.conn(), &[organization_id]).await?;
         if !requests::lock_open(tx.conn(), request).await? {

@@ -9,6 +9,8 @@ use billing_domain::subscription::is_ended;
 use super::execute::find_outcome;
 use super::record::{ChangeKind, ChangeRecord, Initiator, mark, recorded_command};
 use crate::audit::{self, Actor};
+use crate::catalogue::Plan;
+use crate::catalogue::versions::version_name;
 use crate::db::TenantTx;
 use crate::stripe::client::{BILLING_MODE, Client, ErrorKind, Params, StripeError};
 use crate::stripe::requests::{self, Begun, NewRequest, Request, Subject};
@@ -28,6 +30,9 @@ pub struct Requester {
     pub client: audit::Client,
     pub idempotency_key: Option<String>,
 }
+
+/// The parameter that names the version of the plan: what is bought is kept.
+const VERSION: &str = "metadata[plan_version]";
 
 /// How often a change is decided when concurrent changes interfere.
 const MAX_ROUNDS: usize = 6;
@@ -262,6 +267,12 @@ impl Subscriptions {
         }
     }
 
+    /// The version of a plan, by default the one that is sold now, as metadata.
+    fn version_of(&self, plan: &Plan, version: Option<i32>) -> Option<String> {
+        let version = version.or_else(|| self.catalogue.current_version(&plan.tier))?;
+        Some(version_name(&plan.tier, version))
+    }
+
     /// The target and parameters of the call for `action`, without the change's
     /// id.
     async fn parameters(
@@ -274,19 +285,24 @@ impl Subscriptions {
     ) -> Result<(Option<String>, Params), Failure> {
         Ok(match action {
             StripeAction::Create { plan, trial_days } => {
-                let prices = self.prices.of(client, &self.catalogue, plan).await?;
+                let prices = self.prices_of(client, plan, None).await?;
                 let customer_id = customer_id.ok_or(Failure::NoOrganization)?;
                 let trial = Some(*trial_days).filter(|days| *days > 0);
                 let params = Params::new()
                     .set("customer", customer_id)
                     .set("metadata[organization_id]", organization_id)
+                    .set_if(VERSION, self.version_of(plan, None))
                     .set("billing_mode[type]", BILLING_MODE)
                     .set("payment_behavior", "error_if_incomplete")
                     .set_if("trial_period_days", trial);
                 (None, items_of(&prices, params, "items"))
             }
-            StripeAction::Switch { subscription, plan } => {
-                let prices = self.prices.of(client, &self.catalogue, plan).await?;
+            StripeAction::Switch {
+                subscription,
+                plan,
+                version,
+            } => {
+                let prices = self.prices_of(client, plan, *version).await?;
                 let at = match quote {
                     Some(quote) => quote.effective_at,
                     None => self.time_of(client, subscription).await?,
@@ -295,6 +311,7 @@ impl Subscriptions {
                     .ok_or(ChangeRejection::UnknownItems)?;
                 let params = switch
                     .parameters("", switch.proration_behavior)
+                    .set_if(VERSION, self.version_of(plan, *version))
                     .set("payment_behavior", "error_if_incomplete");
                 (Some(subscription.id.clone()), params)
             }

@@ -11,6 +11,7 @@ use super::token::Quote;
 use super::{Preview, Pricing, Source, local};
 use crate::batch::lookup::Grouped;
 use crate::catalogue::{Catalogue, Plan};
+use crate::db::WorkerTx;
 use crate::projection;
 use crate::stripe::client::{Client, ErrorKind, StripeError};
 use crate::subscriptions::command::{Command, StripeAction, decide};
@@ -92,10 +93,8 @@ impl Subscriptions {
             expires_at,
         };
         let token = self.sealer.seal(&quote).await?;
-        let current = (
-            state.plan_tier.as_str(),
-            self.catalogue.plan(&state.plan_tier),
-        );
+        let current = self.terms_of(&state).await?;
+        let current = (state.plan_tier.as_str(), current.as_ref());
         Ok(pricing.into_preview(current, new, token, expires_at))
     }
 
@@ -140,6 +139,18 @@ impl Subscriptions {
         }
     }
 
+    /// The terms that the organization has now.
+    async fn terms_of(&self, state: &SubscriptionState) -> Result<Option<Plan>, Failure> {
+        let (tier, version) = (&state.plan_tier, state.plan_version);
+        if let Some(known) = self.catalogue.known_terms(tier, version) {
+            return Ok(Some(known));
+        }
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        self.catalogue.read_versions(tx.conn()).await?;
+        tx.commit().await?;
+        Ok(self.catalogue.terms(tier, version))
+    }
+
     fn plan_after(&self, tier: &str) -> Result<&Plan, Failure> {
         let plan = self.catalogue.plan(tier);
         plan.ok_or(Failure::Unexpected("the plan is gone"))
@@ -155,7 +166,9 @@ impl Subscriptions {
     ) -> Result<Pricing, Failure> {
         Ok(match action {
             StripeAction::Create { plan, .. } => local::of_creation(plan, now)?,
-            StripeAction::Switch { subscription, plan } => {
+            StripeAction::Switch {
+                subscription, plan, ..
+            } => {
                 if was_updated {
                     self.check_unchanged(organization_id, subscription).await?;
                 }
@@ -172,7 +185,7 @@ impl Subscriptions {
 
     /// Has Stripe price `action` as of `at`; by default, as of the customer's
     /// current time.
-    async fn price_with_stripe(
+    pub(in crate::subscriptions) async fn price_with_stripe(
         &self,
         client: &Client,
         action: &StripeAction<'_>,
@@ -186,11 +199,15 @@ impl Subscriptions {
                     // Stripe does not know the customer yet: use the catalogue's price.
                     return Ok(local::of_creation(plan, now)?);
                 };
-                let prices = self.prices.of(client, &self.catalogue, plan).await?;
+                let prices = self.prices_of(client, plan, None).await?;
                 stripe::of_creation(client, customer_id, plan, &prices).await
             }
-            StripeAction::Switch { subscription, plan } => {
-                let prices = self.prices.of(client, &self.catalogue, plan).await?;
+            StripeAction::Switch {
+                subscription,
+                plan,
+                version,
+            } => {
+                let prices = self.prices_of(client, plan, *version).await?;
                 let at = match at {
                     Some(at) => at,
                     None => self.time_of(client, subscription).await?,

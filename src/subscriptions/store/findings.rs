@@ -1,8 +1,10 @@
 //! Problems in the mirrored state that show without asking Stripe.
 
 use sqlx::PgConnection;
+use sqlx::postgres::PgPool;
 
 use crate::catalogue::Catalogue;
+use crate::db::WorkerTx;
 
 /// Each entry names the organization and the object concerned.
 #[derive(Debug, Clone, Default)]
@@ -133,4 +135,28 @@ pub async fn vanished_plans(
     )
     .fetch_all(conn)
     .await
+}
+
+/// Why the catalogue's file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum VanishedPlans {
+    #[error(
+        "PLANS_FILE lacks plans that organizations have: {0}. Put each back, with \
+         `retired = true` if it is to be sold no more"
+    )]
+    Found(String),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// Checks that the file has every plan that an organization has: without one, nobody
+/// could tell what its subscribers may use.
+pub async fn check_vanished(pool: &PgPool, catalogue: &Catalogue) -> Result<(), VanishedPlans> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let found = vanished_plans(tx.conn(), catalogue).await?;
+    tx.commit().await?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(VanishedPlans::Found(found.join("; ")))
 }

@@ -102,7 +102,7 @@ async fn create_with_id(
     let mut tx = TenantTx::begin(pool, id).await?;
     let locked = audit::lock_chains(tx.conn(), &[id]).await?;
     let organization = store::insert(&mut tx, name, &new.plan_tier).await?;
-    quotas::set_plan(tx.conn(), catalogue, &[id], &new.plan_tier).await?;
+    quotas::set_plan(tx.conn(), catalogue, &[id], &new.plan_tier, None).await?;
     store::identify(&mut tx, &identity).await.map_err(|error| {
         match (&identity.external_id, crate::db::is_duplicate(&error)) {
             (Some(external_id), true) => CreateError::ExternalIdTaken(external_id.clone()),

@@ -98,7 +98,11 @@ async fn the_findings_are_measured() {
     world.customer(VISA).await;
     world.create("standard").await.ok();
     world.settle().await;
-    for (_, damage, ..) in DAMAGES {
+    // With a vanished plan no replica starts.
+    let damages = DAMAGES
+        .iter()
+        .filter(|(name, ..)| *name != "vanished plans");
+    for (_, damage, ..) in damages {
         world.service.db.execute(damage).await;
     }
     // Another replica looks as it starts.
@@ -111,7 +115,6 @@ async fn the_findings_are_measured() {
     for kind in [
         "double_subscriptions",
         "unknown_prices",
-        "vanished_plans",
         "deleted_customers",
     ] {
         let series = format!("billing_findings{{kind=\"{kind}\"}}");

@@ -8,6 +8,7 @@ mod doctor;
 mod embedded;
 mod findings;
 mod organizations;
+mod plan_versions;
 mod plans;
 mod pushgateway;
 mod retry_and_replay;

@@ -118,35 +118,33 @@ async fn the_catalogue_is_listed() {
 }
 
 #[tokio::test]
-async fn sync_warns_of_plans_that_organizations_have_and_the_file_does_not() {
+async fn sync_refuses_a_file_without_plans_that_organizations_have() {
     let (db, stripe) = (TestDatabase::new().await, Stripe::start().await);
     db.organization("cus_1").await;
-    let sync = |quiet: bool| {
-        let mut command = program_on(&db, &["plans", "sync", "--dry-run", "--json"]);
+    let sync = || {
+        let mut command = program_on(&db, &["plans", "sync", "--json"]);
         command
             .env("STRIPE_SECRET_KEY", "sk_test_secret")
             .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
             .env("STRIPE_API_BASE", stripe.sandbox.url());
-        tokio::task::spawn_blocking(move || {
-            let ran = run(&mut command);
-            assert_eq!(actions(&ran), [ALL, 0, 0]);
-            assert_eq!(
-                ran.stderr.contains("PLANS_FILE lacks a plan"),
-                !quiet,
-                "{}",
-                ran.stderr
-            );
-            ran.stderr
-        })
+        tokio::task::spawn_blocking(move || run(&mut command))
     };
-    sync(true).await.unwrap();
     db.execute("UPDATE organizations SET plan_tier = 'bronze', name = 'Acme'")
         .await;
-    let told = sync(false).await.unwrap();
-    assert!(told.contains("bronze: 1 organization: Acme ("), "{told}");
-    // Who cannot be asked is no reason to leave Stripe as it is.
+    let refused = sync().await.unwrap();
+    assert_eq!(refused.status, 2, "{}", refused.stderr);
+    let told = "PLANS_FILE lacks plans that organizations have: bronze: 1 organization: Acme (";
+    assert!(refused.stderr.contains(told), "{}", refused.stderr);
+    assert!(stripe.client().products().await.unwrap().is_empty());
+
+    db.execute("UPDATE organizations SET plan_tier = 'free'")
+        .await;
+    assert_eq!(actions(&sync().await.unwrap()), [ALL, 0, 0]);
+    assert_eq!(db.count("billing_prices").await, 11);
+    assert_eq!(db.count("plan_versions").await, 3);
+    // Who cannot be asked cannot remember what is made, either.
     db.execute("ALTER TABLE organizations RENAME TO elsewhere")
         .await;
-    let told = sync(true).await.unwrap();
-    assert!(told.contains("cannot check whether PLANS_FILE"), "{told}");
+    let refused = sync().await.unwrap();
+    assert_eq!(refused.status, 1, "{}", refused.stderr);
 }

@@ -32,7 +32,8 @@ WITH relations AS (
          relname IN ('users', 'user_sessions', 'login_throttles', 'service_keys', 'billing_job_runs',
                      'billing_job_totals', 'billing_job_leases',
                      'billing_schema_migrations', 'webhook_rejections',
-                     'webhook_dead_letter_sources') AS without_tenant,
+                     'webhook_dead_letter_sources', 'plan_versions', 'billing_prices',
+                     'plan_version_prices') AS without_tenant,
          relname IN ('webhook_events', 'webhook_dead_letter_queue') AS by_bucket
     FROM relations WHERE relkind IN ('r', 'p')
 ), functions AS (

@@ -116,6 +116,14 @@ impl Attack {
             surface,
             ..Options::default()
         };
+        // A service refuses to start with plans that its file lacks.
+        world
+            .db
+            .execute(
+                "UPDATE organizations SET plan_tier = 'free', base_plan_tier = 'free';
+                 UPDATE billing_subscriptions SET plan_tier = 'standard'",
+            )
+            .await;
         let service = TestService::on(world.db.clone(), options).await;
         let mut credentials = Vec::new();
         for role in [Role::Owner, Role::BillingManager, Role::Member] {

@@ -2,6 +2,8 @@
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use valuecanvas_billing::catalogue::Catalogue;
+use valuecanvas_billing::metering::quotas;
 
 use super::gateway::{PLANS, Upstream, settled};
 use super::tenant::{EVENTS, Tenant};
@@ -32,14 +34,12 @@ fn plans(more: &str) -> tempfile::NamedTempFile {
     file
 }
 
-/// Whoever was made under the shipped catalogue has its quotas until the new
-/// one is followed.
-async fn tenant(service: &TestService, name: &str) -> Tenant {
+/// Whoever was made under the shipped catalogue follows this one.
+async fn tenant(service: &TestService, file: &tempfile::NamedTempFile, name: &str) -> Tenant {
     let tenant = Tenant::of(service, name).await;
-    tenant.set_quota(service, "api_calls", "4", None).await;
-    tenant
-        .set_quota(service, "agent_executions", "3", None)
-        .await;
+    let catalogue = Catalogue::load(Some(file.path())).unwrap();
+    let pool = service.db.service_pool();
+    quotas::apply_catalogue(&pool, &catalogue).await.unwrap();
     tenant
 }
 
@@ -55,7 +55,7 @@ async fn grace_admits_no_more_than_its_ceiling_over_replicas() {
     let file = plans("");
     let first = TestService::with(options(&file)).await;
     let second = TestService::beside_with(&first, options(&file)).await;
-    let tenant = tenant(&first, "Crowded").await;
+    let tenant = tenant(&first, &file, "Crowded").await;
     let replicas = [&first, &second];
     let calls = (0..80).map(|n| tenant.consume(replicas[n % 2], "api_calls", 1));
     let (mut admitted, mut refused) = (0, 0);
@@ -91,7 +91,7 @@ async fn grace_admits_no_more_than_its_ceiling_over_replicas() {
 async fn one_use_may_be_too_large_for_grace_and_a_smaller_one_not() {
     let file = plans("");
     let service = TestService::with(options(&file)).await;
-    let tenant = tenant(&service, "Huge").await;
+    let tenant = tenant(&service, &file, "Huge").await;
     let huge = tenant
         .consume(&service, "llm_tokens", 1_000_000_000_000_000)
         .await;
@@ -129,7 +129,7 @@ async fn calls_in_front_of_the_product_end_at_the_ceiling() {
         upstream.url
     ));
     let service = TestService::with(options(&file)).await;
-    let tenant = tenant(&service, "Calling").await;
+    let tenant = tenant(&service, &file, "Calling").await;
     let body = json!({});
     let calls = (0..9).map(|_| tenant.post(&service, "/tools/run", &body));
     let answers = join_all(calls).await;
@@ -151,7 +151,7 @@ async fn calls_in_front_of_the_product_end_at_the_ceiling() {
 async fn who_reads_the_plans_sees_the_ceiling() {
     let file = plans("");
     let service = TestService::with(options(&file)).await;
-    let tenant = tenant(&service, "Reading").await;
+    let tenant = tenant(&service, &file, "Reading").await;
     let plans = tenant.get(&service, "/api/billing/plans").await.ok();
     let most = |plan: usize, metric: &str| {
         let quotas = plans["data"][plan]["quotas"].as_array().unwrap();

@@ -8,7 +8,7 @@ use reqwest::{Client, RequestBuilder, Response};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
-use valuecanvas_billing::app::{self, Database, Service};
+use valuecanvas_billing::app::{self, Database, Service, StartError};
 use valuecanvas_billing::catalogue::Catalogue;
 use valuecanvas_billing::config::{
     ServeConfig, StripeApi, StripeConfig, SurfaceConfig, UsageConfig,
@@ -94,6 +94,12 @@ impl TestService {
 
     /// On a database that is there already.
     pub async fn on(db: Arc<TestDatabase>, options: Options) -> Self {
+        let started = Self::try_on(db, options).await;
+        started.expect("the service starts")
+    }
+
+    /// The same, where it may be refused.
+    pub async fn try_on(db: Arc<TestDatabase>, options: Options) -> Result<Self, StartError> {
         let data_dir = tempfile::tempdir().unwrap();
         let serve = ServeConfig {
             listen_addr: "127.0.0.1:0".parse().unwrap(),
@@ -121,20 +127,18 @@ impl TestService {
             unknown_customers: UnknownCustomers::Retry,
         };
         let database = Database::external(db.service(), db.options("postgres"));
-        let service = app::start(&database, &serve, &stripe, data_dir.path())
-            .await
-            .expect("the service starts");
+        let service = app::start(&database, &serve, &stripe, data_dir.path()).await?;
         // A second service of this process finds the provider installed.
         let client = valuecanvas_billing::http_client::direct_client().unwrap();
         let base = format!("http://{}", service.address);
-        Self {
+        Ok(Self {
             db,
             client,
             base,
             secrets: options.secrets,
             service: Some(service),
             _data_dir: data_dir,
-        }
+        })
     }
 
     pub fn get(&self, path: &str) -> RequestBuilder {

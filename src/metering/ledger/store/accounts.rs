@@ -11,7 +11,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 use super::{AccountKey, columns, position, unreadable};
-use crate::catalogue::{Aggregation, Catalogue};
+use crate::catalogue::{Aggregation, Catalogue, Plan, stored_ceiling};
 use crate::features;
 use crate::metering::ledger::account::{Account, DueLevels, Grace, Level, PeriodUsage};
 
@@ -23,7 +23,9 @@ struct AccountRow {
     over_limit: Option<String>,
     overage_rate: Option<Decimal>,
     quota_tier: Option<String>,
-    plan_tier: Option<String>,
+    currency: Option<String>,
+    plan_interval: Option<String>,
+    grace_max: Option<String>,
     current_start: Option<jiff_sqlx::Timestamp>,
     current_end: Option<jiff_sqlx::Timestamp>,
     anchor: Option<jiff_sqlx::Timestamp>,
@@ -111,8 +113,8 @@ async fn account_rows(
         r#"SELECT k.n AS "n!", statement_timestamp() AS "now!",
                   CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END AS quota,
                   coalesce(v.over_limit, q.over_limit) AS over_limit, q.overage_rate,
-                  q.plan_tier AS "quota_tier?",
-                  s.plan_tier, s.current_period_start AS "current_start?",
+                  q.plan_tier AS "quota_tier?", q.currency AS "currency?", q.plan_interval AS "plan_interval?",
+                  q.grace_max AS "grace_max?", s.current_period_start AS "current_start?",
                   s.current_period_end AS "current_end?", s.billing_cycle_anchor AS "anchor?",
                   s.stripe_created_at AS "created?", s.ends AS "ends?",
                   p.current_period_start AS "past_start?", p.ended_at AS "past_end?",
@@ -132,8 +134,8 @@ async fn account_rows(
              LEFT JOIN usage_quota_overrides v
                ON v.organization_id = q.organization_id AND v.metric = q.metric
              LEFT JOIN LATERAL (
-               SELECT s.plan_tier, s.current_period_start, s.current_period_end,
-                      s.billing_cycle_anchor, s.stripe_created_at,
+               SELECT s.current_period_start, s.current_period_end, s.billing_cycle_anchor,
+                      s.stripe_created_at,
                       CASE WHEN s.cancel_at_period_end THEN s.current_period_end
                            ELSE s.cancel_at END AS ends
                  FROM billing_subscriptions s
@@ -205,13 +207,14 @@ impl AccountRow {
             quota: self.quota,
             over_limit,
             grace_max: (over_limit == OverLimit::Grace)
-                .then(|| grace_max(catalogue, self.quota_tier.as_deref(), metric, self.quota))
+                .then(|| self.grace_max(catalogue, metric))
                 .flatten(),
         });
         let billed = account.policy.is_some_and(|policy| {
             policy.over_limit == OverLimit::Overage && policy.quota.is_some()
         });
         account.overage_rate = self.overage_rate.filter(|_| billed);
+        account.currency = self.currency(catalogue);
         let period = self.current_start.zip(self.current_end);
         let secs = |at: Option<jiff_sqlx::Timestamp>| at.map(|at| at.to_jiff().as_second());
         let period = period.map(|(start, end)| Period::new(start.to_jiff(), end.to_jiff()));
@@ -222,7 +225,7 @@ impl AccountRow {
             .map(|period| CurrentSubscription {
                 period,
                 anchor_secs: secs(self.anchor).unwrap_or(period.start_secs()),
-                cadence: cadence(catalogue, self.plan_tier.as_deref()),
+                cadence: self.cadence(catalogue),
                 created_secs: secs(self.created).unwrap_or(period.start_secs()),
                 ends_secs: secs(self.ends),
             });
@@ -231,6 +234,41 @@ impl AccountRow {
             start_secs: start.to_jiff().as_second(),
             end_secs: end.to_jiff().as_second(),
         });
+    }
+
+    /// The plan as it is sold now, for a quota that does not have its terms yet: they
+    /// are added soon after an upgrade of this service.
+    fn plan<'c>(&self, catalogue: &'c Catalogue) -> Option<&'c Plan> {
+        let tier = self
+            .quota_tier
+            .as_deref()
+            .filter(|_| self.currency.is_none())?;
+        catalogue.plan(tier)
+    }
+
+    fn currency(&self, catalogue: &Catalogue) -> Option<String> {
+        let sold = || Some(self.plan(catalogue)?.price.currency.clone());
+        self.currency.clone().or_else(sold)
+    }
+
+    /// The cadence at which the plan is charged.
+    fn cadence(&self, catalogue: &Catalogue) -> Cadence {
+        match (self.plan_interval.as_deref(), self.plan(catalogue)) {
+            (Some("year"), _) => Cadence::YEARLY,
+            (None, Some(plan)) => plan.price.interval.cadence(),
+            _ => Cadence::MONTHLY,
+        }
+    }
+
+    /// The most that may be used during grace, given the quota in force: as the plan
+    /// says, or else the metric.
+    fn grace_max(&self, catalogue: &Catalogue, metric: &str) -> Option<Decimal> {
+        let of_plan = match self.plan(catalogue) {
+            Some(plan) => plan.quotas.get(metric).and_then(|quota| quota.grace_max),
+            None => self.grace_max.as_deref().and_then(stored_ceiling),
+        };
+        let ceiling = of_plan.or_else(|| catalogue.metric(metric)?.grace_max)?;
+        self.quota.map(|quota| ceiling.over(quota))
     }
 
     /// Reads the row's period, if it has one.
@@ -276,21 +314,4 @@ impl AccountRow {
         }
         Ok(())
     }
-}
-
-/// The most that may be used during grace, given the quota in force.
-fn grace_max(
-    catalogue: &Catalogue,
-    tier: Option<&str>,
-    metric: &str,
-    quota: Option<Decimal>,
-) -> Option<Decimal> {
-    let ceiling = catalogue.grace_max(tier.unwrap_or_default(), metric)?;
-    quota.map(|quota| ceiling.over(quota))
-}
-
-/// The cadence at which a plan is charged.
-pub fn cadence(catalogue: &Catalogue, tier: Option<&str>) -> Cadence {
-    tier.and_then(|tier| catalogue.plan(tier))
-        .map_or(Cadence::MONTHLY, |plan| plan.price.interval.cadence())
 }

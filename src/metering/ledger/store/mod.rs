@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::NewEvent;
 use super::Reservation;
 
-pub use accounts::{cadence, read, read_featured};
+pub use accounts::{read, read_featured};
 pub use closed_periods::{bill_by, count_late, create_totals, mark_late, rows_of, split};
 pub use pending::{due_accounts, forgotten, settle_forgotten};
 pub use periods::{FREE, Renewed, TotalKey, TotalPeriod, keep_prices, move_usage, rows, set_end};

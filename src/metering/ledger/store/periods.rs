@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use billing_domain::period::Period;
 
-use crate::catalogue::{Aggregation, MeteredPrices};
+use crate::catalogue::Aggregation;
 
 /// A total's period, in Unix seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,11 +87,7 @@ pub struct Renewed {
 
 /// Records, with usage before the next period, the price that bills it, as the
 /// subscription's row still has it; empty if there is none.
-pub async fn keep_prices(
-    conn: &mut PgConnection,
-    prices: &MeteredPrices,
-    renewed: &[Renewed],
-) -> Result<(), sqlx::Error> {
+pub async fn keep_prices(conn: &mut PgConnection, renewed: &[Renewed]) -> Result<(), sqlx::Error> {
     let organizations: Vec<Uuid> = renewed.iter().map(|r| r.organization_id).collect();
     let subscriptions: Vec<&str> = renewed.iter().map(|r| &*r.subscription_id).collect();
     let starts: Vec<_> = renewed.iter().map(|r| r.start.to_sqlx()).collect();
@@ -107,25 +103,26 @@ pub async fn keep_prices(
             AND s.current_period_start < renewed.start
             AND s.current_period_end > now() - interval '35 days'
            JOIN usage_quotas q
-             ON q.organization_id = renewed.organization AND q.metric = ANY($4::text[])
+             ON q.organization_id = renewed.organization
+            AND EXISTS (SELECT FROM billing_subscription_items i
+                         WHERE i.organization_id = q.organization_id
+                           AND i.stripe_subscription_id = renewed.subscription
+                           AND i.metric = q.metric)
          ON CONFLICT DO NOTHING",
         &organizations,
         &subscriptions as &[&str],
-        &starts as _,
-        &prices.metrics
+        &starts as _
     )
     .execute(&mut *conn)
     .await?;
     sqlx::query!(
         "UPDATE usage_totals t
             SET billed_by = coalesce((
-                  SELECT billed.lookup_key
-                    FROM billing_subscription_items i
-                    JOIN unnest($4::text[], $5::text[]) AS billed(lookup_key, metric)
-                      ON billed.lookup_key = i.lookup_key AND billed.metric = t.metric
+                  SELECT i.stripe_price_id FROM billing_subscription_items i
                    WHERE i.organization_id = t.organization_id
                      AND i.stripe_subscription_id = renewed.subscription
-                   ORDER BY billed.lookup_key LIMIT 1), '')
+                     AND i.metric = t.metric
+                   ORDER BY i.stripe_price_id LIMIT 1), '')
            FROM unnest($1::uuid[], $2::text[], $3::timestamptz[])
              AS renewed(organization, subscription, start)
            JOIN billing_subscriptions s
@@ -137,9 +134,7 @@ pub async fn keep_prices(
             AND t.period_end > now() - interval '35 days'",
         &organizations,
         &subscriptions as &[&str],
-        &starts as _,
-        &prices.lookup_keys,
-        &prices.metrics
+        &starts as _
     )
     .execute(conn)
     .await?;

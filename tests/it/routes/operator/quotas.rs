@@ -36,6 +36,10 @@ async fn looks_and_changes_are_entered_with_who_and_from_where() {
         let answer = desk.ask(Method::PUT, &path, Some(body)).await;
         problem(400, "invalid_limit")(answer);
     }
+    // Usage over it would cost nothing, since the free plan has no rate.
+    let free = json!({"limit": "10", "overLimit": "overage"});
+    let answer = desk.ask(Method::PUT, &path, Some(free)).await;
+    problem(400, "overage_without_rate")(answer);
     let entries = desk.entries(desk.organization).await;
     assert_eq!(entries.len(), 5, "{entries:?}");
     // Who looks at nothing leaves nothing.

@@ -6,16 +6,21 @@ use std::collections::BTreeMap;
 
 use billing_domain::money;
 
+mod versions;
+
+use sqlx::postgres::PgPool;
+
 use super::Failure;
 use super::backfill::stripe_client;
+use super::database::on_database;
 use super::output::{Format, table};
 use crate::app::{Database, StartError, api};
 use crate::catalogue::features::FeatureValue;
 use crate::catalogue::{self, Action, Catalogue, Plan, Step, SyncError};
 use crate::config::{DatabaseConfig, GlobalArgs, StripeArgs};
-use crate::db::{self, WorkerTx};
-use crate::stripe::client::Patience;
-use crate::subscriptions;
+use crate::db;
+use crate::stripe::client::{Client, Patience};
+use crate::subscriptions::{self, VanishedPlans};
 
 #[derive(Debug, Subcommand)]
 pub enum Plans {
@@ -26,6 +31,21 @@ pub enum Plans {
         #[command(flatten)]
         format: Format,
     },
+    /// List what was sold: each version of each plan, and who has it.
+    Versions {
+        #[command(flatten)]
+        stripe: StripeArgs,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Show what PLANS_FILE would change, and for whom.
+    Diff {
+        #[command(flatten)]
+        stripe: StripeArgs,
+        #[command(flatten)]
+        format: Format,
+    },
+    Migrate(versions::Migrate),
     /// Create in Stripe what the catalogue has and Stripe does not.
     Sync {
         /// Print the planned changes without applying them.
@@ -73,6 +93,24 @@ impl Plans {
                 let plans: Vec<Shown<'_>> = catalogue.plans().iter().map(shown).collect();
                 format.print(&plans, |plans| describe(plans))
             }
+            Self::Versions { stripe, format } => {
+                let catalogue = api::catalogue(stripe.check()?.plans_file.as_deref())?;
+                on_pool(global, async |pool| {
+                    versions::list(&pool, &catalogue, format).await
+                })
+                .await
+            }
+            Self::Diff { stripe, format } => {
+                let catalogue = api::catalogue(stripe.check()?.plans_file.as_deref())?;
+                on_pool(global, async |pool| {
+                    versions::diff(&pool, &catalogue, format).await
+                })
+                .await
+            }
+            Self::Migrate(migrate) => {
+                let catalogue = api::catalogue(migrate.stripe.check()?.plans_file.as_deref())?;
+                on_pool(global, async |pool| migrate.run(&pool, catalogue).await).await
+            }
             Self::Sync {
                 dry_run,
                 stripe,
@@ -80,47 +118,60 @@ impl Plans {
             } => {
                 let catalogue = api::catalogue(stripe.check()?.plans_file.as_deref())?;
                 let client = stripe_client(&stripe, Patience::default())?;
-                warn_of_vanished(&global.database()?, &catalogue).await;
-                let steps = catalogue::sync(&client, &catalogue, dry_run).await?;
+                let steps = sync(&global.database()?, &catalogue, &client, dry_run).await?;
                 format.print(&steps, |steps| describe_steps(steps, dry_run))
             }
         }
     }
 }
 
-/// Warns of plans that organizations have and the catalogue does not. The sync does
-/// not depend on it, so failures are only logged.
-async fn warn_of_vanished(config: &DatabaseConfig, catalogue: &Catalogue) {
-    match vanished(config, catalogue).await {
-        Ok(found) => {
-            for plan in found {
-                tracing::warn!(
-                    "PLANS_FILE lacks a plan that organizations have: {plan}. Put it back, or move them to another plan."
-                );
-            }
-        }
-        Err(error) => tracing::warn!(
-            "cannot check whether PLANS_FILE has the plans of all organizations: {error}"
-        ),
-    }
+async fn on_pool(
+    global: &GlobalArgs,
+    run: impl AsyncFnOnce(PgPool) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    on_database(&global.database()?, async |database| {
+        run(db::pool(database.service.clone(), 4)).await
+    })
+    .await
 }
 
-async fn vanished(config: &DatabaseConfig, catalogue: &Catalogue) -> Result<Vec<String>, String> {
+/// Syncs, and records what was found. Plans that organizations have must be in the
+/// file. Without a database, there is nobody to have a plan and nothing to record.
+async fn sync(
+    config: &DatabaseConfig,
+    catalogue: &Catalogue,
+    client: &Client,
+    dry_run: bool,
+) -> Result<Vec<Step>, Failure> {
     let database = match Database::locate(config).await {
         Ok(database) => database,
-        // Without a database, no organization has a plan.
-        Err(StartError::NoDatabase(_)) => return Ok(Vec::new()),
-        Err(error) => return Err(error.to_string()),
+        Err(StartError::NoDatabase(_)) => {
+            return Ok(catalogue::sync(client, catalogue, dry_run).await?.steps);
+        }
+        Err(error) => return Err(error.into()),
     };
     let pool = db::pool(database.service.clone(), 1);
-    let found = async {
-        let mut tx = WorkerTx::begin(&pool).await?;
-        subscriptions::vanished_plans(tx.conn(), catalogue).await
+    let synced = async {
+        subscriptions::check_vanished(&pool, catalogue).await?;
+        let synced = catalogue::sync(client, catalogue, dry_run).await?;
+        if !dry_run {
+            catalogue::record(&pool, catalogue, &synced).await?;
+        }
+        Ok(synced.steps)
     }
     .await;
     pool.close().await;
     database.close().await;
-    found.map_err(|error| db::opening_refusal(error).to_string())
+    synced
+}
+
+impl From<VanishedPlans> for Failure {
+    fn from(error: VanishedPlans) -> Self {
+        match error {
+            VanishedPlans::Database(error) => error.into(),
+            VanishedPlans::Found(_) => Self::usage(error.to_string()),
+        }
+    }
 }
 
 fn shown<'a>(plan: &'a Plan, catalogue: &Catalogue) -> Shown<'a> {
@@ -138,11 +189,7 @@ fn shown<'a>(plan: &'a Plan, catalogue: &Catalogue) -> Shown<'a> {
         amount: plan.price.amount,
         currency: &plan.price.currency,
         interval: plan.price.interval.as_str(),
-        lookup_key: plan
-            .price
-            .lookup_key
-            .as_ref()
-            .map(|key| key.get_ref().as_str()),
+        lookup_key: plan.price.lookup_key.as_ref().map(String::as_str),
         trial_days_max: plan.trial_days_max,
         quotas: plan
             .quotas

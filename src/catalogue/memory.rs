@@ -1,0 +1,248 @@
+//! What this process remembers of prices: which plan each Stripe price belongs to, by
+//! its id. Lookup keys move from price to price; ids do not, so what is remembered
+//! is never out of date. Prices that are not remembered are read from `billing_prices`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use jiff::Timestamp;
+use sqlx::PgConnection;
+
+use super::{Catalogue, Plan, store};
+use crate::stripe::objects::{Subscription, SubscriptionItem};
+
+/// What a price of a plan is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PriceUse {
+    pub tier: String,
+    /// The metric whose usage it charges; `None` for the plan's fee.
+    pub metric: Option<String>,
+}
+
+/// Uses of prices by their ids.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Memory {
+    prices: Arc<RwLock<HashMap<String, PriceUse>>>,
+    /// Plans by their products, where all prices of a product are of one plan.
+    products: Arc<RwLock<HashMap<String, String>>>,
+    /// Versions by plan, as they were last read.
+    versions: Arc<RwLock<HashMap<String, BTreeMap<i32, KnownVersion>>>>,
+}
+
+/// A version of a plan.
+#[derive(Debug, Clone)]
+pub(super) struct KnownVersion {
+    pub created_at: Timestamp,
+    /// The prices that it is sold with, as far as they are known.
+    pub price_ids: BTreeSet<String>,
+    /// The terms never change.
+    pub terms: Plan,
+}
+
+impl Memory {
+    pub fn price(&self, id: &str) -> Option<PriceUse> {
+        let prices = self.prices.read().unwrap_or_else(PoisonError::into_inner);
+        prices.get(id).cloned()
+    }
+
+    fn product(&self, id: &str) -> Option<String> {
+        let products = self.products.read().unwrap_or_else(PoisonError::into_inner);
+        products.get(id).cloned()
+    }
+
+    pub fn terms(&self, tier: &str, version: i32) -> Option<Plan> {
+        let versions = self.versions.read().unwrap_or_else(PoisonError::into_inner);
+        Some(versions.get(tier)?.get(&version)?.terms.clone())
+    }
+
+    /// Asks `choose` about the versions of a plan.
+    pub fn of_versions<T>(
+        &self,
+        tier: &str,
+        choose: impl FnOnce(&BTreeMap<i32, KnownVersion>) -> Option<T>,
+    ) -> Option<T> {
+        let versions = self.versions.read().unwrap_or_else(PoisonError::into_inner);
+        choose(versions.get(tier)?)
+    }
+
+    fn known_versions(&self) -> Vec<(String, i32)> {
+        let versions = self.versions.read().unwrap_or_else(PoisonError::into_inner);
+        let known = versions
+            .iter()
+            .flat_map(|(tier, of_plan)| of_plan.keys().map(|version| (tier.clone(), *version)));
+        known.collect()
+    }
+
+    fn remember_versions(&self, found: Vec<store::PricedVersion>) {
+        let mut versions = self
+            .versions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        for row in found {
+            let of_plan = versions.entry(row.plan_tier.clone()).or_default();
+            let known = of_plan.get(&row.version).map(|known| known.terms.clone());
+            let read = || serde_json::from_value(row.definition.clone()?).ok();
+            let Some(terms) = known.or_else(read) else {
+                tracing::error!(
+                    plan = row.plan_tier,
+                    version = row.version,
+                    "A stored version of a plan cannot be read"
+                );
+                continue;
+            };
+            let version = KnownVersion {
+                created_at: row.created_at.to_jiff(),
+                price_ids: row.price_ids.into_iter().collect(),
+                terms,
+            };
+            of_plan.insert(row.version, version);
+        }
+    }
+
+    fn remember(&self, found: store::KnownPrices) {
+        let mut prices = self.prices.write().unwrap_or_else(PoisonError::into_inner);
+        prices.extend(found.uses);
+        drop(prices);
+        let mut products = self
+            .products
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        products.extend(found.products);
+    }
+}
+
+impl Catalogue {
+    /// What a price is for: by its id, which never moves, or else by its lookup key.
+    pub fn price_use(&self, lookup_key: Option<&str>, price_id: Option<&str>) -> Option<PriceUse> {
+        if let Some(known) = price_id.and_then(|id| self.memory.price(id)) {
+            return Some(known);
+        }
+        let by_id = price_id.and_then(|id| self.by_price_id.get(id));
+        let by_key = || self.by_lookup_key.get(lookup_key?);
+        if let Some(index) = by_id.or_else(by_key) {
+            return Some(PriceUse {
+                tier: self.plans[*index].tier.clone(),
+                metric: None,
+            });
+        }
+        self.metered_by_key.get(lookup_key?).cloned()
+    }
+
+    /// What an item's price is for.
+    pub fn item_use(&self, item: &SubscriptionItem) -> Option<PriceUse> {
+        self.price_use(item.lookup_key.as_deref(), item.price_id.as_deref())
+    }
+
+    /// The plan whose product an item's price belongs to: a fee that was agreed
+    /// outside of the catalogue.
+    pub(super) fn tier_of_product(&self, item: &SubscriptionItem) -> Option<String> {
+        if item.usage_type.as_deref() == Some("metered") {
+            return None;
+        }
+        self.memory.product(item.product_id.as_deref()?)
+    }
+
+    /// Reads what the database knows of the subscriptions' prices and of all versions,
+    /// and remembers the prices for good. The transaction must not be confined to an
+    /// organization: the catalogue is of none.
+    pub async fn learn<'s>(
+        &self,
+        conn: &mut PgConnection,
+        subscriptions: impl IntoIterator<Item = &'s Subscription> + Clone,
+    ) -> Result<(), sqlx::Error> {
+        self.recall(conn, subscriptions.clone()).await?;
+        self.remember(conn, subscriptions).await?;
+        self.read_versions(conn).await
+    }
+
+    /// Reads the versions of all plans.
+    pub async fn read_versions(&self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let known = self.memory.known_versions();
+        let found = store::priced_versions(conn, &known).await?;
+        self.memory.remember_versions(found);
+        Ok(())
+    }
+
+    /// Reads from the database what it knows of prices that this process does not.
+    pub async fn recall(
+        &self,
+        conn: &mut PgConnection,
+        subscriptions: impl IntoIterator<Item = &Subscription>,
+    ) -> Result<(), sqlx::Error> {
+        let items = subscriptions.into_iter().flat_map(|one| &one.items);
+        let mut unknown = (BTreeSet::new(), BTreeSet::new());
+        for item in items {
+            let Some(id) = item.price_id.as_deref() else {
+                continue;
+            };
+            if self.memory.price(id).is_some() {
+                continue;
+            }
+            unknown.0.insert(id);
+            let product = item.product_id.as_deref();
+            unknown
+                .1
+                .extend(product.filter(|id| self.memory.product(id).is_none()));
+        }
+        let (prices, products) = unknown;
+        if prices.is_empty() {
+            return Ok(());
+        }
+        let (prices, products) = (Vec::from_iter(prices), Vec::from_iter(products));
+        let found = store::known_prices(conn, &prices, &products).await?;
+        self.memory.remember(found);
+        Ok(())
+    }
+
+    /// Remembers the prices of items for good, once their lookup keys have told what
+    /// they are for: the keys may move. The process itself remembers what was
+    /// committed, when it reads it again.
+    async fn remember(
+        &self,
+        conn: &mut PgConnection,
+        subscriptions: impl IntoIterator<Item = &Subscription>,
+    ) -> Result<(), sqlx::Error> {
+        let mut new = BTreeMap::new();
+        for item in subscriptions.into_iter().flat_map(|one| &one.items) {
+            let Some(id) = &item.price_id else {
+                continue;
+            };
+            if self.memory.price(id).is_some() {
+                continue;
+            }
+            if let Some(known) = self.item_use(item) {
+                new.insert(id.clone(), (item, known));
+            }
+        }
+        if new.is_empty() {
+            return Ok(());
+        }
+        let prices: Vec<store::NewPrice> = new
+            .into_iter()
+            .map(|(id, (item, used))| self.new_price(id, item, used))
+            .collect();
+        store::remember(conn, &prices).await
+    }
+
+    fn new_price(&self, id: String, item: &SubscriptionItem, used: PriceUse) -> store::NewPrice {
+        let plan = self.plan(&used.tier);
+        let quota = used.metric.as_ref().zip(plan);
+        let quota = quota.and_then(|(metric, plan)| plan.quotas.get(metric));
+        store::NewPrice {
+            stripe_price_id: id,
+            version: self.current_version(&used.tier),
+            plan_tier: used.tier,
+            metric: used.metric,
+            currency: item.currency.clone(),
+            recurring_interval: item.interval.clone(),
+            recurring_interval_count: item.interval_count,
+            unit_amount: item.unit_amount,
+            included: quota.and_then(|quota| quota.quota),
+            overage_rate: quota.and_then(|quota| quota.overage_rate),
+            lookup_key: item.lookup_key.clone(),
+            // Only a sync knows whose a product is. Learned from events, the plan of a
+            // price would depend on their order.
+            stripe_product_id: None,
+        }
+    }
+}

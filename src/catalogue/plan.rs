@@ -1,0 +1,161 @@
+//! What the catalogue is made of: plans with their terms, metrics, and routes that
+//! quotas are enforced for. A plan is stored as it is here, as a version of its terms.
+
+use std::collections::BTreeMap;
+
+use billing_domain::period::Cadence;
+use billing_domain::quota::{Aggregation, GraceCeiling, OverLimit};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use utoipa::ToSchema;
+
+use super::features::FeatureValue;
+
+/// A route of the product that quotas are enforced for.
+#[derive(Debug, Clone)]
+pub struct EnforcedRoute {
+    /// In the router's syntax; may end in `{*rest}`.
+    pub path: String,
+    pub metric: String,
+    /// The usage of one call.
+    pub amount: Decimal,
+    pub upstream: reqwest::Url,
+    /// Whether calls pass when the usage cannot be determined.
+    pub fail_open: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub tier: String,
+    pub name: String,
+    pub price: Price,
+    /// The longest trial that may be requested; 0 for none.
+    #[serde(default)]
+    pub trial_days_max: u16,
+    /// Whether it is sold no more. Running subscriptions go on.
+    #[serde(default)]
+    pub retired: bool,
+    /// What a change of its terms means for running subscriptions.
+    #[serde(default)]
+    pub existing: Existing,
+    pub quotas: BTreeMap<String, Quota>,
+    #[serde(default)]
+    pub features: BTreeMap<String, FeatureValue>,
+}
+
+/// What a change of a plan's terms means for running subscriptions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Existing {
+    /// They keep the terms that they bought.
+    #[default]
+    Keep,
+    /// They follow at once where Stripe's prices stay the same, and else with
+    /// `plans migrate`: until then Stripe charges by the former prices.
+    Follow,
+}
+
+impl Plan {
+    /// Whether it is paid through a Stripe subscription.
+    pub fn is_billed(&self) -> bool {
+        self.price.lookup_key.is_some() || !self.price.stripe_price_ids.is_empty()
+    }
+
+    /// A digest of what a subscriber has: a change makes another version.
+    pub fn digest(&self) -> String {
+        digest(&json!({
+            "amount": self.price.amount,
+            "currency": self.price.currency,
+            "interval": self.price.interval,
+            "quotas": self.quotas,
+            "features": self.features,
+        }))
+    }
+
+    /// A digest of what Stripe charges. Versions that share it are sold with the same
+    /// prices.
+    pub fn billed_digest(&self) -> String {
+        let billed = self.quotas.iter().filter(|(_, quota)| quota.is_billed());
+        let billed: BTreeMap<_, _> = billed
+            .map(|(metric, quota)| (metric, (quota.quota, quota.overage_rate)))
+            .collect();
+        digest(&json!({
+            "amount": self.price.amount,
+            "currency": self.price.currency,
+            "interval": self.price.interval,
+            "usage": billed,
+        }))
+    }
+}
+
+fn digest(terms: &serde_json::Value) -> String {
+    hex::encode(&Sha256::digest(terms.to_string())[..16])
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Price {
+    /// In the currency's minor unit.
+    pub amount: i64,
+    pub currency: String,
+    pub interval: Interval,
+    pub lookup_key: Option<String>,
+    #[serde(default)]
+    pub stripe_price_ids: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Interval {
+    Month,
+    Year,
+}
+
+impl Interval {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Month => "month",
+            Self::Year => "year",
+        }
+    }
+
+    pub fn cadence(self) -> Cadence {
+        match self {
+            Self::Month => Cadence::MONTHLY,
+            Self::Year => Cadence::YEARLY,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// `None` for unlimited.
+    pub quota: Option<Decimal>,
+    pub over_limit: OverLimit,
+    /// In the currency's major unit, per unit of the metric.
+    pub overage_rate: Option<Decimal>,
+    /// The most usage that grace allows; `None` for the metric's default.
+    #[serde(default, with = "super::quotas::ceiling_text")]
+    pub grace_max: Option<GraceCeiling>,
+}
+
+impl Quota {
+    /// Whether Stripe charges usage over it.
+    pub fn is_billed(&self) -> bool {
+        self.over_limit == OverLimit::Overage && self.overage_rate.is_some()
+    }
+}
+
+/// A metric and how it is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric {
+    pub aggregation: Aggregation,
+    /// Whether usage is allowed when the total cannot be determined.
+    pub fail_open: bool,
+    /// Whether only API keys may report it.
+    pub by_keys_only: bool,
+    /// The most usage that grace allows, unless the plan sets it; `None` for no
+    /// limit.
+    pub grace_max: Option<GraceCeiling>,
+}

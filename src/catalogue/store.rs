@@ -1,0 +1,348 @@
+//! SQL for what was ever sold: prices and versions of plans.
+
+use std::collections::HashMap;
+
+use rust_decimal::Decimal;
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::PgConnection;
+
+use super::memory::PriceUse;
+use super::{Plan, metered_lookup_key};
+
+/// What the database knows of prices and products.
+#[derive(Debug, Default)]
+pub struct KnownPrices {
+    pub uses: HashMap<String, PriceUse>,
+    /// The plans of products all of whose prices are of one plan.
+    pub products: HashMap<String, String>,
+}
+
+/// A price to remember.
+#[derive(Debug, Clone, Serialize)]
+pub struct NewPrice {
+    pub stripe_price_id: String,
+    pub plan_tier: String,
+    pub metric: Option<String>,
+    pub version: Option<i32>,
+    pub currency: Option<String>,
+    pub recurring_interval: Option<String>,
+    pub recurring_interval_count: Option<i32>,
+    pub unit_amount: Option<i64>,
+    pub included: Option<Decimal>,
+    pub overage_rate: Option<Decimal>,
+    pub lookup_key: Option<String>,
+    pub stripe_product_id: Option<String>,
+}
+
+/// A stored version of a plan.
+#[derive(Debug, Clone)]
+pub struct StoredVersion {
+    pub version: i32,
+    pub digest: String,
+    pub billed_digest: String,
+    pub definition: Value,
+}
+
+/// A version to be stored.
+#[derive(Debug)]
+pub struct NewVersion<'a> {
+    pub plan_tier: &'a str,
+    pub digest: &'a str,
+    pub billed_digest: &'a str,
+    pub definition: Value,
+}
+
+pub async fn known_prices(
+    conn: &mut PgConnection,
+    prices: &[&str],
+    products: &[&str],
+) -> Result<KnownPrices, sqlx::Error> {
+    let mut known = KnownPrices::default();
+    let rows = sqlx::query!(
+        "SELECT stripe_price_id, plan_tier, metric FROM billing_prices
+          WHERE stripe_price_id = ANY($1)",
+        prices as &[&str]
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    for row in rows {
+        let used = PriceUse {
+            tier: row.plan_tier,
+            metric: row.metric,
+        };
+        known.uses.insert(row.stripe_price_id, used);
+    }
+    // A product that is asked about has a price that is not known.
+    if known.uses.len() < prices.len() && !products.is_empty() {
+        let rows = sqlx::query!(
+            r#"SELECT stripe_product_id AS "product!", min(plan_tier) AS "plan_tier!"
+                 FROM billing_prices WHERE stripe_product_id = ANY($1)
+                GROUP BY stripe_product_id HAVING count(DISTINCT plan_tier) = 1"#,
+            products as &[&str]
+        )
+        .fetch_all(conn)
+        .await?;
+        let products = rows.into_iter().map(|row| (row.product, row.plan_tier));
+        known.products.extend(products);
+    }
+    Ok(known)
+}
+
+/// Remembers prices, and with which version each was sold. What is known of a price
+/// already stays; what was not known of it is added.
+pub async fn remember(conn: &mut PgConnection, prices: &[NewPrice]) -> Result<(), sqlx::Error> {
+    if prices.is_empty() {
+        return Ok(());
+    }
+    let document =
+        serde_json::to_string(prices).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    sqlx::query!(
+        "INSERT INTO billing_prices AS known (
+           stripe_price_id, plan_tier, metric, version, currency, recurring_interval,
+           recurring_interval_count, unit_amount, included, overage_rate, lookup_key,
+           stripe_product_id)
+         SELECT stripe_price_id, plan_tier, metric, version, currency, recurring_interval,
+                recurring_interval_count, unit_amount, included, overage_rate, lookup_key,
+                stripe_product_id
+           FROM json_populate_recordset(NULL::billing_prices, $1::text::json)
+          -- One order, so that two transactions never wait for each other.
+          ORDER BY stripe_price_id
+         ON CONFLICT (stripe_price_id) DO UPDATE SET
+           version = coalesce(known.version, excluded.version),
+           currency = coalesce(known.currency, excluded.currency),
+           included = coalesce(known.included, excluded.included),
+           overage_rate = coalesce(known.overage_rate, excluded.overage_rate),
+           stripe_product_id = coalesce(known.stripe_product_id, excluded.stripe_product_id)
+         WHERE (known.version, known.currency, known.included, known.overage_rate,
+                known.stripe_product_id)
+            IS DISTINCT FROM
+               (coalesce(known.version, excluded.version),
+                coalesce(known.currency, excluded.currency),
+                coalesce(known.included, excluded.included),
+                coalesce(known.overage_rate, excluded.overage_rate),
+                coalesce(known.stripe_product_id, excluded.stripe_product_id))",
+        document
+    )
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query!(
+        "INSERT INTO plan_version_prices (plan_tier, version, stripe_price_id)
+         SELECT plan_tier, version, stripe_price_id
+           FROM json_populate_recordset(NULL::billing_prices, $1::text::json)
+          WHERE version IS NOT NULL ORDER BY stripe_price_id
+         ON CONFLICT DO NOTHING",
+        document
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Tells items of subscriptions what their prices are for, where the prices became
+/// known later.
+pub async fn tell_items(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
+    sqlx::query!(
+        "UPDATE billing_subscription_items i SET plan_tier = p.plan_tier, metric = p.metric
+           FROM billing_prices p
+          WHERE p.stripe_price_id = i.stripe_price_id AND i.plan_tier IS NULL"
+    )
+    .execute(&mut *conn)
+    .await?;
+    // The plan of the subscription follows: the only one that its fees pay for.
+    sqlx::query!(
+        "UPDATE billing_subscriptions s SET plan_tier = told.plan_tier
+           FROM (SELECT i.organization_id, i.stripe_subscription_id, min(i.plan_tier) AS plan_tier
+                   FROM billing_subscription_items i
+                  WHERE i.plan_tier IS NOT NULL AND i.metric IS NULL
+                  GROUP BY i.organization_id, i.stripe_subscription_id
+                 HAVING count(DISTINCT i.plan_tier) = 1) told
+          WHERE s.plan_tier IS NULL AND told.organization_id = s.organization_id
+            AND told.stripe_subscription_id = s.stripe_subscription_id"
+    )
+    .execute(conn)
+    .await
+    .map(|done| done.rows_affected())
+}
+
+/// All versions of a plan, oldest first.
+pub async fn versions(
+    conn: &mut PgConnection,
+    tier: &str,
+) -> Result<Vec<StoredVersion>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "SELECT version, digest, billed_digest, definition
+           FROM plan_versions WHERE plan_tier = $1 ORDER BY version",
+        tier
+    )
+    .fetch_all(conn)
+    .await?;
+    let versions = rows.into_iter().map(|row| StoredVersion {
+        version: row.version,
+        digest: row.digest,
+        billed_digest: row.billed_digest,
+        definition: row.definition,
+    });
+    Ok(versions.collect())
+}
+
+/// Stores a version, unless another process has. It is sold with the prices of the
+/// versions that Stripe charges alike.
+pub async fn add_version(
+    conn: &mut PgConnection,
+    new: &NewVersion<'_>,
+) -> Result<i32, sqlx::Error> {
+    let version = loop {
+        // Whoever takes the same number at the same time is waited for, and this is
+        // tried again with the next one.
+        sqlx::query!(
+            "INSERT INTO plan_versions (plan_tier, version, digest, billed_digest, definition)
+             SELECT $1, coalesce(max(version), 0) + 1, $2, $3, $4
+               FROM plan_versions WHERE plan_tier = $1
+             ON CONFLICT DO NOTHING",
+            new.plan_tier,
+            new.digest,
+            new.billed_digest,
+            new.definition
+        )
+        .execute(&mut *conn)
+        .await?;
+        let version = sqlx::query_scalar!(
+            "SELECT version FROM plan_versions WHERE plan_tier = $1 AND digest = $2",
+            new.plan_tier,
+            new.digest
+        )
+        .fetch_optional(&mut *conn)
+        .await?;
+        if let Some(version) = version {
+            break version;
+        }
+    };
+    sqlx::query!(
+        "INSERT INTO plan_version_prices (plan_tier, version, stripe_price_id)
+         SELECT DISTINCT p.plan_tier, $2::integer, p.stripe_price_id
+           FROM plan_version_prices p
+           JOIN plan_versions v ON v.plan_tier = p.plan_tier AND v.version = p.version
+          WHERE p.plan_tier = $1 AND v.billed_digest = $3 AND v.version <> $2
+         ON CONFLICT DO NOTHING",
+        new.plan_tier,
+        version,
+        new.billed_digest
+    )
+    .execute(conn)
+    .await?;
+    Ok(version)
+}
+
+/// Links a new version with the prices that the file names and that belong to no other.
+pub async fn link_prices(
+    conn: &mut PgConnection,
+    plan: &Plan,
+    version: i32,
+) -> Result<(), sqlx::Error> {
+    let metrics = plan.quotas.keys();
+    let mut keys: Vec<String> = metrics
+        .filter_map(|metric| metered_lookup_key(plan, metric))
+        .collect();
+    keys.extend(plan.price.lookup_key.clone());
+    sqlx::query!(
+        "INSERT INTO plan_version_prices (plan_tier, version, stripe_price_id)
+         SELECT $1, $2, b.stripe_price_id FROM billing_prices b
+          WHERE b.plan_tier = $1
+            AND (b.lookup_key = ANY($3) OR b.stripe_price_id = ANY($4))
+            AND NOT EXISTS (SELECT FROM plan_version_prices p
+                             WHERE p.plan_tier = $1 AND p.stripe_price_id = b.stripe_price_id)
+         ON CONFLICT DO NOTHING",
+        plan.tier,
+        version,
+        &keys,
+        &plan.price.stripe_price_ids
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The prices that a version is sold with, each with its metric; `None` for the fee.
+pub async fn prices_of_version(
+    conn: &mut PgConnection,
+    tier: &str,
+    version: i32,
+) -> Result<Vec<(Option<String>, String)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "SELECT DISTINCT ON (b.metric) b.metric, b.stripe_price_id
+           FROM plan_version_prices p JOIN billing_prices b USING (stripe_price_id)
+          WHERE p.plan_tier = $1 AND p.version = $2 AND b.plan_tier = $1
+          ORDER BY b.metric, b.first_seen_at DESC, b.stripe_price_id",
+        tier,
+        version
+    )
+    .fetch_all(conn)
+    .await?;
+    let prices = rows.into_iter();
+    Ok(prices
+        .map(|row| (row.metric, row.stripe_price_id))
+        .collect())
+}
+
+/// A version with the prices that it is sold with.
+pub struct PricedVersion {
+    pub plan_tier: String,
+    pub version: i32,
+    pub created_at: jiff_sqlx::Timestamp,
+    pub price_ids: Vec<String>,
+    /// `None` if the terms are known already.
+    pub definition: Option<Value>,
+}
+
+/// All versions; the terms only of those that are not among `known`.
+pub async fn priced_versions(
+    conn: &mut PgConnection,
+    known: &[(String, i32)],
+) -> Result<Vec<PricedVersion>, sqlx::Error> {
+    let (tiers, versions): (Vec<String>, Vec<i32>) = known.iter().cloned().unzip();
+    sqlx::query_as!(
+        PricedVersion,
+        r#"SELECT v.plan_tier, v.version, v.created_at,
+                  ARRAY(SELECT p.stripe_price_id FROM plan_version_prices p
+                         WHERE p.plan_tier = v.plan_tier AND p.version = v.version)
+                    AS "price_ids!",
+                  CASE WHEN k.version IS NULL THEN v.definition END AS definition
+             FROM plan_versions v
+             LEFT JOIN unnest($1::text[], $2::integer[]) AS k(plan_tier, version)
+               ON k.plan_tier = v.plan_tier AND k.version = v.version"#,
+        &tiers,
+        &versions
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// A version of a plan, with how many run on it.
+#[derive(Debug)]
+pub struct HeldVersion {
+    pub plan_tier: String,
+    pub version: i32,
+    pub digest: String,
+    pub definition: Value,
+    pub created_at: jiff_sqlx::Timestamp,
+    pub subscriptions: i64,
+}
+
+/// All versions of all plans, each with the number of its running subscriptions.
+pub async fn held_versions(conn: &mut PgConnection) -> Result<Vec<HeldVersion>, sqlx::Error> {
+    sqlx::query_as!(
+        HeldVersion,
+        r#"SELECT v.plan_tier, v.version, v.digest, v.definition, v.created_at,
+                  coalesce(held.count, 0) AS "subscriptions!"
+             FROM plan_versions v
+             LEFT JOIN (SELECT s.plan_tier, coalesce(s.plan_version, 1) AS version, count(*)
+                          FROM billing_subscriptions s
+                         WHERE s.status IN ('active', 'trialing', 'past_due')
+                         GROUP BY 1, 2) held
+               ON held.plan_tier = v.plan_tier AND held.version = v.version
+            ORDER BY v.plan_tier, v.version"#
+    )
+    .fetch_all(conn)
+    .await
+}

@@ -1,0 +1,108 @@
+//! What a sync found in Stripe is remembered: versions of plans with their prices, and
+//! the prices that were sold before.
+
+use billing_domain::money;
+use rust_decimal::Decimal;
+use sqlx::postgres::PgPool;
+
+use super::sync::Synced;
+use super::{Catalogue, Plan, store, versions};
+use crate::db::WorkerTx;
+use crate::stripe::client::{Price, Tier};
+
+/// A price of a plan in Stripe.
+#[derive(Debug)]
+pub struct SyncedPrice {
+    pub tier: String,
+    /// `None` for the fee.
+    pub metric: Option<String>,
+    pub price: Price,
+}
+
+/// Records the plans' versions with their prices, and the former prices of their
+/// products. What a subscription pays for stays known, whatever the file says.
+pub async fn record(
+    pool: &PgPool,
+    catalogue: &Catalogue,
+    synced: &Synced,
+) -> Result<(), sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let mut prices = Vec::new();
+    for plan in catalogue.file_plans() {
+        let of_plan = synced.sold.iter().filter(|one| one.tier == plan.tier);
+        let version = versions::add(tx.conn(), plan).await?;
+        prices.extend(of_plan.map(|one| one.known(Some(version))));
+    }
+    prices.extend(synced.former.iter().map(|one| one.known(None)));
+    store::remember(tx.conn(), &prices).await?;
+    store::tell_items(tx.conn()).await?;
+    tx.commit().await
+}
+
+impl SyncedPrice {
+    fn known(&self, version: Option<i32>) -> store::NewPrice {
+        let recurring = self.price.recurring.as_ref();
+        let usage = (self.metric.is_some())
+            .then(|| usage_of(&self.price))
+            .flatten();
+        let (included, rate) = usage.unzip();
+        store::NewPrice {
+            stripe_price_id: self.price.id.clone(),
+            plan_tier: self.tier.clone(),
+            metric: self.metric.clone(),
+            version,
+            currency: Some(self.price.currency.clone()),
+            recurring_interval: recurring.map(|recurring| recurring.interval.clone()),
+            recurring_interval_count: recurring
+                .and_then(|recurring| recurring.interval_count.try_into().ok()),
+            unit_amount: self.price.unit_amount,
+            included,
+            overage_rate: rate,
+            lookup_key: self.price.lookup_key.clone(),
+            stripe_product_id: Some(self.price.product.clone()),
+        }
+    }
+}
+
+/// The included units and the rate of each further one, in major units, if the price
+/// is one that this service makes.
+fn usage_of(price: &Price) -> Option<(Decimal, Decimal)> {
+    let tiers = price.tiers.as_deref()?;
+    let (included, last) = match tiers {
+        [only] => (0, only),
+        [free, rest] if decimal(free)?.is_zero() => (free.up_to?, rest),
+        _ => return None,
+    };
+    let factor = Decimal::from(10_i64.pow(money::decimals(&price.currency)));
+    Some((included.into(), decimal(last)?.checked_div(factor)?))
+}
+
+fn decimal(tier: &Tier) -> Option<Decimal> {
+    tier.unit_amount_decimal.as_deref()?.parse().ok()
+}
+
+/// Whether a price in Stripe is the fee of a plan.
+pub fn is_fee_of(price: &Price, plan: &Plan) -> bool {
+    let licensed = price.recurring.as_ref();
+    let licensed = licensed.is_some_and(|recurring| recurring.usage_type == "licensed");
+    licensed && price.unit_amount == Some(plan.price.amount) && has_rhythm_of(price, plan)
+}
+
+/// Whether a price in Stripe charges a plan's usage of a metric.
+pub fn is_usage_of(price: &Price, plan: &Plan, metric: &str) -> bool {
+    let Some(quota) = plan.quotas.get(metric) else {
+        return false;
+    };
+    let terms = (
+        quota.quota.unwrap_or_default(),
+        quota.overage_rate.unwrap_or_default(),
+    );
+    usage_of(price) == Some(terms) && has_rhythm_of(price, plan)
+}
+
+fn has_rhythm_of(price: &Price, plan: &Plan) -> bool {
+    let interval = plan.price.interval.as_str();
+    let recurring = price.recurring.as_ref();
+    price.currency.eq_ignore_ascii_case(&plan.price.currency)
+        && recurring.is_some_and(|one| one.interval == interval && one.interval_count == 1)
+}

@@ -1,0 +1,252 @@
+//! `plans versions`, `plans diff` and `plans migrate`
+
+use clap::Args;
+use sqlx::postgres::PgPool;
+use uuid::Uuid;
+
+use billing_domain::money;
+
+use crate::app::stripe_client;
+use crate::catalogue::Catalogue;
+use crate::catalogue::history::{self, Affected, Effect, Outcome, PlanDiff, PlanVersion};
+use crate::cli::Failure;
+use crate::cli::arguments;
+use crate::cli::output::{Format, counted, say, table};
+use crate::config::StripeArgs;
+use crate::subscriptions::{Migration, Moved, Subscriptions};
+
+/// Move running subscriptions to another version of their plan.
+///
+/// Those that are set to end stay. A run that is interrupted is taken up by the next
+/// one. Stripe prorates the rest of the period, and invoices it as PLANS_FILE says for
+/// upgrades.
+#[derive(Debug, Args)]
+pub struct Migrate {
+    /// The plan, such as standard.
+    #[arg(long, value_name = "TIER")]
+    plan: String,
+    /// The version to move to, as shown by `plans versions`.
+    #[arg(long, value_name = "VERSION")]
+    to: i32,
+    /// Move only those of this version.
+    #[arg(long, value_name = "VERSION")]
+    from: Option<i32>,
+    /// Move only this organization's.
+    #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
+    organization: Option<Uuid>,
+    /// Print what each would pay, without changing anything.
+    #[arg(long, help_heading = None)]
+    dry_run: bool,
+    #[command(flatten)]
+    pub stripe: StripeArgs,
+    #[command(flatten)]
+    pub format: Format,
+}
+
+pub async fn list(pool: &PgPool, catalogue: &Catalogue, format: Format) -> Result<(), Failure> {
+    let versions = history::versions(pool, catalogue).await?;
+    format.print(&versions, |versions| describe_versions(versions))
+}
+
+pub async fn diff(pool: &PgPool, catalogue: &Catalogue, format: Format) -> Result<(), Failure> {
+    let diffs = history::diff(pool, catalogue).await?;
+    format.print(&diffs, |diffs| describe_diffs(diffs))
+}
+
+impl Migrate {
+    pub async fn run(self, pool: &PgPool, catalogue: Catalogue) -> Result<(), Failure> {
+        let config = self.stripe.check()?;
+        let client = stripe_client(&config)?.ok_or_else(|| {
+            Failure::usage("STRIPE_SECRET_KEY: is needed, since Stripe charges for the change")
+        })?;
+        if catalogue.plan(&self.plan).is_none() {
+            let tiers = catalogue.plans().iter().map(|plan| plan.tier.as_str());
+            let tiers = Vec::from_iter(tiers).join(", ");
+            return Err(Failure::usage(format!(
+                "--plan: there is no plan {:?}; the plans are {tiers}",
+                self.plan
+            )));
+        }
+        catalogue.record_versions(pool, true).await?;
+        let versions = history::versions(pool, &catalogue).await?;
+        let mut versions = versions
+            .into_iter()
+            .filter(|one| one.plan_tier == self.plan);
+        let version = versions.find(|one| one.version == self.to);
+        let terms = version.and_then(|version| version.terms).ok_or_else(|| {
+            Failure::usage(format!(
+                "--to: {:?} has no version {}; run `plans versions` to see them",
+                self.plan, self.to
+            ))
+        })?;
+        let migration = Migration {
+            tier: self.plan.clone(),
+            to: self.to,
+            from: self.from,
+            organization: self.organization,
+        };
+        let candidates = migration.candidates(pool).await?;
+        let all = candidates.len();
+        let subscriptions = Subscriptions::new(
+            pool.clone(),
+            pool.clone(),
+            std::sync::Arc::new(catalogue),
+            Some(client),
+        );
+        let mut moved = Vec::new();
+        for candidate in &candidates {
+            let one = match self.dry_run {
+                true => {
+                    subscriptions
+                        .price_migration(candidate, &terms, self.to)
+                        .await?
+                }
+                false => subscriptions.migrate(candidate, &terms, self.to).await?,
+            };
+            moved.push(one);
+            if moved.len() == all || moved.len().is_multiple_of(100) {
+                say(&format!(
+                    "{} of {}",
+                    moved.len(),
+                    counted(all, "subscription")
+                ));
+            }
+        }
+        let stayed = moved.iter().filter(|one| one.problem.is_some()).count();
+        self.format
+            .print(&moved, |moved| describe_moved(moved, self.dry_run))?;
+        match stayed {
+            0 => Ok(()),
+            _ => Err(Failure::silent()),
+        }
+    }
+}
+
+fn describe_versions(versions: &[PlanVersion]) -> String {
+    let mut rows = Vec::new();
+    for one in versions {
+        rows.push(vec![
+            one.plan_tier.clone(),
+            one.version.to_string(),
+            one.created_at.strftime("%Y-%m-%d %H:%M").to_string(),
+            if one.in_file { "in the file" } else { "" }.to_owned(),
+            one.subscriptions.to_string(),
+        ]);
+        rows.extend(one.changes.iter().map(|change| {
+            let (from, to) = (change.from.as_deref(), change.to.as_deref());
+            vec![
+                String::new(),
+                String::new(),
+                change.term.clone(),
+                format!("{} → {}", from.unwrap_or("none"), to.unwrap_or("none")),
+                String::new(),
+            ]
+        }));
+    }
+    table(
+        &["PLAN", "VERSION", "SINCE (UTC), TERM", "", "SUBSCRIPTIONS"],
+        &rows,
+    )
+}
+
+fn describe_diffs(diffs: &[PlanDiff]) -> String {
+    let mut text = String::new();
+    for diff in diffs {
+        let what = match diff.outcome {
+            Outcome::Unchanged => "is as it is sold",
+            Outcome::NewPlan => "is new",
+            Outcome::NewVersion => "gets a new version",
+            Outcome::FormerVersion => "is sold as an earlier version again",
+        };
+        text.push_str(&format!("{} {what}\n", diff.plan_tier));
+        for change in &diff.changes {
+            let (from, to) = (change.from.as_deref(), change.to.as_deref());
+            text.push_str(&format!(
+                "  {}: {} → {}\n",
+                change.term,
+                from.unwrap_or("none"),
+                to.unwrap_or("none")
+            ));
+        }
+        if diff.needs_sync {
+            text.push_str("  `plans sync` makes its prices in Stripe; restart the service then\n");
+        }
+        for affected in &diff.subscribers {
+            text.push_str(&format!("  {}\n", describe_affected(affected)));
+        }
+    }
+    text
+}
+
+fn describe_affected(affected: &Affected) -> String {
+    let who = counted(
+        usize::try_from(affected.subscriptions).unwrap_or(usize::MAX),
+        "subscription",
+    );
+    let who = format!("{who} of version {}", affected.version);
+    let difference = affected.fee_difference_amount.map_or_else(
+        || "another currency or interval".to_owned(),
+        |amount| SignedMoney(amount, &affected.currency).to_string(),
+    );
+    match affected.effect {
+        Effect::Same => format!("{who}: have these terms"),
+        Effect::Kept => format!(
+            "{who}: keep what they bought (with these terms: {difference} in each interval); \
+             `plans migrate` moves them"
+        ),
+        Effect::Follows => format!("{who}: follow when the service starts with this file"),
+        Effect::Migrate => format!(
+            "{who}: follow with `plans migrate` ({difference} in each interval); until then, \
+             Stripe charges as before"
+        ),
+    }
+}
+
+/// An amount with its sign.
+struct SignedMoney<'a>(i64, &'a str);
+
+impl std::fmt::Display for SignedMoney<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sign = if self.0 < 0 { "" } else { "+" };
+        write!(f, "{sign}{}", money::display(self.0, self.1))
+    }
+}
+
+fn describe_moved(moved: &[Moved], dry_run: bool) -> String {
+    let amount = |amount: Option<i64>, one: &Moved| match (amount, &one.currency) {
+        (Some(amount), Some(currency)) => money::display(amount, currency),
+        _ => String::new(),
+    };
+    let rows: Vec<Vec<String>> = moved
+        .iter()
+        .map(|one| {
+            let from = one
+                .from
+                .map_or_else(|| "1".to_owned(), |from| from.to_string());
+            let what = match (&one.problem, dry_run) {
+                (Some(problem), _) => format!("stays: {problem}"),
+                (None, true) => "to be moved".to_owned(),
+                (None, false) => "moved".to_owned(),
+            };
+            vec![
+                one.name.clone(),
+                one.subscription_id.clone(),
+                format!("{from} → {}", one.to),
+                amount(one.due_now_amount, one),
+                amount(one.next_invoice_amount, one),
+                what,
+            ]
+        })
+        .collect();
+    table(
+        &[
+            "ORGANIZATION",
+            "SUBSCRIPTION",
+            "VERSION",
+            "DUE NOW",
+            "NEXT INVOICE",
+            "",
+        ],
+        &rows,
+    )
+}

@@ -1,0 +1,141 @@
+//! Moves running subscriptions to another version of their plan, one after the other.
+//! A run that ends early is taken up by the next one: who has moved is not moved again.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use sqlx::postgres::PgPool;
+use uuid::Uuid;
+
+use super::command::{Command, decide};
+use super::failure::Failure;
+use super::preview::Pricing;
+use super::{Requester, Subscriptions, store};
+use crate::audit::{self, Actor};
+use crate::catalogue::Plan;
+use crate::db::WorkerTx;
+
+/// Which subscriptions are to move, and where.
+#[derive(Debug, Clone)]
+pub struct Migration {
+    pub tier: String,
+    pub to: i32,
+    /// Only those of this version.
+    pub from: Option<i32>,
+    /// Only this organization's.
+    pub organization: Option<Uuid>,
+}
+
+/// A subscription that is to move.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    pub organization_id: Uuid,
+    pub name: String,
+    pub subscription_id: String,
+    pub version: Option<i32>,
+}
+
+/// What became of one subscription, or would.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Moved {
+    pub organization_id: Uuid,
+    pub name: String,
+    pub subscription_id: String,
+    /// The version it had; null if it was bought before there were versions.
+    pub from: Option<i32>,
+    pub to: i32,
+    pub currency: Option<String>,
+    /// What the change costs, or costed, at once, in the minor unit.
+    pub due_now_amount: Option<i64>,
+    /// The next invoice without usage.
+    pub next_invoice_amount: Option<i64>,
+    /// Why it stays.
+    pub problem: Option<String>,
+}
+
+impl Migration {
+    /// The subscriptions that have not moved, by organization.
+    pub async fn candidates(&self, pool: &PgPool) -> Result<Vec<Candidate>, sqlx::Error> {
+        let mut tx = WorkerTx::begin(pool).await?;
+        let found = store::on_other_versions(tx.conn(), self).await?;
+        tx.commit().await?;
+        Ok(found)
+    }
+}
+
+impl Subscriptions {
+    /// What moving `candidate` would cost, as Stripe computes it.
+    pub async fn price_migration(
+        &self,
+        candidate: &Candidate,
+        terms: &Plan,
+        to: i32,
+    ) -> Result<Moved, Failure> {
+        let client = self.stripe.as_ref().ok_or(Failure::NotConfigured)?;
+        let state = self.state(candidate.organization_id).await?;
+        let command = Command::Migrate { terms, version: to };
+        let now = Timestamp::now();
+        let priced = match decide(&state, &self.catalogue, command) {
+            Ok(action) => {
+                let customer = state.customer_id.as_deref();
+                self.price_with_stripe(client, &action, customer, None, now)
+                    .await
+            }
+            Err(rejection) => Err(rejection.into()),
+        };
+        moved(candidate, to, priced)
+    }
+
+    /// Moves `candidate` at once.
+    pub async fn migrate(
+        &self,
+        candidate: &Candidate,
+        terms: &Plan,
+        to: i32,
+    ) -> Result<Moved, Failure> {
+        let requester = Requester {
+            organization_id: candidate.organization_id,
+            actor: Actor::System,
+            client: audit::Client {
+                ip: None,
+                user_agent: None,
+            },
+            idempotency_key: None,
+        };
+        let priced = self.price_migration(candidate, terms, to).await?;
+        if priced.problem.is_some() {
+            return Ok(priced);
+        }
+        let command = Command::Migrate { terms, version: to };
+        match self.change(&requester, command, None).await {
+            Ok(()) => Ok(priced),
+            Err(failure) => moved(candidate, to, Err(failure)),
+        }
+    }
+}
+
+/// What is the subscription's own problem leaves the others alone; an outage ends the
+/// run.
+fn moved(
+    candidate: &Candidate,
+    to: i32,
+    priced: Result<Pricing, Failure>,
+) -> Result<Moved, Failure> {
+    let (priced, problem) = match priced {
+        Ok(pricing) => (Some(pricing), None),
+        Err(Failure::Database(error)) => return Err(Failure::Database(error)),
+        Err(Failure::Stripe(error)) if error.is_outage() => return Err(Failure::Stripe(error)),
+        Err(failure) => (None, Some(failure.to_string())),
+    };
+    Ok(Moved {
+        organization_id: candidate.organization_id,
+        name: candidate.name.clone(),
+        subscription_id: candidate.subscription_id.clone(),
+        from: candidate.version,
+        to,
+        currency: priced.as_ref().map(|pricing| pricing.currency.clone()),
+        due_now_amount: priced.as_ref().map(|pricing| pricing.due_now_amount),
+        next_invoice_amount: priced.as_ref().map(|pricing| pricing.next_invoice_amount),
+        problem,
+    })
+}

@@ -1,0 +1,6 @@
+//! The catalogue lives: prices change, and customers keep what they bought.
+
+mod changed_prices;
+mod histories;
+pub mod shop;
+mod sold;

@@ -1,0 +1,126 @@
+//! What is sold, and what is sold no more.
+
+use super::shop::Shop;
+use valuecanvas_billing::app::StartError;
+use valuecanvas_billing::catalogue::Catalogue;
+
+const VERSION: &str = "SELECT plan_tier || ' ' || coalesce(plan_version::text, 'none')
+                         FROM organizations WHERE id = $org";
+
+#[tokio::test]
+async fn a_change_of_prices_is_sold_once_stripe_has_it() {
+    let mut shop = Shop::open(&[]).await;
+    shop.edit(&[("amount = 9_900", "amount = 10_900")]);
+    shop.restart().await;
+    let plans = shop.get("/api/billing/plans").await;
+    assert_eq!(plans["data"][1]["priceAmount"], 9_900);
+    let customer = shop.subscriber("standard").await;
+    assert_eq!(shop.value(VERSION).await, "standard 1");
+    let paid = shop.world.stripe.invoices(&customer).await;
+    assert_eq!(paid[0]["amount_paid"], 9_900);
+
+    // Synced, but this service still has the file of before: it goes on as before.
+    shop.sync().await;
+    let customer = shop.subscriber("standard").await;
+    let paid = shop.world.stripe.invoices(&customer).await;
+    assert_eq!(paid[0]["amount_paid"], 9_900);
+    assert_eq!(shop.value(VERSION).await, "standard 1");
+
+    shop.restart().await;
+    let plans = shop.get("/api/billing/plans").await;
+    assert_eq!(plans["data"][1]["priceAmount"], 10_900);
+    let customer = shop.subscriber("standard").await;
+    let paid = shop.world.stripe.invoices(&customer).await;
+    assert_eq!(paid[0]["amount_paid"], 10_900);
+    assert_eq!(shop.value(VERSION).await, "standard 2");
+}
+
+#[tokio::test]
+async fn quotas_that_stripe_does_not_charge_follow_or_stay_as_the_plan_says() {
+    let hard = (
+        "storage_gb = { quota = 100, over_limit = \"overage\", overage_rate = \"0.50\" }",
+        "storage_gb = { quota = 100, over_limit = \"hard\" }",
+    );
+    let raised = ("storage_gb = { quota = 100,", "storage_gb = { quota = 200,");
+    let follows = (
+        "name = \"Standard\"",
+        "name = \"Standard\"\nexisting = \"follow\"",
+    );
+    let quota = "SELECT quota::integer FROM usage_quotas WHERE organization_id = $org
+                    AND metric = 'storage_gb'";
+    let mut kept = Shop::open(&[hard]).await;
+    kept.subscriber("standard").await;
+    kept.change(&[raised]).await;
+    assert_eq!(kept.value(quota).await, "100");
+    let mut following = Shop::open(&[hard, follows]).await;
+    let customer = following.subscriber("standard").await;
+    following.change(&[raised]).await;
+    following.touch(&customer).await;
+    assert_eq!(following.value(quota).await, "200");
+    assert_eq!(following.value(VERSION).await, "standard 2");
+}
+
+#[tokio::test]
+async fn without_a_subscription_the_plan_is_as_it_is_sold_now() {
+    let mut shop = Shop::open(&[]).await;
+    shop.customer().await;
+    shop.change(&[(
+        "quota = 100, over_limit = \"grace\"",
+        "quota = 150, over_limit = \"grace\"",
+    )])
+    .await;
+    let quota = "SELECT quota::integer FROM usage_quotas WHERE organization_id = $org
+                    AND metric = 'agent_executions'";
+    for _ in 0..200 {
+        if shop.value(quota).await == "150" {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(shop.value(quota).await, "150");
+    assert_eq!(shop.value(VERSION).await, "free none");
+}
+
+#[tokio::test]
+async fn a_retired_plan_serves_on_and_is_sold_no_more() {
+    let mut shop = Shop::open(&[]).await;
+    let customer = shop.subscriber("standard").await;
+    shop.change(&[("name = \"Standard\"", "name = \"Standard\"\nretired = true")])
+        .await;
+    shop.touch(&customer).await;
+    assert_eq!(shop.value(VERSION).await, "standard 1");
+    let plans = shop.get("/api/billing/plans").await;
+    let tiers = plans["data"].as_array().unwrap().iter();
+    let tiers: Vec<&str> = tiers.map(|plan| plan["tier"].as_str().unwrap()).collect();
+    assert_eq!(tiers, ["free", "enterprise"]);
+    shop.world.preview("enterprise").await.ok();
+    shop.customer().await;
+    let refused = shop.world.create("standard").await;
+    assert_eq!(refused.problem(), (409, "plan_retired"));
+    let refused = shop.world.preview("standard").await;
+    assert_eq!(refused.problem(), (409, "plan_retired"));
+}
+
+#[tokio::test]
+async fn a_plan_with_subscribers_cannot_vanish_from_the_file() {
+    let mut shop = Shop::open(&[]).await;
+    shop.subscriber("standard").await;
+    shop.edit(&[("tier = \"standard\"", "tier = \"business\"")]);
+    let pool = shop.world.service.db.service_pool();
+    let found = valuecanvas_billing::subscriptions::check_vanished(&pool, &shop.catalogue()).await;
+    let text = found.unwrap_err().to_string();
+    assert!(
+        text.contains("standard: 1 organization: Newcomer") && text.contains("retired = true"),
+        "{text}"
+    );
+    let error = shop.refused_start().await;
+    assert!(
+        matches!(&error, StartError::VanishedPlans(found) if *found == text),
+        "{error}"
+    );
+    // The organizations of the file that lacks nothing are none of its business.
+    let whole = Catalogue::load(None).unwrap();
+    valuecanvas_billing::subscriptions::check_vanished(&pool, &whole)
+        .await
+        .unwrap();
+}

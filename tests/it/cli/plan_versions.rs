@@ -1,0 +1,123 @@
+//! `plans versions`, `plans diff` and `plans migrate`, as an operator types them.
+
+use serde_json::Value;
+
+use crate::catalogue::shop::Shop;
+use crate::support::program::{Ran, program_on, run};
+
+const RAISED: (&str, &str) = ("amount = 9_900", "amount = 10_900");
+const RAISED_RATE: (&str, &str) = ("overage_rate = \"0.001\"", "overage_rate = \"0.002\"");
+
+async fn plans(shop: &Shop, arguments: &[&str]) -> Ran {
+    let arguments = [&["plans"], arguments, &["--json"]].concat();
+    let mut command = program_on(&shop.world.service.db, &arguments);
+    command
+        .env("STRIPE_SECRET_KEY", "sk_test_secret")
+        .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
+        .env("STRIPE_API_BASE", shop.world.stripe.sandbox.url())
+        .env("PLANS_FILE", shop.path());
+    tokio::task::spawn_blocking(move || run(&mut command))
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_raised_price_is_shown_before_and_moved_to_after_a_dry_run() {
+    let mut shop = Shop::open(&[]).await;
+    let customer = shop.subscriber("standard").await;
+    shop.edit(&[RAISED, RAISED_RATE]);
+
+    let diff = plans(&shop, &["diff"]).await.json();
+    let standard = &diff[1];
+    assert_eq!(standard["planTier"], "standard");
+    assert_eq!(standard["outcome"], "newVersion");
+    assert_eq!(standard["needsSync"], true);
+    let terms: Vec<&str> = standard["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|change| change["term"].as_str().unwrap())
+        .collect();
+    assert_eq!(terms, ["fee", "api_calls overage rate"]);
+    assert_eq!(standard["subscribers"][0]["effect"], "kept");
+    assert_eq!(standard["subscribers"][0]["feeDifferenceAmount"], 1_000);
+    assert_eq!(diff[0]["outcome"], "unchanged");
+
+    shop.sync().await;
+    shop.restart().await;
+    let versions = plans(&shop, &["versions"]).await.json();
+    let standard: Vec<&Value> = versions
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|one| one["planTier"] == "standard")
+        .collect();
+    assert_eq!(standard.len(), 2);
+    assert_eq!(
+        (&standard[0]["subscriptions"], &standard[0]["inFile"]),
+        (&1.into(), &false.into())
+    );
+    assert_eq!(
+        (&standard[1]["subscriptions"], &standard[1]["inFile"]),
+        (&0.into(), &true.into())
+    );
+
+    shop.uses("api_calls", "200000").await;
+    let migrate = ["migrate", "--plan", "standard", "--to", "2"];
+    let dry = plans(&shop, &[&migrate[..], &["--dry-run"]].concat()).await;
+    assert_eq!(dry.status, 0, "{}", dry.stderr);
+    let shown = dry.json()[0].clone();
+    assert_eq!((&shown["from"], &shown["to"]), (&1.into(), &2.into()));
+    assert_eq!(shown["nextInvoiceAmount"], 10_900);
+    assert_eq!(shown["dueNowAmount"], 1_000);
+    let version = "SELECT plan_version FROM organizations WHERE id = $org";
+    assert_eq!(shop.value(version).await, "1");
+    assert_eq!(shop.world.stripe.invoices(&customer).await.len(), 1);
+
+    let moved = plans(&shop, &migrate).await;
+    assert_eq!(moved.status, 0, "{}", moved.stderr);
+    shop.world.settle().await;
+    assert_eq!(shop.value(version).await, "2");
+    let invoices = shop.world.stripe.invoices(&customer).await;
+    assert_eq!(invoices[1]["amount_paid"], shown["dueNowAmount"]);
+    shop.report().await;
+    assert_eq!(shop.overage().await, 20_000);
+    assert_eq!(shop.metered_lines(&customer).await, 20_000);
+    let audit = "SELECT count(*) FROM billing_audit_log
+                  WHERE action = 'plan_version_changed' AND organization_id = $org";
+    assert_eq!(shop.value(audit).await, "1");
+    // Who has moved is not moved again.
+    assert_eq!(plans(&shop, &migrate).await.json(), Value::Array(vec![]));
+}
+
+#[tokio::test]
+async fn who_is_about_to_end_stays_and_says_so() {
+    let mut shop = Shop::open(&[]).await;
+    shop.subscriber("standard").await;
+    shop.world.cancel(false).await.ok();
+    shop.world.settle().await;
+    shop.change(&[RAISED]).await;
+    let ran = plans(&shop, &["migrate", "--plan", "standard", "--to", "2"]).await;
+    assert_eq!(ran.status, 1);
+    let problem = ran.json()[0]["problem"].as_str().unwrap().to_owned();
+    assert!(problem.contains("ends on"), "{problem}");
+}
+
+#[tokio::test]
+async fn a_plan_or_version_that_is_not_there_is_named() {
+    let shop = Shop::open(&[]).await;
+    for (arguments, problem) in [
+        (
+            ["--plan", "gold", "--to", "1"],
+            "there is no plan \"gold\"; the plans are free, standard, enterprise",
+        ),
+        (
+            ["--plan", "standard", "--to", "7"],
+            "\"standard\" has no version 7",
+        ),
+    ] {
+        let ran = plans(&shop, &[&["migrate"], &arguments[..]].concat()).await;
+        assert_eq!(ran.status, 2, "{}", ran.stdout);
+        assert!(ran.stderr.contains(problem), "{}", ran.stderr);
+    }
+}
