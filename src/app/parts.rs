@@ -175,7 +175,14 @@ async fn follow_catalogue(
     let applied = quotas::apply_catalogue(&pool, &catalogue).await?;
     if applied.changed > 0 {
         let changed = applied.changed;
-        tracing::info!(changed, "Quotas follow the catalogue");
+        tracing::info!(changed, "Quotas and features follow the catalogue");
+    }
+    for (feature, overrides) in features::idle(&pool, &catalogue).await? {
+        tracing::warn!(
+            feature,
+            overrides,
+            "overrides count for nothing: the catalogue no longer has the feature, or has it with another kind"
+        );
     }
     Ok(match applied.skipped {
         0 => Next::Never,

@@ -104,6 +104,15 @@ impl FeatureKind {
         value.map_or(self == Self::Text, |value| value.kind() == self)
     }
 
+    /// PostgreSQL's names for the types of its values in JSON.
+    pub fn json_types(self) -> &'static [&'static str] {
+        match self {
+            Self::Flag => &["boolean"],
+            Self::Number => &["number"],
+            Self::Text => &["string", "null"],
+        }
+    }
+
     /// Reads a value as it is typed.
     pub fn parse(self, text: &str) -> Result<Option<FeatureValue>, String> {
         let value = match self {

@@ -12,7 +12,7 @@ mod store;
 pub use decision::{FeatureAllowed, NOT_INCLUDED, included, not_included, unknown};
 pub use effective::{FeatureRow, Needed, Source, Values};
 pub use lookup::Lookup;
-pub use overrides::{Given, SetError, SetFeature, UnsetFeature, set, sweep, unset};
+pub use overrides::{Given, SetError, SetFeature, UnsetFeature, idle, set, sweep, unset};
 pub use store::assign;
 
 use serde_json::Value;

@@ -267,6 +267,25 @@ impl Expired {
     }
 }
 
+/// How many features are named in a warning.
+const NAMED: i64 = 10;
+
+/// Overrides that count for nothing, since the catalogue no longer has their
+/// feature, or has it with another kind: the features, and how many of each.
+pub async fn idle(pool: &PgPool, catalogue: &Catalogue) -> Result<Vec<(String, i64)>, sqlx::Error> {
+    let features = catalogue.features().iter();
+    let known: Vec<(&str, &str)> = features
+        .flat_map(|(id, feature)| {
+            let types = feature.kind.json_types().iter();
+            types.map(|json_type| (id.as_str(), *json_type))
+        })
+        .collect();
+    let mut tx = WorkerTx::begin(pool).await?;
+    let found = store::overrides_beside(tx.conn(), &known, NAMED).await?;
+    tx.commit().await?;
+    Ok(found)
+}
+
 /// Removes overrides whose end has come, each with an audit entry; reading had
 /// left them out since. Each ends exactly once, however many replicas sweep.
 pub async fn sweep(pool: &PgPool) -> Result<usize, sqlx::Error> {

@@ -38,10 +38,14 @@ pub async fn assign(
     .rows_affected();
     let written = sqlx::query!(
         "INSERT INTO organization_features (organization_id, feature, value, plan_tier)
-         SELECT organization, feature, value, $2
+         SELECT organization, t.feature, t.value, $2
            FROM unnest($1::uuid[]) AS o(organization)
           CROSS JOIN unnest($3::text[], $4::jsonb[]) AS t(feature, value)
-          ORDER BY organization, feature
+          -- A conflict would lock the row, and so write it. `OFFSET 0`: found by its key.
+          WHERE NOT EXISTS (SELECT FROM organization_features f
+                             WHERE f.organization_id = organization AND f.feature = t.feature
+                               AND f.value = t.value AND f.plan_tier = $2 OFFSET 0)
+          ORDER BY organization, t.feature
          ON CONFLICT (organization_id, feature) DO UPDATE SET
            value = excluded.value, plan_tier = excluded.plan_tier, updated_at = excluded.updated_at
          WHERE (organization_features.value, organization_features.plan_tier)
@@ -175,6 +179,30 @@ pub async fn remove(tx: &mut TenantTx, feature: &str) -> Result<(), sqlx::Error>
     .execute(tx.conn())
     .await?;
     Ok(())
+}
+
+/// The features, and how many overrides each has, that are in none of `known`'s
+/// pairs of a feature and the type of its values in JSON.
+pub async fn overrides_beside(
+    conn: &mut PgConnection,
+    known: &[(&str, &str)],
+    limit: i64,
+) -> Result<Vec<(String, i64)>, sqlx::Error> {
+    let (features, types): (Vec<&str>, Vec<&str>) = known.iter().copied().unzip();
+    let rows = sqlx::query!(
+        r#"SELECT feature, count(*) AS "overrides!" FROM feature_overrides
+            WHERE NOT (feature, jsonb_typeof(value))
+                      IN (SELECT * FROM unnest($1::text[], $2::text[]))
+              AND (expires_at IS NULL OR expires_at > now())
+            GROUP BY feature ORDER BY feature LIMIT $3"#,
+        &features as &[&str],
+        &types as &[&str],
+        limit
+    )
+    .fetch_all(conn)
+    .await?;
+    let rows = rows.into_iter();
+    Ok(rows.map(|row| (row.feature, row.overrides)).collect())
 }
 
 /// Organizations with overrides whose end has come, by their ids.

@@ -232,4 +232,15 @@ async fn an_override_of_a_kind_that_the_file_changed_counts_for_nothing() {
         in_force(&pool, organization).await["projects"],
         json!([3, "plan"])
     );
+    set(&pool, &override_of(organization, "support", ""))
+        .await
+        .unwrap();
+    db.execute(&format!(
+        "INSERT INTO feature_overrides (organization_id, feature, value, reason, set_by) VALUES
+           ('{organization}', 'gone', '1', 'a promise', 'alice')"
+    ))
+    .await;
+    let catalogue = Catalogue::load(None).unwrap();
+    let idle = features::idle(&pool, &catalogue).await.unwrap();
+    assert_eq!(idle, [("gone".to_owned(), 1), ("projects".to_owned(), 1)]);
 }
