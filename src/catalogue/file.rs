@@ -177,66 +177,70 @@ impl File {
             catalogue.enforced.push(route);
         }
         for entry in self.plans {
-            let at = entry.tier.span().start;
-            let tier = entry.tier.into_inner();
-            if tier.is_empty() {
-                return Err((at, "a tier needs a name".to_owned()));
-            }
-            if catalogue.plan(&tier).is_some() {
-                return Err((at, format!("the tier {tier:?} is listed twice")));
-            }
-            let features = features::check_plan(&tier, &catalogue.features, entry.features)?;
-            let quotas = check_quotas(&tier, at, &catalogue.metrics, entry.quotas)?;
-            let (price_at, price) = (entry.price.span().start, entry.price.into_inner());
-            if price.amount < 0 {
-                return Err((price_at, format!("the price of {tier:?} is negative")));
-            }
-            let reachable = price.lookup_key.is_some() || !price.stripe_price_ids.is_empty();
-            if price.amount > 0 && !reachable {
-                return Err((
-                    price_at,
-                    format!("the price of {tier:?} needs a lookup_key or stripe_price_ids"),
-                ));
-            }
-            let trial_days_max = check_trial(&tier, price.amount, entry.trial_days_max)?;
-            let index = catalogue.plans.len();
-            if let Some(key) = &price.lookup_key {
-                claim(&mut catalogue.by_lookup_key, key, index, "lookup_key")?;
-            }
-            for id in &price.stripe_price_ids {
-                claim(&mut catalogue.by_price_id, id, index, "price id")?;
-            }
-            let ids = price.stripe_price_ids.into_iter();
-            catalogue.plans.push(Plan {
-                tier,
-                name: entry.name,
-                price: Price {
-                    amount: price.amount,
-                    currency: price.currency,
-                    interval: price.interval,
-                    lookup_key: price.lookup_key.map(Spanned::into_inner),
-                    stripe_price_ids: ids.map(Spanned::into_inner).collect(),
-                },
-                trial_days_max,
-                retired: entry.retired,
-                existing: entry.existing,
-                quotas,
-                features,
-            });
+            add_plan(&mut catalogue, entry)?;
         }
-        match catalogue.plan(FREE_TIER) {
-            None => return Err((0, format!("there is no plan with tier {FREE_TIER:?}"))),
-            Some(free) if free.retired => {
-                let problem = format!(
-                    "{FREE_TIER:?} cannot be retired: organizations without a subscription have it"
-                );
-                return Err((0, problem));
-            }
-            Some(_) => {}
+        if catalogue.plan(FREE_TIER).is_none() {
+            return Err((0, format!("there is no plan with tier {FREE_TIER:?}")));
         }
         catalogue.metered_by_key = metered_by_key(&catalogue.plans);
         Ok(catalogue)
     }
+}
+
+fn add_plan(catalogue: &mut Catalogue, entry: PlanEntry) -> Result<(), Problem> {
+    let at = entry.tier.span().start;
+    let tier = entry.tier.into_inner();
+    if tier.is_empty() {
+        return Err((at, "a tier needs a name".to_owned()));
+    }
+    if tier == FREE_TIER && entry.retired {
+        let problem = format!(
+            "{FREE_TIER:?} cannot be retired: organizations without a subscription have it"
+        );
+        return Err((at, problem));
+    }
+    if catalogue.plan(&tier).is_some() {
+        return Err((at, format!("the tier {tier:?} is listed twice")));
+    }
+    let features = features::check_plan(&tier, &catalogue.features, entry.features)?;
+    let quotas = check_quotas(&tier, at, &catalogue.metrics, entry.quotas)?;
+    let (price_at, price) = (entry.price.span().start, entry.price.into_inner());
+    if price.amount < 0 {
+        return Err((price_at, format!("the price of {tier:?} is negative")));
+    }
+    let reachable = price.lookup_key.is_some() || !price.stripe_price_ids.is_empty();
+    if price.amount > 0 && !reachable {
+        return Err((
+            price_at,
+            format!("the price of {tier:?} needs a lookup_key or stripe_price_ids"),
+        ));
+    }
+    let trial_days_max = check_trial(&tier, price.amount, entry.trial_days_max)?;
+    let index = catalogue.plans.len();
+    if let Some(key) = &price.lookup_key {
+        claim(&mut catalogue.by_lookup_key, key, index, "lookup_key")?;
+    }
+    for id in &price.stripe_price_ids {
+        claim(&mut catalogue.by_price_id, id, index, "price id")?;
+    }
+    let ids = price.stripe_price_ids.into_iter();
+    catalogue.plans.push(Plan {
+        tier,
+        name: entry.name,
+        price: Price {
+            amount: price.amount,
+            currency: price.currency,
+            interval: price.interval,
+            lookup_key: price.lookup_key.map(Spanned::into_inner),
+            stripe_price_ids: ids.map(Spanned::into_inner).collect(),
+        },
+        trial_days_max,
+        retired: entry.retired,
+        existing: entry.existing,
+        quotas,
+        features,
+    });
+    Ok(())
 }
 
 /// Metered prices by the lookup keys that `plans sync` gives them.

@@ -93,6 +93,16 @@ fn a_mistake_is_named_with_its_line() {
         ("\"0.00001\"", "\"1e-5\"", "is no decimal number"),
         ("tier = \"standard\"", "tier = \"free\"", "listed twice"),
         (
+            "name = \"Free\"",
+            "name = \"Free\"\nretired = true",
+            "cannot be retired",
+        ),
+        (
+            "name = \"Free\"",
+            "name = \"Free\"\nexisting = \"move\"",
+            "unknown variant",
+        ),
+        (
             "trial_days_max = 30",
             "trial_days_max = 731",
             "above Stripe's 730",

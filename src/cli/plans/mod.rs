@@ -189,7 +189,7 @@ fn shown<'a>(plan: &'a Plan, catalogue: &Catalogue) -> Shown<'a> {
         amount: plan.price.amount,
         currency: &plan.price.currency,
         interval: plan.price.interval.as_str(),
-        lookup_key: plan.price.lookup_key.as_ref().map(String::as_str),
+        lookup_key: plan.price.lookup_key.as_deref(),
         trial_days_max: plan.trial_days_max,
         quotas: plan
             .quotas
