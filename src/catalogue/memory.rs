@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use super::{Catalogue, Plan, store};
 use crate::stripe::objects::{Subscription, SubscriptionItem};
@@ -113,19 +114,23 @@ impl Memory {
 
 impl Catalogue {
     /// What a price is for: by its id, which never moves, or else by its lookup key.
+    /// What the file says of an id counts before what was remembered.
     pub fn price_use(&self, lookup_key: Option<&str>, price_id: Option<&str>) -> Option<PriceUse> {
-        if let Some(known) = price_id.and_then(|id| self.memory.price(id)) {
-            return Some(known);
-        }
-        let by_id = price_id.and_then(|id| self.by_price_id.get(id));
-        let by_key = || self.by_lookup_key.get(lookup_key?);
-        if let Some(index) = by_id.or_else(by_key) {
-            return Some(PriceUse {
-                tier: self.plans[*index].tier.clone(),
-                metric: None,
-            });
-        }
-        self.metered_by_key.get(lookup_key?).cloned()
+        let fee_of = |index: &usize| PriceUse {
+            tier: self.plans[*index].tier.clone(),
+            metric: None,
+        };
+        let by_id = |id| {
+            let in_file = self.by_price_id.get(id).map(fee_of);
+            in_file.or_else(|| self.memory.price(id))
+        };
+        let by_key = |key| {
+            let fee = self.by_lookup_key.get(key).map(fee_of);
+            fee.or_else(|| self.metered_by_key.get(key).cloned())
+        };
+        price_id
+            .and_then(by_id)
+            .or_else(|| lookup_key.and_then(by_key))
     }
 
     /// What an item's price is for.
@@ -144,14 +149,18 @@ impl Catalogue {
 
     /// Reads what the database knows of the subscriptions' prices and of all versions,
     /// and remembers the prices for good. The transaction must not be confined to an
-    /// organization: the catalogue is of none.
+    /// organization: the catalogue is of none. Items of `organizations` with a price
+    /// that is new are told what it is for, since their event may have come before.
     pub async fn learn<'s>(
         &self,
         conn: &mut PgConnection,
+        organizations: &[Uuid],
         subscriptions: impl IntoIterator<Item = &'s Subscription> + Clone,
     ) -> Result<(), sqlx::Error> {
         self.recall(conn, subscriptions.clone()).await?;
-        self.remember(conn, subscriptions).await?;
+        if self.remember(conn, subscriptions).await? && !organizations.is_empty() {
+            store::tell_items(conn, Some(organizations)).await?;
+        }
         self.read_versions(conn).await
     }
 
@@ -196,12 +205,12 @@ impl Catalogue {
 
     /// Remembers the prices of items for good, once their lookup keys have told what
     /// they are for: the keys may move. The process itself remembers what was
-    /// committed, when it reads it again.
+    /// committed, when it reads it again. Returns whether there were any.
     async fn remember(
         &self,
         conn: &mut PgConnection,
         subscriptions: impl IntoIterator<Item = &Subscription>,
-    ) -> Result<(), sqlx::Error> {
+    ) -> Result<bool, sqlx::Error> {
         let mut new = BTreeMap::new();
         for item in subscriptions.into_iter().flat_map(|one| &one.items) {
             let Some(id) = &item.price_id else {
@@ -215,13 +224,14 @@ impl Catalogue {
             }
         }
         if new.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let prices: Vec<store::NewPrice> = new
             .into_iter()
             .map(|(id, (item, used))| self.new_price(id, item, used))
             .collect();
-        store::remember(conn, &prices).await
+        store::remember(conn, &prices).await?;
+        Ok(true)
     }
 
     fn new_price(&self, id: String, item: &SubscriptionItem, used: PriceUse) -> store::NewPrice {

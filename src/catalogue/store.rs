@@ -6,6 +6,7 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use super::memory::PriceUse;
 use super::{Plan, metered_lookup_key};
@@ -140,12 +141,17 @@ pub async fn remember(conn: &mut PgConnection, prices: &[NewPrice]) -> Result<()
 }
 
 /// Tells items of subscriptions what their prices are for, where the prices became
-/// known later.
-pub async fn tell_items(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
+/// known later: items of these organizations, or of all.
+pub async fn tell_items(
+    conn: &mut PgConnection,
+    organizations: Option<&[Uuid]>,
+) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE billing_subscription_items i SET plan_tier = p.plan_tier, metric = p.metric
            FROM billing_prices p
-          WHERE p.stripe_price_id = i.stripe_price_id AND i.plan_tier IS NULL"
+          WHERE p.stripe_price_id = i.stripe_price_id AND i.plan_tier IS NULL
+            AND ($1::uuid[] IS NULL OR i.organization_id = ANY($1))",
+        organizations
     )
     .execute(&mut *conn)
     .await?;
@@ -155,14 +161,16 @@ pub async fn tell_items(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
            FROM (SELECT i.organization_id, i.stripe_subscription_id, min(i.plan_tier) AS plan_tier
                    FROM billing_subscription_items i
                   WHERE i.plan_tier IS NOT NULL AND i.metric IS NULL
+                    AND ($1::uuid[] IS NULL OR i.organization_id = ANY($1))
                   GROUP BY i.organization_id, i.stripe_subscription_id
                  HAVING count(DISTINCT i.plan_tier) = 1) told
           WHERE s.plan_tier IS NULL AND told.organization_id = s.organization_id
-            AND told.stripe_subscription_id = s.stripe_subscription_id"
+            AND told.stripe_subscription_id = s.stripe_subscription_id",
+        organizations
     )
     .execute(conn)
-    .await
-    .map(|done| done.rows_affected())
+    .await?;
+    Ok(())
 }
 
 /// All versions of a plan, oldest first.
@@ -303,7 +311,8 @@ pub async fn priced_versions(
     let (tiers, versions): (Vec<String>, Vec<i32>) = known.iter().cloned().unzip();
     sqlx::query_as!(
         PricedVersion,
-        r#"SELECT v.plan_tier, v.version, v.created_at,
+        r#"SELECT v.plan_tier AS "plan_tier!", v.version AS "version!",
+                  v.created_at AS "created_at!",
                   ARRAY(SELECT p.stripe_price_id FROM plan_version_prices p
                          WHERE p.plan_tier = v.plan_tier AND p.version = v.version)
                     AS "price_ids!",
@@ -333,7 +342,8 @@ pub struct HeldVersion {
 pub async fn held_versions(conn: &mut PgConnection) -> Result<Vec<HeldVersion>, sqlx::Error> {
     sqlx::query_as!(
         HeldVersion,
-        r#"SELECT v.plan_tier, v.version, v.digest, v.definition, v.created_at,
+        r#"SELECT v.plan_tier AS "plan_tier!", v.version AS "version!", v.digest AS "digest!",
+                  v.definition AS "definition!", v.created_at AS "created_at!",
                   coalesce(held.count, 0) AS "subscriptions!"
              FROM plan_versions v
              LEFT JOIN (SELECT s.plan_tier, coalesce(s.plan_version, 1) AS version, count(*)

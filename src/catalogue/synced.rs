@@ -35,7 +35,7 @@ pub async fn record(
     }
     prices.extend(synced.former.iter().map(|one| one.known(None)));
     store::remember(tx.conn(), &prices).await?;
-    store::tell_items(tx.conn()).await?;
+    store::tell_items(tx.conn(), None).await?;
     tx.commit().await
 }
 

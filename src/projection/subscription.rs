@@ -99,7 +99,7 @@ pub async fn apply(
     }
     let shown = results.decoded.iter();
     let shown = shown.filter_map(|event| Subscription::of(&event.object));
-    catalogue.learn(conn, shown).await?;
+    catalogue.learn(conn, &organizations, shown).await?;
     let stored = store::subscriptions::load(conn, &organizations).await?;
     let payments = store::subscriptions::payments(conn, &organizations).await?;
     let rows = summaries(&stored);

@@ -79,7 +79,9 @@ impl Subscriptions {
     pub(super) async fn learn(&self, object: &Value) -> Result<(), Failure> {
         let subscription = Subscription::read(object)?;
         let mut tx = WorkerTx::begin(&self.pool).await?;
-        self.catalogue.learn(tx.conn(), [&subscription]).await?;
+        self.catalogue
+            .learn(tx.conn(), &[], [&subscription])
+            .await?;
         Ok(tx.commit().await?)
     }
 

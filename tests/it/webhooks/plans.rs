@@ -42,6 +42,27 @@ async fn a_plan_is_found_by_price_id() {
     assert_eq!(tier_by(object).await, "enterprise");
 }
 
+/// A price that is shown without its lookup key before it is shown with it.
+#[tokio::test]
+async fn a_price_that_lost_its_lookup_key_is_known_in_any_order() {
+    let mut bare = of("active", "standard");
+    bare["items"]["data"][0]["price"]["lookup_key"] = json!(null);
+    let created = event("evt_1", CREATED, 100, of("active", "standard"));
+    let updated = event("evt_2", UPDATED, 101, bare);
+    for order in [[&created, &updated], [&updated, &created]] {
+        let bench = Workbench::new().await;
+        for one in order {
+            bench.process(std::slice::from_ref(one)).await;
+        }
+        bench.shows(PLAN, json!({"plan_tier": "standard"})).await;
+        let row = "SELECT s.plan_tier, i.plan_tier AS item FROM billing_subscriptions s
+                     JOIN billing_subscription_items i USING (organization_id, stripe_subscription_id)";
+        bench
+            .shows(row, json!({"plan_tier": "standard", "item": "standard"}))
+            .await;
+    }
+}
+
 #[tokio::test]
 async fn a_plan_is_found_by_metadata() {
     let mut named = of("active", "unheard_of");
