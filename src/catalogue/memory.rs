@@ -159,7 +159,7 @@ impl Catalogue {
     ) -> Result<(), sqlx::Error> {
         self.recall(conn, subscriptions.clone()).await?;
         if self.remember(conn, subscriptions).await? && !organizations.is_empty() {
-            store::tell_items(conn, Some(organizations)).await?;
+            store::tell_items(conn, organizations).await?;
         }
         self.read_versions(conn).await
     }
@@ -235,20 +235,28 @@ impl Catalogue {
     }
 
     fn new_price(&self, id: String, item: &SubscriptionItem, used: PriceUse) -> store::NewPrice {
-        let plan = self.plan(&used.tier);
-        let quota = used.metric.as_ref().zip(plan);
-        let quota = quota.and_then(|(metric, plan)| plan.quotas.get(metric));
+        // A lookup key may have moved on to the price of a version that this process
+        // does not sell yet: `plans sync` says which.
+        let is_sold = |plan: &Plan| {
+            let price = &plan.price;
+            used.metric.is_none()
+                && item.unit_amount == Some(price.amount)
+                && item.currency.as_deref() == Some(&price.currency)
+                && item.interval.as_deref() == Some(price.interval.as_str())
+        };
+        let sold = self.plan(&used.tier).filter(|plan| is_sold(plan));
         store::NewPrice {
             stripe_price_id: id,
-            version: self.current_version(&used.tier),
+            version: sold.and_then(|plan| self.current_version(&plan.tier)),
             plan_tier: used.tier,
             metric: used.metric,
             currency: item.currency.clone(),
             recurring_interval: item.interval.clone(),
             recurring_interval_count: item.interval_count,
             unit_amount: item.unit_amount,
-            included: quota.and_then(|quota| quota.quota),
-            overage_rate: quota.and_then(|quota| quota.overage_rate),
+            // Events do not show a price's tiers.
+            included: None,
+            overage_rate: None,
             lookup_key: item.lookup_key.clone(),
             // Only a sync knows whose a product is. Learned from events, the plan of a
             // price would depend on their order.

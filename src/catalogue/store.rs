@@ -90,8 +90,8 @@ pub async fn known_prices(
     Ok(known)
 }
 
-/// Remembers prices, and with which version each was sold. What is known of a price
-/// already stays; what was not known of it is added.
+/// Remembers prices, and with which version each was sold. What is said anew of a price
+/// counts: `plans sync` knows more than an event.
 pub async fn remember(conn: &mut PgConnection, prices: &[NewPrice]) -> Result<(), sqlx::Error> {
     if prices.is_empty() {
         return Ok(());
@@ -110,19 +110,19 @@ pub async fn remember(conn: &mut PgConnection, prices: &[NewPrice]) -> Result<()
           -- One order, so that two transactions never wait for each other.
           ORDER BY stripe_price_id
          ON CONFLICT (stripe_price_id) DO UPDATE SET
-           version = coalesce(known.version, excluded.version),
-           currency = coalesce(known.currency, excluded.currency),
-           included = coalesce(known.included, excluded.included),
-           overage_rate = coalesce(known.overage_rate, excluded.overage_rate),
-           stripe_product_id = coalesce(known.stripe_product_id, excluded.stripe_product_id)
+           version = coalesce(excluded.version, known.version),
+           currency = coalesce(excluded.currency, known.currency),
+           included = coalesce(excluded.included, known.included),
+           overage_rate = coalesce(excluded.overage_rate, known.overage_rate),
+           stripe_product_id = coalesce(excluded.stripe_product_id, known.stripe_product_id)
          WHERE (known.version, known.currency, known.included, known.overage_rate,
                 known.stripe_product_id)
             IS DISTINCT FROM
-               (coalesce(known.version, excluded.version),
-                coalesce(known.currency, excluded.currency),
-                coalesce(known.included, excluded.included),
-                coalesce(known.overage_rate, excluded.overage_rate),
-                coalesce(known.stripe_product_id, excluded.stripe_product_id))",
+               (coalesce(excluded.version, known.version),
+                coalesce(excluded.currency, known.currency),
+                coalesce(excluded.included, known.included),
+                coalesce(excluded.overage_rate, known.overage_rate),
+                coalesce(excluded.stripe_product_id, known.stripe_product_id))",
         document
     )
     .execute(&mut *conn)
@@ -140,17 +140,28 @@ pub async fn remember(conn: &mut PgConnection, prices: &[NewPrice]) -> Result<()
     Ok(())
 }
 
+/// Organizations with items whose prices became known later.
+pub async fn untold(conn: &mut PgConnection) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT DISTINCT i.organization_id AS "organization_id!"
+             FROM billing_subscription_items i JOIN billing_prices p USING (stripe_price_id)
+            WHERE i.plan_tier IS NULL ORDER BY 1 LIMIT 500"#
+    )
+    .fetch_all(conn)
+    .await
+}
+
 /// Tells items of subscriptions what their prices are for, where the prices became
-/// known later: items of these organizations, or of all.
+/// known later.
 pub async fn tell_items(
     conn: &mut PgConnection,
-    organizations: Option<&[Uuid]>,
+    organizations: &[Uuid],
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE billing_subscription_items i SET plan_tier = p.plan_tier, metric = p.metric
            FROM billing_prices p
           WHERE p.stripe_price_id = i.stripe_price_id AND i.plan_tier IS NULL
-            AND ($1::uuid[] IS NULL OR i.organization_id = ANY($1))",
+            AND i.organization_id = ANY($1)",
         organizations
     )
     .execute(&mut *conn)
@@ -161,7 +172,7 @@ pub async fn tell_items(
            FROM (SELECT i.organization_id, i.stripe_subscription_id, min(i.plan_tier) AS plan_tier
                    FROM billing_subscription_items i
                   WHERE i.plan_tier IS NOT NULL AND i.metric IS NULL
-                    AND ($1::uuid[] IS NULL OR i.organization_id = ANY($1))
+                    AND i.organization_id = ANY($1)
                   GROUP BY i.organization_id, i.stripe_subscription_id
                  HAVING count(DISTINCT i.plan_tier) = 1) told
           WHERE s.plan_tier IS NULL AND told.organization_id = s.organization_id
@@ -258,13 +269,19 @@ pub async fn link_prices(
          SELECT $1, $2, b.stripe_price_id FROM billing_prices b
           WHERE b.plan_tier = $1
             AND (b.lookup_key = ANY($3) OR b.stripe_price_id = ANY($4))
+            -- A fee of another amount is of an earlier version.
+            AND (b.metric IS NOT NULL OR b.unit_amount IS NULL
+                 OR (b.unit_amount, b.currency, b.recurring_interval) = ($5, $6, $7))
             AND NOT EXISTS (SELECT FROM plan_version_prices p
                              WHERE p.plan_tier = $1 AND p.stripe_price_id = b.stripe_price_id)
          ON CONFLICT DO NOTHING",
         plan.tier,
         version,
         &keys,
-        &plan.price.stripe_price_ids
+        &plan.price.stripe_price_ids,
+        plan.price.amount,
+        plan.price.currency,
+        plan.price.interval.as_str()
     )
     .execute(conn)
     .await?;

@@ -4,9 +4,11 @@
 use billing_domain::money;
 use rust_decimal::Decimal;
 use sqlx::postgres::PgPool;
+use uuid::Uuid;
 
 use super::sync::Synced;
 use super::{Catalogue, Plan, store, versions};
+use crate::audit;
 use crate::db::WorkerTx;
 use crate::stripe::client::{Price, Tier};
 
@@ -35,8 +37,19 @@ pub async fn record(
     }
     prices.extend(synced.former.iter().map(|one| one.known(None)));
     store::remember(tx.conn(), &prices).await?;
-    store::tell_items(tx.conn(), None).await?;
-    tx.commit().await
+    tx.commit().await?;
+    // A few organizations at a time, none of which anybody holds.
+    loop {
+        let mut tx = WorkerTx::begin(pool).await?;
+        let untold = store::untold(tx.conn()).await?;
+        let (_chains, free) = audit::lock_free_chains(tx.conn(), &untold).await?;
+        if free.is_empty() {
+            return Ok(());
+        }
+        let free: Vec<Uuid> = free.into_iter().collect();
+        store::tell_items(tx.conn(), &free).await?;
+        tx.commit().await?;
+    }
 }
 
 impl SyncedPrice {

@@ -5,10 +5,13 @@
 //! What Stripe charges must exist in Stripe before it is sold. Until `plans sync` has
 //! made the prices of a change, a service goes on selling the version before.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
 
+use super::memory::KnownVersion;
 use super::{Catalogue, Existing, Plan, store};
 use crate::db::WorkerTx;
 use crate::stripe::objects::Subscription;
@@ -105,8 +108,11 @@ impl Catalogue {
     /// when it was made, else the oldest one. `None` for a plan without versions.
     pub fn version_of(&self, subscription: &Subscription, tier: &str) -> Option<i32> {
         let follows = self.follows(tier);
-        // Who follows has the newest one, whichever was bought.
-        let named = named_version(&subscription.metadata, tier).filter(|_| !follows);
+        // Who follows has the one that is sold, whichever was bought.
+        let named = match follows {
+            true => self.current_version(tier),
+            false => named_version(&subscription.metadata, tier),
+        };
         let items = subscription.items.iter();
         let of_plan =
             items.filter(|item| self.item_use(item).is_some_and(|used| used.tier == tier));
@@ -128,6 +134,12 @@ impl Catalogue {
                 })
                 .map(|(number, _)| *number)
         })
+    }
+
+    /// The version of who bought a plan before there were versions.
+    pub fn oldest_version(&self, tier: &str) -> Option<i32> {
+        let oldest = |versions: &BTreeMap<i32, KnownVersion>| versions.keys().next().copied();
+        self.memory.of_versions(tier, oldest)
     }
 
     /// Whether running subscriptions of a plan follow its changes.

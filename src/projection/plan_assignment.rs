@@ -64,6 +64,11 @@ pub async fn assign_plans(
             searched.extend(found.map(|found| (key(), found)));
         }
         let (tier, version) = match plan_of(catalogue, &candidates) {
+            // A row of before has no version: it has the organization's, or the oldest.
+            Some((tier, None)) => {
+                let held = holding.plan_version.filter(|_| tier == holding.plan_tier);
+                (tier, held.or_else(|| catalogue.oldest_version(tier)))
+            }
             Some((tier, version)) => (tier, version),
             None => (holding.base_plan_tier.as_str(), None),
         };

@@ -99,17 +99,15 @@ impl Prices {
             Some((metric, price))
         });
         let metered: Vec<(&String, &Price)> = metered.collect();
-        let base = prices
-            .get(key)
-            .ok_or_else(|| Failure::NoPrice(key.clone()))?;
+        let base = prices.get(key);
         let mut found = PlanPrices {
-            base: base.id.clone(),
+            base: base.map(|price| price.id.clone()).unwrap_or_default(),
             metered: metered
                 .iter()
                 .map(|(metric, price)| ((*metric).clone(), price.id.clone()))
                 .collect(),
         };
-        let as_sold = is_fee_of(base, plan)
+        let as_sold = base.is_some_and(|base| is_fee_of(base, plan))
             && metered
                 .iter()
                 .all(|(metric, price)| is_usage_of(price, plan, metric));
@@ -118,6 +116,9 @@ impl Prices {
             let recorded = catalogue::recorded_prices(tx.conn(), &plan.tier, version).await?;
             tx.commit().await?;
             found.replace(&recorded);
+        }
+        if found.base.is_empty() {
+            return Err(Failure::NoPrice(key.clone()));
         }
         Ok(found)
     }

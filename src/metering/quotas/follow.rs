@@ -47,13 +47,12 @@ async fn move_some(
     version: i32,
 ) -> Result<(usize, usize), sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    let behind = store::behind(tx.conn(), tier, version, CHUNK).await?;
+    let behind = store::behind(tx.conn(), tier, version, None, CHUNK).await?;
     let all: Vec<Uuid> = behind.iter().map(|(id, _)| *id).collect();
-    let (chains, free) = audit::lock_free_chains(tx.conn(), &all).await?;
-    let free: Vec<(Uuid, i32)> = behind
-        .into_iter()
-        .filter(|(id, _)| free.contains(id))
-        .collect();
+    let (chains, locked) = audit::lock_free_chains(tx.conn(), &all).await?;
+    // Read again under the lock: another plan may have been assigned meanwhile.
+    let locked: Vec<Uuid> = locked.into_iter().collect();
+    let free = store::behind(tx.conn(), tier, version, Some(&locked), CHUNK).await?;
     let moving: Vec<Uuid> = free.iter().map(|(id, _)| *id).collect();
     if moving.is_empty() {
         return Ok((0, all.len()));

@@ -212,11 +212,12 @@ pub async fn adopt_oldest(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
 }
 
 /// Organizations whose subscription has a former version of a plan for which Stripe
-/// charges the same, with that version.
+/// charges the same, with that version; all of them, or those `among` these.
 pub async fn behind(
     conn: &mut PgConnection,
     tier: &str,
     version: i32,
+    among: Option<&[Uuid]>,
     limit: i64,
 ) -> Result<Vec<(Uuid, i32)>, sqlx::Error> {
     let rows = sqlx::query!(
@@ -225,9 +226,11 @@ pub async fn behind(
              JOIN plan_versions sold ON sold.plan_tier = $1 AND sold.version = $2
             WHERE o.plan_tier = $1 AND o.plan_version <> $2
               AND had.billed_digest = sold.billed_digest
-            ORDER BY o.id LIMIT $3"#,
+              AND ($3::uuid[] IS NULL OR o.id = ANY($3))
+            ORDER BY o.id LIMIT $4"#,
         tier,
         version,
+        among,
         limit
     )
     .fetch_all(conn)
@@ -246,8 +249,9 @@ pub async fn set_version(
     sqlx::query!(
         "UPDATE billing_subscriptions s SET plan_version = $3
            FROM plan_versions had, plan_versions sold
-          WHERE s.organization_id = ANY($1) AND s.plan_tier = $2 AND s.plan_version <> $3
-            AND had.plan_tier = $2 AND had.version = s.plan_version
+          WHERE s.organization_id = ANY($1) AND s.plan_tier = $2
+            AND s.plan_version IS DISTINCT FROM $3
+            AND had.plan_tier = $2 AND had.version = coalesce(s.plan_version, 1)
             AND sold.plan_tier = $2 AND sold.version = $3
             AND had.billed_digest = sold.billed_digest",
         organizations,

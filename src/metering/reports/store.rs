@@ -196,7 +196,8 @@ pub async fn open(
                      LEFT JOIN billing_prices b ON b.stripe_price_id = i.stripe_price_id
                     WHERE t.billed_by IS NULL AND i.organization_id = s.organization_id
                       AND i.stripe_subscription_id = s.stripe_subscription_id
-                      AND i.metric = t.metric
+                      -- An older replica does not say what an item is for.
+                      AND coalesce(i.metric, b.metric) = t.metric
                     ORDER BY i.stripe_price_id LIMIT 1)
                   UNION ALL
                   -- A closed period is billed by the price it had; rows of before name its

@@ -105,9 +105,10 @@ pub async fn keep_prices(conn: &mut PgConnection, renewed: &[Renewed]) -> Result
            JOIN usage_quotas q
              ON q.organization_id = renewed.organization
             AND EXISTS (SELECT FROM billing_subscription_items i
+                         LEFT JOIN billing_prices b ON b.stripe_price_id = i.stripe_price_id
                          WHERE i.organization_id = q.organization_id
                            AND i.stripe_subscription_id = renewed.subscription
-                           AND i.metric = q.metric)
+                           AND coalesce(i.metric, b.metric) = q.metric)
          ON CONFLICT DO NOTHING",
         &organizations,
         &subscriptions as &[&str],
@@ -119,9 +120,10 @@ pub async fn keep_prices(conn: &mut PgConnection, renewed: &[Renewed]) -> Result
         "UPDATE usage_totals t
             SET billed_by = coalesce((
                   SELECT i.stripe_price_id FROM billing_subscription_items i
+                    LEFT JOIN billing_prices b ON b.stripe_price_id = i.stripe_price_id
                    WHERE i.organization_id = t.organization_id
                      AND i.stripe_subscription_id = renewed.subscription
-                     AND i.metric = t.metric
+                     AND coalesce(i.metric, b.metric) = t.metric
                    ORDER BY i.stripe_price_id LIMIT 1), '')
            FROM unnest($1::uuid[], $2::text[], $3::timestamptz[])
              AS renewed(organization, subscription, start)
