@@ -244,7 +244,10 @@ impl Catalogue {
                 && item.currency.as_deref() == Some(&price.currency)
                 && item.interval.as_deref() == Some(price.interval.as_str())
         };
-        let sold = self.plan(&used.tier).filter(|plan| is_sold(plan));
+        let plan = self.plan(&used.tier);
+        let sold = plan.filter(|plan| is_sold(plan));
+        let quota = used.metric.as_ref().zip(plan);
+        let quota = quota.and_then(|(metric, plan)| plan.quotas.get(metric));
         store::NewPrice {
             stripe_price_id: id,
             version: sold.and_then(|plan| self.current_version(&plan.tier)),
@@ -254,9 +257,9 @@ impl Catalogue {
             recurring_interval: item.interval.clone(),
             recurring_interval_count: item.interval_count,
             unit_amount: item.unit_amount,
-            // Events do not show a price's tiers.
-            included: None,
-            overage_rate: None,
+            // Events do not show a price's tiers: what is sold is taken, until a sync.
+            included: quota.and_then(|quota| quota.quota),
+            overage_rate: quota.and_then(|quota| quota.overage_rate),
             lookup_key: item.lookup_key.clone(),
             // Only a sync knows whose a product is. Learned from events, the plan of a
             // price would depend on their order.

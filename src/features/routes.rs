@@ -53,7 +53,7 @@ struct OwnQuery {
 }
 
 /// A feature's value, alone or with where it comes from.
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize)]
 #[serde(untagged)]
 enum FeatureEntry {
     Value(FeatureValue),
@@ -61,16 +61,14 @@ enum FeatureEntry {
 }
 
 /// A feature's value, and where it comes from.
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct SourcedValue {
     /// Null for a text that is off.
-    #[schema(required)]
     value: Option<FeatureValue>,
     source: Source,
     /// When an override ends by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
 }
 
@@ -93,7 +91,8 @@ impl FeatureEntry {
 /// The features in force
 ///
 /// By name: `{"sso": true, "projects": 20, "support": "gold"}`. A flag that is off is `false`, a
-/// number `0`; a text that is off is left out.
+/// number `0`; a text that is off is left out. With `sources`, each is an object with `value`,
+/// `source` and, if an override ends by itself, `expiresAt`.
 #[utoipa::path(
     get,
     path = "/api/billing/features",
@@ -101,7 +100,7 @@ impl FeatureEntry {
     tag = "Features",
     params(OwnQuery),
     responses((status = 200, description = "The features.",
-               body = BTreeMap<String, FeatureEntry>)),
+               body = BTreeMap<String, serde_json::Value>)),
 )]
 async fn own(
     State(state): State<FeatureState>,
@@ -226,7 +225,11 @@ async fn unset(
 impl From<SetError> for Problem {
     fn from(error: SetError) -> Self {
         let invalid = |code, field: &str| {
-            Self::new(StatusCode::BAD_REQUEST, code, format!("{field}: {error}"))
+            Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                code,
+                format!("{field}: {error}"),
+            )
         };
         match error {
             SetError::Database(error) => error.into(),
