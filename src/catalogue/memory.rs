@@ -7,9 +7,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use sqlx::PgConnection;
+use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::{Catalogue, Plan, store};
+use crate::db::WorkerTx;
 use crate::stripe::objects::{Subscription, SubscriptionItem};
 
 /// What a price of a plan is for.
@@ -162,6 +164,13 @@ impl Catalogue {
             store::tell_items(conn, organizations).await?;
         }
         self.read_versions(conn).await
+    }
+
+    /// Reads the versions of all plans, and records nothing.
+    pub async fn read_all_versions(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+        let mut tx = WorkerTx::begin(pool).await?;
+        self.read_versions(tx.conn()).await?;
+        tx.commit().await
     }
 
     /// Reads the versions of all plans.

@@ -82,7 +82,6 @@ struct Recorded {
     /// In the file's order.
     plans: Vec<Plan>,
     versions: HashMap<String, i32>,
-    unsynced: Vec<versions::Unsynced>,
 }
 
 impl Catalogue {

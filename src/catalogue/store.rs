@@ -140,15 +140,62 @@ pub async fn remember(conn: &mut PgConnection, prices: &[NewPrice]) -> Result<()
     Ok(())
 }
 
-/// Organizations with items whose prices became known later.
+/// Some organizations that have subscriptions whose prices became known later and
+/// that are not to be fetched from Stripe yet.
 pub async fn untold(conn: &mut PgConnection) -> Result<Vec<Uuid>, sqlx::Error> {
     sqlx::query_scalar!(
-        r#"SELECT DISTINCT i.organization_id AS "organization_id!"
-             FROM billing_subscription_items i JOIN billing_prices p USING (stripe_price_id)
-            WHERE i.plan_tier IS NULL ORDER BY 1 LIMIT 500"#
+        r#"SELECT DISTINCT s.organization_id AS "organization_id!"
+             FROM billing_subscription_items i
+             JOIN billing_prices p USING (stripe_price_id)
+             JOIN billing_subscriptions s USING (organization_id, stripe_subscription_id)
+            WHERE i.plan_tier IS NULL AND s.ask_again_since IS NULL
+            ORDER BY 1 LIMIT 500"#
     )
     .fetch_all(conn)
     .await
+}
+
+/// Marks the subscriptions of `organizations` whose prices became known later as
+/// stale: mirrored anew, they get their plan, quotas and version as any other.
+pub async fn mark_untold(
+    conn: &mut PgConnection,
+    organizations: &[Uuid],
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE billing_subscriptions s SET ask_again_since = now()
+          WHERE s.organization_id = ANY($1) AND s.ask_again_since IS NULL
+            AND EXISTS (SELECT FROM billing_subscription_items i
+                          JOIN billing_prices p USING (stripe_price_id)
+                         WHERE i.organization_id = s.organization_id
+                           AND i.stripe_subscription_id = s.stripe_subscription_id
+                           AND i.plan_tier IS NULL)",
+        organizations
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Links prices, by their ids, with versions of their plans.
+pub async fn link(
+    conn: &mut PgConnection,
+    links: &[(String, i32, String)],
+) -> Result<(), sqlx::Error> {
+    let tiers: Vec<&str> = links.iter().map(|(tier, ..)| tier.as_str()).collect();
+    let versions: Vec<i32> = links.iter().map(|(_, version, _)| *version).collect();
+    let prices: Vec<&str> = links.iter().map(|(.., price)| price.as_str()).collect();
+    sqlx::query!(
+        "INSERT INTO plan_version_prices (plan_tier, version, stripe_price_id)
+         SELECT * FROM unnest($1::text[], $2::integer[], $3::text[]) AS t(tier, version, price)
+          ORDER BY tier, version, price
+         ON CONFLICT DO NOTHING",
+        &tiers as &[&str],
+        &versions,
+        &prices as &[&str]
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Tells items of subscriptions what their prices are for, where the prices became
@@ -298,7 +345,8 @@ pub async fn prices_of_version(
         "SELECT DISTINCT ON (b.metric) b.metric, b.stripe_price_id
            FROM plan_version_prices p JOIN billing_prices b USING (stripe_price_id)
           WHERE p.plan_tier = $1 AND p.version = $2 AND b.plan_tier = $1
-          ORDER BY b.metric, b.first_seen_at DESC, b.stripe_price_id",
+          -- One that it was sold with, before one that only costs the same.
+          ORDER BY b.metric, b.version IS NULL, b.first_seen_at DESC, b.stripe_price_id",
         tier,
         version
     )

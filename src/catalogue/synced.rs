@@ -29,30 +29,64 @@ pub async fn record(
     synced: &Synced,
 ) -> Result<(), sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    let mut prices = Vec::new();
+    let (mut prices, mut links) = (Vec::new(), Vec::new());
     for plan in catalogue.file_plans() {
-        let of_plan = synced.sold.iter().filter(|one| one.tier == plan.tier);
         let version = versions::add(tx.conn(), plan).await?;
-        prices.extend(of_plan.map(|one| one.known(Some(version))));
+        let known = store::versions(tx.conn(), &plan.tier).await?;
+        let known: Vec<(i32, Plan)> = (known.into_iter())
+            .filter_map(|one| Some((one.version, versions::read_terms(one.definition)?)))
+            .collect();
+        let of_plan = |one: &&SyncedPrice| one.tier == plan.tier;
+        for sold in synced.sold.iter().filter(of_plan) {
+            prices.push(sold.known(Some(version)));
+            links.extend(sold.links(&known));
+        }
+        for former in synced.former.iter().filter(of_plan) {
+            prices.push(former.known(None));
+            links.extend(former.links(&known));
+        }
     }
-    prices.extend(synced.former.iter().map(|one| one.known(None)));
     store::remember(tx.conn(), &prices).await?;
+    store::link(tx.conn(), &links).await?;
     tx.commit().await?;
-    // A few organizations at a time, none of which anybody holds.
+    mark_untold(pool).await
+}
+
+/// Has subscriptions whose prices are known only now mirrored anew, a few
+/// organizations at a time. One that somebody holds is waited for, alone.
+async fn mark_untold(pool: &PgPool) -> Result<(), sqlx::Error> {
     loop {
         let mut tx = WorkerTx::begin(pool).await?;
         let untold = store::untold(tx.conn()).await?;
-        let (_chains, free) = audit::lock_free_chains(tx.conn(), &untold).await?;
-        if free.is_empty() {
+        let Some(first) = untold.first() else {
             return Ok(());
+        };
+        let (_chains, free) = audit::lock_free_chains(tx.conn(), &untold).await?;
+        let mut free: Vec<Uuid> = free.into_iter().collect();
+        if free.is_empty() {
+            audit::lock_chains(tx.conn(), &[*first]).await?;
+            free.push(*first);
         }
-        let free: Vec<Uuid> = free.into_iter().collect();
-        store::tell_items(tx.conn(), &free).await?;
+        store::mark_untold(tx.conn(), &free).await?;
         tx.commit().await?;
     }
 }
 
 impl SyncedPrice {
+    /// The versions whose terms the price charges.
+    fn links<'a>(
+        &'a self,
+        versions: &'a [(i32, Plan)],
+    ) -> impl Iterator<Item = (String, i32, String)> + 'a {
+        let charges = |terms: &Plan| match &self.metric {
+            Some(metric) => is_usage_of(&self.price, terms, metric),
+            None => is_fee_of(&self.price, terms),
+        };
+        (versions.iter())
+            .filter(move |(_, terms)| charges(terms))
+            .map(|(version, _)| (self.tier.clone(), *version, self.price.id.clone()))
+    }
+
     fn known(&self, version: Option<i32>) -> store::NewPrice {
         let recurring = self.price.recurring.as_ref();
         let usage = (self.metric.is_some())

@@ -30,26 +30,11 @@ fn named_version(metadata: &Map<String, Value>, tier: &str) -> Option<i32> {
     (named == tier).then(|| version.parse().ok())?
 }
 
-/// A plan whose terms in the file are not sold yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unsynced {
-    pub tier: String,
-    /// The version that is sold meanwhile.
-    pub sold: i32,
-}
-
 impl Catalogue {
     /// The version of a plan that is sold; `None` until the versions were recorded.
     pub fn current_version(&self, tier: &str) -> Option<i32> {
         let recorded = self.recorded.get()?;
         recorded.versions.get(tier).copied()
-    }
-
-    /// Plans that the file changes and that are still sold as before.
-    pub fn unsynced(&self) -> &[Unsynced] {
-        self.recorded
-            .get()
-            .map_or(&[], |recorded| &recorded.unsynced)
     }
 
     /// Records the file's plans as versions, each once for all processes. `in_stripe`:
@@ -60,23 +45,21 @@ impl Catalogue {
         }
         let mut tx = WorkerTx::begin(pool).await?;
         let mut recorded = super::Recorded::default();
+        let mut unsynced = Vec::new();
         for plan in &self.plans {
             let (version, sold) = record(tx.conn(), plan, in_stripe).await?;
             if sold.is_some() {
-                recorded.unsynced.push(Unsynced {
-                    tier: plan.tier.clone(),
-                    sold: version,
-                });
+                unsynced.push((&plan.tier, version));
             }
             recorded.versions.insert(plan.tier.clone(), version);
             recorded.plans.push(sold.unwrap_or_else(|| plan.clone()));
         }
         self.read_versions(tx.conn()).await?;
         tx.commit().await?;
-        for waiting in &recorded.unsynced {
+        for (plan, sold) in unsynced {
             tracing::warn!(
-                plan = waiting.tier,
-                sold = waiting.sold,
+                plan,
+                sold,
                 "PLANS_FILE changes prices that Stripe does not have yet: this service goes on \
                  selling the former version. Run `plans sync`, then restart it"
             );

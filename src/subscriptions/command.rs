@@ -13,7 +13,11 @@ pub enum Command<'a> {
     /// Another plan, including the first one and the free one.
     Change { tier: &'a str },
     /// Another version of its plan. Only operators migrate.
-    Migrate { terms: &'a Plan, version: i32 },
+    Migrate {
+        subscription_id: &'a str,
+        terms: &'a Plan,
+        version: i32,
+    },
     /// The end of the subscription.
     Cancel { immediately: bool },
     /// Keep a subscription that is set to end.
@@ -64,6 +68,10 @@ pub enum ChangeRejection {
     SamePlanEnding(String),
     #[error("the subscription is on the plan {0:?} by now")]
     OtherPlan(String),
+    #[error(
+        "the organization's plan is that of {counts}; `subscriptions reconcile` tells which of the two to end"
+    )]
+    Surplus { counts: String },
     #[error("there is a subscription already; PUT changes its plan")]
     SubscriptionExists,
     #[error("there is no subscription; POST makes one")]
@@ -118,8 +126,17 @@ pub fn decide<'a>(
                 None => subscribe(state, plan, 0),
             }
         }
-        Command::Migrate { terms, version } => {
+        Command::Migrate {
+            subscription_id,
+            terms,
+            version,
+        } => {
             let subscription = subscription.ok_or(ChangeRejection::NoSubscription)?;
+            if subscription.id != subscription_id {
+                return Err(ChangeRejection::Surplus {
+                    counts: subscription.id.clone(),
+                });
+            }
             migrate(subscription, catalogue, terms, version)
         }
         Command::Cancel { immediately } => {

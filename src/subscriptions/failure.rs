@@ -75,6 +75,7 @@ impl From<ChangeRejection> for Problem {
             ChangeRejection::SamePlan(_) | ChangeRejection::SamePlanEnding(_) => {
                 (StatusCode::CONFLICT, "same_plan")
             }
+            ChangeRejection::Surplus { .. } => (StatusCode::CONFLICT, "surplus_subscription"),
             ChangeRejection::OtherPlan(_) => (StatusCode::CONFLICT, "other_plan"),
             ChangeRejection::PlanRetired(_) => (StatusCode::CONFLICT, "plan_retired"),
             ChangeRejection::SubscriptionExists => (StatusCode::CONFLICT, "subscription_exists"),

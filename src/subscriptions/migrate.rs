@@ -63,6 +63,16 @@ impl Migration {
     }
 }
 
+impl Candidate {
+    fn command<'a>(&'a self, terms: &'a Plan, version: i32) -> Command<'a> {
+        Command::Migrate {
+            subscription_id: &self.subscription_id,
+            terms,
+            version,
+        }
+    }
+}
+
 impl Subscriptions {
     /// What moving `candidate` would cost, as Stripe computes it.
     pub async fn price_migration(
@@ -73,7 +83,7 @@ impl Subscriptions {
     ) -> Result<Moved, Failure> {
         let client = self.stripe.as_ref().ok_or(Failure::NotConfigured)?;
         let state = self.state(candidate.organization_id).await?;
-        let command = Command::Migrate { terms, version: to };
+        let command = candidate.command(terms, to);
         let now = Timestamp::now();
         let priced = match decide(&state, &self.catalogue, command) {
             Ok(action) => {
@@ -106,7 +116,7 @@ impl Subscriptions {
         if priced.problem.is_some() {
             return Ok(priced);
         }
-        let command = Command::Migrate { terms, version: to };
+        let command = candidate.command(terms, to);
         match self.change(&requester, command, None).await {
             Ok(()) => Ok(priced),
             Err(failure) => moved(candidate, to, Err(failure)),

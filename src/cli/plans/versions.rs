@@ -67,7 +67,10 @@ impl Migrate {
                 self.plan
             )));
         }
-        catalogue.record_versions(pool, true).await?;
+        match self.dry_run {
+            true => catalogue.read_all_versions(pool).await?,
+            false => catalogue.record_versions(pool, true).await?,
+        }
         let versions = history::versions(pool, &catalogue).await?;
         let mut versions = versions
             .into_iter()

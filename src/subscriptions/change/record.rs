@@ -191,7 +191,7 @@ pub fn recorded_command(command: Command<'_>, quote: Option<&Quote>) -> Value {
             json!({"wish": "subscribe", "planTier": tier, "trialDays": trial_days})
         }
         Command::Change { tier } => json!({"wish": "change", "planTier": tier}),
-        Command::Migrate { terms, version } => {
+        Command::Migrate { terms, version, .. } => {
             json!({"wish": "migrate", "planTier": terms.tier, "planVersion": version})
         }
         Command::Cancel { immediately } => json!({"wish": "cancel", "immediately": immediately}),

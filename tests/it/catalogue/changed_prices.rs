@@ -158,3 +158,42 @@ async fn a_fee_agreed_in_stripe_is_known_by_its_product() {
     assert_eq!(shop.value(VERSION).await, "standard 1");
     assert_eq!(shop.value(ALERTS).await, "0");
 }
+
+#[tokio::test]
+async fn what_only_a_sync_recognizes_gets_its_plan_without_another_event() {
+    let mut shop = Shop::open(&[]).await;
+    let former = shop.world.stripe.list("/v1/prices", &[]).await;
+    let former = former
+        .iter()
+        .find(|price| price["lookup_key"] == "valuecanvas_standard_monthly")
+        .unwrap();
+    shop.change(&[RAISED_FEE]).await;
+    // Nothing of the price itself tells what it is for…
+    let path = format!("/v1/prices/{}", former["id"].as_str().unwrap());
+    let forgotten = [("metadata[plan_tier]", "")];
+    shop.world.stripe.post(&path, &forgotten).await;
+    // …as in a database from before prices were remembered.
+    let db = shop.world.service.db.clone();
+    db.execute("TRUNCATE billing_prices, plan_version_prices")
+        .await;
+    shop.restart().await;
+    let customer = shop.customer().await;
+    let subscription = [
+        ("customer", customer.as_str()),
+        ("items[0][price]", former["id"].as_str().unwrap()),
+    ];
+    shop.world
+        .stripe
+        .post("/v1/subscriptions", &subscription)
+        .await;
+    shop.world.settle().await;
+    assert_eq!(shop.value(VERSION).await, "free none");
+
+    shop.sync().await;
+    shop.world.settled_in_the_background().await;
+    assert_eq!(shop.value(VERSION).await, "standard 1");
+    assert_eq!(shop.value(ROW).await, "standard 1");
+    let quota = "SELECT quota::integer FROM usage_quotas WHERE organization_id = $org
+                    AND metric = 'agent_executions'";
+    assert_eq!(shop.value(quota).await, "5000");
+}

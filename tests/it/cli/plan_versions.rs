@@ -121,3 +121,49 @@ async fn a_plan_or_version_that_is_not_there_is_named() {
         assert!(ran.stderr.contains(problem), "{}", ran.stderr);
     }
 }
+
+#[tokio::test]
+async fn a_second_subscription_stays_and_is_named() {
+    let mut shop = Shop::open(&[]).await;
+    let customer = shop.subscriber("standard").await;
+    let first = shop.world.stripe.subscriptions(&customer).await.remove(0);
+    let fee = first["items"]["data"].as_array().unwrap().iter();
+    let mut fee = fee.filter(|item| item["price"]["recurring"]["usage_type"] == "licensed");
+    let fee = fee.next().unwrap()["price"]["id"].as_str().unwrap();
+    let fields = [("customer", customer.as_str()), ("items[0][price]", fee)];
+    shop.world.stripe.post("/v1/subscriptions", &fields).await;
+    shop.world.settle().await;
+    shop.change(&[RAISED]).await;
+
+    let ran = plans(&shop, &["migrate", "--plan", "standard", "--to", "2"]).await;
+    assert_eq!(ran.status, 1);
+    let ran = ran.json();
+    let (stayed, moved): (Vec<&Value>, Vec<&Value>) =
+        (ran.as_array().unwrap().iter()).partition(|one| one["problem"].is_string());
+    assert_eq!((stayed.len(), moved.len()), (1, 1), "{ran:#}");
+    let problem = stayed[0]["problem"].as_str().unwrap();
+    let counts = moved[0]["subscriptionId"].as_str().unwrap();
+    assert!(
+        problem.contains(counts) && problem.contains("reconcile"),
+        "{problem}"
+    );
+}
+
+#[tokio::test]
+async fn a_dry_run_records_nothing() {
+    let mut shop = Shop::open(&[]).await;
+    shop.subscriber("standard").await;
+    shop.change(&[RAISED]).await;
+    let versions = "SELECT string_agg(v::text, ';' ORDER BY plan_tier, version)
+                      FROM plan_versions v";
+    let before = shop.value(versions).await;
+    shop.edit(&[(
+        "quota = 100, over_limit = \"grace\"",
+        "quota = 150, over_limit = \"grace\"",
+    )]);
+    let migrate = ["migrate", "--plan", "standard", "--to", "2", "--dry-run"];
+    let ran = plans(&shop, &migrate).await;
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert_eq!(ran.json()[0]["dueNowAmount"], 1_000);
+    assert_eq!(shop.value(versions).await, before);
+}
