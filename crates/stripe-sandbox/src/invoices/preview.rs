@@ -173,10 +173,6 @@ fn for_subscription(
     request.discounts = update::resolve_discounts(state, before, &request, discounts, ids, now)?;
     let mut draft = if cancel_now {
         for_cancellation(state, before, request.behavior, now)?
-    } else if before.schedule.is_some() && request.changes_items_or_timing() {
-        return Err(update::change_beside_schedule(
-            "subscription_details[items]",
-        ));
     } else {
         let mut change = change::decide(before, &request, state.catalogue(), ids, now)?;
         credits::link_credits(state, &mut change.prorations);

@@ -9,6 +9,7 @@ use crate::invoices::credits;
 use crate::metadata::Metadata;
 use crate::state::State;
 use crate::subscription_schedules::model::{EndBehavior, Phase, Schedule, Status};
+use crate::subscription_schedules::phases;
 use crate::subscriptions::change::{self, ChangeRequest, ProrationBehavior};
 use crate::subscriptions::model::{Item, Status as SubscriptionStatus, Subscription};
 use crate::subscriptions::share::Share;
@@ -165,6 +166,48 @@ pub fn enter(
     credits::link_credits(state, &mut change.prorations);
     state.ids = ids;
     update::apply_by_schedule(state, &before, change, now_secs)
+}
+
+/// Fits a direct change of a subscription into the current phase of its schedule: from
+/// now on the phase has the new items. Later phases stay as they are.
+pub fn follow(state: &mut State, subscription: &str, now_secs: i64) -> Result<(), ApiError> {
+    let subscription = state.subscription(subscription, "subscription")?;
+    let Some(schedule) = driving(state, subscription) else {
+        return Ok(());
+    };
+    let now = phases::of_subscription(subscription);
+    let mut schedule = schedule.clone();
+    let at = schedule.current;
+    let Some(current) = schedule.phases.get(at) else {
+        return Ok(());
+    };
+    let shown = |phase: &Phase| -> Vec<(String, Option<u64>)> {
+        let items = phase.items.iter();
+        items
+            .map(|item| (item.price.clone(), item.quantity))
+            .collect()
+    };
+    if shown(current) == shown(&now) {
+        return Ok(());
+    }
+    let changed = Phase {
+        items: now.items,
+        start_secs: now_secs.max(current.start_secs),
+        anchor: None,
+        ..current.clone()
+    };
+    if current.start_secs < now_secs {
+        schedule.phases[at].end_secs = now_secs;
+        schedule.phases.insert(at + 1, changed);
+        schedule.current += 1;
+    } else {
+        schedule.phases[at] = changed;
+    }
+    let id = schedule.id.clone();
+    let before = state.snapshot(&id);
+    state.subscription_schedules.insert(schedule);
+    state.emit_update("subscription_schedule.updated", &id, before, now_secs);
+    Ok(())
 }
 
 /// Ends a schedule whose last phase has ended, or that is released.

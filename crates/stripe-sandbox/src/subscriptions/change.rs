@@ -74,7 +74,13 @@ impl ChangeRequest {
     /// Whether it changes items, the period or the trial.
     #[must_use]
     pub const fn changes_items_or_timing(&self) -> bool {
-        !self.edits.is_empty() || self.restart || self.trial_end.is_some()
+        !self.edits.is_empty() || self.changes_timing()
+    }
+
+    /// Whether it changes the period or the trial.
+    #[must_use]
+    pub const fn changes_timing(&self) -> bool {
+        self.restart || self.trial_end.is_some()
     }
 }
 

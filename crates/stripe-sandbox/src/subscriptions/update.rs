@@ -13,6 +13,7 @@ use crate::metadata::MetadataChange;
 use crate::params::Params;
 use crate::payment_methods;
 use crate::state::State;
+use crate::subscription_schedules::transition;
 use crate::subscriptions::change::{self, Change, ChangeRequest, Invoicing};
 use crate::subscriptions::create::MAX_DESCRIPTION_CHARS;
 use crate::subscriptions::model::{MissingPaymentMethod, Status, Subscription};
@@ -277,7 +278,8 @@ pub fn apply_params(state: &mut State, id: &str, mut params: Params) -> Result<(
     {
         return Ok(());
     }
-    apply(state, &before, change, behavior, now)
+    apply(state, &before, change, behavior, now)?;
+    transition::follow(state, id, now)
 }
 
 /// Ends a trial on request when there is no payment method. The configured
@@ -359,8 +361,8 @@ fn check_scheduled(
     if settings.cancel_at_period_end.is_some() || settings.cancel_at.is_some() {
         return Err(cancellation_is_scheduled(schedule));
     }
-    if request.changes_items_or_timing() {
-        return Err(change_beside_schedule("items"));
+    if request.changes_timing() {
+        return Err(change_beside_schedule("billing_cycle_anchor"));
     }
     if request.discounts.is_some() {
         return Err(change_beside_schedule("discounts"));
@@ -376,10 +378,8 @@ pub fn cancellation_is_scheduled(schedule: &str) -> ApiError {
     ))
 }
 
-/// The error for a change beside a schedule. Stripe would fit it into the
-/// phases.
-#[must_use]
-pub fn change_beside_schedule(param: &str) -> ApiError {
+/// The error for a change of timing or discounts beside a schedule.
+fn change_beside_schedule(param: &str) -> ApiError {
     ApiError::unsupported(
         param,
         "changes of a subscription that has a schedule; change the phases of the schedule, or release it first",

@@ -286,6 +286,51 @@ async fn a_change_of_the_current_phase_is_made_at_once() {
 }
 
 #[tokio::test]
+async fn a_direct_change_divides_the_current_phase_and_leaves_later_ones() {
+    let world = World::new().await;
+    let (large, small) = (world.price(2_800).await, world.price(1_400).await);
+    for mode in ["classic", "flexible"] {
+        let it = scheduled(&world, &large, mode).await;
+        let next = [("phases[1][items][0][price]", small.as_str())];
+        it.then(&world, &large, RENEWAL, &next).await;
+        world.advance(&it.clock, START + 7 * DAY).await;
+        let item = item(&world.subscription(&it.subscription).await);
+        let change = [("items[0][id]", item.as_str()), ("items[0][quantity]", "3")];
+        let path = format!("/v1/subscriptions/{}", it.subscription);
+        let preview = [
+            ("subscription", it.subscription.as_str()),
+            ("subscription_details[items][0][id]", &item),
+            ("subscription_details[items][0][quantity]", "3"),
+        ];
+        let previewed = world.post("/v1/invoices/create_preview", &preview).await;
+        assert_eq!(amounts(&previewed.ok()), [-2_100, 6_300, 1_400], "{mode}");
+        world.post(&path, &change).await.ok();
+        let schedule = it.schedule(&world).await;
+        let quantities: Vec<_> = schedule["phases"]
+            .as_array()
+            .expect("phases")
+            .iter()
+            .map(|phase| (&phase["start_date"], &phase["items"][0]["quantity"]))
+            .map(|(start, quantity)| (start.clone(), quantity.clone()))
+            .collect();
+        let now = START + 7 * DAY;
+        assert_eq!(
+            quantities,
+            [
+                (START.into(), 1.into()),
+                (now.into(), 3.into()),
+                (RENEWAL.into(), 1.into())
+            ]
+        );
+        assert_eq!(schedule["current_phase"]["start_date"], now);
+        assert_eq!(amounts(&it.upcoming(&world).await), [-2_100, 6_300, 1_400]);
+        world.advance(&it.clock, RENEWAL + 7_200).await;
+        let invoice = world.latest_invoice(&it.subscription).await;
+        assert_eq!(amounts(&invoice), [-2_100, 6_300, 1_400], "{mode}");
+    }
+}
+
+#[tokio::test]
 async fn the_end_of_a_schedule_may_cancel_its_subscription() {
     let world = World::new().await;
     let price = world.price(1_000).await;
