@@ -10,6 +10,7 @@ use toml::Spanned;
 use billing_domain::preview::ProrationBehavior;
 use billing_domain::quantity;
 
+use super::changes::Changes;
 use super::features::{self, check_features};
 use super::quotas::{CeilingValue, QuotaEntry, check_ceiling, check_quotas};
 use super::{
@@ -25,6 +26,8 @@ pub(super) struct File {
     features: features::Entries<features::FeatureEntry>,
     #[serde(default)]
     proration: ProrationEntry,
+    #[serde(default)]
+    changes: Changes,
     plans: Vec<PlanEntry>,
     #[serde(default)]
     enforcement: EnforcementEntry,
@@ -162,6 +165,7 @@ impl File {
             version,
             upgrade: self.proration.upgrade.into(),
             downgrade: self.proration.downgrade.into(),
+            changes: self.changes,
             metrics: check_metrics(self.metrics)?,
             features: check_features(self.features)?,
             plans: Vec::new(),

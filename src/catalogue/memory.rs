@@ -160,7 +160,8 @@ impl Catalogue {
         subscriptions: impl IntoIterator<Item = &'s Subscription> + Clone,
     ) -> Result<(), sqlx::Error> {
         self.recall(conn, subscriptions.clone()).await?;
-        if self.remember(conn, subscriptions).await? && !organizations.is_empty() {
+        let items = subscriptions.into_iter().flat_map(|one| &one.items);
+        if self.remember(conn, items).await? && !organizations.is_empty() {
             store::tell_items(conn, organizations).await?;
         }
         self.read_versions(conn).await
@@ -212,16 +213,32 @@ impl Catalogue {
         Ok(())
     }
 
+    /// The same for prices of which only the ids are known.
+    pub async fn recall_prices(
+        &self,
+        conn: &mut PgConnection,
+        ids: impl IntoIterator<Item = &str>,
+    ) -> Result<(), sqlx::Error> {
+        let ids: BTreeSet<&str> = ids.into_iter().collect();
+        let unknown = ids.into_iter().filter(|id| self.memory.price(id).is_none());
+        let unknown = Vec::from_iter(unknown);
+        if !unknown.is_empty() {
+            let found = store::known_prices(conn, &unknown, &[]).await?;
+            self.memory.remember(found);
+        }
+        Ok(())
+    }
+
     /// Remembers the prices of items for good, once their lookup keys have told what
     /// they are for: the keys may move. The process itself remembers what was
     /// committed, when it reads it again. Returns whether there were any.
-    async fn remember(
+    pub async fn remember(
         &self,
         conn: &mut PgConnection,
-        subscriptions: impl IntoIterator<Item = &Subscription>,
+        items: impl IntoIterator<Item = &SubscriptionItem>,
     ) -> Result<bool, sqlx::Error> {
         let mut new = BTreeMap::new();
-        for item in subscriptions.into_iter().flat_map(|one| &one.items) {
+        for item in items {
             let Some(id) = &item.price_id else {
                 continue;
             };

@@ -1,6 +1,7 @@
 //! The plan catalogue (`PLANS_FILE`): tiers, prices, quotas and rates. It says
 //! what is sold; which organization has which plan is decided elsewhere.
 
+pub mod changes;
 pub mod features;
 mod file;
 pub mod history;
@@ -26,6 +27,8 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use crate::stripe::objects::{ShapeError, Subscription, SubscriptionItem};
+use changes::Changes;
+pub use changes::When;
 use file::File;
 use memory::Memory;
 pub use memory::PriceUse;
@@ -64,6 +67,7 @@ pub struct Catalogue {
     /// When changes to a higher and to a lower tier are charged.
     upgrade: ProrationBehavior,
     downgrade: ProrationBehavior,
+    changes: Changes,
     metrics: BTreeMap<String, Metric>,
     features: BTreeMap<String, features::Feature>,
     plans: Vec<Plan>,

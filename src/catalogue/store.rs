@@ -226,6 +226,33 @@ pub async fn tell_items(
             AND told.stripe_subscription_id = s.stripe_subscription_id",
         organizations
     )
+    .execute(&mut *conn)
+    .await?;
+    tell_phases(conn, organizations).await
+}
+
+/// The same for the items of what schedules will make of subscriptions.
+async fn tell_phases(conn: &mut PgConnection, organizations: &[Uuid]) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE billing_subscription_schedules h SET phases = told.phases
+           FROM (SELECT s.organization_id, s.stripe_schedule_id,
+                        jsonb_agg(jsonb_set(phase, '{items}', (
+                          SELECT coalesce(jsonb_agg(
+                                   item || jsonb_strip_nulls(jsonb_build_object(
+                                     'planTier', p.plan_tier, 'metric', p.metric))
+                                   ORDER BY i.n), '[]')
+                            FROM jsonb_array_elements(phase -> 'items')
+                                 WITH ORDINALITY AS i(item, n)
+                            LEFT JOIN billing_prices p ON p.stripe_price_id = item ->> 'price'
+                        )) ORDER BY ph.n) AS phases
+                   FROM billing_subscription_schedules s,
+                        jsonb_array_elements(s.phases) WITH ORDINALITY AS ph(phase, n)
+                  WHERE s.organization_id = ANY($1)
+                  GROUP BY s.organization_id, s.stripe_schedule_id) told
+          WHERE h.organization_id = told.organization_id
+            AND h.stripe_schedule_id = told.stripe_schedule_id AND h.phases <> told.phases",
+        organizations
+    )
     .execute(conn)
     .await?;
     Ok(())

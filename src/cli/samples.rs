@@ -78,6 +78,8 @@ impl Sample {
             self.charge(event_type, now)
         } else if family("payment_method.") {
             self.payment_method(event_type, now)
+        } else if family("subscription_schedule.") {
+            self.schedule(event_type, now)
         } else {
             self.further(event_type, now)
         };
@@ -345,6 +347,40 @@ impl Sample {
                 "status": "paid",
             }),
         }
+    }
+
+    /// A schedule that changes nothing.
+    fn schedule(&self, event_type: &str, now: Timestamp) -> Value {
+        let (start, end) = Self::period(now);
+        let status = match event_type {
+            "subscription_schedule.released" => "released",
+            "subscription_schedule.completed" => "completed",
+            "subscription_schedule.canceled" | "subscription_schedule.aborted" => "canceled",
+            _ => "active",
+        };
+        let subscription = format!("sub_{}", self.tag);
+        let released = status == "released";
+        json!({
+            "id": format!("sub_sched_{}", self.tag),
+            "object": "subscription_schedule",
+            "canceled_at": (status == "canceled").then_some(start),
+            "completed_at": (status == "completed").then_some(start),
+            "created": start,
+            "current_phase": (status == "active").then(|| json!({"start_date": start, "end_date": end})),
+            "customer": self.customer,
+            "end_behavior": "release",
+            "metadata": self.metadata(),
+            "phases": [{
+                "start_date": start,
+                "end_date": end,
+                "items": [{"price": format!("price_{}", self.tier), "quantity": 1}],
+                "metadata": {},
+            }],
+            "released_at": released.then_some(start),
+            "released_subscription": released.then_some(&subscription),
+            "status": status,
+            "subscription": (!released).then_some(&subscription),
+        })
     }
 
     fn payment_method(&self, event_type: &str, now: Timestamp) -> Value {

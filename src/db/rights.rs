@@ -65,6 +65,7 @@ pub const TABLES: &[OfTable] = &[
     ("billing_stripe_requests", KEEP, NOTHING),
     ("billing_subscription_items", CHANGE, READ),
     ("billing_subscription_payments", KEEP, READ),
+    ("billing_subscription_schedules", KEEP, READ),
     ("billing_subscriptions", KEEP, READ),
     ("plan_version_prices", APPEND, NOTHING),
     ("plan_versions", APPEND, NOTHING),

@@ -164,7 +164,7 @@ fn sends_further(endpoint: &WebhookEndpoint) -> Check {
         );
     }
     let fix = "select them at the endpoint in Stripe, then run `webhooks backfill`; without them, refunds, \
-               disputes, deleted customers, renewed cards and pending changes go unnoticed";
+               disputes, deleted customers, renewed cards, pending and scheduled changes go unnoticed";
     Check::warning(name, format!("not sent: {}", missing.join(", ")), fix)
 }
 

@@ -58,5 +58,10 @@ fn judge(findings: &Findings) -> Vec<Check> {
             &findings.abandoned_requests,
             "fix what they name, then run `subscriptions reconcile --apply`",
         ),
+        found(
+            "unknown schedules",
+            &findings.unknown_schedules,
+            "let the endpoint in Stripe send subscription_schedule.*, then run `subscriptions reconcile --apply`",
+        ),
     ]
 }

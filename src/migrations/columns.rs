@@ -384,6 +384,23 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             ),
         ],
     ),
+    (
+        "20260116020000_pending_changes",
+        &[
+            (
+                "billing_subscription_schedules",
+                "organization_id stripe_schedule_id stripe_customer_id stripe_subscription_id \
+                 status end_behavior current_phase_start current_phase_end phases released_at \
+                 canceled_at completed_at metadata livemode stripe_created_at last_event_at \
+                 last_event_rank last_event_id tied_event_ids updated_at",
+            ),
+            (
+                "billing_subscriptions",
+                "stripe_schedule_id cancellation_comment cancellation_feedback \
+                 cancellation_reason",
+            ),
+        ],
+    ),
 ];
 
 /// Columns that a later migration moved elsewhere. They stay for older programs; a

@@ -72,6 +72,7 @@ fn order_of(object: &BillingObject, event_type: &str, created: i64) -> EventOrde
         BillingObject::Dispute(object) => object.order(event_type, created),
         BillingObject::InvoicePayment(object) => object.order(event_type, created),
         BillingObject::CheckoutSession(object) => object.order(event_type, created),
+        BillingObject::SubscriptionSchedule(object) => object.order(event_type, created),
     }
 }
 

@@ -4,7 +4,7 @@ use super::types::{Handled, HandlerError};
 use crate::stripe::event::EventData;
 use crate::stripe::objects::{
     BillingObject, Charge, CheckoutSession, Customer, Dispute, Invoice, InvoicePayment,
-    PaymentMethod, Subscription,
+    PaymentMethod, Subscription, SubscriptionSchedule,
 };
 
 /// The mirror needs these to be correct.
@@ -24,8 +24,8 @@ pub const MAIN_TYPES: [&str; 12] = [
 ];
 
 /// The mirror needs these for refunds, disputes, deleted customers and drafts,
-/// renewed cards, pending changes and checkouts.
-pub const FURTHER_TYPES: [&str; 21] = [
+/// renewed cards, pending and scheduled changes and checkouts.
+pub const FURTHER_TYPES: [&str; 27] = [
     "invoice.paid",
     "invoice.voided",
     "invoice.marked_uncollectible",
@@ -47,6 +47,12 @@ pub const FURTHER_TYPES: [&str; 21] = [
     "checkout.session.expired",
     "checkout.session.async_payment_succeeded",
     "checkout.session.async_payment_failed",
+    "subscription_schedule.created",
+    "subscription_schedule.updated",
+    "subscription_schedule.released",
+    "subscription_schedule.canceled",
+    "subscription_schedule.completed",
+    "subscription_schedule.aborted",
 ];
 
 /// Links a charge to its invoice, which charges do not name since API version
@@ -54,8 +60,8 @@ pub const FURTHER_TYPES: [&str; 21] = [
 pub const LINKING_TYPE: &str = "invoice_payment.paid";
 
 /// All event types that are projected.
-pub const HANDLED_TYPES: [&str; 34] = {
-    let mut all = [LINKING_TYPE; 34];
+pub const HANDLED_TYPES: [&str; 40] = {
+    let mut all = [LINKING_TYPE; 40];
     let mut at = 0;
     while at < MAIN_TYPES.len() {
         all[at] = MAIN_TYPES[at];
@@ -106,6 +112,12 @@ pub(super) fn action(event_type: &str) -> &'static str {
         "checkout.session.expired" => "checkout_session_expired",
         "checkout.session.async_payment_succeeded" => "checkout_session_async_payment_succeeded",
         "checkout.session.async_payment_failed" => "checkout_session_async_payment_failed",
+        "subscription_schedule.created" => "subscription_schedule_created",
+        "subscription_schedule.updated" => "subscription_schedule_updated",
+        "subscription_schedule.released" => "subscription_schedule_released",
+        "subscription_schedule.canceled" => "subscription_schedule_canceled",
+        "subscription_schedule.completed" => "subscription_schedule_completed",
+        "subscription_schedule.aborted" => "subscription_schedule_aborted",
         other => unreachable!("{other} has no handler"),
     }
 }
@@ -132,6 +144,8 @@ pub(super) fn read_object(
         Charge::read(object).map(|o| BillingObject::Charge(Box::new(o)))
     } else if family("checkout.session.") {
         CheckoutSession::read(object).map(|o| BillingObject::CheckoutSession(Box::new(o)))
+    } else if family("subscription_schedule.") {
+        SubscriptionSchedule::read(object).map(|o| BillingObject::SubscriptionSchedule(Box::new(o)))
     } else {
         PaymentMethod::read(object, data.previous_attributes.as_ref())
             .map(|o| BillingObject::PaymentMethod(Box::new(o)))

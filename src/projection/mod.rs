@@ -26,6 +26,7 @@ mod payment_method;
 mod periods;
 mod plan_assignment;
 mod price_changes;
+mod schedule;
 mod store;
 mod stripe_response;
 mod subscription;
@@ -46,6 +47,7 @@ pub use event_types::{FURTHER_TYPES, HANDLED_TYPES, LINKING_TYPE, MAIN_TYPES};
 pub use extract::{Emptied, extract, remove_payloads};
 pub use missing_subscriptions::{EndedHere, end_missing};
 pub use price_changes::repriced_since;
+pub use schedule::prices_of as prices_of_schedule;
 pub use store::customers::second_customers;
 pub use store::invoice_lines::replace_all as replace_invoice_lines;
 pub use store::unclaimed::count as unclaimed;
@@ -210,7 +212,9 @@ async fn apply_decoded(
     charge::link(conn, decoded).await?;
     payment_method::apply(conn, &mut results, effects).await?;
     invoice::apply(conn, &mut results, effects).await?;
+    let unnamed = schedule::apply(conn, context.catalogue, &mut results, effects).await?;
     subscription::apply(conn, context.catalogue, &mut results, effects).await?;
+    store::subscriptions::mark_stale(conn, &unnamed).await?;
     // With a key, missing items are fetched instead.
     if context.key_is_live.is_none() {
         effects

@@ -16,6 +16,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::decode::Decoded;
+use super::schedule;
 use super::store;
 use super::subscription::{self, Known, StoredSubscription};
 use super::types::{Effects, NewAlert, Results};
@@ -24,7 +25,7 @@ use super::versions::merge::{MergedObject, ObjectKey};
 use crate::audit::{Actor, LockedChains, NewEntry};
 use crate::catalogue::Catalogue;
 use crate::metering::grace;
-use crate::stripe::objects::{ShapeError, Subscription};
+use crate::stripe::objects::{ShapeError, Subscription, SubscriptionSchedule};
 use crate::stripe::requests::request_of_key;
 
 /// The prefix of a response's id in a row's `last_event_id`.
@@ -41,7 +42,7 @@ pub struct StripeResponse<'a> {
     pub organization_id: Uuid,
     /// The id of our request; later requests have greater ids.
     pub request: Uuid,
-    /// The subscription.
+    /// The subscription, perhaps with its schedule in it.
     pub object: &'a Value,
     /// The time of the response, on the customer's clock.
     pub at: Timestamp,
@@ -129,6 +130,7 @@ pub async fn mirror(
         )
         .await?;
     }
+    mirror_schedule(conn, catalogue, &response).await?;
     let alerts = store::alerts(conn, effects.alerts).await?;
     Ok(MirrorOutcome {
         subscription: object,
@@ -140,9 +142,29 @@ pub async fn mirror(
     })
 }
 
+/// Mirrors the schedule that the subscription has in it.
+async fn mirror_schedule(
+    conn: &mut PgConnection,
+    catalogue: &Catalogue,
+    response: &StripeResponse<'_>,
+) -> Result<(), MirrorError> {
+    let shown = &response.object["schedule"];
+    if !shown.is_object() {
+        return Ok(());
+    }
+    let schedule = SubscriptionSchedule::read(shown)?;
+    let version = version_of(response, schedule.is_ended());
+    schedule::mirror(conn, catalogue, response.organization_id, schedule, version).await?;
+    Ok(())
+}
+
 fn version(response: &StripeResponse<'_>, object: &Subscription) -> Version {
+    version_of(response, is_ended(&object.status))
+}
+
+fn version_of(response: &StripeResponse<'_>, terminal: bool) -> Version {
     let order = EventOrder {
-        terminal: is_ended(&object.status),
+        terminal,
         created: response.at.as_second(),
         rank: RANK,
     };

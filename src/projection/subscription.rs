@@ -16,7 +16,7 @@ use super::plan_assignment::PlanSource;
 use super::types::{Effects, NewAlert, Results};
 use super::versions::merge::{self, ObjectKey, Stored, StoredRows};
 use super::versions::{Mirrored, Version};
-use super::{invoice, items, periods, plan_assignment, store, stripe_response};
+use super::{invoice, items, periods, plan_assignment, schedule, store, stripe_response};
 use crate::audit::NewEntry;
 use crate::catalogue::Catalogue;
 use crate::metering::ledger::{self, ClosedPeriod};
@@ -131,6 +131,7 @@ pub async fn apply(
     let cut: Vec<ObjectKey> = cut
         .map(|one| (one.organization_id, one.snapshot.id.clone()))
         .collect();
+    let unscheduled = schedule::unknown_to(conn, &merged).await?;
     let told = periods::ended_periods(conn, catalogue, results, &stored).await?;
     write(
         conn,
@@ -146,7 +147,7 @@ pub async fn apply(
         effects,
     )
     .await?;
-    store::subscriptions::mark_stale(conn, &[doubtful, cut].concat()).await
+    store::subscriptions::mark_stale(conn, &[doubtful, cut, unscheduled].concat()).await
 }
 
 /// The stored state that subscriptions are written over.
@@ -461,6 +462,9 @@ pub fn summary(catalogue: &Catalogue, status: &str, subscription: &Subscription)
         "discounted": subscription.discounted,
         "taxed": subscription.taxed,
         "pendingUpdate": subscription.pending_update,
+        "stripeScheduleId": subscription.schedule_id,
+        "cancellationFeedback": subscription.cancellation_feedback,
+        "cancellationReason": subscription.cancellation_reason,
         "metadata": digest(&subscription.metadata),
         "items": items_of(subscription),
     })

@@ -16,6 +16,9 @@ use crate::server::problem::Problem;
 /// `deny_unknown_fields`, which every request type does.
 pub struct Json<T>(pub T);
 
+/// The same where the body may be left out.
+pub struct OptionalJson<T>(pub Option<T>);
+
 /// A body of any kind, read within the limits of size and time.
 pub struct RawBody(pub Bytes);
 
@@ -39,12 +42,28 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let RawBody(body) = RawBody::from_request(request, state).await?;
-        // serde would take a list for the fields in their order.
-        if body.trim_ascii_start().starts_with(b"[") {
-            return Err(refusal("invalid_request", "send a JSON object, not a list"));
-        }
-        parse_json(&body).map(Self)
+        json_object(&body).map(Self)
     }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for OptionalJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let RawBody(body) = RawBody::from_request(request, state).await?;
+        if body.is_empty() {
+            return Ok(Self(None));
+        }
+        json_object(&body).map(|body| Self(Some(body)))
+    }
+}
+
+fn json_object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    // serde would take a list for the fields in their order.
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(refusal("invalid_request", "send a JSON object, not a list"));
+    }
+    parse_json(body)
 }
 
 /// Reads a JSON document; what is wrong with it, and where, is in the problem.

@@ -14,7 +14,7 @@ use axum::routing::MethodRouter;
 use utoipa::ToSchema;
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
 use utoipa::openapi::schema::Schema;
-use utoipa::openapi::{RefOr, Response};
+use utoipa::openapi::{RefOr, Required, Response};
 use utoipa_axum::router::UtoipaMethodRouter;
 
 pub use super::access::{Access, Permission};
@@ -194,6 +194,8 @@ pub struct Route {
     pub produces: Vec<String>,
     /// The media types of its bodies; empty: `Content-Type` is not read.
     pub consumes: Vec<String>,
+    /// Whether a request may come without a body.
+    pub body_optional: bool,
     /// The parameters of its query; None: the query is not ours to check.
     pub query: Option<BTreeSet<String>>,
     /// None: the API's description does not have it.
@@ -226,6 +228,7 @@ impl Route {
                 .map(produced)
                 .unwrap_or_default(),
             consumes: described.filter(|_| own).map(consumed).unwrap_or_default(),
+            body_optional: described.is_some_and(is_body_optional),
             query: described
                 .filter(|_| own && rules.access.needs_credential())
                 .map(parameters),
@@ -284,6 +287,13 @@ fn consumed(operation: &Operation) -> Vec<String> {
     match &operation.request_body {
         Some(RefOr::T(body)) => body.content.keys().cloned().collect(),
         _ => Vec::new(),
+    }
+}
+
+fn is_body_optional(operation: &Operation) -> bool {
+    match &operation.request_body {
+        Some(RefOr::T(body)) => body.required != Some(Required::True),
+        _ => true,
     }
 }
 

@@ -72,9 +72,9 @@ impl From<ChangeRejection> for Problem {
             ChangeRejection::UnknownPlan { .. } => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "unknown_plan")
             }
-            ChangeRejection::SamePlan(_) | ChangeRejection::SamePlanEnding(_) => {
-                (StatusCode::CONFLICT, "same_plan")
-            }
+            ChangeRejection::SamePlan(_)
+            | ChangeRejection::SamePlanEnding(_)
+            | ChangeRejection::SamePlanPending(_) => (StatusCode::CONFLICT, "same_plan"),
             ChangeRejection::Surplus { .. } => (StatusCode::CONFLICT, "surplus_subscription"),
             ChangeRejection::OtherPlan(_) => (StatusCode::CONFLICT, "other_plan"),
             ChangeRejection::PlanRetired(_) => (StatusCode::CONFLICT, "plan_retired"),
@@ -85,7 +85,13 @@ impl From<ChangeRejection> for Problem {
                 "plan_needs_no_subscription",
             ),
             ChangeRejection::Incomplete => (StatusCode::CONFLICT, "subscription_incomplete"),
-            ChangeRejection::EndsAlready(_) => (StatusCode::CONFLICT, "already_canceling"),
+            ChangeRejection::EndsAlready(_) | ChangeRejection::EndsBefore(_) => {
+                (StatusCode::CONFLICT, "already_canceling")
+            }
+            ChangeRejection::NotAtOnce => (StatusCode::UNPROCESSABLE_ENTITY, "not_at_once"),
+            ChangeRejection::NoPeriod => (StatusCode::UNPROCESSABLE_ENTITY, "no_current_period"),
+            ChangeRejection::NothingPending => (StatusCode::NOT_FOUND, "no_pending_change"),
+            ChangeRejection::ChangePending(_) => (StatusCode::CONFLICT, "change_pending"),
             ChangeRejection::NotEnding => (StatusCode::CONFLICT, "not_canceling"),
             ChangeRejection::TrialTooLong { .. } => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "trial_too_long")
@@ -104,6 +110,13 @@ impl From<Failure> for Problem {
         match failure {
             Failure::NoOrganization => Self::not_found(message),
             Failure::Refused(refusal) => refusal.into(),
+            Failure::PreviewUnavailable(PreviewUnavailable::NotPriced(_)) => Self::new(
+                StatusCode::CONFLICT,
+                "preview_unavailable",
+                format!(
+                    "{message}; change it without a preview, or call what is pending off first"
+                ),
+            ),
             Failure::PreviewUnavailable(_) => Self::new(
                 StatusCode::CONFLICT,
                 "preview_unavailable",

@@ -11,7 +11,8 @@ use super::failure::Failure;
 use super::preview::Pricing;
 use super::{Requester, Subscriptions, store};
 use crate::audit::{self, Actor};
-use crate::catalogue::Plan;
+use crate::catalogue::versions::version_name;
+use crate::catalogue::{Plan, When};
 use crate::db::WorkerTx;
 
 /// Which subscriptions are to move, and where.
@@ -23,6 +24,8 @@ pub struct Migration {
     pub from: Option<i32>,
     /// Only this organization's.
     pub organization: Option<Uuid>,
+    /// At once, or with each subscription's next period.
+    pub when: When,
 }
 
 /// A subscription that is to move.
@@ -44,6 +47,8 @@ pub struct Moved {
     /// The version it had; null if it was bought before there were versions.
     pub from: Option<i32>,
     pub to: i32,
+    /// When it moves, or has moved.
+    pub effective_at: Option<Timestamp>,
     pub currency: Option<String>,
     /// What the change costs, or costed, at once, in the minor unit.
     pub due_now_amount: Option<i64>,
@@ -54,7 +59,13 @@ pub struct Moved {
 }
 
 impl Migration {
-    /// The subscriptions that have not moved, by organization.
+    /// The version that schedules name where it will follow; `None` to move at once.
+    pub(super) fn scheduled_as(&self) -> Option<String> {
+        let later = self.when == When::PeriodEnd;
+        later.then(|| version_name(&self.tier, self.to))
+    }
+
+    /// The subscriptions that have not moved and are not about to, by organization.
     pub async fn candidates(&self, pool: &PgPool) -> Result<Vec<Candidate>, sqlx::Error> {
         let mut tx = WorkerTx::begin(pool).await?;
         let found = store::on_other_versions(tx.conn(), self).await?;
@@ -64,11 +75,12 @@ impl Migration {
 }
 
 impl Candidate {
-    fn command<'a>(&'a self, terms: &'a Plan, version: i32) -> Command<'a> {
+    fn command<'a>(&'a self, terms: &'a Plan, migration: &Migration) -> Command<'a> {
         Command::Migrate {
             subscription_id: &self.subscription_id,
             terms,
-            version,
+            version: migration.to,
+            when: migration.when,
         }
     }
 }
@@ -79,11 +91,12 @@ impl Subscriptions {
         &self,
         candidate: &Candidate,
         terms: &Plan,
-        to: i32,
+        migration: &Migration,
     ) -> Result<Moved, Failure> {
+        let to = migration.to;
         let client = self.stripe.as_ref().ok_or(Failure::NotConfigured)?;
         let state = self.state(candidate.organization_id).await?;
-        let command = candidate.command(terms, to);
+        let command = candidate.command(terms, migration);
         let now = Timestamp::now();
         let priced = match decide(&state, &self.catalogue, command) {
             Ok(action) => {
@@ -96,12 +109,12 @@ impl Subscriptions {
         moved(candidate, to, priced)
     }
 
-    /// Moves `candidate` at once.
+    /// Moves `candidate`, at once or with its next period.
     pub async fn migrate(
         &self,
         candidate: &Candidate,
         terms: &Plan,
-        to: i32,
+        migration: &Migration,
     ) -> Result<Moved, Failure> {
         let requester = Requester {
             organization_id: candidate.organization_id,
@@ -112,14 +125,14 @@ impl Subscriptions {
             },
             idempotency_key: None,
         };
-        let priced = self.price_migration(candidate, terms, to).await?;
+        let priced = self.price_migration(candidate, terms, migration).await?;
         if priced.problem.is_some() {
             return Ok(priced);
         }
-        let command = candidate.command(terms, to);
+        let command = candidate.command(terms, migration);
         match self.change(&requester, command, None).await {
             Ok(()) => Ok(priced),
-            Err(failure) => moved(candidate, to, Err(failure)),
+            Err(failure) => moved(candidate, migration.to, Err(failure)),
         }
     }
 }
@@ -143,6 +156,7 @@ fn moved(
         subscription_id: candidate.subscription_id.clone(),
         from: candidate.version,
         to,
+        effective_at: priced.as_ref().map(|pricing| pricing.effective_at),
         currency: priced.as_ref().map(|pricing| pricing.currency.clone()),
         due_now_amount: priced.as_ref().map(|pricing| pricing.due_now_amount),
         next_invoice_amount: priced.as_ref().map(|pricing| pricing.next_invoice_amount),

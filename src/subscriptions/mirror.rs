@@ -12,7 +12,7 @@ use crate::db::{TenantTx, WorkerTx};
 use crate::metering::grace;
 use crate::projection::{self, StripeResponse};
 use crate::stripe::client::{self, Client, ErrorKind, StripeError};
-use crate::stripe::objects::Subscription;
+use crate::stripe::objects::{Subscription, SubscriptionSchedule};
 
 /// An object as Stripe showed it at a time.
 pub struct StripeSnapshot {
@@ -30,13 +30,14 @@ pub(super) enum StripePresence {
     Missing(String),
 }
 
-/// Completes a response with all its items and its time: Stripe's, or that of
-/// the customer's test clock.
+/// Completes a response with all its items, its schedule and its time: Stripe's, or
+/// that of the customer's test clock.
 pub(super) async fn snapshot(
     client: &Client,
     mut response: client::Response,
 ) -> Result<StripeSnapshot, StripeError> {
     client.fetch_missing_items(&mut response.body).await?;
+    client.fetch_schedule(&mut response.body).await?;
     let at = match response.body["test_clock"].as_str() {
         Some(clock) => {
             let secs = client.test_clock(clock).await?;
@@ -82,6 +83,12 @@ impl Subscriptions {
         self.catalogue
             .learn(tx.conn(), &[], [&subscription])
             .await?;
+        if object["schedule"].is_object() {
+            let schedule = SubscriptionSchedule::read(&object["schedule"])?;
+            let prices: Vec<&str> = projection::prices_of_schedule(&schedule).collect();
+            self.catalogue.recall_prices(tx.conn(), prices).await?;
+            self.catalogue.remember(tx.conn(), &schedule.prices).await?;
+        }
         Ok(tx.commit().await?)
     }
 

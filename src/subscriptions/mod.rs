@@ -10,6 +10,8 @@
 //! Nothing here writes a mirrored row: `projection` does.
 
 mod background;
+mod call_off;
+mod cancellation;
 mod change;
 mod command;
 mod customer;
@@ -17,6 +19,7 @@ mod failure;
 mod migrate;
 mod mirror;
 mod missing;
+mod pending;
 mod preview;
 mod prices;
 mod reconcile;
@@ -33,10 +36,11 @@ use uuid::Uuid;
 pub use background::SETTLE_EVERY;
 pub use change::record::audit_actions;
 pub use change::saga::Requester;
-pub use command::{ChangeRejection, Command, StripeAction, decide};
+pub use command::{CancellationDetails, ChangeRejection, Command, StripeAction, decide};
 pub use failure::Failure;
 pub use migrate::{Candidate, Migration, Moved};
 pub use mirror::StripeSnapshot;
+pub use pending::{PendingChange, PendingWhen};
 pub use preview::{Line, Preview, PreviewUnavailable, Pricing, QuotaChange, Source};
 pub use reconcile::{Drift, DriftKind, Healing, Reconciliation};
 pub use state::{Item, SubscriptionRow, SubscriptionState};

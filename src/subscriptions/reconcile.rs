@@ -28,7 +28,7 @@ use super::mirror::snapshot;
 use crate::db::WorkerTx;
 use crate::metering::reports;
 use crate::stripe::client::{Client, Customer, ErrorKind};
-use crate::stripe::objects::Subscription;
+use crate::stripe::objects::{Subscription, SubscriptionSchedule};
 use crate::telemetry::metrics;
 use crate::tenancy::organizations::sample;
 use billing_domain::subscription::is_ended;
@@ -302,7 +302,9 @@ impl Subscriptions {
             };
             listed.insert(theirs.id.clone());
             found.compared += 1;
-            self.compare(client, both, organization_id, &theirs, healing, found)
+            let schedule = schedule_in(client, object).await?;
+            let theirs_now = (&theirs, schedule.as_ref());
+            self.compare(client, both, organization_id, theirs_now, healing, found)
                 .await?;
             known.push((organization_id, theirs));
         }
@@ -360,7 +362,7 @@ impl Subscriptions {
         client: &Client,
         both: &BothSides,
         organization_id: Uuid,
-        theirs: &Subscription,
+        (theirs, schedule): (&Subscription, Option<&SubscriptionSchedule>),
         healing: Healing,
         found: &mut Reconciliation,
     ) -> Result<(), Failure> {
@@ -372,7 +374,7 @@ impl Subscriptions {
                 vec![format!("status: none, {}", theirs.status)],
             ),
             Some(ours) => {
-                let differences = compare::subscriptions(ours, theirs);
+                let differences = compare::subscriptions(ours, theirs, schedule);
                 if differences.is_empty() {
                     return Ok(());
                 }
@@ -404,9 +406,10 @@ impl Subscriptions {
             completed.map_err(Failure::Stripe)?;
         }
         let drift = match response {
-            Ok(response) => match self.catalogue.subscription(&response.body) {
+            Ok(mut response) => match self.catalogue.subscription(&response.body) {
                 Ok(theirs) => {
-                    let differences = compare::subscriptions(stored, &theirs);
+                    let schedule = schedule_in(client, &mut response.body).await?;
+                    let differences = compare::subscriptions(stored, &theirs, schedule.as_ref());
                     if !differences.is_empty() {
                         let mut drift =
                             Drift::new(DriftKind::Differs, organization_id, id, differences);
@@ -474,6 +477,17 @@ impl Drift {
         }
         Ok(())
     }
+}
+
+/// The schedule that drives a subscription. One that cannot be read is as none.
+async fn schedule_in(
+    client: &Client,
+    subscription: &mut Value,
+) -> Result<Option<SubscriptionSchedule>, Failure> {
+    let fetched = client.fetch_schedule(subscription).await;
+    fetched.map_err(Failure::Stripe)?;
+    let schedule = &subscription["schedule"];
+    Ok(SubscriptionSchedule::read(schedule).ok())
 }
 
 /// The owner by customer, otherwise by metadata, as for events.

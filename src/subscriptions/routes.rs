@@ -5,13 +5,20 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::routes;
 
+use super::call_off::{__path_call_off, call_off};
+use super::cancellation::{Cancellation, Said};
+use super::change::record::comment_of;
 use super::change::saga::Requester;
 use super::failure::Failure;
-use super::{Command, Preview, SubscriptionRow, SubscriptionState, Subscriptions, Upcoming};
-use crate::server::extract::{Json, Query};
+use super::{
+    ChangeRejection, Command, PendingChange, Preview, SubscriptionRow, SubscriptionState,
+    Subscriptions, Upcoming,
+};
+use crate::catalogue::When;
+use crate::server::extract::{Json, OptionalJson, Query};
 use crate::server::layers::idempotency::Key;
 use crate::server::number;
 use crate::server::problem::Problem;
@@ -28,6 +35,7 @@ pub fn routes() -> Routes<Subscriptions> {
         .route(routes!(cancel), manage)
         .route(routes!(preview), manage.share(Share::Previews))
         .route(routes!(reactivate), manage)
+        .route(routes!(call_off), manage)
         // Stripe is asked, as by a change.
         .route(routes!(upcoming), read.share(Share::Changes))
 }
@@ -36,7 +44,7 @@ pub fn routes() -> Routes<Subscriptions> {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Subscription)]
-struct SubscriptionView {
+pub(super) struct SubscriptionView {
     #[schema(example = "standard")]
     plan_tier: String,
     /// Stripe's status; null if there is no subscription.
@@ -60,6 +68,15 @@ struct SubscriptionView {
     canceled_at: Option<Timestamp>,
     #[schema(required)]
     created_at: Option<Timestamp>,
+    /// Why the customer canceled, in their own words.
+    #[schema(required)]
+    cancellation_reason: Option<String>,
+    /// The same in one of Stripe's words.
+    #[schema(required, example = "too_expensive")]
+    cancellation_feedback: Option<String>,
+    /// A change that takes effect later.
+    #[schema(required)]
+    pending_change: Option<PendingChange>,
     /// Other running subscriptions, which are paid for as well. They were created
     /// outside this service, most likely by mistake.
     other_subscriptions: Vec<OtherSubscription>,
@@ -102,6 +119,7 @@ impl SubscriptionView {
                 status: Some("canceled".to_owned()),
                 cancel_at: None,
                 cancel_at_period_end: false,
+                pending_change: None,
                 other_subscriptions: others,
                 ..Self::from(SubscriptionState {
                     subscription: Some(subscription),
@@ -131,9 +149,14 @@ impl From<SubscriptionState> for SubscriptionView {
                 cancel_at: None,
                 canceled_at: None,
                 created_at: None,
+                cancellation_reason: None,
+                cancellation_feedback: None,
+                pending_change: None,
                 other_subscriptions,
             };
         };
+        let comment = subscription.cancellation_comment.as_deref();
+        let reason = comment.and_then(comment_of);
         Self {
             plan_tier,
             cancel_at: ends_at(&subscription),
@@ -146,6 +169,9 @@ impl From<SubscriptionState> for SubscriptionView {
             cancel_at_period_end: subscription.cancel_at_period_end,
             canceled_at: subscription.canceled_at,
             created_at: subscription.created,
+            cancellation_reason: reason.map(str::to_owned),
+            cancellation_feedback: subscription.cancellation_feedback,
+            pending_change: subscription.pending,
             other_subscriptions,
         }
     }
@@ -183,6 +209,9 @@ struct NewSubscription {
     #[serde(default, deserialize_with = "number::whole")]
     #[schema(maximum = 730)]
     trial_days: u16,
+    /// A first subscription begins now.
+    #[serde(default)]
+    when: Option<When>,
 }
 
 /// Subscribe to a plan
@@ -205,6 +234,9 @@ async fn create(
         caller,
         key,
         move |subscriptions, caller| async move {
+            if new.when == Some(When::PeriodEnd) {
+                return Err(ChangeRejection::NoPeriod.into());
+            }
             let command = Command::Subscribe {
                 tier: &new.plan_tier,
                 trial_days: new.trial_days,
@@ -220,6 +252,9 @@ async fn create(
 struct PlanChange {
     #[schema(example = "standard")]
     plan_tier: String,
+    /// By default when the preview says, or else the catalogue.
+    #[serde(default)]
+    when: Option<When>,
     #[serde(default)]
     preview_token: Option<String>,
 }
@@ -246,21 +281,13 @@ async fn change(
         move |subscriptions, caller| async move {
             let command = Command::Change {
                 tier: &recorded.plan_tier,
+                when: recorded.when,
             };
             let token = recorded.preview_token.as_deref();
             subscriptions.change(&caller, command, token).await
         },
     )
     .await
-}
-
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct Cancellation {
-    /// Cancel now instead of at the end of the period.
-    #[serde(default)]
-    immediately: bool,
 }
 
 /// Cancel the subscription, at the end of its period or at once
@@ -270,6 +297,7 @@ struct Cancellation {
     operation_id = "cancelSubscription",
     tag = "Subscriptions",
     params(Cancellation),
+    request_body = Option<Said>,
     responses((status = 200, description = "The canceled subscription.", body = SubscriptionView)),
 )]
 async fn cancel(
@@ -277,7 +305,9 @@ async fn cancel(
     caller: Principal,
     key: Option<Key>,
     Query(Cancellation { immediately }): Query<Cancellation>,
+    OptionalJson(said): OptionalJson<Said>,
 ) -> Result<axum::Json<SubscriptionView>, Problem> {
+    let said = said.unwrap_or_default().check()?;
     let organization_id = caller.organization_id;
     let subscription = subscriptions.state(organization_id).await?.subscription;
     let state = change_detached(
@@ -285,7 +315,10 @@ async fn cancel(
         caller,
         key,
         move |subscriptions, caller| async move {
-            let command = Command::Cancel { immediately };
+            let command = Command::Cancel {
+                immediately,
+                details: said.details(),
+            };
             subscriptions.change(&caller, command, None).await
         },
     );
@@ -324,6 +357,9 @@ async fn reactivate(
 struct PreviewRequest {
     #[schema(example = "standard")]
     plan_tier: String,
+    /// By default when the catalogue says.
+    #[serde(default)]
+    when: Option<When>,
 }
 
 /// Preview the cost of a plan change
@@ -338,11 +374,11 @@ struct PreviewRequest {
 async fn preview(
     State(subscriptions): State<Subscriptions>,
     caller: Principal,
-    Json(PreviewRequest { plan_tier }): Json<PreviewRequest>,
+    Json(PreviewRequest { plan_tier, when }): Json<PreviewRequest>,
 ) -> Result<axum::Json<Preview>, Problem> {
     let organization_id = caller.organization_id;
     let preview = subscriptions
-        .preview(organization_id, &plan_tier, Timestamp::now())
+        .preview(organization_id, &plan_tier, when, Timestamp::now())
         .await?;
     Ok(axum::Json(preview))
 }
@@ -371,7 +407,7 @@ async fn upcoming(
 }
 
 /// Makes a change and returns the new state.
-async fn change_and_show<F>(
+pub(super) async fn change_and_show<F>(
     subscriptions: Subscriptions,
     caller: Principal,
     key: Option<Key>,

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use super::pending::{PendingChange, Schedule};
 use crate::catalogue::{Catalogue, Plan, PriceUse};
 
 /// An organization's plan and the subscription that pays for it.
@@ -49,6 +50,14 @@ pub struct SubscriptionRow {
     pub created: Option<Timestamp>,
     /// The last change made by this service.
     pub change_id: Option<String>,
+    /// The schedule that drives it, and what is mirrored of that.
+    pub schedule_id: Option<String>,
+    pub schedule: Option<Schedule>,
+    /// The change that the schedule makes next.
+    pub pending: Option<PendingChange>,
+    /// What the customer said on canceling, and which of Stripe's words it was.
+    pub cancellation_comment: Option<String>,
+    pub cancellation_feedback: Option<String>,
     pub items: Vec<Item>,
 }
 
@@ -121,6 +130,12 @@ impl SubscriptionRow {
         self.cancel_at_period_end || self.cancel_at.is_some()
     }
 
+    /// When it ends, if it is set to end.
+    pub fn ends_at(&self) -> Option<Timestamp> {
+        let ends_at = self.cancel_at.or(self.period_end);
+        ends_at.filter(|_| self.ends())
+    }
+
     /// The current billing period, if known.
     pub fn period(&self) -> Option<Period> {
         Period::new(self.period_start?, self.period_end?).ok()
@@ -144,6 +159,7 @@ impl SubscriptionRow {
             self.ends(),
             self.discounted,
             self.taxed,
+            self.scheduled(),
             items
         ]);
         hex::encode(&Sha256::digest(state.to_string())[..8])

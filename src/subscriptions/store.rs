@@ -6,13 +6,16 @@ use std::collections::{BTreeMap, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 use jiff_sqlx::ToSqlx as _;
+use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::migrate::{Candidate, Migration};
+use super::pending::Schedule;
 use super::state::{Item, SubscriptionRow, SubscriptionState};
 use crate::catalogue::{Catalogue, PriceUse};
 use crate::db::TenantTx;
+use crate::stripe::objects::SchedulePhase;
 
 /// A row of the states query: an organization, with one item of one of its
 /// subscriptions.
@@ -43,6 +46,12 @@ struct StateRow {
     test_clock_id: Option<String>,
     created: Option<jiff_sqlx::Timestamp>,
     change_id: Option<String>,
+    schedule_id: Option<String>,
+    schedule_phases: Option<Value>,
+    schedule_phase_start: Option<jiff_sqlx::Timestamp>,
+    schedule_change_id: Option<String>,
+    cancellation_comment: Option<String>,
+    cancellation_feedback: Option<String>,
     item_id: Option<String>,
     price_id: Option<String>,
     lookup_key: Option<String>,
@@ -108,9 +117,26 @@ impl StateRow {
             test_clock_id: self.test_clock_id,
             created: self.created.map(|at| at.to_jiff()),
             change_id: self.change_id,
+            schedule_id: self.schedule_id,
+            schedule: self.schedule_phases.map(|phases| Schedule {
+                current_phase_start: self.schedule_phase_start.map(|at| at.to_jiff()),
+                phases: phases_of(phases),
+                change_id: self.schedule_change_id,
+            }),
+            pending: None,
+            cancellation_comment: self.cancellation_comment,
+            cancellation_feedback: self.cancellation_feedback,
             items: Vec::new(),
         })
     }
+}
+
+/// The phases of a mirrored schedule.
+fn phases_of(stored: Value) -> Vec<SchedulePhase> {
+    serde_json::from_value(stored).unwrap_or_else(|error| {
+        tracing::error!(%error, "The phases of a subscription schedule cannot be read");
+        Vec::new()
+    })
 }
 
 /// The states of the organizations, in one round trip. Organizations that do
@@ -142,6 +168,11 @@ pub async fn states(
                   s.discounted AS "discounted?", s.taxed AS "taxed?",
                   s.stripe_test_clock_id AS "test_clock_id?", s.stripe_created_at AS "created?",
                   s.metadata ->> 'billing_change_id' AS change_id,
+                  s.stripe_schedule_id AS "schedule_id?", h.phases AS "schedule_phases?",
+                  h.current_phase_start AS "schedule_phase_start?",
+                  h.metadata ->> 'billing_change_id' AS schedule_change_id,
+                  s.cancellation_comment AS "cancellation_comment?",
+                  s.cancellation_feedback AS "cancellation_feedback?",
                   i.stripe_subscription_item_id AS "item_id?", i.stripe_price_id AS "price_id?",
                   i.lookup_key AS "lookup_key?", i.usage_type AS "usage_type?",
                   i.unit_amount AS "unit_amount?", i.recurring_interval AS "interval?",
@@ -150,6 +181,9 @@ pub async fn states(
              FROM organizations o
              LEFT JOIN billing_subscriptions s
                ON s.organization_id = o.id AND s.status NOT IN ('canceled', 'incomplete_expired')
+             LEFT JOIN billing_subscription_schedules h
+               ON h.organization_id = o.id AND h.stripe_schedule_id = s.stripe_schedule_id
+              AND h.status IN ('active', 'not_started')
              LEFT JOIN billing_subscription_items i
                ON i.organization_id = o.id AND i.stripe_subscription_id = s.stripe_subscription_id
             WHERE o.id = ANY($1)
@@ -158,6 +192,11 @@ pub async fn states(
     )
     .fetch_all(conn)
     .await?;
+    Ok(assembled(rows, catalogue))
+}
+
+/// The states that the rows are parts of.
+fn assembled(rows: Vec<StateRow>, catalogue: &Catalogue) -> HashMap<Uuid, SubscriptionState> {
     let mut states = HashMap::<Uuid, (SubscriptionState, BTreeMap<String, SubscriptionRow>)>::new();
     for row in rows {
         let (_, subscriptions) = states
@@ -171,7 +210,10 @@ pub async fn states(
             subscription.items.extend(item);
         }
     }
-    let states = states.into_iter().map(|(id, (state, rows))| {
+    let states = states.into_iter().map(|(id, (state, mut rows))| {
+        for row in rows.values_mut() {
+            row.pending = row.find_pending_change(catalogue);
+        }
         let (subscription, others) =
             SubscriptionState::choose(rows.into_values().collect(), catalogue);
         let state = SubscriptionState {
@@ -181,7 +223,7 @@ pub async fn states(
         };
         (id, state)
     });
-    Ok(states.collect())
+    states.collect()
 }
 
 /// Running subscriptions of a plan that do not have the migration's version.
@@ -198,11 +240,18 @@ pub async fn on_other_versions(
             AND ($3::integer IS NULL OR coalesce(s.plan_version, 1) = $3)
             AND ($4::uuid IS NULL OR s.organization_id = $4)
             AND s.status IN ('active', 'trialing', 'past_due')
+            AND NOT EXISTS (SELECT FROM billing_subscription_schedules h,
+                                        jsonb_array_elements(h.phases) AS phase
+                             WHERE h.organization_id = s.organization_id
+                               AND h.stripe_schedule_id = s.stripe_schedule_id
+                               AND h.status = 'active' AND phase ->> 'planVersion' = $5
+                               AND (phase ->> 'start')::timestamptz >= s.current_period_end)
           ORDER BY s.organization_id, s.stripe_subscription_id",
         migration.tier,
         migration.to,
         migration.from,
-        migration.organization
+        migration.organization,
+        migration.scheduled_as()
     )
     .fetch_all(conn)
     .await

@@ -1,25 +1,30 @@
 //! `plans versions`, `plans diff` and `plans migrate`
 
-use clap::Args;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use futures_util::future::join_all;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use billing_domain::money;
 
 use crate::app::stripe_client;
-use crate::catalogue::Catalogue;
 use crate::catalogue::history::{self, Affected, Effect, Outcome, PlanDiff, PlanVersion};
+use crate::catalogue::{Catalogue, Plan, When};
 use crate::cli::Failure;
 use crate::cli::arguments;
-use crate::cli::output::{Format, counted, say, table};
+use crate::cli::output::{Format, Progress, counted, table};
 use crate::config::StripeArgs;
-use crate::subscriptions::{Migration, Moved, Subscriptions};
+use crate::stripe::client::ErrorKind;
+use crate::subscriptions::{self, Candidate, Migration, Moved, Subscriptions};
 
 /// Move running subscriptions to another version of their plan.
 ///
-/// Those that are set to end stay. A run that is interrupted is taken up by the next
-/// one. Stripe prorates the rest of the period, and invoices it as PLANS_FILE says for
-/// upgrades.
+/// Those that are set to end stay, and at renewal those whose customer has chosen
+/// another plan. A run that is interrupted is taken up by the next one. Moved at once,
+/// Stripe prorates the rest of the period, and invoices it as PLANS_FILE says for
+/// upgrades; at renewal, nothing changes before the next invoice.
 #[derive(Debug, Args)]
 pub struct Migrate {
     /// The plan, such as standard.
@@ -34,6 +39,13 @@ pub struct Migrate {
     /// Move only this organization's.
     #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
     organization: Option<Uuid>,
+    /// When they move: at once, or each with its next period.
+    #[arg(long, value_enum, default_value = "now")]
+    at: MovesAt,
+    /// The most calls to Stripe a second. Stripe takes 25 with a test key and 100 with a
+    /// live one, which the service needs as well.
+    #[arg(long, value_name = "CALLS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rate: u32,
     /// Print what each would pay, without changing anything.
     #[arg(long, help_heading = None)]
     dry_run: bool,
@@ -42,6 +54,18 @@ pub struct Migrate {
     #[command(flatten)]
     pub format: Format,
 }
+
+/// When subscriptions move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum MovesAt {
+    Now,
+    Renewal,
+}
+
+/// How many subscriptions are moved side by side: `--rate` decides how fast.
+const SIDE_BY_SIDE: usize = 4;
+/// How often Stripe may refuse one for the rate before the run ends.
+const MAX_REFUSALS: u32 = 8;
 
 pub async fn list(pool: &PgPool, catalogue: &Catalogue, format: Format) -> Result<(), Failure> {
     let versions = history::versions(pool, catalogue).await?;
@@ -59,6 +83,7 @@ impl Migrate {
         let client = stripe_client(&config)?.ok_or_else(|| {
             Failure::usage("STRIPE_SECRET_KEY: is needed, since Stripe charges for the change")
         })?;
+        let client = client.paced(self.rate);
         if catalogue.plan(&self.plan).is_none() {
             let tiers = catalogue.plans().iter().map(|plan| plan.tier.as_str());
             let tiers = Vec::from_iter(tiers).join(", ");
@@ -87,9 +112,13 @@ impl Migrate {
             to: self.to,
             from: self.from,
             organization: self.organization,
+            when: match self.at {
+                MovesAt::Now => When::Now,
+                MovesAt::Renewal => When::PeriodEnd,
+            },
         };
         let candidates = migration.candidates(pool).await?;
-        let all = candidates.len();
+        let mut progress = Progress::new(candidates.len());
         let subscriptions = Subscriptions::new(
             pool.clone(),
             pool.clone(),
@@ -97,30 +126,55 @@ impl Migrate {
             Some(client),
         );
         let mut moved = Vec::new();
-        for candidate in &candidates {
-            let one = match self.dry_run {
-                true => {
-                    subscriptions
-                        .price_migration(candidate, &terms, self.to)
-                        .await?
-                }
-                false => subscriptions.migrate(candidate, &terms, self.to).await?,
-            };
-            moved.push(one);
-            if moved.len() == all || moved.len().is_multiple_of(100) {
-                say(&format!(
-                    "{} of {}",
-                    moved.len(),
-                    counted(all, "subscription")
-                ));
+        for several in candidates.chunks(SIDE_BY_SIDE) {
+            let several = several
+                .iter()
+                .map(|candidate| self.one(&subscriptions, candidate, &terms, &migration));
+            for one in join_all(several).await {
+                let one = one?;
+                progress.step(&one.name);
+                moved.push(one);
             }
         }
         let stayed = moved.iter().filter(|one| one.problem.is_some()).count();
-        self.format
-            .print(&moved, |moved| describe_moved(moved, self.dry_run))?;
+        self.format.print(&moved, |moved| {
+            describe_moved(moved, self.at == MovesAt::Renewal, self.dry_run)
+        })?;
         match stayed {
             0 => Ok(()),
             _ => Err(Failure::silent()),
+        }
+    }
+}
+
+impl Migrate {
+    /// Moves one, or prices the move; waits where Stripe takes no more calls.
+    async fn one(
+        &self,
+        subscriptions: &Subscriptions,
+        candidate: &Candidate,
+        terms: &Plan,
+        migration: &Migration,
+    ) -> Result<Moved, subscriptions::Failure> {
+        let mut refusals = 0;
+        loop {
+            let moved = match self.dry_run {
+                true => {
+                    subscriptions
+                        .price_migration(candidate, terms, migration)
+                        .await
+                }
+                false => subscriptions.migrate(candidate, terms, migration).await,
+            };
+            match moved {
+                Err(subscriptions::Failure::Stripe(error))
+                    if error.kind == ErrorKind::RateLimited && refusals < MAX_REFUSALS =>
+                {
+                    refusals += 1;
+                    tokio::time::sleep(Duration::from_secs(1) * refusals).await;
+                }
+                moved => return moved,
+            }
         }
     }
 }
@@ -215,7 +269,18 @@ impl std::fmt::Display for SignedMoney<'_> {
     }
 }
 
-fn describe_moved(moved: &[Moved], dry_run: bool) -> String {
+fn described(one: &Moved, later: bool, dry_run: bool) -> String {
+    let at = one.effective_at.filter(|_| later);
+    let at = at.map(|at| at.strftime("on %Y-%m-%d %H:%M UTC").to_string());
+    match (at, dry_run) {
+        (Some(at), true) => format!("to be moved {at}"),
+        (Some(at), false) => format!("moves {at}"),
+        (None, true) => "to be moved".to_owned(),
+        (None, false) => "moved".to_owned(),
+    }
+}
+
+fn describe_moved(moved: &[Moved], later: bool, dry_run: bool) -> String {
     let amount = |amount: Option<i64>, one: &Moved| match (amount, &one.currency) {
         (Some(amount), Some(currency)) => money::display(amount, currency),
         _ => String::new(),
@@ -228,8 +293,7 @@ fn describe_moved(moved: &[Moved], dry_run: bool) -> String {
                 .map_or_else(|| "1".to_owned(), |from| from.to_string());
             let what = match (&one.problem, dry_run) {
                 (Some(problem), _) => format!("stays: {problem}"),
-                (None, true) => "to be moved".to_owned(),
-                (None, false) => "moved".to_owned(),
+                (None, dry_run) => described(one, later, dry_run),
             };
             vec![
                 one.name.clone(),

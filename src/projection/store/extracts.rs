@@ -119,6 +119,10 @@ pub async fn read_again<'o>(
                OR EXISTS (SELECT FROM billing_checkout_sessions r
                            WHERE r.organization_id = w.organization
                              AND r.stripe_checkout_session_id = w.resource
+                             AND w.event = ANY(r.tied_event_ids))
+               OR EXISTS (SELECT FROM billing_subscription_schedules r
+                           WHERE r.organization_id = w.organization
+                             AND r.stripe_schedule_id = w.resource
                              AND w.event = ANY(r.tied_event_ids))"#,
         &organizations,
         &events as &[&str],

@@ -28,6 +28,7 @@ pub async fn load(
                   billing_cycle_anchor, billing_mode, collection_method, trial_start, trial_end,
                   cancel_at, cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
                   default_payment_method_id, discounted, taxed, pending_update, has_more_items,
+                  stripe_schedule_id, cancellation_feedback, cancellation_reason,
                   metadata, known_tier,
                   (SELECT coalesce(jsonb_agg(
                             jsonb_build_object('price', i.stripe_price_id, 'quantity', i.quantity)
@@ -63,6 +64,9 @@ pub async fn load(
             "discounted": row.discounted,
             "taxed": row.taxed,
             "pendingUpdate": row.pending_update,
+            "stripeScheduleId": row.stripe_schedule_id,
+            "cancellationFeedback": row.cancellation_feedback,
+            "cancellationReason": row.cancellation_reason,
             "metadata": row.metadata.as_object().and_then(digest),
             "items": row.items,
         });
@@ -179,7 +183,8 @@ pub async fn save(
            cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
            default_payment_method_id, discounted, taxed, stripe_test_clock_id, pending_update,
            has_more_items, metadata, livemode, stripe_created_at, last_event_at,
-           last_event_rank, last_event_id, tied_event_ids, known_tier, plan_version)
+           last_event_rank, last_event_id, tied_event_ids, known_tier, plan_version,
+           stripe_schedule_id, cancellation_comment, cancellation_feedback, cancellation_reason)
          SELECT
            organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
            plan_tier, currency, current_period_start, current_period_end, billing_cycle_anchor,
@@ -187,7 +192,8 @@ pub async fn save(
            cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
            default_payment_method_id, discounted, taxed, stripe_test_clock_id, pending_update,
            has_more_items, metadata, livemode, stripe_created_at, last_event_at,
-           last_event_rank, last_event_id, tied_event_ids, known_tier, plan_version
+           last_event_rank, last_event_id, tied_event_ids, known_tier, plan_version,
+           stripe_schedule_id, cancellation_comment, cancellation_feedback, cancellation_reason
            FROM json_populate_recordset(NULL::billing_subscriptions, $1::text::json)
          ON CONFLICT (organization_id, stripe_subscription_id) DO UPDATE SET
            stripe_customer_id = excluded.stripe_customer_id, status = excluded.status,
@@ -206,7 +212,10 @@ pub async fn save(
            excluded.stripe_created_at, last_event_at = excluded.last_event_at, last_event_rank =
            excluded.last_event_rank, last_event_id = excluded.last_event_id, tied_event_ids =
            excluded.tied_event_ids, known_tier = excluded.known_tier,
-           plan_version = excluded.plan_version, updated_at = excluded.updated_at",
+           plan_version = excluded.plan_version, stripe_schedule_id = excluded.stripe_schedule_id,
+           cancellation_comment = excluded.cancellation_comment,
+           cancellation_feedback = excluded.cancellation_feedback,
+           cancellation_reason = excluded.cancellation_reason, updated_at = excluded.updated_at",
         document(&rows)?
     )
     .execute(&mut *conn)

@@ -51,6 +51,9 @@ pub fn check_body(route: &Route, headers: &HeaderMap) -> Result<(), Problem> {
     if consumed.is_empty() {
         return Ok(());
     }
+    if route.body_optional && !headers.contains_key(header::CONTENT_TYPE) && has_no_body(headers) {
+        return Ok(());
+    }
     let sent = essence(headers);
     let is_json = |sent: &str| {
         let subtype = sent.strip_prefix("application/").unwrap_or_default();
@@ -68,6 +71,12 @@ pub fn check_body(route: &Route, headers: &HeaderMap) -> Result<(), Problem> {
             consumed.join(" or ")
         ),
     ))
+}
+
+fn has_no_body(headers: &HeaderMap) -> bool {
+    let length = headers.get(header::CONTENT_LENGTH);
+    let empty = length.is_none_or(|length| length == "0");
+    empty && !headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 /// The media type of a body, without parameters and in small letters.

@@ -38,6 +38,9 @@ pub(super) async fn send(
     let mut uncertain = None;
     let result = loop {
         attempts += 1;
+        if let Some(pace) = &client.pace {
+            pace.wait().await;
+        }
         let failed = match attempt(client, &method, call, key).await {
             Ok(response) => break Ok(response),
             Err(failed) => failed,
@@ -47,6 +50,9 @@ pub(super) async fn send(
             && attempts < client.patience.attempts
             && started.elapsed() + pause < client.patience.total;
         let error = failed.error;
+        if let (Some(pace), ErrorKind::RateLimited) = (&client.pace, error.kind) {
+            pace.hold(pause);
+        }
         tracing::warn!(
             call = call.name,
             attempts,

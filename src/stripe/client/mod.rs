@@ -8,8 +8,10 @@
 mod attempt;
 mod endpoints;
 mod error;
+mod pace;
 mod params;
 mod payments;
+mod schedules;
 
 use jiff::Timestamp;
 use reqwest::{Method, Url};
@@ -24,6 +26,7 @@ pub use endpoints::{
     WebhookEndpoint,
 };
 pub use error::{ErrorKind, StripeError};
+use pace::Pace;
 pub use params::Params;
 
 /// The version of every call. Events come in the version of their endpoint;
@@ -39,6 +42,8 @@ pub struct Client {
     base: Url,
     key: SecretKey,
     patience: Patience,
+    /// `None`: as fast as they are asked for.
+    pace: Option<Pace>,
 }
 
 /// A successful response from Stripe.
@@ -75,7 +80,16 @@ impl Client {
             base,
             key,
             patience,
+            pace: None,
         })
+    }
+
+    /// The same client, with at most `rate` calls a second among its clones.
+    pub fn paced(self, rate: u32) -> Self {
+        Self {
+            pace: Some(Pace::per_second(rate)),
+            ..self
+        }
     }
 
     pub async fn get(&self, call: Call<'_>) -> Result<Response, StripeError> {

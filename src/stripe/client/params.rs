@@ -30,6 +30,11 @@ impl Params {
         self.0.get(name).map(String::as_str)
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let pairs = self.0.iter();
+        pairs.map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     pub(super) fn pairs(&self) -> &BTreeMap<String, String> {
         &self.0
     }

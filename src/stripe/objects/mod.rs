@@ -13,6 +13,7 @@ mod invoice;
 mod invoice_payment;
 mod payment_method;
 mod subscription;
+mod subscription_schedule;
 
 pub use charge::Charge;
 pub use checkout_session::CheckoutSession;
@@ -23,6 +24,7 @@ pub use invoice::{Invoice, InvoiceLine};
 pub use invoice_payment::InvoicePayment;
 pub use payment_method::PaymentMethod;
 pub use subscription::{Subscription, SubscriptionItem};
+pub use subscription_schedule::{PhaseItem, SchedulePhase, SubscriptionSchedule};
 
 #[cfg(test)]
 mod tests;
@@ -40,6 +42,7 @@ pub enum BillingObject {
     Dispute(Box<Dispute>),
     InvoicePayment(Box<InvoicePayment>),
     CheckoutSession(Box<CheckoutSession>),
+    SubscriptionSchedule(Box<SubscriptionSchedule>),
 }
 
 impl BillingObject {
@@ -53,6 +56,7 @@ impl BillingObject {
             Self::Dispute(object) => &object.id,
             Self::InvoicePayment(object) => &object.id,
             Self::CheckoutSession(object) => &object.id,
+            Self::SubscriptionSchedule(object) => &object.id,
         }
     }
 }

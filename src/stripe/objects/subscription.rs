@@ -45,6 +45,15 @@ pub struct Subscription {
     pub items: Vec<SubscriptionItem>,
     /// Whether Stripe has more items than these.
     pub has_more_items: bool,
+    /// The schedule that drives it.
+    #[serde(rename = "stripe_schedule_id")]
+    pub schedule_id: Option<String>,
+    /// What the customer said on canceling.
+    pub cancellation_comment: Option<String>,
+    /// One of Stripe's words for why.
+    pub cancellation_feedback: Option<String>,
+    /// Stripe's cause: a request, a failed payment or a dispute.
+    pub cancellation_reason: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -88,6 +97,7 @@ impl Subscription {
             .iter()
             .filter(|item| item.current_period_end.is_some())
             .min_by_key(|item| (item.current_period_end, item.current_period_start));
+        let cancellation = o.within("cancellation_details")?;
         Ok(Self {
             id: o.own_id()?,
             customer_id: customer(&o)?.ok_or_else(|| o.missing("customer"))?,
@@ -121,6 +131,10 @@ impl Subscription {
             pending_update: o.object("pending_update")?,
             items,
             has_more_items: o.within("items")?.flag("has_more")?,
+            schedule_id: o.id("schedule")?,
+            cancellation_comment: cancellation.maybe_text("comment")?,
+            cancellation_feedback: cancellation.maybe_text("feedback")?,
+            cancellation_reason: cancellation.maybe_text("reason")?,
         })
     }
 }
@@ -177,6 +191,12 @@ impl SubscriptionItem {
     }
 
     fn read(o: Fields<'_>) -> Result<Self, ShapeError> {
+        let id = o.own_id()?;
+        Self::priced(id, &o)
+    }
+
+    /// What has a price as an item has it.
+    pub(super) fn priced(id: String, o: &Fields<'_>) -> Result<Self, ShapeError> {
         let price = match o.within("price")? {
             price if price.is_present() => price,
             _ => o.within("plan")?,
@@ -189,7 +209,7 @@ impl SubscriptionItem {
             price.clone()
         };
         Ok(Self {
-            id: o.own_id()?,
+            id,
             // An object, or an id that is not expanded.
             price_id: match o.id("price")? {
                 Some(id) => Some(id),

@@ -98,15 +98,28 @@ const ROUNDS: u32 = 5;
 
 const KEY_PREFIX: &str = "vcb-";
 
-/// The request of one of our idempotency keys. Later requests have greater ids.
+/// The length of a request's id in a key.
+const ID_CHARS: usize = 36;
+
+/// The request of one of our idempotency keys, whichever of its calls it is of. Later
+/// requests have greater ids.
 pub fn request_of_key(key: &str) -> Option<Uuid> {
-    key.strip_prefix(KEY_PREFIX)?.parse().ok()
+    let id = key.strip_prefix(KEY_PREFIX)?;
+    match id.get(ID_CHARS..) {
+        Some(step) if step.is_empty() || step.starts_with('-') => id[..ID_CHARS].parse().ok(),
+        _ => None,
+    }
 }
 
 impl Request {
     /// The idempotency key of its call.
     pub fn key(&self) -> String {
         format!("{KEY_PREFIX}{}", self.id)
+    }
+
+    /// The idempotency key of a further call that the request needs.
+    pub fn key_of(&self, step: &str) -> String {
+        format!("{}-{step}", self.key())
     }
 
     /// Whether Stripe still remembers the key, so that the call can be repeated

@@ -6,10 +6,11 @@
 //! No change is made twice, and none is made after its caller has gone.
 
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::record::{ChangeKind, ChangeRecord, is_marked, is_no_longer_in_flight};
+use super::record::{ChangeKind, ChangeRecord, Release, is_marked, is_no_longer_in_flight};
+use super::schedule::{self, STARTS_AT};
 use crate::audit::{self, NewEntry};
 use crate::db::TenantTx;
 use crate::metering::grace;
@@ -36,10 +37,10 @@ impl Subscriptions {
             self.close_failed(request, &why).await?;
             return Err(failure);
         }
-        match call_stripe(client, request, change.kind).await {
+        match call_stripe(client, request, change).await {
             Ok(response) => {
                 let snapshot = snapshot(client, response).await.map_err(Failure::InDoubt)?;
-                self.finish(request, change, snapshot).await
+                self.complete(client, request, change, snapshot).await
             }
             Err(error) if error.may_have_acted() => {
                 self.resolve_uncertain(client, request, change, error).await
@@ -53,8 +54,49 @@ impl Subscriptions {
             }
             Err(error) => {
                 self.close_failed(request, &error.to_string()).await?;
+                self.show_release(client, request, change).await;
                 Err(Failure::Stripe(error))
             }
+        }
+    }
+
+    /// Makes what is left to do of a change that Stripe has made, and finishes it.
+    pub(in crate::subscriptions) async fn complete(
+        &self,
+        client: &Client,
+        request: &Request,
+        change: &ChangeRecord,
+        made: StripeSnapshot,
+    ) -> Result<(), Failure> {
+        let released = schedule::release_after(client, request, change, &made.object).await;
+        let made = match (released.map_err(Failure::InDoubt)?, &request.target_id) {
+            (true, Some(id)) => {
+                let response = client.subscription(id).await.map_err(Failure::InDoubt)?;
+                let now = snapshot(client, response).await.map_err(Failure::InDoubt)?;
+                StripeSnapshot {
+                    request_id: made.request_id,
+                    ..now
+                }
+            }
+            _ => made,
+        };
+        self.finish(request, change, made).await
+    }
+
+    /// Mirrors that a schedule was released for a change which then was not made. Where
+    /// that fails, its webhooks tell it.
+    async fn show_release(&self, client: &Client, request: &Request, change: &ChangeRecord) {
+        if !matches!(change.releases, Some(Release::First(_))) {
+            return;
+        }
+        if let Err(failure) = self
+            .refresh_from_stripe(client, request.organization_id)
+            .await
+        {
+            tracing::warn!(
+                organization_id = %request.organization_id, %failure,
+                "A subscription whose schedule was released could not be fetched"
+            );
         }
     }
 
@@ -91,10 +133,13 @@ impl Subscriptions {
         error: StripeError,
     ) -> Result<(), Failure> {
         match find_outcome(client, request, change).await {
-            Ok(Some(snapshot)) => self.finish(request, change, snapshot).await,
+            Ok(Some(snapshot)) => self.complete(client, request, change, snapshot).await,
             // Stripe responded, so it is no longer working on the request.
             Ok(None) if matches!(error.kind, ErrorKind::Server | ErrorKind::NotFound) => {
+                let undone = schedule::undo(client, request, change).await;
+                undone.map_err(Failure::InDoubt)?;
                 self.close_failed(request, &error.to_string()).await?;
+                self.show_release(client, request, change).await;
                 Err(Failure::Stripe(error))
             }
             // The target does not exist, so nothing was changed.
@@ -124,12 +169,15 @@ impl Subscriptions {
         };
         match outcome {
             Some(snapshot) => {
-                self.finish(request, change, snapshot).await?;
+                self.complete(client, request, change, snapshot).await?;
                 Ok(true)
             }
             None if is_no_longer_in_flight(request, now) => {
+                let undone = schedule::undo(client, request, change).await;
+                undone.map_err(Failure::Stripe)?;
                 self.close_failed(request, "Stripe did not do it, and nobody asked again")
                     .await?;
+                self.show_release(client, request, change).await;
                 Ok(true)
             }
             None => Ok(false),
@@ -168,12 +216,13 @@ impl Subscriptions {
             resource_type: "subscription",
             resource_id: id.clone(),
             before: Some(change.before.clone()),
-            after: Some(shown.after),
+            after: Some(with_pending_change(shown.after, request, change)),
             metadata: json!({
                 "change_id": change.id,
                 "wish": change.command,
                 "idempotency_key": request.key(),
                 "stripe_request_id": snapshot.request_id,
+                "released_schedule": change.releases.as_ref().map(Release::id),
             }),
             client: Some(change.actor.client()),
         }];
@@ -203,20 +252,33 @@ impl Subscriptions {
     }
 }
 
+/// The subscription's summary with the change that is still to come.
+fn with_pending_change(mut summary: Value, request: &Request, change: &ChangeRecord) -> Value {
+    if change.kind == ChangeKind::SwitchLater {
+        let starts_at = request.params.get(STARTS_AT);
+        let starts_at = starts_at.and_then(|secs| Timestamp::from_second(secs.parse().ok()?).ok());
+        summary["pendingChange"] =
+            json!({"planTier": change.command["planTier"], "effectiveAt": starts_at});
+    }
+    summary
+}
+
 /// Whether Stripe invoices the current period's usage with the change: when the
 /// subscription ends at once, and when the period restarts.
 fn invoices_at_once(request: &Request, kind: ChangeKind) -> bool {
-    kind == ChangeKind::EndNow || request.params.get("billing_cycle_anchor").is_some()
+    let restarts = || request.params.get("billing_cycle_anchor").is_some();
+    kind == ChangeKind::EndNow || (kind == ChangeKind::Switch && restarts())
 }
 
 async fn call_stripe(
     client: &Client,
     request: &Request,
-    kind: ChangeKind,
+    change: &ChangeRecord,
 ) -> Result<client::Response, StripeError> {
     let key = request.key();
     let target = request.target_id.as_deref().unwrap_or_default();
-    match kind {
+    schedule::release_first(client, request, change).await?;
+    match change.kind {
         ChangeKind::Create => client.create_subscription(&request.params, &key).await,
         ChangeKind::Switch | ChangeKind::EndWithPeriod | ChangeKind::Keep => {
             client
@@ -227,6 +289,13 @@ async fn call_stripe(
             client
                 .cancel_subscription(target, &request.params, &key)
                 .await
+        }
+        ChangeKind::SwitchLater => schedule::switch_later(client, request, change).await,
+        ChangeKind::CallOff => {
+            if let Some(schedule) = change.releases.as_ref().map(Release::id) {
+                schedule::release(client, schedule, true, &key).await?;
+            }
+            client.subscription(target).await
         }
     }
 }
@@ -251,8 +320,8 @@ pub(in crate::subscriptions) async fn find_outcome(
             }
         }
         (_, Some(id)) => {
-            let response = client.subscription(id).await?;
-            is_marked(&response.body, change).then_some(response)
+            let found = snapshot(client, client.subscription(id).await?).await?;
+            return Ok(is_marked(&found.object, change).then_some(found));
         }
         (_, None) => None,
     };

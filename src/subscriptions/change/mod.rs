@@ -3,12 +3,15 @@
 //! 1. `saga` decides the action, records it as an open request, and commits.
 //! 2. `execute` calls Stripe, mirrors the outcome and closes the request in one
 //!    transaction.
+//!    `schedule` has the calls of changes that need several.
 //! 3. `recover` settles, item by item, the requests that a crash left open.
 //!
 //! No transaction stays open across a call to Stripe.
 
+mod ending;
 pub(super) mod execute;
 pub(super) mod locks;
 pub(super) mod record;
 pub(super) mod recover;
 pub(super) mod saga;
+pub(super) mod schedule;

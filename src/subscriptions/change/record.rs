@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::schedule::schedule_of;
 use crate::audit::{Actor, Client};
+use crate::catalogue::When;
 use crate::stripe::client::Params;
 use crate::stripe::requests::Request;
 use crate::subscriptions::command::{Command, StripeAction};
@@ -16,7 +18,14 @@ use crate::subscriptions::preview::token::Quote;
 pub const MAX_IN_FLIGHT: SignedDuration = SignedDuration::from_secs(150);
 /// The metadata key of a subscription that holds the id of our last change. It
 /// shows whether Stripe has made a change.
-const CHANGE_ID_KEY: &str = "billing_change_id";
+pub const CHANGE_ID_KEY: &str = "billing_change_id";
+
+/// The parameter that has what the customer says on canceling.
+pub const COMMENT: &str = "cancellation_details[comment]";
+/// The parameter that has Stripe's word for it.
+pub const FEEDBACK: &str = "cancellation_details[feedback]";
+/// The comment of who says nothing.
+const UNSAID: &str = "Canceled through the billing API";
 
 /// What Stripe is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,15 +36,19 @@ pub enum ChangeKind {
     EndWithPeriod,
     EndNow,
     Keep,
+    SwitchLater,
+    CallOff,
 }
 
 impl ChangeKind {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 7] = [
         Self::Create,
         Self::Switch,
         Self::EndWithPeriod,
         Self::EndNow,
         Self::Keep,
+        Self::SwitchLater,
+        Self::CallOff,
     ];
 
     /// The kind of an action; `None` if it needs no call to Stripe.
@@ -46,6 +59,8 @@ impl ChangeKind {
             StripeAction::EndWithPeriod { .. } => Some(Self::EndWithPeriod),
             StripeAction::EndNow { .. } => Some(Self::EndNow),
             StripeAction::Keep { .. } => Some(Self::Keep),
+            StripeAction::SwitchLater { .. } => Some(Self::SwitchLater),
+            StripeAction::CallOff { .. } => Some(Self::CallOff),
             StripeAction::Nothing { .. } => None,
         }
     }
@@ -56,6 +71,8 @@ impl ChangeKind {
             Self::Create => "create",
             Self::Switch | Self::EndWithPeriod | Self::Keep => "update",
             Self::EndNow => "cancel",
+            Self::SwitchLater => "schedule",
+            Self::CallOff => "release",
         }
     }
 
@@ -67,6 +84,8 @@ impl ChangeKind {
             Self::EndWithPeriod => "subscription_cancel_scheduled",
             Self::EndNow => "subscription_canceled",
             Self::Keep => "subscription_reactivated",
+            Self::SwitchLater => "subscription_change_scheduled",
+            Self::CallOff => "subscription_change_called_off",
         }
     }
 }
@@ -91,6 +110,54 @@ pub struct ChangeRecord {
     pub actor: Initiator,
     /// The state before the change, for the audit entry.
     pub before: Value,
+    /// The schedule that goes with the change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub releases: Option<Release>,
+}
+
+/// When a subscription's schedule is released.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Release {
+    /// Before the change, which Stripe would refuse beside it.
+    First(String),
+    /// Once the change is made, which takes the place of what it would do.
+    After(String),
+    /// It is the change.
+    Only(String),
+}
+
+impl Release {
+    /// The schedule that `action` releases.
+    pub fn of(action: &StripeAction<'_>) -> Option<Self> {
+        match action {
+            StripeAction::CallOff { schedule, .. } => Some(Self::Only((*schedule).to_owned())),
+            StripeAction::Switch {
+                subscription, plan, ..
+            } => {
+                let schedule = subscription.schedule_id.clone()?;
+                // What keeps the plan keeps what is to become of it.
+                let keeps = subscription.plan_tier.as_ref() == Some(&plan.tier);
+                match &subscription.pending {
+                    None => Some(Self::First(schedule)),
+                    Some(_) => (!keeps).then_some(Self::After(schedule)),
+                }
+            }
+            StripeAction::EndWithPeriod { subscription, .. } if !subscription.ends() => {
+                subscription.schedule_id.clone().map(Self::First)
+            }
+            StripeAction::Keep { subscription } => {
+                subscription.schedule_id.clone().map(Self::First)
+            }
+            _ => None,
+        }
+    }
+
+    pub fn id(&self) -> &str {
+        match self {
+            Self::First(id) | Self::After(id) | Self::Only(id) => id,
+        }
+    }
 }
 
 /// Who requested the change, and from where.
@@ -156,13 +223,12 @@ impl ChangeRecord {
 pub fn mark(params: Params, change: &ChangeRecord) -> Params {
     match change.kind {
         // A cancellation accepts no metadata.
-        ChangeKind::EndNow => params.set(
-            "cancellation_details[comment]",
-            format!(
-                "Canceled through the billing API ({CHANGE_ID_KEY} {})",
-                change.id
-            ),
-        ),
+        ChangeKind::EndNow => {
+            let said = params.get(COMMENT).unwrap_or(UNSAID);
+            let comment = format!("{said} ({CHANGE_ID_KEY} {})", change.id);
+            params.set(COMMENT, comment)
+        }
+        ChangeKind::CallOff => params,
         _ => params.set(format!("metadata[{CHANGE_ID_KEY}]"), change.id),
     }
 }
@@ -175,8 +241,25 @@ pub fn is_marked(subscription: &Value, change: &ChangeRecord) -> bool {
             let comment = subscription["cancellation_details"]["comment"].as_str();
             comment.is_some_and(|comment| comment.contains(&id))
         }
+        ChangeKind::CallOff => {
+            let released = change.releases.as_ref().map(Release::id);
+            released.is_some() && schedule_of(subscription) != released
+        }
+        ChangeKind::SwitchLater => {
+            let of = |object: &Value| object["metadata"][CHANGE_ID_KEY].as_str() == Some(&id);
+            of(&subscription["schedule"]) || of(subscription)
+        }
         _ => subscription["metadata"][CHANGE_ID_KEY].as_str() == Some(&id),
     }
+}
+
+/// A cancellation's comment as the customer wrote it, without our mark.
+pub fn comment_of(comment: &str) -> Option<&str> {
+    let said = match comment.rsplit_once(&format!(" ({CHANGE_ID_KEY} ")) {
+        Some((said, _)) => said,
+        None => comment,
+    };
+    (said != UNSAID).then_some(said)
 }
 
 /// Whether the request to Stripe can no longer be in flight.
@@ -190,12 +273,41 @@ pub fn recorded_command(command: Command<'_>, quote: Option<&Quote>) -> Value {
         Command::Subscribe { tier, trial_days } => {
             json!({"wish": "subscribe", "planTier": tier, "trialDays": trial_days})
         }
-        Command::Change { tier } => json!({"wish": "change", "planTier": tier}),
-        Command::Migrate { terms, version, .. } => {
-            json!({"wish": "migrate", "planTier": terms.tier, "planVersion": version})
+        Command::Change { tier, when } => {
+            let mut wish = json!({"wish": "change", "planTier": tier});
+            if let Some(when) = when {
+                wish["when"] = json!(when);
+            }
+            wish
         }
-        Command::Cancel { immediately } => json!({"wish": "cancel", "immediately": immediately}),
+        Command::Migrate {
+            terms,
+            version,
+            when,
+            ..
+        } => {
+            let mut wish =
+                json!({"wish": "migrate", "planTier": terms.tier, "planVersion": version});
+            if when != When::Now {
+                wish["when"] = json!(when);
+            }
+            wish
+        }
+        Command::Cancel {
+            immediately,
+            details,
+        } => {
+            let mut wish = json!({"wish": "cancel", "immediately": immediately});
+            let said = [("reason", details.reason), ("feedback", details.feedback)];
+            for (name, said) in said {
+                if let Some(said) = said {
+                    wish[name] = json!(said);
+                }
+            }
+            wish
+        }
         Command::Reactivate => json!({"wish": "reactivate"}),
+        Command::CallOff => json!({"wish": "call_off"}),
     };
     if let Some(quote) = quote {
         recorded["preview"] = json!({

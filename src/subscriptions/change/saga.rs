@@ -6,8 +6,10 @@ use uuid::Uuid;
 
 use billing_domain::subscription::is_ended;
 
+use super::ending::without_items;
 use super::execute::find_outcome;
-use super::record::{ChangeKind, ChangeRecord, Initiator, mark, recorded_command};
+use super::record::{ChangeKind, ChangeRecord, Initiator, Release, mark, recorded_command};
+use super::schedule;
 use crate::audit::{self, Actor};
 use crate::catalogue::Plan;
 use crate::catalogue::versions::version_name;
@@ -83,6 +85,14 @@ impl Subscriptions {
         let quote = match token {
             Some(token) => Some(self.open(token).await?),
             None => None,
+        };
+        let command = match (command, &quote) {
+            // Who says nothing of the time wants what was shown.
+            (Command::Change { tier, when: None }, Some(quote)) => Command::Change {
+                tier,
+                when: quote.when,
+            },
+            _ => command,
         };
         let recorded = recorded_command(command, quote.as_ref());
         let organization_id = requester.organization_id;
@@ -168,7 +178,7 @@ impl Subscriptions {
             outcome => outcome.map_err(Failure::InDoubt)?,
         };
         match outcome {
-            Some(snapshot) => self.finish(request, &change, snapshot).await?,
+            Some(snapshot) => self.complete(client, request, &change, snapshot).await?,
             None => self.execute(client, request, &change).await?,
         }
         Ok(Round::Done)
@@ -199,6 +209,7 @@ impl Subscriptions {
             request_key: requester.idempotency_key.clone(),
             actor: Initiator::new(requester.actor, &requester.client),
             before: summary(&state),
+            releases: Release::of(&action),
         };
         let customer_id = self
             .customer_for(client, organization_id, &state, &action, &change.actor)
@@ -315,29 +326,21 @@ impl Subscriptions {
                     .set("payment_behavior", "error_if_incomplete");
                 (Some(subscription.id.clone()), params)
             }
-            StripeAction::EndWithPeriod { subscription } => {
-                let params = Params::new().set("cancel_at_period_end", true);
+            StripeAction::SwitchLater {
+                subscription,
+                plan,
+                version,
+            } => {
+                let prices = self.prices_of(client, plan, *version).await?;
+                let at = subscription.period_end.ok_or(ChangeRejection::NoPeriod)?;
+                let switch = Switch::new(subscription, &self.catalogue, plan, &prices, at)
+                    .ok_or(ChangeRejection::UnknownItems)?
+                    .at_period_end();
+                let params =
+                    schedule::next_phase(&switch).set_if(VERSION, self.version_of(plan, *version));
                 (Some(subscription.id.clone()), params)
             }
-            StripeAction::EndNow { subscription } => {
-                // Usage is charged, and nothing is refunded.
-                let params = Params::new().set_if(
-                    "invoice_now",
-                    (!subscription.is_incomplete()).then_some(true),
-                );
-                (Some(subscription.id.clone()), params)
-            }
-            StripeAction::Keep { subscription } => {
-                let params = if subscription.cancel_at_period_end {
-                    Params::new().set("cancel_at_period_end", false)
-                } else {
-                    Params::new().set("cancel_at", "")
-                };
-                (Some(subscription.id.clone()), params)
-            }
-            StripeAction::Nothing { subscription } => {
-                (Some(subscription.id.clone()), Params::new())
-            }
+            action => without_items(action),
         })
     }
 
@@ -416,6 +419,7 @@ fn summary(state: &SubscriptionState) -> Value {
             "latestInvoiceId": subscription.latest_invoice_id,
             "discounted": subscription.discounted,
             "taxed": subscription.taxed,
+            "pendingChange": subscription.pending,
             "items": subscription
                 .items
                 .iter()

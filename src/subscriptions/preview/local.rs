@@ -8,6 +8,7 @@ use billing_domain::proration::Charge;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use super::later::at_period_end;
 use super::{Line, PreviewUnavailable, Pricing, Source, describe_period};
 use crate::catalogue::{Catalogue, Plan};
 use crate::subscriptions::state::{Item, SubscriptionRow};
@@ -98,6 +99,33 @@ pub fn of_switch(
         lines,
         holds_until: Some(second(known.period.end_secs())?),
         source: Source::Local,
+    })
+}
+
+/// Another plan once the period has ended: its fee, and nothing now.
+pub fn of_switch_later(
+    subscription: &SubscriptionRow,
+    catalogue: &Catalogue,
+    plan: &Plan,
+    now: Timestamp,
+) -> Result<Pricing, PreviewUnavailable> {
+    use PreviewUnavailable::StripeOnly;
+    if subscription.schedule_id.is_some() {
+        return Err(StripeOnly("has a schedule"));
+    }
+    let (item, _) = subscription
+        .base_item(catalogue)
+        .ok_or(StripeOnly("has no price of the catalogue"))?;
+    let cadence = item
+        .cadence()
+        .ok_or(StripeOnly("has an interval that is not known here"))?;
+    let known = Known::of(subscription, catalogue, cadence, now.as_second())?;
+    let quantity = i64::try_from(known.before.charge.quantity).ok();
+    let fee = quantity.and_then(|quantity| plan.price.amount.checked_mul(quantity));
+    let fee = fee.ok_or_else(|| PreviewUnavailable::OutOfRange("the next invoice".to_owned()))?;
+    Ok(Pricing {
+        currency: plan.price.currency.to_ascii_lowercase(),
+        ..at_period_end(second(known.period.end_secs())?, fee, Source::Local)
     })
 }
 

@@ -2,6 +2,7 @@
 //! neither in Stripe nor in our state.
 
 mod features;
+pub mod later;
 pub mod local;
 pub(super) mod quotes;
 pub mod stripe;
@@ -16,7 +17,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::catalogue::{Catalogue, Plan};
+use super::pending::PendingChange;
+use crate::catalogue::{Catalogue, Plan, When};
 use crate::server::number::Number;
 use features::FeatureChange;
 use token::{LIFETIME, Quote};
@@ -97,6 +99,12 @@ pub struct Preview {
     pub next_invoice_amount_minor: i64,
     pub due_now_amount_minor: i64,
     pub effective_date: Timestamp,
+    /// When the change takes effect; null if there is no choice.
+    #[schema(required)]
+    pub when: Option<When>,
+    /// The pending change that this one would take the place of.
+    #[schema(required)]
+    pub pending_change: Option<PendingChange>,
     pub next_invoice_date: Timestamp,
     pub lines: Vec<Line>,
     pub changes: Vec<QuotaChange>,
@@ -111,6 +119,10 @@ pub struct Preview {
 pub enum PreviewUnavailable {
     #[error("the subscription {0}, and only Stripe can price a change of it")]
     StripeOnly(&'static str),
+    #[error(
+        "the subscription {0} and a schedule or another interval, and Stripe does not say what its next invoice would be"
+    )]
+    NotPriced(&'static str),
     #[error("the amounts are out of range: {0}")]
     OutOfRange(String),
 }
@@ -139,9 +151,11 @@ impl Pricing {
         self,
         current: (&str, Option<&Plan>),
         new: &Plan,
+        times: (Option<When>, Option<PendingChange>),
         token: String,
         expires_at: Timestamp,
     ) -> Preview {
+        let (when, pending_change) = times;
         let major = |minor| exactly(money::major(minor, &self.currency));
         Preview {
             current_plan: current.0.to_owned(),
@@ -153,6 +167,8 @@ impl Pricing {
             next_invoice_amount_minor: self.next_invoice_amount,
             due_now_amount_minor: self.due_now_amount,
             effective_date: self.effective_at,
+            when,
+            pending_change,
             next_invoice_date: self.next_invoice_at,
             lines: self.lines,
             changes: quota_changes(current.1, new),

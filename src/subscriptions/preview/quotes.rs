@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use super::stripe::{self, Switch};
 use super::token::Quote;
-use super::{Preview, Pricing, Source, local};
+use super::{Preview, Pricing, Source, later, local};
 use crate::batch::lookup::Grouped;
-use crate::catalogue::{Catalogue, Plan};
+use crate::catalogue::{Catalogue, Plan, When};
 use crate::db::WorkerTx;
 use crate::projection;
 use crate::stripe::client::{Client, ErrorKind, StripeError};
@@ -56,11 +56,12 @@ impl Subscriptions {
         &self,
         organization_id: Uuid,
         tier: &str,
+        when: Option<When>,
         now: Timestamp,
     ) -> Result<Preview, Failure> {
         let mut refreshes = 0;
-        let (state, pricing) = loop {
-            match self.price(organization_id, tier, now).await {
+        let (state, when, pricing) = loop {
+            match self.price(organization_id, tier, when, now).await {
                 // Our state of the customer or subscription may be out of date.
                 Err(Failure::Stripe(error))
                     if refreshes < MAX_REFRESHES
@@ -80,6 +81,7 @@ impl Subscriptions {
         let quote = Quote {
             organization_id,
             plan_tier: tier.to_owned(),
+            when,
             subscription: state
                 .subscription
                 .as_ref()
@@ -95,7 +97,9 @@ impl Subscriptions {
         let token = self.sealer.seal(&quote).await?;
         let current = self.terms_of(&state).await?;
         let current = (state.plan_tier.as_str(), current.as_ref());
-        Ok(pricing.into_preview(current, new, token, expires_at))
+        let subscription = state.subscription.as_ref();
+        let pending = subscription.and_then(|one| one.pending.clone());
+        Ok(pricing.into_preview(current, new, (when, pending), token, expires_at))
     }
 
     /// The organization's state and the price of the change.
@@ -103,11 +107,17 @@ impl Subscriptions {
         &self,
         organization_id: Uuid,
         tier: &str,
+        when: Option<When>,
         now: Timestamp,
-    ) -> Result<(SubscriptionState, Pricing), Failure> {
+    ) -> Result<(SubscriptionState, Option<When>, Pricing), Failure> {
         let found = self.preview_lookup.find(organization_id).await?;
         let (state, was_updated) = found.ok_or(Failure::NoOrganization)?;
-        let action = decide(&state, &self.catalogue, Command::Change { tier })?;
+        let action = decide(&state, &self.catalogue, Command::Change { tier, when })?;
+        let when = match action {
+            StripeAction::Switch { .. } => Some(When::Now),
+            StripeAction::SwitchLater { .. } => Some(When::PeriodEnd),
+            _ => None,
+        };
         let customer = state.customer_id.as_deref();
         let pricing = match &self.stripe {
             Some(client) => {
@@ -119,7 +129,7 @@ impl Subscriptions {
                     .await?
             }
         };
-        Ok((state, pricing))
+        Ok((state, when, pricing))
     }
 
     /// Stripe lacks an object of the preview: the customer may have been deleted,
@@ -174,8 +184,17 @@ impl Subscriptions {
                 }
                 local::of_switch(subscription, &self.catalogue, plan, now)?
             }
-            StripeAction::EndWithPeriod { subscription }
-            | StripeAction::EndNow { subscription }
+            StripeAction::SwitchLater {
+                subscription, plan, ..
+            } => {
+                if was_updated {
+                    self.check_unchanged(organization_id, subscription).await?;
+                }
+                local::of_switch_later(subscription, &self.catalogue, plan, now)?
+            }
+            StripeAction::EndWithPeriod { subscription, .. }
+            | StripeAction::EndNow { subscription, .. }
+            | StripeAction::CallOff { subscription, .. }
             | StripeAction::Keep { subscription }
             | StripeAction::Nothing { subscription } => {
                 super::of_end(&self.catalogue, subscription, now)
@@ -216,11 +235,24 @@ impl Subscriptions {
                     .ok_or(crate::subscriptions::ChangeRejection::UnknownItems)?;
                 stripe::of_switch(client, &switch).await
             }
-            StripeAction::EndWithPeriod { subscription } => {
+            StripeAction::SwitchLater {
+                subscription,
+                plan,
+                version,
+            } => {
+                use crate::subscriptions::ChangeRejection;
+                let prices = self.prices_of(client, plan, *version).await?;
+                let at = subscription.period_end.ok_or(ChangeRejection::NoPeriod)?;
+                let switch = Switch::new(subscription, &self.catalogue, plan, &prices, at)
+                    .ok_or(ChangeRejection::UnknownItems)?;
+                later::of_switch(client, &switch.at_period_end()).await
+            }
+            StripeAction::EndWithPeriod { subscription, .. } => {
                 let pricing = super::of_end(&self.catalogue, subscription, now);
                 stripe::of_end(client, subscription, pricing).await
             }
-            StripeAction::EndNow { subscription }
+            StripeAction::EndNow { subscription, .. }
+            | StripeAction::CallOff { subscription, .. }
             | StripeAction::Keep { subscription }
             | StripeAction::Nothing { subscription } => Ok(Pricing {
                 source: Source::Stripe,
@@ -245,7 +277,8 @@ impl Subscriptions {
         command: Command<'_>,
         now: Timestamp,
     ) -> Result<(), Failure> {
-        let is_same_change = matches!(command, Command::Change { tier } if tier == quote.plan_tier);
+        let is_same_change = matches!(command, Command::Change { tier, when }
+            if tier == quote.plan_tier && (quote.when.is_none() || when == quote.when));
         let subscription = state.subscription.as_ref();
         let problem = if quote.organization_id != organization_id || !is_same_change {
             "the preview was of another change"

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use jiff::Timestamp;
 
-use super::{Line, Pricing, Source};
+use super::{Line, Pricing, Source, later};
 use crate::catalogue::{Catalogue, Plan};
 use crate::stripe::client::{BILLING_MODE, Client, ErrorKind, Params, StripeError};
 use crate::stripe::objects::{Invoice, InvoiceLine};
@@ -20,7 +20,7 @@ pub struct Switch<'a> {
     pub subscription: &'a SubscriptionRow,
     /// The item that pays for the plan.
     item_id: &'a str,
-    prices: &'a PlanPrices,
+    pub prices: &'a PlanPrices,
     /// Whether another item has the new price already. That item then stays and
     /// this one is removed, since Stripe accepts no price twice.
     base_is_there: bool,
@@ -28,8 +28,28 @@ pub struct Switch<'a> {
     pub proration_behavior: ProrationBehavior,
     /// The start of proration.
     pub at: Timestamp,
+    pub changes_interval: bool,
     /// Whether a new interval restarts the period.
     restarts: bool,
+    /// The new fee.
+    fee: i64,
+    pub currency: &'a str,
+    /// Whether the change keeps the plan, and with it what is to become of it.
+    keeps_plan: bool,
+    /// Whether it takes effect when the period ends.
+    later: bool,
+}
+
+/// An item that a subscription has after a change.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ItemAfter<'a> {
+    pub price_id: &'a str,
+    /// `None` if it is charged by usage.
+    pub quantity: Option<i64>,
+    /// The price that it takes the place of.
+    pub replaces: Option<&'a str>,
+    /// In minor units; `None` if it is not a whole number of them.
+    pub unit_amount: Option<i64>,
 }
 
 /// A change of another item than the plan's. Usage so far stays charged, since
@@ -113,8 +133,68 @@ impl<'a> Switch<'a> {
             others,
             proration_behavior: catalogue.proration_behavior(&current.tier, &plan.tier),
             at,
+            changes_interval,
+            fee: plan.price.amount,
+            currency: &plan.price.currency,
+            keeps_plan: current.tier == plan.tier,
+            later: false,
             restarts: changes_interval && !subscription.on_trial(),
         })
+    }
+
+    /// The same change, when the period ends.
+    pub fn at_period_end(self) -> Self {
+        Self {
+            later: true,
+            restarts: false,
+            ..self
+        }
+    }
+
+    /// The items after the change, each price once.
+    pub fn items_after(&self) -> Vec<ItemAfter<'a>> {
+        let mut after: Vec<ItemAfter<'a>> = Vec::new();
+        let mut add = |item: ItemAfter<'a>| {
+            if !after.iter().any(|known| known.price_id == item.price_id) {
+                after.push(item);
+            }
+        };
+        for item in &self.subscription.items {
+            let Some(price_id) = item.price_id.as_deref() else {
+                continue;
+            };
+            let changed = self.others.iter().find(|other| match other {
+                Other::Replaced { item_id, .. } | Other::Removed { item_id } => *item_id == item.id,
+                Other::Added { .. } => false,
+            });
+            let kept = ItemAfter {
+                price_id,
+                quantity: (!item.metered).then(|| item.quantity.unwrap_or(1)),
+                replaces: Some(price_id),
+                unit_amount: item.unit_amount,
+            };
+            match changed {
+                _ if item.id == self.item_id => add(ItemAfter {
+                    price_id: &self.prices.base,
+                    unit_amount: Some(self.fee),
+                    ..kept
+                }),
+                Some(Other::Replaced { price_id, .. }) => add(ItemAfter { price_id, ..kept }),
+                Some(_) => {}
+                None => add(kept),
+            }
+        }
+        for other in &self.others {
+            if let Other::Added { price_id } = other {
+                add(ItemAfter {
+                    price_id,
+                    quantity: None,
+                    replaces: None,
+                    unit_amount: None,
+                });
+            }
+        }
+        after
     }
 
     /// The parameters nested under `prefix`, such as `subscription_details`; an
@@ -151,7 +231,7 @@ impl<'a> Switch<'a> {
             };
         }
         // A trial has nothing to prorate.
-        if !self.subscription.on_trial() {
+        if !self.subscription.on_trial() && !self.later {
             params = params.set(name("proration_date"), self.at.as_second());
         }
         if self.restarts {
@@ -222,6 +302,10 @@ pub async fn of_switch(client: &Client, change: &Switch<'_>) -> Result<Pricing, 
     }
     let waiting = ask_with(ProrationBehavior::CreateProrations).await?;
     let mut pricing = with_renewal(change, &waiting)?;
+    // The schedule goes once the change is made, and Stripe shows what it would do.
+    if change.subscription.schedule_id.is_some() && !change.keeps_plan {
+        pricing.next_invoice_amount = later::renewed(change, Some(&waiting))?;
+    }
     // Without proration lines, nothing is invoiced at once.
     if change.proration_behavior == ProrationBehavior::AlwaysInvoice && !pricing.lines.is_empty() {
         let now = ask_with(ProrationBehavior::AlwaysInvoice).await?;
@@ -239,16 +323,25 @@ pub async fn of_end(
     subscription: &SubscriptionRow,
     pricing: Pricing,
 ) -> Result<Pricing, Failure> {
+    let scheduled = subscription.schedule_id.is_some();
     let params = Params::new()
         .set("subscription", &subscription.id)
-        .set("subscription_details[cancel_at_period_end]", true);
+        // Stripe lets only the schedule set an end.
+        .set_if(
+            "subscription_details[cancel_at_period_end]",
+            (!scheduled).then_some(true),
+        );
     let last = match client.preview_invoice(&params).await {
         Ok(invoice) => Some(Invoice::read(&invoice.0)?),
         Err(error) if is_none_upcoming(&error) => None,
         Err(error) => return Err(Failure::Stripe(error)),
     };
     let metered = metered_prices(subscription, None);
-    let left = last.map_or(0, |last| total_without(&last, &metered));
+    let left = match &last {
+        _ if scheduled => later::besides_renewal(subscription, &metered, last.as_ref())?,
+        Some(last) => total_without(last, &metered),
+        None => 0,
+    };
     Ok(Pricing {
         next_invoice_amount: left,
         source: Source::Stripe,
@@ -260,7 +353,7 @@ pub fn is_none_upcoming(error: &StripeError) -> bool {
     error.code.as_deref() == Some("invoice_upcoming_none")
 }
 
-async fn ask(client: &Client, params: &Params) -> Result<Invoice, Failure> {
+pub async fn ask(client: &Client, params: &Params) -> Result<Invoice, Failure> {
     let invoice = client.preview_invoice(params).await.map_err(|error| {
         let period_over = error.kind == ErrorKind::InvalidRequest
             && error
@@ -342,7 +435,7 @@ pub fn line(line: &InvoiceLine) -> Result<Line, Failure> {
 
 /// Metered prices are charged at the end of the period, for usage that is not
 /// known before.
-fn metered_prices<'a>(
+pub fn metered_prices<'a>(
     subscription: &'a SubscriptionRow,
     next: Option<&'a PlanPrices>,
 ) -> HashSet<&'a str> {
@@ -354,7 +447,7 @@ fn metered_prices<'a>(
         .collect()
 }
 
-fn total_without(invoice: &Invoice, metered: &HashSet<&str>) -> i64 {
+pub fn total_without(invoice: &Invoice, metered: &HashSet<&str>) -> i64 {
     let usage: i64 = invoice
         .lines
         .iter()

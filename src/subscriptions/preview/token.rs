@@ -10,6 +10,7 @@ use sha2::Sha256;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
+use crate::catalogue::When;
 use crate::tenancy::signing::{SharedSigningKey, SigningKey};
 
 /// The longest validity of a quote.
@@ -20,6 +21,9 @@ pub const LIFETIME: SignedDuration = SignedDuration::from_mins(15);
 pub struct Quote {
     pub organization_id: Uuid,
     pub plan_tier: String,
+    /// When the change takes effect; `None` if there is no choice.
+    #[serde(default)]
+    pub when: Option<When>,
     /// The subscription's fingerprint, if there was one.
     pub subscription: Option<String>,
     pub catalogue: String,
@@ -85,6 +89,7 @@ mod tests {
         Quote {
             organization_id: Uuid::from_u128(1),
             plan_tier: "standard".to_owned(),
+            when: Some(When::Now),
             subscription: None,
             catalogue: "c1".to_owned(),
             effective_at: Timestamp::from_second(1_760_000_000).unwrap(),

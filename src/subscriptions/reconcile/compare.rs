@@ -7,7 +7,9 @@ use jiff::Timestamp;
 
 use super::payments::store::{MirroredCharge, MirroredDispute};
 use super::store::{MirroredInvoice, MirroredMethod, MirroredSubscription};
-use crate::stripe::objects::{Charge, Dispute, Invoice, PaymentMethod, Subscription};
+use crate::stripe::objects::{
+    Charge, Dispute, Invoice, PaymentMethod, SchedulePhase, Subscription, SubscriptionSchedule,
+};
 
 /// The fields that differ, as `field: ours, Stripe's`.
 #[derive(Default)]
@@ -35,7 +37,12 @@ impl Differences {
     }
 }
 
-pub fn subscriptions(ours: &MirroredSubscription, theirs: &Subscription) -> Vec<String> {
+/// `schedule` is the one that drives the subscription in Stripe.
+pub fn subscriptions(
+    ours: &MirroredSubscription,
+    theirs: &Subscription,
+    schedule: Option<&SubscriptionSchedule>,
+) -> Vec<String> {
     let mut differ = Differences::default();
     differ.field("status", &ours.status, &theirs.status);
     differ.field("customer", &ours.customer_id, &theirs.customer_id);
@@ -83,7 +90,51 @@ pub fn subscriptions(ours: &MirroredSubscription, theirs: &Subscription) -> Vec<
     differ.field("discounted", ours.discounted, theirs.discounted);
     differ.field("taxed", ours.taxed, theirs.taxed);
     items(ours, theirs, &mut differ);
+    if !is_ended(&theirs.status) {
+        let known = ours.schedule_id.as_deref();
+        differ.text("schedule", known, theirs.schedule_id.as_deref());
+        if known == theirs.schedule_id.as_deref() {
+            phases(ours, schedule, &mut differ);
+        }
+    }
     differ.0
+}
+
+/// Compares what the schedule makes of the subscription, and when.
+fn phases(
+    ours: &MirroredSubscription,
+    theirs: Option<&SubscriptionSchedule>,
+    differ: &mut Differences,
+) {
+    let ours = ours.phases.clone();
+    let ours: Option<Vec<SchedulePhase>> =
+        ours.and_then(|phases| serde_json::from_value(phases).ok());
+    let shown = |phases: Option<&[SchedulePhase]>| {
+        let phases = phases.unwrap_or_default().iter();
+        let mut shown: Vec<String> = phases.map(phase).collect();
+        shown.sort();
+        match shown.is_empty() {
+            true => "none".to_owned(),
+            false => shown.join("; "),
+        }
+    };
+    let theirs = theirs.map(|schedule| &*schedule.phases);
+    differ.field("scheduled", shown(ours.as_deref()), shown(theirs));
+}
+
+/// Such as `2026-03-01T00:00:00Z 2 of price_1`.
+fn phase(phase: &SchedulePhase) -> String {
+    let items = phase.items.iter().map(|item| {
+        let price = item.price.as_deref().unwrap_or("no price");
+        match item.quantity {
+            Some(quantity) => format!("{quantity} of {price}"),
+            None => price.to_owned(),
+        }
+    });
+    let mut items: Vec<String> = items.collect();
+    items.sort();
+    let start = phase.start.map(|at| at.to_string()).unwrap_or_default();
+    format!("{start} {}", items.join(", "))
 }
 
 /// Compares price and quantity of the items, by id.

@@ -31,6 +31,9 @@ pub struct MirroredSubscription {
     pub latest_invoice_id: Option<String>,
     pub discounted: bool,
     pub taxed: bool,
+    pub schedule_id: Option<String>,
+    /// Of the schedule; `None` if it is not known.
+    pub phases: Option<Value>,
     pub items: Vec<MirroredItem>,
 }
 
@@ -51,6 +54,11 @@ pub async fn subscriptions(
                   s.current_period_start, s.current_period_end, s.trial_start, s.trial_end,
                   s.billing_cycle_anchor, s.billing_mode, s.collection_method,
                   s.default_payment_method_id, s.latest_invoice_id, s.discounted, s.taxed,
+                  s.stripe_schedule_id,
+                  (SELECT h.phases FROM billing_subscription_schedules h
+                    WHERE h.organization_id = s.organization_id
+                      AND h.stripe_schedule_id = s.stripe_schedule_id
+                      AND h.status IN ('active', 'not_started')) AS phases,
                   (SELECT coalesce(jsonb_agg(jsonb_build_object(
                             'id', i.stripe_subscription_item_id, 'price_id', i.stripe_price_id,
                             'quantity', i.quantity)), '[]')
@@ -83,6 +91,8 @@ pub async fn subscriptions(
             latest_invoice_id: row.latest_invoice_id,
             discounted: row.discounted,
             taxed: row.taxed,
+            schedule_id: row.stripe_schedule_id,
+            phases: row.phases,
             items,
         };
         Ok((row.stripe_subscription_id, mirrored))

@@ -19,6 +19,8 @@ pub struct Findings {
     pub deleted_customers: Vec<String>,
     /// Requests abandoned by recovery.
     pub abandoned_requests: Vec<String>,
+    /// Running subscriptions with a schedule that is not mirrored.
+    pub unknown_schedules: Vec<String>,
 }
 
 impl Findings {
@@ -104,7 +106,20 @@ pub async fn findings(
     )
     .fetch_all(&mut *conn)
     .await?;
+    let unknown_schedules = sqlx::query_scalar!(
+        r#"SELECT o.name || ' (' || o.id || '): ' || s.stripe_schedule_id AS "found!"
+             FROM billing_subscriptions s JOIN organizations o ON o.id = s.organization_id
+            WHERE s.stripe_schedule_id IS NOT NULL
+              AND s.status IN ('active', 'trialing', 'past_due', 'unpaid', 'paused')
+              AND NOT EXISTS (SELECT FROM billing_subscription_schedules h
+                               WHERE h.organization_id = s.organization_id
+                                 AND h.stripe_schedule_id = s.stripe_schedule_id)
+            ORDER BY o.id LIMIT 1000"#
+    )
+    .fetch_all(&mut *conn)
+    .await?;
     Ok(Findings {
+        unknown_schedules,
         doubles,
         unknown_prices,
         vanished_plans: vanished_plans(conn, catalogue).await?,

@@ -57,6 +57,13 @@ const DAMAGES: &[(&str, &str, &str, &str)] = &[
         "PLANS_FILE",
     ),
     (
+        "unknown schedules",
+        "UPDATE billing_subscriptions SET stripe_schedule_id = 'sub_sched_unknown'
+          WHERE stripe_subscription_id <> 'sub_double'",
+        "sub_sched_unknown",
+        "subscription_schedule.*",
+    ),
+    (
         "abandoned requests",
         "INSERT INTO billing_stripe_requests (organization_id, id, subject, operation, params,
            context, state, finished_at, abandoned_at, recovery_error)

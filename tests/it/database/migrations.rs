@@ -230,7 +230,8 @@ async fn rows(db: &TestDatabase) -> BTreeSet<String> {
                       default_payment_method_id,last_event_at,last_event_rank,last_event_id,tied_event_ids,pending_update,\
                       has_more_items,external_id,email,erased_at,linked_at,recovery_attempts,\
                       recovery_error,next_recovery_at,abandoned_at,known_tier,event_created_at,extract,\
-                      plan_version,plan_interval,grace_max}";
+                      plan_version,plan_interval,grace_max,stripe_schedule_id,cancellation_comment,\
+                      cancellation_feedback,cancellation_reason}";
         // Columns of this name are older elsewhere.
         let added = match table.as_str() {
             "billing_subscription_items" => added.replace('}', ",plan_tier,metric}"),
@@ -273,6 +274,7 @@ async fn the_guides_migrations_go_and_come_back_without_loss() {
                 "usage_pending_levels",
                 "organization_features",
                 "feature_overrides",
+                "billing_subscription_schedules",
                 "billing_disputes",
                 "billing_invoice_payments",
                 "billing_checkout_sessions",

@@ -109,6 +109,11 @@ pub const ROWS: &[(&str, &str)] = &[
         "(organization_id, stripe_event_id, event_type, resource_id) VALUES ({org}, '{key}', 'invoice.paid', 'in')",
     ),
     (
+        "billing_subscription_schedules",
+        "(organization_id, stripe_schedule_id, status, livemode, {order})
+         VALUES ({org}, '{key}', 'active', false, now(), 0, 'evt', ARRAY['evt'])",
+    ),
+    (
         "billing_disputes",
         "(organization_id, stripe_dispute_id, stripe_charge_id, status, currency, amount, livemode, {order})
          VALUES ({org}, '{key}', 'ch', 'lost', 'usd', 1, false, now(), 0, 'evt', ARRAY['evt'])",

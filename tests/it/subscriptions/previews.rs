@@ -162,7 +162,10 @@ impl Arena {
         let stripe = self.world.preview(tier).await.ok();
         assert_eq!(stripe["source"], "stripe");
         let at = Timestamp::from_second(now).unwrap();
-        let local = self.engine.preview(self.world.organization, tier, at).await;
+        let local = self
+            .engine
+            .preview(self.world.organization, tier, None, at)
+            .await;
         let local_knew = match local {
             Ok(local) => {
                 let local = serde_json::to_value(local).unwrap();

@@ -100,13 +100,14 @@ async fn arena() -> (Workbench, [Organization; 3]) {
 const RESTORED: [&str; 3] = ["organizations", "billing_customers", "usage_quotas"];
 
 /// Everything that events decide, and what of it they do not.
-const DECIDED: [&str; 16] = [
+const DECIDED: [&str; 17] = [
     "organizations",
     "billing_customers",
     "usage_quotas",
     "billing_subscriptions",
     "billing_subscription_items",
     "billing_subscription_payments",
+    "billing_subscription_schedules",
     "billing_invoices",
     "billing_invoice_items",
     "billing_charges",

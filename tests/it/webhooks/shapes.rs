@@ -128,6 +128,35 @@ fn object_of(event_type: &str) -> (&'static str, Value, Option<Value>) {
         }
         other if other.starts_with("checkout.session.") => ("checkout_session", json!({})),
         "invoice_payment.paid" => ("invoice_payment", json!({})),
+        "subscription_schedule.released" => {
+            let released = json!({"status": "released", "released_at": START,
+                "released_subscription": "sub_of_it", "subscription": null, "current_phase": null});
+            (
+                "subscription_schedule",
+                with_id("sub_sched_released", released),
+            )
+        }
+        "subscription_schedule.canceled" => (
+            "subscription_schedule",
+            with_id(
+                "sub_sched_canceled",
+                json!({"status": "canceled", "canceled_at": START, "current_phase": null}),
+            ),
+        ),
+        "subscription_schedule.completed" => (
+            "subscription_schedule",
+            with_id(
+                "sub_sched_completed",
+                json!({"status": "completed", "completed_at": START, "current_phase": null}),
+            ),
+        ),
+        "subscription_schedule.aborted" => (
+            "subscription_schedule",
+            json!({"status": "canceled", "canceled_at": START, "current_phase": null}),
+        ),
+        other if other.starts_with("subscription_schedule.") => {
+            ("subscription_schedule", json!({}))
+        }
         other => panic!("{other} is handled, but no version's shape of it is tried"),
     };
     (name, changes, None)

@@ -83,6 +83,15 @@ pub async fn customers(tx: &mut TenantTx, all: bool) -> Result<Vec<String>, sqlx
     .await
 }
 
+async fn clear_schedules(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let cleared = sqlx::query!(
+        "UPDATE billing_subscription_schedules SET metadata = '{}' WHERE organization_id = $1",
+        organization_id
+    );
+    Ok(cleared.execute(tx.conn()).await?.rows_affected())
+}
+
 /// Clears personal data in rows that are kept for their amounts, and deletes
 /// stored responses. Returns the rows affected.
 pub async fn clear_texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
@@ -100,7 +109,8 @@ pub async fn clear_texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
     );
     rows += requests.execute(tx.conn()).await?.rows_affected();
     let subscriptions = sqlx::query!(
-        "UPDATE billing_subscriptions SET metadata = '{}', default_payment_method_id = NULL, pending_update = NULL
+        "UPDATE billing_subscriptions SET metadata = '{}', default_payment_method_id = NULL, pending_update = NULL,
+                cancellation_comment = NULL
           WHERE organization_id = $1",
         organization_id
     );
@@ -129,6 +139,7 @@ pub async fn clear_texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
         organization_id
     );
     rows += sessions.execute(tx.conn()).await?.rows_affected();
+    rows += clear_schedules(tx).await?;
     let disputes = sqlx::query!(
         "UPDATE billing_disputes SET metadata = '{}' WHERE organization_id = $1",
         organization_id

@@ -1,0 +1,58 @@
+//! The parameters of changes that end a subscription, keep it, or change none of its
+//! items.
+
+use super::record::{COMMENT, FEEDBACK};
+use crate::stripe::client::Params;
+use crate::subscriptions::command::{CancellationDetails, StripeAction};
+use crate::subscriptions::state::SubscriptionRow;
+
+/// The target and parameters of a call that changes no items.
+pub fn without_items(action: &StripeAction<'_>) -> (Option<String>, Params) {
+    let (subscription, params) = match action {
+        StripeAction::EndWithPeriod {
+            subscription,
+            details,
+        } => {
+            let ends = (!subscription.ends()).then_some(true);
+            let params = Params::new().set_if("cancel_at_period_end", ends);
+            (subscription, say(params, details))
+        }
+        StripeAction::EndNow {
+            subscription,
+            details,
+        } => {
+            // Usage is charged, and nothing is refunded.
+            let invoiced = (!subscription.is_incomplete()).then_some(true);
+            let params = Params::new().set_if("invoice_now", invoiced);
+            (subscription, say(params, details))
+        }
+        StripeAction::Keep { subscription } => {
+            let params = if subscription.cancel_at_period_end {
+                Params::new().set("cancel_at_period_end", false)
+            } else {
+                Params::new().set("cancel_at", "")
+            };
+            (subscription, unsay(params, subscription))
+        }
+        StripeAction::CallOff { subscription, .. }
+        | StripeAction::Switch { subscription, .. }
+        | StripeAction::SwitchLater { subscription, .. }
+        | StripeAction::Nothing { subscription } => (subscription, Params::new()),
+        StripeAction::Create { .. } => return (None, Params::new()),
+    };
+    (Some(subscription.id.clone()), params)
+}
+
+/// Adds why the customer cancels.
+fn say(params: Params, details: &CancellationDetails<'_>) -> Params {
+    params
+        .set_if(COMMENT, details.reason)
+        .set_if(FEEDBACK, details.feedback)
+}
+
+/// Takes back why the customer had canceled.
+fn unsay(params: Params, subscription: &SubscriptionRow) -> Params {
+    let comment = subscription.cancellation_comment.as_ref().map(|_| "");
+    let feedback = subscription.cancellation_feedback.as_ref().map(|_| "");
+    params.set_if(COMMENT, comment).set_if(FEEDBACK, feedback)
+}
