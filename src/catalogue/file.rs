@@ -13,8 +13,8 @@ use billing_domain::quantity;
 use super::features::{self, check_features};
 use super::quotas::{CeilingValue, QuotaEntry, check_ceiling, check_quotas};
 use super::{
-    Aggregation, Catalogue, EnforcedRoute, Existing, FREE_TIER, Interval, Memory, Metric, Plan,
-    Price, PriceUse,
+    Aggregation, Catalogue, EnforcedRoute, Existing, FREE_TIER, Interval, Memory, Metric,
+    OverLimit, Plan, Price, PriceUse, UsageAtChanges,
 };
 
 #[derive(Deserialize)]
@@ -25,6 +25,8 @@ pub(super) struct File {
     features: features::Entries<features::FeatureEntry>,
     #[serde(default)]
     proration: ProrationEntry,
+    #[serde(default)]
+    changes: ChangesEntry,
     plans: Vec<PlanEntry>,
     #[serde(default)]
     enforcement: EnforcementEntry,
@@ -55,6 +57,13 @@ enum OnFailure {
     #[default]
     Closed,
     Open,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct ChangesEntry {
+    #[serde(default)]
+    usage: UsageAtChanges,
 }
 
 #[derive(Deserialize)]
@@ -133,6 +142,8 @@ struct PlanEntry {
     #[serde(default)]
     trial_days_max: Option<Spanned<u16>>,
     #[serde(default)]
+    trial_over_limit: Option<Spanned<OverLimit>>,
+    #[serde(default)]
     retired: bool,
     #[serde(default)]
     existing: Existing,
@@ -162,6 +173,7 @@ impl File {
             version,
             upgrade: self.proration.upgrade.into(),
             downgrade: self.proration.downgrade.into(),
+            usage_at_changes: self.changes.usage,
             metrics: check_metrics(self.metrics)?,
             features: check_features(self.features)?,
             plans: Vec::new(),
@@ -216,6 +228,7 @@ fn add_plan(catalogue: &mut Catalogue, entry: PlanEntry) -> Result<(), Problem> 
         ));
     }
     let trial_days_max = check_trial(&tier, price.amount, entry.trial_days_max)?;
+    let trial_over_limit = check_trial_over_limit(&tier, trial_days_max, entry.trial_over_limit)?;
     let index = catalogue.plans.len();
     if let Some(key) = &price.lookup_key {
         claim(&mut catalogue.by_lookup_key, key, index, "lookup_key")?;
@@ -235,6 +248,7 @@ fn add_plan(catalogue: &mut Catalogue, entry: PlanEntry) -> Result<(), Problem> 
             stripe_price_ids: ids.map(Spanned::into_inner).collect(),
         },
         trial_days_max,
+        trial_over_limit,
         retired: entry.retired,
         existing: entry.existing,
         quotas,
@@ -384,6 +398,21 @@ fn check_trial(tier: &str, amount: i64, entry: Option<Spanned<u16>>) -> Result<u
         return Err((at, format!("{tier:?} costs nothing and needs no trial")));
     }
     Ok(days)
+}
+
+fn check_trial_over_limit(
+    tier: &str,
+    trial_days_max: u16,
+    entry: Option<Spanned<OverLimit>>,
+) -> Result<OverLimit, Problem> {
+    match entry {
+        None => Ok(Plan::trial_over_limit_by_default()),
+        Some(entry) if trial_days_max == 0 => Err((
+            entry.span().start,
+            format!("{tier:?} has no trial: trial_over_limit needs trial_days_max"),
+        )),
+        Some(entry) => Ok(entry.into_inner()),
+    }
 }
 
 fn claim(

@@ -26,9 +26,11 @@ mod payment_method;
 mod periods;
 mod plan_assignment;
 mod price_changes;
+mod price_swaps;
 mod store;
 mod stripe_response;
 mod subscription;
+mod subscription_change;
 mod types;
 mod versions;
 

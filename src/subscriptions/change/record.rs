@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::audit::{Actor, Client};
+use crate::metering::charges::UsageCharge;
 use crate::stripe::client::Params;
 use crate::stripe::requests::Request;
 use crate::subscriptions::command::{Command, StripeAction};
@@ -91,6 +92,9 @@ pub struct ChangeRecord {
     pub actor: Initiator,
     /// The state before the change, for the audit entry.
     pub before: Value,
+    /// What the change has Stripe charge for usage at prices that it removes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Vec<UsageCharge>>,
 }
 
 /// Who requested the change, and from where.

@@ -12,6 +12,7 @@ use crate::audit::{self, Actor};
 use crate::catalogue::Plan;
 use crate::catalogue::versions::version_name;
 use crate::db::TenantTx;
+use crate::metering::charges::UsageCharge;
 use crate::stripe::client::{BILLING_MODE, Client, ErrorKind, Params, StripeError};
 use crate::stripe::requests::{self, Begun, NewRequest, Request, Subject};
 use crate::subscriptions::Subscriptions;
@@ -36,6 +37,14 @@ const VERSION: &str = "metadata[plan_version]";
 
 /// How often a change is decided when concurrent changes interfere.
 const MAX_ROUNDS: usize = 6;
+
+/// The terms of a call to Stripe, without the change's id.
+struct CallTerms {
+    target_id: Option<String>,
+    params: Params,
+    /// What a change of prices charges for usage.
+    usage: Option<Vec<UsageCharge>>,
+}
 
 enum Round {
     Done,
@@ -192,13 +201,14 @@ impl Subscriptions {
         if let Some(quote) = quote {
             self.check_state(quote, organization_id, &state, command, Timestamp::now())?;
         }
-        let change = ChangeRecord {
+        let mut change = ChangeRecord {
             id: Uuid::now_v7(),
             kind,
             command: recorded.clone(),
             request_key: requester.idempotency_key.clone(),
             actor: Initiator::new(requester.actor, &requester.client),
             before: summary(&state),
+            usage: None,
         };
         let customer_id = self
             .customer_for(client, organization_id, &state, &action, &change.actor)
@@ -213,7 +223,7 @@ impl Subscriptions {
             )
             .await?;
         }
-        let (target_id, params) = self
+        let call = self
             .parameters(
                 client,
                 &action,
@@ -222,11 +232,12 @@ impl Subscriptions {
                 quote,
             )
             .await?;
+        change.usage = call.usage;
         let new = NewRequest {
             subject: Subject::Subscription,
             operation: kind.operation(),
-            target_id,
-            params: mark(params, &change),
+            target_id: call.target_id,
+            params: mark(call.params, &change),
             context: change.context(),
         };
         let Begun::New(request) = requests::begin(&self.pool, organization_id, new).await? else {
@@ -282,8 +293,9 @@ impl Subscriptions {
         customer_id: Option<&str>,
         organization_id: Uuid,
         quote: Option<&Quote>,
-    ) -> Result<(Option<String>, Params), Failure> {
-        Ok(match action {
+    ) -> Result<CallTerms, Failure> {
+        let mut usage = None;
+        let (target_id, params) = match action {
             StripeAction::Create { plan, trial_days } => {
                 let prices = self.prices_of(client, plan, None).await?;
                 let customer_id = customer_id.ok_or(Failure::NoOrganization)?;
@@ -309,6 +321,10 @@ impl Subscriptions {
                 };
                 let switch = Switch::new(subscription, &self.catalogue, plan, &prices, at)
                     .ok_or(ChangeRejection::UnknownItems)?;
+                let switch = self
+                    .with_usage(client, organization_id, switch, quote)
+                    .await?;
+                usage = Some(switch.usage());
                 let params = switch
                     .parameters("", switch.proration_behavior)
                     .set_if(VERSION, self.version_of(plan, *version))
@@ -338,6 +354,11 @@ impl Subscriptions {
             StripeAction::Nothing { subscription } => {
                 (Some(subscription.id.clone()), Params::new())
             }
+        };
+        Ok(CallTerms {
+            target_id,
+            params,
+            usage,
         })
     }
 

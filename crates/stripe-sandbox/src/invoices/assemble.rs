@@ -13,6 +13,7 @@ use crate::metadata::Metadata;
 use crate::meter_events;
 use crate::state::State;
 use crate::store::Keyed;
+use crate::subscriptions::accrued;
 use crate::subscriptions::change::Catalogue;
 use crate::subscriptions::model::{Item, Subscription};
 use crate::subscriptions::periods;
@@ -211,7 +212,10 @@ pub fn metered(
         };
         let whole = periods::of_item(subscription, item, catalogue)?;
         let ends = whole.end_secs() == until_secs;
-        let Ok(period) = Period::from_seconds(whole.start_secs(), until_secs) else {
+        // Usage from before the item had its price is not charged at it.
+        let since_secs = item.metered_since_secs.unwrap_or(whole.start_secs());
+        let start_secs = whole.start_secs().max(since_secs);
+        let Ok(period) = Period::from_seconds(start_secs, until_secs) else {
             continue;
         };
         if goes_on && !ends {
@@ -335,7 +339,8 @@ pub fn immediate(
     lines.extend(more_pending.into_iter().map(DraftLine::from));
     if full_period {
         if !before.on_trial() {
-            lines.extend(metered(state, before, now_secs, false)?);
+            let charged = accrued::at_restart(before, after);
+            lines.extend(metered(state, &charged, now_secs, false)?);
         }
         lines.extend(licensed(after, state.catalogue())?);
     }
