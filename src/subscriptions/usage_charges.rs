@@ -92,8 +92,10 @@ impl Subscriptions {
         if removed.is_empty() || subscription.on_trial() {
             return Ok(switch);
         }
-        if subscription.billing_mode.as_deref() == Some("flexible") {
-            // Stripe charges what it was told of the prices that go.
+        let flexible = subscription.billing_mode.as_deref() == Some("flexible");
+        if flexible || switch.restarts() {
+            // Stripe charges what it was told of the prices that go, and of a period
+            // that ends.
             self.report_usage(client, organization_id).await?;
             return Ok(switch);
         }

@@ -57,9 +57,8 @@ pub async fn book(
     catalogue: &Catalogue,
     mut swaps: Vec<PriceSwap>,
 ) -> Result<Vec<Booked>, sqlx::Error> {
-    // Stripe charges a period that ends at the prices that it had; but in classic
-    // billing not at those that our change removes with it.
-    swaps.retain(|swap| swap.same_period || (!swap.flexible && swap.ours.is_some()));
+    // Stripe charges a period that ends at the prices that it had.
+    swaps.retain(|swap| swap.same_period);
     if swaps.is_empty() {
         return Ok(Vec::new());
     }
@@ -75,12 +74,10 @@ pub async fn book(
             .metric(&swap.metric)
             .is_some_and(|metric| metric.aggregation == Aggregation::Last);
         let charged = charge(conn, catalogue, &swap, &so_far, level).await?;
-        let left = so_far.total - so_far.adjustment - charged;
-        let reported = match (swap.same_period, level) {
-            // Nothing of the period that ends is left to be reported.
-            (false, _) => whole_units(left.max(Decimal::ZERO)),
-            (true, true) => so_far.level_since,
-            (true, false) => so_far.reported_since,
+        let reported = if level {
+            so_far.level_since
+        } else {
+            so_far.reported_since
         };
         store::begin_again(conn, &swap, charged, reported).await?;
         booked.push(Booked {
@@ -201,7 +198,7 @@ pub async fn prorate(
         overridden,
     } in booked
     {
-        if *overridden || swap.flexible || !swap.same_period || swap.new_price.is_none() {
+        if *overridden || swap.flexible || swap.new_price.is_none() {
             continue;
         }
         let Some(new) = store::quota(conn, swap.organization_id, &swap.metric).await? else {

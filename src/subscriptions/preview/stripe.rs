@@ -136,6 +136,11 @@ impl<'a> Switch<'a> {
             .collect()
     }
 
+    /// Whether it begins the period anew.
+    pub fn restarts(&self) -> bool {
+        self.restarts
+    }
+
     /// Whether the metric of a metered item that it removes keeps a price.
     pub fn has_price_for(&self, metric: &str) -> bool {
         self.prices.metered.contains_key(metric)

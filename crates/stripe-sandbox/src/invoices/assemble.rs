@@ -13,7 +13,6 @@ use crate::metadata::Metadata;
 use crate::meter_events;
 use crate::state::State;
 use crate::store::Keyed;
-use crate::subscriptions::accrued;
 use crate::subscriptions::change::Catalogue;
 use crate::subscriptions::model::{Item, Subscription};
 use crate::subscriptions::periods;
@@ -339,8 +338,7 @@ pub fn immediate(
     lines.extend(more_pending.into_iter().map(DraftLine::from));
     if full_period {
         if !before.on_trial() {
-            let charged = accrued::at_restart(before, after);
-            lines.extend(metered(state, &charged, now_secs, false)?);
+            lines.extend(metered(state, before, now_secs, false)?);
         }
         lines.extend(licensed(after, state.catalogue())?);
     }

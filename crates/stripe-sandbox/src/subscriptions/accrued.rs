@@ -70,14 +70,3 @@ fn of_removed(
     let lines = assemble::metered(state, &removed, now_secs, false)?;
     Ok(lines.into_iter().map(|line| line.content).collect())
 }
-
-/// The subscription whose usage a restart of the period charges: in classic billing
-/// without the items whose price it removes.
-#[must_use]
-pub fn at_restart(before: &Subscription, after: &Subscription) -> Subscription {
-    let mut charged = before.clone();
-    if before.mode == BillingMode::Classic {
-        charged.items.retain(|item| keeps_price(&after.items, item));
-    }
-    charged
-}
