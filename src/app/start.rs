@@ -79,7 +79,7 @@ pub async fn start(
         pools: Pools::new(&database.service, workers),
         stop: CancellationToken::new(),
     };
-    if let Err(found @ VanishedPlans::Found(_)) =
+    if let Err(found @ (VanishedPlans::Found(_) | VanishedPlans::Metrics(_))) =
         subscriptions::check_vanished(&starting.pools.api, &catalogue).await
     {
         return Err(StartError::VanishedPlans(found.to_string()));

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Catalogue;
+use super::{Catalogue, UsageAtChanges};
 
 /// When a change of plan takes effect.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -25,12 +25,14 @@ impl When {
     }
 }
 
-/// `[changes]`: when changes to a higher and to a lower plan take effect.
+/// `[changes]`: when changes to a higher and to a lower plan take effect, and what they
+/// do to the usage of their period.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Changes {
     upgrade: When,
     downgrade: When,
+    pub usage: UsageAtChanges,
 }
 
 impl Catalogue {

@@ -14,8 +14,8 @@ use super::changes::Changes;
 use super::features::{self, check_features};
 use super::quotas::{CeilingValue, QuotaEntry, check_ceiling, check_quotas};
 use super::{
-    Aggregation, Catalogue, EnforcedRoute, Existing, FREE_TIER, Interval, Memory, Metric, Plan,
-    Price, PriceUse,
+    Aggregation, Catalogue, EnforcedRoute, Existing, FREE_TIER, Interval, Memory, Metric,
+    OverLimit, Plan, Price, PriceUse,
 };
 
 #[derive(Deserialize)]
@@ -136,6 +136,8 @@ struct PlanEntry {
     #[serde(default)]
     trial_days_max: Option<Spanned<u16>>,
     #[serde(default)]
+    trial_over_limit: Option<Spanned<OverLimit>>,
+    #[serde(default)]
     retired: bool,
     #[serde(default)]
     existing: Existing,
@@ -220,6 +222,7 @@ fn add_plan(catalogue: &mut Catalogue, entry: PlanEntry) -> Result<(), Problem> 
         ));
     }
     let trial_days_max = check_trial(&tier, price.amount, entry.trial_days_max)?;
+    let trial_over_limit = check_trial_over_limit(&tier, trial_days_max, entry.trial_over_limit)?;
     let index = catalogue.plans.len();
     if let Some(key) = &price.lookup_key {
         claim(&mut catalogue.by_lookup_key, key, index, "lookup_key")?;
@@ -239,6 +242,7 @@ fn add_plan(catalogue: &mut Catalogue, entry: PlanEntry) -> Result<(), Problem> 
             stripe_price_ids: ids.map(Spanned::into_inner).collect(),
         },
         trial_days_max,
+        trial_over_limit,
         retired: entry.retired,
         existing: entry.existing,
         quotas,
@@ -388,6 +392,21 @@ fn check_trial(tier: &str, amount: i64, entry: Option<Spanned<u16>>) -> Result<u
         return Err((at, format!("{tier:?} costs nothing and needs no trial")));
     }
     Ok(days)
+}
+
+fn check_trial_over_limit(
+    tier: &str,
+    trial_days_max: u16,
+    entry: Option<Spanned<OverLimit>>,
+) -> Result<OverLimit, Problem> {
+    match entry {
+        None => Ok(Plan::trial_over_limit_by_default()),
+        Some(entry) if trial_days_max == 0 => Err((
+            entry.span().start,
+            format!("{tier:?} has no trial: trial_over_limit needs trial_days_max"),
+        )),
+        Some(entry) => Ok(entry.into_inner()),
+    }
 }
 
 fn claim(

@@ -32,7 +32,7 @@ pub use changes::When;
 use file::File;
 use memory::Memory;
 pub use memory::PriceUse;
-pub use plan::{EnforcedRoute, Existing, Interval, Metric, Plan, Price, Quota};
+pub use plan::{EnforcedRoute, Existing, Interval, Metric, Plan, Price, Quota, UsageAtChanges};
 pub use quotas::{ceiling_text, stored_ceiling};
 pub use store::prices_of_version as recorded_prices;
 pub use sync::{Action, Step, SyncError, Synced, meter_event_name, metered_lookup_key, sync};
@@ -174,6 +174,20 @@ impl Catalogue {
             .quota
             .filter(|_| quota.over_limit == OverLimit::Grace)?;
         Some(ceiling.over(quota))
+    }
+
+    /// What happens to usage over the quota in a trial without a way to charge, where
+    /// the plan has overage.
+    pub fn trial_over_limit(&self, tier: &str) -> OverLimit {
+        let plan = self.plan(tier);
+        plan.map_or(Plan::trial_over_limit_by_default(), |plan| {
+            plan.trial_over_limit
+        })
+    }
+
+    /// What a change of plan does to the usage of its period.
+    pub fn usage_at_changes(&self) -> UsageAtChanges {
+        self.changes.usage
     }
 
     /// The rank of a tier; `None`, below all others, for an unknown one.

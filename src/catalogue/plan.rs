@@ -34,6 +34,9 @@ pub struct Plan {
     /// The longest trial that may be requested; 0 for none.
     #[serde(default)]
     pub trial_days_max: u16,
+    /// What happens to overage in a trial without a way to charge.
+    #[serde(default = "Plan::trial_over_limit_by_default")]
+    pub trial_over_limit: OverLimit,
     /// Whether it is sold no more. Running subscriptions go on.
     #[serde(default)]
     pub retired: bool,
@@ -43,6 +46,18 @@ pub struct Plan {
     pub quotas: BTreeMap<String, Quota>,
     #[serde(default)]
     pub features: BTreeMap<String, FeatureValue>,
+}
+
+/// What a change of plan does to the usage of its period.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UsageAtChanges {
+    /// What is over the quota is charged at the former rate, with the change.
+    #[default]
+    Charge,
+    /// The quota is the plans' quotas in proportion to their time in the period. What
+    /// is over it at the period's end is charged at the rate of the plan then.
+    Prorate,
 }
 
 /// What a change of a plan's terms means for running subscriptions.
@@ -58,6 +73,11 @@ pub enum Existing {
 }
 
 impl Plan {
+    /// Nothing that would never be paid is given away.
+    pub const fn trial_over_limit_by_default() -> OverLimit {
+        OverLimit::Hard
+    }
+
     /// Whether it is paid through a Stripe subscription.
     pub fn is_billed(&self) -> bool {
         self.price.lookup_key.is_some() || !self.price.stripe_price_ids.is_empty()

@@ -148,6 +148,12 @@ fn describe(report: &Report) -> String {
         counted(report.sent, "meter event"),
         report.failed
     );
+    if report.charged > 0 {
+        text.push_str(&format!(
+            "\n{} made for usage at prices that were removed in Stripe",
+            counted(report.charged, "invoice item")
+        ));
+    }
     if report.doubtful > 0 {
         text.push_str(&format!(
             "\n{} may have reached Stripe more than a day ago and will not be sent again: compare the \

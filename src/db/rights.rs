@@ -29,6 +29,7 @@ pub const TABLES: &[OfTable] = &[
     ("usage_quotas", CHANGE, READ),
     ("usage_quota_overrides", CHANGE, READ),
     ("usage_reports", CHANGE, READ),
+    ("usage_charges", KEEP, READ),
     ("organization_features", CHANGE, READ),
     ("feature_overrides", CHANGE, READ),
     ("grace_periods", CHANGE, READ),

@@ -28,6 +28,7 @@ pub async fn run(
         failed = report.failed,
         doubtful = report.doubtful,
         refused = report.refused,
+        charged = report.charged,
         unbilled = report.unbilled.len(),
         "Usage report completed"
     );

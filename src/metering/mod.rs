@@ -3,6 +3,7 @@
 //! quota is decided outside it.
 
 pub mod alerts;
+pub mod charges;
 pub mod enforcement;
 pub mod grace;
 pub mod ledger;

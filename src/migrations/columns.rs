@@ -401,6 +401,19 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             ),
         ],
     ),
+    (
+        "20260116040000_usage_at_changes",
+        &[
+            ("usage_totals", "quota_adjustment metered_since"),
+            (
+                "usage_charges",
+                "organization_id id metric period_start stripe_customer_id \
+                 stripe_subscription_id stripe_price_id units overage_rate amount currency \
+                 changed_at charged_by stripe_invoice_item_id attempted_at error_message \
+                 charged_at created_at",
+            ),
+        ],
+    ),
 ];
 
 /// Columns that a later migration moved elsewhere. They stay for older programs; a

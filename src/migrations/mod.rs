@@ -65,6 +65,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260114020000", "features"),
     ("20260115010000", "inlined_context"),
     ("20260116020000", "pending_changes"),
+    ("20260116040000", "usage_at_changes"),
 ];
 
 /// A migration and its state in the database.

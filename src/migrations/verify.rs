@@ -53,6 +53,7 @@ pub const TENANT_TABLES: &[(&str, bool)] = &[
     ("usage_reservations", true),
     ("usage_alerts", true),
     ("usage_reports", true),
+    ("usage_charges", true),
     ("usage_pending_levels", true),
     ("organization_features", true),
     ("feature_overrides", true),

@@ -26,10 +26,12 @@ mod payment_method;
 mod periods;
 mod plan_assignment;
 mod price_changes;
+mod price_swaps;
 mod schedule;
 mod store;
 mod stripe_response;
 mod subscription;
+mod subscription_change;
 mod types;
 mod versions;
 

@@ -13,12 +13,16 @@ use uuid::Uuid;
 use super::invoice::{Payment, PaymentOutcome};
 use super::known_tier::{self, KnownTier};
 use super::plan_assignment::PlanSource;
+use super::subscription_change::change_of;
 use super::types::{Effects, NewAlert, Results};
 use super::versions::merge::{self, ObjectKey, Stored, StoredRows};
 use super::versions::{Mirrored, Version};
-use super::{invoice, items, periods, plan_assignment, schedule, store, stripe_response};
+use super::{
+    invoice, items, periods, plan_assignment, price_swaps, schedule, store, stripe_response,
+};
 use crate::audit::NewEntry;
 use crate::catalogue::Catalogue;
+use crate::metering::charges;
 use crate::metering::ledger::{self, ClosedPeriod};
 use crate::stripe::objects::{BillingObject, Subscription, SubscriptionItem};
 
@@ -178,41 +182,12 @@ pub async fn write(
     } = known;
     let changes: Vec<Change> = merged
         .into_iter()
-        .map(|mut merged| {
-            let (start, end) = catalogue.period_of(&merged.snapshot);
-            merged.snapshot.current_period_start = start;
-            merged.snapshot.current_period_end = end;
-            let key = (merged.organization_id, merged.snapshot.id.clone());
-            let status =
-                status_of(&merged.snapshot, &merged.version, payments.get(&key)).to_owned();
-            let plan = catalogue.plan_of(&merged.snapshot);
-            let plan_tier = plan.map(|plan| plan.tier.clone());
-            // The items left out may be those that a response has shown.
-            let known = stored.get(&key).filter(|_| merged.snapshot.has_more_items);
-            let known = known.filter(|row| stripe_response::is_response(&row.version));
-            let plan_tier = plan_tier.or_else(|| known?.plan_tier.clone());
-            let plan_version = match &plan_tier {
-                Some(tier) => catalogue.version_of(&merged.snapshot, tier),
-                None => stored.get(&key).and_then(|row| row.plan_version),
-            };
-            let known_tier = tiers.get(&key).cloned();
-            let known_tier = known_tier.or_else(|| match stored.get(&key) {
-                Some(row) => row.known_tier.clone(),
-                // No event has been applied yet.
-                None => Some(KnownTier::none()),
-            });
-            let known_tier = known_tier.map(|tier| tier.beside(&merged.version.last_event_id));
-            Change {
-                merged,
-                status,
-                plan_tier,
-                plan_version,
-                known_tier,
-            }
-        })
+        .map(|merged| change_of(catalogue, &stored, &payments, &tiers, merged))
         .collect();
     let renewed = periods::renewed(catalogue, &stored, &changes);
     ledger::close(conn, &renewed).await?;
+    let swaps = price_swaps::found(conn, catalogue, &stored, &changes).await?;
+    let booked = charges::book(conn, catalogue, swaps).await?;
     store::subscriptions::save(conn, catalogue, &changes).await?;
     let mut kept = keep_tiers(&mut stored, tiers, &changes);
 
@@ -224,6 +199,7 @@ pub async fn write(
     let sources = sources(stored, changes, late);
     let found =
         plan_assignment::assign_plans(conn, catalogue, organizations, sources, effects).await?;
+    charges::prorate(conn, catalogue, &booked).await?;
     kept.extend(found.into_iter().filter_map(|(key, tier)| {
         let tier = tier.beside(versions.get(&key)?);
         Some((key, tier))

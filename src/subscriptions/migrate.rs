@@ -101,7 +101,8 @@ impl Subscriptions {
         let priced = match decide(&state, &self.catalogue, command) {
             Ok(action) => {
                 let customer = state.customer_id.as_deref();
-                self.price_with_stripe(client, &action, customer, None, now)
+                let organization_id = candidate.organization_id;
+                self.price_with_stripe(client, organization_id, &action, customer, None, now)
                     .await
             }
             Err(rejection) => Err(rejection.into()),

@@ -27,6 +27,7 @@ pub mod routes;
 mod state;
 mod store;
 mod upcoming;
+mod usage_charges;
 
 use std::sync::Arc;
 

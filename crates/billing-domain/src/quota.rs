@@ -70,6 +70,19 @@ pub struct QuotaPolicy {
     pub grace_max: Option<Decimal>,
 }
 
+impl QuotaPolicy {
+    /// The same with `adjustment` added to the quota, which never falls below zero.
+    #[must_use]
+    pub fn adjusted(self, adjustment: Decimal) -> Self {
+        let add = |limit: Decimal| (limit + adjustment).max(Decimal::ZERO);
+        Self {
+            quota: self.quota.map(add),
+            grace_max: self.grace_max.map(add),
+            ..self
+        }
+    }
+}
+
 /// The most that may be used during a grace period, as configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GraceCeiling {
@@ -276,6 +289,26 @@ mod tests {
         assert!(!decide(500, 500, Some(grace), within).allowed());
         let over = Decision::GraceExpired { grace };
         assert_eq!(decide(0, 201, Some(grace), "2026-11-03T00:00:00Z"), over);
+    }
+
+    #[test]
+    fn an_adjustment_moves_every_limit() {
+        let policy = QuotaPolicy {
+            quota: Some(100.into()),
+            over_limit: OverLimit::Grace,
+            grace_max: Some(150.into()),
+        };
+        let limits = |adjustment: i64| {
+            let adjusted = policy.adjusted(adjustment.into());
+            (adjusted.quota, adjusted.grace_max)
+        };
+        assert_eq!(limits(40), (Some(140.into()), Some(190.into())));
+        assert_eq!(limits(-120), (Some(0.into()), Some(30.into())));
+        let unlimited = QuotaPolicy {
+            quota: None,
+            ..policy
+        };
+        assert_eq!(unlimited.adjusted(7.into()).quota, None);
     }
 
     #[test]

@@ -27,11 +27,10 @@ pub const ROUTES: &[Route] = &[
 ];
 
 /// Parameters that Stripe accepts and the sandbox does not support.
-pub const UNSUPPORTED: [&str; 8] = [
+pub const UNSUPPORTED: [&str; 7] = [
     "customer_account",
     "discountable",
     "discounts",
-    "period",
     "quantity_decimal",
     "tax_behavior",
     "tax_code",
@@ -137,11 +136,16 @@ pub fn take_request(
     item.check_single_price()?;
     let (amount, currency) = item.amount_and_currency(state)?;
     let unit = item.unit_amount();
+    let named = || {
+        let product = state.products.get(&item.inline.as_ref()?.product)?;
+        Some(product.name.clone())
+    };
+    let description = item.description.clone().or_else(named);
     let content = LineContent {
         amount: validate::amount("amount", amount)?,
         currency,
-        description: item.description,
-        period: (now_secs, now_secs),
+        description,
+        period: item.period.unwrap_or((now_secs, now_secs)),
         price: item.price_id,
         quantity: Some(item.quantity.unwrap_or(1)),
         proration: false,
@@ -167,6 +171,7 @@ struct ItemParams {
     quantity: Option<u64>,
     price_id: Option<String>,
     description: Option<String>,
+    period: Option<(i64, i64)>,
     metadata: Metadata,
 }
 
@@ -196,6 +201,7 @@ impl ItemParams {
             quantity,
             price_id,
             description: params.text("description")?,
+            period: take_period(params)?,
             metadata: MetadataChange::take(params)?.initial(),
         })
     }
@@ -252,6 +258,28 @@ impl ItemParams {
             _ => Err(ApiError::missing_param("amount")),
         }
     }
+}
+
+/// Takes `period`: the time that the item is for.
+fn take_period(params: &mut Params) -> Result<Option<(i64, i64)>, ApiError> {
+    let Some(mut period) = params.map("period")? else {
+        return Ok(None);
+    };
+    let mut time = |name: &str| {
+        let param = period.name(name);
+        period
+            .integer(name)?
+            .ok_or_else(|| ApiError::missing_param(&param))
+    };
+    let (start, end) = (time("start")?, time("end")?);
+    period.finish()?;
+    if end < start {
+        return Err(ApiError::bad_param(
+            "period[end]",
+            "The end of the period cannot be before its start.",
+        ));
+    }
+    Ok(Some((start, end)))
 }
 
 /// The amount and currency of `units` at a one-time price.

@@ -169,7 +169,7 @@ impl From<VanishedPlans> for Failure {
     fn from(error: VanishedPlans) -> Self {
         match error {
             VanishedPlans::Database(error) => error.into(),
-            VanishedPlans::Found(_) => Self::usage(error.to_string()),
+            VanishedPlans::Found(_) | VanishedPlans::Metrics(_) => Self::usage(error.to_string()),
         }
     }
 }

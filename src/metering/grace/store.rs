@@ -196,7 +196,11 @@ pub async fn end_covered(
                  OR coalesce((SELECT t.total + t.reserved FROM usage_totals t
                                WHERE t.organization_id = g.organization_id AND t.metric = g.metric
                                  AND t.period_start = g.period_start), 0)
-                    <= CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END)
+                    <= CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END
+                       + coalesce((SELECT t.quota_adjustment FROM usage_totals t
+                                    WHERE t.organization_id = g.organization_id
+                                      AND t.metric = g.metric
+                                      AND t.period_start = g.period_start), 0))
          RETURNING g.organization_id, g.metric",
         organizations,
         reason.as_str()

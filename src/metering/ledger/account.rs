@@ -57,6 +57,8 @@ pub struct PeriodUsage {
     /// The newest event, by time and id.
     pub last: Option<(Timestamp, String)>,
     pub alerted: u8,
+    /// What changes of plan within the period add to its quota.
+    pub quota_adjustment: Decimal,
     /// Thresholds reached in this transaction.
     pub raised: Vec<u8>,
     pub grace: Option<Grace>,
@@ -78,6 +80,7 @@ impl PeriodUsage {
             events: 0,
             last: None,
             alerted: 0,
+            quota_adjustment: Decimal::ZERO,
             raised: Vec::new(),
             grace: None,
             pending: Vec::new(),
@@ -90,6 +93,11 @@ impl PeriodUsage {
     /// The total including reservations.
     pub fn used(&self) -> Decimal {
         self.total + self.reserved
+    }
+
+    /// The policy of this period, if the account's is `policy`.
+    pub fn policy(&self, policy: QuotaPolicy) -> QuotaPolicy {
+        policy.adjusted(self.quota_adjustment)
     }
 }
 
@@ -223,7 +231,7 @@ impl Account {
         }
         (usage.took_due, usage.changed) = (true, true);
         if let Some(policy) = self.policy {
-            usage.raise_alerts(policy.quota);
+            usage.raise_alerts(usage.policy(policy).quota);
             usage.start_grace(policy, self.grace_hours, self.now);
         }
     }
@@ -250,8 +258,9 @@ impl Account {
         occurred: Timestamp,
     ) -> Result<(), UsageRejection> {
         let (aggregation, now) = (self.aggregation, self.now);
-        let quota = self.policy()?.quota;
+        let policy = self.policy()?;
         let usage = self.usage_in(period);
+        let quota = usage.policy(policy).quota;
         if aggregation != Aggregation::Sum && occurred > now {
             // The current level holds until then.
             usage.pending.push(Level {
@@ -294,6 +303,7 @@ impl Account {
         let (grace_hours, now, aggregation) = (self.grace_hours, self.now, self.aggregation);
         let period = self.open()?;
         let usage = self.usage_in(period);
+        let policy = usage.policy(policy);
         let used = usage.used();
         let wanted = aggregation
             .with(usage.total, quantity)
@@ -317,6 +327,7 @@ impl Account {
         let (grace_hours, now) = (self.grace_hours, self.now);
         let period = self.open()?;
         let usage = self.usage_in(period);
+        let policy = usage.policy(policy);
         let used = usage.used();
         let wanted = used
             .checked_add(quantity)
@@ -345,6 +356,7 @@ impl Account {
         let (grace_hours, now) = (self.grace_hours, self.now);
         let period = self.open()?;
         let usage = self.usage_in(period);
+        let policy = usage.policy(policy);
         let used = usage.used();
         let decision = quota::decide(
             &policy,
@@ -429,7 +441,7 @@ impl PeriodUsage {
         }
         let policy = QuotaPolicy {
             grace_max: None,
-            ..policy
+            ..self.policy(policy)
         };
         let (before, wanted) = (Decimal::ZERO, self.used());
         let decision = quota::decide(&policy, before, wanted, grace_of(self), grace_hours, now);

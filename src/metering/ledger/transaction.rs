@@ -427,7 +427,8 @@ fn grace_state(
     grace: billing_domain::grace_period::GracePeriod,
     reason: Option<EndReason>,
 ) -> Value {
-    let quota = account.policy.and_then(|policy| policy.quota);
+    let policy = account.policy.map(|policy| usage.policy(policy));
+    let quota = policy.and_then(|policy| policy.quota);
     json!({
         "usage": usage.used().normalize().to_string(),
         "quota": quota.map(|quota| quota.normalize().to_string()),

@@ -42,6 +42,12 @@ pub fn routes() -> Routes<Reading> {
 }
 
 impl Reading {
+    fn in_force(&self, rows: Vec<QuotaRow>) -> Page<QuotaRow> {
+        let catalogue = &self.rules.catalogue;
+        let rows = rows.into_iter().map(|row| row.in_force(catalogue));
+        Page::only(rows.collect())
+    }
+
     async fn usage(&self, caller: &Principal) -> Result<Vec<MetricUsage>, Problem> {
         let organization_id = caller.organization_id;
         let mut tx = self.shared.read(organization_id).await?;
@@ -98,9 +104,8 @@ async fn quotas(
     caller: Principal,
 ) -> Result<Json<Page<QuotaRow>>, Problem> {
     let mut tx = reading.shared.read(caller.organization_id).await?;
-    Ok(Json(Page::only(
-        store::list(tx.conn(), caller.organization_id).await?,
-    )))
+    let rows = store::list(tx.conn(), caller.organization_id).await?;
+    Ok(Json(reading.in_force(rows)))
 }
 
 /// An organization's quotas
@@ -127,7 +132,7 @@ async fn quotas_of(
     let entry = operator.did(QUOTAS_LISTED, Some(organization), "quota", all);
     audit::record_one(&mut tx, entry).await?;
     tx.commit().await?;
-    Ok(Json(Page::only(rows)))
+    Ok(Json(reading.in_force(rows)))
 }
 
 /// A quota that replaces the plan's.

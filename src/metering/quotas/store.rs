@@ -32,9 +32,26 @@ pub struct QuotaRow {
     pub plan_tier: String,
     /// Whether an operator's override replaces the plan's quota.
     pub overridden: bool,
+    /// Whether it is in a trial without a way to charge, where the plan, and no
+    /// operator, would bill overage.
+    #[serde(skip)]
+    unpaid_trial: bool,
 }
 
 impl QuotaRow {
+    /// What happens over the quota now: in a trial that nobody can charge, it is what
+    /// the catalogue says for it.
+    pub fn in_force(mut self, catalogue: &Catalogue) -> Self {
+        if self.unpaid_trial {
+            let over_limit = catalogue.trial_over_limit(&self.plan_tier);
+            self.over_limit = over_limit.as_str().to_owned();
+            if over_limit != OverLimit::Overage {
+                self.overage_rate = None;
+            }
+        }
+        self
+    }
+
     /// Whether usage over the quota is allowed but has no price.
     pub fn is_never_billed(&self) -> bool {
         self.over_limit == OverLimit::Overage.as_str()
@@ -54,6 +71,7 @@ macro_rules! quota_row {
                 .map(|rate: Decimal| rate.normalize().to_string()),
             plan_tier: $row.plan_tier,
             overridden: $row.overridden,
+            unpaid_trial: $row.unpaid_trial,
         }
     };
 }
@@ -69,7 +87,19 @@ pub async fn list(
                   CASE WHEN coalesce(v.over_limit, q.over_limit) = 'overage'
                         AND NOT coalesce(v.unlimited, q.unlimited) THEN q.overage_rate END
                     AS overage_rate,
-                  q.plan_tier, v.metric IS NOT NULL AS "overridden!"
+                  q.plan_tier, v.metric IS NOT NULL AS "overridden!",
+                  v.over_limit IS NULL AND q.over_limit = 'overage' AND coalesce((
+                    SELECT s.status = 'trialing' AND s.default_payment_method_id IS NULL
+                           AND s.collection_method IS DISTINCT FROM 'send_invoice'
+                           AND NOT EXISTS (SELECT FROM billing_payment_methods m
+                                            WHERE m.organization_id = q.organization_id
+                                              AND m.status = 'attached')
+                      FROM billing_subscriptions s
+                     WHERE s.organization_id = q.organization_id
+                       AND s.status IN ('active', 'trialing', 'past_due')
+                     ORDER BY s.plan_tier IS NOT DISTINCT FROM q.plan_tier DESC,
+                              s.stripe_created_at DESC NULLS LAST, s.stripe_subscription_id DESC
+                     LIMIT 1), false) AS "unpaid_trial!"
              FROM usage_quotas q
              LEFT JOIN usage_quota_overrides v
                ON v.organization_id = q.organization_id AND v.metric = q.metric

@@ -26,11 +26,13 @@ pub fn billed_units(total: &OpenTotal, included: Decimal) -> Decimal {
     if total.overridden_at.is_some_and(|at| at >= closes_at(total)) {
         return total.reported;
     }
-    let whole = whole_units(total.total);
+    // What a change of plan charged is not reported at the new price again.
+    let left = (total.total - total.adjustment).max(Decimal::ZERO);
+    let whole = whole_units(left);
     match (total.quota, total.over_limit) {
         (Some(quota), Some(OverLimit::Overage)) if quota == included => whole,
-        (Some(quota), Some(OverLimit::Overage)) if total.total > quota => {
-            let over = whole_units(total.total - quota);
+        (Some(quota), Some(OverLimit::Overage)) if left > quota => {
+            let over = whole_units(left - quota);
             if over.is_zero() {
                 whole.min(included)
             } else {
@@ -152,9 +154,10 @@ pub struct Unbilled {
 pub fn unbilled(total: &OpenTotal, now: Timestamp) -> Option<Unbilled> {
     let (units, reason) = match &total.billed {
         None => {
-            let billable = total.rated && total.over_limit == Some(OverLimit::Overage);
+            let billable = total.rate.is_some() && total.over_limit == Some(OverLimit::Overage);
             let quota = total.quota.filter(|_| billable)?;
-            (whole_units(total.total - quota), Reason::NoMeteredItem)
+            let over = total.total - total.adjustment - quota;
+            (whole_units(over), Reason::NoMeteredItem)
         }
         Some(billed) if billed.on_trial => return None,
         Some(billed) => {
@@ -212,9 +215,13 @@ mod tests {
             quota: quota.map(Decimal::from),
             over_limit: Some(over_limit),
             overridden_at: None,
-            rated: true,
+            adjustment: Decimal::ZERO,
+            rate: Some("0.10".parse().unwrap()),
+            currency: Some("usd".to_owned()),
             billed: Some(Billed {
                 stripe_customer_id: "cus_1".to_owned(),
+                stripe_subscription_id: "sub_1".to_owned(),
+                stripe_price_id: Some("price_1".to_owned()),
                 included: 100.into(),
                 on_trial: false,
                 never_invoiced: false,

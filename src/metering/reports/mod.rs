@@ -12,12 +12,13 @@ use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive as _;
 use serde::Serialize;
+use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use crate::catalogue::{Aggregation, Catalogue};
 use crate::db::WorkerTx;
-use crate::metering::ledger;
+use crate::metering::{charges, ledger};
 use crate::server::number::Number;
 use crate::stripe::client::{Client, ErrorKind, Params, StripeError};
 use crate::telemetry::metrics;
@@ -57,6 +58,8 @@ pub struct Report {
     /// Meter events whose outcome has been unknown for so long that Stripe could
     /// count them twice; an operator must decide.
     pub doubtful: u64,
+    /// Invoice items made for usage at prices that were removed in Stripe.
+    pub charged: u64,
     pub metrics: Vec<MetricBalance>,
     /// Usage that is not billed as it was used.
     pub unbilled: Vec<Unbilled>,
@@ -245,6 +248,9 @@ pub async fn report(
     metrics::usage_reports("failed", report.failed);
     metrics::usage_reports("doubtful", report.doubtful);
     metrics::usage_reports("refused", report.refused);
+    let charged = charges::send_open(pool, client).await?;
+    report.charged = charged.charged;
+    report.failed += charged.failed;
     report.metrics = balances(pool, catalogue, now).await?;
     report.unbilled = unbilled(pool, catalogue, now).await?;
     warn_unbilled(&report);
@@ -404,6 +410,46 @@ pub async fn unbilled(
         .iter()
         .filter_map(|total| due::unbilled(total, now))
         .collect())
+}
+
+/// Billed usage over a quota in a running period, in whole units.
+#[derive(Debug, Clone)]
+pub struct Overage {
+    pub metric: String,
+    pub period_start: Timestamp,
+    pub stripe_subscription_id: String,
+    pub stripe_price_id: String,
+    pub units: Decimal,
+    /// For one unit, in the currency's major unit.
+    pub rate: Decimal,
+    pub currency: String,
+}
+
+/// What Stripe would bill of an organization's usage so far, at `now`.
+pub async fn overages(
+    conn: &mut PgConnection,
+    catalogue: &Catalogue,
+    organization_id: Uuid,
+    now: Timestamp,
+) -> Result<Vec<Overage>, sqlx::Error> {
+    let open = store::open(conn, catalogue, now, Some(organization_id)).await?;
+    let runs = |total: &OpenTotal| {
+        total.period_start <= now && now < total.period_end && total.closed_at.is_none()
+    };
+    let overages = open.into_iter().filter(runs).filter_map(|total| {
+        let billed = total.billed.as_ref().filter(|billed| !billed.on_trial)?;
+        let units = due::billed_units(&total, billed.included) - billed.included;
+        (units > Decimal::ZERO).then_some(Overage {
+            period_start: total.period_start,
+            stripe_subscription_id: billed.stripe_subscription_id.clone(),
+            stripe_price_id: billed.stripe_price_id.clone()?,
+            units,
+            rate: total.rate?,
+            currency: total.currency?,
+            metric: total.metric,
+        })
+    });
+    Ok(overages.collect())
 }
 
 /// Compares counted and reported usage, by metric.

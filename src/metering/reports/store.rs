@@ -38,8 +38,11 @@ pub struct OpenTotal {
     pub over_limit: Option<OverLimit>,
     /// When an operator overrode the quota, if one did.
     pub overridden_at: Option<Timestamp>,
-    /// Whether usage over the quota has a price.
-    pub rated: bool,
+    /// What changes of plan within the period add to the quota.
+    pub adjustment: Decimal,
+    /// The price of a unit over the quota, if it has one.
+    pub rate: Option<Decimal>,
+    pub currency: Option<String>,
     /// `None` if no subscription of that period has a price for the metric.
     pub billed: Option<Billed>,
 }
@@ -48,6 +51,9 @@ pub struct OpenTotal {
 #[derive(Debug, Clone)]
 pub struct Billed {
     pub stripe_customer_id: String,
+    pub stripe_subscription_id: String,
+    /// The price; `None` if a closed period names its lookup key only.
+    pub stripe_price_id: Option<String>,
     /// The units that Stripe's price includes.
     pub included: Decimal,
     /// Usage during a trial costs nothing.
@@ -95,16 +101,27 @@ struct OpenRow {
     quota: Option<Decimal>,
     over_limit: Option<String>,
     overridden_at: Option<jiff_sqlx::Timestamp>,
-    rated: bool,
+    quota_adjustment: Decimal,
+    rate: Option<Decimal>,
+    currency: Option<String>,
+    stripe_subscription_id: Option<String>,
+    stripe_price_id: Option<String>,
 }
 
 impl OpenRow {
     fn into_total(self, aggregation: Aggregation) -> OpenTotal {
         let is_sum = aggregation == Aggregation::Sum;
         let ahead = self.ahead.unwrap_or(Decimal::ZERO);
-        let billed = match (self.stripe_customer_id, self.included, self.on_trial) {
-            (Some(stripe_customer_id), Some(included), Some(on_trial)) => Some(Billed {
+        let subscription = self.stripe_customer_id.zip(self.stripe_subscription_id);
+        let billed = match (subscription, self.included, self.on_trial) {
+            (
+                Some((stripe_customer_id, stripe_subscription_id)),
+                Some(included),
+                Some(on_trial),
+            ) => Some(Billed {
                 stripe_customer_id,
+                stripe_subscription_id,
+                stripe_price_id: self.stripe_price_id,
                 included,
                 on_trial,
                 never_invoiced: self.never_invoiced.unwrap_or(false),
@@ -135,7 +152,9 @@ impl OpenRow {
             quota: self.quota,
             over_limit: self.over_limit.as_deref().and_then(OverLimit::named),
             overridden_at: self.overridden_at.map(|at| at.to_jiff()),
-            rated: self.rated,
+            adjustment: self.quota_adjustment,
+            rate: self.rate,
+            currency: self.currency,
             billed,
         }
     }
@@ -179,19 +198,24 @@ pub async fn open(
                     AS quota,
                   coalesce(v.over_limit, CASE WHEN s.included IS NOT NULL THEN 'overage'
                                               ELSE q.over_limit END) AS over_limit,
-                  v.updated_at AS "overridden_at?", q.overage_rate IS NOT NULL AS "rated!"
+                  v.updated_at AS "overridden_at?", t.quota_adjustment,
+                  coalesce(s.overage_rate, q.overage_rate) AS rate, q.currency AS "currency?",
+                  s.stripe_subscription_id AS "stripe_subscription_id?",
+                  s.stripe_price_id AS "stripe_price_id?"
              FROM usage_totals t
              LEFT JOIN usage_quotas q
                ON q.organization_id = t.organization_id AND q.metric = t.metric
              LEFT JOIN LATERAL (
-               SELECT s.stripe_customer_id, s.stripe_subscription_id, billed.included, s.ended_at,
+               SELECT s.stripe_customer_id, s.stripe_subscription_id, billed.included,
+                      billed.overage_rate, billed.stripe_price_id, s.ended_at,
                       s.current_period_start AS begun_at,
                       CASE WHEN s.ended_at IN (s.cancel_at, s.current_period_end) THEN NULL
                            ELSE s.ended_at END AS cut_at,
                       coalesce(s.trial_end > t.period_start, false) AS on_trial
                  FROM billing_subscriptions s
                 CROSS JOIN LATERAL (
-                  (SELECT coalesce(b.included, q.quota, 0) AS included
+                  (SELECT coalesce(b.included, q.quota, 0) AS included, b.overage_rate,
+                          i.stripe_price_id
                      FROM billing_subscription_items i
                      LEFT JOIN billing_prices b ON b.stripe_price_id = i.stripe_price_id
                     WHERE t.billed_by IS NULL AND i.organization_id = s.organization_id
@@ -202,7 +226,7 @@ pub async fn open(
                   UNION ALL
                   -- A closed period is billed by the price it had; rows of before name its
                   -- lookup key.
-                  (SELECT coalesce(b.included, q.quota, 0)
+                  (SELECT coalesce(b.included, q.quota, 0), b.overage_rate, b.stripe_price_id
                      FROM billing_prices b
                     WHERE t.billed_by <> '' AND b.metric = t.metric
                       AND (b.stripe_price_id = t.billed_by OR b.lookup_key = t.billed_by)
@@ -252,7 +276,8 @@ pub async fn open(
               AND (s.included IS NOT NULL
                    OR (q.overage_rate IS NOT NULL AND t.period_end > now()
                        AND coalesce(v.over_limit, q.over_limit) = 'overage'
-                       AND t.total > CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END))
+                       AND t.total > t.quota_adjustment
+                                   + CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END))
             ORDER BY t.organization_id, t.metric, t.period_start"#,
         (now - OLDEST).to_sqlx() as _,
         organization_id,

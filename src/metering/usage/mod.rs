@@ -10,4 +10,4 @@ pub mod routes;
 mod summary;
 
 pub use offload::Offload;
-pub use summary::{MetricUsage, read_all};
+pub use summary::{MetricUsage, overage_amount, read_all};

@@ -79,9 +79,10 @@ pub async fn read_all(
 
 /// Returns `None` without a quota or a current period.
 fn summarize(metric: String, account: &Account) -> Option<MetricUsage> {
-    let policy = account.policy?;
     let period = account.current().ok()?;
     let counted = account.periods.get(&period.start_secs());
+    let policy = account.policy?;
+    let policy = counted.map_or(policy, |counted| counted.policy(policy));
     let usage = counted.map_or(Decimal::ZERO, |counted| counted.used());
     let reserved = counted.map_or(Decimal::ZERO, |counted| counted.reserved);
     let overage = policy
@@ -112,7 +113,7 @@ fn summarize(metric: String, account: &Account) -> Option<MetricUsage> {
 
 /// Prices whole units at `rate` and rounds once to the minor unit, half up, as
 /// Stripe does for prices in fractions of a cent. `None` if it overflows.
-fn overage_amount(overage: Decimal, rate: Decimal, currency: &str) -> Option<i64> {
+pub fn overage_amount(overage: Decimal, rate: Decimal, currency: &str) -> Option<i64> {
     let minor_units = Decimal::from(10_u32.pow(money::decimals(currency)));
     quantity::whole_units(overage)
         .checked_mul(rate)?

@@ -13,6 +13,7 @@ pub mod invoice_payments;
 pub mod invoices;
 mod mirrored;
 pub mod payment_methods;
+pub mod price_swaps;
 pub mod schedules;
 pub mod subscriptions;
 pub mod unclaimed;

@@ -379,6 +379,13 @@ impl Client {
         self.all("invoices.list", "/v1/invoices", params).await
     }
 
+    /// A price by its id, whether or not it is active.
+    pub async fn price(&self, id: &str) -> Result<Price, StripeError> {
+        let name = "prices.retrieve";
+        let path = format!("/v1/prices/{}", id_of(name, id)?);
+        self.get_typed(name, &path, &Params::new()).await
+    }
+
     /// An invoice with all of its lines, as of the response's time.
     pub async fn invoice_now(&self, id: &str) -> Result<Response, StripeError> {
         let name = "invoices.retrieve";

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::endpoints::{call, id_of};
-use super::error::StripeError;
+use super::error::{ErrorKind, StripeError};
 use super::{Client, Params, Response};
 
 fn since(at: Timestamp) -> Params {
@@ -30,6 +30,27 @@ impl Client {
     /// The account's disputes opened since `at`.
     pub async fn disputes_since(&self, at: Timestamp) -> Result<Vec<Value>, StripeError> {
         self.all("disputes.list", "/v1/disputes", since(at)).await
+    }
+
+    /// A customer's invoice items, newest first.
+    pub async fn invoice_items(&self, customer: &str) -> Result<Vec<Value>, StripeError> {
+        let params = Params::new().set("customer", customer);
+        self.all("invoiceitems.list", "/v1/invoiceitems", params)
+            .await
+    }
+
+    /// Adds an item to an invoice to come; returns its id.
+    pub async fn create_invoice_item(
+        &self,
+        params: &Params,
+        key: &str,
+    ) -> Result<String, StripeError> {
+        let name = "invoiceitems.create";
+        let made = self
+            .post(call(name, "/v1/invoiceitems", params), key)
+            .await?;
+        let id = made.body["id"].as_str().map(str::to_owned);
+        id.ok_or_else(|| StripeError::new(ErrorKind::Unreadable, name, "the item has no id"))
     }
 
     pub async fn charge(&self, id: &str) -> Result<Response, StripeError> {

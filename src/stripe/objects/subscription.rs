@@ -79,6 +79,9 @@ pub struct SubscriptionItem {
     pub quantity: Option<i64>,
     pub current_period_start: Option<Timestamp>,
     pub current_period_end: Option<Timestamp>,
+    /// When it was added to the subscription.
+    #[serde(skip)]
+    pub created: Option<Timestamp>,
 }
 
 impl Subscription {
@@ -233,6 +236,7 @@ impl SubscriptionItem {
             quantity: o.quantity("quantity")?,
             current_period_start: o.time("current_period_start")?,
             current_period_end: o.time("current_period_end")?,
+            created: o.time("created")?,
         })
     }
 }

@@ -102,7 +102,11 @@ impl Subscriptions {
 
     /// Reports the current period's usage to Stripe: after the change, nothing
     /// would bill it.
-    async fn report_usage(&self, client: &Client, organization_id: Uuid) -> Result<(), Failure> {
+    pub(in crate::subscriptions) async fn report_usage(
+        &self,
+        client: &Client,
+        organization_id: Uuid,
+    ) -> Result<(), Failure> {
         let state = self.state(organization_id).await?;
         let Some(subscription) = &state.subscription else {
             return Ok(());

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::schedule::schedule_of;
 use crate::audit::{Actor, Client};
 use crate::catalogue::When;
+use crate::metering::charges::UsageCharge;
 use crate::stripe::client::Params;
 use crate::stripe::requests::Request;
 use crate::subscriptions::command::{Command, StripeAction};
@@ -110,6 +111,9 @@ pub struct ChangeRecord {
     pub actor: Initiator,
     /// The state before the change, for the audit entry.
     pub before: Value,
+    /// What the change has Stripe charge for usage at prices that it removes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Vec<UsageCharge>>,
     /// The schedule that goes with the change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub releases: Option<Release>,

@@ -14,6 +14,7 @@ use crate::audit::{self, Actor};
 use crate::catalogue::Plan;
 use crate::catalogue::versions::version_name;
 use crate::db::TenantTx;
+use crate::metering::charges::UsageCharge;
 use crate::stripe::client::{BILLING_MODE, Client, ErrorKind, Params, StripeError};
 use crate::stripe::requests::{self, Begun, NewRequest, Request, Subject};
 use crate::subscriptions::Subscriptions;
@@ -38,6 +39,14 @@ const VERSION: &str = "metadata[plan_version]";
 
 /// How often a change is decided when concurrent changes interfere.
 const MAX_ROUNDS: usize = 6;
+
+/// The terms of a call to Stripe, without the change's id.
+struct CallTerms {
+    target_id: Option<String>,
+    params: Params,
+    /// What a change of prices charges for usage.
+    usage: Option<Vec<UsageCharge>>,
+}
 
 enum Round {
     Done,
@@ -202,7 +211,7 @@ impl Subscriptions {
         if let Some(quote) = quote {
             self.check_state(quote, organization_id, &state, command, Timestamp::now())?;
         }
-        let change = ChangeRecord {
+        let mut change = ChangeRecord {
             id: Uuid::now_v7(),
             kind,
             command: recorded.clone(),
@@ -210,6 +219,7 @@ impl Subscriptions {
             actor: Initiator::new(requester.actor, &requester.client),
             before: summary(&state),
             releases: Release::of(&action),
+            usage: None,
         };
         let customer_id = self
             .customer_for(client, organization_id, &state, &action, &change.actor)
@@ -224,7 +234,7 @@ impl Subscriptions {
             )
             .await?;
         }
-        let (target_id, params) = self
+        let call = self
             .parameters(
                 client,
                 &action,
@@ -233,11 +243,12 @@ impl Subscriptions {
                 quote,
             )
             .await?;
+        change.usage = call.usage;
         let new = NewRequest {
             subject: Subject::Subscription,
             operation: kind.operation(),
-            target_id,
-            params: mark(params, &change),
+            target_id: call.target_id,
+            params: mark(call.params, &change),
             context: change.context(),
         };
         let Begun::New(request) = requests::begin(&self.pool, organization_id, new).await? else {
@@ -293,8 +304,9 @@ impl Subscriptions {
         customer_id: Option<&str>,
         organization_id: Uuid,
         quote: Option<&Quote>,
-    ) -> Result<(Option<String>, Params), Failure> {
-        Ok(match action {
+    ) -> Result<CallTerms, Failure> {
+        let mut usage = None;
+        let (target_id, params) = match action {
             StripeAction::Create { plan, trial_days } => {
                 let prices = self.prices_of(client, plan, None).await?;
                 let customer_id = customer_id.ok_or(Failure::NoOrganization)?;
@@ -320,6 +332,10 @@ impl Subscriptions {
                 };
                 let switch = Switch::new(subscription, &self.catalogue, plan, &prices, at)
                     .ok_or(ChangeRejection::UnknownItems)?;
+                let switch = self
+                    .with_usage(client, organization_id, switch, quote)
+                    .await?;
+                usage = Some(switch.usage());
                 let params = switch
                     .parameters("", switch.proration_behavior)
                     .set_if(VERSION, self.version_of(plan, *version))
@@ -341,6 +357,11 @@ impl Subscriptions {
                 (Some(subscription.id.clone()), params)
             }
             action => without_items(action),
+        };
+        Ok(CallTerms {
+            target_id,
+            params,
+            usage,
         })
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use jiff::Timestamp;
 
-use super::stripe::{Switch, ask, is_none_upcoming, metered_prices, total_without};
+use super::stripe::{Switch, ask, has_price, is_none_upcoming, metered_prices, total_without};
 use super::{PreviewUnavailable, Pricing, Source};
 use crate::stripe::client::{Client, Params};
 use crate::stripe::objects::Invoice;
@@ -28,7 +28,8 @@ pub async fn of_switch(client: &Client, change: &Switch<'_>) -> Result<Pricing, 
     } else {
         let details = change.parameters("subscription_details", ProrationBehavior::None);
         let invoice = ask(client, &details.set("subscription", &subscription.id)).await?;
-        total_without(&invoice, &metered_prices(subscription, Some(change.prices)))
+        let metered = metered_prices(subscription, Some(change.prices));
+        total_without(&invoice, |line| has_price(line, &metered))
     };
     let currency = subscription.currency.clone();
     Ok(Pricing {
@@ -47,6 +48,7 @@ pub fn at_period_end(at: Timestamp, next_invoice_amount: i64, source: Source) ->
         next_invoice_amount,
         next_invoice_at: at,
         lines: Vec::new(),
+        usage: Vec::new(),
         holds_until: None,
         source,
     }
@@ -72,7 +74,8 @@ pub fn besides_renewal(
         let price = line.price_id.as_deref();
         !line.proration && price.is_some_and(|id| !metered.contains(id))
     });
-    Ok(total_without(invoice, metered) - renewal.map(|line| line.amount).sum::<i64>())
+    let total = total_without(invoice, |line| has_price(line, metered));
+    Ok(total - renewal.map(|line| line.amount).sum::<i64>())
 }
 
 /// The next invoice once `change` is made: what `upcoming` has besides the renewal, and

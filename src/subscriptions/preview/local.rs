@@ -37,6 +37,7 @@ pub fn of_creation(plan: &Plan, now: Timestamp) -> Result<Pricing, PreviewUnavai
             period_end: next,
             proration: false,
         }],
+        usage: Vec::new(),
         holds_until: None,
         source: Source::Local,
     })
@@ -97,6 +98,7 @@ pub fn of_switch(
         next_invoice_amount: result.next_invoice,
         next_invoice_at: second(result.next_invoice_at_secs)?,
         lines,
+        usage: Vec::new(),
         holds_until: Some(second(known.period.end_secs())?),
         source: Source::Local,
     })

@@ -19,6 +19,7 @@ use utoipa::ToSchema;
 
 use super::pending::PendingChange;
 use crate::catalogue::{Catalogue, Plan, When};
+use crate::metering::charges::UsageCharge;
 use crate::server::number::Number;
 use features::FeatureChange;
 use token::{LIFETIME, Quote};
@@ -48,6 +49,8 @@ pub struct Pricing {
     pub next_invoice_amount: i64,
     pub next_invoice_at: Timestamp,
     pub lines: Vec<Line>,
+    /// Usage over the quota that the change charges, which is among the lines.
+    pub usage: Vec<UsageCharge>,
     /// The latest time at which this price can be valid.
     pub holds_until: Option<Timestamp>,
     pub source: Source,
@@ -238,6 +241,7 @@ pub fn of_end(
         next_invoice_amount: 0,
         next_invoice_at: ends_at,
         lines: Vec::new(),
+        usage: Vec::new(),
         holds_until: None,
         source: Source::Local,
     }

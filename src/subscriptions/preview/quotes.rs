@@ -92,6 +92,7 @@ impl Subscriptions {
             prorated_amount: pricing.prorated_amount,
             due_now_amount: pricing.due_now_amount,
             next_invoice_amount: pricing.next_invoice_amount,
+            usage: pricing.usage.clone(),
             expires_at,
         };
         let token = self.sealer.seal(&quote).await?;
@@ -121,7 +122,7 @@ impl Subscriptions {
         let customer = state.customer_id.as_deref();
         let pricing = match &self.stripe {
             Some(client) => {
-                self.price_with_stripe(client, &action, customer, None, now)
+                self.price_with_stripe(client, organization_id, &action, customer, None, now)
                     .await?
             }
             None => {
@@ -182,7 +183,9 @@ impl Subscriptions {
                 if was_updated {
                     self.check_unchanged(organization_id, subscription).await?;
                 }
-                local::of_switch(subscription, &self.catalogue, plan, now)?
+                let pricing = local::of_switch(subscription, &self.catalogue, plan, now)?;
+                self.with_local_usage(organization_id, subscription, plan, pricing)
+                    .await?
             }
             StripeAction::SwitchLater {
                 subscription, plan, ..
@@ -202,14 +205,15 @@ impl Subscriptions {
         })
     }
 
-    /// Has Stripe price `action` as of `at`; by default, as of the customer's
+    /// Has Stripe price `action` as it was quoted; by default, as of the customer's
     /// current time.
     pub(in crate::subscriptions) async fn price_with_stripe(
         &self,
         client: &Client,
+        organization_id: Uuid,
         action: &StripeAction<'_>,
         customer_id: Option<&str>,
-        at: Option<Timestamp>,
+        quote: Option<&Quote>,
         now: Timestamp,
     ) -> Result<Pricing, Failure> {
         match action {
@@ -227,12 +231,15 @@ impl Subscriptions {
                 version,
             } => {
                 let prices = self.prices_of(client, plan, *version).await?;
-                let at = match at {
-                    Some(at) => at,
+                let at = match quote {
+                    Some(quote) => quote.effective_at,
                     None => self.time_of(client, subscription).await?,
                 };
                 let switch = Switch::new(subscription, &self.catalogue, plan, &prices, at)
                     .ok_or(crate::subscriptions::ChangeRejection::UnknownItems)?;
+                let switch = self
+                    .with_usage(client, organization_id, switch, quote)
+                    .await?;
                 stripe::of_switch(client, &switch).await
             }
             StripeAction::SwitchLater {
@@ -304,7 +311,14 @@ impl Subscriptions {
         now: Timestamp,
     ) -> Result<(), Failure> {
         let pricing = self
-            .price_with_stripe(client, action, customer_id, Some(quote.effective_at), now)
+            .price_with_stripe(
+                client,
+                quote.organization_id,
+                action,
+                customer_id,
+                Some(quote),
+                now,
+            )
             .await?;
         if pricing.matches(quote) {
             Ok(())

@@ -7,11 +7,13 @@ use jiff::Timestamp;
 
 use super::{Line, Pricing, Source, later};
 use crate::catalogue::{Catalogue, Plan};
+use crate::metering::charges::UsageCharge;
 use crate::stripe::client::{BILLING_MODE, Client, ErrorKind, Params, StripeError};
 use crate::stripe::objects::{Invoice, InvoiceLine};
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::prices::PlanPrices;
 use crate::subscriptions::state::{Item, SubscriptionRow};
+use crate::subscriptions::usage_charges::BillableUsage;
 use billing_domain::preview::ProrationBehavior;
 
 /// A change of plan as parameters for Stripe. Preview and change send the same
@@ -25,6 +27,8 @@ pub struct Switch<'a> {
     /// this one is removed, since Stripe accepts no price twice.
     base_is_there: bool,
     others: Vec<Other<'a>>,
+    /// Usage that the change leaves without a price, to be charged with it.
+    usage: Vec<BillableUsage>,
     pub proration_behavior: ProrationBehavior,
     /// The start of proration.
     pub at: Timestamp,
@@ -52,11 +56,10 @@ pub struct ItemAfter<'a> {
     pub unit_amount: Option<i64>,
 }
 
-/// A change of another item than the plan's. Usage so far stays charged, since
-/// the meter counts it for the whole period.
+/// A change of another item than the plan's. A metered item is never given another
+/// price: the new item says from when on Stripe counts usage at it.
 #[derive(Debug, PartialEq, Eq)]
 enum Other<'a> {
-    Replaced { item_id: &'a str, price_id: &'a str },
     Added { price_id: &'a str },
     Removed { item_id: &'a str },
 }
@@ -88,11 +91,7 @@ fn others<'a>(
                     old.remove(position);
                 }
             }
-            (None, Some(price_id)) if old.is_empty() => others.push(Other::Added { price_id }),
-            (None, Some(price_id)) => {
-                let item_id = &*old.remove(0).id;
-                others.push(Other::Replaced { item_id, price_id });
-            }
+            (None, Some(price_id)) => others.push(Other::Added { price_id }),
             (None, None) => {}
         }
         others.extend(
@@ -131,6 +130,7 @@ impl<'a> Switch<'a> {
                 .any(|other| other.id != item.id && other.price_id.as_ref() == Some(&prices.base)),
             prices,
             others,
+            usage: Vec::new(),
             proration_behavior: catalogue.proration_behavior(&current.tier, &plan.tier),
             at,
             changes_interval,
@@ -163,25 +163,20 @@ impl<'a> Switch<'a> {
             let Some(price_id) = item.price_id.as_deref() else {
                 continue;
             };
-            let changed = self.others.iter().find(|other| match other {
-                Other::Replaced { item_id, .. } | Other::Removed { item_id } => *item_id == item.id,
-                Other::Added { .. } => false,
-            });
             let kept = ItemAfter {
                 price_id,
                 quantity: (!item.metered).then(|| item.quantity.unwrap_or(1)),
                 replaces: Some(price_id),
                 unit_amount: item.unit_amount,
             };
-            match changed {
-                _ if item.id == self.item_id => add(ItemAfter {
+            if item.id == self.item_id {
+                add(ItemAfter {
                     price_id: &self.prices.base,
                     unit_amount: Some(self.fee),
                     ..kept
-                }),
-                Some(Other::Replaced { price_id, .. }) => add(ItemAfter { price_id, ..kept }),
-                Some(_) => {}
-                None => add(kept),
+                });
+            } else if !self.removes(&item.id) {
+                add(kept);
             }
         }
         for other in &self.others {
@@ -195,6 +190,41 @@ impl<'a> Switch<'a> {
             }
         }
         after
+    }
+
+    /// The same change with what it charges for usage.
+    pub fn charging(self, usage: Vec<BillableUsage>) -> Self {
+        Self { usage, ..self }
+    }
+
+    /// What it charges for usage.
+    pub fn usage(&self) -> Vec<UsageCharge> {
+        self.usage.iter().map(|one| one.charge.clone()).collect()
+    }
+
+    /// The prices of the metered items that it removes.
+    pub fn removed_prices(&self) -> Vec<&str> {
+        let items = self.subscription.items.iter();
+        let removed = items.filter(|item| item.metered && self.removes(&item.id));
+        removed
+            .filter_map(|item| item.price_id.as_deref())
+            .collect()
+    }
+
+    /// Whether it begins the period anew.
+    pub fn restarts(&self) -> bool {
+        self.restarts
+    }
+
+    /// Whether the metric of a metered item that it removes keeps a price.
+    pub fn has_price_for(&self, metric: &str) -> bool {
+        self.prices.metered.contains_key(metric)
+    }
+
+    fn removes(&self, id: &str) -> bool {
+        let removed =
+            |other: &Other<'_>| matches!(other, Other::Removed { item_id } if *item_id == id);
+        self.others.iter().any(removed)
     }
 
     /// The parameters nested under `prefix`, such as `subscription_details`; an
@@ -221,9 +251,6 @@ impl<'a> Switch<'a> {
         for (n, other) in (1..).zip(&self.others) {
             let name = |field: &str| name(&format!("items[{n}][{field}]"));
             params = match other {
-                Other::Replaced { item_id, price_id } => {
-                    params.set(name("id"), item_id).set(name("price"), price_id)
-                }
                 Other::Added { price_id } => params.set(name("price"), price_id),
                 Other::Removed { item_id } => {
                     params.set(name("id"), item_id).set(name("deleted"), true)
@@ -236,6 +263,12 @@ impl<'a> Switch<'a> {
         }
         if self.restarts {
             params = params.set(name("billing_cycle_anchor"), "now");
+        }
+        for (n, usage) in self.usage.iter().enumerate() {
+            params = match prefix {
+                "" => usage.added(params, n, self.at),
+                _ => usage.previewed(params, n, self.at),
+            };
         }
         // Choosing a plan cancels a scheduled end.
         if self.subscription.cancel_at_period_end {
@@ -285,6 +318,7 @@ pub async fn of_creation(
         next_invoice_amount: next,
         next_invoice_at: ends,
         lines: first.lines.iter().map(line).collect::<Result<_, _>>()?,
+        usage: Vec::new(),
         holds_until: None,
         source: Source::Stripe,
     })
@@ -307,9 +341,11 @@ pub async fn of_switch(client: &Client, change: &Switch<'_>) -> Result<Pricing, 
         pricing.next_invoice_amount = later::renewed(change, Some(&waiting))?;
     }
     // Without proration lines, nothing is invoiced at once.
-    if change.proration_behavior == ProrationBehavior::AlwaysInvoice && !pricing.lines.is_empty() {
+    let prorates = pricing.lines.iter().any(|line| line.proration);
+    let accrued = waiting.lines.iter().any(|line| change.is_accrued(line));
+    if change.proration_behavior == ProrationBehavior::AlwaysInvoice && (prorates || accrued) {
         let now = ask_with(ProrationBehavior::AlwaysInvoice).await?;
-        pricing.lines = now.lines.iter().map(line).collect::<Result<_, _>>()?;
+        pricing.lines = change.lines(now.lines.iter())?;
         pricing.prorated_amount = now.total;
         pricing.due_now_amount = now.total;
         pricing.next_invoice_amount -= now.total;
@@ -337,9 +373,10 @@ pub async fn of_end(
         Err(error) => return Err(Failure::Stripe(error)),
     };
     let metered = metered_prices(subscription, None);
+    let is_usage = |line: &InvoiceLine| has_price(line, &metered);
     let left = match &last {
         _ if scheduled => later::besides_renewal(subscription, &metered, last.as_ref())?,
-        Some(last) => total_without(last, &metered),
+        Some(last) => total_without(last, is_usage),
         None => 0,
     };
     Ok(Pricing {
@@ -372,7 +409,11 @@ pub async fn ask(client: &Client, params: &Params) -> Result<Invoice, Failure> {
 /// The price of a change that is invoiced with the renewal.
 fn with_renewal(change: &Switch<'_>, invoice: &Invoice) -> Result<Pricing, Failure> {
     let metered = metered_prices(change.subscription, Some(change.prices));
-    let is_new = |line: &&InvoiceLine| line.proration && line.period_start == Some(change.at);
+    let is_new = |line: &&InvoiceLine| {
+        let prorated = line.proration && line.period_start == Some(change.at);
+        prorated || change.is_accrued(line) || change.charge_of(line).is_some()
+    };
+    let goes_on = |line: &InvoiceLine| has_price(line, &metered) && !change.is_accrued(line);
     let renewal = invoice
         .lines
         .iter()
@@ -381,20 +422,16 @@ fn with_renewal(change: &Switch<'_>, invoice: &Invoice) -> Result<Pricing, Failu
     let next_invoice_at = renews_at
         .or(change.subscription.period_end)
         .ok_or_else(|| unexpected("the next invoice has no date"))?;
-    let lines: Vec<Line> = invoice
-        .lines
-        .iter()
-        .filter(is_new)
-        .map(line)
-        .collect::<Result<_, _>>()?;
+    let lines = change.lines(invoice.lines.iter().filter(is_new))?;
     Ok(Pricing {
         currency: invoice.currency.clone(),
         effective_at: change.at,
         prorated_amount: lines.iter().map(|line| line.amount).sum(),
         due_now_amount: 0,
-        next_invoice_amount: total_without(invoice, &metered),
+        next_invoice_amount: total_without(invoice, goes_on),
         next_invoice_at,
         lines,
+        usage: change.usage(),
         holds_until: Some(next_invoice_at),
         source: Source::Stripe,
     })
@@ -413,7 +450,8 @@ fn restarted(change: &Switch<'_>, invoice: Invoice) -> Result<Pricing, Failure> 
         due_now_amount: invoice.total,
         next_invoice_amount: invoice.lines.iter().filter(full).map(|l| l.amount).sum(),
         next_invoice_at: ends.ok_or_else(|| unexpected("the new period has no line"))?,
-        lines: invoice.lines.iter().map(line).collect::<Result<_, _>>()?,
+        lines: change.lines(invoice.lines.iter())?,
+        usage: change.usage(),
         holds_until: change.subscription.period_end,
         source: Source::Stripe,
         currency: invoice.currency,
@@ -447,18 +485,56 @@ pub fn metered_prices<'a>(
         .collect()
 }
 
-pub fn total_without(invoice: &Invoice, metered: &HashSet<&str>) -> i64 {
-    let usage: i64 = invoice
-        .lines
-        .iter()
-        .filter(|line| {
-            line.price_id
-                .as_deref()
-                .is_some_and(|id| metered.contains(id))
-        })
-        .map(|line| line.amount)
-        .sum();
-    invoice.total - usage
+pub fn has_price(line: &InvoiceLine, prices: &HashSet<&str>) -> bool {
+    let price = line.price_id.as_deref();
+    price.is_some_and(|id| prices.contains(id))
+}
+
+/// The total without the usage that goes on.
+pub fn total_without(invoice: &Invoice, is_usage: impl Fn(&InvoiceLine) -> bool) -> i64 {
+    let usage = invoice.lines.iter().filter(|line| is_usage(line));
+    invoice.total - usage.map(|line| line.amount).sum::<i64>()
+}
+
+impl Switch<'_> {
+    /// Whether a line charges usage at a price that the change removes, as Stripe does
+    /// in flexible billing.
+    fn is_accrued(&self, line: &InvoiceLine) -> bool {
+        let item = line.subscription_item_id.as_deref();
+        let ends_now = line.period_end.is_some_and(|end| end != self.renews_at());
+        item.is_some_and(|id| self.removes(id)) && !line.proration && ends_now
+    }
+
+    fn renews_at(&self) -> Timestamp {
+        self.subscription.period_end.unwrap_or(Timestamp::MAX)
+    }
+
+    /// The charge for usage that a line is.
+    fn charge_of(&self, line: &InvoiceLine) -> Option<&BillableUsage> {
+        let is_item = line.subscription_item_id.is_none() && !line.proration;
+        self.usage
+            .iter()
+            .filter(|_| is_item && line.period_end == Some(self.at))
+            .find(|usage| usage.is_line(line))
+    }
+
+    /// The lines as a preview shows them: usage says what it is.
+    fn lines<'l>(
+        &self,
+        lines: impl Iterator<Item = &'l InvoiceLine>,
+    ) -> Result<Vec<Line>, Failure> {
+        let described = |one: &InvoiceLine| {
+            let shown = line(one)?;
+            Ok(match self.charge_of(one) {
+                Some(usage) => Line {
+                    description: usage.describe(),
+                    ..shown
+                },
+                None => shown,
+            })
+        };
+        lines.map(described).collect()
+    }
 }
 
 fn unexpected(what: &'static str) -> Failure {

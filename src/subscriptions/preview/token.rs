@@ -11,6 +11,7 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use crate::catalogue::When;
+use crate::metering::charges::UsageCharge;
 use crate::tenancy::signing::{SharedSigningKey, SigningKey};
 
 /// The longest validity of a quote.
@@ -34,6 +35,9 @@ pub struct Quote {
     pub prorated_amount: i64,
     pub due_now_amount: i64,
     pub next_invoice_amount: i64,
+    /// Usage over the quota that the change charges.
+    #[serde(default)]
+    pub usage: Vec<UsageCharge>,
     pub expires_at: Timestamp,
 }
 
@@ -97,6 +101,7 @@ mod tests {
             prorated_amount: -4_550,
             due_now_amount: 0,
             next_invoice_amount: 9_900,
+            usage: Vec::new(),
             expires_at: Timestamp::from_second(1_760_000_900).unwrap(),
         }
     }

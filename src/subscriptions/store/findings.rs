@@ -152,6 +152,28 @@ pub async fn vanished_plans(
     .await
 }
 
+/// Metrics that the catalogue no longer has, and that a running subscription is charged
+/// for, with the number of organizations.
+async fn vanished_metrics(
+    conn: &mut PgConnection,
+    catalogue: &Catalogue,
+) -> Result<Vec<String>, sqlx::Error> {
+    let metrics: Vec<String> = catalogue.metrics().keys().cloned().collect();
+    sqlx::query_scalar!(
+        r#"SELECT i.metric || ': ' || count(DISTINCT i.organization_id) AS "found!"
+             FROM billing_subscription_items i
+             JOIN billing_subscriptions s
+               ON s.organization_id = i.organization_id
+              AND s.stripe_subscription_id = i.stripe_subscription_id
+            WHERE s.status NOT IN ('canceled', 'incomplete_expired')
+              AND i.metric IS NOT NULL AND i.metric <> ALL($1)
+            GROUP BY i.metric ORDER BY i.metric"#,
+        &metrics
+    )
+    .fetch_all(conn)
+    .await
+}
+
 /// Why the catalogue's file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum VanishedPlans {
@@ -160,18 +182,30 @@ pub enum VanishedPlans {
          `retired = true` if it is to be sold no more"
     )]
     Found(String),
+    #[error(
+        "PLANS_FILE lacks metrics that running subscriptions are charged for (metric: \
+         organizations): {0}. Put each back in [metrics] and in the plans, and move the \
+         subscriptions first: a new version of the plan without an overage_rate for it, \
+         then `plans migrate`"
+    )]
+    Metrics(String),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// Checks that the file has every plan that an organization has: without one, nobody
-/// could tell what its subscribers may use.
+/// Checks that the file has every plan that an organization has, and every metric that
+/// a subscription is charged for: without one, nobody could tell what its subscribers
+/// may use, and its usage would be refused.
 pub async fn check_vanished(pool: &PgPool, catalogue: &Catalogue) -> Result<(), VanishedPlans> {
     let mut tx = WorkerTx::begin(pool).await?;
     let found = vanished_plans(tx.conn(), catalogue).await?;
+    let metrics = vanished_metrics(tx.conn(), catalogue).await?;
     tx.commit().await?;
-    if found.is_empty() {
-        return Ok(());
+    if !found.is_empty() {
+        return Err(VanishedPlans::Found(found.join("; ")));
     }
-    Err(VanishedPlans::Found(found.join("; ")))
+    if !metrics.is_empty() {
+        return Err(VanishedPlans::Metrics(metrics.join("; ")));
+    }
+    Ok(())
 }

@@ -100,7 +100,8 @@ async fn a_raised_rate_is_billed_to_nobody_who_bought_the_lower_one() {
     // No metered item of the former plan stays beside those of the next one.
     shop.world.change("enterprise").await.ok();
     shop.world.settle().await;
-    shop.uses("api_calls", "700000").await;
+    // The 400,000 over the former quota were charged with the change.
+    shop.uses("api_calls", "1100000").await;
     shop.report().await;
     assert_eq!(shop.overage().await, 10_000);
     assert_eq!(shop.metered_lines(&customer).await, 10_000);

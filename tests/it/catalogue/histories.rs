@@ -1,10 +1,13 @@
 //! Random histories of changed files, syncs, restarts, changes of plan, edits in the
-//! dashboard and lost webhooks: whatever happens, nobody loses a plan, and the overage
-//! that our API shows is what Stripe's upcoming invoice has.
+//! dashboard, operators' quotas and lost webhooks: whatever happens, nobody loses a plan,
+//! the overage that our API shows is what Stripe's upcoming invoice has, and what was
+//! over a quota when its price went is charged, once.
 
 use uuid::Uuid;
 
 use super::shop::Shop;
+use super::usage_at_changes::{change_in_stripe, charged};
+use crate::metering::tenant::Tenant;
 use crate::support::dice::Dice;
 
 const ROUNDS: usize = 14;
@@ -26,6 +29,8 @@ struct Subscriber {
     token: String,
     customer: String,
     tier: &'static str,
+    /// What changes of plan must have charged for usage.
+    charged: i64,
 }
 
 struct History {
@@ -70,6 +75,7 @@ impl History {
             token: self.shop.world.token.clone(),
             customer,
             tier,
+            charged: 0,
         });
         self.log.push(format!("somebody buys {tier}"));
     }
@@ -131,9 +137,11 @@ impl History {
             self.shop.world.deliver_nothing().await;
         }
         let customer = self.subscribers[n].customer.clone();
-        let what = match self.dice.below(4) {
+        let over = self.shop.overage().await;
+        let what = match self.dice.below(6) {
             0 => {
                 let one = &mut self.subscribers[n];
+                one.charged += over;
                 one.tier = match one.tier {
                     "standard" => "enterprise",
                     _ => "standard",
@@ -141,6 +149,27 @@ impl History {
                 let tier = one.tier;
                 self.shop.world.change(tier).await.ok();
                 format!("changes to {tier}")
+            }
+            4 => {
+                let organization = self.subscribers[n].organization;
+                let key = String::new();
+                let limit = self.dice.pick(&["2000", "7000", "30000", "plan"]);
+                let service = &self.shop.world.service;
+                Tenant { organization, key }
+                    .set_quota(service, "agent_executions", limit, None)
+                    .await;
+                format!("is given a quota of {limit}")
+            }
+            5 if !lost => {
+                let one = &mut self.subscribers[n];
+                one.charged += over;
+                one.tier = match one.tier {
+                    "standard" => "enterprise",
+                    _ => "standard",
+                };
+                let tier = one.tier;
+                change_in_stripe(&self.shop, &customer, tier).await;
+                format!("is given {tier} in the dashboard")
             }
             1 => {
                 self.shop.touch(&customer).await;
@@ -176,6 +205,8 @@ impl History {
             let plan = self.shop.world.plan().await;
             let ours = self.shop.overage().await;
             let theirs = self.shop.metered_lines(&customer).await;
+            let expected = self.subscribers[n].charged;
+            let items: i64 = charged(&self.shop, &customer).await.iter().sum();
             let preview = match tier {
                 "standard" => "enterprise",
                 _ => "standard",
@@ -183,8 +214,11 @@ impl History {
             let answer = self.shop.world.preview(preview).await;
             let (changeable, body) = (answer.status, answer.body);
             assert!(
-                plan == (tier.to_owned(), tier.to_owned()) && ours == theirs && changeable == 200,
-                "VCB_CASES=100 VCB_SEED={seed}: {n} has {plan:?} for {tier}, overage {ours} for {theirs}, \
+                plan == (tier.to_owned(), tier.to_owned())
+                    && ours == theirs
+                    && changeable == 200
+                    && items == expected,
+                "VCB_CASES=100 VCB_SEED={seed}: {n} has {plan:?} for {tier}, overage {ours} for {theirs}, charged {items} for {expected}, \
                  preview {changeable} {body}\n  {}",
                 self.log.join("\n  ")
             );

@@ -4,3 +4,4 @@ mod changed_prices;
 mod histories;
 pub mod shop;
 mod sold;
+mod usage_at_changes;

@@ -124,3 +124,20 @@ async fn a_plan_with_subscribers_cannot_vanish_from_the_file() {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn a_metric_that_subscriptions_are_charged_for_cannot_vanish_from_the_file() {
+    let mut shop = Shop::open(&[]).await;
+    shop.subscriber("standard").await;
+    let text = std::fs::read_to_string(shop.path()).unwrap();
+    let without: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.starts_with("storage_gb = "))
+        .collect();
+    std::fs::write(shop.path(), without.join("\n")).unwrap();
+    let error = shop.refused_start().await.to_string();
+    assert!(
+        error.contains("storage_gb: 1") && error.contains("[metrics]"),
+        "{error}"
+    );
+}

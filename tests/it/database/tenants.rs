@@ -54,6 +54,13 @@ pub const ROWS: &[(&str, &str)] = &[
          VALUES ({org}, '{key}', 'api_calls', now(), 'cus', 'valuecanvas_api_calls', 1, now(), now())",
     ),
     (
+        "usage_charges",
+        "(organization_id, id, metric, period_start, stripe_customer_id, stripe_subscription_id,
+          stripe_price_id, units, overage_rate, amount, currency, changed_at, charged_by)
+         VALUES ({org}, md5('{key}')::uuid, 'api_calls', now(), 'cus', 'sub', 'price', 1, 0.1, 10,
+                 'usd', now(), 'change')",
+    ),
+    (
         "usage_pending_levels",
         "(organization_id, metric, occurred_at, event_id, period_start, quantity)
          VALUES ({org}, 'storage_gb', now(), '{key}', now(), 1)",

@@ -26,3 +26,4 @@ mod reports;
 mod successors;
 mod suspended;
 pub mod tenant;
+mod trials;

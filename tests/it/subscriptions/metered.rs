@@ -87,8 +87,9 @@ async fn metered_items_follow_the_plan() {
     );
 }
 
+/// Usage that others reported to Stripe, and of which we do not know.
 #[tokio::test]
-async fn usage_neither_changes_a_preview_nor_makes_it_stale() {
+async fn foreign_usage_neither_changes_a_preview_nor_makes_it_stale() {
     let (world, clock, customer) = world().await;
     let created = world.create("standard").await.ok();
     world.stripe.advance(&clock, START + 10 * DAY).await;
@@ -105,8 +106,10 @@ async fn usage_neither_changes_a_preview_nor_makes_it_stale() {
     let ending = world.preview("free").await.ok();
     assert_eq!(ending["nextInvoiceAmountMinor"], 0);
     use_tokens(&world, &customer, "9500000").await;
+    world.stripe.advance(&clock, START + 10 * DAY + 60).await;
     world.change_as(&preview).await.ok();
-    // Eleven million in all, of which ten are in the new plan.
+    // Stripe counts at the new price what is used since the change.
+    use_tokens(&world, &customer, "11000000").await;
     world
         .stripe
         .advance(&clock, seconds(&created["currentPeriodEnd"]) + 7_200)

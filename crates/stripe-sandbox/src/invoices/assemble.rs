@@ -211,7 +211,10 @@ pub fn metered(
         };
         let whole = periods::of_item(subscription, item, catalogue)?;
         let ends = whole.end_secs() == until_secs;
-        let Ok(period) = Period::from_seconds(whole.start_secs(), until_secs) else {
+        // Usage from before the item had its price is not charged at it.
+        let since_secs = item.metered_since_secs.unwrap_or(whole.start_secs());
+        let start_secs = whole.start_secs().max(since_secs);
+        let Ok(period) = Period::from_seconds(start_secs, until_secs) else {
             continue;
         };
         if goes_on && !ends {

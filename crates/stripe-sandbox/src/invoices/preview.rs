@@ -18,7 +18,7 @@ use crate::state::State;
 use crate::subscription_schedules::transition;
 use crate::subscriptions::change::{self, Invoicing, ProrationBehavior};
 use crate::subscriptions::model::{Status, Subscription};
-use crate::subscriptions::{cancel, create, periods, request, update};
+use crate::subscriptions::{accrued, cancel, create, periods, request, update};
 use crate::taxes::request::TaxChange;
 use crate::validate;
 
@@ -175,6 +175,7 @@ fn for_subscription(
         for_cancellation(state, before, request.behavior, now)?
     } else {
         let mut change = change::decide(before, &request, state.catalogue(), ids, now)?;
+        accrued::charge(state, before, &mut change, request.behavior, now)?;
         credits::link_credits(state, &mut change.prorations);
         tax.apply(state, &mut change.after)?;
         if let Some(at) = cancel_at {

@@ -13,7 +13,7 @@ use crate::subscription_schedules::phases;
 use crate::subscriptions::change::{self, ChangeRequest, ProrationBehavior};
 use crate::subscriptions::model::{Item, Status as SubscriptionStatus, Subscription};
 use crate::subscriptions::share::Share;
-use crate::subscriptions::{periods, update};
+use crate::subscriptions::{accrued, periods, update};
 
 /// The schedule that drives a subscription.
 #[must_use]
@@ -52,6 +52,7 @@ pub fn items_of(
             last_debited: None,
             charged: Share::ALL,
             tax_rates: Vec::new(),
+            metered_since_secs: None,
             created_secs: now_secs,
             metadata: Metadata::new(),
         });
@@ -162,6 +163,7 @@ pub fn enter(
     let mut ids = state.ids.clone();
     let items = items_of(phase, &before, &mut ids, now_secs);
     let mut change = change::decide_items(&before, items, &request, state.catalogue(), now_secs)?;
+    accrued::charge(state, &before, &mut change, request.behavior, now_secs)?;
     phase.metadata.clone().apply(&mut change.after.metadata);
     credits::link_credits(state, &mut change.prorations);
     state.ids = ids;

@@ -13,6 +13,7 @@ use crate::invoices::model::LineContent;
 use crate::prices::Price;
 use crate::products::Product;
 use crate::store::Store;
+use crate::subscriptions::accrued;
 use crate::subscriptions::edit::{self, ItemEdit};
 use crate::subscriptions::model::{Item, Status, Subscription};
 use crate::subscriptions::periods;
@@ -169,6 +170,7 @@ pub fn decide_items(
         items,
         ..before.clone()
     };
+    accrued::begin(before, &mut after, now_secs);
     if let Some(discounts) = &request.discounts {
         after.discounts.clone_from(discounts);
     }

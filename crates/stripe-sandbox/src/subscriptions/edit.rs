@@ -169,6 +169,7 @@ pub fn new_item(
         last_debited: None,
         charged: Share::ALL,
         tax_rates: checked_tax_rates(edit, catalogue)?.unwrap_or_default(),
+        metered_since_secs: None,
         created_secs: now_secs,
         metadata: match &edit.metadata {
             MetadataChange::Merge(_) => edit.metadata.clone().initial(),

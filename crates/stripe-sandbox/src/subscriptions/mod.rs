@@ -2,6 +2,8 @@
 //! Amounts are decided here; invoices are assembled in [`crate::invoices`], and
 //! nothing here charges a card.
 
+pub mod accrued;
+pub mod added_items;
 pub mod cancel;
 pub mod change;
 pub mod create;

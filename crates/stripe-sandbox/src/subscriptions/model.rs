@@ -106,6 +106,9 @@ pub struct Item {
     pub charged: Share,
     /// Instead of the subscription's default tax rates.
     pub tax_rates: Vec<String>,
+    /// Since when usage is charged at its price, if it got the price within a
+    /// subscription: usage from before is not.
+    pub metered_since_secs: Option<i64>,
     pub created_secs: i64,
     pub metadata: Metadata,
 }

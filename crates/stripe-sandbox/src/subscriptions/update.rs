@@ -18,12 +18,11 @@ use crate::subscriptions::change::{self, Change, ChangeRequest, Invoicing};
 use crate::subscriptions::create::MAX_DESCRIPTION_CHARS;
 use crate::subscriptions::model::{MissingPaymentMethod, Status, Subscription};
 use crate::subscriptions::request::{self, CancellationDetails, PaymentBehavior};
-use crate::subscriptions::{cancel, edit, payment, pending, periods};
+use crate::subscriptions::{accrued, added_items, cancel, edit, payment, pending, periods};
 use crate::taxes::request::TaxChange;
 
 /// Parameters that Stripe accepts and the sandbox does not support.
-const UNSUPPORTED: [&str; 14] = [
-    "add_invoice_items",
+const UNSUPPORTED: [&str; 13] = [
     "application_fee_percent",
     "billing_cycle_anchor_config",
     "billing_schedules",
@@ -235,6 +234,7 @@ pub fn apply_params(state: &mut State, id: &str, mut params: Params) -> Result<(
     let tax = TaxChange::take(&mut params)?;
     let settings = ChangedSettings::take(&mut params)?;
     let behavior = request::take_payment_behavior(&mut params)?;
+    let added = added_items::take(&mut params, state, &before, now)?;
     params.finish_rejecting(&UNSUPPORTED)?;
     check_cancel_at(settings.cancel_at.flatten(), now)?;
     check_changeable(state, &before, &request, &settings)?;
@@ -244,6 +244,8 @@ pub fn apply_params(state: &mut State, id: &str, mut params: Params) -> Result<(
         check_scheduled(schedule, &request, &settings)?;
     }
     let mut change = change::decide(&before, &request, state.catalogue(), &mut ids, now)?;
+    accrued::charge(state, &before, &mut change, request.behavior, now)?;
+    change.prorations.extend(added);
     settings.check_pending(behavior)?;
     let at_period_end = settings.cancel_at_period_end == Some(true);
     periods::check_end(&change.after, at_period_end, state.catalogue())?;

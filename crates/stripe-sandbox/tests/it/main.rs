@@ -9,6 +9,7 @@ mod errors;
 mod faults;
 mod intervals;
 mod lines;
+mod metered_changes;
 mod meters;
 mod payments;
 mod previews;

@@ -21,6 +21,7 @@ struct AccountRow {
     now: jiff_sqlx::Timestamp,
     quota: Option<Decimal>,
     over_limit: Option<String>,
+    overridden: bool,
     overage_rate: Option<Decimal>,
     quota_tier: Option<String>,
     currency: Option<String>,
@@ -31,6 +32,8 @@ struct AccountRow {
     anchor: Option<jiff_sqlx::Timestamp>,
     created: Option<jiff_sqlx::Timestamp>,
     ends: Option<jiff_sqlx::Timestamp>,
+    on_trial: Option<bool>,
+    chargeable: Option<bool>,
     past_start: Option<jiff_sqlx::Timestamp>,
     past_end: Option<jiff_sqlx::Timestamp>,
     period_start: Option<jiff_sqlx::Timestamp>,
@@ -41,6 +44,7 @@ struct AccountRow {
     last_at: Option<jiff_sqlx::Timestamp>,
     last_event_id: Option<String>,
     alerted: Option<i16>,
+    quota_adjustment: Option<Decimal>,
     grace_start: Option<jiff_sqlx::Timestamp>,
     grace_expires: Option<jiff_sqlx::Timestamp>,
     grace_ended: bool,
@@ -112,16 +116,23 @@ async fn account_rows(
         AccountRow,
         r#"SELECT k.n AS "n!", statement_timestamp() AS "now!",
                   CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END AS quota,
-                  coalesce(v.over_limit, q.over_limit) AS over_limit, q.overage_rate,
+                  coalesce(v.over_limit, q.over_limit) AS over_limit,
+                  v.over_limit IS NOT NULL AS "overridden!", q.overage_rate,
                   q.plan_tier AS "quota_tier?", q.currency AS "currency?", q.plan_interval AS "plan_interval?",
                   q.grace_max AS "grace_max?", s.current_period_start AS "current_start?",
                   s.current_period_end AS "current_end?", s.billing_cycle_anchor AS "anchor?",
                   s.stripe_created_at AS "created?", s.ends AS "ends?",
+                  s.on_trial AS "on_trial?",
+                  -- Only trials ask whether there is a way to charge.
+                  CASE WHEN s.on_trial THEN s.pays OR EXISTS (
+                    SELECT FROM billing_payment_methods m
+                     WHERE m.organization_id = k.organization_id AND m.status = 'attached')
+                  END AS "chargeable?",
                   p.current_period_start AS "past_start?", p.ended_at AS "past_end?",
                   t.period_start AS "period_start?", t.period_end AS "period_end?",
                   t.total AS "total?", t.reserved AS "reserved?", t.events AS "events?",
                   t.last_at AS "last_at?", t.last_event_id AS "last_event_id?",
-                  t.alerted AS "alerted?",
+                  t.alerted AS "alerted?", t.quota_adjustment AS "quota_adjustment?",
                   g.started_at AS "grace_start?", g.expires_at AS "grace_expires?",
                   g.ended_at IS NOT NULL AS "grace_ended!",
                   d.occurred_at AS "due_at?", d.event_id AS "due_id?",
@@ -137,7 +148,10 @@ async fn account_rows(
                SELECT s.current_period_start, s.current_period_end, s.billing_cycle_anchor,
                       s.stripe_created_at,
                       CASE WHEN s.cancel_at_period_end THEN s.current_period_end
-                           ELSE s.cancel_at END AS ends
+                           ELSE s.cancel_at END AS ends,
+                      s.status = 'trialing' AS on_trial,
+                      s.default_payment_method_id IS NOT NULL
+                        OR s.collection_method IS NOT DISTINCT FROM 'send_invoice' AS pays
                  FROM billing_subscriptions s
                 WHERE s.organization_id = k.organization_id
                   AND s.status IN ('active', 'trialing', 'past_due')
@@ -203,6 +217,7 @@ impl AccountRow {
     /// Reads the quota and the subscriptions, which every row of an account has.
     fn read_terms(&self, account: &mut Account, catalogue: &Catalogue, metric: &str) {
         let over_limit = self.over_limit.as_deref().and_then(OverLimit::named);
+        let over_limit = over_limit.map(|over_limit| self.in_trial(over_limit, catalogue));
         account.policy = over_limit.map(|over_limit| QuotaPolicy {
             quota: self.quota,
             over_limit,
@@ -213,6 +228,8 @@ impl AccountRow {
         let billed = account.policy.is_some_and(|policy| {
             policy.over_limit == OverLimit::Overage && policy.quota.is_some()
         });
+        // Stripe does not charge the usage of a trial.
+        let billed = billed && self.on_trial != Some(true);
         account.overage_rate = self.overage_rate.filter(|_| billed);
         account.currency = self.currency(catalogue);
         let period = self.current_start.zip(self.current_end);
@@ -234,6 +251,17 @@ impl AccountRow {
             start_secs: start.to_jiff().as_second(),
             end_secs: end.to_jiff().as_second(),
         });
+    }
+
+    /// What happens over the quota while a trial has no way to charge: overage would
+    /// never be paid. What an operator set holds.
+    fn in_trial(&self, over_limit: OverLimit, catalogue: &Catalogue) -> OverLimit {
+        let unpaid = self.on_trial == Some(true) && self.chargeable != Some(true);
+        if over_limit != OverLimit::Overage || self.overridden || !unpaid {
+            return over_limit;
+        }
+        let tier = self.quota_tier.as_deref().unwrap_or_default();
+        catalogue.trial_over_limit(tier)
     }
 
     /// The plan as it is sold now, for a quota that does not have its terms yet: they
@@ -291,6 +319,7 @@ impl AccountRow {
                 .alerted
                 .and_then(|percent| percent.try_into().ok())
                 .ok_or_else(|| unreadable("a total's alert threshold is invalid"))?,
+            quota_adjustment: self.quota_adjustment.ok_or_else(missing)?,
             grace: grace.map(|(started_at, expires_at)| Grace {
                 period: GracePeriod {
                     started_at: started_at.to_jiff(),

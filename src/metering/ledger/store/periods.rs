@@ -222,7 +222,7 @@ pub async fn move_usage(
            ), reported AS (
              UPDATE usage_reports SET period_start = $4
               WHERE organization_id = $1 AND metric = $2 AND period_start = $3 AND at >= $5
-             RETURNING units
+             RETURNING units, at
            ), ahead AS (
              UPDATE usage_pending_levels SET period_start = $4
               WHERE organization_id = $1 AND metric = $2 AND period_start = $3
@@ -231,7 +231,12 @@ pub async fn move_usage(
            SELECT (SELECT count(*) FROM events) AS "events!",
                   (SELECT coalesce(sum(quantity), 0) FROM events) AS "used!",
                   (SELECT coalesce(sum(quantity), 0) FROM reserved) AS "reserved!",
-                  (SELECT coalesce(sum(units), 0) FROM reported) AS "reported!""#,
+                  -- What was reported at a former price counts no more.
+                  (SELECT coalesce(sum(units), 0) FROM reported
+                    WHERE at >= coalesce((SELECT t.metered_since FROM usage_totals t
+                                           WHERE t.organization_id = $1 AND t.metric = $2
+                                             AND t.period_start = $3), '-infinity'))
+                    AS "reported!""#,
         from.organization_id,
         from.metric,
         start as _,
@@ -268,9 +273,43 @@ pub async fn move_usage(
             recompute(conn, total, aggregation == Aggregation::Last).await?;
         }
     }
+    move_change(conn, from, to.start_secs(), since).await?;
     if merged {
         merge(conn, from, to).await?;
     }
+    Ok(())
+}
+
+/// Moves what a change of plan at `since` or later did to a total.
+async fn move_change(
+    conn: &mut PgConnection,
+    from: TotalKey<'_>,
+    to_start: i64,
+    since: jiff_sqlx::Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "WITH changed AS (
+           SELECT quota_adjustment, metered_since FROM usage_totals
+            WHERE organization_id = $1 AND metric = $2 AND period_start = $3
+              AND metered_since >= $5
+         ), left_behind AS (
+           UPDATE usage_totals t SET quota_adjustment = 0, metered_since = NULL
+             FROM changed
+            WHERE organization_id = $1 AND metric = $2 AND period_start = $3
+         )
+         UPDATE usage_totals t
+            SET quota_adjustment = t.quota_adjustment + changed.quota_adjustment,
+                metered_since = greatest(t.metered_since, changed.metered_since)
+           FROM changed
+          WHERE t.organization_id = $1 AND t.metric = $2 AND t.period_start = $4",
+        from.organization_id,
+        from.metric,
+        instant(from.start)? as _,
+        instant(to_start)? as _,
+        since as _
+    )
+    .execute(conn)
+    .await?;
     Ok(())
 }
 
@@ -336,6 +375,9 @@ pub(super) async fn recompute(
            ), reported AS (
              SELECT units FROM usage_reports
               WHERE organization_id = $1 AND metric = $2 AND period_start = $3
+                AND at >= coalesce((SELECT t.metered_since FROM usage_totals t
+                                     WHERE t.organization_id = $1 AND t.metric = $2
+                                       AND t.period_start = $3), '-infinity')
               -- In Stripe the last report of the newest second counts.
               ORDER BY date_trunc('second', at) DESC, created_at DESC LIMIT 1
            )

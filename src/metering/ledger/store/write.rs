@@ -155,7 +155,7 @@ impl<'a> Writes<'a> {
         let now = account.now.to_sqlx();
         let quota = account
             .policy
-            .and_then(|policy| policy.quota)
+            .and_then(|policy| usage.policy(policy).quota)
             .unwrap_or_default();
         if usage.changed {
             let rows = &mut self.totals;

@@ -1,0 +1,226 @@
+//! Books what a change of prices within a billing period means for its usage.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use rust_decimal::Decimal;
+use sha2::{Digest as _, Sha256};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use billing_domain::quantity::whole_units;
+use billing_domain::quota::{Aggregation, OverLimit};
+
+use super::UsageCharge;
+use super::store::{self, NewCharge, UsageSoFar};
+use crate::catalogue::{Catalogue, UsageAtChanges};
+use crate::metering::usage;
+
+/// The price that charges a metric gives way to another one, or to none, while the
+/// subscription goes on.
+#[derive(Debug, Clone)]
+pub struct PriceSwap {
+    pub organization_id: Uuid,
+    pub subscription_id: String,
+    pub customer_id: String,
+    pub metric: String,
+    /// Of the period in which it happens.
+    pub period_start: Timestamp,
+    pub period_end: Timestamp,
+    /// When Stripe begins to count usage at the new price.
+    pub at: Timestamp,
+    /// `None` if nothing charged the metric before.
+    pub old_price: Option<String>,
+    pub new_price: Option<String>,
+    /// In flexible billing, Stripe charges what was reported at the old price.
+    pub flexible: bool,
+    /// Our change, and what it has Stripe charge; `None` for a change that was made
+    /// in Stripe.
+    pub ours: Option<(Uuid, Vec<UsageCharge>)>,
+    /// Whether the period goes on; otherwise another one begins with it.
+    pub same_period: bool,
+}
+
+/// A swap that was booked, with what its period's quota was.
+#[derive(Debug, Clone)]
+pub struct Booked {
+    swap: PriceSwap,
+    quota: Option<Decimal>,
+    used: Decimal,
+    overridden: bool,
+}
+
+/// Books `swaps`: what is charged, and from when on Stripe counts at the new price.
+/// Call it before the organizations' quotas change. Locks their accounts.
+pub async fn book(
+    conn: &mut PgConnection,
+    catalogue: &Catalogue,
+    mut swaps: Vec<PriceSwap>,
+) -> Result<Vec<Booked>, sqlx::Error> {
+    // Stripe charges a period that ends at the prices that it had.
+    swaps.retain(|swap| swap.same_period);
+    if swaps.is_empty() {
+        return Ok(Vec::new());
+    }
+    let organizations: BTreeSet<Uuid> = swaps.iter().map(|swap| swap.organization_id).collect();
+    let organizations = Vec::from_iter(organizations);
+    store::lock_all(conn, &organizations).await?;
+    let mut booked = Vec::new();
+    for swap in swaps {
+        let Some(so_far) = store::read(conn, &swap).await? else {
+            continue;
+        };
+        let level = catalogue
+            .metric(&swap.metric)
+            .is_some_and(|metric| metric.aggregation == Aggregation::Last);
+        let charged = charge(conn, catalogue, &swap, &so_far, level).await?;
+        let reported = if level {
+            so_far.level_since
+        } else {
+            so_far.reported_since
+        };
+        store::begin_again(conn, &swap, charged, reported).await?;
+        booked.push(Booked {
+            quota: so_far.quota,
+            used: so_far.total,
+            overridden: so_far.overridden,
+            swap,
+        });
+    }
+    Ok(booked)
+}
+
+/// Enters what is charged for the usage so far; returns its units.
+async fn charge(
+    conn: &mut PgConnection,
+    catalogue: &Catalogue,
+    swap: &PriceSwap,
+    so_far: &UsageSoFar,
+    level: bool,
+) -> Result<Decimal, sqlx::Error> {
+    let Some(old_price) = &swap.old_price else {
+        return Ok(Decimal::ZERO);
+    };
+    let told = swap.ours.as_ref().filter(|_| !swap.flexible);
+    let (units, by) = match told {
+        Some((_, charges)) => {
+            let mut told = charges.iter().filter(|one| one.metric == swap.metric);
+            let told = told.find(|one| one.period_start == swap.period_start);
+            (told.map_or(Decimal::ZERO, |one| one.units), "change")
+        }
+        None if swap.flexible => (so_far.charged_by_stripe(level), "stripe"),
+        None if keeps_usage(catalogue, swap) => (Decimal::ZERO, "item"),
+        None => (so_far.over(), "item"),
+    };
+    let (Some(rate), Some(currency)) = (so_far.rate, &so_far.currency) else {
+        return Ok(Decimal::ZERO);
+    };
+    let amount = usage::overage_amount(units, rate, currency).filter(|amount| *amount > 0);
+    let Some(amount) = amount else {
+        return Ok(Decimal::ZERO);
+    };
+    let entered = store::enter(
+        conn,
+        swap,
+        &NewCharge {
+            id: id_of(swap),
+            price_id: old_price,
+            units,
+            rate,
+            amount,
+            currency,
+            by,
+        },
+    )
+    .await?;
+    Ok(if entered { units } else { Decimal::ZERO })
+}
+
+/// Whether the period's end charges the usage so far: where quotas are prorated, and
+/// there still is a price.
+fn keeps_usage(catalogue: &Catalogue, swap: &PriceSwap) -> bool {
+    catalogue.usage_at_changes() == UsageAtChanges::Prorate && swap.new_price.is_some()
+}
+
+/// One id for one swap, whichever event or answer tells of it, and how often.
+fn id_of(swap: &PriceSwap) -> Uuid {
+    if let Some((change, _)) = &swap.ours {
+        return *change;
+    }
+    let what = format!(
+        "{}\n{:?}\n{:?}\n{}",
+        swap.subscription_id,
+        swap.old_price,
+        swap.new_price,
+        swap.at.as_second()
+    );
+    let digest = Sha256::digest(what);
+    let bytes = digest.first_chunk::<16>().copied().unwrap_or_default();
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+impl UsageSoFar {
+    /// Whole units over the quota that have a price.
+    fn over(&self) -> Decimal {
+        let Some(quota) = self.quota.filter(|_| self.over_limit == OverLimit::Overage) else {
+            return Decimal::ZERO;
+        };
+        whole_units((self.total - self.adjustment - quota).max(Decimal::ZERO))
+    }
+
+    /// The units that Stripe charges at the price that is removed: what it was told
+    /// before, less what the price includes.
+    fn charged_by_stripe(&self, level: bool) -> Decimal {
+        let told = if level {
+            self.level_before
+        } else {
+            self.reported_before
+        };
+        let included = self.included.unwrap_or(Decimal::MAX);
+        (told - included).max(Decimal::ZERO)
+    }
+}
+
+/// Gives the period of each booked swap the plans' quotas in proportion to their time
+/// in it, where the catalogue says so. Call it once the new plan's quotas are there.
+pub async fn prorate(
+    conn: &mut PgConnection,
+    catalogue: &Catalogue,
+    booked: &[Booked],
+) -> Result<(), sqlx::Error> {
+    if catalogue.usage_at_changes() != UsageAtChanges::Prorate {
+        return Ok(());
+    }
+    for Booked {
+        swap,
+        quota: old,
+        used,
+        overridden,
+    } in booked
+    {
+        if *overridden || swap.flexible || swap.new_price.is_none() {
+            continue;
+        }
+        let Some(new) = store::quota(conn, swap.organization_id, &swap.metric).await? else {
+            continue;
+        };
+        let Some(elapsed) = elapsed(swap) else {
+            continue;
+        };
+        let added = match old {
+            Some(old) => (*old - new) * elapsed,
+            // What was used of an unlimited quota is covered.
+            None => *used - new * elapsed,
+        };
+        store::add_adjustment(conn, swap, added.round_dp(4)).await?;
+    }
+    Ok(())
+}
+
+/// The share of the period that is over at the swap.
+fn elapsed(swap: &PriceSwap) -> Option<Decimal> {
+    let secs = |from: Timestamp, to: Timestamp| Decimal::from(to.as_second() - from.as_second());
+    let whole = secs(swap.period_start, swap.period_end);
+    let over = secs(swap.period_start, swap.at).max(Decimal::ZERO);
+    over.min(whole).checked_div(whole)
+}

@@ -1,0 +1,114 @@
+//! Usage over a quota whose price a change of plan removes within a billing period:
+//! Stripe would charge it at no price any more. It is charged with the change, once,
+//! and counts no more afterwards: the units that were charged raise the quota of the
+//! rest of the period.
+//!
+//! Nothing here decides whether a plan changes. What was charged is booked in the
+//! transaction that mirrors the change, whichever event or answer tells of it first.
+
+mod booking;
+mod sender;
+mod store;
+
+use jiff::Timestamp;
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgPool;
+use uuid::Uuid;
+
+use crate::catalogue::Catalogue;
+use crate::db::WorkerTx;
+use crate::metering::{reports, usage};
+
+pub use booking::{Booked, PriceSwap, book, prorate};
+pub use sender::{Sent, send_open};
+
+/// Usage over the quota, in whole units, and what it costs at the price that charges
+/// it until the change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UsageCharge {
+    pub metric: String,
+    pub period_start: Timestamp,
+    pub stripe_price_id: String,
+    pub units: Decimal,
+    /// For one unit, in the currency's major unit.
+    pub rate: Decimal,
+    /// In the minor unit.
+    pub amount: i64,
+    pub currency: String,
+}
+
+impl UsageCharge {
+    /// Whether `now` is this charge, with at least as many units: usage only grows.
+    pub fn still_holds(&self, now: &Self) -> bool {
+        now.units >= self.units
+            && Self {
+                units: self.units,
+                amount: self.amount,
+                ..now.clone()
+            } == *self
+    }
+}
+
+/// What the subscription's usage so far costs, for each metric that is over its
+/// quota and has a price, at `now`: the customer's time. Usage of a trial, and an
+/// amount of nothing, are not charged.
+pub async fn due(
+    pool: &PgPool,
+    catalogue: &Catalogue,
+    organization_id: Uuid,
+    subscription_id: &str,
+    now: Timestamp,
+) -> Result<Vec<UsageCharge>, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let overages = reports::overages(tx.conn(), catalogue, organization_id, now).await?;
+    tx.commit().await?;
+    let mine = overages
+        .into_iter()
+        .filter(|overage| overage.stripe_subscription_id == subscription_id);
+    let charges = mine.filter_map(|overage| {
+        let amount = usage::overage_amount(overage.units, overage.rate, &overage.currency)?;
+        (amount > 0).then_some(UsageCharge {
+            metric: overage.metric,
+            period_start: overage.period_start,
+            stripe_price_id: overage.stripe_price_id,
+            units: overage.units,
+            rate: overage.rate.normalize(),
+            amount,
+            currency: overage.currency,
+        })
+    });
+    Ok(charges.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn charge(units: i64, amount: i64) -> UsageCharge {
+        UsageCharge {
+            metric: "api_calls".to_owned(),
+            period_start: "2026-11-01T00:00:00Z".parse().unwrap(),
+            stripe_price_id: "price_1".to_owned(),
+            units: units.into(),
+            rate: "0.001".parse().unwrap(),
+            amount,
+            currency: "usd".to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_was_shown_holds_while_usage_grows_at_the_same_price() {
+        let shown = charge(100_000, 10_000);
+        assert!(shown.still_holds(&charge(100_000, 10_000)));
+        assert!(shown.still_holds(&charge(250_000, 25_000)));
+        // An operator raised the quota meanwhile.
+        assert!(!shown.still_holds(&charge(50_000, 5_000)));
+        let other_price = UsageCharge {
+            stripe_price_id: "price_2".to_owned(),
+            ..charge(100_000, 10_000)
+        };
+        assert!(!shown.still_holds(&other_price));
+    }
+}
