@@ -328,19 +328,26 @@ fn keys<'a>(events: &[&'a StoredEvent]) -> (Vec<i16>, Vec<&'a str>) {
     filed.unzip()
 }
 
-/// Moves an event to the dead letters, in one statement. Returns whether
-/// `lease_id` still held it.
+/// Moves events to the dead letters, in one statement. Returns bucket and id of those
+/// that `lease_id` still held.
 pub async fn dead_letter(
     conn: &mut PgConnection,
     lease_id: Uuid,
-    event: &StoredEvent,
-    failure: &Failure,
-) -> Result<bool, sqlx::Error> {
-    let moved = sqlx::query_scalar!(
+    failed: &[(&StoredEvent, &Failure)],
+) -> Result<HashSet<(i16, String)>, sqlx::Error> {
+    let events: Vec<&StoredEvent> = failed.iter().map(|(event, _)| *event).collect();
+    let (buckets, ids) = keys(&events);
+    let failures = || failed.iter().map(|(_, failure)| failure);
+    let errors: Vec<&str> = failures().map(|failure| failure.error.as_str()).collect();
+    let entries: Vec<String> = failures().map(|one| one.entry().to_string()).collect();
+    let moved = sqlx::query!(
         "WITH gone AS (
-           DELETE FROM webhook_events
-            WHERE bucket = $1 AND stripe_event_id = $2 AND lease_id = $3 AND NOT processed
-           RETURNING *),
+           DELETE FROM webhook_events e
+            USING unnest($2::smallint[], $3::text[], $4::text[], $5::text[])
+              AS failed(bucket, id, error, entry)
+            WHERE e.bucket = failed.bucket AND e.stripe_event_id = failed.id
+              AND e.lease_id = $1 AND NOT e.processed
+           RETURNING e.*, failed.error, failed.entry),
          came AS (
            INSERT INTO webhook_dead_letter_sources (bucket, stripe_event_id, source)
            SELECT bucket, stripe_event_id, source FROM gone
@@ -349,20 +356,21 @@ pub async fn dead_letter(
            bucket, stripe_event_id, event_type, api_version, livemode, account, event_created_at,
            payload, received_at, organization_id, retry_count, error_message, attempts)
          SELECT bucket, stripe_event_id, event_type, api_version, livemode, account, event_created_at,
-                payload, received_at, organization_id, retry_count, $4, attempts || $5::jsonb
+                payload, received_at, organization_id, retry_count, error, attempts || entry::jsonb
            FROM gone
          ON CONFLICT (bucket, stripe_event_id) DO UPDATE SET
            error_message = excluded.error_message, attempts = excluded.attempts
-         RETURNING bucket",
-        event.bucket,
-        event.id,
+         RETURNING bucket, stripe_event_id",
         lease_id,
-        failure.error,
-        failure.entry()
+        &buckets,
+        &ids as &[&str],
+        &errors as &[&str],
+        &entries
     )
-    .fetch_optional(conn)
+    .fetch_all(conn)
     .await?;
-    Ok(moved.is_some())
+    let moved = moved.into_iter();
+    Ok(moved.map(|row| (row.bucket, row.stripe_event_id)).collect())
 }
 
 /// Deletes dead letters whose events were processed after all: Stripe may send an

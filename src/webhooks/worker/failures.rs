@@ -20,8 +20,8 @@ const LOCK_WAIT: Duration = Duration::from_secs(10);
 const LOCK_PAUSE: Duration = Duration::from_millis(250);
 
 impl Processor {
-    /// Records failed attempts. Retries are recorded in one statement, since other
-    /// products of the account may send thousands of events.
+    /// Records failed attempts: retries in one statement, dead letters in another, since
+    /// other products of the account may send thousands of events.
     ///
     /// # Errors
     /// Database outages only. A failure that the database rejects is logged, and
@@ -31,7 +31,7 @@ impl Processor {
         lease_id: Uuid,
         failed: &[(Claimed, HandlerError)],
     ) -> Result<(), sqlx::Error> {
-        let mut retries = Vec::new();
+        let (mut retries, mut dead) = (Vec::new(), Vec::new());
         for (claimed, error) in failed {
             let failed_before = u32::try_from(claimed.retry_count).unwrap_or(0);
             let next = match error {
@@ -42,11 +42,17 @@ impl Processor {
             let failure = failure_of(error);
             match next {
                 NextStep::RetryAfter(delay) => retries.push((claimed, failure, delay)),
-                NextStep::DeadLetter => {
-                    let moved = self.dead_letter(lease_id, claimed, &failure).await;
-                    unless_outage(moved, &claimed.event, &failure)?;
+                NextStep::DeadLetter => dead.push((claimed, failure)),
+            }
+        }
+        match self.dead_letter(lease_id, &dead).await {
+            Err(refusal) if !db::is_outage(&refusal) => {
+                for (claimed, failure) in &dead {
+                    let moved = self.dead_letter_alone(lease_id, claimed, failure).await;
+                    unless_outage(moved, &claimed.event, failure)?;
                 }
             }
+            moved => moved?,
         }
         match self.schedule_retries(lease_id, &retries).await {
             Err(refusal) if !db::is_outage(&refusal) => {
@@ -119,30 +125,45 @@ impl Processor {
         }
     }
 
-    /// Moves an event to the dead letters. If that fails, the event is retried.
+    /// Moves events to the dead letters.
     async fn dead_letter(
+        &self,
+        lease_id: Uuid,
+        failed: &[(&Claimed, Failure)],
+    ) -> Result<(), sqlx::Error> {
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let events: Vec<(&StoredEvent, &Failure)> = failed
+            .iter()
+            .map(|(claimed, failure)| (&claimed.event, failure))
+            .collect();
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let moved = leases::dead_letter(tx.conn(), lease_id, &events).await?;
+        tx.commit().await?;
+        for (event, failure) in events {
+            if moved.contains(&(event.bucket, event.id.clone())) {
+                tracing::error!(
+                    event_id = event.id,
+                    event_type = event.event_type,
+                    error = failure.error,
+                    "Webhook event moved to the dead letter queue"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves an event to the dead letters. If that fails, the event is retried.
+    async fn dead_letter_alone(
         &self,
         lease_id: Uuid,
         claimed: &Claimed,
         failure: &Failure,
     ) -> Result<(), sqlx::Error> {
-        let event = &claimed.event;
-        let mut tx = WorkerTx::begin(&self.pool).await?;
-        match leases::dead_letter(tx.conn(), lease_id, event, failure).await {
-            Ok(held) => {
-                tx.commit().await?;
-                if held {
-                    tracing::error!(
-                        event_id = event.id,
-                        event_type = event.event_type,
-                        error = failure.error,
-                        "Webhook event moved to the dead letter queue"
-                    );
-                }
-                Ok(())
-            }
+        let alone = [(claimed, failure.clone())];
+        match self.dead_letter(lease_id, &alone).await {
             Err(refusal) if !db::is_outage(&refusal) => {
-                tx.rollback().await?;
                 let failure = Failure {
                     error: format!(
                         "{}; the dead letter queue refused it: {refusal}",
@@ -155,7 +176,7 @@ impl Processor {
                 self.schedule_retries(lease_id, &[(claimed, failure, delay)])
                     .await
             }
-            Err(outage) => Err(outage),
+            moved => moved,
         }
     }
 }
