@@ -27,6 +27,7 @@ mod io;
 mod line;
 pub mod organizations;
 mod shares;
+mod turns;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,6 +40,7 @@ pub use io::{Answer, Stream};
 pub use line::{Doing, Line};
 use shares::Share;
 pub use shares::{Class, Payer, Permit, Shortage};
+pub use turns::{Seat, Turns};
 
 use crate::limits;
 use crate::telemetry::metrics::budget as metrics;
@@ -56,6 +58,7 @@ pub struct Budget {
     /// Of these, what those have who were told to go, until they are gone.
     heads_leaving: AtomicUsize,
     shares: [Share; 3],
+    pub turns: Turns,
     said: Seldom,
 }
 
@@ -70,6 +73,7 @@ impl Budget {
             heads: AtomicUsize::new(0),
             heads_leaving: AtomicUsize::new(0),
             shares: Default::default(),
+            turns: Turns::default(),
             said: Seldom::default(),
         })
     }
