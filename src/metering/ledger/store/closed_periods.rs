@@ -156,6 +156,8 @@ pub async fn count_late(
              JOIN usage_reports r
                ON r.organization_id = t.organization_id AND r.metric = t.metric
               AND r.period_start = t.period_start
+              -- A level that was reported at a former price is none of today's.
+              AND (NOT $4 OR r.at >= coalesce(t.metered_since, '-infinity'))
             GROUP BY closes.at
            HAVING bool_or(r.late AND r.created_at >= closes.at)), 0)
           WHERE organization_id = $1 AND metric = $2 AND period_start = $3",

@@ -30,6 +30,8 @@ struct Bill {
     tier: String,
     units: Decimal,
     amount: i64,
+    /// The units that changes of plan within the period charged.
+    charged: Decimal,
     invoices: Vec<String>,
 }
 
@@ -43,7 +45,7 @@ pub async fn compare(stage: &Stage, party: &mut Party, report: &Report) -> Vec<S
     for metric in METRICS {
         shown.insert(metric, party.tenant.usage(service, metric).await);
     }
-    let bills = bills(stage, party).await;
+    let bills = bills(stage, party, &totals).await;
     let of = [("customer", &*party.customer), ("status", "all")];
     let subscriptions = stage.world.stripe.list("/v1/subscriptions", &of).await;
     for total in &totals {
@@ -60,8 +62,9 @@ pub async fn compare(stage: &Stage, party: &mut Party, report: &Report) -> Vec<S
                 Reason::BilledTooMuch => -found.units.0,
                 _ => found.units.0,
             });
-        let over = over(&stage.catalogue, &subscriptions, total, &bill);
-        if bill.units + unseen != over {
+        // What a change charged counts no more at the end.
+        let over = over(&stage.catalogue, &subscriptions, total, &bill).max(bill.charged);
+        if bill.units + bill.charged + unseen != over {
             wrong.push(format!(
                 "{total:?}: {over} over the quota, {bill:?}, and {unseen} said to be lost"
             ));
@@ -186,7 +189,11 @@ async fn counted(stage: &Stage, party: &Party, totals: &[Total]) -> Vec<String> 
 }
 
 /// Time goes on until all is billed, and what was billed is read.
-async fn bills(stage: &Stage, party: &mut Party) -> BTreeMap<(String, i64), Bill> {
+async fn bills(
+    stage: &Stage,
+    party: &mut Party,
+    totals: &[Total],
+) -> BTreeMap<(String, i64), Bill> {
     let of = [("customer", &*party.customer)];
     if let Some(live) = stage
         .world
@@ -216,7 +223,12 @@ async fn bills(stage: &Stage, party: &mut Party) -> BTreeMap<(String, i64), Bill
             let Some((tier, metric)) = prices[price].split_once('_') else {
                 continue;
             };
-            let start = line["period"]["start"].as_i64().unwrap();
+            // A price that came within a period charges from then on.
+            let from = line["period"]["start"].as_i64().unwrap();
+            let of = |total: &&Total| {
+                total.metric == *metric && (total.start..total.end).contains(&from)
+            };
+            let start = totals.iter().find(of).map_or(from, |total| total.start);
             let bill = bills.entry((metric.to_owned(), start)).or_default();
             tier.clone_into(&mut bill.tier);
             let amount = line["amount"].as_i64().unwrap();
@@ -229,6 +241,16 @@ async fn bills(stage: &Stage, party: &mut Party) -> BTreeMap<(String, i64), Bill
                 ));
             }
         }
+    }
+    let charges = format!(
+        "SELECT metric, extract(epoch FROM period_start)::bigint AS start, units::text AS units
+           FROM usage_charges WHERE organization_id = '{}'",
+        party.tenant.organization
+    );
+    for row in stage.rows(&charges).await {
+        let key = (text(&row, "metric"), row["start"].as_i64().unwrap());
+        let units: Decimal = text(&row, "units").parse().unwrap();
+        bills.entry(key).or_default().charged += units;
     }
     bills
 }
