@@ -330,6 +330,7 @@ mod tests {
             request_key: None,
             actor: Initiator::system(),
             before: Value::Null,
+            usage: None,
             releases: None,
         };
         let params = phases(&schedule, &next, &change);
