@@ -1,13 +1,14 @@
 //! Has Stripe price a change: previews the invoices that the change would
 //! create, as of the time that the change will use for proration.
 
+mod usage;
+
 use std::collections::HashSet;
 
 use jiff::Timestamp;
 
 use super::{Line, Pricing, Source, later};
 use crate::catalogue::{Catalogue, Plan};
-use crate::metering::charges::UsageCharge;
 use crate::stripe::client::{BILLING_MODE, Client, ErrorKind, Params, StripeError};
 use crate::stripe::objects::{Invoice, InvoiceLine};
 use crate::subscriptions::failure::Failure;
@@ -190,41 +191,6 @@ impl<'a> Switch<'a> {
             }
         }
         after
-    }
-
-    /// The same change with what it charges for usage.
-    pub fn charging(self, usage: Vec<BillableUsage>) -> Self {
-        Self { usage, ..self }
-    }
-
-    /// What it charges for usage.
-    pub fn usage(&self) -> Vec<UsageCharge> {
-        self.usage.iter().map(|one| one.charge.clone()).collect()
-    }
-
-    /// The prices of the metered items that it removes.
-    pub fn removed_prices(&self) -> Vec<&str> {
-        let items = self.subscription.items.iter();
-        let removed = items.filter(|item| item.metered && self.removes(&item.id));
-        removed
-            .filter_map(|item| item.price_id.as_deref())
-            .collect()
-    }
-
-    /// Whether it begins the period anew.
-    pub fn restarts(&self) -> bool {
-        self.restarts
-    }
-
-    /// Whether the metric of a metered item that it removes keeps a price.
-    pub fn has_price_for(&self, metric: &str) -> bool {
-        self.prices.metered.contains_key(metric)
-    }
-
-    fn removes(&self, id: &str) -> bool {
-        let removed =
-            |other: &Other<'_>| matches!(other, Other::Removed { item_id } if *item_id == id);
-        self.others.iter().any(removed)
     }
 
     /// The parameters nested under `prefix`, such as `subscription_details`; an
@@ -494,47 +460,6 @@ pub fn has_price(line: &InvoiceLine, prices: &HashSet<&str>) -> bool {
 pub fn total_without(invoice: &Invoice, is_usage: impl Fn(&InvoiceLine) -> bool) -> i64 {
     let usage = invoice.lines.iter().filter(|line| is_usage(line));
     invoice.total - usage.map(|line| line.amount).sum::<i64>()
-}
-
-impl Switch<'_> {
-    /// Whether a line charges usage at a price that the change removes, as Stripe does
-    /// in flexible billing.
-    fn is_accrued(&self, line: &InvoiceLine) -> bool {
-        let item = line.subscription_item_id.as_deref();
-        let ends_now = line.period_end.is_some_and(|end| end != self.renews_at());
-        item.is_some_and(|id| self.removes(id)) && !line.proration && ends_now
-    }
-
-    fn renews_at(&self) -> Timestamp {
-        self.subscription.period_end.unwrap_or(Timestamp::MAX)
-    }
-
-    /// The charge for usage that a line is.
-    fn charge_of(&self, line: &InvoiceLine) -> Option<&BillableUsage> {
-        let is_item = line.subscription_item_id.is_none() && !line.proration;
-        self.usage
-            .iter()
-            .filter(|_| is_item && line.period_end == Some(self.at))
-            .find(|usage| usage.is_line(line))
-    }
-
-    /// The lines as a preview shows them: usage says what it is.
-    fn lines<'l>(
-        &self,
-        lines: impl Iterator<Item = &'l InvoiceLine>,
-    ) -> Result<Vec<Line>, Failure> {
-        let described = |one: &InvoiceLine| {
-            let shown = line(one)?;
-            Ok(match self.charge_of(one) {
-                Some(usage) => Line {
-                    description: usage.describe(),
-                    ..shown
-                },
-                None => shown,
-            })
-        };
-        lines.map(described).collect()
-    }
 }
 
 fn unexpected(what: &'static str) -> Failure {
