@@ -161,71 +161,64 @@ async fn in_flexible_billing_a_price_that_goes_charges_its_usage() {
     assert_eq!(metered.renewal().await["total"], 5_000);
 }
 
+type Owned = Vec<(String, String)>;
+
+/// These fields under another name.
+fn under(name: &str, fields: &[(&str, &str)]) -> Owned {
+    let fields = fields.iter();
+    fields
+        .map(|(field, value)| (format!("{name}{field}"), (*value).to_owned()))
+        .collect()
+}
+
+fn borrowed(fields: &Owned) -> Vec<(&str, &str)> {
+    fields.iter().map(|(n, v)| (&**n, &**v)).collect()
+}
+
 #[tokio::test]
 async fn a_change_adds_items_to_its_own_invoice_or_to_the_next_one() {
     for (behavior, at_once) in [("always_invoice", true), ("create_prorations", false)] {
         let metered = Metered::on("classic").await;
-        metered
-            .world
-            .advance(&metered.clock, START + 14 * DAY)
-            .await;
-        let higher = metered.world.price(9_000).await;
-        let subscription = metered.world.subscription(&metered.subscription).await;
+        let world = &metered.world;
+        let end = START + 14 * DAY;
+        world.advance(&metered.clock, end).await;
+        let higher = world.price(9_000).await;
+        let subscription = world.subscription(&metered.subscription).await;
         let base = text(&subscription["items"]["data"][0], "id");
         let product = text(&subscription["items"]["data"][1]["price"], "product");
-        let (from, to) = (START.to_string(), (START + 14 * DAY).to_string());
-        let change = [
-            ("items[0][id]", &*base),
-            ("items[0][price]", &higher),
-            ("proration_behavior", behavior),
-        ];
         let added = [
             ("[price_data][currency]", "usd"),
-            ("[price_data][product]", &product),
+            ("[price_data][product]", &*product),
             ("[price_data][unit_amount_decimal]", "0.5"),
             ("[quantity]", "301"),
         ];
-        let mut fields = vec![("subscription".to_owned(), metered.subscription.clone())];
-        fields.extend(change.map(|(name, value)| {
-            let (first, rest) = name.split_once('[').map_or((name, ""), |parts| parts);
-            let rest = if rest.is_empty() {
-                String::new()
-            } else {
-                format!("[{rest}")
-            };
-            (
-                format!("subscription_details[{first}]{rest}"),
-                value.to_owned(),
-            )
-        }));
-        fields.extend(
-            added.map(|(name, value)| (format!("invoice_items[0]{name}"), value.to_owned())),
-        );
-        fields.push(("invoice_items[0][period][start]".to_owned(), from.clone()));
-        fields.push(("invoice_items[0][period][end]".to_owned(), to.clone()));
-        let shown: Vec<(&str, &str)> = fields.iter().map(|(n, v)| (&**n, &**v)).collect();
-        let preview = metered
-            .world
-            .post("/v1/invoices/create_preview", &shown)
-            .await
-            .ok();
+        let (from, to) = (START.to_string(), end.to_string());
+        let item = [("[0][id]", &*base), ("[0][price]", &*higher)];
 
-        let mut fields: Vec<(String, String)> = change
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .to_vec();
-        fields.extend(
-            added.map(|(name, value)| (format!("add_invoice_items[0]{name}"), value.to_owned())),
-        );
-        for (bound, at) in [("start", &from), ("end", &to)] {
+        let mut shown = under("invoice_items[0]", &added);
+        let period = [("[start]", &*from), ("[end]", &*to)];
+        shown.extend(under("invoice_items[0][period]", &period));
+        shown.extend(under("subscription_details[items]", &item));
+        let behavior_field = [("[proration_behavior]", behavior)];
+        shown.extend(under("subscription_details", &behavior_field));
+        shown.extend(under("", &[("subscription", &metered.subscription)]));
+        let path = "/v1/invoices/create_preview";
+        let preview = world.post(path, &borrowed(&shown)).await.ok();
+
+        let mut change = under("add_invoice_items[0]", &added);
+        for (bound, at) in [("start", &*from), ("end", &*to)] {
             let name = format!("add_invoice_items[0][period][{bound}]");
-            fields.push((format!("{name}[type]"), "timestamp".to_owned()));
-            fields.push((format!("{name}[timestamp]"), at.clone()));
+            change.extend(under(
+                &name,
+                &[("[type]", "timestamp"), ("[timestamp]", at)],
+            ));
         }
-        let fields: Vec<(&str, &str)> = fields.iter().map(|(n, v)| (&**n, &**v)).collect();
+        change.extend(under("items", &item));
+        change.extend(under("", &[("proration_behavior", behavior)]));
         let path = format!("/v1/subscriptions/{}", metered.subscription);
-        metered.world.post(&path, &fields).await.ok();
+        world.post(&path, &borrowed(&change)).await.ok();
         let invoice = if at_once {
-            metered.world.latest_invoice(&metered.subscription).await
+            world.latest_invoice(&metered.subscription).await
         } else {
             metered.renewal().await
         };
@@ -235,10 +228,8 @@ async fn a_change_adds_items_to_its_own_invoice_or_to_the_next_one() {
         let lines = invoice["lines"]["data"].as_array().unwrap();
         let line = lines.iter().find(|line| line["amount"] == 151).unwrap();
         assert_eq!(line["description"], "Tokens");
-        assert_eq!(
-            (&line["period"]["start"], &line["period"]["end"]),
-            (&START.into(), &(START + 14 * DAY).into())
-        );
+        let period = (&line["period"]["start"], &line["period"]["end"]);
+        assert_eq!(period, (&START.into(), &end.into()));
     }
 }
 
