@@ -69,7 +69,8 @@ async fn a_raised_price_is_shown_before_and_moved_to_after_a_dry_run() {
     let shown = dry.json()[0].clone();
     assert_eq!((&shown["from"], &shown["to"]), (&1.into(), &2.into()));
     assert_eq!(shown["nextInvoiceAmount"], 10_900);
-    assert_eq!(shown["dueNowAmount"], 1_000);
+    // The fee's difference, and 100,000 calls over the quota at the rate of before.
+    assert_eq!(shown["dueNowAmount"], 11_000);
     let version = "SELECT plan_version FROM organizations WHERE id = $org";
     assert_eq!(shop.value(version).await, "1");
     assert_eq!(shop.world.stripe.invoices(&customer).await.len(), 1);
@@ -81,8 +82,11 @@ async fn a_raised_price_is_shown_before_and_moved_to_after_a_dry_run() {
     let invoices = shop.world.stripe.invoices(&customer).await;
     assert_eq!(invoices[1]["amount_paid"], shown["dueNowAmount"]);
     shop.report().await;
-    assert_eq!(shop.overage().await, 20_000);
-    assert_eq!(shop.metered_lines(&customer).await, 20_000);
+    assert_eq!(shop.overage().await, 0);
+    shop.uses("api_calls", "50000").await;
+    shop.report().await;
+    assert_eq!(shop.overage().await, 10_000);
+    assert_eq!(shop.metered_lines(&customer).await, 10_000);
     let audit = "SELECT count(*) FROM billing_audit_log
                   WHERE action = 'plan_version_changed' AND organization_id = $org";
     assert_eq!(shop.value(audit).await, "1");
