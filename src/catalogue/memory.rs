@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use super::{Catalogue, Plan, store};
+use super::{Catalogue, Interval, Plan, Price, store};
 use crate::db::WorkerTx;
 use crate::stripe::objects::{Subscription, SubscriptionItem};
 
@@ -18,8 +18,38 @@ use crate::stripe::objects::{Subscription, SubscriptionItem};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PriceUse {
     pub tier: String,
-    /// The metric whose usage it charges; `None` for the plan's fee.
+    /// The metric whose usage it charges; `None` for what is licensed.
     pub metric: Option<String>,
+    /// Whether it is the price of a licensed seat beside the fee.
+    pub seats: bool,
+}
+
+impl PriceUse {
+    pub fn fee(tier: &str) -> Self {
+        Self {
+            tier: tier.to_owned(),
+            metric: None,
+            seats: false,
+        }
+    }
+
+    pub fn usage(tier: &str, metric: &str) -> Self {
+        Self {
+            metric: Some(metric.to_owned()),
+            ..Self::fee(tier)
+        }
+    }
+
+    pub fn seats(tier: &str) -> Self {
+        Self {
+            seats: true,
+            ..Self::fee(tier)
+        }
+    }
+
+    pub fn is_fee(&self) -> bool {
+        self.metric.is_none() && !self.seats
+    }
 }
 
 /// Uses of prices by their ids.
@@ -118,17 +148,13 @@ impl Catalogue {
     /// What a price is for: by its id, which never moves, or else by its lookup key.
     /// What the file says of an id counts before what was remembered.
     pub fn price_use(&self, lookup_key: Option<&str>, price_id: Option<&str>) -> Option<PriceUse> {
-        let fee_of = |index: &usize| PriceUse {
-            tier: self.plans[*index].tier.clone(),
-            metric: None,
-        };
         let by_id = |id| {
-            let in_file = self.by_price_id.get(id).map(fee_of);
+            let in_file = self.by_price_id.get(id).cloned();
             in_file.or_else(|| self.memory.price(id))
         };
         let by_key = |key| {
-            let fee = self.by_lookup_key.get(key).map(fee_of);
-            fee.or_else(|| self.metered_by_key.get(key).cloned())
+            let licensed = self.by_lookup_key.get(key);
+            licensed.or_else(|| self.metered_by_key.get(key)).cloned()
         };
         price_id
             .and_then(by_id)
@@ -246,17 +272,25 @@ impl Catalogue {
     fn new_price(&self, id: String, item: &SubscriptionItem, used: PriceUse) -> store::NewPrice {
         // A lookup key may have moved on to the price of a version that this process
         // does not sell yet: `plans sync` says which.
-        let is_sold = |plan: &Plan| {
-            let price = &plan.price;
-            used.metric.is_none()
-                && item.unit_amount == Some(price.amount)
+        let is_shown = |price: &Price| {
+            item.unit_amount == Some(price.amount)
                 && item.currency.as_deref() == Some(&price.currency)
                 && item.interval.as_deref() == Some(price.interval.as_str())
         };
         let plan = self.plan(&used.tier);
-        let sold = plan.filter(|plan| is_sold(plan));
+        let sold = plan.filter(|plan| match (&used.metric, &plan.seats) {
+            (Some(_), _) => false,
+            (None, seats) if used.seats => {
+                seats.iter().flat_map(|seats| &seats.prices).any(is_shown)
+            }
+            (None, _) => plan.prices().into_iter().any(is_shown),
+        });
         let quota = used.metric.as_ref().zip(plan);
-        let quota = quota.and_then(|(metric, plan)| plan.quotas.get(metric));
+        let quota = quota.and_then(|(metric, plan)| {
+            let interval = Interval::of(item.interval.as_deref(), item.interval_count);
+            let mut plan = plan.paid_in(item.currency.as_deref(), interval);
+            plan.quotas.remove(metric)
+        });
         store::NewPrice {
             stripe_price_id: id,
             version: sold.and_then(|plan| self.current_version(&plan.tier)),
@@ -267,8 +301,9 @@ impl Catalogue {
             recurring_interval_count: item.interval_count,
             unit_amount: item.unit_amount,
             // Events do not show a price's tiers: what is sold is taken, until a sync.
-            included: quota.and_then(|quota| quota.quota),
+            included: quota.as_ref().and_then(|quota| quota.quota),
             overage_rate: quota.and_then(|quota| quota.overage_rate),
+            seats: used.seats,
             lookup_key: item.lookup_key.clone(),
             // Only a sync knows whose a product is. Learned from events, the plan of a
             // price would depend on their order.

@@ -18,7 +18,7 @@ use super::versions::merge::{self, ObjectKey, Stored, StoredRows};
 use super::versions::{Mirrored, Version};
 use super::{invoice, items, periods, plan_assignment, store, stripe_response};
 use crate::audit::NewEntry;
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Bought, Catalogue};
 use crate::metering::ledger::{self, ClosedPeriod};
 use crate::stripe::objects::{BillingObject, Subscription, SubscriptionItem};
 
@@ -61,6 +61,7 @@ pub struct StoredSubscription {
     pub stripe_status: String,
     pub plan_tier: Option<String>,
     pub plan_version: Option<i32>,
+    pub bought: Bought,
     /// The current billing period's start and end.
     pub period: (Option<Timestamp>, Option<Timestamp>),
     /// Its summary for audit entries.
@@ -78,6 +79,7 @@ pub struct Change {
     pub status: String,
     pub plan_tier: Option<String>,
     pub plan_version: Option<i32>,
+    pub bought: Bought,
     pub known_tier: Option<KnownTier>,
 }
 
@@ -194,6 +196,9 @@ pub async fn write(
                 Some(tier) => catalogue.version_of(&merged.snapshot, tier),
                 None => stored.get(&key).and_then(|row| row.plan_version),
             };
+            let shown = stored.get(&key).filter(|_| merged.snapshot.has_more_items);
+            let shown = shown.map(|row| &row.bought);
+            let bought = catalogue.bought_of(&merged.snapshot, &plan_tier, plan_version, shown);
             let known_tier = tiers.get(&key).cloned();
             let known_tier = known_tier.or_else(|| match stored.get(&key) {
                 Some(row) => row.known_tier.clone(),
@@ -206,6 +211,7 @@ pub async fn write(
                 status,
                 plan_tier,
                 plan_version,
+                bought,
                 known_tier,
             }
         })
@@ -286,6 +292,7 @@ fn sources(
                 status: row.status,
                 plan_tier: row.plan_tier,
                 plan_version: row.plan_version,
+                bought: row.bought,
                 known_tier: row.known_tier,
             };
             (key, source)
@@ -301,6 +308,7 @@ fn sources(
             status: change.status,
             plan_tier: change.plan_tier,
             plan_version: change.plan_version,
+            bought: change.bought,
             known_tier: change.known_tier,
         };
         left.insert(key, source);

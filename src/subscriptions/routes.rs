@@ -10,7 +10,10 @@ use utoipa_axum::routes;
 
 use super::change::saga::Requester;
 use super::failure::Failure;
-use super::{Command, Preview, SubscriptionRow, SubscriptionState, Subscriptions, Upcoming};
+use super::{
+    Command, Preview, Selection, SubscriptionRow, SubscriptionState, Subscriptions, Upcoming,
+};
+use crate::catalogue::Interval;
 use crate::server::extract::{Json, Query};
 use crate::server::layers::idempotency::Key;
 use crate::server::number;
@@ -46,6 +49,12 @@ struct SubscriptionView {
     stripe_subscription_id: Option<String>,
     #[schema(required)]
     currency: Option<String>,
+    /// By which the plan is paid; null for one by which no plan is sold.
+    #[schema(required)]
+    interval: Option<Interval>,
+    /// The seats that were bought; null if the plan's are not.
+    #[schema(required)]
+    quantity: Option<u32>,
     #[schema(required)]
     current_period_start: Option<Timestamp>,
     #[schema(required)]
@@ -124,6 +133,8 @@ impl From<SubscriptionState> for SubscriptionView {
                 status: None,
                 stripe_subscription_id: None,
                 currency: None,
+                interval: None,
+                quantity: None,
                 current_period_start: None,
                 current_period_end: None,
                 trial_end: None,
@@ -136,6 +147,8 @@ impl From<SubscriptionState> for SubscriptionView {
         };
         Self {
             plan_tier,
+            interval: state.bought.interval,
+            quantity: state.bought.seats,
             cancel_at: ends_at(&subscription),
             status: Some(subscription.status),
             stripe_subscription_id: Some(subscription.id),
@@ -179,6 +192,18 @@ async fn current(
 struct NewSubscription {
     #[schema(example = "standard")]
     plan_tier: String,
+    /// By default as the plan says.
+    #[serde(default)]
+    interval: Option<Interval>,
+    /// By default the customer's, which is that of its first invoice; before it, as the
+    /// plan says.
+    #[serde(default)]
+    #[schema(example = "eur")]
+    currency: Option<String>,
+    /// The seats, all of them, for a plan whose seats are bought.
+    #[serde(default, deserialize_with = "number::maybe_whole")]
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    quantity: Option<u64>,
     /// The plan sets the maximum.
     #[serde(default, deserialize_with = "number::whole")]
     #[schema(maximum = 730)]
@@ -206,7 +231,12 @@ async fn create(
         key,
         move |subscriptions, caller| async move {
             let command = Command::Subscribe {
-                tier: &new.plan_tier,
+                selection: Selection {
+                    tier: &new.plan_tier,
+                    interval: new.interval,
+                    currency: new.currency.as_deref(),
+                    quantity: new.quantity,
+                },
                 trial_days: new.trial_days,
             };
             subscriptions.change(&caller, command, None).await
@@ -220,6 +250,18 @@ async fn create(
 struct PlanChange {
     #[schema(example = "standard")]
     plan_tier: String,
+    /// By default as it is; another one of the same plan is a change, too.
+    #[serde(default)]
+    interval: Option<Interval>,
+    /// The customer's, which is that of its first invoice.
+    #[serde(default)]
+    #[schema(example = "eur")]
+    currency: Option<String>,
+    /// The seats, all of them; by default as many as there are. Others of the same plan
+    /// are a change, too.
+    #[serde(default, deserialize_with = "number::maybe_whole")]
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    quantity: Option<u64>,
     #[serde(default)]
     preview_token: Option<String>,
 }
@@ -245,7 +287,12 @@ async fn change(
         key,
         move |subscriptions, caller| async move {
             let command = Command::Change {
-                tier: &recorded.plan_tier,
+                selection: Selection {
+                    tier: &recorded.plan_tier,
+                    interval: recorded.interval,
+                    currency: recorded.currency.as_deref(),
+                    quantity: recorded.quantity,
+                },
             };
             let token = recorded.preview_token.as_deref();
             subscriptions.change(&caller, command, token).await
@@ -324,6 +371,18 @@ async fn reactivate(
 struct PreviewRequest {
     #[schema(example = "standard")]
     plan_tier: String,
+    /// By default as it is, or as the plan says.
+    #[serde(default)]
+    interval: Option<Interval>,
+    /// By default the customer's, which is that of its first invoice; before it, as the
+    /// plan says.
+    #[serde(default)]
+    #[schema(example = "eur")]
+    currency: Option<String>,
+    /// The seats, all of them, for a plan whose seats are bought.
+    #[serde(default, deserialize_with = "number::maybe_whole")]
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    quantity: Option<u64>,
 }
 
 /// Preview the cost of a plan change
@@ -338,11 +397,17 @@ struct PreviewRequest {
 async fn preview(
     State(subscriptions): State<Subscriptions>,
     caller: Principal,
-    Json(PreviewRequest { plan_tier }): Json<PreviewRequest>,
+    Json(asked): Json<PreviewRequest>,
 ) -> Result<axum::Json<Preview>, Problem> {
     let organization_id = caller.organization_id;
+    let selection = Selection {
+        tier: &asked.plan_tier,
+        interval: asked.interval,
+        currency: asked.currency.as_deref(),
+        quantity: asked.quantity,
+    };
     let preview = subscriptions
-        .preview(organization_id, &plan_tier, Timestamp::now())
+        .preview(organization_id, selection, Timestamp::now())
         .await?;
     Ok(axum::Json(preview))
 }

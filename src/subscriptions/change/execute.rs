@@ -12,8 +12,8 @@ use uuid::Uuid;
 use super::record::{ChangeKind, ChangeRecord, is_marked, is_no_longer_in_flight};
 use crate::audit::{self, NewEntry};
 use crate::db::TenantTx;
-use crate::metering::grace;
 use crate::metering::reports::{self, ReportError};
+use crate::metering::{grace, quotas};
 use crate::projection::{self, StripeResponse};
 use crate::stripe::client::{self, Client, ErrorKind, StripeError};
 use crate::stripe::requests::{self, Request};
@@ -60,7 +60,11 @@ impl Subscriptions {
 
     /// Reports the current period's usage to Stripe: after the change, nothing
     /// would bill it.
-    async fn report_usage(&self, client: &Client, organization_id: Uuid) -> Result<(), Failure> {
+    pub(in crate::subscriptions) async fn report_usage(
+        &self,
+        client: &Client,
+        organization_id: Uuid,
+    ) -> Result<(), Failure> {
         let state = self.state(organization_id).await?;
         let Some(subscription) = &state.subscription else {
             return Ok(());
@@ -152,6 +156,7 @@ impl Subscriptions {
             // Another replica has finished the same request.
             return Ok(());
         }
+        quotas::release_seats(&mut tx).await?;
         let response = StripeResponse {
             organization_id,
             request: request.id,
@@ -195,8 +200,11 @@ impl Subscriptions {
         request: &Request,
         why: &str,
     ) -> Result<(), sqlx::Error> {
-        let mut tx = TenantTx::begin(&self.pool, request.organization_id).await?;
+        let organization_id = request.organization_id;
+        let mut tx = TenantTx::begin(&self.pool, organization_id).await?;
+        audit::lock_chains(tx.conn(), &[organization_id]).await?;
         if requests::lock_open(tx.conn(), request).await? {
+            quotas::release_seats(&mut tx).await?;
             requests::failed(tx.conn(), request, why).await?;
         }
         tx.commit().await

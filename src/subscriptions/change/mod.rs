@@ -12,3 +12,4 @@ pub(super) mod locks;
 pub(super) mod record;
 pub(super) mod recover;
 pub(super) mod saga;
+mod seats;

@@ -11,6 +11,7 @@ use crate::stripe::requests::Request;
 use crate::subscriptions::command::{Command, StripeAction};
 use crate::subscriptions::missing::ENDED_HERE;
 use crate::subscriptions::preview::token::Quote;
+use crate::subscriptions::selection::Selection;
 
 /// The longest time that a request can be in flight, all retries included.
 pub const MAX_IN_FLIGHT: SignedDuration = SignedDuration::from_secs(150);
@@ -187,10 +188,18 @@ pub fn is_no_longer_in_flight(request: &Request, now: Timestamp) -> bool {
 /// The command as it is stored.
 pub fn recorded_command(command: Command<'_>, quote: Option<&Quote>) -> Value {
     let mut recorded = match command {
-        Command::Subscribe { tier, trial_days } => {
-            json!({"wish": "subscribe", "planTier": tier, "trialDays": trial_days})
+        Command::Subscribe {
+            selection,
+            trial_days,
+        } => {
+            let tier = selection.tier;
+            let recorded = json!({"wish": "subscribe", "planTier": tier, "trialDays": trial_days});
+            with_selection(recorded, selection)
         }
-        Command::Change { tier } => json!({"wish": "change", "planTier": tier}),
+        Command::Change { selection } => {
+            let recorded = json!({"wish": "change", "planTier": selection.tier});
+            with_selection(recorded, selection)
+        }
         Command::Migrate { terms, version, .. } => {
             json!({"wish": "migrate", "planTier": terms.tier, "planVersion": version})
         }
@@ -205,6 +214,20 @@ pub fn recorded_command(command: Command<'_>, quote: Option<&Quote>) -> Value {
             "dueNowAmount": quote.due_now_amount,
             "nextInvoiceAmount": quote.next_invoice_amount,
         });
+    }
+    recorded
+}
+
+/// What is said of a selection besides the plan.
+fn with_selection(mut recorded: Value, selection: Selection<'_>) -> Value {
+    if let Some(interval) = selection.interval {
+        recorded["interval"] = json!(interval);
+    }
+    if let Some(currency) = selection.currency {
+        recorded["currency"] = json!(currency.to_ascii_lowercase());
+    }
+    if let Some(quantity) = selection.quantity {
+        recorded["quantity"] = json!(quantity);
     }
     recorded
 }

@@ -20,6 +20,7 @@ use crate::subscriptions::failure::Failure;
 use crate::subscriptions::mirror::StripePresence;
 use crate::subscriptions::preview::stripe::{Switch, items_of};
 use crate::subscriptions::preview::token::Quote;
+use crate::subscriptions::prices::SwitchTo;
 use crate::subscriptions::state::{SubscriptionRow, SubscriptionState};
 
 /// Who requests a change, and for which organization.
@@ -84,6 +85,7 @@ impl Subscriptions {
             Some(token) => Some(self.open(token).await?),
             None => None,
         };
+        let command = command.or_as_quoted(quote.as_ref());
         let recorded = recorded_command(command, quote.as_ref());
         let organization_id = requester.organization_id;
         if let Some(key) = &requester.idempotency_key
@@ -185,6 +187,7 @@ impl Subscriptions {
     ) -> Result<Round, Failure> {
         let organization_id = requester.organization_id;
         let state = self.state(organization_id).await?;
+        self.recall_terms(&state).await?;
         let action = decide(&state, &self.catalogue, command)?;
         let Some(kind) = ChangeKind::of(&action) else {
             return Ok(Round::Done);
@@ -192,6 +195,7 @@ impl Subscriptions {
         if let Some(quote) = quote {
             self.check_state(quote, organization_id, &state, command, Timestamp::now())?;
         }
+        self.check_seats(organization_id, &action).await?;
         let change = ChangeRecord {
             id: Uuid::now_v7(),
             kind,
@@ -204,6 +208,7 @@ impl Subscriptions {
             .customer_for(client, organization_id, &state, &action, &change.actor)
             .await?;
         if let Some(quote) = quote {
+            self.report_before(client, organization_id, &action).await?;
             self.check_price(
                 client,
                 quote,
@@ -239,6 +244,10 @@ impl Subscriptions {
             self.close_failed(&request, "the subscription was changed meanwhile")
                 .await?;
             return Ok(Round::Again);
+        }
+        if let Err(failure) = self.hold_seats(organization_id, &action).await {
+            self.close_failed(&request, &failure.to_string()).await?;
+            return Err(failure);
         }
         self.execute(client, &request, &change).await?;
         Ok(Round::Done)
@@ -284,7 +293,11 @@ impl Subscriptions {
         quote: Option<&Quote>,
     ) -> Result<(Option<String>, Params), Failure> {
         Ok(match action {
-            StripeAction::Create { plan, trial_days } => {
+            StripeAction::Create {
+                plan,
+                quantities,
+                trial_days,
+            } => {
                 let prices = self.prices_of(client, plan, None).await?;
                 let customer_id = customer_id.ok_or(Failure::NoOrganization)?;
                 let trial = Some(*trial_days).filter(|days| *days > 0);
@@ -295,23 +308,28 @@ impl Subscriptions {
                     .set("billing_mode[type]", BILLING_MODE)
                     .set("payment_behavior", "error_if_incomplete")
                     .set_if("trial_period_days", trial);
-                (None, items_of(&prices, params, "items"))
+                (None, items_of(&prices, *quantities, params, "items"))
             }
             StripeAction::Switch {
                 subscription,
                 plan,
                 version,
+                keeps_prices,
+                ..
             } => {
-                let prices = self.prices_of(client, plan, *version).await?;
+                let switch = SwitchTo::of(action).ok_or(Failure::Unexpected("no switch"))?;
+                let prices = self.prices_after(client, subscription, switch).await?;
                 let at = match quote {
                     Some(quote) => quote.effective_at,
                     None => self.time_of(client, subscription).await?,
                 };
-                let switch = Switch::new(subscription, &self.catalogue, plan, &prices, at)
+                let switch = Switch::new(subscription, &self.catalogue, switch, &prices, at)
                     .ok_or(ChangeRejection::UnknownItems)?;
+                // Who keeps the prices keeps the version.
+                let named = (!keeps_prices).then(|| self.version_of(plan, *version));
                 let params = switch
                     .parameters("", switch.proration_behavior)
-                    .set_if(VERSION, self.version_of(plan, *version))
+                    .set_if(VERSION, named.flatten())
                     .set("payment_behavior", "error_if_incomplete");
                 (Some(subscription.id.clone()), params)
             }

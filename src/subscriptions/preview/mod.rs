@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::catalogue::{Catalogue, Plan};
+use crate::catalogue::{Catalogue, Interval, Plan, Price};
 use crate::server::number::Number;
 use features::FeatureChange;
 use token::{LIFETIME, Quote};
@@ -79,12 +79,26 @@ pub struct QuotaChange {
     pub new_overage_rate: String,
 }
 
+/// What a preview is of, as it is bought.
+#[derive(Debug)]
+pub struct Previewed {
+    pub plan: Plan,
+    pub interval: Option<Interval>,
+    pub quantity: Option<u64>,
+}
+
 /// The API's representation of a preview.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Preview {
     pub current_plan: String,
     pub new_plan: String,
+    /// The interval of the new plan; null for one without a subscription.
+    #[schema(required)]
+    pub interval: Option<Interval>,
+    /// The seats of the new plan; null if they are not bought.
+    #[schema(required)]
+    pub quantity: Option<u64>,
     pub currency: String,
     /// Exact, in major units.
     #[schema(value_type = Number)]
@@ -138,14 +152,18 @@ impl Pricing {
     pub fn into_preview(
         self,
         current: (&str, Option<&Plan>),
-        new: &Plan,
+        new: &Previewed,
         token: String,
         expires_at: Timestamp,
     ) -> Preview {
         let major = |minor| exactly(money::major(minor, &self.currency));
+        let (interval, quantity) = (new.interval, new.quantity);
+        let new = &new.plan;
         Preview {
             current_plan: current.0.to_owned(),
             new_plan: new.tier.clone(),
+            interval,
+            quantity,
             prorated_amount: major(self.prorated_amount),
             next_invoice_amount: major(self.next_invoice_amount),
             due_now_amount: major(self.due_now_amount),
@@ -188,16 +206,16 @@ fn quota_changes(current: Option<&Plan>, new: &Plan) -> Vec<QuotaChange> {
 }
 
 /// Stripe's wording: `1 × Standard (at $99.00 / month)`.
-fn describe_period(plan: &Plan, quantity: u64) -> String {
-    let amount = money::major(plan.price.amount, &plan.price.currency);
-    let price = match plan.price.currency.to_ascii_lowercase().as_str() {
+fn describe_price(name: &str, price: &Price, quantity: u64) -> String {
+    let amount = money::major(price.amount, &price.currency);
+    let cost = match price.currency.to_ascii_lowercase().as_str() {
         "usd" => format!("${amount}"),
         "eur" => format!("€{amount}"),
         "gbp" => format!("£{amount}"),
         other => format!("{amount} {}", other.to_uppercase()),
     };
-    let interval = plan.price.interval.as_str();
-    format!("{quantity} × {} (at {price} / {interval})", plan.name)
+    let interval = price.interval.as_str();
+    format!("{quantity} × {name} (at {cost} / {interval})")
 }
 
 /// The end of a subscription, at once or with its period: never charged.

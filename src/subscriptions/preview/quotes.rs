@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::stripe::{self, Switch};
 use super::token::Quote;
-use super::{Preview, Pricing, Source, local};
+use super::{Preview, Previewed, Pricing, Source, local};
 use crate::batch::lookup::Grouped;
 use crate::catalogue::{Catalogue, Plan};
 use crate::db::WorkerTx;
@@ -17,6 +17,8 @@ use crate::stripe::client::{Client, ErrorKind, StripeError};
 use crate::subscriptions::command::{Command, StripeAction, decide};
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::mirror::StripePresence;
+use crate::subscriptions::prices::SwitchTo;
+use crate::subscriptions::selection::Selection;
 use crate::subscriptions::state::{SubscriptionRow, SubscriptionState};
 use crate::subscriptions::{Subscriptions, store};
 
@@ -51,16 +53,17 @@ pub(in crate::subscriptions) fn preview_lookup(
 const MAX_REFRESHES: u32 = 2;
 
 impl Subscriptions {
-    /// What a change to the plan `tier` would cost at `now`.
-    pub async fn preview(
+    /// What a change to the plan that is selected would cost at `now`.
+    pub async fn preview<'a>(
         &self,
         organization_id: Uuid,
-        tier: &str,
+        selection: impl Into<Selection<'a>>,
         now: Timestamp,
     ) -> Result<Preview, Failure> {
+        let selection = selection.into();
         let mut refreshes = 0;
-        let (state, pricing) = loop {
-            match self.price(organization_id, tier, now).await {
+        let (state, new, pricing) = loop {
+            match self.price(organization_id, selection, now).await {
                 // Our state of the customer or subscription may be out of date.
                 Err(Failure::Stripe(error))
                     if refreshes < MAX_REFRESHES
@@ -75,11 +78,12 @@ impl Subscriptions {
                 priced => break priced?,
             }
         };
-        let new = self.plan_after(tier)?;
         let expires_at = pricing.expires_at(now);
         let quote = Quote {
             organization_id,
-            plan_tier: tier.to_owned(),
+            plan_tier: selection.tier.to_owned(),
+            interval: new.interval,
+            quantity: new.quantity,
             subscription: state
                 .subscription
                 .as_ref()
@@ -95,22 +99,25 @@ impl Subscriptions {
         let token = self.sealer.seal(&quote).await?;
         let current = self.terms_of(&state).await?;
         let current = (state.plan_tier.as_str(), current.as_ref());
-        Ok(pricing.into_preview(current, new, token, expires_at))
+        Ok(pricing.into_preview(current, &new, token, expires_at))
     }
 
-    /// The organization's state and the price of the change.
+    /// The organization's state, and what the change comes to and costs.
     async fn price(
         &self,
         organization_id: Uuid,
-        tier: &str,
+        selection: Selection<'_>,
         now: Timestamp,
-    ) -> Result<(SubscriptionState, Pricing), Failure> {
+    ) -> Result<(SubscriptionState, Previewed, Pricing), Failure> {
         let found = self.preview_lookup.find(organization_id).await?;
         let (state, was_updated) = found.ok_or(Failure::NoOrganization)?;
-        let action = decide(&state, &self.catalogue, Command::Change { tier })?;
+        self.recall_terms(&state).await?;
+        let action = decide(&state, &self.catalogue, Command::Change { selection })?;
+        self.check_seats(organization_id, &action).await?;
         let customer = state.customer_id.as_deref();
         let pricing = match &self.stripe {
             Some(client) => {
+                self.report_before(client, organization_id, &action).await?;
                 self.price_with_stripe(client, &action, customer, None, now)
                     .await?
             }
@@ -119,7 +126,53 @@ impl Subscriptions {
                     .await?
             }
         };
-        Ok((state, pricing))
+        let new = self.previewed(selection, &action)?;
+        Ok((state, new, pricing))
+    }
+
+    /// What a change comes to. What was asked for is part of the quote, even where it
+    /// makes no difference.
+    fn previewed(
+        &self,
+        selection: Selection<'_>,
+        action: &StripeAction<'_>,
+    ) -> Result<Previewed, Failure> {
+        let (plan, interval, seats) = match action {
+            StripeAction::Create {
+                plan, quantities, ..
+            } => {
+                let plan = plan.as_ref().clone();
+                let interval = plan.price.interval;
+                (plan, Some(interval), quantities.seats)
+            }
+            StripeAction::Switch {
+                subscription,
+                plan,
+                quantities,
+                keeps_prices,
+                ..
+            } => {
+                let fee = subscription.base_item(&self.catalogue);
+                let interval = match keeps_prices {
+                    true => fee.and_then(|(item, _)| item.plan_interval()),
+                    false => Some(plan.price.interval),
+                };
+                (plan.as_ref().clone(), interval, quantities.seats)
+            }
+            StripeAction::EndWithPeriod { .. }
+            | StripeAction::EndNow { .. }
+            | StripeAction::Keep { .. }
+            | StripeAction::Nothing { .. } => {
+                let plan = self.catalogue.plan(selection.tier);
+                let plan = plan.ok_or(Failure::Unexpected("the plan is gone"))?;
+                (plan.clone(), None, None)
+            }
+        };
+        Ok(Previewed {
+            plan,
+            interval: selection.interval.or(interval),
+            quantity: selection.quantity.or(seats.map(u64::from)),
+        })
     }
 
     /// Stripe lacks an object of the preview: the customer may have been deleted,
@@ -139,21 +192,36 @@ impl Subscriptions {
         }
     }
 
-    /// The terms that the organization has now.
+    /// The terms that the organization has now, as it pays them.
     async fn terms_of(&self, state: &SubscriptionState) -> Result<Option<Plan>, Failure> {
-        let (tier, version) = (&state.plan_tier, state.plan_version);
-        if let Some(known) = self.catalogue.known_terms(tier, version) {
-            return Ok(Some(known));
+        self.recall_terms(state).await?;
+        let terms = self.catalogue.terms(&state.plan_tier, state.plan_version);
+        let bought = &state.bought;
+        Ok(terms.map(|terms| {
+            terms
+                .paid_in(bought.currency.as_deref(), bought.interval)
+                .with_seats(bought.seats)
+        }))
+    }
+
+    /// Reads the versions that `state` has, unless this process knows them.
+    pub(in crate::subscriptions) async fn recall_terms(
+        &self,
+        state: &SubscriptionState,
+    ) -> Result<(), Failure> {
+        let subscription = state.subscription.as_ref();
+        let held = subscription.and_then(|one| Some((one.plan_tier.as_deref()?, one.plan_version)));
+        let of_plan = (state.plan_tier.as_str(), state.plan_version);
+        let is_known = |(tier, version): (&str, Option<i32>)| {
+            self.catalogue.plan(tier).is_none()
+                || self.catalogue.known_terms(tier, version).is_some()
+        };
+        if is_known(of_plan) && held.is_none_or(is_known) {
+            return Ok(());
         }
         let mut tx = WorkerTx::begin(&self.pool).await?;
         self.catalogue.read_versions(tx.conn()).await?;
-        tx.commit().await?;
-        Ok(self.catalogue.terms(tier, version))
-    }
-
-    fn plan_after(&self, tier: &str) -> Result<&Plan, Failure> {
-        let plan = self.catalogue.plan(tier);
-        plan.ok_or(Failure::Unexpected("the plan is gone"))
+        Ok(tx.commit().await?)
     }
 
     /// Prices `action` with the local engine.
@@ -165,14 +233,15 @@ impl Subscriptions {
         now: Timestamp,
     ) -> Result<Pricing, Failure> {
         Ok(match action {
-            StripeAction::Create { plan, .. } => local::of_creation(plan, now)?,
-            StripeAction::Switch {
-                subscription, plan, ..
-            } => {
+            StripeAction::Create {
+                plan, quantities, ..
+            } => local::of_creation(plan, *quantities, now)?,
+            StripeAction::Switch { subscription, .. } => {
                 if was_updated {
                     self.check_unchanged(organization_id, subscription).await?;
                 }
-                local::of_switch(subscription, &self.catalogue, plan, now)?
+                let switch = SwitchTo::of(action).ok_or(Failure::Unexpected("no switch"))?;
+                local::of_switch(subscription, &self.catalogue, switch, now)?
             }
             StripeAction::EndWithPeriod { subscription }
             | StripeAction::EndNow { subscription }
@@ -194,25 +263,24 @@ impl Subscriptions {
         now: Timestamp,
     ) -> Result<Pricing, Failure> {
         match action {
-            StripeAction::Create { plan, .. } => {
+            StripeAction::Create {
+                plan, quantities, ..
+            } => {
                 let Some(customer_id) = customer_id else {
                     // Stripe does not know the customer yet: use the catalogue's price.
-                    return Ok(local::of_creation(plan, now)?);
+                    return Ok(local::of_creation(plan, *quantities, now)?);
                 };
                 let prices = self.prices_of(client, plan, None).await?;
-                stripe::of_creation(client, customer_id, plan, &prices).await
+                stripe::of_creation(client, customer_id, plan, &prices, *quantities).await
             }
-            StripeAction::Switch {
-                subscription,
-                plan,
-                version,
-            } => {
-                let prices = self.prices_of(client, plan, *version).await?;
+            StripeAction::Switch { subscription, .. } => {
+                let switch = SwitchTo::of(action).ok_or(Failure::Unexpected("no switch"))?;
+                let prices = self.prices_after(client, subscription, switch).await?;
                 let at = match at {
                     Some(at) => at,
                     None => self.time_of(client, subscription).await?,
                 };
-                let switch = Switch::new(subscription, &self.catalogue, plan, &prices, at)
+                let switch = Switch::new(subscription, &self.catalogue, switch, &prices, at)
                     .ok_or(crate::subscriptions::ChangeRejection::UnknownItems)?;
                 stripe::of_switch(client, &switch).await
             }
@@ -245,7 +313,8 @@ impl Subscriptions {
         command: Command<'_>,
         now: Timestamp,
     ) -> Result<(), Failure> {
-        let is_same_change = matches!(command, Command::Change { tier } if tier == quote.plan_tier);
+        let is_same_change = matches!(command, Command::Change { selection }
+            if selection == Selection::quoted(quote, selection.currency));
         let subscription = state.subscription.as_ref();
         let problem = if quote.organization_id != organization_id || !is_same_change {
             "the preview was of another change"

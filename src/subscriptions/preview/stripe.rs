@@ -10,7 +10,8 @@ use crate::catalogue::{Catalogue, Plan};
 use crate::stripe::client::{BILLING_MODE, Client, ErrorKind, Params, StripeError};
 use crate::stripe::objects::{Invoice, InvoiceLine};
 use crate::subscriptions::failure::Failure;
-use crate::subscriptions::prices::PlanPrices;
+use crate::subscriptions::prices::{PlanPrices, SwitchTo};
+use crate::subscriptions::selection::Quantities;
 use crate::subscriptions::state::{Item, SubscriptionRow};
 use billing_domain::preview::ProrationBehavior;
 
@@ -21,9 +22,12 @@ pub struct Switch<'a> {
     /// The item that pays for the plan.
     item_id: &'a str,
     prices: &'a PlanPrices,
-    /// Whether another item has the new price already. That item then stays and
-    /// this one is removed, since Stripe accepts no price twice.
-    base_is_there: bool,
+    quantities: Quantities,
+    /// Another item that has the new price already. It then stays and this one is
+    /// removed, since Stripe accepts no price twice.
+    base_is_there: Option<&'a str>,
+    /// Whether a scheduled end stays: only quantities change.
+    keeps_end: bool,
     others: Vec<Other<'a>>,
     pub proration_behavior: ProrationBehavior,
     /// The start of proration.
@@ -36,9 +40,22 @@ pub struct Switch<'a> {
 /// the meter counts it for the whole period.
 #[derive(Debug, PartialEq, Eq)]
 enum Other<'a> {
-    Replaced { item_id: &'a str, price_id: &'a str },
-    Added { price_id: &'a str },
-    Removed { item_id: &'a str },
+    Replaced {
+        item_id: &'a str,
+        price_id: &'a str,
+    },
+    Added {
+        price_id: &'a str,
+    },
+    Removed {
+        item_id: &'a str,
+    },
+    /// Of a licensed price; a new item without an id.
+    Licensed {
+        item_id: Option<&'a str>,
+        price_id: &'a str,
+        quantity: u64,
+    },
 }
 
 /// The changes of metered items and of other plans' fees. An item that has the
@@ -49,8 +66,9 @@ fn others<'a>(
     catalogue: &'a Catalogue,
     base: &'a Item,
     prices: &'a PlanPrices,
+    quantities: Quantities,
 ) -> Vec<Other<'a>> {
-    let mut others = Vec::new();
+    let mut others = seats(subscription, catalogue, prices, quantities);
     for metric in catalogue.metrics().keys() {
         let new = prices.metered.get(metric).map(String::as_str);
         let mut old = subscription.metered_items(catalogue, metric);
@@ -90,29 +108,80 @@ fn others<'a>(
     others
 }
 
+/// The changes of items that charge seats beside the fee: one item is left, or none.
+fn seats<'a>(
+    subscription: &'a SubscriptionRow,
+    catalogue: &Catalogue,
+    prices: &'a PlanPrices,
+    quantities: Quantities,
+) -> Vec<Other<'a>> {
+    let mut had = subscription.seat_items(catalogue);
+    had.sort_by_key(|item| (item.price_id != prices.seats, &item.id));
+    let beside = quantities.beside.filter(|quantity| *quantity > 0);
+    let wanted = prices.seats.as_deref().zip(beside);
+    let kept = wanted.and(had.first()).map(|item| item.id.as_str());
+    let left = wanted.map(|(price_id, quantity)| Other::Licensed {
+        item_id: kept,
+        price_id,
+        quantity,
+    });
+    let gone = had
+        .into_iter()
+        .filter(|item| Some(item.id.as_str()) != kept);
+    let gone = gone.map(|item| Other::Removed { item_id: &item.id });
+    left.into_iter().chain(gone).collect()
+}
+
+/// When a switch is charged: fewer seats of the same plan as a change to a lower one.
+pub fn proration_behavior(
+    subscription: &SubscriptionRow,
+    catalogue: &Catalogue,
+    current: &Plan,
+    switch: SwitchTo<'_>,
+) -> ProrationBehavior {
+    let units = |items: Vec<&Item>| {
+        let units = items.into_iter().map(|item| item.quantity.unwrap_or(1));
+        u64::try_from(units.fold(0, i64::saturating_add)).unwrap_or(0)
+    };
+    let fee = subscription.base_item(catalogue).map(|(item, _)| item);
+    let before = (
+        units(fee.into_iter().collect()),
+        units(subscription.seat_items(catalogue)),
+    );
+    let fewer = switch.quantities.fee.is_some_and(|fee| fee < before.0)
+        || switch.quantities.beside.unwrap_or(0) < before.1;
+    match switch.plan.tier == current.tier && switch.keeps_prices && fewer {
+        true => catalogue.proration_of_less(),
+        false => catalogue.proration_behavior(&current.tier, &switch.plan.tier),
+    }
+}
+
 impl<'a> Switch<'a> {
     /// Returns `None` if the subscription has no item of the catalogue.
     pub fn new(
         subscription: &'a SubscriptionRow,
         catalogue: &'a Catalogue,
-        plan: &'a Plan,
+        switch: SwitchTo<'_>,
         prices: &'a PlanPrices,
         at: Timestamp,
     ) -> Option<Self> {
         let (item, current) = subscription.base_item(catalogue)?;
-        let others = others(subscription, catalogue, item, prices);
-        let changes_interval = item.cadence() != Some(plan.price.interval.cadence());
+        let quantities = switch.quantities;
+        let interval = switch.plan.price.interval.cadence();
+        let changes_interval = !switch.keeps_prices && item.cadence() != Some(interval);
+        let mut items = subscription.items.iter();
+        let there = items
+            .find(|other| other.id != item.id && other.price_id.as_ref() == Some(&prices.base));
         Some(Self {
             subscription,
             item_id: &item.id,
-            base_is_there: subscription
-                .items
-                .iter()
-                .any(|other| other.id != item.id && other.price_id.as_ref() == Some(&prices.base)),
+            base_is_there: there.map(|other| other.id.as_str()),
             prices,
-            others,
-            proration_behavior: catalogue.proration_behavior(&current.tier, &plan.tier),
+            quantities,
+            others: others(subscription, catalogue, item, prices, quantities),
+            proration_behavior: proration_behavior(subscription, catalogue, current, switch),
             at,
+            keeps_end: switch.keeps_prices,
             restarts: changes_interval && !subscription.on_trial(),
         })
     }
@@ -133,12 +202,21 @@ impl<'a> Switch<'a> {
         let mut params = Params::new()
             .set(name("items[0][id]"), self.item_id)
             .set(name("proration_behavior"), behavior);
-        params = if self.base_is_there {
+        let fee = self.quantities.fee;
+        let there = self.base_is_there.map(|item_id| Other::Licensed {
+            item_id: Some(item_id),
+            price_id: &self.prices.base,
+            quantity: fee.unwrap_or(1),
+        });
+        params = if there.is_some() {
             params.set(name("items[0][deleted]"), true)
         } else {
-            params.set(name("items[0][price]"), &self.prices.base)
+            params
+                .set(name("items[0][price]"), &self.prices.base)
+                .set_if(&name("items[0][quantity]"), fee)
         };
-        for (n, other) in (1..).zip(&self.others) {
+        let there = there.iter().filter(|_| fee.is_some());
+        for (n, other) in (1..).zip(self.others.iter().chain(there)) {
             let name = |field: &str| name(&format!("items[{n}][{field}]"));
             params = match other {
                 Other::Replaced { item_id, price_id } => {
@@ -148,6 +226,14 @@ impl<'a> Switch<'a> {
                 Other::Removed { item_id } => {
                     params.set(name("id"), item_id).set(name("deleted"), true)
                 }
+                Other::Licensed {
+                    item_id,
+                    price_id,
+                    quantity,
+                } => params
+                    .set_if(&name("id"), *item_id)
+                    .set(name("price"), price_id)
+                    .set(name("quantity"), quantity),
             };
         }
         // A trial has nothing to prorate.
@@ -158,6 +244,9 @@ impl<'a> Switch<'a> {
             params = params.set(name("billing_cycle_anchor"), "now");
         }
         // Choosing a plan cancels a scheduled end.
+        if self.keeps_end {
+            return params;
+        }
         if self.subscription.cancel_at_period_end {
             params = params.set(name("cancel_at_period_end"), false);
         } else if self.subscription.cancel_at.is_some() {
@@ -167,12 +256,22 @@ impl<'a> Switch<'a> {
     }
 }
 
-/// The items of a new subscription: its fee and its metered prices.
-pub fn items_of(prices: &PlanPrices, params: Params, name: &str) -> Params {
-    let items = std::iter::once(&prices.base).chain(prices.metered.values());
-    items.enumerate().fold(params, |params, (n, price)| {
-        params.set(format!("{name}[{n}][price]"), price)
-    })
+/// The items of a new subscription: its fee, its seats and its metered prices.
+pub fn items_of(prices: &PlanPrices, quantities: Quantities, params: Params, name: &str) -> Params {
+    let seats = quantities.beside.filter(|quantity| *quantity > 0);
+    let seats = prices.seats.as_ref().zip(seats);
+    let seats = seats.map(|(price, quantity)| (price, Some(quantity)));
+    let metered = prices.metered.values().map(|price| (price, None));
+    let items = std::iter::once((&prices.base, quantities.fee))
+        .chain(seats)
+        .chain(metered);
+    items
+        .enumerate()
+        .fold(params, |params, (n, (price, quantity))| {
+            params
+                .set(format!("{name}[{n}][price]"), price)
+                .set_if(&format!("{name}[{n}][quantity]"), quantity)
+        })
 }
 
 /// What a new subscription of `customer` would cost.
@@ -181,15 +280,16 @@ pub async fn of_creation(
     customer: &str,
     plan: &Plan,
     prices: &PlanPrices,
+    quantities: Quantities,
 ) -> Result<Pricing, Failure> {
     let params = Params::new()
         .set("customer", customer)
         .set("subscription_details[billing_mode][type]", BILLING_MODE);
-    let params = items_of(prices, params, "subscription_details[items]");
+    let params = items_of(prices, quantities, params, "subscription_details[items]");
     let first = ask(client, &params).await?;
     let (mut next, mut starts, mut ends) = (0, None, None);
     for line in &first.lines {
-        if !line.proration && line.price_id.as_ref() == Some(&prices.base) {
+        if prices.is_licensed(line) {
             next += line.amount;
             (starts, ends) = (line.period_start, line.period_end);
         }
@@ -309,9 +409,7 @@ fn with_renewal(change: &Switch<'_>, invoice: &Invoice) -> Result<Pricing, Failu
 
 /// The price of a change that restarts the period: all of it is due at once.
 fn restarted(change: &Switch<'_>, invoice: Invoice) -> Result<Pricing, Failure> {
-    let full = |line: &&InvoiceLine| {
-        !line.proration && line.price_id.as_ref() == Some(&change.prices.base)
-    };
+    let full = |line: &&InvoiceLine| change.prices.is_licensed(line);
     let period = invoice.lines.iter().find(full);
     let ends = period.and_then(|line| line.period_end);
     Ok(Pricing {
@@ -325,6 +423,16 @@ fn restarted(change: &Switch<'_>, invoice: Invoice) -> Result<Pricing, Failure> 
         source: Source::Stripe,
         currency: invoice.currency,
     })
+}
+
+impl PlanPrices {
+    /// Whether a line charges a whole period of the fee or of seats.
+    fn is_licensed(&self, line: &InvoiceLine) -> bool {
+        let price = line.price_id.as_ref();
+        let is_ours =
+            price == Some(&self.base) || (price.is_some() && price == self.seats.as_ref());
+        !line.proration && is_ours
+    }
 }
 
 pub fn line(line: &InvoiceLine) -> Result<Line, Failure> {

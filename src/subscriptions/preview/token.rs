@@ -10,6 +10,7 @@ use sha2::Sha256;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
+use crate::catalogue::Interval;
 use crate::tenancy::signing::{SharedSigningKey, SigningKey};
 
 /// The longest validity of a quote.
@@ -20,6 +21,11 @@ pub const LIFETIME: SignedDuration = SignedDuration::from_mins(15);
 pub struct Quote {
     pub organization_id: Uuid,
     pub plan_tier: String,
+    #[serde(default)]
+    pub interval: Option<Interval>,
+    /// The seats.
+    #[serde(default)]
+    pub quantity: Option<u64>,
     /// The subscription's fingerprint, if there was one.
     pub subscription: Option<String>,
     pub catalogue: String,
@@ -85,6 +91,8 @@ mod tests {
         Quote {
             organization_id: Uuid::from_u128(1),
             plan_tier: "standard".to_owned(),
+            interval: Some(Interval::Year),
+            quantity: Some(5),
             subscription: None,
             catalogue: "c1".to_owned(),
             effective_at: Timestamp::from_second(1_760_000_000).unwrap(),

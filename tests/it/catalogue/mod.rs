@@ -2,5 +2,8 @@
 
 mod changed_prices;
 mod histories;
+mod prices;
+mod random_terms;
+mod seats;
 pub mod shop;
 mod sold;

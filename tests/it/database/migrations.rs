@@ -230,10 +230,10 @@ async fn rows(db: &TestDatabase) -> BTreeSet<String> {
                       default_payment_method_id,last_event_at,last_event_rank,last_event_id,tied_event_ids,pending_update,\
                       has_more_items,external_id,email,erased_at,linked_at,recovery_attempts,\
                       recovery_error,next_recovery_at,abandoned_at,known_tier,event_created_at,extract,\
-                      plan_version,plan_interval,grace_max}";
+                      plan_version,plan_interval,grace_max,plan_currency,plan_seats,seats_held}";
         // Columns of this name are older elsewhere.
         let added = match table.as_str() {
-            "billing_subscription_items" => added.replace('}', ",plan_tier,metric}"),
+            "billing_subscription_items" => added.replace('}', ",plan_tier,metric,seats}"),
             _ => added.to_owned(),
         };
         rows.insert(
