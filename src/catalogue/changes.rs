@@ -44,6 +44,16 @@ impl Catalogue {
             self.changes.downgrade
         }
     }
+
+    /// When other seats of the same plan take effect by default: more of them as a
+    /// higher plan, fewer as a lower one.
+    pub fn when_seats(&self, before: Option<u32>, after: Option<u32>) -> When {
+        if after >= before {
+            self.changes.upgrade
+        } else {
+            self.changes.downgrade
+        }
+    }
 }
 
 #[cfg(test)]

@@ -12,10 +12,11 @@ use billing_domain::quantity;
 
 use super::changes::Changes;
 use super::features::{self, check_features};
+use super::prices::{self, PlanPrices, PriceEntry};
 use super::quotas::{CeilingValue, QuotaEntry, check_ceiling, check_quotas};
+use super::seats::{SeatsEntry, check_seats};
 use super::{
-    Aggregation, Catalogue, EnforcedRoute, Existing, FREE_TIER, Interval, Memory, Metric,
-    OverLimit, Plan, Price, PriceUse,
+    Aggregation, Catalogue, EnforcedRoute, Existing, FREE_TIER, Memory, Metric, OverLimit, Plan,
 };
 
 #[derive(Deserialize)]
@@ -132,7 +133,12 @@ enum ReportedBy {
 struct PlanEntry {
     tier: Spanned<String>,
     name: String,
-    price: Spanned<PriceEntry>,
+    #[serde(default)]
+    price: Option<Spanned<PriceEntry>>,
+    #[serde(default)]
+    prices: Option<Spanned<Vec<Spanned<PriceEntry>>>>,
+    #[serde(default)]
+    seats: Option<Spanned<SeatsEntry>>,
     #[serde(default)]
     trial_days_max: Option<Spanned<u16>>,
     #[serde(default)]
@@ -144,18 +150,6 @@ struct PlanEntry {
     quotas: BTreeMap<Spanned<String>, Spanned<QuotaEntry>>,
     #[serde(default)]
     features: features::Entries<Spanned<features::Written>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PriceEntry {
-    amount: i64,
-    currency: String,
-    interval: Interval,
-    #[serde(default)]
-    lookup_key: Option<Spanned<String>>,
-    #[serde(default)]
-    stripe_price_ids: Vec<Spanned<String>>,
 }
 
 /// A problem with its byte offset.
@@ -182,18 +176,45 @@ impl File {
             let route = check_route(&catalogue, route, reserved)?;
             catalogue.enforced.push(route);
         }
+        let mut plans = Vec::new();
         for entry in self.plans {
-            add_plan(&mut catalogue, entry)?;
+            plans.push(entry.into_parts());
+        }
+        let currencies = plans.iter();
+        let currencies =
+            currencies.map(|(entry, prices)| (entry.tier.get_ref().as_str(), prices.currency()));
+        let home = prices::home_currency(currencies);
+        let mut places = Vec::new();
+        for (entry, prices) in plans {
+            places.push(entry.tier.span().start);
+            add_plan(&mut catalogue, &home, entry, prices)?;
         }
         if catalogue.plan(FREE_TIER).is_none() {
             return Err((0, format!("there is no plan with tier {FREE_TIER:?}")));
         }
-        catalogue.metered_by_key = metered_by_key(&catalogue.plans);
+        for (at, plan) in places.into_iter().zip(catalogue.plans.clone()) {
+            prices::claim_metered(&mut catalogue, at, &plan)?;
+        }
         Ok(catalogue)
     }
 }
 
-fn add_plan(catalogue: &mut Catalogue, entry: PlanEntry) -> Result<(), Problem> {
+impl PlanEntry {
+    fn into_parts(mut self) -> (Self, PlanPrices) {
+        let prices = PlanPrices {
+            one: self.price.take(),
+            several: self.prices.take(),
+        };
+        (self, prices)
+    }
+}
+
+fn add_plan(
+    catalogue: &mut Catalogue,
+    home: &str,
+    entry: PlanEntry,
+    prices: PlanPrices,
+) -> Result<(), Problem> {
     let at = entry.tier.span().start;
     let tier = entry.tier.into_inner();
     if tier.is_empty() {
@@ -209,64 +230,35 @@ fn add_plan(catalogue: &mut Catalogue, entry: PlanEntry) -> Result<(), Problem> 
         return Err((at, format!("the tier {tier:?} is listed twice")));
     }
     let features = features::check_plan(&tier, &catalogue.features, entry.features)?;
-    let quotas = check_quotas(&tier, at, &catalogue.metrics, entry.quotas)?;
-    let (price_at, price) = (entry.price.span().start, entry.price.into_inner());
-    if price.amount < 0 {
-        return Err((price_at, format!("the price of {tier:?} is negative")));
-    }
-    let reachable = price.lookup_key.is_some() || !price.stripe_price_ids.is_empty();
-    if price.amount > 0 && !reachable {
-        return Err((
-            price_at,
-            format!("the price of {tier:?} needs a lookup_key or stripe_price_ids"),
-        ));
-    }
-    let trial_days_max = check_trial(&tier, price.amount, entry.trial_days_max)?;
+    let places = prices.places();
+    let sold = prices::check_prices(&tier, at, home, prices)?;
+    let seats = entry.seats;
+    let seats = seats.map(|seats| check_seats(&tier, &catalogue.metrics, &sold, seats));
+    let (seats, seat_quota) = seats.transpose()?.unzip();
+    let quota = seats.as_ref().map(|seats| seats.metric.as_str());
+    let quota = quota.zip(seat_quota);
+    let quotas = check_quotas(&tier, at, &catalogue.metrics, &sold, quota, entry.quotas)?;
+    let amount = sold.iter().map(|price| price.amount).max().unwrap_or(0);
+    let trial_days_max = check_trial(&tier, amount, entry.trial_days_max)?;
     let trial_over_limit = check_trial_over_limit(&tier, trial_days_max, entry.trial_over_limit)?;
-    let index = catalogue.plans.len();
-    if let Some(key) = &price.lookup_key {
-        claim(&mut catalogue.by_lookup_key, key, index, "lookup_key")?;
-    }
-    for id in &price.stripe_price_ids {
-        claim(&mut catalogue.by_price_id, id, index, "price id")?;
-    }
-    let ids = price.stripe_price_ids.into_iter();
-    catalogue.plans.push(Plan {
+    let mut sold = sold.into_iter();
+    let price = sold.next().ok_or((at, format!("{tier:?} has no price")))?;
+    let plan = Plan {
         tier,
         name: entry.name,
-        price: Price {
-            amount: price.amount,
-            currency: price.currency,
-            interval: price.interval,
-            lookup_key: price.lookup_key.map(Spanned::into_inner),
-            stripe_price_ids: ids.map(Spanned::into_inner).collect(),
-        },
+        price,
+        other_prices: sold.collect(),
         trial_days_max,
         trial_over_limit,
         retired: entry.retired,
         existing: entry.existing,
+        seats,
         quotas,
         features,
-    });
+    };
+    prices::claim(catalogue, at, &places, &plan)?;
+    catalogue.plans.push(plan);
     Ok(())
-}
-
-/// Metered prices by the lookup keys that `plans sync` gives them.
-fn metered_by_key(plans: &[Plan]) -> HashMap<String, PriceUse> {
-    let mut by_key = HashMap::new();
-    for plan in plans {
-        for metric in plan.quotas.keys() {
-            // Also without a rate now: a former version may have had one.
-            if let Some(base) = &plan.price.lookup_key {
-                let used = PriceUse {
-                    tier: plan.tier.clone(),
-                    metric: Some(metric.clone()),
-                };
-                by_key.insert(format!("{base}_{metric}"), used);
-            }
-        }
-    }
-    by_key
 }
 
 fn check_metrics(
@@ -406,20 +398,5 @@ fn check_trial_over_limit(
             format!("{tier:?} has no trial: trial_over_limit needs trial_days_max"),
         )),
         Some(entry) => Ok(entry.into_inner()),
-    }
-}
-
-fn claim(
-    taken: &mut HashMap<String, usize>,
-    name: &Spanned<String>,
-    index: usize,
-    what: &str,
-) -> Result<(), Problem> {
-    match taken.insert(name.get_ref().clone(), index) {
-        None => Ok(()),
-        Some(_) => Err((
-            name.span().start,
-            format!("the {what} {:?} is used twice", name.get_ref()),
-        )),
     }
 }

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use billing_domain::money;
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde::Serialize;
@@ -11,7 +10,7 @@ use serde_json::json;
 use sqlx::postgres::PgPool;
 
 use super::versions::read_terms;
-use super::{Catalogue, Existing, Plan, Quota, store};
+use super::{Catalogue, Existing, Interval, Plan, Quota, store};
 use crate::db::WorkerTx;
 
 /// A version of a plan.
@@ -25,10 +24,25 @@ pub struct PlanVersion {
     pub in_file: bool,
     /// Running subscriptions.
     pub subscriptions: i64,
+    /// Its prices, and how many pay each.
+    pub prices: Vec<PaidPrice>,
     /// What it changed of the version before.
     pub changes: Vec<TermChange>,
     #[serde(skip)]
     pub terms: Option<Plan>,
+}
+
+/// A price of a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PaidPrice {
+    /// In the currency's minor unit; null for one that was agreed in Stripe.
+    pub amount: Option<i64>,
+    pub currency: String,
+    /// Null for an interval by which no plan is sold.
+    pub interval: Option<Interval>,
+    /// Running subscriptions.
+    pub subscriptions: i64,
 }
 
 /// A term that differs.
@@ -79,6 +93,8 @@ pub struct Affected {
     /// terms; negative: less. In the minor unit; null between currencies.
     pub fee_difference_amount: Option<i64>,
     pub currency: String,
+    /// Null for an interval by which no plan is sold.
+    pub interval: Option<Interval>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -100,7 +116,8 @@ pub async fn versions(
     catalogue: &Catalogue,
 ) -> Result<Vec<PlanVersion>, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
-    let held = store::held_versions(tx.conn()).await?;
+    let held = store::all_versions(tx.conn()).await?;
+    let holders = store::holders(tx.conn()).await?;
     tx.commit().await?;
     let mut former = BTreeMap::<String, Plan>::new();
     let mut versions = Vec::new();
@@ -115,12 +132,16 @@ pub async fn versions(
             former.insert(row.plan_tier.clone(), terms.clone());
         }
         let mut file = catalogue.file_plans().iter();
+        let of_version =
+            |one: &&store::Holders| one.plan_tier == row.plan_tier && one.version == row.version;
+        let holders: Vec<&store::Holders> = holders.iter().filter(of_version).collect();
         versions.push(PlanVersion {
             in_file: file.any(|plan| plan.tier == row.plan_tier && plan.digest() == row.digest),
             plan_tier: row.plan_tier,
             version: row.version,
             created_at: row.created_at.to_jiff(),
-            subscriptions: row.subscriptions,
+            subscriptions: holders.iter().map(|one| one.subscriptions).sum(),
+            prices: paid_prices(terms.as_ref(), &holders),
             changes,
             terms,
         });
@@ -149,24 +170,26 @@ fn diff_of(plan: &Plan, versions: &[PlanVersion]) -> PlanDiff {
     let charged_alike =
         |one: &PlanVersion| one.terms.as_ref().map(Plan::billed_digest) == Some(billed.clone());
     let subscribers = of_plan().filter(|one| one.subscriptions > 0);
-    let subscribers = subscribers.filter_map(|one| {
-        let terms = one.terms.as_ref()?;
+    let subscribers = subscribers.flat_map(|one| {
         let effect = match plan.existing {
             _ if one.in_file => Effect::Same,
             Existing::Keep => Effect::Kept,
             Existing::Follow if charged_alike(one) => Effect::Follows,
             Existing::Follow => Effect::Migrate,
         };
-        let comparable = terms.price.currency == plan.price.currency
-            && terms.price.interval == plan.price.interval;
-        Some(Affected {
-            version: one.version,
-            subscriptions: one.subscriptions,
-            effect,
-            fee_difference_amount: comparable
-                .then(|| plan.price.amount.checked_sub(terms.price.amount))
-                .flatten(),
-            currency: plan.price.currency.clone(),
+        let paid = one.prices.iter().filter(|price| price.subscriptions > 0);
+        paid.map(move |price| {
+            let next = plan.price_in(Some(&price.currency), price.interval);
+            let next = next.filter(|_| price.interval.is_some());
+            let amounts = next.map(|next| next.amount).zip(price.amount);
+            Affected {
+                version: one.version,
+                subscriptions: price.subscriptions,
+                effect,
+                fee_difference_amount: amounts.and_then(|(next, paid)| next.checked_sub(paid)),
+                currency: price.currency.clone(),
+                interval: price.interval,
+            }
         })
     });
     PlanDiff {
@@ -176,9 +199,44 @@ fn diff_of(plan: &Plan, versions: &[PlanVersion]) -> PlanDiff {
             .and_then(|newest| newest.terms.as_ref())
             .map(|terms| differences(terms, plan))
             .unwrap_or_default(),
-        needs_sync: plan.price.lookup_key.is_some() && !of_plan().any(charged_alike),
+        needs_sync: plan.is_synced() && !of_plan().any(charged_alike),
         subscribers: subscribers.collect(),
     }
+}
+
+/// The prices of a version, each with those who pay it, and what else is paid.
+fn paid_prices(terms: Option<&Plan>, holders: &[&store::Holders]) -> Vec<PaidPrice> {
+    let prices = terms.map(Plan::prices).unwrap_or_default().into_iter();
+    let mut paid: Vec<PaidPrice> = prices
+        .map(|price| PaidPrice {
+            amount: Some(price.amount),
+            currency: price.currency.clone(),
+            interval: Some(price.interval),
+            subscriptions: 0,
+        })
+        .collect();
+    let own = terms.map(|terms| &terms.price);
+    for one in holders {
+        let currency = one.currency.as_ref().or(own.map(|price| &price.currency));
+        let currency = currency.cloned().unwrap_or_default();
+        // A row of before does not say its interval: it has the only price.
+        let interval = match &one.plan_interval {
+            None => own.map(|price| price.interval),
+            Some(interval) => Interval::of(Some(interval), None),
+        };
+        let is_same =
+            |price: &&mut PaidPrice| price.currency == currency && price.interval == interval;
+        match paid.iter_mut().find(is_same) {
+            Some(price) => price.subscriptions += one.subscriptions,
+            None => paid.push(PaidPrice {
+                amount: None,
+                currency,
+                interval,
+                subscriptions: one.subscriptions,
+            }),
+        }
+    }
+    paid
 }
 
 /// The terms in which two versions of a plan differ.
@@ -189,7 +247,7 @@ fn differences(from: &Plan, to: &Plan) -> Vec<TermChange> {
             changes.push(TermChange { term, from, to });
         }
     };
-    note("fee".to_owned(), Some(fee(from)), Some(fee(to)));
+    fees(from, to, &mut note);
     let metrics: BTreeSet<&String> = from.quotas.keys().chain(to.quotas.keys()).collect();
     for metric in metrics {
         let of = |plan: &Plan, term: fn(&Quota) -> Option<String>| {
@@ -202,12 +260,10 @@ fn differences(from: &Plan, to: &Plan) -> Vec<TermChange> {
         compare("over the quota", |quota| {
             Some(quota.over_limit.as_str().to_owned())
         });
-        compare("overage rate", |quota| {
-            quota.overage_rate.map(|rate| rate.normalize().to_string())
-        });
         compare("grace maximum", |quota| {
             quota.grace_max.map(super::ceiling_text)
         });
+        rates(from, to, metric, &mut note);
     }
     let features: BTreeSet<&String> = from.features.keys().chain(to.features.keys()).collect();
     for feature in features {
@@ -221,9 +277,62 @@ fn differences(from: &Plan, to: &Plan) -> Vec<TermChange> {
     changes
 }
 
-fn fee(plan: &Plan) -> String {
-    let amount = money::display(plan.price.amount, &plan.price.currency);
-    format!("{amount} a {}", plan.price.interval.as_str())
+/// The fees that differ: of the only price, or of each one.
+fn fees(from: &Plan, to: &Plan, note: &mut impl FnMut(String, Option<String>, Option<String>)) {
+    if from.other_prices.is_empty() && to.other_prices.is_empty() {
+        let (from, to) = (from.price.display(), to.price.display());
+        note("fee".to_owned(), Some(from), Some(to));
+    } else {
+        let points = from.prices().into_iter().chain(to.prices());
+        let points: BTreeSet<(&str, Interval)> = points.map(|price| price.point()).collect();
+        for (currency, interval) in points {
+            let of = |plan: &Plan| {
+                let price = plan.price_in(Some(currency), Some(interval))?;
+                Some(price.display())
+            };
+            let term = format!("fee in {currency} by the {}", interval.as_str());
+            note(term, of(from), of(to));
+        }
+    }
+    note("seats".to_owned(), seats(from), seats(to));
+}
+
+/// Licensed seats in words.
+fn seats(plan: &Plan) -> Option<String> {
+    let seats = plan.licensed_seats()?;
+    let prices = seats.prices.iter().map(|price| price.display());
+    let prices = Vec::from_iter(prices).join(", ");
+    let charged = match prices.is_empty() {
+        true => "the fee is for each".to_owned(),
+        false => format!("{prices} for each further one"),
+    };
+    Some(format!("{} of {}; {charged}", seats.included, seats.metric))
+}
+
+/// The overage rates that differ: in the only currency, or in each one.
+fn rates(
+    from: &Plan,
+    to: &Plan,
+    metric: &str,
+    note: &mut impl FnMut(String, Option<String>, Option<String>),
+) {
+    let of = |plan: &Plan| {
+        let quota = plan.quotas.get(metric);
+        quota.map(|quota| plan.rates(quota)).unwrap_or_default()
+    };
+    let (before, after) = (of(from), of(to));
+    let single = from.currencies().len() == 1 && from.currencies() == to.currencies();
+    let currencies: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    for currency in currencies {
+        let rate = |rates: &BTreeMap<String, Decimal>| {
+            rates.get(currency).map(|rate| rate.normalize().to_string())
+        };
+        let term = match single {
+            true => format!("{metric} overage rate"),
+            false => format!("{metric} overage rate in {currency}"),
+        };
+        note(term, rate(&before), rate(&after));
+    }
 }
 
 fn quantity(quota: Option<Decimal>) -> String {

@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use super::{Catalogue, Plan, store};
+use super::{Catalogue, Interval, Plan, Price, store};
 use crate::db::WorkerTx;
 use crate::stripe::objects::{Subscription, SubscriptionItem};
 
@@ -18,14 +18,46 @@ use crate::stripe::objects::{Subscription, SubscriptionItem};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PriceUse {
     pub tier: String,
-    /// The metric whose usage it charges; `None` for the plan's fee.
+    /// The metric whose usage it charges; `None` for what is licensed.
     pub metric: Option<String>,
+    /// Whether it is the price of a licensed seat beside the fee.
+    pub seats: bool,
+}
+
+impl PriceUse {
+    pub fn fee(tier: &str) -> Self {
+        Self {
+            tier: tier.to_owned(),
+            metric: None,
+            seats: false,
+        }
+    }
+
+    pub fn usage(tier: &str, metric: &str) -> Self {
+        Self {
+            metric: Some(metric.to_owned()),
+            ..Self::fee(tier)
+        }
+    }
+
+    pub fn seats(tier: &str) -> Self {
+        Self {
+            seats: true,
+            ..Self::fee(tier)
+        }
+    }
+
+    pub fn is_fee(&self) -> bool {
+        self.metric.is_none() && !self.seats
+    }
 }
 
 /// Uses of prices by their ids.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Memory {
     prices: Arc<RwLock<HashMap<String, PriceUse>>>,
+    /// The intervals of prices, where plans are sold by them.
+    intervals: Arc<RwLock<HashMap<String, Interval>>>,
     /// Plans by their products, where all prices of a product are of one plan.
     products: Arc<RwLock<HashMap<String, String>>>,
     /// Versions by plan, as they were last read.
@@ -46,6 +78,14 @@ impl Memory {
     pub fn price(&self, id: &str) -> Option<PriceUse> {
         let prices = self.prices.read().unwrap_or_else(PoisonError::into_inner);
         prices.get(id).cloned()
+    }
+
+    fn interval(&self, id: &str) -> Option<Interval> {
+        let known = self
+            .intervals
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        known.get(id).copied()
     }
 
     fn product(&self, id: &str) -> Option<String> {
@@ -106,6 +146,12 @@ impl Memory {
         let mut prices = self.prices.write().unwrap_or_else(PoisonError::into_inner);
         prices.extend(found.uses);
         drop(prices);
+        let mut intervals = self
+            .intervals
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        intervals.extend(found.intervals);
+        drop(intervals);
         let mut products = self
             .products
             .write()
@@ -118,18 +164,34 @@ impl Catalogue {
     /// What a price is for: by its id, which never moves, or else by its lookup key.
     /// What the file says of an id counts before what was remembered.
     pub fn price_use(&self, lookup_key: Option<&str>, price_id: Option<&str>) -> Option<PriceUse> {
-        let fee_of = |index: &usize| PriceUse {
-            tier: self.plans[*index].tier.clone(),
-            metric: None,
-        };
         let by_id = |id| {
-            let in_file = self.by_price_id.get(id).map(fee_of);
+            let in_file = self.by_price_id.get(id).cloned();
             in_file.or_else(|| self.memory.price(id))
         };
         let by_key = |key| {
-            let fee = self.by_lookup_key.get(key).map(fee_of);
-            fee.or_else(|| self.metered_by_key.get(key).cloned())
+            let licensed = self.by_lookup_key.get(key);
+            licensed.or_else(|| self.metered_by_key.get(key)).cloned()
         };
+        price_id
+            .and_then(by_id)
+            .or_else(|| lookup_key.and_then(by_key))
+    }
+
+    /// The interval of a licensed price, where plans are sold by it and it is known.
+    pub fn price_interval(
+        &self,
+        lookup_key: Option<&str>,
+        price_id: Option<&str>,
+    ) -> Option<Interval> {
+        let of_file = |is_meant: &dyn Fn(&Price) -> bool| {
+            let mut prices = self.plans.iter().flat_map(Plan::licensed_prices);
+            prices.find(|price| is_meant(price)).map(|one| one.interval)
+        };
+        let by_id = |id: &str| {
+            let named = |price: &Price| price.stripe_price_ids.iter().any(|one| one == id);
+            of_file(&named).or_else(|| self.memory.interval(id))
+        };
+        let by_key = |key| of_file(&|price: &Price| price.lookup_key.as_deref() == Some(key));
         price_id
             .and_then(by_id)
             .or_else(|| lookup_key.and_then(by_key))
@@ -263,17 +325,25 @@ impl Catalogue {
     fn new_price(&self, id: String, item: &SubscriptionItem, used: PriceUse) -> store::NewPrice {
         // A lookup key may have moved on to the price of a version that this process
         // does not sell yet: `plans sync` says which.
-        let is_sold = |plan: &Plan| {
-            let price = &plan.price;
-            used.metric.is_none()
-                && item.unit_amount == Some(price.amount)
+        let is_shown = |price: &Price| {
+            item.unit_amount == Some(price.amount)
                 && item.currency.as_deref() == Some(&price.currency)
                 && item.interval.as_deref() == Some(price.interval.as_str())
         };
         let plan = self.plan(&used.tier);
-        let sold = plan.filter(|plan| is_sold(plan));
+        let sold = plan.filter(|plan| match (&used.metric, &plan.seats) {
+            (Some(_), _) => false,
+            (None, seats) if used.seats => {
+                seats.iter().flat_map(|seats| &seats.prices).any(is_shown)
+            }
+            (None, _) => plan.prices().into_iter().any(is_shown),
+        });
         let quota = used.metric.as_ref().zip(plan);
-        let quota = quota.and_then(|(metric, plan)| plan.quotas.get(metric));
+        let quota = quota.and_then(|(metric, plan)| {
+            let interval = Interval::of(item.interval.as_deref(), item.interval_count);
+            let mut plan = plan.paid_in(item.currency.as_deref(), interval);
+            plan.quotas.remove(metric)
+        });
         store::NewPrice {
             stripe_price_id: id,
             version: sold.and_then(|plan| self.current_version(&plan.tier)),
@@ -284,8 +354,9 @@ impl Catalogue {
             recurring_interval_count: item.interval_count,
             unit_amount: item.unit_amount,
             // Events do not show a price's tiers: what is sold is taken, until a sync.
-            included: quota.and_then(|quota| quota.quota),
+            included: quota.as_ref().and_then(|quota| quota.quota),
             overage_rate: quota.and_then(|quota| quota.overage_rate),
+            seats: used.seats,
             lookup_key: item.lookup_key.clone(),
             // Only a sync knows whose a product is. Learned from events, the plan of a
             // price would depend on their order.

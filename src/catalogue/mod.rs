@@ -1,14 +1,18 @@
 //! The plan catalogue (`PLANS_FILE`): tiers, prices, quotas and rates. It says
 //! what is sold; which organization has which plan is decided elsewhere.
 
+mod bought;
 pub mod changes;
 pub mod features;
 mod file;
 pub mod history;
 mod memory;
+mod offers;
 mod plan;
+mod prices;
 mod quotas;
 pub mod routes;
+mod seats;
 mod store;
 mod sync;
 mod synced;
@@ -27,6 +31,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use crate::stripe::objects::{ShapeError, Subscription, SubscriptionItem};
+pub use bought::Bought;
 use changes::Changes;
 pub use changes::When;
 use file::File;
@@ -34,9 +39,10 @@ use memory::Memory;
 pub use memory::PriceUse;
 pub use plan::{EnforcedRoute, Existing, Interval, Metric, Plan, Price, Quota, UsageAtChanges};
 pub use quotas::{ceiling_text, stored_ceiling};
-pub use store::prices_of_version as recorded_prices;
+pub use seats::{MAX_SEATS, SeatItems, SeatMode, Seats};
+pub use store::{RecordedPrice, prices_of_version as recorded_prices};
 pub use sync::{Action, Step, SyncError, Synced, meter_event_name, metered_lookup_key, sync};
-pub use synced::{is_fee_of, is_usage_of, record};
+pub use synced::{is_fee_of, is_seat_of, is_usage_of, record};
 
 /// The catalogue that ships with the program.
 const BUILT_IN: &str = include_str!("../../config/plans.toml");
@@ -71,8 +77,8 @@ pub struct Catalogue {
     metrics: BTreeMap<String, Metric>,
     features: BTreeMap<String, features::Feature>,
     plans: Vec<Plan>,
-    by_lookup_key: HashMap<String, usize>,
-    by_price_id: HashMap<String, usize>,
+    by_lookup_key: HashMap<String, PriceUse>,
+    by_price_id: HashMap<String, PriceUse>,
     metered_by_key: HashMap<String, PriceUse>,
     enforced: Vec<EnforcedRoute>,
     memory: Memory,
@@ -209,10 +215,15 @@ impl Catalogue {
         }
     }
 
+    /// When fewer seats of the same plan are charged.
+    pub fn proration_of_less(&self) -> ProrationBehavior {
+        self.downgrade
+    }
+
     /// The plan whose fee this price is.
     pub fn plan_of_price(&self, lookup_key: Option<&str>, price_id: Option<&str>) -> Option<&Plan> {
         let used = self.price_use(lookup_key, price_id)?;
-        self.plan(&used.tier).filter(|_| used.metric.is_none())
+        self.plan(&used.tier).filter(|_| used.is_fee())
     }
 
     /// Whether this price is a plan's fee or charges its usage.
@@ -261,7 +272,7 @@ impl Catalogue {
         subscription: &'s Subscription,
     ) -> Option<(&'s SubscriptionItem, &Plan)> {
         let paid = subscription.items.iter().filter_map(|item| {
-            let used = self.item_use(item).filter(|used| used.metric.is_none())?;
+            let used = self.item_use(item).filter(PriceUse::is_fee)?;
             Some((item, self.plan(&used.tier)?))
         });
         paid.max_by_key(|(item, plan)| {

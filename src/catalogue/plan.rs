@@ -7,11 +7,10 @@ use billing_domain::period::Cadence;
 use billing_domain::quota::{Aggregation, GraceCeiling, OverLimit};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 
 use super::features::FeatureValue;
+use super::seats::Seats;
 
 /// A route of the product that quotas are enforced for.
 #[derive(Debug, Clone)]
@@ -30,7 +29,11 @@ pub struct EnforcedRoute {
 pub struct Plan {
     pub tier: String,
     pub name: String,
+    /// The price that is meant unless another is asked for.
     pub price: Price,
+    /// Its prices in other currencies and intervals.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_prices: Vec<Price>,
     /// The longest trial that may be requested; 0 for none.
     #[serde(default)]
     pub trial_days_max: u16,
@@ -43,6 +46,9 @@ pub struct Plan {
     /// What a change of its terms means for running subscriptions.
     #[serde(default)]
     pub existing: Existing,
+    /// The quota of the seats' metric is among `quotas`, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seats: Option<Seats>,
     pub quotas: BTreeMap<String, Quota>,
     #[serde(default)]
     pub features: BTreeMap<String, FeatureValue>,
@@ -77,41 +83,6 @@ impl Plan {
     pub const fn trial_over_limit_by_default() -> OverLimit {
         OverLimit::Hard
     }
-
-    /// Whether it is paid through a Stripe subscription.
-    pub fn is_billed(&self) -> bool {
-        self.price.lookup_key.is_some() || !self.price.stripe_price_ids.is_empty()
-    }
-
-    /// A digest of what a subscriber has: a change makes another version.
-    pub fn digest(&self) -> String {
-        digest(&json!({
-            "amount": self.price.amount,
-            "currency": self.price.currency,
-            "interval": self.price.interval,
-            "quotas": self.quotas,
-            "features": self.features,
-        }))
-    }
-
-    /// A digest of what Stripe charges. Versions that share it are sold with the same
-    /// prices.
-    pub fn billed_digest(&self) -> String {
-        let billed = self.quotas.iter().filter(|(_, quota)| quota.is_billed());
-        let billed: BTreeMap<_, _> = billed
-            .map(|(metric, quota)| (metric, (quota.quota, quota.overage_rate)))
-            .collect();
-        digest(&json!({
-            "amount": self.price.amount,
-            "currency": self.price.currency,
-            "interval": self.price.interval,
-            "usage": billed,
-        }))
-    }
-}
-
-fn digest(terms: &serde_json::Value) -> String {
-    hex::encode(&Sha256::digest(terms.to_string())[..16])
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,7 +96,9 @@ pub struct Price {
     pub stripe_price_ids: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Interval {
     Month,
@@ -137,6 +110,15 @@ impl Interval {
         match self {
             Self::Month => "month",
             Self::Year => "year",
+        }
+    }
+
+    /// Stripe's interval and its count, if plans are sold by it.
+    pub fn of(interval: Option<&str>, count: Option<i32>) -> Option<Self> {
+        match (interval?, count.unwrap_or(1)) {
+            ("month", 1) => Some(Self::Month),
+            ("year", 1) => Some(Self::Year),
+            _ => None,
         }
     }
 
@@ -153,8 +135,11 @@ pub struct Quota {
     /// `None` for unlimited.
     pub quota: Option<Decimal>,
     pub over_limit: OverLimit,
-    /// In the currency's major unit, per unit of the metric.
+    /// In the major unit of the price's currency, per unit of the metric.
     pub overage_rate: Option<Decimal>,
+    /// The same in the currencies of the plan's other prices.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub other_rates: BTreeMap<String, Decimal>,
     /// The most usage that grace allows; `None` for the metric's default.
     #[serde(default, with = "super::quotas::ceiling_text")]
     pub grace_max: Option<GraceCeiling>,

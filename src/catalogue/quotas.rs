@@ -1,14 +1,15 @@
 //! The quotas of the catalogue's file, validated so that the database accepts
 //! them unchanged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::file::Problem;
-use super::{GraceCeiling, Metric, OverLimit, Quota};
+use super::prices::check_currency;
+use super::{GraceCeiling, Metric, OverLimit, Price, Quota};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -16,9 +17,20 @@ pub(super) struct QuotaEntry {
     quota: QuotaValue,
     over_limit: OverLimit,
     #[serde(default)]
-    overage_rate: Option<String>,
+    overage_rate: Option<RateEntry>,
     #[serde(default)]
     grace_max: Option<Spanned<CeilingValue>>,
+}
+
+/// A rate, or one for each currency that the plan is sold in.
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "a rate must be a text such as \"0.10\", or { usd = \"0.10\", eur = \"0.09\" }"
+)]
+pub(super) enum RateEntry {
+    One(String),
+    ByCurrency(BTreeMap<String, String>),
 }
 
 #[derive(Deserialize)]
@@ -56,18 +68,25 @@ pub(super) fn check_quotas(
     tier: &str,
     tier_at: usize,
     metrics: &BTreeMap<String, Metric>,
+    sold: &[Price],
+    seats: Option<(&str, Quota)>,
     entries: BTreeMap<Spanned<String>, Spanned<QuotaEntry>>,
 ) -> Result<BTreeMap<String, Quota>, Problem> {
     let mut quotas = BTreeMap::new();
+    quotas.extend(seats.map(|(metric, quota)| (metric.to_owned(), quota)));
     for (metric, entry) in entries {
         let at = metric.span().start;
         let metric = metric.into_inner();
         if !metrics.contains_key(&metric) {
             return Err((at, format!("{metric:?} is not among [metrics]")));
         }
+        if quotas.contains_key(&metric) {
+            let problem = format!("[plans.seats] is the quota of {metric:?}: leave this one out");
+            return Err((at, problem));
+        }
         let mut entry = entry.into_inner();
         let grace_max = entry.grace_max.take().map(check_ceiling).transpose()?;
-        let quota = check_quota(entry, grace_max).map_err(|problem| (at, problem))?;
+        let quota = check_quota(tier, sold, entry, grace_max).map_err(|problem| (at, problem))?;
         quotas.insert(metric, quota);
     }
     match metrics.keys().find(|metric| !quotas.contains_key(*metric)) {
@@ -76,7 +95,12 @@ pub(super) fn check_quotas(
     }
 }
 
-fn check_quota(entry: QuotaEntry, grace_max: Option<GraceCeiling>) -> Result<Quota, String> {
+fn check_quota(
+    tier: &str,
+    sold: &[Price],
+    entry: QuotaEntry,
+    grace_max: Option<GraceCeiling>,
+) -> Result<Quota, String> {
     let quota = match entry.quota {
         QuotaValue::Text(word) if word == "unlimited" => None,
         QuotaValue::Text(text) => Some(decimal(&text, "quota", &OF_QUOTAS)?),
@@ -85,13 +109,14 @@ fn check_quota(entry: QuotaEntry, grace_max: Option<GraceCeiling>) -> Result<Quo
     if quota.is_some_and(|quota| quota.is_sign_negative()) {
         return Err("a quota cannot be negative; write \"unlimited\" for no limit".to_owned());
     }
-    let rate = entry
-        .overage_rate
-        .map(|rate| decimal(&rate, "overage_rate", &OF_RATES))
+    let rates = entry.overage_rate;
+    let rates = rates
+        .map(|rates| check_rates(tier, sold, rates))
         .transpose()?;
-    if rate.is_some_and(|rate| rate.is_sign_negative()) {
-        return Err("an overage_rate cannot be negative".to_owned());
-    }
+    let (rate, other_rates) = match rates {
+        Some((rate, others)) => (Some(rate), others),
+        None => (None, BTreeMap::new()),
+    };
     if let Some(ceiling) = grace_max {
         let Some(quota) = quota.filter(|_| entry.over_limit == OverLimit::Grace) else {
             return Err("a grace_max needs over_limit = \"grace\" and a quota".to_owned());
@@ -110,8 +135,56 @@ fn check_quota(entry: QuotaEntry, grace_max: Option<GraceCeiling>) -> Result<Quo
             quota,
             over_limit: entry.over_limit,
             overage_rate: rate,
+            other_rates,
             grace_max,
         }),
+    }
+}
+
+/// The rate in the currency of the plan's first price, and those in its others.
+pub(super) fn check_rates(
+    tier: &str,
+    sold: &[Price],
+    entry: RateEntry,
+) -> Result<(Decimal, BTreeMap<String, Decimal>), String> {
+    let currencies: BTreeSet<&str> = sold.iter().map(|price| price.currency.as_str()).collect();
+    let own = sold.first().map_or("", |price| price.currency.as_str());
+    let known = Vec::from_iter(currencies.iter().copied()).join(", ");
+    let by_currency = match entry {
+        RateEntry::ByCurrency(rates) => rates,
+        RateEntry::One(rate) if currencies.len() == 1 => BTreeMap::from([(own.to_owned(), rate)]),
+        RateEntry::One(_) => {
+            return Err(format!(
+                "{tier:?} is sold in {known}, and this rate is in one currency: write one for each, \
+                 such as {{ {own} = \"0.10\", … }}"
+            ));
+        }
+    };
+    let mut rates = BTreeMap::new();
+    for (currency, rate) in by_currency {
+        let code = check_currency(&currency)?;
+        if !currencies.contains(code.as_str()) {
+            return Err(format!(
+                "{tier:?} has a rate in {code}, and no price: it is sold in {known}"
+            ));
+        }
+        let rate = decimal(&rate, "overage_rate", &OF_RATES)?;
+        if rate.is_sign_negative() {
+            return Err("an overage_rate cannot be negative".to_owned());
+        }
+        rates.insert(code, rate);
+    }
+    match currencies
+        .iter()
+        .find(|currency| !rates.contains_key(**currency))
+    {
+        Some(missing) => Err(format!(
+            "{tier:?} is sold in {missing}, and has no rate in it: it needs one for each of {known}"
+        )),
+        None => {
+            let rate = rates.remove(own).unwrap_or_default();
+            Ok((rate, rates))
+        }
     }
 }
 

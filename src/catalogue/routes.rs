@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
 use super::features::FeatureValue;
-use super::{Catalogue, Interval, OverLimit, Plan};
+use super::{Catalogue, Interval, OverLimit, Plan, Quota, SeatMode};
 use crate::server::Shared;
 use crate::server::extract::Query;
 use crate::server::number::Number;
@@ -47,9 +47,48 @@ struct PlanView {
     #[schema(example = "usd")]
     currency: String,
     interval: Interval,
+    /// All prices, by currency and interval; those of before this list are the one that
+    /// is meant unless another is asked for.
+    prices: Vec<PriceView>,
+    /// Null for a plan without seats.
+    #[schema(required)]
+    seats: Option<SeatsView>,
     quotas: Vec<QuotaView>,
     /// By name; a text that is off is left out.
     features: BTreeMap<String, FeatureValue>,
+}
+
+/// What a plan costs in a currency and an interval.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = PlanPrice)]
+struct PriceView {
+    /// Per interval, in the currency's minor unit; for each seat, if the plan's seats are
+    /// licensed and have no price of their own.
+    #[schema(example = 9900)]
+    price_amount: i64,
+    /// ISO 4217, in lower case.
+    #[schema(example = "usd")]
+    currency: String,
+    interval: Interval,
+    /// What each seat beyond those included costs; null if seats have no price of their
+    /// own.
+    #[schema(required)]
+    seat_amount: Option<i64>,
+}
+
+/// The seats of a plan.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = PlanSeats)]
+struct SeatsView {
+    /// The metric that they limit.
+    #[schema(example = "user_seats")]
+    metric: String,
+    /// Those that come with the fee; where the fee is for each seat, the fewest that are
+    /// sold.
+    included: u32,
+    mode: SeatMode,
 }
 
 /// The quota of a metric in a plan, and what happens above it.
@@ -68,6 +107,8 @@ struct QuotaView {
     /// if overage is not billed.
     #[schema(required, example = "0.00001")]
     overage_rate: Option<String>,
+    /// The same in each currency that the plan is sold in.
+    overage_rates: BTreeMap<String, String>,
     /// The most usage that a grace period allows; absent if there is no limit, or no
     /// grace.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,6 +122,7 @@ impl PlanView {
             quota: quota.quota.map(Number),
             over_limit: quota.over_limit,
             overage_rate: quota.overage_rate.map(|rate| rate.normalize().to_string()),
+            overage_rates: rates_of(plan, quota),
             grace_max: catalogue.grace_max_of(plan, metric).map(Number),
         });
         Self {
@@ -89,10 +131,35 @@ impl PlanView {
             price_amount: plan.price.amount,
             currency: plan.price.currency.clone(),
             interval: plan.price.interval,
+            prices: plan.offers().iter().map(PriceView::of).collect(),
+            seats: plan.seats.as_ref().map(|seats| SeatsView {
+                metric: seats.metric.clone(),
+                included: seats.included,
+                mode: seats.mode,
+            }),
             quotas: quotas.collect(),
             features: catalogue.features_of(plan),
         }
     }
+}
+
+impl PriceView {
+    /// Of a plan that is bought at its price.
+    fn of(plan: &Plan) -> Self {
+        Self {
+            price_amount: plan.price.amount,
+            currency: plan.price.currency.clone(),
+            interval: plan.price.interval,
+            seat_amount: plan.seat_price().map(|seat| seat.amount),
+        }
+    }
+}
+
+fn rates_of(plan: &Plan, quota: &Quota) -> BTreeMap<String, String> {
+    let rates = plan.rates(quota).into_iter();
+    rates
+        .map(|(currency, rate)| (currency, rate.normalize().to_string()))
+        .collect()
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -9,12 +9,14 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::memory::PriceUse;
-use super::{Plan, metered_lookup_key};
+use super::{Interval, Plan};
 
 /// What the database knows of prices and products.
 #[derive(Debug, Default)]
 pub struct KnownPrices {
     pub uses: HashMap<String, PriceUse>,
+    /// The intervals of prices, where plans are sold by them.
+    pub intervals: HashMap<String, Interval>,
     /// The plans of products all of whose prices are of one plan.
     pub products: HashMap<String, String>,
 }
@@ -25,6 +27,7 @@ pub struct NewPrice {
     pub stripe_price_id: String,
     pub plan_tier: String,
     pub metric: Option<String>,
+    pub seats: bool,
     pub version: Option<i32>,
     pub currency: Option<String>,
     pub recurring_interval: Option<String>,
@@ -61,16 +64,25 @@ pub async fn known_prices(
 ) -> Result<KnownPrices, sqlx::Error> {
     let mut known = KnownPrices::default();
     let rows = sqlx::query!(
-        "SELECT stripe_price_id, plan_tier, metric FROM billing_prices
+        "SELECT stripe_price_id, plan_tier, metric, seats, recurring_interval,
+                recurring_interval_count
+           FROM billing_prices
           WHERE stripe_price_id = ANY($1)",
         prices as &[&str]
     )
     .fetch_all(&mut *conn)
     .await?;
     for row in rows {
+        let (interval, count) = (row.recurring_interval, row.recurring_interval_count);
+        if let Some(interval) = Interval::of(interval.as_deref(), count) {
+            known
+                .intervals
+                .insert(row.stripe_price_id.clone(), interval);
+        }
         let used = PriceUse {
             tier: row.plan_tier,
             metric: row.metric,
+            seats: row.seats,
         };
         known.uses.insert(row.stripe_price_id, used);
     }
@@ -100,10 +112,10 @@ pub async fn remember(conn: &mut PgConnection, prices: &[NewPrice]) -> Result<()
         serde_json::to_string(prices).map_err(|error| sqlx::Error::Encode(error.into()))?;
     sqlx::query!(
         "INSERT INTO billing_prices AS known (
-           stripe_price_id, plan_tier, metric, version, currency, recurring_interval,
+           stripe_price_id, plan_tier, metric, seats, version, currency, recurring_interval,
            recurring_interval_count, unit_amount, included, overage_rate, lookup_key,
            stripe_product_id)
-         SELECT stripe_price_id, plan_tier, metric, version, currency, recurring_interval,
+         SELECT stripe_price_id, plan_tier, metric, seats, version, currency, recurring_interval,
                 recurring_interval_count, unit_amount, included, overage_rate, lookup_key,
                 stripe_product_id
            FROM json_populate_recordset(NULL::billing_prices, $1::text::json)
@@ -205,7 +217,8 @@ pub async fn tell_items(
     organizations: &[Uuid],
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "UPDATE billing_subscription_items i SET plan_tier = p.plan_tier, metric = p.metric
+        "UPDATE billing_subscription_items i
+            SET plan_tier = p.plan_tier, metric = p.metric, seats = p.seats
            FROM billing_prices p
           WHERE p.stripe_price_id = i.stripe_price_id AND i.plan_tier IS NULL
             AND i.organization_id = ANY($1)",
@@ -239,7 +252,11 @@ async fn tell_phases(conn: &mut PgConnection, organizations: &[Uuid]) -> Result<
                         jsonb_agg(jsonb_set(phase, '{items}', (
                           SELECT coalesce(jsonb_agg(
                                    item || jsonb_strip_nulls(jsonb_build_object(
-                                     'planTier', p.plan_tier, 'metric', p.metric))
+                                     'planTier', p.plan_tier, 'metric', p.metric,
+                                     'seats', nullif(p.seats, false),
+                                     'interval', CASE WHEN p.recurring_interval_count = 1
+                                       AND p.recurring_interval IN ('month', 'year')
+                                       THEN p.recurring_interval END))
                                    ORDER BY i.n), '[]')
                             FROM jsonb_array_elements(phase -> 'items')
                                  WITH ORDINALITY AS i(item, n)
@@ -327,17 +344,17 @@ pub async fn add_version(
     Ok(version)
 }
 
-/// Links a new version with the prices that the file names and that belong to no other.
+/// Links a new version with the prices that the file names and that belong to no other:
+/// those with which the plan is bought at its price.
 pub async fn link_prices(
     conn: &mut PgConnection,
     plan: &Plan,
     version: i32,
 ) -> Result<(), sqlx::Error> {
-    let metrics = plan.quotas.keys();
-    let mut keys: Vec<String> = metrics
-        .filter_map(|metric| metered_lookup_key(plan, metric))
-        .collect();
-    keys.extend(plan.price.lookup_key.clone());
+    let keys = plan.lookup_keys();
+    let seat = plan.seat_price();
+    let mut ids = plan.price.stripe_price_ids.clone();
+    ids.extend(seat.iter().flat_map(|seat| seat.stripe_price_ids.clone()));
     sqlx::query!(
         "INSERT INTO plan_version_prices (plan_tier, version, stripe_price_id)
          SELECT $1, $2, b.stripe_price_id FROM billing_prices b
@@ -345,44 +362,58 @@ pub async fn link_prices(
             AND (b.lookup_key = ANY($3) OR b.stripe_price_id = ANY($4))
             -- A fee of another amount is of an earlier version.
             AND (b.metric IS NOT NULL OR b.unit_amount IS NULL
-                 OR (b.unit_amount, b.currency, b.recurring_interval) = ($5, $6, $7))
+                 OR (b.unit_amount, b.currency, b.recurring_interval)
+                  = (CASE WHEN b.seats THEN $8::bigint ELSE $5::bigint END, $6, $7))
             AND NOT EXISTS (SELECT FROM plan_version_prices p
                              WHERE p.plan_tier = $1 AND p.stripe_price_id = b.stripe_price_id)
          ON CONFLICT DO NOTHING",
         plan.tier,
         version,
         &keys,
-        &plan.price.stripe_price_ids,
+        &ids,
         plan.price.amount,
         plan.price.currency,
-        plan.price.interval.as_str()
+        plan.price.interval.as_str(),
+        seat.map(|seat| seat.amount)
     )
     .execute(conn)
     .await?;
     Ok(())
 }
 
-/// The prices that a version is sold with, each with its metric; `None` for the fee.
+/// A price that a version is sold with.
+pub struct RecordedPrice {
+    /// `None` for what is licensed.
+    pub metric: Option<String>,
+    /// Whether it is a licensed seat's, beside the fee.
+    pub seats: bool,
+    pub stripe_price_id: String,
+}
+
+/// The prices that a version is sold with, where the plan is bought at its price.
 pub async fn prices_of_version(
     conn: &mut PgConnection,
-    tier: &str,
+    plan: &Plan,
     version: i32,
-) -> Result<Vec<(Option<String>, String)>, sqlx::Error> {
-    let rows = sqlx::query!(
-        "SELECT DISTINCT ON (b.metric) b.metric, b.stripe_price_id
+) -> Result<Vec<RecordedPrice>, sqlx::Error> {
+    sqlx::query_as!(
+        RecordedPrice,
+        "SELECT DISTINCT ON (b.metric, b.seats) b.metric, b.seats, b.stripe_price_id
            FROM plan_version_prices p JOIN billing_prices b USING (stripe_price_id)
           WHERE p.plan_tier = $1 AND p.version = $2 AND b.plan_tier = $1
+            -- Rows of before may not know.
+            AND (b.currency IS NULL OR lower(b.currency) = $3)
+            AND (b.recurring_interval IS NULL OR b.recurring_interval = $4)
           -- One that it was sold with, before one that only costs the same.
-          ORDER BY b.metric, b.version IS NULL, b.first_seen_at DESC, b.stripe_price_id",
-        tier,
-        version
+          ORDER BY b.metric, b.seats, b.version IS NULL, b.first_seen_at DESC,
+                   b.stripe_price_id",
+        plan.tier,
+        version,
+        plan.price.currency,
+        plan.price.interval.as_str()
     )
     .fetch_all(conn)
-    .await?;
-    let prices = rows.into_iter();
-    Ok(prices
-        .map(|row| (row.metric, row.stripe_price_id))
-        .collect())
+    .await
 }
 
 /// A version with the prices that it is sold with.
@@ -419,7 +450,7 @@ pub async fn priced_versions(
     .await
 }
 
-/// A version of a plan, with how many run on it.
+/// A version of a plan.
 #[derive(Debug)]
 pub struct HeldVersion {
     pub plan_tier: String,
@@ -427,23 +458,39 @@ pub struct HeldVersion {
     pub digest: String,
     pub definition: Value,
     pub created_at: jiff_sqlx::Timestamp,
+}
+
+/// All versions of all plans, oldest first.
+pub async fn all_versions(conn: &mut PgConnection) -> Result<Vec<HeldVersion>, sqlx::Error> {
+    sqlx::query_as!(
+        HeldVersion,
+        "SELECT plan_tier, version, digest, definition, created_at FROM plan_versions
+          ORDER BY plan_tier, version"
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// Running subscriptions that have a version at one of its prices.
+#[derive(Debug, Clone)]
+pub struct Holders {
+    pub plan_tier: String,
+    pub version: i32,
+    pub currency: Option<String>,
+    /// `None`: not known, or one by which no plan is sold.
+    pub plan_interval: Option<String>,
     pub subscriptions: i64,
 }
 
-/// All versions of all plans, each with the number of its running subscriptions.
-pub async fn held_versions(conn: &mut PgConnection) -> Result<Vec<HeldVersion>, sqlx::Error> {
+/// How many run on each version, by currency and interval.
+pub async fn holders(conn: &mut PgConnection) -> Result<Vec<Holders>, sqlx::Error> {
     sqlx::query_as!(
-        HeldVersion,
-        r#"SELECT v.plan_tier AS "plan_tier!", v.version AS "version!", v.digest AS "digest!",
-                  v.definition AS "definition!", v.created_at AS "created_at!",
-                  coalesce(held.count, 0) AS "subscriptions!"
-             FROM plan_versions v
-             LEFT JOIN (SELECT s.plan_tier, coalesce(s.plan_version, 1) AS version, count(*)
-                          FROM billing_subscriptions s
-                         WHERE s.status IN ('active', 'trialing', 'past_due')
-                         GROUP BY 1, 2) held
-               ON held.plan_tier = v.plan_tier AND held.version = v.version
-            ORDER BY v.plan_tier, v.version"#
+        Holders,
+        r#"SELECT plan_tier AS "plan_tier!", coalesce(plan_version, 1) AS "version!",
+                  lower(currency) AS currency, plan_interval, count(*) AS "subscriptions!"
+             FROM billing_subscriptions
+            WHERE status IN ('active', 'trialing', 'past_due') AND plan_tier IS NOT NULL
+            GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"#
     )
     .fetch_all(conn)
     .await

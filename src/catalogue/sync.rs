@@ -1,6 +1,7 @@
 //! Creates the catalogue in Stripe: a meter for each metric; for each paid plan a
-//! product, a licensed price for its fee, and a metered price for each metric
-//! whose overage is billed. Existing objects are found by event name, metadata
+//! product, and for each of its prices a licensed one for its fee, another one for its
+//! seats, if they have a price of their own, and a metered price for each metric whose
+//! overage is billed, in the same currency and interval. Existing objects are found by event name, metadata
 //! and lookup key, and stay. Prices never change: one that differs is replaced,
 //! and its lookup key moves to the new one. Subscriptions keep the former one, and
 //! [`super::synced::record`] remembers what it was for.
@@ -16,8 +17,8 @@ use sha2::{Digest as _, Sha256};
 
 use billing_domain::money;
 
-use super::synced::{SyncedPrice, is_fee_of, is_usage_of};
-use super::{Aggregation, Catalogue, Metric, Plan};
+use super::synced::{SyncedPrice, is_fee_of, is_seat_of, is_usage_of};
+use super::{Aggregation, Catalogue, Metric, Plan, Quota};
 use crate::stripe::client::{Client, Meter, Params, Price, Product, StripeError};
 
 /// The result, or planned result, for a part of the catalogue.
@@ -61,7 +62,8 @@ pub fn meter_event_name(metric: &str) -> String {
     format!("valuecanvas_{metric}")
 }
 
-/// The lookup key of the price for a plan's overage of a metric.
+/// The lookup key of the price for the overage of a metric, where a plan is bought at
+/// its price.
 pub fn metered_lookup_key(plan: &Plan, metric: &str) -> Option<String> {
     let base = plan.price.lookup_key.as_ref()?;
     let quota = plan.quotas.get(metric)?;
@@ -99,12 +101,10 @@ pub async fn sync(
         }
     }
     for plan in catalogue.file_plans() {
-        if let Some(key) = &plan.price.lookup_key {
+        if plan.is_synced() {
             let product = run.product(plan).await?;
-            run.base_price(plan, key, product.as_deref()).await?;
-            for (metric, meter) in &meters {
-                run.metered_price(plan, metric, meter.as_deref(), product.as_deref())
-                    .await?;
+            for offer in plan.offers() {
+                run.offer(&offer, &meters, product.as_deref()).await?;
             }
             if let Some(product) = product {
                 run.former_prices(catalogue, plan, &product).await?;
@@ -115,22 +115,26 @@ pub async fn sync(
 }
 
 fn is_billed(catalogue: &Catalogue, metric: &str) -> bool {
-    catalogue
-        .file_plans()
-        .iter()
-        .any(|plan| metered_lookup_key(plan, metric).is_some())
+    catalogue.file_plans().iter().any(|plan| {
+        let quota = plan.quotas.get(metric);
+        plan.is_synced() && quota.is_some_and(Quota::is_billed)
+    })
 }
 
 fn lookup_keys(catalogue: &Catalogue) -> Vec<String> {
-    let of_plan = |plan: &Plan| {
-        let base = plan.price.lookup_key.clone();
-        let metered = plan
-            .quotas
-            .keys()
-            .filter_map(|metric| metered_lookup_key(plan, metric));
-        base.into_iter().chain(metered.collect::<Vec<_>>())
-    };
-    catalogue.file_plans().iter().flat_map(of_plan).collect()
+    let offers = catalogue.file_plans().iter().flat_map(Plan::offers);
+    offers.flat_map(|offer| offer.lookup_keys()).collect()
+}
+
+impl Plan {
+    /// The lookup keys of its prices, where it is bought at its price; the fee's first.
+    pub fn lookup_keys(&self) -> Vec<String> {
+        let seats = self.seat_price().and_then(|seat| seat.lookup_key.clone());
+        let metrics = self.quotas.keys();
+        let metered = metrics.filter_map(|metric| metered_lookup_key(self, metric));
+        let fee = self.price.lookup_key.clone();
+        fee.into_iter().chain(seats).chain(metered).collect()
+    }
 }
 
 struct Run<'a> {
@@ -219,23 +223,45 @@ impl Run<'_> {
         Ok(self.step("product", &plan.tier, Action::Create, id))
     }
 
+    /// The prices of a plan that is bought at its price. One that the file names by its
+    /// id is not ours.
+    async fn offer(
+        &mut self,
+        plan: &Plan,
+        meters: &[(&str, Option<String>)],
+        product: Option<&str>,
+    ) -> Result<(), SyncError> {
+        if let Some(key) = &plan.price.lookup_key {
+            self.base_price(plan, key, product).await?;
+        }
+        if let Some(seat) = plan.seat_price()
+            && let Some(lookup_key) = &seat.lookup_key
+        {
+            let sought = Sought {
+                seats: true,
+                ..Sought::licensed(plan, lookup_key)
+            };
+            let same = |known: &Price| is_seat_of(known, plan);
+            self.price(sought, product, licensed(seat.amount), same)
+                .await?;
+        }
+        for (metric, meter) in meters {
+            self.metered_price(plan, metric, meter.as_deref(), product)
+                .await?;
+        }
+        Ok(())
+    }
+
     async fn base_price(
         &mut self,
         plan: &Plan,
         lookup_key: &str,
         product: Option<&str>,
     ) -> Result<(), SyncError> {
-        let price = &plan.price;
-        let params = Params::new()
-            .set("unit_amount", price.amount)
-            .set("recurring[usage_type]", "licensed");
         let same = |known: &Price| is_fee_of(known, plan);
-        let sought = Sought {
-            plan,
-            metric: None,
-            lookup_key,
-        };
-        self.price(sought, product, params, same).await
+        let sought = Sought::licensed(plan, lookup_key);
+        self.price(sought, product, licensed(plan.price.amount), same)
+            .await
     }
 
     async fn metered_price(
@@ -276,9 +302,8 @@ impl Run<'_> {
             of_meter == meter && is_usage_of(known, plan, metric)
         };
         let sought = Sought {
-            plan,
             metric: Some(metric),
-            lookup_key: &lookup_key,
+            ..Sought::licensed(plan, &lookup_key)
         };
         self.price(sought, product, params, same).await
     }
@@ -313,6 +338,7 @@ impl Run<'_> {
                 .set("transfer_lookup_key", true)
                 .set("metadata[plan_tier]", &plan.tier)
                 .set_if("metadata[metric]", sought.metric)
+                .set_if("metadata[seats]", sought.seats.then_some(true))
                 .set("expand[0]", "tiers")
                 .set_if("product", product);
             let key = key_of("price", &params);
@@ -323,6 +349,7 @@ impl Run<'_> {
         self.synced.sold.extend(price.map(|price| SyncedPrice {
             tier: plan.tier.clone(),
             metric: sought.metric.map(str::to_owned),
+            seats: sought.seats,
             price,
         }));
         Ok(())
@@ -352,6 +379,7 @@ impl Run<'_> {
             self.synced.former.push(SyncedPrice {
                 tier: plan.tier.clone(),
                 metric,
+                seats: price.metadata.contains_key("seats"),
                 price,
             });
         }
@@ -370,9 +398,28 @@ impl Run<'_> {
 #[derive(Clone, Copy)]
 struct Sought<'a> {
     plan: &'a Plan,
-    /// `None` for the fee.
+    /// `None` for what is licensed.
     metric: Option<&'a str>,
+    /// Whether it is a licensed seat's, beside the fee.
+    seats: bool,
     lookup_key: &'a str,
+}
+
+impl<'a> Sought<'a> {
+    fn licensed(plan: &'a Plan, lookup_key: &'a str) -> Self {
+        Self {
+            plan,
+            metric: None,
+            seats: false,
+            lookup_key,
+        }
+    }
+}
+
+fn licensed(amount: i64) -> Params {
+    Params::new()
+        .set("unit_amount", amount)
+        .set("recurring[usage_type]", "licensed")
 }
 
 /// Concurrent runs make the same calls with the same keys. A later run has other

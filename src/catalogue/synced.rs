@@ -16,8 +16,10 @@ use crate::stripe::client::{Price, Tier};
 #[derive(Debug)]
 pub struct SyncedPrice {
     pub tier: String,
-    /// `None` for the fee.
+    /// `None` for what is licensed.
     pub metric: Option<String>,
+    /// Whether it is a licensed seat's, beside the fee.
+    pub seats: bool,
     pub price: Price,
 }
 
@@ -78,9 +80,13 @@ impl SyncedPrice {
         &'a self,
         versions: &'a [(i32, Plan)],
     ) -> impl Iterator<Item = (String, i32, String)> + 'a {
-        let charges = |terms: &Plan| match &self.metric {
-            Some(metric) => is_usage_of(&self.price, terms, metric),
-            None => is_fee_of(&self.price, terms),
+        let charges = |terms: &Plan| {
+            let mut offers = terms.offers().into_iter();
+            offers.any(|offer| match &self.metric {
+                Some(metric) => is_usage_of(&self.price, &offer, metric),
+                None if self.seats => is_seat_of(&self.price, &offer),
+                None => is_fee_of(&self.price, &offer),
+            })
         };
         (versions.iter())
             .filter(move |(_, terms)| charges(terms))
@@ -97,6 +103,7 @@ impl SyncedPrice {
             stripe_price_id: self.price.id.clone(),
             plan_tier: self.tier.clone(),
             metric: self.metric.clone(),
+            seats: self.seats,
             version,
             currency: Some(self.price.currency.clone()),
             recurring_interval: recurring.map(|recurring| recurring.interval.clone()),
@@ -128,11 +135,21 @@ fn decimal(tier: &Tier) -> Option<Decimal> {
     tier.unit_amount_decimal.as_deref()?.parse().ok()
 }
 
-/// Whether a price in Stripe is the fee of a plan.
+/// Whether a price in Stripe is the fee of a plan that is bought at its price.
 pub fn is_fee_of(price: &Price, plan: &Plan) -> bool {
-    let licensed = price.recurring.as_ref();
-    let licensed = licensed.is_some_and(|recurring| recurring.usage_type == "licensed");
-    licensed && price.unit_amount == Some(plan.price.amount) && has_rhythm_of(price, plan)
+    is_licensed(price, plan.price.amount) && has_rhythm_of(price, plan)
+}
+
+/// Whether a price in Stripe is that of a plan's licensed seats.
+pub fn is_seat_of(price: &Price, plan: &Plan) -> bool {
+    let seat = plan.seat_price();
+    seat.is_some_and(|seat| is_licensed(price, seat.amount)) && has_rhythm_of(price, plan)
+}
+
+fn is_licensed(price: &Price, amount: i64) -> bool {
+    let recurring = price.recurring.as_ref();
+    let licensed = recurring.is_some_and(|recurring| recurring.usage_type == "licensed");
+    licensed && price.unit_amount == Some(amount)
 }
 
 /// Whether a price in Stripe charges a plan's usage of a metric.

@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
 
 use super::memory::KnownVersion;
-use super::{Catalogue, Existing, Plan, store};
+use super::{Catalogue, Existing, Plan, Price, store};
 use crate::db::WorkerTx;
 use crate::stripe::objects::Subscription;
 
@@ -86,6 +86,12 @@ impl Catalogue {
         }
     }
 
+    /// The same; as the plan is sold now, if this process does not know them yet.
+    pub fn known_or_sold(&self, tier: &str, version: Option<i32>) -> Option<Plan> {
+        let known = self.known_terms(tier, version);
+        known.or_else(|| self.plan(tier).cloned())
+    }
+
     /// The version of a subscription that has the plan `tier`: among those that are
     /// sold with its prices, the one that its metadata names, else the newest one of
     /// when it was made, else the oldest one. `None` for a plan without versions.
@@ -149,14 +155,16 @@ async fn record(
         return Ok((same.version, None));
     }
     let has_prices = versions.iter().any(|one| one.billed_digest == billed);
-    let waits = in_stripe && plan.price.lookup_key.is_some() && !has_prices;
+    let waits = in_stripe && plan.is_synced() && !has_prices;
     if let Some(newest) = versions.last().filter(|_| waits)
         && let Some(terms) = read_terms(newest.definition.clone())
     {
         return Ok((newest.version, Some(as_sold(plan, terms))));
     }
     let version = add(conn, plan).await?;
-    store::link_prices(conn, plan, version).await?;
+    for offer in plan.offers() {
+        store::link_prices(conn, &offer, version).await?;
+    }
     Ok((version, None))
 }
 
@@ -173,13 +181,26 @@ pub(super) async fn add(conn: &mut PgConnection, plan: &Plan) -> Result<i32, sql
     store::add_version(conn, &new).await
 }
 
-/// The file's plan with the terms of an earlier version.
+/// The file's plan with the terms of an earlier version. A price that the file has as
+/// well is found by the file's names for it.
 fn as_sold(plan: &Plan, terms: Plan) -> Plan {
-    let mut sold = plan.clone();
-    sold.price.amount = terms.price.amount;
-    sold.price.currency = terms.price.currency;
-    sold.price.interval = terms.price.interval;
-    sold.quotas = terms.quotas;
-    sold.features = terms.features;
-    sold
+    let named = |price: Price| {
+        let mut in_file = plan.prices().into_iter();
+        let same = in_file.find(|other| other.point() == price.point());
+        match same.cloned() {
+            Some(same) => Price {
+                amount: price.amount,
+                ..same
+            },
+            None => price,
+        }
+    };
+    Plan {
+        price: named(terms.price),
+        other_prices: terms.other_prices.into_iter().map(named).collect(),
+        seats: terms.seats,
+        quotas: terms.quotas,
+        features: terms.features,
+        ..plan.clone()
+    }
 }

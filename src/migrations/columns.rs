@@ -385,6 +385,16 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "20260116010000_prices_and_seats",
+        &[
+            ("billing_prices", "seats"),
+            ("billing_subscription_items", "seats"),
+            ("billing_subscriptions", "plan_interval plan_seats"),
+            ("organizations", "plan_currency plan_interval plan_seats"),
+            ("usage_quotas", "seats_held"),
+        ],
+    ),
+    (
         "20260116020000_pending_changes",
         &[
             (

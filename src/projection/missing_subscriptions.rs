@@ -48,6 +48,7 @@ pub async fn end_missing(
             status: row.status,
             plan_tier: row.plan_tier,
             plan_version: row.plan_version,
+            bought: row.bought,
             known_tier: row.known_tier,
         });
     }

@@ -14,7 +14,7 @@ use super::store;
 use super::types::Effects;
 use super::versions::merge::ObjectKey;
 use crate::audit::{Actor, NewEntry};
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Bought, Catalogue};
 use crate::metering::{grace, quotas};
 
 /// The audit action of a changed plan.
@@ -26,6 +26,7 @@ pub struct PlanHolding {
     pub plan_tier: String,
     /// `None` without a subscription, and in rows of before.
     pub plan_version: Option<i32>,
+    pub bought: Bought,
     pub base_plan_tier: String,
 }
 
@@ -37,6 +38,7 @@ pub struct PlanSource {
     pub plan_tier: Option<String>,
     /// The version of the plan that it has.
     pub plan_version: Option<i32>,
+    pub bought: Bought,
     /// The tier that it keeps then; `None` until its events were searched.
     pub known_tier: Option<KnownTier>,
 }
@@ -54,7 +56,7 @@ pub async fn assign_plans(
     effects: &mut Effects,
 ) -> Result<BTreeMap<ObjectKey, KnownTier>, sqlx::Error> {
     let mut searched = BTreeMap::new();
-    let mut changed = BTreeMap::<(String, Option<i32>), Vec<Uuid>>::new();
+    let mut changed = BTreeMap::<(String, Option<i32>, Bought), Vec<Uuid>>::new();
     for holding in store::subscriptions::plan_holdings(conn, organizations).await? {
         let organization_id = holding.organization_id;
         let mut candidates = sources.remove(&organization_id).unwrap_or_default();
@@ -63,28 +65,32 @@ pub async fn assign_plans(
             let key = || (organization_id, source.subscription_id.clone());
             searched.extend(found.map(|found| (key(), found)));
         }
-        let (tier, version) = match plan_of(catalogue, &candidates) {
-            // A row of before has no version: it has the organization's, or the oldest.
-            Some((tier, None)) => {
-                let held = holding.plan_version.filter(|_| tier == holding.plan_tier);
-                (tier, held.or_else(|| catalogue.oldest_version(tier)))
+        let (tier, version, bought) = match plan_of(catalogue, &candidates) {
+            Some((tier, source)) => {
+                // A row of before has no version: it has the organization's, or the oldest.
+                let version = source.plan_version.or_else(|| {
+                    let held = holding.plan_version.filter(|_| tier == holding.plan_tier);
+                    held.or_else(|| catalogue.oldest_version(tier))
+                });
+                (tier, version, source.bought.clone())
             }
-            Some((tier, version)) => (tier, version),
-            None => (holding.base_plan_tier.as_str(), None),
+            None => (holding.base_plan_tier.as_str(), None, Bought::default()),
         };
-        if tier == holding.plan_tier && version == holding.plan_version {
+        let same_plan = tier == holding.plan_tier && version == holding.plan_version;
+        if same_plan && bought == holding.bought {
             continue;
         }
         changed
-            .entry((tier.to_owned(), version))
+            .entry((tier.to_owned(), version, bought))
             .or_default()
             .push(organization_id);
-        effects
-            .entries
-            .extend(entry(&holding, tier, version, effects.actor));
+        if !same_plan {
+            let entry = entry(&holding, tier, version, effects.actor);
+            effects.entries.extend(entry);
+        }
     }
-    for ((tier, version), organizations) in changed {
-        quotas::set_plan(conn, catalogue, &organizations, &tier, version).await?;
+    for ((tier, version, bought), organizations) in changed {
+        quotas::set_plan(conn, catalogue, &organizations, &tier, version, &bought).await?;
         let ended = grace::end_covered(conn, &organizations, EndReason::Upgraded).await?;
         let entries = ended.iter().map(|ended| ended.entry(effects.actor));
         effects.entries.extend(entries);
@@ -148,12 +154,16 @@ fn entry(
     })
 }
 
-/// The highest plan that a running subscription pays for, and its version: the newest
-/// one, if several subscriptions pay for the plan.
-fn plan_of<'a>(catalogue: &Catalogue, sources: &'a [PlanSource]) -> Option<(&'a str, Option<i32>)> {
+/// The highest plan that a running subscription pays for, and that subscription: the one
+/// with the newest version, if several pay for the plan, and of those the last by id.
+fn plan_of<'a>(
+    catalogue: &Catalogue,
+    sources: &'a [PlanSource],
+) -> Option<(&'a str, &'a PlanSource)> {
     let running = sources.iter().filter(|source| grants_plan(&source.status));
     let plans = running.filter_map(|source| Some((source.plan_tier.as_deref()?, source)));
-    let (tier, source) =
-        plans.max_by_key(|(tier, source)| (catalogue.rank(tier), source.plan_version))?;
-    Some((tier, source.plan_version))
+    plans.max_by_key(|(tier, source)| {
+        let id = &source.subscription_id;
+        (catalogue.rank(tier), source.plan_version, id)
+    })
 }

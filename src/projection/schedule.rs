@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use super::store;
 use super::types::{Effects, Results};
 use super::versions::{Mirrored, Version, merge};
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, Interval};
 use crate::stripe::objects::{BillingObject, SchedulePhase, Subscription, SubscriptionSchedule};
 
 impl Mirrored for SubscriptionSchedule {
@@ -99,16 +99,31 @@ pub fn prices_of(schedule: &SubscriptionSchedule) -> impl Iterator<Item = &str> 
 
 /// Notes what each item is for: who reads it may not read the catalogue's prices.
 fn name_plans(catalogue: &Catalogue, schedule: &mut SubscriptionSchedule) {
-    for item in schedule
+    let shown = |price: Option<&str>| {
+        let mut prices = schedule.prices.iter();
+        let shown = prices.find(|one| price.is_some() && one.price_id.as_deref() == price)?;
+        Interval::of(shown.interval.as_deref(), shown.interval_count)
+    };
+    let intervals: Vec<Option<Interval>> = schedule
+        .phases
+        .iter()
+        .flat_map(|phase| &phase.items)
+        .map(|item| {
+            let (key, price) = (item.lookup_key.as_deref(), item.price.as_deref());
+            shown(price).or_else(|| catalogue.price_interval(key, price))
+        })
+        .collect();
+    let items = schedule
         .phases
         .iter_mut()
-        .flat_map(|phase| &mut phase.items)
-    {
+        .flat_map(|phase| &mut phase.items);
+    for (item, interval) in items.zip(intervals) {
         let used = catalogue.price_use(item.lookup_key.as_deref(), item.price.as_deref());
-        (item.plan_tier, item.metric) = match used {
-            Some(used) => (Some(used.tier), used.metric),
-            None => (None, None),
+        (item.plan_tier, item.metric, item.seats) = match used {
+            Some(used) => (Some(used.tier), used.metric, used.seats),
+            None => (None, None, false),
         };
+        item.interval = interval.map(|interval| interval.as_str().to_owned());
     }
 }
 
@@ -178,6 +193,7 @@ pub fn summary_of(shown: &Shown) -> Value {
     // Stripe's state alone, whatever the catalogue knew.
     for item in phases.iter_mut().flat_map(|phase| &mut phase.items) {
         (item.plan_tier, item.metric) = (None, None);
+        (item.seats, item.interval) = (false, None);
     }
     json!({
         "stripeSubscriptionId": shown.subscription_id,

@@ -21,7 +21,7 @@ use super::{
     invoice, items, periods, plan_assignment, price_swaps, schedule, store, stripe_response,
 };
 use crate::audit::NewEntry;
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Bought, Catalogue};
 use crate::metering::charges;
 use crate::metering::ledger::{self, ClosedPeriod};
 use crate::stripe::objects::{BillingObject, Subscription, SubscriptionItem};
@@ -65,6 +65,7 @@ pub struct StoredSubscription {
     pub stripe_status: String,
     pub plan_tier: Option<String>,
     pub plan_version: Option<i32>,
+    pub bought: Bought,
     /// The current billing period's start and end.
     pub period: (Option<Timestamp>, Option<Timestamp>),
     /// Its summary for audit entries.
@@ -82,6 +83,7 @@ pub struct Change {
     pub status: String,
     pub plan_tier: Option<String>,
     pub plan_version: Option<i32>,
+    pub bought: Bought,
     pub known_tier: Option<KnownTier>,
 }
 
@@ -263,6 +265,7 @@ fn sources(
                 status: row.status,
                 plan_tier: row.plan_tier,
                 plan_version: row.plan_version,
+                bought: row.bought,
                 known_tier: row.known_tier,
             };
             (key, source)
@@ -278,6 +281,7 @@ fn sources(
             status: change.status,
             plan_tier: change.plan_tier,
             plan_version: change.plan_version,
+            bought: change.bought,
             known_tier: change.known_tier,
         };
         left.insert(key, source);

@@ -33,6 +33,9 @@ pub fn change_of(
         Some(tier) => catalogue.version_of(&merged.snapshot, tier),
         None => stored.get(&key).and_then(|row| row.plan_version),
     };
+    let shown = stored.get(&key).filter(|_| merged.snapshot.has_more_items);
+    let shown = shown.map(|row| &row.bought);
+    let bought = catalogue.bought_of(&merged.snapshot, &plan_tier, plan_version, shown);
     let known_tier = tiers.get(&key).cloned();
     let known_tier = known_tier.or_else(|| match stored.get(&key) {
         Some(row) => row.known_tier.clone(),
@@ -45,6 +48,7 @@ pub fn change_of(
         status,
         plan_tier,
         plan_version,
+        bought,
         known_tier,
     }
 }

@@ -33,6 +33,14 @@ pub fn whole<'de, D: Deserializer<'de>, N: TryFrom<u64>>(deserializer: D) -> Res
     N::try_from(number).map_err(|_| D::Error::custom(format!("{number} is too large a number")))
 }
 
+/// The same, where there may be none.
+pub fn maybe_whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(serde::Deserialize)]
+    struct Written(#[serde(deserialize_with = "whole")] u64);
+    let written = <Option<Written> as serde::Deserialize>::deserialize(deserializer)?;
+    Ok(written.map(|Written(number)| number))
+}
+
 struct Whole;
 
 impl Visitor<'_> for Whole {

@@ -2,7 +2,8 @@
 
 use axum::extract::State;
 
-use super::routes::{SubscriptionView, change_and_show};
+use super::routes::change_and_show;
+use super::view::SubscriptionView;
 use super::{Command, Subscriptions};
 use crate::server::layers::idempotency::Key;
 use crate::server::problem::Problem;

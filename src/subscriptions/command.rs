@@ -1,18 +1,29 @@
 //! What a command requires in Stripe. Pure, so that preview and change agree.
 
-use jiff::Timestamp;
+mod rejection;
+mod seats;
 
+use super::pending::{Following, PendingChange};
+use super::preview::token::Quote;
+use super::selection::{Quantities, Selection};
 use super::state::{SubscriptionRow, SubscriptionState};
-use crate::catalogue::{Catalogue, Plan, When};
+use crate::catalogue::{Catalogue, Interval, Plan, When};
+pub use rejection::ChangeRejection;
 
 /// What a customer may request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command<'a> {
     /// A first subscription.
-    Subscribe { tier: &'a str, trial_days: u16 },
-    /// Another plan, including the first one and the free one; without a time, when
-    /// the catalogue says.
-    Change { tier: &'a str, when: Option<When> },
+    Subscribe {
+        selection: Selection<'a>,
+        trial_days: u16,
+    },
+    /// Another plan, including the first one and the free one, another interval, or
+    /// other seats; without a time, when the catalogue says.
+    Change {
+        selection: Selection<'a>,
+        when: Option<When>,
+    },
     /// Another version of its plan. Only operators migrate.
     Migrate {
         subscription_id: &'a str,
@@ -38,25 +49,48 @@ pub struct CancellationDetails<'a> {
     pub feedback: Option<&'a str>,
 }
 
+impl Command<'_> {
+    /// What a change does not say is as it was previewed.
+    pub fn or_as_quoted(self, quote: Option<&Quote>) -> Self {
+        match (self, quote) {
+            (Self::Change { selection, when }, Some(quote)) => Self::Change {
+                selection: selection.or_as_quoted(quote),
+                when: when.or(quote.when),
+            },
+            (command, _) => command,
+        }
+    }
+}
+
 /// What Stripe is asked to do.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum StripeAction<'a> {
     Create {
-        plan: &'a Plan,
+        /// As it is bought.
+        plan: Box<Plan>,
+        quantities: Quantities,
         trial_days: u16,
     },
-    /// Replace the price of the plan's item.
+    /// Replace the prices of the plan's items, or their quantities.
     Switch {
         subscription: &'a SubscriptionRow,
-        plan: &'a Plan,
+        /// As it is bought.
+        plan: Box<Plan>,
         /// The version of the plan; `None` for the one that is sold.
         version: Option<i32>,
+        quantities: Quantities,
+        /// Whether only quantities change: the subscriber keeps prices and terms.
+        keeps_prices: bool,
+        /// What becomes of a pending change.
+        following: Option<Box<Following>>,
     },
     /// The same, once the period has ended.
     SwitchLater {
         subscription: &'a SubscriptionRow,
-        plan: &'a Plan,
+        plan: Box<Plan>,
         version: Option<i32>,
+        quantities: Quantities,
+        keeps_prices: bool,
     },
     EndWithPeriod {
         subscription: &'a SubscriptionRow,
@@ -80,73 +114,6 @@ pub enum StripeAction<'a> {
     },
 }
 
-/// Why a command is rejected.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ChangeRejection {
-    #[error("there is no plan {tier:?}; the plans are {}", .tiers.join(", "))]
-    UnknownPlan { tier: String, tiers: Vec<String> },
-    #[error("the plan {0:?} is not sold any more; GET /api/billing/plans lists those that are")]
-    PlanRetired(String),
-    #[error("the plan is {0:?} already")]
-    SamePlan(String),
-    #[error(
-        "the plan is {0:?} already, and is to end with the period; to keep it, POST /api/billing/subscription/reactivate"
-    )]
-    SamePlanEnding(String),
-    #[error(
-        "the plan is {0:?} already, and a change of it is pending; to keep it, DELETE /api/billing/subscription/pending-change"
-    )]
-    SamePlanPending(String),
-    #[error("the subscription is on the plan {0:?} by now")]
-    OtherPlan(String),
-    #[error(
-        "the organization's plan is that of {counts}; `subscriptions reconcile` tells which of the two to end"
-    )]
-    Surplus { counts: String },
-    #[error("there is a subscription already; PUT changes its plan")]
-    SubscriptionExists,
-    #[error("there is no subscription; POST makes one")]
-    NoSubscription,
-    #[error("the plan {0:?} needs no subscription")]
-    NeedsNoSubscription(String),
-    #[error(
-        "its first payment has not succeeded yet: pay its invoice, or cancel it and subscribe anew"
-    )]
-    Incomplete,
-    #[error("the subscription ends on {0} already")]
-    EndsAlready(Timestamp),
-    #[error(
-        "the subscription ends on {0}, so no change can follow; POST /api/billing/subscription/reactivate keeps it"
-    )]
-    EndsBefore(Timestamp),
-    #[error(
-        "a plan that is not billed begins when the period ends that is paid for; DELETE /api/billing/subscription?immediately=true ends it now"
-    )]
-    NotAtOnce,
-    #[error("there is no subscription, and so no period whose end a change could wait for")]
-    NoPeriod,
-    #[error("no change of the subscription is pending")]
-    NothingPending,
-    #[error(
-        "a change to the plan {0:?} is pending; DELETE /api/billing/subscription/pending-change calls it off"
-    )]
-    ChangePending(String),
-    #[error("the subscription is not about to end")]
-    NotEnding,
-    #[error("a trial of {plan:?} lasts at most {most} days")]
-    TrialTooLong { plan: String, most: u16 },
-    #[error("a trial is for the first subscription only")]
-    TrialUsed,
-    #[error(
-        "the subscription is in {subscription}, and the plan is priced in {plan}; cancel it, and subscribe anew when it has ended"
-    )]
-    OtherCurrency { subscription: String, plan: String },
-    #[error(
-        "the subscription has no price of the catalogue, so its plan cannot be changed here; change it in Stripe, or add its price to the catalogue"
-    )]
-    UnknownItems,
-}
-
 /// The action that fulfils `command`, given the organization's `state`.
 pub fn decide<'a>(
     state: &'a SubscriptionState,
@@ -155,23 +122,26 @@ pub fn decide<'a>(
 ) -> Result<StripeAction<'a>, ChangeRejection> {
     let subscription = state.subscription.as_ref();
     match command {
-        Command::Subscribe { tier, trial_days } => {
-            let plan = plan(catalogue, tier)?;
+        Command::Subscribe {
+            selection,
+            trial_days,
+        } => {
+            let plan = plan(catalogue, selection.tier)?;
             if subscription.is_some() {
                 return Err(ChangeRejection::SubscriptionExists);
             }
-            subscribe(state, plan, trial_days)
+            subscribe(state, plan, selection, trial_days)
         }
-        Command::Change { tier, when } => {
-            let plan = plan(catalogue, tier)?;
+        Command::Change { selection, when } => {
+            let plan = plan(catalogue, selection.tier)?;
             match subscription {
-                Some(subscription) => change(subscription, catalogue, plan, when),
+                Some(subscription) => change(subscription, catalogue, plan, selection, when),
                 None if state.plan_tier == plan.tier => {
                     Err(ChangeRejection::SamePlan(plan.tier.clone()))
                 }
                 None if !plan.is_billed() => Err(ChangeRejection::NoSubscription),
                 None if when == Some(When::PeriodEnd) => Err(ChangeRejection::NoPeriod),
-                None => subscribe(state, plan, 0),
+                None => subscribe(state, plan, selection, 0),
             }
         }
         Command::Migrate {
@@ -245,7 +215,8 @@ fn plan<'a>(catalogue: &'a Catalogue, tier: &str) -> Result<&'a Plan, ChangeReje
 
 fn subscribe<'a>(
     state: &SubscriptionState,
-    plan: &'a Plan,
+    plan: &Plan,
+    selection: Selection<'_>,
     trial_days: u16,
 ) -> Result<StripeAction<'a>, ChangeRejection> {
     if plan.retired {
@@ -263,17 +234,25 @@ fn subscribe<'a>(
     if trial_days > 0 && state.had_trial {
         return Err(ChangeRejection::TrialUsed);
     }
-    Ok(StripeAction::Create { plan, trial_days })
+    let plan = selection.choose(plan, state.customer_currency.as_deref(), None)?;
+    let seats = selection.seats(&plan, None)?;
+    Ok(StripeAction::Create {
+        quantities: Quantities::of(&plan, seats),
+        plan: Box::new(plan.with_seats(seats)),
+        trial_days,
+    })
 }
 
 fn change<'a>(
     subscription: &'a SubscriptionRow,
-    catalogue: &'a Catalogue,
-    plan: &'a Plan,
+    catalogue: &Catalogue,
+    plan: &Plan,
+    selection: Selection<'_>,
     when: Option<When>,
 ) -> Result<StripeAction<'a>, ChangeRejection> {
     let details = CancellationDetails::default();
     if !plan.is_billed() {
+        selection.seats(plan, None)?;
         if subscription.is_incomplete() {
             return Ok(StripeAction::EndNow {
                 subscription,
@@ -295,15 +274,14 @@ fn change<'a>(
     let (item, current) = subscription
         .base_item(catalogue)
         .ok_or(ChangeRejection::UnknownItems)?;
-    if current.tier == plan.tier {
-        let tier = plan.tier.clone();
-        return Err(if subscription.ends() {
-            ChangeRejection::SamePlanEnding(tier)
-        } else if subscription.pending.is_some() {
-            ChangeRejection::SamePlanPending(tier)
-        } else {
-            ChangeRejection::SamePlan(tier)
-        });
+    let interval = item.plan_interval();
+    let stays = selection
+        .interval
+        .is_none_or(|asked| Some(asked) == interval);
+    let held = held_terms(subscription, catalogue, current, interval);
+    let seats = subscription.seats(catalogue, &held);
+    if current.tier == plan.tier && stays {
+        return seats::change(subscription, catalogue, held, seats, selection, when);
     }
     if plan.retired {
         return Err(ChangeRejection::PlanRetired(plan.tier.clone()));
@@ -312,52 +290,100 @@ fn change<'a>(
     if let (Some(at), Some(_)) = (subscription.ends_at(), &subscription.schedule_id) {
         return Err(ChangeRejection::EndsBefore(at));
     }
-    if let Some(currency) = &subscription.currency
-        && !currency.eq_ignore_ascii_case(&plan.price.currency)
-    {
-        return Err(ChangeRejection::OtherCurrency {
-            subscription: currency.clone(),
-            plan: plan.price.currency.clone(),
-        });
-    }
+    let currency = subscription.currency.as_deref();
+    let chosen = selection.choose(plan, currency, interval)?;
+    let after = selection.seats(&chosen, seats)?;
+    let cadence = chosen.price.interval.cadence();
+    let target = Target {
+        quantities: quantities(&held, &chosen, after),
+        plan: Box::new(chosen.with_seats(after)),
+        version: None,
+        keeps_prices: false,
+    };
     let when = when.unwrap_or_else(|| catalogue.when(&current.tier, &plan.tier));
     if when == When::PeriodEnd {
-        return later(subscription, plan, None);
+        return later(subscription, target);
     }
     match &subscription.pending {
         // Stripe restarts no period beside a schedule, and one that was released for a
         // change that is then declined would be lost.
-        Some(pending) if item.cadence() != Some(plan.price.interval.cadence()) => {
-            let tier = pending.plan_tier.clone().unwrap_or_default();
-            Err(ChangeRejection::ChangePending(tier))
-        }
-        _ => Ok(StripeAction::Switch {
-            subscription,
-            plan,
-            version: None,
-        }),
+        Some(pending) if item.cadence() != Some(cadence) => Err(change_pending(pending)),
+        _ => Ok(target.now(subscription, None)),
     }
 }
 
-fn later<'a>(
-    subscription: &'a SubscriptionRow,
-    plan: &'a Plan,
+/// The terms that a subscription has, as they are paid.
+fn held_terms(
+    subscription: &SubscriptionRow,
+    catalogue: &Catalogue,
+    current: &Plan,
+    interval: Option<Interval>,
+) -> Plan {
+    let tier = current.tier.as_str();
+    let version = subscription.plan_version;
+    let version = version.or_else(|| catalogue.oldest_version(tier));
+    let terms = catalogue.known_terms(tier, version);
+    let terms = terms.unwrap_or_else(|| current.clone());
+    terms.paid_in(subscription.currency.as_deref(), interval)
+}
+
+fn change_pending(pending: &PendingChange) -> ChangeRejection {
+    ChangeRejection::ChangePending(pending.plan_tier.clone().unwrap_or_default())
+}
+
+/// What a subscription is to become.
+struct Target {
+    plan: Box<Plan>,
     version: Option<i32>,
-) -> Result<StripeAction<'a>, ChangeRejection> {
+    quantities: Quantities,
+    keeps_prices: bool,
+}
+
+impl Target {
+    fn now(self, subscription: &SubscriptionRow, following: Option<Following>) -> StripeAction<'_> {
+        StripeAction::Switch {
+            subscription,
+            plan: self.plan,
+            version: self.version,
+            quantities: self.quantities,
+            keeps_prices: self.keeps_prices,
+            following: following.map(Box::new),
+        }
+    }
+}
+
+/// The quantities after a switch. Where the fee was for each seat and is not any more, it
+/// is charged once.
+fn quantities(held: &Plan, plan: &Plan, seats: Option<u32>) -> Quantities {
+    let after = Quantities::of(plan, seats);
+    let was_each = held.licensed_seats();
+    let was_each = was_each.is_some_and(|seats| seats.prices.is_empty());
+    Quantities {
+        fee: after.fee.or(was_each.then_some(1)),
+        ..after
+    }
+}
+
+fn later(
+    subscription: &SubscriptionRow,
+    target: Target,
+) -> Result<StripeAction<'_>, ChangeRejection> {
     match subscription.ends_at() {
         Some(at) => Err(ChangeRejection::EndsBefore(at)),
         None => Ok(StripeAction::SwitchLater {
             subscription,
-            plan,
-            version,
+            plan: target.plan,
+            version: target.version,
+            quantities: target.quantities,
+            keeps_prices: target.keeps_prices,
         }),
     }
 }
 
 fn migrate<'a>(
     subscription: &'a SubscriptionRow,
-    catalogue: &'a Catalogue,
-    terms: &'a Plan,
+    catalogue: &Catalogue,
+    terms: &Plan,
     version: i32,
     when: When,
 ) -> Result<StripeAction<'a>, ChangeRejection> {
@@ -367,34 +393,45 @@ fn migrate<'a>(
     if let Some(at) = subscription.ends_at() {
         return Err(ChangeRejection::EndsAlready(at));
     }
-    let (_, current) = subscription
+    let (item, current) = subscription
         .base_item(catalogue)
         .ok_or(ChangeRejection::UnknownItems)?;
     if current.tier != terms.tier {
         return Err(ChangeRejection::OtherPlan(current.tier.clone()));
     }
-    match &subscription.currency {
-        Some(currency) if !currency.eq_ignore_ascii_case(&terms.price.currency) => {
-            Err(ChangeRejection::OtherCurrency {
-                subscription: currency.clone(),
-                plan: terms.price.currency.clone(),
-            })
-        }
-        _ if subscription.plan_version == Some(version) => {
-            Ok(StripeAction::Nothing { subscription })
-        }
-        _ if when == When::Now => Ok(StripeAction::Switch {
-            subscription,
-            plan: terms,
-            version: Some(version),
-        }),
-        _ => match &subscription.pending {
-            // What the customer has chosen stays.
-            Some(pending) if pending.plan_tier.as_ref() != Some(&terms.tier) => {
-                let tier = pending.plan_tier.clone().unwrap_or_default();
-                Err(ChangeRejection::ChangePending(tier))
-            }
-            _ => later(subscription, terms, Some(version)),
+    if subscription.plan_version == Some(version) {
+        return Ok(StripeAction::Nothing { subscription });
+    }
+    let interval = item.plan_interval();
+    let held = held_terms(subscription, catalogue, current, interval);
+    let seats = subscription.seats(catalogue, &held);
+    // What the customer has chosen stays.
+    let (interval, seats) = match &subscription.pending {
+        None => (interval, seats),
+        Some(pending) if pending.plan_tier.as_ref() != Some(&terms.tier) => match when {
+            When::Now => (interval, seats),
+            When::PeriodEnd => return Err(change_pending(pending)),
         },
+        Some(pending) => match when {
+            // It would have the former prices again.
+            When::Now if pending.plan_version != Some(version) => {
+                return Err(change_pending(pending));
+            }
+            When::Now => (interval, seats),
+            When::PeriodEnd => (pending.interval.or(interval), pending.seats.or(seats)),
+        },
+    };
+    let selection = Selection::from(terms.tier.as_str());
+    let plan = selection.choose(terms, subscription.currency.as_deref(), interval)?;
+    let seats = selection.seats(&plan, seats)?;
+    let target = Target {
+        quantities: quantities(&held, &plan, seats),
+        plan: Box::new(plan.with_seats(seats)),
+        version: Some(version),
+        keeps_prices: false,
+    };
+    match when {
+        When::Now => Ok(target.now(subscription, None)),
+        When::PeriodEnd => later(subscription, target),
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use serde_json::json;
+use serde_json::value::RawValue;
 
 use super::command::ChangeRejection;
 use super::preview::PreviewUnavailable;
@@ -99,8 +100,29 @@ impl From<ChangeRejection> for Problem {
             ChangeRejection::TrialUsed => (StatusCode::CONFLICT, "trial_used"),
             ChangeRejection::OtherCurrency { .. } => (StatusCode::CONFLICT, "currency_mismatch"),
             ChangeRejection::UnknownItems => (StatusCode::CONFLICT, "unknown_subscription_items"),
+            ChangeRejection::NotOffered { .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "price_not_offered")
+            }
+            ChangeRejection::QuantityOutOfRange(_) | ChangeRejection::TooFewSeats { .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "quantity_out_of_range")
+            }
+            ChangeRejection::NoSeats(_) => (StatusCode::UNPROCESSABLE_ENTITY, "plan_without_seats"),
+            ChangeRejection::SeatsInUse { .. } => (StatusCode::CONFLICT, "seats_in_use"),
         };
-        Self::new(status, code, rejection.to_string())
+        let problem = Self::new(status, code, rejection.to_string());
+        match rejection {
+            ChangeRejection::OtherCurrency {
+                customer, offered, ..
+            } => problem
+                .with("currency", json!(customer))
+                .with("offered", json!(offered)),
+            ChangeRejection::NotOffered { offered, .. } => problem.with("offered", json!(offered)),
+            ChangeRejection::SeatsInUse { used, asked } => {
+                let used = RawValue::from_string(used).map_or(json!(null), |used| json!(used));
+                problem.with("used", used).with("asked", json!(asked))
+            }
+            _ => problem,
+        }
     }
 }
 
@@ -141,7 +163,7 @@ impl From<Failure> for Problem {
                 "stripe_not_configured",
                 "subscriptions are made and changed in Stripe, and no STRIPE_SECRET_KEY is configured",
             ),
-            Failure::Stripe(error) => of_stripe(&error),
+            Failure::Stripe(error) => other_currency(&error).unwrap_or_else(|| of_stripe(&error)),
             Failure::InDoubt(error) => {
                 tracing::warn!(%error, "It is not known yet whether Stripe made a change");
                 Self::unavailable(
@@ -197,6 +219,18 @@ fn customer_missing(message: &str) -> Problem {
              customer with `organizations link-customer`"
         ),
     )
+}
+
+/// The customer was invoiced in Stripe, and the event of that has not come yet.
+fn other_currency(error: &StripeError) -> Option<Problem> {
+    let words = "combine currencies on a single customer";
+    error.message.contains(words).then(|| {
+        Problem::new(
+            StatusCode::CONFLICT,
+            "currency_mismatch",
+            format!("nothing was changed: {}", error.message),
+        )
+    })
 }
 
 /// The problem for an error from Stripe that changed nothing.

@@ -24,10 +24,12 @@ mod preview;
 mod prices;
 mod reconcile;
 pub mod routes;
+mod selection;
 mod state;
 mod store;
 mod upcoming;
 mod usage_charges;
+mod view;
 
 use std::sync::Arc;
 
@@ -44,6 +46,7 @@ pub use mirror::StripeSnapshot;
 pub use pending::{PendingChange, PendingWhen};
 pub use preview::{Line, Preview, PreviewUnavailable, Pricing, QuotaChange, Source};
 pub use reconcile::{Drift, DriftKind, Healing, Reconciliation};
+pub use selection::{Quantities, Selection};
 pub use state::{Item, SubscriptionRow, SubscriptionState};
 pub use store::findings::{Findings, VanishedPlans, check_vanished, findings};
 pub use upcoming::Upcoming;

@@ -5,8 +5,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::selection::Quantities;
 use super::state::SubscriptionRow;
-use crate::catalogue::{Catalogue, PriceUse};
+use crate::catalogue::{Catalogue, Interval, Plan, PriceUse};
 use crate::stripe::objects::{PhaseItem, SchedulePhase};
 
 /// The schedule that drives a subscription, as it is mirrored.
@@ -38,13 +39,114 @@ pub struct PendingChange {
     /// The version of the plan; null: the one that is sold then.
     #[schema(required)]
     pub plan_version: Option<i32>,
-    /// How many of the plan's price.
+    /// By which the plan is paid then; null if that is not known.
+    #[schema(required)]
+    pub interval: Option<Interval>,
+    /// The seats, all of them, where they are bought; else how many of the plan's price.
     #[schema(required)]
     pub quantity: Option<i64>,
+    /// The seats that are bought then.
+    #[serde(skip)]
+    pub seats: Option<u32>,
     pub effective_at: Timestamp,
     pub when: PendingWhen,
     /// Stripe's schedule that makes the change.
     pub stripe_schedule_id: String,
+}
+
+/// A pending change whose seats follow a change of seats.
+#[derive(Debug, Clone)]
+pub struct Following {
+    pub schedule: String,
+    pub starts_at: Timestamp,
+    /// Whether it begins with the next period.
+    pub renews: bool,
+    /// As it is bought then.
+    pub plan: Plan,
+    pub version: Option<i32>,
+    pub quantities: Quantities,
+    /// The quantities that it would have had.
+    before: Quantities,
+    fee_price: String,
+    seat_prices: Vec<String>,
+    items: Vec<PhaseItem>,
+}
+
+impl PendingChange {
+    /// The terms of the plan, as they are paid then.
+    pub(super) fn terms(
+        &self,
+        catalogue: &Catalogue,
+        subscription: &SubscriptionRow,
+    ) -> Option<Plan> {
+        let terms = catalogue.known_or_sold(self.plan_tier.as_deref()?, self.plan_version)?;
+        Some(terms.paid_in(subscription.currency.as_deref(), self.interval))
+    }
+}
+
+impl Following {
+    /// Whether it gets seats that are charged by a price which it does not have yet.
+    pub fn needs_seat_price(&self) -> bool {
+        self.beside().is_some() && self.seat_prices.is_empty()
+    }
+
+    fn beside(&self) -> Option<u64> {
+        self.quantities.beside.filter(|seats| *seats > 0)
+    }
+
+    /// The items of the phase: prices with quantities. `new` is the price of a seat,
+    /// where it has none yet.
+    pub fn items(&self, new: Option<&str>) -> Vec<(String, Option<u64>)> {
+        let seat = self.seat_prices.iter().min().map(String::as_str).or(new);
+        let mut items = Vec::new();
+        for item in &self.items {
+            let Some(price) = item.price.clone() else {
+                continue;
+            };
+            if price == self.fee_price {
+                let same = item.quantity.and_then(|quantity| quantity.try_into().ok());
+                items.push((price, self.quantities.fee.or(same)));
+            } else if !self.seat_prices.contains(&price) {
+                let same = item.quantity.and_then(|quantity| quantity.try_into().ok());
+                items.push((price, same));
+            }
+        }
+        if let (Some(price), Some(seats)) = (seat, self.beside()) {
+            items.push((price.to_owned(), Some(seats)));
+        }
+        items
+    }
+
+    /// How much more the first invoice is than it would have been.
+    pub fn costs_more(&self) -> i64 {
+        let cost = |quantities: &Quantities| {
+            let fee = (self.plan.price.amount, quantities.fee.unwrap_or(1));
+            let seat = self.plan.seat_price().map_or(0, |price| price.amount);
+            let parts = [fee, (seat, quantities.beside.unwrap_or(0))];
+            parts.into_iter().fold(0_i64, |sum, (amount, quantity)| {
+                let quantity = i64::try_from(quantity).unwrap_or(i64::MAX);
+                sum.saturating_add(amount.saturating_mul(quantity))
+            })
+        };
+        cost(&self.quantities).saturating_sub(cost(&self.before))
+    }
+}
+
+/// The item that pays for the plan during a phase, and the plan: the highest one's, if
+/// there are several.
+fn phase_fee<'p>(
+    phase: &'p SchedulePhase,
+    catalogue: &Catalogue,
+) -> Option<(String, &'p PhaseItem)> {
+    let fees = phase.items.iter().filter_map(|item| {
+        let used = used(item, catalogue).filter(PriceUse::is_fee)?;
+        Some((used.tier, item))
+    });
+    fees.max_by_key(|(tier, item)| (catalogue.rank(tier), item.price.clone()))
+}
+
+fn is_seat(item: &PhaseItem, catalogue: &Catalogue) -> bool {
+    used(item, catalogue).is_some_and(|used| used.seats)
 }
 
 impl SubscriptionRow {
@@ -58,22 +160,31 @@ impl SubscriptionRow {
             (!self.has_items_of(phase)).then_some((at, phase))
         });
         let (effective_at, phase) = later.min_by_key(|(at, _)| *at)?;
-        let fees = phase.items.iter().filter_map(|item| {
-            let used = used(item, catalogue).filter(|used| used.metric.is_none())?;
-            Some((used.tier, item))
-        });
-        let fee = fees.max_by_key(|(tier, item)| (catalogue.rank(tier), item.price.clone()));
-        let (plan_tier, quantity) = match fee {
-            Some((tier, item)) => (Some(tier), item.quantity),
-            None => (None, None),
-        };
+        let fee = phase_fee(phase, catalogue);
+        let plan_tier = fee.as_ref().map(|(tier, _)| tier.clone());
+        let quantity = fee.as_ref().and_then(|(_, item)| item.quantity);
+        let interval = fee
+            .as_ref()
+            .and_then(|(_, item)| Interval::of(item.interval.as_deref(), None));
         let named = phase.plan_version.as_deref();
         let named = named.and_then(|version| version.rsplit_once('@'));
         let named = named.filter(|(tier, _)| Some(*tier) == plan_tier.as_deref());
+        let plan_version = named.and_then(|(_, version)| version.parse().ok());
+        let terms = plan_tier
+            .as_deref()
+            .and_then(|tier| catalogue.known_or_sold(tier, plan_version));
+        let seats = terms.and_then(|terms| {
+            let beside = phase.items.iter().filter(|item| is_seat(item, catalogue));
+            let beside = beside.map(|item| item.quantity.unwrap_or(1));
+            let beside = beside.fold(0, i64::saturating_add);
+            Some(terms.licensed_seats()?.bought(quantity, beside))
+        });
         Some(PendingChange {
-            plan_version: named.and_then(|(_, version)| version.parse().ok()),
             plan_tier,
-            quantity,
+            plan_version,
+            interval,
+            quantity: seats.map(i64::from).or(quantity),
+            seats,
             effective_at,
             when: if Some(effective_at) == self.period_end {
                 PendingWhen::PeriodEnd
@@ -81,6 +192,39 @@ impl SubscriptionRow {
                 PendingWhen::Scheduled
             },
             stripe_schedule_id: id,
+        })
+    }
+
+    /// What a pending change becomes where there are `after` seats instead of `before`:
+    /// it has as many, if it was to have as many. Others than those were asked for.
+    pub(super) fn pending_with_seats(
+        &self,
+        catalogue: &Catalogue,
+        before: Option<u32>,
+        after: Option<u32>,
+    ) -> Option<Following> {
+        let pending = self.pending.as_ref()?;
+        let terms = pending.terms(catalogue, self)?;
+        let fewest = terms.licensed_seats()?.fewest();
+        let (had, seats) = (before?.max(fewest), after?.max(fewest));
+        if pending.seats != Some(had) || seats == had {
+            return None;
+        }
+        let mut phases = self.schedule.as_ref()?.phases.iter();
+        let phase = phases.find(|phase| phase.start == Some(pending.effective_at))?;
+        let (_, fee) = phase_fee(phase, catalogue)?;
+        let seat_items = phase.items.iter().filter(|item| is_seat(item, catalogue));
+        Some(Following {
+            schedule: pending.stripe_schedule_id.clone(),
+            starts_at: pending.effective_at,
+            renews: pending.when == PendingWhen::PeriodEnd,
+            quantities: Quantities::of(&terms, Some(seats)),
+            before: Quantities::of(&terms, Some(had)),
+            plan: terms.with_seats(Some(seats)),
+            version: pending.plan_version,
+            fee_price: fee.price.clone()?,
+            seat_prices: seat_items.filter_map(|item| item.price.clone()).collect(),
+            items: phase.items.clone(),
         })
     }
 
@@ -113,6 +257,7 @@ fn used(item: &PhaseItem, catalogue: &Catalogue) -> Option<PriceUse> {
     let mirrored = item.plan_tier.clone().map(|tier| PriceUse {
         tier,
         metric: item.metric.clone(),
+        seats: item.seats,
     });
     mirrored.or_else(|| catalogue.price_use(item.lookup_key.as_deref(), item.price.as_deref()))
 }

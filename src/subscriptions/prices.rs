@@ -7,9 +7,15 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::PgPool;
 
 use super::Subscriptions;
+use super::command::{ChangeRejection, StripeAction};
 use super::failure::Failure;
+use super::pending::Following;
+use super::selection::Quantities;
+use super::state::SubscriptionRow;
 use crate::catalogue::versions::version_name;
-use crate::catalogue::{self, Catalogue, Plan, is_fee_of, is_usage_of, metered_lookup_key};
+use crate::catalogue::{
+    self, Catalogue, Plan, RecordedPrice, is_fee_of, is_seat_of, is_usage_of, metered_lookup_key,
+};
 use crate::db::WorkerTx;
 use crate::stripe::client::{Client, Price};
 
@@ -23,16 +29,35 @@ pub struct Prices {
 }
 
 impl PlanPrices {
-    /// Takes the recorded prices, each for its metric; `None` is the fee.
-    fn replace(&mut self, recorded: &[(Option<String>, String)]) {
-        for (metric, id) in recorded {
-            match metric {
-                None => self.base.clone_from(id),
+    /// Takes the recorded prices, each for what it is.
+    fn replace(&mut self, recorded: &[RecordedPrice]) {
+        for price in recorded {
+            let id = price.stripe_price_id.clone();
+            match &price.metric {
+                None if price.seats => self.seats = Some(id),
+                None => self.base = id,
                 Some(metric) => {
-                    self.metered.insert(metric.clone(), id.clone());
+                    self.metered.insert(metric.clone(), id);
                 }
             }
         }
+    }
+
+    /// Those that a subscription has.
+    fn held(subscription: &SubscriptionRow, catalogue: &Catalogue) -> Option<Self> {
+        let (fee, _) = subscription.base_item(catalogue)?;
+        let seats = subscription.seat_items(catalogue).into_iter();
+        let metrics = catalogue.metrics().keys();
+        let metered = metrics.filter_map(|metric| {
+            let items = subscription.metered_items(catalogue, metric).into_iter();
+            let id = items.filter_map(|item| item.price_id.clone()).max()?;
+            Some((metric.clone(), id))
+        });
+        Some(Self {
+            base: fee.price_id.clone()?,
+            seats: seats.filter_map(|item| item.price_id.clone()).max(),
+            metered: metered.collect(),
+        })
     }
 }
 
@@ -43,6 +68,8 @@ type ByKey = Arc<HashMap<String, Price>>;
 pub struct PlanPrices {
     /// The price of the fee.
     pub base: String,
+    /// The price of a licensed seat, if seats have one of their own.
+    pub seats: Option<String>,
     /// Metered prices by metric, for the metrics that have one in Stripe.
     pub metered: BTreeMap<String, String>,
 }
@@ -62,14 +89,81 @@ impl Subscriptions {
             return prices.of(client, &self.pool, &self.catalogue, plan).await;
         };
         let mut tx = WorkerTx::begin(&self.pool).await?;
-        let recorded = catalogue::recorded_prices(tx.conn(), &plan.tier, version).await?;
+        let recorded = catalogue::recorded_prices(tx.conn(), plan, version).await?;
         tx.commit().await?;
         let mut found = PlanPrices::default();
         found.replace(&recorded);
-        if found.base.is_empty() {
+        let is_whole = plan.seat_price().is_none() || found.seats.is_some();
+        if found.base.is_empty() || !is_whole {
             return Err(Failure::NoPrice(version_name(&plan.tier, version)));
         }
         Ok(found)
+    }
+
+    /// The prices of a subscription after a switch: those it has, if it keeps them.
+    pub(super) async fn prices_after(
+        &self,
+        client: &Client,
+        subscription: &SubscriptionRow,
+        switch: SwitchTo<'_>,
+    ) -> Result<PlanPrices, Failure> {
+        let SwitchTo { plan, version, .. } = switch;
+        if !switch.keeps_prices {
+            return self.prices_of(client, plan, version).await;
+        }
+        let mut held =
+            PlanPrices::held(subscription, &self.catalogue).ok_or(ChangeRejection::UnknownItems)?;
+        if held.seats.is_none() && plan.seat_price().is_some() {
+            held.seats = self.prices_of(client, plan, version).await?.seats;
+        }
+        Ok(held)
+    }
+}
+
+/// What a subscription is switched to.
+#[derive(Debug, Clone, Copy)]
+pub struct SwitchTo<'a> {
+    pub plan: &'a Plan,
+    pub version: Option<i32>,
+    pub quantities: Quantities,
+    pub keeps_prices: bool,
+    /// What becomes of a pending change.
+    pub following: Option<&'a Following>,
+}
+
+impl<'a> SwitchTo<'a> {
+    /// What an action switches to, now or later, if it is a switch.
+    pub fn of(action: &'a StripeAction<'_>) -> Option<Self> {
+        match action {
+            StripeAction::SwitchLater {
+                plan,
+                version,
+                quantities,
+                keeps_prices,
+                ..
+            } => Some(Self {
+                plan,
+                version: *version,
+                quantities: *quantities,
+                keeps_prices: *keeps_prices,
+                following: None,
+            }),
+            StripeAction::Switch {
+                plan,
+                version,
+                quantities,
+                keeps_prices,
+                following,
+                ..
+            } => Some(Self {
+                plan,
+                version: *version,
+                quantities: *quantities,
+                keeps_prices: *keeps_prices,
+                following: following.as_deref(),
+            }),
+            _ => None,
+        }
     }
 }
 
@@ -83,16 +177,21 @@ impl Prices {
         catalogue: &Catalogue,
         plan: &Plan,
     ) -> Result<PlanPrices, Failure> {
+        let seat = plan.seat_price();
         let Some(key) = &plan.price.lookup_key else {
-            let id = plan.price.stripe_price_ids.first();
+            let id = |price: &catalogue::Price| price.stripe_price_ids.first().cloned();
+            let missing = || Failure::NoPrice(plan.tier.clone());
             return Ok(PlanPrices {
-                base: id
-                    .cloned()
-                    .ok_or_else(|| Failure::NoPrice(plan.tier.clone()))?,
+                base: id(&plan.price).ok_or_else(missing)?,
+                seats: match seat {
+                    Some(seat) => Some(id(seat).ok_or_else(missing)?),
+                    None => None,
+                },
                 metered: BTreeMap::new(),
             });
         };
         let prices = self.all(client, catalogue).await?;
+        let of_seat = seat.and_then(|seat| prices.get(seat.lookup_key.as_ref()?));
         let metrics = plan.quotas.keys();
         let metered = metrics.filter_map(|metric| {
             let price = prices.get(&metered_lookup_key(plan, metric)?)?;
@@ -102,21 +201,35 @@ impl Prices {
         let base = prices.get(key);
         let mut found = PlanPrices {
             base: base.map(|price| price.id.clone()).unwrap_or_default(),
+            seats: of_seat.map(|price| price.id.clone()),
             metered: metered
                 .iter()
                 .map(|(metric, price)| ((*metric).clone(), price.id.clone()))
                 .collect(),
         };
         let as_sold = base.is_some_and(|base| is_fee_of(base, plan))
+            && (seat.is_none() || of_seat.is_some_and(|price| is_seat_of(price, plan)))
             && metered
                 .iter()
                 .all(|(metric, price)| is_usage_of(price, plan, metric));
         if !as_sold && let Some(version) = catalogue.current_version(&plan.tier) {
             let mut tx = WorkerTx::begin(pool).await?;
-            let recorded = catalogue::recorded_prices(tx.conn(), &plan.tier, version).await?;
+            let recorded = catalogue::recorded_prices(tx.conn(), plan, version).await?;
             tx.commit().await?;
             found.replace(&recorded);
         }
+        let named = seat.map(|seat| {
+            let id = seat.stripe_price_ids.first().cloned();
+            found.seats.take().or(id).ok_or(seat)
+        });
+        found.seats = match named {
+            Some(Err(seat)) => {
+                let key = seat.lookup_key.clone();
+                return Err(Failure::NoPrice(key.unwrap_or_else(|| plan.tier.clone())));
+            }
+            Some(Ok(id)) => Some(id),
+            None => None,
+        };
         if found.base.is_empty() {
             return Err(Failure::NoPrice(key.clone()));
         }
@@ -134,7 +247,8 @@ impl Prices {
         {
             return Ok(prices);
         }
-        let keys: Vec<String> = catalogue.plans().iter().flat_map(keys_of).collect();
+        let offers: Vec<Plan> = catalogue.plans().iter().flat_map(Plan::offers).collect();
+        let keys: Vec<String> = offers.iter().flat_map(Plan::lookup_keys).collect();
         let found = client.prices(&keys).await.map_err(Failure::Stripe)?;
         let by_key: ByKey = Arc::new(
             found
@@ -144,23 +258,13 @@ impl Prices {
         );
         // A missing fee may be created at any moment, so it is not cached. A
         // missing metered price is normal: usage may be billed elsewhere.
-        let fees = |plan: &&Plan| plan.price.lookup_key.is_some();
-        let mut fees = catalogue.plans().iter().filter(fees);
-        if fees.all(|plan| {
-            keys_of(plan)
-                .first()
-                .is_some_and(|fee| by_key.contains_key(fee))
-        }) {
+        let mut fees = offers
+            .iter()
+            .filter_map(|plan| plan.price.lookup_key.as_ref());
+        if fees.all(|fee| by_key.contains_key(fee)) {
             let now = Some((Instant::now(), by_key.clone()));
             *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = now;
         }
         Ok(by_key)
     }
-}
-
-fn keys_of(plan: &Plan) -> Vec<String> {
-    let base = plan.price.lookup_key.iter().cloned();
-    let metered = plan.quotas.keys();
-    let metered = metered.filter_map(|metric| metered_lookup_key(plan, metric));
-    base.chain(metered).collect()
 }

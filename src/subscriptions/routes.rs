@@ -4,20 +4,19 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use super::call_off::{__path_call_off, call_off};
 use super::cancellation::{Cancellation, Said};
-use super::change::record::comment_of;
 use super::change::saga::Requester;
 use super::failure::Failure;
+use super::view::SubscriptionView;
 use super::{
-    ChangeRejection, Command, PendingChange, Preview, SubscriptionRow, SubscriptionState,
-    Subscriptions, Upcoming,
+    ChangeRejection, Command, Preview, Selection, SubscriptionState, Subscriptions, Upcoming,
 };
-use crate::catalogue::When;
+use crate::catalogue::{Interval, When};
 use crate::server::extract::{Json, OptionalJson, Query};
 use crate::server::layers::idempotency::Key;
 use crate::server::number;
@@ -38,150 +37,6 @@ pub fn routes() -> Routes<Subscriptions> {
         .route(routes!(call_off), manage)
         // Stripe is asked, as by a change.
         .route(routes!(upcoming), read.share(Share::Changes))
-}
-
-/// An organization's plan and subscription.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = Subscription)]
-pub(super) struct SubscriptionView {
-    #[schema(example = "standard")]
-    plan_tier: String,
-    /// Stripe's status; null if there is no subscription.
-    #[schema(required)]
-    status: Option<String>,
-    #[schema(required)]
-    stripe_subscription_id: Option<String>,
-    #[schema(required)]
-    currency: Option<String>,
-    #[schema(required)]
-    current_period_start: Option<Timestamp>,
-    #[schema(required)]
-    current_period_end: Option<Timestamp>,
-    #[schema(required)]
-    trial_end: Option<Timestamp>,
-    cancel_at_period_end: bool,
-    /// When the subscription ends, if it is set to end.
-    #[schema(required)]
-    cancel_at: Option<Timestamp>,
-    #[schema(required)]
-    canceled_at: Option<Timestamp>,
-    #[schema(required)]
-    created_at: Option<Timestamp>,
-    /// Why the customer canceled, in their own words.
-    #[schema(required)]
-    cancellation_reason: Option<String>,
-    /// The same in one of Stripe's words.
-    #[schema(required, example = "too_expensive")]
-    cancellation_feedback: Option<String>,
-    /// A change that takes effect later.
-    #[schema(required)]
-    pending_change: Option<PendingChange>,
-    /// Other running subscriptions, which are paid for as well. They were created
-    /// outside this service, most likely by mistake.
-    other_subscriptions: Vec<OtherSubscription>,
-}
-
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-struct OtherSubscription {
-    stripe_subscription_id: String,
-    /// Stripe's status.
-    status: String,
-    /// Null if the catalogue has none of its prices.
-    #[schema(required)]
-    plan_tier: Option<String>,
-}
-
-impl From<&SubscriptionRow> for OtherSubscription {
-    fn from(subscription: &SubscriptionRow) -> Self {
-        Self {
-            stripe_subscription_id: subscription.id.clone(),
-            status: subscription.status.clone(),
-            plan_tier: subscription.plan_tier.clone(),
-        }
-    }
-}
-
-impl SubscriptionView {
-    /// The view after this request has ended the subscription `ended`. If
-    /// another one continues, the view still shows the one that ended.
-    fn after_end(state: SubscriptionState, ended: Option<SubscriptionRow>) -> Self {
-        let running = state.subscription.iter().chain(&state.others);
-        let others: Vec<OtherSubscription> = running.map(OtherSubscription::from).collect();
-        let is_gone = |subscription: &SubscriptionRow| {
-            others
-                .iter()
-                .all(|o| o.stripe_subscription_id != subscription.id)
-        };
-        match ended.filter(is_gone) {
-            Some(subscription) if !others.is_empty() => Self {
-                status: Some("canceled".to_owned()),
-                cancel_at: None,
-                cancel_at_period_end: false,
-                pending_change: None,
-                other_subscriptions: others,
-                ..Self::from(SubscriptionState {
-                    subscription: Some(subscription),
-                    others: Vec::new(),
-                    ..state
-                })
-            },
-            _ => state.into(),
-        }
-    }
-}
-
-impl From<SubscriptionState> for SubscriptionView {
-    fn from(state: SubscriptionState) -> Self {
-        let plan_tier = state.plan_tier;
-        let other_subscriptions = state.others.iter().map(OtherSubscription::from).collect();
-        let Some(subscription) = state.subscription else {
-            return Self {
-                plan_tier,
-                status: None,
-                stripe_subscription_id: None,
-                currency: None,
-                current_period_start: None,
-                current_period_end: None,
-                trial_end: None,
-                cancel_at_period_end: false,
-                cancel_at: None,
-                canceled_at: None,
-                created_at: None,
-                cancellation_reason: None,
-                cancellation_feedback: None,
-                pending_change: None,
-                other_subscriptions,
-            };
-        };
-        let comment = subscription.cancellation_comment.as_deref();
-        let reason = comment.and_then(comment_of);
-        Self {
-            plan_tier,
-            cancel_at: ends_at(&subscription),
-            status: Some(subscription.status),
-            stripe_subscription_id: Some(subscription.id),
-            currency: subscription.currency,
-            current_period_start: subscription.period_start,
-            current_period_end: subscription.period_end,
-            trial_end: subscription.trial_end,
-            cancel_at_period_end: subscription.cancel_at_period_end,
-            canceled_at: subscription.canceled_at,
-            created_at: subscription.created,
-            cancellation_reason: reason.map(str::to_owned),
-            cancellation_feedback: subscription.cancellation_feedback,
-            pending_change: subscription.pending,
-            other_subscriptions,
-        }
-    }
-}
-
-fn ends_at(subscription: &SubscriptionRow) -> Option<Timestamp> {
-    let with_period = subscription
-        .period_end
-        .filter(|_| subscription.cancel_at_period_end);
-    with_period.or(subscription.cancel_at)
 }
 
 /// Get the plan and its subscription
@@ -205,6 +60,18 @@ async fn current(
 struct NewSubscription {
     #[schema(example = "standard")]
     plan_tier: String,
+    /// By default as the plan says.
+    #[serde(default)]
+    interval: Option<Interval>,
+    /// By default the customer's, which is that of its first invoice; before it, as the
+    /// plan says.
+    #[serde(default)]
+    #[schema(example = "eur")]
+    currency: Option<String>,
+    /// The seats, all of them, for a plan whose seats are bought.
+    #[serde(default, deserialize_with = "number::maybe_whole")]
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    quantity: Option<u64>,
     /// The plan sets the maximum.
     #[serde(default, deserialize_with = "number::whole")]
     #[schema(maximum = 730)]
@@ -238,7 +105,12 @@ async fn create(
                 return Err(ChangeRejection::NoPeriod.into());
             }
             let command = Command::Subscribe {
-                tier: &new.plan_tier,
+                selection: Selection {
+                    tier: &new.plan_tier,
+                    interval: new.interval,
+                    currency: new.currency.as_deref(),
+                    quantity: new.quantity,
+                },
                 trial_days: new.trial_days,
             };
             subscriptions.change(&caller, command, None).await
@@ -252,6 +124,18 @@ async fn create(
 struct PlanChange {
     #[schema(example = "standard")]
     plan_tier: String,
+    /// By default as it is; another one of the same plan is a change, too.
+    #[serde(default)]
+    interval: Option<Interval>,
+    /// The customer's, which is that of its first invoice.
+    #[serde(default)]
+    #[schema(example = "eur")]
+    currency: Option<String>,
+    /// The seats, all of them; by default as many as there are. Others of the same plan
+    /// are a change, too.
+    #[serde(default, deserialize_with = "number::maybe_whole")]
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    quantity: Option<u64>,
     /// By default when the preview says, or else the catalogue.
     #[serde(default)]
     when: Option<When>,
@@ -280,7 +164,12 @@ async fn change(
         key,
         move |subscriptions, caller| async move {
             let command = Command::Change {
-                tier: &recorded.plan_tier,
+                selection: Selection {
+                    tier: &recorded.plan_tier,
+                    interval: recorded.interval,
+                    currency: recorded.currency.as_deref(),
+                    quantity: recorded.quantity,
+                },
                 when: recorded.when,
             };
             let token = recorded.preview_token.as_deref();
@@ -357,6 +246,18 @@ async fn reactivate(
 struct PreviewRequest {
     #[schema(example = "standard")]
     plan_tier: String,
+    /// By default as it is, or as the plan says.
+    #[serde(default)]
+    interval: Option<Interval>,
+    /// By default the customer's, which is that of its first invoice; before it, as the
+    /// plan says.
+    #[serde(default)]
+    #[schema(example = "eur")]
+    currency: Option<String>,
+    /// The seats, all of them, for a plan whose seats are bought.
+    #[serde(default, deserialize_with = "number::maybe_whole")]
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    quantity: Option<u64>,
     /// By default when the catalogue says.
     #[serde(default)]
     when: Option<When>,
@@ -374,11 +275,17 @@ struct PreviewRequest {
 async fn preview(
     State(subscriptions): State<Subscriptions>,
     caller: Principal,
-    Json(PreviewRequest { plan_tier, when }): Json<PreviewRequest>,
+    Json(asked): Json<PreviewRequest>,
 ) -> Result<axum::Json<Preview>, Problem> {
     let organization_id = caller.organization_id;
+    let selection = Selection {
+        tier: &asked.plan_tier,
+        interval: asked.interval,
+        currency: asked.currency.as_deref(),
+        quantity: asked.quantity,
+    };
     let preview = subscriptions
-        .preview(organization_id, &plan_tier, when, Timestamp::now())
+        .preview(organization_id, selection, asked.when, Timestamp::now())
         .await?;
     Ok(axum::Json(preview))
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::pending::{PendingChange, Schedule};
-use crate::catalogue::{Catalogue, Plan, PriceUse};
+use crate::catalogue::{self, Bought, Catalogue, Plan, PriceUse};
 
 /// An organization's plan and the subscription that pays for it.
 #[derive(Debug, Clone)]
@@ -15,8 +15,13 @@ pub struct SubscriptionState {
     pub plan_tier: String,
     /// The version of the plan; `None` without a subscription.
     pub plan_version: Option<i32>,
+    /// What is bought of it.
+    pub bought: Bought,
     /// The Stripe customer used for new subscriptions.
     pub customer_id: Option<String>,
+    /// The customer's currency, in lower case: that of its first invoice. `None` if it
+    /// has none yet.
+    pub customer_currency: Option<String>,
     /// Whether any of its subscriptions ever had a trial.
     pub had_trial: bool,
     /// The subscription that counts among those that have not ended.
@@ -116,6 +121,25 @@ impl SubscriptionRow {
             .collect()
     }
 
+    /// The items that charge licensed seats beside the fee, under any plan and version.
+    pub fn seat_items(&self, catalogue: &Catalogue) -> Vec<&Item> {
+        let items = self.items.iter();
+        items
+            .filter(|item| item.used(catalogue).is_some_and(|used| used.seats))
+            .collect()
+    }
+
+    /// The seats that it has bought of a plan with these terms, where they are licensed.
+    pub fn seats(&self, catalogue: &Catalogue, terms: &Plan) -> Option<u32> {
+        let of_plan = terms.licensed_seats()?;
+        let fee = self
+            .base_item(catalogue)
+            .and_then(|(item, _)| item.quantity);
+        let beside = self.seat_items(catalogue).into_iter();
+        let beside = beside.map(|item| item.quantity.unwrap_or(1));
+        Some(of_plan.bought(fee, beside.fold(0, i64::saturating_add)))
+    }
+
     /// Whether its first payment has not succeeded yet.
     pub fn is_incomplete(&self) -> bool {
         self.status == "incomplete"
@@ -168,7 +192,7 @@ impl SubscriptionRow {
 
 fn base_item<'a>(items: &'a [Item], catalogue: &'a Catalogue) -> Option<(&'a Item, &'a Plan)> {
     let paid = items.iter().filter_map(|item| {
-        let used = item.used(catalogue).filter(|used| used.metric.is_none())?;
+        let used = item.used(catalogue).filter(PriceUse::is_fee)?;
         Some((item, catalogue.plan(&used.tier)?))
     });
     let paid = paid.filter(|(item, _)| !item.metered);
@@ -180,6 +204,11 @@ impl Item {
     pub fn used(&self, catalogue: &Catalogue) -> Option<PriceUse> {
         let told = || catalogue.price_use(self.lookup_key.as_deref(), self.price_id.as_deref());
         self.used.clone().or_else(told)
+    }
+
+    /// The interval, if plans are sold by it.
+    pub fn plan_interval(&self) -> Option<catalogue::Interval> {
+        catalogue::Interval::of(self.interval.as_deref(), self.interval_count)
     }
 
     /// The billing cadence, if the engine supports it.

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::migrate::{Candidate, Migration};
 use super::pending::Schedule;
 use super::state::{Item, SubscriptionRow, SubscriptionState};
-use crate::catalogue::{Catalogue, PriceUse};
+use crate::catalogue::{Bought, Catalogue, Interval, PriceUse};
 use crate::db::TenantTx;
 use crate::stripe::objects::SchedulePhase;
 
@@ -24,7 +24,11 @@ struct StateRow {
     name: String,
     plan_tier: String,
     plan_version: Option<i32>,
+    plan_currency: Option<String>,
+    plan_interval: Option<String>,
+    plan_seats: Option<i32>,
     customer_id: Option<String>,
+    customer_currency: Option<String>,
     had_trial: bool,
     id: Option<String>,
     held_customer_id: Option<String>,
@@ -62,6 +66,7 @@ struct StateRow {
     quantity: Option<i64>,
     item_plan_tier: Option<String>,
     item_metric: Option<String>,
+    item_seats: Option<bool>,
 }
 
 impl StateRow {
@@ -70,7 +75,13 @@ impl StateRow {
             name: self.name.clone(),
             plan_tier: self.plan_tier.clone(),
             plan_version: self.plan_version,
+            bought: Bought {
+                currency: self.plan_currency.clone(),
+                interval: Interval::of(self.plan_interval.as_deref(), None),
+                seats: self.plan_seats.and_then(|seats| seats.try_into().ok()),
+            },
             customer_id: self.customer_id.clone(),
+            customer_currency: self.customer_currency.clone(),
             had_trial: self.had_trial,
             subscription: None,
             others: Vec::new(),
@@ -90,6 +101,7 @@ impl StateRow {
             used: self.item_plan_tier.clone().map(|tier| PriceUse {
                 tier,
                 metric: self.item_metric.clone(),
+                seats: self.item_seats.unwrap_or(false),
             }),
         })
     }
@@ -148,12 +160,16 @@ pub async fn states(
 ) -> Result<HashMap<Uuid, SubscriptionState>, sqlx::Error> {
     let rows = sqlx::query_as!(
         StateRow,
-        r#"SELECT o.id AS organization_id, o.name, o.plan_tier, o.plan_version,
-                  (SELECT c.stripe_customer_id FROM billing_customers c
-                    WHERE c.organization_id = o.id AND c.deleted_at IS NULL
-                      AND c.stripe_customer_id NOT LIKE 'acct\_%'
-                    ORDER BY c.linked_at DESC NULLS LAST, c.created_at, c.stripe_customer_id
-                    LIMIT 1) AS customer_id,
+        r#"SELECT o.id AS organization_id, o.name, o.plan_tier, o.plan_version, o.plan_currency,
+                  o.plan_interval, o.plan_seats, c.stripe_customer_id AS "customer_id?",
+                  -- What a lost event did not tell, a subscription of the customer's does.
+                  lower(coalesce(c.currency,
+                    (SELECT b.currency FROM billing_subscriptions b
+                      WHERE b.organization_id = o.id AND b.currency IS NOT NULL
+                        AND b.stripe_customer_id = c.stripe_customer_id
+                        AND b.status <> 'incomplete_expired'
+                      ORDER BY b.stripe_created_at, b.stripe_subscription_id LIMIT 1)))
+                    AS customer_currency,
                   EXISTS (SELECT FROM billing_subscriptions t
                            WHERE t.organization_id = o.id AND t.trial_start IS NOT NULL)
                     AS "had_trial!",
@@ -177,8 +193,15 @@ pub async fn states(
                   i.lookup_key AS "lookup_key?", i.usage_type AS "usage_type?",
                   i.unit_amount AS "unit_amount?", i.recurring_interval AS "interval?",
                   i.recurring_interval_count AS "interval_count?", i.quantity AS "quantity?",
-                  i.plan_tier AS "item_plan_tier?", i.metric AS "item_metric?"
+                  i.plan_tier AS "item_plan_tier?", i.metric AS "item_metric?",
+                  i.seats AS "item_seats?"
              FROM organizations o
+             LEFT JOIN LATERAL (
+               SELECT c.stripe_customer_id, c.currency FROM billing_customers c
+                WHERE c.organization_id = o.id AND c.deleted_at IS NULL
+                  AND c.stripe_customer_id NOT LIKE 'acct\_%'
+                ORDER BY c.linked_at DESC NULLS LAST, c.created_at, c.stripe_customer_id
+                LIMIT 1) c ON true
              LEFT JOIN billing_subscriptions s
                ON s.organization_id = o.id AND s.status NOT IN ('canceled', 'incomplete_expired')
              LEFT JOIN billing_subscription_schedules h

@@ -6,11 +6,12 @@ use uuid::Uuid;
 
 use super::Subscriptions;
 use super::failure::Failure;
-use super::preview::stripe::Switch;
+use super::preview::switch::Switch;
 use super::preview::token::Quote;
 use super::preview::{Line, Pricing};
+use super::prices::SwitchTo;
 use super::state::SubscriptionRow;
-use crate::catalogue::{Plan, UsageAtChanges};
+use crate::catalogue::UsageAtChanges;
 use crate::metering::charges::{self, UsageCharge};
 use crate::stripe::client::{Client, Params};
 use crate::stripe::objects::InvoiceLine;
@@ -89,11 +90,13 @@ impl Subscriptions {
     ) -> Result<Switch<'a>, Failure> {
         let subscription = switch.subscription;
         let removed = switch.removed_prices();
-        if removed.is_empty() || subscription.on_trial() {
+        let metered = subscription.items.iter().any(|item| item.metered);
+        let ends_period = switch.restarts() && metered;
+        if subscription.on_trial() || (removed.is_empty() && !ends_period) {
             return Ok(switch);
         }
         let flexible = subscription.billing_mode.as_deref() == Some("flexible");
-        if flexible || switch.restarts() {
+        if flexible || ends_period {
             // Stripe charges what it was told of the prices that go, and of a period
             // that ends.
             self.report_usage(client, organization_id).await?;
@@ -130,12 +133,14 @@ impl Subscriptions {
         &self,
         organization_id: Uuid,
         subscription: &SubscriptionRow,
-        plan: &Plan,
+        switch: SwitchTo<'_>,
         mut pricing: Pricing,
     ) -> Result<Pricing, Failure> {
-        if subscription.on_trial() {
+        // Who keeps the prices is charged by them when the period ends.
+        if subscription.on_trial() || switch.keeps_prices {
             return Ok(pricing);
         }
+        let plan = switch.plan;
         let has_price = |metric: &str| {
             let quota = plan.quotas.get(metric);
             quota.is_some_and(crate::catalogue::Quota::is_billed)

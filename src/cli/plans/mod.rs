@@ -16,7 +16,7 @@ use super::database::on_database;
 use super::output::{Format, table};
 use crate::app::{Database, StartError, api};
 use crate::catalogue::features::FeatureValue;
-use crate::catalogue::{self, Action, Catalogue, Plan, Step, SyncError};
+use crate::catalogue::{self, Action, Catalogue, Interval, Plan, Step, SyncError};
 use crate::config::{DatabaseConfig, GlobalArgs, StripeArgs};
 use crate::db;
 use crate::stripe::client::{Client, Patience};
@@ -67,9 +67,38 @@ struct Shown<'a> {
     currency: &'a str,
     interval: &'static str,
     lookup_key: Option<&'a str>,
+    /// All of them; those above are the one that is meant unless another is asked for.
+    prices: Vec<ShownPrice>,
     trial_days_max: u16,
     quotas: BTreeMap<&'a str, ShownQuota>,
     features: BTreeMap<String, FeatureValue>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ShownPrice {
+    amount: i64,
+    currency: String,
+    interval: Interval,
+    lookup_key: Option<String>,
+    stripe_price_ids: Vec<String>,
+    /// Of each seat beyond those included, if seats have a price of their own.
+    seat_amount: Option<i64>,
+}
+
+impl ShownPrice {
+    /// Of a plan that is bought at its price.
+    fn of(plan: &Plan) -> Self {
+        let price = plan.price.clone();
+        Self {
+            amount: price.amount,
+            currency: price.currency,
+            interval: price.interval,
+            lookup_key: price.lookup_key,
+            stripe_price_ids: price.stripe_price_ids,
+            seat_amount: plan.seat_price().map(|seat| seat.amount),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -79,6 +108,8 @@ struct ShownQuota {
     quota: Option<String>,
     over_limit: &'static str,
     overage_rate: Option<String>,
+    /// The same in each currency that the plan is sold in.
+    overage_rates: BTreeMap<String, String>,
     /// The most that may be used during a grace period.
     #[serde(skip_serializing_if = "Option::is_none")]
     grace_max: Option<String>,
@@ -179,6 +210,11 @@ fn shown<'a>(plan: &'a Plan, catalogue: &Catalogue) -> Shown<'a> {
         quota: quota.quota.map(|quota| quota.to_string()),
         over_limit: quota.over_limit.as_str(),
         overage_rate: quota.overage_rate.map(|rate| rate.to_string()),
+        overage_rates: plan
+            .rates(quota)
+            .into_iter()
+            .map(|(currency, rate)| (currency, rate.to_string()))
+            .collect(),
         grace_max: catalogue
             .grace_max_of(plan, metric)
             .map(|most| most.normalize().to_string()),
@@ -190,6 +226,7 @@ fn shown<'a>(plan: &'a Plan, catalogue: &Catalogue) -> Shown<'a> {
         currency: &plan.price.currency,
         interval: plan.price.interval.as_str(),
         lookup_key: plan.price.lookup_key.as_deref(),
+        prices: plan.offers().iter().map(ShownPrice::of).collect(),
         trial_days_max: plan.trial_days_max,
         quotas: plan
             .quotas
@@ -203,16 +240,28 @@ fn shown<'a>(plan: &'a Plan, catalogue: &Catalogue) -> Shown<'a> {
 fn describe(plans: &[Shown<'_>]) -> String {
     let mut rows = Vec::new();
     for plan in plans {
-        let price = money::display(plan.amount, plan.currency);
-        rows.push(vec![
-            plan.tier.to_owned(),
-            format!("{price} a {}", plan.interval),
-            String::new(),
-            plan.lookup_key.unwrap_or_default().to_owned(),
-        ]);
+        for (n, price) in plan.prices.iter().enumerate() {
+            let amount = |amount| money::display(amount, &price.currency);
+            let fee = format!("{} a {}", amount(price.amount), price.interval.as_str());
+            let seat = price.seat_amount.map(amount);
+            let tier = if n == 0 { plan.tier } else { "" };
+            let names = price.lookup_key.iter().chain(&price.stripe_price_ids);
+            rows.push(vec![
+                tier.to_owned(),
+                fee,
+                seat.map_or_else(String::new, |seat| format!("{seat} a seat")),
+                Vec::from_iter(names.cloned()).join(", "),
+            ]);
+        }
         for (metric, quota) in &plan.quotas {
             let limit = quota.quota.as_deref().unwrap_or("unlimited");
+            let rates = quota.overage_rates.iter();
+            let rates = rates.map(|(currency, rate)| format!("{rate} {currency}"));
+            let rates = Vec::from_iter(rates).join(", ");
             let over = match (&quota.overage_rate, &quota.grace_max) {
+                (Some(_), _) if quota.overage_rates.len() > 1 => {
+                    format!("{} at {rates}", quota.over_limit)
+                }
                 (Some(rate), _) => format!("{} at {rate}", quota.over_limit),
                 (None, Some(most)) => format!("{} up to {most}", quota.over_limit),
                 (None, None) => quota.over_limit.to_owned(),

@@ -11,7 +11,7 @@ use billing_domain::money;
 
 use crate::app::stripe_client;
 use crate::catalogue::history::{self, Affected, Effect, Outcome, PlanDiff, PlanVersion};
-use crate::catalogue::{Catalogue, Plan, When};
+use crate::catalogue::{Catalogue, Interval, Plan, When};
 use crate::cli::Failure;
 use crate::cli::arguments;
 use crate::cli::output::{Format, Progress, counted, table};
@@ -189,6 +189,22 @@ fn describe_versions(versions: &[PlanVersion]) -> String {
             if one.in_file { "in the file" } else { "" }.to_owned(),
             one.subscriptions.to_string(),
         ]);
+        if one.prices.len() > 1 {
+            rows.extend(one.prices.iter().map(|price| {
+                let amount = price.amount.map_or_else(
+                    || format!("agreed in {}", price.currency),
+                    |amount| money::display(amount, &price.currency),
+                );
+                let interval = price.interval.map_or("other interval", Interval::as_str);
+                vec![
+                    String::new(),
+                    String::new(),
+                    "price".to_owned(),
+                    format!("{amount} a {interval}"),
+                    price.subscriptions.to_string(),
+                ]
+            }));
+        }
         rows.extend(one.changes.iter().map(|change| {
             let (from, to) = (change.from.as_deref(), change.to.as_deref());
             vec![
@@ -240,7 +256,13 @@ fn describe_affected(affected: &Affected) -> String {
         usize::try_from(affected.subscriptions).unwrap_or(usize::MAX),
         "subscription",
     );
-    let who = format!("{who} of version {}", affected.version);
+    let interval = affected
+        .interval
+        .map_or("another interval", Interval::as_str);
+    let who = format!(
+        "{who} of version {} ({} by the {interval})",
+        affected.version, affected.currency
+    );
     let difference = affected.fee_difference_amount.map_or_else(
         || "another currency or interval".to_owned(),
         |amount| SignedMoney(amount, &affected.currency).to_string(),

@@ -1,6 +1,8 @@
 //! Subscriptions of plans that say `existing = "follow"` get new terms at once, where
 //! Stripe charges the same. Where it does not, `plans migrate` moves them.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
@@ -9,7 +11,7 @@ use billing_domain::grace_period::EndReason;
 
 use super::store;
 use crate::audit::{self, Actor, NewEntry};
-use crate::catalogue::{Catalogue, Existing};
+use crate::catalogue::{Bought, Catalogue, Existing};
 use crate::db::WorkerTx;
 use crate::metering::grace;
 
@@ -48,27 +50,35 @@ async fn move_some(
 ) -> Result<(usize, usize), sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     let behind = store::behind(tx.conn(), tier, version, None, CHUNK).await?;
-    let all: Vec<Uuid> = behind.iter().map(|(id, _)| *id).collect();
+    let all: Vec<Uuid> = behind.iter().map(|one| one.organization_id).collect();
     let (chains, locked) = audit::lock_free_chains(tx.conn(), &all).await?;
     // Read again under the lock: another plan may have been assigned meanwhile.
     let locked: Vec<Uuid> = locked.into_iter().collect();
     let free = store::behind(tx.conn(), tier, version, Some(&locked), CHUNK).await?;
-    let moving: Vec<Uuid> = free.iter().map(|(id, _)| *id).collect();
+    let moving: Vec<Uuid> = free.iter().map(|one| one.organization_id).collect();
     if moving.is_empty() {
         return Ok((0, all.len()));
     }
     store::set_version(tx.conn(), &moving, tier, version).await?;
-    store::set_plan(tx.conn(), catalogue, &moving, tier, Some(version)).await?;
+    let mut alike = BTreeMap::<&Bought, Vec<Uuid>>::new();
+    for one in &free {
+        let organizations = alike.entry(&one.bought).or_default();
+        organizations.push(one.organization_id);
+    }
+    for (bought, organizations) in alike {
+        let version = Some(version);
+        store::set_plan(tx.conn(), catalogue, &organizations, tier, version, bought).await?;
+    }
     let ended = grace::end_covered(tx.conn(), &moving, EndReason::QuotaRaised).await?;
     let mut entries: Vec<NewEntry> = free
         .iter()
-        .map(|(organization_id, former)| NewEntry {
-            organization_id: *organization_id,
+        .map(|one| NewEntry {
+            organization_id: one.organization_id,
             action: VERSION_CHANGED,
             actor: Actor::System,
             resource_type: "organization",
-            resource_id: organization_id.to_string(),
-            before: Some(json!({"planTier": tier, "planVersion": former})),
+            resource_id: one.organization_id.to_string(),
+            before: Some(json!({"planTier": tier, "planVersion": one.version})),
             after: Some(json!({"planTier": tier, "planVersion": version})),
             metadata: json!({}),
             client: None,

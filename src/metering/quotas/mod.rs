@@ -6,7 +6,7 @@ pub mod routes;
 mod store;
 
 pub use follow::VERSION_CHANGED;
-pub use store::{QuotaRow, list, set_plan};
+pub use store::{QuotaRow, hold_seats, list, release_seats, seats_used, set_plan};
 
 use billing_domain::grace_period::EndReason;
 use billing_domain::quantity::{self, QuantityError};
@@ -90,25 +90,23 @@ pub async fn apply_catalogue(
     loop {
         let mut tx = WorkerTx::begin(pool).await?;
         let adopted = store::adopt_oldest(tx.conn()).await?;
+        let priced = store::adopt_prices(tx.conn()).await?;
         tx.commit().await?;
-        if adopted == 0 {
+        if adopted + priced == 0 {
             break;
         }
     }
     applied.skipped += follow::follow(pool, catalogue).await?;
     let mut tx = WorkerTx::begin(pool).await?;
-    let held = store::held_versions(tx.conn()).await?;
+    let held = store::held_plans(tx.conn()).await?;
     catalogue.read_versions(tx.conn()).await?;
     tx.commit().await?;
-    for (tier, version) in held {
-        let Some(plan) = catalogue.terms(&tier, version) else {
+    for held in &held {
+        let Some(plan) = held.terms(catalogue) else {
             continue;
         };
         let mut tx = WorkerTx::begin(pool).await?;
-        let assigned = store::Assigned {
-            plan: &plan,
-            version,
-        };
+        let assigned = store::Assigned { plan: &plan, held };
         let organizations = store::differing(tx.conn(), assigned).await?;
         tx.commit().await?;
         // Each chunk commits by itself, so that no quota decision waits for

@@ -1,5 +1,8 @@
 //! SQL for quotas and their overrides.
 
+mod seats;
+mod versions;
+
 use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::json;
@@ -8,10 +11,12 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::AppliedCatalogue;
-use crate::catalogue::{Catalogue, OverLimit, Plan, ceiling_text};
+use crate::catalogue::{Bought, Catalogue, Interval, OverLimit, Plan, ceiling_text};
 use crate::db::TenantTx;
 use crate::features;
 use crate::server::number::Number;
+pub use seats::{hold_seats, release_seats, seats_used};
+pub use versions::{adopt_oldest, adopt_prices, behind, held_plans, set_version};
 
 /// A quota in force.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -165,12 +170,43 @@ pub async fn remove_override(tx: &mut TenantTx, metric: &str) -> Result<(), sqlx
     Ok(())
 }
 
-/// A plan with its terms, and the version that they are; `None` for organizations
-/// without a subscription, which have what is sold now.
+/// What organizations hold of a plan, but for their seats.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldPlan {
+    pub plan_tier: String,
+    /// `None` for organizations without a subscription, which have what is sold now.
+    pub plan_version: Option<i32>,
+    pub plan_currency: Option<String>,
+    pub plan_interval: Option<String>,
+}
+
+impl HeldPlan {
+    /// Its terms, as they are paid.
+    pub fn terms(&self, catalogue: &Catalogue) -> Option<Plan> {
+        let terms = catalogue.terms(&self.plan_tier, self.plan_version)?;
+        let interval = Interval::of(self.plan_interval.as_deref(), None);
+        Some(terms.paid_in(self.plan_currency.as_deref(), interval))
+    }
+}
+
+/// A plan with its terms, as organizations hold it.
 #[derive(Debug, Clone, Copy)]
 pub struct Assigned<'a> {
     pub plan: &'a Plan,
-    pub version: Option<i32>,
+    pub held: &'a HeldPlan,
+}
+
+impl Assigned<'_> {
+    /// The metric whose limit is the seats that an organization has bought, and the
+    /// fewest that are sold.
+    fn seats(&self) -> (Option<&str>, Option<i32>) {
+        let seats = self.plan.licensed_seats();
+        let seats = seats.map(|seats| {
+            let fewest = i32::try_from(seats.fewest()).unwrap_or(i32::MAX);
+            (seats.metric.as_str(), fewest)
+        });
+        seats.unzip()
+    }
 }
 
 /// A plan's quotas as columns.
@@ -202,122 +238,37 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// The versions of each plan that organizations have; `None` where a plan is held
-/// without a subscription, or since before there were versions.
-pub async fn held_versions(
-    conn: &mut PgConnection,
-) -> Result<Vec<(String, Option<i32>)>, sqlx::Error> {
-    let rows = sqlx::query!(
-        "SELECT plan_tier, plan_version FROM organizations GROUP BY plan_tier, plan_version
-          ORDER BY plan_tier, plan_version"
-    )
-    .fetch_all(conn)
-    .await?;
-    let held = rows.into_iter();
-    Ok(held.map(|row| (row.plan_tier, row.plan_version)).collect())
-}
-
-/// Gives up to 1,000 organizations whose plan a subscription pays for the oldest
-/// version of it, if they have none: they bought it before there were versions.
-/// Returns their number.
-pub async fn adopt_oldest(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
-    sqlx::query!(
-        "UPDATE organizations o SET plan_version = oldest.version
-           FROM (SELECT plan_tier, min(version) AS version FROM plan_versions
-                  GROUP BY plan_tier) oldest
-          WHERE o.plan_version IS NULL AND oldest.plan_tier = o.plan_tier
-            AND o.id IN (SELECT c.id FROM organizations c
-                          WHERE c.plan_version IS NULL
-                            AND EXISTS (SELECT FROM plan_versions v
-                                         WHERE v.plan_tier = c.plan_tier)
-                            AND EXISTS (SELECT FROM billing_subscriptions s
-                                         WHERE s.organization_id = c.id
-                                           AND s.plan_tier = c.plan_tier
-                                           AND s.status IN ('active', 'trialing', 'past_due'))
-                          ORDER BY c.id LIMIT 1000 FOR UPDATE SKIP LOCKED)"
-    )
-    .execute(conn)
-    .await
-    .map(|done| done.rows_affected())
-}
-
-/// Organizations whose subscription has a former version of a plan for which Stripe
-/// charges the same, with that version; all of them, or those `among` these.
-pub async fn behind(
-    conn: &mut PgConnection,
-    tier: &str,
-    version: i32,
-    among: Option<&[Uuid]>,
-    limit: i64,
-) -> Result<Vec<(Uuid, i32)>, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"SELECT o.id, o.plan_version AS "version!" FROM organizations o
-             JOIN plan_versions had ON had.plan_tier = $1 AND had.version = o.plan_version
-             JOIN plan_versions sold ON sold.plan_tier = $1 AND sold.version = $2
-            WHERE o.plan_tier = $1 AND o.plan_version <> $2
-              AND had.billed_digest = sold.billed_digest
-              AND ($3::uuid[] IS NULL OR o.id = ANY($3))
-            ORDER BY o.id LIMIT $4"#,
-        tier,
-        version,
-        among,
-        limit
-    )
-    .fetch_all(conn)
-    .await?;
-    Ok(rows.into_iter().map(|row| (row.id, row.version)).collect())
-}
-
-/// Sets the version of the organizations' subscriptions to a plan for which Stripe
-/// charges the same.
-pub async fn set_version(
-    conn: &mut PgConnection,
-    organizations: &[Uuid],
-    tier: &str,
-    version: i32,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "UPDATE billing_subscriptions s SET plan_version = $3
-           FROM plan_versions had, plan_versions sold
-          WHERE s.organization_id = ANY($1) AND s.plan_tier = $2
-            AND s.plan_version IS DISTINCT FROM $3
-            AND had.plan_tier = $2 AND had.version = coalesce(s.plan_version, 1)
-            AND sold.plan_tier = $2 AND sold.version = $3
-            AND had.billed_digest = sold.billed_digest",
-        organizations,
-        tier,
-        version
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
 /// The organizations on a plan whose quotas or features differ from its terms.
 pub async fn differing(
     conn: &mut PgConnection,
     assigned: Assigned<'_>,
 ) -> Result<Vec<Uuid>, sqlx::Error> {
     let columns = Columns::of(assigned.plan);
+    let (seats, fewest) = assigned.seats();
     sqlx::query_scalar!(
-        r#"SELECT DISTINCT o.id AS "id!"
-             FROM organizations o
+        r#"WITH held AS (
+             SELECT o.id, o.plan_seats FROM organizations o
+              WHERE o.plan_tier = $1 AND o.plan_version IS NOT DISTINCT FROM $2
+                AND o.plan_currency IS NOT DISTINCT FROM $11
+                AND o.plan_interval IS NOT DISTINCT FROM $12)
+           SELECT DISTINCT o.id AS "id!"
+             FROM held o
             CROSS JOIN unnest($3::text[], $4::numeric[], $5::text[], $6::numeric[], $9::text[])
                AS t(metric, quota, kind, rate, ceiling)
              LEFT JOIN usage_quotas q ON q.organization_id = o.id AND q.metric = t.metric
-            WHERE o.plan_tier = $1 AND o.plan_version IS NOT DISTINCT FROM $2
-              AND (q.plan_tier, q.quota, q.over_limit, q.overage_rate, q.plan_version, q.currency,
+            WHERE (q.plan_tier, q.quota, q.over_limit, q.overage_rate, q.plan_version, q.currency,
                    q.plan_interval, q.grace_max)
                   IS DISTINCT FROM
-                  ($1, t.quota, t.kind, t.rate, $2::integer, $7, $8, t.ceiling)
+                  ($1, CASE WHEN t.metric = $13::text THEN coalesce(o.plan_seats, $14::integer)
+                            ELSE t.quota END,
+                   t.kind, t.rate, $2::integer, $7, $8, t.ceiling)
            UNION
-           SELECT o.id FROM organizations o
-            WHERE o.plan_tier = $1 AND o.plan_version IS NOT DISTINCT FROM $2
-              AND (SELECT coalesce(jsonb_object_agg(f.feature, f.value), '{}')
+           SELECT o.id FROM held o
+            WHERE (SELECT coalesce(jsonb_object_agg(f.feature, f.value), '{}')
                      FROM organization_features f WHERE f.organization_id = o.id) <> $10
             ORDER BY 1"#,
         assigned.plan.tier,
-        assigned.version,
+        assigned.held.plan_version,
         &columns.metrics as &[&str],
         &columns.limits as &[Option<Decimal>],
         &columns.kinds as &[&str],
@@ -325,7 +276,11 @@ pub async fn differing(
         assigned.plan.price.currency,
         assigned.plan.price.interval.as_str(),
         &columns.ceilings as &[Option<String>],
-        json!(assigned.plan.features)
+        json!(assigned.plan.features),
+        assigned.held.plan_currency,
+        assigned.held.plan_interval,
+        seats,
+        fewest
     )
     .fetch_all(conn)
     .await
@@ -342,10 +297,13 @@ pub async fn refresh(
     let free = sqlx::query_scalar!(
         "SELECT id FROM organizations
           WHERE id = ANY($1) AND plan_tier = $2 AND plan_version IS NOT DISTINCT FROM $3
+            AND plan_currency IS NOT DISTINCT FROM $4 AND plan_interval IS NOT DISTINCT FROM $5
           ORDER BY id FOR SHARE SKIP LOCKED",
         organizations,
         assigned.plan.tier,
-        assigned.version
+        assigned.held.plan_version,
+        assigned.held.plan_currency,
+        assigned.held.plan_interval
     )
     .fetch_all(&mut *conn)
     .await?;
@@ -368,11 +326,14 @@ pub async fn refresh(
     let left: i64 = sqlx::query_scalar!(
         r#"SELECT count(*) AS "count!" FROM organizations
             WHERE id = ANY($1) AND plan_tier = $2 AND plan_version IS NOT DISTINCT FROM $4
-              AND NOT id = ANY($3)"#,
+              AND plan_currency IS NOT DISTINCT FROM $5
+              AND plan_interval IS NOT DISTINCT FROM $6 AND NOT id = ANY($3)"#,
         organizations,
         assigned.plan.tier,
         &still,
-        assigned.version
+        assigned.held.plan_version,
+        assigned.held.plan_currency,
+        assigned.held.plan_interval
     )
     .fetch_one(&mut *conn)
     .await?;
@@ -383,29 +344,41 @@ pub async fn refresh(
     })
 }
 
-/// Sets the plan of `organizations` and updates their quotas to match. A tier
-/// that the catalogue no longer has leaves the quotas unchanged.
+/// Sets the plan of `organizations`, with what they bought of it, and updates their
+/// quotas to match. A tier that the catalogue no longer has leaves the quotas unchanged.
 pub async fn set_plan(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
     organizations: &[Uuid],
     tier: &str,
     version: Option<i32>,
+    bought: &Bought,
 ) -> Result<(), sqlx::Error> {
+    let held = HeldPlan {
+        plan_tier: tier.to_owned(),
+        plan_version: version,
+        plan_currency: bought.currency.clone(),
+        plan_interval: bought.interval.map(|one| one.as_str().to_owned()),
+    };
+    let seats = bought.seats.map(i32::try_from).and_then(Result::ok);
     sqlx::query!(
-        "UPDATE organizations SET plan_tier = $2, plan_version = $3, updated_at = now()
+        "UPDATE organizations SET plan_tier = $2, plan_version = $3, plan_currency = $4,
+                plan_interval = $5, plan_seats = $6, updated_at = now()
           WHERE id = ANY($1)",
         organizations,
-        tier,
-        version
+        held.plan_tier,
+        held.plan_version,
+        held.plan_currency,
+        held.plan_interval,
+        seats
     )
     .execute(&mut *conn)
     .await?;
-    match catalogue.terms(tier, version) {
+    match held.terms(catalogue) {
         Some(plan) => {
             let assigned = Assigned {
                 plan: &plan,
-                version,
+                held: &held,
             };
             features::assign(conn, organizations, &plan).await?;
             set_quotas(conn, organizations, assigned).await.map(drop)
@@ -420,21 +393,28 @@ pub async fn set_plan(
     }
 }
 
+/// The limit of seats is what each organization bought.
 async fn set_quotas(
     conn: &mut PgConnection,
     organizations: &[Uuid],
     assigned: Assigned<'_>,
 ) -> Result<u64, sqlx::Error> {
     let columns = Columns::of(assigned.plan);
+    let (seats, fewest) = assigned.seats();
     sqlx::query!(
         "INSERT INTO usage_quotas (organization_id, metric, plan_tier, unlimited, quota, over_limit,
                                    overage_rate, plan_version, currency, plan_interval, grace_max)
-         SELECT organization, metric, $2, quota IS NULL, quota, kind, rate, $7, $8, $9, ceiling
-           FROM unnest($1::uuid[]) AS o(organization)
+         SELECT o.id, t.metric, $2, l.quota IS NULL, l.quota, kind, rate, $7, $8, $9, ceiling
+           FROM organizations o
           CROSS JOIN unnest($3::text[], $4::numeric[], $5::text[], $6::numeric[], $10::text[])
              AS t(metric, quota, kind, rate, ceiling)
+          CROSS JOIN LATERAL (
+            SELECT CASE WHEN t.metric = $11::text
+                        THEN coalesce(o.plan_seats, $12::integer)
+                        ELSE t.quota END AS quota) l
+          WHERE o.id = ANY($1)
           -- The ledger's lock order.
-          ORDER BY organization, metric
+          ORDER BY o.id, t.metric
          ON CONFLICT (organization_id, metric) DO UPDATE SET
            plan_tier = excluded.plan_tier, unlimited = excluded.unlimited, quota = excluded.quota,
            over_limit = excluded.over_limit, overage_rate = excluded.overage_rate,
@@ -453,10 +433,12 @@ async fn set_quotas(
         &columns.limits as &[Option<Decimal>],
         &columns.kinds as &[&str],
         &columns.rates as &[Option<Decimal>],
-        assigned.version,
+        assigned.held.plan_version,
         assigned.plan.price.currency,
         assigned.plan.price.interval.as_str(),
-        &columns.ceilings as &[Option<String>]
+        &columns.ceilings as &[Option<String>],
+        seats,
+        fewest
     )
     .execute(conn)
     .await

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{document, unzip, version};
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Bought, Catalogue, Interval};
 use crate::projection::invoice::{Payment, PaymentOutcome};
 use crate::projection::known_tier::KnownTier;
 use crate::projection::plan_assignment::PlanHolding;
@@ -24,7 +24,8 @@ pub async fn load(
 ) -> Result<BTreeMap<ObjectKey, StoredSubscription>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
-                  plan_tier, plan_version, currency, current_period_start, current_period_end,
+                  plan_tier, plan_version, plan_interval, plan_seats, currency,
+                  current_period_start, current_period_end,
                   billing_cycle_anchor, billing_mode, collection_method, trial_start, trial_end,
                   cancel_at, cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
                   default_payment_method_id, discounted, taxed, pending_update, has_more_items,
@@ -43,6 +44,7 @@ pub async fn load(
     .fetch_all(conn)
     .await?;
     let stored = rows.into_iter().map(|row| {
+        let currency = row.currency.clone();
         let summary = json!({
             "status": row.status,
             "planTier": row.plan_tier,
@@ -75,6 +77,11 @@ pub async fn load(
             stripe_status: row.stripe_status,
             plan_tier: row.plan_tier,
             plan_version: row.plan_version,
+            bought: Bought {
+                currency: currency.map(|currency| currency.to_ascii_lowercase()),
+                interval: Interval::of(row.plan_interval.as_deref(), None),
+                seats: row.plan_seats.and_then(|seats| seats.try_into().ok()),
+            },
             period: (
                 row.current_period_start.map(|at| at.to_jiff()),
                 row.current_period_end.map(|at| at.to_jiff()),
@@ -144,6 +151,8 @@ struct SubscriptionRow<'a> {
     status: &'a str,
     plan_tier: Option<&'a str>,
     plan_version: Option<i32>,
+    plan_interval: Option<Interval>,
+    plan_seats: Option<u32>,
     known_tier: Option<&'a KnownTier>,
 }
 
@@ -155,6 +164,7 @@ struct ItemRow<'a> {
     item: &'a SubscriptionItem,
     plan_tier: Option<String>,
     metric: Option<String>,
+    seats: bool,
 }
 
 pub async fn save(
@@ -172,6 +182,8 @@ pub async fn save(
             status: &change.status,
             plan_tier: change.plan_tier.as_deref(),
             plan_version: change.plan_version,
+            plan_interval: change.bought.interval,
+            plan_seats: change.bought.seats,
             known_tier: change.known_tier.as_ref(),
         })
         .collect();
@@ -184,7 +196,8 @@ pub async fn save(
            default_payment_method_id, discounted, taxed, stripe_test_clock_id, pending_update,
            has_more_items, metadata, livemode, stripe_created_at, last_event_at,
            last_event_rank, last_event_id, tied_event_ids, known_tier, plan_version,
-           stripe_schedule_id, cancellation_comment, cancellation_feedback, cancellation_reason)
+           plan_interval, plan_seats, stripe_schedule_id, cancellation_comment,
+           cancellation_feedback, cancellation_reason)
          SELECT
            organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
            plan_tier, currency, current_period_start, current_period_end, billing_cycle_anchor,
@@ -193,7 +206,8 @@ pub async fn save(
            default_payment_method_id, discounted, taxed, stripe_test_clock_id, pending_update,
            has_more_items, metadata, livemode, stripe_created_at, last_event_at,
            last_event_rank, last_event_id, tied_event_ids, known_tier, plan_version,
-           stripe_schedule_id, cancellation_comment, cancellation_feedback, cancellation_reason
+           plan_interval, plan_seats, stripe_schedule_id, cancellation_comment,
+           cancellation_feedback, cancellation_reason
            FROM json_populate_recordset(NULL::billing_subscriptions, $1::text::json)
          ON CONFLICT (organization_id, stripe_subscription_id) DO UPDATE SET
            stripe_customer_id = excluded.stripe_customer_id, status = excluded.status,
@@ -212,7 +226,8 @@ pub async fn save(
            excluded.stripe_created_at, last_event_at = excluded.last_event_at, last_event_rank =
            excluded.last_event_rank, last_event_id = excluded.last_event_id, tied_event_ids =
            excluded.tied_event_ids, known_tier = excluded.known_tier,
-           plan_version = excluded.plan_version, stripe_schedule_id = excluded.stripe_schedule_id,
+           plan_version = excluded.plan_version, plan_interval = excluded.plan_interval,
+           plan_seats = excluded.plan_seats, stripe_schedule_id = excluded.stripe_schedule_id,
            cancellation_comment = excluded.cancellation_comment,
            cancellation_feedback = excluded.cancellation_feedback,
            cancellation_reason = excluded.cancellation_reason, updated_at = excluded.updated_at",
@@ -251,6 +266,7 @@ async fn replace_items(
         .flat_map(|change| {
             change.merged.snapshot.items.iter().map(|item| {
                 let used = catalogue.item_use(item);
+                let seats = used.as_ref().is_some_and(|used| used.seats);
                 let (plan_tier, metric) = used.map(|used| (used.tier, used.metric)).unzip();
                 ItemRow {
                     organization_id: change.merged.organization_id,
@@ -258,6 +274,7 @@ async fn replace_items(
                     item,
                     plan_tier,
                     metric: metric.flatten(),
+                    seats,
                 }
             })
         })
@@ -270,12 +287,12 @@ async fn replace_items(
            organization_id, stripe_subscription_id, stripe_subscription_item_id,
            stripe_price_id, stripe_product_id, lookup_key, usage_type, unit_amount,
            unit_amount_decimal, currency, recurring_interval, recurring_interval_count,
-           quantity, current_period_start, current_period_end, plan_tier, metric)
+           quantity, current_period_start, current_period_end, plan_tier, metric, seats)
          SELECT
            organization_id, stripe_subscription_id, stripe_subscription_item_id,
            stripe_price_id, stripe_product_id, lookup_key, usage_type, unit_amount,
            unit_amount_decimal, currency, recurring_interval, recurring_interval_count,
-           quantity, current_period_start, current_period_end, plan_tier, metric
+           quantity, current_period_start, current_period_end, plan_tier, metric, seats
            FROM json_populate_recordset(NULL::billing_subscription_items, $1::text::json)",
         document(&items)?
     )
@@ -358,14 +375,26 @@ pub async fn plan_holdings(
     conn: &mut PgConnection,
     organizations: &[Uuid],
 ) -> Result<Vec<PlanHolding>, sqlx::Error> {
-    sqlx::query_as!(
-        PlanHolding,
-        "SELECT id AS organization_id, plan_tier, plan_version, base_plan_tier FROM organizations
-          WHERE id = ANY($1) ORDER BY id",
+    let rows = sqlx::query!(
+        "SELECT id, plan_tier, plan_version, plan_currency, plan_interval, plan_seats,
+                base_plan_tier
+           FROM organizations WHERE id = ANY($1) ORDER BY id",
         organizations
     )
     .fetch_all(conn)
-    .await
+    .await?;
+    let holdings = rows.into_iter().map(|row| PlanHolding {
+        organization_id: row.id,
+        plan_tier: row.plan_tier,
+        plan_version: row.plan_version,
+        bought: Bought {
+            currency: row.plan_currency,
+            interval: Interval::of(row.plan_interval.as_deref(), None),
+            seats: row.plan_seats.and_then(|seats| seats.try_into().ok()),
+        },
+        base_plan_tier: row.base_plan_tier,
+    });
+    Ok(holdings.collect())
 }
 
 /// Marks a subscription that Stripe does not have as canceled. A later state from

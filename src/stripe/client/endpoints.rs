@@ -57,6 +57,8 @@ pub struct Price {
     pub unit_amount_decimal: Option<String>,
     pub recurring: Option<Recurring>,
     pub billing_scheme: Option<String>,
+    #[serde(default)]
+    pub metadata: Map<String, Value>,
     /// The tiers of a tiered price, lowest first.
     #[serde(default)]
     pub tiers: Option<Vec<Tier>>,

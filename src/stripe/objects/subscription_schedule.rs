@@ -54,9 +54,15 @@ pub struct PhaseItem {
     /// The plan that the price is of, as the catalogue knew it when this was mirrored.
     #[serde(rename = "planTier", default, skip_serializing_if = "Option::is_none")]
     pub plan_tier: Option<String>,
-    /// The metric whose usage the price charges; `None` for the plan's fee.
+    /// The metric whose usage the price charges; `None` for what is licensed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<String>,
+    /// Whether the price is that of a licensed seat beside the fee.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub seats: bool,
+    /// The price's interval, if plans are sold by it and it was known then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<String>,
 }
 
 impl SubscriptionSchedule {
@@ -126,6 +132,8 @@ impl SchedulePhase {
                         lookup_key: item.within("price")?.maybe_text("lookup_key")?,
                         plan_tier: None,
                         metric: None,
+                        seats: false,
+                        interval: None,
                     })
                 })
                 .collect::<Result<_, _>>()?,

@@ -9,12 +9,14 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::follow::follow_after;
 use super::record::{ChangeKind, ChangeRecord, Release, is_marked, is_no_longer_in_flight};
+use super::saga::VERSION;
 use super::schedule::{self, STARTS_AT};
 use crate::audit::{self, NewEntry};
 use crate::db::TenantTx;
-use crate::metering::grace;
 use crate::metering::reports::{self, ReportError};
+use crate::metering::{grace, quotas};
 use crate::projection::{self, StripeResponse};
 use crate::stripe::client::{self, Client, ErrorKind, StripeError};
 use crate::stripe::requests::{self, Request};
@@ -69,7 +71,10 @@ impl Subscriptions {
         made: StripeSnapshot,
     ) -> Result<(), Failure> {
         let released = schedule::release_after(client, request, change, &made.object).await;
-        let made = match (released.map_err(Failure::InDoubt)?, &request.target_id) {
+        let released = released.map_err(Failure::InDoubt)?;
+        let followed = follow_after(client, request, change, &made.object).await;
+        let followed = followed.map_err(Failure::InDoubt)?;
+        let made = match (released || followed, &request.target_id) {
             (true, Some(id)) => {
                 let response = client.subscription(id).await.map_err(Failure::InDoubt)?;
                 let now = snapshot(client, response).await.map_err(Failure::InDoubt)?;
@@ -204,6 +209,7 @@ impl Subscriptions {
             // Another replica has finished the same request.
             return Ok(());
         }
+        quotas::release_seats(&mut tx).await?;
         let response = StripeResponse {
             organization_id,
             request: request.id,
@@ -248,8 +254,11 @@ impl Subscriptions {
         request: &Request,
         why: &str,
     ) -> Result<(), sqlx::Error> {
-        let mut tx = TenantTx::begin(&self.pool, request.organization_id).await?;
+        let organization_id = request.organization_id;
+        let mut tx = TenantTx::begin(&self.pool, organization_id).await?;
+        audit::lock_chains(tx.conn(), &[organization_id]).await?;
         if requests::lock_open(tx.conn(), request).await? {
+            quotas::release_seats(&mut tx).await?;
             requests::failed(tx.conn(), request, why).await?;
         }
         tx.commit().await
@@ -261,8 +270,15 @@ fn with_pending_change(mut summary: Value, request: &Request, change: &ChangeRec
     if change.kind == ChangeKind::SwitchLater {
         let starts_at = request.params.get(STARTS_AT);
         let starts_at = starts_at.and_then(|secs| Timestamp::from_second(secs.parse().ok()?).ok());
-        summary["pendingChange"] =
-            json!({"planTier": change.command["planTier"], "effectiveAt": starts_at});
+        let version = request.params.get(VERSION);
+        let named = version.and_then(|version| Some(version.rsplit_once('@')?.0));
+        let tier = named.map_or_else(|| change.command["planTier"].clone(), Value::from);
+        summary["pendingChange"] = json!({"planTier": tier, "effectiveAt": starts_at});
+        for said in ["interval", "quantity"] {
+            if !change.command[said].is_null() {
+                summary["pendingChange"][said] = change.command[said].clone();
+            }
+        }
     }
     summary
 }

@@ -10,8 +10,10 @@
 
 mod ending;
 pub(super) mod execute;
+mod follow;
 pub(super) mod locks;
 pub(super) mod record;
 pub(super) mod recover;
 pub(super) mod saga;
 pub(super) mod schedule;
+mod seats;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::follow::Follow;
 use super::schedule::schedule_of;
 use crate::audit::{Actor, Client};
 use crate::catalogue::When;
@@ -14,6 +15,7 @@ use crate::stripe::requests::Request;
 use crate::subscriptions::command::{Command, StripeAction};
 use crate::subscriptions::missing::ENDED_HERE;
 use crate::subscriptions::preview::token::Quote;
+use crate::subscriptions::selection::Selection;
 
 /// The longest time that a request can be in flight, all retries included.
 pub const MAX_IN_FLIGHT: SignedDuration = SignedDuration::from_secs(150);
@@ -117,6 +119,9 @@ pub struct ChangeRecord {
     /// The schedule that goes with the change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub releases: Option<Release>,
+    /// What becomes of a pending change whose seats follow the change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<Follow>,
 }
 
 /// When a subscription's schedule is released.
@@ -136,6 +141,12 @@ impl Release {
     pub fn of(action: &StripeAction<'_>) -> Option<Self> {
         match action {
             StripeAction::CallOff { schedule, .. } => Some(Self::Only((*schedule).to_owned())),
+            // The end stays, which the schedule may have set.
+            StripeAction::Switch {
+                subscription,
+                keeps_prices: true,
+                ..
+            } if subscription.ends() => None,
             StripeAction::Switch {
                 subscription, plan, ..
             } => {
@@ -274,15 +285,17 @@ pub fn is_no_longer_in_flight(request: &Request, now: Timestamp) -> bool {
 /// The command as it is stored.
 pub fn recorded_command(command: Command<'_>, quote: Option<&Quote>) -> Value {
     let mut recorded = match command {
-        Command::Subscribe { tier, trial_days } => {
-            json!({"wish": "subscribe", "planTier": tier, "trialDays": trial_days})
+        Command::Subscribe {
+            selection,
+            trial_days,
+        } => {
+            let tier = selection.tier;
+            let recorded = json!({"wish": "subscribe", "planTier": tier, "trialDays": trial_days});
+            with_selection(recorded, selection)
         }
-        Command::Change { tier, when } => {
-            let mut wish = json!({"wish": "change", "planTier": tier});
-            if let Some(when) = when {
-                wish["when"] = json!(when);
-            }
-            wish
+        Command::Change { selection, when } => {
+            let recorded = json!({"wish": "change", "planTier": selection.tier});
+            with_time(with_selection(recorded, selection), when)
         }
         Command::Migrate {
             terms,
@@ -290,25 +303,22 @@ pub fn recorded_command(command: Command<'_>, quote: Option<&Quote>) -> Value {
             when,
             ..
         } => {
-            let mut wish =
+            let recorded =
                 json!({"wish": "migrate", "planTier": terms.tier, "planVersion": version});
-            if when != When::Now {
-                wish["when"] = json!(when);
-            }
-            wish
+            with_time(recorded, Some(when).filter(|when| *when != When::Now))
         }
         Command::Cancel {
             immediately,
             details,
         } => {
-            let mut wish = json!({"wish": "cancel", "immediately": immediately});
+            let mut recorded = json!({"wish": "cancel", "immediately": immediately});
             let said = [("reason", details.reason), ("feedback", details.feedback)];
             for (name, said) in said {
                 if let Some(said) = said {
-                    wish[name] = json!(said);
+                    recorded[name] = json!(said);
                 }
             }
-            wish
+            recorded
         }
         Command::Reactivate => json!({"wish": "reactivate"}),
         Command::CallOff => json!({"wish": "call_off"}),
@@ -321,6 +331,27 @@ pub fn recorded_command(command: Command<'_>, quote: Option<&Quote>) -> Value {
             "dueNowAmount": quote.due_now_amount,
             "nextInvoiceAmount": quote.next_invoice_amount,
         });
+    }
+    recorded
+}
+
+fn with_time(mut recorded: Value, when: Option<When>) -> Value {
+    if let Some(when) = when {
+        recorded["when"] = json!(when);
+    }
+    recorded
+}
+
+/// What is said of a selection besides the plan.
+fn with_selection(mut recorded: Value, selection: Selection<'_>) -> Value {
+    if let Some(interval) = selection.interval {
+        recorded["interval"] = json!(interval);
+    }
+    if let Some(currency) = selection.currency {
+        recorded["currency"] = json!(currency.to_ascii_lowercase());
+    }
+    if let Some(quantity) = selection.quantity {
+        recorded["quantity"] = json!(quantity);
     }
     recorded
 }

@@ -10,7 +10,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::record::{ChangeRecord, MAX_IN_FLIGHT};
+use crate::audit;
 use crate::db::{self, TenantTx, WorkerTx};
+use crate::metering::quotas;
 use crate::stripe::client::{Client, ErrorKind};
 use crate::stripe::requests::{self, Request, Subject, Unreadable, Which};
 use crate::subscriptions::failure::Failure;
@@ -160,8 +162,10 @@ impl Subscriptions {
         let attempts = item.attempts + 1;
         let mut tx = TenantTx::begin(&self.pool, organization_id).await?;
         if outlook == Outlook::Permanent && attempts >= MAX_ATTEMPTS {
+            audit::lock_chains(tx.conn(), &[organization_id]).await?;
             let abandoned =
                 requests::abandon(tx.conn(), organization_id, request_id, &reason).await?;
+            quotas::release_seats(&mut tx).await?;
             tx.commit().await?;
             if abandoned {
                 metrics::recovery("abandoned");

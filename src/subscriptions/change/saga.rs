@@ -21,8 +21,10 @@ use crate::subscriptions::Subscriptions;
 use crate::subscriptions::command::{ChangeRejection, Command, StripeAction, decide};
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::mirror::StripePresence;
-use crate::subscriptions::preview::stripe::{Switch, items_of};
+use crate::subscriptions::preview::stripe::items_of;
+use crate::subscriptions::preview::switch::Switch;
 use crate::subscriptions::preview::token::Quote;
+use crate::subscriptions::prices::SwitchTo;
 use crate::subscriptions::state::{SubscriptionRow, SubscriptionState};
 
 /// Who requests a change, and for which organization.
@@ -35,7 +37,7 @@ pub struct Requester {
 }
 
 /// The parameter that names the version of the plan: what is bought is kept.
-const VERSION: &str = "metadata[plan_version]";
+pub(super) const VERSION: &str = "metadata[plan_version]";
 
 /// How often a change is decided when concurrent changes interfere.
 const MAX_ROUNDS: usize = 6;
@@ -95,14 +97,7 @@ impl Subscriptions {
             Some(token) => Some(self.open(token).await?),
             None => None,
         };
-        let command = match (command, &quote) {
-            // Who says nothing of the time wants what was shown.
-            (Command::Change { tier, when: None }, Some(quote)) => Command::Change {
-                tier,
-                when: quote.when,
-            },
-            _ => command,
-        };
+        let command = command.or_as_quoted(quote.as_ref());
         let recorded = recorded_command(command, quote.as_ref());
         let organization_id = requester.organization_id;
         if let Some(key) = &requester.idempotency_key
@@ -204,6 +199,7 @@ impl Subscriptions {
     ) -> Result<Round, Failure> {
         let organization_id = requester.organization_id;
         let state = self.state(organization_id).await?;
+        self.recall_terms(&state).await?;
         let action = decide(&state, &self.catalogue, command)?;
         let Some(kind) = ChangeKind::of(&action) else {
             return Ok(Round::Done);
@@ -211,6 +207,7 @@ impl Subscriptions {
         if let Some(quote) = quote {
             self.check_state(quote, organization_id, &state, command, Timestamp::now())?;
         }
+        self.check_seats(organization_id, &action).await?;
         let mut change = ChangeRecord {
             id: Uuid::now_v7(),
             kind,
@@ -220,6 +217,7 @@ impl Subscriptions {
             before: summary(&state),
             releases: Release::of(&action),
             usage: None,
+            follows: self.follow(client, &action).await?,
         };
         let customer_id = self
             .customer_for(client, organization_id, &state, &action, &change.actor)
@@ -261,6 +259,10 @@ impl Subscriptions {
             self.close_failed(&request, "the subscription was changed meanwhile")
                 .await?;
             return Ok(Round::Again);
+        }
+        if let Err(failure) = self.hold_seats(organization_id, &action).await {
+            self.close_failed(&request, &failure.to_string()).await?;
+            return Err(failure);
         }
         self.execute(client, &request, &change).await?;
         Ok(Round::Done)
@@ -307,7 +309,11 @@ impl Subscriptions {
     ) -> Result<CallTerms, Failure> {
         let mut usage = None;
         let (target_id, params) = match action {
-            StripeAction::Create { plan, trial_days } => {
+            StripeAction::Create {
+                plan,
+                quantities,
+                trial_days,
+            } => {
                 let prices = self.prices_of(client, plan, None).await?;
                 let customer_id = customer_id.ok_or(Failure::NoOrganization)?;
                 let trial = Some(*trial_days).filter(|days| *days > 0);
@@ -318,42 +324,37 @@ impl Subscriptions {
                     .set("billing_mode[type]", BILLING_MODE)
                     .set("payment_behavior", "error_if_incomplete")
                     .set_if("trial_period_days", trial);
-                (None, items_of(&prices, params, "items"))
+                (None, items_of(&prices, *quantities, params, "items"))
             }
             StripeAction::Switch {
                 subscription,
                 plan,
                 version,
+                keeps_prices,
+                ..
             } => {
-                let prices = self.prices_of(client, plan, *version).await?;
+                let switch = SwitchTo::of(action).ok_or(Failure::Unexpected("no switch"))?;
+                let prices = self.prices_after(client, subscription, switch).await?;
                 let at = match quote {
                     Some(quote) => quote.effective_at,
                     None => self.time_of(client, subscription).await?,
                 };
-                let switch = Switch::new(subscription, &self.catalogue, plan, &prices, at)
+                let switch = Switch::new(subscription, &self.catalogue, switch, &prices, at)
                     .ok_or(ChangeRejection::UnknownItems)?;
                 let switch = self
                     .with_usage(client, organization_id, switch, quote)
                     .await?;
                 usage = Some(switch.usage());
+                // Who keeps the prices keeps the version.
+                let named = (!keeps_prices).then(|| self.version_of(plan, *version));
                 let params = switch
                     .parameters("", switch.proration_behavior)
-                    .set_if(VERSION, self.version_of(plan, *version))
+                    .set_if(VERSION, named.flatten())
                     .set("payment_behavior", "error_if_incomplete");
                 (Some(subscription.id.clone()), params)
             }
-            StripeAction::SwitchLater {
-                subscription,
-                plan,
-                version,
-            } => {
-                let prices = self.prices_of(client, plan, *version).await?;
-                let at = subscription.period_end.ok_or(ChangeRejection::NoPeriod)?;
-                let switch = Switch::new(subscription, &self.catalogue, plan, &prices, at)
-                    .ok_or(ChangeRejection::UnknownItems)?
-                    .at_period_end();
-                let params =
-                    schedule::next_phase(&switch).set_if(VERSION, self.version_of(plan, *version));
+            StripeAction::SwitchLater { subscription, .. } => {
+                let params = self.next_phase(client, action, subscription).await?;
                 (Some(subscription.id.clone()), params)
             }
             action => without_items(action),
@@ -363,6 +364,26 @@ impl Subscriptions {
             params,
             usage,
         })
+    }
+
+    /// The parameters of a change at the period's end.
+    async fn next_phase(
+        &self,
+        client: &Client,
+        action: &StripeAction<'_>,
+        subscription: &SubscriptionRow,
+    ) -> Result<Params, Failure> {
+        let to = SwitchTo::of(action).ok_or(Failure::Unexpected("no switch"))?;
+        let prices = self.prices_after(client, subscription, to).await?;
+        let at = subscription.period_end.ok_or(ChangeRejection::NoPeriod)?;
+        let switch = Switch::new(subscription, &self.catalogue, to, &prices, at)
+            .ok_or(ChangeRejection::UnknownItems)?
+            .at_period_end();
+        let named = match to.keeps_prices {
+            true => to.version.map(|one| version_name(&to.plan.tier, one)),
+            false => self.version_of(to.plan, to.version),
+        };
+        Ok(schedule::next_phase(&switch).set_if(VERSION, named))
     }
 
     /// Rejects a new subscription if Stripe has carried out a creation that

@@ -12,10 +12,11 @@
 
 use serde_json::Value;
 
+use super::follow::same_items;
 use super::record::{CHANGE_ID_KEY, ChangeKind, ChangeRecord, Release};
 use crate::stripe::client::{self, Client, ErrorKind, Params, StripeError};
 use crate::stripe::requests::Request;
-use crate::subscriptions::preview::stripe::Switch;
+use crate::subscriptions::preview::switch::Switch;
 
 /// What is stored of the next phase, beside its parameters: where it begins.
 pub const STARTS_AT: &str = "starts_at";
@@ -176,15 +177,7 @@ fn phases(schedule: &Value, next: &Params, change: &ChangeRecord) -> Params {
         }
     }
     params = metadata(&current["metadata"], "phases[0]", params);
-    for (n, item) in members(&current["items"]).enumerate() {
-        let at = format!("phases[0][items][{n}]");
-        params = params.set(format!("{at}[price]"), id(&item["price"]));
-        if let Some(quantity) = item["quantity"].as_u64() {
-            params = params.set(format!("{at}[quantity]"), quantity);
-        }
-        params = metadata(&item["metadata"], &at, params);
-        params = item_settings(item, &at, params);
-    }
+    params = same_items(current, "phases[0]", params);
     for (name, value) in next.iter() {
         let (first, rest) = name.split_once('[').unwrap_or((name, ""));
         params = match first {
@@ -206,7 +199,7 @@ fn phases(schedule: &Value, next: &Params, change: &ChangeRecord) -> Params {
 }
 
 /// What a phase says of how it is charged.
-fn settings(phase: &Value, at: &str, mut params: Params) -> Params {
+pub fn settings(phase: &Value, at: &str, mut params: Params) -> Params {
     for name in [
         "collection_method",
         "default_payment_method",
@@ -235,7 +228,7 @@ fn settings(phase: &Value, at: &str, mut params: Params) -> Params {
 }
 
 /// What an item says of how it is charged, besides its price and quantity.
-fn item_settings(item: &Value, at: &str, mut params: Params) -> Params {
+pub fn item_settings(item: &Value, at: &str, mut params: Params) -> Params {
     for (n, rate) in members(&item["tax_rates"]).enumerate() {
         params = params.set(format!("{at}[tax_rates][{n}]"), id(rate));
     }
@@ -254,7 +247,7 @@ fn discounts(list: &Value, at: &str, mut params: Params) -> Params {
     params
 }
 
-fn metadata(map: &Value, at: &str, mut params: Params) -> Params {
+pub fn metadata(map: &Value, at: &str, mut params: Params) -> Params {
     for (key, value) in map.as_object().into_iter().flatten() {
         if let Some(value) = value.as_str() {
             params = params.set(format!("{at}[metadata][{key}]"), value);
@@ -263,12 +256,12 @@ fn metadata(map: &Value, at: &str, mut params: Params) -> Params {
     params
 }
 
-fn members(list: &Value) -> impl Iterator<Item = &Value> {
+pub fn members(list: &Value) -> impl Iterator<Item = &Value> {
     list.as_array().into_iter().flatten()
 }
 
 /// An id, bare or in its object.
-fn id(value: &Value) -> &str {
+pub fn id(value: &Value) -> &str {
     value
         .as_str()
         .or_else(|| value["id"].as_str())
@@ -283,7 +276,7 @@ fn id_or_text(value: &Value) -> String {
 }
 
 /// A number or a word, as a parameter has it.
-fn number(value: &Value) -> String {
+pub fn number(value: &Value) -> String {
     value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned)
@@ -332,6 +325,7 @@ mod tests {
             before: Value::Null,
             usage: None,
             releases: None,
+            follows: None,
         };
         let params = phases(&schedule, &next, &change);
         let expected = json!({

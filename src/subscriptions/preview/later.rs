@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use jiff::Timestamp;
 
-use super::stripe::{Switch, ask, has_price, is_none_upcoming, metered_prices, total_without};
+use super::stripe::{ask, has_price, is_none_upcoming, metered_prices, total_without};
+use super::switch::Switch;
 use super::{PreviewUnavailable, Pricing, Source};
 use crate::stripe::client::{Client, Params};
 use crate::stripe::objects::Invoice;
@@ -76,6 +77,18 @@ pub fn besides_renewal(
     });
     let total = total_without(invoice, |line| has_price(line, metered));
     Ok(total - renewal.map(|line| line.amount).sum::<i64>())
+}
+
+/// The next invoice where a pending change costs `more` as its seats follow `change`.
+pub fn following(change: &Switch<'_>, next_invoice: i64, more: i64) -> Result<i64, Failure> {
+    // Both are computed of all lines.
+    if change.subscription.discounted {
+        return Err(PreviewUnavailable::NotPriced("has a discount").into());
+    }
+    if change.subscription.taxed {
+        return Err(PreviewUnavailable::NotPriced("is taxed").into());
+    }
+    Ok(next_invoice.saturating_add(more))
 }
 
 /// The next invoice once `change` is made: what `upcoming` has besides the renewal, and

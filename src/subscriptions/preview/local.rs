@@ -9,13 +9,19 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::later::at_period_end;
-use super::{Line, PreviewUnavailable, Pricing, Source, describe_period};
+use super::switch::proration_behavior;
+use super::{Line, PreviewUnavailable, Pricing, Source, describe_price};
 use crate::catalogue::{Catalogue, Plan};
+use crate::subscriptions::prices::SwitchTo;
+use crate::subscriptions::selection::Quantities;
 use crate::subscriptions::state::{Item, SubscriptionRow};
 
 /// A new subscription: a full period, due at once.
-pub fn of_creation(plan: &Plan, now: Timestamp) -> Result<Pricing, PreviewUnavailable> {
-    let amount = plan.price.amount;
+pub fn of_creation(
+    plan: &Plan,
+    quantities: Quantities,
+    now: Timestamp,
+) -> Result<Pricing, PreviewUnavailable> {
     let next = plan
         .price
         .interval
@@ -23,6 +29,26 @@ pub fn of_creation(plan: &Plan, now: Timestamp) -> Result<Pricing, PreviewUnavai
         .boundary(now.as_second(), 1)
         .map_err(|error| PreviewUnavailable::OutOfRange(error.to_string()))?;
     let (now, next) = (second(now.as_second())?, second(next)?);
+    let beside = quantities.beside.filter(|quantity| *quantity > 0);
+    let seats = plan.seat_price().zip(beside);
+    let mut lines = Vec::new();
+    for (price, quantity) in
+        std::iter::once((&plan.price, quantities.fee.unwrap_or(1))).chain(seats)
+    {
+        let charge = Charge {
+            unit_amount: price.amount,
+            quantity,
+        };
+        let amount = charge.full_amount();
+        lines.push(Line {
+            description: describe_price(&plan.name, price, quantity),
+            amount: amount.map_err(|error| PreviewUnavailable::OutOfRange(error.to_string()))?,
+            period_start: now,
+            period_end: next,
+            proration: false,
+        });
+    }
+    let amount = total(&lines)?;
     Ok(Pricing {
         currency: plan.price.currency.to_ascii_lowercase(),
         effective_at: now,
@@ -30,41 +56,49 @@ pub fn of_creation(plan: &Plan, now: Timestamp) -> Result<Pricing, PreviewUnavai
         due_now_amount: amount,
         next_invoice_amount: amount,
         next_invoice_at: next,
-        lines: vec![Line {
-            description: describe_period(plan, 1),
-            amount,
-            period_start: now,
-            period_end: next,
-            proration: false,
-        }],
+        lines,
         usage: Vec::new(),
         holds_until: None,
         source: Source::Local,
     })
 }
 
-/// Another plan for an existing subscription.
+/// Another plan, or another quantity, for an existing subscription.
 pub fn of_switch(
     subscription: &SubscriptionRow,
     catalogue: &Catalogue,
-    plan: &Plan,
+    switch: SwitchTo<'_>,
     now: Timestamp,
 ) -> Result<Pricing, PreviewUnavailable> {
-    let at_secs = now.as_second();
-    let known = Known::of(
-        subscription,
-        catalogue,
-        plan.price.interval.cadence(),
-        at_secs,
-    )?;
-    let quantity = known.before.charge.quantity;
-    let after = ItemTerms {
-        price_id: &plan.tier,
-        charge: Charge {
-            unit_amount: plan.price.amount,
-            quantity,
+    let (at_secs, plan) = (now.as_second(), switch.plan);
+    let cadence = (!switch.keeps_prices).then(|| plan.price.interval.cadence());
+    let known = Known::of(subscription, catalogue, cadence, at_secs)?;
+    if switch.following.is_some() {
+        return Err(PreviewUnavailable::StripeOnly("has a schedule"));
+    }
+    if switch.quantities.beside.is_some_and(|seats| seats > 0) {
+        return Err(PreviewUnavailable::StripeOnly(
+            "gets seats that have a price of their own",
+        ));
+    }
+    let quantity = switch.quantities.fee;
+    let quantity = quantity.unwrap_or(known.before.charge.quantity);
+    let after = match switch.keeps_prices {
+        true => ItemTerms {
+            charge: Charge {
+                quantity,
+                ..known.before.charge
+            },
+            ..known.before
         },
-        cadence: plan.price.interval.cadence(),
+        false => ItemTerms {
+            price_id: &plan.tier,
+            charge: Charge {
+                unit_amount: plan.price.amount,
+                quantity,
+            },
+            cadence: plan.price.interval.cadence(),
+        },
     };
     let change = PlanChange {
         item: ItemChange {
@@ -81,14 +115,14 @@ pub fn of_switch(
         } else {
             BillingMode::Classic
         },
-        proration_behavior: catalogue.proration_behavior(&known.plan.tier, &plan.tier),
+        proration_behavior: proration_behavior(subscription, catalogue, known.plan, switch),
         on_trial: subscription.on_trial(),
     };
     let result = preview(&change).map_err(|error| match error {
         PreviewError::IntervalChange => PreviewUnavailable::StripeOnly("changes its interval"),
         other => PreviewUnavailable::OutOfRange(other.to_string()),
     })?;
-    let lines = lines(&result, &known, plan, at_secs)?;
+    let lines = lines(&result, &known, (plan, quantity), at_secs)?;
     let prorated_amount = total(&lines)?;
     Ok(Pricing {
         currency: plan.price.currency.to_ascii_lowercase(),
@@ -104,27 +138,32 @@ pub fn of_switch(
     })
 }
 
-/// Another plan once the period has ended: its fee, and nothing now.
+/// Another plan, or another quantity, once the period has ended: its fee, and nothing now.
 pub fn of_switch_later(
     subscription: &SubscriptionRow,
     catalogue: &Catalogue,
-    plan: &Plan,
+    switch: SwitchTo<'_>,
     now: Timestamp,
 ) -> Result<Pricing, PreviewUnavailable> {
-    use PreviewUnavailable::StripeOnly;
     if subscription.schedule_id.is_some() {
-        return Err(StripeOnly("has a schedule"));
+        return Err(PreviewUnavailable::StripeOnly("has a schedule"));
     }
-    let (item, _) = subscription
-        .base_item(catalogue)
-        .ok_or(StripeOnly("has no price of the catalogue"))?;
-    let cadence = item
-        .cadence()
-        .ok_or(StripeOnly("has an interval that is not known here"))?;
-    let known = Known::of(subscription, catalogue, cadence, now.as_second())?;
-    let quantity = i64::try_from(known.before.charge.quantity).ok();
-    let fee = quantity.and_then(|quantity| plan.price.amount.checked_mul(quantity));
-    let fee = fee.ok_or_else(|| PreviewUnavailable::OutOfRange("the next invoice".to_owned()))?;
+    let (plan, quantities) = (switch.plan, switch.quantities);
+    let known = Known::of(subscription, catalogue, None, now.as_second())?;
+    let unit_amount = match switch.keeps_prices {
+        true => known.before.charge.unit_amount,
+        false => plan.price.amount,
+    };
+    let quantity = quantities.fee.unwrap_or(known.before.charge.quantity);
+    let seats = plan.seat_price().zip(quantities.beside);
+    let seats = seats.map(|(price, quantity)| (price.amount, quantity));
+    let mut fee = 0_i64;
+    for (unit_amount, quantity) in std::iter::once((unit_amount, quantity)).chain(seats) {
+        let amount = i64::try_from(quantity).ok();
+        let amount = amount.and_then(|quantity| unit_amount.checked_mul(quantity));
+        let sum = amount.and_then(|amount| fee.checked_add(amount));
+        fee = sum.ok_or_else(|| PreviewUnavailable::OutOfRange("the next invoice".to_owned()))?;
+    }
     Ok(Pricing {
         currency: plan.price.currency.to_ascii_lowercase(),
         ..at_period_end(second(known.period.end_secs())?, fee, Source::Local)
@@ -143,7 +182,7 @@ impl<'a> Known<'a> {
     fn of(
         subscription: &'a SubscriptionRow,
         catalogue: &'a Catalogue,
-        cadence: Cadence,
+        cadence: Option<Cadence>,
         at_secs: i64,
     ) -> Result<Self, PreviewUnavailable> {
         use PreviewUnavailable::StripeOnly;
@@ -160,7 +199,9 @@ impl<'a> Known<'a> {
         if subscription.items.iter().any(|other| others(&other)) {
             return Err(StripeOnly("has items besides its plan's"));
         }
-        if item.cadence() != Some(cadence) && subscription.items.iter().any(|item| item.metered) {
+        if cadence.is_some_and(|cadence| item.cadence() != Some(cadence))
+            && subscription.items.iter().any(|item| item.metered)
+        {
             return Err(StripeOnly(
                 "has usage that another interval would have charged at once",
             ));
@@ -214,12 +255,11 @@ fn terms(item: &Item) -> Option<ItemTerms<'_>> {
 fn lines(
     result: &billing_domain::preview::Preview,
     known: &Known<'_>,
-    plan: &Plan,
+    (plan, quantity): (&Plan, u64),
     at_secs: i64,
 ) -> Result<Vec<Line>, PreviewUnavailable> {
-    let quantity = known.before.charge.quantity;
     let (at, end) = (second(at_secs)?, second(known.period.end_secs())?);
-    let prorated = |amount: i64, kind: &str, name: &str| Line {
+    let prorated = |amount: i64, kind: &str, quantity: u64, name: &str| Line {
         description: describe_proration(kind, quantity, name, at),
         amount,
         period_start: at,
@@ -228,14 +268,19 @@ fn lines(
     };
     let mut lines = Vec::new();
     if let Some(credit) = result.lines.credit {
-        lines.push(prorated(credit, "Unused", &known.plan.name));
+        lines.push(prorated(
+            credit,
+            "Unused",
+            known.before.charge.quantity,
+            &known.plan.name,
+        ));
     }
     if let Some(debit) = result.lines.debit {
-        lines.push(prorated(debit, "Remaining", &plan.name));
+        lines.push(prorated(debit, "Remaining", quantity, &plan.name));
     }
     if let Some(amount) = result.full_period {
         lines.push(Line {
-            description: describe_period(plan, quantity),
+            description: describe_price(&plan.name, &plan.price, quantity),
             amount,
             period_start: at,
             period_end: second(result.next_invoice_at_secs)?,

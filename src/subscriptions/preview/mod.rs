@@ -6,6 +6,7 @@ pub mod later;
 pub mod local;
 pub(super) mod quotes;
 pub mod stripe;
+pub mod switch;
 pub(super) mod token;
 
 use std::fmt;
@@ -18,7 +19,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::pending::PendingChange;
-use crate::catalogue::{Catalogue, Plan, When};
+use crate::catalogue::{Catalogue, Interval, Plan, Price, When};
 use crate::metering::charges::UsageCharge;
 use crate::server::number::Number;
 use features::FeatureChange;
@@ -84,12 +85,30 @@ pub struct QuotaChange {
     pub new_overage_rate: String,
 }
 
+/// What a preview is of, as it is bought.
+#[derive(Debug)]
+pub struct Previewed {
+    pub plan: Plan,
+    pub interval: Option<Interval>,
+    pub quantity: Option<u64>,
+    /// What `PUT` is to say of the interval.
+    pub asked: Option<Interval>,
+    /// When it takes effect; `None` if there is no choice.
+    pub when: Option<When>,
+}
+
 /// The API's representation of a preview.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Preview {
     pub current_plan: String,
     pub new_plan: String,
+    /// The interval of the new plan; null for one without a subscription.
+    #[schema(required)]
+    pub interval: Option<Interval>,
+    /// The seats of the new plan; null if they are not bought.
+    #[schema(required)]
+    pub quantity: Option<u64>,
     pub currency: String,
     /// Exact, in major units.
     #[schema(value_type = Number)]
@@ -153,16 +172,19 @@ impl Pricing {
     pub fn into_preview(
         self,
         current: (&str, Option<&Plan>),
-        new: &Plan,
-        times: (Option<When>, Option<PendingChange>),
+        new: &Previewed,
+        pending_change: Option<PendingChange>,
         token: String,
         expires_at: Timestamp,
     ) -> Preview {
-        let (when, pending_change) = times;
         let major = |minor| exactly(money::major(minor, &self.currency));
+        let (interval, quantity, when) = (new.interval, new.quantity, new.when);
+        let new = &new.plan;
         Preview {
             current_plan: current.0.to_owned(),
             new_plan: new.tier.clone(),
+            interval,
+            quantity,
             prorated_amount: major(self.prorated_amount),
             next_invoice_amount: major(self.next_invoice_amount),
             due_now_amount: major(self.due_now_amount),
@@ -207,16 +229,16 @@ fn quota_changes(current: Option<&Plan>, new: &Plan) -> Vec<QuotaChange> {
 }
 
 /// Stripe's wording: `1 × Standard (at $99.00 / month)`.
-fn describe_period(plan: &Plan, quantity: u64) -> String {
-    let amount = money::major(plan.price.amount, &plan.price.currency);
-    let price = match plan.price.currency.to_ascii_lowercase().as_str() {
+fn describe_price(name: &str, price: &Price, quantity: u64) -> String {
+    let amount = money::major(price.amount, &price.currency);
+    let cost = match price.currency.to_ascii_lowercase().as_str() {
         "usd" => format!("${amount}"),
         "eur" => format!("€{amount}"),
         "gbp" => format!("£{amount}"),
         other => format!("{amount} {}", other.to_uppercase()),
     };
-    let interval = plan.price.interval.as_str();
-    format!("{quantity} × {} (at {price} / {interval})", plan.name)
+    let interval = price.interval.as_str();
+    format!("{quantity} × {name} (at {cost} / {interval})")
 }
 
 /// The end of a subscription, at once or with its period: never charged.

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use super::stripe::{self, Switch};
+use super::stripe;
+use super::switch::Switch;
 use super::token::Quote;
-use super::{Preview, Pricing, Source, later, local};
+use super::{Preview, Previewed, Pricing, Source, later, local};
 use crate::batch::lookup::Grouped;
 use crate::catalogue::{Catalogue, Plan, When};
 use crate::db::WorkerTx;
@@ -17,6 +18,8 @@ use crate::stripe::client::{Client, ErrorKind, StripeError};
 use crate::subscriptions::command::{Command, StripeAction, decide};
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::mirror::StripePresence;
+use crate::subscriptions::prices::SwitchTo;
+use crate::subscriptions::selection::Selection;
 use crate::subscriptions::state::{SubscriptionRow, SubscriptionState};
 use crate::subscriptions::{Subscriptions, store};
 
@@ -51,17 +54,18 @@ pub(in crate::subscriptions) fn preview_lookup(
 const MAX_REFRESHES: u32 = 2;
 
 impl Subscriptions {
-    /// What a change to the plan `tier` would cost at `now`.
-    pub async fn preview(
+    /// What a change to the plan that is selected would cost at `now`.
+    pub async fn preview<'a>(
         &self,
         organization_id: Uuid,
-        tier: &str,
+        selection: impl Into<Selection<'a>>,
         when: Option<When>,
         now: Timestamp,
     ) -> Result<Preview, Failure> {
+        let selection = selection.into();
         let mut refreshes = 0;
-        let (state, when, pricing) = loop {
-            match self.price(organization_id, tier, when, now).await {
+        let (state, new, pricing) = loop {
+            match self.price(organization_id, selection, when, now).await {
                 // Our state of the customer or subscription may be out of date.
                 Err(Failure::Stripe(error))
                     if refreshes < MAX_REFRESHES
@@ -76,12 +80,13 @@ impl Subscriptions {
                 priced => break priced?,
             }
         };
-        let new = self.plan_after(tier)?;
         let expires_at = pricing.expires_at(now);
         let quote = Quote {
             organization_id,
-            plan_tier: tier.to_owned(),
-            when,
+            plan_tier: selection.tier.to_owned(),
+            interval: new.asked,
+            quantity: new.quantity,
+            when: new.when,
             subscription: state
                 .subscription
                 .as_ref()
@@ -100,25 +105,23 @@ impl Subscriptions {
         let current = (state.plan_tier.as_str(), current.as_ref());
         let subscription = state.subscription.as_ref();
         let pending = subscription.and_then(|one| one.pending.clone());
-        Ok(pricing.into_preview(current, new, (when, pending), token, expires_at))
+        Ok(pricing.into_preview(current, &new, pending, token, expires_at))
     }
 
-    /// The organization's state and the price of the change.
+    /// The organization's state, and what the change comes to and costs.
     async fn price(
         &self,
         organization_id: Uuid,
-        tier: &str,
+        selection: Selection<'_>,
         when: Option<When>,
         now: Timestamp,
-    ) -> Result<(SubscriptionState, Option<When>, Pricing), Failure> {
+    ) -> Result<(SubscriptionState, Previewed, Pricing), Failure> {
         let found = self.preview_lookup.find(organization_id).await?;
         let (state, was_updated) = found.ok_or(Failure::NoOrganization)?;
-        let action = decide(&state, &self.catalogue, Command::Change { tier, when })?;
-        let when = match action {
-            StripeAction::Switch { .. } => Some(When::Now),
-            StripeAction::SwitchLater { .. } => Some(When::PeriodEnd),
-            _ => None,
-        };
+        self.recall_terms(&state).await?;
+        let command = Command::Change { selection, when };
+        let action = decide(&state, &self.catalogue, command)?;
+        self.check_seats(organization_id, &action).await?;
         let customer = state.customer_id.as_deref();
         let pricing = match &self.stripe {
             Some(client) => {
@@ -130,7 +133,73 @@ impl Subscriptions {
                     .await?
             }
         };
-        Ok((state, when, pricing))
+        let new = self.previewed(selection, &action)?;
+        Ok((state, new, pricing))
+    }
+
+    /// What a change comes to. What was asked for is part of the quote, even where it
+    /// makes no difference.
+    fn previewed(
+        &self,
+        selection: Selection<'_>,
+        action: &StripeAction<'_>,
+    ) -> Result<Previewed, Failure> {
+        let (plan, interval, seats) = match action {
+            StripeAction::Create {
+                plan, quantities, ..
+            } => {
+                let plan = plan.as_ref().clone();
+                let interval = plan.price.interval;
+                (plan, Some(interval), quantities.seats)
+            }
+            StripeAction::Switch {
+                subscription,
+                plan,
+                quantities,
+                keeps_prices,
+                ..
+            }
+            | StripeAction::SwitchLater {
+                subscription,
+                plan,
+                quantities,
+                keeps_prices,
+                ..
+            } => {
+                let fee = subscription.base_item(&self.catalogue);
+                let interval = match keeps_prices {
+                    true => fee.and_then(|(item, _)| item.plan_interval()),
+                    false => Some(plan.price.interval),
+                };
+                (plan.as_ref().clone(), interval, quantities.seats)
+            }
+            StripeAction::EndWithPeriod { .. }
+            | StripeAction::EndNow { .. }
+            | StripeAction::CallOff { .. }
+            | StripeAction::Keep { .. }
+            | StripeAction::Nothing { .. } => {
+                let plan = self.catalogue.plan(selection.tier);
+                let plan = plan.ok_or(Failure::Unexpected("the plan is gone"))?;
+                (plan.clone(), None, None)
+            }
+        };
+        let when = match action {
+            StripeAction::Switch { .. } => Some(When::Now),
+            StripeAction::SwitchLater { .. } => Some(When::PeriodEnd),
+            _ => None,
+        };
+        // Where it is another plan that gets the seats, the interval is that plan's.
+        let asked = match plan.tier == selection.tier {
+            true => selection.interval.or(interval),
+            false => selection.interval,
+        };
+        Ok(Previewed {
+            asked,
+            when,
+            interval: interval.or(asked),
+            quantity: selection.quantity.or(seats.map(u64::from)),
+            plan,
+        })
     }
 
     /// Stripe lacks an object of the preview: the customer may have been deleted,
@@ -150,21 +219,36 @@ impl Subscriptions {
         }
     }
 
-    /// The terms that the organization has now.
+    /// The terms that the organization has now, as it pays them.
     async fn terms_of(&self, state: &SubscriptionState) -> Result<Option<Plan>, Failure> {
-        let (tier, version) = (&state.plan_tier, state.plan_version);
-        if let Some(known) = self.catalogue.known_terms(tier, version) {
-            return Ok(Some(known));
+        self.recall_terms(state).await?;
+        let terms = self.catalogue.terms(&state.plan_tier, state.plan_version);
+        let bought = &state.bought;
+        Ok(terms.map(|terms| {
+            terms
+                .paid_in(bought.currency.as_deref(), bought.interval)
+                .with_seats(bought.seats)
+        }))
+    }
+
+    /// Reads the versions that `state` has, unless this process knows them.
+    pub(in crate::subscriptions) async fn recall_terms(
+        &self,
+        state: &SubscriptionState,
+    ) -> Result<(), Failure> {
+        let subscription = state.subscription.as_ref();
+        let held = subscription.and_then(|one| Some((one.plan_tier.as_deref()?, one.plan_version)));
+        let of_plan = (state.plan_tier.as_str(), state.plan_version);
+        let is_known = |(tier, version): (&str, Option<i32>)| {
+            self.catalogue.plan(tier).is_none()
+                || self.catalogue.known_terms(tier, version).is_some()
+        };
+        if is_known(of_plan) && held.is_none_or(is_known) {
+            return Ok(());
         }
         let mut tx = WorkerTx::begin(&self.pool).await?;
         self.catalogue.read_versions(tx.conn()).await?;
-        tx.commit().await?;
-        Ok(self.catalogue.terms(tier, version))
-    }
-
-    fn plan_after(&self, tier: &str) -> Result<&Plan, Failure> {
-        let plan = self.catalogue.plan(tier);
-        plan.ok_or(Failure::Unexpected("the plan is gone"))
+        Ok(tx.commit().await?)
     }
 
     /// Prices `action` with the local engine.
@@ -176,24 +260,24 @@ impl Subscriptions {
         now: Timestamp,
     ) -> Result<Pricing, Failure> {
         Ok(match action {
-            StripeAction::Create { plan, .. } => local::of_creation(plan, now)?,
-            StripeAction::Switch {
-                subscription, plan, ..
-            } => {
+            StripeAction::Create {
+                plan, quantities, ..
+            } => local::of_creation(plan, *quantities, now)?,
+            StripeAction::Switch { subscription, .. } => {
                 if was_updated {
                     self.check_unchanged(organization_id, subscription).await?;
                 }
-                let pricing = local::of_switch(subscription, &self.catalogue, plan, now)?;
-                self.with_local_usage(organization_id, subscription, plan, pricing)
+                let switch = SwitchTo::of(action).ok_or(Failure::Unexpected("no switch"))?;
+                let pricing = local::of_switch(subscription, &self.catalogue, switch, now)?;
+                self.with_local_usage(organization_id, subscription, switch, pricing)
                     .await?
             }
-            StripeAction::SwitchLater {
-                subscription, plan, ..
-            } => {
+            StripeAction::SwitchLater { subscription, .. } => {
                 if was_updated {
                     self.check_unchanged(organization_id, subscription).await?;
                 }
-                local::of_switch_later(subscription, &self.catalogue, plan, now)?
+                let switch = SwitchTo::of(action).ok_or(Failure::Unexpected("no switch"))?;
+                local::of_switch_later(subscription, &self.catalogue, switch, now)?
             }
             StripeAction::EndWithPeriod { subscription, .. }
             | StripeAction::EndNow { subscription, .. }
@@ -217,40 +301,36 @@ impl Subscriptions {
         now: Timestamp,
     ) -> Result<Pricing, Failure> {
         match action {
-            StripeAction::Create { plan, .. } => {
+            StripeAction::Create {
+                plan, quantities, ..
+            } => {
                 let Some(customer_id) = customer_id else {
                     // Stripe does not know the customer yet: use the catalogue's price.
-                    return Ok(local::of_creation(plan, now)?);
+                    return Ok(local::of_creation(plan, *quantities, now)?);
                 };
                 let prices = self.prices_of(client, plan, None).await?;
-                stripe::of_creation(client, customer_id, plan, &prices).await
+                stripe::of_creation(client, customer_id, plan, &prices, *quantities).await
             }
-            StripeAction::Switch {
-                subscription,
-                plan,
-                version,
-            } => {
-                let prices = self.prices_of(client, plan, *version).await?;
+            StripeAction::Switch { subscription, .. } => {
+                let switch = SwitchTo::of(action).ok_or(Failure::Unexpected("no switch"))?;
+                let prices = self.prices_after(client, subscription, switch).await?;
                 let at = match quote {
                     Some(quote) => quote.effective_at,
                     None => self.time_of(client, subscription).await?,
                 };
-                let switch = Switch::new(subscription, &self.catalogue, plan, &prices, at)
+                let switch = Switch::new(subscription, &self.catalogue, switch, &prices, at)
                     .ok_or(crate::subscriptions::ChangeRejection::UnknownItems)?;
                 let switch = self
                     .with_usage(client, organization_id, switch, quote)
                     .await?;
                 stripe::of_switch(client, &switch).await
             }
-            StripeAction::SwitchLater {
-                subscription,
-                plan,
-                version,
-            } => {
+            StripeAction::SwitchLater { subscription, .. } => {
                 use crate::subscriptions::ChangeRejection;
-                let prices = self.prices_of(client, plan, *version).await?;
+                let switch = SwitchTo::of(action).ok_or(Failure::Unexpected("no switch"))?;
+                let prices = self.prices_after(client, subscription, switch).await?;
                 let at = subscription.period_end.ok_or(ChangeRejection::NoPeriod)?;
-                let switch = Switch::new(subscription, &self.catalogue, plan, &prices, at)
+                let switch = Switch::new(subscription, &self.catalogue, switch, &prices, at)
                     .ok_or(ChangeRejection::UnknownItems)?;
                 later::of_switch(client, &switch.at_period_end()).await
             }
@@ -284,8 +364,9 @@ impl Subscriptions {
         command: Command<'_>,
         now: Timestamp,
     ) -> Result<(), Failure> {
-        let is_same_change = matches!(command, Command::Change { tier, when }
-            if tier == quote.plan_tier && (quote.when.is_none() || when == quote.when));
+        let is_same_change = matches!(command, Command::Change { selection, when }
+            if selection == Selection::quoted(quote, selection.currency)
+                && (quote.when.is_none() || when == quote.when));
         let subscription = state.subscription.as_ref();
         let problem = if quote.organization_id != organization_id || !is_same_change {
             "the preview was of another change"

@@ -1,257 +1,38 @@
 //! Has Stripe price a change: previews the invoices that the change would
 //! create, as of the time that the change will use for proration.
 
-mod usage;
-
 use std::collections::HashSet;
 
 use jiff::Timestamp;
 
+use super::switch::Switch;
 use super::{Line, Pricing, Source, later};
-use crate::catalogue::{Catalogue, Plan};
+use crate::catalogue::Plan;
 use crate::stripe::client::{BILLING_MODE, Client, ErrorKind, Params, StripeError};
 use crate::stripe::objects::{Invoice, InvoiceLine};
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::prices::PlanPrices;
-use crate::subscriptions::state::{Item, SubscriptionRow};
+use crate::subscriptions::selection::Quantities;
+use crate::subscriptions::state::SubscriptionRow;
 use crate::subscriptions::usage_charges::BillableUsage;
 use billing_domain::preview::ProrationBehavior;
 
-/// A change of plan as parameters for Stripe. Preview and change send the same
-/// ones, so that their amounts cannot differ.
-pub struct Switch<'a> {
-    pub subscription: &'a SubscriptionRow,
-    /// The item that pays for the plan.
-    item_id: &'a str,
-    pub prices: &'a PlanPrices,
-    /// Whether another item has the new price already. That item then stays and
-    /// this one is removed, since Stripe accepts no price twice.
-    base_is_there: bool,
-    others: Vec<Other<'a>>,
-    /// Usage that the change leaves without a price, to be charged with it.
-    usage: Vec<BillableUsage>,
-    pub proration_behavior: ProrationBehavior,
-    /// The start of proration.
-    pub at: Timestamp,
-    pub changes_interval: bool,
-    /// Whether a new interval restarts the period.
-    restarts: bool,
-    /// The new fee.
-    fee: i64,
-    pub currency: &'a str,
-    /// Whether the change keeps the plan, and with it what is to become of it.
-    keeps_plan: bool,
-    /// Whether it takes effect when the period ends.
-    later: bool,
-}
-
-/// An item that a subscription has after a change.
-#[derive(Debug, PartialEq, Eq)]
-pub struct ItemAfter<'a> {
-    pub price_id: &'a str,
-    /// `None` if it is charged by usage.
-    pub quantity: Option<i64>,
-    /// The price that it takes the place of.
-    pub replaces: Option<&'a str>,
-    /// In minor units; `None` if it is not a whole number of them.
-    pub unit_amount: Option<i64>,
-}
-
-/// A change of another item than the plan's. A metered item is never given another
-/// price: the new item says from when on Stripe counts usage at it.
-#[derive(Debug, PartialEq, Eq)]
-enum Other<'a> {
-    Added { price_id: &'a str },
-    Removed { item_id: &'a str },
-}
-
-/// The changes of metered items and of other plans' fees. An item that has the
-/// right price already stays, whichever plan it belonged to: somebody may have
-/// changed only the fee in Stripe.
-fn others<'a>(
-    subscription: &'a SubscriptionRow,
-    catalogue: &'a Catalogue,
-    base: &'a Item,
-    prices: &'a PlanPrices,
-) -> Vec<Other<'a>> {
-    let mut others = Vec::new();
-    for metric in catalogue.metrics().keys() {
-        let new = prices.metered.get(metric).map(String::as_str);
-        let mut old = subscription.metered_items(catalogue, metric);
-        let kept = new.and_then(|price| {
-            let has_it = |item: &&Item| item.price_id.as_deref() == Some(price);
-            old.iter().position(has_it).or_else(|| {
-                // The item may have the price without its lookup key.
-                let mut items = subscription.items.iter();
-                items.any(|item| has_it(&item)).then_some(usize::MAX)
-            })
-        });
-        match (kept, new) {
-            (Some(position), _) => {
-                if position < old.len() {
-                    old.remove(position);
-                }
-            }
-            (None, Some(price_id)) => others.push(Other::Added { price_id }),
-            (None, None) => {}
-        }
-        others.extend(
-            old.into_iter()
-                .map(|item| Other::Removed { item_id: &item.id }),
-        );
-    }
-    // Exactly one fee remains.
-    let fees = subscription.items.iter().filter(|item| {
-        let plan = catalogue.plan_of_price(item.lookup_key.as_deref(), item.price_id.as_deref());
-        item.id != base.id && !item.metered && plan.is_some()
-    });
-    let fees = fees.filter(|item| item.price_id.as_ref() != Some(&prices.base));
-    others.extend(fees.map(|item| Other::Removed { item_id: &item.id }));
-    others
-}
-
-impl<'a> Switch<'a> {
-    /// Returns `None` if the subscription has no item of the catalogue.
-    pub fn new(
-        subscription: &'a SubscriptionRow,
-        catalogue: &'a Catalogue,
-        plan: &'a Plan,
-        prices: &'a PlanPrices,
-        at: Timestamp,
-    ) -> Option<Self> {
-        let (item, current) = subscription.base_item(catalogue)?;
-        let others = others(subscription, catalogue, item, prices);
-        let changes_interval = item.cadence() != Some(plan.price.interval.cadence());
-        Some(Self {
-            subscription,
-            item_id: &item.id,
-            base_is_there: subscription
-                .items
-                .iter()
-                .any(|other| other.id != item.id && other.price_id.as_ref() == Some(&prices.base)),
-            prices,
-            others,
-            usage: Vec::new(),
-            proration_behavior: catalogue.proration_behavior(&current.tier, &plan.tier),
-            at,
-            changes_interval,
-            fee: plan.price.amount,
-            currency: &plan.price.currency,
-            keeps_plan: current.tier == plan.tier,
-            later: false,
-            restarts: changes_interval && !subscription.on_trial(),
+/// The items of a new subscription: its fee, its seats and its metered prices.
+pub fn items_of(prices: &PlanPrices, quantities: Quantities, params: Params, name: &str) -> Params {
+    let seats = quantities.beside.filter(|quantity| *quantity > 0);
+    let seats = prices.seats.as_ref().zip(seats);
+    let seats = seats.map(|(price, quantity)| (price, Some(quantity)));
+    let metered = prices.metered.values().map(|price| (price, None));
+    let items = std::iter::once((&prices.base, quantities.fee))
+        .chain(seats)
+        .chain(metered);
+    items
+        .enumerate()
+        .fold(params, |params, (n, (price, quantity))| {
+            params
+                .set(format!("{name}[{n}][price]"), price)
+                .set_if(&format!("{name}[{n}][quantity]"), quantity)
         })
-    }
-
-    /// The same change, when the period ends.
-    pub fn at_period_end(self) -> Self {
-        Self {
-            later: true,
-            restarts: false,
-            ..self
-        }
-    }
-
-    /// The items after the change, each price once.
-    pub fn items_after(&self) -> Vec<ItemAfter<'a>> {
-        let mut after: Vec<ItemAfter<'a>> = Vec::new();
-        let mut add = |item: ItemAfter<'a>| {
-            if !after.iter().any(|known| known.price_id == item.price_id) {
-                after.push(item);
-            }
-        };
-        for item in &self.subscription.items {
-            let Some(price_id) = item.price_id.as_deref() else {
-                continue;
-            };
-            let kept = ItemAfter {
-                price_id,
-                quantity: (!item.metered).then(|| item.quantity.unwrap_or(1)),
-                replaces: Some(price_id),
-                unit_amount: item.unit_amount,
-            };
-            if item.id == self.item_id {
-                add(ItemAfter {
-                    price_id: &self.prices.base,
-                    unit_amount: Some(self.fee),
-                    ..kept
-                });
-            } else if !self.removes(&item.id) {
-                add(kept);
-            }
-        }
-        for other in &self.others {
-            if let Other::Added { price_id } = other {
-                add(ItemAfter {
-                    price_id,
-                    quantity: None,
-                    replaces: None,
-                    unit_amount: None,
-                });
-            }
-        }
-        after
-    }
-
-    /// The parameters nested under `prefix`, such as `subscription_details`; an
-    /// empty prefix is for the change itself.
-    pub fn parameters(&self, prefix: &str, proration_behavior: ProrationBehavior) -> Params {
-        let name = |name: &str| match (prefix, name.split_once('[')) {
-            ("", _) => name.to_owned(),
-            (prefix, Some((first, rest))) => format!("{prefix}[{first}][{rest}"),
-            (prefix, None) => format!("{prefix}[{name}]"),
-        };
-        let behavior = match proration_behavior {
-            ProrationBehavior::AlwaysInvoice => "always_invoice",
-            ProrationBehavior::CreateProrations => "create_prorations",
-            ProrationBehavior::None => "none",
-        };
-        let mut params = Params::new()
-            .set(name("items[0][id]"), self.item_id)
-            .set(name("proration_behavior"), behavior);
-        params = if self.base_is_there {
-            params.set(name("items[0][deleted]"), true)
-        } else {
-            params.set(name("items[0][price]"), &self.prices.base)
-        };
-        for (n, other) in (1..).zip(&self.others) {
-            let name = |field: &str| name(&format!("items[{n}][{field}]"));
-            params = match other {
-                Other::Added { price_id } => params.set(name("price"), price_id),
-                Other::Removed { item_id } => {
-                    params.set(name("id"), item_id).set(name("deleted"), true)
-                }
-            };
-        }
-        // A trial has nothing to prorate.
-        if !self.subscription.on_trial() && !self.later {
-            params = params.set(name("proration_date"), self.at.as_second());
-        }
-        if self.restarts {
-            params = params.set(name("billing_cycle_anchor"), "now");
-        }
-        for (n, usage) in self.usage.iter().enumerate() {
-            params = match prefix {
-                "" => usage.added(params, n, self.at),
-                _ => usage.previewed(params, n, self.at),
-            };
-        }
-        // Choosing a plan cancels a scheduled end.
-        if self.subscription.cancel_at_period_end {
-            params = params.set(name("cancel_at_period_end"), false);
-        } else if self.subscription.cancel_at.is_some() {
-            params = params.set(name("cancel_at"), "");
-        }
-        params
-    }
-}
-
-/// The items of a new subscription: its fee and its metered prices.
-pub fn items_of(prices: &PlanPrices, params: Params, name: &str) -> Params {
-    let items = std::iter::once(&prices.base).chain(prices.metered.values());
-    items.enumerate().fold(params, |params, (n, price)| {
-        params.set(format!("{name}[{n}][price]"), price)
-    })
 }
 
 /// What a new subscription of `customer` would cost.
@@ -260,15 +41,16 @@ pub async fn of_creation(
     customer: &str,
     plan: &Plan,
     prices: &PlanPrices,
+    quantities: Quantities,
 ) -> Result<Pricing, Failure> {
     let params = Params::new()
         .set("customer", customer)
         .set("subscription_details[billing_mode][type]", BILLING_MODE);
-    let params = items_of(prices, params, "subscription_details[items]");
+    let params = items_of(prices, quantities, params, "subscription_details[items]");
     let first = ask(client, &params).await?;
     let (mut next, mut starts, mut ends) = (0, None, None);
     for line in &first.lines {
-        if !line.proration && line.price_id.as_ref() == Some(&prices.base) {
+        if prices.is_licensed(line) {
             next += line.amount;
             (starts, ends) = (line.period_start, line.period_end);
         }
@@ -305,6 +87,9 @@ pub async fn of_switch(client: &Client, change: &Switch<'_>) -> Result<Pricing, 
     // The schedule goes once the change is made, and Stripe shows what it would do.
     if change.subscription.schedule_id.is_some() && !change.keeps_plan {
         pricing.next_invoice_amount = later::renewed(change, Some(&waiting))?;
+    }
+    if let Some(more) = change.more_later {
+        pricing.next_invoice_amount = later::following(change, pricing.next_invoice_amount, more)?;
     }
     // Without proration lines, nothing is invoiced at once.
     let prorates = pricing.lines.iter().any(|line| line.proration);
@@ -405,9 +190,7 @@ fn with_renewal(change: &Switch<'_>, invoice: &Invoice) -> Result<Pricing, Failu
 
 /// The price of a change that restarts the period: all of it is due at once.
 fn restarted(change: &Switch<'_>, invoice: Invoice) -> Result<Pricing, Failure> {
-    let full = |line: &&InvoiceLine| {
-        !line.proration && line.price_id.as_ref() == Some(&change.prices.base)
-    };
+    let full = |line: &&InvoiceLine| change.prices.is_licensed(line);
     let period = invoice.lines.iter().find(full);
     let ends = period.and_then(|line| line.period_end);
     Ok(Pricing {
@@ -422,6 +205,16 @@ fn restarted(change: &Switch<'_>, invoice: Invoice) -> Result<Pricing, Failure> 
         source: Source::Stripe,
         currency: invoice.currency,
     })
+}
+
+impl PlanPrices {
+    /// Whether a line charges a whole period of the fee or of seats.
+    fn is_licensed(&self, line: &InvoiceLine) -> bool {
+        let price = line.price_id.as_ref();
+        let is_ours =
+            price == Some(&self.base) || (price.is_some() && price == self.seats.as_ref());
+        !line.proration && is_ours
+    }
 }
 
 pub fn line(line: &InvoiceLine) -> Result<Line, Failure> {
@@ -460,6 +253,47 @@ pub fn has_price(line: &InvoiceLine, prices: &HashSet<&str>) -> bool {
 pub fn total_without(invoice: &Invoice, is_usage: impl Fn(&InvoiceLine) -> bool) -> i64 {
     let usage = invoice.lines.iter().filter(|line| is_usage(line));
     invoice.total - usage.map(|line| line.amount).sum::<i64>()
+}
+
+impl Switch<'_> {
+    /// Whether a line charges usage at a price that the change removes, as Stripe does
+    /// in flexible billing.
+    fn is_accrued(&self, line: &InvoiceLine) -> bool {
+        let item = line.subscription_item_id.as_deref();
+        let ends_now = line.period_end.is_some_and(|end| end != self.renews_at());
+        item.is_some_and(|id| self.removes(id)) && !line.proration && ends_now
+    }
+
+    fn renews_at(&self) -> Timestamp {
+        self.subscription.period_end.unwrap_or(Timestamp::MAX)
+    }
+
+    /// The charge for usage that a line is.
+    fn charge_of(&self, line: &InvoiceLine) -> Option<&BillableUsage> {
+        let is_item = line.subscription_item_id.is_none() && !line.proration;
+        self.usage
+            .iter()
+            .filter(|_| is_item && line.period_end == Some(self.at))
+            .find(|usage| usage.is_line(line))
+    }
+
+    /// The lines as a preview shows them: usage says what it is.
+    fn lines<'l>(
+        &self,
+        lines: impl Iterator<Item = &'l InvoiceLine>,
+    ) -> Result<Vec<Line>, Failure> {
+        let described = |one: &InvoiceLine| {
+            let shown = line(one)?;
+            Ok(match self.charge_of(one) {
+                Some(usage) => Line {
+                    description: usage.describe(),
+                    ..shown
+                },
+                None => shown,
+            })
+        };
+        lines.map(described).collect()
+    }
 }
 
 fn unexpected(what: &'static str) -> Failure {

@@ -10,7 +10,7 @@ use sha2::Sha256;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use crate::catalogue::When;
+use crate::catalogue::{Interval, When};
 use crate::metering::charges::UsageCharge;
 use crate::tenancy::signing::{SharedSigningKey, SigningKey};
 
@@ -22,6 +22,11 @@ pub const LIFETIME: SignedDuration = SignedDuration::from_mins(15);
 pub struct Quote {
     pub organization_id: Uuid,
     pub plan_tier: String,
+    #[serde(default)]
+    pub interval: Option<Interval>,
+    /// The seats.
+    #[serde(default)]
+    pub quantity: Option<u64>,
     /// When the change takes effect; `None` if there is no choice.
     #[serde(default)]
     pub when: Option<When>,
@@ -93,6 +98,8 @@ mod tests {
         Quote {
             organization_id: Uuid::from_u128(1),
             plan_tier: "standard".to_owned(),
+            interval: Some(Interval::Year),
+            quantity: Some(5),
             when: Some(When::Now),
             subscription: None,
             catalogue: "c1".to_owned(),

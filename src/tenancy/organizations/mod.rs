@@ -12,7 +12,7 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use crate::audit::{self, Actor, NewEntry};
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Bought, Catalogue};
 use crate::db::TenantTx;
 use crate::event_log;
 use crate::metering::quotas;
@@ -102,7 +102,8 @@ async fn create_with_id(
     let mut tx = TenantTx::begin(pool, id).await?;
     let locked = audit::lock_chains(tx.conn(), &[id]).await?;
     let organization = store::insert(&mut tx, name, &new.plan_tier).await?;
-    quotas::set_plan(tx.conn(), catalogue, &[id], &new.plan_tier, None).await?;
+    let bought = Bought::default();
+    quotas::set_plan(tx.conn(), catalogue, &[id], &new.plan_tier, None, &bought).await?;
     store::identify(&mut tx, &identity).await.map_err(|error| {
         match (&identity.external_id, crate::db::is_duplicate(&error)) {
             (Some(external_id), true) => CreateError::ExternalIdTaken(external_id.clone()),

@@ -2,6 +2,10 @@
 
 mod changed_prices;
 mod histories;
+mod prices;
+mod random_terms;
+mod seats;
+mod seats_later;
 pub mod shop;
 mod sold;
 mod usage_at_changes;

@@ -26,6 +26,12 @@ pub struct Shop {
 impl Shop {
     /// Sells the plans that ship with the program, with these changes.
     pub async fn open(changes: &[(&str, &str)]) -> Self {
+        let text = std::fs::read_to_string("config/plans.toml").unwrap();
+        Self::selling(changed(text, changes)).await
+    }
+
+    /// Sells what this file says.
+    pub async fn selling(text: String) -> Self {
         let stripe = Stripe::start().await;
         // Only what `plans sync` makes is for sale.
         for price in stripe.list("/v1/prices", &[]).await {
@@ -35,8 +41,6 @@ impl Shop {
         let api = stripe.api();
         let client = Client::new(api.base, api.key, api.patience).unwrap();
         let file = tempfile::tempdir().unwrap();
-        let text = std::fs::read_to_string("config/plans.toml").unwrap();
-        let text = changed(text, changes);
         std::fs::write(file.path().join("plans.toml"), &text).unwrap();
         let plans = file.path().join("plans.toml");
         let catalogue = Catalogue::load(Some(&plans)).unwrap();

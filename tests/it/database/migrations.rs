@@ -231,10 +231,10 @@ async fn rows(db: &TestDatabase) -> BTreeSet<String> {
                       has_more_items,external_id,email,erased_at,linked_at,recovery_attempts,\
                       recovery_error,next_recovery_at,abandoned_at,known_tier,event_created_at,extract,\
                       plan_version,plan_interval,grace_max,stripe_schedule_id,cancellation_comment,\
-                      cancellation_feedback,cancellation_reason}";
+                      cancellation_feedback,cancellation_reason,plan_currency,plan_seats,seats_held}";
         // Columns of this name are older elsewhere.
         let added = match table.as_str() {
-            "billing_subscription_items" => added.replace('}', ",plan_tier,metric}"),
+            "billing_subscription_items" => added.replace('}', ",plan_tier,metric,seats}"),
             _ => added.to_owned(),
         };
         rows.insert(

@@ -4,7 +4,7 @@ mod changes;
 mod collected;
 mod concurrency;
 mod faults;
-mod later;
+pub mod later;
 mod long_lists;
 mod metered;
 mod missing;
