@@ -150,7 +150,7 @@ async fn every_column_is_recorded_with_the_migration_that_makes_it() {
     assert_eq!(
         sorted(recorded),
         sorted(made),
-        "left is src/migrations/columns.rs"
+        "left is src/migrations/columns/added.rs"
     );
 }
 
