@@ -319,6 +319,7 @@ async fn a_change_in_stripe_is_charged_by_an_item_once() {
         shop.report().await;
         change_in_stripe(&shop, &customer, "enterprise").await;
         shop.world.settle().await;
+        shop.world.settled_in_the_background().await;
         assert_eq!(shop.world.plan().await.0, "enterprise");
         // Nothing is lost in between: it is entered, and Stripe is told next.
         let open = "SELECT count(*) FROM usage_charges WHERE charged_at IS NULL";
@@ -352,6 +353,7 @@ async fn an_item_whose_answer_was_lost_for_a_day_is_looked_for() {
     shop.uses("agent_executions", "50000").await;
     change_in_stripe(&shop, &customer, "enterprise").await;
     shop.world.settle().await;
+    shop.world.settled_in_the_background().await;
     shop.report().await;
     let db = &shop.world.service.db;
     db.execute(
