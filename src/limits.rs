@@ -17,10 +17,6 @@ pub const METRICS_CONNECTIONS: usize = 64;
 pub const CONNECTIONS_OF_ADDRESS: usize = CONNECTIONS / 3;
 /// An address with more connections than this is the first to lose some.
 pub const MANY_OF_ADDRESS: u32 = 64;
-/// How often connections of one address are polled in a pass of the runtime's queue: a
-/// poll takes some 50 µs, so that a delivery's five steps wait a few milliseconds for a
-/// flood of another address. See `server::budget::turns`.
-pub const TURNS_OF_ADDRESS: u32 = 8;
 /// Descriptors reserved for connections to PostgreSQL, files, listeners, and
 /// connections that are closing.
 pub const DESCRIPTORS_RESERVED: u64 = 256;
@@ -167,8 +163,6 @@ pub const BODY_BYTES_PER_SEC: u64 = 128 * KIB as u64;
 /// How long a delivery whose signature has the right form and time keeps its
 /// connection, even if others need one.
 pub const DELIVERY_GRACE: Duration = Duration::from_secs(1);
-/// Bytes of responses that a connection writes in one turn; more wait for its next.
-pub const WRITTEN_IN_TURN: usize = 256 * KIB;
 /// How long a client may stop reading its response.
 pub const ANSWER_STALL: Duration = Duration::from_secs(60);
 

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Arc, LazyLock};
-use std::task::{Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::server::conn::http1::Builder;
@@ -13,10 +13,9 @@ use hyper_util::service::TowerToHyperService;
 use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::Site;
-use super::budget::{Budget, Place, Seat, Stream};
+use super::budget::{Budget, Place, Stream};
 use super::layers::entry::Entry;
 use crate::limits;
 
@@ -66,8 +65,6 @@ pub async fn serve_within(
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(limits::HEAD);
     let graceful = GracefulShutdown::new();
-    let rounds = budget.clone();
-    let rounds = AbortOnDropHandle::new(tokio::spawn(async move { rounds.turns.go_round().await }));
     loop {
         let (stream, place) = tokio::select! {
             () = stop.cancelled() => break,
@@ -109,7 +106,6 @@ pub async fn serve_within(
     {
         tracing::warn!("some requests were still open and are cut off");
     }
-    drop(rounds);
 }
 
 /// Answers the requests of one connection, until it ends or must go.
@@ -127,13 +123,10 @@ fn keep(
     async move {
         let _place = place;
         let mut connection = pin!(connection);
-        let seat = Arc::<Seat>::default();
-        let (turns, address) = (&line.budget.turns, line.peer.ip());
         let ended = poll_fn(|context| {
             if line.poll_told(context).is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            ready!(turns.poll_turn(address, &seat, context));
             connection.as_mut().poll(context)
         });
         if let Err(error) = ended.await {

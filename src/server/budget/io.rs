@@ -22,8 +22,6 @@ pub struct Stream {
     line: Arc<Line>,
     /// What there is of the head that is not complete.
     head: usize,
-    /// Bytes written since the connection's turn began.
-    written: usize,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
@@ -33,7 +31,6 @@ impl Stream {
             inner: inner.take(limits::READ as u64),
             line,
             head: 0,
-            written: 0,
             stalled: None,
         }
     }
@@ -66,28 +63,15 @@ impl Stream {
         }
     }
 
-    /// Whether the connection may go on writing in this turn. However fast its client
-    /// reads, the others are not kept waiting for all of it.
-    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.written < limits::WRITTEN_IN_TURN {
-            return Poll::Ready(());
-        }
-        self.written = 0;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    }
-
-    fn wrote(
+    fn wrote<T>(
         &mut self,
         context: &mut Context<'_>,
-        written: Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(written) = written {
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
             self.stalled = None;
-            self.written += written.as_ref().map_or(0, |bytes| *bytes);
-            return Poll::Ready(written);
+            return written;
         }
-        self.written = 0;
         let stalled = self
             .stalled
             .get_or_insert_with(|| Box::pin(sleep(limits::ANSWER_STALL)));
@@ -119,8 +103,6 @@ impl AsyncWrite for Stream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_turn(context));
-        let bytes = &bytes[..bytes.len().min(limits::WRITTEN_IN_TURN)];
         let written = Pin::new(self.inner.get_mut()).poll_write(context, bytes);
         self.wrote(context, written)
     }
@@ -130,13 +112,6 @@ impl AsyncWrite for Stream {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let all: usize = slices.iter().map(|slice| slice.len()).sum();
-        if all > limits::WRITTEN_IN_TURN
-            && let Some(first) = slices.iter().find(|slice| !slice.is_empty())
-        {
-            return self.poll_write(context, first);
-        }
-        ready!(self.poll_turn(context));
         let written = Pin::new(self.inner.get_mut()).poll_write_vectored(context, slices);
         self.wrote(context, written)
     }

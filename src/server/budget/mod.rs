@@ -27,7 +27,6 @@ mod io;
 mod line;
 pub mod organizations;
 mod shares;
-mod turns;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,7 +39,6 @@ pub use io::{Answer, Stream};
 pub use line::{Doing, Line};
 use shares::Share;
 pub use shares::{Class, Payer, Permit, Shortage};
-pub use turns::{Seat, Turns};
 
 use crate::limits;
 use crate::telemetry::metrics::budget as metrics;
@@ -58,7 +56,6 @@ pub struct Budget {
     /// Of these, what those have who were told to go, until they are gone.
     heads_leaving: AtomicUsize,
     shares: [Share; 3],
-    pub turns: Turns,
     said: Seldom,
 }
 
@@ -73,7 +70,6 @@ impl Budget {
             heads: AtomicUsize::new(0),
             heads_leaving: AtomicUsize::new(0),
             shares: Default::default(),
-            turns: Turns::default(),
             said: Seldom::default(),
         })
     }
