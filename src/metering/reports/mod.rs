@@ -184,6 +184,8 @@ pub async fn report_now(
             _ => {}
         }
     }
+    // The invoice takes what earlier changes left; if not, the next run sends it.
+    charges::send_open(pool, client, Some(organization_id)).await?;
     Ok(())
 }
 
@@ -244,13 +246,13 @@ pub async fn report(
         let so_far = report.sent + report.failed + report.refused;
         progress(usize::try_from(so_far).unwrap_or(total), total);
     }
+    let charged = charges::send_open(pool, client, None).await?;
+    report.charged = charged.charged;
+    report.failed += charged.failed;
     metrics::usage_reports("sent", report.sent);
     metrics::usage_reports("failed", report.failed);
     metrics::usage_reports("doubtful", report.doubtful);
     metrics::usage_reports("refused", report.refused);
-    let charged = charges::send_open(pool, client).await?;
-    report.charged = charged.charged;
-    report.failed += charged.failed;
     report.metrics = balances(pool, catalogue, now).await?;
     report.unbilled = unbilled(pool, catalogue, now).await?;
     warn_unbilled(&report);
@@ -405,11 +407,10 @@ pub async fn unbilled(
 ) -> Result<Vec<Unbilled>, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     let open = store::open(tx.conn(), catalogue, now, None).await?;
+    let refused = charges::refused(tx.conn()).await?;
     tx.commit().await?;
-    Ok(open
-        .iter()
-        .filter_map(|total| due::unbilled(total, now))
-        .collect())
+    let unbilled = open.iter().filter_map(|total| due::unbilled(total, now));
+    Ok(unbilled.chain(refused).collect())
 }
 
 /// Billed usage over a quota in a running period, in whole units.
