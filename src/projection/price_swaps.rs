@@ -38,7 +38,7 @@ pub async fn found(
         return Ok(Vec::new());
     }
     let keys: Vec<ObjectKey> = going_on.keys().cloned().collect();
-    let held = store::price_swaps::metered_items(conn, &keys).await?;
+    let held = store::price_swaps::items(conn, &keys).await?;
     let mut swaps = Vec::new();
     for (key, (change, old)) in going_on {
         let (items, last_change) = held.get(&key).cloned().unwrap_or_default();
@@ -117,16 +117,15 @@ fn of_subscription(
             });
         }
     }
-    let mut before: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut before: BTreeMap<String, &str> = BTreeMap::new();
     for item in held {
-        let first = before.entry(&item.metric).or_insert(&item.price_id);
-        *first = (*first).min(&item.price_id);
+        let used = || catalogue.price_use(item.lookup_key.as_deref(), Some(&item.price_id));
+        if let Some(metric) = item.metric.clone().or_else(|| used()?.metric) {
+            let first = before.entry(metric).or_insert(&item.price_id);
+            *first = (*first).min(&item.price_id);
+        }
     }
-    let metrics: BTreeSet<&str> = before
-        .keys()
-        .copied()
-        .chain(now.keys().map(|m| &**m))
-        .collect();
+    let metrics: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
     let swapped = metrics.into_iter().filter_map(|metric| {
         let items = now.get(metric).map_or(&[][..], Vec::as_slice);
         // Stripe counts by item: one that stays has counted all along.
@@ -141,7 +140,7 @@ fn of_subscription(
             organization_id: change.merged.organization_id,
             subscription_id: new.id.clone(),
             customer_id: new.customer_id.clone(),
-            metric: metric.to_owned(),
+            metric: metric.clone(),
             period_start,
             period_end,
             at,

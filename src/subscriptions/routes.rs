@@ -66,7 +66,7 @@ struct NewSubscription {
     /// By default the customer's, which is that of its first invoice; before it, as the
     /// plan says.
     #[serde(default)]
-    #[schema(example = "eur")]
+    #[schema(example = "usd")]
     currency: Option<String>,
     /// The seats, all of them, for a plan whose seats are bought.
     #[serde(default, deserialize_with = "number::maybe_whole")]
@@ -129,7 +129,7 @@ struct PlanChange {
     interval: Option<Interval>,
     /// The customer's, which is that of its first invoice.
     #[serde(default)]
-    #[schema(example = "eur")]
+    #[schema(example = "usd")]
     currency: Option<String>,
     /// The seats, all of them; by default as many as there are. Others of the same plan
     /// are a change, too.
@@ -252,7 +252,7 @@ struct PreviewRequest {
     /// By default the customer's, which is that of its first invoice; before it, as the
     /// plan says.
     #[serde(default)]
-    #[schema(example = "eur")]
+    #[schema(example = "usd")]
     currency: Option<String>,
     /// The seats, all of them, for a plan whose seats are bought.
     #[serde(default, deserialize_with = "number::maybe_whole")]

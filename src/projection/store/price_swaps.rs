@@ -10,17 +10,19 @@ use super::unzip;
 use crate::metering::charges::UsageCharge;
 use crate::projection::versions::merge::ObjectKey;
 
-/// An item that charges the usage of a metric.
+/// An item of a subscription.
 #[derive(Debug, Clone)]
 pub struct HeldItem {
     pub id: String,
-    pub metric: String,
     pub price_id: String,
+    pub lookup_key: Option<String>,
+    /// The metric whose usage it charges. An older replica does not say it.
+    pub metric: Option<String>,
 }
 
-/// The metered items of each subscription as it is stored, and our change that its
-/// metadata names.
-pub async fn metered_items(
+/// The items of each subscription as it is stored, and our change that its metadata
+/// names.
+pub async fn items(
     conn: &mut PgConnection,
     keys: &[ObjectKey],
 ) -> Result<BTreeMap<ObjectKey, (Vec<HeldItem>, Option<String>)>, sqlx::Error> {
@@ -28,19 +30,14 @@ pub async fn metered_items(
     let rows = sqlx::query!(
         r#"SELECT s.organization_id, s.stripe_subscription_id,
                   s.metadata ->> 'billing_change_id' AS change,
-                  i.id AS "item?", i.metric AS "metric?", i.price AS "price?"
+                  i.stripe_subscription_item_id AS "item?", i.stripe_price_id AS "price?",
+                  i.lookup_key AS "lookup_key?", i.metric AS "metric?"
              FROM unnest($1::uuid[], $2::text[]) AS k(organization, id)
              JOIN billing_subscriptions s
                ON s.organization_id = k.organization AND s.stripe_subscription_id = k.id
-             LEFT JOIN LATERAL (
-               SELECT i.stripe_subscription_item_id AS id, i.stripe_price_id AS price,
-                      -- An older replica does not say what an item is for.
-                      coalesce(i.metric, b.metric) AS metric
-                 FROM billing_subscription_items i
-                 LEFT JOIN billing_prices b ON b.stripe_price_id = i.stripe_price_id
-                WHERE i.organization_id = s.organization_id
-                  AND i.stripe_subscription_id = s.stripe_subscription_id) i
-               ON i.metric IS NOT NULL"#,
+             LEFT JOIN billing_subscription_items i
+               ON i.organization_id = s.organization_id
+              AND i.stripe_subscription_id = s.stripe_subscription_id"#,
         &organizations,
         &ids as &[&str]
     )
@@ -51,11 +48,12 @@ pub async fn metered_items(
         let key = (row.organization_id, row.stripe_subscription_id);
         let (items, change) = held.entry(key).or_default();
         *change = row.change;
-        if let (Some(id), Some(metric), Some(price_id)) = (row.item, row.metric, row.price) {
+        if let (Some(id), Some(price_id)) = (row.item, row.price) {
             items.push(HeldItem {
                 id,
-                metric,
                 price_id,
+                lookup_key: row.lookup_key,
+                metric: row.metric,
             });
         }
     }
