@@ -5,7 +5,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::catalogue::Catalogue;
 use crate::features;
 use crate::maintenance::retention;
-use crate::metering::{grace, quotas, reports};
+use crate::metering::{charges, grace, quotas, reports};
 use crate::projection;
 use crate::server::budget::{Class, Doing, Shortage};
 use crate::subscriptions::{self, DriftKind, Findings};
@@ -22,6 +22,7 @@ pub fn of_service(catalogue: &Catalogue, missing: u32) -> PrometheusHandle {
             .chain(subscriptions::audit_actions())
             .chain(quotas::audit_actions())
             .chain(grace::audit_actions())
+            .chain(charges::audit_actions())
             .chain(features::audit_actions()),
     );
     metrics::of_service(

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use billing_domain::subscription::grants_plan;
 use jiff::Timestamp;
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use super::store::{self, price_swaps::HeldItem};
 use super::subscription::{Change, StoredSubscription};
@@ -42,25 +43,29 @@ pub async fn found(
     for (key, (change, old)) in going_on {
         let (items, last_change) = held.get(&key).cloned().unwrap_or_default();
         let of_one = of_subscription(catalogue, change, old, &items);
-        if of_one.is_empty() {
-            continue;
-        }
         let metadata = &change.merged.snapshot.metadata;
         let change_id = metadata.get(CHANGE_KEY).and_then(|id| id.as_str());
         // The metadata stays when somebody changes the subscription in Stripe later.
         let new_change = change_id.filter(|id| last_change.as_deref() != Some(*id));
-        let ours = match new_change.and_then(|id| id.parse().ok()) {
-            Some(id) => store::price_swaps::charges_of(conn, key.0, id)
-                .await?
-                .map(|charges| (id, charges)),
-            None => None,
-        };
-        swaps.extend(of_one.into_iter().map(|swap| PriceSwap {
-            ours: ours.clone(),
-            ..swap
-        }));
+        let ours = new_change.and_then(|id| id.parse::<Uuid>().ok());
+        swaps.extend(of_one.into_iter().map(|swap| (swap, ours)));
     }
-    Ok(swaps)
+    let ours: BTreeSet<(Uuid, Uuid)> = swaps
+        .iter()
+        .filter_map(|(swap, ours)| Some((swap.organization_id, (*ours)?)))
+        .collect();
+    let charges = store::price_swaps::charges_of(conn, &Vec::from_iter(ours)).await?;
+    let swaps = swaps.into_iter().map(|(swap, ours)| {
+        let charged = ours.and_then(|id| {
+            let charges = charges.get(&(swap.organization_id, id))?;
+            Some((id, charges.clone()))
+        });
+        PriceSwap {
+            ours: charged,
+            ..swap
+        }
+    });
+    Ok(swaps.collect())
 }
 
 fn key_of(change: &Change) -> ObjectKey {
@@ -72,7 +77,17 @@ fn both(period: (Option<Timestamp>, Option<Timestamp>)) -> Option<(Timestamp, Ti
     period.0.zip(period.1)
 }
 
-/// The swaps of one subscription, whoever made them.
+/// A metered item of the subscription as it is now.
+struct NewItem<'a> {
+    price_id: &'a str,
+    /// Whether the stored subscription has it, at the same price.
+    stays: bool,
+    /// When it was added, if it is new.
+    added: Option<Timestamp>,
+}
+
+/// The swaps of one subscription, whoever made them. Of several items that charge a
+/// metric, the one with the lowest price id counts, as in reports.
 fn of_subscription(
     catalogue: &Catalogue,
     change: &Change,
@@ -87,32 +102,42 @@ fn of_subscription(
         return Vec::new();
     };
     let told_at = change.merged.version.last_event_at;
-    // By metric: the price, and when its item was added.
-    let mut now: BTreeMap<String, (String, Option<Timestamp>)> = BTreeMap::new();
+    let mut now: BTreeMap<String, Vec<NewItem<'_>>> = BTreeMap::new();
     for item in &new.items {
         let metric = catalogue.item_use(item).and_then(|used| used.metric);
-        if let (Some(metric), Some(price)) = (metric, item.price_id.clone()) {
-            let is_new = !held.iter().any(|held| held.id == item.id);
-            now.insert(metric, (price, item.created.filter(|_| is_new)));
+        if let (Some(metric), Some(price_id)) = (metric, item.price_id.as_deref()) {
+            now.entry(metric).or_default().push(NewItem {
+                price_id,
+                stays: held
+                    .iter()
+                    .any(|held| held.id == item.id && held.price_id == price_id),
+                added: item
+                    .created
+                    .filter(|_| held.iter().all(|held| held.id != item.id)),
+            });
         }
     }
-    let before: BTreeMap<&str, &str> = held
-        .iter()
-        .map(|item| (item.metric.as_str(), item.price_id.as_str()))
-        .collect();
+    let mut before: BTreeMap<&str, &str> = BTreeMap::new();
+    for item in held {
+        let first = before.entry(&item.metric).or_insert(&item.price_id);
+        *first = (*first).min(&item.price_id);
+    }
     let metrics: BTreeSet<&str> = before
         .keys()
         .copied()
         .chain(now.keys().map(|m| &**m))
         .collect();
     let swapped = metrics.into_iter().filter_map(|metric| {
-        let old_price = before.get(metric).map(|price| (*price).to_owned());
-        let new_price = now.get(metric).map(|(price, _)| price.clone());
-        let at = now.get(metric).and_then(|(_, created)| *created);
-        let at = at.unwrap_or(told_at);
+        let items = now.get(metric).map_or(&[][..], Vec::as_slice);
+        // Stripe counts by item: one that stays has counted all along.
+        if items.iter().any(|item| item.stays) {
+            return None;
+        }
+        let charging = items.iter().min_by_key(|item| item.price_id);
+        let at = charging.and_then(|item| item.added).unwrap_or(told_at);
         // A renewal may be heard of together with a change before or after it.
         let (period_start, period_end) = if is.0 < at { is } else { was };
-        (old_price != new_price).then(|| PriceSwap {
+        Some(PriceSwap {
             organization_id: change.merged.organization_id,
             subscription_id: new.id.clone(),
             customer_id: new.customer_id.clone(),
@@ -120,8 +145,8 @@ fn of_subscription(
             period_start,
             period_end,
             at,
-            old_price,
-            new_price,
+            old_price: before.get(metric).map(|price| (*price).to_owned()),
+            new_price: charging.map(|item| item.price_id.to_owned()),
             flexible: new.billing_mode.as_deref() == Some("flexible"),
             ours: None,
             same_period: is.0 != at || is.0 == was.0,

@@ -190,6 +190,8 @@ pub async fn write(
     ledger::close(conn, &renewed).await?;
     let swaps = price_swaps::found(conn, catalogue, &stored, &changes).await?;
     let booked = charges::book(conn, catalogue, swaps).await?;
+    let charged = booked.iter().filter_map(|one| one.entry(effects.actor));
+    effects.entries.extend(charged);
     store::subscriptions::save(conn, catalogue, &changes).await?;
     let mut kept = keep_tiers(&mut stored, tiers, &changes);
 
@@ -201,7 +203,7 @@ pub async fn write(
     let sources = sources(stored, changes, late);
     let found =
         plan_assignment::assign_plans(conn, catalogue, organizations, sources, effects).await?;
-    charges::prorate(conn, catalogue, &booked).await?;
+    charges::adjust(conn, catalogue, &booked).await?;
     kept.extend(found.into_iter().filter_map(|(key, tier)| {
         let tier = tier.beside(versions.get(&key)?);
         Some((key, tier))

@@ -16,7 +16,7 @@ use crate::server::problem::Problem;
 /// `deny_unknown_fields`, which every request type does.
 pub struct Json<T>(pub T);
 
-/// The same where the body may be left out.
+/// The same where the body may be left out, or be `null`.
 pub struct OptionalJson<T>(pub Option<T>);
 
 /// A body of any kind, read within the limits of size and time.
@@ -54,7 +54,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for OptionalJson<T> {
         if body.is_empty() {
             return Ok(Self(None));
         }
-        json_object(&body).map(|body| Self(Some(body)))
+        json_object(&body).map(Self)
     }
 }
 

@@ -5,6 +5,7 @@ BEGIN;
 SET LOCAL lock_timeout TO '2s';
 SET LOCAL client_min_messages TO warning;
 SET LOCAL search_path TO public, pg_temp;
+SET LOCAL citus.multi_shard_modify_mode TO 'sequential';
 SET LOCAL ROLE billing_owner;
 
 ALTER TABLE usage_totals
@@ -41,6 +42,8 @@ CREATE TABLE IF NOT EXISTS usage_charges (
   -- When Stripe may first have been asked for the invoice item.
   attempted_at timestamptz,
   error_message text,
+  -- When Stripe last refused the invoice item, for example since the customer is gone.
+  refused_at timestamptz,
   -- Null: the invoice item is still to be made.
   charged_at timestamptz,
   created_at timestamptz NOT NULL DEFAULT now(),

@@ -1,6 +1,7 @@
--- Undoes 20260116040000_usage_at_changes.sql. What changes of plan charged is on
--- Stripe's invoices; the quotas that they raised until the end of the period do not
--- come back.
+-- Undoes 20260116040000_usage_at_changes.sql. Run `usage report` first: what
+-- it has not charged yet is never charged. What was charged is on Stripe's invoices. The
+-- quotas that it raised fall back to the plans', so that units
+-- which were charged count again until the end of their period.
 
 BEGIN;
 SET LOCAL lock_timeout TO '2s';

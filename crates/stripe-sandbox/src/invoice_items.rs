@@ -371,9 +371,15 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     params.finish_rejecting(&UNSUPPORTED)?;
     call.state.customer(&customer, "customer")?;
     if let Some(id) = subscription {
-        let owned = call.state.subscription(&id, "subscription")?.customer == customer;
-        if !owned {
+        let subscription = call.state.subscription(&id, "subscription")?;
+        if subscription.customer != customer {
             return Err(ApiError::no_such("subscription", &id, "subscription"));
+        }
+        if subscription.status.is_final() {
+            return Err(ApiError::bad_param(
+                "subscription",
+                "You cannot add an invoice item to a subscription that has ended.",
+            ));
         }
         content.subscription = Some(id);
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -11,9 +12,10 @@ use uuid::Uuid;
 use billing_domain::quantity::whole_units;
 use billing_domain::quota::{Aggregation, OverLimit};
 
-use super::UsageCharge;
-use super::store::{self, NewCharge, UsageSoFar};
-use crate::catalogue::{Catalogue, UsageAtChanges};
+use super::store::{self, Adjustment, NewCharge, UsageSoFar};
+use super::{CHARGED, UsageCharge};
+use crate::audit::{Actor, NewEntry};
+use crate::catalogue::{Catalogue, Plan, UsageAtChanges};
 use crate::metering::usage;
 
 /// The price that charges a metric gives way to another one, or to none, while the
@@ -48,6 +50,42 @@ pub struct Booked {
     quota: Option<Decimal>,
     used: Decimal,
     overridden: bool,
+    /// What is charged, and by whom; `None` if nothing is.
+    charged: Option<Charged>,
+}
+
+#[derive(Debug, Clone)]
+struct Charged {
+    id: Uuid,
+    units: Decimal,
+    amount: i64,
+    currency: String,
+    by: &'static str,
+}
+
+impl Booked {
+    /// The audit entry of what it charges.
+    pub fn entry(&self, actor: Actor) -> Option<NewEntry> {
+        let charged = self.charged.as_ref()?;
+        Some(NewEntry {
+            organization_id: self.swap.organization_id,
+            action: CHARGED,
+            actor,
+            resource_type: "usage_charge",
+            resource_id: charged.id.to_string(),
+            before: None,
+            after: Some(json!({
+                "metric": self.swap.metric,
+                "periodStart": self.swap.period_start,
+                "units": charged.units.normalize(),
+                "amount": charged.amount,
+                "currency": charged.currency,
+                "chargedBy": charged.by,
+            })),
+            metadata: json!({"stripe_subscription_id": self.swap.subscription_id}),
+            client: None,
+        })
+    }
 }
 
 /// Books `swaps`: what is charged, and from when on Stripe counts at the new price.
@@ -65,41 +103,45 @@ pub async fn book(
     let organizations: BTreeSet<Uuid> = swaps.iter().map(|swap| swap.organization_id).collect();
     let organizations = Vec::from_iter(organizations);
     store::lock_all(conn, &organizations).await?;
+    let prorates = catalogue.usage_at_changes() == UsageAtChanges::Prorate;
     let mut booked = Vec::new();
     for swap in swaps {
-        let Some(so_far) = store::read(conn, &swap).await? else {
-            continue;
-        };
+        if prorates && swap.new_price.is_some() {
+            // Its quota is prorated whether or not anything is used yet.
+            store::begin(conn, &swap).await?;
+        }
         let level = catalogue
             .metric(&swap.metric)
             .is_some_and(|metric| metric.aggregation == Aggregation::Last);
-        let charged = charge(conn, catalogue, &swap, &so_far, level).await?;
-        let reported = if level {
-            so_far.level_since
-        } else {
-            so_far.reported_since
+        let Some(so_far) = store::read(conn, &swap, level).await? else {
+            continue;
         };
-        store::begin_again(conn, &swap, charged, reported).await?;
+        let charged = charge(conn, catalogue, &swap, &so_far).await?;
+        let units = charged
+            .as_ref()
+            .map_or(Decimal::ZERO, |charged| charged.units);
+        store::begin_again(conn, &swap, units, so_far.reported_since).await?;
         booked.push(Booked {
             quota: so_far.quota,
             used: so_far.total,
             overridden: so_far.overridden,
+            charged,
             swap,
         });
     }
     Ok(booked)
 }
 
-/// Enters what is charged for the usage so far; returns its units.
+/// Enters what is charged for the usage so far; `None` if that is nothing, or was
+/// entered before.
 async fn charge(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
     swap: &PriceSwap,
     so_far: &UsageSoFar,
-    level: bool,
-) -> Result<Decimal, sqlx::Error> {
+) -> Result<Option<Charged>, sqlx::Error> {
     let Some(old_price) = &swap.old_price else {
-        return Ok(Decimal::ZERO);
+        return Ok(None);
     };
     let told = swap.ours.as_ref().filter(|_| !swap.flexible);
     let (units, by) = match told {
@@ -108,32 +150,35 @@ async fn charge(
             let told = told.find(|one| one.period_start == swap.period_start);
             (told.map_or(Decimal::ZERO, |one| one.units), "change")
         }
-        None if swap.flexible => (so_far.charged_by_stripe(level), "stripe"),
+        None if swap.flexible => (so_far.charged_by_stripe(), "stripe"),
         None if keeps_usage(catalogue, swap) => (Decimal::ZERO, "item"),
         None => (so_far.over(), "item"),
     };
     let (Some(rate), Some(currency)) = (so_far.rate, &so_far.currency) else {
-        return Ok(Decimal::ZERO);
+        return Ok(None);
     };
     let amount = usage::overage_amount(units, rate, currency).filter(|amount| *amount > 0);
     let Some(amount) = amount else {
-        return Ok(Decimal::ZERO);
+        return Ok(None);
     };
-    let entered = store::enter(
-        conn,
-        swap,
-        &NewCharge {
-            id: id_of(swap),
-            price_id: old_price,
-            units,
-            rate,
-            amount,
-            currency,
-            by,
-        },
-    )
-    .await?;
-    Ok(if entered { units } else { Decimal::ZERO })
+    let id = id_of(swap);
+    let new = NewCharge {
+        id,
+        price_id: old_price,
+        units,
+        rate,
+        amount,
+        currency,
+        by,
+    };
+    let entered = store::enter(conn, swap, &new).await?;
+    Ok(entered.then(|| Charged {
+        id,
+        units,
+        amount,
+        currency: currency.clone(),
+        by,
+    }))
 }
 
 /// Whether the period's end charges the usage so far: where quotas are prorated, and
@@ -170,51 +215,58 @@ impl UsageSoFar {
 
     /// The units that Stripe charges at the price that is removed: what it was told
     /// before, less what the price includes.
-    fn charged_by_stripe(&self, level: bool) -> Decimal {
-        let told = if level {
-            self.level_before
-        } else {
-            self.reported_before
-        };
+    fn charged_by_stripe(&self) -> Decimal {
         let included = self.included.unwrap_or(Decimal::MAX);
-        (told - included).max(Decimal::ZERO)
+        (self.reported_before - included).max(Decimal::ZERO)
     }
 }
 
-/// Gives the period of each booked swap the plans' quotas in proportion to their time
-/// in it, where the catalogue says so. Call it once the new plan's quotas are there.
-pub async fn prorate(
+/// Sets what each booked swap adds to its period's quota, or takes from it: where the
+/// catalogue says so, the period has the plans' quotas in proportion to their time in
+/// it. Call it once the new plan's quotas are there.
+pub async fn adjust(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
     booked: &[Booked],
 ) -> Result<(), sqlx::Error> {
-    if catalogue.usage_at_changes() != UsageAtChanges::Prorate {
-        return Ok(());
-    }
-    for Booked {
-        swap,
-        quota: old,
-        used,
-        overridden,
-    } in booked
-    {
-        if *overridden || swap.flexible || swap.new_price.is_none() {
+    let prorates = catalogue.usage_at_changes() == UsageAtChanges::Prorate;
+    for one in booked.iter().filter(|one| !one.overridden) {
+        let swap = &one.swap;
+        let Some(new) = store::terms(conn, swap).await? else {
             continue;
+        };
+        let licensed = catalogue
+            .plan(&new.plan_tier)
+            .and_then(Plan::licensed_seats)
+            .is_some_and(|seats| seats.metric == swap.metric);
+        if licensed {
+            // What was bought is the limit.
+            store::limit_adjustment(conn, swap, Adjustment::None).await?;
+        } else if prorates && !swap.flexible {
+            prorate(conn, one, new.overage_quota).await?;
         }
-        let Some(new) = store::quota(conn, swap.organization_id, &swap.metric).await? else {
-            continue;
-        };
-        let Some(elapsed) = elapsed(swap) else {
-            continue;
-        };
-        let added = match old {
-            Some(old) => (*old - new) * elapsed,
-            // What was used of an unlimited quota is covered.
-            None => *used - new * elapsed,
-        };
-        store::add_adjustment(conn, swap, added.round_dp(4)).await?;
     }
     Ok(())
+}
+
+/// Adds the difference between the prorated quota and `new`, the new plan's.
+async fn prorate(
+    conn: &mut PgConnection,
+    booked: &Booked,
+    new: Option<Decimal>,
+) -> Result<(), sqlx::Error> {
+    let swap = &booked.swap;
+    let new = new.filter(|_| swap.new_price.is_some());
+    let (Some(new), Some(elapsed)) = (new, elapsed(swap)) else {
+        // Without a price there is nothing to prorate: a limit is the plan's own.
+        return store::limit_adjustment(conn, swap, Adjustment::Raise).await;
+    };
+    let added = match booked.quota {
+        Some(old) => (old - new) * elapsed,
+        // What was used of an unlimited quota is covered.
+        None => (booked.used - new * elapsed).max(Decimal::ZERO),
+    };
+    store::add_adjustment(conn, swap, added.round_dp(4)).await
 }
 
 /// The share of the period that is over at the swap.

@@ -13,15 +13,28 @@ mod store;
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use crate::catalogue::Catalogue;
 use crate::db::WorkerTx;
-use crate::metering::{reports, usage};
+use crate::metering::reports::{self, Reason, Unbilled};
+use crate::metering::usage;
+use crate::server::number::Number;
 
-pub use booking::{Booked, PriceSwap, book, prorate};
+pub use booking::{Booked, PriceSwap, adjust, book};
 pub use sender::{Sent, send_open};
+
+/// Audit action: a change of prices charges usage.
+const CHARGED: &str = "usage_charged";
+/// Audit action: Stripe has the invoice item of such a charge.
+const INVOICED: &str = "usage_charge_invoiced";
+
+/// The audit actions about charges of usage.
+pub fn audit_actions() -> impl Iterator<Item = &'static str> {
+    [CHARGED, INVOICED].into_iter()
+}
 
 /// Usage over the quota, in whole units, and what it costs at the price that charges
 /// it until the change.
@@ -80,6 +93,21 @@ pub async fn due(
         })
     });
     Ok(charges.collect())
+}
+
+/// The charges that Stripe does not take: nobody pays that usage.
+pub async fn refused(conn: &mut PgConnection) -> Result<Vec<Unbilled>, sqlx::Error> {
+    let refused = store::refused(conn).await?.into_iter();
+    Ok(refused
+        .map(|charge| Unbilled {
+            organization_id: charge.organization_id,
+            metric: charge.metric,
+            period_start: charge.period_start,
+            period_end: charge.changed_at,
+            units: Number(charge.units),
+            reason: Reason::ChargeRefused,
+        })
+        .collect())
 }
 
 #[cfg(test)]

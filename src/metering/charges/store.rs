@@ -22,12 +22,9 @@ pub struct UsageSoFar {
     pub included: Option<Decimal>,
     pub rate: Option<Decimal>,
     pub currency: Option<String>,
-    /// Units reported for the price before and since the swap, as a sum and as a
-    /// level.
+    /// Units reported for the price before and since the swap.
     pub reported_before: Decimal,
-    pub level_before: Decimal,
     pub reported_since: Decimal,
-    pub level_since: Decimal,
 }
 
 /// Locks the accounts of `organizations`, in the ledger's order: their quotas change
@@ -43,41 +40,77 @@ pub async fn lock_all(conn: &mut PgConnection, organizations: &[Uuid]) -> Result
     Ok(())
 }
 
-/// Reads an account's usage; `None` if none was counted in the period, or
-/// the organization has no quota.
+/// Begins the period's total, if nothing was counted in it yet.
+pub async fn begin(conn: &mut PgConnection, swap: &PriceSwap) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "INSERT INTO usage_totals (organization_id, metric, period_start, period_end, total)
+         SELECT q.organization_id, q.metric, $3, $4, 0 FROM usage_quotas q
+          WHERE q.organization_id = $1 AND q.metric = $2
+         ON CONFLICT DO NOTHING",
+        swap.organization_id,
+        swap.metric,
+        swap.period_start.to_sqlx() as _,
+        swap.period_end.to_sqlx() as _
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Reads an account's usage, of which Stripe keeps the last `level` or the sum. `None`
+/// if none was counted in the period, the organization has no quota, or another
+/// subscription, made later, charges the metric.
 pub async fn read(
     conn: &mut PgConnection,
     swap: &PriceSwap,
+    level: bool,
 ) -> Result<Option<UsageSoFar>, sqlx::Error> {
     let row = sqlx::query!(
         r#"SELECT t.total, t.quota_adjustment,
                   CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END AS quota,
                   coalesce(v.over_limit, q.over_limit) AS "over_limit!",
                   v.metric IS NOT NULL AS "overridden!", q.quota AS included, q.overage_rate,
-                  q.currency, r.sum_before AS "sum_before!", r.level_before AS "level_before!",
-                  r.sum_since AS "sum_since!", r.level_since AS "level_since!"
+                  q.currency, r.before, r.since
              FROM usage_totals t
              JOIN usage_quotas q ON q.organization_id = t.organization_id AND q.metric = t.metric
              LEFT JOIN usage_quota_overrides v
                ON v.organization_id = t.organization_id AND v.metric = t.metric
             CROSS JOIN LATERAL (
-              SELECT coalesce(sum(r.units) FILTER (WHERE r.at < $4), 0) AS sum_before,
-                     coalesce((array_agg(r.units ORDER BY date_trunc('second', r.at) DESC,
-                                                          r.created_at DESC)
-                                 FILTER (WHERE r.at < $4))[1], 0) AS level_before,
-                     coalesce(sum(r.units) FILTER (WHERE r.at >= $4), 0) AS sum_since,
-                     coalesce((array_agg(r.units ORDER BY date_trunc('second', r.at) DESC,
-                                                          r.created_at DESC)
-                                 FILTER (WHERE r.at >= $4))[1], 0) AS level_since
-                FROM usage_reports r
-               WHERE r.organization_id = t.organization_id AND r.metric = t.metric
-                 AND r.period_start = t.period_start AND r.refused_at IS NULL
-                 AND r.at >= coalesce(t.metered_since, '-infinity')) r
-            WHERE t.organization_id = $1 AND t.metric = $2 AND t.period_start = $3"#,
+              SELECT CASE WHEN $5 THEN (n.levels_before)[1] ELSE n.sum_before END AS before,
+                     CASE WHEN $5 THEN (n.levels_since)[1] ELSE n.sum_since END AS since
+                FROM (
+                  SELECT sum(r.units) FILTER (WHERE r.at < $4) AS sum_before,
+                         sum(r.units) FILTER (WHERE r.at >= $4) AS sum_since,
+                         array_agg(r.units ORDER BY date_trunc('second', r.at) DESC,
+                                                    r.created_at DESC)
+                           FILTER (WHERE r.at < $4) AS levels_before,
+                         array_agg(r.units ORDER BY date_trunc('second', r.at) DESC,
+                                                    r.created_at DESC)
+                           FILTER (WHERE r.at >= $4) AS levels_since
+                    FROM usage_reports r
+                   WHERE r.organization_id = t.organization_id AND r.metric = t.metric
+                     AND r.period_start = t.period_start AND r.refused_at IS NULL
+                     AND r.at >= coalesce(t.metered_since, '-infinity')) n) r
+            WHERE t.organization_id = $1 AND t.metric = $2 AND t.period_start = $3
+              -- Stripe's meters count by customer; reports follow the newest subscription.
+              AND NOT EXISTS (
+                SELECT FROM billing_subscriptions o
+                  JOIN billing_subscription_items i
+                    ON i.organization_id = o.organization_id
+                   AND i.stripe_subscription_id = o.stripe_subscription_id
+                  LEFT JOIN billing_prices b ON b.stripe_price_id = i.stripe_price_id
+                 WHERE o.organization_id = $1 AND o.stripe_subscription_id <> $6
+                   AND o.status IN ('active', 'past_due') AND coalesce(i.metric, b.metric) = $2
+                   AND (o.stripe_created_at, o.stripe_subscription_id) >
+                         (SELECT s.stripe_created_at, s.stripe_subscription_id
+                            FROM billing_subscriptions s
+                           WHERE s.organization_id = $1 AND s.stripe_subscription_id = $6))"#,
         swap.organization_id,
         swap.metric,
         swap.period_start.to_sqlx() as _,
-        swap.at.to_sqlx() as _
+        swap.at.to_sqlx() as _,
+        level,
+        swap.subscription_id
     )
     .fetch_optional(conn)
     .await?;
@@ -91,10 +124,8 @@ pub async fn read(
         included: row.included,
         rate: row.overage_rate,
         currency: row.currency,
-        reported_before: row.sum_before,
-        level_before: row.level_before,
-        reported_since: row.sum_since,
-        level_since: row.level_since,
+        reported_before: row.before.unwrap_or_default(),
+        reported_since: row.since.unwrap_or_default(),
     }))
 }
 
@@ -167,21 +198,27 @@ pub async fn begin_again(
     Ok(())
 }
 
-/// The plan's quota of a metric, if usage over it has a price.
-pub async fn quota(
+/// A plan's terms for a metric.
+pub struct Terms {
+    pub plan_tier: String,
+    /// Its quota, if usage over it has a price.
+    pub overage_quota: Option<Decimal>,
+}
+
+/// The terms in force for a swap's metric; `None` without a plan's quota.
+pub async fn terms(
     conn: &mut PgConnection,
-    organization_id: Uuid,
-    metric: &str,
-) -> Result<Option<Decimal>, sqlx::Error> {
-    let quota = sqlx::query_scalar!(
-        "SELECT quota FROM usage_quotas
-          WHERE organization_id = $1 AND metric = $2 AND over_limit = 'overage'",
-        organization_id,
-        metric
+    swap: &PriceSwap,
+) -> Result<Option<Terms>, sqlx::Error> {
+    sqlx::query_as!(
+        Terms,
+        r#"SELECT plan_tier, CASE WHEN over_limit = 'overage' THEN quota END AS overage_quota
+             FROM usage_quotas WHERE organization_id = $1 AND metric = $2"#,
+        swap.organization_id,
+        swap.metric
     )
     .fetch_optional(conn)
-    .await?;
-    Ok(quota.flatten())
+    .await
 }
 
 /// Adds to the period's quota, or takes from it.
@@ -203,6 +240,34 @@ pub async fn add_adjustment(
     Ok(())
 }
 
+/// What may stay of the adjustment of a period's quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adjustment {
+    /// What raises the quota.
+    Raise,
+    None,
+}
+
+/// Takes back what changes within the period did to its quota, but for what `stays`.
+pub async fn limit_adjustment(
+    conn: &mut PgConnection,
+    swap: &PriceSwap,
+    stays: Adjustment,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE usage_totals
+            SET quota_adjustment = CASE WHEN $4 THEN greatest(quota_adjustment, 0) ELSE 0 END
+          WHERE organization_id = $1 AND metric = $2 AND period_start = $3",
+        swap.organization_id,
+        swap.metric,
+        swap.period_start.to_sqlx() as _,
+        stays == Adjustment::Raise
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// A charge whose invoice item is still to be made.
 #[derive(Debug, Clone)]
 pub struct OpenCharge {
@@ -217,14 +282,26 @@ pub struct OpenCharge {
     pub overage_rate: Decimal,
     pub amount: i64,
     pub currency: String,
+    /// Whether an attempt has failed.
+    pub tried: bool,
 }
 
-/// The charges whose invoice items are still to be made, oldest first.
-pub async fn open(conn: &mut PgConnection) -> Result<Vec<OpenCharge>, sqlx::Error> {
+/// The charges whose invoice items are still to be made, of one organization or of all:
+/// those that were never tried first, then the oldest. One that Stripe refused waits
+/// for a day.
+pub async fn open(
+    conn: &mut PgConnection,
+    organization_id: Option<Uuid>,
+) -> Result<Vec<OpenCharge>, sqlx::Error> {
     let rows = sqlx::query!(
-        "SELECT organization_id, id, metric, stripe_customer_id, stripe_subscription_id,
-                period_start, changed_at, units, overage_rate, amount, currency
-           FROM usage_charges WHERE charged_at IS NULL ORDER BY created_at, id, metric LIMIT 1000"
+        r#"SELECT organization_id, id, metric, stripe_customer_id, stripe_subscription_id,
+                  period_start, changed_at, units, overage_rate, amount, currency,
+                  error_message IS NOT NULL AS "tried!"
+             FROM usage_charges
+            WHERE charged_at IS NULL AND ($1::uuid IS NULL OR organization_id = $1)
+              AND (refused_at IS NULL OR refused_at < now() - interval '1 day')
+            ORDER BY error_message IS NOT NULL, created_at, id, metric LIMIT 1000"#,
+        organization_id
     )
     .fetch_all(conn)
     .await?;
@@ -240,27 +317,71 @@ pub async fn open(conn: &mut PgConnection) -> Result<Vec<OpenCharge>, sqlx::Erro
         overage_rate: row.overage_rate,
         amount: row.amount,
         currency: row.currency,
+        tried: row.tried,
     });
     Ok(charges.collect())
 }
 
-/// Notes that Stripe may have the invoice item from now on. Returns the time of the first
-/// attempt, or `None` if another process has made it meanwhile.
+/// A charge that Stripe refused.
+pub struct RefusedCharge {
+    pub organization_id: Uuid,
+    pub metric: String,
+    pub period_start: Timestamp,
+    pub changed_at: Timestamp,
+    pub units: Decimal,
+}
+
+/// The charges that Stripe refused when they were last tried.
+pub async fn refused(conn: &mut PgConnection) -> Result<Vec<RefusedCharge>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "SELECT organization_id, metric, period_start, changed_at, units FROM usage_charges
+          WHERE charged_at IS NULL AND refused_at IS NOT NULL
+          ORDER BY organization_id, metric, changed_at"
+    )
+    .fetch_all(conn)
+    .await?;
+    let refused = rows.into_iter().map(|row| RefusedCharge {
+        organization_id: row.organization_id,
+        metric: row.metric,
+        period_start: row.period_start.to_jiff(),
+        changed_at: row.changed_at.to_jiff(),
+        units: row.units,
+    });
+    Ok(refused.collect())
+}
+
+/// An attempt to make the invoice item of a charge.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempt {
+    /// When the first one was made whose outcome is not known.
+    pub since: Timestamp,
+    /// Whether this is that one.
+    pub first: bool,
+}
+
+/// Notes that Stripe may have the invoice item from now on. `None` if another process
+/// has made it meanwhile.
 pub async fn mark_attempted(
     conn: &mut PgConnection,
     charge: &OpenCharge,
-) -> Result<Option<Timestamp>, sqlx::Error> {
+) -> Result<Option<Attempt>, sqlx::Error> {
     let attempted = sqlx::query!(
-        r#"UPDATE usage_charges SET attempted_at = coalesce(attempted_at, now())
-            WHERE organization_id = $1 AND id = $2 AND metric = $3 AND charged_at IS NULL
-           RETURNING attempted_at AS "attempted_at!""#,
+        r#"UPDATE usage_charges c SET attempted_at = coalesce(c.attempted_at, now())
+             FROM (SELECT attempted_at FROM usage_charges
+                    WHERE organization_id = $1 AND id = $2 AND metric = $3 FOR UPDATE) old
+            WHERE c.organization_id = $1 AND c.id = $2 AND c.metric = $3
+              AND c.charged_at IS NULL
+           RETURNING c.attempted_at AS "attempted_at!", old.attempted_at IS NULL AS "first!""#,
         charge.organization_id,
         charge.id,
         charge.metric
     )
     .fetch_optional(conn)
     .await?;
-    Ok(attempted.map(|row| row.attempted_at.to_jiff()))
+    Ok(attempted.map(|row| Attempt {
+        since: row.attempted_at.to_jiff(),
+        first: row.first,
+    }))
 }
 
 pub async fn mark_charged(
@@ -270,7 +391,8 @@ pub async fn mark_charged(
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE usage_charges
-            SET charged_at = now(), stripe_invoice_item_id = $4, error_message = NULL
+            SET charged_at = now(), stripe_invoice_item_id = $4, error_message = NULL,
+                refused_at = NULL
           WHERE organization_id = $1 AND id = $2 AND metric = $3",
         charge.organization_id,
         charge.id,
@@ -282,24 +404,42 @@ pub async fn mark_charged(
     Ok(())
 }
 
-/// Records a failed attempt; `certain` if there is no invoice item.
+/// Records a failed attempt. If Stripe certainly has no invoice item of it, the next
+/// one begins anew.
 pub async fn mark_failed(
     conn: &mut PgConnection,
     charge: &OpenCharge,
+    attempt: Attempt,
     error: &str,
-    certain: bool,
+    outcome: FailedAttempt,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "UPDATE usage_charges SET error_message = $4,
-                attempted_at = CASE WHEN $5 THEN NULL ELSE attempted_at END
-          WHERE organization_id = $1 AND id = $2 AND metric = $3",
+        "UPDATE usage_charges
+            SET error_message = $4,
+                refused_at = CASE WHEN $5 THEN now() END,
+                attempted_at = CASE WHEN $6 AND attempted_at = $7 THEN NULL
+                                    ELSE attempted_at END
+          WHERE organization_id = $1 AND id = $2 AND metric = $3 AND charged_at IS NULL",
         charge.organization_id,
         charge.id,
         charge.metric,
         error,
-        certain
+        outcome == FailedAttempt::Refused,
+        outcome != FailedAttempt::Unknown,
+        attempt.since.to_sqlx() as _
     )
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// What is known of an attempt that made no invoice item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailedAttempt {
+    /// Stripe may have made it all the same.
+    Unknown,
+    /// Stripe has not made it, and the next attempt may succeed.
+    Over,
+    /// Stripe does not take it as things are.
+    Refused,
 }

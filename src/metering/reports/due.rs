@@ -114,15 +114,18 @@ pub enum Reason {
     BilledTooMuch,
     /// The customer was deleted in Stripe before the usage was reported.
     CustomerDeleted,
+    /// Stripe refused to charge what a change of prices left.
+    ChargeRefused,
 }
 
 impl Reason {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::NoMeteredItem,
         Self::ToldTooLate,
         Self::EndedWithoutInvoice,
         Self::BilledTooMuch,
         Self::CustomerDeleted,
+        Self::ChargeRefused,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -132,6 +135,7 @@ impl Reason {
             Self::EndedWithoutInvoice => "ended_without_invoice",
             Self::BilledTooMuch => "billed_too_much",
             Self::CustomerDeleted => "customer_deleted",
+            Self::ChargeRefused => "charge_refused",
         }
     }
 }

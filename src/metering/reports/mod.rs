@@ -199,6 +199,8 @@ pub async fn report_now(
             _ => {}
         }
     }
+    // The invoice takes what earlier changes left; if not, the next run sends it.
+    charges::send_open(pool, client, Some(organization_id)).await?;
     Ok(())
 }
 
@@ -259,13 +261,13 @@ pub async fn report(
         progress(usize::try_from(so_far).unwrap_or(total), total);
     }
     report.failed += unrecorded;
+    let charged = charges::send_open(pool, client, None).await?;
+    report.charged = charged.charged;
+    report.failed += charged.failed;
     metrics::usage_reports("sent", report.sent);
     metrics::usage_reports("failed", report.failed);
     metrics::usage_reports("doubtful", report.doubtful);
     metrics::usage_reports("refused", report.refused);
-    let charged = charges::send_open(pool, client).await?;
-    report.charged = charged.charged;
-    report.failed += charged.failed;
     report.metrics = balances(pool, catalogue, now).await?;
     report.unbilled = unbilled(pool, catalogue, now).await?;
     unbilled::warn(&report);

@@ -241,7 +241,7 @@ pub async fn open(
                 WHERE s.organization_id = t.organization_id
                   AND coalesce(s.stripe_created_at, s.current_period_start) <= t.period_start
                   AND (s.ended_at IS NULL OR s.ended_at > t.period_start)
-                ORDER BY s.stripe_created_at DESC LIMIT 1) s ON true
+                ORDER BY s.stripe_created_at DESC, s.stripe_subscription_id DESC LIMIT 1) s ON true
              LEFT JOIN LATERAL (
                -- last_at shows whether any event lies in the future; such an event is at most
                -- minutes old.

@@ -7,6 +7,7 @@ use super::due::{self, Reason, Unbilled};
 use super::{Report, store};
 use crate::catalogue::Catalogue;
 use crate::db::WorkerTx;
+use crate::metering::charges;
 use crate::telemetry::metrics;
 
 /// Finds unbilled usage in the periods for which Stripe still accepts usage.
@@ -17,11 +18,10 @@ pub async fn unbilled(
 ) -> Result<Vec<Unbilled>, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     let open = store::open(tx.conn(), catalogue, now, None).await?;
+    let refused = charges::refused(tx.conn()).await?;
     tx.commit().await?;
-    Ok(open
-        .iter()
-        .filter_map(|total| due::unbilled(total, now))
-        .collect())
+    let unbilled = open.iter().filter_map(|total| due::unbilled(total, now));
+    Ok(unbilled.chain(refused).collect())
 }
 
 /// Counts and logs the unbilled usage of a run. Usage of deleted customers was

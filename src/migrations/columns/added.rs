@@ -415,7 +415,7 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
                 "organization_id id metric period_start stripe_customer_id \
                  stripe_subscription_id stripe_price_id units overage_rate amount currency \
                  changed_at charged_by stripe_invoice_item_id attempted_at error_message \
-                 charged_at created_at",
+                 refused_at charged_at created_at",
             ),
         ],
     ),

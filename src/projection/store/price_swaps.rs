@@ -28,15 +28,19 @@ pub async fn metered_items(
     let rows = sqlx::query!(
         r#"SELECT s.organization_id, s.stripe_subscription_id,
                   s.metadata ->> 'billing_change_id' AS change,
-                  i.stripe_subscription_item_id AS "item?", i.metric AS "metric?",
-                  i.stripe_price_id AS "price?"
+                  i.id AS "item?", i.metric AS "metric?", i.price AS "price?"
              FROM unnest($1::uuid[], $2::text[]) AS k(organization, id)
              JOIN billing_subscriptions s
                ON s.organization_id = k.organization AND s.stripe_subscription_id = k.id
-             LEFT JOIN billing_subscription_items i
-               ON i.organization_id = s.organization_id
-              AND i.stripe_subscription_id = s.stripe_subscription_id
-              AND i.metric IS NOT NULL"#,
+             LEFT JOIN LATERAL (
+               SELECT i.stripe_subscription_item_id AS id, i.stripe_price_id AS price,
+                      -- An older replica does not say what an item is for.
+                      coalesce(i.metric, b.metric) AS metric
+                 FROM billing_subscription_items i
+                 LEFT JOIN billing_prices b ON b.stripe_price_id = i.stripe_price_id
+                WHERE i.organization_id = s.organization_id
+                  AND i.stripe_subscription_id = s.stripe_subscription_id) i
+               ON i.metric IS NOT NULL"#,
         &organizations,
         &ids as &[&str]
     )
@@ -58,23 +62,33 @@ pub async fn metered_items(
     Ok(held)
 }
 
-/// What a change of ours has Stripe charge for usage; `None` if there is no such
-/// change, or an older replica made it, which charged nothing.
+/// What changes of ours have Stripe charge for usage, by organization and change. An
+/// older replica's change charged nothing and is left out.
 pub async fn charges_of(
     conn: &mut PgConnection,
-    organization_id: Uuid,
-    change: Uuid,
-) -> Result<Option<Vec<UsageCharge>>, sqlx::Error> {
-    let usage = sqlx::query_scalar!(
-        r#"SELECT context -> 'usage' AS "usage: Value" FROM billing_stripe_requests
-            WHERE organization_id = $1 AND context ->> 'id' = $2"#,
-        organization_id,
-        change.to_string()
+    changes: &[(Uuid, Uuid)],
+) -> Result<BTreeMap<(Uuid, Uuid), Vec<UsageCharge>>, sqlx::Error> {
+    if changes.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let (organizations, ids): (Vec<Uuid>, Vec<Uuid>) = changes.iter().copied().unzip();
+    let rows = sqlx::query!(
+        r#"SELECT k.organization AS "organization!", k.id AS "id!",
+                  r.context -> 'usage' AS "usage: Value"
+             FROM unnest($1::uuid[], $2::uuid[]) AS k(organization, id)
+             JOIN billing_stripe_requests r
+               ON r.organization_id = k.organization AND r.context ->> 'id' = k.id::text"#,
+        &organizations,
+        &ids
     )
-    .fetch_optional(conn)
+    .fetch_all(conn)
     .await?;
-    let Some(usage) = usage.flatten() else {
-        return Ok(None);
-    };
-    serde_json::from_value(usage).map_err(|error| sqlx::Error::Decode(error.into()))
+    let mut charges = BTreeMap::new();
+    for row in rows {
+        let Some(usage) = row.usage else { continue };
+        let usage =
+            serde_json::from_value(usage).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        charges.insert((row.organization, row.id), usage);
+    }
+    Ok(charges)
 }

@@ -20,6 +20,10 @@ pub fn drift(unbilled: &Unbilled) -> Drift {
             "units over the quota: billed, nothing (the customer was deleted in Stripe before the \
              usage was reported: bill it in another way or write it off)"
         }
+        Reason::ChargeRefused => {
+            "units over the quota: billed, nothing (their price was removed in Stripe, which then \
+             refused an invoice item for them: bill it in another way or write it off)"
+        }
         Reason::BilledTooMuch => {
             "units were billed and not used (the invoice of the period was created before the \
              correction was reported to Stripe)"

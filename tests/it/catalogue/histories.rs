@@ -195,6 +195,8 @@ impl History {
 
     async fn compare(&mut self, seed: u64) {
         self.shop.world.settle().await;
+        // What changed twice within a second is asked for again.
+        self.shop.world.settled_in_the_background().await;
         self.shop.report().await;
         for n in 0..self.subscribers.len() {
             self.act_as(n);

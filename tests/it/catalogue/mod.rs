@@ -2,6 +2,7 @@
 
 mod changed_prices;
 mod histories;
+mod price_swaps;
 mod prices;
 mod random_terms;
 mod seats;

@@ -260,7 +260,7 @@ async fn an_operators_quota_holds_through_changes() {
 }
 
 /// The fields that give a subscription another plan in Stripe's dashboard.
-async fn plan_in_stripe(
+pub async fn plan_in_stripe(
     shop: &Shop,
     customer: &str,
     tier: &str,

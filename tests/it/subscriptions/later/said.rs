@@ -35,6 +35,9 @@ async fn why_a_customer_cancels_reaches_stripe_the_view_and_the_audit_log() {
     let later = cancel(&world, "", json!({"feedback": "unused"})).await.ok();
     assert_eq!(later["cancellationFeedback"], "unused");
     assert_eq!(later["cancelAt"], canceled["cancelAt"]);
+    // Nothing more is said.
+    let again = cancel(&world, "", Value::Null).await.ok();
+    assert_eq!(again, later);
     // Who stays has said nothing.
     let kept = world.reactivate().await.ok();
     assert_eq!(kept["cancellationReason"], Value::Null);
@@ -126,6 +129,8 @@ async fn an_end_that_a_schedule_has_set_is_taken_back_with_it() {
         .post(&path, &[("end_behavior", "cancel")])
         .await;
     world.settle().await;
+    // The schedule came within the second of the subscription.
+    world.settled_in_the_background().await;
     let current = world.current().await;
     assert_eq!(current["cancelAt"], current["currentPeriodEnd"]);
     assert_eq!(
