@@ -18,7 +18,7 @@ use crate::maintenance::retention;
 use crate::metering::alerts::sender;
 use crate::metering::ledger::{self, Ledger};
 use crate::metering::{grace, quotas};
-use crate::subscriptions::{SETTLE_EVERY, Subscriptions};
+use crate::subscriptions::{CHECK_EVERY, SETTLE_EVERY, Subscriptions};
 
 /// Time between attempts to bring all quotas in line with the catalogue.
 const CATALOGUE: Duration = Duration::from_secs(5);
@@ -78,6 +78,10 @@ impl Parts {
             stop,
             ..
         } = self;
+        let (checked, checking) = (subscriptions.clone(), stop.clone());
+        background.looping("findings check", CHECK_EVERY, |runs| {
+            checked.keep_checked(runs, checking)
+        });
         let settling = stop.clone();
         background.looping("subscription settler", SETTLE_EVERY, |runs| {
             subscriptions.keep_settled(runs, settling)

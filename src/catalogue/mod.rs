@@ -281,10 +281,24 @@ impl Catalogue {
         })
     }
 
+    /// The item whose product, or whose price's metadata, names the plan.
+    fn naming_item<'s>(&self, subscription: &'s Subscription) -> Option<&'s SubscriptionItem> {
+        let tier = &self.plan_of(subscription)?.tier;
+        let of_product = |item| self.tier_of_product(item).as_ref() == Some(tier);
+        let named = |item: &SubscriptionItem| named_tier(&item.price_metadata) == Some(tier);
+        let items = subscription.items.iter();
+        let naming = items.filter(|item| of_product(item) || named(item));
+        naming.max_by_key(|item| {
+            let metered = item.usage_type.as_deref() == Some("metered");
+            (!metered, of_product(item), std::cmp::Reverse(&item.id))
+        })
+    }
+
     /// The billing period of a subscription: the one of the item that pays for the
-    /// plan, or the subscription's own if it has no plan of the catalogue.
+    /// plan, or names it; or the subscription's own if there is none.
     pub fn period_of(&self, subscription: &Subscription) -> (Option<Timestamp>, Option<Timestamp>) {
         let item = self.paying_item(subscription).map(|(item, _)| item);
+        let item = item.or_else(|| self.naming_item(subscription));
         match item.filter(|item| item.current_period_end.is_some()) {
             Some(item) => (item.current_period_start, item.current_period_end),
             None => (

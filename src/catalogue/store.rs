@@ -161,7 +161,7 @@ pub async fn untold(conn: &mut PgConnection) -> Result<Vec<Uuid>, sqlx::Error> {
              JOIN billing_prices p USING (stripe_price_id)
              JOIN billing_subscriptions s USING (organization_id, stripe_subscription_id)
             WHERE i.plan_tier IS NULL AND s.ask_again_since IS NULL
-            ORDER BY 1 LIMIT 500"#
+              AND s.status NOT IN ('canceled', 'incomplete_expired') ORDER BY 1 LIMIT 500"#
     )
     .fetch_all(conn)
     .await
@@ -176,6 +176,7 @@ pub async fn mark_untold(
     sqlx::query!(
         "UPDATE billing_subscriptions s SET ask_again_since = now()
           WHERE s.organization_id = ANY($1) AND s.ask_again_since IS NULL
+            AND s.status NOT IN ('canceled', 'incomplete_expired')
             AND EXISTS (SELECT FROM billing_subscription_items i
                           JOIN billing_prices p USING (stripe_price_id)
                          WHERE i.organization_id = s.organization_id

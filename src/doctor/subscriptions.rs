@@ -63,5 +63,10 @@ fn judge(findings: &Findings) -> Vec<Check> {
             &findings.unknown_schedules,
             "let the endpoint in Stripe send subscription_schedule.*, then run `subscriptions reconcile --apply`",
         ),
+        found(
+            "double metered items",
+            &findings.double_meters,
+            "remove all but one of the items in Stripe, and refund what was billed twice",
+        ),
     ]
 }

@@ -231,17 +231,23 @@ pub struct Expired {
 }
 
 /// Removes the overrides of `organizations` whose end has come; of one `feature`
-/// only, if there is one. The caller holds the audit chains.
+/// only, if there is one. Without it, those that another transaction holds are left.
+/// The caller holds the audit chains.
 pub async fn remove_expired(
     conn: &mut PgConnection,
     organizations: &[Uuid],
     feature: Option<&str>,
 ) -> Result<Vec<Expired>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"WITH gone AS (
+        r#"WITH free AS (
+             SELECT organization_id, feature FROM feature_overrides
+              WHERE organization_id = ANY($1) AND expires_at <= now() AND $2::text IS NULL
+                FOR UPDATE SKIP LOCKED
+           ), gone AS (
              DELETE FROM feature_overrides
               WHERE organization_id = ANY($1) AND expires_at <= now()
-                AND ($2::text IS NULL OR feature = $2)
+                AND (feature = $2
+                     OR (organization_id, feature) IN (SELECT organization_id, feature FROM free))
              RETURNING organization_id, feature, value, reason, expires_at, set_by, created_at)
            SELECT gone.organization_id, gone.feature, gone.value, gone.reason, gone.expires_at,
                   gone.set_by, gone.created_at, f.value AS "plan_value?"

@@ -23,7 +23,7 @@ pub struct Backfilled {
     pub stored: u64,
     /// Events that were already stored.
     pub duplicates: u64,
-    /// Events with a malformed envelope; they are logged.
+    /// Events with a malformed envelope, or that PostgreSQL refuses; they are logged.
     pub unreadable: u64,
     /// The last event of the last page, after which an interrupted run can resume.
     pub last_event_id: Option<String>,
@@ -100,7 +100,15 @@ async fn store(
 ) -> Result<Option<Receipt>, IntakeError> {
     let body = Bytes::from(event.to_string());
     match Envelope::read(&body, Timestamp::now().as_second()) {
-        Ok(envelope) => intake.store(envelope, body).await.map(Some),
+        Ok(envelope) => match intake.store(envelope, body).await {
+            // It would end every run at this event.
+            Err(error @ IntakeError::Payload(_)) => {
+                let event_id = event["id"].as_str();
+                tracing::warn!(event_id, %error, "An event of Stripe's cannot be stored");
+                Ok(None)
+            }
+            stored => stored.map(Some),
+        },
         Err(error) => {
             let event_id = event["id"].as_str();
             tracing::warn!(event_id, %error, "Stripe lists a malformed event");

@@ -67,6 +67,8 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260116010000", "prices_and_seats"),
     ("20260116020000", "pending_changes"),
     ("20260116040000", "usage_at_changes"),
+    ("20260118010000", "untold_items"),
+    ("20260118020000", "kept_terms"),
 ];
 
 /// A migration and its state in the database.

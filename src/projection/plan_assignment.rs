@@ -15,7 +15,8 @@ use super::types::Effects;
 use super::versions::merge::ObjectKey;
 use crate::audit::{Actor, NewEntry};
 use crate::catalogue::{Bought, Catalogue};
-use crate::metering::{grace, quotas};
+use crate::metering::grace;
+use crate::metering::quotas::{self, HeldPlan};
 
 /// The audit action of a changed plan.
 pub const CHANGED: &str = "plan_changed";
@@ -56,7 +57,8 @@ pub async fn assign_plans(
     effects: &mut Effects,
 ) -> Result<BTreeMap<ObjectKey, KnownTier>, sqlx::Error> {
     let mut searched = BTreeMap::new();
-    let mut changed = BTreeMap::<(String, Option<i32>, Bought), Vec<Uuid>>::new();
+    // By the seats, each organization would be alone.
+    let mut changed = BTreeMap::<HeldPlan, Vec<(Uuid, Option<u32>)>>::new();
     for holding in store::subscriptions::plan_holdings(conn, organizations).await? {
         let organization_id = holding.organization_id;
         let mut candidates = sources.remove(&organization_id).unwrap_or_default();
@@ -81,16 +83,17 @@ pub async fn assign_plans(
             continue;
         }
         changed
-            .entry((tier.to_owned(), version, bought))
+            .entry(HeldPlan::of(tier, version, &bought))
             .or_default()
-            .push(organization_id);
+            .push((organization_id, bought.seats));
         if !same_plan {
             let entry = entry(&holding, tier, version, effects.actor);
             effects.entries.extend(entry);
         }
     }
-    for ((tier, version, bought), organizations) in changed {
-        quotas::set_plan(conn, catalogue, &organizations, &tier, version, &bought).await?;
+    for (held, holders) in changed {
+        quotas::set_plan(conn, catalogue, &held, &holders).await?;
+        let organizations: Vec<Uuid> = holders.iter().map(|(id, _)| *id).collect();
         let ended = grace::end_covered(conn, &organizations, EndReason::Upgraded).await?;
         let entries = ended.iter().map(|ended| ended.entry(effects.actor));
         effects.entries.extend(entries);

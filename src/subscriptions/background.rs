@@ -1,21 +1,25 @@
-//! The background part of `serve`: settles open requests, refreshes stale
-//! subscriptions, and reports findings.
+//! The background parts of `serve`: one settles open requests and refreshes stale
+//! subscriptions, the other reports findings, for which no key of Stripe's is needed.
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::Subscriptions;
 use super::store::findings::{Findings, findings};
 use crate::db::WorkerTx;
 use crate::invoices;
+use crate::metering::reports;
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::background::Runs;
 
 /// Polling interval.
 pub const SETTLE_EVERY: Duration = Duration::from_secs(2);
-/// Polling intervals between checks of all subscriptions.
-const ROUNDS_PER_CHECK: u32 = 30;
+/// Time between checks of all subscriptions.
+pub const CHECK_EVERY: Duration = Duration::from_mins(1);
+/// Checks between those of all usage, which is reported every ten minutes.
+const CHECKS_PER_USAGE: u32 = 10;
 /// How long a call to Stripe may continue after the service was told to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -30,20 +34,11 @@ impl Subscriptions {
         let Some(client) = self.stripe.clone() else {
             return stop.cancelled().await;
         };
-        let mut rounds = 0_u32;
-        let mut known = Findings::default();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(SETTLE_EVERY) => {}
             }
-            if rounds.is_multiple_of(ROUNDS_PER_CHECK) {
-                match self.check_findings(&known).await {
-                    Ok(found) => known = found,
-                    Err(error) => tracing::warn!(%error, "Subscriptions could not be checked"),
-                }
-            }
-            rounds = rounds.wrapping_add(1);
             let round = async {
                 if let Err(error) = invoices::fetch_missing(&self.pool, &client).await {
                     tracing::warn!(%error, "Missing invoice lines could not be fetched");
@@ -63,13 +58,52 @@ impl Subscriptions {
         }
     }
 
-    /// Counts the findings and logs the new ones.
-    async fn check_findings(&self, known: &Findings) -> Result<Findings, sqlx::Error> {
+    /// Checks until `stop` is cancelled.
+    pub async fn keep_checked(self, runs: Runs, stop: CancellationToken) {
+        let mut checks = 0_u32;
+        let mut known = Findings::default();
+        loop {
+            let with_usage = checks.is_multiple_of(CHECKS_PER_USAGE);
+            let checked = tokio::select! {
+                checked = self.check_findings(&mut known, with_usage) => checked,
+                () = stop.cancelled() => return,
+            };
+            runs.ended(&checked);
+            match checked {
+                Ok(()) => checks = checks.wrapping_add(1),
+                Err(error) => tracing::warn!(%error, "Subscriptions could not be checked"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(CHECK_EVERY) => {}
+            }
+        }
+    }
+
+    /// Counts the findings and logs those that are not `known`. Unbilled usage stays as
+    /// it is known, unless the check is `with_usage`; if that fails, it hides no other.
+    async fn check_findings(
+        &self,
+        known: &mut Findings,
+        with_usage: bool,
+    ) -> Result<(), sqlx::Error> {
         let mut tx = WorkerTx::begin(&self.pool).await?;
-        let found = findings(tx.conn(), &self.catalogue).await?;
+        let mut found = findings(tx.conn(), &self.catalogue).await?;
         tx.rollback().await?;
+        let mut outcome = Ok(());
+        found.unbilled_usage.clone_from(&known.unbilled_usage);
+        if with_usage {
+            let now = Timestamp::now();
+            match reports::unbilled(&self.pool, &self.catalogue, now).await {
+                Ok(unbilled) => {
+                    found.unbilled_usage = unbilled.iter().map(ToString::to_string).collect();
+                }
+                Err(error) => outcome = Err(error),
+            }
+        }
         found.log_new(known);
         metrics::findings(&found.counts());
-        Ok(found)
+        *known = found;
+        outcome
     }
 }

@@ -139,6 +139,11 @@ impl From<Failure> for Problem {
                     "{message}; change it without a preview, or call what is pending off first"
                 ),
             ),
+            Failure::PreviewUnavailable(PreviewUnavailable::NoCurrency(_)) => Self::new(
+                StatusCode::CONFLICT,
+                "preview_unavailable",
+                format!("{message}; run `subscriptions reconcile --apply`"),
+            ),
             Failure::PreviewUnavailable(_) => Self::new(
                 StatusCode::CONFLICT,
                 "preview_unavailable",

@@ -36,7 +36,7 @@ use std::sync::Arc;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-pub use background::SETTLE_EVERY;
+pub use background::{CHECK_EVERY, SETTLE_EVERY};
 pub use change::record::audit_actions;
 pub use change::saga::Requester;
 pub use command::{CancellationDetails, ChangeRejection, Command, StripeAction, decide};

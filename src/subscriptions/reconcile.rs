@@ -7,6 +7,7 @@
 mod compare;
 mod customers;
 mod documents;
+mod drift;
 mod open_requests;
 mod payments;
 mod store;
@@ -32,6 +33,7 @@ use crate::stripe::objects::{Subscription, SubscriptionSchedule};
 use crate::telemetry::metrics;
 use crate::tenancy::organizations::sample;
 use billing_domain::subscription::is_ended;
+pub use drift::Drift;
 use payments::Billed;
 use store::{CustomerOwner, MirroredSubscription};
 use stripe_only::{named, stray};
@@ -59,6 +61,8 @@ pub enum DriftKind {
     CustomerMissing,
     /// An organization pays for several subscriptions.
     TwoSubscriptions,
+    /// A subscription bills the usage of a metric by several items.
+    TwoMeteredItems,
     /// A paid subscription has no plan of the catalogue.
     UnknownPrice,
     /// An invoice differs from Stripe's or is missing here.
@@ -76,7 +80,7 @@ pub enum DriftKind {
 }
 
 impl DriftKind {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::OpenRequest,
         Self::AbandonedRequest,
         Self::Differs,
@@ -86,6 +90,7 @@ impl DriftKind {
         Self::CustomerDeleted,
         Self::CustomerMissing,
         Self::TwoSubscriptions,
+        Self::TwoMeteredItems,
         Self::UnknownPrice,
         Self::Invoice,
         Self::PaymentMethod,
@@ -106,6 +111,7 @@ impl DriftKind {
             Self::CustomerDeleted => "customer_deleted",
             Self::CustomerMissing => "customer_missing",
             Self::TwoSubscriptions => "two_subscriptions",
+            Self::TwoMeteredItems => "two_metered_items",
             Self::UnknownPrice => "unknown_price",
             Self::Invoice => "invoice",
             Self::PaymentMethod => "payment_method",
@@ -142,44 +148,14 @@ impl DriftKind {
             Self::TwoSubscriptions => {
                 "cancel the surplus one in Stripe, and refund it if necessary"
             }
+            Self::TwoMeteredItems => {
+                "remove all but one of them in Stripe, and refund what was billed twice"
+            }
             Self::UnknownPrice => {
                 "add the price to PLANS_FILE (stripe_price_ids), restart, then run `subscriptions reconcile --apply`"
             }
             Self::UnbilledUsage => "docs/runbook.md, UsageUnbilled, says what to do",
             Self::Unreadable => "see the reason; a newer version of this program may read it",
-        }
-    }
-}
-
-/// One difference.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Drift {
-    pub kind: DriftKind,
-    pub organization_id: Uuid,
-    /// The subscription, customer, invoice, payment method or request.
-    pub id: String,
-    /// The fields that differ, as `field: ours, Stripe's`.
-    pub differences: Vec<String>,
-    pub healed: bool,
-    /// The operator's next step.
-    pub fix: &'static str,
-}
-
-impl Drift {
-    fn new(
-        kind: DriftKind,
-        organization_id: Uuid,
-        id: impl Into<String>,
-        differences: Vec<String>,
-    ) -> Self {
-        Self {
-            kind,
-            organization_id,
-            id: id.into(),
-            differences,
-            healed: false,
-            fix: kind.fix(),
         }
     }
 }

@@ -114,7 +114,8 @@ impl StateRow {
             status: self.status?,
             plan_tier: self.held_plan_tier,
             plan_version: self.held_plan_version,
-            currency: self.currency,
+            // Stripe's older versions do not say it: a customer has one.
+            currency: self.currency.or(self.customer_currency),
             period_start: self.period_start.map(|at| at.to_jiff()),
             period_end: self.period_end.map(|at| at.to_jiff()),
             anchor: self.anchor.map(|at| at.to_jiff()),

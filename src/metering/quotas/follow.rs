@@ -9,9 +9,9 @@ use uuid::Uuid;
 
 use billing_domain::grace_period::EndReason;
 
-use super::store;
+use super::store::{self, HeldPlan};
 use crate::audit::{self, Actor, NewEntry};
-use crate::catalogue::{Bought, Catalogue, Existing};
+use crate::catalogue::{Catalogue, Existing};
 use crate::db::WorkerTx;
 use crate::metering::grace;
 
@@ -52,22 +52,23 @@ async fn move_some(
     let behind = store::behind(tx.conn(), tier, version, None, CHUNK).await?;
     let all: Vec<Uuid> = behind.iter().map(|one| one.organization_id).collect();
     let (chains, locked) = audit::lock_free_chains(tx.conn(), &all).await?;
-    // Read again under the lock: another plan may have been assigned meanwhile.
     let locked: Vec<Uuid> = locked.into_iter().collect();
+    let locked = store::lock_free(tx.conn(), &locked).await?;
+    // Read again under the lock: another plan may have been assigned meanwhile.
     let free = store::behind(tx.conn(), tier, version, Some(&locked), CHUNK).await?;
     let moving: Vec<Uuid> = free.iter().map(|one| one.organization_id).collect();
     if moving.is_empty() {
         return Ok((0, all.len()));
     }
     store::set_version(tx.conn(), &moving, tier, version).await?;
-    let mut alike = BTreeMap::<&Bought, Vec<Uuid>>::new();
+    let mut alike = BTreeMap::<HeldPlan, Vec<(Uuid, Option<u32>)>>::new();
     for one in &free {
-        let organizations = alike.entry(&one.bought).or_default();
-        organizations.push(one.organization_id);
+        let held = HeldPlan::of(tier, Some(version), &one.bought);
+        let holder = (one.organization_id, one.bought.seats);
+        alike.entry(held).or_default().push(holder);
     }
-    for (bought, organizations) in alike {
-        let version = Some(version);
-        store::set_plan(tx.conn(), catalogue, &organizations, tier, version, bought).await?;
+    for (held, holders) in alike {
+        store::set_plan(tx.conn(), catalogue, &held, &holders).await?;
     }
     let ended = grace::end_covered(tx.conn(), &moving, EndReason::QuotaRaised).await?;
     let mut entries: Vec<NewEntry> = free

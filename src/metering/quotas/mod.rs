@@ -6,7 +6,7 @@ pub mod routes;
 mod store;
 
 pub use follow::VERSION_CHANGED;
-pub use store::{QuotaRow, hold_seats, list, release_seats, seats_used, set_plan};
+pub use store::{HeldPlan, QuotaRow, hold_seats, list, release_seats, seats_used, set_plan};
 
 use billing_domain::grace_period::EndReason;
 use billing_domain::quantity::{self, QuantityError};
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::audit::{self, Actor, Client, NewEntry};
 use crate::catalogue::Catalogue;
 use crate::db::{TenantTx, WorkerTx};
-use crate::metering::grace;
+use crate::metering::{grace, reports};
 
 /// The limit an operator sets for one metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,6 +150,7 @@ pub async fn set(
     let organization_id = command.organization_id;
     let mut tx = TenantTx::begin(pool, organization_id).await?;
     let chains = audit::lock_chains(tx.conn(), &[organization_id]).await?;
+    reports::keep_terms(tx.conn(), &[organization_id]).await?;
     let missing = SetError::Organization(organization_id);
     let before = store::lock_one(&mut tx, &command.metric).await?;
     let before = before.ok_or(missing)?;

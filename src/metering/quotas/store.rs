@@ -14,6 +14,7 @@ use super::AppliedCatalogue;
 use crate::catalogue::{Bought, Catalogue, Interval, OverLimit, Plan, ceiling_text};
 use crate::db::TenantTx;
 use crate::features;
+use crate::metering::reports;
 use crate::server::number::Number;
 pub use seats::{hold_seats, release_seats, seats_used};
 pub use versions::{adopt_oldest, adopt_prices, behind, held_plans, set_version};
@@ -171,7 +172,7 @@ pub async fn remove_override(tx: &mut TenantTx, metric: &str) -> Result<(), sqlx
 }
 
 /// What organizations hold of a plan, but for their seats.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HeldPlan {
     pub plan_tier: String,
     /// `None` for organizations without a subscription, which have what is sold now.
@@ -181,6 +182,16 @@ pub struct HeldPlan {
 }
 
 impl HeldPlan {
+    /// A version of a plan, as it was bought.
+    pub fn of(tier: &str, version: Option<i32>, bought: &Bought) -> Self {
+        Self {
+            plan_tier: tier.to_owned(),
+            plan_version: version,
+            plan_currency: bought.currency.clone(),
+            plan_interval: bought.interval.map(|one| one.as_str().to_owned()),
+        }
+    }
+
     /// Its terms, as they are paid.
     pub fn terms(&self, catalogue: &Catalogue) -> Option<Plan> {
         let terms = catalogue.terms(&self.plan_tier, self.plan_version)?;
@@ -286,6 +297,29 @@ pub async fn differing(
     .await
 }
 
+/// Those of `organizations` all of whose quotas this transaction could lock.
+pub async fn lock_free(
+    conn: &mut PgConnection,
+    organizations: &[Uuid],
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"WITH locked AS MATERIALIZED (
+             SELECT organization_id, metric FROM usage_quotas
+              WHERE organization_id = ANY($1)
+              ORDER BY organization_id, metric FOR NO KEY UPDATE SKIP LOCKED)
+           SELECT id AS "id!" FROM unnest($1::uuid[]) AS free(id)
+            WHERE NOT EXISTS (
+              SELECT FROM usage_quotas q
+               WHERE q.organization_id = free.id
+                 AND NOT EXISTS (SELECT FROM locked l
+                                  WHERE l.organization_id = q.organization_id
+                                    AND l.metric = q.metric))"#,
+        organizations
+    )
+    .fetch_all(conn)
+    .await
+}
+
 /// Updates the quotas of those of `organizations` that are still on the plan.
 pub async fn refresh(
     conn: &mut PgConnection,
@@ -307,22 +341,7 @@ pub async fn refresh(
     )
     .fetch_all(&mut *conn)
     .await?;
-    let still = sqlx::query_scalar!(
-        r#"WITH locked AS MATERIALIZED (
-             SELECT organization_id, metric FROM usage_quotas
-              WHERE organization_id = ANY($1)
-              ORDER BY organization_id, metric FOR NO KEY UPDATE SKIP LOCKED)
-           SELECT id AS "id!" FROM unnest($1::uuid[]) AS free(id)
-            WHERE NOT EXISTS (
-              SELECT FROM usage_quotas q
-               WHERE q.organization_id = free.id
-                 AND NOT EXISTS (SELECT FROM locked l
-                                  WHERE l.organization_id = q.organization_id
-                                    AND l.metric = q.metric))"#,
-        &free
-    )
-    .fetch_all(&mut *conn)
-    .await?;
+    let still = lock_free(conn, &free).await?;
     let left: i64 = sqlx::query_scalar!(
         r#"SELECT count(*) AS "count!" FROM organizations
             WHERE id = ANY($1) AND plan_tier = $2 AND plan_version IS NOT DISTINCT FROM $4
@@ -337,6 +356,7 @@ pub async fn refresh(
     )
     .fetch_one(&mut *conn)
     .await?;
+    reports::keep_terms(conn, &still).await?;
     let features = features::assign(conn, &still, assigned.plan).await?;
     Ok(AppliedCatalogue {
         changed: set_quotas(conn, &still, assigned).await? + features,
@@ -344,48 +364,42 @@ pub async fn refresh(
     })
 }
 
-/// Sets the plan of `organizations`, with what they bought of it, and updates their
+/// Sets the plan of organizations, each with the seats that it bought, and updates their
 /// quotas to match. A tier that the catalogue no longer has leaves the quotas unchanged.
 pub async fn set_plan(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
-    organizations: &[Uuid],
-    tier: &str,
-    version: Option<i32>,
-    bought: &Bought,
+    held: &HeldPlan,
+    holders: &[(Uuid, Option<u32>)],
 ) -> Result<(), sqlx::Error> {
-    let held = HeldPlan {
-        plan_tier: tier.to_owned(),
-        plan_version: version,
-        plan_currency: bought.currency.clone(),
-        plan_interval: bought.interval.map(|one| one.as_str().to_owned()),
-    };
-    let seats = bought.seats.map(i32::try_from).and_then(Result::ok);
+    let (organizations, seats): (Vec<Uuid>, Vec<Option<i32>>) = holders
+        .iter()
+        .map(|(id, seats)| (*id, seats.map(i32::try_from).and_then(Result::ok)))
+        .unzip();
+    reports::keep_terms(conn, &organizations).await?;
     sqlx::query!(
-        "UPDATE organizations SET plan_tier = $2, plan_version = $3, plan_currency = $4,
-                plan_interval = $5, plan_seats = $6, updated_at = now()
-          WHERE id = ANY($1)",
-        organizations,
+        "UPDATE organizations o SET plan_tier = $3, plan_version = $4, plan_currency = $5,
+                plan_interval = $6, plan_seats = holder.seats, updated_at = now()
+           FROM unnest($1::uuid[], $2::integer[]) AS holder(id, seats)
+          WHERE o.id = holder.id",
+        &organizations,
+        &seats as &[Option<i32>],
         held.plan_tier,
         held.plan_version,
         held.plan_currency,
-        held.plan_interval,
-        seats
+        held.plan_interval
     )
     .execute(&mut *conn)
     .await?;
     match held.terms(catalogue) {
         Some(plan) => {
-            let assigned = Assigned {
-                plan: &plan,
-                held: &held,
-            };
-            features::assign(conn, organizations, &plan).await?;
-            set_quotas(conn, organizations, assigned).await.map(drop)
+            let assigned = Assigned { plan: &plan, held };
+            features::assign(conn, &organizations, &plan).await?;
+            set_quotas(conn, &organizations, assigned).await.map(drop)
         }
         None => {
             tracing::warn!(
-                tier,
+                tier = held.plan_tier,
                 "the catalogue has no such tier; quotas are left unchanged"
             );
             Ok(())

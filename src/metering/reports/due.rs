@@ -154,6 +154,15 @@ pub struct Unbilled {
     pub reason: Reason,
 }
 
+/// The units are left out: they grow while it is the same finding.
+impl std::fmt::Display for Unbilled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (organization, metric) = (self.organization_id, &self.metric);
+        let (since, reason) = (self.period_start, self.reason.as_str());
+        write!(f, "{organization}: {metric} since {since}, {reason}")
+    }
+}
+
 /// Finds the part of a total that is billed wrongly or not at all.
 pub fn unbilled(total: &OpenTotal, now: Timestamp) -> Option<Unbilled> {
     let (units, reason) = match &total.billed {

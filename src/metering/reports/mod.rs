@@ -4,6 +4,7 @@
 
 mod due;
 mod store;
+mod unbilled;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,13 +18,14 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use crate::catalogue::{Aggregation, Catalogue};
-use crate::db::WorkerTx;
+use crate::db::{self, WorkerTx};
 use crate::metering::{charges, ledger};
 use crate::server::number::Number;
 use crate::stripe::client::{Client, ErrorKind, Params, StripeError};
 use crate::telemetry::metrics;
 pub use due::{Reason, Unbilled};
-pub use store::{Stuck, stuck};
+pub use store::{Stuck, keep_terms, stuck};
+pub use unbilled::unbilled;
 
 use due::{identifier, to_report};
 use store::{OpenTotal, ReportEntry, UnsentReport};
@@ -33,6 +35,8 @@ const IDENTIFIER_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 /// Organizations reported in parallel. Stripe takes one call at a time for each
 /// customer and meter.
 const PARALLEL_ORGANIZATIONS: usize = 8;
+/// How long a run waits for an organization that another transaction holds.
+const LOCK_TIMEOUT: &str = "250ms";
 /// Stripe's error code for an identifier that it already has.
 const DUPLICATE: &str = "duplicate_meter_event";
 
@@ -50,7 +54,8 @@ pub enum ReportError {
 pub struct Report {
     /// Meter events sent.
     pub sent: u64,
-    /// Meter events that failed and will be retried.
+    /// Meter events that failed, and organizations whose usage could not be read or
+    /// is held by another transaction. They will be retried.
     pub failed: u64,
     /// Meter events that Stripe will never take because the customer was deleted
     /// there; what they would have billed appears in `unbilled`.
@@ -88,21 +93,31 @@ pub struct MetricBalance {
     pub pending: Number,
 }
 
-/// Records every report that is due at `now`, for all organizations.
+/// Records every report that is due at `now`, for all organizations. Returns how
+/// many failed: each by itself, so that none keeps the others from being billed.
 async fn record_all_due(
     pool: &PgPool,
     catalogue: &Catalogue,
     now: Timestamp,
-) -> Result<(), sqlx::Error> {
+) -> Result<u64, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     let open = store::open(tx.conn(), catalogue, now, None).await?;
     tx.commit().await?;
     let due = open.iter().filter(|total| is_due(catalogue, total, now));
     let organizations: BTreeSet<Uuid> = due.map(|total| total.organization_id).collect();
+    let mut failed = 0;
     for organization_id in organizations {
-        record_due(pool, catalogue, organization_id, now, now).await?;
+        let recorded = record_due(pool, catalogue, organization_id, now, now);
+        match db::impatiently(LOCK_TIMEOUT, recorded).await {
+            Err(error) if db::is_outage(&error) => return Err(error),
+            Err(error) => {
+                tracing::warn!(%organization_id, %error, "Usage could not be recorded for its report");
+                failed += 1;
+            }
+            Ok(()) => {}
+        }
     }
-    Ok(())
+    Ok(failed)
 }
 
 fn is_due(catalogue: &Catalogue, total: &OpenTotal, now: Timestamp) -> bool {
@@ -217,7 +232,7 @@ pub async fn report(
     now: Timestamp,
     progress: impl Fn(usize, usize),
 ) -> Result<Report, ReportError> {
-    record_all_due(pool, catalogue, now).await?;
+    let unrecorded = record_all_due(pool, catalogue, now).await?;
     let mut tx = WorkerTx::begin(pool).await?;
     let unsent = store::unsent(tx.conn(), None).await?;
     tx.commit().await?;
@@ -236,16 +251,16 @@ pub async fn report(
     };
     let sending = by_organization
         .into_values()
-        .map(|rows| send_all(pool, client, rows));
+        .map(|rows| db::impatiently(LOCK_TIMEOUT, send_all(pool, client, rows)));
     let mut sending = futures_util::stream::iter(sending).buffer_unordered(PARALLEL_ORGANIZATIONS);
     while let Some(counts) = sending.next().await {
-        let counts = counts?;
         report.sent += counts.sent;
         report.failed += counts.failed;
         report.refused += counts.refused;
         let so_far = report.sent + report.failed + report.refused;
         progress(usize::try_from(so_far).unwrap_or(total), total);
     }
+    report.failed += unrecorded;
     let charged = charges::send_open(pool, client, None).await?;
     report.charged = charged.charged;
     report.failed += charged.failed;
@@ -255,31 +270,8 @@ pub async fn report(
     metrics::usage_reports("refused", report.refused);
     report.metrics = balances(pool, catalogue, now).await?;
     report.unbilled = unbilled(pool, catalogue, now).await?;
-    warn_unbilled(&report);
+    unbilled::warn(&report);
     Ok(report)
-}
-
-/// Counts and logs the unbilled usage of a run. Usage of deleted customers was
-/// logged when Stripe refused it, and is counted in that run only.
-fn warn_unbilled(report: &Report) {
-    for found in &report.unbilled {
-        let deleted = found.reason == Reason::CustomerDeleted;
-        if deleted && report.refused == 0 {
-            continue;
-        }
-        metrics::usage_unbilled(found.reason.as_str());
-        if deleted {
-            continue;
-        }
-        tracing::warn!(
-            organization_id = %found.organization_id,
-            metric = found.metric,
-            period_start = %found.period_start,
-            units = %found.units.0,
-            reason = found.reason.as_str(),
-            "Usage is not billed as it was used"
-        );
-    }
 }
 
 #[derive(Default)]
@@ -289,21 +281,25 @@ struct SendCounts {
     refused: u64,
 }
 
-/// Sends an organization's reports one after the other.
-async fn send_all(
-    pool: &PgPool,
-    client: &Client,
-    rows: Vec<UnsentReport>,
-) -> Result<SendCounts, sqlx::Error> {
+/// Sends an organization's reports one after the other. Those that the database
+/// refuses, or that another transaction holds, have failed and wait for the next run.
+async fn send_all(pool: &PgPool, client: &Client, rows: Vec<UnsentReport>) -> SendCounts {
     let mut counts = SendCounts::default();
     for row in rows {
-        match send_one(pool, client, &row).await? {
-            SendOutcome::Sent => counts.sent += 1,
-            SendOutcome::Failed(_) => counts.failed += 1,
-            SendOutcome::Refused => counts.refused += 1,
+        match send_one(pool, client, &row).await {
+            Ok(SendOutcome::Sent) => counts.sent += 1,
+            Ok(SendOutcome::Failed(_)) => counts.failed += 1,
+            Ok(SendOutcome::Refused) => counts.refused += 1,
+            Err(error) => {
+                tracing::warn!(
+                    organization_id = %row.organization_id, metric = row.metric,
+                    identifier = row.identifier, %error, "Usage could not be marked as reported"
+                );
+                counts.failed += 1;
+            }
         }
     }
-    Ok(counts)
+    counts
 }
 
 /// The outcome of sending a report.
@@ -397,20 +393,6 @@ fn is_duplicate(error: &StripeError) -> bool {
     error.kind == ErrorKind::InvalidRequest
         && (error.code.as_deref() == Some(DUPLICATE)
             || error.message.contains("already exists with identifier"))
-}
-
-/// Finds unbilled usage in the periods for which Stripe still accepts usage.
-pub async fn unbilled(
-    pool: &PgPool,
-    catalogue: &Catalogue,
-    now: Timestamp,
-) -> Result<Vec<Unbilled>, sqlx::Error> {
-    let mut tx = WorkerTx::begin(pool).await?;
-    let open = store::open(tx.conn(), catalogue, now, None).await?;
-    let refused = charges::refused(tx.conn()).await?;
-    tx.commit().await?;
-    let unbilled = open.iter().filter_map(|total| due::unbilled(total, now));
-    Ok(unbilled.chain(refused).collect())
 }
 
 /// Billed usage over a quota in a running period, in whole units.

@@ -1,5 +1,8 @@
 //! SQL for usage reports.
 
+mod outcomes;
+mod terms;
+
 use billing_domain::quota::OverLimit;
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
@@ -9,6 +12,8 @@ use uuid::Uuid;
 
 use super::due::OLDEST;
 use crate::catalogue::{Aggregation, Catalogue};
+pub use outcomes::{Stuck, mark_attempted, mark_failed, mark_refused, mark_sent, stuck};
+pub use terms::keep as keep_terms;
 
 /// A usage total for which Stripe bills the organization, or should.
 #[derive(Debug, Clone)]
@@ -194,12 +199,13 @@ pub async fn open(
                         AND v.stripe_created_at >= s.ended_at - interval '1 second'))
                     AS never_invoiced,
                   -- The plan that bills the period need not be today's plan.
-                  CASE WHEN v.metric IS NULL THEN coalesce(s.included, q.quota) ELSE v.quota END
-                    AS quota,
-                  coalesce(v.over_limit, CASE WHEN s.included IS NOT NULL THEN 'overage'
-                                              ELSE q.over_limit END) AS over_limit,
+                  CASE WHEN s.included IS NULL THEN had.quota
+                       WHEN v.metric IS NULL THEN s.included ELSE v.quota END AS quota,
+                  CASE WHEN s.included IS NULL THEN had.over_limit
+                       ELSE coalesce(v.over_limit, 'overage') END AS over_limit,
                   v.updated_at AS "overridden_at?", t.quota_adjustment,
-                  coalesce(s.overage_rate, q.overage_rate) AS rate, q.currency AS "currency?",
+                  coalesce(s.overage_rate, had.overage_rate, q.overage_rate) AS rate,
+                  q.currency AS "currency?",
                   s.stripe_subscription_id AS "stripe_subscription_id?",
                   s.stripe_price_id AS "stripe_price_id?"
              FROM usage_totals t
@@ -271,13 +277,23 @@ pub async fn open(
                ON true
              LEFT JOIN usage_quota_overrides v
                ON v.organization_id = t.organization_id AND v.metric = t.metric
+             LEFT JOIN LATERAL (
+               -- What nothing bills is judged by the terms of the period's end.
+               SELECT t.kept_quota AS quota, t.kept_over_limit AS over_limit,
+                      t.kept_overage_rate AS overage_rate
+                WHERE t.terms_kept_at >= t.period_end
+               UNION ALL
+               SELECT CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END,
+                      coalesce(v.over_limit, q.over_limit), q.overage_rate
+                WHERE (t.terms_kept_at >= t.period_end) IS NOT TRUE
+                  AND (t.period_end > now()
+                       OR greatest(q.updated_at, v.updated_at) <= t.period_end)) had
+               ON s.included IS NULL
             WHERE t.period_end > $1 AND ($2::uuid IS NULL OR t.organization_id = $2)
               AND t.billed_by IS DISTINCT FROM '-'
               AND (s.included IS NOT NULL
-                   OR (q.overage_rate IS NOT NULL AND t.period_end > now()
-                       AND coalesce(v.over_limit, q.over_limit) = 'overage'
-                       AND t.total > t.quota_adjustment
-                                   + CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END))
+                   OR (had.overage_rate IS NOT NULL AND had.over_limit = 'overage'
+                       AND t.total > t.quota_adjustment + had.quota))
             ORDER BY t.organization_id, t.metric, t.period_start"#,
         (now - OLDEST).to_sqlx() as _,
         organization_id,
@@ -399,96 +415,4 @@ pub async fn unsent(
             attempted_at: row.attempted_at.map(|at| at.to_jiff()),
         })
         .collect())
-}
-
-/// Notes that Stripe may receive the report from now on, keeping the time of the
-/// first attempt. Returns false if another process has sent it meanwhile.
-pub async fn mark_attempted(
-    conn: &mut PgConnection,
-    row: &UnsentReport,
-) -> Result<bool, sqlx::Error> {
-    let attempted = sqlx::query!(
-        "UPDATE usage_reports SET attempted_at = coalesce(attempted_at, now())
-          WHERE organization_id = $1 AND identifier = $2 AND sent_at IS NULL",
-        row.organization_id,
-        row.identifier
-    )
-    .execute(conn)
-    .await?;
-    Ok(attempted.rows_affected() > 0)
-}
-
-pub async fn mark_sent(conn: &mut PgConnection, row: &UnsentReport) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "UPDATE usage_reports SET sent_at = now(), error_message = NULL
-          WHERE organization_id = $1 AND identifier = $2",
-        row.organization_id,
-        row.identifier
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// Records a failed attempt; `certain` if Stripe definitely did not count it.
-pub async fn mark_failed(
-    conn: &mut PgConnection,
-    row: &UnsentReport,
-    error: &str,
-    certain: bool,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "UPDATE usage_reports SET error_message = $3,
-                attempted_at = CASE WHEN $4 THEN NULL ELSE attempted_at END
-          WHERE organization_id = $1 AND identifier = $2",
-        row.organization_id,
-        row.identifier,
-        error,
-        certain
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// Records that Stripe will never accept the report.
-pub async fn mark_refused(
-    conn: &mut PgConnection,
-    row: &UnsentReport,
-    error: &str,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "UPDATE usage_reports SET refused_at = now(), error_message = $3, attempted_at = NULL
-          WHERE organization_id = $1 AND identifier = $2 AND sent_at IS NULL",
-        row.organization_id,
-        row.identifier,
-        error
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// Reports that could not be sent: how many, since when, and one of the errors.
-#[derive(Debug, Clone, Default)]
-pub struct Stuck {
-    pub count: i64,
-    pub since: Option<Timestamp>,
-    pub error: Option<String>,
-}
-
-pub async fn stuck(conn: &mut PgConnection) -> Result<Stuck, sqlx::Error> {
-    let row = sqlx::query!(
-        r#"SELECT count(*) AS "count!", min(created_at) AS since, max(error_message) AS error
-             FROM usage_reports
-            WHERE sent_at IS NULL AND refused_at IS NULL
-              AND (error_message IS NOT NULL OR attempted_at IS NOT NULL)"#
-    )
-    .fetch_one(conn)
-    .await?;
-    Ok(Stuck {
-        count: row.count,
-        since: row.since.map(|at| at.to_jiff()),
-        error: row.error,
-    })
 }

@@ -419,4 +419,11 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             ),
         ],
     ),
+    (
+        "20260118020000_kept_terms",
+        &[(
+            "usage_totals",
+            "terms_kept_at kept_quota kept_over_limit kept_overage_rate",
+        )],
+    ),
 ];

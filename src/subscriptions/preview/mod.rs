@@ -145,6 +145,8 @@ pub enum PreviewUnavailable {
         "the subscription {0} and a schedule or another interval, and Stripe does not say what its next invoice would be"
     )]
     NotPriced(&'static str),
+    #[error("the currency of subscription {0} is not known here")]
+    NoCurrency(String),
     #[error("the amounts are out of range: {0}")]
     OutOfRange(String),
 }
@@ -246,7 +248,7 @@ pub fn of_end(
     catalogue: &Catalogue,
     subscription: &super::state::SubscriptionRow,
     now: Timestamp,
-) -> Pricing {
+) -> Result<Pricing, PreviewUnavailable> {
     let with_period = subscription.cancel_at.or(subscription.period_end);
     let ends_at = with_period
         .filter(|_| !subscription.is_incomplete())
@@ -255,8 +257,9 @@ pub fn of_end(
         let (_, plan) = subscription.base_item(catalogue)?;
         Some(plan.price.currency.clone())
     });
-    Pricing {
-        currency: currency.unwrap_or_else(|| "usd".to_owned()),
+    let unknown = || PreviewUnavailable::NoCurrency(subscription.id.clone());
+    Ok(Pricing {
+        currency: currency.ok_or_else(unknown)?,
         effective_at: ends_at,
         prorated_amount: 0,
         due_now_amount: 0,
@@ -266,5 +269,5 @@ pub fn of_end(
         usage: Vec::new(),
         holds_until: None,
         source: Source::Local,
-    }
+    })
 }

@@ -284,7 +284,7 @@ impl Subscriptions {
             | StripeAction::CallOff { subscription, .. }
             | StripeAction::Keep { subscription }
             | StripeAction::Nothing { subscription } => {
-                super::of_end(&self.catalogue, subscription, now)
+                super::of_end(&self.catalogue, subscription, now)?
             }
         })
     }
@@ -335,7 +335,7 @@ impl Subscriptions {
                 later::of_switch(client, &switch.at_period_end()).await
             }
             StripeAction::EndWithPeriod { subscription, .. } => {
-                let pricing = super::of_end(&self.catalogue, subscription, now);
+                let pricing = super::of_end(&self.catalogue, subscription, now)?;
                 stripe::of_end(client, subscription, pricing).await
             }
             StripeAction::EndNow { subscription, .. }
@@ -343,7 +343,7 @@ impl Subscriptions {
             | StripeAction::Keep { subscription }
             | StripeAction::Nothing { subscription } => Ok(Pricing {
                 source: Source::Stripe,
-                ..super::of_end(&self.catalogue, subscription, now)
+                ..super::of_end(&self.catalogue, subscription, now)?
             }),
         }
     }

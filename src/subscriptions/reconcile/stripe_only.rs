@@ -15,7 +15,8 @@ fn runs(subscription: &Subscription) -> bool {
     !is_ended(&subscription.status) && subscription.status != "incomplete"
 }
 
-/// Organizations that pay twice, and those that pay for an unknown plan.
+/// Organizations that pay twice, for a plan or for usage, and those that pay for an
+/// unknown plan.
 pub fn of_subscriptions(
     catalogue: &Catalogue,
     subscriptions: &[(Uuid, Subscription)],
@@ -27,6 +28,7 @@ pub fn of_subscriptions(
             .entry(*organization_id)
             .or_default()
             .push(one);
+        drift.extend(double_meters(catalogue, *organization_id, one));
         if catalogue.plan_of(one).is_none() {
             let prices = unknown_prices(catalogue, one);
             drift.push(Drift::new(
@@ -55,6 +57,31 @@ pub fn of_subscriptions(
         ));
     }
     drift
+}
+
+/// The metrics whose usage several items bill.
+fn double_meters(
+    catalogue: &Catalogue,
+    organization_id: Uuid,
+    subscription: &Subscription,
+) -> impl Iterator<Item = Drift> {
+    let mut items = BTreeMap::<String, Vec<&str>>::new();
+    for item in &subscription.items {
+        let used = catalogue.item_use(item);
+        if let Some(metric) = used.and_then(|used| used.metric) {
+            items.entry(metric).or_default().push(&item.id);
+        }
+    }
+    items.retain(|_, ids| ids.len() > 1);
+    items.into_iter().map(move |(metric, mut ids)| {
+        ids.sort_unstable();
+        Drift::new(
+            DriftKind::TwoMeteredItems,
+            organization_id,
+            &subscription.id,
+            vec![format!("{metric}: {}", ids.join(", "))],
+        )
+    })
 }
 
 fn unknown_prices<'a>(catalogue: &Catalogue, subscription: &'a Subscription) -> Vec<&'a str> {

@@ -21,16 +21,24 @@ pub struct Findings {
     pub abandoned_requests: Vec<String>,
     /// Running subscriptions with a schedule that is not mirrored.
     pub unknown_schedules: Vec<String>,
+    /// Running subscriptions that bill a metric twice.
+    pub double_meters: Vec<String>,
+    /// Usage that is not billed as it was used. Only the periodic check looks for it:
+    /// `doctor` has a check of its own.
+    pub unbilled_usage: Vec<String>,
 }
 
 impl Findings {
     /// The number of findings of each kind.
-    pub fn counts(&self) -> [(&'static str, usize); 4] {
+    pub fn counts(&self) -> [(&'static str, usize); 7] {
         [
             ("double_subscriptions", self.doubles.len()),
             ("unknown_prices", self.unknown_prices.len()),
             ("vanished_plans", self.vanished_plans.len()),
             ("deleted_customers", self.deleted_customers.len()),
+            ("unknown_schedules", self.unknown_schedules.len()),
+            ("double_metered_items", self.double_meters.len()),
+            ("unbilled_usage", self.unbilled_usage.len()),
         ]
     }
 
@@ -60,6 +68,21 @@ impl Findings {
             &self.deleted_customers,
             &before.deleted_customers,
             "The customer of a running subscription was deleted in Stripe",
+        );
+        new(
+            &self.unknown_schedules,
+            &before.unknown_schedules,
+            "A schedule in Stripe drives a subscription and is not mirrored",
+        );
+        new(
+            &self.double_meters,
+            &before.double_meters,
+            "Several items of a subscription bill the same usage",
+        );
+        new(
+            &self.unbilled_usage,
+            &before.unbilled_usage,
+            "Usage is not billed as it was used",
         );
     }
 }
@@ -120,12 +143,38 @@ pub async fn findings(
     .await?;
     Ok(Findings {
         unknown_schedules,
+        double_meters: double_meters(conn).await?,
+        unbilled_usage: Vec::new(),
         doubles,
         unknown_prices,
         vanished_plans: vanished_plans(conn, catalogue).await?,
         deleted_customers,
         abandoned_requests,
     })
+}
+
+/// Running subscriptions with several items of one metric: Stripe bills the usage by
+/// each of them, and the API shows the first.
+async fn double_meters(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT o.name || ' (' || o.id || '): ' || s.stripe_subscription_id || ', '
+                  || coalesce(i.metric, b.metric) || ' by '
+                  || string_agg(i.stripe_subscription_item_id, ' and '
+                                ORDER BY i.stripe_subscription_item_id) AS "found!"
+             FROM billing_subscriptions s
+             JOIN organizations o ON o.id = s.organization_id
+             JOIN billing_subscription_items i
+               ON i.organization_id = s.organization_id
+              AND i.stripe_subscription_id = s.stripe_subscription_id
+             LEFT JOIN billing_prices b ON b.stripe_price_id = i.stripe_price_id
+            WHERE s.status IN ('active', 'trialing', 'past_due', 'unpaid', 'paused')
+              AND coalesce(i.metric, b.metric) IS NOT NULL
+            GROUP BY o.id, o.name, s.stripe_subscription_id, coalesce(i.metric, b.metric)
+           HAVING count(*) > 1
+            ORDER BY o.id LIMIT 1000"#
+    )
+    .fetch_all(conn)
+    .await
 }
 
 /// Plans that the catalogue no longer has, with the organizations on them.

@@ -102,8 +102,8 @@ async fn create_with_id(
     let mut tx = TenantTx::begin(pool, id).await?;
     let locked = audit::lock_chains(tx.conn(), &[id]).await?;
     let organization = store::insert(&mut tx, name, &new.plan_tier).await?;
-    let bought = Bought::default();
-    quotas::set_plan(tx.conn(), catalogue, &[id], &new.plan_tier, None, &bought).await?;
+    let held = quotas::HeldPlan::of(&new.plan_tier, None, &Bought::default());
+    quotas::set_plan(tx.conn(), catalogue, &held, &[(id, None)]).await?;
     store::identify(&mut tx, &identity).await.map_err(|error| {
         match (&identity.external_id, crate::db::is_duplicate(&error)) {
             (Some(external_id), true) => CreateError::ExternalIdTaken(external_id.clone()),

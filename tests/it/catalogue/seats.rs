@@ -2,11 +2,14 @@
 
 use serde_json::{Value, json};
 use uuid::Uuid;
+use valuecanvas_billing::catalogue::Catalogue;
 use valuecanvas_billing::tenancy::auth::Permission;
 
 use super::shop::Shop;
 use crate::metering::tenant::{CHECK, Tenant};
 use crate::subscriptions::world::{DAY, START};
+use crate::support::events::{event, subscription};
+use crate::webhooks::workbench::Workbench;
 
 const QUOTA: &str =
     "user_seats = { quota = 25, over_limit = \"overage\", overage_rate = \"5.00\" }\n";
@@ -329,4 +332,49 @@ async fn other_seats_leave_an_end_that_was_planned() {
         assert_eq!(changed["cancelAtPeriodEnd"], true);
     }
     assert_eq!(shop.licensed(&customer).await, [(9_900, 3)]);
+}
+
+/// However many seats each has, they are assigned together.
+#[tokio::test]
+async fn organizations_that_bought_alike_are_assigned_at_once() {
+    let text = std::fs::read_to_string("config/plans.toml").unwrap();
+    let text = text.replacen(QUOTA, "", 1).replacen(TRIAL, BY_THE_SEAT, 1);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    let mut bench = Workbench::without_customers().await;
+    bench.processor.catalogue = Catalogue::load(Some(file.path())).unwrap();
+    let mut events = Vec::new();
+    for seats in 1..=4 {
+        let customer = format!("cus_{seats}");
+        bench.db.organization(&customer).await;
+        let id = format!("sub_{seats}");
+        let mut object = subscription(&id, &customer, "active", "standard");
+        object["items"]["data"][0]["quantity"] = json!(seats);
+        let id = format!("evt_{seats}");
+        events.push(event(&id, "customer.subscription.created", 100, object));
+    }
+    bench
+        .db
+        .execute(
+            "CREATE SEQUENCE assignments;
+             GRANT ALL ON SEQUENCE assignments TO PUBLIC;
+             CREATE FUNCTION count_assignment() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+               PERFORM nextval('public.assignments');
+               RETURN NULL;
+             END $$;
+             CREATE TRIGGER count_assignments AFTER UPDATE OF plan_tier ON organizations
+               FOR EACH STATEMENT EXECUTE FUNCTION count_assignment()",
+        )
+        .await;
+    bench.process(&events).await;
+    bench
+        .shows(
+            "SELECT string_agg(q.quota::integer::text, ' ' ORDER BY c.stripe_customer_id) AS seats,
+                    (SELECT last_value FROM assignments) AS statements
+               FROM usage_quotas q JOIN billing_customers c USING (organization_id)
+              WHERE q.metric = 'user_seats' AND q.plan_tier = 'standard'",
+            json!({"seats": "1 2 3 4", "statements": 1}),
+        )
+        .await;
 }

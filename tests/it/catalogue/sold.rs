@@ -3,6 +3,7 @@
 use super::shop::Shop;
 use valuecanvas_billing::app::StartError;
 use valuecanvas_billing::catalogue::Catalogue;
+use valuecanvas_billing::metering::quotas;
 
 const VERSION: &str = "SELECT plan_tier || ' ' || coalesce(plan_version::text, 'none')
                          FROM organizations WHERE id = $org";
@@ -139,5 +140,70 @@ async fn a_metric_that_subscriptions_are_charged_for_cannot_vanish_from_the_file
     assert!(
         error.contains("storage_gb: 1") && error.contains("[metrics]"),
         "{error}"
+    );
+}
+
+/// What has ended gets no plan any more, and Stripe is not asked for it.
+#[tokio::test]
+async fn a_subscription_that_ended_is_not_asked_for_when_its_price_becomes_known() {
+    let mut shop = Shop::open(&[]).await;
+    shop.subscriber("standard").await;
+    let ended = shop.world.organization;
+    shop.subscriber("standard").await;
+    shop.world.service.stop().await;
+    let db = &shop.world.service.db;
+    db.execute(&format!(
+        "UPDATE billing_subscription_items SET plan_tier = NULL;
+         UPDATE billing_subscriptions SET ask_again_since = NULL;
+         UPDATE billing_subscriptions SET status = 'canceled' WHERE organization_id = '{ended}'"
+    ))
+    .await;
+    shop.sync().await;
+    let asked = format!(
+        "SELECT count(*) || ' ' || count(*) FILTER (WHERE organization_id = '{ended}')
+           FROM billing_subscriptions WHERE ask_again_since IS NOT NULL"
+    );
+    assert_eq!(shop.value(&asked).await, "1 0");
+}
+
+#[tokio::test]
+async fn an_organization_that_is_held_keeps_no_other_from_following() {
+    let hard = (
+        "storage_gb = { quota = 100, over_limit = \"overage\", overage_rate = \"0.50\" }",
+        "storage_gb = { quota = 100, over_limit = \"hard\" }",
+    );
+    let follows = (
+        "name = \"Standard\"",
+        "name = \"Standard\"\nexisting = \"follow\"",
+    );
+    let mut shop = Shop::open(&[hard, follows]).await;
+    shop.subscriber("standard").await;
+    let held = shop.world.organization;
+    shop.subscriber("standard").await;
+    shop.world.service.stop().await;
+    shop.edit(&[("storage_gb = { quota = 100,", "storage_gb = { quota = 200,")]);
+    shop.sync().await;
+    let (db, catalogue) = (&shop.world.service.db, shop.catalogue());
+    let pool = db.service_pool();
+    catalogue.record_versions(&pool, true).await.unwrap();
+    let mut holder = db.pool.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM usage_quotas WHERE organization_id = $1 FOR UPDATE")
+        .bind(held)
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    let quotas_now = "SELECT string_agg(q.quota::integer::text, ' ' ORDER BY q.quota)
+                        FROM usage_quotas q JOIN organizations o ON o.id = q.organization_id
+                       WHERE q.metric = 'storage_gb' AND o.plan_tier = 'standard'";
+    let applied = quotas::apply_catalogue(&pool, &catalogue).await.unwrap();
+    assert_eq!(
+        (applied.skipped, &*db.value(quotas_now).await),
+        (1, "100 200")
+    );
+    holder.rollback().await.unwrap();
+    let applied = quotas::apply_catalogue(&pool, &catalogue).await.unwrap();
+    assert_eq!(
+        (applied.skipped, &*db.value(quotas_now).await),
+        (0, "200 200")
     );
 }

@@ -106,6 +106,38 @@ async fn it_goes_on_after_an_event() {
 }
 
 #[tokio::test]
+async fn an_event_that_postgresql_refuses_ends_no_backfill() {
+    let (db, stripe) = (TestDatabase::new().await, account().await);
+    let refused = Params::new().set("name", "Refused");
+    let client = stripe.client();
+    client
+        .create_customer(&refused, "key-refused")
+        .await
+        .unwrap();
+    db.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+           IF NEW.payload::text LIKE '%Refused%' THEN
+             RAISE EXCEPTION 'no JSON' USING ERRCODE = '22P02';
+           END IF;
+           RETURN NEW;
+         END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON webhook_events
+           FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    let ran = backfill(&db, &stripe, &["--since", "2h", "--json"]).await;
+    assert_eq!(
+        (ran.status, counts(&ran)),
+        (0, [131, 130, 0]),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(ran.json()["unreadable"], 1);
+    assert!(ran.stderr.contains("cannot be stored"), "{}", ran.stderr);
+}
+
+#[tokio::test]
 async fn without_a_key_or_a_time_it_says_what_is_missing() {
     let db = TestDatabase::new().await;
     let ran = run(&mut program_on(

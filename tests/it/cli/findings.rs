@@ -3,9 +3,13 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use valuecanvas_billing::tenancy::auth::Permission;
 
+use crate::metering::tenant::Tenant;
 use crate::subscriptions::world::{VISA, World};
+use crate::support::events::{event, subscription};
 use crate::support::program::{Ran, program_on, run};
 use crate::support::service::Options;
 use crate::support::{TestDatabase, TestService};
@@ -62,6 +66,16 @@ const DAMAGES: &[(&str, &str, &str, &str)] = &[
           WHERE stripe_subscription_id <> 'sub_double'",
         "sub_sched_unknown",
         "subscription_schedule.*",
+    ),
+    (
+        "double metered items",
+        "INSERT INTO billing_subscription_items (organization_id, stripe_subscription_id,
+           stripe_subscription_item_id, plan_tier, metric)
+         SELECT organization_id, stripe_subscription_id, item, 'standard', 'api_calls'
+           FROM billing_subscriptions, unnest('{si_one,si_other}'::text[]) item
+          WHERE stripe_subscription_id <> 'sub_double'",
+        "api_calls by si_one and si_other",
+        "remove all but one",
     ),
     (
         "abandoned requests",
@@ -123,15 +137,55 @@ async fn the_findings_are_measured() {
         "double_subscriptions",
         "unknown_prices",
         "deleted_customers",
+        "double_metered_items",
     ] {
-        let series = format!("billing_findings{{kind=\"{kind}\"}}");
-        let mut tries = 0;
-        while world.service.metric(&series).await != Some(1) {
-            tries += 1;
-            assert!(tries < 1_000, "{series} never became 1");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until(&world.service, kind, 1).await;
     }
+}
+
+/// Webhooks and usage need no key, and neither do findings.
+#[tokio::test]
+async fn the_findings_are_measured_without_a_key() {
+    let service = TestService::start().await;
+    let organization = service.db.organization("cus_1").await;
+    let now = Timestamp::now().as_second();
+    let mut object = subscription("sub_1", "cus_1", "active", "standard");
+    object["created"] = json!(now - 86_400);
+    object["schedule"] = json!("sub_sched_unknown");
+    let item = &mut object["items"]["data"][0];
+    item["current_period_start"] = json!(now - 86_400);
+    item["current_period_end"] = json!(now + 29 * 86_400);
+    let mut double = object.clone();
+    double["id"] = json!("sub_2");
+    double["items"]["data"][0]["id"] = json!("si_2");
+    for (id, object) in [("evt_1", object), ("evt_2", double)] {
+        let event = event(id, "customer.subscription.created", 100, object);
+        service.deliver(&event).await;
+    }
+    service.settle().await;
+    let key = service.api_key(organization, &Permission::ALL).await;
+    let tenant = Tenant { organization, key };
+    // 400,000 over the quota, and a fee alone.
+    tenant.consume(&service, "api_calls", 500_000).await.ok();
+    let _replica = TestService::beside_with(&service, Options::default()).await;
+    for (kind, found) in [
+        ("double_subscriptions", 1),
+        ("unknown_schedules", 2),
+        ("unbilled_usage", 1),
+    ] {
+        until(&service, kind, found).await;
+    }
+}
+
+async fn until(service: &TestService, kind: &str, found: i64) {
+    let series = format!("billing_findings{{kind=\"{kind}\"}}");
+    for _ in 0..1_000 {
+        if service.metric(&series).await == Some(found) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{series} never became {found}");
 }
 
 #[tokio::test]

@@ -136,6 +136,30 @@ async fn an_override_ends_by_itself_and_is_entered_once() {
 }
 
 #[tokio::test]
+async fn an_override_that_is_held_keeps_no_other_from_ending() {
+    let db = TestDatabase::new().await;
+    let held = db.organization("cus_1").await;
+    let other = db.organization("cus_2").await;
+    let pool = db.service_pool();
+    for organization in [held, other] {
+        let command = override_of(organization, "projects", "50");
+        set(&pool, &command).await.unwrap();
+    }
+    db.execute("UPDATE feature_overrides SET expires_at = now() - interval '1 s'")
+        .await;
+    let mut holder = db.pool.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM feature_overrides WHERE organization_id = $1 FOR UPDATE")
+        .bind(held)
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    assert_eq!(features::sweep(&pool).await.unwrap(), 1);
+    holder.rollback().await.unwrap();
+    assert_eq!(features::sweep(&pool).await.unwrap(), 1);
+    assert_eq!(db.count("feature_overrides").await, 0);
+}
+
+#[tokio::test]
 async fn an_override_that_ended_is_entered_before_it_is_replaced_or_removed() {
     let db = TestDatabase::new().await;
     let organization = db.organization("cus_1").await;

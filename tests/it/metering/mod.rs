@@ -1,6 +1,7 @@
 //! Usage, quotas, grace periods and enforcement.
 
 mod alerts;
+mod beside_held;
 pub mod billed;
 mod ceiling;
 mod checks;

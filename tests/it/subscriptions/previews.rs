@@ -7,9 +7,12 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use valuecanvas_billing::catalogue::Catalogue;
 use valuecanvas_billing::subscriptions::{Failure, PreviewUnavailable, Subscriptions};
+use valuecanvas_billing::tenancy::auth::Role;
 
 use super::world::{DAY, START, Stripe, VISA, World, seconds, text};
+use crate::support::TestService;
 use crate::support::dice::Dice;
+use crate::support::events::{event, subscription};
 use crate::support::service::Options;
 
 #[tokio::test]
@@ -59,6 +62,48 @@ async fn the_answer_has_what_the_contract_names() {
             {"feature": "sso", "currentValue": false, "newValue": true},
             {"feature": "support", "currentValue": "community", "newValue": "priority"},
         ])
+    );
+}
+
+/// Versions of before do not say a subscription's currency.
+#[tokio::test]
+async fn an_end_is_in_the_customers_currency_or_in_none() {
+    let service = TestService::start().await;
+    let organization = service.db.organization("cus_1").await;
+    let token = service.token(organization, Role::Owner).await;
+    let mut object = subscription("sub_1", "cus_1", "active", "unheard_of");
+    object["currency"] = json!(null);
+    service
+        .deliver(&event(
+            "evt_1",
+            "customer.subscription.created",
+            100,
+            object,
+        ))
+        .await;
+    service.settle().await;
+    let preview = async || {
+        let request = service.post(super::world::PREVIEW).bearer_auth(&token);
+        let answer = request.json(&json!({"planTier": "free"})).send().await;
+        let answer = answer.unwrap();
+        (
+            answer.status().as_u16(),
+            answer.json::<Value>().await.unwrap(),
+        )
+    };
+    let (status, problem) = preview().await;
+    assert_eq!(
+        (status, &problem["code"]),
+        (409, &json!("preview_unavailable")),
+        "{problem:#}"
+    );
+    let eur = "UPDATE billing_customers SET currency = 'eur'";
+    service.db.execute(eur).await;
+    let (status, quote) = preview().await;
+    assert_eq!(
+        (status, &quote["currency"]),
+        (200, &json!("eur")),
+        "{quote:#}"
     );
 }
 

@@ -1,6 +1,8 @@
 //! `subscriptions reconcile`: what differs from Stripe is told, and healed.
 
 use serde_json::{Value, json};
+use valuecanvas_billing::catalogue::{self, Catalogue};
+use valuecanvas_billing::stripe::client::Client;
 
 use super::world::{KEY, VISA, World, text};
 use crate::support::program::{Ran, program_on, run};
@@ -316,4 +318,54 @@ async fn a_price_that_the_catalogue_does_not_know_is_a_finding() {
         json!([format!("not in the catalogue: {price}")])
     );
     assert!(text(unknown, "fix").contains("PLANS_FILE"));
+}
+
+#[tokio::test]
+async fn two_items_that_bill_one_metric_are_a_finding() {
+    let world = World::start().await;
+    let api = world.stripe.api();
+    let client = Client::new(api.base, api.key, api.patience).unwrap();
+    let catalogue = Catalogue::load(None).unwrap();
+    catalogue::sync(&client, &catalogue, false).await.unwrap();
+    let customer = world.customer(VISA).await;
+    world.create("standard").await.ok();
+    let subscription = world.stripe.subscriptions(&customer).await.remove(0);
+    let items = subscription["items"]["data"].as_array().unwrap();
+    let sold = items
+        .iter()
+        .find(|item| item["price"]["lookup_key"] == "valuecanvas_standard_monthly_api_calls");
+    let sold = &sold.unwrap()["price"];
+    let meter = text(&sold["recurring"], "meter");
+    let fields = [
+        ("currency", "usd"),
+        ("unit_amount", "1"),
+        ("recurring[interval]", "month"),
+        ("recurring[usage_type]", "metered"),
+        ("recurring[meter]", &*meter),
+        ("product", &*text(sold, "product")),
+    ];
+    // As one of another version of the plan.
+    let other = text(&world.stripe.post("/v1/prices", &fields).await, "id");
+    world
+        .service
+        .db
+        .execute(&format!(
+            "INSERT INTO billing_prices (stripe_price_id, plan_tier, metric)
+             VALUES ('{other}', 'standard', 'api_calls')"
+        ))
+        .await;
+    let id = text(&subscription, "id");
+    let fields = [("subscription", &*id), ("price", &*other)];
+    world.stripe.post("/v1/subscription_items", &fields).await;
+    world.settle().await;
+    world.settled_in_the_background().await;
+    let ran = reconcile(&world, &["--apply"]).await;
+    let report = ran.json();
+    let drift = report["drift"].as_array().unwrap();
+    let found = drift.iter().find(|one| one["kind"] == "two_metered_items");
+    let found = found.unwrap_or_else(|| panic!("{report:#}"));
+    assert_eq!((ran.status, &found["id"]), (1, &json!(id)));
+    let named = found["differences"][0].as_str().unwrap();
+    assert!(named.starts_with("api_calls: si_"), "{found:#}");
+    assert!(text(found, "fix").contains("all but one"), "{found:#}");
 }

@@ -1,6 +1,8 @@
 //! An organization that another transaction holds: its events wait, and nobody
 //! else's.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -8,6 +10,8 @@ use sqlx::{AssertSqlSafe, Postgres, Transaction};
 use uuid::Uuid;
 use valuecanvas_billing::catalogue::Catalogue;
 use valuecanvas_billing::metering::{grace, quotas};
+use valuecanvas_billing::stripe::account::OwnAccount;
+use valuecanvas_billing::stripe::client::{Client, Patience, SecretKey};
 use valuecanvas_billing::webhooks::worker::Tally;
 
 use super::workbench::{PASS_TIME, Workbench, each_applied_once, failed_payment};
@@ -202,4 +206,43 @@ async fn quotas_of_others_follow_the_catalogue_while_an_organization_is_held() {
             .unwrap();
         assert_eq!((applied.changed, applied.skipped), (1, 0), "{lock}");
     }
+}
+
+/// Whoever asks Stripe waits, and the other events of its batch with it.
+#[tokio::test]
+async fn a_stripe_that_never_answers_is_asked_once_for_the_keys_account() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", silent.local_addr().unwrap());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counting = asked.clone();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((connection, _)) = silent.accept().await {
+            counting.fetch_add(1, Ordering::SeqCst);
+            open.push(connection);
+        }
+    });
+    let key = SecretKey::new("sk_test_secret");
+    let client = Client::new(base.parse().unwrap(), key, Patience::default()).unwrap();
+    let mut bench = Workbench::new().await;
+    bench.processor.account = OwnAccount::of(Some(client));
+    for round in 0..3 {
+        let mut named = failed_payment(2 * round, "cus_1");
+        named["account"] = json!("acct_other");
+        bench
+            .store(&[named, failed_payment(2 * round + 1, "cus_1")])
+            .await;
+        bench.let_retries_be_due().await;
+        let tally = bench.processor.process_due(None).await.unwrap();
+        assert_eq!((tally.succeeded, tally.failed), (1, round as u64 + 1));
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    bench
+        .shows(
+            "SELECT count(*) AS waiting, count(*) FILTER (WHERE error_message ~ 'ask Stripe')
+                      AS told
+               FROM webhook_events WHERE NOT processed",
+            json!({"waiting": 3, "told": 3}),
+        )
+        .await;
 }

@@ -322,6 +322,36 @@ async fn the_period_is_that_of_the_item_that_pays_the_plan() {
         .await;
 }
 
+/// A fee that was agreed outside of the catalogue, beside an add-on that ends first.
+#[tokio::test]
+async fn the_period_is_that_of_the_item_that_names_the_plan() {
+    let (week, year) = (1_760_604_800, 1_791_536_000);
+    let of_product = |item: &mut Value| item["price"]["product"] = json!("prod_standard");
+    let named = |item: &mut Value| item["price"]["metadata"] = json!({"plan_tier": "standard"});
+    let names: [&dyn Fn(&mut Value); 2] = [&of_product, &named];
+    for name in names {
+        let bench = Workbench::new().await;
+        // The product is known by a price of the catalogue.
+        bench
+            .process(&[event("evt_1", CREATED, 100, of("active", "standard"))])
+            .await;
+        let mut object = with_items(&[("si_a", "addon", week), ("si_b", "agreed", year)]);
+        let items = object["items"]["data"].as_array_mut().unwrap();
+        for item in items.iter_mut() {
+            item["price"]["product"] = json!("prod_other");
+        }
+        name(&mut items[1]);
+        bench.process(&[event("evt_2", UPDATED, 101, object)]).await;
+        bench
+            .shows(
+                "SELECT plan_tier, extract(epoch FROM current_period_end)::bigint AS ends
+                   FROM billing_subscriptions",
+                json!({"plan_tier": "standard", "ends": year}),
+            )
+            .await;
+    }
+}
+
 /// Events of one second show two tiers: which of them was the last, what they
 /// say they changed tells, not their ids.
 #[tokio::test]

@@ -270,11 +270,17 @@ pub async fn renew_reservations(
     Ok(())
 }
 
-/// Reservations that have expired.
-pub async fn expired(conn: &mut PgConnection, limit: i64) -> Result<Vec<Reservation>, sqlx::Error> {
+/// Reservations that have expired, but for those of the organizations `beside`.
+pub async fn expired(
+    conn: &mut PgConnection,
+    beside: &[Uuid],
+    limit: i64,
+) -> Result<Vec<Reservation>, sqlx::Error> {
     let rows = sqlx::query!(
         "SELECT organization_id, id, metric, quantity FROM usage_reservations
-          WHERE expires_at <= now() ORDER BY expires_at LIMIT $1",
+          WHERE expires_at <= now() AND organization_id <> ALL($1)
+          ORDER BY expires_at LIMIT $2",
+        beside,
         limit
     )
     .fetch_all(conn)
