@@ -3,6 +3,7 @@
 mod changed_prices;
 mod histories;
 mod prices;
+mod quotes;
 mod random_terms;
 mod seats;
 mod seats_later;
