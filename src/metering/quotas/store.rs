@@ -15,7 +15,7 @@ use crate::catalogue::{Bought, Catalogue, Interval, OverLimit, Plan, ceiling_tex
 use crate::db::TenantTx;
 use crate::features;
 use crate::server::number::Number;
-pub use seats::{hold_seats, release_seats, seats_used};
+pub use seats::{are_fewer_seats, hold_seats, release_seats, seats_used};
 pub use versions::{adopt_oldest, adopt_prices, behind, held_plans, set_version};
 
 /// A quota in force.
