@@ -57,6 +57,16 @@ impl Command<'_> {
                 selection: selection.or_as_quoted(quote),
                 when: when.or(quote.when),
             },
+            (
+                Self::Subscribe {
+                    selection,
+                    trial_days,
+                },
+                Some(quote),
+            ) => Self::Subscribe {
+                selection: selection.or_as_quoted(quote),
+                trial_days,
+            },
             (command, _) => command,
         }
     }
@@ -198,6 +208,9 @@ fn call_off(subscription: Option<&SubscriptionRow>) -> Result<StripeAction<'_>, 
     let subscription = subscription.ok_or(ChangeRejection::NothingPending)?;
     let pending = subscription.pending.as_ref();
     let pending = pending.ok_or(ChangeRejection::NothingPending)?;
+    if pending.migrates {
+        return Err(change_pending(pending));
+    }
     Ok(StripeAction::CallOff {
         subscription,
         schedule: &pending.stripe_schedule_id,
@@ -328,6 +341,9 @@ fn held_terms(
 }
 
 fn change_pending(pending: &PendingChange) -> ChangeRejection {
+    if pending.migrates {
+        return ChangeRejection::MigrationPending(pending.effective_at);
+    }
     ChangeRejection::ChangePending(pending.plan_tier.clone().unwrap_or_default())
 }
 
@@ -421,7 +437,11 @@ fn migrate<'a>(
             When::PeriodEnd => (pending.interval.or(interval), pending.seats.or(seats)),
         },
     };
-    let selection = Selection::from(terms.tier.as_str());
+    // Nobody is moved to another interval than the customer has chosen.
+    let selection = Selection {
+        interval: Some(interval.ok_or(ChangeRejection::UnknownItems)?),
+        ..Selection::from(terms.tier.as_str())
+    };
     let plan = selection.choose(terms, subscription.currency.as_deref(), interval)?;
     let seats = selection.seats(&plan, seats)?;
     let target = Target {

@@ -7,7 +7,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::command::ChangeRejection;
-use super::preview::PreviewUnavailable;
+use super::preview::{PreviewUnavailable, WayOut};
 use crate::projection::MirrorError;
 use crate::server::problem::Problem;
 use crate::stripe::client::{ErrorKind, StripeError};
@@ -93,6 +93,7 @@ impl From<ChangeRejection> for Problem {
             ChangeRejection::NoPeriod => (StatusCode::UNPROCESSABLE_ENTITY, "no_current_period"),
             ChangeRejection::NothingPending => (StatusCode::NOT_FOUND, "no_pending_change"),
             ChangeRejection::ChangePending(_) => (StatusCode::CONFLICT, "change_pending"),
+            ChangeRejection::MigrationPending(_) => (StatusCode::CONFLICT, "migration_pending"),
             ChangeRejection::NotEnding => (StatusCode::CONFLICT, "not_canceling"),
             ChangeRejection::TrialTooLong { .. } => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "trial_too_long")
@@ -132,13 +133,17 @@ impl From<Failure> for Problem {
         match failure {
             Failure::NoOrganization => Self::not_found(message),
             Failure::Refused(refusal) => refusal.into(),
-            Failure::PreviewUnavailable(PreviewUnavailable::NotPriced(_)) => Self::new(
-                StatusCode::CONFLICT,
-                "preview_unavailable",
-                format!(
-                    "{message}; change it without a preview, or call what is pending off first"
-                ),
-            ),
+            Failure::PreviewUnavailable(PreviewUnavailable::NotPriced { way_out, .. }) => {
+                let way_out = match way_out {
+                    WayOut::CallOff => ", or call what is pending off first".to_owned(),
+                    WayOut::Wait(until) => {
+                        format!(", or try again after {until}, when the schedule has ended")
+                    }
+                    WayOut::None => String::new(),
+                };
+                let detail = format!("{message}; change it without a preview{way_out}");
+                Self::new(StatusCode::CONFLICT, "preview_unavailable", detail)
+            }
             Failure::PreviewUnavailable(PreviewUnavailable::NoCurrency(_)) => Self::new(
                 StatusCode::CONFLICT,
                 "preview_unavailable",

@@ -54,8 +54,10 @@ pub struct Moved {
     pub due_now_amount: Option<i64>,
     /// The next invoice without usage.
     pub next_invoice_amount: Option<i64>,
-    /// Why it stays.
+    /// Why it stays, or why that is not known.
     pub problem: Option<String>,
+    /// Whether Stripe may have moved it, and has not said so.
+    pub in_doubt: bool,
 }
 
 impl Migration {
@@ -149,9 +151,20 @@ fn moved(
         Ok(pricing) => (Some(pricing), None),
         Err(Failure::Database(error)) => return Err(Failure::Database(error)),
         Err(Failure::Stripe(error)) if error.is_outage() => return Err(Failure::Stripe(error)),
+        Err(Failure::InDoubt(error)) => {
+            let problem = format!("not known yet; `serve` settles it: {error}");
+            return Ok(Moved {
+                in_doubt: true,
+                ..of(candidate, to, None, Some(problem))
+            });
+        }
         Err(failure) => (None, Some(failure.to_string())),
     };
-    Ok(Moved {
+    Ok(of(candidate, to, priced, problem))
+}
+
+fn of(candidate: &Candidate, to: i32, priced: Option<Pricing>, problem: Option<String>) -> Moved {
+    Moved {
         organization_id: candidate.organization_id,
         name: candidate.name.clone(),
         subscription_id: candidate.subscription_id.clone(),
@@ -162,5 +175,6 @@ fn moved(
         due_now_amount: priced.as_ref().map(|pricing| pricing.due_now_amount),
         next_invoice_amount: priced.as_ref().map(|pricing| pricing.next_invoice_amount),
         problem,
-    })
+        in_doubt: false,
+    }
 }

@@ -52,6 +52,10 @@ pub struct PendingChange {
     pub when: PendingWhen,
     /// Stripe's schedule that makes the change.
     pub stripe_schedule_id: String,
+    /// Whether it is a later version of the plan that is held, by the same interval: an
+    /// operator has chosen it, and not the customer.
+    #[serde(skip)]
+    pub migrates: bool,
 }
 
 /// A pending change whose seats follow a change of seats.
@@ -145,6 +149,12 @@ fn phase_fee<'p>(
     fees.max_by_key(|(tier, item)| (catalogue.rank(tier), item.price.clone()))
 }
 
+/// The version of its plan, `tier`, that a phase names.
+fn phase_version(phase: &SchedulePhase, tier: Option<&str>) -> Option<i32> {
+    let (named, version) = phase.plan_version.as_deref()?.rsplit_once('@')?;
+    version.parse().ok().filter(|_| Some(named) == tier)
+}
+
 fn is_seat(item: &PhaseItem, catalogue: &Catalogue) -> bool {
     used(item, catalogue).is_some_and(|used| used.seats)
 }
@@ -157,7 +167,8 @@ impl SubscriptionRow {
         let begun = schedule.current_phase_start.max(self.period_start);
         let later = schedule.phases.iter().filter_map(|phase| {
             let at = phase.start.filter(|at| Some(*at) > begun)?;
-            (!self.has_items_of(phase)).then_some((at, phase))
+            let differs = !self.has_items_of(phase) || self.has_other_version(phase, catalogue);
+            differs.then_some((at, phase))
         });
         let (effective_at, phase) = later.min_by_key(|(at, _)| *at)?;
         let fee = phase_fee(phase, catalogue);
@@ -166,10 +177,7 @@ impl SubscriptionRow {
         let interval = fee
             .as_ref()
             .and_then(|(_, item)| Interval::of(item.interval.as_deref(), None));
-        let named = phase.plan_version.as_deref();
-        let named = named.and_then(|version| version.rsplit_once('@'));
-        let named = named.filter(|(tier, _)| Some(*tier) == plan_tier.as_deref());
-        let plan_version = named.and_then(|(_, version)| version.parse().ok());
+        let plan_version = phase_version(phase, plan_tier.as_deref());
         let terms = plan_tier
             .as_deref()
             .and_then(|tier| catalogue.known_or_sold(tier, plan_version));
@@ -179,7 +187,15 @@ impl SubscriptionRow {
             let beside = beside.fold(0, i64::saturating_add);
             Some(terms.licensed_seats()?.bought(quantity, beside))
         });
+        let held = self.base_item(catalogue).filter(|(item, plan)| {
+            Some(&plan.tier) == plan_tier.as_ref() && item.plan_interval() == interval
+        });
+        let held = held.map(|(_, plan)| {
+            let oldest = || catalogue.oldest_version(&plan.tier);
+            self.plan_version.or_else(oldest)
+        });
         Some(PendingChange {
+            migrates: held.is_some_and(|version| plan_version > version),
             plan_tier,
             plan_version,
             interval,
@@ -226,6 +242,13 @@ impl SubscriptionRow {
             seat_prices: seat_items.filter_map(|item| item.price.clone()).collect(),
             items: phase.items.clone(),
         })
+    }
+
+    /// Whether a phase names another version of its plan. Its prices may be the same.
+    fn has_other_version(&self, phase: &SchedulePhase, catalogue: &Catalogue) -> bool {
+        let tier = phase_fee(phase, catalogue).map(|(tier, _)| tier);
+        let version = phase_version(phase, tier.as_deref());
+        version.is_some_and(|version| Some(version) != self.plan_version)
     }
 
     fn has_items_of(&self, phase: &SchedulePhase) -> bool {

@@ -10,6 +10,7 @@ mod documents;
 mod drift;
 mod open_requests;
 mod payments;
+mod schedules;
 mod store;
 mod stripe_only;
 mod usage;
@@ -35,6 +36,7 @@ use crate::tenancy::organizations::sample;
 use billing_domain::subscription::is_ended;
 pub use drift::Drift;
 use payments::Billed;
+use schedules::schedule_in;
 use store::{CustomerOwner, MirroredSubscription};
 use stripe_only::{named, stray};
 
@@ -269,19 +271,21 @@ impl Subscriptions {
         let mut known = Vec::new();
         let mut listed = BTreeSet::new();
         for object in &mut objects {
-            client
-                .fetch_missing_items(object)
-                .await
-                .map_err(Failure::Stripe)?;
+            let completed = client.fetch_missing_items(object).await;
+            completed.map_err(Failure::Stripe)?;
             let Some((theirs, organization_id)) = self.owned(object, both, found) else {
                 continue;
             };
             listed.insert(theirs.id.clone());
             found.compared += 1;
-            let schedule = schedule_in(client, object).await?;
-            let theirs_now = (&theirs, schedule.as_ref());
-            self.compare(client, both, organization_id, theirs_now, healing, found)
-                .await?;
+            match schedule_in(client, organization_id, object).await? {
+                Ok(schedule) => {
+                    let theirs_now = (&theirs, schedule.as_ref());
+                    self.compare(client, both, organization_id, theirs_now, healing, found)
+                        .await?;
+                }
+                Err(unreadable) => found.drift.push(unreadable),
+            }
             known.push((organization_id, theirs));
         }
         let unlisted = both
@@ -384,7 +388,14 @@ impl Subscriptions {
         let drift = match response {
             Ok(mut response) => match self.catalogue.subscription(&response.body) {
                 Ok(theirs) => {
-                    let schedule = schedule_in(client, &mut response.body).await?;
+                    let body = &mut response.body;
+                    let schedule = match schedule_in(client, organization_id, body).await? {
+                        Ok(schedule) => schedule,
+                        Err(unreadable) => {
+                            found.drift.push(unreadable);
+                            return Ok(Some(theirs));
+                        }
+                    };
                     let differences = compare::subscriptions(stored, &theirs, schedule.as_ref());
                     if !differences.is_empty() {
                         let mut drift =
@@ -453,17 +464,6 @@ impl Drift {
         }
         Ok(())
     }
-}
-
-/// The schedule that drives a subscription. One that cannot be read is as none.
-async fn schedule_in(
-    client: &Client,
-    subscription: &mut Value,
-) -> Result<Option<SubscriptionSchedule>, Failure> {
-    let fetched = client.fetch_schedule(subscription).await;
-    fetched.map_err(Failure::Stripe)?;
-    let schedule = &subscription["schedule"];
-    Ok(SubscriptionSchedule::read(schedule).ok())
 }
 
 /// The owner by customer, otherwise by metadata, as for events.

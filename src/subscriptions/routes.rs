@@ -79,6 +79,8 @@ struct NewSubscription {
     /// A first subscription begins now.
     #[serde(default)]
     when: Option<When>,
+    #[serde(default)]
+    preview_token: Option<String>,
 }
 
 /// Subscribe to a plan
@@ -113,7 +115,8 @@ async fn create(
                 },
                 trial_days: new.trial_days,
             };
-            subscriptions.change(&caller, command, None).await
+            let token = new.preview_token.as_deref();
+            subscriptions.change(&caller, command, token).await
         },
     );
     Ok((StatusCode::CREATED, made.await?))
@@ -156,7 +159,7 @@ async fn change(
     State(subscriptions): State<Subscriptions>,
     caller: Principal,
     key: Option<Key>,
-    Json(recorded): Json<PlanChange>,
+    Json(asked): Json<PlanChange>,
 ) -> Result<axum::Json<SubscriptionView>, Problem> {
     change_and_show(
         subscriptions,
@@ -165,14 +168,14 @@ async fn change(
         move |subscriptions, caller| async move {
             let command = Command::Change {
                 selection: Selection {
-                    tier: &recorded.plan_tier,
-                    interval: recorded.interval,
-                    currency: recorded.currency.as_deref(),
-                    quantity: recorded.quantity,
+                    tier: &asked.plan_tier,
+                    interval: asked.interval,
+                    currency: asked.currency.as_deref(),
+                    quantity: asked.quantity,
                 },
-                when: recorded.when,
+                when: asked.when,
             };
-            let token = recorded.preview_token.as_deref();
+            let token = asked.preview_token.as_deref();
             subscriptions.change(&caller, command, token).await
         },
     )

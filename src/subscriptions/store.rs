@@ -107,11 +107,17 @@ impl StateRow {
     }
 
     /// The subscription, without items.
-    fn subscription(self) -> Option<SubscriptionRow> {
-        Some(SubscriptionRow {
-            id: self.id?,
-            customer_id: self.held_customer_id?,
-            status: self.status?,
+    fn subscription(self) -> Result<Option<SubscriptionRow>, sqlx::Error> {
+        let (Some(id), Some(customer_id), Some(status)) =
+            (self.id, self.held_customer_id, self.status)
+        else {
+            return Ok(None);
+        };
+        let phases = self.schedule_phases.map(phases_of).transpose()?;
+        Ok(Some(SubscriptionRow {
+            id,
+            customer_id,
+            status,
             plan_tier: self.held_plan_tier,
             plan_version: self.held_plan_version,
             // Stripe's older versions do not say it: a customer has one.
@@ -131,25 +137,23 @@ impl StateRow {
             created: self.created.map(|at| at.to_jiff()),
             change_id: self.change_id,
             schedule_id: self.schedule_id,
-            schedule: self.schedule_phases.map(|phases| Schedule {
+            schedule: phases.map(|phases| Schedule {
                 current_phase_start: self.schedule_phase_start.map(|at| at.to_jiff()),
-                phases: phases_of(phases),
+                phases,
                 change_id: self.schedule_change_id,
             }),
             pending: None,
             cancellation_comment: self.cancellation_comment,
             cancellation_feedback: self.cancellation_feedback,
             items: Vec::new(),
-        })
+        }))
     }
 }
 
-/// The phases of a mirrored schedule.
-fn phases_of(stored: Value) -> Vec<SchedulePhase> {
-    serde_json::from_value(stored).unwrap_or_else(|error| {
-        tracing::error!(%error, "The phases of a subscription schedule cannot be read");
-        Vec::new()
-    })
+/// The phases of a mirrored schedule. Those that cannot be read are an error: without them
+/// a change that is pending would seem not to be.
+fn phases_of(stored: Value) -> Result<Vec<SchedulePhase>, sqlx::Error> {
+    serde_json::from_value(stored).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
 /// The states of the organizations, in one round trip. Organizations that do
@@ -216,18 +220,21 @@ pub async fn states(
     )
     .fetch_all(conn)
     .await?;
-    Ok(assembled(rows, catalogue))
+    assembled(rows, catalogue)
 }
 
 /// The states that the rows are parts of.
-fn assembled(rows: Vec<StateRow>, catalogue: &Catalogue) -> HashMap<Uuid, SubscriptionState> {
+fn assembled(
+    rows: Vec<StateRow>,
+    catalogue: &Catalogue,
+) -> Result<HashMap<Uuid, SubscriptionState>, sqlx::Error> {
     let mut states = HashMap::<Uuid, (SubscriptionState, BTreeMap<String, SubscriptionRow>)>::new();
     for row in rows {
         let (_, subscriptions) = states
             .entry(row.organization_id)
             .or_insert_with(|| (row.organization(), BTreeMap::new()));
         let item = row.item();
-        if let Some(subscription) = row.subscription() {
+        if let Some(subscription) = row.subscription()? {
             let subscription = subscriptions
                 .entry(subscription.id.clone())
                 .or_insert(subscription);
@@ -247,7 +254,7 @@ fn assembled(rows: Vec<StateRow>, catalogue: &Catalogue) -> HashMap<Uuid, Subscr
         };
         (id, state)
     });
-    states.collect()
+    Ok(states.collect())
 }
 
 /// Running subscriptions of a plan that do not have the migration's version.

@@ -18,6 +18,15 @@ use crate::stripe::objects::InvoiceLine;
 use billing_domain::money;
 use billing_domain::preview::ProrationBehavior;
 
+/// Whether Stripe is to be told of the usage so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Telling {
+    Tell,
+    /// It was told when it was asked whether a quote still holds. To tell it more would
+    /// charge more than the quote.
+    Told,
+}
+
 /// A charge for usage, and the product that Stripe's invoice names.
 #[derive(Debug, Clone)]
 pub struct BillableUsage {
@@ -87,6 +96,7 @@ impl Subscriptions {
         organization_id: Uuid,
         switch: Switch<'a>,
         quote: Option<&Quote>,
+        telling: Telling,
     ) -> Result<Switch<'a>, Failure> {
         let subscription = switch.subscription;
         let removed = switch.removed_prices();
@@ -99,7 +109,9 @@ impl Subscriptions {
         if flexible || ends_period {
             // Stripe charges what it was told of the prices that go, and of a period
             // that ends.
-            self.report_usage(client, organization_id).await?;
+            if telling == Telling::Tell {
+                self.report_usage(client, organization_id).await?;
+            }
             return Ok(switch);
         }
         let now = self.time_of(client, subscription).await?;

@@ -21,8 +21,8 @@ use crate::subscriptions::{self, Candidate, Migration, Moved, Subscriptions};
 
 /// Move running subscriptions to another version of their plan.
 ///
-/// Those that are set to end stay, and at renewal those whose customer has chosen
-/// another plan. A run that is interrupted is taken up by the next one. Moved at once,
+/// Those that are set to end stay, those that are paid by an interval which the version
+/// is not sold by, and at renewal those whose customer has chosen another plan. A run that is interrupted is taken up by the next one. Moved at once,
 /// Stripe prorates the rest of the period, and invoices it as PLANS_FILE says for
 /// upgrades; at renewal, nothing changes before the next invoice.
 #[derive(Debug, Args)]
@@ -46,7 +46,8 @@ pub struct Migrate {
     /// live one, which the service needs as well.
     #[arg(long, value_name = "CALLS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rate: u32,
-    /// Print what each would pay, without changing anything.
+    /// Print what each would pay, without changing any subscription. Where Stripe charges
+    /// usage with the change, it is told the usage so far, as by `usage report`.
     #[arg(long, help_heading = None)]
     dry_run: bool,
     #[command(flatten)]
@@ -125,24 +126,41 @@ impl Migrate {
             std::sync::Arc::new(catalogue),
             Some(client),
         );
-        let mut moved = Vec::new();
+        let (mut moved, mut failed) = (Vec::new(), None);
         for several in candidates.chunks(SIDE_BY_SIDE) {
             let several = several
                 .iter()
                 .map(|candidate| self.one(&subscriptions, candidate, &terms, &migration));
             for one in join_all(several).await {
-                let one = one?;
-                progress.step(&one.name);
-                moved.push(one);
+                match one {
+                    Ok(one) => {
+                        progress.step(&one.name);
+                        moved.push(one);
+                    }
+                    Err(failure) => failed = failed.or(Some(failure)),
+                }
+            }
+            if failed.is_some() {
+                break;
             }
         }
+        self.report(&moved, failed)
+    }
+
+    /// Prints what became of each, also where a failure has ended the run.
+    fn report(
+        &self,
+        moved: &[Moved],
+        failed: Option<subscriptions::Failure>,
+    ) -> Result<(), Failure> {
         let stayed = moved.iter().filter(|one| one.problem.is_some()).count();
-        self.format.print(&moved, |moved| {
+        self.format.print(moved, |moved| {
             describe_moved(moved, self.at == MovesAt::Renewal, self.dry_run)
         })?;
-        match stayed {
-            0 => Ok(()),
-            _ => Err(Failure::silent()),
+        match (failed, stayed) {
+            (Some(failure), _) => Err(failure.into()),
+            (None, 0) => Ok(()),
+            (None, _) => Err(Failure::silent()),
         }
     }
 }
@@ -314,6 +332,7 @@ fn describe_moved(moved: &[Moved], later: bool, dry_run: bool) -> String {
                 .from
                 .map_or_else(|| "1".to_owned(), |from| from.to_string());
             let what = match (&one.problem, dry_run) {
+                (Some(problem), _) if one.in_doubt => problem.clone(),
                 (Some(problem), _) => format!("stays: {problem}"),
                 (None, dry_run) => described(one, later, dry_run),
             };

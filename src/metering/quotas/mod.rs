@@ -6,7 +6,9 @@ pub mod routes;
 mod store;
 
 pub use follow::VERSION_CHANGED;
-pub use store::{HeldPlan, QuotaRow, hold_seats, list, release_seats, seats_used, set_plan};
+pub use store::{
+    HeldPlan, QuotaRow, are_fewer_seats, hold_seats, list, release_seats, seats_used, set_plan,
+};
 
 use billing_domain::grace_period::EndReason;
 use billing_domain::quantity::{self, QuantityError};

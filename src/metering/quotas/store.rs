@@ -16,7 +16,7 @@ use crate::db::TenantTx;
 use crate::features;
 use crate::metering::reports;
 use crate::server::number::Number;
-pub use seats::{hold_seats, release_seats, seats_used};
+pub use seats::{are_fewer_seats, hold_seats, release_seats, seats_used};
 pub use versions::{adopt_oldest, adopt_prices, behind, held_plans, set_version};
 
 /// A quota in force.

@@ -87,6 +87,14 @@ impl StripeError {
         )
     }
 
+    /// The error of a call that only reads, once another one has changed something:
+    /// whatever became of this one, Stripe has acted.
+    #[must_use]
+    pub fn after_acting(mut self) -> Self {
+        self.0.kind = ErrorKind::Unanswered;
+        self
+    }
+
     /// Whether Stripe is unavailable at the moment, for any call.
     pub fn is_outage(&self) -> bool {
         self.may_have_acted()

@@ -1,7 +1,8 @@
 //! The parameters of changes that end a subscription, keep it, or change none of its
 //! items.
 
-use super::record::{COMMENT, FEEDBACK};
+use super::record::{COMMENT, FEEDBACK, comment_of};
+use super::schedule::STARTS_AT;
 use crate::stripe::client::Params;
 use crate::subscriptions::command::{CancellationDetails, StripeAction};
 use crate::subscriptions::state::SubscriptionRow;
@@ -24,7 +25,13 @@ pub fn without_items(action: &StripeAction<'_>) -> (Option<String>, Params) {
             // Usage is charged, and nothing is refunded.
             let invoiced = (!subscription.is_incomplete()).then_some(true);
             let params = Params::new().set_if("invoice_now", invoiced);
-            (subscription, say(params, details))
+            // Our mark takes the comment's place, so what was said before is said again.
+            let before = subscription.cancellation_comment.as_deref();
+            let details = CancellationDetails {
+                reason: details.reason.or(before.and_then(comment_of)),
+                ..*details
+            };
+            (subscription, say(params, &details))
         }
         StripeAction::Keep { subscription } => {
             let params = if subscription.cancel_at_period_end {
@@ -34,8 +41,13 @@ pub fn without_items(action: &StripeAction<'_>) -> (Option<String>, Params) {
             };
             (subscription, unsay(params, subscription))
         }
-        StripeAction::CallOff { subscription, .. }
-        | StripeAction::Switch { subscription, .. }
+        StripeAction::CallOff { subscription, .. } => {
+            // This is not sent: it tells whether the change was made meanwhile.
+            let pending = subscription.pending.as_ref();
+            let starts_at = pending.map(|pending| pending.effective_at.as_second());
+            (subscription, Params::new().set_if(STARTS_AT, starts_at))
+        }
+        StripeAction::Switch { subscription, .. }
         | StripeAction::SwitchLater { subscription, .. }
         | StripeAction::Nothing { subscription } => (subscription, Params::new()),
         StripeAction::Create { .. } => return (None, Params::new()),

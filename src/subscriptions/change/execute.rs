@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::follow::follow_after;
-use super::record::{ChangeKind, ChangeRecord, Release, is_marked, is_no_longer_in_flight};
+use super::record::{
+    ChangeKind, ChangeRecord, Release, audited_command, is_marked, is_no_longer_in_flight,
+};
 use super::saga::VERSION;
 use super::schedule::{self, STARTS_AT};
 use crate::audit::{self, NewEntry};
@@ -21,6 +23,7 @@ use crate::projection::{self, StripeResponse};
 use crate::stripe::client::{self, Client, ErrorKind, StripeError};
 use crate::stripe::requests::{self, Request};
 use crate::subscriptions::Subscriptions;
+use crate::subscriptions::command::ChangeRejection;
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::mirror::{StripeSnapshot, snapshot};
 
@@ -32,7 +35,10 @@ impl Subscriptions {
         request: &Request,
         change: &ChangeRecord,
     ) -> Result<(), Failure> {
-        if invoices_at_once(request, change.kind)
+        if self.is_too_late(client, request, change).await? {
+            return Err(ChangeRejection::NothingPending.into());
+        }
+        if invoices_unreported(request, change)
             && let Err(failure) = self.report_usage(client, request.organization_id).await
         {
             let why = format!("the usage so far could not be reported to Stripe: {failure}");
@@ -60,6 +66,29 @@ impl Subscriptions {
                 Err(Failure::Stripe(error))
             }
         }
+    }
+
+    /// Whether the change that `change` is to call off has been made meanwhile. Then the
+    /// request is closed, and what was made is mirrored.
+    async fn is_too_late(
+        &self,
+        client: &Client,
+        request: &Request,
+        change: &ChangeRecord,
+    ) -> Result<bool, Failure> {
+        match schedule::has_begun(client, request, change).await {
+            Ok(false) => return Ok(false),
+            Ok(true) => {}
+            Err(error) => {
+                self.close_failed(request, &error.to_string()).await?;
+                return Err(Failure::Stripe(error));
+            }
+        }
+        self.close_failed(request, "the change was made before it was called off")
+            .await?;
+        self.refresh_from_stripe(client, request.organization_id)
+            .await?;
+        Ok(true)
     }
 
     /// Makes what is left to do of a change that Stripe has made, and finishes it.
@@ -229,7 +258,7 @@ impl Subscriptions {
             after: Some(with_pending_change(shown.after, request, change)),
             metadata: json!({
                 "change_id": change.id,
-                "wish": change.command,
+                "wish": audited_command(&change.command),
                 "idempotency_key": request.key(),
                 "stripe_request_id": snapshot.request_id,
                 "released_schedule": change.releases.as_ref().map(Release::id),
@@ -283,11 +312,17 @@ fn with_pending_change(mut summary: Value, request: &Request, change: &ChangeRec
     summary
 }
 
-/// Whether Stripe invoices the current period's usage with the change: when the
-/// subscription ends at once, and when the period restarts.
-fn invoices_at_once(request: &Request, kind: ChangeKind) -> bool {
+/// Whether Stripe invoices the current period's usage with the change, and is to be told
+/// of it: when the subscription ends at once, and when the period restarts. What was
+/// quoted is charged: Stripe knew the usage when it was asked for the price once more, and
+/// what is used since is not added.
+fn invoices_unreported(request: &Request, change: &ChangeRecord) -> bool {
     let restarts = || request.params.get("billing_cycle_anchor").is_some();
-    kind == ChangeKind::EndNow || (kind == ChangeKind::Switch && restarts())
+    match change.kind {
+        ChangeKind::EndNow => true,
+        ChangeKind::Switch => restarts() && !change.is_quoted(),
+        _ => false,
+    }
 }
 
 async fn call_stripe(
@@ -315,7 +350,8 @@ async fn call_stripe(
             if let Some(schedule) = change.releases.as_ref().map(Release::id) {
                 schedule::release(client, schedule, true, &key).await?;
             }
-            client.subscription(target).await
+            let made = client.subscription(target).await;
+            made.map_err(StripeError::after_acting)
         }
     }
 }
@@ -341,7 +377,10 @@ pub(in crate::subscriptions) async fn find_outcome(
         }
         (_, Some(id)) => {
             let found = snapshot(client, client.subscription(id).await?).await?;
-            return Ok(is_marked(&found.object, change).then_some(found));
+            // A schedule that is gone since its phase has begun was not called off.
+            let made = is_marked(&found.object, change)
+                && !schedule::has_begun(client, request, change).await?;
+            return Ok(made.then_some(found));
         }
         (_, None) => None,
     };

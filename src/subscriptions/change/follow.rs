@@ -69,7 +69,11 @@ pub async fn follow_after(
     let Some(params) = with_items(&schedule, follow) else {
         return Ok(false);
     };
-    let key = request.key_of("follow");
+    // Told after the phase has begun, Stripe is told something else.
+    let key = match begun(&schedule) == Some(follow.starts_at) {
+        true => request.key_of("follow_late"),
+        false => request.key_of("follow"),
+    };
     match client
         .update_schedule(&follow.schedule, &params, &key)
         .await
@@ -86,11 +90,16 @@ pub async fn follow_after(
     }
 }
 
+/// When the schedule's current phase has begun.
+fn begun(schedule: &Value) -> Option<i64> {
+    schedule["current_phase"]["start_date"].as_i64()
+}
+
 /// The parameters that give the phase its items. Stripe keeps nothing of what is left
 /// out, so all phases from the current one on are repeated. `None` if the phase has them
 /// or is gone.
 fn with_items(schedule: &Value, follow: &Follow) -> Option<Params> {
-    let begun = schedule["current_phase"]["start_date"].as_i64();
+    let begun = begun(schedule);
     let phases = members(&schedule["phases"]);
     let phases = phases.filter(|phase| phase["start_date"].as_i64() >= begun);
     let phases: Vec<&Value> = phases.collect();
@@ -104,7 +113,13 @@ fn with_items(schedule: &Value, follow: &Follow) -> Option<Params> {
     if had == wanted {
         return None;
     }
-    let mut params = Params::new().set("proration_behavior", "none");
+    // Where the phase has begun already, its seats of before are paid for: the difference
+    // is charged from now on. Else nothing is charged before it begins.
+    let behavior = match begun == Some(follow.starts_at) {
+        true => "always_invoice",
+        false => "none",
+    };
+    let mut params = Params::new().set("proration_behavior", behavior);
     for (n, phase) in phases.iter().enumerate() {
         let at = format!("phases[{n}]");
         if n == 0 {
@@ -211,6 +226,11 @@ mod tests {
             "phases[1][items][1][price]": "price_m",
         });
         assert_eq!(serde_json::to_value(params).unwrap(), expected);
+        schedule["current_phase"]["start_date"] = json!(200);
+        let late = serde_json::to_value(with_items(&schedule, &follow).unwrap()).unwrap();
+        assert_eq!(late["proration_behavior"], "always_invoice");
+        assert_eq!(late["phases[0][start_date]"], "200");
+        assert_eq!(late["phases[0][items][0][quantity]"], "8");
         schedule["phases"][2]["items"][0]["quantity"] = json!(8);
         assert!(with_items(&schedule, &follow).is_none());
     }

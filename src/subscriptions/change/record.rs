@@ -232,6 +232,11 @@ impl ChangeRecord {
     pub fn context(&self) -> Value {
         serde_json::to_value(self).expect("a change is plain data")
     }
+
+    /// Whether it is to cost what a preview has shown.
+    pub fn is_quoted(&self) -> bool {
+        !self.command["preview"].is_null()
+    }
 }
 
 /// Adds the change's id to the parameters, so that Stripe stores it.
@@ -275,6 +280,17 @@ pub fn comment_of(comment: &str) -> Option<&str> {
         None => comment,
     };
     (said != UNSAID).then_some(said)
+}
+
+/// The command as the audit log has it, from which nothing can be removed: that a reason
+/// was given, and not the customer's own words.
+pub fn audited_command(command: &Value) -> Value {
+    let mut audited = command.clone();
+    let reason = audited.as_object_mut().and_then(|of| of.remove("reason"));
+    if reason.is_some() {
+        audited["reasonGiven"] = json!(true);
+    }
+    audited
 }
 
 /// Whether the request to Stripe can no longer be in flight.

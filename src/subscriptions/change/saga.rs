@@ -26,6 +26,7 @@ use crate::subscriptions::preview::switch::Switch;
 use crate::subscriptions::preview::token::Quote;
 use crate::subscriptions::prices::SwitchTo;
 use crate::subscriptions::state::{SubscriptionRow, SubscriptionState};
+use crate::subscriptions::usage_charges::Telling;
 
 /// Who requests a change, and for which organization.
 #[derive(Debug, Clone)]
@@ -341,8 +342,12 @@ impl Subscriptions {
                 };
                 let switch = Switch::new(subscription, &self.catalogue, switch, &prices, at)
                     .ok_or(ChangeRejection::UnknownItems)?;
+                let telling = match quote {
+                    Some(_) => Telling::Told,
+                    None => Telling::Tell,
+                };
                 let switch = self
-                    .with_usage(client, organization_id, switch, quote)
+                    .with_usage(client, organization_id, switch, quote, telling)
                     .await?;
                 usage = Some(switch.usage());
                 // Who keeps the prices keeps the version.

@@ -47,7 +47,30 @@ pub async fn switch_later(
         }
         return Err(error);
     }
-    client.subscription(subscription).await
+    let made = client.subscription(subscription).await;
+    made.map_err(StripeError::after_acting)
+}
+
+/// Whether the change that is to be called off has been made meanwhile: its phase has
+/// begun, and may have ended.
+pub async fn has_begun(
+    client: &Client,
+    request: &Request,
+    change: &ChangeRecord,
+) -> Result<bool, StripeError> {
+    let starts_at = request.params.get(STARTS_AT);
+    let starts_at = starts_at.and_then(|secs| secs.parse::<i64>().ok());
+    let (Some(Release::Only(id)), Some(starts_at)) = (&change.releases, starts_at) else {
+        return Ok(false);
+    };
+    let schedule = client.schedule(id).await?.body;
+    let times = [
+        &schedule["current_phase"]["start_date"],
+        &schedule["released_at"],
+        &schedule["completed_at"],
+    ];
+    let mut times = times.into_iter().filter_map(Value::as_i64);
+    Ok(times.any(|at| at >= starts_at))
 }
 
 /// Releases a schedule, unless it drives its subscription no more.
@@ -224,7 +247,37 @@ pub fn settings(phase: &Value, at: &str, mut params: Params) -> Params {
     for (n, rate) in members(&phase["default_tax_rates"]).enumerate() {
         params = params.set(format!("{at}[default_tax_rates][{n}]"), id(rate));
     }
+    params = recipients(phase, at, params);
     discounts(&phase["discounts"], at, params)
+}
+
+/// Who gets what is paid, in whose name it is invoiced, and from which amount on.
+fn recipients(phase: &Value, at: &str, mut params: Params) -> Params {
+    for name in [
+        "transfer_data[destination]",
+        "transfer_data[amount_percent]",
+        "automatic_tax[liability][type]",
+        "automatic_tax[liability][account]",
+        "invoice_settings[issuer][type]",
+        "invoice_settings[issuer][account]",
+        "billing_thresholds[amount_gte]",
+        "billing_thresholds[reset_billing_cycle_anchor]",
+    ] {
+        let mut parts = name.split(['[', ']']).filter(|part| !part.is_empty());
+        let first = parts.next().unwrap_or_default();
+        let value = parts.fold(&phase[first], |object, part| &object[part]);
+        if !value.is_null() {
+            let value = value
+                .as_str()
+                .map_or_else(|| id_or_text(value), str::to_owned);
+            params = params.set(format!("{at}[{first}]{}", &name[first.len()..]), value);
+        }
+    }
+    for (n, tax_id) in members(&phase["invoice_settings"]["account_tax_ids"]).enumerate() {
+        let name = format!("{at}[invoice_settings][account_tax_ids][{n}]");
+        params = params.set(name, id(tax_id));
+    }
+    params
 }
 
 /// What an item says of how it is charged, besides its price and quantity.
@@ -232,6 +285,8 @@ pub fn item_settings(item: &Value, at: &str, mut params: Params) -> Params {
     for (n, rate) in members(&item["tax_rates"]).enumerate() {
         params = params.set(format!("{at}[tax_rates][{n}]"), id(rate));
     }
+    let usage = item["billing_thresholds"]["usage_gte"].as_i64();
+    params = params.set_if(&format!("{at}[billing_thresholds][usage_gte]"), usage);
     discounts(&item["discounts"], at, params)
 }
 
@@ -299,11 +354,21 @@ mod tests {
                     "start_date": 100, "end_date": 200, "trial_end": 200,
                     "collection_method": "charge_automatically",
                     "default_payment_method": {"id": "pm_1"}, "description": null,
-                    "automatic_tax": {"enabled": true}, "default_tax_rates": [{"id": "txr_1"}],
+                    "automatic_tax": {"enabled": true, "liability": {"type": "account", "account": "acct_3"}},
+                    "default_tax_rates": [{"id": "txr_1"}],
                     "discounts": [{"coupon": null, "discount": "di_1", "promotion_code": null}],
+                    "transfer_data": {"destination": {"id": "acct_1"}, "amount_percent": 12.5},
+                    "invoice_settings": {
+                        "account_tax_ids": ["atxi_1"], "days_until_due": null,
+                        "issuer": {"type": "account", "account": "acct_2"},
+                    },
+                    "billing_thresholds": {
+                        "amount_gte": 500, "reset_billing_cycle_anchor": false,
+                    },
                     "metadata": {"organization_id": "o"},
                     "items": [
                         {"price": "price_a", "quantity": 2, "tax_rates": [{"id": "txr_2"}],
+                         "billing_thresholds": {"usage_gte": 9},
                          "discounts": [], "metadata": {"k": "v"}},
                         {"price": {"id": "price_m"}},
                     ],
@@ -340,10 +405,20 @@ mod tests {
             "phases[0][automatic_tax][enabled]": "true",
             "phases[0][default_tax_rates][0]": "txr_1",
             "phases[0][discounts][0][discount]": "di_1",
+            "phases[0][transfer_data][destination]": "acct_1",
+            "phases[0][transfer_data][amount_percent]": "12.5",
+            "phases[0][automatic_tax][liability][type]": "account",
+            "phases[0][automatic_tax][liability][account]": "acct_3",
+            "phases[0][invoice_settings][issuer][type]": "account",
+            "phases[0][invoice_settings][issuer][account]": "acct_2",
+            "phases[0][invoice_settings][account_tax_ids][0]": "atxi_1",
+            "phases[0][billing_thresholds][amount_gte]": "500",
+            "phases[0][billing_thresholds][reset_billing_cycle_anchor]": "false",
             "phases[0][metadata][organization_id]": "o",
             "phases[0][items][0][price]": "price_a",
             "phases[0][items][0][quantity]": "2",
             "phases[0][items][0][tax_rates][0]": "txr_2",
+            "phases[0][items][0][billing_thresholds][usage_gte]": "9",
             "phases[0][items][0][metadata][k]": "v",
             "phases[0][items][1][price]": "price_m",
             "phases[1][proration_behavior]": "none",
@@ -352,9 +427,19 @@ mod tests {
             "phases[1][automatic_tax][enabled]": "true",
             "phases[1][default_tax_rates][0]": "txr_1",
             "phases[1][discounts][0][discount]": "di_1",
+            "phases[1][transfer_data][destination]": "acct_1",
+            "phases[1][transfer_data][amount_percent]": "12.5",
+            "phases[1][automatic_tax][liability][type]": "account",
+            "phases[1][automatic_tax][liability][account]": "acct_3",
+            "phases[1][invoice_settings][issuer][type]": "account",
+            "phases[1][invoice_settings][issuer][account]": "acct_2",
+            "phases[1][invoice_settings][account_tax_ids][0]": "atxi_1",
+            "phases[1][billing_thresholds][amount_gte]": "500",
+            "phases[1][billing_thresholds][reset_billing_cycle_anchor]": "false",
             "phases[1][items][0][price]": "price_b",
             "phases[1][items][0][quantity]": "2",
             "phases[1][items][0][tax_rates][0]": "txr_2",
+            "phases[1][items][0][billing_thresholds][usage_gte]": "9",
             "phases[1][duration][interval]": "day",
         });
         assert_eq!(serde_json::to_value(params).unwrap(), expected);

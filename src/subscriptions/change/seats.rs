@@ -30,7 +30,8 @@ fn seats_after<'a>(action: &'a StripeAction<'_>) -> Option<(&'a str, u32)> {
 }
 
 impl Subscriptions {
-    /// Checks that no more seats are in use than are asked for.
+    /// Checks that no more seats are in use than are asked for, if those are fewer than
+    /// there are: what takes no seat away is in nobody's way.
     pub(in crate::subscriptions) async fn check_seats(
         &self,
         organization_id: Uuid,
@@ -40,6 +41,9 @@ impl Subscriptions {
             return Ok(());
         };
         let mut tx = RequestTx::begin(&self.pool, organization_id).await?;
+        if !quotas::are_fewer_seats(tx.conn(), organization_id, metric, seats).await? {
+            return Ok(());
+        }
         let used = quotas::seats_used(tx.conn(), organization_id, metric).await?;
         match used > seats.into() {
             true => Err(in_use(used, seats)),
@@ -47,7 +51,7 @@ impl Subscriptions {
         }
     }
 
-    /// Lets no more seats be used than are asked for, until the request is closed. The
+    /// Lets no more seats be used than are asked for, if those are fewer, until the request is closed. The
     /// request is open, so that nobody else holds any.
     pub(super) async fn hold_seats(
         &self,
@@ -62,7 +66,9 @@ impl Subscriptions {
             return Ok(());
         };
         let mut tx = TenantTx::begin(&self.pool, organization_id).await?;
-        quotas::hold_seats(&mut tx, metric, seats).await?;
+        if !quotas::hold_seats(&mut tx, metric, seats).await? {
+            return Ok(());
+        }
         let used = quotas::seats_used(tx.conn(), organization_id, metric).await?;
         if used > seats.into() {
             return Err(in_use(used, seats));

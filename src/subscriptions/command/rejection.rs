@@ -55,6 +55,10 @@ pub enum ChangeRejection {
         "a change to the plan {0:?} is pending; DELETE /api/billing/subscription/pending-change calls it off"
     )]
     ChangePending(String),
+    #[error(
+        "the terms of the plan change on {0}, as the operator of this service has set; only the operator can call that off, by releasing the subscription's schedule in Stripe"
+    )]
+    MigrationPending(Timestamp),
     #[error("the subscription is not about to end")]
     NotEnding,
     #[error("a trial of {plan:?} lasts at most {most} days")]

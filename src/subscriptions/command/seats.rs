@@ -22,10 +22,23 @@ pub fn change<'a>(
     }
     let after = selection.seats(&held, before)?;
     if after == before {
+        // A migration cannot be called off, so other seats beside it are taken back.
+        if let Some(pending) = subscription.pending.as_ref().filter(|one| one.migrates)
+            && selection.quantity.is_some()
+            && pending.seats != after
+            && when != Some(When::Now)
+        {
+            let target = pending_with(subscription, catalogue, pending, &held, selection)?;
+            return later(subscription, target);
+        }
         let tier = held.tier;
         return Err(if subscription.ends() {
             ChangeRejection::SamePlanEnding(tier)
-        } else if subscription.pending.is_some() {
+        } else if subscription
+            .pending
+            .as_ref()
+            .is_some_and(|one| !one.migrates)
+        {
             ChangeRejection::SamePlanPending(tier)
         } else {
             ChangeRejection::SamePlan(tier)
@@ -37,7 +50,7 @@ pub fn change<'a>(
         return Ok(keeping(subscription, held, after).now(subscription, following));
     }
     match &subscription.pending {
-        Some(pending) if is_another(pending, &held) => {
+        Some(pending) if is_another(subscription, pending, &held) => {
             let target = pending_with(subscription, catalogue, pending, &held, selection)?;
             later(subscription, target)
         }
@@ -55,9 +68,10 @@ fn keeping(subscription: &SubscriptionRow, held: Plan, seats: Option<u32>) -> Ta
 }
 
 /// Whether more is pending than other seats.
-fn is_another(pending: &PendingChange, held: &Plan) -> bool {
-    let interval = pending.interval;
+fn is_another(subscription: &SubscriptionRow, pending: &PendingChange, held: &Plan) -> bool {
+    let (interval, version) = (pending.interval, pending.plan_version);
     pending.plan_tier.as_ref() != Some(&held.tier)
+        || version.is_some_and(|version| Some(version) != subscription.plan_version)
         || interval.is_some_and(|interval| interval != held.price.interval)
 }
 

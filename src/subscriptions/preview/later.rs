@@ -1,14 +1,12 @@
 //! The price of a change at the period's end: nothing now, and another next invoice.
 
-use std::collections::HashSet;
-
 use jiff::Timestamp;
 
 use super::stripe::{ask, has_price, is_none_upcoming, metered_prices, total_without};
 use super::switch::Switch;
 use super::{PreviewUnavailable, Pricing, Source};
 use crate::stripe::client::{Client, Params};
-use crate::stripe::objects::Invoice;
+use crate::stripe::objects::{Invoice, InvoiceLine};
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::state::SubscriptionRow;
 use billing_domain::preview::ProrationBehavior;
@@ -55,39 +53,40 @@ pub fn at_period_end(at: Timestamp, next_invoice_amount: i64, source: Source) ->
     }
 }
 
-/// What `upcoming` has besides the renewal and usage.
+/// What `upcoming` has besides the renewal and usage that goes on.
 pub fn besides_renewal(
     subscription: &SubscriptionRow,
-    metered: &HashSet<&str>,
+    goes_on: impl Fn(&InvoiceLine) -> bool,
     upcoming: Option<&Invoice>,
 ) -> Result<i64, Failure> {
-    // Both are computed of all lines.
-    if subscription.discounted {
-        return Err(PreviewUnavailable::NotPriced("has a discount").into());
-    }
-    if subscription.taxed {
-        return Err(PreviewUnavailable::NotPriced("is taxed").into());
-    }
+    check_priced(subscription)?;
     let Some(invoice) = upcoming else {
         return Ok(0);
     };
-    let renewal = invoice.lines.iter().filter(|line| {
-        let price = line.price_id.as_deref();
-        !line.proration && price.is_some_and(|id| !metered.contains(id))
-    });
-    let total = total_without(invoice, |line| has_price(line, metered));
+    // Usage that waits to be charged has a price of its own and no item, or an item and a
+    // period that is over by then.
+    let is_next = |line: &InvoiceLine| line.period_end > subscription.period_end;
+    let renewal = invoice
+        .lines
+        .iter()
+        .filter(|line| !line.proration && line.subscription_item_id.is_some() && is_next(line));
+    let total = total_without(invoice, goes_on);
     Ok(total - renewal.map(|line| line.amount).sum::<i64>())
+}
+
+/// Discounts and taxes are computed of all lines, and some are not known.
+fn check_priced(subscription: &SubscriptionRow) -> Result<(), Failure> {
+    let why = match (subscription.discounted, subscription.taxed) {
+        (true, _) => "has a discount",
+        (_, true) => "is taxed",
+        _ => return Ok(()),
+    };
+    Err(PreviewUnavailable::not_priced(subscription, why).into())
 }
 
 /// The next invoice where a pending change costs `more` as its seats follow `change`.
 pub fn following(change: &Switch<'_>, next_invoice: i64, more: i64) -> Result<i64, Failure> {
-    // Both are computed of all lines.
-    if change.subscription.discounted {
-        return Err(PreviewUnavailable::NotPriced("has a discount").into());
-    }
-    if change.subscription.taxed {
-        return Err(PreviewUnavailable::NotPriced("is taxed").into());
-    }
+    check_priced(change.subscription)?;
     Ok(next_invoice.saturating_add(more))
 }
 
@@ -95,8 +94,9 @@ pub fn following(change: &Switch<'_>, next_invoice: i64, more: i64) -> Result<i6
 /// the renewal with the items after the change.
 pub fn renewed(change: &Switch<'_>, upcoming: Option<&Invoice>) -> Result<i64, Failure> {
     let metered = metered_prices(change.subscription, Some(change.prices));
-    let mut total = besides_renewal(change.subscription, &metered, upcoming)?;
-    let unknown = |why| Failure::from(PreviewUnavailable::NotPriced(why));
+    let goes_on = |line: &InvoiceLine| has_price(line, &metered) && !change.is_accrued(line);
+    let mut total = besides_renewal(change.subscription, goes_on, upcoming)?;
+    let unknown = |why| Failure::from(PreviewUnavailable::not_priced(change.subscription, why));
     for item in change.items_after() {
         let Some(quantity) = item.quantity else {
             continue;

@@ -1,5 +1,7 @@
-//! Previews: what a change of plan would cost. Nothing here changes anything,
-//! neither in Stripe nor in our state.
+//! Previews: what a change of plan would cost. Nothing here changes a subscription,
+//! neither in Stripe nor in our state. Where Stripe charges usage with the change, it is
+//! told the usage so far before it is asked, and that report is recorded, as those of
+//! `usage report` are.
 
 mod features;
 pub mod later;
@@ -19,6 +21,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::pending::PendingChange;
+use super::state::SubscriptionRow;
 use crate::catalogue::{Catalogue, Interval, Plan, Price, When};
 use crate::metering::charges::UsageCharge;
 use crate::server::number::Number;
@@ -142,13 +145,37 @@ pub enum PreviewUnavailable {
     #[error("the subscription {0}, and only Stripe can price a change of it")]
     StripeOnly(&'static str),
     #[error(
-        "the subscription {0} and a schedule or another interval, and Stripe does not say what its next invoice would be"
+        "the subscription {why} and a schedule or another interval, and Stripe does not say what its next invoice would be"
     )]
-    NotPriced(&'static str),
+    NotPriced { why: &'static str, way_out: WayOut },
     #[error("the currency of subscription {0} is not known here")]
     NoCurrency(String),
     #[error("the amounts are out of range: {0}")]
     OutOfRange(String),
+}
+
+/// What lets Stripe price a change that it cannot price now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WayOut {
+    /// Calling off what is pending.
+    CallOff,
+    /// The end of a schedule from which nothing follows.
+    Wait(Timestamp),
+    None,
+}
+
+impl PreviewUnavailable {
+    /// Stripe does not price a change of `subscription`.
+    fn not_priced(subscription: &SubscriptionRow, why: &'static str) -> Self {
+        let phases = subscription.schedule.iter().flat_map(|one| &one.phases);
+        let ends = phases.filter_map(|phase| phase.end).max();
+        let way_out = match (&subscription.pending, ends) {
+            (Some(pending), _) if !pending.migrates => WayOut::CallOff,
+            (_, Some(at)) => WayOut::Wait(at),
+            _ => WayOut::None,
+        };
+        Self::NotPriced { why, way_out }
+    }
 }
 
 impl Pricing {
@@ -216,7 +243,7 @@ fn exactly(number: impl fmt::Display) -> Box<RawValue> {
 fn quota_changes(current: Option<&Plan>, new: &Plan) -> Vec<QuotaChange> {
     let rate = |rate: Option<Decimal>| rate.unwrap_or_default().normalize().to_string();
     let number = |quota: Option<Decimal>| quota.map(|quota| exactly(quota.normalize()));
-    let change_detached = new.quotas.iter().filter_map(|(metric, new)| {
+    let changes = new.quotas.iter().filter_map(|(metric, new)| {
         let current = current?.quotas.get(metric)?;
         let same = current.quota == new.quota && current.overage_rate == new.overage_rate;
         (!same).then(|| QuotaChange {
@@ -227,7 +254,7 @@ fn quota_changes(current: Option<&Plan>, new: &Plan) -> Vec<QuotaChange> {
             new_overage_rate: rate(new.overage_rate),
         })
     });
-    change_detached.collect()
+    changes.collect()
 }
 
 /// Stripe's wording: `1 × Standard (at $99.00 / month)`.
@@ -246,7 +273,7 @@ fn describe_price(name: &str, price: &Price, quantity: u64) -> String {
 /// The end of a subscription, at once or with its period: never charged.
 pub fn of_end(
     catalogue: &Catalogue,
-    subscription: &super::state::SubscriptionRow,
+    subscription: &SubscriptionRow,
     now: Timestamp,
 ) -> Result<Pricing, PreviewUnavailable> {
     let with_period = subscription.cancel_at.or(subscription.period_end);

@@ -21,6 +21,7 @@ use crate::subscriptions::mirror::StripePresence;
 use crate::subscriptions::prices::SwitchTo;
 use crate::subscriptions::selection::Selection;
 use crate::subscriptions::state::{SubscriptionRow, SubscriptionState};
+use crate::subscriptions::usage_charges::Telling;
 use crate::subscriptions::{Subscriptions, store};
 
 /// Batched reads for previews: an organization's state, and whether its
@@ -321,7 +322,7 @@ impl Subscriptions {
                 let switch = Switch::new(subscription, &self.catalogue, switch, &prices, at)
                     .ok_or(crate::subscriptions::ChangeRejection::UnknownItems)?;
                 let switch = self
-                    .with_usage(client, organization_id, switch, quote)
+                    .with_usage(client, organization_id, switch, quote, Telling::Tell)
                     .await?;
                 stripe::of_switch(client, &switch).await
             }
@@ -364,9 +365,19 @@ impl Subscriptions {
         command: Command<'_>,
         now: Timestamp,
     ) -> Result<(), Failure> {
-        let is_same_change = matches!(command, Command::Change { selection, when }
-            if selection == Selection::quoted(quote, selection.currency)
-                && (quote.when.is_none() || when == quote.when));
+        let is_quoted =
+            |selection: Selection<'_>| selection == Selection::quoted(quote, selection.currency);
+        let is_same_change = match command {
+            Command::Change { selection, when } => {
+                is_quoted(selection) && (quote.when.is_none() || when == quote.when)
+            }
+            // No preview is of a trial.
+            Command::Subscribe {
+                selection,
+                trial_days,
+            } => is_quoted(selection) && trial_days == 0,
+            _ => false,
+        };
         let subscription = state.subscription.as_ref();
         let problem = if quote.organization_id != organization_id || !is_same_change {
             "the preview was of another change"

@@ -126,7 +126,7 @@ pub async fn of_end(
     let metered = metered_prices(subscription, None);
     let is_usage = |line: &InvoiceLine| has_price(line, &metered);
     let left = match &last {
-        _ if scheduled => later::besides_renewal(subscription, &metered, last.as_ref())?,
+        _ if scheduled => later::besides_renewal(subscription, is_usage, last.as_ref())?,
         Some(last) => total_without(last, is_usage),
         None => 0,
     };
@@ -258,7 +258,7 @@ pub fn total_without(invoice: &Invoice, is_usage: impl Fn(&InvoiceLine) -> bool)
 impl Switch<'_> {
     /// Whether a line charges usage at a price that the change removes, as Stripe does
     /// in flexible billing.
-    fn is_accrued(&self, line: &InvoiceLine) -> bool {
+    pub(super) fn is_accrued(&self, line: &InvoiceLine) -> bool {
         let item = line.subscription_item_id.as_deref();
         let ends_now = line.period_end.is_some_and(|end| end != self.renews_at());
         item.is_some_and(|id| self.removes(id)) && !line.proration && ends_now

@@ -126,10 +126,10 @@ mod tests {
         for at in 0..token.len() {
             let mut bytes = token.clone().into_bytes();
             bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
-            let change_detached = String::from_utf8(bytes).unwrap();
+            let changed = String::from_utf8(bytes).unwrap();
             // The last character has bits that no byte needs.
-            if change_detached != token && at + 1 < token.len() {
-                assert_eq!(open(&[1; 32], &change_detached), None, "at {at}");
+            if changed != token && at + 1 < token.len() {
+                assert_eq!(open(&[1; 32], &changed), None, "at {at}");
             }
         }
         for wrong in ["", ".", "a.b", &token[..token.len() - 2]] {

@@ -4,6 +4,7 @@ mod changed_prices;
 mod histories;
 mod price_swaps;
 mod prices;
+mod quotes;
 mod random_terms;
 mod seats;
 mod seats_later;

@@ -90,8 +90,8 @@ async fn each_price_can_be_bought_and_is_what_stripe_charges() {
         ("month", "jpy", 14_000),
     ] {
         let customer = shop.customer().await;
-        let wish = json!({"planTier": "standard", "interval": interval, "currency": currency});
-        let preview = shop.previewed(wish.clone()).await.ok();
+        let request = json!({"planTier": "standard", "interval": interval, "currency": currency});
+        let preview = shop.previewed(request.clone()).await.ok();
         assert_eq!(
             (
                 &preview["interval"],
@@ -100,7 +100,7 @@ async fn each_price_can_be_bought_and_is_what_stripe_charges() {
             ),
             (&json!(interval), &json!(currency), &json!(amount))
         );
-        let made = shop.subscribe(wish).await.ok();
+        let made = shop.subscribe(request).await.ok();
         assert_eq!(
             (&made["interval"], &made["currency"], &made["planTier"]),
             (&json!(interval), &json!(currency), &json!("standard"))
@@ -131,7 +131,7 @@ async fn what_is_not_said_is_the_months_price_in_the_free_plans_currency() {
     let customer = shop.subscriber("standard").await;
     assert_eq!(shop.invoice(&customer).await["amount_paid"], 9_900);
     // By the year, still in dollars; in euro, by the month.
-    for (wish, currency, amount) in [
+    for (request, currency, amount) in [
         (
             json!({"planTier": "standard", "interval": "year"}),
             "usd",
@@ -144,7 +144,7 @@ async fn what_is_not_said_is_the_months_price_in_the_free_plans_currency() {
         ),
     ] {
         let customer = shop.customer().await;
-        shop.subscribe(wish).await.ok();
+        shop.subscribe(request).await.ok();
         let invoice = shop.invoice(&customer).await;
         assert_eq!(
             (&invoice["currency"], &invoice["amount_paid"]),
@@ -162,8 +162,8 @@ async fn usage_is_limited_shown_and_billed_in_the_currency_that_is_paid() {
         ("month", "usd", "0.001", 400),
     ] {
         let customer = shop.customer().await;
-        let wish = json!({"planTier": "standard", "interval": interval, "currency": currency});
-        shop.subscribe(wish).await.ok();
+        let request = json!({"planTier": "standard", "interval": interval, "currency": currency});
+        shop.subscribe(request).await.ok();
         shop.world.settle().await;
         shop.uses("api_calls", "104000").await;
         shop.report().await;
@@ -242,14 +242,17 @@ async fn the_customers_currency_stays_whatever_is_asked_for() {
         .await
         .ok();
     shop.world.settle().await;
-    let wishes = [
+    let requests = [
         json!({"planTier": "standard", "currency": "usd"}),
         json!({"planTier": "standard", "currency": "usd", "interval": "year"}),
         // Which is sold in dollars only.
         json!({"planTier": "enterprise"}),
     ];
-    for wish in wishes {
-        for answer in [shop.previewed(wish.clone()).await, shop.put(wish).await] {
+    for request in requests {
+        for answer in [
+            shop.previewed(request.clone()).await,
+            shop.put(request).await,
+        ] {
             assert_eq!(answer.problem(), (409, "currency_mismatch"), "{answer:?}");
             assert_eq!(answer.body["currency"], "eur");
             assert!(!answer.body["offered"].as_array().unwrap().is_empty());
@@ -299,7 +302,7 @@ async fn a_customer_who_was_invoiced_elsewhere_keeps_that_currency_too() {
 async fn what_is_not_offered_says_what_is() {
     let mut shop = market().await;
     shop.customer().await;
-    for (wish, code) in [
+    for (request, code) in [
         (
             json!({"planTier": "enterprise", "interval": "year"}),
             "price_not_offered",
@@ -326,10 +329,10 @@ async fn what_is_not_offered_says_what_is() {
         ),
     ] {
         for answer in [
-            shop.previewed(wish.clone()).await,
-            shop.subscribe(wish.clone()).await,
+            shop.previewed(request.clone()).await,
+            shop.subscribe(request.clone()).await,
         ] {
-            assert_eq!(answer.problem(), (422, code), "{wish} {answer:?}");
+            assert_eq!(answer.problem(), (422, code), "{request} {answer:?}");
             if code == "price_not_offered" {
                 let offered = answer.body["offered"].as_array().unwrap();
                 let detail = answer.body["detail"].as_str().unwrap();
@@ -463,9 +466,9 @@ async fn a_currency_that_is_added_changes_nothing_for_who_is_there() {
 #[tokio::test]
 async fn a_raised_price_is_for_new_subscribers_in_each_currency() {
     let mut shop = market().await;
-    let wish = || json!({"planTier": "standard", "currency": "eur"});
+    let request = || json!({"planTier": "standard", "currency": "eur"});
     let first = shop.customer().await;
-    shop.subscribe(wish()).await.ok();
+    shop.subscribe(request()).await.ok();
     shop.world.settle().await;
     let (organization, token) = (shop.world.organization, shop.world.token.clone());
     let raised = [
@@ -474,7 +477,7 @@ async fn a_raised_price_is_for_new_subscribers_in_each_currency() {
     ];
     shop.change(&raised).await;
     let second = shop.customer().await;
-    shop.subscribe(wish()).await.ok();
+    shop.subscribe(request()).await.ok();
     shop.world.settle().await;
     assert_eq!(shop.invoice(&second).await["total"], 9_500);
     shop.touch(&first).await;

@@ -378,3 +378,45 @@ async fn organizations_that_bought_alike_are_assigned_at_once() {
         )
         .await;
 }
+
+#[tokio::test]
+async fn what_takes_no_seat_away_is_in_nobodys_way() {
+    let mut shop = selling(BY_THE_SEAT).await;
+    shop.customer().await;
+    shop.subscribe(wish(5)).await.ok();
+    shop.world.settle().await;
+    let tenant = shop.tenant().await;
+    let service = &shop.world.service;
+    // An operator lets them have more than they bought: that is the limit, and no other.
+    tenant.set_quota(service, "user_seats", "10", None).await;
+    tenant.consume(service, "user_seats", 8).await.ok();
+    shop.put(wish(4)).await.ok();
+    tenant.set_quota(service, "user_seats", "plan", None).await;
+    // More than were bought are in use: whoever buys more is on the way there.
+    shop.previewed(wish(6)).await.ok();
+    shop.put(wish(6)).await.ok();
+    let fewer = shop.put(wish(5)).await;
+    assert_eq!(fewer.problem(), (409, "seats_in_use"), "{fewer:?}");
+}
+
+#[tokio::test]
+async fn only_a_change_to_fewer_seats_lowers_the_limit_before_stripe_is_asked() {
+    for (seats, held) in [(8, ""), (2, "2")] {
+        let mut shop = selling(BY_THE_SEAT).await;
+        shop.customer().await;
+        shop.subscribe(wish(5)).await.ok();
+        shop.world.settle().await;
+        // It is not known what becomes of the change.
+        let fault = [
+            ("fault", "drop"),
+            ("path", "/v1/subscriptions/*"),
+            ("every", "1"),
+        ];
+        shop.world.stripe.fault(&fault).await;
+        let answer = shop.put(wish(seats)).await;
+        assert_eq!(answer.problem(), (503, "stripe_unreachable"));
+        let limit = "SELECT coalesce(seats_held::text, '') FROM usage_quotas
+                      WHERE metric = 'user_seats' AND organization_id = $org";
+        assert_eq!(shop.value(limit).await, held, "{seats}");
+    }
+}

@@ -140,7 +140,7 @@ async fn lost_answers_charge_once() {
         shop.world.stripe.fault(&fields).await;
         shop.world.change("enterprise").await;
         shop.world.stripe.clear_faults().await;
-        // The same wish again finishes what was left open.
+        // The same request again finishes what was left open.
         let again = shop.world.change("enterprise").await;
         assert!(matches!(again.status, 200 | 409), "{fault} {again:?}");
         shop.world.settle().await;

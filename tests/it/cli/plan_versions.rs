@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::catalogue::shop::Shop;
+use crate::subscriptions::world::START;
 use crate::support::program::{Ran, program_on, run};
 
 const RAISED: (&str, &str) = ("amount = 9_900", "amount = 10_900");
@@ -170,4 +171,51 @@ async fn a_dry_run_records_nothing() {
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     assert_eq!(ran.json()[0]["dueNowAmount"], 1_000);
     assert_eq!(shop.value(versions).await, before);
+}
+
+#[tokio::test]
+async fn a_run_that_fails_tells_who_has_moved_before() {
+    let mut shop = Shop::open(&[]).await;
+    let clock = shop.world.stripe.clock(START).await;
+    shop.world.newcomer(&clock).await;
+    shop.world.create("standard").await.ok();
+    shop.subscriber("standard").await;
+    shop.change(&[RAISED]).await;
+    let path = format!("/v1/test_helpers/test_clocks/{clock}");
+    let fault = [
+        ("fault", "server_error"),
+        ("path", path.as_str()),
+        ("every", "1"),
+    ];
+    shop.world.stripe.fault(&fault).await;
+    let ran = plans(&shop, &["migrate", "--plan", "standard", "--to", "2"]).await;
+    assert_eq!(ran.status, 1, "{}", ran.stdout);
+    let moved = ran.json();
+    assert_eq!(moved.as_array().map(Vec::len), Some(1), "{moved:#}");
+    assert_eq!(moved[0]["problem"], Value::Null);
+    assert!(ran.stderr.contains("Stripe"), "{}", ran.stderr);
+    // The next run takes it up.
+    shop.world.stripe.clear_faults().await;
+    let ran = plans(&shop, &["migrate", "--plan", "standard", "--to", "2"]).await;
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert_eq!(ran.json().as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
+async fn what_stripe_has_not_said_is_not_said_to_stay() {
+    let mut shop = Shop::open(&[]).await;
+    shop.subscriber("standard").await;
+    shop.change(&[RAISED]).await;
+    let fault = [
+        ("fault", "drop"),
+        ("path", "/v1/subscriptions/*"),
+        ("every", "1"),
+    ];
+    shop.world.stripe.fault(&fault).await;
+    let ran = plans(&shop, &["migrate", "--plan", "standard", "--to", "2"]).await;
+    assert_eq!(ran.status, 1, "{}", ran.stdout);
+    let one = ran.json()[0].clone();
+    assert_eq!(one["inDoubt"], true, "{one:#}");
+    let problem = one["problem"].as_str().unwrap();
+    assert!(problem.starts_with("not known yet"), "{problem}");
 }

@@ -1,8 +1,9 @@
 //! A change made with a preview's token charges what was shown, or is refused.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::world::{Answer, DAY, START, VISA, World, seconds};
+use super::world::{Answer, DAY, START, SUBSCRIPTION, VISA, World, seconds};
 
 #[track_caller]
 fn stale(answer: &Answer, why: &str) {
@@ -149,4 +150,28 @@ async fn a_token_of_another_organization_or_of_nobody_is_stale() {
             "was not issued by this service",
         );
     }
+}
+
+#[tokio::test]
+async fn a_first_subscription_is_bound_to_its_preview() {
+    let world = World::start().await;
+    let customer = world.customer(VISA).await;
+    let shown = world.preview("standard").await.ok();
+    let subscribe = async |tier: &str, more: Value| {
+        let mut body = json!({"planTier": tier, "previewToken": shown["previewToken"]});
+        for (name, value) in more.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        world.call(Method::POST, SUBSCRIPTION, Some(body)).await
+    };
+    let trial = json!({"trialDays": 14});
+    for (tier, more) in [("enterprise", json!({})), ("standard", trial)] {
+        stale(&subscribe(tier, more).await, "another change");
+    }
+    assert_eq!(world.stripe.subscriptions(&customer).await.len(), 0);
+    subscribe("standard", json!({})).await.ok();
+    assert_eq!(charged(&world, &customer).await, shown["dueNowAmountMinor"]);
+    let entry = "SELECT metadata -> 'wish' -> 'preview' ->> 'dueNowAmount'
+                   FROM billing_audit_log WHERE action = 'subscription_created'";
+    assert_eq!(world.service.db.value(entry).await, "9900");
 }

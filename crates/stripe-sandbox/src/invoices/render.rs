@@ -375,11 +375,14 @@ pub fn pricing(content: &LineContent, state: &State) -> Value {
             "type": "price_details",
             "unit_amount_decimal": price.scheme.unit().map(|unit| unit.to_string()),
         }),
+        // Stripe makes a price, and a product, for an amount that comes without them.
         None => content.unit.map_or(Value::Null, |unit| {
+            let unit = unit.to_string();
+            let id = format!("inline{}", unit.replace(['-', '.'], "x"));
             json!({
-                "price_details": null,
+                "price_details": { "price": format!("price_{id}"), "product": format!("prod_{id}") },
                 "type": "price_details",
-                "unit_amount_decimal": unit.to_string(),
+                "unit_amount_decimal": unit,
             })
         }),
     }

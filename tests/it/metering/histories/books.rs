@@ -220,7 +220,8 @@ async fn bills(
             let Some(price) = line["pricing"]["price_details"]["price"].as_str() else {
                 continue;
             };
-            let Some((tier, metric)) = prices[price].split_once('_') else {
+            // One that was made for an amount is no plan's.
+            let Some((tier, metric)) = prices.get(price).and_then(|key| key.split_once('_')) else {
                 continue;
             };
             // A price that came within a period charges from then on.

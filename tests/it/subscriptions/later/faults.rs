@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::super::world::{VISA, World};
+use super::super::world::{DAY, START, VISA, World};
+use super::RENEWAL;
 
 const FAULTS: [&str; 6] = [
     "lock_timeout",
@@ -160,4 +161,62 @@ async fn a_phase_that_stripe_refuses_leaves_no_schedule_behind() {
     assert_eq!(world.running(&customer).await["schedule"], Value::Null);
     assert_eq!(world.current().await["pendingChange"], Value::Null);
     world.cancel(false).await.ok();
+}
+
+#[tokio::test]
+async fn what_stripe_has_done_is_told_though_it_does_not_show_it_at_once() {
+    let world = World::start().await;
+    world.customer(VISA).await;
+    world.create("enterprise").await.ok();
+    world.settle().await;
+    let fault = async |every: &str, next: &str| {
+        let fields = [
+            ("fault", "rate_limit"),
+            ("method", "GET"),
+            ("path", "/v1/subscriptions/*"),
+            ("every", every),
+            ("next", next),
+            ("retry_after", "0"),
+        ];
+        world.stripe.fault(&fields).await;
+    };
+    // The first call reads what there is; the three after the schedule is told fail.
+    fault("2", "2").await;
+    fault("2", "1").await;
+    let changed = world.change_when("standard", "period_end").await.ok();
+    assert_eq!(changed["pendingChange"]["planTier"], "standard");
+    fault("1", "3").await;
+    let kept = world.call_off().await.ok();
+    assert_eq!(kept["pendingChange"], Value::Null);
+    let faults = world.stripe.get("/_sandbox/faults", &[]).await;
+    let faults = faults["data"].as_array().unwrap();
+    assert!(faults.iter().all(|fault| fault["left"] == 0), "{faults:#?}");
+    let audit = world.audit().await;
+    for action in ["change_scheduled", "change_called_off"] {
+        let entry = format!("subscription_{action} user");
+        assert!(audit.contains(&entry), "{audit:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_has_been_made_is_not_called_off() {
+    // The phase has begun, or has ended and left the subscription to itself.
+    for days in [0, 3] {
+        let (world, clock, _) = World::on_clock(START).await;
+        world.create("enterprise").await.ok();
+        world.change_when("standard", "period_end").await.ok();
+        world.settle().await;
+        world.deliver_nothing().await;
+        let later = RENEWAL + 7_200 + days * DAY;
+        world.stripe.advance(&clock, later).await;
+        assert_eq!(world.current().await["planTier"], "enterprise");
+        let answer = world.call_off().await;
+        assert_eq!(answer.problem(), (404, "no_pending_change"), "{answer:?}");
+        let current = world.current().await;
+        assert_eq!(current["planTier"], "standard", "{days}");
+        assert_eq!(current["pendingChange"], Value::Null, "{days}");
+        let audit = world.audit().await;
+        let called_off = audit.iter().any(|one| one.contains("called_off"));
+        assert!(!called_off, "{audit:?}");
+    }
 }

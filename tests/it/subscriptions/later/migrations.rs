@@ -1,11 +1,26 @@
 //! `plans migrate --at renewal`.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::catalogue::shop::Shop;
 use crate::support::program::{Ran, program_on, run};
 
 const RAISED: (&str, &str) = ("amount = 9_900", "amount = 10_900");
+/// Standard, by the seat.
+const SEATS: [(&str, &str); 2] = [
+    (
+        "user_seats = { quota = 25, over_limit = \"overage\", overage_rate = \"5.00\" }\n",
+        "",
+    ),
+    (
+        "trial_days_max = 30\n",
+        "trial_days_max = 30\n\n[plans.seats]\nmetric = \"user_seats\"\nmode = \"licensed\"\n",
+    ),
+];
+
+fn seats(quantity: u32, when: &str) -> Value {
+    json!({"planTier": "standard", "quantity": quantity, "when": when})
+}
 
 async fn migrate(shop: &Shop, arguments: &[&str]) -> Ran {
     let of_plan = ["plans", "migrate", "--plan", "standard", "--to", "2"];
@@ -105,4 +120,98 @@ async fn a_run_waits_where_stripe_takes_no_more_calls() {
     assert!(ran.stderr.contains("5 of 5"), "{}", ran.stderr);
     let pending = "billing_subscriptions WHERE stripe_schedule_id IS NOT NULL";
     assert_eq!(shop.world.service.db.count(pending).await, 5);
+}
+
+#[tokio::test]
+async fn a_customer_lets_no_migration_off_with_seats_or_otherwise() {
+    let mut shop = Shop::open(&SEATS).await;
+    let (customer, clock) = shop.customer_at(super::START).await;
+    let first = json!({"planTier": "standard", "quantity": 5});
+    shop.subscribe(first).await.ok();
+    shop.world.settle().await;
+    shop.change(&[RAISED]).await;
+    let ran = migrate(&shop, &["--at", "renewal"]).await;
+    assert_eq!(ran.status, 0, "{}{}", ran.stdout, ran.stderr);
+    for quantity in [3, 5, 4] {
+        let changed = shop.put(seats(quantity, "period_end")).await.ok();
+        let pending = &changed["pendingChange"];
+        assert_eq!(
+            (&pending["planVersion"], &pending["quantity"]),
+            (&json!(2), &json!(quantity)),
+            "{changed:#}"
+        );
+        assert_eq!(changed["quantity"], 5);
+    }
+    let pending = shop.world.current().await["pendingChange"].clone();
+    let answer = shop.world.call_off().await;
+    assert_eq!(answer.problem(), (409, "migration_pending"), "{answer:?}");
+    shop.world.settle().await;
+    shop.world.settled_in_the_background().await;
+    assert_eq!(shop.world.current().await["pendingChange"], pending);
+
+    let renewal = super::RENEWAL + 7_200;
+    shop.world.stripe.advance(&clock, renewal).await;
+    shop.world.settle().await;
+    assert_eq!(
+        shop.invoice(&customer).await["amount_paid"],
+        4 * 10_900,
+        "the price that was raised, for the seats that were chosen"
+    );
+    let version = "SELECT plan_version FROM organizations WHERE id = $org";
+    assert_eq!(shop.value(version).await, "2");
+}
+
+#[tokio::test]
+async fn a_version_with_the_same_prices_is_pending_and_survives_a_change_of_seats() {
+    let mut shop = Shop::open(&SEATS).await;
+    let (_, clock) = shop.customer_at(super::START).await;
+    let first = json!({"planTier": "standard", "quantity": 5});
+    shop.subscribe(first).await.ok();
+    shop.world.settle().await;
+    shop.change(&[("storage_gb = { quota = 100,", "storage_gb = { quota = 150,")])
+        .await;
+    let ran = migrate(&shop, &["--at", "renewal"]).await;
+    assert_eq!(ran.status, 0, "{}{}", ran.stdout, ran.stderr);
+    let pending = shop.world.current().await["pendingChange"].clone();
+    assert_eq!(pending["planVersion"], 2);
+    let changed = shop.put(seats(6, "now")).await.ok();
+    let pending = &changed["pendingChange"];
+    assert_eq!(
+        (&pending["planVersion"], &pending["quantity"]),
+        (&json!(2), &json!(6)),
+        "{changed:#}"
+    );
+    shop.world.settle().await;
+    let renewal = super::RENEWAL + 7_200;
+    shop.world.stripe.advance(&clock, renewal).await;
+    shop.world.settle().await;
+    let held = "SELECT plan_version || ' ' || plan_seats FROM organizations WHERE id = $org";
+    assert_eq!(shop.value(held).await, "2 6");
+    assert_eq!(shop.world.current().await["pendingChange"], Value::Null);
+}
+
+#[tokio::test]
+async fn nobody_is_moved_to_another_interval() {
+    let month = "price = { amount = 9_900, currency = \"usd\", interval = \"month\", lookup_key = \"valuecanvas_standard_monthly\" }\n";
+    let of_month = "  { interval = \"month\", currency = \"usd\", amount = 9_900, lookup_key = \"valuecanvas_standard_monthly\" },\n";
+    let of_year = "  { interval = \"year\", currency = \"usd\", amount = 99_000, lookup_key = \"standard_usd_year\" },\n";
+    let both = format!("prices = [\n{of_month}{of_year}]\n");
+    let mut shop = Shop::open(&[(month, both.as_str())]).await;
+    shop.customer().await;
+    let yearly = json!({"planTier": "standard", "interval": "year"});
+    shop.subscribe(yearly).await.ok();
+    shop.world.settle().await;
+    shop.change(&[(of_year, ""), RAISED]).await;
+    for arguments in [&["--at", "renewal"][..], &[]] {
+        let ran = migrate(&shop, arguments).await;
+        assert_eq!(ran.status, 1, "{}{}", ran.stdout, ran.stderr);
+        let problem = super::text(&ran.json()[0], "problem");
+        assert!(
+            problem.contains("no price by the year") && problem.contains("109.00"),
+            "{problem}"
+        );
+    }
+    let current = shop.world.current().await;
+    assert_eq!(current["interval"], "year");
+    assert_eq!(current["pendingChange"], Value::Null);
 }

@@ -301,3 +301,36 @@ async fn what_makes_no_sense_is_refused_with_what_is_right() {
     let answer = world.preview_when("free", "now").await;
     assert_eq!(answer.problem(), (422, "not_at_once"));
 }
+
+#[tokio::test]
+async fn what_stripe_does_not_price_says_the_way_out_that_there_is() {
+    let world = World::start().await;
+    world.customer("pm_card_visa").await;
+    let created = world.create("enterprise").await.ok();
+    let subscription = text(&created, "stripeSubscriptionId");
+    let from = [("from_subscription", subscription.as_str())];
+    world.stripe.post("/v1/subscription_schedules", &from).await;
+    world.settle().await;
+    world.settled_in_the_background().await;
+    let discounted = "UPDATE billing_subscriptions SET discounted = true";
+    world.service.db.execute(discounted).await;
+    let way_out = async || {
+        let answer = world.preview_when("standard", "period_end").await;
+        assert_eq!(answer.problem(), (409, "preview_unavailable"), "{answer:?}");
+        text(&answer.body, "detail")
+    };
+    // Nothing is pending, and the schedule ends with the period.
+    let ends = text(&created, "currentPeriodEnd");
+    let detail = way_out().await;
+    assert!(
+        detail.contains(&format!("or try again after {ends}")),
+        "{detail}"
+    );
+    world.change_when("standard", "period_end").await.ok();
+    world.service.db.execute(discounted).await;
+    let detail = way_out().await;
+    assert!(
+        detail.ends_with("call what is pending off first"),
+        "{detail}"
+    );
+}

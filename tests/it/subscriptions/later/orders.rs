@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::super::reconcile::{kinds, reconcile};
-use super::super::world::{DAY, START, Stripe, VISA, World, text};
+use super::super::world::{DAY, START, SUBSCRIPTION, Stripe, VISA, World, text};
 use super::RENEWAL;
 use crate::support::dice::Dice;
 use crate::webhooks::workbench::Workbench;
@@ -165,4 +165,43 @@ async fn a_pending_change_that_differs_from_stripes_is_found_and_healed() {
         "{differences}"
     );
     assert_eq!(world.current().await["pendingChange"]["quantity"], 1);
+}
+
+#[tokio::test]
+async fn a_schedule_that_cannot_be_fetched_hides_nothing_else() {
+    let world = World::start().await;
+    world.customer(VISA).await;
+    world.create("enterprise").await.ok();
+    let changed = world.change_when("standard", "period_end").await.ok();
+    world.settle().await;
+    world.settled_in_the_background().await;
+    let schedule = text(&changed["pendingChange"], "stripeScheduleId");
+    let path = format!("/v1/subscription_schedules/{schedule}");
+    let fault = [
+        ("fault", "server_error"),
+        ("path", path.as_str()),
+        ("every", "1"),
+    ];
+    world.stripe.fault(&fault).await;
+    let db = &world.service.db;
+    db.execute("UPDATE billing_invoices SET status = 'open', amount_paid = 0, last_event_at = now() - interval '1 hour', last_event_rank = 0")
+        .await;
+    let ran = reconcile(&world, &["--apply"]).await;
+    assert_eq!(
+        kinds(&ran),
+        vec![("invoice".into(), true), ("unreadable".into(), false)],
+        "{}",
+        ran.stderr
+    );
+    world.stripe.clear_faults().await;
+
+    // What is stored of it and cannot be read is no schedule without phases.
+    db.execute("UPDATE billing_subscription_schedules SET phases = '[{\"items\": 5}]'")
+        .await;
+    let answer = world.call(reqwest::Method::GET, SUBSCRIPTION, None).await;
+    assert_eq!(answer.status, 500, "{answer:?}");
+    let ran = reconcile(&world, &["--apply"]).await;
+    assert_eq!(kinds(&ran), vec![("differs".into(), true)]);
+    let pending = world.current().await["pendingChange"].clone();
+    assert_eq!(pending, changed["pendingChange"]);
 }

@@ -11,7 +11,7 @@ async fn cancel(world: &World, query: &str, said: Value) -> super::Answer {
 }
 
 #[tokio::test]
-async fn why_a_customer_cancels_reaches_stripe_the_view_and_the_audit_log() {
+async fn why_a_customer_cancels_reaches_stripe_and_the_view_and_the_words_no_audit_entry() {
     let world = World::start().await;
     let customer = world.customer(VISA).await;
     world.create("standard").await.ok();
@@ -25,12 +25,12 @@ async fn why_a_customer_cancels_reaches_stripe_the_view_and_the_audit_log() {
     world.settle().await;
     assert_eq!(world.current().await, canceled);
     let entry =
-        "SELECT metadata -> 'wish' ->> 'reason' || ', ' || (after_state ->> 'cancellationFeedback')
+        "SELECT (metadata -> 'wish' ->> 'reasonGiven') || ', ' || (after_state ->> 'cancellationFeedback')
                    FROM billing_audit_log WHERE action = 'subscription_cancel_scheduled'";
-    assert_eq!(
-        world.service.db.value(entry).await,
-        "We close our project., too_expensive"
-    );
+    assert_eq!(world.service.db.value(entry).await, "true, too_expensive");
+    // Nothing can be removed from there, so it has none of their own words.
+    let words = "billing_audit_log l WHERE l::text LIKE '%our project%'";
+    assert_eq!(world.service.db.count(words).await, 0);
     // Said later, and nothing else.
     let later = cancel(&world, "", json!({"feedback": "unused"})).await.ok();
     assert_eq!(later["cancellationFeedback"], "unused");
@@ -141,4 +141,24 @@ async fn an_end_that_a_schedule_has_set_is_taken_back_with_it() {
     assert_eq!(kept["cancelAt"], Value::Null);
     assert_eq!(world.running(&customer).await["schedule"], Value::Null);
     world.change("enterprise").await.ok();
+}
+
+#[tokio::test]
+async fn what_was_said_stays_when_the_subscription_is_then_ended_at_once() {
+    let world = World::start().await;
+    let customer = world.customer(VISA).await;
+    world.create("standard").await.ok();
+    let said = json!({"reason": "We close.", "feedback": "unused"});
+    cancel(&world, "", said).await.ok();
+    world.settle().await;
+    world.settled_in_the_background().await;
+    cancel(&world, "?immediately=true", Value::Null).await.ok();
+    let held = world.stripe.subscriptions(&customer).await;
+    let details = &held[0]["cancellation_details"];
+    let comment = text(details, "comment");
+    assert!(
+        comment.starts_with("We close. (billing_change_id "),
+        "{comment}"
+    );
+    assert_eq!(details["feedback"], "unused");
 }

@@ -1,0 +1,75 @@
+//! What a preview has shown, where usage is charged with the change or waits to be.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::shop::Shop;
+
+const PRICE: &str = "price = { amount = 9_900, currency = \"usd\", interval = \"month\", lookup_key = \"valuecanvas_standard_monthly\" }\n";
+const PRICES: &str = "prices = [
+  { interval = \"month\", currency = \"usd\", amount = 9_900, lookup_key = \"valuecanvas_standard_monthly\" },
+  { interval = \"year\", currency = \"usd\", amount = 99_000, lookup_key = \"standard_usd_year\" },
+]
+";
+
+#[tokio::test]
+async fn what_is_used_while_a_quoted_change_is_made_is_not_added_to_it() {
+    let mut shop = Shop::open(&[(PRICE, PRICES)]).await;
+    let customer = shop.subscriber("standard").await;
+    shop.uses("agent_executions", "5100").await;
+    let yearly = json!({"planTier": "standard", "interval": "year"});
+    let shown = shop.previewed(yearly.clone()).await.ok();
+    let usage = shown["lines"].as_array().unwrap().iter();
+    assert_eq!(usage.filter(|line| line["amount"] == 1_000).count(), 1);
+
+    // Stripe takes its time to say whether the price still holds.
+    let path = "/v1/invoices/create_preview";
+    let slow = [("fault", "timeout"), ("path", path), ("next", "2")];
+    shop.world.stripe.fault(&slow).await;
+    let mut quoted = yearly;
+    quoted["previewToken"] = shown["previewToken"].clone();
+    let meanwhile = async {
+        while shop.world.stripe.get("/_sandbox/faults", &[]).await["data"][0]["struck"] == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        shop.uses("agent_executions", "900").await;
+    };
+    let (answer, ()) = tokio::join!(shop.put(quoted), meanwhile);
+    answer.ok();
+    shop.world.settle().await;
+    let invoice = shop.invoice(&customer).await;
+    assert_eq!(
+        (&invoice["total"], &invoice["billing_reason"]),
+        (&shown["dueNowAmountMinor"], &json!("subscription_update"))
+    );
+}
+
+#[tokio::test]
+async fn usage_that_waits_to_be_charged_is_shown_beside_a_schedule() {
+    let mut shop = Shop::open(&[]).await;
+    let customer = shop.subscriber("enterprise").await;
+    shop.uses("agent_executions", "50100").await;
+    // The credit and the usage over the quota wait for the next invoice.
+    shop.world.change("standard").await.ok();
+    let fields = [("customer", customer.as_str())];
+    let items = shop.world.stripe.list("/v1/invoiceitems", &fields).await;
+    let amount = |item: &Value| item["amount"].as_i64().unwrap();
+    assert!(items.iter().any(|item| amount(item) == 500), "{items:#?}");
+    let waiting: i64 = items.iter().map(amount).sum();
+
+    shop.world
+        .change_when("enterprise", "period_end")
+        .await
+        .ok();
+    shop.world.settle().await;
+    shop.world.settled_in_the_background().await;
+    for (tier, fee) in [("enterprise", 49_900), ("free", 0)] {
+        let shown = shop.world.preview_when(tier, "period_end").await.ok();
+        assert_eq!(
+            shown["nextInvoiceAmountMinor"],
+            waiting + fee,
+            "{tier}: {shown:#}"
+        );
+    }
+}
