@@ -11,7 +11,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::metrics::background as metrics;
@@ -19,8 +19,15 @@ use crate::telemetry::metrics::background as metrics;
 /// How long a run may still take once the service stops: longer than any call
 /// that a part makes to another host.
 const LAST_RUN: Duration = Duration::from_secs(12);
-/// How long parts have to end once they are cut off.
+/// How long parts have to end once they are cut off, at most.
 const CUT_OFF: Duration = Duration::from_secs(1);
+
+/// How long parts that had `patience` have once they are cut off. Who had little of it
+/// is not to wait for long.
+pub const fn last_wait(patience: Duration) -> Duration {
+    let short = patience.as_nanos() < CUT_OFF.as_nanos();
+    if short { patience } else { CUT_OFF }
+}
 
 /// When a periodic part runs next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +54,7 @@ pub struct Background {
     cut_off: CancellationToken,
     parts: JoinSet<Result<(), String>>,
     names: HashMap<Id, &'static str>,
+    handles: HashMap<&'static str, AbortHandle>,
 }
 
 impl Background {
@@ -57,7 +65,21 @@ impl Background {
             cut_off: CancellationToken::new(),
             parts: JoinSet::new(),
             names: HashMap::new(),
+            handles: HashMap::new(),
         }
+    }
+
+    /// The names of all parts.
+    pub fn names(&self) -> Vec<&'static str> {
+        let mut names: Vec<&'static str> = self.handles.keys().copied().collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Ends a part as if it had failed; false if there is none of that name.
+    pub fn end(&self, part: &str) -> bool {
+        let handle = self.handles.get(part);
+        handle.inspect(|handle| handle.abort()).is_some()
     }
 
     /// A part that runs until it is told to stop, on the caller's runtime.
@@ -153,6 +175,7 @@ impl Background {
     ) {
         let task = self.parts.spawn(run);
         self.names.insert(task.id(), name);
+        self.handles.insert(name, task);
     }
 
     /// A part on the caller's runtime, dropped at its next await once it is cut off.
@@ -187,7 +210,7 @@ impl Background {
         tracing::warn!(left, "Some parts did not stop in time and are cut off");
         self.cut_off.cancel();
         // One that blocks its thread ends with the process.
-        let _ = tokio::time::timeout(CUT_OFF, self.join()).await;
+        let _ = tokio::time::timeout(last_wait(patience), self.join()).await;
     }
 
     /// Waits for the end of all parts, and logs those that failed.

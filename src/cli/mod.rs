@@ -161,6 +161,7 @@ impl Command {
             Self::Webhooks(webhooks::Webhooks::Retry(_))
                 | Self::GracePeriods(grace_periods::GracePeriods::Cleanup { .. })
                 | Self::Usage(usage::Usage::Report { .. })
+                | Self::Subscriptions(_)
                 | Self::Retention(_)
         );
         match self {

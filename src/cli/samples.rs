@@ -8,10 +8,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::http_client::direct_client;
+use crate::stripe::client::API_VERSION;
 use crate::tenancy::organizations::sample::{self, Progress};
 use crate::webhooks::endpoint::PATH;
-
-const API_VERSION: &str = "2025-03-31.basil";
 
 /// A sample event, ready to be signed.
 pub struct SampleEvent {

@@ -8,11 +8,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::Failure;
-use crate::app::{self, Database, Service};
+use crate::app::{self, Database, Service, background};
 use crate::config::{GlobalArgs, ServeArgs, StripeArgs};
 
-/// How long a failed service waits for its parts, and for its embedded server.
+/// How long a failed service waits for its parts, and for its embedded server. The
+/// process ends within a second, whatever a part does to its thread.
 const ABANDON: Duration = Duration::from_millis(300);
+const _: () = {
+    let parts = ABANDON.as_millis() + background::last_wait(ABANDON).as_millis();
+    assert!(parts + ABANDON.as_millis() < 1_000);
+};
 
 #[derive(Debug, Args)]
 pub struct Serve {

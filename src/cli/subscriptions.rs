@@ -9,15 +9,17 @@ use super::Failure;
 use super::backfill::{PATIENCE, moment, stripe_client};
 use super::database::on_database;
 use super::output::{Format, table};
+use crate::app;
 use crate::catalogue::Catalogue;
 use crate::config::{GlobalArgs, StripeArgs};
 use crate::db;
+use crate::maintenance::{PushGateway, Run, reconciliation};
 use crate::subscriptions::{self, Healing, Reconciliation};
 use crate::telemetry::terminal::counted;
 
 #[derive(Debug, Subcommand)]
 pub enum Subscriptions {
-    /// Compare our state with Stripe's, and report or heal differences.
+    /// Compare our state with Stripe's, and report or heal differences: the daily job.
     Reconcile {
         /// Change our state to match Stripe's.
         #[arg(long)]
@@ -32,6 +34,9 @@ pub enum Subscriptions {
         since: String,
         #[command(flatten)]
         stripe: StripeArgs,
+        /// The Pushgateway to push the job's metrics to.
+        #[arg(long, help_heading = None, env = "PUSHGATEWAY_URL")]
+        pushgateway_url: Option<String>,
         #[command(flatten)]
         format: Format,
     },
@@ -44,43 +49,46 @@ impl Subscriptions {
             end_missing,
             since,
             stripe,
+            pushgateway_url,
             format,
         } = self;
         let since = moment(&since, Timestamp::now())?;
         let config = global.database()?;
         let catalogue = Catalogue::load(stripe.check()?.plans_file.as_deref())?;
         let client = stripe_client(&stripe, PATIENCE)?;
+        let gateway = PushGateway::given(pushgateway_url.as_deref())?;
         on_database(&config, async |database| {
             let pool = db::pool(database.service.clone(), 2);
+            let run = Run {
+                job: reconciliation::JOB,
+                pool: &pool,
+                metrics: &app::metrics::install(std::iter::empty()),
+                gateway: gateway.as_ref(),
+            };
             let subscriptions = subscriptions::Subscriptions::new(
-                pool,
+                pool.clone(),
                 db::lookup_pool(database.service.clone(), 1),
                 Arc::new(catalogue),
                 Some(client),
             );
             let healing = Healing { apply, end_missing };
-            reconcile(&subscriptions, healing, since, format).await
+            reconcile(&run, &subscriptions, healing, since, format).await
         })
         .await
     }
 }
 
 async fn reconcile(
+    run: &Run<'_>,
     subscriptions: &subscriptions::Subscriptions,
     healing: Healing,
     since: Timestamp,
     format: Format,
 ) -> Result<(), Failure> {
-    let found = subscriptions.reconcile(healing, since).await?;
-    let (drift, healed) = (found.drift.len(), found.healed());
-    tracing::info!(
-        compared = found.compared,
-        drift,
-        healed,
-        "Subscription reconciliation completed"
-    );
+    let (found, ended) = reconciliation::run(run, subscriptions, healing, since).await?;
     format.print(&found, describe)?;
-    if healed < drift {
+    ended?;
+    if found.healed() < found.drift.len() {
         return Err(Failure::silent());
     }
     Ok(())

@@ -4,7 +4,7 @@ use sqlx::postgres::PgPool;
 
 use super::Check;
 use crate::maintenance::{
-    self, LastRun, backup, grace_cleanup, retention, usage_report, webhook_retry,
+    self, LastRun, backup, grace_cleanup, reconciliation, retention, usage_report, webhook_retry,
 };
 
 const MINUTE: i64 = 60;
@@ -19,7 +19,7 @@ struct Scheduled {
     command: &'static str,
 }
 
-const SCHEDULED: [Scheduled; 5] = [
+const SCHEDULED: [Scheduled; 6] = [
     Scheduled {
         job: webhook_retry::JOB,
         late_secs: 15 * MINUTE,
@@ -44,6 +44,11 @@ const SCHEDULED: [Scheduled; 5] = [
         job: retention::JOB,
         late_secs: 50 * HOUR,
         command: "retention run",
+    },
+    Scheduled {
+        job: reconciliation::JOB,
+        late_secs: 50 * HOUR,
+        command: "subscriptions reconcile",
     },
 ];
 

@@ -7,6 +7,7 @@ pub mod backfill;
 pub mod backup;
 pub mod grace_cleanup;
 mod push;
+pub mod reconciliation;
 pub mod retention;
 mod runs;
 pub mod usage_report;
@@ -21,19 +22,22 @@ use sqlx::postgres::PgPool;
 pub use push::{PushGateway, PushUrlError};
 pub use runs::{LastRun, Retried, last_runs, retried_today, since_success_secs};
 
+use crate::subscriptions::DriftKind;
 use crate::telemetry::metrics;
 use runs::Counters;
 
 /// The jobs that a deployment schedules.
-pub const SCHEDULED: [&str; 5] = [
+pub const SCHEDULED: [&str; 6] = [
     webhook_retry::JOB,
     grace_cleanup::JOB,
     usage_report::JOB,
     backup::JOB,
     retention::JOB,
+    reconciliation::JOB,
 ];
 
-/// Measures when each scheduled job last succeeded, and whether it fails.
+/// Measures when each scheduled job last succeeded, whether it fails, and which
+/// differences from Stripe the newest reconciliation left.
 pub async fn measure(pool: &PgPool) -> Result<(), sqlx::Error> {
     let runs = last_runs(pool, &SCHEDULED).await?;
     for job in SCHEDULED {
@@ -44,6 +48,10 @@ pub async fn measure(pool: &PgPool) -> Result<(), sqlx::Error> {
             succeeded_at,
             run.is_some_and(|run| !run.last_succeeded),
         );
+    }
+    let counted = runs::newest_counters(pool, reconciliation::JOB).await?;
+    for kind in DriftKind::ALL {
+        metrics::drift_left(kind.as_str(), &counted);
     }
     Ok(())
 }

@@ -84,6 +84,21 @@ pub async fn totals(pool: &PgPool, job: &str) -> Result<Counters, sqlx::Error> {
         .collect()
 }
 
+/// What the newest run of `job` counted; nothing if it has never run.
+pub async fn newest_counters(pool: &PgPool, job: &str) -> Result<Counters, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    let counters = sqlx::query_scalar!(
+        "SELECT counters FROM billing_job_runs WHERE job = $1 ORDER BY finished_at DESC LIMIT 1",
+        job
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    let counters = counters.map(serde_json::from_value).transpose();
+    Ok(counters
+        .map_err(|error| sqlx::Error::Decode(error.into()))?
+        .unwrap_or_default())
+}
+
 /// The newest run of a job.
 #[derive(Debug, Clone)]
 pub struct LastRun {

@@ -1,7 +1,8 @@
 //! Compares our state with Stripe's, and reports or heals the differences.
 //!
-//! It covers subscriptions with their items, invoices, payments, payment methods
-//! and customers, and settles open requests. Each finding has its own result:
+//! It covers subscriptions with their items and schedules, invoices with their lines
+//! and payments, charges, disputes, payment methods, checkout sessions and customers,
+//! and settles open requests. Each finding has its own result:
 //! one that cannot be read or healed hides no other. Stripe is never changed.
 
 mod compare;
@@ -11,6 +12,7 @@ mod drift;
 mod open_requests;
 mod payments;
 mod schedules;
+mod sessions;
 mod store;
 mod stripe_only;
 mod usage;
@@ -24,20 +26,18 @@ use uuid::Uuid;
 
 use super::Subscriptions;
 use super::change::record::Initiator;
-use super::change::recover::stops_round;
 use super::failure::Failure;
 use super::mirror::snapshot;
 use crate::db::WorkerTx;
 use crate::metering::reports;
-use crate::stripe::client::{Client, Customer, ErrorKind};
-use crate::stripe::objects::{Subscription, SubscriptionSchedule};
-use crate::telemetry::metrics;
+use crate::stripe::client::{Client, ErrorKind, StripeError};
+use crate::stripe::objects::{Customer, Subscription, SubscriptionSchedule};
 use crate::tenancy::organizations::sample;
 use billing_domain::subscription::is_ended;
-pub use drift::Drift;
+pub use drift::{Drift, Reconciliation};
 use payments::Billed;
 use schedules::schedule_in;
-use store::{CustomerOwner, MirroredSubscription};
+use store::Mirrored;
 use stripe_only::{named, stray};
 
 /// The kind of a difference.
@@ -69,20 +69,24 @@ pub enum DriftKind {
     UnknownPrice,
     /// An invoice differs from Stripe's or is missing here.
     Invoice,
+    /// A customer differs from Stripe's.
+    Customer,
     /// A payment method differs from Stripe's or is missing here.
     PaymentMethod,
     /// A charge or its refunds differ from Stripe's or are missing here.
     Charge,
     /// A dispute differs from Stripe's or is missing here.
     Dispute,
-    /// An object from Stripe cannot be read.
+    /// A checkout session differs from Stripe's.
+    CheckoutSession,
+    /// Stripe does not show an object, or shows one that cannot be read.
     Unreadable,
     /// Billable usage is billed by no invoice.
     UnbilledUsage,
 }
 
 impl DriftKind {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::OpenRequest,
         Self::AbandonedRequest,
         Self::Differs,
@@ -95,9 +99,11 @@ impl DriftKind {
         Self::TwoMeteredItems,
         Self::UnknownPrice,
         Self::Invoice,
+        Self::Customer,
         Self::PaymentMethod,
         Self::Charge,
         Self::Dispute,
+        Self::CheckoutSession,
         Self::Unreadable,
         Self::UnbilledUsage,
     ];
@@ -116,9 +122,11 @@ impl DriftKind {
             Self::TwoMeteredItems => "two_metered_items",
             Self::UnknownPrice => "unknown_price",
             Self::Invoice => "invoice",
+            Self::Customer => "customer",
             Self::PaymentMethod => "payment_method",
             Self::Charge => "charge",
             Self::Dispute => "dispute",
+            Self::CheckoutSession => "checkout_session",
             Self::Unreadable => "unreadable",
             Self::UnbilledUsage => "unbilled_usage",
         }
@@ -132,9 +140,11 @@ impl DriftKind {
             | Self::MissingHere
             | Self::CustomerDeleted
             | Self::Invoice
+            | Self::Customer
             | Self::PaymentMethod
             | Self::Charge
-            | Self::Dispute => "run `subscriptions reconcile --apply`",
+            | Self::Dispute
+            | Self::CheckoutSession => "run `subscriptions reconcile --apply`",
             Self::AbandonedRequest => {
                 "resolve the cause it names, then run `subscriptions reconcile --apply`"
             }
@@ -157,25 +167,10 @@ impl DriftKind {
                 "add the price to PLANS_FILE (stripe_price_ids), restart, then run `subscriptions reconcile --apply`"
             }
             Self::UnbilledUsage => "docs/runbook.md, UsageUnbilled, says what to do",
-            Self::Unreadable => "see the reason; a newer version of this program may read it",
+            Self::Unreadable => {
+                "see the reason: run it again if Stripe failed; a newer version of this program may read it"
+            }
         }
-    }
-}
-
-/// The result of a reconciliation.
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Reconciliation {
-    /// The number of Stripe's subscriptions that were compared.
-    pub compared: usize,
-    /// The number of Stripe's subscriptions that belong to no organization.
-    pub foreign: usize,
-    pub drift: Vec<Drift>,
-}
-
-impl Reconciliation {
-    pub fn healed(&self) -> usize {
-        self.drift.iter().filter(|drift| drift.healed).count()
     }
 }
 
@@ -190,31 +185,89 @@ pub struct Healing {
 
 /// Both sides, as read at the beginning.
 struct BothSides {
-    ours: BTreeMap<String, MirroredSubscription>,
-    owners: BTreeMap<String, CustomerOwner>,
+    ours: BTreeMap<String, Mirrored>,
+    owners: BTreeMap<String, Mirrored>,
     organizations: BTreeSet<Uuid>,
     customers: Vec<Customer>,
+}
+
+impl BothSides {
+    /// The owner of a customer in Stripe.
+    fn owner(&self, customer: &str) -> Option<Uuid> {
+        Some(self.owners.get(customer)?.organization_id)
+    }
+
+    /// A customer that is not known to be deleted in Stripe.
+    fn existing(&self, customer: &str) -> Option<&Mirrored> {
+        let owned = self.owners.get(customer)?;
+        owned.row["deleted_at"].is_null().then_some(owned)
+    }
+
+    fn read_customers(&mut self, objects: &[Value], found: &mut Reconciliation) {
+        for object in objects {
+            match Customer::read(object, false) {
+                Ok(customer) => self.customers.push(customer),
+                Err(error) => {
+                    let id = object["id"].as_str().unwrap_or_default();
+                    if let Some(owner) = self.owner(id) {
+                        found.add(DriftKind::Unreadable, owner, id, vec![error.to_string()]);
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl Subscriptions {
     /// Compares everything; with `apply`, mirrors Stripe's state. Objects that
     /// Stripe does not have and stray customers are left to the operator.
-    /// Invoices, charges and disputes are compared if they were created or
-    /// refunded since `since`, or are open here.
+    /// Invoices, charges, disputes and checkout sessions are compared if they were
+    /// created or refunded since `since`, or are open here. Whatever ends it early,
+    /// what was found and healed until then is returned.
     pub async fn reconcile(
         &self,
         healing: Healing,
         since: Timestamp,
-    ) -> Result<Reconciliation, Failure> {
-        let client = self.stripe.as_ref().ok_or(Failure::NotConfigured)?;
+    ) -> (Reconciliation, Result<(), Failure>) {
+        let (mut found, mut ended) = self.compared(healing, since).await;
+        // What a webhook on its way explains is gone when it is compared again.
+        if ended.is_ok() && !healing.apply && !found.drift.is_empty() {
+            let (mut again, ended_again) = self.compared(healing, since).await;
+            if ended_again.is_ok() {
+                again.retain_lasting(&found);
+            }
+            (found, ended) = (again, ended_again);
+        }
+        found.conclude();
+        (found, ended)
+    }
+
+    async fn compared(
+        &self,
+        healing: Healing,
+        since: Timestamp,
+    ) -> (Reconciliation, Result<(), Failure>) {
         let mut found = Reconciliation::default();
-        self.settle_open_requests(client, healing.apply, &mut found)
+        let ended = self.compare_all(healing, since, &mut found).await;
+        found.complete = ended.is_ok();
+        (found, ended)
+    }
+
+    async fn compare_all(
+        &self,
+        healing: Healing,
+        since: Timestamp,
+        found: &mut Reconciliation,
+    ) -> Result<(), Failure> {
+        let client = self.stripe.as_ref().ok_or(Failure::NotConfigured)?;
+        self.settle_open_requests(client, healing.apply, found)
             .await?;
 
         // Stripe is read first, so that changes made here meanwhile are no drift.
-        let objects = client.subscriptions(None).await.map_err(Failure::Stripe)?;
+        let objects = client.listed_subscriptions().await;
+        let objects = objects.map_err(Failure::Stripe)?;
         let billed = Billed::read(client, since).await?;
-        let customers = client.customers(None).await.map_err(Failure::Stripe)?;
+        let customers = client.listed_customers().await.map_err(Failure::Stripe)?;
         let shown = objects.iter();
         let shown = shown.filter_map(|object| Subscription::read(object).ok());
         let shown: Vec<Subscription> = shown.collect();
@@ -224,39 +277,31 @@ impl Subscriptions {
             ours: store::subscriptions(tx.conn()).await?,
             owners: store::customers(tx.conn()).await?,
             organizations: store::organizations(tx.conn()).await?,
-            customers,
+            customers: Vec::new(),
         };
+        let sessions = store::checkout_sessions(tx.conn(), since).await?;
         tx.rollback().await?;
         // Sample data was never in Stripe.
         both.ours.retain(|_, one| one.organization_id != sample::ID);
         both.owners
             .retain(|_, one| one.organization_id != sample::ID);
+        both.read_customers(&customers, found);
 
         let running = self
-            .subscriptions(client, &both, objects, healing, &mut found)
+            .subscriptions(client, &both, objects, healing, found)
             .await?;
-        self.customers(client, &both, healing, &mut found).await?;
-        self.documents(
-            client,
-            &both,
-            &running,
-            &billed.invoices,
-            healing,
-            &mut found,
-        )
-        .await?;
-        self.payments(client, &both, &running, billed, healing, &mut found)
+        self.customers(client, &both, healing, found).await?;
+        let invoices = &billed.invoices;
+        self.documents(client, &both, &running, invoices, healing, found)
+            .await?;
+        self.payments(client, &both, &running, billed, healing, found)
+            .await?;
+        self.checkout_sessions(client, &sessions, healing, found)
             .await?;
         found.drift.extend(stray(&both));
         let unbilled = reports::unbilled(&self.pool, &self.catalogue, Timestamp::now()).await?;
         found.drift.extend(unbilled.iter().map(usage::drift));
-        found
-            .drift
-            .sort_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));
-        for drift in &found.drift {
-            metrics::drift(drift.kind.as_str());
-        }
-        Ok(found)
+        Ok(())
     }
 
     /// Compares subscriptions, and returns those that Stripe has with their owners.
@@ -271,12 +316,24 @@ impl Subscriptions {
         let mut known = Vec::new();
         let mut listed = BTreeSet::new();
         for object in &mut objects {
-            let completed = client.fetch_missing_items(object).await;
-            completed.map_err(Failure::Stripe)?;
-            let Some((theirs, organization_id)) = self.owned(object, both, found) else {
+            let id = object["id"].as_str().unwrap_or_default().to_owned();
+            listed.insert(id.clone());
+            let Some(organization_id) = owner(object, &id, both) else {
+                found.foreign += 1;
                 continue;
             };
-            listed.insert(theirs.id.clone());
+            let completed = client.fetch_missing_items(object).await;
+            if found.shown(organization_id, &id, completed)?.is_none() {
+                continue;
+            }
+            let theirs = match self.catalogue.subscription(object) {
+                Ok(theirs) => theirs,
+                Err(error) => {
+                    let reason = vec![error.to_string()];
+                    found.add(DriftKind::Unreadable, organization_id, id, reason);
+                    continue;
+                }
+            };
             found.compared += 1;
             match schedule_in(client, organization_id, object).await? {
                 Ok(schedule) => {
@@ -291,7 +348,7 @@ impl Subscriptions {
         let unlisted = both
             .ours
             .iter()
-            .filter(|(id, one)| !listed.contains(*id) && !is_ended(&one.status));
+            .filter(|(id, one)| !listed.contains(*id) && !is_ended(one.text("stripe_status")));
         for (id, stored) in unlisted {
             let theirs = self.unlisted(client, id, stored, healing, found).await?;
             known.extend(theirs.map(|theirs| (stored.organization_id, theirs)));
@@ -300,41 +357,6 @@ impl Subscriptions {
             .drift
             .extend(stripe_only::of_subscriptions(&self.catalogue, &known));
         Ok(known)
-    }
-
-    /// A subscription in Stripe with the organization that it belongs to.
-    fn owned(
-        &self,
-        object: &Value,
-        both: &BothSides,
-        found: &mut Reconciliation,
-    ) -> Option<(Subscription, Uuid)> {
-        let theirs = match self.catalogue.subscription(object) {
-            Ok(theirs) => theirs,
-            Err(error) => {
-                let id = object["id"].as_str().unwrap_or_default();
-                let customer = object["customer"].as_str().unwrap_or_default();
-                let owner = both.owners.get(customer).map(|owned| owned.organization_id);
-                let owner = owner.or_else(|| Some(both.ours.get(id)?.organization_id));
-                match owner {
-                    Some(owner) => found.drift.push(Drift::new(
-                        DriftKind::Unreadable,
-                        owner,
-                        id,
-                        vec![error.to_string()],
-                    )),
-                    None => found.foreign += 1,
-                }
-                return None;
-            }
-        };
-        match owner(&theirs, both) {
-            Some(organization_id) => Some((theirs, organization_id)),
-            None => {
-                found.foreign += 1;
-                None
-            }
-        }
     }
 
     async fn compare(
@@ -375,7 +397,7 @@ impl Subscriptions {
         &self,
         client: &Client,
         id: &str,
-        stored: &MirroredSubscription,
+        stored: &Mirrored,
         healing: Healing,
         found: &mut Reconciliation,
     ) -> Result<Option<Subscription>, Failure> {
@@ -383,7 +405,9 @@ impl Subscriptions {
         let mut response = client.subscription(id).await;
         if let Ok(response) = &mut response {
             let completed = client.fetch_missing_items(&mut response.body).await;
-            completed.map_err(Failure::Stripe)?;
+            if found.shown(organization_id, id, completed)?.is_none() {
+                return Ok(None);
+            }
         }
         let drift = match response {
             Ok(mut response) => match self.catalogue.subscription(&response.body) {
@@ -415,7 +439,7 @@ impl Subscriptions {
                 ),
             },
             Err(error) if error.kind == ErrorKind::NotFound => {
-                let differences = vec![format!("status: {}, none", stored.status)];
+                let differences = vec![format!("status: {}, none", stored.text("stripe_status"))];
                 let kind = DriftKind::MissingInStripe;
                 let mut drift = Drift::new(kind, organization_id, id, differences);
                 if healing.apply && healing.end_missing {
@@ -425,7 +449,10 @@ impl Subscriptions {
                 }
                 drift
             }
-            Err(error) => return Err(Failure::Stripe(error)),
+            Err(error) => {
+                found.shown::<()>(organization_id, id, Err(error))?;
+                return Ok(None);
+            }
         };
         found.drift.push(drift);
         Ok(None)
@@ -447,29 +474,14 @@ impl Subscriptions {
     }
 }
 
-impl Drift {
-    /// Records the result of healing. A failure is added to the differences and
-    /// ends the reconciliation only if nothing else can be healed now.
-    fn set_healed(&mut self, healed: Result<bool, Failure>) -> Result<(), Failure> {
-        match healed {
-            Ok(healed) => self.healed = healed,
-            Err(failure) if stops_round(&failure) => return Err(failure),
-            Err(failure) => {
-                tracing::warn!(
-                    organization_id = %self.organization_id, kind = self.kind.as_str(), id = self.id,
-                    %failure, "A difference could not be healed"
-                );
-                self.differences.push(format!("not healed: {failure}"));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The owner by customer, otherwise by metadata, as for events.
-fn owner(theirs: &Subscription, both: &BothSides) -> Option<Uuid> {
-    let by_customer = both.owners.get(&theirs.customer_id);
-    by_customer
-        .map(|owned| owned.organization_id)
-        .or_else(|| named(&theirs.metadata, &both.organizations))
+/// The owner by customer, otherwise by metadata, as for events, or as we have it.
+fn owner(theirs: &Value, id: &str, both: &BothSides) -> Option<Uuid> {
+    let customer = &theirs["customer"];
+    let customer = customer.as_str().or_else(|| customer["id"].as_str());
+    let by_metadata = || named(theirs["metadata"].as_object()?, &both.organizations);
+    let mirrored = || Some(both.ours.get(id)?.organization_id);
+    customer
+        .and_then(|customer| both.owner(customer))
+        .or_else(by_metadata)
+        .or_else(mirrored)
 }

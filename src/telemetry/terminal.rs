@@ -52,6 +52,12 @@ mod tests {
     }
 
     #[test]
+    fn one_thing_is_no_things() {
+        let said = [0, 1, 2].map(|number| counted(number, "dead letter"));
+        assert_eq!(said, ["0 dead letters", "1 dead letter", "2 dead letters"]);
+    }
+
+    #[test]
     fn json_keeps_its_value() {
         let value = serde_json::json!({"\u{9b}": ["\u{1b}\n\u{7f}", 1]});
         let text = escaped(&value.to_string());

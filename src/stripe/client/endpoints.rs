@@ -309,6 +309,13 @@ impl Client {
         Ok(found)
     }
 
+    /// All subscriptions, including ended ones, with the items that Stripe lists.
+    pub async fn listed_subscriptions(&self) -> Result<Vec<Value>, StripeError> {
+        let params = Params::new().set("status", "all");
+        self.all("subscriptions.list", "/v1/subscriptions", params)
+            .await
+    }
+
     /// Fetches the items that a subscription's truncated list leaves out.
     pub async fn fetch_missing_items(&self, subscription: &mut Value) -> Result<(), StripeError> {
         let more = subscription["items"]["has_more"].as_bool().unwrap_or(false);
@@ -388,11 +395,12 @@ impl Client {
         self.get_typed(name, &path, &Params::new()).await
     }
 
-    /// An invoice with all of its lines, as of the response's time.
+    /// An invoice with all of its lines and its payments, as of the response's time.
     pub async fn invoice_now(&self, id: &str) -> Result<Response, StripeError> {
         let name = "invoices.retrieve";
         let path = format!("/v1/invoices/{}", id_of(name, id)?);
-        let response = self.get(call(name, &path, &Params::new())).await?;
+        let params = Params::new().set("expand[0]", "payments");
+        let response = self.get(call(name, &path, &params)).await?;
         let (request_id, date) = (response.request_id.clone(), response.date);
         let Invoice(body) = self.with_all_lines(response).await?;
         Ok(Response {

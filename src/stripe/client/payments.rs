@@ -1,4 +1,4 @@
-//! Lists of the account's invoices, charges, refunds and disputes.
+//! Lists of the account's customers, invoices, charges, refunds and disputes.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -12,9 +12,23 @@ fn since(at: Timestamp) -> Params {
 }
 
 impl Client {
-    /// The account's invoices created since `at`, including drafts.
+    /// The account's customers.
+    pub async fn listed_customers(&self) -> Result<Vec<Value>, StripeError> {
+        self.all("customers.list", "/v1/customers", Params::new())
+            .await
+    }
+
+    /// The customer as it is now.
+    pub async fn customer_now(&self, id: &str) -> Result<Response, StripeError> {
+        let name = "customers.retrieve";
+        let path = format!("/v1/customers/{}", id_of(name, id)?);
+        self.get(call(name, &path, &Params::new())).await
+    }
+
+    /// The account's invoices created since `at`, including drafts, with their payments.
     pub async fn invoices_since(&self, at: Timestamp) -> Result<Vec<Value>, StripeError> {
-        self.all("invoices.list", "/v1/invoices", since(at)).await
+        let params = since(at).set("expand[0]", "data.payments");
+        self.all("invoices.list", "/v1/invoices", params).await
     }
 
     /// The account's charges created since `at`.
@@ -56,6 +70,18 @@ impl Client {
     pub async fn charge(&self, id: &str) -> Result<Response, StripeError> {
         let name = "charges.retrieve";
         let path = format!("/v1/charges/{}", id_of(name, id)?);
+        self.get(call(name, &path, &Params::new())).await
+    }
+
+    pub async fn invoice_payment(&self, id: &str) -> Result<Response, StripeError> {
+        let name = "invoice_payments.retrieve";
+        let path = format!("/v1/invoice_payments/{}", id_of(name, id)?);
+        self.get(call(name, &path, &Params::new())).await
+    }
+
+    pub async fn checkout_session(&self, id: &str) -> Result<Response, StripeError> {
+        let name = "checkout.sessions.retrieve";
+        let path = format!("/v1/checkout/sessions/{}", id_of(name, id)?);
         self.get(call(name, &path, &Params::new())).await
     }
 

@@ -1,14 +1,17 @@
-//! Our customers that Stripe does not have.
+//! Our customers: those that Stripe does not have, and what else differs.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use super::{BothSides, Drift, DriftKind, Healing, Reconciliation};
+use serde_json::json;
+
+use super::{BothSides, Drift, DriftKind, Healing, Reconciliation, compare};
 use crate::stripe::client::{Client, ErrorKind};
+use crate::stripe::objects::Customer;
 use crate::subscriptions::Subscriptions;
 use crate::subscriptions::failure::Failure;
 
 impl Subscriptions {
-    /// Checks the customers that new subscriptions would use.
+    /// Compares the customers, and checks that new subscriptions can use them.
     pub(super) async fn customers(
         &self,
         client: &Client,
@@ -16,34 +19,63 @@ impl Subscriptions {
         healing: Healing,
         found: &mut Reconciliation,
     ) -> Result<(), Failure> {
-        let listed: BTreeSet<&str> = both.customers.iter().map(|one| one.id.as_str()).collect();
-        for (id, owned) in &both.owners {
-            if owned.deleted || listed.contains(id.as_str()) || id.starts_with("acct_") {
+        let listed: BTreeMap<&str, &Customer> = both
+            .customers
+            .iter()
+            .map(|one| (one.id.as_str(), one))
+            .collect();
+        for id in both.owners.keys().filter(|id| !id.starts_with("acct_")) {
+            let Some(ours) = both.existing(id) else {
+                continue;
+            };
+            let organization_id = ours.organization_id;
+            let theirs = match listed.get(id.as_str()) {
+                Some(theirs) => (*theirs).clone(),
+                // It is on a test clock, was deleted, or was created meanwhile.
+                None => match client.customer_now(id).await {
+                    Err(error) if error.kind == ErrorKind::NotFound => {
+                        found.add(DriftKind::CustomerMissing, organization_id, id, Vec::new());
+                        continue;
+                    }
+                    shown => {
+                        let Some(shown) = found.shown(organization_id, id, shown)? else {
+                            continue;
+                        };
+                        match Customer::read(&shown.body, false) {
+                            Ok(theirs) => theirs,
+                            Err(error) => {
+                                let reason = vec![error.to_string()];
+                                found.add(DriftKind::Unreadable, organization_id, id, reason);
+                                continue;
+                            }
+                        }
+                    }
+                },
+            };
+            let mut drift = if theirs.deleted {
+                let differences = vec!["deleted: false, true".to_owned()];
+                Drift::new(DriftKind::CustomerDeleted, organization_id, id, differences)
+            } else {
+                let differences = compare::customers(ours, &theirs);
+                Drift::new(DriftKind::Customer, organization_id, id, differences)
+            };
+            if drift.differences.is_empty() {
                 continue;
             }
-            let organization_id = owned.organization_id;
-            match client.customer(id).await {
-                Ok(customer) if customer.deleted => {
-                    let differences = vec!["deleted: false, true".to_owned()];
-                    let kind = DriftKind::CustomerDeleted;
-                    let mut drift = Drift::new(kind, organization_id, id, differences);
-                    if healing.apply {
-                        let forgotten = self.forget_customer(organization_id, id).await;
-                        drift.set_healed(forgotten.map(|()| true))?;
-                    }
-                    found.drift.push(drift);
-                }
-                // It is on a test clock, or was created meanwhile.
-                Ok(_) => {}
-                Err(error) if error.kind == ErrorKind::NotFound => found.drift.push(Drift::new(
-                    DriftKind::CustomerMissing,
-                    organization_id,
-                    id,
-                    Vec::new(),
-                )),
-                Err(error) => return Err(Failure::Stripe(error)),
+            if healing.apply && theirs.deleted {
+                let forgotten = self.forget_customer(organization_id, id).await;
+                drift.set_healed(forgotten.map(|()| true))?;
+            } else if healing.apply {
+                drift.set_healed(self.heal_customer(client, id).await)?;
             }
+            found.drift.push(drift);
         }
         Ok(())
+    }
+
+    async fn heal_customer(&self, client: &Client, id: &str) -> Result<bool, Failure> {
+        let response = client.customer_now(id).await.map_err(Failure::Stripe)?;
+        self.apply_response(client, "customer.updated", response, json!({}))
+            .await
     }
 }

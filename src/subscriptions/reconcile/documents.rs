@@ -1,4 +1,4 @@
-//! Compares invoices and payment methods with Stripe's.
+//! Compares invoices, with their lines and payments, and payment methods with Stripe's.
 //!
 //! A difference is healed through the projection, with an event made from the
 //! object's current state in Stripe.
@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::store::{self, MirroredInvoice, MirroredMethod};
+use super::store::{self, Mirrored};
 use super::{BothSides, Drift, DriftKind, Healing, Reconciliation, compare};
 use crate::db::WorkerTx;
 use crate::event_log::StoredEvent;
 use crate::projection::{self, Batch, Context, Handled, UnknownCustomers};
 use crate::stripe::account::Account;
 use crate::stripe::client::{Client, ErrorKind, Response};
-use crate::stripe::objects::{Invoice, PaymentMethod, Subscription};
+use crate::stripe::objects::{Invoice, InvoicePayment, PaymentMethod, Subscription};
 use crate::subscriptions::Subscriptions;
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::mirror::snapshot;
@@ -42,12 +42,16 @@ impl Subscriptions {
             .open_invoices(client, &mirrored, &listed, found)
             .await?;
         for object in invoices.iter().chain(&unlisted) {
-            let Some((owner, theirs)) = read_invoice(object, both, found) else {
+            let Some(owner) = owner(object, both) else {
+                continue;
+            };
+            let Some((theirs, payments)) = whole_invoice(client, object, owner, found).await?
+            else {
                 continue;
             };
             let stored = mirrored.get(&theirs.id);
             let differences = match stored {
-                Some(ours) => compare::invoices(ours, &theirs),
+                Some(ours) => compare::invoices(ours, &theirs, &payments),
                 // Drafts are not mirrored.
                 None if theirs.status.as_deref() == Some("draft") => continue,
                 None => vec![format!(
@@ -61,7 +65,8 @@ impl Subscriptions {
             let owner = stored.map_or(owner, |ours| ours.organization_id);
             let mut drift = Drift::new(DriftKind::Invoice, owner, &theirs.id, differences);
             if healing.apply {
-                drift.set_healed(self.heal_invoice(client, &theirs.id).await)?;
+                let healed = self.heal_invoice(client, &theirs.id, &payments).await;
+                drift.set_healed(healed)?;
             }
             add_to_missing(found, theirs.subscription_id.as_deref(), drift);
         }
@@ -73,14 +78,14 @@ impl Subscriptions {
     async fn open_invoices(
         &self,
         client: &Client,
-        mirrored: &BTreeMap<String, MirroredInvoice>,
+        mirrored: &BTreeMap<String, Mirrored>,
         listed: &[&str],
         found: &mut Reconciliation,
     ) -> Result<Vec<Value>, Failure> {
         let listed: BTreeSet<&str> = listed.iter().copied().collect();
         let mut shown = Vec::new();
         for (id, ours) in mirrored {
-            if ours.status.as_deref() != Some("open") || listed.contains(id.as_str()) {
+            if ours.text("status") != "open" || listed.contains(id.as_str()) {
                 continue;
             }
             match client.invoice_now(id).await {
@@ -92,7 +97,9 @@ impl Subscriptions {
                     drift.fix = "check that the key belongs to the right account; Stripe has no such invoice";
                     found.drift.push(drift);
                 }
-                Err(error) => return Err(Failure::Stripe(error)),
+                Err(error) => {
+                    found.shown::<()>(ours.organization_id, id, Err(error))?;
+                }
             }
         }
         Ok(shown)
@@ -103,7 +110,7 @@ impl Subscriptions {
         client: &Client,
         both: &BothSides,
         subscriptions: &[(Uuid, Subscription)],
-        mirrored: &BTreeMap<String, MirroredMethod>,
+        mirrored: &BTreeMap<String, Mirrored>,
         healing: Healing,
         found: &mut Reconciliation,
     ) -> Result<(), Failure> {
@@ -112,48 +119,31 @@ impl Subscriptions {
         let paying = subscriptions
             .iter()
             .map(|(_, one)| one.customer_id.as_str());
-        let shown = mirrored.values().filter(|one| one.status == "attached");
-        let shown = shown.filter_map(|one| one.customer_id.as_deref());
-        let customers: BTreeSet<&str> = paying.chain(shown).collect();
-        let mut met = BTreeSet::new();
-        for customer in customers {
-            let Some(owned) = both.owners.get(customer).filter(|owned| !owned.deleted) else {
+        let attached_here = |one: &&Mirrored| one.text("status") == "attached";
+        let here = mirrored.values().filter(attached_here);
+        let here = here.map(|one| one.text("stripe_customer_id"));
+        let customers: BTreeSet<&str> = paying.chain(here).collect();
+        let shown = shown_methods(client, both, customers, found).await?;
+        for (owner, customer, theirs) in &shown.attached {
+            let differences = match mirrored.get(&theirs.id) {
+                Some(ours) => compare::payment_methods(ours, theirs),
+                None => vec!["status: none, attached".to_owned()],
+            };
+            if differences.is_empty() {
                 continue;
-            };
-            let attached = match client.attached(customer).await {
-                Ok(attached) => attached,
-                // A missing customer is a finding of its own.
-                Err(error) if error.kind == ErrorKind::NotFound => continue,
-                Err(error) => return Err(Failure::Stripe(error)),
-            };
-            for object in &attached {
-                let Ok(theirs) = PaymentMethod::read(object, None) else {
-                    continue;
-                };
-                met.insert(theirs.id.clone());
-                let differences = match mirrored.get(&theirs.id) {
-                    Some(ours) => compare::payment_methods(ours, &theirs),
-                    None => vec!["status: none, attached".to_owned()],
-                };
-                if differences.is_empty() {
-                    continue;
-                }
-                let kind = DriftKind::PaymentMethod;
-                let mut drift = Drift::new(kind, owned.organization_id, &theirs.id, differences);
-                if healing.apply {
-                    drift.set_healed(self.heal_method(client, &theirs.id, customer).await)?;
-                }
-                let subscription = subscriptions.iter().map(|(_, one)| one);
-                let mut subscription = subscription.filter(|one| one.customer_id == customer);
-                add_to_missing(found, subscription.next().map(|one| &*one.id), drift);
             }
+            let mut drift = Drift::new(DriftKind::PaymentMethod, *owner, &theirs.id, differences);
+            if healing.apply {
+                drift.set_healed(self.heal_method(client, &theirs.id, customer).await)?;
+            }
+            let subscription = subscriptions.iter().map(|(_, one)| one);
+            let mut subscription = subscription.filter(|one| one.customer_id == *customer);
+            add_to_missing(found, subscription.next().map(|one| &*one.id), drift);
         }
         for (id, ours) in mirrored {
-            let Some(customer) = ours.customer_id.as_deref() else {
-                continue;
-            };
-            let is_known = both.owners.get(customer).is_some_and(|one| !one.deleted);
-            if ours.status != "attached" || met.contains(id) || !is_known {
+            let customer = ours.text("stripe_customer_id");
+            let is_known = both.existing(customer).is_some() && !shown.unseen.contains(customer);
+            if !attached_here(&ours) || shown.ids.contains(id) || !is_known {
                 continue;
             }
             let differences = vec!["status: attached, detached".to_owned()];
@@ -167,10 +157,26 @@ impl Subscriptions {
         Ok(())
     }
 
-    async fn heal_invoice(&self, client: &Client, id: &str) -> Result<bool, Failure> {
+    /// Mirrors the invoice and its payments.
+    async fn heal_invoice(
+        &self,
+        client: &Client,
+        id: &str,
+        payments: &[InvoicePayment],
+    ) -> Result<bool, Failure> {
         let response = client.invoice_now(id).await.map_err(Failure::Stripe)?;
-        self.apply_response(client, "invoice.updated", response, json!({}))
-            .await
+        let mut healed = self
+            .apply_response(client, "invoice.updated", response, json!({}))
+            .await?;
+        let paid = payments.iter();
+        for payment in paid.filter(|payment| payment.status.as_deref() == Some("paid")) {
+            let response = client.invoice_payment(&payment.id).await;
+            let response = response.map_err(Failure::Stripe)?;
+            healed &= self
+                .apply_response(client, "invoice_payment.paid", response, json!({}))
+                .await?;
+        }
+        Ok(healed)
     }
 
     async fn heal_method(
@@ -234,24 +240,82 @@ impl Subscriptions {
     }
 }
 
-fn read_invoice(
-    object: &Value,
+/// The payment methods that Stripe shows.
+#[derive(Default)]
+struct ShownMethods<'a> {
+    /// Each with its owner and customer.
+    attached: Vec<(Uuid, &'a str, PaymentMethod)>,
+    /// Also of those that cannot be read.
+    ids: BTreeSet<String>,
+    /// The customers whose methods Stripe does not show.
+    unseen: BTreeSet<&'a str>,
+}
+
+async fn shown_methods<'a>(
+    client: &Client,
     both: &BothSides,
+    customers: BTreeSet<&'a str>,
     found: &mut Reconciliation,
-) -> Option<(Uuid, Invoice)> {
-    let customer = object["customer"]
-        .as_str()
-        .or_else(|| object["customer"]["id"].as_str())?;
-    let owner = both.owners.get(customer)?.organization_id;
-    match Invoice::read(object) {
-        Ok(invoice) => Some((owner, invoice)),
-        Err(error) => {
-            let id = object["id"].as_str().unwrap_or_default();
-            let kind = DriftKind::Unreadable;
-            found
-                .drift
-                .push(Drift::new(kind, owner, id, vec![error.to_string()]));
-            None
+) -> Result<ShownMethods<'a>, Failure> {
+    let mut shown = ShownMethods::default();
+    for customer in customers {
+        let Some(owned) = both.existing(customer) else {
+            continue;
+        };
+        let owner = owned.organization_id;
+        let attached = match client.attached(customer).await {
+            // A missing customer is a finding of its own.
+            Err(error) if error.kind == ErrorKind::NotFound => continue,
+            attached => found.shown(owner, customer, attached)?,
+        };
+        let Some(attached) = attached else {
+            shown.unseen.insert(customer);
+            continue;
+        };
+        for object in &attached {
+            let id = object["id"].as_str().unwrap_or(customer).to_owned();
+            match PaymentMethod::read(object, None) {
+                Ok(theirs) => shown.attached.push((owner, customer, theirs)),
+                Err(error) => {
+                    let reason = vec![error.to_string()];
+                    found.add(DriftKind::Unreadable, owner, &id, reason);
+                }
+            }
+            shown.ids.insert(id);
+        }
+    }
+    Ok(shown)
+}
+
+fn owner(invoice: &Value, both: &BothSides) -> Option<Uuid> {
+    let customer = &invoice["customer"];
+    both.owner(customer.as_str().or_else(|| customer["id"].as_str())?)
+}
+
+/// An invoice with all of its lines, and its payments.
+async fn whole_invoice(
+    client: &Client,
+    object: &Value,
+    owner: Uuid,
+    found: &mut Reconciliation,
+) -> Result<Option<(Invoice, Vec<InvoicePayment>)>, Failure> {
+    let id = object["id"].as_str().unwrap_or_default();
+    let fetched = if object["lines"]["has_more"] == true {
+        let response = client.invoice_now(id).await;
+        let Some(response) = found.shown(owner, id, response)? else {
+            return Ok(None);
+        };
+        Some(response.body)
+    } else {
+        None
+    };
+    let payments = object["payments"]["data"].as_array().into_iter().flatten();
+    let payments: Result<Vec<InvoicePayment>, _> = payments.map(InvoicePayment::read).collect();
+    match (Invoice::read(fetched.as_ref().unwrap_or(object)), payments) {
+        (Ok(invoice), Ok(payments)) => Ok(Some((invoice, payments))),
+        (Err(error), _) | (_, Err(error)) => {
+            found.add(DriftKind::Unreadable, owner, id, vec![error.to_string()]);
+            Ok(None)
         }
     }
 }

@@ -1,7 +1,5 @@
 //! Compares charges, refunds and disputes with Stripe's.
 
-pub mod store;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
@@ -9,10 +7,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::documents::add_to_missing;
-use super::{BothSides, Drift, DriftKind, Healing, Reconciliation, compare};
+use super::{BothSides, Drift, DriftKind, Healing, Reconciliation, compare, store};
 use crate::db::WorkerTx;
 use crate::stripe::client::{Client, ErrorKind, Response, StripeError};
-use crate::stripe::objects::{Charge, Dispute, ShapeError, Subscription};
+use crate::stripe::objects::{Charge, Dispute, InvoicePayment, ShapeError, Subscription};
 use crate::subscriptions::Subscriptions;
 use crate::subscriptions::failure::Failure;
 
@@ -21,27 +19,28 @@ pub struct Billed {
     pub invoices: Vec<Value>,
     charges: Vec<Value>,
     disputes: Vec<Value>,
+    /// Older charges that were refunded or disputed since.
+    older: Vec<String>,
 }
 
 impl Billed {
     pub async fn read(client: &Client, since: Timestamp) -> Result<Self, Failure> {
         let read = async {
             let invoices = client.invoices_since(since).await?;
-            let mut charges = client.charges_since(since).await?;
+            let charges = client.charges_since(since).await?;
             let refunds = client.refunds_since(since).await?;
             let disputes = client.disputes_since(since).await?;
             // An old charge may have been refunded or disputed recently.
             let mut known: BTreeSet<String> =
                 charges.iter().filter_map(|one| text(one, "id")).collect();
-            for object in refunds.iter().chain(&disputes) {
-                if let Some(id) = text(object, "charge").filter(|id| known.insert(id.clone())) {
-                    charges.extend(unless_gone(client.charge(&id).await)?);
-                }
-            }
+            let named = refunds.iter().chain(&disputes);
+            let named = named.filter_map(|object| text(object, "charge"));
+            let older = named.filter(|id| known.insert(id.clone())).collect();
             Ok::<_, StripeError>(Self {
                 invoices,
                 charges,
                 disputes,
+                older,
             })
         };
         read.await.map_err(Failure::Stripe)
@@ -55,12 +54,29 @@ fn text(object: &Value, field: &str) -> Option<String> {
     text.map(str::to_owned)
 }
 
+/// Whatever Stripe has no more is not there to be compared.
 fn unless_gone(response: Result<Response, StripeError>) -> Result<Option<Value>, StripeError> {
     match response {
         Ok(response) => Ok(Some(response.body)),
         Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The invoices that payment intents and charges paid. A charge itself does not say
+/// since 2025-03-31.basil.
+fn paid(invoices: &[Value]) -> BTreeMap<String, String> {
+    let mut paid = BTreeMap::new();
+    for invoice in invoices {
+        let payments = invoice["payments"]["data"].as_array().into_iter().flatten();
+        let payments = payments.filter(|payment| payment["status"] == "paid");
+        for payment in payments.filter_map(|payment| InvoicePayment::read(payment).ok()) {
+            let by = [payment.payment_intent_id, payment.charge_id];
+            let by = by.into_iter().flatten();
+            paid.extend(by.map(|id| (id, payment.invoice_id.clone())));
+        }
+    }
+    paid
 }
 
 /// The context of the comparison.
@@ -87,7 +103,20 @@ impl Subscriptions {
             subscriptions,
             healing,
         };
-        let owners = self.charges(&comparing, &billed.charges, found).await?;
+        let paid = paid(&billed.invoices);
+        let mut charges = billed.charges;
+        let mut tx = WorkerTx::begin(&self.pool).await?;
+        let known = store::charges(tx.conn(), &billed.older).await?;
+        tx.rollback().await?;
+        for id in &billed.older {
+            // Of one that is not known here, only the charge says whose it is.
+            let owner = known
+                .get(id)
+                .map_or(Uuid::nil(), |ours| ours.organization_id);
+            let response = unless_gone(client.charge(id).await);
+            charges.extend(found.shown(owner, id, response)?.flatten());
+        }
+        let owners = self.charges(&comparing, &charges, &paid, found).await?;
         self.disputes(&comparing, billed.disputes, &owners, found)
             .await
     }
@@ -97,6 +126,7 @@ impl Subscriptions {
         &self,
         comparing: &Comparing<'_>,
         charges: &[Value],
+        paid: &BTreeMap<String, String>,
         found: &mut Reconciliation,
     ) -> Result<BTreeMap<String, Uuid>, Failure> {
         let ids: Vec<String> = charges.iter().filter_map(|one| text(one, "id")).collect();
@@ -108,13 +138,15 @@ impl Subscriptions {
             let Some(customer) = text(object, "customer") else {
                 continue;
             };
-            let Some(owned) = comparing.both.owners.get(&customer) else {
+            let Some(owner) = comparing.both.owner(&customer) else {
                 continue;
             };
-            let owner = owned.organization_id;
-            let Some(theirs) = readable(Charge::read(object), object, owner, found) else {
+            let Some(mut theirs) = readable(Charge::read(object), object, owner, found) else {
                 continue;
             };
+            let by = [theirs.payment_intent_id.as_ref(), Some(&theirs.id)];
+            let invoice = by.into_iter().flatten().find_map(|id| paid.get(id));
+            theirs.invoice_id = invoice.cloned().or(theirs.invoice_id);
             owners.insert(theirs.id.clone(), owner);
             let differences = match mirrored.get(&theirs.id) {
                 Some(ours) => compare::charges(ours, &theirs),
@@ -149,8 +181,9 @@ impl Subscriptions {
         tx.rollback().await?;
         // A bank may take months to decide, so older disputes are fetched too.
         for id in mirrored.keys().filter(|id| !ids.contains(id)) {
-            let response = comparing.client.dispute(id).await;
-            disputes.extend(unless_gone(response).map_err(Failure::Stripe)?);
+            let response = unless_gone(comparing.client.dispute(id).await);
+            let owner = mirrored[id].organization_id;
+            disputes.extend(found.shown(owner, id, response)?.flatten());
         }
         for object in &disputes {
             let known = text(object, "id").and_then(|id| mirrored.get(&id));

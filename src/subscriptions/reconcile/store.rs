@@ -1,8 +1,10 @@
-//! The mirrored state that reconciliation compares.
+//! The mirrored state that reconciliation compares: whole rows, so that no column is
+//! left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use jiff_sqlx::ToSqlx as _;
 use serde::Deserialize;
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -10,203 +12,202 @@ use uuid::Uuid;
 
 use crate::tenancy::organizations::sample;
 
-/// A mirrored subscription.
-pub struct MirroredSubscription {
+/// A mirrored object.
+#[derive(Debug, Clone)]
+pub struct Mirrored {
     pub organization_id: Uuid,
-    pub customer_id: String,
-    /// The last status received from Stripe.
-    pub status: String,
-    pub currency: Option<String>,
-    pub cancel_at_period_end: bool,
-    pub cancel_at: Option<Timestamp>,
-    pub canceled_at: Option<Timestamp>,
-    pub period_start: Option<Timestamp>,
-    pub period_end: Option<Timestamp>,
-    pub trial_start: Option<Timestamp>,
-    pub trial_end: Option<Timestamp>,
-    pub anchor: Option<Timestamp>,
-    pub billing_mode: Option<String>,
-    pub collection_method: Option<String>,
-    pub default_payment_method_id: Option<String>,
-    pub latest_invoice_id: Option<String>,
-    pub discounted: bool,
-    pub taxed: bool,
-    pub schedule_id: Option<String>,
-    /// Of the schedule; `None` if it is not known.
-    pub phases: Option<Value>,
-    pub items: Vec<MirroredItem>,
+    /// Whether the organization was erased, and personal data with it.
+    pub erased: bool,
+    /// The row, by the names of its columns.
+    pub row: Value,
+    pub parts: Parts,
 }
 
-#[derive(Debug, Deserialize)]
-pub struct MirroredItem {
-    pub id: String,
-    pub price_id: Option<String>,
-    pub quantity: Option<i64>,
+/// The rows that belong to an object's.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Parts {
+    /// A subscription's items, or an invoice's lines.
+    pub items: Vec<Value>,
+    /// A subscription's schedule, if it is known.
+    pub schedule: Option<Value>,
+    /// An invoice's payments.
+    pub payments: Vec<Value>,
+}
+
+impl Mirrored {
+    /// The text of a column, or nothing.
+    pub fn text(&self, column: &str) -> &str {
+        self.row[column].as_str().unwrap_or_default()
+    }
+}
+
+/// What every query below returns.
+struct Stored {
+    id: String,
+    organization_id: Uuid,
+    erased: bool,
+    object: Value,
+    parts: Option<Value>,
+}
+
+fn by_id(stored: Vec<Stored>) -> Result<BTreeMap<String, Mirrored>, sqlx::Error> {
+    let mirrored = stored.into_iter().map(|stored| {
+        let parts = stored.parts.map(serde_json::from_value).transpose();
+        let mirrored = Mirrored {
+            organization_id: stored.organization_id,
+            erased: stored.erased,
+            row: stored.object,
+            parts: parts
+                .map_err(|error| sqlx::Error::Decode(error.into()))?
+                .unwrap_or_default(),
+        };
+        Ok((stored.id, mirrored))
+    });
+    mirrored.collect()
 }
 
 /// All mirrored subscriptions, by id.
 pub async fn subscriptions(
     conn: &mut PgConnection,
-) -> Result<BTreeMap<String, MirroredSubscription>, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"SELECT s.organization_id, s.stripe_subscription_id, s.stripe_customer_id,
-                  s.stripe_status, s.currency, s.cancel_at_period_end, s.cancel_at, s.canceled_at,
-                  s.current_period_start, s.current_period_end, s.trial_start, s.trial_end,
-                  s.billing_cycle_anchor, s.billing_mode, s.collection_method,
-                  s.default_payment_method_id, s.latest_invoice_id, s.discounted, s.taxed,
-                  s.stripe_schedule_id,
-                  (SELECT h.phases FROM billing_subscription_schedules h
-                    WHERE h.organization_id = s.organization_id
-                      AND h.stripe_schedule_id = s.stripe_schedule_id
-                      AND h.status IN ('active', 'not_started')) AS phases,
-                  (SELECT coalesce(jsonb_agg(jsonb_build_object(
-                            'id', i.stripe_subscription_item_id, 'price_id', i.stripe_price_id,
-                            'quantity', i.quantity)), '[]')
-                     FROM billing_subscription_items i
-                    WHERE i.organization_id = s.organization_id
-                      AND i.stripe_subscription_id = s.stripe_subscription_id) AS "items!: Value"
-             FROM billing_subscriptions s"#
+) -> Result<BTreeMap<String, Mirrored>, sqlx::Error> {
+    let stored = sqlx::query_as!(
+        Stored,
+        r#"SELECT s.stripe_subscription_id AS id, s.organization_id,
+                  o.erased_at IS NOT NULL AS "erased!", to_jsonb(s) AS "object!",
+                  jsonb_build_object(
+                    'items', (SELECT coalesce(jsonb_agg(to_jsonb(i)), '[]')
+                                FROM billing_subscription_items i
+                               WHERE i.organization_id = s.organization_id
+                                 AND i.stripe_subscription_id = s.stripe_subscription_id),
+                    'schedule', (SELECT to_jsonb(h) FROM billing_subscription_schedules h
+                                  WHERE h.organization_id = s.organization_id
+                                    AND h.stripe_schedule_id = s.stripe_schedule_id)) AS parts
+             FROM billing_subscriptions s JOIN organizations o ON o.id = s.organization_id"#
     )
     .fetch_all(conn)
     .await?;
-    let mirrored = rows.into_iter().map(|row| {
-        let items =
-            serde_json::from_value(row.items).map_err(|error| sqlx::Error::Decode(error.into()))?;
-        let mirrored = MirroredSubscription {
-            organization_id: row.organization_id,
-            customer_id: row.stripe_customer_id,
-            status: row.stripe_status,
-            currency: row.currency,
-            cancel_at_period_end: row.cancel_at_period_end,
-            cancel_at: row.cancel_at.map(|at| at.to_jiff()),
-            canceled_at: row.canceled_at.map(|at| at.to_jiff()),
-            period_start: row.current_period_start.map(|at| at.to_jiff()),
-            period_end: row.current_period_end.map(|at| at.to_jiff()),
-            trial_start: row.trial_start.map(|at| at.to_jiff()),
-            trial_end: row.trial_end.map(|at| at.to_jiff()),
-            anchor: row.billing_cycle_anchor.map(|at| at.to_jiff()),
-            billing_mode: row.billing_mode,
-            collection_method: row.collection_method,
-            default_payment_method_id: row.default_payment_method_id,
-            latest_invoice_id: row.latest_invoice_id,
-            discounted: row.discounted,
-            taxed: row.taxed,
-            schedule_id: row.stripe_schedule_id,
-            phases: row.phases,
-            items,
-        };
-        Ok((row.stripe_subscription_id, mirrored))
-    });
-    mirrored.collect()
-}
-
-/// A mirrored invoice.
-pub struct MirroredInvoice {
-    pub organization_id: Uuid,
-    pub customer_id: Option<String>,
-    pub status: Option<String>,
-    pub number: Option<String>,
-    pub currency: String,
-    pub total: i64,
-    pub amount_due: i64,
-    pub amount_paid: i64,
-    pub amount_remaining: i64,
+    by_id(stored)
 }
 
 /// The mirrored invoices of `ids`, and those that are open here, by id.
 pub async fn invoices(
     conn: &mut PgConnection,
     ids: &[&str],
-) -> Result<BTreeMap<String, MirroredInvoice>, sqlx::Error> {
-    let rows = sqlx::query!(
-        "SELECT organization_id, stripe_invoice_id, stripe_customer_id, status, number, currency,
-                total_amount, amount_due, amount_paid, amount_remaining
-           FROM billing_invoices
-          WHERE organization_id <> $2 AND (stripe_invoice_id = ANY($1) OR status = 'open')",
+) -> Result<BTreeMap<String, Mirrored>, sqlx::Error> {
+    let stored = sqlx::query_as!(
+        Stored,
+        r#"SELECT i.stripe_invoice_id AS id, i.organization_id,
+                  o.erased_at IS NOT NULL AS "erased!", to_jsonb(i) AS "object!",
+                  jsonb_build_object(
+                    'items', (SELECT coalesce(jsonb_agg(to_jsonb(l)), '[]')
+                                FROM billing_invoice_items l
+                               WHERE l.organization_id = i.organization_id
+                                 AND l.stripe_invoice_id = i.stripe_invoice_id),
+                    'payments', (SELECT coalesce(jsonb_agg(to_jsonb(p)), '[]')
+                                   FROM billing_invoice_payments p
+                                  WHERE p.organization_id = i.organization_id
+                                    AND p.stripe_invoice_id = i.stripe_invoice_id)) AS parts
+             FROM billing_invoices i JOIN organizations o ON o.id = i.organization_id
+            WHERE i.organization_id <> $2
+              AND (i.stripe_invoice_id = ANY($1) OR i.status = 'open')"#,
         ids as &[&str],
         sample::ID
     )
     .fetch_all(conn)
     .await?;
-    let mirrored = rows.into_iter().map(|row| {
-        let mirrored = MirroredInvoice {
-            organization_id: row.organization_id,
-            customer_id: row.stripe_customer_id,
-            status: row.status,
-            number: row.number,
-            currency: row.currency,
-            total: row.total_amount,
-            amount_due: row.amount_due,
-            amount_paid: row.amount_paid,
-            amount_remaining: row.amount_remaining,
-        };
-        (row.stripe_invoice_id, mirrored)
-    });
-    Ok(mirrored.collect())
-}
-
-/// A mirrored payment method.
-pub struct MirroredMethod {
-    pub organization_id: Uuid,
-    pub customer_id: Option<String>,
-    pub status: String,
-    pub brand: Option<String>,
-    pub last4: Option<String>,
-    pub exp_month: Option<i16>,
-    pub exp_year: Option<i16>,
+    by_id(stored)
 }
 
 /// All mirrored payment methods, by id.
 pub async fn payment_methods(
     conn: &mut PgConnection,
-) -> Result<BTreeMap<String, MirroredMethod>, sqlx::Error> {
-    let rows = sqlx::query!(
-        "SELECT organization_id, stripe_payment_method_id, stripe_customer_id, status, brand,
-                last4, exp_month, exp_year
-           FROM billing_payment_methods"
+) -> Result<BTreeMap<String, Mirrored>, sqlx::Error> {
+    let stored = sqlx::query_as!(
+        Stored,
+        r#"SELECT m.stripe_payment_method_id AS id, m.organization_id,
+                  o.erased_at IS NOT NULL AS "erased!", to_jsonb(m) AS "object!",
+                  NULL::jsonb AS parts
+             FROM billing_payment_methods m JOIN organizations o ON o.id = m.organization_id"#
     )
     .fetch_all(conn)
     .await?;
-    let mirrored = rows.into_iter().map(|row| {
-        let mirrored = MirroredMethod {
-            organization_id: row.organization_id,
-            customer_id: row.stripe_customer_id,
-            status: row.status,
-            brand: row.brand,
-            last4: row.last4,
-            exp_month: row.exp_month,
-            exp_year: row.exp_year,
-        };
-        (row.stripe_payment_method_id, mirrored)
-    });
-    Ok(mirrored.collect())
+    by_id(stored)
 }
 
-/// The owner of a customer in Stripe.
-#[derive(Debug, Clone, Copy)]
-pub struct CustomerOwner {
-    pub organization_id: Uuid,
-    pub deleted: bool,
-}
-
-/// The owners of all customers, by customer id.
-pub async fn customers(
+/// The mirrored charges of `ids`, by id.
+pub async fn charges(
     conn: &mut PgConnection,
-) -> Result<BTreeMap<String, CustomerOwner>, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"SELECT stripe_customer_id, organization_id, deleted_at IS NOT NULL AS "deleted!"
-             FROM billing_customers"#
+    ids: &[String],
+) -> Result<BTreeMap<String, Mirrored>, sqlx::Error> {
+    let stored = sqlx::query_as!(
+        Stored,
+        r#"SELECT c.stripe_charge_id AS id, c.organization_id,
+                  o.erased_at IS NOT NULL AS "erased!", to_jsonb(c) AS "object!",
+                  NULL::jsonb AS parts
+             FROM billing_charges c JOIN organizations o ON o.id = c.organization_id
+            WHERE c.stripe_charge_id = ANY($1)"#,
+        ids
     )
     .fetch_all(conn)
     .await?;
-    let owners = rows.into_iter().map(|row| {
-        let owned = CustomerOwner {
-            organization_id: row.organization_id,
-            deleted: row.deleted,
-        };
-        (row.stripe_customer_id, owned)
-    });
-    Ok(owners.collect())
+    by_id(stored)
+}
+
+/// The mirrored disputes of `ids`, and those that no bank has decided yet, by id.
+pub async fn disputes(
+    conn: &mut PgConnection,
+    ids: &[String],
+) -> Result<BTreeMap<String, Mirrored>, sqlx::Error> {
+    let stored = sqlx::query_as!(
+        Stored,
+        r#"SELECT d.stripe_dispute_id AS id, d.organization_id,
+                  o.erased_at IS NOT NULL AS "erased!", to_jsonb(d) AS "object!",
+                  NULL::jsonb AS parts
+             FROM billing_disputes d JOIN organizations o ON o.id = d.organization_id
+            WHERE d.organization_id <> $2
+              AND (d.stripe_dispute_id = ANY($1)
+                   OR d.status NOT IN ('won', 'lost', 'warning_closed', 'prevented'))"#,
+        ids,
+        sample::ID
+    )
+    .fetch_all(conn)
+    .await?;
+    by_id(stored)
+}
+
+/// The mirrored checkout sessions that were created since `since`, by id.
+pub async fn checkout_sessions(
+    conn: &mut PgConnection,
+    since: Timestamp,
+) -> Result<BTreeMap<String, Mirrored>, sqlx::Error> {
+    let stored = sqlx::query_as!(
+        Stored,
+        r#"SELECT c.stripe_checkout_session_id AS id, c.organization_id,
+                  o.erased_at IS NOT NULL AS "erased!", to_jsonb(c) AS "object!",
+                  NULL::jsonb AS parts
+             FROM billing_checkout_sessions c JOIN organizations o ON o.id = c.organization_id
+            WHERE c.organization_id <> $2 AND c.stripe_created_at >= $1"#,
+        since.to_sqlx() as _,
+        sample::ID
+    )
+    .fetch_all(conn)
+    .await?;
+    by_id(stored)
+}
+
+/// All mirrored customers, by id.
+pub async fn customers(conn: &mut PgConnection) -> Result<BTreeMap<String, Mirrored>, sqlx::Error> {
+    let stored = sqlx::query_as!(
+        Stored,
+        r#"SELECT c.stripe_customer_id AS id, c.organization_id,
+                  o.erased_at IS NOT NULL AS "erased!", to_jsonb(c) AS "object!",
+                  NULL::jsonb AS parts
+             FROM billing_customers c JOIN organizations o ON o.id = c.organization_id"#
+    )
+    .fetch_all(conn)
+    .await?;
+    by_id(stored)
 }
 
 pub async fn organizations(conn: &mut PgConnection) -> Result<BTreeSet<Uuid>, sqlx::Error> {

@@ -94,6 +94,10 @@ pub fn describe() {
         "Differences from Stripe found by reconciliation, by kind."
     );
     describe_gauge!(
+        DRIFT_LEFT,
+        "Differences from Stripe that the newest reconciliation found and did not heal, by kind."
+    );
+    describe_gauge!(
         FINDINGS,
         "Problems found in mirrored data, by kind; doctor says what to do."
     );

@@ -52,6 +52,7 @@ const OPEN_REQUESTS: &str = "billing_stripe_requests_open";
 const ABANDONED_REQUESTS: &str = "billing_stripe_requests_abandoned";
 const RECOVERY: &str = "billing_stripe_recovery_failures_total";
 const DRIFT: &str = "billing_reconciliation_drift_total";
+const DRIFT_LEFT: &str = "billing_reconciliation_drift";
 const PURGED: &str = "billing_purged_rows_total";
 const LOGINS: &str = "billing_logins_total";
 const QUOTA_GROUP: &str = "quota_group_size";
@@ -165,7 +166,10 @@ fn start_at_zero(labels: &Labels) {
         gauge!(FINDINGS, "kind" => kind).set(0.0);
     }
     for &kind in &labels.drift_kinds {
-        counter!(DRIFT, "kind" => kind).absolute(0);
+        for healed in ["false", "true"] {
+            counter!(DRIFT, "kind" => kind, "healed" => healed).absolute(0);
+        }
+        gauge!(DRIFT_LEFT, "kind" => kind).set(0.0);
     }
     for result in ["sent", "failed", "doubtful", "refused"] {
         counter!(USAGE_REPORTS, "result" => result).absolute(0);
@@ -325,8 +329,21 @@ pub fn recovery(result: &'static str) {
 }
 
 /// A difference from Stripe found by reconciliation.
-pub fn drift(kind: &'static str) {
-    counter!(DRIFT, "kind" => kind).increment(1);
+pub fn drift(kind: &'static str, healed: bool) {
+    let healed = if healed { "true" } else { "false" };
+    counter!(DRIFT, "kind" => kind, "healed" => healed).increment(1);
+}
+
+/// The differences of `kind` that a run with these counters left.
+pub fn drift_left(kind: &'static str, counted: &BTreeMap<String, u64>) {
+    let kind_label = format!("kind=\"{kind}\"");
+    let of_kind = counted.iter().filter(|(series, _)| {
+        name_of(series) == DRIFT
+            && series.contains(&kind_label)
+            && series.contains("healed=\"false\"")
+    });
+    let left: u64 = of_kind.map(|(_, count)| count).sum();
+    gauge!(DRIFT_LEFT, "kind" => kind).set(left as f64);
 }
 
 /// Old rows were removed.

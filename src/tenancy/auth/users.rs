@@ -124,7 +124,8 @@ pub async fn create_user(pool: &PgPool, hasher: &Hasher, new: NewUser) -> Result
             Membership::NoOrganization => return Err(UserError::Organization(organization)),
             Membership::Already(role) => return Err(UserError::AlreadyMember(email, role)),
         }
-        let after = json!({"email": email, "role": role});
+        // Nothing can be taken out of the chain, so no address goes into it.
+        let after = json!({"role": role});
         let entry = entry(organization, "user_created", id, None, after);
         audit::record(&mut tx, &chains, &[entry]).await?;
     }
@@ -157,7 +158,7 @@ pub async fn add_member(
         Membership::NoOrganization => return Err(UserError::Organization(organization_id)),
         Membership::Already(role) => return Err(UserError::AlreadyMember(user.email, role)),
     }
-    let after = json!({"email": user.email, "role": role.as_str()});
+    let after = json!({"role": role.as_str()});
     let action = "member_added";
     let entry = entry(organization_id, action, user.id, None, after);
     audit::record(&mut tx, &chains, &[entry]).await?;

@@ -51,10 +51,11 @@ pub async fn erase(pool: &PgPool, organization_id: Uuid) -> Result<Erased, Erase
     check_settled(&mut tx).await?;
     let customers = erasure::customers(&mut tx, true).await?;
     drop(tx);
-    // Users and webhook events lie outside the organization's transaction. The
+    // Users, alerts and webhook events lie outside the organization's transaction. The
     // next run erases what an interruption leaves.
     let mut tx = WorkerTx::begin(pool).await?;
     let users = erasure::delete_users(tx.conn(), organization_id).await?;
+    let alerts = erasure::clear_alerts(tx.conn(), organization_id).await?;
     tx.commit().await?;
     let mut webhook_payloads = 0;
     for bucket in erasure::BUCKETS {
@@ -78,7 +79,7 @@ pub async fn erase(pool: &PgPool, organization_id: Uuid) -> Result<Erased, Erase
         other_rows: 0,
         stripe_customers: erasure::customers(&mut tx, false).await?,
     };
-    erased.other_rows = erasure::clear_texts(&mut tx).await?;
+    erased.other_rows = alerts + erasure::clear_texts(&mut tx).await?;
     erasure::clear_names(&mut tx).await?;
     let entry = NewEntry {
         organization_id,

@@ -122,11 +122,10 @@ async fn create_with_id(
         resource_type: "organization",
         resource_id: id.to_string(),
         before: None,
+        // Nothing can be taken out of the chain, so no name goes into it.
         after: Some(json!({
-            "name": name,
             "planTier": new.plan_tier,
             "stripeCustomerId": customer,
-            "externalId": identity.external_id,
         })),
         metadata: json!({}),
         client: None,

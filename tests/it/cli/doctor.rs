@@ -162,6 +162,7 @@ async fn a_job_that_is_late_or_fails_is_named() {
         "usage-report",
         "backup",
         "retention",
+        "reconciliation",
     ] {
         assert_eq!(verdict(&found, job), warning(), "{job}");
     }
@@ -192,6 +193,7 @@ async fn a_job_that_is_late_or_fails_is_named() {
     .await;
     examine(&db, None, &["retention", "run"]).await;
     ran(&db, "usage-report", 0, true).await;
+    ran(&db, "reconciliation", 60, true).await;
     let found = examine(&db, None, DOCTOR).await;
     assert_eq!(found.status, 0, "{}", found.stdout);
     for job in [
@@ -200,6 +202,7 @@ async fn a_job_that_is_late_or_fails_is_named() {
         "usage-report",
         "backup",
         "retention",
+        "reconciliation",
     ] {
         assert_eq!(verdict(&found, job), ok(), "{job}: {}", found.stdout);
     }

@@ -4,12 +4,28 @@
 use std::path::Path;
 use std::process::Command;
 
+use clap::CommandFactory as _;
 use embedded_postgres::EmbeddedPostgres;
 use rustix::process::{Pid, Signal, kill_process};
 use valuecanvas_billing::app::EMBEDDED;
+use valuecanvas_billing::cli::Arguments;
 
 use crate::cli::demo::Demo;
 use crate::support::program::{Ran, program, run};
+
+/// Commands that work without a database.
+const WITHOUT: [&str; 8] = [
+    // These start one, or are told of it.
+    "serve",
+    "demo",
+    "status",
+    "sandbox",
+    "openapi",
+    "completions",
+    // They remember in the database what they find, if there is one.
+    "plans list",
+    "plans sync",
+];
 
 /// Every command that works on a database.
 const COMMANDS: &[&[&str]] = &[
@@ -44,22 +60,117 @@ const COMMANDS: &[&[&str]] = &[
         "operator",
         "--generate-password",
     ],
-    &[
-        "api-keys",
-        "list",
-        "--organization",
-        "5a3b1e00-0000-7000-8000-000000000001",
-    ],
-    &[
-        "quotas",
-        "list",
-        "--organization",
-        "5a3b1e00-0000-7000-8000-000000000001",
-    ],
+    &["api-keys", "list", "--organization", ORGANIZATION],
+    &["quotas", "list", "--organization", ORGANIZATION],
     &["audit", "list"],
     &["audit", "verify"],
     &["audit", "export"],
+    &["audit", "repair", "--organization", ORGANIZATION],
+    &["webhooks", "show", "evt_1"],
+    &["webhooks", "discard", "evt_1"],
+    &["plans", "versions"],
+    &["plans", "diff"],
+    &["plans", "migrate", "--plan", "standard", "--to", "1"],
+    &["features", "list", "--organization", ORGANIZATION],
+    &[
+        "features",
+        "set",
+        "--organization",
+        ORGANIZATION,
+        "--feature",
+        "sso",
+        "--value",
+        "true",
+        "--reason",
+        "asked for",
+    ],
+    &[
+        "features",
+        "unset",
+        "--organization",
+        ORGANIZATION,
+        "--feature",
+        "sso",
+    ],
+    &[
+        "quotas",
+        "set",
+        "--organization",
+        ORGANIZATION,
+        "--metric",
+        "api_calls",
+        "--limit",
+        "5",
+    ],
+    &["organizations", "show", ORGANIZATION],
+    &["organizations", "erase", ORGANIZATION, "--yes"],
+    &[
+        "organizations",
+        "link-customer",
+        "--stripe-customer",
+        "cus_1",
+        ORGANIZATION,
+    ],
+    &[
+        "api-keys",
+        "create",
+        "--organization",
+        ORGANIZATION,
+        "--scope",
+        "billing.read",
+    ],
+    &[
+        "api-keys",
+        "revoke",
+        "--organization",
+        ORGANIZATION,
+        ORGANIZATION,
+    ],
+    &[
+        "users",
+        "set-password",
+        "--email",
+        "a@b.example",
+        "--generate-password",
+    ],
+    &["users", "disable", "--email", "a@b.example"],
+    &["retention", "run"],
 ];
+
+const ORGANIZATION: &str = "5a3b1e00-0000-7000-8000-000000000001";
+
+/// Each command without commands of its own, such as `users list`.
+fn leaves(command: &clap::Command, path: &str) -> Vec<String> {
+    let below = command.get_subcommands();
+    let below = below.filter(|one| one.get_name() != "help");
+    let leaves = below.flat_map(|one| {
+        let path = format!("{path} {}", one.get_name());
+        match one.has_subcommands() {
+            true => leaves(one, &path),
+            false => vec![path.trim().to_owned()],
+        }
+    });
+    leaves.collect()
+}
+
+#[test]
+fn every_command_is_here() {
+    let all = leaves(&Arguments::command(), "");
+    assert!(all.len() > 40, "{all:?}");
+    let is_tried = |leaf: &str| {
+        let mut tried = COMMANDS.iter();
+        tried.any(|arguments| format!("{} ", arguments.join(" ")).starts_with(&format!("{leaf} ")))
+    };
+    for leaf in &all {
+        assert!(
+            is_tried(leaf) != WITHOUT.contains(&leaf.as_str()),
+            "{leaf}: in one of the two lists"
+        );
+    }
+    for known in WITHOUT {
+        assert!(all.iter().any(|leaf| leaf == known), "{known}");
+    }
+}
 
 fn in_folder(arguments: &[&str], folder: &Path) -> Command {
     let mut command = program(arguments);

@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 use valuecanvas_billing::tenancy::auth::Role;
 
 use crate::subscriptions::world::{KEY, VISA, World};
-use crate::support::TestDatabase;
+use crate::support::events;
 use crate::support::program::{Ran, program_on, run};
+use crate::support::{TestDatabase, TestService};
 
 async fn organizations(db: &TestDatabase, arguments: &[&str]) -> Ran {
     let arguments = [&["organizations"], arguments].concat();
@@ -217,4 +218,87 @@ async fn erasure_leaves_money_and_the_chain_and_nobodys_name() {
     );
     let path = format!("/v1/customers/{customer}");
     assert_eq!(world.stripe.get(&path, &[]).await["deleted"], true);
+}
+
+#[tokio::test]
+async fn no_table_has_personal_data_of_an_erased_organization() {
+    let service = TestService::start().await;
+    let db = &service.db;
+    let create = [
+        "create",
+        "--name",
+        "Ada Lovelace",
+        "--external-id",
+        "lovelace-1",
+        "--email",
+        "ada@lovelace.example",
+        "--stripe-customer",
+        "cus_ada",
+        "--json",
+    ];
+    let made = organizations(db, &create).await;
+    assert_eq!(made.status, 0, "{}", made.stderr);
+    let id = made.json()["id"].as_str().unwrap().to_owned();
+    let user = [
+        "users",
+        "create",
+        "--organization",
+        &id,
+        "--email",
+        "byron@lovelace.example",
+        "--role",
+        "owner",
+        "--generate-password",
+    ];
+    let mut command = program_on(db, &user);
+    let added = tokio::task::spawn_blocking(move || run(&mut command))
+        .await
+        .unwrap();
+    assert_eq!(added.status, 0, "{}", added.stderr);
+    let mut object = events::invoice("in_ada", "cus_ada", "sub_ada", "open");
+    object["hosted_invoice_url"] = json!("https://invoice.stripe.example/lovelace");
+    object["description"] = json!("For Ada Lovelace");
+    let asked = "invoice.payment_action_required";
+    let event = events::event("evt_ada", asked, 1_767_225_600, object);
+    service.deliver(&event).await;
+    service.settle().await;
+
+    // Each is somewhere before, and nowhere afterwards.
+    let personal = [
+        "Ada Lovelace",
+        "lovelace-1",
+        "ada@lovelace.example",
+        "byron@lovelace.example",
+        "https://invoice.stripe.example/lovelace",
+    ];
+    for text in personal {
+        assert_ne!(tables_with(db, text).await, Vec::<String>::new(), "{text}");
+    }
+    let alert = "SELECT message FROM billing_alerts";
+    assert!(db.value(alert).await.contains("stripe.example"));
+    let erased = organizations(db, &["erase", "--organization", &id, "--yes"]).await;
+    assert_eq!(erased.status, 0, "{}", erased.stderr);
+    for text in personal {
+        assert_eq!(tables_with(db, text).await, Vec::<String>::new(), "{text}");
+    }
+    let mut verify = program_on(db, &["audit", "verify"]);
+    let verified = tokio::task::spawn_blocking(move || run(&mut verify))
+        .await
+        .unwrap();
+    assert_eq!(verified.status, 0, "{}{}", verified.stdout, verified.stderr);
+}
+
+/// The tables of which any row has `text` anywhere.
+async fn tables_with(db: &TestDatabase, text: &str) -> Vec<String> {
+    let tables = db
+        .value("SELECT string_agg(tablename, ',') FROM pg_tables WHERE schemaname = 'public'")
+        .await;
+    let mut found = Vec::new();
+    for table in tables.split(',') {
+        let rows = format!("{table} row WHERE to_jsonb(row)::text LIKE '%{text}%'");
+        if db.count(&rows).await > 0 {
+            found.push(table.to_owned());
+        }
+    }
+    found
 }

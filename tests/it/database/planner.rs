@@ -110,6 +110,43 @@ async fn a_claim_takes_the_head_of_the_queue_by_its_index() {
     assert!(plans[1].contains(by_index), "{}", plans[1]);
 }
 
+#[tokio::test]
+async fn a_claim_locks_no_more_than_it_takes() {
+    let db = TestDatabase::new().await;
+    db.execute(BACKLOG).await;
+    db.execute("ANALYZE webhook_events").await;
+    let queries = recorded("src/webhooks/store");
+    let claim = queries
+        .iter()
+        .find(|(query, _)| query.contains("SET lease_id = $1"));
+    let (claim, _) = claim.expect("claims are recorded");
+    // A nested loop runs a sub-select again for each row.
+    let loops = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
+    for settings in ["", loops] {
+        let mut conn = session(&db, &[]).await;
+        let mut tx = conn.begin().await.unwrap();
+        run(&mut tx, settings).await;
+        run(&mut tx, &format!("PREPARE claim AS {claim}")).await;
+        let lease = "EXECUTE claim(gen_random_uuid(), 10, 60, NULL, 1000000000)";
+        let taken = tx
+            .fetch_all(sqlx::raw_sql(AssertSqlSafe(lease.to_owned())))
+            .await
+            .unwrap();
+        assert_eq!(taken.len(), 10);
+        // Whoever else comes finds all others.
+        let mut other = session(&db, &[]).await;
+        let mut beside = other.begin().await.unwrap();
+        let left = "SELECT FROM webhook_events FOR UPDATE SKIP LOCKED";
+        let left = beside
+            .fetch_all(sqlx::raw_sql(AssertSqlSafe(left.to_owned())))
+            .await
+            .unwrap();
+        assert_eq!(left.len(), 20_000 - 10, "{settings}");
+        beside.rollback().await.unwrap();
+        tx.rollback().await.unwrap();
+    }
+}
+
 /// An organization's first use.
 const FIRST_USE: &str = "INSERT INTO usage_totals
        (organization_id, metric, period_start, period_end, total, reserved, events, last_at,

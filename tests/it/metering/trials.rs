@@ -115,7 +115,9 @@ async fn a_trial_that_ends_has_the_plans_own_policy_at_once() {
     let trial = trial(&[]).await;
     trial.consume(50_000).await.ok();
     assert_eq!(trial.consume(1).await.status, 402);
-    // In Stripe's dashboard, the trial is ended; the invoice is open.
+    assert_eq!(trial.over_limit().await.0, "hard");
+    // In Stripe's dashboard, the trial is ended; the invoice is open, and there is no
+    // card yet.
     let subscription = trial
         .world
         .stripe
@@ -123,14 +125,16 @@ async fn a_trial_that_ends_has_the_plans_own_policy_at_once() {
         .await
         .remove(0);
     let path = format!("/v1/subscriptions/{}", text(&subscription, "id"));
-    trial.world.stripe.use_card(&trial.customer, VISA).await;
-    trial
-        .world
-        .stripe
-        .post(&path, &[("trial_end", "now")])
-        .await;
+    let ended = [
+        ("trial_end", "now"),
+        ("collection_method", "send_invoice"),
+        ("days_until_due", "30"),
+    ];
+    trial.world.stripe.post(&path, &ended).await;
     trial.world.settle().await;
+    trial.world.settled_in_the_background().await;
     assert_eq!(trial.over_limit().await.0, "overage");
+    trial.consume(1).await.ok();
 }
 
 #[tokio::test]

@@ -248,6 +248,8 @@ async fn the_jobs_are_measured_whether_they_ran_or_not() {
         "usage-report",
         "grace-period-cleanup",
         "backup",
+        "retention",
+        "reconciliation",
     ] {
         let series = format!("{success}{{task=\"{task}\"}}");
         assert_eq!(service.metric(&series).await, Some(0), "{task}");

@@ -96,7 +96,8 @@ impl Machine {
 async fn succeeded(db: &TestDatabase) -> i64 {
     db.count(
         "(SELECT DISTINCT job FROM billing_job_runs WHERE succeeded
-           AND job IN ('webhook-retry', 'usage-report', 'grace-period-cleanup', 'backup')) jobs",
+           AND job IN ('webhook-retry', 'usage-report', 'grace-period-cleanup', 'reconciliation',
+                       'backup')) jobs",
     )
     .await
 }
@@ -106,7 +107,7 @@ async fn every_job_runs_with_the_environment_of_cron_and_its_failure_is_one() {
     let (db, stripe) = (TestDatabase::new().await, Stripe::start().await);
     let machine = Machine::new(&db, &stripe);
     let (commands, variables) = machine.entries();
-    assert_eq!(commands.len(), 4);
+    assert_eq!(commands.len(), 5);
     // Debian's cron takes it for a variable of the jobs.
     assert!(variables.iter().all(|(name, _)| name != "CRON_TZ"));
     for command in &commands {
@@ -115,7 +116,7 @@ async fn every_job_runs_with_the_environment_of_cron_and_its_failure_is_one() {
         let absent = machine.run(command, &machine.path("nowhere"));
         assert_eq!(absent.status.code(), Some(127), "{command}: {absent:?}");
     }
-    assert_eq!(succeeded(&db).await, 4);
+    assert_eq!(succeeded(&db).await, 5);
     let written = || fs::read_dir(machine.path("backups")).unwrap().count();
     // The second was refused: one of the same day was there.
     assert_eq!(written(), 2, "the backup and its manifest");
@@ -195,7 +196,7 @@ async fn debians_cron_runs_every_job() {
         .spawn()
         .unwrap();
     for _ in 0..600 {
-        if succeeded(&db).await == 4 {
+        if succeeded(&db).await == 5 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -203,5 +204,5 @@ async fn debians_cron_runs_every_job() {
     let done = succeeded(&db).await;
     let _ = daemon.kill();
     let _ = daemon.wait();
-    assert_eq!(done, 4);
+    assert_eq!(done, 5);
 }

@@ -1,5 +1,6 @@
 //! What operators hold in hand: manifests, alerts, dashboards, units, backups.
 
+mod alertmanager;
 mod backups;
 mod cron;
 mod deployment_guide;

@@ -231,7 +231,7 @@ async fn each_background_part_is_documented_with_its_period() {
 }
 
 /// Debian's Prometheus, which scrapes one service.
-struct Prometheus {
+pub struct Prometheus {
     child: Child,
     base: String,
     _folder: tempfile::TempDir,
@@ -239,6 +239,11 @@ struct Prometheus {
 
 impl Prometheus {
     fn of(service: &TestService) -> Self {
+        Self::configured(service, "")
+    }
+
+    /// With `more` in its configuration.
+    pub fn configured(service: &TestService, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
@@ -250,7 +255,8 @@ impl Prometheus {
             &config,
             format!(
                 "global: {{scrape_interval: 1s}}\nrule_files: [\"{alerts}\"]\n\
-                 scrape_configs: [{{job_name: billing, static_configs: [{{targets: [\"{target}\"]}}]}}]\n"
+                 scrape_configs: [{{job_name: billing, static_configs: [{{targets: [\"{target}\"]}}]}}]\n\
+                 {more}\n"
             ),
         )
         .unwrap();

@@ -16,6 +16,8 @@ use crate::support::program::{program, run};
 use crate::support::service::WEBHOOKS;
 
 const PATIENCE: Duration = Duration::from_secs(40);
+/// Parts that were done when the service had started: they run no more.
+const DONE: [&str; 2] = ["plan_versions", "catalogue_follower"];
 
 pub struct Caller {
     pub base: String,
@@ -46,7 +48,8 @@ impl Caller {
         let customer = ["--stripe-customer", "cus_one"];
         let made = ran(command(&[&new[..], &customer].concat()));
         let organization = made["id"].as_str().unwrap().to_owned();
-        let scopes = ["--scope", "usage.write", "--scope", "billing.read"];
+        let scopes = ["usage.write", "billing.read", "agents.execute"];
+        let scopes = scopes.map(|scope| ["--scope", scope]).concat();
         let new = ["api-keys", "create", "--json", "--organization"];
         let made = ran(command(&[&new[..], &[&organization], &scopes].concat()));
         Self {
@@ -213,5 +216,73 @@ impl Caller {
             .await;
         self.until_none("grace_periods WHERE ended_at IS NULL")
             .await;
+    }
+
+    /// A forwarded call, by the agent that is built in.
+    async fn execute_agent(&self) {
+        let url = format!("{}/api/agents/execute", self.base);
+        let body = json!({"agentId": "echo", "input": {}});
+        let request = self.client.post(url).bearer_auth(&self.key).json(&body);
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        assert_eq!(status, 200, "{}", answer.text().await.unwrap());
+    }
+
+    /// A delivery that is refused.
+    async fn deliver_forged(&self) {
+        let request = self.client.post(format!("{}{WEBHOOKS}", self.base));
+        let forged = format!(
+            "t={},v1={}",
+            jiff::Timestamp::now().as_second(),
+            "0".repeat(64)
+        );
+        let signed = request.header("stripe-signature", forged);
+        let answer = signed.body("{}").send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 400);
+    }
+
+    /// Waits until each part with a period of at most `longest` seconds has run since
+    /// now, and none fails; forwarded calls, refused deliveries and what other replicas
+    /// notify are seen to.
+    pub async fn every_part_runs_again(&self, longest: f64) {
+        self.execute_agent().await;
+        self.until_none(
+            "(SELECT 1) one WHERE NOT EXISTS (SELECT FROM pg_stat_activity
+              WHERE datname = current_database() AND query LIKE 'LISTEN%')",
+        )
+        .await;
+        let since = jiff::Timestamp::now().as_second() as f64;
+        let deadline = std::time::Instant::now() + PATIENCE + Duration::from_secs_f64(longest);
+        loop {
+            // Their part runs only if there are some.
+            self.deliver_forged().await;
+            let (_, metrics) = self.get("/metrics").await;
+            let of_parts = |name: &str| -> Vec<(String, f64)> {
+                let prefix = format!("background_part_{name}{{part=\"");
+                let lines = metrics.lines();
+                let series =
+                    lines.filter_map(|line| line.strip_prefix(&prefix)?.split_once("\"} "));
+                series
+                    .map(|(part, value)| (part.to_owned(), value.parse().unwrap()))
+                    .collect()
+            };
+            let periods = of_parts("period_seconds");
+            let is_awaited = |part: &str| {
+                let period = periods.iter().find(|(name, _)| name == part);
+                period.is_some_and(|(_, period)| *period <= longest) && !DONE.contains(&part)
+            };
+            let runs = of_parts("last_run_timestamp_seconds");
+            assert!(runs.len() >= 12, "{runs:?}");
+            let late = runs.into_iter();
+            let late = late.filter(|(part, at)| is_awaited(part) && *at <= since);
+            let failing = of_parts("failing").into_iter();
+            let failing = failing.filter(|(_, is_failing)| *is_failing > 0.0);
+            let wrong: Vec<(String, f64)> = late.chain(failing).collect();
+            if wrong.is_empty() {
+                return;
+            }
+            assert!(std::time::Instant::now() < deadline, "{wrong:?}");
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
     }
 }

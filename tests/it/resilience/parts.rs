@@ -10,6 +10,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 
 use crate::support::TestDatabase;
 use crate::support::TestService;
+use crate::support::service::Options;
 use crate::support::serving::{Serving, entries, serve_on};
 
 #[tokio::test]
@@ -23,6 +24,43 @@ async fn a_part_that_panics_ends_a_running_service() {
     assert_eq!(ended.part, "extra part");
     assert_eq!(ended.reason, "panicked: out of luck");
     service.stop().await;
+}
+
+/// A part that is gone is missed, whichever it is.
+#[tokio::test]
+async fn each_part_that_ends_is_named() {
+    let mut service = TestService::start().await;
+    let names = service.service().background.names();
+    service.stop().await;
+    assert!(names.len() >= 12, "{names:?}");
+    for name in names {
+        let mut service = TestService::on(service.db.clone(), Options::default()).await;
+        let parts = service.service();
+        assert!(parts.background.end(name), "{name}");
+        let ended = parts.failed().await;
+        assert_eq!(ended.part, name, "{}", ended.reason);
+        drop(service);
+    }
+}
+
+/// Such a part cannot be cut off. The process ends all the same.
+#[tokio::test]
+async fn a_part_that_blocks_its_thread_keeps_nobody() {
+    let mut service = TestService::start().await;
+    let parts = service.service();
+    let (blocks, blocked) = tokio::sync::oneshot::channel();
+    parts
+        .background
+        .thread("stubborn part", move || async move {
+            let _ = blocks.send(());
+            loop {
+                std::thread::park();
+            }
+        });
+    blocked.await.unwrap();
+    assert!(parts.background.end("subscription settler"));
+    assert_eq!(parts.failed().await.part, "subscription settler");
+    service.abandon().await;
 }
 
 #[tokio::test]

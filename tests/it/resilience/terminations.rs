@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::caller::Caller;
+use crate::stripe::Stripe;
 use crate::support::TestDatabase;
 use crate::support::serving::{Serving, serve_on};
 
@@ -37,8 +38,11 @@ async fn open(db: &TestDatabase) -> BTreeSet<i32> {
 #[tokio::test]
 async fn every_part_works_after_every_connection_was_terminated() {
     let db = TestDatabase::new().await;
+    let stripe = Stripe::start().await;
     let mut command = serve_on(&db);
     command
+        .env("STRIPE_SECRET_KEY", "sk_test_terminated")
+        .env("STRIPE_API_BASE", stripe.sandbox.url())
         .env("APPLICATION_WEBHOOK_URL", application().await)
         .env(
             "APPLICATION_WEBHOOK_SECRET",
@@ -71,5 +75,8 @@ async fn every_part_works_after_every_connection_was_terminated() {
         caller.requests_work().await;
     }
     caller.every_part_works(true).await;
+    // Retention looks every five minutes.
+    let longest = if rounds() > 3 { 300.0 } else { 60.0 };
+    caller.every_part_runs_again(longest).await;
     assert_eq!(serving.terminated().await.status, 0);
 }

@@ -3,6 +3,7 @@
 mod changes;
 mod collected;
 mod concurrency;
+mod drift;
 mod faults;
 pub mod later;
 mod long_lists;

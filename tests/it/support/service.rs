@@ -224,6 +224,13 @@ impl TestService {
             service.drain().await;
         }
     }
+
+    /// Ends it as `serve` ends a service of which a part has failed.
+    pub async fn abandon(&mut self) {
+        if let Some(service) = self.service.take() {
+            service.abandon(Duration::from_millis(300)).await;
+        }
+    }
 }
 
 /// A token of a new user of `organization`, for `Authorization: Bearer`.

@@ -4,6 +4,7 @@
 mod catalogue;
 mod clocks;
 mod currencies;
+mod details;
 mod discounts;
 mod errors;
 mod faults;

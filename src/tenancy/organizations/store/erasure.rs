@@ -212,6 +212,19 @@ pub async fn delete_users(
     Ok(deleted.execute(conn).await?.rows_affected())
 }
 
+/// Clears the messages of alerts, which name invoices and their pages.
+pub async fn clear_alerts(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+) -> Result<u64, sqlx::Error> {
+    let cleared = sqlx::query!(
+        "UPDATE billing_alerts SET message = 'erased'
+          WHERE organization_id = $1 AND message <> 'erased'",
+        organization_id
+    );
+    Ok(cleared.execute(conn).await?.rows_affected())
+}
+
 /// The buckets of webhook events.
 pub const BUCKETS: std::ops::Range<i16> = 0..1024;
 

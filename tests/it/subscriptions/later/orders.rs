@@ -8,8 +8,9 @@ use super::RENEWAL;
 use crate::support::dice::Dice;
 use crate::webhooks::workbench::Workbench;
 
-/// A subscription that gets a schedule, another one, and a renewal: Stripe's events.
-async fn history(stripe: &Stripe, released: bool) -> (String, Vec<Value>) {
+/// A subscription that gets a schedule, another one, and perhaps the renewal at which
+/// the second phase begins: Stripe's events.
+async fn history(stripe: &Stripe, renewed: bool) -> (String, Vec<Value>) {
     let clock = stripe.clock(START).await;
     let customer = stripe.customer(VISA, Some(&clock)).await;
     let prices = stripe.list("/v1/prices", &[]).await;
@@ -48,7 +49,7 @@ async fn history(stripe: &Stripe, released: bool) -> (String, Vec<Value>) {
     let second = text(&stripe.post(all, &from).await, "id");
     then(&second, "1").await;
     then(&second, "2").await;
-    if released {
+    if renewed {
         stripe.advance(&clock, RENEWAL + 7_200).await;
     }
     let mut events = stripe.list("/v1/events", &[]).await;
@@ -61,8 +62,18 @@ async fn history(stripe: &Stripe, released: bool) -> (String, Vec<Value>) {
 
 #[tokio::test]
 async fn events_of_schedules_end_in_one_state_in_whatever_order_they_come() {
+    end_in_one_state(false, "enterprise").await;
+}
+
+#[tokio::test]
+async fn events_of_a_phase_that_begins_end_in_one_state_in_whatever_order_they_come() {
+    end_in_one_state(true, "standard").await;
+}
+
+/// With `plan` in the end.
+async fn end_in_one_state(renewed: bool, plan: &str) {
     let stripe = Stripe::start().await;
-    let (customer, mut events) = history(&stripe, false).await;
+    let (customer, mut events) = history(&stripe, renewed).await;
     let mut dice = Dice::new(41);
     let mut states = Vec::new();
     for round in 0..6 {
@@ -89,6 +100,7 @@ async fn events_of_schedules_end_in_one_state_in_whatever_order_they_come() {
     }
     let (subscriptions, schedules) = &states[0];
     assert_eq!(subscriptions[0]["status"], "active", "{subscriptions:#}");
+    assert_eq!(subscriptions[0]["plan_tier"], plan, "{subscriptions:#}");
     let item = &subscriptions[0]["phases"][1]["items"][0];
     assert_eq!(item["quantity"], 2);
     // What the subscription's own events have told of prices.
@@ -133,7 +145,7 @@ async fn a_schedule_that_no_event_shows_is_fetched() {
         "/v1/subscriptions/{}",
         text(&world.running(&customer).await, "id")
     );
-    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
     world.stripe.post(&path, &[("metadata[k]", "v")]).await;
     world.settle().await;
     world.settled_in_the_background().await;
