@@ -30,7 +30,7 @@ use super::failure::Failure;
 use super::mirror::snapshot;
 use crate::db::WorkerTx;
 use crate::metering::reports;
-use crate::stripe::client::{Client, ErrorKind, StripeError};
+use crate::stripe::client::{Client, ErrorKind};
 use crate::stripe::objects::{Customer, Subscription, SubscriptionSchedule};
 use crate::tenancy::organizations::sample;
 use billing_domain::subscription::is_ended;
