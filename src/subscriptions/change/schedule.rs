@@ -339,6 +339,8 @@ pub fn number(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::json;
 
     use super::*;
@@ -393,55 +395,65 @@ mod tests {
             follows: None,
         };
         let params = phases(&schedule, &next, &change);
-        let expected = json!({
-            "end_behavior": "release",
-            "proration_behavior": "none",
-            "metadata[billing_change_id]": change.id,
-            "phases[0][start_date]": "100",
-            "phases[0][end_date]": "200",
-            "phases[0][trial_end]": "200",
-            "phases[0][collection_method]": "charge_automatically",
-            "phases[0][default_payment_method]": "pm_1",
-            "phases[0][automatic_tax][enabled]": "true",
-            "phases[0][default_tax_rates][0]": "txr_1",
-            "phases[0][discounts][0][discount]": "di_1",
-            "phases[0][transfer_data][destination]": "acct_1",
-            "phases[0][transfer_data][amount_percent]": "12.5",
-            "phases[0][automatic_tax][liability][type]": "account",
-            "phases[0][automatic_tax][liability][account]": "acct_3",
-            "phases[0][invoice_settings][issuer][type]": "account",
-            "phases[0][invoice_settings][issuer][account]": "acct_2",
-            "phases[0][invoice_settings][account_tax_ids][0]": "atxi_1",
-            "phases[0][billing_thresholds][amount_gte]": "500",
-            "phases[0][billing_thresholds][reset_billing_cycle_anchor]": "false",
-            "phases[0][metadata][organization_id]": "o",
-            "phases[0][items][0][price]": "price_a",
-            "phases[0][items][0][quantity]": "2",
-            "phases[0][items][0][tax_rates][0]": "txr_2",
-            "phases[0][items][0][billing_thresholds][usage_gte]": "9",
-            "phases[0][items][0][metadata][k]": "v",
-            "phases[0][items][1][price]": "price_m",
-            "phases[1][proration_behavior]": "none",
-            "phases[1][collection_method]": "charge_automatically",
-            "phases[1][default_payment_method]": "pm_1",
-            "phases[1][automatic_tax][enabled]": "true",
-            "phases[1][default_tax_rates][0]": "txr_1",
-            "phases[1][discounts][0][discount]": "di_1",
-            "phases[1][transfer_data][destination]": "acct_1",
-            "phases[1][transfer_data][amount_percent]": "12.5",
-            "phases[1][automatic_tax][liability][type]": "account",
-            "phases[1][automatic_tax][liability][account]": "acct_3",
-            "phases[1][invoice_settings][issuer][type]": "account",
-            "phases[1][invoice_settings][issuer][account]": "acct_2",
-            "phases[1][invoice_settings][account_tax_ids][0]": "atxi_1",
-            "phases[1][billing_thresholds][amount_gte]": "500",
-            "phases[1][billing_thresholds][reset_billing_cycle_anchor]": "false",
-            "phases[1][items][0][price]": "price_b",
-            "phases[1][items][0][quantity]": "2",
-            "phases[1][items][0][tax_rates][0]": "txr_2",
-            "phases[1][items][0][billing_thresholds][usage_gte]": "9",
-            "phases[1][duration][interval]": "day",
-        });
-        assert_eq!(serde_json::to_value(params).unwrap(), expected);
+        let id = change.id.to_string();
+        let expected = BTreeMap::from([
+            ("end_behavior", "release"),
+            ("proration_behavior", "none"),
+            ("metadata[billing_change_id]", id.as_str()),
+            ("phases[0][start_date]", "100"),
+            ("phases[0][end_date]", "200"),
+            ("phases[0][trial_end]", "200"),
+            ("phases[0][collection_method]", "charge_automatically"),
+            ("phases[0][default_payment_method]", "pm_1"),
+            ("phases[0][automatic_tax][enabled]", "true"),
+            ("phases[0][default_tax_rates][0]", "txr_1"),
+            ("phases[0][discounts][0][discount]", "di_1"),
+            ("phases[0][transfer_data][destination]", "acct_1"),
+            ("phases[0][transfer_data][amount_percent]", "12.5"),
+            ("phases[0][automatic_tax][liability][type]", "account"),
+            ("phases[0][automatic_tax][liability][account]", "acct_3"),
+            ("phases[0][invoice_settings][issuer][type]", "account"),
+            ("phases[0][invoice_settings][issuer][account]", "acct_2"),
+            ("phases[0][invoice_settings][account_tax_ids][0]", "atxi_1"),
+            ("phases[0][billing_thresholds][amount_gte]", "500"),
+            (
+                "phases[0][billing_thresholds][reset_billing_cycle_anchor]",
+                "false",
+            ),
+            ("phases[0][metadata][organization_id]", "o"),
+            ("phases[0][items][0][price]", "price_a"),
+            ("phases[0][items][0][quantity]", "2"),
+            ("phases[0][items][0][tax_rates][0]", "txr_2"),
+            ("phases[0][items][0][billing_thresholds][usage_gte]", "9"),
+            ("phases[0][items][0][metadata][k]", "v"),
+            ("phases[0][items][1][price]", "price_m"),
+            ("phases[1][proration_behavior]", "none"),
+            ("phases[1][collection_method]", "charge_automatically"),
+            ("phases[1][default_payment_method]", "pm_1"),
+            ("phases[1][automatic_tax][enabled]", "true"),
+            ("phases[1][default_tax_rates][0]", "txr_1"),
+            ("phases[1][discounts][0][discount]", "di_1"),
+            ("phases[1][transfer_data][destination]", "acct_1"),
+            ("phases[1][transfer_data][amount_percent]", "12.5"),
+            ("phases[1][automatic_tax][liability][type]", "account"),
+            ("phases[1][automatic_tax][liability][account]", "acct_3"),
+            ("phases[1][invoice_settings][issuer][type]", "account"),
+            ("phases[1][invoice_settings][issuer][account]", "acct_2"),
+            ("phases[1][invoice_settings][account_tax_ids][0]", "atxi_1"),
+            ("phases[1][billing_thresholds][amount_gte]", "500"),
+            (
+                "phases[1][billing_thresholds][reset_billing_cycle_anchor]",
+                "false",
+            ),
+            ("phases[1][items][0][price]", "price_b"),
+            ("phases[1][items][0][quantity]", "2"),
+            ("phases[1][items][0][tax_rates][0]", "txr_2"),
+            ("phases[1][items][0][billing_thresholds][usage_gte]", "9"),
+            ("phases[1][duration][interval]", "day"),
+        ]);
+        assert_eq!(
+            serde_json::to_value(params).unwrap(),
+            serde_json::to_value(expected).unwrap()
+        );
     }
 }
