@@ -329,7 +329,12 @@ pub fn checkout_sessions(ours: &Mirrored, theirs: &CheckoutSession) -> Vec<Strin
 
 /// That one was deleted is a finding of its own.
 pub fn customers(ours: &Mirrored, theirs: &Customer) -> Vec<String> {
-    let mut differ = Differences::of(ours, &["deleted"]);
+    let skipped: &[&str] = match ours.row["currency"].is_null() {
+        // The first invoice sets the currency, and no event need tell of it.
+        true => &["deleted", "currency"],
+        false => &["deleted"],
+    };
+    let mut differ = Differences::of(ours, skipped);
     // The row alone says whose it is. No event has shown the customer yet.
     if !ours.row["last_event_id"].is_null() {
         differ.row("", &ours.row, theirs);
