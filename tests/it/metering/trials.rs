@@ -116,23 +116,22 @@ async fn a_trial_that_ends_has_the_plans_own_policy_at_once() {
     trial.consume(50_000).await.ok();
     assert_eq!(trial.consume(1).await.status, 402);
     assert_eq!(trial.over_limit().await.0, "hard");
-    // In Stripe's dashboard, the trial is ended; the invoice is open, and there is no
-    // card yet.
-    let subscription = trial
-        .world
-        .stripe
-        .subscriptions(&trial.customer)
-        .await
-        .remove(0);
+    // In Stripe's dashboard, the trial is ended and paid, and the card is taken away: that
+    // there is a way to charge matters no more.
+    let (stripe, customer) = (&trial.world.stripe, &trial.customer);
+    stripe.use_card(customer, VISA).await;
+    let subscription = stripe.subscriptions(customer).await.remove(0);
     let path = format!("/v1/subscriptions/{}", text(&subscription, "id"));
-    let ended = [
-        ("trial_end", "now"),
-        ("collection_method", "send_invoice"),
-        ("days_until_due", "30"),
-    ];
-    trial.world.stripe.post(&path, &ended).await;
+    stripe.post(&path, &[("trial_end", "now")]).await;
+    let cards = [("customer", customer.as_str())];
+    for card in stripe.list("/v1/payment_methods", &cards).await {
+        let path = format!("/v1/payment_methods/{}/detach", text(&card, "id"));
+        stripe.post(&path, &[]).await;
+    }
     trial.world.settle().await;
     trial.world.settled_in_the_background().await;
+    let left = "billing_payment_methods WHERE status = 'attached'";
+    assert_eq!(trial.world.service.db.count(left).await, 0);
     assert_eq!(trial.over_limit().await.0, "overage");
     trial.consume(1).await.ok();
 }
