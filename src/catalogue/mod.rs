@@ -5,6 +5,7 @@ pub mod features;
 mod file;
 pub mod history;
 mod memory;
+mod names;
 mod plan;
 mod quotas;
 pub mod routes;
@@ -64,7 +65,10 @@ pub struct Catalogue {
     /// When changes to a higher and to a lower tier are charged.
     upgrade: ProrationBehavior,
     downgrade: ProrationBehavior,
+    /// Whether Stripe taxes new subscriptions by the customer's address.
+    automatic_tax: bool,
     metrics: BTreeMap<String, Metric>,
+    names: BTreeMap<String, names::MetricName>,
     features: BTreeMap<String, features::Feature>,
     plans: Vec<Plan>,
     by_lookup_key: HashMap<String, usize>,
@@ -189,6 +193,11 @@ impl Catalogue {
         } else {
             self.downgrade
         }
+    }
+
+    /// Whether Stripe taxes new subscriptions by the customer's address.
+    pub fn automatic_tax(&self) -> bool {
+        self.automatic_tax
     }
 
     /// The plan whose fee this price is.

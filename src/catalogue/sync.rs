@@ -1,5 +1,5 @@
-//! Creates the catalogue in Stripe: a meter for each metric; for each paid plan a
-//! product, a licensed price for its fee, and a metered price for each metric
+//! Creates the catalogue in Stripe: a meter for each metric, and a product for each that
+//! has a name, under which invoices show its usage; for each paid plan a product, a licensed price for its fee, and a metered price for each metric
 //! whose overage is billed. Existing objects are found by event name, metadata
 //! and lookup key, and stay. Prices never change: one that differs is replaced,
 //! and its lookup key moves to the new one. Subscriptions keep the former one, and
@@ -7,6 +7,8 @@
 //!
 //! A metered price has two tiers: the included quantity is free, and usage above
 //! it costs the overage rate. All usage is therefore reported.
+
+mod usage_products;
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
@@ -19,6 +21,7 @@ use billing_domain::money;
 use super::synced::{SyncedPrice, is_fee_of, is_usage_of};
 use super::{Aggregation, Catalogue, Metric, Plan};
 use crate::stripe::client::{Client, Meter, Params, Price, Product, StripeError};
+use usage_products::UsageProduct;
 
 /// The result, or planned result, for a part of the catalogue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -40,6 +43,8 @@ pub enum Action {
     Create,
     /// A new price takes over the lookup key.
     Replace,
+    /// It is given another name.
+    Rename,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -95,21 +100,34 @@ pub async fn sync(
     let mut meters = Vec::new();
     for (metric, Metric { aggregation, .. }) in catalogue.metrics() {
         if is_billed(catalogue, metric) {
-            meters.push((metric.as_str(), run.meter(metric, *aggregation).await?));
+            let meter = run.meter(metric, *aggregation).await?;
+            let product = run.metric_product(catalogue, metric).await?;
+            meters.push((metric.as_str(), meter, product));
         }
     }
     for plan in catalogue.file_plans() {
         if let Some(key) = &plan.price.lookup_key {
             let product = run.product(plan).await?;
             run.base_price(plan, key, product.as_deref()).await?;
-            for (metric, meter) in &meters {
-                run.metered_price(plan, metric, meter.as_deref(), product.as_deref())
+            for (metric, meter, named) in &meters {
+                let of_plan = UsageProduct::Plan(product.clone());
+                let product = named.as_ref().unwrap_or(&of_plan);
+                run.metered_price(plan, metric, meter.as_deref(), product)
                     .await?;
             }
             if let Some(product) = product {
                 run.former_prices(catalogue, plan, &product).await?;
             }
         }
+    }
+    let named = meters
+        .iter()
+        .filter_map(|(metric, _, product)| match product {
+            Some(UsageProduct::Metric(Some(id))) => Some((*metric, id)),
+            _ => None,
+        });
+    for (metric, product) in named {
+        run.former_usage_prices(catalogue, metric, product).await?;
     }
     Ok(run.synced)
 }
@@ -243,7 +261,7 @@ impl Run<'_> {
         plan: &Plan,
         metric: &str,
         meter: Option<&str>,
-        product: Option<&str>,
+        product: &UsageProduct,
     ) -> Result<(), SyncError> {
         let Some(lookup_key) = metered_lookup_key(plan, metric) else {
             return Ok(());
@@ -273,14 +291,14 @@ impl Run<'_> {
         }
         let same = |known: &Price| {
             let of_meter = known.recurring.as_ref().and_then(|r| r.meter.as_deref());
-            of_meter == meter && is_usage_of(known, plan, metric)
+            of_meter == meter && product.has(known) && is_usage_of(known, plan, metric)
         };
         let sought = Sought {
             plan,
             metric: Some(metric),
             lookup_key: &lookup_key,
         };
-        self.price(sought, product, params, same).await
+        self.price(sought, product.id(), params, same).await
     }
 
     /// Creates the price, unless an equal one (`same`) has the lookup key.

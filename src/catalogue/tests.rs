@@ -40,8 +40,8 @@ fn grace_may_have_a_ceiling_by_plan_and_by_metric() {
             1,
         )
         .replacen(
-            "api_calls = { aggregation = \"sum\" }",
-            "api_calls = { aggregation = \"sum\", grace_max = \"1500.5\" }",
+            "api_calls = { aggregation = \"sum\"",
+            "api_calls = { aggregation = \"sum\", grace_max = \"1500.5\"",
             1,
         );
     let catalogue = parse(&text).unwrap();
@@ -148,8 +148,8 @@ fn a_mistake_is_named_with_its_line() {
             "needs over_limit = \"grace\" and a quota",
         ),
         (
-            "llm_tokens = { aggregation = \"sum\" }",
-            "llm_tokens = { aggregation = \"sum\", grace_max = \"50%\" }",
+            "llm_tokens = { aggregation = \"sum\"",
+            "llm_tokens = { aggregation = \"sum\", grace_max = \"50%\"",
             "is below the quota",
         ),
         (
@@ -167,4 +167,41 @@ fn a_mistake_is_named_with_its_line() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn metrics_have_names_for_people() {
+    let catalogue = parse(BUILT_IN).unwrap();
+    let named = catalogue.metric_name("storage_gb").unwrap();
+    assert_eq!(
+        (named.name.as_str(), named.unit.as_deref()),
+        ("Storage", Some("GB"))
+    );
+    assert_eq!(catalogue.given_name("unknown"), None);
+    assert!(!catalogue.automatic_tax());
+    let taxed = parse(&format!("{BUILT_IN}\n[tax]\nautomatic = true\n")).unwrap();
+    assert!(taxed.automatic_tax());
+    for (written, problem) in [
+        (
+            "name = \" \"",
+            "the name of \"api_calls\" must have 1 to 100 characters",
+        ),
+        (
+            "unit = \"call\"",
+            "the unit of \"api_calls\" needs a name beside it",
+        ),
+        (
+            "name = \"Calls\", unit = \"thirteen char\"",
+            "the unit of \"api_calls\" must have 1 to 12 characters",
+        ),
+        ("name = \"LLM tokens\"", "have one name, \"LLM tokens\""),
+    ] {
+        let given = "name = \"API calls\", unit = \"call\"";
+        let error = parse(&BUILT_IN.replacen(given, written, 1)).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains(problem), "{error}");
+        assert!(error.contains(", line "), "{error}");
+    }
+    let wrong = parse(&format!("{BUILT_IN}\n[tax]\nautomatic = \"yes\"\n")).unwrap_err();
+    assert!(wrong.to_string().contains("line"), "{wrong}");
 }

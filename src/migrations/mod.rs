@@ -64,6 +64,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260114010000", "catalogue_memory"),
     ("20260114020000", "features"),
     ("20260115010000", "inlined_context"),
+    ("20260116030000", "discounts"),
 ];
 
 /// A migration and its state in the database.

@@ -56,6 +56,7 @@ pub const TENANT_TABLES: &[(&str, bool)] = &[
     ("usage_pending_levels", true),
     ("organization_features", true),
     ("feature_overrides", true),
+    ("billing_discounts", true),
 ];
 
 /// Tables without tenants' data that row-level security closes as well.

@@ -224,6 +224,7 @@ fn customer_of(object: &BillingObject) -> Option<&str> {
         BillingObject::PaymentMethod(o) => o.customer_id.as_deref(),
         BillingObject::Customer(o) => Some(&o.id),
         BillingObject::CheckoutSession(o) => o.customer_id.as_deref(),
+        BillingObject::Discount(o) => o.customer_id.as_deref(),
         BillingObject::Dispute(_) | BillingObject::InvoicePayment(_) => None,
     }
 }
@@ -239,7 +240,7 @@ fn claims(object: &BillingObject) -> impl Iterator<Item = &str> {
         BillingObject::Customer(o) => (Some(&o.metadata), None, None),
         BillingObject::Dispute(o) => (Some(&o.metadata), None, None),
         BillingObject::CheckoutSession(o) => (Some(&o.metadata), None, o.reference()),
-        BillingObject::InvoicePayment(_) => (None, None, None),
+        BillingObject::Discount(_) | BillingObject::InvoicePayment(_) => (None, None, None),
     };
     metadata
         .into_iter()

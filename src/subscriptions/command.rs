@@ -9,9 +9,17 @@ use crate::catalogue::{Catalogue, Plan};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command<'a> {
     /// A first subscription.
-    Subscribe { tier: &'a str, trial_days: u16 },
+    Subscribe {
+        tier: &'a str,
+        trial_days: u16,
+        /// A promotion code to redeem.
+        promotion_code: Option<&'a str>,
+    },
     /// Another plan, including the first one and the free one.
-    Change { tier: &'a str },
+    Change {
+        tier: &'a str,
+        promotion_code: Option<&'a str>,
+    },
     /// Another version of its plan. Only operators migrate.
     Migrate {
         subscription_id: &'a str,
@@ -37,6 +45,10 @@ pub enum StripeAction<'a> {
         plan: &'a Plan,
         /// The version of the plan; `None` for the one that is sold.
         version: Option<i32>,
+    },
+    /// Keep the plan, and redeem a promotion code.
+    Redeem {
+        subscription: &'a SubscriptionRow,
     },
     EndWithPeriod {
         subscription: &'a SubscriptionRow,
@@ -100,6 +112,32 @@ pub enum ChangeRejection {
     UnknownItems,
 }
 
+impl<'a> Command<'a> {
+    /// The promotion code that it redeems.
+    pub fn promotion_code(self) -> Option<&'a str> {
+        match self {
+            Self::Subscribe { promotion_code, .. } | Self::Change { promotion_code, .. } => {
+                promotion_code
+            }
+            Self::Migrate { .. } | Self::Cancel { .. } | Self::Reactivate => None,
+        }
+    }
+
+    /// The same command with the code that its preview was made with.
+    pub fn with_code_of(self, quoted: Option<&'a str>) -> Self {
+        match self {
+            Self::Change {
+                tier,
+                promotion_code: None,
+            } => Self::Change {
+                tier,
+                promotion_code: quoted,
+            },
+            other => other,
+        }
+    }
+}
+
 /// The action that fulfils `command`, given the organization's `state`.
 pub fn decide<'a>(
     state: &'a SubscriptionState,
@@ -108,17 +146,27 @@ pub fn decide<'a>(
 ) -> Result<StripeAction<'a>, ChangeRejection> {
     let subscription = state.subscription.as_ref();
     match command {
-        Command::Subscribe { tier, trial_days } => {
+        Command::Subscribe {
+            tier, trial_days, ..
+        } => {
             let plan = plan(catalogue, tier)?;
             if subscription.is_some() {
                 return Err(ChangeRejection::SubscriptionExists);
             }
             subscribe(state, plan, trial_days)
         }
-        Command::Change { tier } => {
+        Command::Change {
+            tier,
+            promotion_code,
+        } => {
             let plan = plan(catalogue, tier)?;
             match subscription {
-                Some(subscription) => change(subscription, catalogue, plan),
+                Some(subscription) => match change(subscription, catalogue, plan) {
+                    Err(ChangeRejection::SamePlan(_)) if promotion_code.is_some() => {
+                        Ok(StripeAction::Redeem { subscription })
+                    }
+                    changed => changed,
+                },
                 None if state.plan_tier == plan.tier => {
                     Err(ChangeRejection::SamePlan(plan.tier.clone()))
                 }

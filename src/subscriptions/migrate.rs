@@ -88,8 +88,17 @@ impl Subscriptions {
         let priced = match decide(&state, &self.catalogue, command) {
             Ok(action) => {
                 let customer = state.customer_id.as_deref();
-                self.price_with_stripe(client, &action, customer, None, now)
+                let organization_id = candidate.organization_id;
+                match self
+                    .extras(Some(client), organization_id, &state, &action, None)
                     .await
+                {
+                    Ok(extras) => {
+                        self.price_with_stripe(client, &action, &extras, customer, None, now)
+                            .await
+                    }
+                    Err(failure) => Err(failure),
+                }
             }
             Err(rejection) => Err(rejection.into()),
         };

@@ -12,13 +12,17 @@
 mod background;
 mod change;
 mod command;
+mod coupons;
 mod customer;
+mod discounts;
+mod extras;
 mod failure;
 mod migrate;
 mod mirror;
 mod missing;
 mod preview;
 mod prices;
+mod promotion;
 mod reconcile;
 pub mod routes;
 mod state;

@@ -53,6 +53,8 @@ pub enum DriftKind {
     /// A customer in Stripe names an organization that has another customer, or
     /// none.
     StrayCustomer,
+    /// A customer's discount or address differs from Stripe's.
+    Customer,
     /// An organization's customer was deleted in Stripe.
     CustomerDeleted,
     /// As far as the key can see, Stripe never had the organization's customer.
@@ -76,13 +78,14 @@ pub enum DriftKind {
 }
 
 impl DriftKind {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::OpenRequest,
         Self::AbandonedRequest,
         Self::Differs,
         Self::MissingHere,
         Self::MissingInStripe,
         Self::StrayCustomer,
+        Self::Customer,
         Self::CustomerDeleted,
         Self::CustomerMissing,
         Self::TwoSubscriptions,
@@ -103,6 +106,7 @@ impl DriftKind {
             Self::MissingHere => "missing_here",
             Self::MissingInStripe => "missing_in_stripe",
             Self::StrayCustomer => "stray_customer",
+            Self::Customer => "customer",
             Self::CustomerDeleted => "customer_deleted",
             Self::CustomerMissing => "customer_missing",
             Self::TwoSubscriptions => "two_subscriptions",
@@ -122,6 +126,7 @@ impl DriftKind {
             Self::OpenRequest
             | Self::Differs
             | Self::MissingHere
+            | Self::Customer
             | Self::CustomerDeleted
             | Self::Invoice
             | Self::PaymentMethod

@@ -7,8 +7,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
+use uuid::Uuid;
 
 use super::change::saga::Requester;
+use super::discounts::DiscountView;
 use super::failure::Failure;
 use super::{Command, Preview, SubscriptionRow, SubscriptionState, Subscriptions, Upcoming};
 use crate::server::extract::{Json, Query};
@@ -60,6 +62,9 @@ struct SubscriptionView {
     canceled_at: Option<Timestamp>,
     #[schema(required)]
     created_at: Option<Timestamp>,
+    /// The discounts that reduce its invoices, in the order in which they apply; the
+    /// customer's, if it has none of its own.
+    discounts: Vec<DiscountView>,
     /// Other running subscriptions, which are paid for as well. They were created
     /// outside this service, most likely by mistake.
     other_subscriptions: Vec<OtherSubscription>,
@@ -131,6 +136,7 @@ impl From<SubscriptionState> for SubscriptionView {
                 cancel_at: None,
                 canceled_at: None,
                 created_at: None,
+                discounts: Vec::new(),
                 other_subscriptions,
             };
         };
@@ -146,6 +152,7 @@ impl From<SubscriptionState> for SubscriptionView {
             cancel_at_period_end: subscription.cancel_at_period_end,
             canceled_at: subscription.canceled_at,
             created_at: subscription.created,
+            discounts: Vec::new(),
             other_subscriptions,
         }
     }
@@ -171,7 +178,24 @@ async fn current(
     caller: Principal,
 ) -> Result<axum::Json<SubscriptionView>, Problem> {
     let state = subscriptions.state(caller.organization_id).await?;
-    Ok(axum::Json(state.into()))
+    Ok(axum::Json(
+        shown(&subscriptions, caller.organization_id, state).await?,
+    ))
+}
+
+/// The view of a state, with the discounts in force.
+async fn shown(
+    subscriptions: &Subscriptions,
+    organization_id: Uuid,
+    state: SubscriptionState,
+) -> Result<SubscriptionView, Failure> {
+    let discounts = subscriptions
+        .discounts_in_force(organization_id, &state)
+        .await?;
+    Ok(SubscriptionView {
+        discounts,
+        ..state.into()
+    })
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -183,6 +207,10 @@ struct NewSubscription {
     #[serde(default, deserialize_with = "number::whole")]
     #[schema(maximum = 730)]
     trial_days: u16,
+    /// A promotion code to redeem, as the customer typed it.
+    #[serde(default)]
+    #[schema(example = "SPRING25", min_length = 1, max_length = 500)]
+    promotion_code: Option<String>,
 }
 
 /// Subscribe to a plan
@@ -208,6 +236,7 @@ async fn create(
             let command = Command::Subscribe {
                 tier: &new.plan_tier,
                 trial_days: new.trial_days,
+                promotion_code: new.promotion_code.as_deref(),
             };
             subscriptions.change(&caller, command, None).await
         },
@@ -220,6 +249,11 @@ async fn create(
 struct PlanChange {
     #[schema(example = "standard")]
     plan_tier: String,
+    /// A promotion code to redeem. With the present plan, the subscription keeps it and
+    /// redeems the code. A preview's token has the code that was previewed.
+    #[serde(default)]
+    #[schema(example = "SPRING25", min_length = 1, max_length = 500)]
+    promotion_code: Option<String>,
     #[serde(default)]
     preview_token: Option<String>,
 }
@@ -246,6 +280,7 @@ async fn change(
         move |subscriptions, caller| async move {
             let command = Command::Change {
                 tier: &recorded.plan_tier,
+                promotion_code: recorded.promotion_code.as_deref(),
             };
             let token = recorded.preview_token.as_deref();
             subscriptions.change(&caller, command, token).await
@@ -324,6 +359,10 @@ async fn reactivate(
 struct PreviewRequest {
     #[schema(example = "standard")]
     plan_tier: String,
+    /// A promotion code that the change would redeem.
+    #[serde(default)]
+    #[schema(example = "SPRING25", min_length = 1, max_length = 500)]
+    promotion_code: Option<String>,
 }
 
 /// Preview the cost of a plan change
@@ -338,11 +377,12 @@ struct PreviewRequest {
 async fn preview(
     State(subscriptions): State<Subscriptions>,
     caller: Principal,
-    Json(PreviewRequest { plan_tier }): Json<PreviewRequest>,
+    Json(asked): Json<PreviewRequest>,
 ) -> Result<axum::Json<Preview>, Problem> {
     let organization_id = caller.organization_id;
+    let code = asked.promotion_code.as_deref();
     let preview = subscriptions
-        .preview(organization_id, &plan_tier, Timestamp::now())
+        .preview(organization_id, &asked.plan_tier, code, Timestamp::now())
         .await?;
     Ok(axum::Json(preview))
 }
@@ -380,8 +420,11 @@ async fn change_and_show<F>(
 where
     F: Future<Output = Result<(), Failure>> + Send + 'static,
 {
-    let state = change_detached(subscriptions, caller, key, change).await?;
-    Ok(axum::Json(state.into()))
+    let organization_id = caller.organization_id;
+    let state = change_detached(subscriptions.clone(), caller, key, change).await?;
+    Ok(axum::Json(
+        shown(&subscriptions, organization_id, state).await?,
+    ))
 }
 
 /// Makes a change in its own task, so that a client that disconnects does not

@@ -16,6 +16,11 @@ pub struct SubscriptionState {
     pub plan_version: Option<i32>,
     /// The Stripe customer used for new subscriptions.
     pub customer_id: Option<String>,
+    /// Whether that customer's address says enough to be taxed by; `None` if nothing has
+    /// shown the customer yet.
+    pub tax_located: Option<bool>,
+    /// Whether a customer of the organization has a discount for all invoices.
+    pub customer_discounted: bool,
     /// Whether any of its subscriptions ever had a trial.
     pub had_trial: bool,
     /// The subscription that counts among those that have not ended.
@@ -43,7 +48,10 @@ pub struct SubscriptionRow {
     pub cancel_at_period_end: bool,
     pub canceled_at: Option<Timestamp>,
     pub latest_invoice_id: Option<String>,
+    /// Whether it or an item has a discount.
     pub discounted: bool,
+    /// Its own discounts, in the order in which they apply.
+    pub discount_ids: Vec<String>,
     pub taxed: bool,
     pub test_clock_id: Option<String>,
     pub created: Option<Timestamp>,
@@ -65,6 +73,7 @@ pub struct Item {
     pub interval: Option<String>,
     pub interval_count: Option<i32>,
     pub quantity: Option<i64>,
+    pub discount_ids: Vec<String>,
     /// What it is for, as it was mirrored; `None` if its price was not known then.
     pub used: Option<PriceUse>,
 }
@@ -131,7 +140,7 @@ impl SubscriptionRow {
         let items: Vec<Value> = self
             .items
             .iter()
-            .map(|item| json!([item.id, item.price_id, item.quantity]))
+            .map(|item| json!([item.id, item.price_id, item.quantity, item.discount_ids]))
             .collect();
         let state = json!([
             self.id,
@@ -143,6 +152,7 @@ impl SubscriptionRow {
             self.billing_mode,
             self.ends(),
             self.discounted,
+            self.discount_ids,
             self.taxed,
             items
         ]);
@@ -194,6 +204,7 @@ mod tests {
             interval: Some("month".to_owned()),
             interval_count: Some(1),
             quantity: Some(1),
+            discount_ids: Vec::new(),
             used: None,
         }
     }

@@ -27,8 +27,8 @@ pub async fn load(
                   plan_tier, plan_version, currency, current_period_start, current_period_end,
                   billing_cycle_anchor, billing_mode, collection_method, trial_start, trial_end,
                   cancel_at, cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
-                  default_payment_method_id, discounted, taxed, pending_update, has_more_items,
-                  metadata, known_tier,
+                  default_payment_method_id, discounted, discount_ids, taxed, pending_update,
+                  has_more_items, metadata, known_tier,
                   (SELECT coalesce(jsonb_agg(
                             jsonb_build_object('price', i.stripe_price_id, 'quantity', i.quantity)
                             ORDER BY i.stripe_subscription_item_id COLLATE "C"), '[]')
@@ -61,6 +61,7 @@ pub async fn load(
             "latestInvoiceId": row.latest_invoice_id,
             "defaultPaymentMethodId": row.default_payment_method_id,
             "discounted": row.discounted,
+            "discounts": row.discount_ids,
             "taxed": row.taxed,
             "pendingUpdate": row.pending_update,
             "metadata": row.metadata.as_object().and_then(digest),
@@ -179,7 +180,8 @@ pub async fn save(
            cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
            default_payment_method_id, discounted, taxed, stripe_test_clock_id, pending_update,
            has_more_items, metadata, livemode, stripe_created_at, last_event_at,
-           last_event_rank, last_event_id, tied_event_ids, known_tier, plan_version)
+           last_event_rank, last_event_id, tied_event_ids, known_tier, plan_version,
+           discount_ids)
          SELECT
            organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
            plan_tier, currency, current_period_start, current_period_end, billing_cycle_anchor,
@@ -187,7 +189,8 @@ pub async fn save(
            cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
            default_payment_method_id, discounted, taxed, stripe_test_clock_id, pending_update,
            has_more_items, metadata, livemode, stripe_created_at, last_event_at,
-           last_event_rank, last_event_id, tied_event_ids, known_tier, plan_version
+           last_event_rank, last_event_id, tied_event_ids, known_tier, plan_version,
+           discount_ids
            FROM json_populate_recordset(NULL::billing_subscriptions, $1::text::json)
          ON CONFLICT (organization_id, stripe_subscription_id) DO UPDATE SET
            stripe_customer_id = excluded.stripe_customer_id, status = excluded.status,
@@ -206,7 +209,8 @@ pub async fn save(
            excluded.stripe_created_at, last_event_at = excluded.last_event_at, last_event_rank =
            excluded.last_event_rank, last_event_id = excluded.last_event_id, tied_event_ids =
            excluded.tied_event_ids, known_tier = excluded.known_tier,
-           plan_version = excluded.plan_version, updated_at = excluded.updated_at",
+           plan_version = excluded.plan_version, discount_ids = excluded.discount_ids,
+           updated_at = excluded.updated_at",
         document(&rows)?
     )
     .execute(&mut *conn)
@@ -261,12 +265,12 @@ async fn replace_items(
            organization_id, stripe_subscription_id, stripe_subscription_item_id,
            stripe_price_id, stripe_product_id, lookup_key, usage_type, unit_amount,
            unit_amount_decimal, currency, recurring_interval, recurring_interval_count,
-           quantity, current_period_start, current_period_end, plan_tier, metric)
+           quantity, current_period_start, current_period_end, plan_tier, metric, discount_ids)
          SELECT
            organization_id, stripe_subscription_id, stripe_subscription_item_id,
            stripe_price_id, stripe_product_id, lookup_key, usage_type, unit_amount,
            unit_amount_decimal, currency, recurring_interval, recurring_interval_count,
-           quantity, current_period_start, current_period_end, plan_tier, metric
+           quantity, current_period_start, current_period_end, plan_tier, metric, discount_ids
            FROM json_populate_recordset(NULL::billing_subscription_items, $1::text::json)",
         document(&items)?
     )

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 mod charge;
 mod checkout_session;
 mod customer;
+mod discount;
 mod dispute;
 mod fields;
 mod invoice;
@@ -17,6 +18,7 @@ mod subscription;
 pub use charge::Charge;
 pub use checkout_session::CheckoutSession;
 pub use customer::Customer;
+pub use discount::{CouponTerms, Discount};
 pub use dispute::Dispute;
 pub use fields::ShapeError;
 pub use invoice::{Invoice, InvoiceLine};
@@ -37,6 +39,7 @@ pub enum BillingObject {
     Charge(Box<Charge>),
     PaymentMethod(Box<PaymentMethod>),
     Customer(Box<Customer>),
+    Discount(Box<Discount>),
     Dispute(Box<Dispute>),
     InvoicePayment(Box<InvoicePayment>),
     CheckoutSession(Box<CheckoutSession>),
@@ -50,6 +53,7 @@ impl BillingObject {
             Self::Charge(object) => &object.id,
             Self::PaymentMethod(object) => &object.id,
             Self::Customer(object) => &object.id,
+            Self::Discount(object) => &object.id,
             Self::Dispute(object) => &object.id,
             Self::InvoicePayment(object) => &object.id,
             Self::CheckoutSession(object) => &object.id,

@@ -24,15 +24,17 @@ const CHANGE_ID_KEY: &str = "billing_change_id";
 pub enum ChangeKind {
     Create,
     Switch,
+    Redeem,
     EndWithPeriod,
     EndNow,
     Keep,
 }
 
 impl ChangeKind {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Create,
         Self::Switch,
+        Self::Redeem,
         Self::EndWithPeriod,
         Self::EndNow,
         Self::Keep,
@@ -43,6 +45,7 @@ impl ChangeKind {
         match action {
             StripeAction::Create { .. } => Some(Self::Create),
             StripeAction::Switch { .. } => Some(Self::Switch),
+            StripeAction::Redeem { .. } => Some(Self::Redeem),
             StripeAction::EndWithPeriod { .. } => Some(Self::EndWithPeriod),
             StripeAction::EndNow { .. } => Some(Self::EndNow),
             StripeAction::Keep { .. } => Some(Self::Keep),
@@ -54,7 +57,7 @@ impl ChangeKind {
     pub fn operation(self) -> &'static str {
         match self {
             Self::Create => "create",
-            Self::Switch | Self::EndWithPeriod | Self::Keep => "update",
+            Self::Switch | Self::Redeem | Self::EndWithPeriod | Self::Keep => "update",
             Self::EndNow => "cancel",
         }
     }
@@ -64,6 +67,7 @@ impl ChangeKind {
         match self {
             Self::Create => "subscription_created",
             Self::Switch => "subscription_changed",
+            Self::Redeem => "promotion_code_redeemed",
             Self::EndWithPeriod => "subscription_cancel_scheduled",
             Self::EndNow => "subscription_canceled",
             Self::Keep => "subscription_reactivated",
@@ -187,16 +191,21 @@ pub fn is_no_longer_in_flight(request: &Request, now: Timestamp) -> bool {
 /// The command as it is stored.
 pub fn recorded_command(command: Command<'_>, quote: Option<&Quote>) -> Value {
     let mut recorded = match command {
-        Command::Subscribe { tier, trial_days } => {
+        Command::Subscribe {
+            tier, trial_days, ..
+        } => {
             json!({"wish": "subscribe", "planTier": tier, "trialDays": trial_days})
         }
-        Command::Change { tier } => json!({"wish": "change", "planTier": tier}),
+        Command::Change { tier, .. } => json!({"wish": "change", "planTier": tier}),
         Command::Migrate { terms, version, .. } => {
             json!({"wish": "migrate", "planTier": terms.tier, "planVersion": version})
         }
         Command::Cancel { immediately } => json!({"wish": "cancel", "immediately": immediately}),
         Command::Reactivate => json!({"wish": "reactivate"}),
     };
+    if let Some(code) = command.promotion_code() {
+        recorded["promotionCode"] = json!(code.trim());
+    }
     if let Some(quote) = quote {
         recorded["preview"] = json!({
             "effectiveDate": quote.effective_at,

@@ -12,14 +12,16 @@ use crate::audit::{self, Actor};
 use crate::catalogue::Plan;
 use crate::catalogue::versions::version_name;
 use crate::db::TenantTx;
-use crate::stripe::client::{BILLING_MODE, Client, ErrorKind, Params, StripeError};
+use crate::stripe::client::{BILLING_MODE, Client, ErrorKind, Params, StripeError, with_discounts};
 use crate::stripe::requests::{self, Begun, NewRequest, Request, Subject};
 use crate::subscriptions::Subscriptions;
 use crate::subscriptions::command::{ChangeRejection, Command, StripeAction, decide};
+use crate::subscriptions::extras::Extras;
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::mirror::StripePresence;
 use crate::subscriptions::preview::stripe::{Switch, items_of};
 use crate::subscriptions::preview::token::Quote;
+use crate::subscriptions::promotion::check_text;
 use crate::subscriptions::state::{SubscriptionRow, SubscriptionState};
 
 /// Who requests a change, and for which organization.
@@ -84,6 +86,10 @@ impl Subscriptions {
             Some(token) => Some(self.open(token).await?),
             None => None,
         };
+        let quoted = quote.as_ref();
+        let quoted = quoted.and_then(|quote| quote.promotion_code.as_deref());
+        let command = command.with_code_of(quoted);
+        command.promotion_code().map(check_text).transpose()?;
         let recorded = recorded_command(command, quote.as_ref());
         let organization_id = requester.organization_id;
         if let Some(key) = &requester.idempotency_key
@@ -192,6 +198,14 @@ impl Subscriptions {
         if let Some(quote) = quote {
             self.check_state(quote, organization_id, &state, command, Timestamp::now())?;
         }
+        let code = command.promotion_code();
+        let extras = self
+            .extras(Some(client), organization_id, &state, &action, code)
+            .await?;
+        if code.is_some() {
+            self.check_code(client, &state, &action, &extras, quote)
+                .await?;
+        }
         let change = ChangeRecord {
             id: Uuid::now_v7(),
             kind,
@@ -203,11 +217,12 @@ impl Subscriptions {
         let customer_id = self
             .customer_for(client, organization_id, &state, &action, &change.actor)
             .await?;
-        if let Some(quote) = quote {
+        if let (Some(quote), None) = (quote, code) {
             self.check_price(
                 client,
                 quote,
                 &action,
+                &extras,
                 customer_id.as_deref(),
                 Timestamp::now(),
             )
@@ -217,6 +232,7 @@ impl Subscriptions {
             .parameters(
                 client,
                 &action,
+                &extras,
                 customer_id.as_deref(),
                 organization_id,
                 quote,
@@ -242,6 +258,29 @@ impl Subscriptions {
         }
         self.execute(client, &request, &change).await?;
         Ok(Round::Done)
+    }
+
+    /// Has Stripe say whether a code holds, and the quote with it, before anything is
+    /// made for it.
+    async fn check_code(
+        &self,
+        client: &Client,
+        state: &SubscriptionState,
+        action: &StripeAction<'_>,
+        extras: &Extras,
+        quote: Option<&Quote>,
+    ) -> Result<(), Failure> {
+        let (customer_id, now) = (state.customer_id.as_deref(), Timestamp::now());
+        match quote {
+            Some(quote) => {
+                self.check_price(client, quote, action, extras, customer_id, now)
+                    .await
+            }
+            None => {
+                let priced = self.price_with_stripe(client, action, extras, customer_id, None, now);
+                priced.await.map(drop)
+            }
+        }
     }
 
     /// The customer of the change; a new subscription's is created if there is none.
@@ -279,11 +318,12 @@ impl Subscriptions {
         &self,
         client: &Client,
         action: &StripeAction<'_>,
+        extras: &Extras,
         customer_id: Option<&str>,
         organization_id: Uuid,
         quote: Option<&Quote>,
     ) -> Result<(Option<String>, Params), Failure> {
-        Ok(match action {
+        let (target_id, params) = match action {
             StripeAction::Create { plan, trial_days } => {
                 let prices = self.prices_of(client, plan, None).await?;
                 let customer_id = customer_id.ok_or(Failure::NoOrganization)?;
@@ -295,7 +335,7 @@ impl Subscriptions {
                     .set("billing_mode[type]", BILLING_MODE)
                     .set("payment_behavior", "error_if_incomplete")
                     .set_if("trial_period_days", trial);
-                (None, items_of(&prices, params, "items"))
+                (None, items_of(&prices, extras.tax(params), "items"))
             }
             StripeAction::Switch {
                 subscription,
@@ -315,6 +355,7 @@ impl Subscriptions {
                     .set("payment_behavior", "error_if_incomplete");
                 (Some(subscription.id.clone()), params)
             }
+            StripeAction::Redeem { subscription } => (Some(subscription.id.clone()), Params::new()),
             StripeAction::EndWithPeriod { subscription } => {
                 let params = Params::new().set("cancel_at_period_end", true);
                 (Some(subscription.id.clone()), params)
@@ -338,7 +379,15 @@ impl Subscriptions {
             StripeAction::Nothing { subscription } => {
                 (Some(subscription.id.clone()), Params::new())
             }
-        })
+        };
+        // A cancellation takes no part in discounts, and shows none.
+        Ok((
+            target_id,
+            match action {
+                StripeAction::EndNow { .. } => params,
+                _ => with_discounts(extras.redeem(params)),
+            },
+        ))
     }
 
     /// Rejects a new subscription if Stripe has carried out a creation that
@@ -415,6 +464,7 @@ fn summary(state: &SubscriptionState) -> Value {
             "canceledAt": subscription.canceled_at,
             "latestInvoiceId": subscription.latest_invoice_id,
             "discounted": subscription.discounted,
+            "discounts": subscription.discount_ids,
             "taxed": subscription.taxed,
             "items": subscription
                 .items

@@ -8,7 +8,7 @@ use billing_domain::proration::Charge;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::{Line, PreviewUnavailable, Pricing, Source, describe_period};
+use super::{Line, PreviewUnavailable, Pricing, Source, Totals, describe_period};
 use crate::catalogue::{Catalogue, Plan};
 use crate::subscriptions::state::{Item, SubscriptionRow};
 
@@ -29,13 +29,9 @@ pub fn of_creation(plan: &Plan, now: Timestamp) -> Result<Pricing, PreviewUnavai
         due_now_amount: amount,
         next_invoice_amount: amount,
         next_invoice_at: next,
-        lines: vec![Line {
-            description: describe_period(plan, 1),
-            amount,
-            period_start: now,
-            period_end: next,
-            proration: false,
-        }],
+        lines: vec![line(describe_period(plan, 1), amount, (now, next))],
+        totals: Totals::plain(amount),
+        next_totals: Totals::plain(amount),
         holds_until: None,
         source: Source::Local,
     })
@@ -86,16 +82,19 @@ pub fn of_switch(
         PreviewError::IntervalChange => PreviewUnavailable::StripeOnly("changes its interval"),
         other => PreviewUnavailable::OutOfRange(other.to_string()),
     })?;
-    let lines = lines(&result, &known, plan, at_secs)?;
-    let prorated_amount = total(&lines)?;
+    let mut lines = lines(&result, &known, plan, at_secs)?;
+    let totals = Totals::shown(&lines)?;
+    lines.retain(|line| !line.proration || line.amount != 0);
     Ok(Pricing {
         currency: plan.price.currency.to_ascii_lowercase(),
         effective_at: second(at_secs)?,
-        prorated_amount,
+        prorated_amount: totals.total_amount,
         due_now_amount: result.due_now,
         next_invoice_amount: result.next_invoice,
         next_invoice_at: second(result.next_invoice_at_secs)?,
         lines,
+        totals,
+        next_totals: Totals::plain(result.next_invoice),
         holds_until: Some(second(known.period.end_secs())?),
         source: Source::Local,
     })
@@ -190,11 +189,12 @@ fn lines(
     let quantity = known.before.charge.quantity;
     let (at, end) = (second(at_secs)?, second(known.period.end_secs())?);
     let prorated = |amount: i64, kind: &str, name: &str| Line {
-        description: describe_proration(kind, quantity, name, at),
-        amount,
-        period_start: at,
-        period_end: end,
         proration: true,
+        ..line(
+            describe_proration(kind, quantity, name, at),
+            amount,
+            (at, end),
+        )
     };
     let mut lines = Vec::new();
     if let Some(credit) = result.lines.credit {
@@ -204,13 +204,8 @@ fn lines(
         lines.push(prorated(debit, "Remaining", &plan.name));
     }
     if let Some(amount) = result.full_period {
-        lines.push(Line {
-            description: describe_period(plan, quantity),
-            amount,
-            period_start: at,
-            period_end: second(result.next_invoice_at_secs)?,
-            proration: false,
-        });
+        let until = second(result.next_invoice_at_secs)?;
+        lines.push(line(describe_period(plan, quantity), amount, (at, until)));
     }
     Ok(lines)
 }
@@ -224,11 +219,18 @@ fn describe_proration(kind: &str, quantity: u64, name: &str, at: Timestamp) -> S
     }
 }
 
-fn total(lines: &[Line]) -> Result<i64, PreviewUnavailable> {
-    lines
-        .iter()
-        .try_fold(0_i64, |sum, line| sum.checked_add(line.amount))
-        .ok_or_else(|| PreviewUnavailable::OutOfRange("the sum of the lines".to_owned()))
+/// A line without discount and tax.
+fn line(description: String, amount: i64, period: (Timestamp, Timestamp)) -> Line {
+    Line {
+        description,
+        amount,
+        discount_amount: 0,
+        tax_amount: 0,
+        included_tax_amount: 0,
+        period_start: period.0,
+        period_end: period.1,
+        proration: false,
+    }
 }
 
 fn second(secs: i64) -> Result<Timestamp, PreviewUnavailable> {

@@ -8,17 +8,18 @@ use uuid::Uuid;
 
 use super::stripe::{self, Switch};
 use super::token::Quote;
-use super::{Preview, Pricing, Source, local};
+use super::{Preview, PreviewUnavailable, Pricing, Sealed, Source, local};
 use crate::batch::lookup::Grouped;
 use crate::catalogue::{Catalogue, Plan};
 use crate::db::WorkerTx;
 use crate::projection;
 use crate::stripe::client::{Client, ErrorKind, StripeError};
 use crate::subscriptions::command::{Command, StripeAction, decide};
+use crate::subscriptions::extras::Extras;
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::mirror::StripePresence;
 use crate::subscriptions::state::{SubscriptionRow, SubscriptionState};
-use crate::subscriptions::{Subscriptions, store};
+use crate::subscriptions::{Subscriptions, promotion, store};
 
 /// Batched reads for previews: an organization's state, and whether its
 /// subscription was ever updated.
@@ -51,16 +52,23 @@ pub(in crate::subscriptions) fn preview_lookup(
 const MAX_REFRESHES: u32 = 2;
 
 impl Subscriptions {
-    /// What a change to the plan `tier` would cost at `now`.
+    /// What a change to the plan `tier` would cost at `now`, with a promotion code if one
+    /// is given.
     pub async fn preview(
         &self,
         organization_id: Uuid,
         tier: &str,
+        promotion_code: Option<&str>,
         now: Timestamp,
     ) -> Result<Preview, Failure> {
+        let promotion_code = promotion_code.map(promotion::check_text).transpose()?;
+        let command = Command::Change {
+            tier,
+            promotion_code,
+        };
         let mut refreshes = 0;
         let (state, pricing) = loop {
-            match self.price(organization_id, tier, now).await {
+            match self.price(organization_id, command, now).await {
                 // Our state of the customer or subscription may be out of date.
                 Err(Failure::Stripe(error))
                     if refreshes < MAX_REFRESHES
@@ -80,6 +88,7 @@ impl Subscriptions {
         let quote = Quote {
             organization_id,
             plan_tier: tier.to_owned(),
+            promotion_code: promotion_code.map(str::to_owned),
             subscription: state
                 .subscription
                 .as_ref()
@@ -92,30 +101,41 @@ impl Subscriptions {
             next_invoice_amount: pricing.next_invoice_amount,
             expires_at,
         };
-        let token = self.sealer.seal(&quote).await?;
+        let sealed = Sealed {
+            token: self.sealer.seal(&quote).await?,
+            expires_at,
+            promotion_code: quote.promotion_code,
+        };
         let current = self.terms_of(&state).await?;
         let current = (state.plan_tier.as_str(), current.as_ref());
-        Ok(pricing.into_preview(current, new, token, expires_at))
+        Ok(pricing.into_preview(current, new, sealed))
     }
 
     /// The organization's state and the price of the change.
     async fn price(
         &self,
         organization_id: Uuid,
-        tier: &str,
+        command: Command<'_>,
         now: Timestamp,
     ) -> Result<(SubscriptionState, Pricing), Failure> {
         let found = self.preview_lookup.find(organization_id).await?;
         let (state, was_updated) = found.ok_or(Failure::NoOrganization)?;
-        let action = decide(&state, &self.catalogue, Command::Change { tier })?;
+        let action = decide(&state, &self.catalogue, command)?;
         let customer = state.customer_id.as_deref();
+        let code = command.promotion_code();
         let pricing = match &self.stripe {
             Some(client) => {
-                self.price_with_stripe(client, &action, customer, None, now)
+                let extras = self
+                    .extras(Some(client), organization_id, &state, &action, code)
+                    .await?;
+                self.price_with_stripe(client, &action, &extras, customer, None, now)
                     .await?
             }
+            None if code.is_some() => {
+                return Err(PreviewUnavailable::StripeOnly("would redeem a promotion code").into());
+            }
             None => {
-                self.price_locally(organization_id, &action, was_updated, now)
+                self.price_locally(organization_id, &state, &action, was_updated, now)
                     .await?
             }
         };
@@ -160,10 +180,19 @@ impl Subscriptions {
     async fn price_locally(
         &self,
         organization_id: Uuid,
+        state: &SubscriptionState,
         action: &StripeAction<'_>,
         was_updated: bool,
         now: Timestamp,
     ) -> Result<Pricing, Failure> {
+        if let StripeAction::Create { .. } | StripeAction::Switch { .. } = action {
+            if state.customer_discounted {
+                return Err(PreviewUnavailable::StripeOnly("has a discount").into());
+            }
+            if self.catalogue.automatic_tax() {
+                return Err(PreviewUnavailable::StripeOnly("is taxed").into());
+            }
+        }
         Ok(match action {
             StripeAction::Create { plan, .. } => local::of_creation(plan, now)?,
             StripeAction::Switch {
@@ -174,7 +203,8 @@ impl Subscriptions {
                 }
                 local::of_switch(subscription, &self.catalogue, plan, now)?
             }
-            StripeAction::EndWithPeriod { subscription }
+            StripeAction::Redeem { subscription }
+            | StripeAction::EndWithPeriod { subscription }
             | StripeAction::EndNow { subscription }
             | StripeAction::Keep { subscription }
             | StripeAction::Nothing { subscription } => {
@@ -189,18 +219,38 @@ impl Subscriptions {
         &self,
         client: &Client,
         action: &StripeAction<'_>,
+        extras: &Extras,
+        customer_id: Option<&str>,
+        at: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<Pricing, Failure> {
+        let priced = self.ask_stripe(client, action, extras, customer_id, at, now);
+        match (priced.await, &extras.redemption) {
+            (Err(failure), Some(_)) => Err(promotion::refusal(failure)),
+            (priced, _) => priced,
+        }
+    }
+
+    async fn ask_stripe(
+        &self,
+        client: &Client,
+        action: &StripeAction<'_>,
+        extras: &Extras,
         customer_id: Option<&str>,
         at: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<Pricing, Failure> {
         match action {
+            // Stripe does not know the customer yet: use the catalogue's price.
+            StripeAction::Create { plan, .. }
+                if customer_id.is_none() && !extras.plays_a_part() =>
+            {
+                Ok(local::of_creation(plan, now)?)
+            }
             StripeAction::Create { plan, .. } => {
-                let Some(customer_id) = customer_id else {
-                    // Stripe does not know the customer yet: use the catalogue's price.
-                    return Ok(local::of_creation(plan, now)?);
-                };
                 let prices = self.prices_of(client, plan, None).await?;
-                stripe::of_creation(client, customer_id, plan, &prices).await
+                let catalogue = &self.catalogue;
+                stripe::of_creation(client, catalogue, customer_id, plan, &prices, extras).await
             }
             StripeAction::Switch {
                 subscription,
@@ -214,11 +264,18 @@ impl Subscriptions {
                 };
                 let switch = Switch::new(subscription, &self.catalogue, plan, &prices, at)
                     .ok_or(crate::subscriptions::ChangeRejection::UnknownItems)?;
-                stripe::of_switch(client, &switch).await
+                stripe::of_switch(client, &switch, extras).await
+            }
+            StripeAction::Redeem { subscription } => {
+                let at = match at {
+                    Some(at) => at,
+                    None => self.time_of(client, subscription).await?,
+                };
+                stripe::of_redemption(client, &self.catalogue, subscription, at, extras).await
             }
             StripeAction::EndWithPeriod { subscription } => {
                 let pricing = super::of_end(&self.catalogue, subscription, now);
-                stripe::of_end(client, subscription, pricing).await
+                stripe::of_end(client, &self.catalogue, subscription, pricing).await
             }
             StripeAction::EndNow { subscription }
             | StripeAction::Keep { subscription }
@@ -245,7 +302,16 @@ impl Subscriptions {
         command: Command<'_>,
         now: Timestamp,
     ) -> Result<(), Failure> {
-        let is_same_change = matches!(command, Command::Change { tier } if tier == quote.plan_tier);
+        let quoted = quote.promotion_code.as_deref();
+        let is_same_code = |code: Option<&str>| match (code.map(str::trim), quoted) {
+            (Some(code), Some(quoted)) => code.eq_ignore_ascii_case(quoted),
+            (code, quoted) => code == quoted,
+        };
+        let is_same_change = matches!(
+            command,
+            Command::Change { tier, promotion_code }
+                if tier == quote.plan_tier && is_same_code(promotion_code)
+        );
         let subscription = state.subscription.as_ref();
         let problem = if quote.organization_id != organization_id || !is_same_change {
             "the preview was of another change"
@@ -267,11 +333,13 @@ impl Subscriptions {
         client: &Client,
         quote: &Quote,
         action: &StripeAction<'_>,
+        extras: &Extras,
         customer_id: Option<&str>,
         now: Timestamp,
     ) -> Result<(), Failure> {
+        let at = Some(quote.effective_at);
         let pricing = self
-            .price_with_stripe(client, action, customer_id, Some(quote.effective_at), now)
+            .price_with_stripe(client, action, extras, customer_id, at, now)
             .await?;
         if pricing.matches(quote) {
             Ok(())
@@ -294,10 +362,9 @@ impl Subscriptions {
         let repriced =
             projection::repriced_since(tx.conn(), organization_id, &subscription.id, since).await?;
         if repriced {
-            return Err(crate::subscriptions::PreviewUnavailable::StripeOnly(
-                "was already changed in this period",
-            )
-            .into());
+            return Err(
+                PreviewUnavailable::StripeOnly("was already changed in this period").into(),
+            );
         }
         Ok(())
     }

@@ -1,14 +1,14 @@
 //! Has Stripe price a change: previews the invoices that the change would
 //! create, as of the time that the change will use for proration.
 
-use std::collections::HashSet;
-
 use jiff::Timestamp;
 
-use super::{Line, Pricing, Source};
+use super::usage_lines::UsagePrices;
+use super::{Line, Pricing, Source, Totals};
 use crate::catalogue::{Catalogue, Plan};
 use crate::stripe::client::{BILLING_MODE, Client, ErrorKind, Params, StripeError};
 use crate::stripe::objects::{Invoice, InvoiceLine};
+use crate::subscriptions::extras::{Extras, Remaining};
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::prices::PlanPrices;
 use crate::subscriptions::state::{Item, SubscriptionRow};
@@ -18,6 +18,7 @@ use billing_domain::preview::ProrationBehavior;
 /// ones, so that their amounts cannot differ.
 pub struct Switch<'a> {
     pub subscription: &'a SubscriptionRow,
+    catalogue: &'a Catalogue,
     /// The item that pays for the plan.
     item_id: &'a str,
     prices: &'a PlanPrices,
@@ -104,6 +105,7 @@ impl<'a> Switch<'a> {
         let changes_interval = item.cadence() != Some(plan.price.interval.cadence());
         Some(Self {
             subscription,
+            catalogue,
             item_id: &item.id,
             base_is_there: subscription
                 .items
@@ -115,6 +117,10 @@ impl<'a> Switch<'a> {
             at,
             restarts: changes_interval && !subscription.on_trial(),
         })
+    }
+
+    fn usage_prices(&self) -> UsagePrices<'_> {
+        UsagePrices::of(Some(self.subscription), Some(self.prices), self.catalogue)
     }
 
     /// The parameters nested under `prefix`, such as `subscription_details`; an
@@ -175,67 +181,153 @@ pub fn items_of(prices: &PlanPrices, params: Params, name: &str) -> Params {
     })
 }
 
-/// What a new subscription of `customer` would cost.
+/// What a new subscription would cost: of `customer`, or of somebody whom Stripe does
+/// not know yet.
 pub async fn of_creation(
     client: &Client,
-    customer: &str,
+    catalogue: &Catalogue,
+    customer: Option<&str>,
     plan: &Plan,
     prices: &PlanPrices,
+    extras: &Extras,
 ) -> Result<Pricing, Failure> {
     let params = Params::new()
-        .set("customer", customer)
+        .set_if("customer", customer)
         .set("subscription_details[billing_mode][type]", BILLING_MODE);
-    let params = items_of(prices, params, "subscription_details[items]");
-    let first = ask(client, &params).await?;
-    let (mut next, mut starts, mut ends) = (0, None, None);
-    for line in &first.lines {
-        if !line.proration && line.price_id.as_ref() == Some(&prices.base) {
-            next += line.amount;
-            (starts, ends) = (line.period_start, line.period_end);
-        }
-    }
-    let (Some(starts), Some(ends)) = (starts, ends) else {
+    let params = items_of(prices, extras.tax(params), "subscription_details[items]");
+    let first = ask(client, &extras.redeem(params.clone())).await?;
+    let fee = fees(&first, prices).next();
+    let period = fee.and_then(|line| Some((line.period_start?, line.period_end?)));
+    let Some((starts, ends)) = period else {
         return Err(unexpected("the first invoice has no line of the plan"));
     };
+    let next_totals = match extras.remaining(&first, starts, ends) {
+        Remaining::All => Totals::of(fees(&first, prices))?,
+        remaining => {
+            let next = ask(client, &remaining.apply(params)).await?;
+            Totals::of(fees(&next, prices))?
+        }
+    };
+    let usage = UsagePrices::of(None, Some(prices), catalogue);
     Ok(Pricing {
         currency: plan.price.currency.to_ascii_lowercase(),
         effective_at: starts,
         prorated_amount: first.total,
         due_now_amount: first.total,
-        next_invoice_amount: next,
+        next_invoice_amount: next_totals.total_amount,
         next_invoice_at: ends,
-        lines: first.lines.iter().map(line).collect::<Result<_, _>>()?,
+        lines: usage.shown(&first.lines)?,
+        totals: Totals::of_invoice(&first),
+        next_totals,
         holds_until: None,
         source: Source::Stripe,
     })
 }
 
+/// The lines of a whole period of the plan's fee.
+fn fees<'a>(invoice: &'a Invoice, prices: &PlanPrices) -> impl Iterator<Item = &'a InvoiceLine> {
+    let lines = invoice.lines.iter();
+    lines.filter(|line| !line.proration && line.price_id.as_ref() == Some(&prices.base))
+}
+
 /// What a change of plan would cost.
-pub async fn of_switch(client: &Client, change: &Switch<'_>) -> Result<Pricing, Failure> {
-    let ask_with = async |proration_behavior| {
-        let params = change.parameters("subscription_details", proration_behavior);
-        let params = params.set("subscription", &change.subscription.id);
-        ask(client, &params).await
-    };
+pub async fn of_switch(
+    client: &Client,
+    change: &Switch<'_>,
+    extras: &Extras,
+) -> Result<Pricing, Failure> {
+    use ProrationBehavior::{AlwaysInvoice, CreateProrations};
+    let all = &Remaining::All;
     if change.restarts {
-        return restarted(change, ask_with(ProrationBehavior::AlwaysInvoice).await?);
+        let now = ask_about(client, change, extras, AlwaysInvoice, all).await?;
+        let (full, ends) = full_period(change, &now)?;
+        let next_totals = match extras.remaining(&now, change.at, ends) {
+            Remaining::All => full,
+            remaining => {
+                let next = ask_about(client, change, extras, AlwaysInvoice, &remaining).await?;
+                full_period(change, &next)?.0
+            }
+        };
+        return restarted(change, &now, next_totals, ends);
     }
-    let waiting = ask_with(ProrationBehavior::CreateProrations).await?;
+    let waiting = ask_about(client, change, extras, CreateProrations, all).await?;
     let mut pricing = with_renewal(change, &waiting)?;
     // Without proration lines, nothing is invoiced at once.
-    if change.proration_behavior == ProrationBehavior::AlwaysInvoice && !pricing.lines.is_empty() {
-        let now = ask_with(ProrationBehavior::AlwaysInvoice).await?;
-        pricing.lines = now.lines.iter().map(line).collect::<Result<_, _>>()?;
+    if change.proration_behavior == AlwaysInvoice && !pricing.lines.is_empty() {
+        let now = ask_about(client, change, extras, AlwaysInvoice, all).await?;
+        pricing.lines = change.usage_prices().shown(&now.lines)?;
+        pricing.totals = Totals::of_invoice(&now);
         pricing.prorated_amount = now.total;
         pricing.due_now_amount = now.total;
-        pricing.next_invoice_amount -= now.total;
+        pricing.next_totals = if extras.plays_a_part() {
+            // The invoice may use a discount up, so that the renewal has less.
+            let remaining = extras.remaining(&now, change.at, pricing.next_invoice_at);
+            let renewal =
+                ask_about(client, change, extras, ProrationBehavior::None, &remaining).await?;
+            Totals::of(in_advance(&renewal, &change.usage_prices()))?
+        } else {
+            pricing.next_totals.less(pricing.totals)
+        };
+        pricing.next_invoice_amount = pricing.next_totals.total_amount;
     }
+    pricing
+        .lines
+        .retain(|line| !line.proration || !line.is_nothing());
     Ok(pricing)
+}
+
+/// The invoice of a change, with the discounts that it has or those that remain.
+async fn ask_about(
+    client: &Client,
+    change: &Switch<'_>,
+    extras: &Extras,
+    proration_behavior: ProrationBehavior,
+    remaining: &Remaining,
+) -> Result<Invoice, Failure> {
+    let params = change.parameters("subscription_details", proration_behavior);
+    let params = params.set("subscription", &change.subscription.id);
+    let params = match remaining {
+        Remaining::All => extras.redeem(params),
+        remaining => remaining.apply(params),
+    };
+    ask(client, &params).await
+}
+
+/// What keeping the plan would cost with a promotion code.
+pub async fn of_redemption(
+    client: &Client,
+    catalogue: &Catalogue,
+    subscription: &SubscriptionRow,
+    at: Timestamp,
+    extras: &Extras,
+) -> Result<Pricing, Failure> {
+    let params = Params::new().set("subscription", &subscription.id);
+    let next = ask(client, &extras.redeem(params)).await?;
+    let usage = UsagePrices::of(Some(subscription), None, catalogue);
+    let renewal = in_advance(&next, &usage).find_map(|line| line.period_start);
+    let next_invoice_at = renewal
+        .or(subscription.period_end)
+        .ok_or_else(|| unexpected("the next invoice has no date"))?;
+    let next_totals = without_usage(&next, &usage)?;
+    Ok(Pricing {
+        currency: next.currency,
+        effective_at: at,
+        prorated_amount: 0,
+        due_now_amount: 0,
+        next_invoice_amount: next_totals.total_amount,
+        next_invoice_at,
+        lines: Vec::new(),
+        totals: Totals::default(),
+        next_totals,
+        holds_until: Some(next_invoice_at),
+        source: Source::Stripe,
+    })
 }
 
 /// The end of a subscription with its period: what the last invoice charges.
 pub async fn of_end(
     client: &Client,
+    catalogue: &Catalogue,
     subscription: &SubscriptionRow,
     pricing: Pricing,
 ) -> Result<Pricing, Failure> {
@@ -247,10 +339,14 @@ pub async fn of_end(
         Err(error) if is_none_upcoming(&error) => None,
         Err(error) => return Err(Failure::Stripe(error)),
     };
-    let metered = metered_prices(subscription, None);
-    let left = last.map_or(0, |last| total_without(&last, &metered));
+    let usage = UsagePrices::of(Some(subscription), None, catalogue);
+    let left = match last {
+        Some(last) => without_usage(&last, &usage)?,
+        None => Totals::default(),
+    };
     Ok(Pricing {
-        next_invoice_amount: left,
+        next_invoice_amount: left.total_amount,
+        next_totals: left,
         source: Source::Stripe,
         ..pricing
     })
@@ -278,7 +374,6 @@ async fn ask(client: &Client, params: &Params) -> Result<Invoice, Failure> {
 
 /// The price of a change that is invoiced with the renewal.
 fn with_renewal(change: &Switch<'_>, invoice: &Invoice) -> Result<Pricing, Failure> {
-    let metered = metered_prices(change.subscription, Some(change.prices));
     let is_new = |line: &&InvoiceLine| line.proration && line.period_start == Some(change.at);
     let renewal = invoice
         .lines
@@ -294,36 +389,51 @@ fn with_renewal(change: &Switch<'_>, invoice: &Invoice) -> Result<Pricing, Failu
         .filter(is_new)
         .map(line)
         .collect::<Result<_, _>>()?;
+    let totals = Totals::shown(&lines)?;
+    let next_totals = without_usage(invoice, &change.usage_prices())?;
     Ok(Pricing {
         currency: invoice.currency.clone(),
         effective_at: change.at,
-        prorated_amount: lines.iter().map(|line| line.amount).sum(),
+        prorated_amount: totals.total_amount,
         due_now_amount: 0,
-        next_invoice_amount: total_without(invoice, &metered),
+        next_invoice_amount: next_totals.total_amount,
         next_invoice_at,
         lines,
+        totals,
+        next_totals,
         holds_until: Some(next_invoice_at),
         source: Source::Stripe,
     })
 }
 
+/// What a whole period of the plan comes to on an invoice, and when the period ends.
+fn full_period(change: &Switch<'_>, invoice: &Invoice) -> Result<(Totals, Timestamp), Failure> {
+    let ends = fees(invoice, change.prices)
+        .next()
+        .and_then(|line| line.period_end);
+    let ends = ends.ok_or_else(|| unexpected("the new period has no line"))?;
+    Ok((Totals::of(fees(invoice, change.prices))?, ends))
+}
+
 /// The price of a change that restarts the period: all of it is due at once.
-fn restarted(change: &Switch<'_>, invoice: Invoice) -> Result<Pricing, Failure> {
-    let full = |line: &&InvoiceLine| {
-        !line.proration && line.price_id.as_ref() == Some(&change.prices.base)
-    };
-    let period = invoice.lines.iter().find(full);
-    let ends = period.and_then(|line| line.period_end);
+fn restarted(
+    change: &Switch<'_>,
+    invoice: &Invoice,
+    next_totals: Totals,
+    ends: Timestamp,
+) -> Result<Pricing, Failure> {
     Ok(Pricing {
         effective_at: change.at,
         prorated_amount: invoice.total,
         due_now_amount: invoice.total,
-        next_invoice_amount: invoice.lines.iter().filter(full).map(|l| l.amount).sum(),
-        next_invoice_at: ends.ok_or_else(|| unexpected("the new period has no line"))?,
-        lines: invoice.lines.iter().map(line).collect::<Result<_, _>>()?,
+        next_invoice_amount: next_totals.total_amount,
+        next_invoice_at: ends,
+        lines: change.usage_prices().shown(&invoice.lines)?,
+        totals: Totals::of_invoice(invoice),
+        next_totals,
         holds_until: change.subscription.period_end,
         source: Source::Stripe,
-        currency: invoice.currency,
+        currency: invoice.currency.clone(),
     })
 }
 
@@ -334,38 +444,29 @@ pub fn line(line: &InvoiceLine) -> Result<Line, Failure> {
     Ok(Line {
         description: line.description.clone().unwrap_or_default(),
         amount: line.amount,
+        discount_amount: line.discount,
+        tax_amount: line.tax,
+        included_tax_amount: line.included_tax,
         period_start,
         period_end,
         proration: line.proration,
     })
 }
 
-/// Metered prices are charged at the end of the period, for usage that is not
-/// known before.
-fn metered_prices<'a>(
-    subscription: &'a SubscriptionRow,
-    next: Option<&'a PlanPrices>,
-) -> HashSet<&'a str> {
-    let items = subscription.items.iter().filter(|item| item.metered);
-    let next = next.into_iter().flat_map(|prices| prices.metered.values());
-    items
-        .filter_map(|item| item.price_id.as_deref())
-        .chain(next.map(String::as_str))
-        .collect()
+fn without_usage(invoice: &Invoice, usage: &UsagePrices<'_>) -> Result<Totals, Failure> {
+    let usage = invoice.lines.iter().filter(|line| usage.charge(line));
+    Ok(Totals::of_invoice(invoice).less(Totals::of(usage)?))
 }
 
-fn total_without(invoice: &Invoice, metered: &HashSet<&str>) -> i64 {
-    let usage: i64 = invoice
-        .lines
-        .iter()
-        .filter(|line| {
-            line.price_id
-                .as_deref()
-                .is_some_and(|id| metered.contains(id))
-        })
-        .map(|line| line.amount)
-        .sum();
-    invoice.total - usage
+/// The lines of what the renewal charges in advance.
+fn in_advance<'a>(
+    invoice: &'a Invoice,
+    usage: &UsagePrices<'_>,
+) -> impl Iterator<Item = &'a InvoiceLine> {
+    let lines = invoice.lines.iter();
+    lines.filter(|line| {
+        !line.proration && line.subscription_item_id.is_some() && !usage.charge(line)
+    })
 }
 
 fn unexpected(what: &'static str) -> Failure {

@@ -20,6 +20,9 @@ pub const LIFETIME: SignedDuration = SignedDuration::from_mins(15);
 pub struct Quote {
     pub organization_id: Uuid,
     pub plan_tier: String,
+    /// The promotion code that was typed.
+    #[serde(default)]
+    pub promotion_code: Option<String>,
     /// The subscription's fingerprint, if there was one.
     pub subscription: Option<String>,
     pub catalogue: String,
@@ -85,6 +88,7 @@ mod tests {
         Quote {
             organization_id: Uuid::from_u128(1),
             plan_tier: "standard".to_owned(),
+            promotion_code: Some("SPRING25".to_owned()),
             subscription: None,
             catalogue: "c1".to_owned(),
             effective_at: Timestamp::from_second(1_760_000_000).unwrap(),

@@ -230,10 +230,12 @@ async fn rows(db: &TestDatabase) -> BTreeSet<String> {
                       default_payment_method_id,last_event_at,last_event_rank,last_event_id,tied_event_ids,pending_update,\
                       has_more_items,external_id,email,erased_at,linked_at,recovery_attempts,\
                       recovery_error,next_recovery_at,abandoned_at,known_tier,event_created_at,extract,\
-                      plan_version,plan_interval,grace_max}";
+                      plan_version,plan_interval,grace_max,discount_ids,tax_located,tax_country,\
+                      discount_amount,included_tax_amount}";
         // Columns of this name are older elsewhere.
         let added = match table.as_str() {
             "billing_subscription_items" => added.replace('}', ",plan_tier,metric}"),
+            "billing_invoice_items" => added.replace('}', ",tax_amount}"),
             _ => added.to_owned(),
         };
         rows.insert(
@@ -273,6 +275,7 @@ async fn the_guides_migrations_go_and_come_back_without_loss() {
                 "usage_pending_levels",
                 "organization_features",
                 "feature_overrides",
+                "billing_discounts",
                 "billing_disputes",
                 "billing_invoice_payments",
                 "billing_checkout_sessions",
