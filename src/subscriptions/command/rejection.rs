@@ -55,6 +55,10 @@ pub enum ChangeRejection {
         "a change to the plan {0:?} is pending; DELETE /api/billing/subscription/pending-change calls it off"
     )]
     ChangePending(String),
+    #[error(
+        "a change of the subscription is pending, and no promotion code can be redeemed beside it: redeem it with that change, or DELETE /api/billing/subscription/pending-change first"
+    )]
+    CodeBesideChange,
     #[error("the subscription is not about to end")]
     NotEnding,
     #[error("a trial of {plan:?} lasts at most {most} days")]

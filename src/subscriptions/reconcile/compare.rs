@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 
 use billing_domain::subscription::is_ended;
 use jiff::Timestamp;
+use serde_json::json;
 
 use super::payments::store::{MirroredCharge, MirroredDispute};
-use super::store::{MirroredInvoice, MirroredMethod, MirroredSubscription};
+use super::store::{CustomerOwner, MirroredInvoice, MirroredMethod, MirroredSubscription};
+use crate::stripe::client;
 use crate::stripe::objects::{
-    Charge, Dispute, Invoice, PaymentMethod, SchedulePhase, Subscription, SubscriptionSchedule,
+    Charge, Customer, Dispute, Invoice, PaymentMethod, SchedulePhase, Subscription,
+    SubscriptionSchedule,
 };
 
 /// The fields that differ, as `field: ours, Stripe's`.
@@ -34,6 +37,13 @@ impl Differences {
             whole.map_or_else(|| "none".to_owned(), |at| at.to_string())
         };
         self.field(name, text(ours), text(theirs));
+    }
+}
+
+fn ids(ids: &[String]) -> String {
+    match ids {
+        [] => "none".to_owned(),
+        ids => ids.join(" "),
     }
 }
 
@@ -88,6 +98,11 @@ pub fn subscriptions(
         theirs.latest_invoice_id.as_deref(),
     );
     differ.field("discounted", ours.discounted, theirs.discounted);
+    differ.field(
+        "discounts",
+        ids(&ours.discount_ids),
+        ids(&theirs.discount_ids),
+    );
     differ.field("taxed", ours.taxed, theirs.taxed);
     items(ours, theirs, &mut differ);
     if !is_ended(&theirs.status) {
@@ -137,6 +152,22 @@ fn phase(phase: &SchedulePhase) -> String {
     format!("{start} {}", items.join(", "))
 }
 
+/// Compares what invoices depend on. A customer that nothing has shown yet is read
+/// when it is needed; only its discount would go unnoticed.
+pub fn customers(ours: &CustomerOwner, theirs: &client::Customer) -> Vec<String> {
+    let mut differ = Differences::default();
+    let object = json!({"id": theirs.id, "discount": theirs.discount, "address": theirs.address});
+    let Ok(theirs) = Customer::read(&object, false) else {
+        return differ.0;
+    };
+    let known = ours.discount_ids.as_deref().unwrap_or_default();
+    differ.field("discount", ids(known), ids(&theirs.discount_ids));
+    if let Some(located) = ours.tax_located {
+        differ.field("address for taxes", located, theirs.tax_located);
+    }
+    differ.0
+}
+
 /// Compares price and quantity of the items, by id.
 fn items(ours: &MirroredSubscription, theirs: &Subscription, differ: &mut Differences) {
     // An ended subscription is no longer charged, and API versions before 2016
@@ -145,16 +176,18 @@ fn items(ours: &MirroredSubscription, theirs: &Subscription, differ: &mut Differ
         return;
     }
     let mut both = BTreeMap::<&str, (String, String)>::new();
-    let shown = |price: Option<&str>, quantity: Option<i64>| {
+    let shown = |price: Option<&str>, quantity: Option<i64>, discounts: &[String]| {
         let quantity = quantity.map_or_else(String::new, |n| format!("{n} of "));
-        format!("{quantity}{}", price.unwrap_or("no price"))
+        let discounts = discounts.iter().map(|id| format!(" less {id}"));
+        let discounts: String = discounts.collect();
+        format!("{quantity}{}{discounts}", price.unwrap_or("no price"))
     };
     for item in &ours.items {
-        let ours = shown(item.price_id.as_deref(), item.quantity);
+        let ours = shown(item.price_id.as_deref(), item.quantity, &item.discount_ids);
         both.entry(&item.id).or_default().0 = ours;
     }
     for item in &theirs.items {
-        let theirs = shown(item.price_id.as_deref(), item.quantity);
+        let theirs = shown(item.price_id.as_deref(), item.quantity, &item.discount_ids);
         both.entry(&item.id).or_default().1 = theirs;
     }
     for (id, (ours, theirs)) in both {
@@ -174,6 +207,10 @@ pub fn invoices(ours: &MirroredInvoice, theirs: &Invoice) -> Vec<String> {
     );
     differ.field("currency", &ours.currency, &theirs.currency);
     differ.field("total", ours.total, theirs.total);
+    // Invoices that were mirrored before discounts were read say nothing of them.
+    if let (Some(ours), Some(theirs)) = (ours.discount, theirs.discount) {
+        differ.field("discount", ours, theirs);
+    }
     differ.field("due", ours.amount_due, theirs.amount_due);
     differ.field("paid", ours.amount_paid, theirs.amount_paid);
     differ.field("remaining", ours.amount_remaining, theirs.amount_remaining);

@@ -1,8 +1,8 @@
-//! Our customers that Stripe does not have.
+//! Our customers: those that Stripe does not have, and what else differs.
 
 use std::collections::BTreeSet;
 
-use super::{BothSides, Drift, DriftKind, Healing, Reconciliation};
+use super::{BothSides, Drift, DriftKind, Healing, Reconciliation, compare};
 use crate::stripe::client::{Client, ErrorKind};
 use crate::subscriptions::Subscriptions;
 use crate::subscriptions::failure::Failure;
@@ -18,10 +18,24 @@ impl Subscriptions {
     ) -> Result<(), Failure> {
         let listed: BTreeSet<&str> = both.customers.iter().map(|one| one.id.as_str()).collect();
         for (id, owned) in &both.owners {
-            if owned.deleted || listed.contains(id.as_str()) || id.starts_with("acct_") {
+            if owned.deleted || id.starts_with("acct_") {
                 continue;
             }
             let organization_id = owned.organization_id;
+            if listed.contains(id.as_str()) {
+                let theirs = both.customers.iter().find(|one| one.id == *id);
+                let differences = theirs.map(|theirs| compare::customers(owned, theirs));
+                let differences = differences.unwrap_or_default();
+                if differences.is_empty() {
+                    continue;
+                }
+                let mut drift = Drift::new(DriftKind::Customer, organization_id, id, differences);
+                if healing.apply {
+                    drift.set_healed(self.mirror_customer(client, organization_id, id).await)?;
+                }
+                found.drift.push(drift);
+                continue;
+            }
             match client.customer(id).await {
                 Ok(customer) if customer.deleted => {
                     let differences = vec!["deleted: false, true".to_owned()];

@@ -30,6 +30,7 @@ pub struct MirroredSubscription {
     pub default_payment_method_id: Option<String>,
     pub latest_invoice_id: Option<String>,
     pub discounted: bool,
+    pub discount_ids: Vec<String>,
     pub taxed: bool,
     pub schedule_id: Option<String>,
     /// Of the schedule; `None` if it is not known.
@@ -42,6 +43,7 @@ pub struct MirroredItem {
     pub id: String,
     pub price_id: Option<String>,
     pub quantity: Option<i64>,
+    pub discount_ids: Vec<String>,
 }
 
 /// All mirrored subscriptions, by id.
@@ -53,15 +55,15 @@ pub async fn subscriptions(
                   s.stripe_status, s.currency, s.cancel_at_period_end, s.cancel_at, s.canceled_at,
                   s.current_period_start, s.current_period_end, s.trial_start, s.trial_end,
                   s.billing_cycle_anchor, s.billing_mode, s.collection_method,
-                  s.default_payment_method_id, s.latest_invoice_id, s.discounted, s.taxed,
-                  s.stripe_schedule_id,
+                  s.default_payment_method_id, s.latest_invoice_id, s.discounted, s.discount_ids,
+                  s.taxed, s.stripe_schedule_id,
                   (SELECT h.phases FROM billing_subscription_schedules h
                     WHERE h.organization_id = s.organization_id
                       AND h.stripe_schedule_id = s.stripe_schedule_id
                       AND h.status IN ('active', 'not_started')) AS phases,
                   (SELECT coalesce(jsonb_agg(jsonb_build_object(
                             'id', i.stripe_subscription_item_id, 'price_id', i.stripe_price_id,
-                            'quantity', i.quantity)), '[]')
+                            'quantity', i.quantity, 'discount_ids', i.discount_ids)), '[]')
                      FROM billing_subscription_items i
                     WHERE i.organization_id = s.organization_id
                       AND i.stripe_subscription_id = s.stripe_subscription_id) AS "items!: Value"
@@ -90,6 +92,7 @@ pub async fn subscriptions(
             default_payment_method_id: row.default_payment_method_id,
             latest_invoice_id: row.latest_invoice_id,
             discounted: row.discounted,
+            discount_ids: row.discount_ids,
             taxed: row.taxed,
             schedule_id: row.stripe_schedule_id,
             phases: row.phases,
@@ -108,6 +111,7 @@ pub struct MirroredInvoice {
     pub number: Option<String>,
     pub currency: String,
     pub total: i64,
+    pub discount: Option<i64>,
     pub amount_due: i64,
     pub amount_paid: i64,
     pub amount_remaining: i64,
@@ -120,7 +124,7 @@ pub async fn invoices(
 ) -> Result<BTreeMap<String, MirroredInvoice>, sqlx::Error> {
     let rows = sqlx::query!(
         "SELECT organization_id, stripe_invoice_id, stripe_customer_id, status, number, currency,
-                total_amount, amount_due, amount_paid, amount_remaining
+                total_amount, discount_amount, amount_due, amount_paid, amount_remaining
            FROM billing_invoices
           WHERE organization_id <> $2 AND (stripe_invoice_id = ANY($1) OR status = 'open')",
         ids as &[&str],
@@ -136,6 +140,7 @@ pub async fn invoices(
             number: row.number,
             currency: row.currency,
             total: row.total_amount,
+            discount: row.discount_amount,
             amount_due: row.amount_due,
             amount_paid: row.amount_paid,
             amount_remaining: row.amount_remaining,
@@ -183,10 +188,13 @@ pub async fn payment_methods(
 }
 
 /// The owner of a customer in Stripe.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct CustomerOwner {
     pub organization_id: Uuid,
     pub deleted: bool,
+    /// `None` if nothing has shown the customer yet.
+    pub discount_ids: Option<Vec<String>>,
+    pub tax_located: Option<bool>,
 }
 
 /// The owners of all customers, by customer id.
@@ -194,7 +202,8 @@ pub async fn customers(
     conn: &mut PgConnection,
 ) -> Result<BTreeMap<String, CustomerOwner>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"SELECT stripe_customer_id, organization_id, deleted_at IS NOT NULL AS "deleted!"
+        r#"SELECT stripe_customer_id, organization_id, deleted_at IS NOT NULL AS "deleted!",
+                  discount_ids, tax_located
              FROM billing_customers"#
     )
     .fetch_all(conn)
@@ -203,6 +212,8 @@ pub async fn customers(
         let owned = CustomerOwner {
             organization_id: row.organization_id,
             deleted: row.deleted,
+            discount_ids: row.discount_ids,
+            tax_located: row.tax_located,
         };
         (row.stripe_customer_id, owned)
     });

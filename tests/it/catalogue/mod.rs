@@ -1,8 +1,10 @@
 //! The catalogue lives: prices change, and customers keep what they bought.
 
 mod changed_prices;
+mod codes;
 mod histories;
 mod prices;
+mod random_codes;
 mod random_terms;
 mod seats;
 mod seats_later;

@@ -3,6 +3,7 @@
 mod changes;
 mod collected;
 mod concurrency;
+pub mod discounted;
 mod faults;
 pub mod later;
 mod long_lists;
@@ -10,8 +11,10 @@ mod metered;
 mod missing;
 mod previews;
 mod problems;
+pub mod promotion_codes;
 mod reconcile;
 mod recovery;
 mod storm;
+mod taxes;
 mod tokens;
 pub mod world;

@@ -7,7 +7,7 @@ use crate::support::program::{Ran, program_on, run};
 
 const RAISED: (&str, &str) = ("amount = 9_900", "amount = 10_900");
 
-async fn migrate(shop: &Shop, arguments: &[&str]) -> Ran {
+pub async fn migrate(shop: &Shop, arguments: &[&str]) -> Ran {
     let of_plan = ["plans", "migrate", "--plan", "standard", "--to", "2"];
     let arguments = [&of_plan[..], arguments, &["--json"]].concat();
     let mut command = program_on(&shop.world.service.db, &arguments);
