@@ -30,6 +30,7 @@ pub(super) struct File {
     proration: ProrationEntry,
     #[serde(default)]
     changes: Changes,
+    #[serde(default)]
     tax: TaxEntry,
     plans: Vec<PlanEntry>,
     #[serde(default)]

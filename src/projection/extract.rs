@@ -271,7 +271,7 @@ pub async fn remove_payloads(
 mod tests {
     use super::*;
 
-    const SOURCES: [&str; 10] = [
+    const SOURCES: [&str; 11] = [
         include_str!("../stripe/objects/charge.rs"),
         include_str!("../stripe/objects/checkout_session.rs"),
         include_str!("../stripe/objects/customer.rs"),

@@ -234,8 +234,8 @@ mod tests {
             let mut one = one;
             one["id"] = json!("promo_1");
             one["code"] = json!("SPRING");
-            let refused = choose("spring", &codes(json!([one])), Some("cus_1"), now);
-            let refused = refused.unwrap_err();
+            let found = codes(json!([one]));
+            let refused = choose("spring", &found, Some("cus_1"), now).unwrap_err();
             assert!(refused.contains(why), "{refused}");
         }
         let none = choose("spring", &[], None, now).unwrap_err();

@@ -223,7 +223,7 @@ impl SubscriptionItem {
         let discounts = if o.has("status") {
             Discounts::default()
         } else {
-            Discounts::of(&o)?
+            Discounts::of(o)?
         };
         // A plan has the fields that a price has under `recurring`.
         let recurring = if recurring.is_present() {

@@ -239,22 +239,35 @@ impl Subscriptions {
             params: mark(call.params, &change),
             context: change.context(),
         };
+        self.carry_out(client, asked, &state, &change, new).await
+    }
+
+    /// Records the request of a decided change, and executes it.
+    async fn carry_out(
+        &self,
+        client: &Client,
+        asked: Asked<'_>,
+        state: &SubscriptionState,
+        change: &ChangeRecord,
+        new: NewRequest,
+    ) -> Result<Round, Failure> {
+        let organization_id = asked.organization_id;
         let Begun::New(request) = requests::begin(&self.pool, organization_id, new).await? else {
             return Ok(Round::Again);
         };
         // The open request keeps others out from here on, but one may have
         // changed the subscription since we read it.
         let current = self.state(organization_id).await?;
-        if fingerprint(&current) != fingerprint(&state) {
+        if fingerprint(&current) != fingerprint(state) {
             self.close_failed(&request, "the subscription was changed meanwhile")
                 .await?;
             return Ok(Round::Again);
         }
-        if let Err(failure) = self.hold_seats(organization_id, &action).await {
+        if let Err(failure) = self.hold_seats(organization_id, asked.action).await {
             self.close_failed(&request, &failure.to_string()).await?;
             return Err(failure);
         }
-        self.execute(client, &request, &change).await?;
+        self.execute(client, &request, change).await?;
         Ok(Round::Done)
     }
 

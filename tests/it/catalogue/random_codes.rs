@@ -77,7 +77,8 @@ impl Buyer {
         );
         adds_up(&preview);
         let before = invoiced(world, customer).await;
-        let body = json!({"planTier": wish["planTier"], "previewToken": preview["previewToken"]});
+        let mut body = wish.clone();
+        body["previewToken"] = preview["previewToken"].clone();
         self.shop.put(body).await.ok();
         let charged = invoiced(world, customer).await - before;
         assert_eq!(charged, preview["dueNowAmountMinor"], "{wish} {preview:#}");
