@@ -35,8 +35,9 @@ const IDENTIFIER_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 /// Organizations reported in parallel. Stripe takes one call at a time for each
 /// customer and meter.
 const PARALLEL_ORGANIZATIONS: usize = 8;
-/// How long a run waits for an organization that another transaction holds.
-const LOCK_TIMEOUT: &str = "250ms";
+/// How long a run waits for an organization that another transaction holds: as long as
+/// a batch of events may hold it on a busy machine.
+const LOCK_TIMEOUT: &str = "1s";
 /// Stripe's error code for an identifier that it already has.
 const DUPLICATE: &str = "duplicate_meter_event";
 

@@ -363,21 +363,11 @@ mod tests {
                     "start_date": 100, "end_date": 200, "trial_end": 200,
                     "collection_method": "charge_automatically",
                     "default_payment_method": {"id": "pm_1"}, "description": null,
-                    "automatic_tax": {"enabled": true, "liability": {"type": "account", "account": "acct_3"}},
-                    "default_tax_rates": [{"id": "txr_1"}],
+                    "automatic_tax": {"enabled": true}, "default_tax_rates": [{"id": "txr_1"}],
                     "discounts": [{"coupon": null, "discount": "di_1", "promotion_code": null}],
-                    "transfer_data": {"destination": {"id": "acct_1"}, "amount_percent": 12.5},
-                    "invoice_settings": {
-                        "account_tax_ids": ["atxi_1"], "days_until_due": null,
-                        "issuer": {"type": "account", "account": "acct_2"},
-                    },
-                    "billing_thresholds": {
-                        "amount_gte": 500, "reset_billing_cycle_anchor": false,
-                    },
                     "metadata": {"organization_id": "o"},
                     "items": [
                         {"price": "price_a", "quantity": 2, "tax_rates": [{"id": "txr_2"}],
-                         "billing_thresholds": {"usage_gte": 9},
                          "discounts": [], "metadata": {"k": "v"}},
                         {"price": {"id": "price_m"}},
                     ],
@@ -414,20 +404,10 @@ mod tests {
             "phases[0][automatic_tax][enabled]": "true",
             "phases[0][default_tax_rates][0]": "txr_1",
             "phases[0][discounts][0][discount]": "di_1",
-            "phases[0][transfer_data][destination]": "acct_1",
-            "phases[0][transfer_data][amount_percent]": "12.5",
-            "phases[0][automatic_tax][liability][type]": "account",
-            "phases[0][automatic_tax][liability][account]": "acct_3",
-            "phases[0][invoice_settings][issuer][type]": "account",
-            "phases[0][invoice_settings][issuer][account]": "acct_2",
-            "phases[0][invoice_settings][account_tax_ids][0]": "atxi_1",
-            "phases[0][billing_thresholds][amount_gte]": "500",
-            "phases[0][billing_thresholds][reset_billing_cycle_anchor]": "false",
             "phases[0][metadata][organization_id]": "o",
             "phases[0][items][0][price]": "price_a",
             "phases[0][items][0][quantity]": "2",
             "phases[0][items][0][tax_rates][0]": "txr_2",
-            "phases[0][items][0][billing_thresholds][usage_gte]": "9",
             "phases[0][items][0][metadata][k]": "v",
             "phases[0][items][1][price]": "price_m",
             "phases[1][proration_behavior]": "none",
@@ -436,21 +416,41 @@ mod tests {
             "phases[1][automatic_tax][enabled]": "true",
             "phases[1][default_tax_rates][0]": "txr_1",
             "phases[1][discounts][0][discount]": "di_1",
-            "phases[1][transfer_data][destination]": "acct_1",
-            "phases[1][transfer_data][amount_percent]": "12.5",
-            "phases[1][automatic_tax][liability][type]": "account",
-            "phases[1][automatic_tax][liability][account]": "acct_3",
-            "phases[1][invoice_settings][issuer][type]": "account",
-            "phases[1][invoice_settings][issuer][account]": "acct_2",
-            "phases[1][invoice_settings][account_tax_ids][0]": "atxi_1",
-            "phases[1][billing_thresholds][amount_gte]": "500",
-            "phases[1][billing_thresholds][reset_billing_cycle_anchor]": "false",
             "phases[1][items][0][price]": "price_b",
             "phases[1][items][0][quantity]": "2",
             "phases[1][items][0][tax_rates][0]": "txr_2",
-            "phases[1][items][0][billing_thresholds][usage_gte]": "9",
             "phases[1][duration][interval]": "day",
         });
+        assert_eq!(serde_json::to_value(params).unwrap(), expected);
+    }
+
+    #[test]
+    fn who_is_paid_and_in_whose_name_is_repeated() {
+        let phase = json!({
+            "automatic_tax": {"enabled": null, "liability": {"type": "account", "account": "acct_3"}},
+            "transfer_data": {"destination": {"id": "acct_1"}, "amount_percent": 12.5},
+            "invoice_settings": {
+                "account_tax_ids": ["atxi_1"], "days_until_due": null,
+                "issuer": {"type": "account", "account": {"id": "acct_2"}},
+            },
+            "billing_thresholds": {"amount_gte": 500, "reset_billing_cycle_anchor": false},
+        });
+        let expected = json!({
+            "p[transfer_data][destination]": "acct_1",
+            "p[transfer_data][amount_percent]": "12.5",
+            "p[automatic_tax][liability][type]": "account",
+            "p[automatic_tax][liability][account]": "acct_3",
+            "p[invoice_settings][issuer][type]": "account",
+            "p[invoice_settings][issuer][account]": "acct_2",
+            "p[invoice_settings][account_tax_ids][0]": "atxi_1",
+            "p[billing_thresholds][amount_gte]": "500",
+            "p[billing_thresholds][reset_billing_cycle_anchor]": "false",
+        });
+        let params = settings(&phase, "p", Params::new());
+        assert_eq!(serde_json::to_value(params).unwrap(), expected);
+        let item = json!({"billing_thresholds": {"usage_gte": 9}});
+        let params = item_settings(&item, "p", Params::new());
+        let expected = json!({"p[billing_thresholds][usage_gte]": "9"});
         assert_eq!(serde_json::to_value(params).unwrap(), expected);
     }
 }

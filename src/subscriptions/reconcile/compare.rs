@@ -344,6 +344,10 @@ pub fn customers(ours: &Mirrored, theirs: &Customer) -> Vec<String> {
         skipped.extend(["tax_located", "tax_country"]);
         skipped.extend((!is_reduced).then_some("discount_ids"));
     }
+    if ours.row["currency"].is_null() {
+        // The first invoice sets the currency, and no event need tell of it.
+        skipped.push("currency");
+    }
     let mut differ = Differences::of(ours, &skipped);
     // Of a customer that no event has shown yet, the row alone says whose it is.
     if is_reduced || !ours.row["last_event_id"].is_null() {

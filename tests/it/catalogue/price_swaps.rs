@@ -74,9 +74,9 @@ async fn an_item_that_is_replaced_at_the_same_price_is_charged() {
             shop.world.deliver_again().await;
         }
         change_in_stripe(&shop, &customer, "standard").await;
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
         assert_eq!(shop.caught_up().await, (0, 0), "{by_way_of:?}");
         assert_eq!(charged(&shop, &customer).await, [OVER], "{by_way_of:?}");
-        tokio::time::sleep(Duration::from_millis(1_100)).await;
         shop.uses("agent_executions", "7").await;
         assert_eq!(shop.caught_up().await, (70, 70), "{by_way_of:?}");
     }

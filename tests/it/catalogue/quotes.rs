@@ -18,10 +18,13 @@ async fn what_is_used_while_a_quoted_change_is_made_is_not_added_to_it() {
     let mut shop = Shop::open(&[(PRICE, PRICES)]).await;
     let customer = shop.subscriber("standard").await;
     shop.uses("agent_executions", "5100").await;
+    // What is used in the second in which a period ends is not of that period.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
     let yearly = json!({"planTier": "standard", "interval": "year"});
     let shown = shop.previewed(yearly.clone()).await.ok();
     let usage = shown["lines"].as_array().unwrap().iter();
-    assert_eq!(usage.filter(|line| line["amount"] == 1_000).count(), 1);
+    let usage = usage.filter(|line| line["amount"] == 1_000).count();
+    assert_eq!(usage, 1, "{shown:#}");
 
     // Stripe takes its time to say whether the price still holds.
     let path = "/v1/invoices/create_preview";

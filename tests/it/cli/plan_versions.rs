@@ -189,7 +189,7 @@ async fn a_run_that_fails_tells_who_has_moved_before() {
     ];
     shop.world.stripe.fault(&fault).await;
     let ran = plans(&shop, &["migrate", "--plan", "standard", "--to", "2"]).await;
-    assert_eq!(ran.status, 1, "{}", ran.stdout);
+    assert_eq!(ran.status, 3, "{}", ran.stdout);
     let moved = ran.json();
     assert_eq!(moved.as_array().map(Vec::len), Some(1), "{moved:#}");
     assert_eq!(moved[0]["problem"], Value::Null);

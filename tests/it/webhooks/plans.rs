@@ -331,9 +331,13 @@ async fn the_period_is_that_of_the_item_that_names_the_plan() {
     let names: [&dyn Fn(&mut Value); 2] = [&of_product, &named];
     for name in names {
         let bench = Workbench::new().await;
-        // The product is known by a price of the catalogue.
+        // The product is known by a price of the catalogue, as after a sync.
         bench
             .process(&[event("evt_1", CREATED, 100, of("active", "standard"))])
+            .await;
+        bench
+            .db
+            .execute("UPDATE billing_prices SET stripe_product_id = 'prod_standard'")
             .await;
         let mut object = with_items(&[("si_a", "addon", week), ("si_b", "agreed", year)]);
         let items = object["items"]["data"].as_array_mut().unwrap();
