@@ -12,6 +12,7 @@ use billing_domain::quantity;
 
 use super::changes::Changes;
 use super::features::{self, check_features};
+use super::names;
 use super::prices::{self, PlanPrices, PriceEntry};
 use super::quotas::{CeilingValue, QuotaEntry, check_ceiling, check_quotas};
 use super::seats::{SeatsEntry, check_seats};
@@ -29,6 +30,8 @@ pub(super) struct File {
     proration: ProrationEntry,
     #[serde(default)]
     changes: Changes,
+    #[serde(default)]
+    tax: TaxEntry,
     plans: Vec<PlanEntry>,
     #[serde(default)]
     enforcement: EnforcementEntry,
@@ -59,6 +62,14 @@ enum OnFailure {
     #[default]
     Closed,
     Open,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct TaxEntry {
+    /// Whether Stripe taxes new subscriptions by the customer's address.
+    #[serde(default)]
+    automatic: bool,
 }
 
 #[derive(Deserialize)]
@@ -116,6 +127,12 @@ struct MetricEntry {
     told_by: ReportedBy,
     #[serde(default)]
     grace_max: Option<Spanned<CeilingValue>>,
+    /// For people, such as `LLM tokens`.
+    #[serde(default)]
+    name: Option<Spanned<String>>,
+    /// What one is called, such as `token`.
+    #[serde(default)]
+    unit: Option<Spanned<String>>,
 }
 
 /// Who may report usage.
@@ -156,13 +173,24 @@ struct PlanEntry {
 pub(super) type Problem = (usize, String);
 
 impl File {
-    pub(super) fn check(self, version: String, reserved: &[String]) -> Result<Catalogue, Problem> {
+    pub(super) fn check(
+        mut self,
+        version: String,
+        reserved: &[String],
+    ) -> Result<Catalogue, Problem> {
+        let names = names::check(
+            self.metrics
+                .iter_mut()
+                .map(|(metric, entry)| (metric.as_str(), entry.name.take(), entry.unit.take())),
+        )?;
         let mut catalogue = Catalogue {
             version,
             upgrade: self.proration.upgrade.into(),
             downgrade: self.proration.downgrade.into(),
             changes: self.changes,
+            automatic_tax: self.tax.automatic,
             metrics: check_metrics(self.metrics)?,
+            names,
             features: check_features(self.features)?,
             plans: Vec::new(),
             by_lookup_key: HashMap::new(),

@@ -7,6 +7,7 @@ pub mod features;
 mod file;
 pub mod history;
 mod memory;
+mod names;
 mod offers;
 mod plan;
 mod prices;
@@ -74,7 +75,10 @@ pub struct Catalogue {
     upgrade: ProrationBehavior,
     downgrade: ProrationBehavior,
     changes: Changes,
+    /// Whether Stripe taxes new subscriptions by the customer's address.
+    automatic_tax: bool,
     metrics: BTreeMap<String, Metric>,
+    names: BTreeMap<String, names::MetricName>,
     features: BTreeMap<String, features::Feature>,
     plans: Vec<Plan>,
     by_lookup_key: HashMap<String, PriceUse>,
@@ -218,6 +222,11 @@ impl Catalogue {
     /// When fewer seats of the same plan are charged.
     pub fn proration_of_less(&self) -> ProrationBehavior {
         self.downgrade
+    }
+
+    /// Whether Stripe taxes new subscriptions by the customer's address.
+    pub fn automatic_tax(&self) -> bool {
+        self.automatic_tax
     }
 
     /// The plan whose fee this price is.

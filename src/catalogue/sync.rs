@@ -1,13 +1,16 @@
-//! Creates the catalogue in Stripe: a meter for each metric; for each paid plan a
-//! product, and for each of its prices a licensed one for its fee, another one for its
-//! seats, if they have a price of their own, and a metered price for each metric whose
-//! overage is billed, in the same currency and interval. Existing objects are found by event name, metadata
+//! Creates the catalogue in Stripe: a meter for each metric, and a product for each that
+//! has a name, under which invoices show its usage; for each paid plan a product, and for
+//! each of its prices a licensed one for its fee, another one for its seats, if they have
+//! a price of their own, and a metered price for each metric whose overage is billed, in
+//! the same currency and interval. Existing objects are found by event name, metadata
 //! and lookup key, and stay. Prices never change: one that differs is replaced,
 //! and its lookup key moves to the new one. Subscriptions keep the former one, and
 //! [`super::synced::record`] remembers what it was for.
 //!
 //! A metered price has two tiers: the included quantity is free, and usage above
 //! it costs the overage rate. All usage is therefore reported.
+
+mod usage_products;
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
@@ -20,6 +23,7 @@ use billing_domain::money;
 use super::synced::{SyncedPrice, is_fee_of, is_seat_of, is_usage_of};
 use super::{Aggregation, Catalogue, Metric, Plan, Quota};
 use crate::stripe::client::{Client, Meter, Params, Price, Product, StripeError};
+use usage_products::UsageProduct;
 
 /// The result, or planned result, for a part of the catalogue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -41,6 +45,8 @@ pub enum Action {
     Create,
     /// A new price takes over the lookup key.
     Replace,
+    /// It is given another name.
+    Rename,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +103,9 @@ pub async fn sync(
     let mut meters = Vec::new();
     for (metric, Metric { aggregation, .. }) in catalogue.metrics() {
         if is_billed(catalogue, metric) {
-            meters.push((metric.as_str(), run.meter(metric, *aggregation).await?));
+            let meter = run.meter(metric, *aggregation).await?;
+            let product = run.metric_product(catalogue, metric).await?;
+            meters.push((metric.as_str(), meter, product));
         }
     }
     for plan in catalogue.file_plans() {
@@ -110,6 +118,15 @@ pub async fn sync(
                 run.former_prices(catalogue, plan, &product).await?;
             }
         }
+    }
+    let named = meters
+        .iter()
+        .filter_map(|(metric, _, product)| match product {
+            Some(UsageProduct::Metric(Some(id))) => Some((*metric, id)),
+            _ => None,
+        });
+    for (metric, product) in named {
+        run.former_usage_prices(catalogue, metric, product).await?;
     }
     Ok(run.synced)
 }
@@ -136,6 +153,9 @@ impl Plan {
         fee.into_iter().chain(seats).chain(metered).collect()
     }
 }
+
+/// A metric that is billed, with its meter, and its product if it has a name.
+type BilledMetric<'a> = (&'a str, Option<String>, Option<UsageProduct>);
 
 struct Run<'a> {
     client: &'a Client,
@@ -228,7 +248,7 @@ impl Run<'_> {
     async fn offer(
         &mut self,
         plan: &Plan,
-        meters: &[(&str, Option<String>)],
+        meters: &[BilledMetric<'_>],
         product: Option<&str>,
     ) -> Result<(), SyncError> {
         if let Some(key) = &plan.price.lookup_key {
@@ -245,7 +265,9 @@ impl Run<'_> {
             self.price(sought, product, licensed(seat.amount), same)
                 .await?;
         }
-        for (metric, meter) in meters {
+        for (metric, meter, named) in meters {
+            let of_plan = UsageProduct::Plan(product.map(str::to_owned));
+            let product = named.as_ref().unwrap_or(&of_plan);
             self.metered_price(plan, metric, meter.as_deref(), product)
                 .await?;
         }
@@ -269,7 +291,7 @@ impl Run<'_> {
         plan: &Plan,
         metric: &str,
         meter: Option<&str>,
-        product: Option<&str>,
+        product: &UsageProduct,
     ) -> Result<(), SyncError> {
         let Some(lookup_key) = metered_lookup_key(plan, metric) else {
             return Ok(());
@@ -299,13 +321,13 @@ impl Run<'_> {
         }
         let same = |known: &Price| {
             let of_meter = known.recurring.as_ref().and_then(|r| r.meter.as_deref());
-            of_meter == meter && is_usage_of(known, plan, metric)
+            of_meter == meter && product.has(known) && is_usage_of(known, plan, metric)
         };
         let sought = Sought {
             metric: Some(metric),
             ..Sought::licensed(plan, &lookup_key)
         };
-        self.price(sought, product, params, same).await
+        self.price(sought, product.id(), params, same).await
     }
 
     /// Creates the price, unless an equal one (`same`) has the lookup key.

@@ -40,8 +40,8 @@ fn grace_may_have_a_ceiling_by_plan_and_by_metric() {
             1,
         )
         .replacen(
-            "api_calls = { aggregation = \"sum\" }",
-            "api_calls = { aggregation = \"sum\", grace_max = \"1500.5\" }",
+            "api_calls = { aggregation = \"sum\"",
+            "api_calls = { aggregation = \"sum\", grace_max = \"1500.5\"",
             1,
         );
     let catalogue = parse(&text).unwrap();
@@ -148,8 +148,8 @@ fn a_mistake_is_named_with_its_line() {
             "needs over_limit = \"grace\" and a quota",
         ),
         (
-            "llm_tokens = { aggregation = \"sum\" }",
-            "llm_tokens = { aggregation = \"sum\", grace_max = \"50%\" }",
+            "llm_tokens = { aggregation = \"sum\"",
+            "llm_tokens = { aggregation = \"sum\", grace_max = \"50%\"",
             "is below the quota",
         ),
         (

@@ -306,6 +306,23 @@ impl Sample {
     /// Customers, checkout sessions, and the payment of an invoice.
     fn further(&self, event_type: &str, now: Timestamp) -> Value {
         match event_type.split('.').next() {
+            Some("customer") if event_type.starts_with("customer.discount.") => json!({
+                "id": format!("di_{}", self.tag),
+                "object": "discount",
+                "customer": self.customer,
+                "end": null,
+                "promotion_code": null,
+                "source": {"type": "coupon", "coupon": {
+                    "id": "SAMPLE",
+                    "object": "coupon",
+                    "duration": "forever",
+                    "name": "Sample",
+                    "percent_off": 10,
+                }},
+                "start": now.as_second(),
+                "subscription": format!("sub_{}", self.tag),
+                "subscription_item": null,
+            }),
             Some("customer") => json!({
                 "id": self.customer,
                 "object": "customer",

@@ -53,6 +53,7 @@ pub const TABLES: &[OfTable] = &[
     ("billing_checkout_sessions", KEEP, READ),
     ("billing_customers", KEEP, READ),
     ("billing_deleted_invoices", KEEP, READ),
+    ("billing_discounts", KEEP, READ),
     ("billing_disputes", KEEP, READ),
     ("billing_invoice_items", CHANGE, READ),
     ("billing_invoice_payments", KEEP, READ),

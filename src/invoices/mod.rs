@@ -25,9 +25,17 @@ pub struct Invoice {
     #[schema(required)]
     pub billing_reason: Option<String>,
     pub currency: String,
+    /// Before discounts and the taxes that are added.
     pub subtotal_amount: i64,
+    /// What discounts take off; null where Stripe did not say it.
+    #[schema(required)]
+    pub discount_amount: Option<i64>,
+    /// All tax; null where none was computed.
     #[schema(required)]
     pub tax_amount: Option<i64>,
+    /// The tax that the subtotal includes; null where Stripe did not say it.
+    #[schema(required)]
+    pub included_tax_amount: Option<i64>,
     pub total_amount: i64,
     pub due_amount: i64,
     pub paid_amount: i64,
@@ -55,7 +63,13 @@ pub struct Invoice {
 pub struct Line {
     #[schema(required)]
     pub description: Option<String>,
+    /// Before discounts and the taxes that are added.
     pub amount: i64,
+    pub discount_amount: i64,
+    /// All tax.
+    pub tax_amount: i64,
+    /// The tax that `amount` includes.
+    pub included_tax_amount: i64,
     pub currency: String,
     #[schema(required)]
     pub quantity: Option<i64>,

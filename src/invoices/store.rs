@@ -14,6 +14,8 @@ struct Row {
     billing_reason: Option<String>,
     currency: String,
     subtotal_amount: i64,
+    discount_amount: Option<i64>,
+    included_tax_amount: Option<i64>,
     tax_amount: Option<i64>,
     total_amount: i64,
     amount_due: i64,
@@ -38,6 +40,8 @@ impl From<Row> for Invoice {
             billing_reason: row.billing_reason,
             currency: row.currency,
             subtotal_amount: row.subtotal_amount,
+            discount_amount: row.discount_amount,
+            included_tax_amount: row.included_tax_amount,
             tax_amount: row.tax_amount,
             total_amount: row.total_amount,
             due_amount: row.amount_due,
@@ -69,7 +73,7 @@ pub async fn list(
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT stripe_invoice_id, number, status, billing_reason, currency, subtotal_amount,
-                  tax_amount, total_amount, amount_due, amount_paid, amount_remaining, period_start,
+                  discount_amount, included_tax_amount, tax_amount, total_amount, amount_due, amount_paid, amount_remaining, period_start,
                   period_end, due_date, paid_at, stripe_created_at, hosted_invoice_url,
                   invoice_pdf IS NOT NULL AS "has_pdf!", has_more_items
              FROM billing_invoices
@@ -95,7 +99,7 @@ pub async fn one(tx: &mut RequestTx, id: &str) -> Result<Option<Details>, sqlx::
     let row = sqlx::query_as!(
         Row,
         r#"SELECT stripe_invoice_id, number, status, billing_reason, currency, subtotal_amount,
-                  tax_amount, total_amount, amount_due, amount_paid, amount_remaining, period_start,
+                  discount_amount, included_tax_amount, tax_amount, total_amount, amount_due, amount_paid, amount_remaining, period_start,
                   period_end, due_date, paid_at, stripe_created_at, hosted_invoice_url,
                   invoice_pdf IS NOT NULL AS "has_pdf!", has_more_items
              FROM billing_invoices WHERE organization_id = $1 AND stripe_invoice_id = $2"#,
@@ -108,7 +112,8 @@ pub async fn one(tx: &mut RequestTx, id: &str) -> Result<Option<Details>, sqlx::
         return Ok(None);
     };
     let lines = sqlx::query!(
-        "SELECT description, amount, currency, quantity, proration, period_start, period_end
+        "SELECT description, amount, discount_amount, tax_amount, included_tax_amount, currency,
+                quantity, proration, period_start, period_end
            FROM billing_invoice_items WHERE organization_id = $1 AND stripe_invoice_id = $2
           ORDER BY position, stripe_line_item_id",
         organization_id,
@@ -119,6 +124,9 @@ pub async fn one(tx: &mut RequestTx, id: &str) -> Result<Option<Details>, sqlx::
     let lines = lines.into_iter().map(|line| Line {
         description: line.description,
         amount: line.amount,
+        discount_amount: line.discount_amount,
+        tax_amount: line.tax_amount,
+        included_tax_amount: line.included_tax_amount,
         currency: line.currency,
         quantity: line.quantity,
         proration: line.proration,

@@ -66,6 +66,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260115010000", "inlined_context"),
     ("20260116010000", "prices_and_seats"),
     ("20260116020000", "pending_changes"),
+    ("20260116030000", "discounts"),
     ("20260116040000", "usage_at_changes"),
     ("20260118010000", "untold_items"),
     ("20260118020000", "kept_terms"),

@@ -58,6 +58,7 @@ pub const TENANT_TABLES: &[(&str, bool)] = &[
     ("organization_features", true),
     ("feature_overrides", true),
     ("billing_subscription_schedules", true),
+    ("billing_discounts", true),
 ];
 
 /// Tables without tenants' data that row-level security closes as well.

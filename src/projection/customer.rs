@@ -1,12 +1,16 @@
 //! Projects customers: whether they exist, and their default payment method.
 
 use billing_domain::event_order::EventOrder;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
+use uuid::Uuid;
 
-use super::store;
+use super::event_types::action;
 use super::types::{Effects, NewAlert, Results};
-use super::versions::{Mirrored, merge};
+use super::versions::{Mirrored, Version, merge};
+use super::{discount, store};
+use crate::audit::{Actor, NewEntry};
 use crate::stripe::objects::{BillingObject, Customer};
 
 impl Mirrored for Customer {
@@ -70,11 +74,54 @@ pub async fn apply(
     Ok(())
 }
 
+/// Mirrors a customer as Stripe answered at `at`, within a transaction that holds the
+/// organization's audit chain. Returns the audit entry of what changed.
+pub async fn mirror(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    customer: Customer,
+    at: Timestamp,
+) -> Result<Option<NewEntry>, sqlx::Error> {
+    let shown = discount::in_customer(organization_id, &customer, at);
+    discount::remember(conn, shown).await?;
+    let key = (organization_id, customer.id.clone());
+    let stored = store::customers::load(conn, std::slice::from_ref(&key)).await?;
+    let stored = stored.get(&key);
+    let order = customer.order("customer.updated", at.as_second());
+    if stored.is_some_and(|newer| order < newer.version.order()) {
+        return Ok(None);
+    }
+    let (before, after) = (stored.map(|one| one.summary.clone()), summary(&customer));
+    let resource_id = customer.id.clone();
+    let merged = merge::MergedObject {
+        organization_id,
+        version: Version::at(order, at, format!("request:{}", Uuid::now_v7())),
+        snapshot: customer,
+        undecided: false,
+    };
+    store::customers::save(conn, &[merged]).await?;
+    let changed = before.as_ref() != Some(&after);
+    Ok(changed.then(|| NewEntry {
+        organization_id,
+        action: action("customer.updated"),
+        actor: Actor::System,
+        resource_type: Customer::RESOURCE,
+        resource_id,
+        before,
+        after: Some(after),
+        metadata: json!({}),
+        client: None,
+    }))
+}
+
 fn summary(customer: &Customer) -> Value {
     json!({
         "deleted": customer.deleted,
         "delinquent": customer.delinquent,
         "currency": customer.currency,
         "defaultPaymentMethodId": customer.default_payment_method_id,
+        "discounts": customer.discount_ids,
+        "taxCountry": customer.tax_country,
+        "taxLocated": customer.tax_located,
     })
 }

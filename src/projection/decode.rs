@@ -69,6 +69,11 @@ fn order_of(object: &BillingObject, event_type: &str, created: i64) -> EventOrde
         BillingObject::Charge(object) => object.order(event_type, created),
         BillingObject::PaymentMethod(object) => object.order(event_type, created),
         BillingObject::Customer(object) => object.order(event_type, created),
+        BillingObject::Discount(_) => EventOrder {
+            terminal: false,
+            created,
+            rank: 0,
+        },
         BillingObject::Dispute(object) => object.order(event_type, created),
         BillingObject::InvoicePayment(object) => object.order(event_type, created),
         BillingObject::CheckoutSession(object) => object.order(event_type, created),

@@ -3,7 +3,7 @@
 use super::types::{Handled, HandlerError};
 use crate::stripe::event::EventData;
 use crate::stripe::objects::{
-    BillingObject, Charge, CheckoutSession, Customer, Dispute, Invoice, InvoicePayment,
+    BillingObject, Charge, CheckoutSession, Customer, Discount, Dispute, Invoice, InvoicePayment,
     PaymentMethod, Subscription, SubscriptionSchedule,
 };
 
@@ -59,9 +59,17 @@ pub const FURTHER_TYPES: [&str; 27] = [
 /// 2025-03-31.
 pub const LINKING_TYPE: &str = "invoice_payment.paid";
 
+/// Say what a discount takes off and until when, and when it is gone. Subscriptions and
+/// customers name their discounts too, so that an endpoint need not send these.
+pub const DISCOUNT_TYPES: [&str; 3] = [
+    "customer.discount.created",
+    "customer.discount.updated",
+    "customer.discount.deleted",
+];
+
 /// All event types that are projected.
-pub const HANDLED_TYPES: [&str; 40] = {
-    let mut all = [LINKING_TYPE; 40];
+pub const HANDLED_TYPES: [&str; 43] = {
+    let mut all = [LINKING_TYPE; 43];
     let mut at = 0;
     while at < MAIN_TYPES.len() {
         all[at] = MAIN_TYPES[at];
@@ -71,6 +79,11 @@ pub const HANDLED_TYPES: [&str; 40] = {
     while further < FURTHER_TYPES.len() {
         all[at + further] = FURTHER_TYPES[further];
         further += 1;
+    }
+    let (at, mut discount) = (at + further, 0);
+    while discount < DISCOUNT_TYPES.len() {
+        all[at + discount] = DISCOUNT_TYPES[discount];
+        discount += 1;
     }
     all
 };
@@ -91,6 +104,9 @@ pub(super) fn action(event_type: &str) -> &'static str {
         "invoice_payment.paid" => "invoice_payment_paid",
         "customer.updated" => "customer_updated",
         "customer.deleted" => "customer_deleted",
+        "customer.discount.created" => "discount_created",
+        "customer.discount.updated" => "discount_updated",
+        "customer.discount.deleted" => "discount_deleted",
         "customer.subscription.created" => "subscription_created",
         "customer.subscription.updated" => "subscription_updated",
         "customer.subscription.deleted" => "subscription_deleted",
@@ -131,6 +147,8 @@ pub(super) fn read_object(
     let family = |name: &str| event_type.starts_with(name);
     let read = if family("customer.subscription.") {
         Subscription::read(object).map(|o| BillingObject::Subscription(Box::new(o)))
+    } else if family("customer.discount.") {
+        Discount::read(object).map(|o| BillingObject::Discount(Box::new(o)))
     } else if family("customer.") {
         let deleted = event_type == "customer.deleted";
         Customer::read(object, deleted).map(|o| BillingObject::Customer(Box::new(o)))

@@ -11,10 +11,12 @@ use crate::stripe::event::EventData;
 
 /// What the objects read of Stripe's attributes, at whatever depth; sorted.
 const READ: &[&str] = &[
+    "address",
     "amount",
     "amount_captured",
     "amount_decimal",
     "amount_due",
+    "amount_off",
     "amount_paid",
     "amount_refunded",
     "amount_remaining",
@@ -38,10 +40,12 @@ const READ: &[&str] = &[
     "charge",
     "client_reference_id",
     "closed",
+    "code",
     "collection_method",
     "comment",
     "completed_at",
     "country",
+    "coupon",
     "created",
     "currency",
     "current_period_end",
@@ -58,11 +62,14 @@ const READ: &[&str] = &[
     "delinquent",
     "description",
     "discount",
+    "discount_amounts",
     "discounts",
     "dispute",
     "disputed",
     "due_by",
     "due_date",
+    "duration",
+    "duration_in_months",
     "enabled",
     "end",
     "end_behavior",
@@ -83,6 +90,7 @@ const READ: &[&str] = &[
     "hosted_invoice_url",
     "iban_last4",
     "id",
+    "inclusive",
     "interac_present",
     "interval",
     "interval_count",
@@ -98,6 +106,7 @@ const READ: &[&str] = &[
     "lookup_key",
     "metadata",
     "mode",
+    "name",
     "network_status",
     "next_payment_attempt",
     "number",
@@ -113,6 +122,7 @@ const READ: &[&str] = &[
     "payment_method_details",
     "payment_status",
     "pending_update",
+    "percent_off",
     "period",
     "period_end",
     "period_start",
@@ -120,10 +130,12 @@ const READ: &[&str] = &[
     "plan",
     "plan_version",
     "plans",
+    "postal_code",
     "price",
     "price_details",
     "pricing",
     "product",
+    "promotion_code",
     "proration",
     "quantity",
     "reason",
@@ -139,6 +151,7 @@ const READ: &[&str] = &[
     "start",
     "start_date",
     "starting_balance",
+    "state",
     "status",
     "status_transitions",
     "subscription",
@@ -147,10 +160,14 @@ const READ: &[&str] = &[
     "subscription_item_details",
     "subtotal",
     "tax",
+    "tax_amounts",
+    "tax_behavior",
     "tax_percent",
     "tax_rates",
+    "taxes",
     "test_clock",
     "total",
+    "total_discount_amounts",
     "total_tax_amounts",
     "total_taxes",
     "trial_end",
@@ -198,11 +215,36 @@ fn pruned(value: &Value) -> Value {
 fn pruned_attributes(object: &Map<String, Value>, kind: Option<&str>) -> Map<String, Value> {
     let read = |name: &str| READ.binary_search(&name).is_ok() || kind == Some(name);
     let kept = object.iter().filter(|(name, _)| read(name));
-    let kept = kept.map(|(name, value)| match WHOLE.contains(&name.as_str()) {
-        true => (name.clone(), value.clone()),
-        false => (name.clone(), pruned(value)),
+    // Names of coupons are read, those of people are not.
+    let is_coupon = object.get("object").and_then(Value::as_str) == Some("coupon");
+    let kept = kept.filter(|(name, _)| is_coupon || name.as_str() != "name");
+    let kept = kept.map(|(name, value)| match name.as_str() {
+        whole if WHOLE.contains(&whole) => (name.clone(), value.clone()),
+        "address" => (name.clone(), masked(value)),
+        _ => (name.clone(), pruned(value)),
     });
     kept.collect()
+}
+
+/// An address without what says where exactly: of all but the country it is read
+/// only whether it is there.
+fn masked(address: &Value) -> Value {
+    let Value::Object(fields) = address else {
+        return address.clone();
+    };
+    let read = fields
+        .iter()
+        .filter(|(name, _)| ["country", "postal_code", "state"].contains(&name.as_str()));
+    let masked = read.map(|(name, value)| {
+        let given = value.as_str().is_some_and(|text| !text.trim().is_empty());
+        let value = match (name.as_str(), given) {
+            ("country", _) => value.clone(),
+            (_, true) => json!("given"),
+            (_, false) => Value::Null,
+        };
+        (name.clone(), value)
+    });
+    Value::Object(masked.collect())
 }
 
 /// Empties the payloads of up to `limit` of the events that `which` names and that
@@ -229,10 +271,11 @@ pub async fn remove_payloads(
 mod tests {
     use super::*;
 
-    const SOURCES: [&str; 10] = [
+    const SOURCES: [&str; 11] = [
         include_str!("../stripe/objects/charge.rs"),
         include_str!("../stripe/objects/checkout_session.rs"),
         include_str!("../stripe/objects/customer.rs"),
+        include_str!("../stripe/objects/discount.rs"),
         include_str!("../stripe/objects/dispute.rs"),
         include_str!("../stripe/objects/fields.rs"),
         include_str!("../stripe/objects/invoice.rs"),

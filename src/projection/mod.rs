@@ -13,6 +13,7 @@ mod charge;
 mod checkout_session;
 mod customer;
 mod decode;
+mod discount;
 mod dispute;
 mod event_types;
 mod extract;
@@ -43,14 +44,17 @@ use uuid::Uuid;
 use crate::audit::{self, Actor};
 pub use crate::config::UnknownCustomers;
 use crate::event_log::StoredEvent;
+pub use customer::mirror as mirror_customer;
 use decode::Decoded;
+pub use discount::coupon_known;
 use event_types::action;
-pub use event_types::{FURTHER_TYPES, HANDLED_TYPES, LINKING_TYPE, MAIN_TYPES};
+pub use event_types::{DISCOUNT_TYPES, FURTHER_TYPES, HANDLED_TYPES, LINKING_TYPE, MAIN_TYPES};
 pub use extract::{Emptied, extract, remove_payloads};
 pub use missing_subscriptions::{EndedHere, end_missing};
 pub use price_changes::repriced_since;
 pub use schedule::prices_of as prices_of_schedule;
 pub use store::customers::second_customers;
+pub use store::discounts::{Unexplained, unexplained};
 pub use store::invoice_lines::replace_all as replace_invoice_lines;
 pub use store::unclaimed::count as unclaimed;
 pub use store::updated;
@@ -217,6 +221,10 @@ async fn apply_decoded(
     let unnamed = schedule::apply(conn, context.catalogue, &mut results, effects).await?;
     subscription::apply(conn, context.catalogue, &mut results, effects).await?;
     store::subscriptions::mark_stale(conn, &unnamed).await?;
+    discount::apply(conn, &mut results, effects).await?;
+    if context.key_is_live.is_some() {
+        discount::ask_for_missing(conn, &results).await?;
+    }
     // With a key, missing items are fetched instead.
     if context.key_is_live.is_none() {
         effects

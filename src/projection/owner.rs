@@ -225,6 +225,7 @@ fn customer_of(object: &BillingObject) -> Option<&str> {
         BillingObject::Customer(o) => Some(&o.id),
         BillingObject::CheckoutSession(o) => o.customer_id.as_deref(),
         BillingObject::SubscriptionSchedule(o) => o.customer_id.as_deref(),
+        BillingObject::Discount(o) => o.customer_id.as_deref(),
         BillingObject::Dispute(_) | BillingObject::InvoicePayment(_) => None,
     }
 }
@@ -241,7 +242,7 @@ fn claims(object: &BillingObject) -> impl Iterator<Item = &str> {
         BillingObject::Dispute(o) => (Some(&o.metadata), None, None),
         BillingObject::CheckoutSession(o) => (Some(&o.metadata), None, o.reference()),
         BillingObject::SubscriptionSchedule(o) => (Some(&o.metadata), None, None),
-        BillingObject::InvoicePayment(_) => (None, None, None),
+        BillingObject::Discount(_) | BillingObject::InvoicePayment(_) => (None, None, None),
     };
     metadata
         .into_iter()

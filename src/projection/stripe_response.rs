@@ -16,6 +16,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::decode::Decoded;
+use super::discount;
 use super::schedule;
 use super::store;
 use super::subscription::{self, Known, StoredSubscription};
@@ -113,6 +114,8 @@ pub async fn mirror(
         &object,
         response.at,
     ));
+    let shown = discount::in_subscription(response.organization_id, &object, response.at);
+    discount::remember(conn, shown).await?;
     if is_newest {
         let merged = MergedObject {
             organization_id: response.organization_id,

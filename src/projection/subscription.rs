@@ -442,6 +442,7 @@ pub fn summary(catalogue: &Catalogue, status: &str, subscription: &Subscription)
         "latestInvoiceId": subscription.latest_invoice_id,
         "defaultPaymentMethodId": subscription.default_payment_method_id,
         "discounted": subscription.discounted,
+        "discounts": subscription.discount_ids,
         "taxed": subscription.taxed,
         "pendingUpdate": subscription.pending_update,
         "stripeScheduleId": subscription.schedule_id,

@@ -1,5 +1,6 @@
 //! What a command requires in Stripe. Pure, so that preview and change agree.
 
+mod codes;
 mod rejection;
 mod seats;
 
@@ -17,12 +18,15 @@ pub enum Command<'a> {
     Subscribe {
         selection: Selection<'a>,
         trial_days: u16,
+        /// A promotion code to redeem.
+        promotion_code: Option<&'a str>,
     },
     /// Another plan, including the first one and the free one, another interval, or
     /// other seats; without a time, when the catalogue says.
     Change {
         selection: Selection<'a>,
         when: Option<When>,
+        promotion_code: Option<&'a str>,
     },
     /// Another version of its plan. Only operators migrate.
     Migrate {
@@ -49,25 +53,45 @@ pub struct CancellationDetails<'a> {
     pub feedback: Option<&'a str>,
 }
 
-impl Command<'_> {
+impl<'a> Command<'a> {
     /// What a change does not say is as it was previewed.
-    pub fn or_as_quoted(self, quote: Option<&Quote>) -> Self {
+    pub fn or_as_quoted(self, quote: Option<&'a Quote>) -> Self {
         match (self, quote) {
-            (Self::Change { selection, when }, Some(quote)) => Self::Change {
+            (
+                Self::Change {
+                    selection,
+                    when,
+                    promotion_code,
+                },
+                Some(quote),
+            ) => Self::Change {
                 selection: selection.or_as_quoted(quote),
                 when: when.or(quote.when),
+                promotion_code: promotion_code.or(quote.promotion_code.as_deref()),
             },
             (
                 Self::Subscribe {
                     selection,
                     trial_days,
+                    promotion_code,
                 },
                 Some(quote),
             ) => Self::Subscribe {
                 selection: selection.or_as_quoted(quote),
                 trial_days,
+                promotion_code: promotion_code.or(quote.promotion_code.as_deref()),
             },
             (command, _) => command,
+        }
+    }
+
+    /// The promotion code that it redeems.
+    pub fn promotion_code(self) -> Option<&'a str> {
+        match self {
+            Self::Subscribe { promotion_code, .. } | Self::Change { promotion_code, .. } => {
+                promotion_code
+            }
+            Self::Migrate { .. } | Self::Cancel { .. } | Self::Reactivate | Self::CallOff => None,
         }
     }
 }
@@ -102,6 +126,13 @@ pub enum StripeAction<'a> {
         quantities: Quantities,
         keeps_prices: bool,
     },
+    /// Keep the plan, and redeem a promotion code.
+    Redeem {
+        subscription: &'a SubscriptionRow,
+        /// As it is held.
+        plan: Box<Plan>,
+        seats: Option<u32>,
+    },
     EndWithPeriod {
         subscription: &'a SubscriptionRow,
         details: CancellationDetails<'a>,
@@ -135,6 +166,7 @@ pub fn decide<'a>(
         Command::Subscribe {
             selection,
             trial_days,
+            ..
         } => {
             let plan = plan(catalogue, selection.tier)?;
             if subscription.is_some() {
@@ -142,10 +174,20 @@ pub fn decide<'a>(
             }
             subscribe(state, plan, selection, trial_days)
         }
-        Command::Change { selection, when } => {
+        Command::Change {
+            selection,
+            when,
+            promotion_code,
+        } => {
             let plan = plan(catalogue, selection.tier)?;
             match subscription {
-                Some(subscription) => change(subscription, catalogue, plan, selection, when),
+                Some(subscription) => {
+                    let changed = change(subscription, catalogue, plan, selection, when);
+                    match promotion_code {
+                        Some(_) => codes::redeeming(subscription, catalogue, changed),
+                        None => changed,
+                    }
+                }
                 None if state.plan_tier == plan.tier => {
                     Err(ChangeRejection::SamePlan(plan.tier.clone()))
                 }

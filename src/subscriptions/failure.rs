@@ -21,6 +21,16 @@ pub enum Failure {
     Refused(#[from] ChangeRejection),
     #[error(transparent)]
     PreviewUnavailable(#[from] PreviewUnavailable),
+    /// Why a promotion code cannot be redeemed. Nothing was changed.
+    #[error("{0}")]
+    PromotionCodeInvalid(String),
+    /// The customer's address does not say where it is to be taxed.
+    #[error(
+        "new subscriptions are taxed by the customer's address, and the customer has none that \
+         says enough: give the Stripe customer a country, in the United States and Canada with \
+         its postal code, then try again"
+    )]
+    AddressRequired,
     /// The quote of a preview is no longer valid.
     #[error("{0}; preview it again")]
     Stale(&'static str),
@@ -92,7 +102,9 @@ impl From<ChangeRejection> for Problem {
             ChangeRejection::NotAtOnce => (StatusCode::UNPROCESSABLE_ENTITY, "not_at_once"),
             ChangeRejection::NoPeriod => (StatusCode::UNPROCESSABLE_ENTITY, "no_current_period"),
             ChangeRejection::NothingPending => (StatusCode::NOT_FOUND, "no_pending_change"),
-            ChangeRejection::ChangePending(_) => (StatusCode::CONFLICT, "change_pending"),
+            ChangeRejection::ChangePending(_) | ChangeRejection::CodeBesideChange => {
+                (StatusCode::CONFLICT, "change_pending")
+            }
             ChangeRejection::MigrationPending(_) => (StatusCode::CONFLICT, "migration_pending"),
             ChangeRejection::NotEnding => (StatusCode::CONFLICT, "not_canceling"),
             ChangeRejection::TrialTooLong { .. } => {
@@ -154,6 +166,12 @@ impl From<Failure> for Problem {
                 "preview_unavailable",
                 format!("{message}; configure STRIPE_SECRET_KEY to have it priced"),
             ),
+            Failure::PromotionCodeInvalid(_) => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "promotion_code_invalid",
+                message,
+            ),
+            Failure::AddressRequired => address_required(message),
             Failure::Stale(_) => Self::new(StatusCode::CONFLICT, "preview_stale", message),
             Failure::Busy => Self::new(
                 StatusCode::CONFLICT,
@@ -202,6 +220,14 @@ impl From<Failure> for Problem {
             Failure::Read(error) => Self::from(&*error),
         }
     }
+}
+
+fn address_required(message: String) -> Problem {
+    Problem::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "address_required",
+        message,
+    )
 }
 
 fn subscription_missing(message: &str) -> Problem {
@@ -278,6 +304,10 @@ fn of_stripe(error: &StripeError) -> Problem {
             "payment_method_required",
             "there is no card to be charged, and nothing was changed; add a payment method",
         ),
+        // The address was known to say enough, and is gone or not recognized.
+        _ if error.code.as_deref() == Some("customer_tax_location_invalid") => {
+            address_required(Failure::AddressRequired.to_string())
+        }
         ErrorKind::Authentication | ErrorKind::Permission => {
             tracing::error!(%error, "Stripe does not accept the configured key");
             Problem::new(

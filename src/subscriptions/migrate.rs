@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::command::{Command, decide};
 use super::failure::Failure;
-use super::preview::Pricing;
+use super::preview::{Asked, Pricing};
 use super::{Requester, Subscriptions, store};
 use crate::audit::{self, Actor};
 use crate::catalogue::versions::version_name;
@@ -104,8 +104,21 @@ impl Subscriptions {
             Ok(action) => {
                 let customer = state.customer_id.as_deref();
                 let organization_id = candidate.organization_id;
-                self.price_with_stripe(client, organization_id, &action, customer, None, now)
+                match self
+                    .extras(Some(client), organization_id, &state, &action, None)
                     .await
+                {
+                    Ok(extras) => {
+                        let asked = Asked {
+                            organization_id,
+                            action: &action,
+                            extras: &extras,
+                            customer_id: customer,
+                        };
+                        self.price_with_stripe(client, asked, None, now).await
+                    }
+                    Err(failure) => Err(failure),
+                }
             }
             Err(rejection) => Err(rejection.into()),
         };

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
+use uuid::Uuid;
 
 use super::call_off::{__path_call_off, call_off};
 use super::cancellation::{Cancellation, Said};
@@ -14,7 +15,8 @@ use super::change::saga::Requester;
 use super::failure::Failure;
 use super::view::SubscriptionView;
 use super::{
-    ChangeRejection, Command, Preview, Selection, SubscriptionState, Subscriptions, Upcoming,
+    ChangeRejection, Command, Preview, Selection, SubscriptionRow, SubscriptionState,
+    Subscriptions, Upcoming,
 };
 use crate::catalogue::{Interval, When};
 use crate::server::extract::{Json, OptionalJson, Query};
@@ -52,7 +54,21 @@ async fn current(
     caller: Principal,
 ) -> Result<axum::Json<SubscriptionView>, Problem> {
     let state = subscriptions.state(caller.organization_id).await?;
-    Ok(axum::Json(state.into()))
+    Ok(axum::Json(
+        shown(&subscriptions, caller.organization_id, state).await?,
+    ))
+}
+
+/// The view of a state, with the discounts in force.
+async fn shown(
+    subscriptions: &Subscriptions,
+    organization_id: Uuid,
+    state: SubscriptionState,
+) -> Result<SubscriptionView, Failure> {
+    let discounts = subscriptions
+        .discounts_in_force(organization_id, &state)
+        .await?;
+    Ok(SubscriptionView::from(state).with_discounts(discounts))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -79,6 +95,11 @@ struct NewSubscription {
     /// A first subscription begins now.
     #[serde(default)]
     when: Option<When>,
+    /// A promotion code to redeem, as the customer typed it. A preview's token has the
+    /// code that was previewed.
+    #[serde(default)]
+    #[schema(example = "SPRING25", min_length = 1, max_length = 500)]
+    promotion_code: Option<String>,
     #[serde(default)]
     preview_token: Option<String>,
 }
@@ -114,6 +135,7 @@ async fn create(
                     quantity: new.quantity,
                 },
                 trial_days: new.trial_days,
+                promotion_code: new.promotion_code.as_deref(),
             };
             let token = new.preview_token.as_deref();
             subscriptions.change(&caller, command, token).await
@@ -142,6 +164,11 @@ struct PlanChange {
     /// By default when the preview says, or else the catalogue.
     #[serde(default)]
     when: Option<When>,
+    /// A promotion code to redeem. With the present plan, the subscription keeps it and
+    /// redeems the code. A preview's token has the code that was previewed.
+    #[serde(default)]
+    #[schema(example = "SPRING25", min_length = 1, max_length = 500)]
+    promotion_code: Option<String>,
     #[serde(default)]
     preview_token: Option<String>,
 }
@@ -174,6 +201,7 @@ async fn change(
                     quantity: asked.quantity,
                 },
                 when: asked.when,
+                promotion_code: asked.promotion_code.as_deref(),
             };
             let token = asked.preview_token.as_deref();
             subscriptions.change(&caller, command, token).await
@@ -203,7 +231,7 @@ async fn cancel(
     let organization_id = caller.organization_id;
     let subscription = subscriptions.state(organization_id).await?.subscription;
     let state = change_detached(
-        subscriptions,
+        subscriptions.clone(),
         caller,
         key,
         move |subscriptions, caller| async move {
@@ -214,8 +242,18 @@ async fn cancel(
             subscriptions.change(&caller, command, None).await
         },
     );
-    let view = SubscriptionView::after_end(state.await?, subscription);
-    Ok(axum::Json(view))
+    let state = state.await?;
+    let id = |one: &Option<SubscriptionRow>| one.as_ref().map(|one| one.id.clone());
+    let discounts = match id(&state.subscription) == id(&subscription) {
+        true => {
+            subscriptions
+                .discounts_in_force(organization_id, &state)
+                .await?
+        }
+        false => Vec::new(),
+    };
+    let view = SubscriptionView::after_end(state, subscription);
+    Ok(axum::Json(view.with_discounts(discounts)))
 }
 
 /// Keep a subscription that is set to end
@@ -264,6 +302,10 @@ struct PreviewRequest {
     /// By default when the catalogue says.
     #[serde(default)]
     when: Option<When>,
+    /// A promotion code that the change would redeem.
+    #[serde(default)]
+    #[schema(example = "SPRING25", min_length = 1, max_length = 500)]
+    promotion_code: Option<String>,
 }
 
 /// Preview the cost of a plan change
@@ -287,8 +329,15 @@ async fn preview(
         currency: asked.currency.as_deref(),
         quantity: asked.quantity,
     };
+    let code = asked.promotion_code.as_deref();
     let preview = subscriptions
-        .preview(organization_id, selection, asked.when, Timestamp::now())
+        .preview(
+            organization_id,
+            selection,
+            asked.when,
+            code,
+            Timestamp::now(),
+        )
         .await?;
     Ok(axum::Json(preview))
 }
@@ -326,8 +375,11 @@ pub(super) async fn change_and_show<F>(
 where
     F: Future<Output = Result<(), Failure>> + Send + 'static,
 {
-    let state = change_detached(subscriptions, caller, key, change).await?;
-    Ok(axum::Json(state.into()))
+    let organization_id = caller.organization_id;
+    let state = change_detached(subscriptions.clone(), caller, key, change).await?;
+    Ok(axum::Json(
+        shown(&subscriptions, organization_id, state).await?,
+    ))
 }
 
 /// Makes a change in its own task, so that a client that disconnects does not

@@ -22,6 +22,11 @@ pub struct SubscriptionState {
     /// The customer's currency, in lower case: that of its first invoice. `None` if it
     /// has none yet.
     pub customer_currency: Option<String>,
+    /// Whether that customer's address says enough to be taxed by; `None` if nothing has
+    /// shown the customer yet.
+    pub tax_located: Option<bool>,
+    /// Whether a customer of the organization has a discount for all invoices.
+    pub customer_discounted: bool,
     /// Whether any of its subscriptions ever had a trial.
     pub had_trial: bool,
     /// The subscription that counts among those that have not ended.
@@ -49,7 +54,10 @@ pub struct SubscriptionRow {
     pub cancel_at_period_end: bool,
     pub canceled_at: Option<Timestamp>,
     pub latest_invoice_id: Option<String>,
+    /// Whether it or an item has a discount.
     pub discounted: bool,
+    /// Its own discounts, in the order in which they apply.
+    pub discount_ids: Vec<String>,
     pub taxed: bool,
     pub test_clock_id: Option<String>,
     pub created: Option<Timestamp>,
@@ -79,6 +87,7 @@ pub struct Item {
     pub interval: Option<String>,
     pub interval_count: Option<i32>,
     pub quantity: Option<i64>,
+    pub discount_ids: Vec<String>,
     /// What it is for, as it was mirrored; `None` if its price was not known then.
     pub used: Option<PriceUse>,
 }
@@ -170,7 +179,7 @@ impl SubscriptionRow {
         let items: Vec<Value> = self
             .items
             .iter()
-            .map(|item| json!([item.id, item.price_id, item.quantity]))
+            .map(|item| json!([item.id, item.price_id, item.quantity, item.discount_ids]))
             .collect();
         let state = json!([
             self.id,
@@ -182,6 +191,7 @@ impl SubscriptionRow {
             self.billing_mode,
             self.ends(),
             self.discounted,
+            self.discount_ids,
             self.taxed,
             self.scheduled(),
             items
@@ -239,6 +249,7 @@ mod tests {
             interval: Some("month".to_owned()),
             interval_count: Some(1),
             quantity: Some(1),
+            discount_ids: Vec::new(),
             used: None,
         }
     }

@@ -29,6 +29,8 @@ struct StateRow {
     plan_seats: Option<i32>,
     customer_id: Option<String>,
     customer_currency: Option<String>,
+    tax_located: Option<bool>,
+    customer_discounted: bool,
     had_trial: bool,
     id: Option<String>,
     held_customer_id: Option<String>,
@@ -46,6 +48,7 @@ struct StateRow {
     canceled_at: Option<jiff_sqlx::Timestamp>,
     latest_invoice_id: Option<String>,
     discounted: Option<bool>,
+    discount_ids: Option<Vec<String>>,
     taxed: Option<bool>,
     test_clock_id: Option<String>,
     created: Option<jiff_sqlx::Timestamp>,
@@ -64,6 +67,7 @@ struct StateRow {
     interval: Option<String>,
     interval_count: Option<i32>,
     quantity: Option<i64>,
+    item_discount_ids: Option<Vec<String>>,
     item_plan_tier: Option<String>,
     item_metric: Option<String>,
     item_seats: Option<bool>,
@@ -82,6 +86,8 @@ impl StateRow {
             },
             customer_id: self.customer_id.clone(),
             customer_currency: self.customer_currency.clone(),
+            tax_located: self.tax_located,
+            customer_discounted: self.customer_discounted,
             had_trial: self.had_trial,
             subscription: None,
             others: Vec::new(),
@@ -98,6 +104,7 @@ impl StateRow {
             interval: self.interval.clone(),
             interval_count: self.interval_count,
             quantity: self.quantity,
+            discount_ids: self.item_discount_ids.clone().unwrap_or_default(),
             used: self.item_plan_tier.clone().map(|tier| PriceUse {
                 tier,
                 metric: self.item_metric.clone(),
@@ -132,6 +139,7 @@ impl StateRow {
             canceled_at: self.canceled_at.map(|at| at.to_jiff()),
             latest_invoice_id: self.latest_invoice_id,
             discounted: self.discounted.unwrap_or(false),
+            discount_ids: self.discount_ids.unwrap_or_default(),
             taxed: self.taxed.unwrap_or(false),
             test_clock_id: self.test_clock_id,
             created: self.created.map(|at| at.to_jiff()),
@@ -158,6 +166,7 @@ fn phases_of(stored: Value) -> Result<Vec<SchedulePhase>, sqlx::Error> {
 
 /// The states of the organizations, in one round trip. Organizations that do
 /// not exist are left out.
+#[expect(clippy::too_many_lines, reason = "one query")]
 pub async fn states(
     conn: &mut PgConnection,
     organization_ids: &[Uuid],
@@ -175,6 +184,16 @@ pub async fn states(
                         AND b.status <> 'incomplete_expired'
                       ORDER BY b.stripe_created_at, b.stripe_subscription_id LIMIT 1)))
                     AS customer_currency,
+                  c.tax_located AS "tax_located?",
+                  EXISTS (SELECT FROM billing_customers d
+                           WHERE d.organization_id = o.id AND d.deleted_at IS NULL
+                             AND coalesce(cardinality(d.discount_ids) > 0, EXISTS (
+                               SELECT FROM billing_discounts b
+                                WHERE b.organization_id = o.id AND b.deleted_at IS NULL
+                                  AND b.stripe_customer_id = d.stripe_customer_id
+                                  AND b.stripe_subscription_id IS NULL
+                                  AND b.stripe_subscription_item_id IS NULL)))
+                    AS "customer_discounted!",
                   EXISTS (SELECT FROM billing_subscriptions t
                            WHERE t.organization_id = o.id AND t.trial_start IS NOT NULL)
                     AS "had_trial!",
@@ -186,7 +205,8 @@ pub async fn states(
                   s.trial_end AS "trial_end?", s.cancel_at AS "cancel_at?",
                   s.cancel_at_period_end AS "cancel_at_period_end?",
                   s.canceled_at AS "canceled_at?", s.latest_invoice_id AS "latest_invoice_id?",
-                  s.discounted AS "discounted?", s.taxed AS "taxed?",
+                  s.discounted AS "discounted?", s.discount_ids AS "discount_ids?",
+                  s.taxed AS "taxed?",
                   s.stripe_test_clock_id AS "test_clock_id?", s.stripe_created_at AS "created?",
                   s.metadata ->> 'billing_change_id' AS change_id,
                   s.stripe_schedule_id AS "schedule_id?", h.phases AS "schedule_phases?",
@@ -198,15 +218,16 @@ pub async fn states(
                   i.lookup_key AS "lookup_key?", i.usage_type AS "usage_type?",
                   i.unit_amount AS "unit_amount?", i.recurring_interval AS "interval?",
                   i.recurring_interval_count AS "interval_count?", i.quantity AS "quantity?",
-                  i.plan_tier AS "item_plan_tier?", i.metric AS "item_metric?",
-                  i.seats AS "item_seats?"
+                  i.discount_ids AS "item_discount_ids?", i.plan_tier AS "item_plan_tier?",
+                  i.metric AS "item_metric?", i.seats AS "item_seats?"
              FROM organizations o
              LEFT JOIN LATERAL (
-               SELECT c.stripe_customer_id, c.currency FROM billing_customers c
-                WHERE c.organization_id = o.id AND c.deleted_at IS NULL
-                  AND c.stripe_customer_id NOT LIKE 'acct\_%'
-                ORDER BY c.linked_at DESC NULLS LAST, c.created_at, c.stripe_customer_id
-                LIMIT 1) c ON true
+               SELECT one.stripe_customer_id, one.currency, one.tax_located
+                 FROM billing_customers one
+                WHERE one.organization_id = o.id AND one.deleted_at IS NULL
+                  AND one.stripe_customer_id NOT LIKE 'acct\_%'
+                ORDER BY one.linked_at DESC NULLS LAST, one.created_at, one.stripe_customer_id
+                LIMIT 1) AS c ON true
              LEFT JOIN billing_subscriptions s
                ON s.organization_id = o.id AND s.status NOT IN ('canceled', 'incomplete_expired')
              LEFT JOIN billing_subscription_schedules h

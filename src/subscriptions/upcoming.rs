@@ -8,7 +8,8 @@ use uuid::Uuid;
 use super::Subscriptions;
 use super::failure::Failure;
 use super::preview::Line;
-use super::preview::stripe::{is_none_upcoming, line};
+use super::preview::stripe::is_none_upcoming;
+use super::preview::usage_lines::UsagePrices;
 use crate::db::RequestTx;
 use crate::metering::ledger::Rules;
 use crate::metering::usage::{self, MetricUsage};
@@ -22,9 +23,15 @@ use crate::stripe::objects::Invoice;
 pub struct Upcoming {
     pub stripe_subscription_id: String,
     pub currency: String,
+    /// Before discounts and the taxes that are added.
     pub subtotal_amount: i64,
+    /// What discounts take off.
+    pub discount_amount: i64,
+    /// All tax; null where none is computed.
     #[schema(required)]
     pub tax_amount: Option<i64>,
+    /// The tax that the subtotal includes.
+    pub included_tax_amount: i64,
     pub total_amount: i64,
     /// The amount due after the customer's balance is applied.
     pub due_amount: i64,
@@ -34,6 +41,7 @@ pub struct Upcoming {
     /// When the invoice is created.
     #[schema(required)]
     pub invoice_date: Option<Timestamp>,
+    /// Those of usage and prorations that come to nothing are left out.
     pub lines: Vec<Line>,
     /// Billed usage over the quotas, as counted here. Stripe's lines contain
     /// only what has been reported.
@@ -59,17 +67,21 @@ impl Subscriptions {
             catalogue: self.catalogue.clone(),
             grace_hours: 0,
         };
+        let usage_prices = UsagePrices::of(Some(&subscription), None, &self.catalogue);
+        let lines = usage_prices.shown(&invoice.lines)?;
         let usage = usage::read_all(tx.conn(), &rules, organization_id).await?;
         Ok(Some(Upcoming {
             stripe_subscription_id: subscription.id,
             currency: invoice.currency,
             subtotal_amount: invoice.subtotal,
+            discount_amount: invoice.discount.unwrap_or(0),
             tax_amount: invoice.tax,
+            included_tax_amount: invoice.included_tax.unwrap_or(0),
             total_amount: invoice.total,
             due_amount: invoice.amount_due,
             starting_balance_amount: invoice.starting_balance,
             invoice_date: invoice.period_end.or(subscription.period_end),
-            lines: invoice.lines.iter().map(line).collect::<Result<_, _>>()?,
+            lines,
             overages: usage
                 .into_iter()
                 .filter(|usage| usage.overage_amount.is_some() && !usage.overage.0.is_zero())

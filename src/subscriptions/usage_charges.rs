@@ -8,7 +8,7 @@ use super::Subscriptions;
 use super::failure::Failure;
 use super::preview::switch::Switch;
 use super::preview::token::Quote;
-use super::preview::{Line, Pricing};
+use super::preview::{Line, Pricing, Totals};
 use super::prices::SwitchTo;
 use super::state::SubscriptionRow;
 use crate::catalogue::UsageAtChanges;
@@ -32,6 +32,8 @@ pub enum Telling {
 pub struct BillableUsage {
     pub charge: UsageCharge,
     product: String,
+    /// What the metric is called, if it has a name.
+    name: Option<String>,
 }
 
 impl BillableUsage {
@@ -74,18 +76,16 @@ impl BillableUsage {
     }
 
     pub fn describe(&self) -> String {
-        describe(&self.charge)
+        describe(&self.charge, self.name.as_deref())
     }
 }
 
 /// What a line of a preview says of it.
-fn describe(charge: &UsageCharge) -> String {
+fn describe(charge: &UsageCharge, name: Option<&str>) -> String {
     let (units, rate) = (charge.units.normalize(), charge.rate);
     let currency = charge.currency.to_uppercase();
-    format!(
-        "{units} × {} over the quota (at {rate} {currency} each)",
-        charge.metric
-    )
+    let name = name.unwrap_or(&charge.metric);
+    format!("{units} × {name} over the quota (at {rate} {currency} each)")
 }
 
 impl Subscriptions {
@@ -135,7 +135,12 @@ impl Subscriptions {
         for charge in charged {
             let price = client.price(&charge.stripe_price_id).await;
             let product = price.map_err(Failure::Stripe)?.product;
-            billable.push(BillableUsage { charge, product });
+            let name = self.catalogue.given_name(&charge.metric);
+            billable.push(BillableUsage {
+                name: name.map(str::to_owned),
+                charge,
+                product,
+            });
         }
         Ok(switch.charging(billable))
     }
@@ -174,12 +179,11 @@ impl Subscriptions {
         } else {
             pricing.next_invoice_amount += amount;
         }
-        pricing.lines.extend(due.iter().map(|charge| Line {
-            description: describe(charge),
-            amount: charge.amount,
-            period_start: charge.period_start,
-            period_end: now,
-            proration: false,
+        pricing.totals = Totals::plain(pricing.prorated_amount);
+        pricing.next_totals = Totals::plain(pricing.next_invoice_amount);
+        pricing.lines.extend(due.iter().map(|charge| {
+            let text = describe(charge, self.catalogue.given_name(&charge.metric));
+            Line::plain(text, charge.amount, (charge.period_start, now))
         }));
         pricing.usage = due;
         Ok(pricing)

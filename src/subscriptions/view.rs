@@ -5,6 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::change::record::comment_of;
+use super::discounts::DiscountView;
 use super::{PendingChange, SubscriptionRow, SubscriptionState};
 use crate::catalogue::Interval;
 
@@ -51,6 +52,9 @@ pub(super) struct SubscriptionView {
     /// A change that takes effect later.
     #[schema(required)]
     pending_change: Option<PendingChange>,
+    /// The discounts that reduce its invoices, in the order in which they apply; the
+    /// customer's, if it has none of its own.
+    discounts: Vec<DiscountView>,
     /// Other running subscriptions, which are paid for as well. They were created
     /// outside this service, most likely by mistake.
     other_subscriptions: Vec<OtherSubscription>,
@@ -78,6 +82,10 @@ impl From<&SubscriptionRow> for OtherSubscription {
 }
 
 impl SubscriptionView {
+    pub(super) fn with_discounts(self, discounts: Vec<DiscountView>) -> Self {
+        Self { discounts, ..self }
+    }
+
     /// The view after this request has ended the subscription `ended`. If
     /// another one continues, the view still shows the one that ended.
     pub(super) fn after_end(state: SubscriptionState, ended: Option<SubscriptionRow>) -> Self {
@@ -128,6 +136,7 @@ impl From<SubscriptionState> for SubscriptionView {
                 cancellation_reason: None,
                 cancellation_feedback: None,
                 pending_change: None,
+                discounts: Vec::new(),
                 other_subscriptions,
             };
         };
@@ -150,6 +159,7 @@ impl From<SubscriptionState> for SubscriptionView {
             cancellation_reason: reason.map(str::to_owned),
             cancellation_feedback: subscription.cancellation_feedback,
             pending_change: subscription.pending,
+            discounts: Vec::new(),
             other_subscriptions,
         }
     }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::addresses::take_address;
 use crate::call::{Call, Route, delete, get, post};
 use crate::discounts::customer::{resolve_discount, set_discount, take_coupon};
 use crate::discounts::model::Discount;
@@ -51,7 +52,6 @@ const UNSUPPORTED: [&str; 15] = [
     "tax_id_data",
     "validate",
 ];
-const ADDRESS_FIELDS: [&str; 6] = ["city", "country", "line1", "line2", "postal_code", "state"];
 
 /// A customer, to whom invoices are addressed.
 #[derive(Debug, Clone)]
@@ -86,6 +86,27 @@ impl Keyed for Customer {
 }
 
 impl Customer {
+    /// A customer without any data.
+    #[must_use]
+    pub fn new(id: String, now_secs: i64) -> Self {
+        Self {
+            id,
+            created_secs: now_secs,
+            texts: [const { None }; 4],
+            address: None,
+            metadata: Metadata::new(),
+            balance: 0,
+            discount: None,
+            currency: None,
+            default_payment_method: None,
+            invoice_prefix: String::new(),
+            next_invoice: 1,
+            test_clock: None,
+            delinquent: false,
+            deleted: false,
+        }
+    }
+
     #[must_use]
     pub fn email(&self) -> Option<&str> {
         self.texts[1].as_deref()
@@ -212,29 +233,6 @@ fn is_email(text: &str) -> bool {
     }
 }
 
-fn take_address(params: &mut Params) -> Result<Option<Option<Value>>, ApiError> {
-    let Some(pairs) = params.pairs("address")? else {
-        return Ok(None);
-    };
-    let Some(pairs) = pairs else {
-        return Ok(Some(None));
-    };
-    let mut address = json!({});
-    for name in ADDRESS_FIELDS {
-        address[name] = Value::Null;
-    }
-    for (name, value) in pairs {
-        if !ADDRESS_FIELDS.contains(&name.as_str()) {
-            return Err(ApiError::unknown_param(&format!("address[{name}]")));
-        }
-        if name == "country" && !value.is_empty() {
-            validate::country("address[country]", &value)?;
-        }
-        address[&name] = json!(value);
-    }
-    Ok(Some(Some(address)))
-}
-
 fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     let mut params = call.take_params();
     let fields = Fields::take(&mut params)?;
@@ -252,22 +250,9 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
         payment_methods::check_attachable(state, method, "payment_method")?;
     }
     let now = state.time_on(test_clock.as_deref());
-    let mut customer = Customer {
-        id: state.ids.next("cus"),
-        created_secs: now,
-        texts: [const { None }; 4],
-        address: None,
-        metadata: Metadata::new(),
-        balance: 0,
-        discount: None,
-        currency: None,
-        default_payment_method: None,
-        invoice_prefix: state.ids.token(8).to_uppercase(),
-        next_invoice: 1,
-        test_clock,
-        delinquent: false,
-        deleted: false,
-    };
+    let mut customer = Customer::new(state.ids.next("cus"), now);
+    customer.invoice_prefix = state.ids.token(8).to_uppercase();
+    customer.test_clock = test_clock;
     let (balance, id) = (fields.balance.unwrap_or(0), customer.id.clone());
     let requested = fields.default_payment_method.clone().flatten();
     let mut new_ids = state.ids.clone();

@@ -19,6 +19,7 @@
 #![deny(clippy::unwrap_used)]
 
 pub mod account;
+mod addresses;
 pub mod auth;
 pub mod call;
 pub mod config;

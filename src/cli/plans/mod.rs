@@ -297,6 +297,8 @@ fn describe_steps(steps: &[Step], dry_run: bool) -> String {
                 (Action::Unchanged, _) => "unchanged",
                 (Action::Create, false) => "created",
                 (Action::Replace, false) => "replaced",
+                (Action::Rename, false) => "renamed",
+                (Action::Rename, true) => "to be renamed",
                 (Action::Create, true) => "to be created",
                 (Action::Replace, true) => "to be replaced",
             };

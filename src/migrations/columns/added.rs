@@ -407,6 +407,27 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "20260116030000_discounts",
+        &[
+            (
+                "billing_discounts",
+                "organization_id stripe_discount_id stripe_customer_id stripe_subscription_id \
+                 stripe_subscription_item_id stripe_coupon_id stripe_promotion_code_id \
+                 promotion_code coupon_name percent_off amount_off currency duration \
+                 duration_in_months starts_at ends_at deleted_at observed_at terms_at \
+                 terms_due_at updated_at",
+            ),
+            ("billing_subscriptions", "discount_ids"),
+            ("billing_subscription_items", "discount_ids"),
+            ("billing_customers", "discount_ids tax_located tax_country"),
+            ("billing_invoices", "discount_amount included_tax_amount"),
+            (
+                "billing_invoice_items",
+                "discount_amount tax_amount included_tax_amount",
+            ),
+        ],
+    ),
+    (
         "20260116040000_usage_at_changes",
         &[
             ("usage_totals", "quota_adjustment metered_since"),

@@ -15,7 +15,8 @@ pub async fn load(conn: &mut PgConnection, keys: &[ObjectKey]) -> Result<StoredR
     let (organizations, ids) = unzip(keys);
     let rows = sqlx::query!(
         r#"SELECT organization_id, stripe_customer_id, deleted_at IS NOT NULL AS "deleted!", delinquent,
-                  currency, default_payment_method_id, last_event_at AS "last_event_at!",
+                  currency, default_payment_method_id, discount_ids, tax_country,
+                  coalesce(tax_located, false) AS "tax_located!", last_event_at AS "last_event_at!",
                   last_event_rank AS "last_event_rank!", last_event_id AS "last_event_id!",
                   tied_event_ids AS "tied_event_ids!"
              FROM unnest($1::uuid[], $2::text[]) AS wanted(organization, id)
@@ -33,6 +34,9 @@ pub async fn load(conn: &mut PgConnection, keys: &[ObjectKey]) -> Result<StoredR
             "delinquent": row.delinquent,
             "currency": row.currency,
             "defaultPaymentMethodId": row.default_payment_method_id,
+            "discounts": row.discount_ids.unwrap_or_default(),
+            "taxCountry": row.tax_country,
+            "taxLocated": row.tax_located,
         });
         let version = version(
             row.last_event_at,
@@ -62,11 +66,13 @@ pub async fn save(
             SET deleted_at = CASE WHEN new.deleted THEN new.last_event_at END,
                 delinquent = new.delinquent, currency = new.currency,
                 default_payment_method_id = new.default_payment_method_id,
-                last_event_at = new.last_event_at, last_event_rank = new.last_event_rank,
+                discount_ids = new.discount_ids, tax_country = new.tax_country,
+                tax_located = new.tax_located, last_event_at = new.last_event_at, last_event_rank = new.last_event_rank,
                 last_event_id = new.last_event_id, tied_event_ids = new.tied_event_ids
            FROM json_to_recordset($1::text::json)
              AS new(organization_id uuid, stripe_customer_id text, deleted boolean, delinquent boolean,
-                    currency text, default_payment_method_id text, last_event_at timestamptz,
+                    currency text, default_payment_method_id text, discount_ids text[],
+                    tax_country text, tax_located boolean, last_event_at timestamptz,
                     last_event_rank smallint, last_event_id text, tied_event_ids text[])
           WHERE c.organization_id = new.organization_id
             AND c.stripe_customer_id = new.stripe_customer_id",

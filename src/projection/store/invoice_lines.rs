@@ -94,11 +94,13 @@ async fn insert(conn: &mut PgConnection, lines: &[LineRow<'_>]) -> Result<(), sq
         "INSERT INTO billing_invoice_items (
            organization_id, stripe_invoice_id, stripe_line_item_id, position, description,
            amount, currency, quantity, proration, stripe_price_id, stripe_subscription_id,
-           stripe_subscription_item_id, period_start, period_end)
+           stripe_subscription_item_id, period_start, period_end, discount_amount, tax_amount,
+           included_tax_amount)
          SELECT
            organization_id, stripe_invoice_id, stripe_line_item_id, position, description,
            amount, currency, quantity, proration, stripe_price_id, stripe_subscription_id,
-           stripe_subscription_item_id, period_start, period_end
+           stripe_subscription_item_id, period_start, period_end, discount_amount, tax_amount,
+           included_tax_amount
            FROM json_populate_recordset(NULL::billing_invoice_items, $1::text::json)",
         document(lines)?
     )

@@ -177,7 +177,8 @@ async fn write(
            starting_balance, ending_balance, attempt_count, next_payment_attempt, period_start,
            period_end, due_date, finalized_at, paid_at, voided_at, hosted_invoice_url,
            invoice_pdf, has_more_items, ask_again_since, metadata, livemode, stripe_created_at,
-           last_event_at, last_event_rank, last_event_id, tied_event_ids)
+           last_event_at, last_event_rank, last_event_id, tied_event_ids, discount_amount,
+           included_tax_amount)
          SELECT
            organization_id, stripe_invoice_id, stripe_customer_id, stripe_subscription_id,
            number, status, billing_reason, collection_method, currency, subtotal_amount,
@@ -185,7 +186,8 @@ async fn write(
            starting_balance, ending_balance, attempt_count, next_payment_attempt, period_start,
            period_end, due_date, finalized_at, paid_at, voided_at, hosted_invoice_url,
            invoice_pdf, has_more_items, CASE WHEN has_more_items THEN now() END, metadata, livemode,
-           stripe_created_at, last_event_at, last_event_rank, last_event_id, tied_event_ids
+           stripe_created_at, last_event_at, last_event_rank, last_event_id, tied_event_ids,
+           discount_amount, included_tax_amount
            FROM json_populate_recordset(NULL::billing_invoices, $1::text::json)
          ON CONFLICT (organization_id, stripe_invoice_id) DO UPDATE SET
            stripe_customer_id = excluded.stripe_customer_id, stripe_subscription_id =
@@ -205,7 +207,8 @@ async fn write(
            metadata = excluded.metadata, livemode = excluded.livemode, stripe_created_at =
            excluded.stripe_created_at, last_event_at = excluded.last_event_at, last_event_rank =
            excluded.last_event_rank, last_event_id = excluded.last_event_id, tied_event_ids =
-           excluded.tied_event_ids, updated_at = excluded.updated_at",
+           excluded.tied_event_ids, discount_amount = excluded.discount_amount,
+           included_tax_amount = excluded.included_tax_amount, updated_at = excluded.updated_at",
         document(&rows)?
     )
     .execute(&mut *conn)

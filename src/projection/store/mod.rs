@@ -6,6 +6,7 @@
 pub mod charges;
 pub mod checkout_sessions;
 pub mod customers;
+pub mod discounts;
 pub mod disputes;
 pub mod extracts;
 pub mod invoice_lines;

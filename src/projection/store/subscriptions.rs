@@ -28,8 +28,8 @@ pub async fn load(
                   current_period_start, current_period_end,
                   billing_cycle_anchor, billing_mode, collection_method, trial_start, trial_end,
                   cancel_at, cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
-                  default_payment_method_id, discounted, taxed, pending_update, has_more_items,
-                  stripe_schedule_id, cancellation_feedback, cancellation_reason,
+                  default_payment_method_id, discounted, discount_ids, taxed, pending_update,
+                  has_more_items, stripe_schedule_id, cancellation_feedback, cancellation_reason,
                   metadata, known_tier,
                   (SELECT coalesce(jsonb_agg(
                             jsonb_build_object('price', i.stripe_price_id, 'quantity', i.quantity)
@@ -64,6 +64,7 @@ pub async fn load(
             "latestInvoiceId": row.latest_invoice_id,
             "defaultPaymentMethodId": row.default_payment_method_id,
             "discounted": row.discounted,
+            "discounts": row.discount_ids,
             "taxed": row.taxed,
             "pendingUpdate": row.pending_update,
             "stripeScheduleId": row.stripe_schedule_id,
@@ -197,7 +198,7 @@ pub async fn save(
            has_more_items, metadata, livemode, stripe_created_at, last_event_at,
            last_event_rank, last_event_id, tied_event_ids, known_tier, plan_version,
            plan_interval, plan_seats, stripe_schedule_id, cancellation_comment,
-           cancellation_feedback, cancellation_reason)
+           cancellation_feedback, cancellation_reason, discount_ids)
          SELECT
            organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
            plan_tier, currency, current_period_start, current_period_end, billing_cycle_anchor,
@@ -207,7 +208,7 @@ pub async fn save(
            has_more_items, metadata, livemode, stripe_created_at, last_event_at,
            last_event_rank, last_event_id, tied_event_ids, known_tier, plan_version,
            plan_interval, plan_seats, stripe_schedule_id, cancellation_comment,
-           cancellation_feedback, cancellation_reason
+           cancellation_feedback, cancellation_reason, discount_ids
            FROM json_populate_recordset(NULL::billing_subscriptions, $1::text::json)
          ON CONFLICT (organization_id, stripe_subscription_id) DO UPDATE SET
            stripe_customer_id = excluded.stripe_customer_id, status = excluded.status,
@@ -230,7 +231,8 @@ pub async fn save(
            plan_seats = excluded.plan_seats, stripe_schedule_id = excluded.stripe_schedule_id,
            cancellation_comment = excluded.cancellation_comment,
            cancellation_feedback = excluded.cancellation_feedback,
-           cancellation_reason = excluded.cancellation_reason, updated_at = excluded.updated_at",
+           cancellation_reason = excluded.cancellation_reason,
+           discount_ids = excluded.discount_ids, updated_at = excluded.updated_at",
         document(&rows)?
     )
     .execute(&mut *conn)
@@ -287,12 +289,14 @@ async fn replace_items(
            organization_id, stripe_subscription_id, stripe_subscription_item_id,
            stripe_price_id, stripe_product_id, lookup_key, usage_type, unit_amount,
            unit_amount_decimal, currency, recurring_interval, recurring_interval_count,
-           quantity, current_period_start, current_period_end, plan_tier, metric, seats)
+           quantity, current_period_start, current_period_end, plan_tier, metric, seats,
+           discount_ids)
          SELECT
            organization_id, stripe_subscription_id, stripe_subscription_item_id,
            stripe_price_id, stripe_product_id, lookup_key, usage_type, unit_amount,
            unit_amount_decimal, currency, recurring_interval, recurring_interval_count,
-           quantity, current_period_start, current_period_end, plan_tier, metric, seats
+           quantity, current_period_start, current_period_end, plan_tier, metric, seats,
+           discount_ids
            FROM json_populate_recordset(NULL::billing_subscription_items, $1::text::json)",
         document(&items)?
     )

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::discounts::with_discounts;
 use super::error::{ErrorKind, StripeError};
 use super::{Call, Client, Params, Response};
 
@@ -42,6 +43,8 @@ pub struct Product {
     pub id: String,
     pub name: String,
     pub active: bool,
+    #[serde(default)]
+    pub unit_label: Option<String>,
     #[serde(default)]
     pub metadata: Map<String, Value>,
 }
@@ -228,6 +231,17 @@ impl Client {
             .await
     }
 
+    pub async fn update_product(
+        &self,
+        id: &str,
+        params: &Params,
+        key: &str,
+    ) -> Result<Product, StripeError> {
+        let name = "products.update";
+        let path = format!("/v1/products/{}", id_of(name, id)?);
+        self.post_typed(name, &path, params, key).await
+    }
+
     /// The active prices with these lookup keys. Stripe accepts ten keys per call.
     pub async fn prices<K: AsRef<str>>(
         &self,
@@ -292,7 +306,8 @@ impl Client {
     pub async fn subscription(&self, id: &str) -> Result<Response, StripeError> {
         let name = "subscriptions.retrieve";
         let path = format!("/v1/subscriptions/{}", id_of(name, id)?);
-        self.get(call(name, &path, &Params::new())).await
+        let params = with_discounts(Params::new());
+        self.get(call(name, &path, &params)).await
     }
 
     /// All subscriptions, including ended ones; of one customer, if given.

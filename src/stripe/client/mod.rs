@@ -6,6 +6,7 @@
 //! ([`super::requests`]).
 
 mod attempt;
+mod discounts;
 mod endpoints;
 mod error;
 mod pace;
@@ -21,6 +22,7 @@ use crate::config::is_loopback;
 use crate::http_client;
 
 pub use crate::config::{Patience, SecretKey};
+pub use discounts::{PromotionCode, with_discounts};
 pub use endpoints::{
     Customer, Invoice, List, Meter, PaymentMethod, Price, Product, StripeEvent, Tier,
     WebhookEndpoint,

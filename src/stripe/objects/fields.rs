@@ -70,6 +70,38 @@ impl<'a> Fields<'a> {
         }))
     }
 
+    /// The members of an array, each an object or a bare id.
+    pub fn entries(
+        &self,
+        name: &str,
+    ) -> Result<impl Iterator<Item = Fields<'a>> + use<'a>, ShapeError> {
+        let members = self.array(name)?;
+        Ok(members.filter(|member| !member.value.is_null()))
+    }
+
+    /// The member itself, whatever it is.
+    pub fn member(&self, name: &str) -> Fields<'a> {
+        Fields {
+            path: self.path_of(name),
+            value: self.get(name),
+        }
+    }
+
+    /// The id that this value is.
+    pub fn as_id(&self) -> Result<String, ShapeError> {
+        let problem = |problem: String| ShapeError {
+            path: self.path.clone(),
+            problem,
+        };
+        match self.value {
+            Value::String(id) if id.len() > MAX_ID_BYTES => {
+                Err(problem(format!("is longer than {MAX_ID_BYTES} bytes")))
+            }
+            Value::String(id) => Ok(id.clone()),
+            _ => Err(problem("is neither an id nor an object".to_owned())),
+        }
+    }
+
     pub fn text(&self, name: &str) -> Result<String, ShapeError> {
         self.maybe_text(name)?.ok_or_else(|| self.missing(name))
     }

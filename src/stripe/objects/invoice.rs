@@ -22,8 +22,18 @@ pub struct Invoice {
     pub currency: String,
     #[serde(rename = "subtotal_amount")]
     pub subtotal: i64,
+    /// What discounts take off; `None` in versions that do not say it.
+    #[serde(rename = "discount_amount")]
+    pub discount: Option<i64>,
+    /// The same, by the id of each discount.
+    #[serde(skip)]
+    pub discounts: Vec<(String, i64)>,
+    /// All tax, including what is part of the subtotal.
     #[serde(rename = "tax_amount")]
     pub tax: Option<i64>,
+    /// The tax that is part of the subtotal.
+    #[serde(rename = "included_tax_amount")]
+    pub included_tax: Option<i64>,
     #[serde(rename = "total_amount")]
     pub total: i64,
     pub amount_due: i64,
@@ -61,7 +71,18 @@ pub struct InvoiceLine {
     #[serde(rename = "stripe_line_item_id")]
     pub id: String,
     pub description: Option<String>,
+    /// Before discounts and the taxes that it does not include.
     pub amount: i64,
+    #[serde(rename = "discount_amount")]
+    pub discount: i64,
+    /// The same, by the id of each discount.
+    #[serde(skip)]
+    pub discounts: Vec<(String, i64)>,
+    /// All tax, including what is part of the amount.
+    #[serde(rename = "tax_amount")]
+    pub tax: i64,
+    #[serde(rename = "included_tax_amount")]
+    pub included_tax: i64,
     pub currency: String,
     pub quantity: Option<i64>,
     pub proration: bool,
@@ -79,24 +100,14 @@ impl Invoice {
     pub fn read(object: &Value) -> Result<Self, ShapeError> {
         let o = Fields::root(object);
         let parent = o.within("parent")?.within("subscription_details")?;
-        let before = o.within("subscription_details")?;
         let transitions = o.within("status_transitions")?;
         let amounts = Amounts::of(&o)?;
+        let discounts = discount_amounts(&o, "total_discount_amounts")?;
+        let taxes = taxes(&o, ["total_taxes", "total_tax_amounts"])?;
         let lines = o
             .list("lines")?
             .map(InvoiceLine::read)
             .collect::<Result<Vec<_>, _>>()?;
-        let mut subscription_metadata = parent.map("metadata")?;
-        if subscription_metadata.is_empty() {
-            subscription_metadata = before.map("metadata")?;
-        }
-        if subscription_metadata.is_empty() {
-            // Versions before 2022 have it only on each line.
-            subscription_metadata = match o.list("lines")?.next() {
-                Some(line) => line.map("metadata")?,
-                None => Metadata::new(),
-            };
-        }
         Ok(Self {
             id: o.own_id()?,
             customer_id: customer(&o)?,
@@ -110,7 +121,16 @@ impl Invoice {
             collection_method: collection_method(&o)?,
             currency: o.text("currency")?,
             subtotal: o.integer("subtotal")?,
-            tax: tax(&o)?,
+            discount: match o.has("total_discount_amounts") {
+                true => Some(sum(&o, &discounts)?),
+                false => None,
+            },
+            discounts,
+            tax: match taxes {
+                Some((all, _)) => Some(all),
+                None => o.maybe_integer("tax")?,
+            },
+            included_tax: taxes.map(|(_, included)| included),
             total: o.integer("total")?,
             amount_due: amounts.due,
             amount_paid: amounts.paid,
@@ -132,7 +152,7 @@ impl Invoice {
             hosted_invoice_url: o.maybe_text("hosted_invoice_url")?,
             invoice_pdf: o.maybe_text("invoice_pdf")?,
             metadata: o.map("metadata")?,
-            subscription_metadata,
+            subscription_metadata: subscription_metadata(&o)?,
             livemode: o.flag("livemode")?,
             created: match o.time("created")? {
                 Some(at) => Some(at),
@@ -142,6 +162,21 @@ impl Invoice {
             lines,
             has_more_lines: o.within("lines")?.flag("has_more")?,
         })
+    }
+}
+
+/// The metadata of its subscription. Versions before 2022 have it only on each line.
+fn subscription_metadata(o: &Fields<'_>) -> Result<Metadata, ShapeError> {
+    let parent = o.within("parent")?.within("subscription_details")?;
+    for holder in [parent, o.within("subscription_details")?] {
+        let metadata = holder.map("metadata")?;
+        if !metadata.is_empty() {
+            return Ok(metadata);
+        }
+    }
+    match o.list("lines")?.next() {
+        Some(line) => line.map("metadata"),
+        None => Ok(Metadata::new()),
     }
 }
 
@@ -197,24 +232,45 @@ impl Amounts {
     }
 }
 
-/// The sum of `total_taxes`, in older versions `total_tax_amounts` or `tax`.
-fn tax(o: &Fields<'_>) -> Result<Option<i64>, ShapeError> {
-    for name in ["total_taxes", "total_tax_amounts"] {
-        let mut sum = None;
+/// The tax of an invoice or a line, and the part of it that the amount includes,
+/// from the first of `names` that has entries.
+fn taxes(o: &Fields<'_>, names: [&str; 2]) -> Result<Option<(i64, i64)>, ShapeError> {
+    for name in names {
+        let mut sums = None;
         for entry in o.array(name)? {
             let amount = entry.integer("amount")?;
-            let so_far: i64 = sum.unwrap_or(0);
-            sum = Some(
-                so_far
-                    .checked_add(amount)
-                    .ok_or_else(|| entry.too_large("amount"))?,
-            );
+            let is_included = entry.is("tax_behavior", "inclusive") || entry.flag("inclusive")?;
+            let (all, included): (i64, i64) = sums.unwrap_or((0, 0));
+            let too_large = || entry.too_large("amount");
+            let more = if is_included { amount } else { 0 };
+            sums = Some((
+                all.checked_add(amount).ok_or_else(too_large)?,
+                included.checked_add(more).ok_or_else(too_large)?,
+            ));
         }
-        if sum.is_some() {
-            return Ok(sum);
+        if sums.is_some() {
+            return Ok(sums);
         }
     }
-    o.maybe_integer("tax")
+    Ok(None)
+}
+
+/// What each discount takes off, by its id.
+fn discount_amounts(o: &Fields<'_>, name: &str) -> Result<Vec<(String, i64)>, ShapeError> {
+    let entries = o.array(name)?;
+    entries
+        .map(|entry| {
+            let id = entry.id("discount")?.unwrap_or_default();
+            Ok((id, entry.integer("amount")?))
+        })
+        .collect()
+}
+
+fn sum(o: &Fields<'_>, amounts: &[(String, i64)]) -> Result<i64, ShapeError> {
+    let mut amounts = amounts.iter().map(|(_, amount)| *amount);
+    amounts
+        .try_fold(0_i64, i64::checked_add)
+        .ok_or_else(|| o.too_large("amount"))
 }
 
 impl InvoiceLine {
@@ -224,11 +280,17 @@ impl InvoiceLine {
         let by_invoice_item = parent.within("invoice_item_details")?;
         let price = o.within("pricing")?.within("price_details")?;
         let period = o.within("period")?;
+        let discounts = discount_amounts(&o, "discount_amounts")?;
+        let (tax, included_tax) = taxes(&o, ["taxes", "tax_amounts"])?.unwrap_or((0, 0));
         let first = |found: [Option<String>; 3]| found.into_iter().flatten().next();
         Ok(Self {
             id: o.own_id()?,
             description: o.maybe_text("description")?,
             amount: o.integer("amount")?,
+            discount: sum(&o, &discounts)?,
+            discounts,
+            tax,
+            included_tax,
             currency: o.text("currency")?,
             quantity: o.quantity("quantity")?,
             proration: by_item.flag("proration")?

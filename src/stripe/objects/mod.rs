@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 mod charge;
 mod checkout_session;
 mod customer;
+mod discount;
 mod dispute;
 mod fields;
 mod invoice;
@@ -18,6 +19,7 @@ mod subscription_schedule;
 pub use charge::Charge;
 pub use checkout_session::CheckoutSession;
 pub use customer::Customer;
+pub use discount::{CouponTerms, Discount};
 pub use dispute::Dispute;
 pub use fields::ShapeError;
 pub use invoice::{Invoice, InvoiceLine};
@@ -39,6 +41,7 @@ pub enum BillingObject {
     Charge(Box<Charge>),
     PaymentMethod(Box<PaymentMethod>),
     Customer(Box<Customer>),
+    Discount(Box<Discount>),
     Dispute(Box<Dispute>),
     InvoicePayment(Box<InvoicePayment>),
     CheckoutSession(Box<CheckoutSession>),
@@ -53,6 +56,7 @@ impl BillingObject {
             Self::Charge(object) => &object.id,
             Self::PaymentMethod(object) => &object.id,
             Self::Customer(object) => &object.id,
+            Self::Discount(object) => &object.id,
             Self::Dispute(object) => &object.id,
             Self::InvoicePayment(object) => &object.id,
             Self::CheckoutSession(object) => &object.id,

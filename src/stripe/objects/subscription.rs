@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Metadata;
+use super::discount::{Discount, Discounts};
 use super::fields::{Fields, ShapeError, collection_method, customer};
 
 #[derive(Debug, Clone, Serialize)]
@@ -29,8 +30,13 @@ pub struct Subscription {
     pub ended_at: Option<Timestamp>,
     pub latest_invoice_id: Option<String>,
     pub default_payment_method_id: Option<String>,
-    /// Whether a coupon or promotion applies.
+    /// Whether a coupon or promotion applies, to it or to an item.
     pub discounted: bool,
+    /// Its own discounts, in the order in which they apply.
+    pub discount_ids: Vec<String>,
+    /// The discounts that are shown whole, of it and of its items.
+    #[serde(skip)]
+    pub discounts: Vec<Discount>,
     /// Whether tax is added.
     pub taxed: bool,
     #[serde(rename = "stripe_test_clock_id")]
@@ -77,6 +83,10 @@ pub struct SubscriptionItem {
     #[serde(rename = "recurring_interval_count")]
     pub interval_count: Option<i32>,
     pub quantity: Option<i64>,
+    /// Its own discounts, in the order in which they apply.
+    pub discount_ids: Vec<String>,
+    #[serde(skip)]
+    pub discounts: Vec<Discount>,
     pub current_period_start: Option<Timestamp>,
     pub current_period_end: Option<Timestamp>,
     /// When it was added to the subscription.
@@ -87,6 +97,7 @@ pub struct SubscriptionItem {
 impl Subscription {
     pub fn read(object: &Value) -> Result<Self, ShapeError> {
         let o = Fields::root(object);
+        let own = Discounts::of(&o)?;
         let items = if o.has("items") {
             o.list("items")?
                 .map(SubscriptionItem::read)
@@ -125,7 +136,15 @@ impl Subscription {
             ended_at: o.time("ended_at")?,
             latest_invoice_id: o.id("latest_invoice")?,
             default_payment_method_id: o.id("default_payment_method")?,
-            discounted: is_discounted(&o)? || any(o.list("items")?, is_discounted)?,
+            discounted: !own.ids.is_empty()
+                || items.iter().any(|item| !item.discount_ids.is_empty()),
+            discounts: items
+                .iter()
+                .flat_map(|item| &item.discounts)
+                .chain(&own.shown)
+                .cloned()
+                .collect(),
+            discount_ids: own.ids,
             taxed: is_taxed(&o)?,
             test_clock_id: o.id("test_clock")?,
             metadata: o.map("metadata")?,
@@ -140,11 +159,6 @@ impl Subscription {
             cancellation_reason: cancellation.maybe_text("reason")?,
         })
     }
-}
-
-/// Versions before 2025-03-31 have one `discount`; later ones have a list.
-fn is_discounted(o: &Fields<'_>) -> Result<bool, ShapeError> {
-    Ok(o.has("discount") || has_members(o, "discounts")?)
 }
 
 /// Taxed automatically, by its own or its items' rates, or by a percentage in
@@ -205,6 +219,12 @@ impl SubscriptionItem {
             _ => o.within("plan")?,
         };
         let recurring = price.within("recurring")?;
+        // The discounts of a plan at the top are the subscription's.
+        let discounts = if o.has("status") {
+            Discounts::default()
+        } else {
+            Discounts::of(o)?
+        };
         // A plan has the fields that a price has under `recurring`.
         let recurring = if recurring.is_present() {
             recurring
@@ -234,6 +254,8 @@ impl SubscriptionItem {
             interval: recurring.maybe_text("interval")?,
             interval_count: recurring.small("interval_count")?,
             quantity: o.quantity("quantity")?,
+            discount_ids: discounts.ids,
+            discounts: discounts.shown,
             current_period_start: o.time("current_period_start")?,
             current_period_end: o.time("current_period_end")?,
             created: o.time("created")?,

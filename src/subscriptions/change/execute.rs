@@ -26,6 +26,7 @@ use crate::subscriptions::Subscriptions;
 use crate::subscriptions::command::ChangeRejection;
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::mirror::{StripeSnapshot, snapshot};
+use crate::subscriptions::promotion;
 
 impl Subscriptions {
     /// Makes the call of an open request, and closes the request.
@@ -63,7 +64,11 @@ impl Subscriptions {
             Err(error) => {
                 self.close_failed(request, &error.to_string()).await?;
                 self.show_release(client, request, change).await;
-                Err(Failure::Stripe(error))
+                let failure = Failure::Stripe(error);
+                Err(match promotion::redeems(&request.params) {
+                    true => promotion::refusal(failure),
+                    false => failure,
+                })
             }
         }
     }
@@ -335,7 +340,7 @@ async fn call_stripe(
     schedule::release_first(client, request, change).await?;
     match change.kind {
         ChangeKind::Create => client.create_subscription(&request.params, &key).await,
-        ChangeKind::Switch | ChangeKind::EndWithPeriod | ChangeKind::Keep => {
+        ChangeKind::Switch | ChangeKind::Redeem | ChangeKind::EndWithPeriod | ChangeKind::Keep => {
             client
                 .update_subscription(target, &request.params, &key)
                 .await

@@ -8,6 +8,7 @@
 //!
 //! No transaction stays open across a call to Stripe.
 
+mod call;
 mod ending;
 pub(super) mod execute;
 mod follow;

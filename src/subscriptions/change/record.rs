@@ -36,6 +36,7 @@ const UNSAID: &str = "Canceled through the billing API";
 pub enum ChangeKind {
     Create,
     Switch,
+    Redeem,
     EndWithPeriod,
     EndNow,
     Keep,
@@ -44,9 +45,10 @@ pub enum ChangeKind {
 }
 
 impl ChangeKind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Create,
         Self::Switch,
+        Self::Redeem,
         Self::EndWithPeriod,
         Self::EndNow,
         Self::Keep,
@@ -59,6 +61,7 @@ impl ChangeKind {
         match action {
             StripeAction::Create { .. } => Some(Self::Create),
             StripeAction::Switch { .. } => Some(Self::Switch),
+            StripeAction::Redeem { .. } => Some(Self::Redeem),
             StripeAction::EndWithPeriod { .. } => Some(Self::EndWithPeriod),
             StripeAction::EndNow { .. } => Some(Self::EndNow),
             StripeAction::Keep { .. } => Some(Self::Keep),
@@ -72,7 +75,7 @@ impl ChangeKind {
     pub fn operation(self) -> &'static str {
         match self {
             Self::Create => "create",
-            Self::Switch | Self::EndWithPeriod | Self::Keep => "update",
+            Self::Switch | Self::Redeem | Self::EndWithPeriod | Self::Keep => "update",
             Self::EndNow => "cancel",
             Self::SwitchLater => "schedule",
             Self::CallOff => "release",
@@ -84,6 +87,7 @@ impl ChangeKind {
         match self {
             Self::Create => "subscription_created",
             Self::Switch => "subscription_changed",
+            Self::Redeem => "promotion_code_redeemed",
             Self::EndWithPeriod => "subscription_cancel_scheduled",
             Self::EndNow => "subscription_canceled",
             Self::Keep => "subscription_reactivated",
@@ -304,12 +308,15 @@ pub fn recorded_command(command: Command<'_>, quote: Option<&Quote>) -> Value {
         Command::Subscribe {
             selection,
             trial_days,
+            ..
         } => {
             let tier = selection.tier;
             let recorded = json!({"wish": "subscribe", "planTier": tier, "trialDays": trial_days});
             with_selection(recorded, selection)
         }
-        Command::Change { selection, when } => {
+        Command::Change {
+            selection, when, ..
+        } => {
             let recorded = json!({"wish": "change", "planTier": selection.tier});
             with_time(with_selection(recorded, selection), when)
         }
@@ -339,6 +346,9 @@ pub fn recorded_command(command: Command<'_>, quote: Option<&Quote>) -> Value {
         Command::Reactivate => json!({"wish": "reactivate"}),
         Command::CallOff => json!({"wish": "call_off"}),
     };
+    if let Some(code) = command.promotion_code() {
+        recorded["promotionCode"] = json!(code.trim());
+    }
     if let Some(quote) = quote {
         recorded["preview"] = json!({
             "effectiveDate": quote.effective_at,

@@ -6,27 +6,20 @@ use uuid::Uuid;
 
 use billing_domain::subscription::is_ended;
 
-use super::ending::without_items;
 use super::execute::find_outcome;
 use super::record::{ChangeKind, ChangeRecord, Initiator, Release, mark, recorded_command};
-use super::schedule;
 use crate::audit::{self, Actor};
-use crate::catalogue::Plan;
-use crate::catalogue::versions::version_name;
 use crate::db::TenantTx;
-use crate::metering::charges::UsageCharge;
-use crate::stripe::client::{BILLING_MODE, Client, ErrorKind, Params, StripeError};
+use crate::stripe::client::{Client, ErrorKind, StripeError};
 use crate::stripe::requests::{self, Begun, NewRequest, Request, Subject};
 use crate::subscriptions::Subscriptions;
 use crate::subscriptions::command::{ChangeRejection, Command, StripeAction, decide};
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::mirror::StripePresence;
-use crate::subscriptions::preview::stripe::items_of;
-use crate::subscriptions::preview::switch::Switch;
 use crate::subscriptions::preview::token::Quote;
-use crate::subscriptions::prices::SwitchTo;
+use crate::subscriptions::preview::{Asked, PreviewUnavailable};
+use crate::subscriptions::promotion::check_text;
 use crate::subscriptions::state::{SubscriptionRow, SubscriptionState};
-use crate::subscriptions::usage_charges::Telling;
 
 /// Who requests a change, and for which organization.
 #[derive(Debug, Clone)]
@@ -42,14 +35,6 @@ pub(super) const VERSION: &str = "metadata[plan_version]";
 
 /// How often a change is decided when concurrent changes interfere.
 const MAX_ROUNDS: usize = 6;
-
-/// The terms of a call to Stripe, without the change's id.
-struct CallTerms {
-    target_id: Option<String>,
-    params: Params,
-    /// What a change of prices charges for usage.
-    usage: Option<Vec<UsageCharge>>,
-}
 
 enum Round {
     Done,
@@ -99,6 +84,7 @@ impl Subscriptions {
             None => None,
         };
         let command = command.or_as_quoted(quote.as_ref());
+        command.promotion_code().map(check_text).transpose()?;
         let recorded = recorded_command(command, quote.as_ref());
         let organization_id = requester.organization_id;
         if let Some(key) = &requester.idempotency_key
@@ -209,6 +195,19 @@ impl Subscriptions {
             self.check_state(quote, organization_id, &state, command, Timestamp::now())?;
         }
         self.check_seats(organization_id, &action).await?;
+        let code = command.promotion_code();
+        let extras = self
+            .extras(Some(client), organization_id, &state, &action, code)
+            .await?;
+        let asked = Asked {
+            organization_id,
+            action: &action,
+            extras: &extras,
+            customer_id: state.customer_id.as_deref(),
+        };
+        if code.is_some() {
+            self.check_code(client, asked, quote).await?;
+        }
         let mut change = ChangeRecord {
             id: Uuid::now_v7(),
             kind,
@@ -223,25 +222,15 @@ impl Subscriptions {
         let customer_id = self
             .customer_for(client, organization_id, &state, &action, &change.actor)
             .await?;
-        if let Some(quote) = quote {
-            self.check_price(
-                client,
-                quote,
-                &action,
-                customer_id.as_deref(),
-                Timestamp::now(),
-            )
-            .await?;
+        let asked = Asked {
+            customer_id: customer_id.as_deref(),
+            ..asked
+        };
+        if let (Some(quote), None) = (quote, code) {
+            self.check_price(client, asked, quote, Timestamp::now())
+                .await?;
         }
-        let call = self
-            .parameters(
-                client,
-                &action,
-                customer_id.as_deref(),
-                organization_id,
-                quote,
-            )
-            .await?;
+        let call = self.parameters(client, asked, quote).await?;
         change.usage = call.usage;
         let new = NewRequest {
             subject: Subject::Subscription,
@@ -250,23 +239,57 @@ impl Subscriptions {
             params: mark(call.params, &change),
             context: change.context(),
         };
+        self.carry_out(client, asked, &state, &change, new).await
+    }
+
+    /// Records the request of a decided change, and executes it.
+    async fn carry_out(
+        &self,
+        client: &Client,
+        asked: Asked<'_>,
+        state: &SubscriptionState,
+        change: &ChangeRecord,
+        new: NewRequest,
+    ) -> Result<Round, Failure> {
+        let organization_id = asked.organization_id;
         let Begun::New(request) = requests::begin(&self.pool, organization_id, new).await? else {
             return Ok(Round::Again);
         };
         // The open request keeps others out from here on, but one may have
         // changed the subscription since we read it.
         let current = self.state(organization_id).await?;
-        if fingerprint(&current) != fingerprint(&state) {
+        if fingerprint(&current) != fingerprint(state) {
             self.close_failed(&request, "the subscription was changed meanwhile")
                 .await?;
             return Ok(Round::Again);
         }
-        if let Err(failure) = self.hold_seats(organization_id, &action).await {
+        if let Err(failure) = self.hold_seats(organization_id, asked.action).await {
             self.close_failed(&request, &failure.to_string()).await?;
             return Err(failure);
         }
-        self.execute(client, &request, &change).await?;
+        self.execute(client, &request, change).await?;
         Ok(Round::Done)
+    }
+
+    /// Has Stripe say whether a code holds, and the quote with it, before anything is
+    /// made for it.
+    async fn check_code(
+        &self,
+        client: &Client,
+        asked: Asked<'_>,
+        quote: Option<&Quote>,
+    ) -> Result<(), Failure> {
+        let now = Timestamp::now();
+        if let Some(quote) = quote {
+            return self.check_price(client, asked, quote, now).await;
+        }
+        match self.price_with_stripe(client, asked, None, now).await {
+            // The call itself says whether the code holds.
+            Ok(_) | Err(Failure::PreviewUnavailable(PreviewUnavailable::NotPriced { .. })) => {
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// The customer of the change; a new subscription's is created if there is none.
@@ -290,105 +313,6 @@ impl Subscriptions {
                 Ok(Some(made.await?))
             }
         }
-    }
-
-    /// The version of a plan, by default the one that is sold now, as metadata.
-    fn version_of(&self, plan: &Plan, version: Option<i32>) -> Option<String> {
-        let version = version.or_else(|| self.catalogue.current_version(&plan.tier))?;
-        Some(version_name(&plan.tier, version))
-    }
-
-    /// The target and parameters of the call for `action`, without the change's
-    /// id.
-    async fn parameters(
-        &self,
-        client: &Client,
-        action: &StripeAction<'_>,
-        customer_id: Option<&str>,
-        organization_id: Uuid,
-        quote: Option<&Quote>,
-    ) -> Result<CallTerms, Failure> {
-        let mut usage = None;
-        let (target_id, params) = match action {
-            StripeAction::Create {
-                plan,
-                quantities,
-                trial_days,
-            } => {
-                let prices = self.prices_of(client, plan, None).await?;
-                let customer_id = customer_id.ok_or(Failure::NoOrganization)?;
-                let trial = Some(*trial_days).filter(|days| *days > 0);
-                let params = Params::new()
-                    .set("customer", customer_id)
-                    .set("metadata[organization_id]", organization_id)
-                    .set_if(VERSION, self.version_of(plan, None))
-                    .set("billing_mode[type]", BILLING_MODE)
-                    .set("payment_behavior", "error_if_incomplete")
-                    .set_if("trial_period_days", trial);
-                (None, items_of(&prices, *quantities, params, "items"))
-            }
-            StripeAction::Switch {
-                subscription,
-                plan,
-                version,
-                keeps_prices,
-                ..
-            } => {
-                let switch = SwitchTo::of(action).ok_or(Failure::Unexpected("no switch"))?;
-                let prices = self.prices_after(client, subscription, switch).await?;
-                let at = match quote {
-                    Some(quote) => quote.effective_at,
-                    None => self.time_of(client, subscription).await?,
-                };
-                let switch = Switch::new(subscription, &self.catalogue, switch, &prices, at)
-                    .ok_or(ChangeRejection::UnknownItems)?;
-                let telling = match quote {
-                    Some(_) => Telling::Told,
-                    None => Telling::Tell,
-                };
-                let switch = self
-                    .with_usage(client, organization_id, switch, quote, telling)
-                    .await?;
-                usage = Some(switch.usage());
-                // Who keeps the prices keeps the version.
-                let named = (!keeps_prices).then(|| self.version_of(plan, *version));
-                let params = switch
-                    .parameters("", switch.proration_behavior)
-                    .set_if(VERSION, named.flatten())
-                    .set("payment_behavior", "error_if_incomplete");
-                (Some(subscription.id.clone()), params)
-            }
-            StripeAction::SwitchLater { subscription, .. } => {
-                let params = self.next_phase(client, action, subscription).await?;
-                (Some(subscription.id.clone()), params)
-            }
-            action => without_items(action),
-        };
-        Ok(CallTerms {
-            target_id,
-            params,
-            usage,
-        })
-    }
-
-    /// The parameters of a change at the period's end.
-    async fn next_phase(
-        &self,
-        client: &Client,
-        action: &StripeAction<'_>,
-        subscription: &SubscriptionRow,
-    ) -> Result<Params, Failure> {
-        let to = SwitchTo::of(action).ok_or(Failure::Unexpected("no switch"))?;
-        let prices = self.prices_after(client, subscription, to).await?;
-        let at = subscription.period_end.ok_or(ChangeRejection::NoPeriod)?;
-        let switch = Switch::new(subscription, &self.catalogue, to, &prices, at)
-            .ok_or(ChangeRejection::UnknownItems)?
-            .at_period_end();
-        let named = match to.keeps_prices {
-            true => to.version.map(|one| version_name(&to.plan.tier, one)),
-            false => self.version_of(to.plan, to.version),
-        };
-        Ok(schedule::next_phase(&switch).set_if(VERSION, named))
     }
 
     /// Rejects a new subscription if Stripe has carried out a creation that
@@ -465,6 +389,7 @@ fn summary(state: &SubscriptionState) -> Value {
             "canceledAt": subscription.canceled_at,
             "latestInvoiceId": subscription.latest_invoice_id,
             "discounted": subscription.discounted,
+            "discounts": subscription.discount_ids,
             "taxed": subscription.taxed,
             "pendingChange": subscription.pending,
             "items": subscription

@@ -17,6 +17,7 @@ use super::record::{CHANGE_ID_KEY, ChangeKind, ChangeRecord, Release};
 use crate::stripe::client::{self, Client, ErrorKind, Params, StripeError};
 use crate::stripe::requests::Request;
 use crate::subscriptions::preview::switch::Switch;
+use crate::subscriptions::promotion;
 
 /// What is stored of the next phase, beside its parameters: where it begins.
 pub const STARTS_AT: &str = "starts_at";
@@ -192,7 +193,11 @@ fn phases(schedule: &Value, next: &Params, change: &ChangeRecord) -> Params {
         .set_if("phases[0][end_date]", next.get(STARTS_AT))
         .set("phases[1][proration_behavior]", "none");
     params = settings(current, "phases[0]", params);
-    params = settings(current, "phases[1]", params);
+    params = terms(current, "phases[1]", params);
+    // A code that is redeemed comes with the discounts that stay.
+    if !promotion::redeems(next) {
+        params = discounts(&current["discounts"], "phases[1]", params);
+    }
     for name in ["trial_end", "billing_cycle_anchor"] {
         let value = &current[name];
         if !value.is_null() {
@@ -222,7 +227,12 @@ fn phases(schedule: &Value, next: &Params, change: &ChangeRecord) -> Params {
 }
 
 /// What a phase says of how it is charged.
-pub fn settings(phase: &Value, at: &str, mut params: Params) -> Params {
+pub fn settings(phase: &Value, at: &str, params: Params) -> Params {
+    discounts(&phase["discounts"], at, terms(phase, at, params))
+}
+
+/// The same without discounts.
+fn terms(phase: &Value, at: &str, mut params: Params) -> Params {
     for name in [
         "collection_method",
         "default_payment_method",
@@ -247,8 +257,7 @@ pub fn settings(phase: &Value, at: &str, mut params: Params) -> Params {
     for (n, rate) in members(&phase["default_tax_rates"]).enumerate() {
         params = params.set(format!("{at}[default_tax_rates][{n}]"), id(rate));
     }
-    params = recipients(phase, at, params);
-    discounts(&phase["discounts"], at, params)
+    recipients(phase, at, params)
 }
 
 /// Who gets what is paid, in whose name it is invoiced, and from which amount on.

@@ -59,6 +59,10 @@ pub enum ChangeRejection {
         "the terms of the plan change on {0}, as the operator of this service has set; only the operator can call that off, by releasing the subscription's schedule in Stripe"
     )]
     MigrationPending(Timestamp),
+    #[error(
+        "a change of the subscription is pending, and no promotion code can be redeemed beside it: redeem it with that change, or DELETE /api/billing/subscription/pending-change first"
+    )]
+    CodeBesideChange,
     #[error("the subscription is not about to end")]
     NotEnding,
     #[error("a trial of {plan:?} lasts at most {most} days")]

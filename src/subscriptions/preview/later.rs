@@ -2,55 +2,80 @@
 
 use jiff::Timestamp;
 
-use super::stripe::{ask, has_price, is_none_upcoming, metered_prices, total_without};
+use super::stripe::{is_none_upcoming, without};
 use super::switch::Switch;
-use super::{PreviewUnavailable, Pricing, Source};
+use super::switched::ask_about;
+use super::{PreviewUnavailable, Pricing, Source, Totals};
 use crate::stripe::client::{Client, Params};
 use crate::stripe::objects::{Invoice, InvoiceLine};
+use crate::subscriptions::extras::Extras;
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::state::SubscriptionRow;
 use billing_domain::preview::ProrationBehavior;
 
 /// What `change` would cost with the next invoice, as Stripe computes it.
-pub async fn of_switch(client: &Client, change: &Switch<'_>) -> Result<Pricing, Failure> {
+pub async fn of_switch(
+    client: &Client,
+    change: &Switch<'_>,
+    extras: &Extras,
+) -> Result<Pricing, Failure> {
     let subscription = change.subscription;
-    let params = Params::new().set("subscription", &subscription.id);
-    let next_invoice_amount = if change.changes_interval || subscription.schedule_id.is_some() {
+    let reduced = check_plain(change, extras).is_err();
+    let scheduled = subscription.schedule_id.is_some();
+    let next_totals = if scheduled || (change.changes_interval && !reduced) {
         // Stripe previews neither another interval from the next period on, nor what
         // follows without a schedule.
+        let params = Params::new().set("subscription", &subscription.id);
         let upcoming = match client.preview_invoice(&params).await {
             Ok(invoice) => Some(Invoice::read(&invoice.0)?),
             Err(error) if is_none_upcoming(&error) => None,
             Err(error) => return Err(Failure::Stripe(error)),
         };
-        renewed(change, upcoming.as_ref())?
+        renewed(change, extras, upcoming.as_ref())?
     } else {
-        let details = change.parameters("subscription_details", ProrationBehavior::None);
-        let invoice = ask(client, &details.set("subscription", &subscription.id)).await?;
-        let metered = metered_prices(subscription, Some(change.prices));
-        total_without(&invoice, |line| has_price(line, &metered))
+        let remaining = extras.remaining_at(change.at);
+        let none = ProrationBehavior::None;
+        let invoice = ask_about(client, change, extras, none, &remaining).await?;
+        let usage = change.usage_prices();
+        without(&invoice, |line| usage.charge(line))?
     };
     let currency = subscription.currency.clone();
     Ok(Pricing {
         currency: currency.unwrap_or_else(|| change.currency.to_ascii_lowercase()),
-        ..at_period_end(change.at, next_invoice_amount, Source::Stripe)
+        ..at_period_end(change.at, next_totals, Source::Stripe)
     })
 }
 
 /// A price of which only the next invoice is known.
-pub fn at_period_end(at: Timestamp, next_invoice_amount: i64, source: Source) -> Pricing {
+pub fn at_period_end(at: Timestamp, next_totals: Totals, source: Source) -> Pricing {
     Pricing {
         currency: String::new(),
         effective_at: at,
         prorated_amount: 0,
         due_now_amount: 0,
-        next_invoice_amount,
+        next_invoice_amount: next_totals.total_amount,
         next_invoice_at: at,
         lines: Vec::new(),
         usage: Vec::new(),
+        totals: Totals::default(),
+        next_totals,
         holds_until: None,
         source,
     }
+}
+
+/// Refuses what is computed of all lines of an invoice, where these are only added up.
+fn check_plain(change: &Switch<'_>, extras: &Extras) -> Result<(), PreviewUnavailable> {
+    let why = if extras.redemption.is_some() {
+        "would redeem a promotion code"
+    } else if change.subscription.discounted || extras.plays_a_part() {
+        "has a discount"
+    } else if change.subscription.taxed {
+        "is taxed"
+    } else {
+        return Ok(());
+    };
+    Err(PreviewUnavailable::not_priced(change.subscription, why))
 }
 
 /// What `upcoming` has besides the renewal and usage that goes on.
@@ -58,44 +83,48 @@ pub fn besides_renewal(
     subscription: &SubscriptionRow,
     goes_on: impl Fn(&InvoiceLine) -> bool,
     upcoming: Option<&Invoice>,
-) -> Result<i64, Failure> {
-    check_priced(subscription)?;
+) -> Result<Totals, Failure> {
     let Some(invoice) = upcoming else {
-        return Ok(0);
+        return Ok(Totals::default());
     };
     // Usage that waits to be charged has a price of its own and no item, or an item and a
     // period that is over by then.
     let is_next = |line: &InvoiceLine| line.period_end > subscription.period_end;
-    let renewal = invoice
-        .lines
-        .iter()
-        .filter(|line| !line.proration && line.subscription_item_id.is_some() && is_next(line));
-    let total = total_without(invoice, goes_on);
-    Ok(total - renewal.map(|line| line.amount).sum::<i64>())
-}
-
-/// Discounts and taxes are computed of all lines, and some are not known.
-fn check_priced(subscription: &SubscriptionRow) -> Result<(), Failure> {
-    let why = match (subscription.discounted, subscription.taxed) {
-        (true, _) => "has a discount",
-        (_, true) => "is taxed",
-        _ => return Ok(()),
+    let renews = |line: &InvoiceLine| {
+        !line.proration && line.subscription_item_id.is_some() && is_next(line)
     };
-    Err(PreviewUnavailable::not_priced(subscription, why).into())
+    let left = without(invoice, |line| goes_on(line) || renews(line))?;
+    // The renewal takes part in it.
+    if left.discount_amount != 0 {
+        return Err(PreviewUnavailable::not_priced(subscription, "has a discount").into());
+    }
+    Ok(left)
 }
 
 /// The next invoice where a pending change costs `more` as its seats follow `change`.
-pub fn following(change: &Switch<'_>, next_invoice: i64, more: i64) -> Result<i64, Failure> {
-    check_priced(change.subscription)?;
-    Ok(next_invoice.saturating_add(more))
+pub fn following(
+    change: &Switch<'_>,
+    extras: &Extras,
+    next_invoice: Totals,
+    more: i64,
+) -> Result<Totals, Failure> {
+    check_plain(change, extras)?;
+    Ok(Totals::plain(
+        next_invoice.total_amount.saturating_add(more),
+    ))
 }
 
 /// The next invoice once `change` is made: what `upcoming` has besides the renewal, and
 /// the renewal with the items after the change.
-pub fn renewed(change: &Switch<'_>, upcoming: Option<&Invoice>) -> Result<i64, Failure> {
-    let metered = metered_prices(change.subscription, Some(change.prices));
-    let goes_on = |line: &InvoiceLine| has_price(line, &metered) && !change.is_accrued(line);
-    let mut total = besides_renewal(change.subscription, goes_on, upcoming)?;
+pub fn renewed(
+    change: &Switch<'_>,
+    extras: &Extras,
+    upcoming: Option<&Invoice>,
+) -> Result<Totals, Failure> {
+    check_plain(change, extras)?;
+    let usage = change.usage_prices();
+    let goes_on = |line: &InvoiceLine| usage.charge(line) && !change.is_accrued(line);
+    let mut total = besides_renewal(change.subscription, goes_on, upcoming)?.total_amount;
     let unknown = |why| Failure::from(PreviewUnavailable::not_priced(change.subscription, why));
     for item in change.items_after() {
         let Some(quantity) = item.quantity else {
@@ -107,5 +136,5 @@ pub fn renewed(change: &Switch<'_>, upcoming: Option<&Invoice>) -> Result<i64, F
         let sum = amount.and_then(|amount| total.checked_add(amount));
         total = sum.ok_or_else(|| PreviewUnavailable::OutOfRange("the next invoice".to_owned()))?;
     }
-    Ok(total)
+    Ok(Totals::plain(total))
 }

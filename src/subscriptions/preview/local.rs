@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 
 use super::later::at_period_end;
 use super::switch::proration_behavior;
-use super::{Line, PreviewUnavailable, Pricing, Source, describe_price};
+use super::{Line, PreviewUnavailable, Pricing, Source, Totals, describe_price};
 use crate::catalogue::{Catalogue, Plan};
 use crate::subscriptions::prices::SwitchTo;
 use crate::subscriptions::selection::Quantities;
@@ -40,15 +40,12 @@ pub fn of_creation(
             quantity,
         };
         let amount = charge.full_amount();
-        lines.push(Line {
-            description: describe_price(&plan.name, price, quantity),
-            amount: amount.map_err(|error| PreviewUnavailable::OutOfRange(error.to_string()))?,
-            period_start: now,
-            period_end: next,
-            proration: false,
-        });
+        let amount = amount.map_err(|error| PreviewUnavailable::OutOfRange(error.to_string()))?;
+        let description = describe_price(&plan.name, price, quantity);
+        lines.push(Line::plain(description, amount, (now, next)));
     }
-    let amount = total(&lines)?;
+    let totals = Totals::shown(&lines)?;
+    let amount = totals.total_amount;
     Ok(Pricing {
         currency: plan.price.currency.to_ascii_lowercase(),
         effective_at: now,
@@ -58,6 +55,8 @@ pub fn of_creation(
         next_invoice_at: next,
         lines,
         usage: Vec::new(),
+        totals,
+        next_totals: totals,
         holds_until: None,
         source: Source::Local,
     })
@@ -122,17 +121,20 @@ pub fn of_switch(
         PreviewError::IntervalChange => PreviewUnavailable::StripeOnly("changes its interval"),
         other => PreviewUnavailable::OutOfRange(other.to_string()),
     })?;
-    let lines = lines(&result, &known, (plan, quantity), at_secs)?;
-    let prorated_amount = total(&lines)?;
+    let mut lines = lines(&result, &known, (plan, quantity), at_secs)?;
+    let totals = Totals::shown(&lines)?;
+    lines.retain(|line| !line.proration || line.amount != 0);
     Ok(Pricing {
         currency: plan.price.currency.to_ascii_lowercase(),
         effective_at: second(at_secs)?,
-        prorated_amount,
+        prorated_amount: totals.total_amount,
         due_now_amount: result.due_now,
         next_invoice_amount: result.next_invoice,
         next_invoice_at: second(result.next_invoice_at_secs)?,
         lines,
         usage: Vec::new(),
+        totals,
+        next_totals: Totals::plain(result.next_invoice),
         holds_until: Some(second(known.period.end_secs())?),
         source: Source::Local,
     })
@@ -166,7 +168,11 @@ pub fn of_switch_later(
     }
     Ok(Pricing {
         currency: plan.price.currency.to_ascii_lowercase(),
-        ..at_period_end(second(known.period.end_secs())?, fee, Source::Local)
+        ..at_period_end(
+            second(known.period.end_secs())?,
+            Totals::plain(fee),
+            Source::Local,
+        )
     })
 }
 
@@ -260,11 +266,12 @@ fn lines(
 ) -> Result<Vec<Line>, PreviewUnavailable> {
     let (at, end) = (second(at_secs)?, second(known.period.end_secs())?);
     let prorated = |amount: i64, kind: &str, quantity: u64, name: &str| Line {
-        description: describe_proration(kind, quantity, name, at),
-        amount,
-        period_start: at,
-        period_end: end,
         proration: true,
+        ..Line::plain(
+            describe_proration(kind, quantity, name, at),
+            amount,
+            (at, end),
+        )
     };
     let mut lines = Vec::new();
     if let Some(credit) = result.lines.credit {
@@ -279,13 +286,9 @@ fn lines(
         lines.push(prorated(debit, "Remaining", quantity, &plan.name));
     }
     if let Some(amount) = result.full_period {
-        lines.push(Line {
-            description: describe_price(&plan.name, &plan.price, quantity),
-            amount,
-            period_start: at,
-            period_end: second(result.next_invoice_at_secs)?,
-            proration: false,
-        });
+        let until = second(result.next_invoice_at_secs)?;
+        let description = describe_price(&plan.name, &plan.price, quantity);
+        lines.push(Line::plain(description, amount, (at, until)));
     }
     Ok(lines)
 }
@@ -297,13 +300,6 @@ fn describe_proration(kind: &str, quantity: u64, name: &str, at: Timestamp) -> S
         1 => format!("{kind} time on {name} after {day}"),
         _ => format!("{kind} time on {quantity} × {name} after {day}"),
     }
-}
-
-fn total(lines: &[Line]) -> Result<i64, PreviewUnavailable> {
-    lines
-        .iter()
-        .try_fold(0_i64, |sum, line| sum.checked_add(line.amount))
-        .ok_or_else(|| PreviewUnavailable::OutOfRange("the sum of the lines".to_owned()))
 }
 
 fn second(secs: i64) -> Result<Timestamp, PreviewUnavailable> {

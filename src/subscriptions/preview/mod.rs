@@ -6,10 +6,14 @@
 mod features;
 pub mod later;
 pub mod local;
+mod pricing;
 pub(super) mod quotes;
 pub mod stripe;
 pub mod switch;
+pub(super) mod switched;
 pub(super) mod token;
+mod totals;
+pub(super) mod usage_lines;
 
 use std::fmt;
 
@@ -26,7 +30,9 @@ use crate::catalogue::{Catalogue, Interval, Plan, Price, When};
 use crate::metering::charges::UsageCharge;
 use crate::server::number::Number;
 use features::FeatureChange;
+pub(super) use pricing::Asked;
 use token::{LIFETIME, Quote};
+pub use totals::Totals;
 
 /// Where the amounts of a preview come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -37,15 +43,15 @@ pub enum Source {
     Local,
 }
 
-/// The price of a change. Amounts are in minor units, before taxes that only
-/// Stripe knows and before the customer's credit balance.
+/// The price of a change. Amounts are in minor units, after discounts and taxes and
+/// before the customer's credit balance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pricing {
     pub currency: String,
     /// When the change takes effect, and the start of proration.
     pub effective_at: Timestamp,
-    /// The cost of the change itself, now or with the next invoice: the sum of
-    /// `lines`.
+    /// The cost of the change itself, now or with the next invoice: what its lines
+    /// come to.
     pub prorated_amount: i64,
     /// The part of it that is invoiced at once.
     pub due_now_amount: i64,
@@ -55,6 +61,9 @@ pub struct Pricing {
     pub lines: Vec<Line>,
     /// Usage over the quota that the change charges, which is among the lines.
     pub usage: Vec<UsageCharge>,
+    pub totals: Totals,
+    /// Of the next invoice, without usage.
+    pub next_totals: Totals,
     /// The latest time at which this price can be valid.
     pub holds_until: Option<Timestamp>,
     pub source: Source,
@@ -66,11 +75,40 @@ pub struct Pricing {
 #[schema(as = PreviewLine)]
 pub struct Line {
     pub description: String,
-    /// In minor units.
+    /// In minor units, as the following ones; before discounts and the taxes that are
+    /// added.
     pub amount: i64,
+    /// What discounts take off. Prorations are of discounted amounts, so that nothing is
+    /// taken off them again.
+    pub discount_amount: i64,
+    /// All tax.
+    pub tax_amount: i64,
+    /// The tax that `amount` includes.
+    pub included_tax_amount: i64,
     pub period_start: Timestamp,
     pub period_end: Timestamp,
     pub proration: bool,
+}
+
+impl Line {
+    /// Without discount and tax, and no proration.
+    pub fn plain(description: String, amount: i64, period: (Timestamp, Timestamp)) -> Self {
+        Self {
+            description,
+            amount,
+            discount_amount: 0,
+            tax_amount: 0,
+            included_tax_amount: 0,
+            period_start: period.0,
+            period_end: period.1,
+            proration: false,
+        }
+    }
+
+    /// Whether it changes no total.
+    pub fn is_nothing(&self) -> bool {
+        (self.amount, self.discount_amount, self.tax_amount) == (0, 0, 0)
+    }
 }
 
 /// A metric whose quota or overage rate changes.
@@ -131,7 +169,15 @@ pub struct Preview {
     #[schema(required)]
     pub pending_change: Option<PendingChange>,
     pub next_invoice_date: Timestamp,
+    /// Those of usage and prorations that come to nothing are left out.
     pub lines: Vec<Line>,
+    /// What the change costs; its total is `proratedAmount`.
+    pub totals: Totals,
+    /// What the next invoice comes to without usage; its total is `nextInvoiceAmount`.
+    pub next_invoice_totals: Totals,
+    /// The promotion code that the change redeems.
+    #[schema(required)]
+    pub promotion_code: Option<String>,
     pub changes: Vec<QuotaChange>,
     pub feature_changes: Vec<FeatureChange>,
     pub source: Source,
@@ -203,8 +249,7 @@ impl Pricing {
         current: (&str, Option<&Plan>),
         new: &Previewed,
         pending_change: Option<PendingChange>,
-        token: String,
-        expires_at: Timestamp,
+        sealed: Sealed,
     ) -> Preview {
         let major = |minor| exactly(money::major(minor, &self.currency));
         let (interval, quantity, when) = (new.interval, new.quantity, new.when);
@@ -225,14 +270,24 @@ impl Pricing {
             pending_change,
             next_invoice_date: self.next_invoice_at,
             lines: self.lines,
+            totals: self.totals,
+            next_invoice_totals: self.next_totals,
+            promotion_code: sealed.promotion_code,
             changes: quota_changes(current.1, new),
             feature_changes: features::changes(current.1, new),
             source: self.source,
-            preview_token: token,
-            preview_token_expires_at: expires_at,
+            preview_token: sealed.token,
+            preview_token_expires_at: sealed.expires_at,
             currency: self.currency,
         }
     }
+}
+
+/// A quote as a token.
+pub struct Sealed {
+    pub token: String,
+    pub expires_at: Timestamp,
+    pub promotion_code: Option<String>,
 }
 
 /// A JSON number with exactly these digits, which a float cannot guarantee.
@@ -294,6 +349,8 @@ pub fn of_end(
         next_invoice_at: ends_at,
         lines: Vec::new(),
         usage: Vec::new(),
+        totals: Totals::default(),
+        next_totals: Totals::default(),
         holds_until: None,
         source: Source::Local,
     })

@@ -6,10 +6,8 @@ use jiff::Timestamp;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use super::stripe;
-use super::switch::Switch;
 use super::token::Quote;
-use super::{Preview, Previewed, Pricing, Source, later, local};
+use super::{Asked, Preview, PreviewUnavailable, Previewed, Pricing, Sealed};
 use crate::batch::lookup::Grouped;
 use crate::catalogue::{Catalogue, Plan, When};
 use crate::db::WorkerTx;
@@ -18,11 +16,9 @@ use crate::stripe::client::{Client, ErrorKind, StripeError};
 use crate::subscriptions::command::{Command, StripeAction, decide};
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::mirror::StripePresence;
-use crate::subscriptions::prices::SwitchTo;
 use crate::subscriptions::selection::Selection;
 use crate::subscriptions::state::{SubscriptionRow, SubscriptionState};
-use crate::subscriptions::usage_charges::Telling;
-use crate::subscriptions::{Subscriptions, store};
+use crate::subscriptions::{Subscriptions, promotion, store};
 
 /// Batched reads for previews: an organization's state, and whether its
 /// subscription was ever updated.
@@ -55,18 +51,26 @@ pub(in crate::subscriptions) fn preview_lookup(
 const MAX_REFRESHES: u32 = 2;
 
 impl Subscriptions {
-    /// What a change to the plan that is selected would cost at `now`.
+    /// What a change to the plan that is selected would cost at `now`, with a promotion
+    /// code if one is given.
     pub async fn preview<'a>(
         &self,
         organization_id: Uuid,
         selection: impl Into<Selection<'a>>,
         when: Option<When>,
+        promotion_code: Option<&'a str>,
         now: Timestamp,
     ) -> Result<Preview, Failure> {
         let selection = selection.into();
+        let promotion_code = promotion_code.map(promotion::check_text).transpose()?;
+        let command = Command::Change {
+            selection,
+            when,
+            promotion_code,
+        };
         let mut refreshes = 0;
         let (state, new, pricing) = loop {
-            match self.price(organization_id, selection, when, now).await {
+            match self.price(organization_id, command, selection, now).await {
                 // Our state of the customer or subscription may be out of date.
                 Err(Failure::Stripe(error))
                     if refreshes < MAX_REFRESHES
@@ -88,6 +92,7 @@ impl Subscriptions {
             interval: new.asked,
             quantity: new.quantity,
             when: new.when,
+            promotion_code: promotion_code.map(str::to_owned),
             subscription: state
                 .subscription
                 .as_ref()
@@ -101,36 +106,50 @@ impl Subscriptions {
             usage: pricing.usage.clone(),
             expires_at,
         };
-        let token = self.sealer.seal(&quote).await?;
+        let sealed = Sealed {
+            token: self.sealer.seal(&quote).await?,
+            expires_at,
+            promotion_code: quote.promotion_code,
+        };
         let current = self.terms_of(&state).await?;
         let current = (state.plan_tier.as_str(), current.as_ref());
         let subscription = state.subscription.as_ref();
         let pending = subscription.and_then(|one| one.pending.clone());
-        Ok(pricing.into_preview(current, &new, pending, token, expires_at))
+        Ok(pricing.into_preview(current, &new, pending, sealed))
     }
 
     /// The organization's state, and what the change comes to and costs.
     async fn price(
         &self,
         organization_id: Uuid,
+        command: Command<'_>,
         selection: Selection<'_>,
-        when: Option<When>,
         now: Timestamp,
     ) -> Result<(SubscriptionState, Previewed, Pricing), Failure> {
         let found = self.preview_lookup.find(organization_id).await?;
         let (state, was_updated) = found.ok_or(Failure::NoOrganization)?;
         self.recall_terms(&state).await?;
-        let command = Command::Change { selection, when };
         let action = decide(&state, &self.catalogue, command)?;
         self.check_seats(organization_id, &action).await?;
-        let customer = state.customer_id.as_deref();
+        let code = command.promotion_code();
         let pricing = match &self.stripe {
             Some(client) => {
-                self.price_with_stripe(client, organization_id, &action, customer, None, now)
-                    .await?
+                let extras = self
+                    .extras(Some(client), organization_id, &state, &action, code)
+                    .await?;
+                let asked = Asked {
+                    organization_id,
+                    action: &action,
+                    extras: &extras,
+                    customer_id: state.customer_id.as_deref(),
+                };
+                self.price_with_stripe(client, asked, None, now).await?
+            }
+            None if code.is_some() => {
+                return Err(PreviewUnavailable::StripeOnly("would redeem a promotion code").into());
             }
             None => {
-                self.price_locally(organization_id, &action, was_updated, now)
+                self.price_locally(organization_id, &state, &action, was_updated, now)
                     .await?
             }
         };
@@ -173,6 +192,9 @@ impl Subscriptions {
                     false => Some(plan.price.interval),
                 };
                 (plan.as_ref().clone(), interval, quantities.seats)
+            }
+            StripeAction::Redeem { plan, seats, .. } => {
+                (plan.as_ref().clone(), Some(plan.price.interval), *seats)
             }
             StripeAction::EndWithPeriod { .. }
             | StripeAction::EndNow { .. }
@@ -252,103 +274,6 @@ impl Subscriptions {
         Ok(tx.commit().await?)
     }
 
-    /// Prices `action` with the local engine.
-    async fn price_locally(
-        &self,
-        organization_id: Uuid,
-        action: &StripeAction<'_>,
-        was_updated: bool,
-        now: Timestamp,
-    ) -> Result<Pricing, Failure> {
-        Ok(match action {
-            StripeAction::Create {
-                plan, quantities, ..
-            } => local::of_creation(plan, *quantities, now)?,
-            StripeAction::Switch { subscription, .. } => {
-                if was_updated {
-                    self.check_unchanged(organization_id, subscription).await?;
-                }
-                let switch = SwitchTo::of(action).ok_or(Failure::Unexpected("no switch"))?;
-                let pricing = local::of_switch(subscription, &self.catalogue, switch, now)?;
-                self.with_local_usage(organization_id, subscription, switch, pricing)
-                    .await?
-            }
-            StripeAction::SwitchLater { subscription, .. } => {
-                if was_updated {
-                    self.check_unchanged(organization_id, subscription).await?;
-                }
-                let switch = SwitchTo::of(action).ok_or(Failure::Unexpected("no switch"))?;
-                local::of_switch_later(subscription, &self.catalogue, switch, now)?
-            }
-            StripeAction::EndWithPeriod { subscription, .. }
-            | StripeAction::EndNow { subscription, .. }
-            | StripeAction::CallOff { subscription, .. }
-            | StripeAction::Keep { subscription }
-            | StripeAction::Nothing { subscription } => {
-                super::of_end(&self.catalogue, subscription, now)?
-            }
-        })
-    }
-
-    /// Has Stripe price `action` as it was quoted; by default, as of the customer's
-    /// current time.
-    pub(in crate::subscriptions) async fn price_with_stripe(
-        &self,
-        client: &Client,
-        organization_id: Uuid,
-        action: &StripeAction<'_>,
-        customer_id: Option<&str>,
-        quote: Option<&Quote>,
-        now: Timestamp,
-    ) -> Result<Pricing, Failure> {
-        match action {
-            StripeAction::Create {
-                plan, quantities, ..
-            } => {
-                let Some(customer_id) = customer_id else {
-                    // Stripe does not know the customer yet: use the catalogue's price.
-                    return Ok(local::of_creation(plan, *quantities, now)?);
-                };
-                let prices = self.prices_of(client, plan, None).await?;
-                stripe::of_creation(client, customer_id, plan, &prices, *quantities).await
-            }
-            StripeAction::Switch { subscription, .. } => {
-                let switch = SwitchTo::of(action).ok_or(Failure::Unexpected("no switch"))?;
-                let prices = self.prices_after(client, subscription, switch).await?;
-                let at = match quote {
-                    Some(quote) => quote.effective_at,
-                    None => self.time_of(client, subscription).await?,
-                };
-                let switch = Switch::new(subscription, &self.catalogue, switch, &prices, at)
-                    .ok_or(crate::subscriptions::ChangeRejection::UnknownItems)?;
-                let switch = self
-                    .with_usage(client, organization_id, switch, quote, Telling::Tell)
-                    .await?;
-                stripe::of_switch(client, &switch).await
-            }
-            StripeAction::SwitchLater { subscription, .. } => {
-                use crate::subscriptions::ChangeRejection;
-                let switch = SwitchTo::of(action).ok_or(Failure::Unexpected("no switch"))?;
-                let prices = self.prices_after(client, subscription, switch).await?;
-                let at = subscription.period_end.ok_or(ChangeRejection::NoPeriod)?;
-                let switch = Switch::new(subscription, &self.catalogue, switch, &prices, at)
-                    .ok_or(ChangeRejection::UnknownItems)?;
-                later::of_switch(client, &switch.at_period_end()).await
-            }
-            StripeAction::EndWithPeriod { subscription, .. } => {
-                let pricing = super::of_end(&self.catalogue, subscription, now)?;
-                stripe::of_end(client, subscription, pricing).await
-            }
-            StripeAction::EndNow { subscription, .. }
-            | StripeAction::CallOff { subscription, .. }
-            | StripeAction::Keep { subscription }
-            | StripeAction::Nothing { subscription } => Ok(Pricing {
-                source: Source::Stripe,
-                ..super::of_end(&self.catalogue, subscription, now)?
-            }),
-        }
-    }
-
     /// Opens a token. One that is not ours is treated as expired.
     pub(in crate::subscriptions) async fn open(&self, token: &str) -> Result<Quote, Failure> {
         self.sealer.open(token).await?.ok_or(Failure::Stale(
@@ -365,17 +290,29 @@ impl Subscriptions {
         command: Command<'_>,
         now: Timestamp,
     ) -> Result<(), Failure> {
+        let quoted = quote.promotion_code.as_deref();
         let is_quoted =
             |selection: Selection<'_>| selection == Selection::quoted(quote, selection.currency);
+        let is_same_code = |code: Option<&str>| match (code.map(str::trim), quoted) {
+            (Some(code), Some(quoted)) => code.eq_ignore_ascii_case(quoted),
+            (code, quoted) => code == quoted,
+        };
         let is_same_change = match command {
-            Command::Change { selection, when } => {
-                is_quoted(selection) && (quote.when.is_none() || when == quote.when)
+            Command::Change {
+                selection,
+                when,
+                promotion_code,
+            } => {
+                is_quoted(selection)
+                    && (quote.when.is_none() || when == quote.when)
+                    && is_same_code(promotion_code)
             }
             // No preview is of a trial.
             Command::Subscribe {
                 selection,
                 trial_days,
-            } => is_quoted(selection) && trial_days == 0,
+                promotion_code,
+            } => is_quoted(selection) && trial_days == 0 && is_same_code(promotion_code),
             _ => false,
         };
         let subscription = state.subscription.as_ref();
@@ -397,47 +334,17 @@ impl Subscriptions {
     pub(in crate::subscriptions) async fn check_price(
         &self,
         client: &Client,
+        asked: Asked<'_>,
         quote: &Quote,
-        action: &StripeAction<'_>,
-        customer_id: Option<&str>,
         now: Timestamp,
     ) -> Result<(), Failure> {
         let pricing = self
-            .price_with_stripe(
-                client,
-                quote.organization_id,
-                action,
-                customer_id,
-                Some(quote),
-                now,
-            )
+            .price_with_stripe(client, asked, Some(quote), now)
             .await?;
         if pricing.matches(quote) {
             Ok(())
         } else {
             Err(Failure::Stale("Stripe would charge another amount by now"))
         }
-    }
-
-    /// Only Stripe knows what an earlier change in the same period has left to
-    /// be invoiced.
-    async fn check_unchanged(
-        &self,
-        organization_id: Uuid,
-        subscription: &SubscriptionRow,
-    ) -> Result<(), Failure> {
-        let Some(since) = subscription.period_start else {
-            return Ok(());
-        };
-        let mut tx = crate::db::TenantTx::begin(&self.pool, organization_id).await?;
-        let repriced =
-            projection::repriced_since(tx.conn(), organization_id, &subscription.id, since).await?;
-        if repriced {
-            return Err(crate::subscriptions::PreviewUnavailable::StripeOnly(
-                "was already changed in this period",
-            )
-            .into());
-        }
-        Ok(())
     }
 }

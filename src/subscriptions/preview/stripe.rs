@@ -1,21 +1,18 @@
-//! Has Stripe price a change: previews the invoices that the change would
-//! create, as of the time that the change will use for proration.
-
-use std::collections::HashSet;
+//! Has Stripe price a new subscription, an end, or a promotion code that is redeemed:
+//! previews the invoices that they would create.
 
 use jiff::Timestamp;
 
-use super::switch::Switch;
-use super::{Line, Pricing, Source, later};
-use crate::catalogue::Plan;
+use super::usage_lines::UsagePrices;
+use super::{Line, Pricing, Source, Totals, later};
+use crate::catalogue::{Catalogue, Plan};
 use crate::stripe::client::{BILLING_MODE, Client, ErrorKind, Params, StripeError};
 use crate::stripe::objects::{Invoice, InvoiceLine};
+use crate::subscriptions::extras::{Extras, Remaining};
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::prices::PlanPrices;
 use crate::subscriptions::selection::Quantities;
 use crate::subscriptions::state::SubscriptionRow;
-use crate::subscriptions::usage_charges::BillableUsage;
-use billing_domain::preview::ProrationBehavior;
 
 /// The items of a new subscription: its fee, its seats and its metered prices.
 pub fn items_of(prices: &PlanPrices, quantities: Quantities, params: Params, name: &str) -> Params {
@@ -35,78 +32,110 @@ pub fn items_of(prices: &PlanPrices, quantities: Quantities, params: Params, nam
         })
 }
 
-/// What a new subscription of `customer` would cost.
+/// A subscription that is to begin.
+pub struct New<'a> {
+    /// `None` for somebody whom Stripe does not know yet.
+    pub customer_id: Option<&'a str>,
+    pub plan: &'a Plan,
+    pub prices: &'a PlanPrices,
+    pub quantities: Quantities,
+}
+
+/// What a new subscription would cost.
 pub async fn of_creation(
     client: &Client,
-    customer: &str,
-    plan: &Plan,
-    prices: &PlanPrices,
-    quantities: Quantities,
+    catalogue: &Catalogue,
+    new: New<'_>,
+    extras: &Extras,
 ) -> Result<Pricing, Failure> {
+    let prices = new.prices;
     let params = Params::new()
-        .set("customer", customer)
+        .set_if("customer", new.customer_id)
         .set("subscription_details[billing_mode][type]", BILLING_MODE);
-    let params = items_of(prices, quantities, params, "subscription_details[items]");
-    let first = ask(client, &params).await?;
-    let (mut next, mut starts, mut ends) = (0, None, None);
-    for line in &first.lines {
-        if prices.is_licensed(line) {
-            next += line.amount;
-            (starts, ends) = (line.period_start, line.period_end);
-        }
-    }
-    let (Some(starts), Some(ends)) = (starts, ends) else {
+    let details = "subscription_details[items]";
+    let params = items_of(prices, new.quantities, extras.tax(params), details);
+    let first = ask(client, &extras.redeem(params.clone())).await?;
+    let fee = fees(&first, prices).next();
+    let period = fee.and_then(|line| Some((line.period_start?, line.period_end?)));
+    let Some((starts, ends)) = period else {
         return Err(unexpected("the first invoice has no line of the plan"));
     };
+    let next_totals = match extras.remaining(&first, starts, ends) {
+        Remaining::All => Totals::of(fees(&first, prices))?,
+        remaining => {
+            let next = ask(client, &remaining.apply(params)).await?;
+            Totals::of(fees(&next, prices))?
+        }
+    };
+    let usage = UsagePrices::of(None, Some(prices), catalogue);
     Ok(Pricing {
-        currency: plan.price.currency.to_ascii_lowercase(),
+        currency: new.plan.price.currency.to_ascii_lowercase(),
         effective_at: starts,
         prorated_amount: first.total,
         due_now_amount: first.total,
-        next_invoice_amount: next,
+        next_invoice_amount: next_totals.total_amount,
         next_invoice_at: ends,
-        lines: first.lines.iter().map(line).collect::<Result<_, _>>()?,
+        lines: usage.shown(&first.lines)?,
         usage: Vec::new(),
+        totals: Totals::of_invoice(&first),
+        next_totals,
         holds_until: None,
         source: Source::Stripe,
     })
 }
 
-/// What a change of plan would cost.
-pub async fn of_switch(client: &Client, change: &Switch<'_>) -> Result<Pricing, Failure> {
-    let ask_with = async |proration_behavior| {
-        let params = change.parameters("subscription_details", proration_behavior);
-        let params = params.set("subscription", &change.subscription.id);
-        ask(client, &params).await
-    };
-    if change.restarts {
-        return restarted(change, ask_with(ProrationBehavior::AlwaysInvoice).await?);
+/// The lines of a whole period of the plan's fee and of its seats.
+pub fn fees<'a>(
+    invoice: &'a Invoice,
+    prices: &PlanPrices,
+) -> impl Iterator<Item = &'a InvoiceLine> {
+    let lines = invoice.lines.iter();
+    lines.filter(|line| !line.proration && prices.are_licensed(line.price_id.as_deref()))
+}
+
+impl PlanPrices {
+    /// Whether a price is the fee's or the seats'.
+    fn are_licensed(&self, price: Option<&str>) -> bool {
+        price.is_some() && (price == Some(&self.base) || price == self.seats.as_deref())
     }
-    let waiting = ask_with(ProrationBehavior::CreateProrations).await?;
-    let mut pricing = with_renewal(change, &waiting)?;
-    // The schedule goes once the change is made, and Stripe shows what it would do.
-    if change.subscription.schedule_id.is_some() && !change.keeps_plan {
-        pricing.next_invoice_amount = later::renewed(change, Some(&waiting))?;
-    }
-    if let Some(more) = change.more_later {
-        pricing.next_invoice_amount = later::following(change, pricing.next_invoice_amount, more)?;
-    }
-    // Without proration lines, nothing is invoiced at once.
-    let prorates = pricing.lines.iter().any(|line| line.proration);
-    let accrued = waiting.lines.iter().any(|line| change.is_accrued(line));
-    if change.proration_behavior == ProrationBehavior::AlwaysInvoice && (prorates || accrued) {
-        let now = ask_with(ProrationBehavior::AlwaysInvoice).await?;
-        pricing.lines = change.lines(now.lines.iter())?;
-        pricing.prorated_amount = now.total;
-        pricing.due_now_amount = now.total;
-        pricing.next_invoice_amount -= now.total;
-    }
-    Ok(pricing)
+}
+
+/// What keeping the plan would cost with a promotion code.
+pub async fn of_redemption(
+    client: &Client,
+    catalogue: &Catalogue,
+    subscription: &SubscriptionRow,
+    at: Timestamp,
+    extras: &Extras,
+) -> Result<Pricing, Failure> {
+    let params = Params::new().set("subscription", &subscription.id);
+    let next = ask(client, &extras.redeem(params)).await?;
+    let usage = UsagePrices::of(Some(subscription), None, catalogue);
+    let renewal = in_advance(&next, &usage).find_map(|line| line.period_start);
+    let next_invoice_at = renewal
+        .or(subscription.period_end)
+        .ok_or_else(|| unexpected("the next invoice has no date"))?;
+    let next_totals = without(&next, |line| usage.charge(line))?;
+    Ok(Pricing {
+        currency: next.currency,
+        effective_at: at,
+        prorated_amount: 0,
+        due_now_amount: 0,
+        next_invoice_amount: next_totals.total_amount,
+        next_invoice_at,
+        lines: Vec::new(),
+        usage: Vec::new(),
+        totals: Totals::default(),
+        next_totals,
+        holds_until: Some(next_invoice_at),
+        source: Source::Stripe,
+    })
 }
 
 /// The end of a subscription with its period: what the last invoice charges.
 pub async fn of_end(
     client: &Client,
+    catalogue: &Catalogue,
     subscription: &SubscriptionRow,
     pricing: Pricing,
 ) -> Result<Pricing, Failure> {
@@ -123,15 +152,16 @@ pub async fn of_end(
         Err(error) if is_none_upcoming(&error) => None,
         Err(error) => return Err(Failure::Stripe(error)),
     };
-    let metered = metered_prices(subscription, None);
-    let is_usage = |line: &InvoiceLine| has_price(line, &metered);
+    let usage = UsagePrices::of(Some(subscription), None, catalogue);
+    let goes_on = |line: &InvoiceLine| usage.charge(line);
     let left = match &last {
-        _ if scheduled => later::besides_renewal(subscription, is_usage, last.as_ref())?,
-        Some(last) => total_without(last, is_usage),
-        None => 0,
+        _ if scheduled => later::besides_renewal(subscription, goes_on, last.as_ref())?,
+        Some(last) => without(last, goes_on)?,
+        None => Totals::default(),
     };
     Ok(Pricing {
-        next_invoice_amount: left,
+        next_invoice_amount: left.total_amount,
+        next_totals: left,
         source: Source::Stripe,
         ..pricing
     })
@@ -157,66 +187,6 @@ pub async fn ask(client: &Client, params: &Params) -> Result<Invoice, Failure> {
     Ok(Invoice::read(&invoice.0)?)
 }
 
-/// The price of a change that is invoiced with the renewal.
-fn with_renewal(change: &Switch<'_>, invoice: &Invoice) -> Result<Pricing, Failure> {
-    let metered = metered_prices(change.subscription, Some(change.prices));
-    let is_new = |line: &&InvoiceLine| {
-        let prorated = line.proration && line.period_start == Some(change.at);
-        prorated || change.is_accrued(line) || change.charge_of(line).is_some()
-    };
-    let goes_on = |line: &InvoiceLine| has_price(line, &metered) && !change.is_accrued(line);
-    let renewal = invoice
-        .lines
-        .iter()
-        .find(|line| !line.proration && line.price_id.as_ref() == Some(&change.prices.base));
-    let renews_at = renewal.and_then(|line| line.period_start);
-    let next_invoice_at = renews_at
-        .or(change.subscription.period_end)
-        .ok_or_else(|| unexpected("the next invoice has no date"))?;
-    let lines = change.lines(invoice.lines.iter().filter(is_new))?;
-    Ok(Pricing {
-        currency: invoice.currency.clone(),
-        effective_at: change.at,
-        prorated_amount: lines.iter().map(|line| line.amount).sum(),
-        due_now_amount: 0,
-        next_invoice_amount: total_without(invoice, goes_on),
-        next_invoice_at,
-        lines,
-        usage: change.usage(),
-        holds_until: Some(next_invoice_at),
-        source: Source::Stripe,
-    })
-}
-
-/// The price of a change that restarts the period: all of it is due at once.
-fn restarted(change: &Switch<'_>, invoice: Invoice) -> Result<Pricing, Failure> {
-    let full = |line: &&InvoiceLine| change.prices.is_licensed(line);
-    let period = invoice.lines.iter().find(full);
-    let ends = period.and_then(|line| line.period_end);
-    Ok(Pricing {
-        effective_at: change.at,
-        prorated_amount: invoice.total,
-        due_now_amount: invoice.total,
-        next_invoice_amount: invoice.lines.iter().filter(full).map(|l| l.amount).sum(),
-        next_invoice_at: ends.ok_or_else(|| unexpected("the new period has no line"))?,
-        lines: change.lines(invoice.lines.iter())?,
-        usage: change.usage(),
-        holds_until: change.subscription.period_end,
-        source: Source::Stripe,
-        currency: invoice.currency,
-    })
-}
-
-impl PlanPrices {
-    /// Whether a line charges a whole period of the fee or of seats.
-    fn is_licensed(&self, line: &InvoiceLine) -> bool {
-        let price = line.price_id.as_ref();
-        let is_ours =
-            price == Some(&self.base) || (price.is_some() && price == self.seats.as_ref());
-        !line.proration && is_ours
-    }
-}
-
 pub fn line(line: &InvoiceLine) -> Result<Line, Failure> {
     let (Some(period_start), Some(period_end)) = (line.period_start, line.period_end) else {
         return Err(unexpected("a line has no period"));
@@ -224,78 +194,35 @@ pub fn line(line: &InvoiceLine) -> Result<Line, Failure> {
     Ok(Line {
         description: line.description.clone().unwrap_or_default(),
         amount: line.amount,
+        discount_amount: line.discount,
+        tax_amount: line.tax,
+        included_tax_amount: line.included_tax,
         period_start,
         period_end,
         proration: line.proration,
     })
 }
 
-/// Metered prices are charged at the end of the period, for usage that is not
-/// known before.
-pub fn metered_prices<'a>(
-    subscription: &'a SubscriptionRow,
-    next: Option<&'a PlanPrices>,
-) -> HashSet<&'a str> {
-    let items = subscription.items.iter().filter(|item| item.metered);
-    let next = next.into_iter().flat_map(|prices| prices.metered.values());
-    items
-        .filter_map(|item| item.price_id.as_deref())
-        .chain(next.map(String::as_str))
-        .collect()
+/// The invoice without the lines of usage that goes on.
+pub fn without(
+    invoice: &Invoice,
+    goes_on: impl Fn(&InvoiceLine) -> bool,
+) -> Result<Totals, Failure> {
+    let usage = invoice.lines.iter().filter(|line| goes_on(line));
+    Ok(Totals::of_invoice(invoice).less(Totals::of(usage)?))
 }
 
-pub fn has_price(line: &InvoiceLine, prices: &HashSet<&str>) -> bool {
-    let price = line.price_id.as_deref();
-    price.is_some_and(|id| prices.contains(id))
+/// The lines of what the renewal charges in advance.
+pub fn in_advance<'a>(
+    invoice: &'a Invoice,
+    usage: &UsagePrices<'_>,
+) -> impl Iterator<Item = &'a InvoiceLine> {
+    let lines = invoice.lines.iter();
+    lines.filter(|line| {
+        !line.proration && line.subscription_item_id.is_some() && !usage.charge(line)
+    })
 }
 
-/// The total without the usage that goes on.
-pub fn total_without(invoice: &Invoice, is_usage: impl Fn(&InvoiceLine) -> bool) -> i64 {
-    let usage = invoice.lines.iter().filter(|line| is_usage(line));
-    invoice.total - usage.map(|line| line.amount).sum::<i64>()
-}
-
-impl Switch<'_> {
-    /// Whether a line charges usage at a price that the change removes, as Stripe does
-    /// in flexible billing.
-    pub(super) fn is_accrued(&self, line: &InvoiceLine) -> bool {
-        let item = line.subscription_item_id.as_deref();
-        let ends_now = line.period_end.is_some_and(|end| end != self.renews_at());
-        item.is_some_and(|id| self.removes(id)) && !line.proration && ends_now
-    }
-
-    fn renews_at(&self) -> Timestamp {
-        self.subscription.period_end.unwrap_or(Timestamp::MAX)
-    }
-
-    /// The charge for usage that a line is.
-    fn charge_of(&self, line: &InvoiceLine) -> Option<&BillableUsage> {
-        let is_item = line.subscription_item_id.is_none() && !line.proration;
-        self.usage
-            .iter()
-            .filter(|_| is_item && line.period_end == Some(self.at))
-            .find(|usage| usage.is_line(line))
-    }
-
-    /// The lines as a preview shows them: usage says what it is.
-    fn lines<'l>(
-        &self,
-        lines: impl Iterator<Item = &'l InvoiceLine>,
-    ) -> Result<Vec<Line>, Failure> {
-        let described = |one: &InvoiceLine| {
-            let shown = line(one)?;
-            Ok(match self.charge_of(one) {
-                Some(usage) => Line {
-                    description: usage.describe(),
-                    ..shown
-                },
-                None => shown,
-            })
-        };
-        lines.map(described).collect()
-    }
-}
-
-fn unexpected(what: &'static str) -> Failure {
+pub fn unexpected(what: &'static str) -> Failure {
     Failure::Unexpected(what)
 }

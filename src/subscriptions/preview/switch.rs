@@ -3,6 +3,7 @@
 use billing_domain::preview::ProrationBehavior;
 use jiff::Timestamp;
 
+use super::usage_lines::UsagePrices;
 use crate::catalogue::{Catalogue, Plan};
 use crate::metering::charges::UsageCharge;
 use crate::stripe::client::Params;
@@ -16,6 +17,7 @@ use crate::subscriptions::usage_charges::BillableUsage;
 /// ones, so that their amounts cannot differ.
 pub struct Switch<'a> {
     pub subscription: &'a SubscriptionRow,
+    catalogue: &'a Catalogue,
     /// The item that pays for the plan.
     item_id: &'a str,
     pub prices: &'a PlanPrices,
@@ -190,6 +192,7 @@ impl<'a> Switch<'a> {
             .find(|other| other.id != item.id && other.price_id.as_ref() == Some(&prices.base));
         Some(Self {
             subscription,
+            catalogue,
             item_id: &item.id,
             base_is_there: there.map(|other| other.id.as_str()),
             prices,
@@ -315,6 +318,11 @@ impl<'a> Switch<'a> {
         Self { usage, ..self }
     }
 
+    /// The metered prices that it removes, keeps and adds.
+    pub fn usage_prices(&self) -> UsagePrices<'_> {
+        UsagePrices::of(Some(self.subscription), Some(self.prices), self.catalogue)
+    }
+
     /// What it charges for usage.
     pub fn usage(&self) -> Vec<UsageCharge> {
         self.usage.iter().map(|one| one.charge.clone()).collect()
@@ -396,10 +404,14 @@ impl<'a> Switch<'a> {
         if !self.subscription.on_trial() && !self.later {
             params = params.set(name("proration_date"), self.at.as_second());
         }
-        if self.restarts {
+        // Previewed as if it were now, since Stripe previews no other interval later.
+        let anew = self.later && self.changes_interval && !self.subscription.on_trial();
+        if self.restarts || anew {
             params = params.set(name("billing_cycle_anchor"), "now");
         }
-        for (n, usage) in self.usage.iter().enumerate() {
+        // Without prorations, it is asked what the renewal comes to by itself.
+        let charged = proration_behavior != ProrationBehavior::None;
+        for (n, usage) in self.usage.iter().filter(|_| charged).enumerate() {
             params = match prefix {
                 "" => usage.added(params, n, self.at),
                 _ => usage.previewed(params, n, self.at),

@@ -30,6 +30,9 @@ pub struct Quote {
     /// When the change takes effect; `None` if there is no choice.
     #[serde(default)]
     pub when: Option<When>,
+    /// The promotion code that was typed.
+    #[serde(default)]
+    pub promotion_code: Option<String>,
     /// The subscription's fingerprint, if there was one.
     pub subscription: Option<String>,
     pub catalogue: String,
@@ -101,6 +104,7 @@ mod tests {
             interval: Some(Interval::Year),
             quantity: Some(5),
             when: Some(When::Now),
+            promotion_code: Some("SPRING25".to_owned()),
             subscription: None,
             catalogue: "c1".to_owned(),
             effective_at: Timestamp::from_second(1_760_000_000).unwrap(),

@@ -22,7 +22,7 @@ const LISTS: &str = "has_more_items";
 /// Stripe signs these anew whenever it shows them, so only their presence counts.
 const LINKS: [&str; 3] = ["hosted_invoice_url", "invoice_pdf", "receipt_url"];
 /// What is cleared when an organization is erased, and is not to come back.
-const ERASED: [&str; 12] = [
+const ERASED: [&str; 13] = [
     "metadata",
     "pending_update",
     "default_payment_method_id",
@@ -35,6 +35,7 @@ const ERASED: [&str; 12] = [
     "card_last4",
     "stripe_payment_method_id",
     "client_reference_id",
+    "tax_country",
 ];
 
 /// The fields that differ, as `field: ours, Stripe's`.
@@ -265,7 +266,14 @@ fn phase(phase: &SchedulePhase) -> String {
 /// `payments` are those of the invoice in Stripe.
 pub fn invoices(ours: &Mirrored, theirs: &Invoice, payments: &[InvoicePayment]) -> Vec<String> {
     let mut differ = Differences::of(ours, &[]);
+    // Null where the invoice was mirrored before they were read, or as a version of Stripe's
+    // API showed it that does not say them. The lines have them anyway.
+    let unsaid = ["discount_amount", "included_tax_amount"];
+    let unsaid = unsaid.into_iter().filter(|name| ours.row[name].is_null());
+    let skipped = differ.skipped.len();
+    differ.skipped.extend(unsaid);
     differ.row("", &ours.row, theirs);
+    differ.skipped.truncate(skipped);
     let of_position = |at: usize| {
         let mut lines = ours.parts.items.iter();
         lines.find(|line| line["position"].as_u64() == u64::try_from(at).ok())
@@ -329,14 +337,20 @@ pub fn checkout_sessions(ours: &Mirrored, theirs: &CheckoutSession) -> Vec<Strin
 
 /// That one was deleted is a finding of its own.
 pub fn customers(ours: &Mirrored, theirs: &Customer) -> Vec<String> {
-    let skipped: &[&str] = match ours.row["currency"].is_null() {
+    let mut skipped = vec!["deleted"];
+    let is_reduced = !theirs.discount_ids.is_empty();
+    // Nothing has shown them since they are read: only a discount would matter.
+    if ours.row["tax_located"].is_null() {
+        skipped.extend(["tax_located", "tax_country"]);
+        skipped.extend((!is_reduced).then_some("discount_ids"));
+    }
+    if ours.row["currency"].is_null() {
         // The first invoice sets the currency, and no event need tell of it.
-        true => &["deleted", "currency"],
-        false => &["deleted"],
-    };
-    let mut differ = Differences::of(ours, skipped);
-    // The row alone says whose it is. No event has shown the customer yet.
-    if !ours.row["last_event_id"].is_null() {
+        skipped.push("currency");
+    }
+    let mut differ = Differences::of(ours, &skipped);
+    // Of a customer that no event has shown yet, the row alone says whose it is.
+    if is_reduced || !ours.row["last_event_id"].is_null() {
         differ.row("", &ours.row, theirs);
     }
     differ.found

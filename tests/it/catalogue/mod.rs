@@ -1,10 +1,12 @@
 //! The catalogue lives: prices change, and customers keep what they bought.
 
 mod changed_prices;
+mod codes;
 mod histories;
 mod price_swaps;
 mod prices;
 mod quotes;
+mod random_codes;
 mod random_terms;
 mod seats;
 mod seats_later;

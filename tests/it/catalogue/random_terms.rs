@@ -13,9 +13,9 @@ use crate::subscriptions::world::{DAY, START, seconds};
 use crate::support::dice::Dice;
 
 const CURRENCIES: [&str; 3] = ["eur", "jpy", "usd"];
-const INTERVALS: [Interval; 2] = [Interval::Month, Interval::Year];
+pub const INTERVALS: [Interval; 2] = [Interval::Month, Interval::Year];
 /// A flat fee; a fee for each seat; seats beside the fee.
-const TIERS: [(&str, i64, &str); 4] = [
+pub const TIERS: [(&str, i64, &str); 4] = [
     ("flat", 999, ""),
     (
         "each",
@@ -34,7 +34,7 @@ fn interval(of: Interval) -> &'static str {
     of.as_str()
 }
 
-fn plans(upgrade: &str, downgrade: &str) -> String {
+pub fn plans(upgrade: &str, downgrade: &str) -> String {
     let mut text = format!(
         "[metrics]\napi_calls = {{ aggregation = \"sum\" }}\nuser_seats = {{ aggregation = \"last\" }}\n\
          [proration]\nupgrade = \"{upgrade}\"\ndowngrade = \"{downgrade}\"\n\
@@ -166,7 +166,7 @@ impl Life {
         let organization = self.shop.world.organization;
         match self
             .engine
-            .preview(organization, wish.selection(), None, at)
+            .preview(organization, wish.selection(), None, None, at)
             .await
         {
             Ok(local) => {

@@ -43,7 +43,7 @@ async fn an_upgrade_charges_what_was_over_the_old_quota() {
     assert_eq!(line["amount"], OVER);
     assert_eq!(
         line["description"],
-        "45000 × agent_executions over the quota (at 0.1 USD each)"
+        "45000 × Agent executions over the quota (at 0.1 USD each)"
     );
     let due = preview["dueNowAmountMinor"].as_i64().unwrap();
     assert_eq!(due, OVER + 40_000, "{preview:#}");

@@ -31,8 +31,9 @@ fn actions(ran: &Ran) -> [usize; 3] {
         .map(|action| steps.iter().filter(|step| step["action"] == action).count())
 }
 
-/// Five meters, two products, two base prices, and nine for overage.
-const ALL: usize = 18;
+/// Five meters with their products, two plans' products, two base prices, and nine for
+/// overage.
+const ALL: usize = 23;
 
 #[tokio::test]
 async fn what_is_missing_is_made_once() {
@@ -94,8 +95,8 @@ async fn a_sync_that_was_cut_off_is_taken_up() {
     stripe.fault(&gone).await;
     let ran = sync(&stripe, None, &[]).await;
     assert_eq!(ran.status, 3, "{}", ran.stderr);
-    // The meters and the first product were made before its price failed.
-    assert_eq!(actions(&sync(&stripe, None, &[]).await), [ALL - 6, 0, 6]);
+    // The meters, their products and the first plan's were made before its price failed.
+    assert_eq!(actions(&sync(&stripe, None, &[]).await), [ALL - 11, 0, 11]);
 }
 
 #[tokio::test]

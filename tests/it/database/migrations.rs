@@ -231,10 +231,12 @@ async fn rows(db: &TestDatabase) -> BTreeSet<String> {
                       has_more_items,external_id,email,erased_at,linked_at,recovery_attempts,\
                       recovery_error,next_recovery_at,abandoned_at,known_tier,event_created_at,extract,\
                       plan_version,plan_interval,grace_max,stripe_schedule_id,cancellation_comment,\
-                      cancellation_feedback,cancellation_reason,plan_currency,plan_seats,seats_held}";
+                      cancellation_feedback,cancellation_reason,plan_currency,plan_seats,seats_held,\
+                      discount_ids,tax_located,tax_country,discount_amount,included_tax_amount}";
         // Columns of this name are older elsewhere.
         let added = match table.as_str() {
             "billing_subscription_items" => added.replace('}', ",plan_tier,metric,seats}"),
+            "billing_invoice_items" => added.replace('}', ",tax_amount}"),
             _ => added.to_owned(),
         };
         rows.insert(
@@ -276,6 +278,7 @@ async fn the_guides_migrations_go_and_come_back_without_loss() {
                 "organization_features",
                 "feature_overrides",
                 "billing_subscription_schedules",
+                "billing_discounts",
                 "billing_disputes",
                 "billing_invoice_payments",
                 "billing_checkout_sessions",

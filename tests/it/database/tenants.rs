@@ -79,6 +79,10 @@ pub const ROWS: &[(&str, &str)] = &[
         "(organization_id, stripe_subscription_id, stripe_subscription_item_id) VALUES ({org}, 'sub', '{key}')",
     ),
     (
+        "billing_discounts",
+        "(organization_id, stripe_discount_id, observed_at) VALUES ({org}, '{key}', now())",
+    ),
+    (
         "billing_subscription_payments",
         "(organization_id, stripe_subscription_id, outcome, stripe_invoice_id, last_event_at, last_event_id)
          VALUES ({org}, '{key}', 'failed', 'in', now(), 'evt')",

@@ -25,8 +25,8 @@ fn plans(more: &str) -> tempfile::NamedTempFile {
             1,
         )
         .replacen(
-            "llm_tokens = { aggregation = \"sum\" }",
-            "llm_tokens = { aggregation = \"sum\", grace_max = \"20000.5\" }",
+            "llm_tokens = { aggregation = \"sum\"",
+            "llm_tokens = { aggregation = \"sum\", grace_max = \"20000.5\"",
             1,
         );
     let file = tempfile::NamedTempFile::new().unwrap();

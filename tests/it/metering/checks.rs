@@ -189,8 +189,8 @@ async fn block(service: &TestService) -> sqlx::Transaction<'static, sqlx::Postgr
 #[tokio::test]
 async fn without_a_decision_calls_are_refused_unless_configured_to_pass() {
     let plans = include_str!("../../../config/plans.toml").replacen(
-        "llm_tokens = { aggregation = \"sum\" }",
-        "llm_tokens = { aggregation = \"sum\", fail_open = true }",
+        "llm_tokens = { aggregation = \"sum\"",
+        "llm_tokens = { aggregation = \"sum\", fail_open = true",
         1,
     );
     let file = tempfile::NamedTempFile::new().unwrap();

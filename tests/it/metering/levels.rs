@@ -153,8 +153,8 @@ async fn what_was_forgotten_for_hours_is_what_its_period_ended_with() {
 #[tokio::test]
 async fn the_catalogue_may_leave_levels_to_the_products_keys() {
     let plans = include_str!("../../../config/plans.toml").replacen(
-        "storage_gb = { aggregation = \"last\" }",
-        "storage_gb = { aggregation = \"last\", told_by = \"api_keys\" }",
+        "storage_gb = { aggregation = \"last\"",
+        "storage_gb = { aggregation = \"last\", told_by = \"api_keys\"",
         1,
     );
     let file = tempfile::NamedTempFile::new().unwrap();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use valuecanvas_billing::stripe::objects::CheckoutSession;
 
+use super::promotion_codes::coupon;
 use super::reconcile::{kinds, reconcile};
 use super::world::{VISA, World, text};
 use crate::support::TestDatabase;
@@ -265,6 +266,56 @@ async fn a_default_card_that_no_event_told_of_is_found_and_healed() {
         ran.stdout
     );
     assert_eq!(kinds(&reconcile(&world, &[]).await), []);
+}
+
+#[tokio::test]
+async fn a_discount_that_no_event_told_of_is_found_and_healed() {
+    let world = mirrored().await;
+    let db = &world.service.db;
+    let customer = "SELECT stripe_customer_id FROM billing_customers";
+    let customer = db.value(customer).await;
+    let terms = [("percent_off", "10"), ("duration", "forever")];
+    let tenth = coupon(&world.stripe, &terms).await;
+    world.stripe.reduce(&customer, &tenth).await;
+    // Whether an event has shown the customer since discounts are mirrored or not.
+    for forgotten in [
+        "",
+        "discount_ids = NULL, tax_located = NULL, tax_country = NULL,",
+    ] {
+        db.execute(&format!(
+            "UPDATE billing_customers SET {forgotten} last_event_at = now() - interval '1 hour'"
+        ))
+        .await;
+        let ran = reconcile(&world, &["--apply"]).await;
+        assert_eq!(kinds(&ran), [("customer".into(), true)], "{}", ran.stdout);
+        let differences = ran.json()["drift"][0]["differences"].to_string();
+        assert!(differences.contains("discount ids: "), "{differences}");
+        assert_eq!(kinds(&reconcile(&world, &[]).await), []);
+        let discounts = world.current().await["discounts"].clone();
+        assert_eq!(discounts[0]["scope"], "customer", "{discounts}");
+    }
+}
+
+/// Those of before were read without them.
+#[tokio::test]
+async fn what_was_mirrored_before_discounts_is_no_difference() {
+    let world = mirrored().await;
+    let db = &world.service.db;
+    db.execute(
+        "UPDATE billing_customers
+            SET discount_ids = NULL, tax_located = NULL, tax_country = NULL;
+         UPDATE billing_invoices SET discount_amount = NULL, included_tax_amount = NULL",
+    )
+    .await;
+    let ran = reconcile(&world, &[]).await;
+    assert_eq!((ran.status, kinds(&ran)), (0, vec![]), "{}", ran.stdout);
+    // Lines have no such times of before.
+    db.execute("UPDATE billing_invoice_items SET discount_amount = 7")
+        .await;
+    let ran = reconcile(&world, &["--apply"]).await;
+    assert_eq!(kinds(&ran), [("invoice".into(), true)], "{}", ran.stdout);
+    let unread = "billing_invoices WHERE discount_amount IS NULL";
+    assert_eq!(db.count(unread).await, 0);
 }
 
 #[tokio::test]

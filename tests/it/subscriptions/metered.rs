@@ -146,6 +146,17 @@ async fn the_next_invoice_has_the_usage_so_far() {
     let amounts = next["lines"].as_array().unwrap().iter();
     let amounts: i64 = amounts.map(|line| line["amount"].as_i64().unwrap()).sum();
     assert_eq!(amounts, 10_400);
+    // Usage is called what was used, and what came to nothing is left out.
+    let lines = next["lines"].as_array().unwrap().iter();
+    let mut lines: Vec<String> = lines.map(|line| text(line, "description")).collect();
+    lines.sort();
+    assert_eq!(
+        lines,
+        [
+            "1 × Standard (at $99.00 / month)",
+            "500000 × LLM tokens (Tier 2 at $0.00001 / month)",
+        ]
+    );
     // What ends, is charged for its usage a last time.
     world.cancel(false).await.ok();
     assert_eq!(upcoming().await.ok()["totalAmount"], 500);

@@ -3,6 +3,7 @@
 mod changes;
 mod collected;
 mod concurrency;
+pub mod discounted;
 mod drift;
 mod faults;
 pub mod later;
@@ -11,8 +12,10 @@ mod metered;
 mod missing;
 mod previews;
 mod problems;
+pub mod promotion_codes;
 mod reconcile;
 mod recovery;
 mod storm;
+mod taxes;
 mod tokens;
 pub mod world;

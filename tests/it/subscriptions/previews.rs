@@ -125,7 +125,7 @@ async fn amounts_are_exact_decimals_as_written() {
 }
 
 /// Plans of many prices and both intervals.
-const TIERS: [(&str, i64, &str); 6] = [
+pub const TIERS: [(&str, i64, &str); 6] = [
     ("tiny", 1, "month"),
     ("small", 999, "month"),
     ("medium", 1_000, "month"),
@@ -134,7 +134,7 @@ const TIERS: [(&str, i64, &str); 6] = [
     ("huge", 499_999, "month"),
 ];
 
-fn plans(upgrade: &str, downgrade: &str) -> tempfile::NamedTempFile {
+pub fn plans(upgrade: &str, downgrade: &str) -> tempfile::NamedTempFile {
     let mut text = format!(
         "[metrics]\napi_calls = {{ aggregation = \"sum\" }}\n\
          [proration]\nupgrade = \"{upgrade}\"\ndowngrade = \"{downgrade}\"\n\
@@ -209,7 +209,7 @@ impl Arena {
         let at = Timestamp::from_second(now).unwrap();
         let local = self
             .engine
-            .preview(self.world.organization, tier, None, at)
+            .preview(self.world.organization, tier, None, None, at)
             .await;
         let local_knew = match local {
             Ok(local) => {

@@ -6,6 +6,7 @@ mod claims;
 mod concurrency;
 pub mod crash;
 mod cut_lists;
+mod discounts;
 mod failures;
 mod further;
 mod held;

@@ -93,6 +93,7 @@ fn object_of(event_type: &str) -> (&'static str, Value, Option<Value>) {
             json!({"status": "trialing", "trial_start": START, "trial_end": START + 259_200}),
         ),
         other if other.starts_with("customer.subscription.") => ("subscription", json!({})),
+        other if other.starts_with("customer.discount.") => ("discount", json!({})),
         "customer.updated" | "customer.created" => ("customer", json!({})),
         "customer.deleted" => ("customer", json!({"deleted": true})),
         "charge.succeeded" => ("charge", json!({})),
@@ -181,9 +182,16 @@ async fn mirrored(bench: &Workbench, organization: &str, version: &str) -> Map<S
     let mut state = Map::new();
     for table in tables.as_array().unwrap() {
         let table = table["name"].as_str().unwrap();
+        // Since clover, events name a coupon without its terms, which Stripe is asked for.
+        let not_told = match table {
+            "billing_discounts" => {
+                ",coupon_name,percent_off,duration,duration_in_months,terms_at,terms_due_at"
+            }
+            _ => "",
+        };
         let rows = bench
             .rows(&format!(
-                "SELECT to_jsonb(t) - '{{organization_id,created_at,updated_at}}'::text[] AS \"row\"
+                "SELECT to_jsonb(t) - '{{organization_id,created_at,updated_at{not_told}}}'::text[] AS \"row\"
                    FROM {table} t WHERE organization_id = '{organization}' ORDER BY to_jsonb(t)::text"
             ))
             .await;

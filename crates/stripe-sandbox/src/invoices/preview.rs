@@ -5,6 +5,7 @@
 use serde_json::Value;
 
 use crate::call::Call;
+use crate::customers::Customer;
 use crate::discounts::redeem::DiscountChange;
 use crate::error::ApiError;
 use crate::ids::IdSource;
@@ -50,8 +51,26 @@ pub fn keep(call: &mut Call<'_>, invoice: Invoice) -> Value {
     response
 }
 
-/// Computes a preview.
+/// Computes a preview. A new subscription needs no customer: whoever is not known
+/// yet has no balance, no discount and no pending items.
 pub fn preview(state: &mut State, mut params: Params, version: &str) -> Result<Invoice, ApiError> {
+    let known = ["customer", "subscription", "schedule"];
+    if known.iter().any(|name| params.has(name)) || !params.has("subscription_details") {
+        return compute(state, params, version);
+    }
+    let customer = "cus_unknown";
+    let nobody = Customer::new(customer.to_owned(), state.wall_secs);
+    state.customers.insert(nobody);
+    params.put("customer", customer);
+    let computed = compute(state, params, version);
+    state.customers.remove(customer);
+    computed.map(|invoice| Invoice {
+        customer: String::new(),
+        ..invoice
+    })
+}
+
+fn compute(state: &mut State, mut params: Params, version: &str) -> Result<Invoice, ApiError> {
     let customer = params.text("customer")?;
     let mut subscription = params.text("subscription")?;
     if let Some(schedule) = params.text("schedule")? {
@@ -72,6 +91,8 @@ pub fn preview(state: &mut State, mut params: Params, version: &str) -> Result<I
     params.finish_rejecting(&UNSUPPORTED)?;
     // Draw ids from a copy, so that a preview does not affect later ids.
     let mut ids = state.ids.clone();
+    // An empty list keeps out the customer's discount as well.
+    let inherits_none = matches!(discounts, DiscountChange::Clear);
     let (draft, owner) = match subscription {
         Some(id) => {
             let customer = customer.as_deref();
@@ -103,6 +124,10 @@ pub fn preview(state: &mut State, mut params: Params, version: &str) -> Result<I
     let now = state.now_for(&owner);
     let balance = state.customer(&owner, "customer")?.balance;
     let mut invoice = adjust::prepare(state, draft, &mut ids, now);
+    if inherits_none {
+        invoice.discounts.clear();
+        adjust::adjust(state, &mut invoice);
+    }
     // Draw the preview's own id from the real source, so that each preview has
     // a distinct one.
     invoice.id = state.ids.next("upcoming_in");

@@ -39,7 +39,7 @@ impl Invoice {
             "billing_reason": self.reason,
             "created": self.created_secs,
             "currency": self.currency,
-            "customer": self.customer,
+            "customer": (!self.customer.is_empty()).then_some(&self.customer),
             "customer_address": customer.and_then(|customer| customer.address.as_ref()),
             "customer_email": customer.and_then(|customer| customer.email()),
             "customer_name": customer.and_then(|customer| customer.name()),

@@ -92,6 +92,26 @@ async fn clear_schedules(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
     Ok(cleared.execute(tx.conn()).await?.rows_affected())
 }
 
+/// Their reasons are operators' own words.
+async fn delete_overrides(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let overrides = sqlx::query!(
+        "DELETE FROM feature_overrides WHERE organization_id = $1",
+        organization_id
+    );
+    Ok(overrides.execute(tx.conn()).await?.rows_affected())
+}
+
+async fn clear_countries(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let customers = sqlx::query!(
+        "UPDATE billing_customers SET tax_country = NULL
+          WHERE organization_id = $1 AND tax_country IS NOT NULL",
+        organization_id
+    );
+    Ok(customers.execute(tx.conn()).await?.rows_affected())
+}
+
 /// Clears personal data in rows that are kept for their amounts, and deletes
 /// stored responses. Returns the rows affected.
 pub async fn clear_texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
@@ -115,6 +135,7 @@ pub async fn clear_texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
         organization_id
     );
     rows += subscriptions.execute(tx.conn()).await?.rows_affected();
+    rows += clear_countries(tx).await?;
     let invoices = sqlx::query!(
         "UPDATE billing_invoices SET metadata = '{}', hosted_invoice_url = NULL, invoice_pdf = NULL
           WHERE organization_id = $1",
@@ -145,12 +166,7 @@ pub async fn clear_texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
         organization_id
     );
     rows += disputes.execute(tx.conn()).await?.rows_affected();
-    // Their reasons are operators' own words.
-    let overrides = sqlx::query!(
-        "DELETE FROM feature_overrides WHERE organization_id = $1",
-        organization_id
-    );
-    rows += overrides.execute(tx.conn()).await?.rows_affected();
+    rows += delete_overrides(tx).await?;
     let usage = sqlx::query!(
         "UPDATE usage_events SET metadata = NULL
           WHERE organization_id = $1 AND metadata IS NOT NULL",

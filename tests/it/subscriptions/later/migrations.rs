@@ -22,7 +22,7 @@ fn seats(quantity: u32, when: &str) -> Value {
     json!({"planTier": "standard", "quantity": quantity, "when": when})
 }
 
-async fn migrate(shop: &Shop, arguments: &[&str]) -> Ran {
+pub async fn migrate(shop: &Shop, arguments: &[&str]) -> Ran {
     let of_plan = ["plans", "migrate", "--plan", "standard", "--to", "2"];
     let arguments = [&of_plan[..], arguments, &["--json"]].concat();
     let mut command = program_on(&shop.world.service.db, &arguments);

@@ -1,7 +1,7 @@
 //! Changes at the end of a period, and what calls them off.
 
 mod faults;
-mod migrations;
+pub mod migrations;
 mod orders;
 mod said;
 

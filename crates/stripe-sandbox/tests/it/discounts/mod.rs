@@ -362,3 +362,34 @@ async fn a_customers_discount_applies_where_the_subscription_has_none() {
     let error = world.post(&path, &[("coupon", &ten)]).await.error(400);
     assert_eq!(error["param"], "coupon");
 }
+
+#[tokio::test]
+async fn a_preview_needs_no_customer_and_may_have_no_discount() {
+    let mut world = World::new().await;
+    let price = world.price(9_900).await;
+    let quarter = coupon(&world, &[("percent_off", "25"), ("duration", "forever")]).await;
+    let promotion = code(&world, &quarter, &[]).await;
+    let item = ("subscription_details[items][0][price]", price.as_str());
+    let path = "/v1/invoices/create_preview";
+    let fields = [item, ("discounts[0][promotion_code]", &*promotion)];
+    let nobody = world.post(path, &fields).await.ok();
+    assert_eq!(nobody["customer"], Value::Null);
+    assert_eq!(sums(&nobody), (9_900, 2_475, 7_425));
+    let clock = world.clock(START).await;
+    let customer = world.customer(&clock, "pm_card_visa").await;
+    world.version = Some(OLD);
+    let of_customer = format!("/v1/customers/{customer}");
+    let fields = [("coupon", quarter.as_str())];
+    world.post(&of_customer, &fields).await.ok();
+    world.version = None;
+    let fields = [item, ("customer", &*customer)];
+    assert_eq!(
+        sums(&world.post(path, &fields).await.ok()),
+        (9_900, 2_475, 7_425)
+    );
+    let fields = [item, ("customer", &*customer), ("discounts", "")];
+    assert_eq!(
+        sums(&world.post(path, &fields).await.ok()),
+        (9_900, 0, 9_900)
+    );
+}

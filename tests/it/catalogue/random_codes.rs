@@ -1,0 +1,153 @@
+//! What is previewed with promotion codes is what is charged, whatever else is bought:
+//! random plans, intervals, currencies and seats, at once and when the period ends.
+
+use serde_json::{Value, json};
+
+use super::random_terms::{INTERVALS, TIERS, plans};
+use super::shop::Shop;
+use crate::subscriptions::discounted::adds_up;
+use crate::subscriptions::later::PENDING;
+use crate::subscriptions::promotion_codes::{code, coupon, invoiced};
+use crate::subscriptions::world::{DAY, START, seconds};
+use crate::support::dice::Dice;
+
+struct Buyer {
+    shop: Shop,
+    codes: u32,
+    /// Changes that were made, and those of them that redeemed a code.
+    made: (u32, u32),
+}
+
+impl Buyer {
+    /// A code that takes a percentage off: the stand-in prorates no amounts.
+    async fn code(&mut self, dice: &mut Dice) -> String {
+        let stripe = &self.shop.world.stripe;
+        let mut terms = vec![("percent_off", dice.pick(&["1", "12.5", "33.33", "100"]))];
+        match dice.below(3) {
+            0 => terms.push(("duration", "once")),
+            1 => terms.push(("duration", "forever")),
+            _ => {
+                let months = dice.pick(&["1", "2", "3", "14"]);
+                terms.extend([("duration", "repeating"), ("duration_in_months", months)]);
+            }
+        }
+        self.codes += 1;
+        let name = format!("CODE{}", self.codes);
+        let coupon = coupon(stripe, &terms).await;
+        code(stripe, &name, &coupon, &[]).await;
+        println!("  {name}: {terms:?}");
+        name
+    }
+
+    async fn wish(&mut self, dice: &mut Dice, is_first: bool) -> Value {
+        let (tier, _, seats) = dice.pick(&TIERS);
+        let mut wish = json!({"planTier": tier});
+        if !dice.one_in(3) {
+            wish["interval"] = json!(dice.pick(&INTERVALS));
+        }
+        if !seats.is_empty() && !dice.one_in(4) {
+            wish["quantity"] = json!(3 + dice.number() % 40);
+        }
+        if is_first {
+            wish["currency"] = json!(dice.pick(&["eur", "jpy", "usd"]));
+        } else {
+            wish["when"] = json!(dice.pick(&["now", "period_end"]));
+        }
+        if dice.one_in(2) {
+            wish["promotionCode"] = json!(self.code(dice).await);
+        }
+        wish
+    }
+
+    /// Previews a change and makes it; `None` if there is none.
+    async fn take(&mut self, wish: &Value, customer: &str) -> Option<Value> {
+        let world = &self.shop.world;
+        let pending = !world.current().await["pendingChange"].is_null();
+        let previewed = self.shop.previewed(wish.clone()).await;
+        match previewed.problem() {
+            (409, "same_plan") => return None,
+            // Of another interval or a code beside a schedule.
+            (409, "change_pending" | "preview_unavailable") if pending => return None,
+            _ => {}
+        }
+        let preview = previewed.ok();
+        println!(
+            "  {wish}: {} now, {} next",
+            preview["dueNowAmountMinor"], preview["nextInvoiceAmountMinor"]
+        );
+        adds_up(&preview);
+        let before = invoiced(world, customer).await;
+        let mut body = wish.clone();
+        body["previewToken"] = preview["previewToken"].clone();
+        self.shop.put(body).await.ok();
+        let charged = invoiced(world, customer).await - before;
+        assert_eq!(charged, preview["dueNowAmountMinor"], "{wish} {preview:#}");
+        self.made.0 += 1;
+        self.made.1 += u32::from(wish["promotionCode"].is_string());
+        self.settle().await;
+        Some(preview)
+    }
+
+    async fn settle(&self) {
+        self.shop.world.settle().await;
+        self.shop.world.settled_in_the_background().await;
+    }
+
+    async fn live(&mut self, seed: u64) {
+        let mut dice = Dice::new(seed);
+        let mut now = START + i64::try_from(dice.below(400 * 86_400)).unwrap();
+        let (customer, clock) = self.shop.customer_at(now).await;
+        let first = self.wish(&mut dice, true).await;
+        self.take(&first, &customer).await.expect("it is the first");
+        for _ in 0..1 + dice.below(4) {
+            let step = dice.pick(&[1, 61, 86_399, 7 * DAY, 20 * DAY, 27 * DAY, 300 * DAY]);
+            now += 1 + i64::try_from(dice.below(usize::try_from(step).unwrap())).unwrap();
+            self.shop.world.stripe.advance(&clock, now).await;
+            self.settle().await;
+            let wish = self.wish(&mut dice, false).await;
+            let Some(preview) = self.take(&wish, &customer).await else {
+                continue;
+            };
+            if dice.one_in(4) {
+                continue;
+            }
+            let world = &self.shop.world;
+            let count = world.stripe.invoices(&customer).await.len();
+            now = seconds(&preview["nextInvoiceDate"]) + 7_200;
+            world.stripe.advance(&clock, now).await;
+            self.settle().await;
+            let invoices = world.stripe.invoices(&customer).await;
+            assert_eq!(invoices.len(), count + 1, "{wish} {preview:#}");
+            assert_eq!(
+                invoices[count]["total"], preview["nextInvoiceAmountMinor"],
+                "{wish} {preview:#} {:#}",
+                invoices[count]
+            );
+            world.call(reqwest::Method::DELETE, PENDING, None).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_bought_with_codes_costs_what_was_previewed() {
+    let cases: u64 = std::env::var("VCB_CASES").map_or(8, |cases| cases.parse().unwrap());
+    let first: u64 = std::env::var("VCB_SEED").map_or(0, |seed| seed.parse().unwrap());
+    let (mut made, mut redeemed) = (0, 0);
+    for (n, (upgrade, downgrade)) in (0..).zip([
+        ("always_invoice", "create_prorations"),
+        ("create_prorations", "always_invoice"),
+    ]) {
+        let mut buyer = Buyer {
+            shop: Shop::selling(plans(upgrade, downgrade)).await,
+            codes: 0,
+            made: (0, 0),
+        };
+        for case in (first + n..first + cases).step_by(2) {
+            println!("case {case}: {upgrade}, {downgrade}");
+            buyer.live(case).await;
+        }
+        (made, redeemed) = (made + buyer.made.0, redeemed + buyer.made.1);
+    }
+    println!("{made} changes, {redeemed} of them with a code");
+    assert!(redeemed * 4 > made, "{redeemed} codes in {made} changes");
+}
