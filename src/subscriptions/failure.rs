@@ -145,27 +145,7 @@ impl From<Failure> for Problem {
         match failure {
             Failure::NoOrganization => Self::not_found(message),
             Failure::Refused(refusal) => refusal.into(),
-            Failure::PreviewUnavailable(PreviewUnavailable::NotPriced { way_out, .. }) => {
-                let way_out = match way_out {
-                    WayOut::CallOff => ", or call what is pending off first".to_owned(),
-                    WayOut::Wait(until) => {
-                        format!(", or try again after {until}, when the schedule has ended")
-                    }
-                    WayOut::None => String::new(),
-                };
-                let detail = format!("{message}; change it without a preview{way_out}");
-                Self::new(StatusCode::CONFLICT, "preview_unavailable", detail)
-            }
-            Failure::PreviewUnavailable(PreviewUnavailable::NoCurrency(_)) => Self::new(
-                StatusCode::CONFLICT,
-                "preview_unavailable",
-                format!("{message}; run `subscriptions reconcile --apply`"),
-            ),
-            Failure::PreviewUnavailable(_) => Self::new(
-                StatusCode::CONFLICT,
-                "preview_unavailable",
-                format!("{message}; configure STRIPE_SECRET_KEY to have it priced"),
-            ),
+            Failure::PreviewUnavailable(why) => preview_unavailable(&why),
             Failure::PromotionCodeInvalid(_) => Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "promotion_code_invalid",
@@ -220,6 +200,27 @@ impl From<Failure> for Problem {
             Failure::Read(error) => Self::from(&*error),
         }
     }
+}
+
+fn preview_unavailable(why: &PreviewUnavailable) -> Problem {
+    let advice = match why {
+        PreviewUnavailable::NotPriced { way_out, .. } => {
+            let way_out = match way_out {
+                WayOut::CallOff => ", or call what is pending off first".to_owned(),
+                WayOut::Wait(until) => {
+                    format!(", or try again after {until}, when the schedule has ended")
+                }
+                WayOut::None => String::new(),
+            };
+            format!("change it without a preview{way_out}")
+        }
+        PreviewUnavailable::NoCurrency(_) => "run `subscriptions reconcile --apply`".to_owned(),
+        PreviewUnavailable::StripeOnly(_) | PreviewUnavailable::OutOfRange(_) => {
+            "configure STRIPE_SECRET_KEY to have it priced".to_owned()
+        }
+    };
+    let detail = format!("{why}; {advice}");
+    Problem::new(StatusCode::CONFLICT, "preview_unavailable", detail)
 }
 
 fn address_required(message: String) -> Problem {

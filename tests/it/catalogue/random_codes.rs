@@ -101,9 +101,14 @@ impl Buyer {
         self.take(&first, &customer).await.expect("it is the first");
         for _ in 0..1 + dice.below(4) {
             let step = dice.pick(&[1, 61, 86_399, 7 * DAY, 20 * DAY, 27 * DAY, 300 * DAY]);
-            now += 1 + i64::try_from(dice.below(usize::try_from(step).unwrap())).unwrap();
-            self.shop.world.stripe.advance(&clock, now).await;
-            self.settle().await;
+            let until =
+                now + 1 + i64::try_from(dice.below(usize::try_from(step).unwrap())).unwrap();
+            // Stripe advances by two intervals at most, of a month perhaps.
+            while now < until {
+                now = until.min(now + 50 * DAY);
+                self.shop.world.stripe.advance(&clock, now).await;
+                self.settle().await;
+            }
             let wish = self.wish(&mut dice, false).await;
             let Some(preview) = self.take(&wish, &customer).await else {
                 continue;

@@ -16,7 +16,7 @@ use crate::support::serving::Serving;
 
 /// Columns that no object of Stripe's has: whose row it is, which event wrote it, and
 /// what was deduced.
-const OWN: [&str; 24] = [
+const OWN: [&str; 26] = [
     "organization_id",
     "created_at",
     "updated_at",
@@ -25,7 +25,10 @@ const OWN: [&str; 24] = [
     "last_event_rank",
     "last_event_id",
     "tied_event_ids",
+    // When Stripe is asked again.
     "ask_again_since",
+    "recovery_attempts",
+    "next_recovery_at",
     // Whether the rows beside it are complete, and their order.
     "has_more_items",
     "position",
