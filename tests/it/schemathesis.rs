@@ -9,6 +9,7 @@ use uuid::Uuid;
 use valuecanvas_billing::config::{Rates, SurfaceConfig};
 use valuecanvas_billing::tenancy::auth::{Permission, Role};
 
+use crate::subscriptions::promotion_codes;
 use crate::subscriptions::world::Stripe;
 use crate::support::TestService;
 use crate::support::events::{event, invoice, subscription};
@@ -47,6 +48,9 @@ impl Subject {
         })
         .await;
         let customer = stripe.customer("pm_card_visa", None).await;
+        let coupon = [("percent_off", "25"), ("duration", "forever")];
+        let coupon = promotion_codes::coupon(&stripe, &coupon).await;
+        promotion_codes::code(&stripe, "SPRING25", &coupon, &[]).await;
         let organization = service.db.organization(&customer).await;
         // The examples of the description are of these.
         let mut bill = invoice("in_1", &customer, "sub_1", "open");

@@ -106,7 +106,8 @@ pub async fn save(conn: &mut PgConnection, changed: &[&KnownDiscount]) -> Result
     Ok(())
 }
 
-/// The running subscriptions of `keys` with a discount that nothing has shown.
+/// The running subscriptions of `keys` with a discount that nothing has shown, or nothing
+/// with the promotion code as the customer types it.
 pub async fn not_shown(
     conn: &mut PgConnection,
     keys: &[ObjectKey],
@@ -125,7 +126,9 @@ pub async fn not_shown(
                               AND i.stripe_subscription_id = s.stripe_subscription_id) AS has(id)
                WHERE NOT EXISTS (SELECT FROM billing_discounts d
                                   WHERE d.organization_id = s.organization_id
-                                    AND d.stripe_discount_id = has.id))
+                                    AND d.stripe_discount_id = has.id
+                                    AND (d.stripe_promotion_code_id IS NULL
+                                         OR d.promotion_code IS NOT NULL)))
           GROUP BY s.organization_id, s.stripe_subscription_id",
         &organizations,
         &ids as &[&str]

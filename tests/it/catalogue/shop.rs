@@ -215,7 +215,9 @@ impl Shop {
                 one["id"] == *item && one["price"]["recurring"]["usage_type"] == "metered"
             })
         };
-        let lines = invoice["lines"]["data"].as_array().unwrap();
+        // The invoice itself has the first ten only.
+        let lines = format!("/v1/invoices/{}/lines", invoice["id"].as_str().unwrap());
+        let lines = self.world.stripe.list(&lines, &[]).await;
         let lines = lines.iter().filter(is_metered);
         lines.map(|line| line["amount"].as_i64().unwrap()).sum()
     }
