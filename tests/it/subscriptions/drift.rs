@@ -110,7 +110,10 @@ async fn columns(db: &TestDatabase, table: &str) -> Vec<(String, String)> {
 /// Another value than Stripe's.
 fn other(column: &str, kind: &str) -> String {
     match (column, kind) {
-        ("hosted_invoice_url" | "invoice_pdf" | "receipt_url", _) => "NULL".to_owned(),
+        // Only the presence of links counts.
+        ("hosted_invoice_url" | "invoice_pdf" | "receipt_url", _) => {
+            format!("CASE WHEN {column} IS NULL THEN 'https://other.example' END")
+        }
         ("status", _) => "CASE status WHEN 'attached' THEN 'detached' ELSE 'other' END".to_owned(),
         ("pending_update", _) => "'{\"expires_at\": 7}'".to_owned(),
         (_, "text") => "'other'".to_owned(),
