@@ -230,17 +230,21 @@ pub async fn apply(
     Ok(())
 }
 
-/// Has Stripe asked for the batch's subscriptions whose discounts no event has shown.
+/// Has Stripe asked for the batch's subscriptions whose discounts no event has shown. An
+/// event only names the promotion code of a discount.
 pub async fn ask_for_missing(
     conn: &mut PgConnection,
     results: &Results<'_>,
 ) -> Result<(), sqlx::Error> {
     let discounted = results.decoded.iter().filter_map(|event| {
-        let BillingObject::Subscription(subscription) = &event.object else {
-            return None;
+        let subscription_id = match &event.object {
+            BillingObject::Subscription(subscription) if subscription.discounted => {
+                subscription.id.clone()
+            }
+            BillingObject::Discount(discount) => discount.subscription_id.clone()?,
+            _ => return None,
         };
-        let key = (event.owner?, subscription.id.clone());
-        subscription.discounted.then_some(key)
+        Some((event.owner?, subscription_id))
     });
     let discounted: Vec<ObjectKey> = discounted.collect();
     if discounted.is_empty() {

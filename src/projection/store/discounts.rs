@@ -126,9 +126,13 @@ pub async fn not_shown(
                               AND i.stripe_subscription_id = s.stripe_subscription_id) AS has(id)
                WHERE NOT EXISTS (SELECT FROM billing_discounts d
                                   WHERE d.organization_id = s.organization_id
-                                    AND d.stripe_discount_id = has.id
-                                    AND (d.stripe_promotion_code_id IS NULL
-                                         OR d.promotion_code IS NOT NULL)))
+                                    AND d.stripe_discount_id = has.id)
+              UNION ALL
+              SELECT FROM billing_discounts d
+               WHERE d.organization_id = s.organization_id
+                 AND d.stripe_subscription_id = s.stripe_subscription_id
+                 AND d.stripe_promotion_code_id IS NOT NULL AND d.promotion_code IS NULL
+                 AND d.deleted_at IS NULL)
           GROUP BY s.organization_id, s.stripe_subscription_id",
         &organizations,
         &ids as &[&str]
