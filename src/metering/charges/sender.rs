@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::INVOICED;
 use super::store::{self, Attempt, FailedAttempt, OpenCharge};
 use crate::audit::{self, Actor, NewEntry};
-use crate::db::WorkerTx;
+use crate::db::{self, WorkerTx};
 use crate::stripe::client::{Client, ErrorKind, Params, StripeError};
 
 /// How long Stripe is guaranteed to remember an idempotency key, less an hour.
@@ -42,6 +42,7 @@ pub async fn send_open(
             Ok(Some(true)) => sent.charged += 1,
             Ok(Some(false)) => sent.failed += 1,
             Ok(None) => {}
+            Err(error) if db::is_outage(&error) => return Err(error),
             // What holds up one organization's charge holds up no other's.
             Err(error) => {
                 sent.failed += 1;

@@ -262,7 +262,8 @@ pub async fn report(
         progress(usize::try_from(so_far).unwrap_or(total), total);
     }
     report.failed += unrecorded;
-    let charged = charges::send_open(pool, client, None).await?;
+    let charging = charges::send_open(pool, client, None);
+    let charged = db::impatiently(LOCK_TIMEOUT, charging).await?;
     report.charged = charged.charged;
     report.failed += charged.failed;
     metrics::usage_reports("sent", report.sent);

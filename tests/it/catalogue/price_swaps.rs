@@ -58,6 +58,19 @@ async fn prorating(tier: &str) -> (Shop, String) {
     (shop, customer)
 }
 
+/// A customer who used more than the plan includes before Stripe's dashboard gave another
+/// one, which is known here.
+async fn upgraded_in_stripe() -> (Shop, String) {
+    let mut shop = Shop::open(&[]).await;
+    let customer = shop.subscriber("standard").await;
+    shop.uses("agent_executions", "50000").await;
+    shop.report().await;
+    change_in_stripe(&shop, &customer, "enterprise").await;
+    shop.world.settle().await;
+    shop.world.settled_in_the_background().await;
+    (shop, customer)
+}
+
 #[tokio::test]
 async fn an_item_that_is_replaced_at_the_same_price_is_charged() {
     for by_way_of in [None, Some("enterprise")] {
@@ -225,13 +238,7 @@ async fn licensed_seats_are_limited_by_what_was_bought() {
 
 #[tokio::test]
 async fn what_stripe_refuses_to_charge_is_found_and_fails_no_run() {
-    let mut shop = Shop::open(&[]).await;
-    let customer = shop.subscriber("standard").await;
-    shop.uses("agent_executions", "50000").await;
-    shop.report().await;
-    change_in_stripe(&shop, &customer, "enterprise").await;
-    shop.world.settle().await;
-    shop.world.settled_in_the_background().await;
+    let (shop, customer) = upgraded_in_stripe().await;
     let subscription = shop.world.stripe.subscriptions(&customer).await.remove(0);
     let path = format!("/v1/subscriptions/{}", subscription["id"].as_str().unwrap());
     shop.world.stripe.send(Method::DELETE, &path, &[]).await;
@@ -254,13 +261,7 @@ async fn what_stripe_refuses_to_charge_is_found_and_fails_no_run() {
 
 #[tokio::test]
 async fn an_end_by_us_takes_what_an_earlier_change_left() {
-    let mut shop = Shop::open(&[]).await;
-    let customer = shop.subscriber("standard").await;
-    shop.uses("agent_executions", "50000").await;
-    shop.report().await;
-    change_in_stripe(&shop, &customer, "enterprise").await;
-    shop.world.settle().await;
-    shop.world.settled_in_the_background().await;
+    let (shop, customer) = upgraded_in_stripe().await;
     shop.world.cancel(true).await.ok();
     assert_eq!(charged(&shop, &customer).await, [OVER]);
     assert_eq!(shop.world.service.db.value(OPEN).await, "0");
@@ -274,11 +275,7 @@ async fn an_end_by_us_takes_what_an_earlier_change_left() {
 
 #[tokio::test]
 async fn each_charge_of_usage_is_in_the_audit_log() {
-    let mut shop = Shop::open(&[]).await;
-    let customer = shop.subscriber("standard").await;
-    shop.uses("agent_executions", "50000").await;
-    shop.report().await;
-    change_in_stripe(&shop, &customer, "enterprise").await;
+    let (shop, _) = upgraded_in_stripe().await;
     shop.caught_up().await;
     let entries =
         "SELECT string_agg(action || ' ' || (after_state ->> 'amount'), ', ' ORDER BY sequence)
@@ -292,13 +289,7 @@ async fn each_charge_of_usage_is_in_the_audit_log() {
 /// Stripe remembers the key of an attempt, whatever came of it.
 #[tokio::test]
 async fn an_attempt_that_did_not_reach_stripe_keeps_its_key() {
-    let mut shop = Shop::open(&[]).await;
-    let customer = shop.subscriber("standard").await;
-    shop.uses("agent_executions", "50000").await;
-    shop.report().await;
-    change_in_stripe(&shop, &customer, "enterprise").await;
-    shop.world.settle().await;
-    shop.world.settled_in_the_background().await;
+    let (shop, customer) = upgraded_in_stripe().await;
     let attempted = "SELECT coalesce(attempted_at::text, 'none') FROM usage_charges";
     let mut keys = Vec::new();
     for fault in ["rate_limit", "drop"] {
