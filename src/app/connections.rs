@@ -72,6 +72,7 @@ pub fn needed(workers: u32, lanes: usize) -> u32 {
 pub async fn missing(options: &PgConnectOptions, needed: u32) -> Result<u32, DatabaseError> {
     let room = db::room(&mut db::connect(options).await?).await?;
     if let Some(reason) = room.too_small_for(needed) {
+        db::waiting_is_refusal();
         let free = u32::try_from(room.free()).unwrap_or(0);
         tracing::warn!(needed, free, "{reason}");
         return Ok(needed.saturating_sub(free));

@@ -12,6 +12,7 @@ use super::StartError;
 use super::background::{Background, Next};
 use crate::catalogue::Catalogue;
 use crate::config::ServeConfig;
+use crate::db;
 use crate::features;
 use crate::http_client;
 use crate::maintenance::retention;
@@ -33,9 +34,14 @@ const LEVELS: Duration = Duration::from_secs(15);
 /// which is later, does not wake the runtime.
 const UPKEEP: Duration = Duration::from_millis(500);
 
+/// Time between looks whether connections are scarce.
+const SCARCITY: Duration = Duration::from_millis(500);
+
 /// What the periodic parts need.
 pub struct Parts {
     pub pool: PgPool,
+    /// All pools, this one among them.
+    pub pools: Vec<PgPool>,
     pub catalogue: Arc<Catalogue>,
     /// Whether Stripe charges.
     pub in_stripe: bool,
@@ -58,6 +64,14 @@ impl Parts {
             recorder.run_upkeep();
             give_memory_back();
             std::future::ready(Ok::<_, Infallible>(Next::AfterPeriod))
+        });
+        let pools = self.pools.clone();
+        background.every("scarce connections", SCARCITY, move || {
+            let pools = pools.clone();
+            async move {
+                db::give_back_idle(&pools).await;
+                Ok::<_, Infallible>(Next::AfterPeriod)
+            }
         });
         let (pool, catalogue) = (self.pool.clone(), self.catalogue.clone());
         let in_stripe = self.in_stripe;

@@ -98,6 +98,12 @@ pub async fn start(
     let subscriptions = starting.subscriptions()?;
     Parts {
         pool: starting.pools.api.clone(),
+        pools: starting
+            .pools
+            .named()
+            .into_iter()
+            .map(|(_, pool)| pool)
+            .collect(),
         catalogue: catalogue.clone(),
         in_stripe,
         ledger: metering.ledger.clone(),

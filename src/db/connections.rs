@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Postgres, Row as _};
 
 use super::{DatabaseError, planner, scarcity};
 
@@ -113,6 +114,11 @@ fn opened_with(opening: &'static [&'static str], connections: u32) -> PgPoolOpti
             connection.shrink_buffers();
             Box::pin(async { Ok(!scarcity::is_scarce()) })
         })
+}
+
+/// A connection of the pool; that there was none in time is noted.
+pub async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+    pool.acquire().await.inspect_err(scarcity::note)
 }
 
 /// Whether transactions on this connection cannot write: the server is a standby, or

@@ -18,11 +18,13 @@ use sqlx::Executor as _;
 use sqlx::postgres::PgConnection;
 
 pub use connections::{
-    connect, dedicated, is_read_only, is_standby, lookup_pool, pool, server_version, worker_pool,
+    acquire, connect, dedicated, is_read_only, is_standby, lookup_pool, pool, server_version,
+    worker_pool,
 };
 pub use login::check_login;
 pub use pooling::{RAISE, Short, check_sessions, short_pooler};
 pub use room::{Room, room};
+pub use scarcity::{give_back_idle, waiting_is_refusal};
 pub use transactions::{
     OpeningRefused, RequestTx, TenantTx, WorkerTx, WriteTx, impatiently, opening_refusal,
 };

@@ -1,23 +1,24 @@
 //! Whether the server is out of connections. Pools then close idle connections
-//! instead of keeping them, until this process is refused none: otherwise intake
-//! would get no connection while the others poll. Intake, the ledger and readiness
-//! note refusals.
+//! instead of keeping them, until this process is refused none: otherwise a part that
+//! lost its connection, or never had one, would get none while others idle.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use sqlx::postgres::PgPool;
 
 /// How long a refusal has effect.
 const LASTS: Duration = Duration::from_secs(5);
 
 static REFUSED: Mutex<Option<Instant>> = Mutex::new(None);
 
-/// A pooler in front of the server has fewer connections than we take: it refuses
-/// none, but makes us wait.
+/// There are fewer connections than we take. A pooler in front of the server refuses
+/// none, but makes us wait; pools wait for a server that refuses.
 static WAITING_IS_REFUSAL: AtomicBool = AtomicBool::new(false);
 
 /// From now on, a connection that does not open in time counts as refused.
-pub(super) fn waiting_is_refusal() {
+pub fn waiting_is_refusal() {
     WAITING_IS_REFUSAL.store(true, Ordering::Relaxed);
 }
 
@@ -35,4 +36,17 @@ pub(super) fn note(error: &sqlx::Error) {
 pub(super) fn is_scarce() -> bool {
     let refused = *REFUSED.lock().unwrap_or_else(PoisonError::into_inner);
     refused.is_some_and(|at| at.elapsed() < LASTS)
+}
+
+/// Closes the connections of `pools` that nobody uses, while connections are scarce.
+pub async fn give_back_idle(pools: &[PgPool]) {
+    for pool in pools {
+        while is_scarce()
+            && let Some(connection) = pool.try_acquire()
+        {
+            if let Err(error) = connection.close().await {
+                tracing::debug!(%error, "an idle connection was already closed");
+            }
+        }
+    }
 }

@@ -69,7 +69,7 @@ impl PooledTx {
             Err(_) => opening,
         };
         let mut tx = Self {
-            connection: Some(pool.acquire().await?),
+            connection: Some(super::acquire(pool).await?),
             phase: Phase::Opening,
             after_commit: Vec::new(),
         };

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::effective::Values;
 use super::store;
 use crate::batch::lookup::Grouped;
+use crate::db;
 use crate::server::problem::Problem;
 
 /// The batched lookup of features.
@@ -21,7 +22,7 @@ impl Lookup {
         Self(Grouped::new(move |organizations| {
             let pool = pool.clone();
             Box::pin(async move {
-                let mut conn = pool.acquire().await?;
+                let mut conn = db::acquire(&pool).await?;
                 store::values(&mut conn, &organizations).await
             })
         }))

@@ -8,7 +8,7 @@ use jiff_sqlx::ToSqlx as _;
 use sqlx::postgres::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::db::{OpeningRefused, WorkerTx};
+use crate::db::{self, OpeningRefused, WorkerTx};
 
 pub type Counters = BTreeMap<String, u64>;
 
@@ -28,7 +28,7 @@ pub async fn record(
         // An owner that is no superuser may not become billing_worker, but has policies
         // of its own.
         Err(sqlx::Error::Configuration(cause)) if cause.is::<OpeningRefused>() => {
-            let mut connection = pool.acquire().await?;
+            let mut connection = db::acquire(pool).await?;
             enter(&mut connection, job, started_at, succeeded, counters).await
         }
         Err(error) => Err(error),

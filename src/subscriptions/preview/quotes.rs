@@ -10,7 +10,7 @@ use super::token::Quote;
 use super::{Asked, Preview, PreviewUnavailable, Previewed, Pricing, Sealed};
 use crate::batch::lookup::Grouped;
 use crate::catalogue::{Catalogue, Plan, When};
-use crate::db::WorkerTx;
+use crate::db::{self, WorkerTx};
 use crate::projection;
 use crate::stripe::client::{Client, ErrorKind, StripeError};
 use crate::subscriptions::command::{Command, StripeAction, decide};
@@ -31,7 +31,7 @@ pub(in crate::subscriptions) fn preview_lookup(
     Grouped::new(move |organizations| {
         let (pool, catalogue) = (pool.clone(), catalogue.clone());
         Box::pin(async move {
-            let mut conn = pool.acquire().await?;
+            let mut conn = db::acquire(&pool).await?;
             let states = store::states(&mut conn, &organizations, &catalogue).await?;
             let subscription: Vec<(Uuid, &str)> = states
                 .iter()

@@ -83,7 +83,7 @@ async fn look_up(
             Credential::Key(hash) => keys.push(*hash),
         }
     }
-    let mut conn = pool.acquire().await?;
+    let mut conn = db::acquire(pool).await?;
     let mut found = FoundCredentials::new();
     if !sessions.is_empty() {
         let rows = store::sessions(&mut conn, &sessions).await?;
@@ -121,7 +121,7 @@ async fn try_record(pool: &PgPool, uses: &[Use]) -> Result<(), sqlx::Error> {
             Use::Key(organization_id, id) => keys.push((*organization_id, *id)),
         }
     }
-    let mut conn = pool.acquire().await?;
+    let mut conn = db::acquire(pool).await?;
     let recorded = async {
         store::touch_sessions(&mut conn, &sessions).await?;
         store::touch_keys(&mut conn, &keys).await

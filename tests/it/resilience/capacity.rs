@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use valuecanvas_billing::db::{self, WorkerTx};
 use valuecanvas_billing::http_client;
 
 use super::caller::Caller;
@@ -126,4 +127,26 @@ async fn intake_gets_a_connection_where_there_are_too_few_for_all() {
         "pg_stat_activity WHERE datname = current_database() AND usename = 'billing_service'";
     assert!(db.count(open).await <= 8);
     serving.terminated().await;
+}
+
+/// A part that finds no connection gets one that another keeps for later.
+#[tokio::test]
+async fn idle_connections_are_given_to_who_finds_none() {
+    let db = TestDatabase::new().await;
+    let options = db.options("billing_service");
+    let (keeps, wants) = (db::pool(options.clone(), 2), db::pool(options, 2));
+    let (one, other) = tokio::join!(keeps.acquire(), keeps.acquire());
+    drop((one.unwrap(), other.unwrap()));
+    db.execute(&format!("ALTER DATABASE {} CONNECTION LIMIT 2", db.name))
+        .await;
+    let pools = [keeps.clone(), wants.clone()];
+    // As `serve` does where it finds that there are too few.
+    db::waiting_is_refusal();
+    db::give_back_idle(&pools).await;
+    assert_eq!(keeps.num_idle(), 2, "nobody was refused one");
+    assert!(WorkerTx::begin(&wants).await.is_err());
+    db::give_back_idle(&pools).await;
+    assert_eq!(keeps.num_idle(), 0);
+    let tx = WorkerTx::begin(&wants).await.unwrap();
+    tx.commit().await.unwrap();
 }
