@@ -13,6 +13,11 @@ const CONCEALED: &str = "(concealed)";
 pub fn conceal(entry: &mut Entry) {
     entry.ip_address = None;
     entry.user_agent = None;
+    entry.reason.iter_mut().for_each(|text| {
+        if has_address(text) {
+            CONCEALED.clone_into(text);
+        }
+    });
     let states = [
         &mut entry.before_state,
         &mut entry.after_state,

@@ -2,7 +2,7 @@
 
 use super::Entry;
 
-pub const HEADINGS: [&str; 15] = [
+pub const HEADINGS: [&str; 16] = [
     "id",
     "organizationId",
     "sequence",
@@ -16,6 +16,7 @@ pub const HEADINGS: [&str; 15] = [
     "metadata",
     "ipAddress",
     "userAgent",
+    "reason",
     "createdAt",
     "hash",
 ];
@@ -37,6 +38,7 @@ pub fn line(entry: &Entry) -> String {
         json(&entry.metadata),
         entry.ip_address.clone(),
         entry.user_agent.clone(),
+        entry.reason.clone(),
         Some(entry.created_at.to_string()),
         entry.hash.clone(),
     ];

@@ -5,6 +5,7 @@
 mod concealed;
 pub mod csv;
 mod initiator;
+mod personal;
 mod recorder;
 mod repair;
 pub mod routes;
@@ -16,9 +17,10 @@ pub use recorder::{Appended, record, record_one};
 pub use repair::{Repaired, repair};
 pub use store::repair::stray_heads;
 pub use store::{
-    ActorFilter, Entry, Filter, LockedChains, append, bytes, list, lock_chains, lock_free_chains,
+    ActorFilter, Entry, Filter, LockedChains, append, bytes, erase_personal_data, list,
+    lock_chains, lock_free_chains,
 };
-pub use verify::{Break, Report, entry_hash, verify};
+pub use verify::{Break, ERASED, Report, entry_hash, verify};
 
 use std::net::IpAddr;
 
@@ -76,4 +78,6 @@ pub struct NewEntry {
     pub metadata: Value,
     /// Set if a request caused the entry.
     pub client: Option<Client>,
+    /// In the words of whoever acted, which are kept apart to be erased.
+    pub reason: Option<String>,
 }

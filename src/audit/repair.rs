@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::store::repair as sql;
 use super::store::{self, Head, Link};
-use super::verify::{Break, ChainWalk, LINKS_AT_ONCE, entry_hash};
+use super::verify::{Break, ChainWalk, ERASED, LINKS_AT_ONCE, entry_hash};
 use super::{Actor, NewEntry, initiator};
 
 /// An entry that does not follow from its predecessor, as it was when the
@@ -119,6 +119,7 @@ fn with_initiator(organization_id: Uuid, metadata: Value) -> Value {
         after: None,
         metadata,
         client: None,
+        reason: None,
     })
 }
 
@@ -129,7 +130,8 @@ async fn flaws(
     organization_id: Uuid,
 ) -> Result<(Vec<Break>, Vec<AcceptedFlaw>), sqlx::Error> {
     let known = accepted(&mut *conn, organization_id).await?;
-    let mut walk = ChainWalk::new();
+    let erased_through = store::erased_through(&mut *conn, organization_id, ERASED).await?;
+    let mut walk = ChainWalk::new(erased_through);
     let (mut breaks, mut flawed) = (Vec::new(), Vec::new());
     let mut after = 0;
     loop {

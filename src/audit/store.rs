@@ -1,6 +1,9 @@
 //! SQL for the audit log.
 
+mod chains;
 pub mod repair;
+
+pub use chains::{Head, Link, erased_through, heads, links, without_entries};
 
 use std::collections::HashSet;
 
@@ -11,8 +14,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::recorder::Appended;
-use super::verify::Fields;
 use super::{NewEntry, initiator};
+use crate::db::TenantTx;
 use crate::telemetry::metrics;
 
 /// Proof that this transaction has locked the chains it appends to.
@@ -141,20 +144,37 @@ pub async fn append(
         .map(|client| client?.user_agent.as_deref())
         .collect();
     let actors: Vec<Option<Uuid>> = entries.iter().map(|e| e.actor.id()).collect();
+    let reasons: Vec<Option<&str>> = entries.iter().map(|e| e.reason.as_deref()).collect();
     sqlx::query!(
         "WITH entries AS MATERIALIZED (
            SELECT e.organization_id, gen_random_uuid() AS id, e.action, e.actor_type, e.actor_id,
                   e.resource_type,
                   e.resource_id, e.before_state::jsonb, e.after_state::jsonb, e.metadata::jsonb,
-                  e.ip_address::inet, e.user_agent, clock_timestamp() AS created_at,
+                  e.ip_address::inet, e.user_agent, e.reason,
+                  CASE WHEN coalesce(e.ip_address, e.user_agent, e.reason) IS NOT NULL
+                       THEN uuid_send(gen_random_uuid()) END AS salt,
+                  clock_timestamp() AS created_at,
                   row_number() OVER (PARTITION BY e.organization_id ORDER BY e.ordinal) AS position
              FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
-                         $7::text[], $8::text[], $9::uuid[], $10::text[], $11::text[])
+                         $7::text[], $8::text[], $9::uuid[], $10::text[], $11::text[], $12::text[])
                   WITH ORDINALITY
                AS e(organization_id, action, actor_type, resource_type, resource_id, before_state,
-                    after_state, metadata, actor_id, ip_address, user_agent, ordinal)),
-         positioned AS (
-           SELECT e.*, h.last_sequence + e.position AS sequence, h.last_hash AS previous_hash
+                    after_state, metadata, actor_id, ip_address, user_agent, reason, ordinal)),
+         personal AS (
+           INSERT INTO billing_audit_personal_data (
+             organization_id, entry_id, salt, ip_address, user_agent, reason)
+           SELECT organization_id, id, salt, ip_address, user_agent, reason
+             FROM entries WHERE salt IS NOT NULL),
+         positioned AS MATERIALIZED (
+           SELECT e.organization_id, e.id, e.action, e.actor_type, e.actor_id, e.resource_type,
+                  e.resource_id, e.before_state, e.after_state,
+                  CASE WHEN e.salt IS NULL THEN e.metadata
+                       ELSE e.metadata || jsonb_build_object(
+                         'personalDigest',
+                         billing_audit_personal_digest(e.salt, e.ip_address, e.user_agent, e.reason))
+                  END AS metadata,
+                  e.created_at, e.position,
+                  h.last_sequence + e.position AS sequence, h.last_hash AS previous_hash
              FROM entries e
              JOIN billing_audit_chain_heads h ON h.organization_id = e.organization_id),
          -- Most organizations have one entry, for which the aggregate takes twice as long.
@@ -163,7 +183,7 @@ pub async fn append(
                   billing_audit_entry_hash(
                     p.previous_hash, p.organization_id, p.id, p.sequence, p.action, p.actor_type,
                     p.actor_id, p.resource_type, p.resource_id, p.before_state, p.after_state,
-                    p.metadata, p.ip_address, p.user_agent, p.created_at) AS hash
+                    p.metadata, NULL, NULL, p.created_at) AS hash
              FROM positioned p WHERE p.position = 1),
          chain AS MATERIALIZED (
            SELECT * FROM first
@@ -172,7 +192,7 @@ pub async fn append(
                   billing_audit_running_entry_hash(
                     f.hash, p.organization_id, p.id, p.sequence, p.action, p.actor_type,
                     p.actor_id, p.resource_type, p.resource_id, p.before_state, p.after_state,
-                    p.metadata, p.ip_address, p.user_agent, p.created_at)
+                    p.metadata, NULL, NULL, p.created_at)
                   OVER (PARTITION BY p.organization_id ORDER BY p.position ROWS UNBOUNDED PRECEDING)
              FROM positioned p
              JOIN first f ON f.organization_id = p.organization_id
@@ -180,9 +200,9 @@ pub async fn append(
          appended AS (
            INSERT INTO billing_audit_log (
              organization_id, id, sequence, action, actor_type, actor_id, resource_type, resource_id,
-             before_state, after_state, metadata, ip_address, user_agent, created_at, hash)
+             before_state, after_state, metadata, created_at, hash)
            SELECT organization_id, id, sequence, action, actor_type, actor_id, resource_type, resource_id,
-                  before_state, after_state, metadata, ip_address, user_agent, created_at, hash
+                  before_state, after_state, metadata, created_at, hash
              FROM chain)
          UPDATE billing_audit_chain_heads h
             SET last_sequence = last.sequence, last_hash = last.hash
@@ -200,122 +220,12 @@ pub async fn append(
         &actors as &[Option<Uuid>],
         &addresses as &[Option<String>],
         &agents as &[Option<&str>],
+        &reasons as &[Option<&str>],
     )
     .execute(conn)
     .await
     .inspect_err(|_| metrics::audit_error())?;
     Ok(Appended::of(entries))
-}
-
-/// The last link of an organization's chain.
-pub struct Head {
-    pub organization_id: Uuid,
-    pub last_sequence: i64,
-    pub last_hash: Vec<u8>,
-}
-
-/// The number of organizations without a chain, or 0 or 1 for `only` one.
-pub async fn without_entries(
-    conn: &mut PgConnection,
-    only: Option<Uuid>,
-) -> Result<u64, sqlx::Error> {
-    let count = sqlx::query_scalar!(
-        r#"SELECT count(*) AS "count!" FROM organizations o
-            WHERE ($1::uuid IS NULL OR o.id = $1)
-              AND NOT EXISTS (SELECT FROM billing_audit_chain_heads h WHERE h.organization_id = o.id)"#,
-        only
-    )
-    .fetch_one(conn)
-    .await?;
-    u64::try_from(count).map_err(|error| sqlx::Error::Decode(error.into()))
-}
-
-/// The heads of all chains, or of one organization's. A chain with entries but
-/// without a head is included with sequence 0.
-pub async fn heads(conn: &mut PgConnection, only: Option<Uuid>) -> Result<Vec<Head>, sqlx::Error> {
-    // A skip scan: one index step in the log per organization.
-    sqlx::query_as!(
-        Head,
-        r#"WITH RECURSIVE logged AS (
-             (SELECT organization_id FROM billing_audit_log
-               WHERE sequence IS NOT NULL AND ($1::uuid IS NULL OR organization_id = $1)
-               ORDER BY organization_id LIMIT 1)
-             UNION ALL
-             SELECT next.organization_id
-               FROM logged
-               CROSS JOIN LATERAL (
-                 SELECT l.organization_id FROM billing_audit_log l
-                  WHERE l.sequence IS NOT NULL AND l.organization_id > logged.organization_id
-                    AND $1::uuid IS NULL
-                  ORDER BY l.organization_id LIMIT 1) next)
-           SELECT organization_id AS "organization_id!", last_sequence AS "last_sequence!",
-                  last_hash AS "last_hash!"
-             FROM (SELECT organization_id, last_sequence, last_hash FROM billing_audit_chain_heads
-                    WHERE $1::uuid IS NULL OR organization_id = $1
-                   UNION ALL
-                   SELECT organization_id, 0::bigint, sha256('') FROM logged
-                    WHERE NOT EXISTS (SELECT FROM billing_audit_chain_heads h
-                                       WHERE h.organization_id = logged.organization_id)) chains
-            ORDER BY organization_id"#,
-        only
-    )
-    .fetch_all(conn)
-    .await
-}
-
-/// A link of a chain, with its fields in the form that is hashed.
-pub struct Link {
-    pub sequence: i64,
-    pub hash: Vec<u8>,
-    pub fields: Fields,
-}
-
-/// Reads up to `limit` links of a chain after `after`.
-pub async fn links(
-    conn: &mut PgConnection,
-    organization_id: Uuid,
-    after: i64,
-    limit: i64,
-) -> Result<Vec<Link>, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"SELECT sequence AS "sequence!", hash AS "hash!",
-                  organization_id::text AS "organization_id!", id::text AS "id!", action, actor_type,
-                  actor_id::text AS actor_id, resource_type, resource_id,
-                  before_state::text AS before_state, after_state::text AS after_state,
-                  metadata::text AS metadata, ip_address::text AS ip_address, user_agent,
-                  (extract(epoch FROM created_at) * 1000000)::bigint::text AS "created_at!"
-             FROM billing_audit_log
-            WHERE organization_id = $1 AND sequence > $2
-            ORDER BY sequence LIMIT $3"#,
-        organization_id,
-        after,
-        limit
-    )
-    .fetch_all(conn)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| Link {
-            sequence: row.sequence,
-            hash: row.hash,
-            fields: [
-                Some(row.organization_id),
-                Some(row.id),
-                Some(row.sequence.to_string()),
-                Some(row.action),
-                Some(row.actor_type),
-                row.actor_id,
-                Some(row.resource_type),
-                row.resource_id,
-                row.before_state,
-                row.after_state,
-                row.metadata,
-                row.ip_address,
-                row.user_agent,
-                Some(row.created_at),
-            ],
-        })
-        .collect())
 }
 
 /// An entry as shown to readers.
@@ -344,6 +254,9 @@ pub struct Entry {
     pub ip_address: Option<String>,
     #[schema(required)]
     pub user_agent: Option<String>,
+    /// In the words of whoever acted.
+    #[schema(required)]
+    pub reason: Option<String>,
     pub created_at: jiff::Timestamp,
     #[schema(required)]
     pub hash: Option<String>,
@@ -431,21 +344,25 @@ pub async fn list(
         Some(ActorFilter::Id(id)) => (None, Some(*id)),
     };
     let rows = sqlx::query!(
-        r#"SELECT id, organization_id, sequence, action, actor_type, actor_id, resource_type,
-                  resource_id, before_state, after_state, metadata, ip_address::text AS ip_address,
-                  user_agent, created_at, encode(hash, 'hex') AS hash
-             FROM billing_audit_log
-            WHERE ($1::uuid IS NULL OR organization_id = $1)
-              AND ($2::text IS NULL OR action = $2)
-              AND ($3::text IS NULL OR resource_type = $3)
-              AND ($4::timestamptz IS NULL OR created_at >= $4)
-              AND ($5::timestamptz IS NULL OR created_at < $5)
-              AND ($6::timestamptz IS NULL OR created_at <= $6)
+        r#"SELECT l.id, l.organization_id, l.sequence, l.action, l.actor_type, l.actor_id,
+                  l.resource_type, l.resource_id, l.before_state, l.after_state, l.metadata,
+                  host(coalesce(p.ip_address, l.ip_address)) AS ip_address,
+                  coalesce(p.user_agent, l.user_agent) AS user_agent, p.reason AS "reason?",
+                  l.created_at, encode(l.hash, 'hex') AS hash
+             FROM billing_audit_log l
+             LEFT JOIN billing_audit_personal_data p
+               ON p.organization_id = l.organization_id AND p.entry_id = l.id
+            WHERE ($1::uuid IS NULL OR l.organization_id = $1)
+              AND ($2::text IS NULL OR l.action = $2)
+              AND ($3::text IS NULL OR l.resource_type = $3)
+              AND ($4::timestamptz IS NULL OR l.created_at >= $4)
+              AND ($5::timestamptz IS NULL OR l.created_at < $5)
+              AND ($6::timestamptz IS NULL OR l.created_at <= $6)
               AND ($6::timestamptz IS NULL
-                   OR (created_at, coalesce(sequence, 0), id) < ($6, $11, $7))
-              AND ($9::text IS NULL OR actor_type = $9)
-              AND ($10::uuid IS NULL OR actor_id = $10)
-            ORDER BY created_at DESC, coalesce(sequence, 0) DESC, id DESC LIMIT $8"#,
+                   OR (l.created_at, coalesce(l.sequence, 0), l.id) < ($6, $11, $7))
+              AND ($9::text IS NULL OR l.actor_type = $9)
+              AND ($10::uuid IS NULL OR l.actor_id = $10)
+            ORDER BY l.created_at DESC, coalesce(l.sequence, 0) DESC, l.id DESC LIMIT $8"#,
         filter.organization_id,
         filter.action,
         filter.resource_type,
@@ -476,6 +393,7 @@ pub async fn list(
             metadata: row.metadata,
             ip_address: row.ip_address,
             user_agent: row.user_agent,
+            reason: row.reason,
             created_at: row.created_at.to_jiff(),
             hash: row.hash,
         })
@@ -487,4 +405,18 @@ pub async fn bytes(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!(r#"SELECT pg_total_relation_size('billing_audit_log') AS "bytes!""#)
         .fetch_one(conn)
         .await
+}
+
+/// Erases what is personal of an organization's entries. Under the lock, the entry that
+/// says so comes after all of them.
+pub async fn erase_personal_data(
+    tx: &mut TenantTx,
+    _locked: &LockedChains,
+) -> Result<u64, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let erased = sqlx::query!(
+        "DELETE FROM billing_audit_personal_data WHERE organization_id = $1",
+        organization_id
+    );
+    Ok(erased.execute(tx.conn()).await?.rows_affected())
 }

@@ -5,10 +5,14 @@ use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::personal;
 use super::repair::{self, AcceptedFlaw};
 use super::store::{self, Head, Link};
 
 pub(super) const LINKS_AT_ONCE: i64 = 1_000;
+
+/// The action of the entry that says that all personal data before it were erased.
+pub const ERASED: &str = "organization_erased";
 
 /// The fields of an entry in hashing order, as PostgreSQL prints them; times
 /// are microseconds since 1970.
@@ -20,13 +24,17 @@ pub type Fields = [Option<String>; 14];
 pub fn entry_hash(previous: &[u8], fields: &Fields) -> [u8; 32] {
     let mut hasher = Sha256::new();
     hasher.update(previous);
+    hash_fields(&mut hasher, fields);
+    hasher.finalize().into()
+}
+
+pub(super) fn hash_fields(hasher: &mut Sha256, fields: &[Option<String>]) {
     for field in fields {
         match field {
             Some(text) => hasher.update(format!("{}:{text}", text.len())),
             None => hasher.update("-"),
         }
     }
-    hasher.finalize().into()
 }
 
 /// A break in an organization's chain.
@@ -88,7 +96,8 @@ async fn walk(
     report: &mut Report,
 ) -> Result<Option<Problem>, sqlx::Error> {
     let organization_id = head.organization_id;
-    let mut walk = ChainWalk::new();
+    let erased_through = store::erased_through(conn, organization_id, ERASED).await?;
+    let mut walk = ChainWalk::new(erased_through);
     // Read on demand, since few chains have any.
     let mut accepted = None;
     let mut after = 0;
@@ -124,15 +133,18 @@ async fn walk(
 pub(super) struct ChainWalk {
     sequence: i64,
     hash: Vec<u8>,
+    erased_through: i64,
 }
 
 pub(super) type Problem = (i64, String);
 
 impl ChainWalk {
-    pub fn new() -> Self {
+    /// Of a chain whose personal data were erased up to the entry `erased_through`.
+    pub fn new(erased_through: i64) -> Self {
         Self {
             sequence: 0,
             hash: Sha256::digest(b"").to_vec(),
+            erased_through,
         }
     }
 
@@ -144,7 +156,8 @@ impl ChainWalk {
         }
     }
 
-    /// Advances to `link`, or says why it does not follow.
+    /// Advances to `link`, or says why it does not follow, or what is wrong with its
+    /// personal data.
     pub fn step(&mut self, link: &Link) -> Option<Problem> {
         let expected = self.sequence.saturating_add(1);
         if link.sequence != expected {
@@ -158,6 +171,9 @@ impl ChainWalk {
                 expected,
                 format!("entry {expected} was changed, or one before it replaced"),
             ));
+        }
+        if let Some(problem) = personal::problem(link, self.erased_through) {
+            return Some((expected, problem));
         }
         self.sequence = link.sequence;
         self.hash.clone_from(&link.hash);

@@ -35,6 +35,11 @@ pub const TABLES: &[OfTable] = &[
     ("grace_periods", CHANGE, READ),
     ("billing_audit_log", APPEND, APPEND),
     ("billing_audit_chain_heads", KEEP, KEEP),
+    (
+        "billing_audit_personal_data",
+        &["SELECT", "INSERT", "DELETE"],
+        APPEND,
+    ),
     ("webhook_dead_letter_queue", CHANGE, NOTHING),
     ("webhook_dead_letter_sources", CHANGE, NOTHING),
     ("webhook_rejections", CHANGE, NOTHING),
@@ -80,6 +85,7 @@ pub const FUNCTIONS: &[&str] = &[
     "public.billing_audit_entry_hash",
     "public.billing_audit_next_entry_hash",
     "public.billing_audit_running_entry_hash",
+    "public.billing_audit_personal_digest",
     "public.billing_audit_has_entry",
     "public.billing_audit_head_hash",
 ];

@@ -68,8 +68,10 @@ pub async fn appending(conn: &mut PgConnection) -> Check {
         Ok(true) => Check::ok(name, "entries by any login continue their chain"),
         Ok(false) => Check::warning(
             name,
-            "log_billing_action() is the deployment guide's version: entries by other SQL may block a chain",
-            "psql -f supabase/migrations/20260109010000_audit_chains.sql",
+            "log_billing_action() is the deployment guide's version: entries by other SQL may block a chain, and \
+             their addresses cannot be erased",
+            "psql -f supabase/migrations/20260109010000_audit_chains.sql -f \
+             supabase/migrations/20260119010000_audit_personal_data.sql",
         ),
         Err(error) => Check::unanswered(name, error),
     }

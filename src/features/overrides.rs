@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use super::effective::FeatureRow;
+use super::effective::{FeatureRow, Override};
 use super::store::{self, Expired, NewOverride};
 use crate::audit::{self, Actor, Client, LockedChains, NewEntry};
 use crate::catalogue::Catalogue;
@@ -114,7 +114,7 @@ pub async fn set(
         command.actor,
         command.client.clone(),
         [&before, &after],
-        None,
+        Some(reason),
     );
     change.commit().await?;
     Ok(after)
@@ -220,9 +220,6 @@ impl Change {
             // Over HTTP, only operators set features.
             metadata["operator"] = json!(true);
         }
-        if let Some(reason) = reason {
-            metadata["reason"] = json!(reason);
-        }
         self.entries.push(NewEntry {
             organization_id: self.tx.organization_id(),
             action,
@@ -233,6 +230,7 @@ impl Change {
             after: Some(state(after)),
             metadata,
             client,
+            reason: reason.map(str::to_owned),
         });
     }
 
@@ -244,7 +242,14 @@ impl Change {
 
 /// What an audit entry shows of a feature.
 fn state(row: &FeatureRow) -> Value {
-    json!({"value": row.value, "source": row.source, "override": row.r#override})
+    let set = row.r#override.as_ref().map(without_reason);
+    json!({"value": row.value, "source": row.source, "override": set})
+}
+
+/// Whoever set it gave the reason with their own entry, where it can be erased.
+fn without_reason(set: &Override) -> Value {
+    json!({"value": set.value, "expiresAt": set.expires_at, "setBy": set.set_by,
+           "createdAt": set.created_at})
 }
 
 impl Expired {
@@ -258,11 +263,12 @@ impl Expired {
             before: Some(json!({
                 "value": self.ended.value,
                 "source": "override",
-                "override": self.ended,
+                "override": without_reason(&self.ended),
             })),
             after: Some(json!({"value": self.plan_value, "override": null})),
             metadata: json!({}),
             client: None,
+            reason: None,
         }
     }
 }

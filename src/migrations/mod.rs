@@ -70,6 +70,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260116040000", "usage_at_changes"),
     ("20260118010000", "untold_items"),
     ("20260118020000", "kept_terms"),
+    ("20260119010000", "audit_personal_data"),
 ];
 
 /// A migration and its state in the database.

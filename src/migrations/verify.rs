@@ -41,6 +41,7 @@ pub const TENANT_TABLES: &[(&str, bool)] = &[
     ("webhook_events", false),
     ("billing_audit_log", true),
     ("billing_audit_chain_heads", true),
+    ("billing_audit_personal_data", true),
     ("grace_periods", true),
     ("webhook_dead_letter_queue", false),
     ("request_idempotency", false),
@@ -86,6 +87,7 @@ const FUNCTIONS: &[&str] = &[
     "public.billing_audit_entry_hash",
     "public.billing_audit_next_entry_hash",
     "public.billing_audit_running_entry_hash",
+    "public.billing_audit_personal_digest",
     "public.billing_audit_log_refuse_change",
     "public.billing_audit_chain_heads_refuse_change",
     "public.billing_audit_has_entry",
@@ -265,7 +267,7 @@ async fn ledger_view(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result
 /// Whether log_billing_action() is its latest version.
 pub async fn appends_by_newest(conn: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
-        "SELECT coalesce(bool_and(prosrc LIKE '%head_sequence%'), false) FROM pg_proc
+        "SELECT coalesce(bool_and(prosrc LIKE '%billing_audit_personal_data%'), false) FROM pg_proc
           WHERE oid = to_regproc('public.log_billing_action')",
     )
     .fetch_one(conn)

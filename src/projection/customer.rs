@@ -111,6 +111,7 @@ pub async fn mirror(
         after: Some(after),
         metadata: json!({}),
         client: None,
+        reason: None,
     }))
 }
 

@@ -224,6 +224,7 @@ pub async fn apply(
             after: changes.after.get(&key).map(KnownDiscount::summary),
             metadata: Value::Null,
             client: None,
+            reason: None,
         };
         effects.record(event, entry);
     }

@@ -154,6 +154,7 @@ fn entry(
         after: Some(plan(tier, version)),
         metadata: json!({}),
         client: None,
+        reason: None,
     })
 }
 

@@ -364,6 +364,7 @@ fn late_payments(
             before: Some(json!({"status": subscription.status})),
             after: Some(json!({"status": status})),
             client: None,
+            reason: None,
             metadata: json!({
                 "stripe_event_id": payment.last_event_id,
                 "stripe_invoice_id": payment.stripe_invoice_id,

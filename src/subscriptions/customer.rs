@@ -128,6 +128,7 @@ impl Subscriptions {
             after: Some(json!({"stripeCustomerId": customer_id})),
             metadata: json!({"idempotency_key": request.key()}),
             client: initiator.as_ref().map(Initiator::client),
+            reason: None,
         };
         audit::record(&mut tx, &locked, &[entry]).await?;
         requests::succeeded(tx.conn(), request, customer_id).await?;

@@ -122,6 +122,7 @@ impl Subscriptions {
                 after: Some(mirrored.after),
                 metadata: json!({"stripe_request_id": snapshot.request_id}),
                 client: None,
+                reason: None,
             });
         }
         entries.extend(mirrored.entries);

@@ -78,6 +78,7 @@ impl Subscriptions {
             after: Some(json!({"status": "canceled"})),
             metadata: json!({}),
             client: Some(initiator.client()),
+            reason: None,
         }];
         entries.extend(ended.entries);
         audit::record(&mut tx, &locked, &entries).await?;

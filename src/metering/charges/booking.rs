@@ -84,6 +84,7 @@ impl Booked {
             })),
             metadata: json!({"stripe_subscription_id": self.swap.subscription_id}),
             client: None,
+            reason: None,
         })
     }
 }

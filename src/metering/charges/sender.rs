@@ -117,6 +117,7 @@ fn entry(charge: &OpenCharge, invoice_item: &str) -> NewEntry {
         })),
         metadata: json!({"stripe_subscription_id": charge.stripe_subscription_id}),
         client: None,
+        reason: None,
     }
 }
 

@@ -40,6 +40,7 @@ impl Ended {
             after: Some(json!({"endReason": self.reason.as_str()})),
             metadata: json!({}),
             client: None,
+            reason: None,
         }
     }
 }

@@ -407,6 +407,7 @@ impl<'a> Group<'a> {
                 after: Some(grace_state(account, usage, grace.period, reason)),
                 metadata: json!({}),
                 client: None,
+                reason: None,
             })
         };
         self.graces().filter_map(entry).collect()

@@ -83,6 +83,7 @@ async fn move_some(
             after: Some(json!({"planTier": tier, "planVersion": version})),
             metadata: json!({}),
             client: None,
+            reason: None,
         })
         .collect();
     entries.extend(ended.iter().map(|ended| ended.entry(Actor::System)));

@@ -189,6 +189,7 @@ pub async fn set(
             None => json!({}),
         },
         client: command.client.clone(),
+        reason: None,
     }];
     entries.extend(ended.iter().map(|ended| ended.entry(command.actor)));
     audit::record(&mut tx, &chains, &entries).await?;

@@ -447,4 +447,11 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             "terms_kept_at kept_quota kept_over_limit kept_overage_rate",
         )],
     ),
+    (
+        "20260119010000_audit_personal_data",
+        &[(
+            "billing_audit_personal_data",
+            "organization_id entry_id salt ip_address user_agent reason",
+        )],
+    ),
 ];

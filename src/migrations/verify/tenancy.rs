@@ -127,7 +127,7 @@ SELECT has_table_privilege('billing_app', t, 'SELECT') AS app_reads,
        has_table_privilege('billing_worker', t, 'SELECT') AS worker_reads,
        has_table_privilege('billing_app', t, 'DELETE, TRUNCATE')
          OR $1 <> 'billing_audit_chain_heads' AND has_any_column_privilege('billing_app', t, 'UPDATE')
-         OR $1 NOT IN ('billing_audit_log', 'billing_audit_chain_heads')
+         OR $1 NOT IN ('billing_audit_log', 'billing_audit_chain_heads', 'billing_audit_personal_data')
             AND has_any_column_privilege('billing_app', t, 'INSERT') AS app_changes
   FROM to_regclass('public.' || quote_ident($1)) AS t";
 

@@ -153,5 +153,6 @@ fn audit_entry<T: Mirrored>(
         after: Some(after),
         metadata: Value::Null,
         client: None,
+        reason: None,
     }
 }

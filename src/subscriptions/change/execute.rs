@@ -253,6 +253,7 @@ impl Subscriptions {
         };
         let shown = projection::mirror(tx.conn(), &locked, &self.catalogue, response).await?;
         let id = &shown.subscription.id;
+        let (wish, reason) = audited_command(&change.command);
         let mut entries = vec![NewEntry {
             organization_id,
             action: change.kind.audit_action(),
@@ -263,12 +264,13 @@ impl Subscriptions {
             after: Some(with_pending_change(shown.after, request, change)),
             metadata: json!({
                 "change_id": change.id,
-                "wish": audited_command(&change.command),
+                "wish": wish,
                 "idempotency_key": request.key(),
                 "stripe_request_id": snapshot.request_id,
                 "released_schedule": change.releases.as_ref().map(Release::id),
             }),
             client: Some(change.actor.client()),
+            reason,
         }];
         entries.extend(shown.entries);
         audit::record(&mut tx, &locked, &entries).await?;

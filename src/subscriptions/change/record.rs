@@ -286,15 +286,13 @@ pub fn comment_of(comment: &str) -> Option<&str> {
     (said != UNSAID).then_some(said)
 }
 
-/// The command as the audit log has it, from which nothing can be removed: that a reason
-/// was given, and not the customer's own words.
-pub fn audited_command(command: &Value) -> Value {
+/// The command as the audit log has it, and apart from it the reason in the customer's
+/// own words, which can be erased.
+pub fn audited_command(command: &Value) -> (Value, Option<String>) {
     let mut audited = command.clone();
     let reason = audited.as_object_mut().and_then(|of| of.remove("reason"));
-    if reason.is_some() {
-        audited["reasonGiven"] = json!(true);
-    }
-    audited
+    let words = reason.as_ref().and_then(Value::as_str).map(str::to_owned);
+    (audited, words)
 }
 
 /// Whether the request to Stripe can no longer be in flight.

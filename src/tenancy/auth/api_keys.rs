@@ -137,6 +137,7 @@ async fn append_entry(
         after: Some(after),
         metadata: json!({}),
         client: None,
+        reason: None,
     };
     audit::record(tx, locked, &[entry]).await
 }

@@ -115,6 +115,7 @@ impl Operator {
             after: None,
             metadata: json!({"operator": true}),
             client: Some(self.client.clone()),
+            reason: None,
         }
     }
 }

@@ -245,6 +245,7 @@ fn entry(
         after: Some(after),
         metadata: json!({}),
         client: None,
+        reason: None,
     }
 }
 

@@ -10,9 +10,6 @@ use super::store::erasure;
 use crate::audit::{self, Actor, NewEntry};
 use crate::db::{TenantTx, WorkerTx};
 
-/// The audit action for an erasure.
-pub const ERASED: &str = "organization_erased";
-
 #[derive(Debug, thiserror::Error)]
 pub enum EraseError {
     #[error(
@@ -40,6 +37,8 @@ pub struct Erased {
     pub api_keys: u64,
     pub payment_methods: u64,
     pub webhook_payloads: u64,
+    /// Entries of the audit log without addresses and reasons from now on.
+    pub audit_entries: u64,
     pub other_rows: u64,
     /// Customers to be deleted in Stripe.
     pub stripe_customers: Vec<String>,
@@ -76,14 +75,16 @@ pub async fn erase(pool: &PgPool, organization_id: Uuid) -> Result<Erased, Erase
         api_keys: erasure::delete_api_keys(&mut tx).await?,
         payment_methods: erasure::delete_payment_methods(&mut tx).await?,
         webhook_payloads,
+        audit_entries: 0,
         other_rows: 0,
         stripe_customers: erasure::customers(&mut tx, false).await?,
     };
     erased.other_rows = alerts + erasure::clear_texts(&mut tx).await?;
+    erased.audit_entries = audit::erase_personal_data(&mut tx, &locked).await?;
     erasure::clear_names(&mut tx).await?;
     let entry = NewEntry {
         organization_id,
-        action: ERASED,
+        action: audit::ERASED,
         actor: Actor::System,
         resource_type: "organization",
         resource_id: organization_id.to_string(),
@@ -94,9 +95,11 @@ pub async fn erase(pool: &PgPool, organization_id: Uuid) -> Result<Erased, Erase
             "apiKeys": erased.api_keys,
             "paymentMethods": erased.payment_methods,
             "webhookPayloads": erased.webhook_payloads,
+            "auditEntries": erased.audit_entries,
         })),
         metadata: json!({"again": erased.again}),
         client: None,
+        reason: None,
     };
     audit::record(&mut tx, &locked, &[entry]).await?;
     tx.commit().await?;

@@ -66,6 +66,7 @@ pub async fn link_customer(
         after: Some(json!({"stripeCustomerId": customer_id})),
         metadata: json!({}),
         client: None,
+        reason: None,
     };
     audit::record(&mut tx, &locked, &[entry]).await?;
     tx.commit().await?;
@@ -94,6 +95,7 @@ pub async fn customer_was_deleted(
         after: Some(json!({"stripeCustomerId": customer_id, "deleted": true})),
         metadata: json!({}),
         client: None,
+        reason: None,
     };
     audit::record(&mut tx, &locked, &[entry]).await?;
     tx.commit().await?;

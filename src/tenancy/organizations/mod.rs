@@ -28,7 +28,7 @@ const LISTED: &str = "organizations_listed";
 
 /// The audit actions about organizations.
 pub fn audit_actions() -> impl Iterator<Item = &'static str> {
-    [CREATED, LISTED, link::LINKED, link::DELETED, erase::ERASED].into_iter()
+    [CREATED, LISTED, link::LINKED, link::DELETED, audit::ERASED].into_iter()
 }
 
 #[derive(Debug, Clone)]
@@ -129,6 +129,7 @@ async fn create_with_id(
         })),
         metadata: json!({}),
         client: None,
+        reason: None,
     };
     audit::record(&mut tx, &locked, &[entry]).await?;
     tx.commit().await?;

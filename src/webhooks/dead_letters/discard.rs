@@ -36,6 +36,7 @@ pub async fn discard_unasked(pool: &PgPool, event_id: &str) -> Result<bool, sqlx
         after: None,
         metadata: json!({"by": "command line"}),
         client: None,
+        reason: None,
     })
     .await
 }

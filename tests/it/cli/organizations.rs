@@ -263,8 +263,35 @@ async fn no_table_has_personal_data_of_an_erased_organization() {
     service.deliver(&event).await;
     service.settle().await;
 
+    // By another's SQL, by an operator's command, and by their own request.
+    db.execute(&format!(
+        "SELECT log_billing_action('{id}', 'called', 'user', p_resource_type => 'desk',
+                                   p_ip_address => '203.0.113.77', p_user_agent => 'Ada''s browser')"
+    ))
+    .await;
+    let set = [
+        "features",
+        "set",
+        "--organization",
+        &id,
+        "--feature",
+        "sso",
+        "--value",
+        "true",
+        "--reason",
+        "promised to Ada by phone",
+    ];
+    let mut command = program_on(db, &set);
+    let promised = tokio::task::spawn_blocking(move || run(&mut command))
+        .await
+        .unwrap();
+    assert_eq!(promised.status, 0, "{}", promised.stderr);
+
     // Each is somewhere before, and nowhere afterwards.
     let personal = [
+        "203.0.113.77",
+        "s browser",
+        "promised to Ada by phone",
         "Ada Lovelace",
         "lovelace-1",
         "ada@lovelace.example",

@@ -1,7 +1,7 @@
 //! One organization's work reaches no other's rows, whatever is tried.
 
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{ConnectOptions, Executor};
+use sqlx::{AssertSqlSafe, ConnectOptions, Executor};
 use valuecanvas_billing::db::{TenantTx, WorkerTx};
 
 use super::tenants::{Outcome, attempt, column, insert, tables, two};
@@ -80,7 +80,11 @@ async fn a_request_writes_no_billing_state_of_its_own_organization_either() {
             let outcome = attempt(&mut conn, "billing_app", Some(a), &statement).await;
             let expected = match table.as_str() {
                 // Its audit entries are what it may append.
-                "billing_audit_log" if statement.starts_with("INSERT") => Outcome::Rows(1),
+                "billing_audit_log" | "billing_audit_personal_data"
+                    if statement.starts_with("INSERT") =>
+                {
+                    Outcome::Rows(1)
+                }
                 "billing_audit_chain_heads" if statement.starts_with("INSERT") => {
                     Outcome::Refused("23505".to_owned())
                 }
@@ -252,20 +256,24 @@ async fn temporary_objects_stand_in_for_nothing() {
         "SET ROLE billing_app; SET app.current_org_id = '00000000-0000-0000-0000-00000000000a';
          CREATE TEMP TABLE billing_audit_log (LIKE public.billing_audit_log);
          CREATE TEMP TABLE billing_audit_chain_heads (LIKE public.billing_audit_chain_heads);
+         CREATE TEMP TABLE billing_audit_personal_data (LIKE public.billing_audit_personal_data);
          CREATE FUNCTION pg_temp.gen_random_uuid() RETURNS uuid LANGUAGE sql AS 'SELECT NULL::uuid';
          CREATE FUNCTION pg_temp.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $$SELECT '2000-01-01'::timestamptz$$;
          CREATE FUNCTION pg_temp.sha256(bytea) RETURNS bytea LANGUAGE sql AS 'SELECT ''''::bytea';
          CREATE FUNCTION pg_temp.get_current_org_id() RETURNS uuid LANGUAGE sql AS $$SELECT '00000000-0000-0000-0000-00000000000b'::uuid$$;
          SET search_path = pg_temp, auth, public;
-         SELECT public.log_billing_action('00000000-0000-0000-0000-00000000000a', 'plan_changed', 'user', p_resource_type => 'plan')",
+         SELECT public.log_billing_action('00000000-0000-0000-0000-00000000000a', 'plan_changed', 'user', p_resource_type => 'plan', p_user_agent => 'curl')",
     ))
     .await
     .unwrap();
-    let shadow: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_temp.billing_audit_log")
-        .fetch_one(&mut conn)
-        .await
-        .unwrap();
-    assert_eq!(shadow, 0);
+    for shadow in ["billing_audit_log", "billing_audit_personal_data"] {
+        let rows = format!("SELECT count(*) FROM pg_temp.{shadow}");
+        let rows: i64 = sqlx::query_scalar(AssertSqlSafe(rows))
+            .fetch_one(&mut conn)
+            .await
+            .unwrap();
+        assert_eq!(rows, 0, "{shadow}");
+    }
     let logged = format!(
         "billing_audit_log WHERE organization_id = '{a}' AND action = 'plan_changed' AND created_at > '2001-01-01'"
     );

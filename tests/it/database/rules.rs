@@ -208,6 +208,7 @@ const RULES: &[(&str, &str)] = &[
      "SELECT name || ': ' || privilege FROM privileges
        WHERE grantee = 'billing_app'::regrole AND kind NOT IN ('f', 'n') AND privilege <> 'SELECT'
          AND (relname, privilege) NOT IN (('billing_audit_log', 'INSERT'),
+              ('billing_audit_personal_data', 'INSERT'),
               ('billing_audit_chain_heads', 'INSERT'), ('billing_audit_chain_heads', 'UPDATE'))"),
 
     ("billing_worker changes no audit entry, and empties nothing",
@@ -215,6 +216,7 @@ const RULES: &[(&str, &str)] = &[
        WHERE grantee = 'billing_worker'::regrole AND kind NOT IN ('f', 'n')
          AND (privilege NOT IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
               OR relname = 'billing_audit_log' AND privilege IN ('UPDATE', 'DELETE')
+              OR relname = 'billing_audit_personal_data' AND privilege = 'UPDATE'
               OR relname = 'billing_audit_chain_heads' AND privilege = 'DELETE')"),
 
     ("the roles that serve make nothing",

@@ -78,6 +78,42 @@ const TAMPERINGS: &[(&str, i64, &str)] = &[
         "the chain's head has another hash",
     ),
     (
+        "UPDATE billing_audit_personal_data p SET ip_address = '10.0.0.2' FROM billing_audit_log l
+          WHERE p.organization_id = l.organization_id AND p.entry_id = l.id AND l.{ours}
+            AND l.sequence = 2",
+        2,
+        "the personal data of entry 2 were changed",
+    ),
+    (
+        "UPDATE billing_audit_personal_data p SET reason = 'none' FROM billing_audit_log l
+          WHERE p.organization_id = l.organization_id AND p.entry_id = l.id AND l.{ours}
+            AND l.sequence = 5",
+        5,
+        "the personal data of entry 5 were changed",
+    ),
+    (
+        "DELETE FROM billing_audit_personal_data WHERE {ours}",
+        1,
+        "the personal data of entry 1 were removed, and `organizations erase` did not run since",
+    ),
+    // What was erased says nothing of what was entered since.
+    (
+        "SELECT log_billing_action('{id}', 'organization_erased', 'system', p_resource_type => 'organization');
+         SELECT log_billing_action('{id}', 'plan_changed', 'user', p_resource_type => 'plan',
+                                   p_user_agent => 'curl/8');
+         DELETE FROM billing_audit_personal_data WHERE {ours}",
+        7,
+        "the personal data of entry 7 were removed, and `organizations erase` did not run since",
+    ),
+    (
+        "SELECT log_billing_action('{id}', 'plan_changed', 'user', p_resource_type => 'plan');
+         INSERT INTO billing_audit_personal_data (organization_id, entry_id, salt, reason)
+         SELECT organization_id, id, uuid_send(id), 'invented' FROM billing_audit_log
+          WHERE {ours} AND sequence = 6",
+        6,
+        "personal data of entry 6 were added",
+    ),
+    (
         "UPDATE billing_audit_chain_heads SET last_sequence = 9 WHERE {ours}",
         6,
         "the chain's last entries, 6 to 9, were removed",

@@ -168,6 +168,11 @@ pub const ROWS: &[(&str, &str)] = &[
         "(organization_id, last_sequence, last_hash) VALUES ({org}, 0, sha256(''))",
     ),
     (
+        "billing_audit_personal_data",
+        "(organization_id, entry_id, salt, reason)
+         VALUES ({org}, gen_random_uuid(), decode(repeat('00', 16), 'hex'), '{key}')",
+    ),
+    (
         "grace_periods",
         "(organization_id, metric, period_start, period_end, quota, usage_at_start, expires_at)
          VALUES ({org}, '{key}', now(), now() + '1 month', 1, 1, now() + '1 day')",

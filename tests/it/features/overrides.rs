@@ -62,7 +62,15 @@ async fn an_override_replaces_the_plans_value_until_it_is_removed() {
         json!({"value": false, "source": "off", "override": null})
     );
     assert_eq!(first["after_state"]["value"], true);
-    assert_eq!(first["after_state"]["override"]["reason"], "a promise");
+    assert!(first["after_state"]["override"]["setBy"].is_string());
+    let reasons = "SELECT string_agg(p.reason, ', ' ORDER BY l.sequence) FROM billing_audit_log l
+                     JOIN billing_audit_personal_data p ON p.entry_id = l.id";
+    assert_eq!(
+        db.value(reasons).await,
+        "a promise, a promise, a promise, the trial is over"
+    );
+    let words = "billing_audit_log l WHERE l::text ~ 'a promise|trial'";
+    assert_eq!(db.count(words).await, 0, "they could not be erased");
     let last = &entries[3];
     assert_eq!(last["before_state"]["source"], "override");
     assert_eq!(
@@ -130,7 +138,8 @@ async fn an_override_ends_by_itself_and_is_entered_once() {
     );
     let entry = &rows(&db, ENTRIES).await[1];
     assert_eq!(entry["before_state"]["value"], 50);
-    assert_eq!(entry["before_state"]["override"]["reason"], "a promise");
+    let set = &entry["before_state"]["override"];
+    assert_eq!((&set["value"], &set["reason"]), (&json!(50), &Value::Null));
     assert_eq!(entry["after_state"], json!({"value": 3, "override": null}));
     verify_audit(&db).await;
 }

@@ -38,8 +38,9 @@ async fn each_look_and_each_change_is_entered_with_who_and_from_where() {
     desk.deliver("cus_1", &["evt_1"]).await;
     desk.deliver("cus_2", &["evt_2", "evt_3", "evt_4", "evt_5"])
         .await;
-    let entered = "billing_audit_log WHERE metadata->>'operator' = 'true' AND actor_type = 'user'
-                    AND user_agent = 'desk' AND ip_address = '127.0.0.1'
+    let entered = "billing_audit_log l JOIN billing_audit_personal_data p ON p.entry_id = l.id
+                  WHERE metadata->>'operator' = 'true' AND actor_type = 'user'
+                    AND p.user_agent = 'desk' AND p.ip_address = '127.0.0.1'
                     AND actor_id = (SELECT id FROM users WHERE operator)";
     let mut routes = 0;
     for route in api::table() {

@@ -100,9 +100,10 @@ impl Desk {
     async fn entries(&self, organization: Uuid) -> Vec<String> {
         let entries = format!(
             "SELECT string_agg(action || ' ' || resource_id, ',' ORDER BY sequence)
-               FROM billing_audit_log
-              WHERE organization_id = '{organization}' AND metadata->>'operator' = 'true'
-                AND actor_type = 'user' AND user_agent = 'desk' AND ip_address = '127.0.0.1'
+               FROM billing_audit_log l
+               JOIN billing_audit_personal_data p ON p.entry_id = l.id
+              WHERE l.organization_id = '{organization}' AND metadata->>'operator' = 'true'
+                AND actor_type = 'user' AND p.user_agent = 'desk' AND p.ip_address = '127.0.0.1'
                 AND actor_id = (SELECT id FROM users WHERE operator)"
         );
         let entries = self.service.db.value(&entries).await;

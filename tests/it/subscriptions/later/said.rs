@@ -24,11 +24,14 @@ async fn why_a_customer_cancels_reaches_stripe_and_the_view_and_the_words_no_aud
     assert_eq!(details["feedback"], "too_expensive");
     world.settle().await;
     assert_eq!(world.current().await, canceled);
-    let entry =
-        "SELECT (metadata -> 'wish' ->> 'reasonGiven') || ', ' || (after_state ->> 'cancellationFeedback')
-                   FROM billing_audit_log WHERE action = 'subscription_cancel_scheduled'";
-    assert_eq!(world.service.db.value(entry).await, "true, too_expensive");
-    // Nothing can be removed from there, so it has none of their own words.
+    let entry = "SELECT p.reason || ', ' || (after_state ->> 'cancellationFeedback')
+                   FROM billing_audit_log l JOIN billing_audit_personal_data p ON p.entry_id = l.id
+                  WHERE action = 'subscription_cancel_scheduled'";
+    assert_eq!(
+        world.service.db.value(entry).await,
+        "We close our project., too_expensive"
+    );
+    // Nothing can be removed from the chain, so it has none of their own words.
     let words = "billing_audit_log l WHERE l::text LIKE '%our project%'";
     assert_eq!(world.service.db.count(words).await, 0);
     // Said later, and nothing else.

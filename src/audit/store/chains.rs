@@ -1,0 +1,149 @@
+//! SQL for verifying the chains.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::audit::personal::PersonalData;
+use crate::audit::verify::Fields;
+
+/// The last link of an organization's chain.
+pub struct Head {
+    pub organization_id: Uuid,
+    pub last_sequence: i64,
+    pub last_hash: Vec<u8>,
+}
+
+/// The number of organizations without a chain, or 0 or 1 for `only` one.
+pub async fn without_entries(
+    conn: &mut PgConnection,
+    only: Option<Uuid>,
+) -> Result<u64, sqlx::Error> {
+    let count = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM organizations o
+            WHERE ($1::uuid IS NULL OR o.id = $1)
+              AND NOT EXISTS (SELECT FROM billing_audit_chain_heads h WHERE h.organization_id = o.id)"#,
+        only
+    )
+    .fetch_one(conn)
+    .await?;
+    u64::try_from(count).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// The heads of all chains, or of one organization's. A chain with entries but
+/// without a head is included with sequence 0.
+pub async fn heads(conn: &mut PgConnection, only: Option<Uuid>) -> Result<Vec<Head>, sqlx::Error> {
+    // A skip scan: one index step in the log per organization.
+    sqlx::query_as!(
+        Head,
+        r#"WITH RECURSIVE logged AS (
+             (SELECT organization_id FROM billing_audit_log
+               WHERE sequence IS NOT NULL AND ($1::uuid IS NULL OR organization_id = $1)
+               ORDER BY organization_id LIMIT 1)
+             UNION ALL
+             SELECT next.organization_id
+               FROM logged
+               CROSS JOIN LATERAL (
+                 SELECT l.organization_id FROM billing_audit_log l
+                  WHERE l.sequence IS NOT NULL AND l.organization_id > logged.organization_id
+                    AND $1::uuid IS NULL
+                  ORDER BY l.organization_id LIMIT 1) next)
+           SELECT organization_id AS "organization_id!", last_sequence AS "last_sequence!",
+                  last_hash AS "last_hash!"
+             FROM (SELECT organization_id, last_sequence, last_hash FROM billing_audit_chain_heads
+                    WHERE $1::uuid IS NULL OR organization_id = $1
+                   UNION ALL
+                   SELECT organization_id, 0::bigint, sha256('') FROM logged
+                    WHERE NOT EXISTS (SELECT FROM billing_audit_chain_heads h
+                                       WHERE h.organization_id = logged.organization_id)) chains
+            ORDER BY organization_id"#,
+        only
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// A link of a chain, with its fields in the form that is hashed.
+pub struct Link {
+    pub sequence: i64,
+    pub hash: Vec<u8>,
+    pub fields: Fields,
+    /// What is personal of it, unless it has nothing, or was erased.
+    pub personal: Option<PersonalData>,
+    /// The digest of what is, or was, personal of it.
+    pub personal_digest: Option<String>,
+}
+
+/// Reads up to `limit` links of a chain after `after`.
+pub async fn links(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<Link>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT l.sequence AS "sequence!", l.hash AS "hash!",
+                  l.organization_id::text AS "organization_id!", l.id::text AS "id!", l.action,
+                  l.actor_type, l.actor_id::text AS actor_id, l.resource_type, l.resource_id,
+                  l.before_state::text AS before_state, l.after_state::text AS after_state,
+                  l.metadata::text AS metadata, l.ip_address::text AS ip_address, l.user_agent,
+                  (extract(epoch FROM l.created_at) * 1000000)::bigint::text AS "created_at!",
+                  CASE WHEN jsonb_typeof(l.metadata) = 'object'
+                       THEN l.metadata ->> 'personalDigest' END AS personal_digest,
+                  p.salt AS "salt?", p.ip_address::text AS personal_address,
+                  p.user_agent AS "personal_agent?", p.reason AS "reason?"
+             FROM billing_audit_log l
+             LEFT JOIN billing_audit_personal_data p
+               ON p.organization_id = l.organization_id AND p.entry_id = l.id
+            WHERE l.organization_id = $1 AND l.sequence > $2
+            ORDER BY l.sequence LIMIT $3"#,
+        organization_id,
+        after,
+        limit
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Link {
+            sequence: row.sequence,
+            hash: row.hash,
+            fields: [
+                Some(row.organization_id),
+                Some(row.id),
+                Some(row.sequence.to_string()),
+                Some(row.action),
+                Some(row.actor_type),
+                row.actor_id,
+                Some(row.resource_type),
+                row.resource_id,
+                row.before_state,
+                row.after_state,
+                row.metadata,
+                row.ip_address,
+                row.user_agent,
+                Some(row.created_at),
+            ],
+            personal: row.salt.map(|salt| PersonalData {
+                salt,
+                fields: [row.personal_address, row.personal_agent, row.reason],
+            }),
+            personal_digest: row.personal_digest,
+        })
+        .collect())
+}
+
+/// The entry up to which personal data were erased; 0 if they never were.
+pub async fn erased_through(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    action: &str,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT coalesce(max(sequence), 0) AS "sequence!" FROM billing_audit_log
+            WHERE organization_id = $1 AND action = $2"#,
+        organization_id,
+        action
+    )
+    .fetch_one(conn)
+    .await
+}

@@ -1,0 +1,111 @@
+-- Undoes 20260119010000_audit_personal_data.sql: log_billing_action() is that of
+-- 20260109010000_audit_chains.sql again. What is personal of the entries is lost,
+-- which `audit verify` reports once the migration has been applied again.
+
+BEGIN;
+SET LOCAL lock_timeout TO '2s';
+SET LOCAL client_min_messages TO warning;
+SET LOCAL search_path TO public, pg_temp;
+SET LOCAL ROLE billing_owner;
+
+CREATE OR REPLACE FUNCTION log_billing_action(
+  p_organization_id uuid,
+  p_action text,
+  p_actor_type text,
+  p_actor_id uuid DEFAULT NULL,
+  p_resource_type text DEFAULT NULL,
+  p_resource_id text DEFAULT NULL,
+  p_before_state jsonb DEFAULT NULL,
+  p_after_state jsonb DEFAULT NULL,
+  p_metadata jsonb DEFAULT NULL,
+  p_ip_address inet DEFAULT NULL,
+  p_user_agent text DEFAULT NULL
+) RETURNS uuid
+  LANGUAGE plpgsql VOLATILE SECURITY INVOKER
+  SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  new_id uuid := gen_random_uuid();
+  new_sequence bigint;
+  new_time timestamptz;
+  new_hash bytea;
+  head_sequence bigint;
+  head_hash bytea;
+  beyond record;
+BEGIN
+  IF p_organization_id IS NULL THEN
+    RAISE EXCEPTION 'log_billing_action needs an organization: p_organization_id is null'
+      USING ERRCODE = 'not_null_violation',
+            HINT = 'Is there a row in organizations? `valuecanvas-billing organizations create` makes one.';
+  END IF;
+
+  IF p_action IS DISTINCT FROM 'test_action' THEN
+    SELECT h.last_sequence, h.last_hash INTO head_sequence, head_hash
+      FROM public.billing_audit_chain_heads h
+     WHERE h.organization_id = p_organization_id FOR UPDATE;
+    IF NOT FOUND THEN
+      INSERT INTO public.billing_audit_chain_heads (organization_id, last_sequence, last_hash)
+        VALUES (p_organization_id, 0, sha256('')) ON CONFLICT DO NOTHING;
+      SELECT h.last_sequence, h.last_hash INTO STRICT head_sequence, head_hash
+        FROM public.billing_audit_chain_heads h
+       WHERE h.organization_id = p_organization_id FOR UPDATE;
+    END IF;
+    -- What was put where the next entry is to be is found by `audit verify`; the
+    -- chain goes on behind it.
+    SELECT l.sequence, l.hash INTO beyond
+      FROM public.billing_audit_log l
+     WHERE l.organization_id = p_organization_id AND l.sequence > head_sequence
+       AND l.sequence - 100000 <= head_sequence
+     ORDER BY l.sequence DESC LIMIT 1;
+    IF FOUND THEN
+      UPDATE public.billing_audit_chain_heads h
+         SET last_sequence = beyond.sequence, last_hash = beyond.hash
+       WHERE h.organization_id = p_organization_id;
+      head_sequence := beyond.sequence;
+      head_hash := beyond.hash;
+    END IF;
+    new_sequence := head_sequence + 1;
+  END IF;
+
+  -- After the lock, so that times follow the chain.
+  new_time := clock_timestamp();
+
+  IF new_sequence IS NOT NULL THEN
+    new_hash := public.billing_audit_entry_hash(
+      head_hash, p_organization_id, new_id, new_sequence, p_action, p_actor_type, p_actor_id,
+      p_resource_type, p_resource_id, p_before_state, p_after_state, p_metadata, p_ip_address,
+      p_user_agent, new_time);
+  END IF;
+
+  INSERT INTO public.billing_audit_log (
+    organization_id, id, sequence, action, actor_type, actor_id, resource_type, resource_id,
+    before_state, after_state, metadata, ip_address, user_agent, created_at, hash
+  ) VALUES (
+    p_organization_id, new_id, new_sequence, p_action, p_actor_type, p_actor_id, p_resource_type,
+    p_resource_id, p_before_state, p_after_state, p_metadata, p_ip_address, p_user_agent,
+    new_time, new_hash
+  );
+
+  -- After its entry, without which the head does not grow.
+  IF new_sequence IS NOT NULL THEN
+    UPDATE public.billing_audit_chain_heads h
+       SET last_sequence = new_sequence, last_hash = new_hash
+     WHERE h.organization_id = p_organization_id;
+  END IF;
+  RETURN new_id;
+END
+$$;
+
+DO $undo$
+BEGIN
+  IF to_regclass('billing_audit_log') IS NOT NULL THEN
+    EXECUTE 'COMMENT ON COLUMN billing_audit_log.ip_address IS NULL';
+    EXECUTE 'COMMENT ON COLUMN billing_audit_log.user_agent IS NULL';
+  END IF;
+END
+$undo$;
+DROP FUNCTION IF EXISTS billing_audit_personal_digest(bytea, inet, text, text);
+DROP TABLE IF EXISTS billing_audit_personal_data;
+
+DELETE FROM billing_schema_migrations WHERE version = '20260119010000';
+COMMIT;
