@@ -98,12 +98,7 @@ pub async fn start(
     let subscriptions = starting.subscriptions()?;
     Parts {
         pool: starting.pools.api.clone(),
-        pools: starting
-            .pools
-            .named()
-            .into_iter()
-            .map(|(_, pool)| pool)
-            .collect(),
+        yielding: starting.pools.yielding(),
         catalogue: catalogue.clone(),
         in_stripe,
         ledger: metering.ledger.clone(),
