@@ -22,11 +22,11 @@ use crate::server::routes::{Route, Unbound};
 use crate::server::{self, Shared, Site};
 use crate::subscriptions::{self, Subscriptions};
 use crate::tenancy::auth::{self, Guard, Login};
-use crate::tenancy::organizations;
+use crate::tenancy::{audit_log, organizations};
 use crate::webhooks::endpoint::Endpoint;
 use crate::webhooks::operator::OperatorState;
 use crate::webhooks::worker::Processor;
-use crate::{audit, invoices, payment_methods, webhooks};
+use crate::{invoices, payment_methods, webhooks};
 
 /// What the handlers need.
 pub struct Api {
@@ -51,7 +51,7 @@ fn features() -> Unbound<Api> {
         .merge(health::health().of(|api: &Api| Arc::new(api.probes.clone())))
         .merge(server::openapi::routes::routes().of(|_| Arc::new(Documents::new(&document()))))
         .merge(auth::routes().of(|api: &Api| Login::new(api.logins.clone())))
-        .merge(audit::routes::routes().of(|api: &Api| api.shared.clone()))
+        .merge(audit_log::routes().of(|api: &Api| api.shared.clone()))
         .merge(webhooks::operator::routes().of(|api: &Api| OperatorState {
             shared: api.shared.clone(),
             processor: api.processor.clone(),

@@ -15,6 +15,7 @@ pub mod pagination;
 pub mod problem;
 mod reads;
 pub mod routes;
+pub mod signing;
 
 use std::sync::Arc;
 
