@@ -20,6 +20,7 @@ use crate::server::layers::checks::Checks;
 use crate::server::openapi::routes::Documents;
 use crate::server::routes::{Route, Unbound};
 use crate::server::{self, Shared, Site};
+use crate::state::{self, States};
 use crate::subscriptions::{self, Subscriptions};
 use crate::tenancy::auth::{self, Guard, Login};
 use crate::tenancy::{audit_log, organizations};
@@ -38,6 +39,7 @@ pub struct Api {
     /// For operators' replays.
     pub processor: Arc<Processor>,
     pub subscriptions: Subscriptions,
+    pub states: States,
     pub rules: Rules,
     pub agents: Agents,
     pub probes: Probes,
@@ -79,6 +81,7 @@ fn features() -> Unbound<Api> {
         .merge(enforcement::forward_auth().of(|api: &Api| ForwardAuth::of(&api.agents)))
         .merge(enforcement::agents().of(|api: &Api| api.agents.clone()))
         .merge(subscriptions::routes::routes().of(|api: &Api| api.subscriptions.clone()))
+        .merge(state::routes::routes().of(|api: &Api| api.states.clone()))
 }
 
 /// `GET /metrics`, which may have a listener of its own.

@@ -35,6 +35,7 @@ use crate::server::layers::cors;
 use crate::server::layers::idempotency::Keeper;
 use crate::server::layers::rate_limit::Limits;
 use crate::server::{self, Shared, Site};
+use crate::state::States;
 use crate::subscriptions::{self, Subscriptions, VanishedPlans};
 use crate::tenancy::auth::Guard;
 use crate::webhooks::backpressure::Backpressure;
@@ -310,7 +311,15 @@ impl Starting<'_> {
             self.stripe,
             stripe_client(self.stripe)?,
         );
+        let states = States::new(
+            pools.api.clone(),
+            pools.credentials.clone(),
+            catalogue.clone(),
+            subscriptions.clone(),
+            self.stop.clone(),
+        );
         let api = Api {
+            states,
             shared: Shared::new(pools.api.clone()),
             logins: pools.logins.clone(),
             catalogue: catalogue.clone(),

@@ -6,6 +6,7 @@ mod access;
 pub mod body;
 pub mod budget;
 pub mod caller;
+pub mod conditional;
 pub mod extract;
 pub mod layers;
 mod listener;

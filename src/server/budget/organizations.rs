@@ -65,7 +65,12 @@ const EXPORTS: Limit = Limit {
     room: limits::EXPORTS,
     ..READS
 };
-const LIMITS: [Limit; 5] = [USAGE, READS, PREVIEWS, CHANGES, EXPORTS];
+const STATES: Limit = Limit {
+    class: "states",
+    room: limits::STATES,
+    ..READS
+};
+const LIMITS: [Limit; 6] = [USAGE, READS, PREVIEWS, CHANGES, EXPORTS, STATES];
 
 const ASK_AGAIN_SECS: u32 = 1;
 
@@ -179,6 +184,7 @@ fn limits_of(route: &Route, request: &Request<Body>) -> (Option<Limit>, Option<L
         Kind::Free => None,
         Kind::Usage => Some(USAGE),
         Kind::Previews => Some(PREVIEWS),
+        Kind::States => Some(STATES),
         Kind::Changes => Some(CHANGES),
         Kind::Exports if wants_csv(request) => Some(EXPORTS),
         Kind::Exports | Kind::Reads => Some(READS),
