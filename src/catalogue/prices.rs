@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use billing_domain::money;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -126,6 +127,7 @@ fn check_price(tier: &str, at: usize, entry: PriceEntry) -> Result<Price, Proble
     if entry.amount < 0 {
         return Err((at, format!("the price of {tier:?} is negative")));
     }
+    check_step(entry.amount, currency.get_ref(), tier).map_err(|problem| (at, problem))?;
     let keys = entry.stripe_price_ids.into_iter();
     Ok(Price {
         amount: entry.amount,
@@ -140,6 +142,19 @@ fn check_price(tier: &str, at: usize, entry: PriceEntry) -> Result<Price, Proble
         },
         stripe_price_ids: keys.map(Spanned::into_inner).collect(),
     })
+}
+
+/// Stripe charges some currencies in steps of several minor units.
+fn check_step(amount: i64, currency: &str, tier: &str) -> Result<(), String> {
+    let step = money::step(currency);
+    if amount % step == 0 {
+        return Ok(());
+    }
+    Err(format!(
+        "a price of {tier:?} is {amount}, but Stripe charges {} in steps of {step}: write {}",
+        currency.to_ascii_uppercase(),
+        amount - amount % step
+    ))
 }
 
 /// Stripe's codes are ISO 4217's.
@@ -223,6 +238,7 @@ pub(super) fn check_seat_price(
     if entry.amount < 0 {
         return Err((at, format!("the price of a seat of {tier:?} is negative")));
     }
+    check_step(entry.amount, &fee.currency, tier).map_err(|problem| (at, problem))?;
     let of_fee = fee.lookup_key.as_ref().map(|key| format!("{key}_seats"));
     let own = entry.lookup_key.as_deref().map(check_key).transpose();
     let own = own.map_err(|problem| (at, problem))?;

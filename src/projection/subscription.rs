@@ -25,6 +25,7 @@ use crate::catalogue::{Bought, Catalogue};
 use crate::metering::charges;
 use crate::metering::ledger::{self, ClosedPeriod};
 use crate::stripe::objects::{BillingObject, Subscription, SubscriptionItem};
+use crate::tenancy::SAMPLE;
 
 /// The audit action of a status that a payment changed.
 pub const STATUS_CHANGED: &str = "subscription_status_changed";
@@ -104,6 +105,8 @@ pub async fn apply(
         return Ok(());
     }
     let shown = results.decoded.iter();
+    // The prices of sample events are nobody's.
+    let shown = shown.filter(|event| event.owner != Some(SAMPLE));
     let shown = shown.filter_map(|event| Subscription::of(&event.object));
     catalogue.learn(conn, &organizations, shown).await?;
     let stored = store::subscriptions::load(conn, &organizations).await?;

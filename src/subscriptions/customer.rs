@@ -57,6 +57,9 @@ impl Subscriptions {
                     request
                 }
             };
+            if !requests::begin_call(&self.pool, &request).await? {
+                continue;
+            }
             match client
                 .create_customer(&request.params, &request.key())
                 .await
@@ -112,7 +115,7 @@ impl Subscriptions {
         let initiator: Option<Initiator> = serde_json::from_value(request.context.clone()).ok();
         let mut tx = TenantTx::begin(&self.pool, organization_id).await?;
         let locked = audit::lock_chains(tx.conn(), &[organization_id]).await?;
-        if !requests::lock_open(tx.conn(), request).await? {
+        if requests::lock(tx.conn(), request).await? == requests::State::Succeeded {
             return Ok(());
         }
         organizations::adopt_customer(&mut tx, customer_id).await?;

@@ -106,6 +106,7 @@ impl From<ChangeRejection> for Problem {
                 (StatusCode::CONFLICT, "change_pending")
             }
             ChangeRejection::MigrationPending(_) => (StatusCode::CONFLICT, "migration_pending"),
+            ChangeRejection::ScheduledInStripe(_) => (StatusCode::CONFLICT, "change_scheduled"),
             ChangeRejection::NotEnding => (StatusCode::CONFLICT, "not_canceling"),
             ChangeRejection::TrialTooLong { .. } => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "trial_too_long")
@@ -317,6 +318,11 @@ fn of_stripe(error: &StripeError) -> Problem {
                 "Stripe does not accept the configured key for this; nothing was changed",
             )
         }
+        ErrorKind::Conflict if error.is_key_in_use() => Problem::new(
+            StatusCode::CONFLICT,
+            "change_in_progress",
+            "Stripe is still working on this change; send it again in a moment",
+        ),
         ErrorKind::RateLimited | ErrorKind::Conflict => Problem::unavailable(
             "stripe_busy",
             "Stripe is not accepting more requests at the moment, and nothing was changed; try again",

@@ -15,6 +15,16 @@ pub fn decimals(currency: &str) -> u32 {
     }
 }
 
+/// What Stripe's amounts in `currency` are multiples of: the last digit of three-decimal
+/// currencies is 0, and ISK and UGX are charged in whole units.
+pub fn step(currency: &str) -> i64 {
+    match (currency.to_ascii_lowercase().as_str(), decimals(currency)) {
+        ("isk" | "ugx", _) => 100,
+        (_, 3) => 10,
+        _ => 1,
+    }
+}
+
 /// The exact amount in major units: `4550, "usd"` is `45.50`; `500, "jpy"` is
 /// `500`.
 pub fn major(minor: i64, currency: &str) -> String {
@@ -42,6 +52,21 @@ pub fn display(minor: i64, currency: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn amounts_are_charged_in_steps() {
+        let steps = [
+            ("usd", 1),
+            ("JPY", 1),
+            ("KWD", 10),
+            ("tnd", 10),
+            ("isk", 100),
+            ("ugx", 100),
+        ];
+        for (currency, expected) in steps {
+            assert_eq!(step(currency), expected, "{currency}");
+        }
+    }
 
     #[test]
     fn amounts_follow_their_currency() {

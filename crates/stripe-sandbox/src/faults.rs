@@ -30,11 +30,16 @@ pub enum FaultKind {
     DropAfterActing,
     /// No response is sent, although the request took effect.
     Timeout,
+    /// The request takes effect after a while, and is then answered. Until then its
+    /// idempotency key is in use.
+    Slow,
+    /// The same, but a gateway answers 504 at once.
+    GatewayTimeout,
     /// The next charge is declined.
     Decline(Decline),
 }
 
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 10] = [
     "rate_limit",
     "lock_timeout",
     "server_error",
@@ -42,6 +47,8 @@ const KINDS: [&str; 8] = [
     "drop",
     "drop_after_acting",
     "timeout",
+    "slow",
+    "gateway_timeout",
     "decline",
 ];
 
@@ -163,6 +170,8 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
         "drop" => FaultKind::Drop,
         "drop_after_acting" => FaultKind::DropAfterActing,
         "timeout" => FaultKind::Timeout,
+        "slow" => FaultKind::Slow,
+        "gateway_timeout" => FaultKind::GatewayTimeout,
         _ => {
             let code = decline_code.as_deref().unwrap_or("generic_decline");
             let decline = test_cards::decline_named(code).ok_or_else(|| {

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
@@ -137,6 +138,16 @@ struct OutgoingResponse {
     replayed: bool,
     retry_after_secs: Option<u32>,
     loss: Option<ConnectionLoss>,
+    /// The request takes effect later.
+    postponed: Option<Postponed>,
+}
+
+#[derive(Clone, Copy)]
+enum Postponed {
+    /// And is then answered.
+    UntilDone,
+    /// And is answered by a gateway now.
+    BehindGateway,
 }
 
 #[derive(Clone, Copy)]
@@ -163,21 +174,54 @@ async fn serve(
         body,
         ids,
     };
-    let (outgoing, timeout) = {
-        let mut state = shared.lock();
-        state.wall_secs = wall_secs(&state.config);
-        let outgoing = respond(&mut state, action, &incoming);
-        if !state.outbox.is_empty() {
-            shared.outbox_filled.notify_one();
+    let (outgoing, timeout) = act(&shared, action, &incoming, Turn::First);
+    match outgoing.postponed {
+        None => {}
+        Some(postponed) => {
+            // It takes effect whether or not the client waits for it.
+            let acting = tokio::spawn(async move {
+                tokio::time::sleep(timeout).await;
+                let (outgoing, _) = act(&shared, action, &incoming, Turn::Postponed);
+                into_response(&outgoing, &incoming)
+            });
+            if let Postponed::UntilDone = postponed {
+                let response = acting.await;
+                return response
+                    .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response());
+            }
+            let page = "<html><h1>504 Gateway Time-out</h1></html>";
+            return (StatusCode::GATEWAY_TIMEOUT, page).into_response();
         }
-        (outgoing, state.config.timeout_fault)
-    };
+    }
     match outgoing.loss {
         Some(ConnectionLoss::AfterTimeout) => tokio::time::sleep(timeout).await,
         Some(ConnectionLoss::AtOnce) => {}
         None => return into_response(&outgoing, &incoming),
     }
     Response::new(Body::new(BrokenBody))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    First,
+    /// Of a request that was to take effect later.
+    Postponed,
+}
+
+/// Carries a request out. Returns the response, and how long faults take.
+fn act(
+    shared: &SharedState,
+    action: Option<Action>,
+    incoming: &IncomingRequest,
+    turn: Turn,
+) -> (OutgoingResponse, Duration) {
+    let mut state = shared.lock();
+    state.wall_secs = wall_secs(&state.config);
+    let outgoing = respond(&mut state, action, incoming, turn);
+    if !state.outbox.is_empty() {
+        shared.outbox_filled.notify_one();
+    }
+    (outgoing, state.config.timeout_fault)
 }
 
 fn into_response(outgoing: &OutgoingResponse, incoming: &IncomingRequest) -> Response {
@@ -206,6 +250,7 @@ fn respond(
     state: &mut State,
     action: Option<Action>,
     incoming: &IncomingRequest,
+    turn: Turn,
 ) -> OutgoingResponse {
     let request_id = state.request_ids.next("req");
     let mut outgoing = OutgoingResponse {
@@ -219,8 +264,9 @@ fn respond(
         replayed: false,
         retry_after_secs: None,
         loss: None,
+        postponed: None,
     };
-    if let Err(error) = process(state, action, incoming, &mut outgoing) {
+    if let Err(error) = process(state, action, incoming, turn, &mut outgoing) {
         outgoing.response = StoredResponse {
             status: error.status,
             body: error.body(&request_id),
@@ -234,6 +280,7 @@ fn process(
     state: &mut State,
     action: Option<Action>,
     incoming: &IncomingRequest,
+    turn: Turn,
     outgoing: &mut OutgoingResponse,
 ) -> Result<(), ApiError> {
     let control = incoming.path.starts_with("/_sandbox/");
@@ -261,7 +308,7 @@ fn process(
         run_action(state, action, incoming, params, outgoing);
         return Ok(());
     }
-    let fault = faults::applying_to(state, incoming.method.as_str(), &incoming.path);
+    let fault = claim_key(state, incoming, turn)?;
     match fault {
         Some((FaultKind::RateLimit, retry_after_secs)) => {
             outgoing.retry_after_secs = Some(retry_after_secs);
@@ -277,6 +324,14 @@ fn process(
             outgoing.loss = Some(ConnectionLoss::AtOnce);
             return Ok(());
         }
+        Some((kind @ (FaultKind::Slow | FaultKind::GatewayTimeout), _)) => {
+            state.keys_in_use.extend(key_of(incoming));
+            outgoing.postponed = Some(match kind {
+                FaultKind::Slow => Postponed::UntilDone,
+                _ => Postponed::BehindGateway,
+            });
+            return Ok(());
+        }
         _ => {}
     }
     let kind = fault.map(|(kind, _)| kind);
@@ -289,6 +344,40 @@ fn process(
     Ok(())
 }
 
+fn key_of(incoming: &IncomingRequest) -> Option<String> {
+    let key = incoming.headers.get("idempotency-key");
+    let key = key.filter(|_| incoming.method == Method::POST)?;
+    key.to_str().ok().map(str::to_owned)
+}
+
+/// Refuses a key that another request is using. Returns the fault that applies.
+fn claim_key(
+    state: &mut State,
+    incoming: &IncomingRequest,
+    turn: Turn,
+) -> Result<Option<(FaultKind, u32)>, ApiError> {
+    let key = key_of(incoming);
+    if turn == Turn::Postponed {
+        if let Some(key) = key {
+            state.keys_in_use.remove(&key);
+        }
+        return Ok(None);
+    }
+    if let Some(key) = key.filter(|key| state.keys_in_use.contains(key)) {
+        let message = format!(
+            "There is currently another in-progress request using this Idempotency Key ({key}). Please try again later."
+        );
+        return Err(
+            ApiError::other(409, "idempotency_error", message).code("idempotency_key_in_use")
+        );
+    }
+    Ok(faults::applying_to(
+        state,
+        incoming.method.as_str(),
+        &incoming.path,
+    ))
+}
+
 /// Runs the action at most once per idempotency key.
 fn run_idempotently(
     state: &mut State,
@@ -298,12 +387,7 @@ fn run_idempotently(
     fault: Option<FaultKind>,
     outgoing: &mut OutgoingResponse,
 ) -> Result<(), ApiError> {
-    let key = incoming
-        .headers
-        .get("idempotency-key")
-        .filter(|_| incoming.method == Method::POST)
-        .and_then(|key| key.to_str().ok())
-        .map(str::to_owned);
+    let key = key_of(incoming);
     if key
         .as_ref()
         .is_some_and(|key| key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY_CHARS)

@@ -1,6 +1,6 @@
 //! The state of a sandbox, in memory.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use serde_json::Value;
 
@@ -103,6 +103,8 @@ pub struct State {
     pub outbox: Vec<Delivery>,
     /// The first response for each idempotency key.
     pub idempotency: IdempotencyStore,
+    /// The idempotency keys of requests that are under way.
+    pub keys_in_use: BTreeSet<String>,
     /// Injected faults.
     pub faults: Vec<Fault>,
 }
@@ -142,6 +144,7 @@ impl State {
             test_clocks: Store::default(),
             outbox: Vec::new(),
             idempotency: IdempotencyStore::default(),
+            keys_in_use: BTreeSet::new(),
             faults: Vec::new(),
             config,
         }

@@ -191,7 +191,8 @@ pub async fn end_covered(
              ON v.organization_id = q.organization_id AND v.metric = q.metric
           WHERE g.organization_id = ANY($1) AND g.ended_at IS NULL AND g.expires_at > now()
             AND q.organization_id = g.organization_id AND q.metric = g.metric
-            AND (coalesce(v.over_limit, q.over_limit) = 'overage'
+            AND (coalesce(CASE WHEN v.over_limit <> 'overage' OR q.overage_rate IS NOT NULL THEN v.over_limit END,
+                          q.over_limit) = 'overage'
                  OR coalesce(v.unlimited, q.unlimited)
                  OR coalesce((SELECT t.total + t.reserved FROM usage_totals t
                                WHERE t.organization_id = g.organization_id AND t.metric = g.metric

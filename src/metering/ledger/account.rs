@@ -7,7 +7,7 @@ use billing_domain::grace_period::GracePeriod;
 use billing_domain::period::Period;
 use billing_domain::quota::{self, Aggregation, Decision, QuotaPolicy};
 use billing_domain::usage_period::{self, CurrentSubscription, EndedSubscription};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 
 use super::UsageRejection;
@@ -272,8 +272,10 @@ impl Account {
             usage.changed = true;
             return Ok(());
         }
+        // What has no time of its own is said after all that was said before.
+        let is_now = occurred == now;
         let last = usage.last.as_ref().map(|(at, id)| (*at, id.as_str()));
-        let is_newest = last.is_none_or(|last| last < (occurred, id));
+        let is_newest = is_now || last.is_none_or(|last| last < (occurred, id));
         let total = match aggregation {
             Aggregation::Last if !is_newest => Some(usage.total),
             other => other.with(usage.total, quantity),
@@ -284,11 +286,16 @@ impl Account {
         usage.events += 1;
         if is_newest {
             let last = usage.last.get_or_insert_default();
-            last.0 = occurred;
+            last.0 = occurred.max(if is_now { last.0 } else { occurred });
             id.clone_into(&mut last.1);
         }
         usage.changed = true;
         usage.raise_alerts(quota);
+        if is_now && aggregation == Aggregation::Last {
+            // Events keep their order by their times.
+            let moment = SignedDuration::from_micros(1);
+            self.now = now.checked_add(moment).unwrap_or(now);
+        }
         Ok(())
     }
 

@@ -89,7 +89,10 @@ pub async fn list(
 ) -> Result<Vec<QuotaRow>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT q.metric, CASE WHEN v.metric IS NULL THEN q.quota ELSE v.quota END AS quota,
-                  coalesce(v.over_limit, q.over_limit) AS "over_limit!",
+                  -- An operator's overage without a rate, as after a change of plan, would be
+                  -- free use.
+                  coalesce(CASE WHEN v.over_limit <> 'overage' OR q.overage_rate IS NOT NULL THEN v.over_limit END,
+                           q.over_limit) AS "over_limit!",
                   CASE WHEN coalesce(v.over_limit, q.over_limit) = 'overage'
                         AND NOT coalesce(v.unlimited, q.unlimited) THEN q.overage_rate END
                     AS overage_rate,

@@ -3,6 +3,7 @@
 //! once. Nothing is counted here, and no quota is decided.
 
 mod due;
+mod sending;
 mod store;
 mod unbilled;
 
@@ -11,7 +12,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
-use rust_decimal::prelude::ToPrimitive as _;
 use serde::Serialize;
 use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
@@ -21,13 +21,14 @@ use crate::catalogue::{Aggregation, Catalogue};
 use crate::db::{self, WorkerTx};
 use crate::metering::{charges, ledger};
 use crate::server::number::Number;
-use crate::stripe::client::{Client, ErrorKind, Params, StripeError};
+use crate::stripe::client::{Client, ErrorKind, StripeError};
 use crate::telemetry::metrics;
 pub use due::{Reason, Unbilled};
 pub use store::{Stuck, keep_terms, stuck};
 pub use unbilled::unbilled;
 
 use due::{identifier, to_report};
+use sending::{SendOutcome, send_all, send_one};
 use store::{OpenTotal, ReportEntry, UnsentReport};
 
 /// How long Stripe is guaranteed to remember an identifier.
@@ -38,9 +39,6 @@ const PARALLEL_ORGANIZATIONS: usize = 8;
 /// How long a run waits for an organization that another transaction holds: as long as
 /// a batch of events may hold it on a busy machine.
 const LOCK_TIMEOUT: &str = "1s";
-/// Stripe's error code for an identifier that it already has.
-const DUPLICATE: &str = "duplicate_meter_event";
-
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     #[error(transparent)]
@@ -195,7 +193,7 @@ pub async fn report_now(
     // Reports left over from earlier periods must not block a cancellation.
     let due = |row: &UnsentReport| row.at >= since && !is_doubtful(row);
     for row in unsent.into_iter().filter(due) {
-        match send_one(pool, client, &row).await? {
+        match send_one(pool, client, catalogue, &row).await? {
             SendOutcome::Failed(error) if !is_final(&error) => return Err(error.into()),
             _ => {}
         }
@@ -252,7 +250,7 @@ pub async fn report(
     };
     let sending = by_organization
         .into_values()
-        .map(|rows| db::impatiently(LOCK_TIMEOUT, send_all(pool, client, rows)));
+        .map(|rows| db::impatiently(LOCK_TIMEOUT, send_all(pool, client, catalogue, rows)));
     let mut sending = futures_util::stream::iter(sending).buffer_unordered(PARALLEL_ORGANIZATIONS);
     while let Some(counts) = sending.next().await {
         report.sent += counts.sent;
@@ -274,127 +272,6 @@ pub async fn report(
     report.unbilled = unbilled(pool, catalogue, now).await?;
     unbilled::warn(&report);
     Ok(report)
-}
-
-#[derive(Default)]
-struct SendCounts {
-    sent: u64,
-    failed: u64,
-    refused: u64,
-}
-
-/// Sends an organization's reports one after the other. Those that the database
-/// refuses, or that another transaction holds, have failed and wait for the next run.
-async fn send_all(pool: &PgPool, client: &Client, rows: Vec<UnsentReport>) -> SendCounts {
-    let mut counts = SendCounts::default();
-    for row in rows {
-        match send_one(pool, client, &row).await {
-            Ok(SendOutcome::Sent) => counts.sent += 1,
-            Ok(SendOutcome::Failed(_)) => counts.failed += 1,
-            Ok(SendOutcome::Refused) => counts.refused += 1,
-            Err(error) => {
-                tracing::warn!(
-                    organization_id = %row.organization_id, metric = row.metric,
-                    identifier = row.identifier, %error, "Usage could not be marked as reported"
-                );
-                counts.failed += 1;
-            }
-        }
-    }
-    counts
-}
-
-/// The outcome of sending a report.
-enum SendOutcome {
-    Sent,
-    Failed(StripeError),
-    /// The customer was deleted.
-    Refused,
-}
-
-/// Whether Stripe rejected a report because its customer was deleted. A customer
-/// that Stripe does not know at all may belong to another account, whose key
-/// could still report it.
-async fn is_deleted(client: &Client, row: &UnsentReport, error: &StripeError) -> bool {
-    let about_customer = error.param.as_deref() == Some("payload[stripe_customer_id]");
-    if !about_customer && !error.is_missing_customer() {
-        return false;
-    }
-    let found = client.customer(&row.stripe_customer_id).await;
-    found.is_ok_and(|customer| customer.deleted)
-}
-
-/// Sends a report and records the outcome.
-async fn send_one(
-    pool: &PgPool,
-    client: &Client,
-    row: &UnsentReport,
-) -> Result<SendOutcome, sqlx::Error> {
-    let mut tx = WorkerTx::begin(pool).await?;
-    let unsent = store::mark_attempted(tx.conn(), row).await?;
-    tx.commit().await?;
-    if !unsent {
-        return Ok(SendOutcome::Sent);
-    }
-    let response = send(client, row).await;
-    let deleted = match &response {
-        Err(error) => is_deleted(client, row, error).await,
-        Ok(()) => false,
-    };
-    let mut tx = WorkerTx::begin(pool).await?;
-    let outcome = match response {
-        Ok(()) => {
-            store::mark_sent(tx.conn(), row).await?;
-            // A correction downwards does not reduce the counter.
-            metrics::usage_reported(row.units.max(Decimal::ZERO).to_u64().unwrap_or(u64::MAX));
-            SendOutcome::Sent
-        }
-        Err(error) if deleted => {
-            tracing::error!(
-                %error, organization_id = %row.organization_id, metric = row.metric,
-                units = %row.units, stripe_customer_id = row.stripe_customer_id,
-                "Usage is lost: its customer was deleted in Stripe before it was reported"
-            );
-            store::mark_refused(tx.conn(), row, &error.to_string()).await?;
-            SendOutcome::Refused
-        }
-        Err(error) => {
-            tracing::warn!(
-                %error, organization_id = %row.organization_id, metric = row.metric,
-                identifier = row.identifier, "Usage could not be reported"
-            );
-            // An error response is certain; after anything else Stripe may have
-            // counted the report.
-            let certain = !error.may_have_acted();
-            store::mark_failed(tx.conn(), row, &error.to_string(), certain).await?;
-            SendOutcome::Failed(error)
-        }
-    };
-    tx.commit().await?;
-    Ok(outcome)
-}
-
-async fn send(client: &Client, row: &UnsentReport) -> Result<(), StripeError> {
-    let params = Params::new()
-        .set("event_name", &row.event_name)
-        .set("identifier", &row.identifier)
-        .set("timestamp", row.at.as_second())
-        .set("payload[stripe_customer_id]", &row.stripe_customer_id)
-        .set("payload[value]", row.units.normalize().to_string());
-    // The identifier keeps the report from being counted twice. The idempotency
-    // key differs for each attempt, since Stripe replays failures for a key.
-    let key = format!("{}-{}", row.identifier, Uuid::now_v7().simple());
-    match client.create_meter_event(&params, &key).await {
-        // An earlier attempt succeeded and its response was lost.
-        Err(error) if is_duplicate(&error) => Ok(()),
-        response => response,
-    }
-}
-
-fn is_duplicate(error: &StripeError) -> bool {
-    error.kind == ErrorKind::InvalidRequest
-        && (error.code.as_deref() == Some(DUPLICATE)
-            || error.message.contains("already exists with identifier"))
 }
 
 /// Billed usage over a quota in a running period, in whole units.

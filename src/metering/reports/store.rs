@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::due::OLDEST;
 use crate::catalogue::{Aggregation, Catalogue};
-pub use outcomes::{Stuck, mark_attempted, mark_failed, mark_refused, mark_sent, stuck};
+pub use outcomes::{Attempt, Stuck, mark_attempted, mark_failed, mark_refused, mark_sent, stuck};
 pub use terms::keep as keep_terms;
 
 /// A usage total for which Stripe bills the organization, or should.
@@ -375,6 +375,7 @@ pub struct UnsentReport {
     pub organization_id: Uuid,
     pub identifier: String,
     pub metric: String,
+    pub period_start: Timestamp,
     pub stripe_customer_id: String,
     pub event_name: String,
     pub units: Decimal,
@@ -390,8 +391,8 @@ pub async fn unsent(
     organization_id: Option<Uuid>,
 ) -> Result<Vec<UnsentReport>, sqlx::Error> {
     let rows = sqlx::query!(
-        "SELECT organization_id, identifier, metric, stripe_customer_id, event_name, units, at,
-                attempted_at
+        "SELECT organization_id, identifier, metric, period_start, stripe_customer_id, event_name,
+                units, at, attempted_at
            FROM usage_reports
           WHERE sent_at IS NULL AND refused_at IS NULL
             AND ($1::uuid IS NULL OR organization_id = $1)
@@ -408,6 +409,7 @@ pub async fn unsent(
             organization_id: row.organization_id,
             identifier: row.identifier,
             metric: row.metric,
+            period_start: row.period_start.to_jiff(),
             stripe_customer_id: row.stripe_customer_id,
             event_name: row.event_name,
             units: row.units,

@@ -454,4 +454,8 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             "organization_id entry_id salt ip_address user_agent reason",
         )],
     ),
+    (
+        "20260119030000_request_calls",
+        &[("billing_stripe_requests", "called_at")],
+    ),
 ];

@@ -33,9 +33,9 @@ pub(super) async fn send(
 ) -> Result<Response, StripeError> {
     let started = Instant::now();
     let mut attempts = 0;
-    // Once an attempt may have had an effect, later ones that were not sent do not
-    // change that.
-    let mut uncertain = None;
+    // Once an attempt may have had an effect, or may yet have one, that is what became of
+    // the call, unless a later attempt says otherwise.
+    let mut uncertain: Option<StripeError> = None;
     let result = loop {
         attempts += 1;
         if let Some(pace) = &client.pace {
@@ -62,16 +62,26 @@ pub(super) async fn send(
             error.message
         );
         if !again {
-            let unsent = !error.may_have_acted() && error.is_outage();
-            break Err(uncertain.filter(|_| unsent).unwrap_or(error));
+            break Err(what_became(uncertain, error));
         }
-        if error.may_have_acted() {
+        // One that may still be under way outlasts one that is over.
+        if error.may_be_acting() || error.may_have_acted() && uncertain.is_none() {
             uncertain = Some(error);
         }
         tokio::time::sleep(pause).await;
     };
     metrics::stripe_call(call.name, outcome(&result), started.elapsed());
     result
+}
+
+/// The error of a call whose last attempt failed with `last`, and an earlier one without
+/// saying what it did.
+fn what_became(uncertain: Option<StripeError>, last: StripeError) -> StripeError {
+    match uncertain {
+        Some(earlier) if earlier.may_be_acting() && !last.settles() => earlier,
+        Some(earlier) if !last.may_have_acted() && !last.settles() => earlier,
+        _ => last,
+    }
 }
 
 fn outcome(result: &Result<Response, StripeError>) -> &'static str {
@@ -200,4 +210,42 @@ fn read(
 fn date(text: &str) -> Option<Timestamp> {
     // HTTP's GMT is RFC 2822's obsolete zone.
     rfc2822::DateTimeParser::new().parse_timestamp(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_still_be_under_way_is_not_called_done_or_failed() {
+        use ErrorKind::{
+            Authentication, Card, Conflict, Idempotency, InvalidRequest, Permission, RateLimited,
+            Server, Unanswered, Unreachable, Unreadable,
+        };
+        let error = |kind| StripeError::new(kind, "test", "");
+        let became = |earlier, last| what_became(Some(error(earlier)), error(last)).kind;
+        for earlier in [Unanswered, Unreadable, Conflict] {
+            for last in [
+                Server,
+                Conflict,
+                RateLimited,
+                Authentication,
+                Permission,
+                Idempotency,
+                Unreachable,
+            ] {
+                assert_eq!(became(earlier, last), earlier, "{last:?}");
+            }
+            for last in [Card, InvalidRequest] {
+                assert_eq!(became(earlier, last), last);
+            }
+        }
+        assert_eq!(became(Server, Unreachable), Server);
+        assert_eq!(became(Server, RateLimited), Server);
+        assert_eq!(became(Server, Authentication), Server);
+        assert_eq!(became(Server, Server), Server);
+        assert_eq!(became(Server, Unanswered), Unanswered);
+        assert_eq!(became(Server, Card), Card);
+        assert_eq!(what_became(None, error(Card)).kind, Card);
+    }
 }

@@ -3,6 +3,8 @@
 use reqwest::StatusCode;
 use serde::Deserialize;
 
+const KEY_IN_USE: &str = "idempotency_key_in_use";
+
 /// Why a call failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -22,7 +24,7 @@ pub enum ErrorKind {
     Idempotency,
     /// Another request is using the object or the key.
     Conflict,
-    /// Stripe failed and may have made the change.
+    /// Stripe failed, and may have made the change before; it works on it no more.
     Server,
     /// No connection: Stripe has not seen the request.
     Unreachable,
@@ -95,10 +97,36 @@ impl StripeError {
         self
     }
 
+    /// Whether Stripe may still be making the change.
+    pub(super) fn may_be_acting(&self) -> bool {
+        matches!(
+            self.kind,
+            ErrorKind::Unanswered | ErrorKind::Unreadable | ErrorKind::Conflict
+        )
+    }
+
+    /// Whether it says what became of a call whose earlier attempts, with the same key,
+    /// were not answered: Stripe has looked at the parameters, and gives the first
+    /// response again. Others are refused before.
+    pub(super) fn settles(&self) -> bool {
+        matches!(
+            self.kind,
+            ErrorKind::Card
+                | ErrorKind::AuthenticationRequired
+                | ErrorKind::NotFound
+                | ErrorKind::InvalidRequest
+        )
+    }
+
     /// Whether Stripe is unavailable at the moment, for any call.
     pub fn is_outage(&self) -> bool {
         self.may_have_acted()
             || matches!(self.kind, ErrorKind::Unreachable | ErrorKind::RateLimited)
+    }
+
+    /// Whether another attempt with the same idempotency key is under way.
+    pub fn is_key_in_use(&self) -> bool {
+        self.code.as_deref() == Some(KEY_IN_USE)
     }
 
     /// Whether the call's customer does not exist.
@@ -151,7 +179,8 @@ pub(super) fn read(
     let Ok(Body { error }) = serde_json::from_slice::<Body>(body) else {
         let kind = match status.as_u16() {
             429 => ErrorKind::RateLimited,
-            500.. => ErrorKind::Server,
+            // A proxy's: Stripe may still be working on the request.
+            500.. => ErrorKind::Unanswered,
             _ => ErrorKind::Unreadable,
         };
         let message = format!("status {status}, without Stripe's error");
@@ -182,8 +211,12 @@ fn kind(status: StatusCode, error: &Details) -> ErrorKind {
         (_, 429) => ErrorKind::RateLimited,
         (Some("card_error"), _) | (_, 402) if needs_cardholder => ErrorKind::AuthenticationRequired,
         (Some("card_error"), _) | (_, 402) => ErrorKind::Card,
-        (Some("idempotency_error"), _) => ErrorKind::Idempotency,
+        // An attempt with the same key is under way, whatever the type says.
         (_, 409) => ErrorKind::Conflict,
+        _ if code == KEY_IN_USE => ErrorKind::Conflict,
+        (Some("idempotency_error"), _) => ErrorKind::Idempotency,
+        // Gateways give up while what is behind them works on.
+        (_, 502 | 504) => ErrorKind::Unanswered,
         (_, 500..) => ErrorKind::Server,
         (_, 404) => ErrorKind::NotFound,
         _ if code == "resource_missing" => ErrorKind::NotFound,
@@ -220,7 +253,13 @@ mod tests {
         }
         let idempotency = r#"{"error":{"type":"idempotency_error"}}"#;
         assert_eq!(read_kind(400, idempotency), ErrorKind::Idempotency);
-        assert_eq!(read_kind(502, "<html>"), ErrorKind::Server);
+        let in_use = r#"{"error":{"type":"idempotency_error","code":"idempotency_key_in_use"}}"#;
+        assert_eq!(read_kind(409, in_use), ErrorKind::Conflict);
+        assert_eq!(read_kind(400, in_use), ErrorKind::Conflict);
+        for status in [500, 502, 503, 504] {
+            assert_eq!(read_kind(status, "<html>"), ErrorKind::Unanswered);
+        }
+        assert_eq!(read_kind(504, invalid), ErrorKind::Unanswered);
         assert_eq!(read_kind(302, ""), ErrorKind::Unreadable);
     }
 

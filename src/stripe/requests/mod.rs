@@ -80,6 +80,8 @@ pub struct Request {
     pub params: Params,
     pub context: Value,
     pub created_at: Timestamp,
+    /// When the latest call began.
+    pub called_at: Option<Timestamp>,
     /// Failed attempts to recover it.
     pub recovery_attempts: i32,
 }
@@ -127,6 +129,15 @@ impl Request {
     pub fn key_is_valid(&self, now: Timestamp) -> bool {
         now.duration_since(self.created_at) < KEY_LIFETIME
     }
+}
+
+/// What a request came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Open,
+    Succeeded,
+    /// It was closed as not carried out. Stripe may have done so since.
+    Failed,
 }
 
 /// The result of [`begin`].
@@ -183,8 +194,17 @@ pub async fn completed_command(
     store::completed_command(&mut tx, request_key, REQUEST_KEY_LIFETIME).await
 }
 
-/// Whether the request is still open. Locks it until the transaction ends, so that
-/// only one transaction closes it and mirrors its effects.
-pub async fn lock_open(conn: &mut PgConnection, request: &Request) -> Result<bool, sqlx::Error> {
-    store::lock_open(conn, request).await
+/// What a request came to. Locks it until the transaction ends, so that only one
+/// transaction closes it and mirrors its effects.
+pub async fn lock(conn: &mut PgConnection, request: &Request) -> Result<State, sqlx::Error> {
+    store::lock(conn, request).await
+}
+
+/// Notes that a call of the request begins now, and commits. Returns false if it was
+/// closed meanwhile: then nothing must be called.
+pub async fn begin_call(pool: &PgPool, request: &Request) -> Result<bool, sqlx::Error> {
+    let mut tx = TenantTx::begin(pool, request.organization_id).await?;
+    let open = store::mark_called(&mut tx, request).await?;
+    tx.commit().await?;
+    Ok(open)
 }

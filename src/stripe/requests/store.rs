@@ -5,7 +5,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{NewRequest, Request, Subject, Unreadable};
+use super::{NewRequest, Request, State, Subject, Unreadable};
 use crate::db::TenantTx;
 
 /// A request's row.
@@ -18,6 +18,7 @@ struct Row {
     params: Value,
     context: Value,
     created_at: jiff_sqlx::Timestamp,
+    called_at: Option<jiff_sqlx::Timestamp>,
     recovery_attempts: i32,
 }
 
@@ -35,6 +36,7 @@ impl TryFrom<Row> for Request {
                 .map_err(|error| sqlx::Error::Decode(error.into()))?,
             context: row.context,
             created_at: row.created_at.to_jiff(),
+            called_at: row.called_at.map(|at| at.to_jiff()),
             recovery_attempts: row.recovery_attempts,
         })
     }
@@ -69,7 +71,7 @@ pub async fn by_id(tx: &mut TenantTx, id: Uuid) -> Result<Option<Request>, sqlx:
     let row = sqlx::query_as!(
         Row,
         "SELECT organization_id, id, subject, operation, target_id, params, context, created_at,
-                recovery_attempts
+                called_at, recovery_attempts
            FROM billing_stripe_requests WHERE organization_id = $1 AND id = $2",
         organization_id,
         id
@@ -87,7 +89,7 @@ pub async fn open_about(
     let row = sqlx::query_as!(
         Row,
         "SELECT organization_id, id, subject, operation, target_id, params, context, created_at,
-                recovery_attempts
+                called_at, recovery_attempts
            FROM billing_stripe_requests
           WHERE organization_id = $1 AND subject = $2 AND state = 'open'",
         organization_id,
@@ -120,16 +122,32 @@ pub async fn completed_command(
     Ok(wish.flatten())
 }
 
-pub async fn lock_open(conn: &mut PgConnection, request: &Request) -> Result<bool, sqlx::Error> {
-    let locked = sqlx::query_scalar!(
-        "SELECT id FROM billing_stripe_requests
-          WHERE organization_id = $1 AND id = $2 AND state = 'open' FOR UPDATE",
+pub async fn lock(conn: &mut PgConnection, request: &Request) -> Result<State, sqlx::Error> {
+    let state = sqlx::query_scalar!(
+        "SELECT state FROM billing_stripe_requests
+          WHERE organization_id = $1 AND id = $2 FOR UPDATE",
         request.organization_id,
         request.id
     )
-    .fetch_optional(conn)
+    .fetch_one(conn)
     .await?;
-    Ok(locked.is_some())
+    match &*state {
+        "open" => Ok(State::Open),
+        "succeeded" => Ok(State::Succeeded),
+        _ => Ok(State::Failed),
+    }
+}
+
+/// Notes that the call begins. Returns false if the request was closed meanwhile.
+pub async fn mark_called(tx: &mut TenantTx, request: &Request) -> Result<bool, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let called = sqlx::query!(
+        "UPDATE billing_stripe_requests SET called_at = now()
+          WHERE organization_id = $1 AND id = $2 AND state = 'open'",
+        organization_id,
+        request.id
+    );
+    Ok(called.execute(tx.conn()).await?.rows_affected() > 0)
 }
 
 /// Closes a request that Stripe has carried out.
@@ -140,7 +158,8 @@ pub async fn succeeded(
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE billing_stripe_requests
-            SET state = 'succeeded', stripe_object_id = $3, finished_at = now()
+            SET state = 'succeeded', stripe_object_id = $3, finished_at = now(),
+                error_message = NULL
           WHERE organization_id = $1 AND id = $2",
         request.organization_id,
         request.id,
@@ -192,9 +211,10 @@ pub async fn find(
     let rows = sqlx::query_as!(
         Row,
         "SELECT organization_id, id, subject, operation, target_id, params, context, created_at,
-                recovery_attempts
+                called_at, recovery_attempts
            FROM billing_stripe_requests
           WHERE created_at <= now() - $1::bigint * interval '1 second'
+            AND coalesce(called_at, created_at) <= now() - $1::bigint * interval '1 second'
             AND CASE WHEN $2 THEN abandoned_at IS NOT NULL ELSE state = 'open' END
             AND (NOT $3 OR next_recovery_at IS NULL OR next_recovery_at <= now())
           ORDER BY created_at, id LIMIT $4",

@@ -39,12 +39,18 @@ impl Subscriptions {
         if self.is_too_late(client, request, change).await? {
             return Err(ChangeRejection::NothingPending.into());
         }
+        if let Some(at) = self.scheduled_next(client, request, change).await? {
+            return Err(ChangeRejection::ScheduledInStripe(at).into());
+        }
         if invoices_unreported(request, change)
             && let Err(failure) = self.report_usage(client, request.organization_id).await
         {
             let why = format!("the usage so far could not be reported to Stripe: {failure}");
             self.close_failed(request, &why).await?;
             return Err(failure);
+        }
+        if !requests::begin_call(&self.pool, request).await? {
+            return Err(Failure::Busy);
         }
         match call_stripe(client, request, change).await {
             Ok(response) => {
@@ -94,6 +100,28 @@ impl Subscriptions {
         self.refresh_from_stripe(client, request.organization_id)
             .await?;
         Ok(true)
+    }
+
+    /// When the subscription's schedule does something next that the change would undo, and
+    /// that nobody is shown as pending. Then the request is closed.
+    async fn scheduled_next(
+        &self,
+        client: &Client,
+        request: &Request,
+        change: &ChangeRecord,
+    ) -> Result<Option<Timestamp>, Failure> {
+        match schedule::does_more(client, change).await {
+            Ok(None) => Ok(None),
+            Ok(Some(at)) => {
+                let rejection = ChangeRejection::ScheduledInStripe(at);
+                self.close_failed(request, &rejection.to_string()).await?;
+                Ok(Some(at))
+            }
+            Err(error) => {
+                self.close_failed(request, &error.to_string()).await?;
+                Err(Failure::Stripe(error))
+            }
+        }
     }
 
     /// Makes what is left to do of a change that Stripe has made, and finishes it.
@@ -239,9 +267,14 @@ impl Subscriptions {
         self.learn(&snapshot.object).await?;
         let mut tx = TenantTx::begin(&self.pool, organization_id).await?;
         let locked = audit::lock_chains(tx.conn(), &[organization_id]).await?;
-        if !requests::lock_open(tx.conn(), request).await? {
+        match requests::lock(tx.conn(), request).await? {
+            requests::State::Open => {}
             // Another replica has finished the same request.
-            return Ok(());
+            requests::State::Succeeded => return Ok(()),
+            requests::State::Failed => tracing::warn!(
+                %organization_id, request = %request.id,
+                "Stripe has made a change whose request was closed as failed"
+            ),
         }
         quotas::release_seats(&mut tx).await?;
         let response = StripeResponse {
@@ -293,7 +326,7 @@ impl Subscriptions {
         let organization_id = request.organization_id;
         let mut tx = TenantTx::begin(&self.pool, organization_id).await?;
         audit::lock_chains(tx.conn(), &[organization_id]).await?;
-        if requests::lock_open(tx.conn(), request).await? {
+        if requests::lock(tx.conn(), request).await? == requests::State::Open {
             quotas::release_seats(&mut tx).await?;
             requests::failed(tx.conn(), request, why).await?;
         }

@@ -138,6 +138,10 @@ fn with_items(schedule: &Value, follow: &Follow) -> Option<Params> {
         }
         params = settings(phase, &at, params);
         params = metadata(&phase["metadata"], &at, params);
+        // Those of the current phase are on an invoice already.
+        if n > 0 {
+            params = one_off_items(&phase["add_invoice_items"], &at, params);
+        }
         params = if is_meant(&phase) {
             new_items(phase, &follow.items, &at, params)
         } else {
@@ -151,6 +155,19 @@ fn with_items(schedule: &Value, follow: &Follow) -> Option<Params> {
 pub fn same_items(phase: &Value, at: &str, mut params: Params) -> Params {
     for (n, item) in members(&phase["items"]).enumerate() {
         let at = format!("{at}[items][{n}]");
+        params = params
+            .set(format!("{at}[price]"), id(&item["price"]))
+            .set_if(&format!("{at}[quantity]"), item["quantity"].as_u64());
+        params = metadata(&item["metadata"], &at, params);
+        params = item_settings(item, &at, params);
+    }
+    params
+}
+
+/// What the invoice of a phase has besides its items, such as a fee for setting up.
+fn one_off_items(items: &Value, at: &str, mut params: Params) -> Params {
+    for (n, item) in members(items).enumerate() {
+        let at = format!("{at}[add_invoice_items][{n}]");
         params = params
             .set(format!("{at}[price]"), id(&item["price"]))
             .set_if(&format!("{at}[quantity]"), item["quantity"].as_u64());
@@ -197,6 +214,8 @@ mod tests {
                  "items": [{"price": "price_a", "quantity": 5}]},
                 {"start_date": 200, "end_date": 300, "billing_cycle_anchor": "phase_start",
                  "metadata": {"plan_version": "standard@2"},
+                 "add_invoice_items": [{"price": "price_setup", "quantity": 1, "discounts": [],
+                                        "tax_rates": []}],
                  "items": [{"price": {"id": "price_b"}, "quantity": 5,
                             "tax_rates": [{"id": "txr_1"}]}, {"price": "price_m"}]},
             ],
@@ -220,6 +239,8 @@ mod tests {
             "phases[1][end_date]": "300",
             "phases[1][billing_cycle_anchor]": "phase_start",
             "phases[1][metadata][plan_version]": "standard@2",
+            "phases[1][add_invoice_items][0][price]": "price_setup",
+            "phases[1][add_invoice_items][0][quantity]": "1",
             "phases[1][items][0][price]": "price_b",
             "phases[1][items][0][quantity]": "8",
             "phases[1][items][0][tax_rates][0]": "txr_1",

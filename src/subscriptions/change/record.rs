@@ -301,7 +301,8 @@ pub fn audited_command(command: &Value) -> (Value, Option<String>) {
 
 /// Whether the request to Stripe can no longer be in flight.
 pub fn is_no_longer_in_flight(request: &Request, now: Timestamp) -> bool {
-    now.duration_since(request.created_at) > MAX_IN_FLIGHT
+    let since = request.called_at.unwrap_or(request.created_at);
+    now.duration_since(since) > MAX_IN_FLIGHT
 }
 
 /// The command as it is stored.

@@ -10,6 +10,7 @@
 //! change of plan, which takes the place of what was pending, releases it once that is
 //! made, so that a declined card leaves everything as it was.
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::follow::same_items;
@@ -104,6 +105,25 @@ pub async fn release_first(
         Some(Release::First(id)) => release(client, id, false, &request.key_of("release")).await,
         _ => Ok(()),
     }
+}
+
+/// When the schedule that a change of items would release next does something that is not
+/// a pending change, such as another discount: it would be lost.
+pub async fn does_more(
+    client: &Client,
+    change: &ChangeRecord,
+) -> Result<Option<Timestamp>, StripeError> {
+    let (ChangeKind::Switch, Some(Release::First(id))) = (change.kind, &change.releases) else {
+        return Ok(None);
+    };
+    let schedule = client.schedule(id).await?.body;
+    if schedule["status"] != "active" && schedule["status"] != "not_started" {
+        return Ok(None);
+    }
+    let begun = schedule["current_phase"]["start_date"].as_i64();
+    let starts = members(&schedule["phases"]).filter_map(|phase| phase["start_date"].as_i64());
+    let next = starts.filter(|at| Some(*at) > begun).min();
+    Ok(next.and_then(|at| Timestamp::from_second(at).ok()))
 }
 
 /// Releases the schedule that has to go after the change. Returns whether it did.

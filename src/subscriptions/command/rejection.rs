@@ -60,6 +60,10 @@ pub enum ChangeRejection {
     )]
     MigrationPending(Timestamp),
     #[error(
+        "the subscription's schedule in Stripe changes it on {0}, which this change would undo; the operator of this service can release the schedule in Stripe's dashboard"
+    )]
+    ScheduledInStripe(Timestamp),
+    #[error(
         "a change of the subscription is pending, and no promotion code can be redeemed beside it: redeem it with that change, or DELETE /api/billing/subscription/pending-change first"
     )]
     CodeBesideChange,

@@ -2,14 +2,12 @@
 //! state ever comes from an event that Stripe did not send.
 
 use sqlx::postgres::PgPool;
-use uuid::{Uuid, uuid};
 
 use super::{CreateError, Identity, NewOrganization, create_with_id, plan_tier, store};
 use crate::catalogue::{Catalogue, FREE_TIER};
 use crate::db::{self, WorkerTx};
 
-/// Fixed, so that concurrent commands create one organization.
-pub const ID: Uuid = uuid!("5a3b1e00-0000-7000-8000-000000000001");
+pub use crate::tenancy::SAMPLE as ID;
 
 const NAME: &str = "Sample events (nobody's: made by `webhooks trigger`)";
 

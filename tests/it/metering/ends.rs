@@ -156,3 +156,22 @@ async fn usage_that_stripe_refuses_keeps_nobody_from_leaving() {
     billed.world.cancel(true).await.ok();
     assert_eq!(billed.report(Timestamp::now()).await.failed, 1);
 }
+
+/// What Stripe was told just before the end stays in the period that it is billed in,
+/// though the end has the same second.
+#[tokio::test]
+async fn what_is_used_and_canceled_within_a_second_is_billed_and_not_used_again() {
+    for _ in 0..3 {
+        let billed = Billed::start().await;
+        let into = Timestamp::now().subsec_nanosecond();
+        let rest = 1_000_000_000 - u64::try_from(into).unwrap();
+        tokio::time::sleep(std::time::Duration::from_nanos(rest)).await;
+        billed.record("a", "agent_executions", "6000").await;
+        billed.world.cancel(true).await.ok();
+        billed.world.settle().await;
+        assert_eq!(overage(&billed).await, 10_000);
+        assert_eq!(usage(&billed, "agent_executions").await, 0);
+        let report = billed.report(Timestamp::now()).await;
+        assert_eq!(report.unbilled.len(), 0, "{:?}", report.unbilled);
+    }
+}

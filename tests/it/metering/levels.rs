@@ -189,3 +189,24 @@ async fn the_catalogue_may_leave_levels_to_the_products_keys() {
     tenant.post(&service, EVENTS, &zero).await.ok();
     assert_eq!(tenant.total(&service, "storage_gb").await, "0");
 }
+
+/// Without times of their own, levels hold in the order in which they are said.
+#[tokio::test]
+async fn the_later_of_two_levels_in_a_batch_holds() {
+    let service = TestService::intake_only().await;
+    let tenant = with_storage(&service).await;
+    for (first, second) in [("b", "a"), ("c", "d"), ("z", "e")] {
+        let batch = json!([
+            {"id": first, "metric": "storage_gb", "quantity": 5},
+            {"id": second, "metric": "storage_gb", "quantity": 7},
+        ]);
+        tenant.post(&service, EVENTS, &batch).await.ok();
+        assert_eq!(tenant.total(&service, "storage_gb").await, "7");
+        let again =
+            json!({"id": format!("{first}{second}"), "metric": "storage_gb", "quantity": 3});
+        tenant.post(&service, EVENTS, &again).await.ok();
+        assert_eq!(tenant.total(&service, "storage_gb").await, "3");
+    }
+    let order = "SELECT string_agg(event_id, ' ' ORDER BY recorded_at) FROM usage_events";
+    assert_eq!(service.db.value(order).await, "b a ba c d cd z e ze");
+}

@@ -259,3 +259,96 @@ async fn a_run_that_could_not_tell_all_is_a_failed_run() {
 
 const LAST_RUN: &str = "SELECT succeeded FROM billing_job_runs WHERE job = 'usage-report'
                          ORDER BY finished_at DESC LIMIT 1";
+
+/// A failure that is certain says nothing of an attempt before it.
+#[tokio::test]
+async fn a_doubtful_report_stays_doubtful_whatever_fails_next() {
+    let billed = Billed::start().await;
+    let db = &billed.service().db;
+    billed.record("a", "llm_tokens", "5").await;
+    let attempted = "SELECT attempted_at IS NOT NULL FROM usage_reports";
+    let fault = async |name: &str| {
+        let fields = [
+            ("fault", name),
+            ("every", "1"),
+            ("path", "/v1/billing/meter_events"),
+        ];
+        billed.world.stripe.clear_faults().await;
+        billed.world.stripe.fault(&fields).await;
+        let report = billed.report(Timestamp::now()).await;
+        assert_eq!((report.sent, report.failed), (0, 1), "{name}");
+    };
+    fault("rate_limit").await;
+    assert_eq!(
+        db.value(attempted).await,
+        "false",
+        "Stripe has not counted it"
+    );
+    fault("drop_after_acting").await;
+    let first = "SELECT attempted_at FROM usage_reports";
+    let first_at = db.value(first).await;
+    fault("rate_limit").await;
+    assert_eq!(db.value(first).await, first_at);
+    // Stripe has forgotten the identifier since.
+    db.execute("UPDATE usage_reports SET attempted_at = now() - interval '25 hours'")
+        .await;
+    billed.world.stripe.clear_faults().await;
+    let report = billed.report(Timestamp::now()).await;
+    assert_eq!((report.sent, report.doubtful), (0, 1));
+    assert_eq!(billed.in_stripe("llm_tokens").await, json!(5));
+}
+
+/// Recorded in time, and sent when the invoice was made already.
+#[tokio::test]
+async fn a_report_that_stripe_gets_after_the_invoice_is_found_as_unbilled() {
+    let billed = Billed::start().await;
+    let db = &billed.service().db;
+    billed.record("a", "agent_executions", "6000").await;
+    let fields = [
+        ("fault", "rate_limit"),
+        ("every", "1"),
+        ("path", "/v1/billing/meter_events"),
+    ];
+    billed.world.stripe.fault(&fields).await;
+    assert_eq!(billed.report(Timestamp::now()).await.failed, 1);
+    billed.world.stripe.clear_faults().await;
+    // Its period is over, and invoiced an hour later.
+    let over = "UPDATE usage_totals SET closed_at = now() - interval '1 second'
+                 WHERE metric = 'agent_executions'";
+    db.execute(over).await;
+    let report = billed.report(Timestamp::now()).await;
+    assert_eq!(report.sent, 1);
+    let found = report.unbilled.first().expect("it is on no invoice");
+    assert_eq!(found.units.0, 1_000.into());
+    assert_eq!(found.reason.as_str(), "told_too_late");
+}
+
+/// What an operator promised beside a price is no free use without one.
+#[tokio::test]
+async fn an_overage_override_counts_for_nothing_without_a_rate() {
+    let billed = Billed::start().await;
+    let (tenant, service) = (&billed.tenant, billed.service());
+    tenant
+        .set_quota(service, "agent_executions", "50", Some(OverLimit::Overage))
+        .await;
+    let over = tenant.consume(service, "agent_executions", 60).await.ok();
+    assert_eq!(over["allowed"], true);
+    billed.world.cancel(true).await.ok();
+    billed.world.settle().await;
+    let quotas = tenant.get(service, "/api/billing/quotas").await.ok();
+    let quotas = quotas["data"].as_array().unwrap();
+    let quota = quotas
+        .iter()
+        .find(|quota| quota["metric"] == "agent_executions")
+        .unwrap();
+    assert_eq!(quota["quota"], 50);
+    assert_ne!(quota["overLimit"], "overage", "{quota}");
+    let question = json!({"metric": "agent_executions", "quantity": 10_000});
+    let asked = tenant.post(service, super::tenant::CHECK, &question).await;
+    let plan = "SELECT over_limit FROM usage_quotas WHERE metric = 'agent_executions'";
+    let kind = service.db.value(plan).await;
+    assert_eq!(quota["overLimit"], json!(kind));
+    if kind == "hard" {
+        assert_eq!(asked.problem(), (402, "QUOTA_EXCEEDED"));
+    }
+}

@@ -10,5 +10,6 @@ mod logins;
 mod operator;
 mod parameters;
 mod payment_methods;
+mod state;
 mod webhooks;
 mod webhooks_under_failure;

@@ -58,13 +58,19 @@ async fn a_request_is_closed_once_and_makes_room_for_the_next() {
         panic!("nothing is open");
     };
     let mut tx = TenantTx::begin(&pool, organization).await.unwrap();
-    assert!(requests::lock_open(tx.conn(), &first).await.unwrap());
+    assert_eq!(
+        requests::lock(tx.conn(), &first).await.unwrap(),
+        requests::State::Open
+    );
     requests::succeeded(tx.conn(), &first, "cus_1")
         .await
         .unwrap();
     tx.commit().await.unwrap();
     let mut tx = TenantTx::begin(&pool, organization).await.unwrap();
-    assert!(!requests::lock_open(tx.conn(), &first).await.unwrap());
+    assert_ne!(
+        requests::lock(tx.conn(), &first).await.unwrap(),
+        requests::State::Open
+    );
     drop(tx);
     assert!(open_ones(&db).await.is_empty());
     let second = requests::begin(&pool, organization, new_customer())

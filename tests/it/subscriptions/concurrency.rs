@@ -96,3 +96,91 @@ async fn of_different_changes_at_once_each_is_made_or_refused() {
     // In a round of its own each may be refused, by what the last one left.
     assert!(made > 0);
 }
+
+/// Stripe is still making the subscription when the second click comes: its key is in
+/// use, and nothing is closed as not made.
+#[tokio::test]
+async fn a_second_click_while_stripe_works_buys_nothing_twice() {
+    let world = World::start().await;
+    let customer = world.customer(VISA).await;
+    let other = world.beside().await;
+    world
+        .stripe
+        .fault(&[
+            ("fault", "slow"),
+            ("method", "POST"),
+            ("path", "/v1/subscriptions"),
+        ])
+        .await;
+    let first = create_at(&world.service, &world.token);
+    let second = async {
+        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+        create_at(&other, &world.token).await
+    };
+    let (first, second) = tokio::join!(first, second);
+    let known = [
+        (201, ""),
+        (409, "change_in_progress"),
+        (409, "subscription_exists"),
+        (503, "stripe_unreachable"),
+    ];
+    for answer in [&first, &second] {
+        assert!(known.contains(&answer.problem()), "{answer:?}");
+    }
+    assert_eq!(
+        world.stripe.struck().await,
+        1,
+        "Stripe was slow: {first:?} {second:?}"
+    );
+    // Whoever comes next has what was made, or makes it.
+    for _ in 0..2 {
+        let again = create_at(&other, &world.token).await;
+        assert!(known.contains(&again.problem()), "{again:?}");
+    }
+    world.settle().await;
+    assert_eq!(world.stripe.subscriptions(&customer).await.len(), 1);
+    assert_eq!(world.stripe.invoices(&customer).await.len(), 1);
+    assert_eq!(world.current().await["planTier"], "standard");
+    let made = "billing_audit_log WHERE action = 'subscription_created'";
+    assert!(world.service.db.count(made).await >= 1);
+}
+
+/// A gateway before Stripe gives up while Stripe works on.
+#[tokio::test]
+async fn a_gateways_timeout_is_no_answer_of_stripes() {
+    for path in ["/v1/subscriptions", "/v1/customers"] {
+        let world = World::start().await;
+        let customer = match path {
+            "/v1/customers" => None,
+            _ => Some(world.customer(VISA).await),
+        };
+        world
+            .stripe
+            .fault(&[
+                ("fault", "gateway_timeout"),
+                ("method", "POST"),
+                ("path", path),
+            ])
+            .await;
+        let known = [
+            (201, ""),
+            (402, "payment_method_required"),
+            (409, "change_in_progress"),
+            (409, "subscription_exists"),
+            (503, "stripe_unreachable"),
+        ];
+        for _ in 0..3 {
+            let answer = world.create("standard").await;
+            assert!(known.contains(&answer.problem()), "{path}: {answer:?}");
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(800)).await;
+        let answer = world.create("standard").await;
+        assert!(known.contains(&answer.problem()), "{path}: {answer:?}");
+        world.settle().await;
+        let customers = world.stripe.list("/v1/customers", &[]).await;
+        assert_eq!(customers.len(), 1, "{path}");
+        if let Some(customer) = customer {
+            assert_eq!(world.stripe.subscriptions(&customer).await.len(), 1);
+        }
+    }
+}

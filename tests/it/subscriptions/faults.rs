@@ -179,7 +179,7 @@ async fn what_was_left_open_is_settled_and_never_made_later() {
         world
             .service
             .db
-            .execute("UPDATE billing_stripe_requests SET created_at = created_at - interval '1 hour' WHERE state = 'open'")
+            .execute("UPDATE billing_stripe_requests SET created_at = created_at - interval '1 hour', called_at = called_at - interval '1 hour' WHERE state = 'open'")
             .await;
         world.settled_in_the_background().await;
         assert_eq!(world.current().await["planTier"], "enterprise");

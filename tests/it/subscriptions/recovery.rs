@@ -243,7 +243,7 @@ async fn an_idempotency_key_names_its_change_for_a_day_and_no_other() {
     // A month later it is a new change.
     world.change("standard").await.ok();
     db.execute("DELETE FROM request_idempotency").await;
-    db.execute("UPDATE billing_stripe_requests SET created_at = now() - interval '25 hours'")
+    db.execute("UPDATE billing_stripe_requests SET created_at = now() - interval '25 hours', called_at = now() - interval '25 hours'")
         .await;
     let again = world.call_with(Method::PUT, SUBSCRIPTION, wish("enterprise"), key);
     assert_eq!(again.await.ok()["planTier"], "enterprise");

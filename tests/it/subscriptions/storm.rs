@@ -297,7 +297,8 @@ impl Storm {
     async fn let_open_requests_age(&self) {
         self.db
             .execute(
-                "UPDATE billing_stripe_requests SET created_at = created_at - interval '1 hour'
+                "UPDATE billing_stripe_requests SET created_at = created_at - interval '1 hour',
+                        called_at = called_at - interval '1 hour'
                   WHERE state = 'open' AND created_at > now() - interval '1 hour'",
             )
             .await;

@@ -129,6 +129,16 @@ impl Stripe {
         self.post("/_sandbox/faults", fields).await;
     }
 
+    /// How often the faults struck.
+    pub async fn struck(&self) -> u64 {
+        let faults = self.get("/_sandbox/faults", &[]).await;
+        let faults = faults["data"].as_array().unwrap();
+        faults
+            .iter()
+            .map(|fault| fault["struck"].as_u64().unwrap())
+            .sum()
+    }
+
     pub async fn clear_faults(&self) {
         self.send(Method::DELETE, "/_sandbox/faults", &[]).await;
     }

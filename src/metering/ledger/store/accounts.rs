@@ -118,8 +118,11 @@ async fn account_rows(
                   -- While a change to fewer seats is under way, no more than those are let in.
                   CASE WHEN v.metric IS NULL THEN least(q.quota, q.seats_held)
                        ELSE v.quota END AS quota,
-                  coalesce(v.over_limit, CASE WHEN q.seats_held IS NOT NULL THEN 'hard'
-                                              ELSE q.over_limit END) AS over_limit,
+                  -- An operator's overage without a rate, as after a change of plan, would be
+                  -- free use.
+                  coalesce(CASE WHEN v.over_limit <> 'overage' OR q.overage_rate IS NOT NULL THEN v.over_limit END,
+                           CASE WHEN q.seats_held IS NOT NULL THEN 'hard' ELSE q.over_limit END)
+                    AS over_limit,
                   v.over_limit IS NOT NULL AS "overridden!", q.overage_rate,
                   q.plan_tier AS "quota_tier?", q.currency AS "currency?", q.plan_interval AS "plan_interval?",
                   q.grace_max AS "grace_max?", s.current_period_start AS "current_start?",

@@ -112,7 +112,8 @@ pub async fn bill_by(
     Ok(())
 }
 
-/// Marks reports that turn out to have been sent after the total's invoice. What
+/// Marks reports that turn out to have reached Stripe after the total's invoice, or have
+/// not reached it yet. What
 /// was reported ahead of a change of `ours` preceded the invoice of that change.
 pub async fn mark_late(
     conn: &mut PgConnection,
@@ -126,7 +127,8 @@ pub async fn mark_late(
             AND r.organization_id = t.organization_id AND r.metric = t.metric
             AND r.period_start = t.period_start
             AND (r.late IS NULL OR NOT (r.late OR $4))
-            AND r.created_at >= coalesce(t.closed_at, t.period_end + interval '1 hour')",
+            AND coalesce(r.attempted_at, r.sent_at, now())
+                  >= coalesce(t.closed_at, t.period_end + interval '1 hour')",
         total.organization_id,
         total.metric,
         instant(total.start)? as _,
@@ -149,17 +151,18 @@ pub async fn count_late(
            SELECT CASE WHEN $4 THEN t.reported - coalesce(
                          (array_agg(r.units
                                    ORDER BY date_trunc('second', r.at) DESC, r.created_at DESC)
-                            FILTER (WHERE r.late IS NOT TRUE OR r.created_at < closes.at))[1], 0)
+                            FILTER (WHERE r.late IS NOT TRUE OR r.told_at < closes.at))[1], 0)
                        ELSE coalesce(sum(r.units)
-                              FILTER (WHERE r.late AND r.created_at >= closes.at), 0) END
+                              FILTER (WHERE r.late AND r.told_at >= closes.at), 0) END
              FROM (SELECT coalesce(t.closed_at, t.period_end + interval '1 hour') AS at) closes
-             JOIN usage_reports r
+             JOIN (SELECT *, coalesce(attempted_at, sent_at, now()) AS told_at
+                     FROM usage_reports) r
                ON r.organization_id = t.organization_id AND r.metric = t.metric
               AND r.period_start = t.period_start
               -- A level that was reported at a former price is none of today's.
               AND (NOT $4 OR r.at >= coalesce(t.metered_since, '-infinity'))
             GROUP BY closes.at
-           HAVING bool_or(r.late AND r.created_at >= closes.at)), 0)
+           HAVING bool_or(r.late AND r.told_at >= closes.at)), 0)
           WHERE organization_id = $1 AND metric = $2 AND period_start = $3",
         total.organization_id,
         total.metric,

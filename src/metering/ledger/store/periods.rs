@@ -208,11 +208,17 @@ pub async fn move_usage(
     .execute(&mut *conn)
     .await?;
     let moved = sqlx::query!(
-        r#"WITH events AS (
+        r#"WITH told AS (
+             -- What Stripe was told ahead of the end, in its second, is on its invoice.
+             SELECT coalesce(max(created_at), '-infinity') AS at FROM usage_reports
+              WHERE organization_id = $1 AND metric = $2 AND period_start = $3 AND late IS FALSE
+                AND created_at >= $5 AND created_at < $5::timestamptz + interval '1 second'
+           ), events AS (
              UPDATE usage_events SET period_start = $4
               WHERE organization_id = $1 AND metric = $2 AND period_start = $3
                 AND recorded_at >= $5::timestamptz - interval '5 minutes'
                 AND coalesce(occurred_at, recorded_at) >= $5
+                AND recorded_at > (SELECT at FROM told)
              RETURNING quantity
            ), reserved AS (
              UPDATE usage_reservations SET period_start = $4

@@ -5,41 +5,67 @@ use sqlx::PgConnection;
 
 use super::UnsentReport;
 
+/// Which attempt to send a report this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt {
+    First,
+    /// An earlier one may have reached Stripe.
+    Further,
+}
+
 /// Notes that Stripe may receive the report from now on, keeping the time of the
-/// first attempt. Returns false if another process has sent it meanwhile.
+/// first attempt. `None` if another process has sent it meanwhile.
 pub async fn mark_attempted(
     conn: &mut PgConnection,
     row: &UnsentReport,
-) -> Result<bool, sqlx::Error> {
-    let attempted = sqlx::query!(
-        "UPDATE usage_reports SET attempted_at = coalesce(attempted_at, now())
-          WHERE organization_id = $1 AND identifier = $2 AND sent_at IS NULL",
+) -> Result<Option<Attempt>, sqlx::Error> {
+    let first = sqlx::query_scalar!(
+        r#"UPDATE usage_reports SET attempted_at = coalesce(attempted_at, now())
+            WHERE organization_id = $1 AND identifier = $2 AND sent_at IS NULL
+           RETURNING attempted_at = now() AS "first!""#,
         row.organization_id,
         row.identifier
     )
-    .execute(conn)
+    .fetch_optional(conn)
     .await?;
-    Ok(attempted.rows_affected() > 0)
+    Ok(first.map(|first| match first {
+        true => Attempt::First,
+        false => Attempt::Further,
+    }))
 }
 
-pub async fn mark_sent(conn: &mut PgConnection, row: &UnsentReport) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "UPDATE usage_reports SET sent_at = now(), error_message = NULL
-          WHERE organization_id = $1 AND identifier = $2",
+/// Notes that Stripe has the report. Returns whether that is after the total's invoice,
+/// though it was recorded before.
+pub async fn mark_sent(conn: &mut PgConnection, row: &UnsentReport) -> Result<bool, sqlx::Error> {
+    let is_late = sqlx::query_scalar!(
+        r#"WITH before AS (
+             SELECT r.late IS NULL AND coalesce(r.attempted_at, now()) >= (
+                      SELECT coalesce(t.closed_at, t.period_end + interval '1 hour')
+                        FROM usage_totals t
+                       WHERE t.organization_id = r.organization_id AND t.metric = r.metric
+                         AND t.period_start = r.period_start) AS is_late
+               FROM usage_reports r
+              WHERE r.organization_id = $1 AND r.identifier = $2 FOR UPDATE)
+           UPDATE usage_reports r
+              SET sent_at = now(), error_message = NULL,
+                  late = CASE WHEN before.is_late THEN true ELSE r.late END
+             FROM before WHERE r.organization_id = $1 AND r.identifier = $2
+           RETURNING coalesce(before.is_late, false) AS "is_late!""#,
         row.organization_id,
         row.identifier
     )
-    .execute(conn)
+    .fetch_optional(conn)
     .await?;
-    Ok(())
+    Ok(is_late.unwrap_or(false))
 }
 
-/// Records a failed attempt; `certain` if Stripe definitely did not count it.
+/// Records a failed attempt; `unseen` if Stripe definitely did not count the report, now
+/// or before.
 pub async fn mark_failed(
     conn: &mut PgConnection,
     row: &UnsentReport,
     error: &str,
-    certain: bool,
+    unseen: bool,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE usage_reports SET error_message = $3,
@@ -48,7 +74,7 @@ pub async fn mark_failed(
         row.organization_id,
         row.identifier,
         error,
-        certain
+        unseen
     )
     .execute(conn)
     .await?;

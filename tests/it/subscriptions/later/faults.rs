@@ -18,6 +18,7 @@ const CALLS: [&str; 2] = ["/v1/subscription_schedules", "/v1/subscription_schedu
 
 async fn age_open_requests(world: &World) {
     let older = "UPDATE billing_stripe_requests SET created_at = created_at - interval '1 hour',
+                        called_at = called_at - interval '1 hour',
                         next_recovery_at = NULL WHERE state = 'open'";
     world.service.db.execute(older).await;
     world.settled_in_the_background().await;
