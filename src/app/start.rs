@@ -37,6 +37,7 @@ use crate::server::layers::rate_limit::Limits;
 use crate::server::{self, Shared, Site};
 use crate::subscriptions::{self, Subscriptions, VanishedPlans};
 use crate::tenancy::auth::Guard;
+use crate::tenancy::organizations;
 use crate::webhooks::backpressure::Backpressure;
 use crate::webhooks::endpoint::Endpoint;
 use crate::webhooks::intake::{self, Source};
@@ -229,6 +230,7 @@ impl Starting<'_> {
                 ledger: ledger.clone(),
                 catalogue: self.catalogue.clone(),
                 offload: usage::Offload::default(),
+                organizations: organizations::Names::new(self.pools.credentials.clone()),
             },
             features: features::Lookup::new(self.pools.credentials.clone()),
             upstream: self.serve.usage.agents_upstream.clone(),
@@ -304,7 +306,11 @@ impl Starting<'_> {
     ) -> Result<Site, StartError> {
         let (pools, catalogue, serve) = (&self.pools, &self.catalogue, self.serve);
         let checks = Checks {
-            guard: Guard::new(pools.credentials.clone(), serve.trusted_proxies),
+            guard: Guard::new(
+                pools.credentials.clone(),
+                serve.trusted_proxies,
+                serve.usage.trust_headers,
+            ),
             limits: Limits::new(serve.surface.rates),
             shares: Shares::default(),
             keeper: Keeper::new(pools.api.clone()),

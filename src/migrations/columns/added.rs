@@ -454,4 +454,17 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             "organization_id entry_id salt ip_address user_agent reason",
         )],
     ),
+    (
+        "20260119020000_organizations_by_api",
+        &[
+            (
+                "organizations",
+                "metadata archived_at folded_name folded_email",
+            ),
+            (
+                "service_api_keys",
+                "id name prefix key_hash scopes created_at expires_at revoked_at last_used_at",
+            ),
+        ],
+    ),
 ];

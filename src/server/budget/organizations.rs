@@ -60,12 +60,19 @@ const CHANGES: Limit = Limit {
     room: limits::CHANGES,
     ..READS
 };
+const ORGANIZATIONS: Limit = Limit {
+    class: "organizations",
+    room: limits::ORGANIZATIONS,
+    detail: "this service key has as many changes of organizations under way as it may; wait for \
+             their answers, or send this again a little later",
+    ..READS
+};
 const EXPORTS: Limit = Limit {
     class: "exports",
     room: limits::EXPORTS,
     ..READS
 };
-const LIMITS: [Limit; 5] = [USAGE, READS, PREVIEWS, CHANGES, EXPORTS];
+const LIMITS: [Limit; 6] = [USAGE, READS, PREVIEWS, CHANGES, ORGANIZATIONS, EXPORTS];
 
 const ASK_AGAIN_SECS: u32 = 1;
 
@@ -180,6 +187,7 @@ fn limits_of(route: &Route, request: &Request<Body>) -> (Option<Limit>, Option<L
         Kind::Usage => Some(USAGE),
         Kind::Previews => Some(PREVIEWS),
         Kind::Changes => Some(CHANGES),
+        Kind::Organizations => Some(ORGANIZATIONS),
         Kind::Exports if wants_csv(request) => Some(EXPORTS),
         Kind::Exports | Kind::Reads => Some(READS),
     };
