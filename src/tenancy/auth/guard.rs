@@ -82,6 +82,8 @@ async fn admit(guard: &Guard, access: Access, request: &mut Request) -> Result<(
     };
     let extensions = request.extensions_mut();
     match caller {
+        // These routes name the organization themselves.
+        Caller::Service(_) if named && matches!(access, Access::Service(_)) => Err(named_already()),
         Caller::Service(service) => {
             organization?;
             service.admit(&asked, extensions)
@@ -200,19 +202,8 @@ impl Service {
             Access::Public | Access::StripeSignature => Ok(()),
             Access::Token => Err(forbidden("a service key has no session; this is for users")),
             Access::Operator => Err(forbidden("this endpoint is for operators")),
-            Access::Service(permission) => {
-                require(&self.permissions, permission)?;
-                if asked.named {
-                    return Err(named_already());
-                }
-                self.product.enter(extensions);
-                Ok(())
-            }
-            Access::EachTenant(permission) if !asked.named => {
-                require(&self.permissions, permission)?;
-                self.product.enter(extensions);
-                Ok(())
-            }
+            Access::Service(permission) => self.enter(permission, extensions),
+            Access::EachTenant(permission) if !asked.named => self.enter(permission, extensions),
             Access::Tenant(permission)
             | Access::EachTenant(permission)
             | Access::ApiKey(permission) => {
@@ -235,6 +226,13 @@ impl Service {
                 Ok(())
             }
         }
+    }
+
+    /// Lets it through for no organization, or for several.
+    fn enter(self, permission: Permission, extensions: &mut Extensions) -> Result<(), Problem> {
+        require(&self.permissions, permission)?;
+        self.product.enter(extensions);
+        Ok(())
     }
 }
 
