@@ -172,7 +172,8 @@ impl Attack {
         let request = self.service.client.request(operation.method.clone(), url);
         let request = request.bearer_auth(credential);
         // A service key that acts for us.
-        match credential.starts_with("vcp_") {
+        let selects = !operation.path.starts_with("/api/organizations");
+        match selects && credential.starts_with("vcp_") {
             true => request.header("x-organization", US.to_string()),
             false => request,
         }
