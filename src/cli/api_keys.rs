@@ -113,10 +113,13 @@ impl ApiKeys {
                     show(&format, made)
                 }
             },
-            Self::Revoke { id, owner } => Ok(match owner.organization {
-                Some(organization) => auth::revoke_api_key(pool, organization, id).await?,
-                None => auth::revoke_service_key(pool, id).await?,
-            }),
+            Self::Revoke { id, owner } => {
+                match owner.organization {
+                    Some(organization) => auth::revoke_api_key(pool, organization, id).await?,
+                    None => auth::revoke_service_key(pool, id).await?,
+                }
+                Ok(())
+            }
             Self::List { owner, format } => match owner.organization {
                 Some(organization) => {
                     let keys = auth::list_api_keys(pool, organization).await?;
