@@ -64,7 +64,7 @@ SELECT count(log_billing_action(
          'items', (SELECT jsonb_agg(jsonb_build_object(
                             'price', 'price_1' || left(md5(e.stripe_event_id || n), 24), 'quantity', 1))
                      FROM generate_series(1, 5) AS n)) AS state) shown \g /dev/null
-SELECT pg_temp.measure('audit entries', 'billing_audit_log', 'billing_audit_chain_heads');
+SELECT pg_temp.measure('audit entries', 'billing_audit_log', 'billing_audit_chain_heads', 'billing_audit_personal_data');
 
 INSERT INTO usage_events (organization_id, event_id, metric, quantity, occurred_at, recorded_at,
                           period_start)

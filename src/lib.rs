@@ -22,6 +22,7 @@ pub mod migrations;
 pub mod payment_methods;
 pub mod projection;
 pub mod server;
+pub mod state;
 pub mod stripe;
 pub mod subscriptions;
 pub mod telemetry;

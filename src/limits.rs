@@ -134,6 +134,12 @@ pub const EXPORTS: OfOrganization = OfOrganization {
     units: 2,
     waiting: 16,
 };
+/// Reads of an organization's state. Those that wait for a change hold a connection of a
+/// client and a task, and share a read of versions four times a second.
+pub const STATES: OfOrganization = OfOrganization {
+    units: 256,
+    waiting: 512,
+};
 /// How long a request waits for earlier ones of its organization.
 pub const WAIT_OF_ORGANIZATION: Duration = Duration::from_secs(2);
 

@@ -20,13 +20,14 @@ use crate::server::layers::checks::Checks;
 use crate::server::openapi::routes::Documents;
 use crate::server::routes::{Route, Unbound};
 use crate::server::{self, Shared, Site};
+use crate::state::{self, States};
 use crate::subscriptions::{self, Subscriptions};
 use crate::tenancy::auth::{self, Guard, Login};
-use crate::tenancy::organizations;
+use crate::tenancy::{audit_log, organizations};
 use crate::webhooks::endpoint::Endpoint;
 use crate::webhooks::operator::OperatorState;
 use crate::webhooks::worker::Processor;
-use crate::{audit, invoices, payment_methods, webhooks};
+use crate::{invoices, payment_methods, webhooks};
 
 /// What the handlers need.
 pub struct Api {
@@ -38,6 +39,7 @@ pub struct Api {
     /// For operators' replays.
     pub processor: Arc<Processor>,
     pub subscriptions: Subscriptions,
+    pub states: States,
     pub rules: Rules,
     pub agents: Agents,
     pub probes: Probes,
@@ -51,7 +53,7 @@ fn features() -> Unbound<Api> {
         .merge(health::health().of(|api: &Api| Arc::new(api.probes.clone())))
         .merge(server::openapi::routes::routes().of(|_| Arc::new(Documents::new(&document()))))
         .merge(auth::routes().of(|api: &Api| Login::new(api.logins.clone())))
-        .merge(audit::routes::routes().of(|api: &Api| api.shared.clone()))
+        .merge(audit_log::routes().of(|api: &Api| api.shared.clone()))
         .merge(webhooks::operator::routes().of(|api: &Api| OperatorState {
             shared: api.shared.clone(),
             processor: api.processor.clone(),
@@ -85,6 +87,7 @@ fn features() -> Unbound<Api> {
         .merge(enforcement::forward_auth().of(|api: &Api| ForwardAuth::of(&api.agents)))
         .merge(enforcement::agents().of(|api: &Api| api.agents.clone()))
         .merge(subscriptions::routes::routes().of(|api: &Api| api.subscriptions.clone()))
+        .merge(state::routes::routes().of(|api: &Api| api.states.clone()))
 }
 
 /// `GET /metrics`, which may have a listener of its own.

@@ -44,6 +44,14 @@ impl Pools {
         }
     }
 
+    /// Those that may do without what they do not use. Probes may not: theirs are for when
+    /// new connections are scarce.
+    pub fn yielding(&self) -> Vec<PgPool> {
+        let named = self.named().into_iter();
+        let yielding = named.filter(|(name, _)| *name != "probes");
+        yielding.map(|(_, pool)| pool).collect()
+    }
+
     /// The pools by name.
     pub fn named(&self) -> Vec<(&'static str, PgPool)> {
         let always = [

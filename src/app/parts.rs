@@ -40,8 +40,8 @@ const SCARCITY: Duration = Duration::from_millis(500);
 /// What the periodic parts need.
 pub struct Parts {
     pub pool: PgPool,
-    /// All pools, this one among them.
-    pub pools: Vec<PgPool>,
+    /// The pools that give up what they do not use while connections are scarce.
+    pub yielding: Vec<PgPool>,
     pub catalogue: Arc<Catalogue>,
     /// Whether Stripe charges.
     pub in_stripe: bool,
@@ -65,7 +65,7 @@ impl Parts {
             give_memory_back();
             std::future::ready(Ok::<_, Infallible>(Next::AfterPeriod))
         });
-        let pools = self.pools.clone();
+        let pools = self.yielding.clone();
         background.every("scarce connections", SCARCITY, move || {
             let pools = pools.clone();
             async move {

@@ -35,9 +35,10 @@ use crate::server::layers::cors;
 use crate::server::layers::idempotency::Keeper;
 use crate::server::layers::rate_limit::Limits;
 use crate::server::{self, Shared, Site};
+use crate::state::States;
 use crate::subscriptions::{self, Subscriptions, VanishedPlans};
 use crate::tenancy::auth::Guard;
-use crate::tenancy::organizations;
+use crate::tenancy::names::Names;
 use crate::webhooks::backpressure::Backpressure;
 use crate::webhooks::endpoint::Endpoint;
 use crate::webhooks::intake::{self, Source};
@@ -99,12 +100,7 @@ pub async fn start(
     let subscriptions = starting.subscriptions()?;
     Parts {
         pool: starting.pools.api.clone(),
-        pools: starting
-            .pools
-            .named()
-            .into_iter()
-            .map(|(_, pool)| pool)
-            .collect(),
+        yielding: starting.pools.yielding(),
         catalogue: catalogue.clone(),
         in_stripe,
         ledger: metering.ledger.clone(),
@@ -230,7 +226,7 @@ impl Starting<'_> {
                 ledger: ledger.clone(),
                 catalogue: self.catalogue.clone(),
                 offload: usage::Offload::default(),
-                organizations: organizations::Names::new(self.pools.credentials.clone()),
+                organizations: Names::new(self.pools.credentials.clone()),
             },
             features: features::Lookup::new(self.pools.credentials.clone()),
             upstream: self.serve.usage.agents_upstream.clone(),
@@ -321,7 +317,15 @@ impl Starting<'_> {
             self.stripe,
             stripe_client(self.stripe)?,
         );
+        let states = States::new(
+            pools.api.clone(),
+            pools.credentials.clone(),
+            catalogue.clone(),
+            subscriptions.clone(),
+            self.stop.clone(),
+        );
         let api = Api {
+            states,
             shared: Shared::new(pools.api.clone()),
             logins: pools.logins.clone(),
             catalogue: catalogue.clone(),

@@ -2,13 +2,11 @@
 //! Entries are appended in the transaction of the change they describe, and
 //! never changed or deleted.
 
-mod concealed;
 pub mod csv;
 mod initiator;
 mod personal;
 mod recorder;
 mod repair;
-pub mod routes;
 mod store;
 mod verify;
 

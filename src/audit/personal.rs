@@ -16,7 +16,7 @@ pub struct PersonalData {
 
 impl PersonalData {
     /// Like the database's billing_audit_personal_digest.
-    fn digest(&self) -> String {
+    pub fn digest(&self) -> String {
         let mut hasher = Sha256::new();
         hasher.update(&self.salt);
         hash_fields(&mut hasher, &self.fields);
@@ -24,15 +24,19 @@ impl PersonalData {
     }
 }
 
-/// What is wrong with an entry's personal data. Up to the entry `erased_through` they
-/// may be gone: the chain itself says that they were erased.
+/// What is wrong with an entry's personal data. Up to the entry `erased_through`, which
+/// is about the latest erasure, there are none.
 pub(super) fn problem(link: &Link, erased_through: i64) -> Option<String> {
     let sequence = link.sequence;
     match (&link.personal_digest, &link.personal) {
         (None, None) => None,
+        (None, Some(_)) => Some(format!("personal data of entry {sequence} were added")),
+        (Some(_), Some(_)) if sequence <= erased_through => Some(format!(
+            "there are personal data of entry {sequence}, though all were erased since; if a backup \
+             brought them back, run `organizations erase` again"
+        )),
         (Some(digest), Some(personal)) => (personal.digest() != *digest)
             .then(|| format!("the personal data of entry {sequence} were changed")),
-        (None, Some(_)) => Some(format!("personal data of entry {sequence} were added")),
         (Some(_), None) => (sequence > erased_through).then(|| {
             format!(
                 "the personal data of entry {sequence} were removed, and `organizations erase` \

@@ -1,24 +1,30 @@
 //! `audit repair`: sets a chain's head to match its entries, and appends an
 //! entry that says so. Entries are never changed.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::personal::PersonalData;
 use super::store::repair as sql;
 use super::store::{self, Head, Link};
-use super::verify::{Break, ChainWalk, ERASED, LINKS_AT_ONCE, entry_hash};
+use super::verify::{Break, ChainWalk, LINKS_AT_ONCE, entry_hash};
 use super::{Actor, NewEntry, initiator};
 
 /// An entry that does not follow from its predecessor, as it was when the
 /// database owner accepted it. A different entry in its place is not accepted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct AcceptedFlaw {
     sequence: i64,
     hash: String,
     /// A hash of the entry's fields alone.
     digest: String,
+    /// The digest of its personal data as they were then, if it had any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    personal: Option<String>,
 }
 
 impl AcceptedFlaw {
@@ -27,6 +33,7 @@ impl AcceptedFlaw {
             sequence: link.sequence,
             hash: hex::encode(&link.hash),
             digest: hex::encode(entry_hash(&[], &link.fields)),
+            personal: link.personal.as_ref().map(PersonalData::digest),
         }
     }
 }
@@ -35,7 +42,7 @@ impl AcceptedFlaw {
 pub(super) async fn accepted(
     conn: &mut PgConnection,
     organization_id: Uuid,
-) -> Result<Vec<AcceptedFlaw>, sqlx::Error> {
+) -> Result<HashSet<AcceptedFlaw>, sqlx::Error> {
     let found = sql::accepted(conn, organization_id).await?;
     let parse = |value| serde_json::from_value(value).ok();
     Ok(found.into_iter().filter_map(parse).collect())
@@ -130,7 +137,7 @@ async fn flaws(
     organization_id: Uuid,
 ) -> Result<(Vec<Break>, Vec<AcceptedFlaw>), sqlx::Error> {
     let known = accepted(&mut *conn, organization_id).await?;
-    let erased_through = store::erased_through(&mut *conn, organization_id, ERASED).await?;
+    let erased_through = store::erased_through(&mut *conn, organization_id).await?;
     let mut walk = ChainWalk::new(erased_through);
     let (mut breaks, mut flawed) = (Vec::new(), Vec::new());
     let mut after = 0;

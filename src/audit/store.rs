@@ -3,7 +3,7 @@
 mod chains;
 pub mod repair;
 
-pub use chains::{Head, Link, erased_through, heads, links, without_entries};
+pub use chains::{Head, Link, erased_through, heads, links, stray_personal_data, without_entries};
 
 use std::collections::HashSet;
 
@@ -169,7 +169,7 @@ pub async fn append(
            SELECT e.organization_id, e.id, e.action, e.actor_type, e.actor_id, e.resource_type,
                   e.resource_id, e.before_state, e.after_state,
                   CASE WHEN e.salt IS NULL THEN e.metadata
-                       ELSE e.metadata || jsonb_build_object(
+                       ELSE coalesce(nullif(e.metadata, 'null'), '{}') || jsonb_build_object(
                          'personalDigest',
                          billing_audit_personal_digest(e.salt, e.ip_address, e.user_agent, e.reason))
                   END AS metadata,
@@ -346,23 +346,26 @@ pub async fn list(
     let rows = sqlx::query!(
         r#"SELECT l.id, l.organization_id, l.sequence, l.action, l.actor_type, l.actor_id,
                   l.resource_type, l.resource_id, l.before_state, l.after_state, l.metadata,
-                  host(coalesce(p.ip_address, l.ip_address)) AS ip_address,
+                  abbrev(coalesce(p.ip_address, l.ip_address)) AS ip_address,
                   coalesce(p.user_agent, l.user_agent) AS user_agent, p.reason AS "reason?",
                   l.created_at, encode(l.hash, 'hex') AS hash
-             FROM billing_audit_log l
-             LEFT JOIN billing_audit_personal_data p
-               ON p.organization_id = l.organization_id AND p.entry_id = l.id
-            WHERE ($1::uuid IS NULL OR l.organization_id = $1)
-              AND ($2::text IS NULL OR l.action = $2)
-              AND ($3::text IS NULL OR l.resource_type = $3)
-              AND ($4::timestamptz IS NULL OR l.created_at >= $4)
-              AND ($5::timestamptz IS NULL OR l.created_at < $5)
-              AND ($6::timestamptz IS NULL OR l.created_at <= $6)
-              AND ($6::timestamptz IS NULL
-                   OR (l.created_at, coalesce(l.sequence, 0), l.id) < ($6, $11, $7))
-              AND ($9::text IS NULL OR l.actor_type = $9)
-              AND ($10::uuid IS NULL OR l.actor_id = $10)
-            ORDER BY l.created_at DESC, coalesce(l.sequence, 0) DESC, l.id DESC LIMIT $8"#,
+             FROM (SELECT * FROM billing_audit_log
+                    WHERE ($1::uuid IS NULL OR organization_id = $1)
+                      AND ($2::text IS NULL OR action = $2)
+                      AND ($3::text IS NULL OR resource_type = $3)
+                      AND ($4::timestamptz IS NULL OR created_at >= $4)
+                      AND ($5::timestamptz IS NULL OR created_at < $5)
+                      AND ($6::timestamptz IS NULL OR created_at <= $6)
+                      AND ($6::timestamptz IS NULL
+                           OR (created_at, coalesce(sequence, 0), id) < ($6, $11, $7))
+                      AND ($9::text IS NULL OR actor_type = $9)
+                      AND ($10::uuid IS NULL OR actor_id = $10)
+                    ORDER BY created_at DESC, coalesce(sequence, 0) DESC, id DESC LIMIT $8) l
+             -- As in chains.rs.
+             LEFT JOIN LATERAL (
+               SELECT ip_address, user_agent, reason FROM billing_audit_personal_data d
+                WHERE d.organization_id = l.organization_id AND d.entry_id = l.id OFFSET 0) p ON true
+            ORDER BY l.created_at DESC, coalesce(l.sequence, 0) DESC, l.id DESC"#,
         filter.organization_id,
         filter.action,
         filter.resource_type,
@@ -400,11 +403,14 @@ pub async fn list(
         .collect())
 }
 
-/// The size of the log in the database, including its indexes.
+/// The size of the log in the database, with indexes and personal data.
 pub async fn bytes(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar!(r#"SELECT pg_total_relation_size('billing_audit_log') AS "bytes!""#)
-        .fetch_one(conn)
-        .await
+    sqlx::query_scalar!(
+        r#"SELECT pg_total_relation_size('billing_audit_log')
+                + pg_total_relation_size('billing_audit_personal_data') AS "bytes!""#
+    )
+    .fetch_one(conn)
+    .await
 }
 
 /// Erases what is personal of an organization's entries. Under the lock, the entry that

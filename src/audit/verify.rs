@@ -57,6 +57,11 @@ pub struct Report {
     pub breaks: Vec<Break>,
     /// Breaks that the database owner accepted with `audit repair`.
     pub repaired: Vec<Break>,
+    /// Entries whose addresses are in the chain, where `organizations erase` cannot reach
+    /// them: appended by a version, or a function, from before personal data stood apart.
+    pub entries_with_addresses: u64,
+    /// Rows of personal data that belong to no entry of a chain.
+    pub stray_personal_data: u64,
     /// Organizations without entries, about which the chains prove nothing.
     pub organizations_without_entries: u64,
 }
@@ -74,6 +79,7 @@ impl Report {
 pub async fn verify(conn: &mut PgConnection, only: Option<Uuid>) -> Result<Report, sqlx::Error> {
     let mut report = Report {
         organizations_without_entries: store::without_entries(conn, only).await?,
+        stray_personal_data: store::stray_personal_data(conn, only).await?,
         ..Report::default()
     };
     for head in store::heads(conn, only).await? {
@@ -96,7 +102,7 @@ async fn walk(
     report: &mut Report,
 ) -> Result<Option<Problem>, sqlx::Error> {
     let organization_id = head.organization_id;
-    let erased_through = store::erased_through(conn, organization_id, ERASED).await?;
+    let erased_through = store::erased_through(conn, organization_id).await?;
     let mut walk = ChainWalk::new(erased_through);
     // Read on demand, since few chains have any.
     let mut accepted = None;
@@ -108,6 +114,8 @@ async fn walk(
         };
         after = last.sequence;
         report.entries += links.len() as u64;
+        report.entries_with_addresses +=
+            links.iter().filter(|link| link.has_addresses()).count() as u64;
         for link in &links {
             let Some((sequence, problem)) = walk.step(link) else {
                 continue;

@@ -250,6 +250,19 @@ fn describe_report(report: &Report) -> String {
             one.organization_id, one.problem
         )
     }));
+    if report.entries_with_addresses > 0 {
+        lines.push(format!(
+            "note: {} with an address or user agent in the chain, which `organizations erase` cannot reach: \
+             appended by an older version or function",
+            counted(report.entries_with_addresses, "entry")
+        ));
+    }
+    if report.stray_personal_data > 0 {
+        lines.push(format!(
+            "note: {} of personal data without an entry; `organizations erase` deletes them",
+            counted(report.stray_personal_data, "row")
+        ));
+    }
     let chains = counted(report.chains, "chain");
     let entries = match report.entries {
         1 => format!("1 entry in {chains}"),

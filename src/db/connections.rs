@@ -110,6 +110,7 @@ fn opened_with(opening: &'static [&'static str], connections: u32) -> PgPoolOpti
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(scarcity::idle_timeout())
         .after_connect(move |connection, _| {
             Box::pin(async move {
                 connection.execute(SESSION).await?;
@@ -128,9 +129,14 @@ fn opened_with(opening: &'static [&'static str], connections: u32) -> PgPoolOpti
         })
 }
 
-/// A connection of the pool; that there was none in time is noted.
+/// A connection of the pool; that none opened in time is noted.
 pub async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-    pool.acquire().await.inspect_err(scarcity::note)
+    pool.acquire().await.inspect_err(|error| {
+        // A full pool waits for its own connections, which a slow server keeps.
+        if pool.size() < pool.options().get_max_connections() {
+            scarcity::note(error);
+        }
+    })
 }
 
 /// Whether transactions on this connection cannot write: the server is a standby, or
@@ -163,8 +169,19 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Databas
         .map_err(DatabaseError::Unreachable)
 }
 
-/// The same, with further settings and a timeout.
+/// The same, with further settings and a timeout. For a part that has no other: pools give
+/// up what they do not use if none opens.
 pub async fn dedicated(
+    options: &PgConnectOptions,
+    opening: &'static [&'static str],
+    patience: Duration,
+) -> Result<PgConnection, sqlx::Error> {
+    let connected = attempt(options, opening, patience).await;
+    connected.inspect_err(scarcity::note)
+}
+
+/// The same for finding out whether one opens, which has no consequences.
+pub async fn attempt(
     options: &PgConnectOptions,
     opening: &'static [&'static str],
     patience: Duration,
@@ -180,11 +197,7 @@ pub async fn dedicated(
         }
         Ok(connection)
     };
-    let connected = tokio::time::timeout(patience, connecting)
+    tokio::time::timeout(patience, connecting)
         .await
-        .unwrap_or(Err(sqlx::Error::PoolTimedOut));
-    if let Err(error) = &connected {
-        scarcity::note(error);
-    }
-    connected
+        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }

@@ -11,7 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection as _, Executor as _, Row as _};
 
-use super::{DatabaseError, connect, dedicated, scarcity};
+use super::{DatabaseError, attempt, connect, scarcity};
 
 /// Of several sessions opened at once, the next one opens within this time even on a
 /// slow server; a pooler without a free connection makes it wait.
@@ -94,7 +94,7 @@ pub async fn short_pooler(
         return Ok(None);
     }
     let mut opening: FuturesUnordered<_> =
-        (0..needed).map(|_| dedicated(options, &[], ALL)).collect();
+        (0..needed).map(|_| attempt(options, &[], ALL)).collect();
     let mut opened: Vec<PgConnection> = Vec::new();
     let mut failed = None;
     while let Ok(Some(next)) = tokio::time::timeout(NEXT, opening.next()).await {

@@ -22,6 +22,16 @@ pub fn waiting_is_refusal() {
     WAITING_IS_REFUSAL.store(true, Ordering::Relaxed);
 }
 
+/// How long a pool that is opened now keeps what it does not use. Where there are too few,
+/// other replicas are to have it.
+pub(super) fn idle_timeout() -> Duration {
+    if WAITING_IS_REFUSAL.load(Ordering::Relaxed) {
+        LASTS
+    } else {
+        Duration::from_mins(10)
+    }
+}
+
 /// Notes an error if it is such a refusal. A slow server is not: reconnecting would
 /// only add to its load.
 pub(super) fn note(error: &sqlx::Error) {

@@ -14,7 +14,9 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::{FEATURES_LISTED, FeatureRow, Given, SetError, SetFeature, Source, UnsetFeature};
+use super::{
+    FEATURES_LISTED, FeatureRow, Given, SetError, SetFeature, Source, UnsetFeature, store,
+};
 use crate::audit;
 use crate::catalogue::Catalogue;
 use crate::catalogue::features::FeatureValue;
@@ -25,7 +27,6 @@ use crate::server::pagination::page::Page;
 use crate::server::problem::Problem;
 use crate::server::routes::{Permission, Routes, operator, tenant};
 use crate::tenancy::auth::{Operator, Principal};
-use crate::tenancy::organizations;
 
 /// What the handlers need.
 #[derive(Clone)]
@@ -133,10 +134,7 @@ async fn features_of(
 ) -> Result<Json<Page<FeatureRow>>, Problem> {
     let pool: &PgPool = &state.shared.pool;
     let mut tx = TenantTx::begin(pool, organization).await?;
-    if organizations::plan_tier(tx.conn(), organization)
-        .await?
-        .is_none()
-    {
+    if store::now_for(&mut tx).await?.is_none() {
         return Err(Problem::not_found("organization not found"));
     }
     let rows = super::list(tx.conn(), &state.catalogue, organization).await?;

@@ -115,6 +115,5 @@ fn summary(charge: &Charge) -> Value {
         "refunded": charge.refunded,
         "currency": charge.currency,
         "failureCode": charge.failure_code,
-        "failureMessage": charge.failure_message,
     })
 }

@@ -122,7 +122,6 @@ fn summary(customer: &Customer) -> Value {
         "currency": customer.currency,
         "defaultPaymentMethodId": customer.default_payment_method_id,
         "discounts": customer.discount_ids,
-        "taxCountry": customer.tax_country,
         "taxLocated": customer.tax_located,
     })
 }

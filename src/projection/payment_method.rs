@@ -53,15 +53,14 @@ pub async fn apply(
     store::payment_methods::save(conn, &merged).await
 }
 
+/// Without a card's digits and country: nothing can be erased from the audit chain.
 fn summary(method: &PaymentMethod) -> Value {
     json!({
         "status": method.status,
         "type": method.kind,
         "brand": method.brand,
-        "last4": method.last4,
+        "funding": method.funding,
         "expMonth": method.exp_month,
         "expYear": method.exp_year,
-        "funding": method.funding,
-        "country": method.country,
     })
 }

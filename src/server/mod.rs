@@ -6,6 +6,7 @@ mod access;
 pub mod body;
 pub mod budget;
 pub mod caller;
+pub mod conditional;
 pub mod extract;
 pub mod layers;
 mod listener;
@@ -15,6 +16,7 @@ pub mod pagination;
 pub mod problem;
 mod reads;
 pub mod routes;
+pub mod signing;
 
 use std::sync::Arc;
 

@@ -43,6 +43,8 @@ pub enum Share {
     Usage,
     /// Reads, but for those answered with CSV.
     Exports,
+    /// Reads of states, which wait for a change.
+    States,
     /// None: it holds nothing of ours while others answer it.
     Free,
 }
@@ -118,6 +120,14 @@ impl Rules {
     pub const fn any_accept(self) -> Self {
         Self {
             negotiates: false,
+            ..self
+        }
+    }
+
+    /// A request may wait this long before it is answered.
+    pub const fn waiting(self, wait: Duration) -> Self {
+        Self {
+            time_limit: Some(TIME_LIMIT.saturating_add(wait)),
             ..self
         }
     }

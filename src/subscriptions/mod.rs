@@ -44,6 +44,7 @@ pub use background::{CHECK_EVERY, SETTLE_EVERY};
 pub use change::record::audit_actions;
 pub use change::saga::Requester;
 pub use command::{CancellationDetails, ChangeRejection, Command, StripeAction, decide};
+pub use discounts::DiscountView;
 pub use failure::Failure;
 pub use migrate::{Candidate, Migration, Moved};
 pub use mirror::StripeSnapshot;
@@ -54,6 +55,7 @@ pub use selection::{Quantities, Selection};
 pub use state::{Item, SubscriptionRow, SubscriptionState};
 pub use store::findings::{Findings, VanishedPlans, check_vanished, findings};
 pub use upcoming::Upcoming;
+pub use view::SubscriptionView;
 
 use crate::catalogue::Catalogue;
 use crate::db::RequestTx;
@@ -102,5 +104,15 @@ impl Subscriptions {
             .await?
             .remove(&organization_id)
             .ok_or(Failure::NoOrganization)
+    }
+
+    /// The organization's plan and subscriptions, with the discounts in force.
+    pub async fn current(
+        &self,
+        organization_id: Uuid,
+    ) -> Result<(SubscriptionState, Vec<DiscountView>), Failure> {
+        let state = self.state(organization_id).await?;
+        let discounts = self.discounts_in_force(organization_id, &state).await?;
+        Ok((state, discounts))
     }
 }

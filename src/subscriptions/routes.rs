@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
-use uuid::Uuid;
 
 use super::call_off::{__path_call_off, call_off};
 use super::cancellation::{Cancellation, Said};
@@ -53,22 +52,9 @@ async fn current(
     State(subscriptions): State<Subscriptions>,
     caller: Principal,
 ) -> Result<axum::Json<SubscriptionView>, Problem> {
-    let state = subscriptions.state(caller.organization_id).await?;
-    Ok(axum::Json(
-        shown(&subscriptions, caller.organization_id, state).await?,
-    ))
-}
-
-/// The view of a state, with the discounts in force.
-async fn shown(
-    subscriptions: &Subscriptions,
-    organization_id: Uuid,
-    state: SubscriptionState,
-) -> Result<SubscriptionView, Failure> {
-    let discounts = subscriptions
-        .discounts_in_force(organization_id, &state)
-        .await?;
-    Ok(SubscriptionView::from(state).with_discounts(discounts))
+    let (state, discounts) = subscriptions.current(caller.organization_id).await?;
+    let view = SubscriptionView::from(state);
+    Ok(axum::Json(view.with_discounts(discounts)))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -377,9 +363,11 @@ where
 {
     let organization_id = caller.organization_id;
     let state = change_detached(subscriptions.clone(), caller, key, change).await?;
-    Ok(axum::Json(
-        shown(&subscriptions, organization_id, state).await?,
-    ))
+    let discounts = subscriptions
+        .discounts_in_force(organization_id, &state)
+        .await?;
+    let view = SubscriptionView::from(state);
+    Ok(axum::Json(view.with_discounts(discounts)))
 }
 
 /// Makes a change in its own task, so that a client that disconnects does not

@@ -13,7 +13,7 @@ use crate::catalogue::Interval;
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Subscription)]
-pub(super) struct SubscriptionView {
+pub struct SubscriptionView {
     #[schema(example = "standard")]
     plan_tier: String,
     /// Stripe's status; null if there is no subscription.
@@ -82,7 +82,7 @@ impl From<&SubscriptionRow> for OtherSubscription {
 }
 
 impl SubscriptionView {
-    pub(super) fn with_discounts(self, discounts: Vec<DiscountView>) -> Self {
+    pub fn with_discounts(self, discounts: Vec<DiscountView>) -> Self {
         Self { discounts, ..self }
     }
 

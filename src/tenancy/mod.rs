@@ -1,6 +1,7 @@
-//! Organizations, who may act for them, and the signing keys that replicas
-//! share. Nothing here is metered or billed.
+//! Organizations, who may act for them, and what of their audit log who may read.
+//! Nothing here is metered or billed.
 
+pub mod audit_log;
 pub mod auth;
+pub mod names;
 pub mod organizations;
-pub mod signing;

@@ -89,7 +89,9 @@ DECLARE
   head_hash bytea;
   beyond record;
   new_salt bytea;
-  new_metadata jsonb := p_metadata;
+  -- A digest of the caller's own would be taken for that of data that were removed.
+  new_metadata jsonb := CASE WHEN jsonb_typeof(p_metadata) = 'object'
+                             THEN p_metadata - 'personalDigest' ELSE p_metadata END;
   new_ip_address inet := p_ip_address;
   new_user_agent text := p_user_agent;
 BEGIN
@@ -171,6 +173,31 @@ BEGIN
   RETURN new_id;
 END
 $$;
+
+-- As of 20260109010000_audit_chains.sql, and an erasure is entered by what erases.
+CREATE OR REPLACE FUNCTION billing_audit_log_refuse_raw() RETURNS trigger
+  LANGUAGE plpgsql SECURITY INVOKER
+  SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  IF pg_has_role(current_user, 'billing_owner', 'USAGE') THEN
+    RETURN NEW;
+  END IF;
+  IF NEW.action NOT IN ('audit_chain_repaired', 'organization_erased') AND (
+       NEW.hash = public.billing_audit_head_hash(NEW.organization_id, NEW.sequence)
+       OR NEW.hash = public.billing_audit_entry_hash(
+            public.billing_audit_head_hash(NEW.organization_id, NEW.sequence - 1),
+            NEW.organization_id, NEW.id, NEW.sequence, NEW.action, NEW.actor_type, NEW.actor_id,
+            NEW.resource_type, NEW.resource_id, NEW.before_state, NEW.after_state, NEW.metadata,
+            NEW.ip_address, NEW.user_agent, NEW.created_at)) THEN
+    RETURN NEW;
+  END IF;
+  RAISE EXCEPTION 'an audit entry follows the last one of its chain: this one is refused'
+    USING ERRCODE = 'insufficient_privilege',
+          HINT = 'Append entries with log_billing_action(); audit_chain_repaired and organization_erased are the program''s own.';
+END
+$$;
+REVOKE ALL ON FUNCTION billing_audit_log_refuse_raw() FROM PUBLIC;
 
 COMMENT ON COLUMN billing_audit_log.ip_address IS
   'Of test entries, and of those from before billing_audit_personal_data.';

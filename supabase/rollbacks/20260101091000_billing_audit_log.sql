@@ -12,6 +12,7 @@ DROP FUNCTION IF EXISTS
 DROP FUNCTION IF EXISTS billing_audit_entry_hash(
   bytea, uuid, uuid, bigint, text, text, uuid, text, text, jsonb, jsonb, jsonb, inet, text, timestamptz);
 DROP TABLE IF EXISTS billing_audit_chain_heads;
+DROP TABLE IF EXISTS billing_audit_personal_data;
 DROP TABLE IF EXISTS billing_audit_log;
 DROP FUNCTION IF EXISTS billing_audit_chain_heads_refuse_change();
 DROP FUNCTION IF EXISTS billing_audit_log_refuse_change();

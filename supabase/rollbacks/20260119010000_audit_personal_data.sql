@@ -1,6 +1,6 @@
 -- Undoes 20260119010000_audit_personal_data.sql: log_billing_action() is that of
--- 20260109010000_audit_chains.sql again. What is personal of the entries is lost,
--- which `audit verify` reports once the migration has been applied again.
+-- 20260109010000_audit_chains.sql again. The table stays, since entries have digests
+-- of its rows, until 20260101091000_billing_audit_log.sql is undone as well.
 
 BEGIN;
 SET LOCAL lock_timeout TO '2s';
@@ -96,6 +96,28 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION billing_audit_log_refuse_raw() RETURNS trigger
+  LANGUAGE plpgsql SECURITY INVOKER
+  SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+  IF pg_has_role(current_user, 'billing_owner', 'USAGE') THEN
+    RETURN NEW;
+  END IF;
+  IF NEW.action <> 'audit_chain_repaired' AND (
+       NEW.hash = public.billing_audit_head_hash(NEW.organization_id, NEW.sequence)
+       OR NEW.hash = public.billing_audit_entry_hash(
+            public.billing_audit_head_hash(NEW.organization_id, NEW.sequence - 1),
+            NEW.organization_id, NEW.id, NEW.sequence, NEW.action, NEW.actor_type, NEW.actor_id,
+            NEW.resource_type, NEW.resource_id, NEW.before_state, NEW.after_state, NEW.metadata,
+            NEW.ip_address, NEW.user_agent, NEW.created_at)) THEN
+    RETURN NEW;
+  END IF;
+  RAISE EXCEPTION 'an audit entry follows the last one of its chain: this one is refused'
+    USING ERRCODE = 'insufficient_privilege',
+          HINT = 'Append entries with log_billing_action().';
+END
+$$;
 DO $undo$
 BEGIN
   IF to_regclass('billing_audit_log') IS NOT NULL THEN
@@ -105,7 +127,6 @@ BEGIN
 END
 $undo$;
 DROP FUNCTION IF EXISTS billing_audit_personal_digest(bytea, inet, text, text);
-DROP TABLE IF EXISTS billing_audit_personal_data;
 
 DELETE FROM billing_schema_migrations WHERE version = '20260119010000';
 COMMIT;

@@ -1,6 +1,6 @@
 //! What ARCHITECTURE.md promises of the code itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub fn sources(below: &str) -> Vec<(String, String)> {
@@ -65,15 +65,7 @@ fn routes_are_served_by_the_table_alone() {
 
 #[test]
 fn the_server_depends_on_no_feature() {
-    // Signing keys are nobody's feature.
-    let below = [
-        "config",
-        "db",
-        "limits",
-        "server",
-        "telemetry",
-        "tenancy::signing",
-    ];
+    let below = ["config", "db", "limits", "server", "telemetry"];
     let strays = offenders("src/server", |_, text| {
         let mut used = text.split("crate::").skip(1);
         used.any(|rest| !below.iter().any(|room| rest.starts_with(room)))
@@ -111,6 +103,44 @@ fn rooms_used(below: &str) -> BTreeSet<String> {
             .next()
     });
     names.flatten().map(str::to_owned).collect()
+}
+
+/// The room that a path below `src/` or `crate::` is in: a folder of src, or one of tenancy's,
+/// which are rooms of their own.
+fn room(path: &str) -> Option<String> {
+    let mut names = path.split(|c: char| !c.is_alphanumeric() && c != '_');
+    let mut names = names.by_ref().filter(|name| !name.is_empty());
+    let first = names.next()?;
+    let room = match (first, names.next()) {
+        ("tenancy", Some(second)) => format!("{first}/{second}"),
+        _ => first.to_owned(),
+    };
+    Some(room)
+}
+
+#[test]
+fn no_rooms_depend_on_each_other_in_a_circle() {
+    let mut left: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (name, text) in sources("src") {
+        let Some(own) = room(name.trim_start_matches("src/")) else {
+            continue;
+        };
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let used = code.split("crate::").skip(1).filter_map(room);
+        let others = used.filter(|used| *used != own);
+        left.entry(own.clone()).or_default().extend(others);
+    }
+    assert!(left.contains_key("tenancy/auth"), "{left:?}");
+    // Those that use nothing that is left are in no circle.
+    loop {
+        let rooms: BTreeSet<String> = left.keys().cloned().collect();
+        let before = left.len();
+        left.retain(|_, used| used.iter().any(|used| rooms.contains(used)));
+        if left.len() == before {
+            break;
+        }
+    }
+    assert_eq!(left, BTreeMap::new());
 }
 
 #[test]

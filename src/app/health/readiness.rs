@@ -84,7 +84,7 @@ impl Inner {
     }
 
     async fn check_anew(&self) -> Result<Vec<String>, sqlx::Error> {
-        let mut conn = db::dedicated(&self.options, ROLES, ANEW).await?;
+        let mut conn = db::attempt(&self.options, ROLES, ANEW).await?;
         let reasons = reasons_of(&mut conn).await;
         let _ = sqlx::Connection::close(conn).await;
         reasons

@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::audit::personal::PersonalData;
-use crate::audit::verify::Fields;
+use crate::audit::verify::{ERASED, Fields};
 
 /// The last link of an organization's chain.
 pub struct Head {
@@ -73,6 +73,14 @@ pub struct Link {
     pub personal_digest: Option<String>,
 }
 
+impl Link {
+    /// Whether the chain itself has an address or user agent.
+    pub fn has_addresses(&self) -> bool {
+        let [.., ip_address, user_agent, _] = &self.fields;
+        ip_address.is_some() || user_agent.is_some()
+    }
+}
+
 /// Reads up to `limit` links of a chain after `after`.
 pub async fn links(
     conn: &mut PgConnection,
@@ -91,11 +99,14 @@ pub async fn links(
                        THEN l.metadata ->> 'personalDigest' END AS personal_digest,
                   p.salt AS "salt?", p.ip_address::text AS personal_address,
                   p.user_agent AS "personal_agent?", p.reason AS "reason?"
-             FROM billing_audit_log l
-             LEFT JOIN billing_audit_personal_data p
-               ON p.organization_id = l.organization_id AND p.entry_id = l.id
-            WHERE l.organization_id = $1 AND l.sequence > $2
-            ORDER BY l.sequence LIMIT $3"#,
+             FROM (SELECT * FROM billing_audit_log
+                    WHERE organization_id = $1 AND sequence > $2
+                    ORDER BY sequence LIMIT $3) l
+             -- OFFSET keeps the planner from reading all personal data for each batch.
+             LEFT JOIN LATERAL (
+               SELECT salt, ip_address, user_agent, reason FROM billing_audit_personal_data d
+                WHERE d.organization_id = l.organization_id AND d.entry_id = l.id OFFSET 0) p ON true
+            ORDER BY l.sequence"#,
         organization_id,
         after,
         limit
@@ -132,18 +143,37 @@ pub async fn links(
         .collect())
 }
 
-/// The entry up to which personal data were erased; 0 if they never were.
+/// The sequence number of the entry about the latest erasure; 0 if there is none.
 pub async fn erased_through(
     conn: &mut PgConnection,
     organization_id: Uuid,
-    action: &str,
 ) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!(
         r#"SELECT coalesce(max(sequence), 0) AS "sequence!" FROM billing_audit_log
-            WHERE organization_id = $1 AND action = $2"#,
+            WHERE organization_id = $1 AND action = $2 AND actor_type = 'system'
+              AND resource_id = $1::uuid::text"#,
         organization_id,
-        action
+        ERASED
     )
     .fetch_one(conn)
     .await
+}
+
+/// The number of rows of personal data, of all organizations or of one, that belong to no
+/// entry of a chain.
+pub async fn stray_personal_data(
+    conn: &mut PgConnection,
+    only: Option<Uuid>,
+) -> Result<u64, sqlx::Error> {
+    let count = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM billing_audit_personal_data p
+            WHERE ($1::uuid IS NULL OR p.organization_id = $1)
+              AND NOT EXISTS (SELECT FROM billing_audit_log l
+                               WHERE l.organization_id = p.organization_id AND l.id = p.entry_id
+                                 AND l.sequence IS NOT NULL)"#,
+        only
+    )
+    .fetch_one(conn)
+    .await?;
+    u64::try_from(count).map_err(|error| sqlx::Error::Decode(error.into()))
 }

@@ -15,7 +15,7 @@ use super::routes::Usage;
 use crate::metering::ledger::NewEvent;
 use crate::server::layers::rate_limit::Meter;
 use crate::server::problem::Problem;
-use crate::tenancy::organizations;
+use crate::tenancy::names;
 
 /// Counts the event of a request that has no other.
 pub async fn record_one(
@@ -27,9 +27,7 @@ pub async fn record_one(
     let name = event.organization.clone().ok_or_else(Problem::internal)?;
     let found = usage.organizations.find([name.clone()].into()).await?;
     let named = found.get(&name).copied();
-    let organization_id = named
-        .ok_or_else(organizations::not_found)?
-        .organization(true)?;
+    let organization_id = named.ok_or_else(names::not_found)?.organization(true)?;
     charge(meter, organization_id, 1, bytes)?;
     events::record_one(usage, organization_id, event).await
 }
@@ -112,10 +110,7 @@ async fn divide(
     let mut outcomes: Outcomes = valid.iter().map(|_| None).collect();
     let mut parts = HashMap::<Uuid, Part>::new();
     for (place, (event, (name, bytes))) in valid.into_iter().zip(named).enumerate() {
-        let named = found
-            .get(&name)
-            .copied()
-            .ok_or_else(organizations::not_found);
+        let named = found.get(&name).copied().ok_or_else(names::not_found);
         match named.and_then(|named| named.organization(true)) {
             Ok(organization_id) => {
                 let part = parts.entry(organization_id).or_default();

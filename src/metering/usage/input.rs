@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::metadata;
 use crate::catalogue::Catalogue;
 use crate::metering::ledger::NewEvent;
-use crate::tenancy::organizations::{EXPECTED, is_external_id};
+use crate::tenancy::names::{EXPECTED, is_external_id};
 
 const MAX_ID_BYTES: usize = 255;
 const MAX_METADATA_BYTES: usize = 8 * 1024;

@@ -24,7 +24,7 @@ use crate::server::problem::Problem;
 use crate::server::routes::{Permission, RateClass, Routes, each_tenant, tenant};
 use crate::telemetry::metrics;
 use crate::tenancy::auth::Principal;
-use crate::tenancy::organizations;
+use crate::tenancy::names::Names;
 
 /// What the usage routes need.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ pub struct Usage {
     pub catalogue: Arc<Catalogue>,
     pub offload: Offload,
     /// What a service key's events call their organizations.
-    pub organizations: organizations::Names,
+    pub organizations: Names,
 }
 
 pub fn routes() -> Routes<Usage> {

@@ -72,7 +72,20 @@ const EXPORTS: Limit = Limit {
     room: limits::EXPORTS,
     ..READS
 };
-const LIMITS: [Limit; 6] = [USAGE, READS, PREVIEWS, CHANGES, ORGANIZATIONS, EXPORTS];
+const STATES: Limit = Limit {
+    class: "states",
+    room: limits::STATES,
+    ..READS
+};
+const LIMITS: [Limit; 7] = [
+    USAGE,
+    READS,
+    PREVIEWS,
+    CHANGES,
+    ORGANIZATIONS,
+    EXPORTS,
+    STATES,
+];
 
 const ASK_AGAIN_SECS: u32 = 1;
 
@@ -186,6 +199,7 @@ fn limits_of(route: &Route, request: &Request<Body>) -> (Option<Limit>, Option<L
         Kind::Free => None,
         Kind::Usage => Some(USAGE),
         Kind::Previews => Some(PREVIEWS),
+        Kind::States => Some(STATES),
         Kind::Changes => Some(CHANGES),
         Kind::Organizations => Some(ORGANIZATIONS),
         Kind::Exports if wants_csv(request) => Some(EXPORTS),

@@ -13,6 +13,7 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::Config;
 
 use super::Written;
+use crate::server::conditional::is_kept;
 use crate::server::extract::Path;
 use crate::server::problem::Problem;
 use crate::server::routes::{Routes, public};
@@ -60,17 +61,16 @@ fn vendored(name: &'static str) -> (&'static str, Document) {
 struct Document {
     kind: HeaderValue,
     text: Bytes,
-    tag: HeaderValue,
+    tag: String,
     gzipped: bool,
 }
 
 impl Document {
     fn new(kind: &str, text: Bytes) -> Self {
         let digest = hex::encode(&Sha256::digest(&text)[..16]);
-        let header = |text: &str| HeaderValue::try_from(text).expect("it is plain text");
         Self {
-            kind: header(kind),
-            tag: header(&format!("\"{digest}\"")),
+            kind: header_of(kind),
+            tag: format!("\"{digest}\""),
             text,
             gzipped: false,
         }
@@ -78,17 +78,11 @@ impl Document {
 
     /// Nothing where the client has it already.
     fn answer(&self, asked: &HeaderMap) -> Response {
-        let kept = asked.get_all(header::IF_NONE_MATCH).iter();
-        let mut kept = kept.filter_map(|tags| {
-            tags.to_str().ok()?.split(',').map(str::trim).find(|tag| {
-                tag.trim_start_matches("W/").as_bytes() == self.tag.as_bytes() || *tag == "*"
-            })
-        });
         let headers = [
-            (header::ETAG, self.tag.clone()),
+            (header::ETAG, header_of(&self.tag)),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
         ];
-        if kept.next().is_some() {
+        if is_kept(asked, &self.tag) {
             return (StatusCode::NOT_MODIFIED, headers).into_response();
         }
         let kind = [(header::CONTENT_TYPE, self.kind.clone())];
@@ -101,6 +95,10 @@ impl Document {
         }
         response
     }
+}
+
+fn header_of(text: &str) -> HeaderValue {
+    HeaderValue::try_from(text).expect("it is plain text")
 }
 
 pub fn routes() -> Routes<Arc<Documents>> {

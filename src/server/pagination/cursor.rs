@@ -13,7 +13,7 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use crate::server::problem::Problem;
-use crate::tenancy::signing::{SharedSigningKey, SigningKey};
+use crate::server::signing::{SharedSigningKey, SigningKey};
 
 /// Longer than any that we make.
 const MAX_LENGTH: usize = 1_024;

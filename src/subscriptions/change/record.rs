@@ -286,11 +286,15 @@ pub fn comment_of(comment: &str) -> Option<&str> {
     (said != UNSAID).then_some(said)
 }
 
-/// The command as the audit log has it, and apart from it the reason in the customer's
-/// own words, which can be erased.
+/// The command as the audit chain has it, without what the customer typed; and apart from
+/// it the reason, which can be erased. The discount's own entry says which code it was.
 pub fn audited_command(command: &Value) -> (Value, Option<String>) {
     let mut audited = command.clone();
-    let reason = audited.as_object_mut().and_then(|of| of.remove("reason"));
+    let mut take = |name: &str| audited.as_object_mut().and_then(|of| of.remove(name));
+    let (reason, code) = (take("reason"), take("promotionCode"));
+    if code.is_some() {
+        audited["promotionCodeGiven"] = json!(true);
+    }
     let words = reason.as_ref().and_then(Value::as_str).map(str::to_owned);
     (audited, words)
 }

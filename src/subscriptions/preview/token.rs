@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::catalogue::{Interval, When};
 use crate::metering::charges::UsageCharge;
-use crate::tenancy::signing::{SharedSigningKey, SigningKey};
+use crate::server::signing::{SharedSigningKey, SigningKey};
 
 /// The longest validity of a quote.
 pub const LIFETIME: SignedDuration = SignedDuration::from_mins(15);

@@ -22,7 +22,7 @@ const LISTS: &str = "has_more_items";
 /// Stripe signs these anew whenever it shows them, so only their presence counts.
 const LINKS: [&str; 3] = ["hosted_invoice_url", "invoice_pdf", "receipt_url"];
 /// What is cleared when an organization is erased, and is not to come back.
-const ERASED: [&str; 13] = [
+const ERASED: [&str; 17] = [
     "metadata",
     "pending_update",
     "default_payment_method_id",
@@ -36,6 +36,10 @@ const ERASED: [&str; 13] = [
     "stripe_payment_method_id",
     "client_reference_id",
     "tax_country",
+    "failure_message",
+    "outcome_seller_message",
+    "promotion_code",
+    "coupon_name",
 ];
 
 /// The fields that differ, as `field: ours, Stripe's`.

@@ -113,7 +113,7 @@ pub async fn create_api_key(
     if !store::insert_key(&mut tx, &key, &token::hash(&secret)).await? {
         return Err(ApiKeyError::Organization(new.organization_id));
     }
-    let after = json!({"name": key.name, "prefix": key.prefix, "scopes": key.scopes});
+    let after = json!({"prefix": key.prefix, "scopes": key.scopes});
     append_entry(&mut tx, &locked, "api_key_created", key.id, after).await?;
     tx.commit().await?;
     Ok((key, secret))

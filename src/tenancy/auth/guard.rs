@@ -16,7 +16,7 @@ use crate::server::budget::forwarded_for;
 use crate::server::layers::{Peer, checks};
 use crate::server::problem::Problem;
 use crate::server::routes::Access;
-use crate::tenancy::organizations::{self, Named};
+use crate::tenancy::names::{self, Named};
 
 /// Checks credentials.
 #[derive(Clone)]
@@ -159,7 +159,7 @@ impl Tenant {
     ) -> Result<(), Problem> {
         require(&self.principal.permissions, permission)?;
         if self.archived && asked.changes() {
-            return Err(organizations::archived());
+            return Err(names::archived());
         }
         self.principal.enter(extensions);
         Ok(())
@@ -214,7 +214,7 @@ impl Service {
                 if matches!(asked.access, Access::ApiKey(_)) && !asked.trust_headers {
                     return Err(client_may_choose());
                 }
-                let named = self.organization.ok_or_else(organizations::not_found)?;
+                let named = self.organization.ok_or_else(names::not_found)?;
                 let principal = Principal {
                     organization_id: named.organization(asked.changes())?,
                     actor: Actor::ApiKey(self.product.key_id),
@@ -300,14 +300,14 @@ fn organization_of(headers: &HeaderMap) -> Result<Option<Arc<str>>, Problem> {
         return Ok(None);
     };
     if values.next().is_some() {
-        return Err(organizations::invalid("send exactly one X-Organization"));
+        return Err(names::invalid("send exactly one X-Organization"));
     }
     let name = std::str::from_utf8(value.as_bytes()).ok();
-    match name.filter(|name| organizations::is_external_id(name)) {
+    match name.filter(|name| names::is_external_id(name)) {
         Some(name) => Ok(Some(name.into())),
-        None => Err(organizations::invalid(&format!(
+        None => Err(names::invalid(&format!(
             "X-Organization: {} in UTF-8, or the organization's id",
-            organizations::EXPECTED
+            names::EXPECTED
         ))),
     }
 }

@@ -15,7 +15,7 @@ use super::token::{Credential, Hash};
 use crate::batch::lookup::Grouped;
 use crate::db;
 use crate::server::problem::Problem;
-use crate::tenancy::organizations::{Named, own_id};
+use crate::tenancy::names::{Named, own_id};
 
 /// How many uses wait to be recorded at most, and how many one statement
 /// records.

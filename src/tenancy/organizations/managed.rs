@@ -9,7 +9,6 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::link::LINKED;
-use super::names::{Named, is_external_id};
 use super::store::erasure::{open_requests, running_subscription};
 use super::store::managed::{self, Managed};
 use super::{
@@ -21,6 +20,7 @@ use crate::catalogue::{Bought, Catalogue, FREE_TIER};
 use crate::db::{TenantTx, WorkerTx};
 use crate::metering::grace::{self, Ended};
 use crate::metering::quotas::{self, HeldPlan};
+use crate::tenancy::names::{Named, find_names, is_external_id, own_id};
 
 pub const UPDATED: &str = "organization_updated";
 pub const ARCHIVED: &str = "organization_archived";
@@ -100,8 +100,8 @@ pub enum Put {
 /// The organization that a path names, by either of its names.
 pub async fn named(pool: &PgPool, name: &str) -> Result<Uuid, ManageError> {
     let mut tx = WorkerTx::begin(pool).await?;
-    let ids: Vec<Uuid> = super::own_id(name).into_iter().collect();
-    let found = store::names::find(tx.conn(), &[name], &ids).await?;
+    let ids: Vec<Uuid> = own_id(name).into_iter().collect();
+    let found = find_names(tx.conn(), &[name], &ids).await?;
     match found.named(name) {
         Some(Named::Organization { id, .. }) => Ok(id),
         Some(Named::Ambiguous) => Err(ManageError::Ambiguous),
@@ -131,7 +131,7 @@ pub async fn put(
     check(catalogue, change)?;
     for _ in 0..TRIES {
         let mut tx = WorkerTx::begin(pool).await?;
-        let found = store::names::find(tx.conn(), &[external_id], &[]).await?;
+        let found = find_names(tx.conn(), &[external_id], &[]).await?;
         drop(tx);
         if let Some((id, _)) = found.by_external_id.get(external_id) {
             let by_now = Some(external_id);

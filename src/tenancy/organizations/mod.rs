@@ -4,7 +4,6 @@
 mod erase;
 mod link;
 mod managed;
-mod names;
 pub mod product_routes;
 pub mod routes;
 pub mod sample;
@@ -20,10 +19,9 @@ use crate::db::{TenantTx, WorkerTx};
 use crate::event_log;
 use crate::metering::quotas;
 use crate::projection;
+use crate::tenancy::names::{EXPECTED, is_external_id};
 pub use erase::{EraseError, Erased, erase};
 pub use link::{LinkError, customer_was_deleted, link_customer};
-pub use names::{EXPECTED, Named, Names, archived, invalid, is_external_id, not_found, own_id};
-pub use store::names::FoundNames;
 pub use store::overview::{Overview, overview};
 pub use store::{Identity, Metadata, Organization, find, list, mark, plan_tier};
 

@@ -15,7 +15,6 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::managed::{self, Change, ManageError, MetadataChange, Put};
-use super::names::{self, EXPECTED, is_external_id, own_id};
 use super::store::{customer_owner, managed as store};
 use super::{AskedBy, CreateError, Organization};
 use crate::audit::Actor;
@@ -27,6 +26,7 @@ use crate::server::pagination::page::{Limit, Page};
 use crate::server::problem::Problem;
 use crate::server::routes::{Permission, Routes, Share, service};
 use crate::tenancy::auth::Product;
+use crate::tenancy::names::{self, EXPECTED, is_external_id, own_id};
 
 /// What the handlers need.
 #[derive(Clone)]

@@ -2,7 +2,6 @@
 
 pub mod erasure;
 pub mod managed;
-pub mod names;
 pub mod overview;
 
 use jiff_sqlx::ToSqlx as _;

@@ -64,7 +64,6 @@ async fn discard_as(
     entry.before = Some(json!({
         "eventType": letter.event_type,
         "retryCount": letter.retry_count,
-        "error": letter.error_message,
     }));
     audit::record_one(&mut tx, entry).await?;
     tx.commit().await?;

@@ -69,7 +69,6 @@ pub struct Discarded {
     pub event_type: String,
     pub organization_id: Option<Uuid>,
     pub retry_count: i32,
-    pub error_message: String,
 }
 
 /// Moves a dead letter back to the event log as processed.
@@ -94,7 +93,7 @@ pub async fn discard(
                   event_created_at, payload, received_at, organization_id, retry_count, attempts,
                   true, now(), 'discarded', coalesce((SELECT source FROM came), 'delivery')
              FROM gone ON CONFLICT DO NOTHING)
-         SELECT event_type, organization_id, retry_count, error_message FROM gone",
+         SELECT event_type, organization_id, retry_count FROM gone",
         bucket_of(event_id),
         event_id
     )

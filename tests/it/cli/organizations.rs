@@ -287,8 +287,33 @@ async fn no_table_has_personal_data_of_an_erased_organization() {
         .unwrap();
     assert_eq!(promised.status, 0, "{}", promised.stderr);
 
+    let key = [
+        "api-keys",
+        "create",
+        "--organization",
+        &id,
+        "--name",
+        "Ada's laptop",
+        "--scope",
+        "billing.read",
+    ];
+    let mut command = program_on(db, &key);
+    let made = tokio::task::spawn_blocking(move || run(&mut command))
+        .await
+        .unwrap();
+    assert_eq!(made.status, 0, "{}", made.stderr);
+    let card = json!({"id": "pm_ada", "object": "payment_method", "customer": "cus_ada", "type": "card",
+                      "livemode": false, "metadata": {}, "created": 1_767_225_600,
+                      "card": {"brand": "visa", "last4": "7391", "exp_month": 1, "exp_year": 2031,
+                               "funding": "credit", "country": "SM"}});
+    let event = events::event("evt_card", "payment_method.attached", 1_767_225_601, card);
+    service.deliver(&event).await;
+    service.settle().await;
+
     // Each is somewhere before, and nowhere afterwards.
     let personal = [
+        "s laptop",
+        "\"7391\"",
         "203.0.113.77",
         "s browser",
         "promised to Ada by phone",

@@ -54,7 +54,8 @@ async fn dead_letters_are_discarded_one_by_one_or_all_of_a_type() {
             .await,
         3
     );
-    let told = "billing_audit_log WHERE action = 'webhook_event_discarded' AND before_state ->> 'error' <> ''";
+    let told = "billing_audit_log WHERE action = 'webhook_event_discarded' AND before_state ->> 'eventType' <> ''
+                  AND before_state ->> 'error' IS NULL";
     assert_eq!(db.count(told).await, 3);
     verify_audit(db).await;
     assert_eq!(webhooks(db, &["discard"]).status, 2);

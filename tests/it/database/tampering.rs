@@ -1,9 +1,11 @@
 //! What a superuser does behind the triggers' back, `audit verify` finds.
 
-use sqlx::{AssertSqlSafe, Connection, Executor};
+use serde_json::json;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use uuid::Uuid;
 use valuecanvas_billing::audit::verify;
 
+use super::tenants::{Outcome, attempt};
 use crate::support::TestDatabase;
 use crate::support::program::{program_on, run};
 
@@ -98,12 +100,24 @@ const TAMPERINGS: &[(&str, i64, &str)] = &[
     ),
     // What was erased says nothing of what was entered since.
     (
-        "SELECT log_billing_action('{id}', 'organization_erased', 'system', p_resource_type => 'organization');
+        "SELECT log_billing_action('{id}', 'organization_erased', 'system', p_resource_type => 'organization',
+                                   p_resource_id => '{id}');
          SELECT log_billing_action('{id}', 'plan_changed', 'user', p_resource_type => 'plan',
                                    p_user_agent => 'curl/8');
          DELETE FROM billing_audit_personal_data WHERE {ours}",
         7,
         "the personal data of entry 7 were removed, and `organizations erase` did not run since",
+    ),
+    // An erasure takes all, and nothing comes back.
+    (
+        "SELECT log_billing_action('{id}', 'organization_erased', 'system', p_resource_type => 'organization',
+                                   p_resource_id => '{id}');
+         DELETE FROM billing_audit_personal_data p USING billing_audit_log l
+          WHERE p.organization_id = l.organization_id AND p.entry_id = l.id AND l.{ours}
+            AND l.sequence < 4",
+        4,
+        "there are personal data of entry 4, though all were erased since; if a backup brought them back, \
+         run `organizations erase` again",
     ),
     (
         "SELECT log_billing_action('{id}', 'plan_changed', 'user', p_resource_type => 'plan');
@@ -212,6 +226,85 @@ async fn a_change_to_any_column_is_found() {
         assert_eq!(found.len(), 1, "{change}");
         assert_eq!(found[0].sequence, 2, "{change}");
     }
+}
+
+/// What the owner accepted is that it is gone, not what anybody puts there afterwards.
+#[tokio::test]
+async fn personal_data_that_come_back_were_not_accepted() {
+    let db = with_chains().await;
+    let delete = "DELETE FROM billing_audit_personal_data p USING billing_audit_log l
+                   WHERE p.entry_id = l.id AND l.sequence = 5";
+    db.execute(delete).await;
+    let verify = || run(&mut program_on(&db, &["audit", "verify", "--json"])).json();
+    assert_eq!(verify()["breaks"].as_array().unwrap().len(), 2);
+    for organization in [OURS, OTHER] {
+        let organization = organization.to_string();
+        let arguments = [
+            "audit",
+            "repair",
+            "--organization",
+            &organization,
+            "--reason",
+            "lost",
+        ];
+        let repaired = run(&mut program_on(&db, &arguments));
+        assert_eq!(repaired.status, 0, "{}", repaired.stderr);
+    }
+    let accepted = verify();
+    assert_eq!(accepted["breaks"], json!([]));
+    assert_eq!(accepted["repaired"].as_array().unwrap().len(), 2);
+    db.execute(
+        "INSERT INTO billing_audit_personal_data (organization_id, entry_id, salt, reason)
+         SELECT organization_id, id, uuid_send(id), 'forged' FROM billing_audit_log WHERE sequence = 5",
+    )
+    .await;
+    let forged = verify();
+    assert_eq!(forged["breaks"].as_array().unwrap().len(), 2, "{forged}");
+    // Of an entry that there is not.
+    db.execute(
+        "INSERT INTO billing_audit_personal_data (organization_id, entry_id, salt, reason)
+         SELECT organization_id, gen_random_uuid(), uuid_send(id), 'astray' FROM billing_audit_log
+          WHERE sequence = 1",
+    )
+    .await;
+    assert_eq!(verify()["strayPersonalData"], 2);
+}
+
+#[tokio::test]
+async fn who_serves_enters_no_erasure_and_no_digest_of_their_own() {
+    let db = with_chains().await;
+    let mut conn = db.service().connect().await.unwrap();
+    let enter = |action: &str, metadata: &str| {
+        format!(
+            "SELECT log_billing_action('{OURS}', '{action}', 'system', p_resource_type => 'organization',
+                                       p_resource_id => '{OURS}', p_metadata => '{metadata}')"
+        )
+    };
+    let forged = enter("organization_erased", "{}");
+    let outcome = attempt(&mut conn, "billing_app", Some(OURS), &forged).await;
+    assert_eq!(outcome, Outcome::refused());
+    let digest = enter("plan_changed", r#"{"personalDigest": "ff", "note": 2}"#);
+    let outcome = attempt(&mut conn, "billing_app", Some(OURS), &digest).await;
+    assert_eq!(outcome, Outcome::Rows(1));
+    // Of any kind, whatever else is in the metadata.
+    for metadata in ["NULL", "'null'", "'[1]'", "'7'", "'{\"a\": 1}'"] {
+        db.execute(&format!(
+            "SELECT log_billing_action('{OURS}', 'plan_changed', 'user', p_resource_type => 'plan',
+                                       p_metadata => {metadata}, p_ip_address => '10.0.0.0/8')"
+        ))
+        .await;
+    }
+    let verified = run(&mut program_on(&db, &["audit", "verify"]));
+    assert_eq!(verified.status, 0, "{}", verified.stdout);
+    let list = [
+        "audit",
+        "list",
+        "--json",
+        "--organization",
+        &OURS.to_string(),
+    ];
+    let listed = run(&mut program_on(&db, &list)).json();
+    assert_eq!(listed[0]["ipAddress"], "10.0.0.0/8", "{listed}");
 }
 
 #[tokio::test]

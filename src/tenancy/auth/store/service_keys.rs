@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Hash;
 use crate::tenancy::auth::ServiceKey;
-use crate::tenancy::organizations::FoundNames;
+use crate::tenancy::names::FoundNames;
 
 /// A valid service key.
 #[derive(Debug, Clone)]

@@ -102,6 +102,35 @@ async fn delete_overrides(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
     Ok(overrides.execute(tx.conn()).await?.rows_affected())
 }
 
+/// Codes and coupons may be made for one customer.
+async fn clear_discounts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let discounts = sqlx::query!(
+        "UPDATE billing_discounts SET promotion_code = NULL, coupon_name = NULL
+          WHERE organization_id = $1 AND coalesce(promotion_code, coupon_name) IS NOT NULL",
+        organization_id
+    );
+    Ok(discounts.execute(tx.conn()).await?.rows_affected())
+}
+
+/// Stripe's errors may quote what they are about.
+async fn clear_errors(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let charges = sqlx::query!(
+        "UPDATE usage_charges SET error_message = NULL
+          WHERE organization_id = $1 AND error_message IS NOT NULL",
+        organization_id
+    );
+    let mut rows = charges.execute(tx.conn()).await?.rows_affected();
+    let reports = sqlx::query!(
+        "UPDATE usage_reports SET error_message = NULL
+          WHERE organization_id = $1 AND error_message IS NOT NULL",
+        organization_id
+    );
+    rows += reports.execute(tx.conn()).await?.rows_affected();
+    Ok(rows)
+}
+
 async fn clear_countries(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
     let organization_id = tx.organization_id();
     let customers = sqlx::query!(
@@ -149,7 +178,8 @@ pub async fn clear_texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
     rows += lines.execute(tx.conn()).await?.rows_affected();
     let charges = sqlx::query!(
         "UPDATE billing_charges SET metadata = '{}', description = NULL, receipt_url = NULL,
-                card_brand = NULL, card_last4 = NULL, stripe_payment_method_id = NULL
+                card_brand = NULL, card_last4 = NULL, stripe_payment_method_id = NULL,
+                failure_message = NULL, outcome_seller_message = NULL
           WHERE organization_id = $1",
         organization_id
     );
@@ -167,6 +197,8 @@ pub async fn clear_texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
     );
     rows += disputes.execute(tx.conn()).await?.rows_affected();
     rows += delete_overrides(tx).await?;
+    rows += clear_discounts(tx).await?;
+    rows += clear_errors(tx).await?;
     let usage = sqlx::query!(
         "UPDATE usage_events SET metadata = NULL
           WHERE organization_id = $1 AND metadata IS NOT NULL",
@@ -276,7 +308,8 @@ pub async fn clear_payloads(
         .map(|named| format!("%\"{named}\"%"))
         .collect();
     let emptied = sqlx::query!(
-        r#"UPDATE webhook_events SET payload = '{"erased": true}'
+        r#"UPDATE webhook_events
+              SET payload = '{"erased": true}', error_message = NULL, attempts = '[]'
             WHERE bucket = $1 AND (organization_id = $2 OR payload::text LIKE ANY($3))
               AND payload::text <> '{"erased": true}'"#,
         bucket,

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::Entry;
+use crate::audit::Entry;
 
 /// Replaces concealed text.
 const CONCEALED: &str = "(concealed)";

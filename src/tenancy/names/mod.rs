@@ -2,6 +2,8 @@
 //! ours. Looked up, many in one query; nothing is remembered, so that an
 //! organization that is renamed, archived or erased is so from the next request on.
 
+mod store;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -10,10 +12,10 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use super::store;
 use crate::batch::lookup::Grouped;
 use crate::db;
 use crate::server::problem::Problem;
+pub use store::{FoundNames, find as find_names};
 
 /// Characters of an external id at most.
 const MAX_LENGTH: usize = 255;
@@ -155,7 +157,7 @@ async fn find(
     names: &[&str],
 ) -> Result<HashMap<String, Named>, sqlx::Error> {
     let ids: Vec<Uuid> = names.iter().filter_map(|name| own_id(name)).collect();
-    let found = store::names::find(conn, names, &ids).await?;
+    let found = store::find(conn, names, &ids).await?;
     let named = names.iter();
     let named = named.filter_map(|name| Some(((*name).to_owned(), found.named(name)?)));
     Ok(named.collect())

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::tenancy::organizations::names::{Named, own_id};
+use super::{Named, own_id};
 
 /// Organizations by both of their names, and whether they are archived. An erased one
 /// has neither.

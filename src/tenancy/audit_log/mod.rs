@@ -1,5 +1,7 @@
 //! `GET /api/billing/audit-log`: in pages, or all of it as CSV.
 
+mod concealed;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
@@ -13,7 +15,7 @@ use utoipa::IntoParams;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::{ActorFilter, Entry, Filter, concealed, csv, list};
+use crate::audit::{ActorFilter, Entry, Filter, csv, list};
 use crate::server::Shared;
 use crate::server::extract::{self, Query};
 use crate::server::layers::media::{self, Wanted};
