@@ -187,11 +187,12 @@ pub async fn archive(pool: &PgPool, id: Uuid, by: &AskedBy) -> Result<(), Manage
     if current.organization.archived_at.is_some() {
         return Ok(());
     }
+    // First, so that what is asked of Stripe waits for it, or is seen below.
+    managed::archive(&mut tx).await?;
     refuse_running(&mut tx).await?;
     if open_requests(&mut tx).await? > 0 {
         return Err(ManageError::Unsettled);
     }
-    managed::archive(&mut tx).await?;
     let entry = NewEntry {
         before: Some(json!({"archived": false})),
         after: Some(json!({"archived": true})),

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use valuecanvas_billing::tenancy::auth::{Permission, Role};
 
+use crate::subscriptions::world::{SUBSCRIPTION, World};
 use crate::support::product::{ORGANIZATIONS, Product};
 use crate::support::program::{program_on, run};
 use crate::support::{TestDatabase, TestService};
@@ -663,4 +664,51 @@ async fn many_sign_up_at_once() {
     assert_eq!(service.db.count("organizations").await, 100);
     let quotas = "(SELECT DISTINCT organization_id FROM usage_quotas) q";
     assert_eq!(service.db.count(quotas).await, 100);
+}
+
+/// A subscription that begins in the moment of an archiving: one of them waits for the
+/// other, and whichever is second is refused.
+#[tokio::test]
+async fn what_is_archived_meanwhile_asks_stripe_for_nothing() {
+    let world = World::start().await;
+    let service = &world.service;
+    let product = Product::of(service).await;
+    let body = json!({"name": "Acme", "stripeCustomerId": "cus_other"});
+    let made = product.put(service, "acme", &body).await;
+    let id = made.body["id"].as_str().unwrap().to_owned();
+    let mut archiving = service.db.pool.begin().await.unwrap();
+    sqlx::query("UPDATE organizations SET archived_at = now() WHERE external_id = 'acme'")
+        .execute(&mut *archiving)
+        .await
+        .unwrap();
+    let subscribe = json!({"planTier": "standard"});
+    let subscribing = product.post_for(service, "acme", SUBSCRIPTION, &subscribe);
+    let committing = async {
+        let waits =
+            "pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        while service.db.count(waits).await == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        archiving.commit().await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(subscribing, committing);
+    assert_eq!(answer.status, 503, "{answer:?}");
+    let requests = format!("billing_stripe_requests WHERE organization_id = '{id}'");
+    assert_eq!(service.db.count(&requests).await, 0);
+    let again = product
+        .post_for(service, "acme", SUBSCRIPTION, &subscribe)
+        .await;
+    assert_eq!(again.problem(), (409, "organization_archived"));
+
+    // The other way round: what is under way is not archived.
+    product.put(service, "acme", &body).await.ok();
+    let open = format!(
+        "INSERT INTO billing_stripe_requests (organization_id, id, subject, operation, params)
+         VALUES ('{id}', gen_random_uuid(), 'subscription', 'create', '{{}}')"
+    );
+    service.db.execute(&open).await;
+    let refused = product.archive(service, "acme").await;
+    assert_eq!(refused.problem(), (409, "subscription_running"));
+    let archived = "organizations WHERE archived_at IS NOT NULL";
+    assert_eq!(service.db.count(archived).await, 0, "nothing half done");
 }
