@@ -123,6 +123,12 @@ pub const CHANGES: OfOrganization = OfOrganization {
     units: 2,
     waiting: 64,
 };
+/// Organizations that a service key makes or changes at once: half of the connections
+/// that requests share. A thousand customers may sign up in the same moment.
+pub const ORGANIZATIONS: OfOrganization = OfOrganization {
+    units: 4,
+    waiting: 2_048,
+};
 /// An export is in progress until its last byte is sent.
 pub const EXPORTS: OfOrganization = OfOrganization {
     units: 2,

@@ -59,6 +59,12 @@ fn features() -> Unbound<Api> {
             processor: api.processor.clone(),
         }))
         .merge(organizations::routes::routes().of(|api: &Api| api.shared.clone()))
+        .merge(organizations::product_routes::routes().of(|api: &Api| {
+            organizations::product_routes::ManagedOrganizations {
+                shared: api.shared.clone(),
+                catalogue: api.catalogue.clone(),
+            }
+        }))
         .merge(invoices::routes::routes().of(|api: &Api| api.shared.clone()))
         .merge(grace::routes::routes().of(|api: &Api| api.shared.clone()))
         .merge(alerts::routes::routes().of(|api: &Api| api.shared.clone()))

@@ -38,6 +38,7 @@ use crate::server::{self, Shared, Site};
 use crate::state::States;
 use crate::subscriptions::{self, Subscriptions, VanishedPlans};
 use crate::tenancy::auth::Guard;
+use crate::tenancy::names::Names;
 use crate::webhooks::backpressure::Backpressure;
 use crate::webhooks::endpoint::Endpoint;
 use crate::webhooks::intake::{self, Source};
@@ -225,6 +226,7 @@ impl Starting<'_> {
                 ledger: ledger.clone(),
                 catalogue: self.catalogue.clone(),
                 offload: usage::Offload::default(),
+                organizations: Names::new(self.pools.credentials.clone()),
             },
             features: features::Lookup::new(self.pools.credentials.clone()),
             upstream: self.serve.usage.agents_upstream.clone(),
@@ -300,7 +302,11 @@ impl Starting<'_> {
     ) -> Result<Site, StartError> {
         let (pools, catalogue, serve) = (&self.pools, &self.catalogue, self.serve);
         let checks = Checks {
-            guard: Guard::new(pools.credentials.clone(), serve.trusted_proxies),
+            guard: Guard::new(
+                pools.credentials.clone(),
+                serve.trusted_proxies,
+                serve.usage.trust_headers,
+            ),
             limits: Limits::new(serve.surface.rates),
             shares: Shares::default(),
             keeper: Keeper::new(pools.api.clone()),

@@ -44,7 +44,7 @@ impl<K, V> Clone for Grouped<K, V> {
 
 impl<K, V> Grouped<K, V>
 where
-    K: Copy + Ord + Hash + Send + Sync + 'static,
+    K: Clone + Ord + Hash + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
     /// `read` finds the values of distinct keys. The task behind it ends with
@@ -74,13 +74,13 @@ where
 
 async fn run<K, V, F>(read: F, mut queue: mpsc::Receiver<Asked<K, V>>)
 where
-    K: Copy + Ord + Hash,
+    K: Clone + Ord + Hash,
     V: Clone,
     F: Fn(Vec<K>) -> BoxFuture<'static, Result<HashMap<K, V>, sqlx::Error>>,
 {
     let mut group = Vec::new();
     while queue.recv_many(&mut group, LARGEST_GROUP).await > 0 {
-        let mut keys: Vec<K> = group.iter().map(|asked| asked.key).collect();
+        let mut keys: Vec<K> = group.iter().map(|asked| asked.key.clone()).collect();
         keys.sort_unstable();
         keys.dedup();
         // A read that panics is an error of those who asked, and nobody else's.
@@ -105,7 +105,7 @@ where
 /// all that idle may have.
 async fn read_through<K, V, F>(read: &F, keys: Vec<K>) -> Result<HashMap<K, V>, sqlx::Error>
 where
-    K: Copy,
+    K: Clone,
     F: Fn(Vec<K>) -> BoxFuture<'static, Result<HashMap<K, V>, sqlx::Error>>,
 {
     for _ in 0..IDLE_MOST {

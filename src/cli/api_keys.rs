@@ -1,6 +1,6 @@
 //! `api-keys`
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde::Serialize;
 use sqlx::postgres::PgPool;
@@ -12,17 +12,16 @@ use super::database::on_database;
 use super::output::{Format, table};
 use crate::config::GlobalArgs;
 use crate::db;
-use crate::tenancy::auth::{self, ApiKey, NewApiKey, Permission};
+use crate::tenancy::auth::{self, ApiKey, NewApiKey, NewServiceKey, Permission, ServiceKey};
 
 #[derive(Debug, Subcommand)]
 pub enum ApiKeys {
     /// Create a key. It is shown only once.
     Create {
-        /// The organization's id, as shown by `organizations list`.
-        #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
-        organization: Uuid,
-        /// billing.read, billing.manage, billing.audit, usage.write or agents.execute;
-        /// may be repeated.
+        #[command(flatten)]
+        owner: Owner,
+        /// billing.read, billing.manage, billing.audit, usage.write or agents.execute; of a
+        /// service key also organizations.manage. May be repeated.
         #[arg(long = "scope", value_name = "SCOPE", required = true, value_parser = scope)]
         scopes: Vec<Permission>,
         /// A name to recognize the key by.
@@ -39,31 +38,41 @@ pub enum ApiKeys {
         /// The key's id, as shown by `api-keys list`.
         #[arg(value_name = "KEY_ID", value_parser = arguments::key)]
         id: Uuid,
-        /// The organization's id, as shown by `organizations list`.
-        #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
-        organization: Uuid,
+        #[command(flatten)]
+        owner: Owner,
     },
-    /// List an organization's keys, including revoked and expired ones.
+    /// List keys, including revoked and expired ones.
     List {
-        /// The organization's id, as shown by `organizations list`.
-        #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
-        organization: Uuid,
+        #[command(flatten)]
+        owner: Owner,
         #[command(flatten)]
         format: Format,
     },
 }
 
+/// Whose key it is.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Owner {
+    /// An organization's: its id, as shown by `organizations list`.
+    #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
+    organization: Option<Uuid>,
+    /// The product's own: each request names the organization that it is for.
+    #[arg(long)]
+    service: bool,
+}
+
 fn scope(text: &str) -> Result<Permission, String> {
-    let names = || Permission::ALL.map(Permission::as_str).join(", ");
+    let names = || Permission::OF_SERVICE.map(Permission::as_str).join(", ");
     Permission::named(text).ok_or_else(|| format!("expected one of {}", names()))
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Created {
+struct Created<T> {
     key: String,
     #[serde(flatten)]
-    about: ApiKey,
+    about: T,
 }
 
 impl ApiKeys {
@@ -78,39 +87,91 @@ impl ApiKeys {
     async fn run_on(self, pool: &PgPool) -> Result<(), Failure> {
         match self {
             Self::Create {
-                organization,
+                owner,
                 scopes,
                 name,
                 expires,
                 format,
-            } => {
-                let new = NewApiKey {
-                    organization_id: organization,
-                    name,
-                    scopes,
-                    expires_at: expires,
-                };
-                let (about, key) = auth::create_api_key(pool, new, Timestamp::now()).await?;
-                format.print(&Created { key, about }, |created| created.key.clone())
+            } => match owner.organization {
+                Some(organization_id) => {
+                    let new = NewApiKey {
+                        organization_id,
+                        name,
+                        scopes,
+                        expires_at: expires,
+                    };
+                    let made = auth::create_api_key(pool, new, Timestamp::now()).await?;
+                    show(&format, made)
+                }
+                None => {
+                    let new = NewServiceKey {
+                        name,
+                        scopes,
+                        expires_at: expires,
+                    };
+                    let made = auth::create_service_key(pool, new, Timestamp::now()).await?;
+                    show(&format, made)
+                }
+            },
+            Self::Revoke { id, owner } => {
+                match owner.organization {
+                    Some(organization) => auth::revoke_api_key(pool, organization, id).await?,
+                    None => auth::revoke_service_key(pool, id).await?,
+                }
+                Ok(())
             }
-            Self::Revoke { id, organization } => {
-                Ok(auth::revoke_api_key(pool, organization, id).await?)
-            }
-            Self::List {
-                organization,
-                format,
-            } => {
-                let keys = auth::list_api_keys(pool, organization).await?;
-                format.print(&keys, |keys| describe(keys))
-            }
+            Self::List { owner, format } => match owner.organization {
+                Some(organization) => {
+                    let keys = auth::list_api_keys(pool, organization).await?;
+                    format.print(&keys, |keys| describe(keys.iter().map(Row::from)))
+                }
+                None => {
+                    let keys = auth::list_service_keys(pool).await?;
+                    format.print(&keys, |keys| describe(keys.iter().map(Row::from)))
+                }
+            },
         }
     }
 }
 
-fn describe(keys: &[ApiKey]) -> String {
+fn show<T: Serialize>(format: &Format, (about, key): (T, String)) -> Result<(), Failure> {
+    format.print(&Created { key, about }, |created| created.key.clone())
+}
+
+/// A key in a list.
+struct Row<'a> {
+    id: Uuid,
+    prefix: &'a str,
+    name: &'a str,
+    scopes: &'a [String],
+    last_used_at: Option<Timestamp>,
+    revoked_at: Option<Timestamp>,
+    expires_at: Option<Timestamp>,
+}
+
+macro_rules! row {
+    ($key:ty) => {
+        impl<'a> From<&'a $key> for Row<'a> {
+            fn from(key: &'a $key) -> Self {
+                Self {
+                    id: key.id,
+                    prefix: &key.prefix,
+                    name: &key.name,
+                    scopes: &key.scopes,
+                    last_used_at: key.last_used_at,
+                    revoked_at: key.revoked_at,
+                    expires_at: key.expires_at,
+                }
+            }
+        }
+    };
+}
+row!(ApiKey);
+row!(ServiceKey);
+
+fn describe<'a>(keys: impl Iterator<Item = Row<'a>>) -> String {
     let time = |at: Option<Timestamp>| at.map(|at| at.to_string()).unwrap_or_default();
     let rows: Vec<Vec<String>> = keys
-        .iter()
         .map(|key| {
             let state = match (key.revoked_at, key.expires_at) {
                 (Some(_), _) => "revoked".to_owned(),
@@ -120,7 +181,7 @@ fn describe(keys: &[ApiKey]) -> String {
             vec![
                 key.id.to_string(),
                 format!("{}…", key.prefix),
-                key.name.clone(),
+                key.name.to_owned(),
                 key.scopes.join(" "),
                 time(key.last_used_at),
                 state,

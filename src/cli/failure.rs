@@ -158,7 +158,9 @@ impl From<ApiKeyError> for Failure {
     fn from(error: ApiKeyError) -> Self {
         match error {
             ApiKeyError::Database(error) => error.into(),
-            ApiKeyError::Unknown | ApiKeyError::Organization(_) => Self::failed(error.to_string()),
+            ApiKeyError::Unknown
+            | ApiKeyError::UnknownServiceKey
+            | ApiKeyError::Organization(_) => Self::failed(error.to_string()),
             _ => Self::usage(error.to_string()),
         }
     }
@@ -168,9 +170,9 @@ impl From<CreateError> for Failure {
     fn from(error: CreateError) -> Self {
         match error {
             CreateError::Database(error) => error.into(),
-            CreateError::CustomerTaken(_) | CreateError::ExternalIdTaken(_) => {
-                Self::failed(error.to_string())
-            }
+            CreateError::CustomerTaken(_)
+            | CreateError::ExternalIdTaken(_)
+            | CreateError::ExternalIdReserved(_) => Self::failed(error.to_string()),
             _ => Self::usage(error.to_string()),
         }
     }

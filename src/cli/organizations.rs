@@ -127,7 +127,11 @@ impl Organizations {
                     plan_tier: plan,
                     stripe_customer_id: stripe_customer,
                 };
-                let identity = Identity { external_id, email };
+                let identity = Identity {
+                    external_id,
+                    email,
+                    ..Identity::default()
+                };
                 let created =
                     organizations::create_with_identity(pool, catalogue, new, identity).await?;
                 format.print(&created, |created| created.id.to_string())

@@ -50,6 +50,7 @@ pub const TABLES: &[OfTable] = &[
     ("user_sessions", CHANGE, NOTHING),
     ("login_throttles", CHANGE, NOTHING),
     ("api_keys", CHANGE, NOTHING),
+    ("service_api_keys", KEEP, NOTHING),
     ("service_keys", APPEND, NOTHING),
     ("request_idempotency", CHANGE, NOTHING),
     ("billing_alerts", KEEP, READ),

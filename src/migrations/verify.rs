@@ -71,6 +71,7 @@ const CLOSED_TABLES: &[&str] = &[
     "user_sessions",
     "login_throttles",
     "service_keys",
+    "service_api_keys",
     "webhook_rejections",
     "webhook_dead_letter_sources",
     "plan_versions",

@@ -9,15 +9,28 @@ pub enum Permission {
     BillingAudit,
     UsageWrite,
     AgentsExecute,
+    /// To make, change and archive organizations: a service key's, and nobody else's.
+    OrganizationsManage,
 }
 
 impl Permission {
+    /// What one may have in an organization.
     pub const ALL: [Self; 5] = [
         Self::BillingRead,
         Self::BillingManage,
         Self::BillingAudit,
         Self::UsageWrite,
         Self::AgentsExecute,
+    ];
+
+    /// What a service key may have.
+    pub const OF_SERVICE: [Self; 6] = [
+        Self::BillingRead,
+        Self::BillingManage,
+        Self::BillingAudit,
+        Self::UsageWrite,
+        Self::AgentsExecute,
+        Self::OrganizationsManage,
     ];
 
     /// The name that scopes and the API use.
@@ -28,11 +41,12 @@ impl Permission {
             Self::BillingAudit => "billing.audit",
             Self::UsageWrite => "usage.write",
             Self::AgentsExecute => "agents.execute",
+            Self::OrganizationsManage => "organizations.manage",
         }
     }
 
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|p| p.as_str() == name)
+        Self::OF_SERVICE.into_iter().find(|p| p.as_str() == name)
     }
 }
 
@@ -45,15 +59,31 @@ pub enum Access {
     StripeSignature,
     /// Whoever has a session token.
     Token,
-    /// A tenant's user or API key with this permission.
+    /// A tenant's user or API key with this permission, or a service key with it that
+    /// names an organization.
     Tenant(Permission),
+    /// The same, and a service key may name the organizations in the body instead.
+    EachTenant(Permission),
     /// A tenant's API key, not a user's token, with this permission.
     ApiKey(Permission),
+    /// A service key with this permission, beside all organizations.
+    Service(Permission),
     /// An operator.
     Operator,
 }
 
 impl Access {
+    /// The permission that it takes.
+    pub fn permission(self) -> Option<Permission> {
+        match self {
+            Self::Tenant(permission)
+            | Self::EachTenant(permission)
+            | Self::ApiKey(permission)
+            | Self::Service(permission) => Some(permission),
+            Self::Public | Self::StripeSignature | Self::Token | Self::Operator => None,
+        }
+    }
+
     /// Whether requests carry a bearer credential.
     pub fn needs_credential(self) -> bool {
         !matches!(self, Self::Public | Self::StripeSignature)

@@ -8,13 +8,17 @@ use uuid::Uuid;
 /// Who sends a request: whose limits it counts against.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller {
-    /// Nil for operators, who belong to no organization.
+    /// Nil for operators, who belong to no organization, and for service keys on routes
+    /// beside all of them.
     pub organization_id: Uuid,
-    /// `user` or `api_key`.
+    /// `user`, `api_key` or `service_key`.
     pub kind: &'static str,
     /// The user's or the key's.
     pub id: Option<Uuid>,
 }
+
+/// The kind of callers who act for many organizations.
+pub const SERVICE_KEY: &str = "service_key";
 
 impl Caller {
     /// None: the route takes anybody.

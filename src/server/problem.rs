@@ -97,6 +97,10 @@ impl Problem {
     pub fn code(&self) -> &'static str {
         self.code
     }
+
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
 }
 
 /// For `?` in handlers: what the database said is logged, and stays inside.

@@ -37,6 +37,8 @@ pub enum RateClass {
 pub enum Share {
     Reads,
     Changes,
+    /// Changes of organizations by a service key, which has many of them.
+    Organizations,
     Previews,
     Usage,
     /// Reads, but for those answered with CSV.
@@ -179,6 +181,16 @@ pub const fn public() -> Rules {
 /// For a tenant's users and keys with this permission.
 pub const fn tenant(permission: Permission) -> Rules {
     Rules::of(Access::Tenant(permission))
+}
+
+/// The same for organizations that each part of the body may name.
+pub const fn each_tenant(permission: Permission) -> Rules {
+    Rules::of(Access::EachTenant(permission))
+}
+
+/// For service keys with this permission.
+pub const fn service(permission: Permission) -> Rules {
+    Rules::of(Access::Service(permission))
 }
 
 pub const fn operator() -> Rules {

@@ -101,6 +101,10 @@ pub enum PaymentStatus {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[expect(
+    clippy::enum_variant_names,
+    reason = "they are written as they are named"
+)]
 pub enum PaymentProblem {
     PaymentFailed,
     PaymentIncomplete,

@@ -3,6 +3,7 @@
 
 pub mod audit_log;
 pub mod auth;
+pub mod names;
 pub mod organizations;
 
 use uuid::{Uuid, uuid};

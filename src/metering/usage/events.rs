@@ -12,10 +12,12 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::input::{EventFormat, Fault, ParsedEvent};
+use super::each;
+use super::input::{EventFormat, Fault, Naming, ParsedEvent};
 use super::offload::LARGE_BYTES;
 use super::response;
 use super::routes::{Usage, bad_request};
+use super::schemas::{UsageBody, UsageCloudEvent};
 use crate::audit::Actor;
 use crate::catalogue::Catalogue;
 use crate::metering::ledger::{Item, NewEvent};
@@ -24,80 +26,11 @@ use crate::server::layers::media;
 use crate::server::layers::rate_limit::Meter;
 use crate::server::problem::Problem;
 use crate::telemetry::metrics;
-use crate::tenancy::auth::Principal;
+use crate::tenancy::auth::{Principal, Reporter};
 
 const MAX_BATCH: usize = 1_000;
 const CLOUD_EVENT: &str = "application/cloudevents+json";
 const CLOUD_EVENTS: &str = "application/cloudevents-batch+json";
-
-/// A usage event.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-struct UsageEvent {
-    /// Unique within the organization; a repeated event is counted once.
-    #[schema(min_length = 1, max_length = 255)]
-    id: String,
-    #[schema(example = "api_calls")]
-    metric: String,
-    /// A number or a string, not negative, with at most 20 digits, 4 of them
-    /// after the point. For a metric that keeps the last value, the new level.
-    #[schema(value_type = f64, minimum = 0, example = 1)]
-    quantity: (),
-    /// Defaults to now; at most five minutes in the future.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    occurred_at: (),
-    /// Any JSON object of up to 8 KiB, stored as is.
-    #[schema(value_type = Option<Object>)]
-    metadata: (),
-}
-
-/// A batch; a plain array of events works as well.
-#[derive(Serialize, ToSchema)]
-struct UsageBatch {
-    #[schema(min_items = 1, max_items = 1000)]
-    events: Vec<UsageEvent>,
-}
-
-#[derive(Serialize, ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "it describes what `input` reads")]
-enum UsageBody {
-    One(UsageEvent),
-    Batch(UsageBatch),
-}
-
-/// Usage as a CloudEvent 1.0; extension attributes are ignored. Source and id
-/// together are unique within the organization.
-#[derive(Serialize, ToSchema)]
-struct UsageCloudEvent {
-    #[schema(example = "1.0")]
-    specversion: String,
-    #[schema(min_length = 1, max_length = 255)]
-    id: String,
-    #[schema(example = "/products/agents")]
-    source: String,
-    /// The metric, unless `data` names one.
-    #[schema(example = "api_calls")]
-    r#type: String,
-    /// When; absent: now. At most five minutes ahead.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    time: (),
-    #[schema(example = "application/json")]
-    datacontenttype: Option<String>,
-    data: Option<UsageCloudEventData>,
-    /// The alternative to `data`: the same in Base64.
-    data_base64: Option<String>,
-}
-
-#[derive(Serialize, ToSchema)]
-struct UsageCloudEventData {
-    metric: Option<String>,
-    /// As in a native event.
-    #[schema(value_type = f64, minimum = 0, example = 1)]
-    quantity: (),
-    #[schema(value_type = Option<Object>)]
-    metadata: (),
-}
 
 /// The result for one event.
 #[derive(Serialize, ToSchema)]
@@ -114,6 +47,11 @@ struct EventResult {
     code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
+    /// Present if the event may be counted when it is sent again, with the same id and
+    /// without the same `Idempotency-Key`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    retryable: bool,
 }
 
 impl EventResult {
@@ -123,10 +61,20 @@ impl EventResult {
             status: "rejected",
             code: Some(fault.code),
             detail: Some(fault.detail),
+            retryable: false,
         }
     }
 
-    fn of(id: String, item: Item) -> Self {
+    fn of(id: String, outcome: Outcome) -> Self {
+        let item = match outcome {
+            Outcome::Item(item) => item,
+            Outcome::Refused { fault, retryable } => {
+                return Self {
+                    retryable,
+                    ..Self::rejected(Some(id), fault)
+                };
+            }
+        };
         let status = match item {
             Item::Recorded => "recorded",
             Item::Duplicate => "duplicate",
@@ -140,8 +88,17 @@ impl EventResult {
             status,
             code: None,
             detail: None,
+            retryable: false,
         }
     }
+}
+
+/// What came of an event.
+pub(super) enum Outcome {
+    /// Its organization's ledger decided.
+    Item(Item),
+    /// Its organization takes none, or not now.
+    Refused { fault: Fault, retryable: bool },
 }
 
 /// The result for a batch.
@@ -169,7 +126,9 @@ enum UsageResult {
 /// One event, or a batch of up to 1,000: an array, or `{"events": […]}`. Also CloudEvents 1.0,
 /// structured (`application/cloudevents+json`) and batched (`application/cloudevents-batch+json`),
 /// whose `data` has `metric`, `quantity` and `metadata`. The response comes once the usage is
-/// durable. An invalid event does not keep the rest of its batch from being counted.
+/// durable. An invalid event does not keep the rest of its batch from being counted. A service key
+/// sends `X-Organization`, or names the organization in each event (`organization`, or `subject` of
+/// a CloudEvent): each is then counted on its own, and no organization holds up another.
 #[utoipa::path(
     post,
     path = "/api/billing/usage/events",
@@ -189,41 +148,49 @@ enum UsageResult {
 )]
 pub(super) async fn record(
     State(usage): State<Usage>,
-    caller: Principal,
+    reporter: Reporter,
     meter: Option<Extension<Meter>>,
     headers: HeaderMap,
     RawBody(body): RawBody,
 ) -> Result<Response, Problem> {
     let (format, batched) = format_of(&headers);
-    let (organization_id, bytes) = (caller.organization_id, body.len());
-    let reader = Reader {
-        format,
-        catalogue: usage.catalogue.clone(),
-        by_user: is_user(&caller),
-    };
+    let bytes = body.len();
+    let reader = Reader::of(&usage, &reporter, format);
     // Moving the body frees it before its events wait to be counted.
     let parse = move || ParsedBody::parse(&body, batched, &reader);
+    let turn = match &reporter {
+        Reporter::One(caller) => caller.organization_id,
+        Reporter::Each(product) => product.key_id,
+    };
     let parsed = if bytes > LARGE_BYTES {
-        usage.offload.run(organization_id, parse).await??
+        usage.offload.run(turn, parse).await??
     } else {
         parse()?
     };
-    if let Some(Extension(meter)) = meter {
-        meter.charge(parsed.events(), bytes)?;
-    }
-    match parsed {
-        ParsedBody::One(event) => record_one(&usage, organization_id, event).await,
-        ParsedBody::Batch(batch) if bytes > LARGE_BYTES => {
-            let (offload, results) = (usage.offload.clone(), batch.record(&usage, organization_id));
-            let results = results.await?;
-            let write = move || results.into_response();
-            offload.run(organization_id, write).await
+    let meter = meter.map(|Extension(meter)| meter);
+    let results = match (reporter, parsed) {
+        (Reporter::One(caller), parsed) => {
+            if let Some(meter) = meter {
+                meter.charge(parsed.events(), bytes)?;
+            }
+            let organization_id = caller.organization_id;
+            match parsed {
+                ParsedBody::One(event) => return record_one(&usage, organization_id, event).await,
+                ParsedBody::Batch(batch) => batch.record(&usage, organization_id).await?,
+            }
         }
-        ParsedBody::Batch(batch) => {
-            let results = batch.record(&usage, organization_id).await?;
-            Ok(results.into_response())
+        (Reporter::Each(_), ParsedBody::One(event)) => {
+            return each::record_one(&usage, meter.as_ref(), event, bytes).await;
         }
+        (Reporter::Each(_), ParsedBody::Batch(batch)) => {
+            each::record(&usage, meter.as_ref(), batch).await?
+        }
+    };
+    if bytes > LARGE_BYTES {
+        let write = move || results.into_response();
+        return usage.offload.run(turn, write).await;
     }
+    Ok(results.into_response())
 }
 
 /// What parsing an event depends on.
@@ -231,11 +198,26 @@ struct Reader {
     format: EventFormat,
     catalogue: Arc<Catalogue>,
     by_user: bool,
+    naming: Naming,
 }
 
 impl Reader {
+    fn of(usage: &Usage, reporter: &Reporter, format: EventFormat) -> Self {
+        let (by_user, naming) = match reporter {
+            Reporter::One(caller) if caller.by_service_key => (false, Naming::Request),
+            Reporter::One(caller) => (is_user(caller), Naming::Credential),
+            Reporter::Each(_) => (false, Naming::Event),
+        };
+        Self {
+            format,
+            catalogue: usage.catalogue.clone(),
+            by_user,
+            naming,
+        }
+    }
+
     fn read(&self, json: &str) -> Result<ParsedEvent, (Option<String>, Fault)> {
-        let parsed = self.format.parse(json, &self.catalogue)?;
+        let parsed = self.format.parse(json, &self.catalogue, self.naming)?;
         match check_reporter(&self.catalogue, &parsed.event.metric, self.by_user) {
             Ok(()) => Ok(parsed),
             Err(fault) => Err((Some(parsed.id), fault)),
@@ -271,12 +253,15 @@ enum ParsedBody {
 }
 
 /// A parsed batch; some events may have been rejected already.
-struct Batch {
+pub(super) struct Batch {
     /// One for each event; `None` for a valid event, which is in `valid`.
     results: Vec<Option<EventResult>>,
     /// The sender's ids of the valid events.
     ids: Vec<String>,
-    valid: Vec<NewEvent>,
+    pub valid: Vec<NewEvent>,
+    /// What each of the valid events calls its organization, if it does, and how many bytes
+    /// it has.
+    pub named: Vec<(Arc<str>, usize)>,
 }
 
 impl ParsedBody {
@@ -306,12 +291,17 @@ impl Batch {
             results: Vec::with_capacity(events.len()),
             ids: Vec::with_capacity(events.len()),
             valid: Vec::with_capacity(events.len()),
+            named: Vec::new(),
         };
         for event in events {
             match reader.read(event.get()) {
-                Ok(ParsedEvent { id, event }) => {
-                    batch.ids.push(id);
-                    batch.valid.push(event);
+                Ok(parsed) => {
+                    let name = parsed.organization;
+                    batch
+                        .named
+                        .extend(name.map(|name| (name, event.get().len())));
+                    batch.ids.push(parsed.id);
+                    batch.valid.push(parsed.event);
                     batch.results.push(None);
                 }
                 Err((id, fault)) => {
@@ -324,38 +314,47 @@ impl Batch {
     }
 
     /// Counts the valid events.
-    async fn record(self, usage: &Usage, organization_id: Uuid) -> Result<RecordedBatch, Problem> {
-        let invalid = self.results.iter().flatten().count();
-        let items = if self.valid.is_empty() {
+    async fn record(
+        mut self,
+        usage: &Usage,
+        organization_id: Uuid,
+    ) -> Result<RecordedBatch, Problem> {
+        let valid = std::mem::take(&mut self.valid);
+        let items = if valid.is_empty() {
             Vec::new()
         } else {
-            let recorded = usage.ledger.record(organization_id, self.valid);
-            recorded.await?
+            usage.ledger.record(organization_id, valid).await?
         };
+        Ok(self.recorded(items.into_iter().map(Outcome::Item).collect()))
+    }
+
+    /// The batch, with what came of its valid events.
+    pub fn recorded(self, outcomes: Vec<Outcome>) -> RecordedBatch {
+        let invalid = self.results.iter().flatten().count();
         metrics::usage_events("rejected", invalid as u64);
-        count(&items);
-        Ok(RecordedBatch {
+        count(&outcomes);
+        RecordedBatch {
             results: self.results,
             ids: self.ids,
-            items,
-        })
+            outcomes,
+        }
     }
 }
 
 /// The result for a batch, not serialized yet.
-struct RecordedBatch {
+pub(super) struct RecordedBatch {
     results: Vec<Option<EventResult>>,
     ids: Vec<String>,
-    items: Vec<Item>,
+    outcomes: Vec<Outcome>,
 }
 
 impl IntoResponse for RecordedBatch {
     fn into_response(self) -> Response {
-        let mut decided = self.ids.into_iter().zip(self.items);
+        let mut decided = self.ids.into_iter().zip(self.outcomes);
         let results = self.results.into_iter();
         let results: Vec<EventResult> = results
             .filter_map(|result| {
-                result.or_else(|| decided.next().map(|(id, item)| EventResult::of(id, item)))
+                result.or_else(|| decided.next().map(|(id, came)| EventResult::of(id, came)))
             })
             .collect();
         let with = |status| results.iter().filter(|r| r.status == status).count();
@@ -434,27 +433,28 @@ fn has_events(text: &str) -> bool {
         .is_ok_and(|members| members.contains_key("events"))
 }
 
-async fn record_one(
+pub(super) async fn record_one(
     usage: &Usage,
     organization_id: Uuid,
-    ParsedEvent { id, event }: ParsedEvent,
+    ParsedEvent { id, event, .. }: ParsedEvent,
 ) -> Result<Response, Problem> {
     let items = usage.ledger.record(organization_id, vec![event]).await?;
     let item = items.first().copied().ok_or_else(Problem::internal)?;
-    count(&items);
+    count(&[Outcome::Item(item)]);
     match item {
         Item::Rejected(rejection) => Err(rejection.into()),
-        item => Ok(axum::Json(EventResult::of(id, item)).into_response()),
+        item => Ok(axum::Json(EventResult::of(id, Outcome::Item(item))).into_response()),
     }
 }
 
-fn count(items: &[Item]) {
+fn count(outcomes: &[Outcome]) {
     let mut results = BTreeMap::<&'static str, u64>::new();
-    for item in items {
-        let result = match item {
-            Item::Recorded => "recorded",
-            Item::Duplicate => "duplicate",
-            Item::Rejected(rejection) => response::rejection_code(*rejection),
+    for outcome in outcomes {
+        let result = match outcome {
+            Outcome::Item(Item::Recorded) => "recorded",
+            Outcome::Item(Item::Duplicate) => "duplicate",
+            Outcome::Item(Item::Rejected(rejection)) => response::rejection_code(*rejection),
+            Outcome::Refused { .. } => "rejected",
         };
         *results.entry(result).or_default() += 1;
     }

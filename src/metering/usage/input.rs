@@ -1,5 +1,7 @@
 //! Parses usage events: our own format and CloudEvents 1.0.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use billing_domain::quantity::{self, QuantityError};
@@ -12,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::metadata;
 use crate::catalogue::Catalogue;
 use crate::metering::ledger::NewEvent;
+use crate::tenancy::names::{EXPECTED, is_external_id};
 
 const MAX_ID_BYTES: usize = 255;
 const MAX_METADATA_BYTES: usize = 8 * 1024;
@@ -41,6 +44,8 @@ impl Fault {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct EventBody {
     id: String,
+    #[serde(default)]
+    organization: Option<Box<RawValue>>,
     metric: String,
     quantity: Box<RawValue>,
     #[serde(default)]
@@ -55,6 +60,8 @@ struct CloudEvent {
     specversion: String,
     id: String,
     source: String,
+    #[serde(default)]
+    subject: Option<Box<RawValue>>,
     r#type: String,
     #[serde(default)]
     time: Option<String>,
@@ -82,7 +89,20 @@ struct CloudData {
 #[derive(Debug)]
 pub struct ParsedEvent {
     pub id: String,
+    /// What the event calls its organization, where each names its own.
+    pub organization: Option<Arc<str>>,
     pub event: NewEvent,
+}
+
+/// What says which organization an event is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Naming {
+    /// The credential.
+    Credential,
+    /// The request, for all of its events.
+    Request,
+    /// The event.
+    Event,
 }
 
 /// The format of the events in a body.
@@ -98,6 +118,7 @@ impl EventFormat {
         self,
         json: &str,
         catalogue: &Catalogue,
+        naming: Naming,
     ) -> Result<ParsedEvent, (Option<String>, Fault)> {
         let event = match self {
             Self::Native => parse::<EventBody>(json).map(|event| (event, None)),
@@ -106,15 +127,60 @@ impl EventFormat {
                 Ok((event.into_body()?, Some(source)))
             }),
         };
-        let (event, source) = event.map_err(|fault| (id_of(json), fault))?;
+        let (mut event, source) = event.map_err(|fault| (id_of(json), fault))?;
         let id = event.id.clone();
+        let organization = self
+            .organization(naming, event.organization.take())
+            .map_err(|fault| (id_of(json), fault))?;
         let mut event = event
             .check(catalogue)
             .map_err(|fault| (Some(id.clone()), fault))?;
         if let Some(source) = source {
             event.id = ledger_id(&source, &id);
         }
-        Ok(ParsedEvent { id, event })
+        Ok(ParsedEvent {
+            id,
+            organization,
+            event,
+        })
+    }
+
+    /// What an event calls its organization, `given` in the member that is for it.
+    fn organization(
+        self,
+        naming: Naming,
+        given: Option<Box<RawValue>>,
+    ) -> Result<Option<Arc<str>>, Fault> {
+        let member = match self {
+            Self::Native => "organization",
+            Self::CloudEvents => "subject",
+        };
+        let fault = |code, said: &str| Err(Fault::new(code, format!("{member}: {said}")));
+        match (naming, given) {
+            // To whoever has one organization only, a subject says nothing.
+            (Naming::Credential, _) if self == Self::CloudEvents => Ok(None),
+            (Naming::Credential | Naming::Request, None) => Ok(None),
+            (Naming::Credential, Some(_)) => fault(
+                "organization_not_selectable",
+                "this credential cannot choose an organization; leave it out",
+            ),
+            (Naming::Request, Some(_)) => fault(
+                "organization_not_selectable",
+                "X-Organization names the organization of all events; leave one of them out",
+            ),
+            (Naming::Event, None) => fault(
+                "organization_missing",
+                "name the event's organization, by its external id or id, or that of all events \
+                 as X-Organization",
+            ),
+            (Naming::Event, Some(name)) => {
+                let name: Option<String> = serde_json::from_str(name.get()).ok();
+                match name.filter(|name| is_external_id(name)) {
+                    Some(name) => Ok(Some(name.into())),
+                    None => fault("organization_invalid", EXPECTED),
+                }
+            }
+        }
     }
 }
 
@@ -179,6 +245,7 @@ impl CloudEvent {
             quantity: data.quantity,
             occurred_at: self.time,
             metadata: data.metadata,
+            organization: self.subject,
             id: self.id,
         })
     }
@@ -293,171 +360,4 @@ fn object(json: &RawValue) -> Option<Result<String, Fault>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(format: EventFormat, json: &str) -> Result<NewEvent, &'static str> {
-        let catalogue = Catalogue::load(None).unwrap();
-        let parsed = format.parse(json, &catalogue);
-        parsed
-            .map(|parsed| parsed.event)
-            .map_err(|(_, fault)| fault.code)
-    }
-
-    fn own(fields: &str) -> Result<NewEvent, &'static str> {
-        read(
-            EventFormat::Native,
-            &format!(r#"{{"id":"a","metric":"api_calls",{fields}}}"#),
-        )
-    }
-
-    #[test]
-    fn a_quantity_keeps_its_digits_as_a_number_and_as_a_string() {
-        for text in ["1234567890123456.7891", "\"1234567890123456.7891\""] {
-            let event = own(&format!("\"quantity\":{text}")).unwrap();
-            assert_eq!(event.quantity.to_string(), "1234567890123456.7891");
-        }
-    }
-
-    #[test]
-    fn each_fault_has_its_code() {
-        for (fields, code) in [
-            ("\"quantity\":-1", "invalid_quantity"),
-            ("\"quantity\":1e309", "invalid_quantity"),
-            ("\"quantity\":\"NaN\"", "invalid_quantity"),
-            ("\"quantity\":\"ten\"", "invalid_quantity"),
-            ("\"quantity\":1234567890123456789012345", "invalid_quantity"),
-            ("\"quantity\":1.00001", "invalid_quantity"),
-            ("\"quantity\":true", "invalid_quantity"),
-            ("\"quantity\":null", "invalid_quantity"),
-            ("\"quantity\":NaN", "invalid_event"),
-            ("\"metadata\":{}", "invalid_event"),
-            ("\"quantity\":1,\"organizationId\":\"x\"", "unknown_field"),
-            (
-                "\"quantity\":1,\"occurredAt\":\"2026-11-23\"",
-                "invalid_time",
-            ),
-            (
-                "\"quantity\":1,\"occurredAt\":\"2026-11-23T12:00:00\"",
-                "invalid_time",
-            ),
-            (
-                "\"quantity\":1,\"occurredAt\":\"-009999-01-03T00:00:00Z\"",
-                "invalid_time",
-            ),
-            (
-                "\"quantity\":1,\"occurredAt\":\"0000-12-31T23:59:59Z\"",
-                "invalid_time",
-            ),
-            (
-                "\"quantity\":1,\"occurredAt\":\"9999-12-31T23:59:59Z\"",
-                "invalid_time",
-            ),
-            (
-                "\"quantity\":1,\"metadata\":{\"a\":1e-20000}",
-                "invalid_metadata",
-            ),
-            ("\"quantity\":1,\"metadata\":[1]", "invalid_metadata"),
-            (
-                "\"quantity\":1,\"metadata\":{\"a\":\"\\u0000\"}",
-                "invalid_metadata",
-            ),
-            (
-                "\"quantity\":1,\"metadata\":{\"a\":\"\\ud800\"}",
-                "invalid_metadata",
-            ),
-        ] {
-            assert_eq!(own(fields), Err(code), "{fields}");
-        }
-    }
-
-    #[test]
-    fn a_cloud_event_names_its_metric_in_its_data_or_by_its_type() {
-        let event = |attributes: &str, data: &str| {
-            let json = format!(
-                r#"{{"specversion":"1.0","id":"a","source":"/app",{attributes},"data":{data}}}"#
-            );
-            read(EventFormat::CloudEvents, &json)
-        };
-        let read = event(
-            r#""type":"com.example.used","time":"2026-11-23T12:00:00Z","traceparent":"00-1""#,
-            r#"{"metric":"llm_tokens","quantity":"3"}"#,
-        )
-        .unwrap();
-        assert_eq!(
-            (read.metric.as_str(), read.quantity),
-            ("llm_tokens", 3.into())
-        );
-        assert!(read.occurred_at.is_some());
-        assert_eq!(
-            event(r#""type":"api_calls""#, r#"{"quantity":1}"#)
-                .unwrap()
-                .metric,
-            "api_calls"
-        );
-        assert_eq!(
-            event(r#""type":"other""#, r#"{"quantity":1}"#),
-            Err("unknown_metric")
-        );
-    }
-
-    fn cloud(source: &str, rest: &str) -> Result<NewEvent, &'static str> {
-        let json = format!(
-            r#"{{"specversion":"1.0","id":"a","type":"api_calls","source":"{source}",{rest}}}"#
-        );
-        read(EventFormat::CloudEvents, &json)
-    }
-
-    #[test]
-    fn a_cloud_event_is_known_by_its_source_and_id() {
-        let id = |source: &str| cloud(source, r#""data":{"quantity":1}"#).unwrap().id;
-        let sources = ["/s", "/other", "/s/a", &"s".repeat(300), &"s".repeat(301)];
-        let mut ids: Vec<String> = sources.iter().map(|source| id(source)).collect();
-        assert!(
-            ids.iter()
-                .all(|id| id.len() <= MAX_ID_BYTES && check_id(id).is_err())
-        );
-        ids.dedup();
-        assert_eq!(ids.len(), sources.len());
-        assert_eq!(
-            cloud("a\\u001fb", r#""data":{"quantity":1}"#),
-            Err("invalid_cloud_event")
-        );
-    }
-
-    #[test]
-    fn data_is_json_whatever_its_type_is_called_and_however_it_is_packed() {
-        for kind in [
-            "text/json",
-            "application/json; charset=utf-8",
-            "APPLICATION/JSON",
-            "application/vnd.usage+json",
-            "Image/X+JSON",
-        ] {
-            let rest = format!(r#""datacontenttype":"{kind}","data":{{"quantity":2}}"#);
-            assert_eq!(cloud("/s", &rest).unwrap().quantity, 2.into(), "{kind}");
-        }
-        // {"quantity":1}
-        let packed = r#""data_base64":"eyJxdWFudGl0eSI6MX0=""#;
-        assert_eq!(cloud("/s", packed).unwrap().quantity, 1.into());
-        for (rest, code) in [
-            (
-                r#""datacontenttype":"text/plain","data":{"quantity":1}"#,
-                "invalid_cloud_event",
-            ),
-            (
-                r#""datacontenttype":"json","data":{"quantity":1}"#,
-                "invalid_cloud_event",
-            ),
-            (r#""data_base64":"%""#, "invalid_cloud_event"),
-            (r#""data_base64":"eyJ4IjoxfQ==""#, "unknown_field"),
-            (
-                r#""data_base64":"eyJ4IjoxfQ==","data":{"quantity":1}"#,
-                "invalid_cloud_event",
-            ),
-            (r#""time":null"#, "invalid_event"),
-        ] {
-            assert_eq!(cloud("/s", rest), Err(code), "{rest}");
-        }
-    }
-}
+mod tests;

@@ -1,12 +1,14 @@
 //! Usage over HTTP: events and checks in, decisions and totals out. Nothing is
 //! counted or decided here; the ledger does both.
 
+mod each;
 mod events;
 mod input;
 mod metadata;
 mod offload;
 pub mod response;
 pub mod routes;
+mod schemas;
 mod summary;
 
 pub use offload::Offload;

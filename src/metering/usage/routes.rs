@@ -21,9 +21,10 @@ use crate::features;
 use crate::metering::ledger::{Ledger, LedgerError, NewEvent, Question, UsageRejection};
 use crate::server::extract::Json;
 use crate::server::problem::Problem;
-use crate::server::routes::{Permission, RateClass, Routes, tenant};
+use crate::server::routes::{Permission, RateClass, Routes, each_tenant, tenant};
 use crate::telemetry::metrics;
 use crate::tenancy::auth::Principal;
+use crate::tenancy::names::Names;
 
 /// What the usage routes need.
 #[derive(Clone)]
@@ -31,6 +32,8 @@ pub struct Usage {
     pub ledger: Ledger,
     pub catalogue: Arc<Catalogue>,
     pub offload: Offload,
+    /// What a service key's events call their organizations.
+    pub organizations: Names,
 }
 
 pub fn routes() -> Routes<Usage> {
@@ -39,7 +42,7 @@ pub fn routes() -> Routes<Usage> {
         .route(routes!(check), write.metered(RateClass::Usage))
         .route(
             routes!(events::record),
-            write.metered(RateClass::UsageEvents),
+            each_tenant(Permission::UsageWrite).metered(RateClass::UsageEvents),
         )
 }
 

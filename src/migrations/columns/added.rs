@@ -455,6 +455,19 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
         )],
     ),
     (
+        "20260119020000_organizations_by_api",
+        &[
+            (
+                "organizations",
+                "metadata archived_at folded_name folded_email",
+            ),
+            (
+                "service_api_keys",
+                "id name prefix key_hash scopes created_at expires_at revoked_at last_used_at",
+            ),
+        ],
+    ),
+    (
         "20260119030000_request_calls",
         &[("billing_stripe_requests", "called_at")],
     ),

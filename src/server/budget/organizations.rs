@@ -60,6 +60,13 @@ const CHANGES: Limit = Limit {
     room: limits::CHANGES,
     ..READS
 };
+const ORGANIZATIONS: Limit = Limit {
+    class: "organizations",
+    room: limits::ORGANIZATIONS,
+    detail: "this service key has as many changes of organizations under way as it may; wait for \
+             their answers, or send this again a little later",
+    ..READS
+};
 const EXPORTS: Limit = Limit {
     class: "exports",
     room: limits::EXPORTS,
@@ -70,7 +77,15 @@ const STATES: Limit = Limit {
     room: limits::STATES,
     ..READS
 };
-const LIMITS: [Limit; 6] = [USAGE, READS, PREVIEWS, CHANGES, EXPORTS, STATES];
+const LIMITS: [Limit; 7] = [
+    USAGE,
+    READS,
+    PREVIEWS,
+    CHANGES,
+    ORGANIZATIONS,
+    EXPORTS,
+    STATES,
+];
 
 const ASK_AGAIN_SECS: u32 = 1;
 
@@ -186,6 +201,7 @@ fn limits_of(route: &Route, request: &Request<Body>) -> (Option<Limit>, Option<L
         Kind::Previews => Some(PREVIEWS),
         Kind::States => Some(STATES),
         Kind::Changes => Some(CHANGES),
+        Kind::Organizations => Some(ORGANIZATIONS),
         Kind::Exports if wants_csv(request) => Some(EXPORTS),
         Kind::Exports | Kind::Reads => Some(READS),
     };

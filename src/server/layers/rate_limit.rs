@@ -19,7 +19,7 @@ use governor::{Quota, RateLimiter};
 use uuid::Uuid;
 
 use crate::config::Rates;
-use crate::server::caller::Caller;
+use crate::server::caller::{Caller, SERVICE_KEY};
 use crate::server::problem::Problem;
 use crate::server::routes::RateClass;
 
@@ -71,7 +71,7 @@ impl Limits {
         let Some(buckets) = buckets else {
             return Ok(Taken(None));
         };
-        let credential = (caller.kind, caller.id);
+        let credential = Credential::of(caller);
         let standing = buckets.take(credential);
         if standing.retry_after_secs.is_some() {
             return Err(Box::new(refused(buckets, standing)));
@@ -141,10 +141,49 @@ impl Meter {
             Some(_) => Err(too_many(standing)),
         }
     }
+
+    /// Takes for the part of a batch that is one organization's, of the bucket that the
+    /// service key has for it.
+    pub fn charge_organization(
+        &self,
+        organization: Uuid,
+        events: usize,
+        bytes: usize,
+    ) -> Result<(), Problem> {
+        let cost = events.max(bytes.div_ceil(EVENT_BYTES));
+        let credential = Credential {
+            organization: Some(organization),
+            ..self.credential
+        };
+        let cost = u32::try_from(cost).unwrap_or(u32::MAX);
+        match self.buckets.take_more(credential, cost) {
+            Some(standing) if standing.retry_after_secs.is_some() => Err(too_many(standing)),
+            _ => Ok(()),
+        }
+    }
 }
 
-/// A credential: its kind, and the user or key.
-type Credential = (&'static str, Option<Uuid>);
+/// What has a bucket of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Credential {
+    kind: &'static str,
+    /// The user's or the key's.
+    id: Option<Uuid>,
+    /// Of a service key, the organization that it names: none takes what it may send
+    /// for the others.
+    organization: Option<Uuid>,
+}
+
+impl Credential {
+    fn of(caller: &Caller) -> Self {
+        let organization = (caller.kind == SERVICE_KEY).then_some(caller.organization_id);
+        Self {
+            kind: caller.kind,
+            id: caller.id,
+            organization,
+        }
+    }
+}
 
 struct Buckets<C: Clock = DefaultClock> {
     name: &'static str,
@@ -241,8 +280,16 @@ mod tests {
 
     use super::*;
 
-    const ONE: Credential = ("user", Some(Uuid::from_u128(1)));
-    const OTHER: Credential = ("api_key", Some(Uuid::from_u128(1)));
+    const ONE: Credential = of("user", 1);
+    const OTHER: Credential = of("api_key", 1);
+
+    const fn of(kind: &'static str, id: u128) -> Credential {
+        Credential {
+            kind,
+            id: Some(Uuid::from_u128(id)),
+            organization: None,
+        }
+    }
 
     fn buckets(per_minute: u32) -> (Buckets<FakeRelativeClock>, FakeRelativeClock) {
         let clock = FakeRelativeClock::default();
@@ -317,6 +364,23 @@ mod tests {
     }
 
     #[test]
+    fn a_service_key_has_a_bucket_for_each_organization() {
+        let of = |kind, organization| {
+            let organization_id = Uuid::from_u128(organization);
+            Credential::of(&Caller {
+                organization_id,
+                kind,
+                id: Some(Uuid::from_u128(1)),
+            })
+        };
+        assert_ne!(of(SERVICE_KEY, 1), of(SERVICE_KEY, 2));
+        assert_eq!(of("user", 1), of("user", 2));
+        let (buckets, _) = buckets(4);
+        assert_eq!(buckets.take(of(SERVICE_KEY, 1)), standing(3, 15, None));
+        assert_eq!(buckets.take(of(SERVICE_KEY, 2)), standing(3, 15, None));
+    }
+
+    #[test]
     fn the_headers_are_the_drafts() {
         let (buckets, _) = buckets(4);
         let mut headers = HeaderMap::new();
@@ -329,7 +393,7 @@ mod tests {
     fn who_stays_away_is_forgotten() {
         let (buckets, clock) = buckets(60);
         for n in 0..1_000 {
-            buckets.take(("user", Some(Uuid::from_u128(n))));
+            buckets.take(of("user", n));
         }
         assert_eq!(buckets.limiter.len(), 1_000);
         clock.advance(Duration::from_secs(60));

@@ -74,7 +74,7 @@ fn complete(mut operation: Value, route: &Route) -> Value {
         Access::StripeSignature => json!([{"stripeSignature": []}]),
         _ => json!([{"bearer": []}]),
     };
-    if let Access::Tenant(permission) | Access::ApiKey(permission) = route.access {
+    if let Some(permission) = route.access.permission() {
         operation["x-permission"] = json!(permission.as_str());
     }
     let credential = route.access.needs_credential();
@@ -207,7 +207,10 @@ fn components(schemas: &[(String, RefOr<Schema>)]) -> Value {
             "bearer": {
                 "type": "http",
                 "scheme": "bearer",
-                "description": "A token of `POST /api/auth/login`, or an API key.",
+                "description": "A token of `POST /api/auth/login`, an API key, or a service key. \
+                                A service key is the product's: send the header \
+                                `X-Organization` with it, the organization's external id or id, \
+                                wherever the path or the body does not name one.",
             },
             "stripeSignature": {
                 "type": "apiKey",

@@ -157,6 +157,10 @@ pub async fn begin(
 ) -> Result<Begun, sqlx::Error> {
     for _ in 0..ROUNDS {
         let mut tx = TenantTx::begin(pool, organization_id).await?;
+        // It was archived since the request was let in: sent again, that is the answer.
+        if !store::hold_unarchived(&mut tx).await? {
+            return Err(sqlx::Error::PoolTimedOut);
+        }
         let id = Uuid::now_v7();
         let found = if store::insert(&mut tx, id, &new).await? {
             store::by_id(&mut tx, id).await?.map(Begun::New)

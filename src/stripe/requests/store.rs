@@ -42,6 +42,20 @@ impl TryFrom<Row> for Request {
     }
 }
 
+/// Keeps the organization from being archived until the transaction ends; false if it is
+/// archived already.
+pub async fn hold_unarchived(tx: &mut TenantTx) -> Result<bool, sqlx::Error> {
+    let organization_id = tx.organization_id();
+    let archived = sqlx::query_scalar!(
+        r#"SELECT archived_at IS NOT NULL AS "archived!" FROM organizations
+            WHERE id = $1 FOR SHARE"#,
+        organization_id
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(archived != Some(true))
+}
+
 /// Stores a request. Returns false if one for the subject is open.
 pub async fn insert(tx: &mut TenantTx, id: Uuid, new: &NewRequest) -> Result<bool, sqlx::Error> {
     let organization_id = tx.organization_id();

@@ -41,12 +41,19 @@ pub enum ApiKeyError {
     Name,
     #[error("a key needs at least one scope of {}", scopes())]
     NoScope,
+    #[error(
+        "the scope organizations.manage is for service keys; use --service in the place of \
+         --organization, or leave the scope out"
+    )]
+    ServiceScope,
     #[error("the expiry must be in the future")]
     Expired,
     #[error("organization {0} not found; run `organizations list` to see them")]
     Organization(Uuid),
     #[error("key not found or already revoked; run `api-keys list` to see them")]
     Unknown,
+    #[error("service key not found or already revoked; run `api-keys list --service` to see them")]
+    UnknownServiceKey,
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
@@ -55,25 +62,40 @@ fn scopes() -> String {
     Permission::ALL.map(Permission::as_str).join(", ")
 }
 
+/// A key's name, trimmed.
+pub(super) fn valid_name(name: &str) -> Result<&str, ApiKeyError> {
+    let name = name.trim();
+    if name.is_empty() || name.chars().count() > 100 || name.chars().any(char::is_control) {
+        return Err(ApiKeyError::Name);
+    }
+    Ok(name)
+}
+
+/// The names of a key's scopes, each once.
+pub(super) fn scope_names(scopes: &[Permission]) -> Result<Vec<String>, ApiKeyError> {
+    if scopes.is_empty() {
+        return Err(ApiKeyError::NoScope);
+    }
+    let mut names: Vec<String> = scopes.iter().map(|s| s.as_str().to_owned()).collect();
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
 /// Creates a key. The returned secret is not stored and cannot be shown again.
 pub async fn create_api_key(
     pool: &PgPool,
     new: NewApiKey,
     now: Timestamp,
 ) -> Result<(ApiKey, String), ApiKeyError> {
-    let name = new.name.trim();
-    if name.is_empty() || name.chars().count() > 100 || name.chars().any(char::is_control) {
-        return Err(ApiKeyError::Name);
-    }
-    if new.scopes.is_empty() {
-        return Err(ApiKeyError::NoScope);
+    let name = valid_name(&new.name)?;
+    let names = scope_names(&new.scopes)?;
+    if new.scopes.contains(&Permission::OrganizationsManage) {
+        return Err(ApiKeyError::ServiceScope);
     }
     if new.expires_at.is_some_and(|at| at <= now) {
         return Err(ApiKeyError::Expired);
     }
-    let mut names: Vec<String> = new.scopes.iter().map(|s| s.as_str().to_owned()).collect();
-    names.sort();
-    names.dedup();
     let secret = token::new_key();
     let mut tx = TenantTx::begin(pool, new.organization_id).await?;
     let locked = audit::lock_chains(tx.conn(), &[new.organization_id]).await?;

@@ -2,16 +2,20 @@
 //! credential stops working at once.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
+use sqlx::PgConnection;
 use sqlx::postgres::PgPool;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use super::store::service_keys::{self, ServiceKeyRow};
 use super::store::{self, KeyRow, SessionRow};
 use super::token::{Credential, Hash};
 use crate::batch::lookup::Grouped;
 use crate::db;
 use crate::server::problem::Problem;
+use crate::tenancy::names::{Named, own_id};
 
 /// How many uses wait to be recorded at most, and how many one statement
 /// records.
@@ -23,21 +27,31 @@ const MOST_USES: usize = 1_024;
 pub enum ValidCredential {
     Session(SessionRow),
     Key(KeyRow),
+    /// With the organization that the request names, if there is one of that name.
+    ServiceKey(ServiceKeyRow, Option<Named>),
+}
+
+/// A credential, and what its request calls the organization that it is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Presented {
+    pub credential: Credential,
+    /// Of a service key's request only.
+    pub organization: Option<Arc<str>>,
 }
 
 /// The batched lookup of credentials.
 #[derive(Clone)]
-pub struct Lookup(Grouped<Credential, ValidCredential>);
+pub struct Lookup(Grouped<Presented, ValidCredential>);
 
 impl Lookup {
     /// `pool` has connections that are billing_worker from the start.
     pub fn new(pool: PgPool) -> Self {
         let (uses, used) = mpsc::channel(USES);
         tokio::spawn(record_uses(pool.clone(), used));
-        Self(Grouped::new(move |credentials| {
+        Self(Grouped::new(move |presented: Vec<Presented>| {
             let (pool, uses) = (pool.clone(), uses.clone());
             Box::pin(async move {
-                let found = look_up(&pool, &credentials).await?;
+                let found = look_up(&pool, &presented).await?;
                 for stale in found.iter().filter_map(stale_use) {
                     // One without room is recorded when it is used again.
                     let _ = uses.try_send(stale);
@@ -48,8 +62,8 @@ impl Lookup {
     }
 
     /// Returns what the credential stands for, or `None` if it is not valid.
-    pub async fn find(&self, credential: Credential) -> Result<Option<ValidCredential>, Problem> {
-        let found = self.0.find(credential).await;
+    pub async fn find(&self, presented: Presented) -> Result<Option<ValidCredential>, Problem> {
+        let found = self.0.find(presented).await;
         found.map_err(|error| Problem::from(&*error))
     }
 }
@@ -60,44 +74,82 @@ enum Use {
     Session(Hash),
     /// Its organization and id.
     Key(Uuid, Uuid),
+    ServiceKey(Uuid),
 }
 
 /// The use of a credential whose recorded last use is out of date.
-fn stale_use((credential, found): (&Credential, &ValidCredential)) -> Option<Use> {
+fn stale_use((presented, found): (&Presented, &ValidCredential)) -> Option<Use> {
     match found {
-        ValidCredential::Session(row) => row.stale.then(|| Use::Session(credential.hash())),
+        ValidCredential::Session(row) => {
+            row.stale.then(|| Use::Session(presented.credential.hash()))
+        }
         ValidCredential::Key(row) => row.stale.then_some(Use::Key(row.organization_id, row.id)),
+        ValidCredential::ServiceKey(row, _) => row.stale.then_some(Use::ServiceKey(row.id)),
     }
 }
 
-type FoundCredentials = HashMap<Credential, ValidCredential>;
+type FoundCredentials = HashMap<Presented, ValidCredential>;
 
-async fn look_up(
-    pool: &PgPool,
-    credentials: &[Credential],
-) -> Result<FoundCredentials, sqlx::Error> {
-    let (mut sessions, mut keys) = (Vec::new(), Vec::new());
-    for credential in credentials {
-        match credential {
-            Credential::Session(hash) => sessions.push(*hash),
-            Credential::Key(hash) => keys.push(*hash),
+async fn look_up(pool: &PgPool, presented: &[Presented]) -> Result<FoundCredentials, sqlx::Error> {
+    let (mut sessions, mut keys, mut of_service) = (Vec::new(), Vec::new(), Vec::new());
+    for one in presented {
+        match one.credential {
+            Credential::Session(hash) => sessions.push(hash),
+            Credential::Key(hash) => keys.push(hash),
+            Credential::ServiceKey(_) => of_service.push(one),
         }
     }
+    let alone = |credential| Presented {
+        credential,
+        organization: None,
+    };
     let mut conn = db::acquire(pool).await?;
     let mut found = FoundCredentials::new();
     if !sessions.is_empty() {
-        let rows = store::sessions(&mut conn, &sessions).await?;
-        let rows = rows.into_iter();
-        found.extend(
-            rows.map(|(hash, row)| (Credential::Session(hash), ValidCredential::Session(row))),
-        );
+        let rows = store::sessions(&mut conn, &sessions).await?.into_iter();
+        found.extend(rows.map(|(hash, row)| {
+            let presented = alone(Credential::Session(hash));
+            (presented, ValidCredential::Session(row))
+        }));
     }
     if !keys.is_empty() {
-        let rows = store::keys_of_hashes(&mut conn, &keys).await?;
-        let rows = rows.into_iter();
-        found.extend(rows.map(|(hash, row)| (Credential::Key(hash), ValidCredential::Key(row))));
+        let rows = store::keys_of_hashes(&mut conn, &keys).await?.into_iter();
+        found.extend(rows.map(|(hash, row)| {
+            let presented = alone(Credential::Key(hash));
+            (presented, ValidCredential::Key(row))
+        }));
+    }
+    if !of_service.is_empty() {
+        found.extend(look_up_service_keys(&mut conn, &of_service).await?);
     }
     Ok(found)
+}
+
+/// Service keys, each with what its request calls the organization.
+async fn look_up_service_keys(
+    conn: &mut PgConnection,
+    presented: &[&Presented],
+) -> Result<FoundCredentials, sqlx::Error> {
+    let hashes: BTreeSet<Hash> = presented.iter().map(|one| one.credential.hash()).collect();
+    let names = presented
+        .iter()
+        .filter_map(|one| one.organization.as_deref());
+    let names: BTreeSet<&str> = names.collect();
+    let ids: Vec<Uuid> = names.iter().filter_map(|name| own_id(name)).collect();
+    let (hashes, names) = (Vec::from_iter(hashes), Vec::from_iter(names));
+    let (valid, named) = service_keys::keys_and_names(conn, &hashes, &names, &ids).await?;
+    let found = presented.iter().filter_map(|one| {
+        let key = valid.get(&one.credential.hash())?.clone();
+        let organization = one
+            .organization
+            .as_deref()
+            .and_then(|name| named.named(name));
+        Some((
+            (*one).clone(),
+            ValidCredential::ServiceKey(key, organization),
+        ))
+    });
+    Ok(found.collect())
 }
 
 /// Records uses, those that came meanwhile in one statement: a commit for each
@@ -114,17 +166,19 @@ async fn record_uses(pool: PgPool, mut used: mpsc::Receiver<Use>) {
 
 async fn try_record(pool: &PgPool, uses: &[Use]) -> Result<(), sqlx::Error> {
     let distinct: BTreeSet<&Use> = uses.iter().collect();
-    let (mut sessions, mut keys) = (Vec::new(), Vec::new());
+    let (mut sessions, mut keys, mut of_service) = (Vec::new(), Vec::new(), Vec::new());
     for used in distinct {
         match used {
             Use::Session(hash) => sessions.push(*hash),
             Use::Key(organization_id, id) => keys.push((*organization_id, *id)),
+            Use::ServiceKey(id) => of_service.push(*id),
         }
     }
     let mut conn = db::acquire(pool).await?;
     let recorded = async {
         store::touch_sessions(&mut conn, &sessions).await?;
-        store::touch_keys(&mut conn, &keys).await
+        store::touch_keys(&mut conn, &keys).await?;
+        service_keys::touch(&mut conn, &of_service).await
     }
     .await;
     // The connection is dead or can no longer write.

@@ -1,5 +1,5 @@
 //! Who is calling, and what they may do. The organization comes from the
-//! credential and from nothing else.
+//! credential and from nothing else; only a service key's requests name one.
 
 mod admission;
 mod api_keys;
@@ -9,6 +9,7 @@ mod lookup;
 mod password;
 mod principal;
 mod routes;
+mod service_keys;
 mod store;
 mod throttle;
 mod token;
@@ -18,8 +19,11 @@ pub use api_keys::{ApiKey, ApiKeyError, NewApiKey, create_api_key, list_api_keys
 pub use guard::Guard;
 pub use login::{LoginError, Logins, Session, log_out};
 pub use password::{Hasher, PasswordError};
-pub use principal::{Operator, Permission, Principal, Role};
+pub use principal::{Operator, Permission, Principal, Product, Reporter, Role};
 pub use routes::{Login, routes};
+pub use service_keys::{
+    NewServiceKey, ServiceKey, create_service_key, list_service_keys, revoke_service_key,
+};
 pub use token::{Credential, parse as parse_credential};
 pub use users::{
     NewUser, User, UserError, add_member, create_user, disable_user, is_address, list_users,

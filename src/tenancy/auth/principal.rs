@@ -7,7 +7,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::audit::{self, Actor, Client, NewEntry};
-use crate::server::caller::Caller;
+use crate::server::caller::{Caller, SERVICE_KEY};
 use crate::server::problem::Problem;
 pub use crate::server::routes::Permission;
 
@@ -60,6 +60,8 @@ impl Role {
 pub struct Principal {
     pub organization_id: Uuid,
     pub actor: Actor,
+    /// Whether the product acts, which named the organization.
+    pub by_service_key: bool,
     pub permissions: Vec<Permission>,
     /// Where the request came from, for the audit log.
     pub client: Client,
@@ -72,9 +74,40 @@ impl Principal {
 
     /// Puts the caller into the request.
     pub(super) fn enter(self, extensions: &mut Extensions) {
-        extensions.insert(caller(self.organization_id, self.actor));
+        let mut caller = caller(self.organization_id, self.actor);
+        if self.by_service_key {
+            caller.kind = SERVICE_KEY;
+        }
+        extensions.insert(caller);
         extensions.insert(self);
     }
+}
+
+/// The product, by a service key, for no organization or for several.
+#[derive(Debug, Clone)]
+pub struct Product {
+    pub key_id: Uuid,
+    /// Where the request came from, for the audit log.
+    pub client: Client,
+}
+
+impl Product {
+    /// Puts the caller into the request.
+    pub(super) fn enter(self, extensions: &mut Extensions) {
+        extensions.insert(Caller {
+            organization_id: Uuid::nil(),
+            kind: SERVICE_KEY,
+            id: Some(self.key_id),
+        });
+        extensions.insert(self);
+    }
+}
+
+/// Who reports usage: for one organization, or for those that each event names.
+#[derive(Debug, Clone)]
+pub enum Reporter {
+    One(Principal),
+    Each(Product),
 }
 
 /// An operator, who belongs to no organization.
@@ -140,6 +173,26 @@ impl<S: Send + Sync> FromRequestParts<S> for Principal {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let known = parts.extensions.get::<Self>().cloned();
         known.ok_or_else(|| unauthenticated(NO_CREDENTIAL))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Product {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let known = parts.extensions.get::<Self>().cloned();
+        known.ok_or_else(|| unauthenticated(NO_CREDENTIAL))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Reporter {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let one = parts.extensions.get().cloned().map(Self::One);
+        let each = || parts.extensions.get().cloned().map(Self::Each);
+        one.or_else(each)
+            .ok_or_else(|| unauthenticated(NO_CREDENTIAL))
     }
 }
 

@@ -2,6 +2,8 @@
 //! billing_worker, since requests cannot read these tables in their own
 //! transactions.
 
+pub mod service_keys;
+
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
 use sqlx::PgConnection;
@@ -20,6 +22,8 @@ pub struct SessionRow {
     pub operator: bool,
     /// The current role in the organization.
     pub role: Option<String>,
+    /// Whether the organization is archived.
+    pub archived: bool,
     /// Whether `last_used_at` is out of date.
     pub stale: bool,
 }
@@ -35,11 +39,13 @@ pub async fn sessions(
     let tokens: Vec<&[u8]> = tokens.iter().map(|hash| hash.as_slice()).collect();
     let rows = sqlx::query!(
         r#"SELECT s.token_hash, s.user_id, s.for_organization_id AS organization_id, u.operator,
-                  m.role AS "role?", s.last_used_at < now() - interval '1 minute' AS "stale!"
+                  m.role AS "role?", o.archived_at IS NOT NULL AS "archived!",
+                  s.last_used_at < now() - interval '1 minute' AS "stale!"
              FROM user_sessions s
              JOIN users u ON u.id = s.user_id AND u.disabled_at IS NULL
              LEFT JOIN organization_members m
                ON m.organization_id = s.for_organization_id AND m.user_id = s.user_id
+             LEFT JOIN organizations o ON o.id = s.for_organization_id
             WHERE s.token_hash = ANY($1) AND s.revoked_at IS NULL AND s.expires_at > now()
               AND s.last_used_at > now() - make_interval(secs => $2)"#,
         &tokens as &[&[u8]],
@@ -53,6 +59,7 @@ pub async fn sessions(
             organization_id: row.organization_id,
             operator: row.operator,
             role: row.role,
+            archived: row.archived,
             stale: row.stale,
         };
         Some((Hash::try_from(row.token_hash.as_slice()).ok()?, session))
@@ -88,6 +95,8 @@ pub struct KeyRow {
     pub organization_id: Uuid,
     pub id: Uuid,
     pub scopes: Vec<String>,
+    /// Whether the organization is archived.
+    pub archived: bool,
     /// Whether `last_used_at` is out of date.
     pub stale: bool,
 }
@@ -99,11 +108,12 @@ pub async fn keys_of_hashes(
 ) -> Result<Vec<(Hash, KeyRow)>, sqlx::Error> {
     let keys: Vec<&[u8]> = keys.iter().map(|hash| hash.as_slice()).collect();
     let rows = sqlx::query!(
-        r#"SELECT key_hash, organization_id, id, scopes,
-                  coalesce(last_used_at < now() - interval '1 minute', true) AS "stale!"
-             FROM api_keys
-            WHERE key_hash = ANY($1) AND revoked_at IS NULL
-              AND (expires_at IS NULL OR expires_at > now())"#,
+        r#"SELECT k.key_hash, k.organization_id, k.id, k.scopes,
+                  o.archived_at IS NOT NULL AS "archived!",
+                  coalesce(k.last_used_at < now() - interval '1 minute', true) AS "stale!"
+             FROM api_keys k LEFT JOIN organizations o ON o.id = k.organization_id
+            WHERE k.key_hash = ANY($1) AND k.revoked_at IS NULL
+              AND (k.expires_at IS NULL OR k.expires_at > now())"#,
         &keys as &[&[u8]]
     )
     .fetch_all(conn)
@@ -113,6 +123,7 @@ pub async fn keys_of_hashes(
             organization_id: row.organization_id,
             id: row.id,
             scopes: row.scopes,
+            archived: row.archived,
             stale: row.stale,
         };
         Some((Hash::try_from(row.key_hash.as_slice()).ok()?, key))

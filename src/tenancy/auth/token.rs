@@ -5,8 +5,10 @@ use sha2::{Digest, Sha256};
 
 /// The prefix of a user's session token.
 const SESSION: &str = "vcs_";
-/// The prefix of an API key.
+/// The prefix of an organization's API key.
 const KEY: &str = "vck_";
+/// The prefix of a service key, which is the product's.
+const SERVICE_KEY: &str = "vcp_";
 /// How much of an API key may be displayed.
 const DISPLAYED: usize = KEY.len() + 8;
 const HEX_DIGITS: usize = 64;
@@ -19,12 +21,13 @@ pub type Hash = [u8; 32];
 pub enum Credential {
     Session(Hash),
     Key(Hash),
+    ServiceKey(Hash),
 }
 
 impl Credential {
     pub fn hash(&self) -> Hash {
         match self {
-            Self::Session(hash) | Self::Key(hash) => *hash,
+            Self::Session(hash) | Self::Key(hash) | Self::ServiceKey(hash) => *hash,
         }
     }
 }
@@ -35,6 +38,10 @@ pub fn new_session() -> String {
 
 pub fn new_key() -> String {
     make(KEY)
+}
+
+pub fn new_service_key() -> String {
+    make(SERVICE_KEY)
 }
 
 fn make(prefix: &str) -> String {
@@ -64,6 +71,8 @@ pub fn parse(text: &str) -> Option<Credential> {
         Some(Credential::Session(hash(text)))
     } else if has_prefix(KEY) {
         Some(Credential::Key(hash(text)))
+    } else if has_prefix(SERVICE_KEY) {
+        Some(Credential::ServiceKey(hash(text)))
     } else {
         None
     }
@@ -78,6 +87,9 @@ mod tests {
         let (session, key) = (new_session(), new_key());
         assert_eq!(parse(&session), Some(Credential::Session(hash(&session))));
         assert_eq!(parse(&key), Some(Credential::Key(hash(&key))));
+        let service_key = new_service_key();
+        let parsed = Some(Credential::ServiceKey(hash(&service_key)));
+        assert_eq!(parse(&service_key), parsed);
         assert_ne!(new_key(), key);
         let upper = key.to_uppercase();
         for wrong in [

@@ -55,6 +55,7 @@ pub async fn erase(pool: &PgPool, organization_id: Uuid) -> Result<Erased, Erase
     let mut tx = WorkerTx::begin(pool).await?;
     let users = erasure::delete_users(tx.conn(), organization_id).await?;
     let alerts = erasure::clear_alerts(tx.conn(), organization_id).await?;
+    let answers = erasure::delete_answers(tx.conn(), organization_id).await?;
     tx.commit().await?;
     let mut webhook_payloads = 0;
     for bucket in erasure::BUCKETS {
@@ -79,7 +80,7 @@ pub async fn erase(pool: &PgPool, organization_id: Uuid) -> Result<Erased, Erase
         other_rows: 0,
         stripe_customers: erasure::customers(&mut tx, false).await?,
     };
-    erased.other_rows = alerts + erasure::clear_texts(&mut tx).await?;
+    erased.other_rows = alerts + answers + erasure::clear_texts(&mut tx).await?;
     erased.audit_entries = audit::erase_personal_data(&mut tx, &locked).await?;
     erasure::clear_names(&mut tx).await?;
     let entry = NewEntry {

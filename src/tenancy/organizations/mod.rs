@@ -3,6 +3,8 @@
 
 mod erase;
 mod link;
+mod managed;
+pub mod product_routes;
 pub mod routes;
 pub mod sample;
 mod store;
@@ -11,16 +13,17 @@ use serde_json::json;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
-use crate::audit::{self, Actor, NewEntry};
+use crate::audit::{self, Actor, Client, NewEntry};
 use crate::catalogue::{Bought, Catalogue};
-use crate::db::TenantTx;
+use crate::db::{TenantTx, WorkerTx};
 use crate::event_log;
 use crate::metering::quotas;
 use crate::projection;
+use crate::tenancy::names::{EXPECTED, is_external_id};
 pub use erase::{EraseError, Erased, erase};
 pub use link::{LinkError, customer_was_deleted, link_customer};
 pub use store::overview::{Overview, overview};
-pub use store::{Identity, Organization, find, list, mark, plan_tier};
+pub use store::{Identity, Metadata, Organization, find, list, mark, plan_tier};
 
 const CREATED: &str = "organization_created";
 /// The audit action for an operator who listed the organizations.
@@ -28,7 +31,10 @@ const LISTED: &str = "organizations_listed";
 
 /// The audit actions about organizations.
 pub fn audit_actions() -> impl Iterator<Item = &'static str> {
-    [CREATED, LISTED, link::LINKED, link::DELETED, audit::ERASED].into_iter()
+    let managed = [managed::UPDATED, managed::ARCHIVED, managed::RESTORED];
+    [CREATED, LISTED, link::LINKED, link::DELETED, audit::ERASED]
+        .into_iter()
+        .chain(managed)
 }
 
 #[derive(Debug, Clone)]
@@ -49,14 +55,48 @@ pub enum CreateError {
     CustomerId(String),
     #[error("the Stripe customer {0} belongs to another organization")]
     CustomerTaken(String),
-    #[error("expected an external id of 1 to 255 printable characters")]
+    #[error("the external id: {}", EXPECTED)]
     ExternalId,
     #[error("another organization has the external id {0:?}")]
     ExternalIdTaken(String),
+    #[error("the external id {0:?} is the id of another organization; choose another one")]
+    ExternalIdReserved(String),
     #[error("{0:?} is not an e-mail address")]
     Email(String),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
+}
+
+/// Who asks for a change, for the audit log.
+#[derive(Debug, Clone)]
+pub struct AskedBy {
+    pub actor: Actor,
+    pub client: Option<Client>,
+}
+
+impl AskedBy {
+    /// A command, or the service itself.
+    pub const SYSTEM: Self = Self {
+        actor: Actor::System,
+        client: None,
+    };
+
+    /// The audit entry for what was done to the organization itself. No name, address or
+    /// external id goes into one: nothing can be taken out of the chain.
+    fn entry(&self, organization_id: Uuid, action: &'static str) -> NewEntry {
+        NewEntry {
+            organization_id,
+            action,
+            actor: self.actor,
+            resource_type: "organization",
+            resource_id: organization_id.to_string(),
+            before: None,
+            after: None,
+            metadata: json!({}),
+            client: self.client.clone(),
+            reason: None,
+        }
+    }
 }
 
 /// Creates an organization with its quotas, billing customer and audit entry.
@@ -76,7 +116,8 @@ pub async fn create_with_identity(
     new: NewOrganization,
     identity: Identity,
 ) -> Result<Organization, CreateError> {
-    create_with_id(pool, catalogue, Uuid::now_v7(), new, identity).await
+    let id = Uuid::now_v7();
+    create_with_id(pool, catalogue, id, new, identity, &AskedBy::SYSTEM).await
 }
 
 async fn create_with_id(
@@ -85,12 +126,10 @@ async fn create_with_id(
     id: Uuid,
     new: NewOrganization,
     identity: Identity,
+    by: &AskedBy,
 ) -> Result<Organization, CreateError> {
     check_identity(&identity)?;
-    let name = new.name.trim();
-    if name.is_empty() || name.chars().count() > 200 || name.chars().any(char::is_control) {
-        return Err(CreateError::Name);
-    }
+    let name = valid_name(&new.name).ok_or(CreateError::Name)?;
     if catalogue.plan(&new.plan_tier).is_none() {
         return Err(CreateError::Plan(new.plan_tier));
     }
@@ -98,38 +137,30 @@ async fn create_with_id(
     if let Some(id) = customer.filter(|id| !is_customer_id(id)) {
         return Err(CreateError::CustomerId(id.to_owned()));
     }
+    if let Some(external_id) = &identity.external_id {
+        refuse_anothers_id(pool, external_id, id).await?;
+    }
 
     let mut tx = TenantTx::begin(pool, id).await?;
+    let inserted = store::insert(&mut tx, name, &new.plan_tier, &identity).await?;
+    let Some(organization) = inserted else {
+        let external_id = identity.external_id.unwrap_or_default();
+        return Err(CreateError::ExternalIdTaken(external_id));
+    };
     let locked = audit::lock_chains(tx.conn(), &[id]).await?;
-    let organization = store::insert(&mut tx, name, &new.plan_tier).await?;
     let held = quotas::HeldPlan::of(&new.plan_tier, None, &Bought::default());
     quotas::set_plan(tx.conn(), catalogue, &held, &[(id, None)]).await?;
-    store::identify(&mut tx, &identity).await.map_err(|error| {
-        match (&identity.external_id, crate::db::is_duplicate(&error)) {
-            (Some(external_id), true) => CreateError::ExternalIdTaken(external_id.clone()),
-            _ => error.into(),
-        }
-    })?;
     if let Some(customer) = customer
         && !store::insert_customer(&mut tx, customer).await?
     {
         return Err(CreateError::CustomerTaken(customer.to_owned()));
     }
     let entry = NewEntry {
-        organization_id: id,
-        action: CREATED,
-        actor: Actor::System,
-        resource_type: "organization",
-        resource_id: id.to_string(),
-        before: None,
-        // Nothing can be taken out of the chain, so no name goes into it.
         after: Some(json!({
             "planTier": new.plan_tier,
             "stripeCustomerId": customer,
         })),
-        metadata: json!({}),
-        client: None,
-        reason: None,
+        ..by.entry(id, CREATED)
     };
     audit::record(&mut tx, &locked, &[entry]).await?;
     tx.commit().await?;
@@ -138,10 +169,25 @@ async fn create_with_id(
     }
     Ok(Organization {
         stripe_customer_id: customer.map(str::to_owned),
-        external_id: identity.external_id,
-        email: identity.email,
         ..organization
     })
+}
+
+/// Refuses an external id that is, however it is written, the id of an organization
+/// other than `own`: who chooses one must not come between another and its id.
+async fn refuse_anothers_id(
+    pool: &PgPool,
+    external_id: &str,
+    own: Uuid,
+) -> Result<(), CreateError> {
+    let Some(id) = external_id.parse().ok().filter(|id| *id != own) else {
+        return Ok(());
+    };
+    let mut tx = WorkerTx::begin(pool).await?;
+    match plan_tier(tx.conn(), id).await? {
+        Some(_) => Err(CreateError::ExternalIdReserved(external_id.to_owned())),
+        None => Ok(()),
+    }
 }
 
 /// Links a Stripe customer to the organization of `tx`; false if another
@@ -176,11 +222,10 @@ async fn try_wake(pool: &PgPool, customer: &str) -> Result<u64, sqlx::Error> {
 }
 
 fn check_identity(identity: &Identity) -> Result<(), CreateError> {
-    if let Some(id) = &identity.external_id {
-        let is_printable = !id.trim().is_empty() && !id.chars().any(char::is_control);
-        if !is_printable || id.chars().count() > 255 {
-            return Err(CreateError::ExternalId);
-        }
+    if let Some(id) = &identity.external_id
+        && !is_external_id(id)
+    {
+        return Err(CreateError::ExternalId);
     }
     match &identity.email {
         Some(email) if !crate::tenancy::auth::is_address(email) => {
@@ -188,6 +233,13 @@ fn check_identity(identity: &Identity) -> Result<(), CreateError> {
         }
         _ => Ok(()),
     }
+}
+
+/// The name as it is kept, or `None` if it is none.
+fn valid_name(name: &str) -> Option<&str> {
+    let name = name.trim();
+    let fits = !name.is_empty() && name.chars().count() <= 200;
+    (fits && !name.chars().any(char::is_control)).then_some(name)
 }
 
 fn is_customer_id(id: &str) -> bool {

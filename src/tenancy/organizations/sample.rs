@@ -3,7 +3,7 @@
 
 use sqlx::postgres::PgPool;
 
-use super::{CreateError, Identity, NewOrganization, create_with_id, plan_tier, store};
+use super::{AskedBy, CreateError, Identity, NewOrganization, create_with_id, plan_tier, store};
 use crate::catalogue::{Catalogue, FREE_TIER};
 use crate::db::{self, WorkerTx};
 
@@ -33,7 +33,16 @@ pub async fn ensure(pool: &PgPool, catalogue: &Catalogue) -> Result<(), CreateEr
         plan_tier: FREE_TIER.to_owned(),
         stripe_customer_id: None,
     };
-    match create_with_id(pool, catalogue, ID, new, Identity::default()).await {
+    match create_with_id(
+        pool,
+        catalogue,
+        ID,
+        new,
+        Identity::default(),
+        &AskedBy::SYSTEM,
+    )
+    .await
+    {
         // Another command was first.
         Err(CreateError::Database(error)) if db::is_duplicate(&error) => Ok(()),
         created => created.map(drop),

@@ -1,23 +1,31 @@
 //! SQL for organizations and their Stripe customers.
 
 pub mod erasure;
+pub mod managed;
 pub mod overview;
 
 use jiff_sqlx::ToSqlx as _;
 use serde::Serialize;
 use sqlx::PgConnection;
+use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::sample::Progress;
 use crate::db::TenantTx;
 
+/// The product's own notes about an organization.
+pub type Metadata = serde_json::Map<String, serde_json::Value>;
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Organization {
     pub id: Uuid,
     pub name: String,
+    /// The plan in force.
+    #[schema(example = "free")]
     pub plan_tier: String,
+    /// The customer of new subscriptions.
     #[schema(required)]
     pub stripe_customer_id: Option<String>,
     /// The product's own id for the organization.
@@ -25,34 +33,48 @@ pub struct Organization {
     pub external_id: Option<String>,
     #[schema(required)]
     pub email: Option<String>,
+    /// The product's own notes.
+    #[schema(value_type = HashMap<String, String>)]
+    pub metadata: Metadata,
     pub created_at: jiff::Timestamp,
+    /// Since when it can only be read.
+    #[schema(required)]
+    pub archived_at: Option<jiff::Timestamp>,
 }
 
-/// Inserts the organization of `tx`.
+/// Inserts the organization of `tx`; `None` if another one has its external id.
 pub async fn insert(
     tx: &mut TenantTx,
     name: &str,
     plan_tier: &str,
-) -> Result<Organization, sqlx::Error> {
+    identity: &Identity,
+) -> Result<Option<Organization>, sqlx::Error> {
     let id = tx.organization_id();
     let row = sqlx::query!(
-        "INSERT INTO organizations (id, name, plan_tier, base_plan_tier) VALUES ($1, $2, $3, $3)
+        "INSERT INTO organizations (id, name, plan_tier, base_plan_tier, external_id, email, metadata)
+         VALUES ($1, $2, $3, $3, $4, $5, $6)
+         ON CONFLICT (external_id) WHERE external_id IS NOT NULL DO NOTHING
          RETURNING created_at",
         id,
         name,
-        plan_tier
+        plan_tier,
+        identity.external_id,
+        identity.email,
+        Json(&identity.metadata) as _
     )
-    .fetch_one(tx.conn())
+    .fetch_optional(tx.conn())
     .await?;
-    Ok(Organization {
+    Ok(row.map(|row| Organization {
         id,
         name: name.to_owned(),
         plan_tier: plan_tier.to_owned(),
         stripe_customer_id: None,
-        external_id: None,
-        email: None,
+        external_id: identity.external_id.clone(),
+        email: identity.email.clone(),
+        metadata: identity.metadata.clone(),
         created_at: row.created_at.to_jiff(),
-    })
+        archived_at: None,
+    }))
 }
 
 /// Links a Stripe customer to the organization of `tx`; false if it is linked
@@ -83,7 +105,8 @@ pub async fn page(
 ) -> Result<Vec<Organization>, sqlx::Error> {
     let (created_at, id) = after.unzip();
     let rows = sqlx::query!(
-        r#"SELECT o.id, o.name, o.plan_tier, o.created_at, o.external_id, o.email,
+        r#"SELECT o.id, o.name, o.plan_tier, o.created_at, o.external_id, o.email, o.archived_at,
+                  o.metadata AS "metadata: Json<Metadata>",
                   (SELECT c.stripe_customer_id FROM billing_customers c
                     WHERE c.organization_id = o.id AND c.deleted_at IS NULL
                     ORDER BY c.linked_at DESC NULLS LAST, c.created_at, c.stripe_customer_id
@@ -107,7 +130,9 @@ pub async fn page(
             stripe_customer_id: row.customer,
             external_id: row.external_id,
             email: row.email,
+            metadata: row.metadata.0,
             created_at: row.created_at.to_jiff(),
+            archived_at: row.archived_at.map(|at| at.to_jiff()),
         })
         .collect())
 }
@@ -158,26 +183,13 @@ pub async fn mark(conn: &mut PgConnection, names: &[&str], mark: &str) -> Result
     Ok(marked.rows_affected())
 }
 
-/// What identifies an organization besides its id.
+/// What the product says of an organization, besides its name.
 #[derive(Debug, Clone, Default)]
 pub struct Identity {
     /// The product's own id for the organization.
     pub external_id: Option<String>,
     pub email: Option<String>,
-}
-
-/// Sets the external id and e-mail address of the organization of `tx`.
-pub async fn identify(tx: &mut TenantTx, identity: &Identity) -> Result<(), sqlx::Error> {
-    let organization_id = tx.organization_id();
-    sqlx::query!(
-        "UPDATE organizations SET external_id = $2, email = $3 WHERE id = $1",
-        organization_id,
-        identity.external_id,
-        identity.email
-    )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
+    pub metadata: Metadata,
 }
 
 /// Finds an organization by its id or, failing that, its external id.

@@ -172,6 +172,21 @@ async fn the_ledger_reads_no_table_whole_by_plans_made_while_it_was_small() {
     assert_eq!(read_whole(&mut by_key, &queries, &tables).await, 0);
 }
 
+#[tokio::test]
+async fn credentials_are_found_by_plans_made_while_there_were_few() {
+    let db = TestDatabase::new().await;
+    db.organization("cus_1").await;
+    db.execute("ANALYZE").await;
+    let mut queries = recorded("src/tenancy/auth");
+    queries.retain(|(query, _)| query.contains("_hash = ANY($1)") && query.starts_with("SELECT"));
+    assert_eq!(queries.len(), 3, "sessions, keys and service keys");
+    let tables = ["organizations", "api_keys", "user_sessions", "users"];
+    let mut planned = session(&db, &[planner::PLAN_ONCE]).await;
+    assert!(read_whole(&mut planned, &queries, &tables).await > 0);
+    let mut by_key = session(&db, &[planner::PLAN_ONCE, planner::JOIN_BY_KEY]).await;
+    assert_eq!(read_whole(&mut by_key, &queries, &tables).await, 0);
+}
+
 /// Row-level security asks for the organization of each row: as an expression,
 /// not as a call, which took longer than many of the rows.
 #[tokio::test]

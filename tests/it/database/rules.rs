@@ -29,7 +29,8 @@ WITH relations AS (
    WHERE relnamespace IN ('public'::regnamespace, 'auth'::regnamespace)
 ), tables AS (
   SELECT *, CASE WHEN relname = 'organizations' THEN 'id' ELSE 'organization_id' END AS tenant_column,
-         relname IN ('users', 'user_sessions', 'login_throttles', 'service_keys', 'billing_job_runs',
+         relname IN ('users', 'user_sessions', 'login_throttles', 'service_keys', 'service_api_keys',
+                     'billing_job_runs',
                      'billing_job_totals', 'billing_job_leases',
                      'billing_schema_migrations', 'webhook_rejections',
                      'webhook_dead_letter_sources', 'plan_versions', 'billing_prices',

@@ -14,7 +14,8 @@ use crate::support::dice::Dice;
 use crate::support::service::Options;
 
 /// By which others say whose a request is; ours looks at none of it.
-const HEADERS: [&str; 6] = [
+const HEADERS: [&str; 7] = [
+    "x-organization",
     "x-organization-id",
     "x-tenant-id",
     "x-org-id",
@@ -130,6 +131,7 @@ impl Attack {
             credentials.push(service.token(US, role).await);
         }
         credentials.push(service.api_key(US, &Permission::ALL).await);
+        credentials.push(service.service_key(&Permission::ALL).await);
         let their_token = service.token(THEM, Role::Owner).await;
         let before = world.db.value(&world.their_state()).await;
         let mut attack = Self {
@@ -168,7 +170,13 @@ impl Attack {
     fn request(&self, operation: &Operation, path: &str, credential: &str) -> RequestBuilder {
         let url = format!("{}{path}", self.service.base);
         let request = self.service.client.request(operation.method.clone(), url);
-        request.bearer_auth(credential)
+        let request = request.bearer_auth(credential);
+        // A service key that acts for us.
+        let selects = !operation.path.starts_with("/api/organizations");
+        match selects && credential.starts_with("vcp_") {
+            true => request.header("x-organization", US.to_string()),
+            false => request,
+        }
     }
 
     async fn end(self) {

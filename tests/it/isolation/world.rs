@@ -77,7 +77,7 @@ async fn hide_secrets(db: &TestDatabase, table: &str) {
         "DO $$ DECLARE name text; BEGIN
            FOR name IN SELECT attname FROM pg_attribute
                         WHERE attrelid = '{table}'::regclass AND attnum > 0 AND NOT attisdropped
-                          AND atttypid = 'text'::regtype
+                          AND atttypid = 'text'::regtype AND attgenerated = ''
                           AND NOT attnum = ANY (SELECT unnest(indkey) FROM pg_index
                                                  WHERE indrelid = '{table}'::regclass AND indisunique)
            LOOP

@@ -7,6 +7,7 @@ mod ceiling;
 mod checks;
 mod crash;
 mod denials;
+mod each;
 mod ends;
 mod events;
 pub mod fairness;

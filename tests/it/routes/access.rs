@@ -300,6 +300,7 @@ enum Kind {
     Nobody,
     User(Role),
     Key(Permission),
+    Service(Permission),
 }
 
 impl Credential {
@@ -316,7 +317,12 @@ impl Credential {
             name: scope.as_str(),
             kind: Kind::Key(scope),
         });
-        [nobody].into_iter().chain(users).chain(keys).collect()
+        let service_keys = Permission::OF_SERVICE.map(|scope| Self {
+            name: scope.as_str(),
+            kind: Kind::Service(scope),
+        });
+        let all = [nobody].into_iter().chain(users).chain(keys);
+        all.chain(service_keys).collect()
     }
 
     async fn make(&self, service: &TestService, organization: Uuid) -> Option<String> {
@@ -324,6 +330,7 @@ impl Credential {
             Kind::Nobody => None,
             Kind::User(role) => Some(service.token(organization, role).await),
             Kind::Key(scope) => Some(service.api_key(organization, &[scope]).await),
+            Kind::Service(scope) => Some(service.service_key(&[scope]).await),
         }
     }
 
@@ -334,10 +341,17 @@ impl Credential {
             (_, Access::StripeSignature) => return Some(400),
             (Kind::Nobody, _) => return Some(401),
             (Kind::User(_), Access::Token) => true,
-            (Kind::Key(_), Access::Token) => false,
-            (Kind::User(role), Access::Tenant(needed)) => role.permissions().contains(&needed),
-            (Kind::Key(scope), Access::Tenant(needed) | Access::ApiKey(needed)) => scope == needed,
+            (Kind::Key(_) | Kind::Service(_), Access::Token) => false,
+            (Kind::User(role), Access::Tenant(needed) | Access::EachTenant(needed)) => {
+                role.permissions().contains(&needed)
+            }
+            (
+                Kind::Key(scope) | Kind::Service(scope),
+                Access::Tenant(needed) | Access::EachTenant(needed) | Access::ApiKey(needed),
+            )
+            | (Kind::Service(scope), Access::Service(needed)) => scope == needed,
             (Kind::User(_), Access::ApiKey(_)) => false,
+            (Kind::User(_) | Kind::Key(_), Access::Service(_)) => false,
             (kind, Access::Operator) => matches!(kind, Kind::User(Role::Operator)),
         };
         (!may).then_some(403)
@@ -350,6 +364,7 @@ fn path_of(route: &Route) -> String {
     let path = path.replace("{metric}", "none").replace("{*rest}", "below");
     path.replace("{file}", "page.js")
         .replace("{organization}", &Uuid::nil().to_string())
+        .replace("{externalId}", "none")
 }
 
 /// Every role and kind of key, on every route that is served. None is left out:
@@ -367,6 +382,10 @@ async fn each_route_admits_whom_the_table_says() {
             let mut request = service.client.request(method.clone(), url);
             if let Some(bearer) = bearer {
                 request = request.bearer_auth(bearer);
+            }
+            let selects = matches!(credential.kind, Kind::Service(_));
+            if selects && !matches!(route.access, Access::Service(_)) {
+                request = request.header("x-organization", organization.to_string());
             }
             let status = request.send().await.unwrap().status().as_u16();
             let as_said = match credential.refusal(route.access) {

@@ -205,6 +205,12 @@ fn body_of(path: &str) -> &'static [(&'static str, &'static str)] {
             ("reason", "\"a promise\""),
             ("expiresAt", "null"),
         ],
+        "/api/organizations/{externalId}" => &[
+            ("name", "\"Acme\""),
+            ("email", "\"billing@acme.example\""),
+            ("metadata", "{\"note\": \"a\"}"),
+            ("planTier", "\"free\""),
+        ],
         _ => &[],
     }
 }
@@ -226,6 +232,7 @@ fn query_of(path: &str) -> &'static [&'static str] {
         "/api/operator/dead-letters" => &["type", "organizationId", "limit", "cursor"],
         "/api/enforce" => &["amount", "id", "consume", "feature"],
         "/api/billing/features" => &["sources"],
+        "/api/organizations" => &["query", "limit", "cursor"],
         "/api/billing/subscription" => &["immediately"],
         _ => &["limit", "cursor"],
     }
@@ -236,6 +243,7 @@ struct Callers {
     tenant: Tenant,
     user: String,
     operator: String,
+    product: String,
     routes: Vec<Route>,
 }
 
@@ -245,6 +253,7 @@ impl Callers {
         Self {
             user: service.token(tenant.organization, Role::Owner).await,
             operator: service.token(Uuid::nil(), Role::Operator).await,
+            product: service.service_key(&Permission::OF_SERVICE).await,
             routes: api::table(),
             tenant,
         }
@@ -255,7 +264,8 @@ impl Callers {
             Access::Public | Access::StripeSignature => None,
             Access::Token => Some(&self.user),
             Access::Operator => Some(&self.operator),
-            Access::Tenant(_) | Access::ApiKey(_) => Some(&self.tenant.key),
+            Access::Tenant(_) | Access::EachTenant(_) | Access::ApiKey(_) => Some(&self.tenant.key),
+            Access::Service(_) => Some(&self.product),
         }
     }
 }
@@ -279,6 +289,7 @@ async fn probe(
     let mut path = template
         .replace("{organization}", &callers.tenant.organization.to_string())
         .replace("{metric}", metric)
+        .replace("{externalId}", if id.is_empty() { "a" } else { id })
         .replace("{*rest}", "below")
         .replace("{id}", if id.is_empty() { "a" } else { id });
     if method == Method::GET || method == Method::DELETE {

@@ -24,6 +24,7 @@ async fn requests(
     let organization = service.organization("Asking").await;
     let key = service.api_key(organization, &Permission::ALL).await;
     let user = service.token(organization, Role::Owner).await;
+    let product = service.service_key(&Permission::OF_SERVICE).await;
     let operator = service.token(Uuid::nil(), Role::Operator).await;
     let mut requests = Vec::new();
     for route in api::table() {
@@ -31,13 +32,15 @@ async fn requests(
             Access::Public | Access::StripeSignature => continue,
             Access::Operator => &operator,
             Access::Token => &user,
-            Access::Tenant(_) | Access::ApiKey(_) => &key,
+            Access::Tenant(_) | Access::EachTenant(_) | Access::ApiKey(_) => &key,
+            Access::Service(_) => &product,
         };
         let path = route.path;
         let path = path
             .replace("{*rest}", "below")
             .replace("{organization}", &organization.to_string())
             .replace("{metric}", "api_calls")
+            .replace("{externalId}", "none")
             .replace("{id}", "none");
         let url = format!("{}{path}{query}", service.base);
         let method = route.method.unwrap_or(Method::GET);

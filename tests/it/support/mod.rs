@@ -6,6 +6,7 @@ pub mod dice;
 pub mod events;
 pub mod floods;
 pub mod libraries;
+pub mod product;
 pub mod program;
 pub mod server;
 pub mod service;

@@ -164,6 +164,11 @@ impl TestService {
         api_key(&self.db, organization, scopes).await
     }
 
+    /// A service key, which is no organization's.
+    pub async fn service_key(&self, scopes: &[Permission]) -> String {
+        service_key(&self.db, scopes).await
+    }
+
     /// Posts `body` with `signature`.
     pub async fn deliver_raw(&self, body: impl Into<Vec<u8>>, signature: &str) -> Response {
         let request = self
@@ -262,6 +267,21 @@ pub async fn api_key(db: &TestDatabase, organization: Uuid, scopes: &[Permission
     db.execute(&format!(
         "INSERT INTO api_keys (organization_id, id, name, prefix, key_hash, scopes)
          VALUES ('{organization}', gen_random_uuid(), 'test', '{}', '\\x{digest}', '{{{}}}')",
+        &key[..12],
+        scopes.join(",")
+    ))
+    .await;
+    key
+}
+
+/// A service key, which is no organization's.
+pub async fn service_key(db: &TestDatabase, scopes: &[Permission]) -> String {
+    let key = format!("vcp_{}", random_digits());
+    let digest = hex::encode(Sha256::digest(key.as_bytes()));
+    let scopes: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+    db.execute(&format!(
+        "INSERT INTO service_api_keys (id, name, prefix, key_hash, scopes)
+         VALUES (gen_random_uuid(), 'test', '{}', '\\x{digest}', '{{{}}}')",
         &key[..12],
         scopes.join(",")
     ))

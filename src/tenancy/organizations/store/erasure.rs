@@ -214,18 +214,33 @@ pub async fn clear_texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
     Ok(rows)
 }
 
-/// Clears the organization's name, external id and e-mail address.
+/// Clears the organization's name, external id, e-mail address and metadata.
 pub async fn clear_names(tx: &mut TenantTx) -> Result<(), sqlx::Error> {
     let organization_id = tx.organization_id();
     sqlx::query!(
         "UPDATE organizations SET name = 'erased', external_id = NULL, email = NULL,
-                erased_at = coalesce(erased_at, now()), updated_at = now()
+                metadata = '{}', erased_at = coalesce(erased_at, now()), updated_at = now()
           WHERE id = $1",
         organization_id
     )
     .execute(tx.conn())
     .await?;
     Ok(())
+}
+
+/// Deletes the kept answers of service keys that are about the organization: they have
+/// its name and address, and belong to no organization. Returns how many there were.
+pub async fn delete_answers(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+) -> Result<u64, sqlx::Error> {
+    let deleted = sqlx::query!(
+        "DELETE FROM request_idempotency
+          WHERE organization_id = '00000000-0000-0000-0000-000000000000'
+            AND position(convert_to($1, 'UTF8') IN body) > 0",
+        organization_id.to_string()
+    );
+    Ok(deleted.execute(conn).await?.rows_affected())
 }
 
 /// Deletes users who belong to no other organization and are not operators, with

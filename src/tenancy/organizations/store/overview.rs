@@ -36,7 +36,8 @@ pub async fn overview(
     let organization = sqlx::query_scalar!(
         r#"SELECT jsonb_build_object('id', id, 'name', name, 'externalId', external_id,
                   'email', email, 'planTier', plan_tier, 'basePlanTier', base_plan_tier,
-                  'createdAt', created_at, 'erasedAt', erased_at) AS "row!: Value"
+                  'metadata', metadata, 'createdAt', created_at, 'archivedAt', archived_at,
+                  'erasedAt', erased_at) AS "row!: Value"
              FROM organizations WHERE id = $1"#,
         organization_id
     )
