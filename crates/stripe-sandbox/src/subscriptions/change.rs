@@ -176,11 +176,12 @@ pub fn decide_items(
     }
     after.cadence = periods::shortest_cadence(&after, catalogue)?;
     let restart = restarts_period(before, &after, request, catalogue)?;
-    if !restart {
-        periods::check_mixed_change(before, &after, catalogue)?;
-    }
+    let mixes = !restart && periods::check_mixed_change(before, &after, catalogue)?;
     if !restart && after.cadence != before.cadence {
-        after.period = lengthened_period(before, after.cadence)?;
+        after.period = match mixes {
+            true => periods::of_shortest(before, after.cadence, now_secs)?,
+            false => lengthened_period(before, after.cadence)?,
+        };
     }
     if let Some(TrialEnd::At(end_secs)) = request.trial_end {
         extend_trial(&mut after, end_secs, now_secs)?;
