@@ -454,4 +454,11 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             "organization_id entry_id salt ip_address user_agent reason",
         )],
     ),
+    (
+        "20260119020000_allowance_periods",
+        &[(
+            "billing_subscriptions",
+            "usage_period_start usage_period_end",
+        )],
+    ),
 ];

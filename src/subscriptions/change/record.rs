@@ -126,6 +126,9 @@ pub struct ChangeRecord {
     /// What becomes of a pending change whose seats follow the change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follows: Option<Follow>,
+    /// Whether the subscription is put into flexible billing first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flexible: bool,
 }
 
 /// When a subscription's schedule is released.
