@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use valuecanvas_billing::catalogue::When;
 use valuecanvas_billing::stripe::client::Client;
-use valuecanvas_billing::subscriptions::{Migration, Subscriptions};
+use valuecanvas_billing::subscriptions::{Migration, Moved, Subscriptions};
 
 use super::shop::Shop;
 use crate::subscriptions::world::{DAY, START, seconds};
@@ -234,6 +234,59 @@ async fn a_change_with_the_next_year_waits_for_it() {
     assert_eq!((items.len(), items[0].2), (5, end));
 }
 
+/// `plans migrate` of the only subscription to the second version of its plan.
+async fn migrated(shop: &Shop, when: When) -> Moved {
+    let pool = shop.world.service.db.service_pool();
+    let catalogue = shop.catalogue();
+    catalogue.record_versions(&pool, true).await.unwrap();
+    let terms = catalogue.terms("standard", Some(2)).unwrap();
+    let migration = Migration {
+        tier: "standard".to_owned(),
+        to: 2,
+        from: None,
+        organization: None,
+        when,
+    };
+    let api = shop.world.stripe.api();
+    let client = Client::new(api.base, api.key, api.patience).unwrap();
+    let catalogue = Arc::new(catalogue);
+    let subscriptions = Subscriptions::new(pool.clone(), pool.clone(), catalogue, Some(client));
+    let candidates = migration.candidates(&pool).await.unwrap();
+    assert_eq!(candidates.len(), 1);
+    subscriptions
+        .migrate(&candidates[0], &terms, &migration)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_migration_with_the_next_year_begins_its_months_then() {
+    let name = "name = \"Standard\"\n";
+    let before = format!("{name}{BILLING}");
+    let mut shop = Shop::open(&[(PRICE, PRICES), (name, before.as_str())]).await;
+    let (customer, clock) = shop.customer_at(START).await;
+    let made = shop.subscribe(year("standard")).await.ok();
+    let end = seconds(&made["currentPeriodEnd"]);
+    shop.world.settle().await;
+    shop.change(&[(before.as_str(), name)]).await;
+    let moved = migrated(&shop, When::PeriodEnd).await;
+    assert_eq!(
+        (moved.problem.as_ref(), moved.next_invoice_amount),
+        (None, Some(99_000)),
+        "{moved:#?}"
+    );
+    let usage = "SELECT count(usage_period_start) FROM billing_subscriptions";
+    assert_eq!(shop.value(usage).await, "0", "the year goes on");
+    shop.world.stripe.advance(&clock, end + 7_200).await;
+    shop.world.settle().await;
+    let items = metered(&shop, &customer).await;
+    let month = Cadence::MONTHLY.boundary(end, 1).unwrap();
+    assert_eq!((items.len(), items[0].2, items[0].3), (5, end, month));
+    assert_eq!(shop.invoice(&customer).await["total"], 99_000);
+    let usage = "SELECT extract(epoch FROM usage_period_end)::bigint FROM billing_subscriptions";
+    assert_eq!(shop.value(usage).await, month.to_string());
+}
+
 #[tokio::test]
 async fn who_has_usage_by_the_year_keeps_it_until_it_is_migrated() {
     let name = "name = \"Standard\"\n";
@@ -252,31 +305,7 @@ async fn who_has_usage_by_the_year_keeps_it_until_it_is_migrated() {
     assert_eq!(shop.overage().await, 500);
     assert_eq!(shop.metered_lines(&customer).await, 500);
     second().await;
-    let pool = shop.world.service.db.service_pool();
-    let catalogue = shop.catalogue();
-    catalogue.record_versions(&pool, true).await.unwrap();
-    let terms = catalogue.terms("standard", Some(2)).unwrap();
-    let migration = Migration {
-        tier: "standard".to_owned(),
-        to: 2,
-        from: None,
-        organization: None,
-        when: When::Now,
-    };
-    let api = shop.world.stripe.api();
-    let client = Client::new(api.base, api.key, api.patience).unwrap();
-    let subscriptions = Subscriptions::new(
-        pool.clone(),
-        pool.clone(),
-        Arc::new(catalogue),
-        Some(client),
-    );
-    let candidates = migration.candidates(&pool).await.unwrap();
-    assert_eq!(candidates.len(), 1);
-    let moved = subscriptions
-        .migrate(&candidates[0], &terms, &migration)
-        .await
-        .unwrap();
+    let moved = migrated(&shop, When::Now).await;
     assert_eq!(moved.problem, None, "{moved:#?}");
     // The period begins anew, and the usage of the old one is charged with it.
     let invoice = shop.invoice(&customer).await;

@@ -10,7 +10,7 @@ use super::allowance::{
     HIGHER, HIGHER_PRICES, PRICE, PRICES, compare, market, metered, month, second, year,
 };
 use super::shop::Shop;
-use crate::subscriptions::world::{DAY, SUBSCRIPTION, UPCOMING, seconds};
+use crate::subscriptions::world::{DAY, START, SUBSCRIPTION, UPCOMING, seconds};
 
 /// The plan whose overage nobody bills: four limits, and one grace.
 const UNBILLED: [(&str, &str); 5] = [
@@ -318,6 +318,37 @@ async fn billed_usage_comes_to_a_year_that_had_none() {
         (1_002_000, start, next_month(start)),
         "{usage:#}"
     );
+}
+
+#[tokio::test]
+async fn billed_usage_comes_with_the_next_year() {
+    let mut shop = unbilled_market().await;
+    let (customer, clock) = shop.customer_at(START).await;
+    let made = shop.subscribe(year("standard")).await.ok();
+    let end = seconds(&made["currentPeriodEnd"]);
+    shop.world.settle().await;
+    let mut wish = year("enterprise");
+    wish["when"] = json!("period_end");
+    let preview = shop.previewed(wish.clone()).await.ok();
+    assert_eq!(
+        (
+            &preview["dueNowAmountMinor"],
+            &preview["nextInvoiceAmountMinor"],
+            seconds(&preview["nextInvoiceDate"])
+        ),
+        (&json!(0), &json!(499_000), end)
+    );
+    let changed = shop.put(wish).await.ok();
+    assert_eq!(changed["pendingChange"]["planTier"], "enterprise");
+    shop.world.stripe.advance(&clock, end + 7_200).await;
+    shop.world.settle().await;
+    assert_eq!(shop.invoice(&customer).await["total"], 499_000);
+    let items = metered(&shop, &customer).await;
+    assert_eq!(
+        (items.len(), items[0].2, items[0].3),
+        (4, end, next_month(end))
+    );
+    assert_eq!(shop.world.plan().await.0, "enterprise");
 }
 
 #[tokio::test]

@@ -62,7 +62,9 @@ impl Buyer {
     /// Previews a change and makes it; `None` if there is none.
     async fn take(&mut self, wish: &Value, customer: &str) -> Option<Value> {
         let world = &self.shop.world;
-        let pending = !world.current().await["pendingChange"].is_null();
+        // The phase of a change that was made goes on for a day.
+        let pending =
+            !world.current().await["pendingChange"].is_null() || self.has_schedule().await;
         let previewed = self.shop.previewed(wish.clone()).await;
         match previewed.problem() {
             (409, "same_plan") => return None,
@@ -96,6 +98,12 @@ impl Buyer {
     async fn settle(&self) {
         self.shop.world.settle().await;
         self.shop.world.settled_in_the_background().await;
+    }
+
+    async fn has_schedule(&self) -> bool {
+        let schedules = "SELECT count(stripe_schedule_id) FROM billing_subscriptions
+                          WHERE organization_id = $org AND ended_at IS NULL";
+        self.shop.value(schedules).await != "0"
     }
 
     /// Stripe advances by two intervals at most, of a month perhaps.
