@@ -16,6 +16,7 @@ use crate::subscriptions::command::{Command, StripeAction};
 use crate::subscriptions::missing::ENDED_HERE;
 use crate::subscriptions::preview::token::Quote;
 use crate::subscriptions::selection::Selection;
+use crate::subscriptions::state::SubscriptionRow;
 
 /// The longest time that a request can be in flight, all retries included.
 pub const MAX_IN_FLIGHT: SignedDuration = SignedDuration::from_secs(150);
@@ -173,6 +174,15 @@ impl Release {
             }
             _ => None,
         }
+    }
+
+    /// The schedule of a subscription for which nothing is pending, before the subscription
+    /// is put into flexible billing: its last phase may go on for a while.
+    pub fn spent(subscription: &SubscriptionRow) -> Option<Self> {
+        let schedule = subscription.schedule_id.clone();
+        schedule
+            .filter(|_| subscription.pending.is_none())
+            .map(Self::First)
     }
 
     pub fn id(&self) -> &str {

@@ -233,6 +233,10 @@ impl Subscriptions {
         }
         let call = self.parameters(client, asked, quote).await?;
         (change.usage, change.flexible) = (call.usage, call.flexible);
+        if change.flexible && change.releases.is_none() {
+            let subscription = state.subscription.as_ref();
+            change.releases = subscription.and_then(Release::spent);
+        }
         let new = NewRequest {
             subject: Subject::Subscription,
             operation: kind.operation(),

@@ -352,6 +352,29 @@ async fn billed_usage_comes_with_the_next_year() {
 }
 
 #[tokio::test]
+async fn a_schedule_that_has_done_its_work_is_not_in_the_way() {
+    let mut shop = unbilled_market().await;
+    let (customer, clock) = shop.customer_at(START).await;
+    let made = shop.subscribe(year("standard")).await.ok();
+    shop.world.settle().await;
+    let later = |tier: &str, interval: &str| json!({"planTier": tier, "interval": interval, "when": "period_end"});
+    shop.put(later("standard", "month")).await.ok();
+    let end = seconds(&made["currentPeriodEnd"]);
+    shop.world.stripe.advance(&clock, end + 7_200).await;
+    shop.world.settle().await;
+    // Its phase goes on for a day.
+    assert_ne!(shop.mirrored("coalesce(stripe_schedule_id, '')").await, "");
+    let changed = shop.put(later("enterprise", "year")).await.ok();
+    assert_eq!(changed["pendingChange"]["interval"], "year");
+    let begins = next_month(end);
+    shop.world.stripe.advance(&clock, begins + 7_200).await;
+    shop.world.settle().await;
+    assert_eq!(shop.invoice(&customer).await["total"], 499_000);
+    let items = metered(&shop, &customer).await;
+    assert_eq!((items.len(), items[0].2), (4, begins));
+}
+
+#[tokio::test]
 async fn a_pending_change_keeps_the_billing_that_it_was_made_for() {
     let mut shop = unbilled_market().await;
     shop.customer().await;
