@@ -212,6 +212,40 @@ async fn months_begin_when_a_trial_ends() {
 }
 
 #[tokio::test]
+async fn a_trial_goes_on_when_the_year_is_chosen_in_it() {
+    let mut shop = market().await;
+    let at = Timestamp::now().as_second() - 3_600;
+    let (customer, clock) = shop.customer_at(at).await;
+    let mut wish = month("standard");
+    wish["trialDays"] = json!(14);
+    shop.subscribe(wish).await.ok();
+    shop.world.settle().await;
+    let end = at + 14 * DAY;
+    let preview = shop.previewed(year("standard")).await.ok();
+    assert_eq!(
+        (
+            &preview["dueNowAmountMinor"],
+            &preview["nextInvoiceAmountMinor"],
+            seconds(&preview["nextInvoiceDate"])
+        ),
+        (&json!(0), &json!(99_000), end)
+    );
+    let changed = shop.world.change_as(&preview).await.ok();
+    assert_eq!(
+        (&changed["interval"], seconds(&changed["trialEnd"])),
+        (&json!("year"), end)
+    );
+    shop.world.settle().await;
+    assert_eq!(shop.mirrored("billing_mode").await, "flexible");
+    assert_eq!(shown(&shop.usage("api_calls").await), (0, at, end));
+    shop.world.stripe.advance(&clock, end + 7_200).await;
+    shop.world.settle().await;
+    assert_eq!(shop.invoice(&customer).await["total"], 99_000);
+    let items = metered(&shop, &customer).await;
+    assert_eq!((items[0].2, items[0].3), (end, next_month(end)));
+}
+
+#[tokio::test]
 async fn the_months_overage_is_on_the_last_invoice_and_what_follows_is_free() {
     let mut shop = market().await;
     let customer = shop.customer().await;

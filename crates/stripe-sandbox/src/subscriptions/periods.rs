@@ -115,6 +115,10 @@ pub fn check_mixed_change(
     if !mixed(before, catalogue)? && !mixed(after, catalogue)? {
         return Ok(false);
     }
+    if before.on_trial() {
+        // All items have the trial's period, and begin theirs when it ends.
+        return Ok(true);
+    }
     let mut changes = false;
     for item in &after.items {
         if let Some(old) = before.items.iter().find(|old| old.id == item.id) {
@@ -137,9 +141,6 @@ pub fn of_shortest(
     cadence: Cadence,
     now_secs: i64,
 ) -> Result<Period, ApiError> {
-    if before.on_trial() {
-        return Ok(before.period);
-    }
     cadence
         .period_containing(before.anchor_secs, now_secs)
         .map_err(|error| ApiError::invalid(error.to_string()))

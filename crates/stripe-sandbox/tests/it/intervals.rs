@@ -233,6 +233,28 @@ async fn another_interval_of_the_fee_begins_all_periods_anew() {
 }
 
 #[tokio::test]
+async fn a_trial_goes_on_when_its_fee_becomes_the_years() {
+    let world = World::new().await;
+    let (monthly, yearly) = (
+        world.price(2_800).await,
+        world.price_every(36_500, "year").await,
+    );
+    let trial = [("trial_period_days", "14")];
+    let it = Mixed::new(&world, [&monthly, &metered(&world).await], &trial).await;
+    let path = format!("/v1/subscriptions/{}", it.id());
+    let fee = text(&it.subscription["items"]["data"][0], "id");
+    let fields = [("items[0][id]", fee.as_str()), ("items[0][price]", &yearly)];
+    world.post(&path, &fields).await.ok();
+    let end = START + 14 * DAY;
+    for index in 0..2 {
+        assert_eq!(it.period(&world, index).await, (START.into(), end.into()));
+    }
+    assert_eq!(it.renew(&world, end).await, [36_500]);
+    assert_eq!(it.period(&world, 0).await.1, end + 365 * DAY);
+    assert_eq!(it.period(&world, 1).await.1, end + 28 * DAY);
+}
+
+#[tokio::test]
 async fn a_schedule_changes_the_fee_when_the_year_ends() {
     let world = World::new().await;
     let (monthly, yearly) = (
