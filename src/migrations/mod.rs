@@ -71,7 +71,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260118010000", "untold_items"),
     ("20260118020000", "kept_terms"),
     ("20260119010000", "audit_personal_data"),
-    ("20260119020000", "allowance_periods"),
+    ("20260119040000", "allowance_periods"),
 ];
 
 /// A migration and its state in the database.

@@ -455,7 +455,7 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
         )],
     ),
     (
-        "20260119020000_allowance_periods",
+        "20260119040000_allowance_periods",
         &[(
             "billing_subscriptions",
             "usage_period_start usage_period_end",

@@ -16,5 +16,5 @@ ALTER TABLE billing_subscriptions
   ADD COLUMN IF NOT EXISTS usage_period_end timestamptz;
 
 INSERT INTO billing_schema_migrations (version, name)
-  VALUES ('20260119020000', 'allowance_periods') ON CONFLICT DO NOTHING;
+  VALUES ('20260119040000', 'allowance_periods') ON CONFLICT DO NOTHING;
 COMMIT;

@@ -1,4 +1,4 @@
--- Undoes 20260119020000_allowance_periods.sql. Usage of plans that are paid by the year counts
+-- Undoes 20260119040000_allowance_periods.sql. Usage of plans that are paid by the year counts
 -- by the year again, while Stripe goes on billing it by the month.
 
 BEGIN;
@@ -11,5 +11,5 @@ ALTER TABLE IF EXISTS billing_subscriptions
   DROP COLUMN IF EXISTS usage_period_end,
   DROP COLUMN IF EXISTS usage_period_start;
 
-DELETE FROM billing_schema_migrations WHERE version = '20260119020000';
+DELETE FROM billing_schema_migrations WHERE version = '20260119040000';
 COMMIT;
