@@ -18,6 +18,7 @@ use super::quotas::{CeilingValue, QuotaEntry, check_ceiling, check_quotas};
 use super::seats::{SeatsEntry, check_seats};
 use super::{
     Aggregation, Catalogue, EnforcedRoute, Existing, FREE_TIER, Memory, Metric, OverLimit, Plan,
+    allowance,
 };
 
 #[derive(Deserialize)]
@@ -154,6 +155,9 @@ struct PlanEntry {
     price: Option<Spanned<PriceEntry>>,
     #[serde(default)]
     prices: Option<Spanned<Vec<Spanned<PriceEntry>>>>,
+    /// `month`, which is the default, or `billing`.
+    #[serde(default)]
+    allowance_period: Option<Spanned<toml::Value>>,
     #[serde(default)]
     seats: Option<Spanned<SeatsEntry>>,
     #[serde(default)]
@@ -268,6 +272,7 @@ fn add_plan(
     let quotas = check_quotas(&tier, at, &catalogue.metrics, &sold, quota, entry.quotas)?;
     let amount = sold.iter().map(|price| price.amount).max().unwrap_or(0);
     let trial_days_max = check_trial(&tier, amount, entry.trial_days_max)?;
+    let allowance_period = allowance::check(&tier, entry.allowance_period.as_ref())?;
     let trial_over_limit = check_trial_over_limit(&tier, trial_days_max, entry.trial_over_limit)?;
     let mut sold = sold.into_iter();
     let price = sold.next().ok_or((at, format!("{tier:?} has no price")))?;
@@ -276,6 +281,7 @@ fn add_plan(
         name: entry.name,
         price,
         other_prices: sold.collect(),
+        allowance_period,
         trial_days_max,
         trial_over_limit,
         retired: entry.retired,

@@ -248,6 +248,10 @@ fn differences(from: &Plan, to: &Plan) -> Vec<TermChange> {
         }
     };
     fees(from, to, &mut note);
+    if from.is_paid_by_year() && to.is_paid_by_year() {
+        let period = |plan: &Plan| Some(plan.allowance_period.as_str().to_owned());
+        note("allowance period".to_owned(), period(from), period(to));
+    }
     let metrics: BTreeSet<&String> = from.quotas.keys().chain(to.quotas.keys()).collect();
     for metric in metrics {
         let of = |plan: &Plan, term: fn(&Quota) -> Option<String>| {

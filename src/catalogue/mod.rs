@@ -1,6 +1,7 @@
 //! The plan catalogue (`PLANS_FILE`): tiers, prices, quotas and rates. It says
 //! what is sold; which organization has which plan is decided elsewhere.
 
+pub mod allowance;
 mod bought;
 pub mod changes;
 pub mod features;
@@ -32,6 +33,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use crate::stripe::objects::{ShapeError, Subscription, SubscriptionItem};
+pub use allowance::AllowancePeriod;
 pub use bought::Bought;
 use changes::Changes;
 pub use changes::When;
@@ -244,8 +246,11 @@ impl Catalogue {
     pub fn subscription(&self, object: &Value) -> Result<Subscription, ShapeError> {
         let mut subscription = Subscription::read(object)?;
         let (start, end) = self.period_of(&subscription);
+        let (usage_start, usage_end) = self.usage_period_of(&subscription);
         subscription.current_period_start = start;
         subscription.current_period_end = end;
+        subscription.usage_period_start = usage_start;
+        subscription.usage_period_end = usage_end;
         Ok(subscription)
     }
 

@@ -120,6 +120,9 @@ impl Plan {
             }),
         };
         self.add_seats(&mut terms);
+        if self.has_monthly_allowance() {
+            terms["allowance"] = json!(self.allowance_period);
+        }
         digest(&terms)
     }
 
@@ -147,6 +150,9 @@ impl Plan {
             }
         };
         self.add_seats(&mut terms);
+        if self.has_monthly_allowance() && billed().next().is_some() {
+            terms["allowance"] = json!(self.allowance_period);
+        }
         digest(&terms)
     }
 

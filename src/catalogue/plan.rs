@@ -9,6 +9,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::allowance::AllowancePeriod;
 use super::features::FeatureValue;
 use super::seats::Seats;
 
@@ -34,6 +35,9 @@ pub struct Plan {
     /// Its prices in other currencies and intervals.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub other_prices: Vec<Price>,
+    /// The period of its quotas.
+    #[serde(default)]
+    pub allowance_period: AllowancePeriod,
     /// The longest trial that may be requested; 0 for none.
     #[serde(default)]
     pub trial_days_max: u16,

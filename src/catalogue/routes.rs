@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
 use super::features::FeatureValue;
-use super::{Catalogue, Interval, OverLimit, Plan, Quota, SeatMode};
+use super::{AllowancePeriod, Catalogue, Interval, OverLimit, Plan, Quota, SeatMode};
 use crate::server::Shared;
 use crate::server::extract::Query;
 use crate::server::number::Number;
@@ -50,6 +50,8 @@ struct PlanView {
     /// All prices, by currency and interval; those of before this list are the one that
     /// is meant unless another is asked for.
     prices: Vec<PriceView>,
+    /// The period of its quotas: a month, or the one that is paid.
+    allowance_period: AllowancePeriod,
     /// Null for a plan without seats.
     #[schema(required)]
     seats: Option<SeatsView>,
@@ -132,6 +134,7 @@ impl PlanView {
             currency: plan.price.currency.clone(),
             interval: plan.price.interval,
             prices: plan.offers().iter().map(PriceView::of).collect(),
+            allowance_period: plan.allowance_period,
             seats: plan.seats.as_ref().map(|seats| SeatsView {
                 metric: seats.metric.clone(),
                 included: seats.included,

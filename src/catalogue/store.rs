@@ -404,14 +404,16 @@ pub async fn prices_of_version(
           WHERE p.plan_tier = $1 AND p.version = $2 AND b.plan_tier = $1
             -- Rows of before may not know.
             AND (b.currency IS NULL OR lower(b.currency) = $3)
-            AND (b.recurring_interval IS NULL OR b.recurring_interval = $4)
+            AND (b.recurring_interval IS NULL
+                 OR b.recurring_interval = CASE WHEN b.metric IS NULL THEN $4 ELSE $5 END)
           -- One that it was sold with, before one that only costs the same.
           ORDER BY b.metric, b.seats, b.version IS NULL, b.first_seen_at DESC,
                    b.stripe_price_id",
         plan.tier,
         version,
         plan.price.currency,
-        plan.price.interval.as_str()
+        plan.price.interval.as_str(),
+        plan.usage_interval().as_str()
     )
     .fetch_all(conn)
     .await

@@ -2,8 +2,9 @@
 //! has a name, under which invoices show its usage; for each paid plan a product, and for
 //! each of its prices a licensed one for its fee, another one for its seats, if they have
 //! a price of their own, and a metered price for each metric whose overage is billed, in
-//! the same currency and interval. Existing objects are found by event name, metadata
-//! and lookup key, and stay. Prices never change: one that differs is replaced,
+//! the same currency, and in the interval in which usage counts: the month and the year
+//! share one that is by the month. Existing objects are found by event name, metadata and
+//! lookup key, and stay. Prices never change: one that differs is replaced,
 //! and its lookup key moves to the new one. Subscriptions keep the former one, and
 //! [`super::synced::record`] remembers what it was for.
 //!
@@ -11,6 +12,8 @@
 //! it costs the overage rate. All usage is therefore reported.
 
 mod usage_products;
+
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
@@ -71,7 +74,7 @@ pub fn meter_event_name(metric: &str) -> String {
 /// The lookup key of the price for the overage of a metric, where a plan is bought at
 /// its price.
 pub fn metered_lookup_key(plan: &Plan, metric: &str) -> Option<String> {
-    let base = plan.price.lookup_key.as_ref()?;
+    let base = plan.usage_key()?;
     let quota = plan.quotas.get(metric)?;
     quota.is_billed().then(|| format!("{base}_{metric}"))
 }
@@ -140,7 +143,8 @@ fn is_billed(catalogue: &Catalogue, metric: &str) -> bool {
 
 fn lookup_keys(catalogue: &Catalogue) -> Vec<String> {
     let offers = catalogue.file_plans().iter().flat_map(Plan::offers);
-    offers.flat_map(|offer| offer.lookup_keys()).collect()
+    let keys: BTreeSet<String> = offers.flat_map(|offer| offer.lookup_keys()).collect();
+    keys.into_iter().collect()
 }
 
 impl Plan {
@@ -296,6 +300,11 @@ impl Run<'_> {
         let Some(lookup_key) = metered_lookup_key(plan, metric) else {
             return Ok(());
         };
+        let mut done = self.synced.steps.iter();
+        if done.any(|step| step.kind == "price" && step.name == lookup_key) {
+            // The month and the year share it.
+            return Ok(());
+        }
         let quota = &plan.quotas[metric];
         let included = quota.quota.unwrap_or_default();
         let fractional = || SyncError::FractionalQuota {
@@ -341,6 +350,10 @@ impl Run<'_> {
         let Sought {
             plan, lookup_key, ..
         } = sought;
+        let interval = match sought.metric {
+            Some(_) => plan.usage_interval(),
+            None => plan.price.interval,
+        };
         let known = self
             .prices
             .iter()
@@ -355,7 +368,7 @@ impl Run<'_> {
         } else {
             let params = params
                 .set("currency", &plan.price.currency)
-                .set("recurring[interval]", plan.price.interval.as_str())
+                .set("recurring[interval]", interval.as_str())
                 .set("lookup_key", lookup_key)
                 .set("transfer_lookup_key", true)
                 .set("metadata[plan_tier]", &plan.tier)

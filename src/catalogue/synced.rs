@@ -7,7 +7,7 @@ use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
 use super::sync::Synced;
-use super::{Catalogue, Plan, store, versions};
+use super::{Catalogue, Interval, Plan, store, versions};
 use crate::audit;
 use crate::db::WorkerTx;
 use crate::stripe::client::{Price, Tier};
@@ -137,13 +137,14 @@ fn decimal(tier: &Tier) -> Option<Decimal> {
 
 /// Whether a price in Stripe is the fee of a plan that is bought at its price.
 pub fn is_fee_of(price: &Price, plan: &Plan) -> bool {
-    is_licensed(price, plan.price.amount) && has_rhythm_of(price, plan)
+    is_licensed(price, plan.price.amount) && has_rhythm(price, plan, plan.price.interval)
 }
 
 /// Whether a price in Stripe is that of a plan's licensed seats.
 pub fn is_seat_of(price: &Price, plan: &Plan) -> bool {
     let seat = plan.seat_price();
-    seat.is_some_and(|seat| is_licensed(price, seat.amount)) && has_rhythm_of(price, plan)
+    seat.is_some_and(|seat| is_licensed(price, seat.amount))
+        && has_rhythm(price, plan, plan.price.interval)
 }
 
 fn is_licensed(price: &Price, amount: i64) -> bool {
@@ -161,11 +162,11 @@ pub fn is_usage_of(price: &Price, plan: &Plan, metric: &str) -> bool {
         quota.quota.unwrap_or_default(),
         quota.overage_rate.unwrap_or_default(),
     );
-    usage_of(price) == Some(terms) && has_rhythm_of(price, plan)
+    usage_of(price) == Some(terms) && has_rhythm(price, plan, plan.usage_interval())
 }
 
-fn has_rhythm_of(price: &Price, plan: &Plan) -> bool {
-    let interval = plan.price.interval.as_str();
+fn has_rhythm(price: &Price, plan: &Plan, interval: Interval) -> bool {
+    let interval = interval.as_str();
     let recurring = price.recurring.as_ref();
     price.currency.eq_ignore_ascii_case(&plan.price.currency)
         && recurring.is_some_and(|one| one.interval == interval && one.interval_count == 1)

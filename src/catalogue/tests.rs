@@ -103,6 +103,16 @@ fn a_mistake_is_named_with_its_line() {
             "unknown variant",
         ),
         (
+            "name = \"Standard\"",
+            "name = \"Standard\"\nallowance_period = \"week\"",
+            "line 86: the allowance_period of \"standard\" is \"week\"; expected \"month\" or \"billing\"",
+        ),
+        (
+            "name = \"Standard\"",
+            "name = \"Standard\"\nallowance_period = 30",
+            "the allowance_period of \"standard\" is 30; expected \"month\" or \"billing\"",
+        ),
+        (
             "trial_days_max = 30",
             "trial_days_max = 731",
             "above Stripe's 730",

@@ -198,6 +198,7 @@ fn as_sold(plan: &Plan, terms: Plan) -> Plan {
     Plan {
         price: named(terms.price),
         other_prices: terms.other_prices.into_iter().map(named).collect(),
+        allowance_period: terms.allowance_period,
         seats: terms.seats,
         quotas: terms.quotas,
         features: terms.features,

@@ -73,6 +73,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260119010000", "audit_personal_data"),
     ("20260119020000", "organizations_by_api"),
     ("20260119030000", "request_calls"),
+    ("20260119040000", "allowance_periods"),
 ];
 
 /// A migration and its state in the database.

@@ -28,8 +28,8 @@ pub fn renewed(
     let renewed = changes.iter().filter_map(|change| {
         let new = &change.merged.snapshot;
         let key = (change.merged.organization_id, new.id.clone());
-        let (known, _) = stored.get(&key)?.period;
-        let (start, _) = catalogue.period_of(new);
+        let (known, _) = stored.get(&key)?.counting_period;
+        let (start, _) = catalogue.counting_period_of(new);
         let start = start.filter(|start| known.is_some_and(|known| known < *start))?;
         Some(Renewed {
             organization_id: key.0,
@@ -52,6 +52,7 @@ pub fn moved(
         let key = (change.merged.organization_id, new.id.clone());
         stored.get(&key).is_none_or(|old| {
             old.period != catalogue.period_of(new)
+                || old.counting_period != catalogue.counting_period_of(new)
                 || grants_plan(&old.status) != grants_plan(&change.status)
         })
     };
@@ -144,7 +145,7 @@ fn begun(
     after: &Subscription,
 ) -> Option<ClosedPeriod> {
     let before = before(data)?;
-    let (end, _) = catalogue.period_of(after);
+    let (end, _) = catalogue.counting_period_of(after);
     // Usage of a suspended subscription is free.
     let counted = grants_plan(&before.status);
     let told = counted.then(|| over(catalogue, owner, &before, end?.as_second()))??;
@@ -173,7 +174,7 @@ fn over(
     subscription: &Subscription,
     end: i64,
 ) -> Option<ClosedPeriod> {
-    let (start, planned) = catalogue.period_of(subscription);
+    let (start, planned) = catalogue.counting_period_at(subscription, end - 1);
     let start = start?.as_second();
     let items = subscription.items.iter();
     let prices = items.filter_map(|item| {

@@ -96,8 +96,8 @@ fn of_subscription(
 ) -> Vec<PriceSwap> {
     let new = &change.merged.snapshot;
     let (Some(was), Some(is)) = (
-        both(old.period),
-        both((new.current_period_start, new.current_period_end)),
+        both(old.counting_period),
+        both(catalogue.counting_period_of(new)),
     ) else {
         return Vec::new();
     };
@@ -135,7 +135,11 @@ fn of_subscription(
         let charging = items.iter().min_by_key(|item| item.price_id);
         let at = charging.and_then(|item| item.added).unwrap_or(told_at);
         // A renewal may be heard of together with a change before or after it.
-        let (period_start, period_end) = if is.0 < at { is } else { was };
+        let then = || both(catalogue.counting_period_at(new, at.as_second()));
+        let (period_start, period_end) = match is.0 < at {
+            true => then().unwrap_or(is),
+            false => was,
+        };
         Some(PriceSwap {
             organization_id: change.merged.organization_id,
             subscription_id: new.id.clone(),

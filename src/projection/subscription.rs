@@ -21,6 +21,7 @@ use super::{
     invoice, items, periods, plan_assignment, price_swaps, schedule, store, stripe_response,
 };
 use crate::audit::NewEntry;
+use crate::catalogue::allowance::Bounds;
 use crate::catalogue::{Bought, Catalogue};
 use crate::metering::charges;
 use crate::metering::ledger::{self, ClosedPeriod};
@@ -68,7 +69,9 @@ pub struct StoredSubscription {
     pub plan_version: Option<i32>,
     pub bought: Bought,
     /// The current billing period's start and end.
-    pub period: (Option<Timestamp>, Option<Timestamp>),
+    pub period: Bounds,
+    /// The period in which its usage counts.
+    pub counting_period: Bounds,
     /// Its summary for audit entries.
     pub summary: Value,
     pub pending_update: bool,

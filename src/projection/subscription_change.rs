@@ -19,8 +19,11 @@ pub fn change_of(
     mut merged: MergedObject<Subscription>,
 ) -> Change {
     let (start, end) = catalogue.period_of(&merged.snapshot);
+    let (usage_start, usage_end) = catalogue.usage_period_of(&merged.snapshot);
     merged.snapshot.current_period_start = start;
     merged.snapshot.current_period_end = end;
+    merged.snapshot.usage_period_start = usage_start;
+    merged.snapshot.usage_period_end = usage_end;
     let key = (merged.organization_id, merged.snapshot.id.clone());
     let status = status_of(&merged.snapshot, &merged.version, payments.get(&key)).to_owned();
     let plan = catalogue.plan_of(&merged.snapshot);

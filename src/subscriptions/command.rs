@@ -382,7 +382,7 @@ fn held_terms(
     terms.paid_in(subscription.currency.as_deref(), interval)
 }
 
-fn change_pending(pending: &PendingChange) -> ChangeRejection {
+pub fn change_pending(pending: &PendingChange) -> ChangeRejection {
     if pending.migrates {
         return ChangeRejection::MigrationPending(pending.effective_at);
     }

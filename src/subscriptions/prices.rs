@@ -1,6 +1,6 @@
 //! The Stripe prices of the catalogue's plans, cached.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::catalogue::{
     self, Catalogue, Plan, RecordedPrice, is_fee_of, is_seat_of, is_usage_of, metered_lookup_key,
 };
 use crate::db::WorkerTx;
-use crate::stripe::client::{Client, Price};
+use crate::stripe::client::{BILLING_MODE, Client, FLEXIBLE, Price};
 
 /// How long prices are cached.
 const CACHE_LIFETIME: Duration = Duration::from_secs(60);
@@ -29,6 +29,14 @@ pub struct Prices {
 }
 
 impl PlanPrices {
+    /// The billing mode in which a plan is bought with these prices.
+    pub(super) fn billing_mode(&self, plan: &Plan) -> &'static str {
+        match plan.mixes_intervals() && !self.metered.is_empty() {
+            true => FLEXIBLE,
+            false => BILLING_MODE,
+        }
+    }
+
     /// Takes the recorded prices, each for what it is.
     fn replace(&mut self, recorded: &[RecordedPrice]) {
         for price in recorded {
@@ -248,7 +256,8 @@ impl Prices {
             return Ok(prices);
         }
         let offers: Vec<Plan> = catalogue.plans().iter().flat_map(Plan::offers).collect();
-        let keys: Vec<String> = offers.iter().flat_map(Plan::lookup_keys).collect();
+        let keys: BTreeSet<String> = offers.iter().flat_map(Plan::lookup_keys).collect();
+        let keys = Vec::from_iter(keys);
         let found = client.prices(&keys).await.map_err(Failure::Stripe)?;
         let by_key: ByKey = Arc::new(
             found

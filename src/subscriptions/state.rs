@@ -163,6 +163,20 @@ impl SubscriptionRow {
         self.cancel_at_period_end || self.cancel_at.is_some()
     }
 
+    /// Whether it is set to end with the period that is paid.
+    pub fn ends_with_period(&self) -> bool {
+        let with_period = self.cancel_at.is_some() && self.cancel_at == self.period_end;
+        self.cancel_at_period_end || with_period
+    }
+
+    /// Whether its usage is charged in other intervals than its fee.
+    pub fn mixes_intervals(&self) -> bool {
+        let interval = |item: &Item| (item.interval.clone(), item.interval_count);
+        let mut intervals = self.items.iter().map(interval);
+        let first = intervals.next();
+        first.is_some_and(|first| intervals.any(|other| other != first))
+    }
+
     /// When it ends, if it is set to end.
     pub fn ends_at(&self) -> Option<Timestamp> {
         let ends_at = self.cancel_at.or(self.period_end);
@@ -172,6 +186,36 @@ impl SubscriptionRow {
     /// The current billing period, if known.
     pub fn period(&self) -> Option<Period> {
         Period::new(self.period_start?, self.period_end?).ok()
+    }
+
+    /// When the period began in which usage counts that Stripe charges.
+    pub fn counts_since(&self, now: Timestamp) -> Option<Timestamp> {
+        let month = self.month(now).filter(|_| self.mixes_intervals());
+        let start = month.and_then(|month| Timestamp::from_second(month.start_secs()).ok());
+        start.max(self.period_start)
+    }
+
+    /// When it is next invoiced after `at`: with the period that is paid, or with the month
+    /// where usage is charged by the month.
+    pub fn invoiced_at(&self, at: Timestamp) -> Option<Timestamp> {
+        let month = self
+            .month_end(at)
+            .filter(|_| self.mixes_intervals() && !self.on_trial());
+        month.or(self.period_end)
+    }
+
+    /// When the month ends that contains `at`, or the billing period with it.
+    pub fn month_end(&self, at: Timestamp) -> Option<Timestamp> {
+        let end = Timestamp::from_second(self.month(at)?.end_secs()).ok()?;
+        Some(self.period_end.map_or(end, |paid| paid.min(end)))
+    }
+
+    /// The month that contains `at`, counted from the billing cycle anchor.
+    fn month(&self, at: Timestamp) -> Option<Period> {
+        let anchor = self.anchor?.as_second();
+        Cadence::MONTHLY
+            .period_containing(anchor, at.as_second())
+            .ok()
     }
 
     /// Changes whenever the price of a plan change could.

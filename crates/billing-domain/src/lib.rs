@@ -6,6 +6,7 @@
 
 #![deny(clippy::unwrap_used)]
 
+pub mod allowance;
 pub mod event_order;
 pub mod grace_period;
 pub mod money;

@@ -16,7 +16,7 @@ use super::database::on_database;
 use super::output::{Format, table};
 use crate::app::{Database, StartError, api};
 use crate::catalogue::features::FeatureValue;
-use crate::catalogue::{self, Action, Catalogue, Interval, Plan, Step, SyncError};
+use crate::catalogue::{self, Action, AllowancePeriod, Catalogue, Interval, Plan, Step, SyncError};
 use crate::config::{DatabaseConfig, GlobalArgs, StripeArgs};
 use crate::db;
 use crate::stripe::client::{Client, Patience};
@@ -69,6 +69,8 @@ struct Shown<'a> {
     lookup_key: Option<&'a str>,
     /// All of them; those above are the one that is meant unless another is asked for.
     prices: Vec<ShownPrice>,
+    /// The period of its quotas: a month, or the one that is paid.
+    allowance_period: AllowancePeriod,
     trial_days_max: u16,
     quotas: BTreeMap<&'a str, ShownQuota>,
     features: BTreeMap<String, FeatureValue>,
@@ -227,6 +229,7 @@ fn shown<'a>(plan: &'a Plan, catalogue: &Catalogue) -> Shown<'a> {
         interval: plan.price.interval.as_str(),
         lookup_key: plan.price.lookup_key.as_deref(),
         prices: plan.offers().iter().map(ShownPrice::of).collect(),
+        allowance_period: plan.allowance_period,
         trial_days_max: plan.trial_days_max,
         quotas: plan
             .quotas
@@ -234,6 +237,18 @@ fn shown<'a>(plan: &'a Plan, catalogue: &Catalogue) -> Shown<'a> {
             .map(|(metric, entry)| (metric.as_str(), quota(metric, entry)))
             .collect(),
         features: catalogue.features_of(plan),
+    }
+}
+
+impl Shown<'_> {
+    /// What a quota is of, where the plan is paid by the year.
+    fn allowance(&self) -> &'static str {
+        let by_year = |price: &ShownPrice| price.interval == Interval::Year;
+        match self.allowance_period {
+            _ if !self.prices.iter().any(by_year) => "",
+            AllowancePeriod::Month => " a month",
+            AllowancePeriod::Billing => " a period",
+        }
     }
 }
 
@@ -254,7 +269,10 @@ fn describe(plans: &[Shown<'_>]) -> String {
             ]);
         }
         for (metric, quota) in &plan.quotas {
-            let limit = quota.quota.as_deref().unwrap_or("unlimited");
+            let limit = match &quota.quota {
+                Some(limit) => format!("{limit}{}", plan.allowance()),
+                None => "unlimited".to_owned(),
+            };
             let rates = quota.overage_rates.iter();
             let rates = rates.map(|(currency, rate)| format!("{rate} {currency}"));
             let rates = Vec::from_iter(rates).join(", ");
@@ -266,12 +284,7 @@ fn describe(plans: &[Shown<'_>]) -> String {
                 (None, Some(most)) => format!("{} up to {most}", quota.over_limit),
                 (None, None) => quota.over_limit.to_owned(),
             };
-            rows.push(vec![
-                String::new(),
-                (*metric).to_owned(),
-                limit.to_owned(),
-                over,
-            ]);
+            rows.push(vec![String::new(), (*metric).to_owned(), limit, over]);
         }
         for (feature, value) in &plan.features {
             let (feature, value) = (feature.clone(), value.to_string());

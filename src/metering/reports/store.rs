@@ -214,7 +214,7 @@ pub async fn open(
              LEFT JOIN LATERAL (
                SELECT s.stripe_customer_id, s.stripe_subscription_id, billed.included,
                       billed.overage_rate, billed.stripe_price_id, s.ended_at,
-                      s.current_period_start AS begun_at,
+                      coalesce(s.usage_period_start, s.current_period_start) AS begun_at,
                       CASE WHEN s.ended_at IN (s.cancel_at, s.current_period_end) THEN NULL
                            ELSE s.ended_at END AS cut_at,
                       coalesce(s.trial_end > t.period_start, false) AS on_trial

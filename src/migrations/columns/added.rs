@@ -471,4 +471,11 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
         "20260119030000_request_calls",
         &[("billing_stripe_requests", "called_at")],
     ),
+    (
+        "20260119040000_allowance_periods",
+        &[(
+            "billing_subscriptions",
+            "usage_period_start usage_period_end",
+        )],
+    ),
 ];

@@ -25,7 +25,7 @@ pub async fn load(
     let rows = sqlx::query!(
         r#"SELECT organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
                   plan_tier, plan_version, plan_interval, plan_seats, currency,
-                  current_period_start, current_period_end,
+                  current_period_start, current_period_end, usage_period_start, usage_period_end,
                   billing_cycle_anchor, billing_mode, collection_method, trial_start, trial_end,
                   cancel_at, cancel_at_period_end, canceled_at, ended_at, latest_invoice_id,
                   default_payment_method_id, discounted, discount_ids, taxed, pending_update,
@@ -86,6 +86,14 @@ pub async fn load(
             period: (
                 row.current_period_start.map(|at| at.to_jiff()),
                 row.current_period_end.map(|at| at.to_jiff()),
+            ),
+            counting_period: (
+                row.usage_period_start
+                    .or(row.current_period_start)
+                    .map(|at| at.to_jiff()),
+                row.usage_period_end
+                    .or(row.current_period_end)
+                    .map(|at| at.to_jiff()),
             ),
             summary,
             pending_update: row.pending_update.is_some(),
@@ -168,6 +176,20 @@ struct ItemRow<'a> {
     seats: bool,
 }
 
+impl<'a> SubscriptionRow<'a> {
+    fn of(change: &'a Change) -> Self {
+        Self {
+            row: change.merged.row(),
+            status: &change.status,
+            plan_tier: change.plan_tier.as_deref(),
+            plan_version: change.plan_version,
+            plan_interval: change.bought.interval,
+            plan_seats: change.bought.seats,
+            known_tier: change.known_tier.as_ref(),
+        }
+    }
+}
+
 pub async fn save(
     conn: &mut PgConnection,
     catalogue: &Catalogue,
@@ -176,18 +198,7 @@ pub async fn save(
     if changes.is_empty() {
         return Ok(());
     }
-    let rows: Vec<SubscriptionRow<'_>> = changes
-        .iter()
-        .map(|change| SubscriptionRow {
-            row: change.merged.row(),
-            status: &change.status,
-            plan_tier: change.plan_tier.as_deref(),
-            plan_version: change.plan_version,
-            plan_interval: change.bought.interval,
-            plan_seats: change.bought.seats,
-            known_tier: change.known_tier.as_ref(),
-        })
-        .collect();
+    let rows: Vec<SubscriptionRow<'_>> = changes.iter().map(SubscriptionRow::of).collect();
     sqlx::query!(
         "INSERT INTO billing_subscriptions (
            organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
@@ -198,7 +209,8 @@ pub async fn save(
            has_more_items, metadata, livemode, stripe_created_at, last_event_at,
            last_event_rank, last_event_id, tied_event_ids, known_tier, plan_version,
            plan_interval, plan_seats, stripe_schedule_id, cancellation_comment,
-           cancellation_feedback, cancellation_reason, discount_ids)
+           cancellation_feedback, cancellation_reason, discount_ids, usage_period_start,
+           usage_period_end)
          SELECT
            organization_id, stripe_subscription_id, stripe_customer_id, status, stripe_status,
            plan_tier, currency, current_period_start, current_period_end, billing_cycle_anchor,
@@ -208,7 +220,8 @@ pub async fn save(
            has_more_items, metadata, livemode, stripe_created_at, last_event_at,
            last_event_rank, last_event_id, tied_event_ids, known_tier, plan_version,
            plan_interval, plan_seats, stripe_schedule_id, cancellation_comment,
-           cancellation_feedback, cancellation_reason, discount_ids
+           cancellation_feedback, cancellation_reason, discount_ids, usage_period_start,
+           usage_period_end
            FROM json_populate_recordset(NULL::billing_subscriptions, $1::text::json)
          ON CONFLICT (organization_id, stripe_subscription_id) DO UPDATE SET
            stripe_customer_id = excluded.stripe_customer_id, status = excluded.status,
@@ -232,7 +245,9 @@ pub async fn save(
            cancellation_comment = excluded.cancellation_comment,
            cancellation_feedback = excluded.cancellation_feedback,
            cancellation_reason = excluded.cancellation_reason,
-           discount_ids = excluded.discount_ids, updated_at = excluded.updated_at",
+           discount_ids = excluded.discount_ids,
+           usage_period_start = excluded.usage_period_start,
+           usage_period_end = excluded.usage_period_end, updated_at = excluded.updated_at",
         document(&rows)?
     )
     .execute(&mut *conn)

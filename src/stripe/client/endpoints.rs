@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::discounts::with_discounts;
 use super::error::{ErrorKind, StripeError};
-use super::{Call, Client, Params, Response};
+use super::{Call, Client, FLEXIBLE, Params, Response};
 
 /// Stripe's largest page.
 const PAGE: u32 = 100;
@@ -355,6 +355,14 @@ impl Client {
         let name = "subscriptions.update";
         let path = format!("/v1/subscriptions/{}", id_of(name, id)?);
         self.post(call(name, &path, params), key).await
+    }
+
+    /// Puts a subscription into flexible billing.
+    pub async fn migrate_subscription(&self, id: &str, key: &str) -> Result<Response, StripeError> {
+        let name = "subscriptions.migrate";
+        let path = format!("/v1/subscriptions/{}/migrate", id_of(name, id)?);
+        let params = Params::new().set("billing_mode[type]", FLEXIBLE);
+        self.post(call(name, &path, &params), key).await
     }
 
     /// Cancels a subscription at once.

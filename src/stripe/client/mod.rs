@@ -37,6 +37,8 @@ pub const API_VERSION: &str = "2026-08-26.dahlia";
 /// The billing mode of new subscriptions, the one that the local engine
 /// implements. It is set on each, whatever the version's default.
 pub const BILLING_MODE: &str = "classic";
+/// The mode that lets prices of different intervals into one subscription.
+pub const FLEXIBLE: &str = "flexible";
 /// A client; clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Client {

@@ -19,6 +19,10 @@ pub struct Subscription {
     pub currency: Option<String>,
     pub current_period_start: Option<Timestamp>,
     pub current_period_end: Option<Timestamp>,
+    /// The month in which usage counts, if it is not the billing period. Only the catalogue
+    /// knows.
+    pub usage_period_start: Option<Timestamp>,
+    pub usage_period_end: Option<Timestamp>,
     pub billing_cycle_anchor: Option<Timestamp>,
     pub billing_mode: Option<String>,
     pub collection_method: Option<String>,
@@ -125,6 +129,8 @@ impl Subscription {
                 Some(item) => item.current_period_end,
                 None => o.time("current_period_end")?,
             },
+            usage_period_start: None,
+            usage_period_end: None,
             billing_cycle_anchor: o.time("billing_cycle_anchor")?,
             billing_mode: billing_mode(&o)?,
             collection_method: collection_method(&o)?,

@@ -6,9 +6,9 @@ use super::schedule;
 use crate::catalogue::Plan;
 use crate::catalogue::versions::version_name;
 use crate::metering::charges::UsageCharge;
-use crate::stripe::client::{BILLING_MODE, Client, Params, with_discounts};
+use crate::stripe::client::{Client, Params, with_discounts};
 use crate::subscriptions::Subscriptions;
-use crate::subscriptions::command::{ChangeRejection, StripeAction};
+use crate::subscriptions::command::{ChangeRejection, StripeAction, change_pending};
 use crate::subscriptions::extras::Extras;
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::preview::Asked;
@@ -25,6 +25,24 @@ pub struct CallTerms {
     pub params: Params,
     /// What a change of prices charges for usage.
     pub usage: Option<Vec<UsageCharge>>,
+    /// Whether the subscription must be in flexible billing first.
+    pub flexible: bool,
+}
+
+/// A change of items as Stripe is asked for it.
+struct SwitchCall {
+    params: Params,
+    usage: Vec<UsageCharge>,
+    flexible: bool,
+}
+
+/// Whether the subscription must be in flexible billing before the change. One that has a
+/// pending change stays as it is: its schedule was made for the billing that it has.
+fn check_flexible(switch: &Switch<'_>) -> Result<bool, ChangeRejection> {
+    match &switch.subscription.pending {
+        Some(pending) if switch.needs_flexible => Err(change_pending(pending)),
+        _ => Ok(switch.needs_flexible),
+    }
 }
 
 /// Adds the promotion code that a change redeems, and has Stripe show the discounts.
@@ -46,7 +64,7 @@ impl Subscriptions {
         quote: Option<&Quote>,
     ) -> Result<CallTerms, Failure> {
         let (action, extras) = (asked.action, asked.extras);
-        let mut usage = None;
+        let (mut usage, mut flexible) = (None, false);
         let (target_id, params) = match action {
             StripeAction::Create {
                 plan,
@@ -60,20 +78,21 @@ impl Subscriptions {
                     .set("customer", customer_id)
                     .set("metadata[organization_id]", asked.organization_id)
                     .set_if(VERSION, self.version_of(plan, None))
-                    .set("billing_mode[type]", BILLING_MODE)
+                    .set("billing_mode[type]", prices.billing_mode(plan))
                     .set("payment_behavior", "error_if_incomplete")
                     .set_if("trial_period_days", trial);
                 let params = extras.tax(params);
                 (None, items_of(&prices, *quantities, params, "items"))
             }
             StripeAction::Switch { subscription, .. } => {
-                let (params, charged) = self.switch(client, asked, subscription, quote).await?;
-                usage = Some(charged);
-                (Some(subscription.id.clone()), params)
+                let call = self.switch(client, asked, subscription, quote).await?;
+                (usage, flexible) = (Some(call.usage), call.flexible);
+                (Some(subscription.id.clone()), call.params)
             }
             StripeAction::SwitchLater { subscription, .. } => {
-                let params = self.next_phase(client, action, subscription).await?;
-                (Some(subscription.id.clone()), params)
+                let next = self.next_phase(client, action, subscription).await?;
+                flexible = next.1;
+                (Some(subscription.id.clone()), next.0)
             }
             action => without_items(action),
         };
@@ -81,6 +100,7 @@ impl Subscriptions {
             target_id,
             params: with_extras(action, extras, params),
             usage,
+            flexible,
         })
     }
 
@@ -90,14 +110,14 @@ impl Subscriptions {
         Some(version_name(&plan.tier, version))
     }
 
-    /// The parameters of a change of items, and what it charges for usage.
+    /// The call of a change of items.
     async fn switch(
         &self,
         client: &Client,
         asked: Asked<'_>,
         subscription: &SubscriptionRow,
         quote: Option<&Quote>,
-    ) -> Result<(Params, Vec<UsageCharge>), Failure> {
+    ) -> Result<SwitchCall, Failure> {
         let to = SwitchTo::of(asked.action).ok_or(Failure::Unexpected("no switch"))?;
         let prices = self.prices_after(client, subscription, to).await?;
         let at = match quote {
@@ -110,6 +130,7 @@ impl Subscriptions {
             Some(_) => Telling::Told,
             None => Telling::Tell,
         };
+        let flexible = check_flexible(&switch)?;
         let switch = self
             .with_usage(client, asked.organization_id, switch, quote, telling)
             .await?;
@@ -119,16 +140,21 @@ impl Subscriptions {
             .parameters("", switch.proration_behavior)
             .set_if(VERSION, named.flatten())
             .set("payment_behavior", "error_if_incomplete");
-        Ok((params, switch.usage()))
+        Ok(SwitchCall {
+            params,
+            usage: switch.usage(),
+            flexible,
+        })
     }
 
-    /// The parameters of a change at the period's end.
+    /// The parameters of a change at the period's end, and whether the subscription must be
+    /// in flexible billing first.
     async fn next_phase(
         &self,
         client: &Client,
         action: &StripeAction<'_>,
         subscription: &SubscriptionRow,
-    ) -> Result<Params, Failure> {
+    ) -> Result<(Params, bool), Failure> {
         let to = SwitchTo::of(action).ok_or(Failure::Unexpected("no switch"))?;
         let prices = self.prices_after(client, subscription, to).await?;
         let at = subscription.period_end.ok_or(ChangeRejection::NoPeriod)?;
@@ -139,6 +165,8 @@ impl Subscriptions {
             true => to.version.map(|one| version_name(&to.plan.tier, one)),
             false => self.version_of(to.plan, to.version),
         };
-        Ok(schedule::next_phase(&switch).set_if(VERSION, named))
+        let flexible = check_flexible(&switch)?;
+        let params = schedule::next_phase(&switch).set_if(VERSION, named);
+        Ok((params, flexible))
     }
 }

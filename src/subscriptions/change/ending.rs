@@ -14,8 +14,10 @@ pub fn without_items(action: &StripeAction<'_>) -> (Option<String>, Params) {
             subscription,
             details,
         } => {
-            let ends = (!subscription.ends()).then_some(true);
-            let params = Params::new().set_if("cancel_at_period_end", ends);
+            let params = match subscription.ends() {
+                true => Params::new(),
+                false => with_period(subscription, ""),
+            };
             (subscription, say(params, details))
         }
         StripeAction::EndNow {
@@ -54,6 +56,21 @@ pub fn without_items(action: &StripeAction<'_>) -> (Option<String>, Params) {
         StripeAction::Create { .. } => return (None, Params::new()),
     };
     (Some(subscription.id.clone()), params)
+}
+
+/// The parameters that end a subscription with the period that is paid, nested under
+/// `prefix`. Where usage is billed in shorter periods, Stripe would end it with the first of
+/// those.
+pub fn with_period(subscription: &SubscriptionRow, prefix: &str) -> Params {
+    let name = |name: &str| match prefix {
+        "" => name.to_owned(),
+        prefix => format!("{prefix}[{name}]"),
+    };
+    let end = subscription.period_end;
+    match end.filter(|_| subscription.mixes_intervals()) {
+        Some(end) => Params::new().set(name("cancel_at"), end.as_second()),
+        None => Params::new().set(name("cancel_at_period_end"), true),
+    }
 }
 
 /// Adds why the customer cancels.

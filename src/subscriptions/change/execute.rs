@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::flexible::make_flexible;
 use super::follow::follow_after;
 use super::record::{
     ChangeKind, ChangeRecord, Release, audited_command, is_marked, is_no_longer_in_flight,
@@ -179,7 +180,7 @@ impl Subscriptions {
             return Ok(());
         };
         let now = self.time_of(client, subscription).await?;
-        let since = subscription.period_start.unwrap_or(Timestamp::MIN);
+        let since = subscription.counts_since(now).unwrap_or(Timestamp::MIN);
         reports::report_now(
             &self.pool,
             client,
@@ -373,6 +374,7 @@ async fn call_stripe(
     let key = request.key();
     let target = request.target_id.as_deref().unwrap_or_default();
     schedule::release_first(client, request, change).await?;
+    make_flexible(client, request, change).await?;
     match change.kind {
         ChangeKind::Create => client.create_subscription(&request.params, &key).await,
         ChangeKind::Switch | ChangeKind::Redeem | ChangeKind::EndWithPeriod | ChangeKind::Keep => {

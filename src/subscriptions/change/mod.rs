@@ -9,8 +9,9 @@
 //! No transaction stays open across a call to Stripe.
 
 mod call;
-mod ending;
+pub(super) mod ending;
 pub(super) mod execute;
+mod flexible;
 mod follow;
 pub(super) mod locks;
 pub(super) mod record;

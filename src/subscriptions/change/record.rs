@@ -16,6 +16,7 @@ use crate::subscriptions::command::{Command, StripeAction};
 use crate::subscriptions::missing::ENDED_HERE;
 use crate::subscriptions::preview::token::Quote;
 use crate::subscriptions::selection::Selection;
+use crate::subscriptions::state::SubscriptionRow;
 
 /// The longest time that a request can be in flight, all retries included.
 pub const MAX_IN_FLIGHT: SignedDuration = SignedDuration::from_secs(150);
@@ -126,6 +127,9 @@ pub struct ChangeRecord {
     /// What becomes of a pending change whose seats follow the change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follows: Option<Follow>,
+    /// Whether the subscription is put into flexible billing first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flexible: bool,
 }
 
 /// When a subscription's schedule is released.
@@ -170,6 +174,15 @@ impl Release {
             }
             _ => None,
         }
+    }
+
+    /// The schedule of a subscription for which nothing is pending, before the subscription
+    /// is put into flexible billing: its last phase may go on for a while.
+    pub fn spent(subscription: &SubscriptionRow) -> Option<Self> {
+        let schedule = subscription.schedule_id.clone();
+        schedule
+            .filter(|_| subscription.pending.is_none())
+            .map(Self::First)
     }
 
     pub fn id(&self) -> &str {

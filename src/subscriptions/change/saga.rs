@@ -218,6 +218,7 @@ impl Subscriptions {
             releases: Release::of(&action),
             usage: None,
             follows: self.follow(client, &action).await?,
+            flexible: false,
         };
         let customer_id = self
             .customer_for(client, organization_id, &state, &action, &change.actor)
@@ -231,7 +232,11 @@ impl Subscriptions {
                 .await?;
         }
         let call = self.parameters(client, asked, quote).await?;
-        change.usage = call.usage;
+        (change.usage, change.flexible) = (call.usage, call.flexible);
+        if change.flexible && change.releases.is_none() {
+            let subscription = state.subscription.as_ref();
+            change.releases = subscription.and_then(Release::spent);
+        }
         let new = NewRequest {
             subject: Subject::Subscription,
             operation: kind.operation(),

@@ -410,6 +410,7 @@ mod tests {
             usage: None,
             releases: None,
             follows: None,
+            flexible: false,
         };
         let params = phases(&schedule, &next, &change);
         let expected = json!({

@@ -22,16 +22,20 @@ pub async fn of_switch(
     let subscription = change.subscription;
     let reduced = check_plain(change, extras).is_err();
     let scheduled = subscription.schedule_id.is_some();
-    let next_totals = if scheduled || (change.changes_interval && !reduced) {
+    let is_mixed = subscription.mixes_intervals();
+    let other_intervals = change.changes_interval || change.mixes || is_mixed;
+    // Where usage is charged by the month, invoices of it come before the renewal, and may
+    // use discounts up.
+    let renewal = match scheduled || is_mixed || (other_intervals && !reduced) {
+        true => upcoming(client, subscription).await?,
+        false => None,
+    };
+    let renewal = renewal.filter(|invoice| change.renews(invoice));
+    let is_far = is_mixed && renewal.is_none();
+    let next_totals = if scheduled || is_far || (other_intervals && !reduced) {
         // Stripe previews neither another interval from the next period on, nor what
         // follows without a schedule.
-        let params = Params::new().set("subscription", &subscription.id);
-        let upcoming = match client.preview_invoice(&params).await {
-            Ok(invoice) => Some(Invoice::read(&invoice.0)?),
-            Err(error) if is_none_upcoming(&error) => None,
-            Err(error) => return Err(Failure::Stripe(error)),
-        };
-        renewed(change, extras, upcoming.as_ref())?
+        renewed(change, extras, renewal.as_ref())?
     } else {
         let remaining = extras.remaining_at(change.at);
         let none = ProrationBehavior::None;
@@ -44,6 +48,18 @@ pub async fn of_switch(
         currency: currency.unwrap_or_else(|| change.currency.to_ascii_lowercase()),
         ..at_period_end(change.at, next_totals, Source::Stripe)
     })
+}
+
+async fn upcoming(
+    client: &Client,
+    subscription: &SubscriptionRow,
+) -> Result<Option<Invoice>, Failure> {
+    let params = Params::new().set("subscription", &subscription.id);
+    match client.preview_invoice(&params).await {
+        Ok(invoice) => Ok(Some(Invoice::read(&invoice.0)?)),
+        Err(error) if is_none_upcoming(&error) => Ok(None),
+        Err(error) => Err(Failure::Stripe(error)),
+    }
 }
 
 /// A price of which only the next invoice is known.

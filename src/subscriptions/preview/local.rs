@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use super::later::at_period_end;
 use super::switch::proration_behavior;
 use super::{Line, PreviewUnavailable, Pricing, Source, Totals, describe_price};
-use crate::catalogue::{Catalogue, Plan};
+use crate::catalogue::{Catalogue, Interval, Plan};
 use crate::subscriptions::prices::SwitchTo;
 use crate::subscriptions::selection::Quantities;
 use crate::subscriptions::state::{Item, SubscriptionRow};
@@ -22,13 +22,12 @@ pub fn of_creation(
     quantities: Quantities,
     now: Timestamp,
 ) -> Result<Pricing, PreviewUnavailable> {
-    let next = plan
-        .price
-        .interval
-        .cadence()
-        .boundary(now.as_second(), 1)
-        .map_err(|error| PreviewUnavailable::OutOfRange(error.to_string()))?;
-    let (now, next) = (second(now.as_second())?, second(next)?);
+    let boundary = |interval: Interval| {
+        let next = interval.cadence().boundary(now.as_second(), 1);
+        second(next.map_err(|error| PreviewUnavailable::OutOfRange(error.to_string()))?)
+    };
+    let next = boundary(plan.price.interval)?;
+    let now = second(now.as_second())?;
     let beside = quantities.beside.filter(|quantity| *quantity > 0);
     let seats = plan.seat_price().zip(beside);
     let mut lines = Vec::new();
@@ -46,17 +45,22 @@ pub fn of_creation(
     }
     let totals = Totals::shown(&lines)?;
     let amount = totals.total_amount;
+    let (next_totals, next_invoice_at) = match plan.mixes_intervals() {
+        // That of the first month's usage.
+        true => (Totals::default(), boundary(Interval::Month)?),
+        false => (totals, next),
+    };
     Ok(Pricing {
         currency: plan.price.currency.to_ascii_lowercase(),
         effective_at: now,
         prorated_amount: amount,
         due_now_amount: amount,
-        next_invoice_amount: amount,
-        next_invoice_at: next,
+        next_invoice_amount: next_totals.total_amount,
+        next_invoice_at,
         lines,
         usage: Vec::new(),
         totals,
-        next_totals: totals,
+        next_totals,
         holds_until: None,
         source: Source::Local,
     })
@@ -72,14 +76,7 @@ pub fn of_switch(
     let (at_secs, plan) = (now.as_second(), switch.plan);
     let cadence = (!switch.keeps_prices).then(|| plan.price.interval.cadence());
     let known = Known::of(subscription, catalogue, cadence, at_secs)?;
-    if switch.following.is_some() {
-        return Err(PreviewUnavailable::StripeOnly("has a schedule"));
-    }
-    if switch.quantities.beside.is_some_and(|seats| seats > 0) {
-        return Err(PreviewUnavailable::StripeOnly(
-            "gets seats that have a price of their own",
-        ));
-    }
+    check_known(subscription, switch)?;
     let quantity = switch.quantities.fee;
     let quantity = quantity.unwrap_or(known.before.charge.quantity);
     let after = match switch.keeps_prices {
@@ -138,6 +135,24 @@ pub fn of_switch(
         holds_until: Some(second(known.period.end_secs())?),
         source: Source::Local,
     })
+}
+
+/// Refuses what only Stripe can price.
+fn check_known(
+    subscription: &SubscriptionRow,
+    switch: SwitchTo<'_>,
+) -> Result<(), PreviewUnavailable> {
+    let is_mixed = !switch.keeps_prices && switch.plan.mixes_intervals();
+    let why = if switch.following.is_some() {
+        "has a schedule"
+    } else if subscription.mixes_intervals() || is_mixed {
+        "is charged for usage by the month beside a fee by the year"
+    } else if switch.quantities.beside.is_some_and(|seats| seats > 0) {
+        "gets seats that have a price of their own"
+    } else {
+        return Ok(());
+    };
+    Err(PreviewUnavailable::StripeOnly(why))
 }
 
 /// Another plan, or another quantity, once the period has ended: its fee, and nothing now.

@@ -191,7 +191,7 @@ pub enum PreviewUnavailable {
     #[error("the subscription {0}, and only Stripe can price a change of it")]
     StripeOnly(&'static str),
     #[error(
-        "the subscription {why} and a schedule or another interval, and Stripe does not say what its next invoice would be"
+        "the subscription {why} and a schedule, another interval or invoices of usage before its renewal, and Stripe does not say what its next invoice would be"
     )]
     NotPriced { why: &'static str, way_out: WayOut },
     #[error("the currency of subscription {0} is not known here")]

@@ -6,13 +6,15 @@ use jiff::Timestamp;
 use super::usage_lines::UsagePrices;
 use super::{Line, Pricing, Source, Totals, later};
 use crate::catalogue::{Catalogue, Plan};
-use crate::stripe::client::{BILLING_MODE, Client, ErrorKind, Params, StripeError};
+use crate::stripe::client::{Client, ErrorKind, FLEXIBLE, Params, StripeError};
 use crate::stripe::objects::{Invoice, InvoiceLine};
+use crate::subscriptions::change::ending::with_period;
 use crate::subscriptions::extras::{Extras, Remaining};
 use crate::subscriptions::failure::Failure;
 use crate::subscriptions::prices::PlanPrices;
 use crate::subscriptions::selection::Quantities;
 use crate::subscriptions::state::SubscriptionRow;
+use billing_domain::period::Cadence;
 
 /// The items of a new subscription: its fee, its seats and its metered prices.
 pub fn items_of(prices: &PlanPrices, quantities: Quantities, params: Params, name: &str) -> Params {
@@ -49,9 +51,10 @@ pub async fn of_creation(
     extras: &Extras,
 ) -> Result<Pricing, Failure> {
     let prices = new.prices;
+    let mode = prices.billing_mode(new.plan);
     let params = Params::new()
         .set_if("customer", new.customer_id)
-        .set("subscription_details[billing_mode][type]", BILLING_MODE);
+        .set("subscription_details[billing_mode][type]", mode);
     let details = "subscription_details[items]";
     let params = items_of(prices, new.quantities, extras.tax(params), details);
     let first = ask(client, &extras.redeem(params.clone())).await?;
@@ -60,11 +63,12 @@ pub async fn of_creation(
     let Some((starts, ends)) = period else {
         return Err(unexpected("the first invoice has no line of the plan"));
     };
-    let next_totals = match extras.remaining(&first, starts, ends) {
-        Remaining::All => Totals::of(fees(&first, prices))?,
+    let (next_totals, next_invoice_at) = match extras.remaining(&first, starts, ends) {
+        _ if mode == FLEXIBLE => (Totals::default(), month_after(starts)?),
+        Remaining::All => (Totals::of(fees(&first, prices))?, ends),
         remaining => {
             let next = ask(client, &remaining.apply(params)).await?;
-            Totals::of(fees(&next, prices))?
+            (Totals::of(fees(&next, prices))?, ends)
         }
     };
     let usage = UsagePrices::of(None, Some(prices), catalogue);
@@ -74,7 +78,7 @@ pub async fn of_creation(
         prorated_amount: first.total,
         due_now_amount: first.total,
         next_invoice_amount: next_totals.total_amount,
-        next_invoice_at: ends,
+        next_invoice_at,
         lines: usage.shown(&first.lines)?,
         usage: Vec::new(),
         totals: Totals::of_invoice(&first),
@@ -82,6 +86,16 @@ pub async fn of_creation(
         holds_until: None,
         source: Source::Stripe,
     })
+}
+
+/// When the next invoice comes in a period that begins at `starts`, where usage is charged
+/// by the month beside a fee by the year: it is that of the first month's usage, and charges
+/// nothing in advance.
+pub fn month_after(starts: Timestamp) -> Result<Timestamp, Failure> {
+    let month = Cadence::MONTHLY.boundary(starts.as_second(), 1).ok();
+    month
+        .and_then(|secs| Timestamp::from_second(secs).ok())
+        .ok_or_else(|| unexpected("a month is out of range"))
 }
 
 /// The lines of a whole period of the plan's fee and of its seats.
@@ -113,7 +127,7 @@ pub async fn of_redemption(
     let usage = UsagePrices::of(Some(subscription), None, catalogue);
     let renewal = in_advance(&next, &usage).find_map(|line| line.period_start);
     let next_invoice_at = renewal
-        .or(subscription.period_end)
+        .or_else(|| subscription.invoiced_at(at))
         .ok_or_else(|| unexpected("the next invoice has no date"))?;
     let next_totals = without(&next, |line| usage.charge(line))?;
     Ok(Pricing {
@@ -140,13 +154,12 @@ pub async fn of_end(
     pricing: Pricing,
 ) -> Result<Pricing, Failure> {
     let scheduled = subscription.schedule_id.is_some();
-    let params = Params::new()
-        .set("subscription", &subscription.id)
-        // Stripe lets only the schedule set an end.
-        .set_if(
-            "subscription_details[cancel_at_period_end]",
-            (!scheduled).then_some(true),
-        );
+    // Stripe lets only the schedule set an end.
+    let params = match scheduled {
+        true => Params::new(),
+        false => with_period(subscription, "subscription_details"),
+    };
+    let params = params.set("subscription", &subscription.id);
     let last = match client.preview_invoice(&params).await {
         Ok(invoice) => Some(Invoice::read(&invoice.0)?),
         Err(error) if is_none_upcoming(&error) => None,
@@ -218,9 +231,12 @@ pub fn in_advance<'a>(
     usage: &UsagePrices<'_>,
 ) -> impl Iterator<Item = &'a InvoiceLine> {
     let lines = invoice.lines.iter();
-    lines.filter(|line| {
-        !line.proration && line.subscription_item_id.is_some() && !usage.charge(line)
-    })
+    lines.filter(|line| is_in_advance(line, usage))
+}
+
+/// Whether a line charges what the renewal charges in advance.
+pub fn is_in_advance(line: &InvoiceLine, usage: &UsagePrices<'_>) -> bool {
+    !line.proration && line.subscription_item_id.is_some() && !usage.charge(line)
 }
 
 pub fn unexpected(what: &'static str) -> Failure {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::usage_lines::UsagePrices;
 use crate::catalogue::{Catalogue, Plan};
 use crate::metering::charges::UsageCharge;
-use crate::stripe::client::Params;
+use crate::stripe::client::{FLEXIBLE, Params};
 use crate::subscriptions::pending::Following;
 use crate::subscriptions::prices::{PlanPrices, SwitchTo};
 use crate::subscriptions::selection::Quantities;
@@ -34,8 +34,12 @@ pub struct Switch<'a> {
     /// The start of proration.
     pub at: Timestamp,
     pub changes_interval: bool,
-    /// Whether a new interval restarts the period.
+    /// Whether a new interval, of the fee or of usage, restarts the period.
     pub(super) restarts: bool,
+    /// Whether it leaves a fee by the year beside usage by the month.
+    pub(super) mixes: bool,
+    /// Whether the subscription has to be put into flexible billing for that.
+    pub needs_flexible: bool,
     /// The new fee; `None` if it is not a whole number of minor units.
     fee: Option<i64>,
     /// What a seat beside it costs.
@@ -77,6 +81,23 @@ enum Other<'a> {
         price_id: &'a str,
         quantity: u64,
     },
+}
+
+impl Other<'_> {
+    fn set(&self, params: Params, name: impl Fn(&str) -> String) -> Params {
+        match self {
+            Self::Added { price_id } => params.set(name("price"), price_id),
+            Self::Removed { item_id } => params.set(name("id"), item_id).set(name("deleted"), true),
+            Self::Licensed {
+                item_id,
+                price_id,
+                quantity,
+            } => params
+                .set_if(&name("id"), *item_id)
+                .set(name("price"), price_id)
+                .set(name("quantity"), quantity),
+        }
+    }
 }
 
 /// The changes of metered items and of other plans' fees. An item that has the
@@ -187,6 +208,17 @@ impl<'a> Switch<'a> {
         let plan = switch.plan;
         let interval = plan.price.interval.cadence();
         let changes_interval = !switch.keeps_prices && item.cadence() != Some(interval);
+        let by_usage = |item: &&Item| item.metered && item.plan_interval().is_some();
+        let usage = subscription.items.iter().filter(by_usage);
+        let usage_interval = usage.map(Item::plan_interval).next().flatten();
+        let changes_usage_interval = !switch.keeps_prices
+            && !prices.metered.is_empty()
+            && usage_interval.is_some_and(|interval| interval != plan.usage_interval());
+        let mixes = match switch.keeps_prices {
+            true => subscription.mixes_intervals(),
+            false => prices.billing_mode(plan) == FLEXIBLE,
+        };
+        let is_flexible = subscription.billing_mode.as_deref() == Some(FLEXIBLE);
         let mut items = subscription.items.iter();
         let there = items
             .find(|other| other.id != item.id && other.price_id.as_ref() == Some(&prices.base));
@@ -215,7 +247,9 @@ impl<'a> Switch<'a> {
                 .map(Following::costs_more),
             later: false,
             keeps_prices: switch.keeps_prices,
-            restarts: changes_interval && !subscription.on_trial(),
+            restarts: (changes_interval || changes_usage_interval) && !subscription.on_trial(),
+            mixes,
+            needs_flexible: mixes && !is_flexible,
         })
     }
 
@@ -353,6 +387,23 @@ impl<'a> Switch<'a> {
         self.others.iter().any(removed)
     }
 
+    /// Whether Stripe is asked for a change of another item. It previews the change as the
+    /// subscription is: without flexible billing there is no usage by the month beside a fee
+    /// by the year. Usage charges nothing in advance, so that the amounts are the same.
+    fn is_asked(&self, other: &Other<'_>, previews: bool) -> bool {
+        !(previews && self.needs_flexible && matches!(other, Other::Added { .. }))
+    }
+
+    /// The items that a preview leaves out for that, and the change keeps.
+    fn left_out(&self, previews: bool) -> Vec<Other<'a>> {
+        let items = self.subscription.items.iter();
+        items
+            .filter(|item| previews && self.needs_flexible && item.metered)
+            .filter(|item| !self.removes(&item.id))
+            .map(|item| Other::Removed { item_id: &item.id })
+            .collect()
+    }
+
     /// The parameters nested under `prefix`, such as `subscription_details`; an
     /// empty prefix is for the change itself.
     pub fn parameters(&self, prefix: &str, proration_behavior: ProrationBehavior) -> Params {
@@ -383,22 +434,14 @@ impl<'a> Switch<'a> {
                 .set_if(&name("items[0][quantity]"), fee)
         };
         let there = there.iter().filter(|_| fee.is_some());
-        for (n, other) in (1..).zip(self.others.iter().chain(there)) {
-            let name = |field: &str| name(&format!("items[{n}][{field}]"));
-            params = match other {
-                Other::Added { price_id } => params.set(name("price"), price_id),
-                Other::Removed { item_id } => {
-                    params.set(name("id"), item_id).set(name("deleted"), true)
-                }
-                Other::Licensed {
-                    item_id,
-                    price_id,
-                    quantity,
-                } => params
-                    .set_if(&name("id"), *item_id)
-                    .set(name("price"), price_id)
-                    .set(name("quantity"), quantity),
-            };
+        let previews = !prefix.is_empty();
+        let left_out = self.left_out(previews);
+        let others = self
+            .others
+            .iter()
+            .filter(|other| self.is_asked(other, previews));
+        for (n, other) in (1..).zip(others.chain(there).chain(&left_out)) {
+            params = other.set(params, |field| name(&format!("items[{n}][{field}]")));
         }
         // A trial has nothing to prorate.
         if !self.subscription.on_trial() && !self.later {

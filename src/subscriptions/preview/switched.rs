@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use super::stripe::{ask, fees, in_advance, line, unexpected, without};
+use super::stripe::{ask, fees, in_advance, is_in_advance, line, month_after, unexpected, without};
 use super::switch::Switch;
 use super::{Line, Pricing, Source, Totals, later};
 use crate::stripe::client::Client;
@@ -27,10 +27,11 @@ pub async fn of_switch(
     let waiting = ask_about(client, change, extras, CreateProrations, all).await?;
     let mut pricing = with_renewal(change, &waiting)?;
     // The schedule goes once the change is made, and Stripe shows what it would do.
-    if change.subscription.schedule_id.is_some() && !change.keeps_plan {
+    let renews = change.renews(&waiting);
+    if change.subscription.schedule_id.is_some() && !change.keeps_plan && renews {
         pricing.next_totals = later::renewed(change, extras, Some(&waiting))?;
     }
-    if let Some(more) = change.more_later {
+    if let Some(more) = change.more_later.filter(|_| renews) {
         pricing.next_totals = later::following(change, extras, pricing.next_totals, more)?;
     }
     // Without proration lines, nothing is invoiced at once.
@@ -47,7 +48,10 @@ pub async fn of_switch(
             let remaining = extras.remaining(&now, change.at, pricing.next_invoice_at);
             let renewal =
                 ask_about(client, change, extras, ProrationBehavior::None, &remaining).await?;
-            Totals::of(in_advance(&renewal, &change.usage_prices()))?
+            match change.invoices_usage_first() {
+                true => Totals::default(),
+                false => Totals::of(in_advance(&renewal, &change.usage_prices()))?,
+            }
         } else {
             pricing.next_totals.less(pricing.totals)
         };
@@ -84,17 +88,20 @@ fn with_renewal(change: &Switch<'_>, invoice: &Invoice) -> Result<Pricing, Failu
         prorated || change.is_accrued(line) || change.charge_of(line).is_some()
     };
     let goes_on = |line: &InvoiceLine| usage.charge(line) && !change.is_accrued(line);
-    let renewal = invoice
-        .lines
-        .iter()
-        .find(|line| !line.proration && line.price_id.as_ref() == Some(&change.prices.base));
+    let usage_first = change.invoices_usage_first();
+    let is_later = |line: &InvoiceLine| usage_first && is_in_advance(line, &usage);
+    let renewal = invoice.lines.iter().find(|line| {
+        let is_fee = line.price_id.as_ref() == Some(&change.prices.base);
+        !line.proration && is_fee && !usage_first
+    });
     let renews_at = renewal.and_then(|line| line.period_start);
     let next_invoice_at = renews_at
+        .or_else(|| change.usage_invoiced_at())
         .or(change.subscription.period_end)
         .ok_or_else(|| unexpected("the next invoice has no date"))?;
     let lines = change.lines(invoice.lines.iter().filter(is_new))?;
     let totals = Totals::shown(&lines)?;
-    let next_totals = without(invoice, goes_on)?;
+    let next_totals = without(invoice, |line| goes_on(line) || is_later(line))?;
     Ok(Pricing {
         currency: invoice.currency.clone(),
         effective_at: change.at,
@@ -120,11 +127,12 @@ async fn of_restart(
     let behavior = ProrationBehavior::AlwaysInvoice;
     let now = ask_about(client, change, extras, behavior, &Remaining::All).await?;
     let (full, ends) = full_period(change, &now)?;
-    let next_totals = match extras.remaining(&now, change.at, ends) {
-        Remaining::All => full,
+    let (next_totals, next_invoice_at) = match extras.remaining(&now, change.at, ends) {
+        _ if change.mixes => (Totals::default(), month_after(change.at)?),
+        Remaining::All => (full, ends),
         remaining => {
             let next = ask_about(client, change, extras, behavior, &remaining).await?;
-            full_period(change, &next)?.0
+            (full_period(change, &next)?.0, ends)
         }
     };
     let mut lines = change.lines(now.lines.iter())?;
@@ -134,12 +142,12 @@ async fn of_restart(
         prorated_amount: now.total,
         due_now_amount: now.total,
         next_invoice_amount: next_totals.total_amount,
-        next_invoice_at: ends,
+        next_invoice_at,
         lines,
         usage: change.usage(),
         totals: Totals::of_invoice(&now),
         next_totals,
-        holds_until: change.subscription.period_end,
+        holds_until: change.subscription.invoiced_at(change.at),
         source: Source::Stripe,
         currency: now.currency,
     })
@@ -165,6 +173,29 @@ impl Switch<'_> {
 
     fn renews_at(&self) -> Timestamp {
         self.subscription.period_end.unwrap_or(Timestamp::MAX)
+    }
+
+    /// Whether an upcoming invoice is the renewal: where only the fee is by the year, those
+    /// in between are of usage alone.
+    pub(super) fn renews(&self, upcoming: &Invoice) -> bool {
+        let is_mixed = self.mixes || self.subscription.mixes_intervals();
+        let charges_fee = in_advance(upcoming, &self.usage_prices()).next().is_some();
+        !is_mixed || (charges_fee && !self.invoices_usage_first())
+    }
+
+    /// Whether the next invoice is of a month's usage, where Stripe previews the renewal: it
+    /// does not know yet that usage is charged by the month.
+    fn invoices_usage_first(&self) -> bool {
+        let usage = self.usage_invoiced_at().filter(|_| self.needs_flexible);
+        usage.is_some_and(|at| Some(at) < self.subscription.period_end)
+    }
+
+    /// When the usage of the month is invoiced in which the change is made, where usage is
+    /// charged by the month beside a fee by the year.
+    fn usage_invoiced_at(&self) -> Option<Timestamp> {
+        self.subscription
+            .month_end(self.at)
+            .filter(|_| self.mixes && !self.subscription.on_trial())
     }
 
     /// The charge for usage that a line is.

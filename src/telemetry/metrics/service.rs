@@ -33,7 +33,7 @@ const DECISION_OUTCOMES: [&str; 9] = [
 ];
 
 /// Calls that `serve` makes to Stripe, and their outcomes.
-const CALLS: [&str; 17] = [
+const CALLS: [&str; 18] = [
     "account.retrieve",
     "customers.create",
     "customers.retrieve",
@@ -49,6 +49,7 @@ const CALLS: [&str; 17] = [
     "subscriptions.cancel",
     "subscriptions.create",
     "subscriptions.list",
+    "subscriptions.migrate",
     "subscriptions.retrieve",
     "subscriptions.update",
 ];

@@ -95,7 +95,9 @@ fn invalid(answer: &Answer, why: &str) {
 
 #[tokio::test]
 async fn a_code_reduces_fee_and_seats_in_the_customers_currency() {
+    let by_year = "name = \"Standard\"\nallowance_period = \"billing\"";
     let mut rates = vec![(PRICE, EUROS), (QUOTA, ""), (TRIAL, IN_EUROS)];
+    rates.push(("name = \"Standard\"", by_year));
     for (rate, both) in [
         ("\"0.00001\"", "{ eur = \"0.00001\" }"),
         ("\"0.10\"", "{ eur = \"0.09\" }"),

@@ -1,8 +1,10 @@
 //! The catalogue lives: prices change, and customers keep what they bought.
 
+mod allowance;
 mod changed_prices;
 mod codes;
 mod histories;
+mod months;
 mod price_swaps;
 mod prices;
 mod quotes;

@@ -111,15 +111,17 @@ async fn each_price_can_be_bought_and_is_what_stripe_charges() {
             (&invoice["currency"], &invoice["amount_paid"]),
             (&json!(currency), &json!(amount))
         );
-        // Everything of it is in one currency and interval, metered prices included.
+        // All of it is in one currency, and usage is metered by the month.
         let subscription = shop.world.stripe.subscriptions(&customer).await.remove(0);
         let items = subscription["items"]["data"].as_array().unwrap();
         assert_eq!(items.len(), 6, "{items:#?}");
         for item in items {
             let price = &item["price"];
+            let metered = price["recurring"]["usage_type"] == "metered";
+            let expected = if metered { "month" } else { interval };
             assert_eq!(
                 (&price["currency"], &price["recurring"]["interval"]),
-                (&json!(currency), &json!(interval))
+                (&json!(currency), &json!(expected))
             );
         }
     }
@@ -210,7 +212,14 @@ async fn another_interval_of_the_same_plan_is_a_change_to_the_cent() {
         .ok();
     // Three quarters of the month are given back.
     assert_eq!(preview["dueNowAmountMinor"], 90_000 - 6_675, "{preview:#}");
-    assert_eq!(seconds(&preview["nextInvoiceDate"]), at + 365 * DAY);
+    // The next invoice is that of the first month's usage.
+    assert_eq!(
+        (
+            seconds(&preview["nextInvoiceDate"]),
+            &preview["nextInvoiceAmountMinor"]
+        ),
+        (at + 28 * DAY, &json!(0))
+    );
     // The token says the interval, and no other.
     let token = &preview["previewToken"];
     let other = json!({"planTier": "standard", "interval": "month", "previewToken": token});
@@ -379,7 +388,10 @@ async fn a_change_of_plan_keeps_interval_and_currency_where_it_can() {
     shop.subscribe(json!({"planTier": "standard", "interval": "year"}))
         .await
         .ok();
-    shop.world.stripe.advance(&clock, START + 73 * DAY).await;
+    for days in [40, 73] {
+        let at = START + days * DAY;
+        shop.world.stripe.advance(&clock, at).await;
+    }
     shop.world.settle().await;
     let preview = shop.previewed(json!({"planTier": "enterprise"})).await.ok();
     assert_eq!(preview["interval"], "year");

@@ -14,7 +14,7 @@ use crate::support::dice::Dice;
 
 const CURRENCIES: [&str; 3] = ["eur", "jpy", "usd"];
 pub const INTERVALS: [Interval; 2] = [Interval::Month, Interval::Year];
-/// A flat fee; a fee for each seat; seats beside the fee.
+/// A flat fee beside usage; a fee for each seat; seats beside the fee, and usage.
 pub const TIERS: [(&str, i64, &str); 4] = [
     ("flat", 999, ""),
     (
@@ -65,7 +65,14 @@ pub fn plans(upgrade: &str, downgrade: &str) -> String {
             ),
             seats => seats.to_owned(),
         };
-        text += "[plans.quotas]\napi_calls = { quota = 5, over_limit = \"hard\" }\n";
+        // Usage of two plans is billed, by the month in either interval.
+        text += match tier {
+            "flat" | "beside" => {
+                "[plans.quotas]\napi_calls = { quota = 5, over_limit = \"overage\", \
+                 overage_rate = { eur = \"0.01\", jpy = \"1\", usd = \"0.02\" } }\n"
+            }
+            _ => "[plans.quotas]\napi_calls = { quota = 5, over_limit = \"hard\" }\n",
+        };
         if seats.is_empty() {
             text += "user_seats = { quota = 7, over_limit = \"hard\" }\n";
         }
@@ -214,9 +221,14 @@ impl Life {
         self.take(&wish, &preview, &customer).await;
         for _ in 0..1 + dice.below(3) {
             let step = dice.pick(&[1, 61, 86_399, 7 * DAY, 20 * DAY, 27 * DAY, 300 * DAY]);
-            now += 1 + i64::try_from(dice.below(usize::try_from(step).unwrap())).unwrap();
-            self.shop.world.stripe.advance(&clock, now).await;
-            self.shop.world.settle().await;
+            let until =
+                now + 1 + i64::try_from(dice.below(usize::try_from(step).unwrap())).unwrap();
+            // Stripe advances by two intervals at most, of a month perhaps.
+            while now < until {
+                now = until.min(now + 50 * DAY);
+                self.shop.world.stripe.advance(&clock, now).await;
+                self.shop.world.settle().await;
+            }
             wish = Wish::roll(&mut dice, None);
             let Some(preview) = self.preview(&wish, now).await else {
                 continue;

@@ -39,7 +39,7 @@ impl Shop {
         self.usage("user_seats").await["quota"].clone()
     }
 
-    async fn tenant(&self) -> Tenant {
+    pub async fn tenant(&self) -> Tenant {
         let organization: Uuid = self.world.organization;
         let key = self
             .world

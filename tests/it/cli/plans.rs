@@ -119,6 +119,48 @@ async fn the_catalogue_is_listed() {
 }
 
 #[tokio::test]
+async fn the_period_of_quotas_is_listed_and_a_mistake_in_it_is_named() {
+    let file = tempfile::tempdir().unwrap();
+    let path = file.path().join("plans.toml");
+    let shipped = std::fs::read_to_string("config/plans.toml").unwrap();
+    let (price, name) = ("price = { amount = 9_900", "name = \"Standard\"\n");
+    let yearly = "{ amount = 99_000, currency = \"usd\", interval = \"year\", lookup_key = \"y\" }";
+    let line = shipped
+        .lines()
+        .find(|line| line.starts_with(price))
+        .unwrap();
+    let monthly = line.strip_prefix("price = ").unwrap();
+    let both = shipped.replace(line, &format!("prices = [{monthly}, {yearly}]"));
+    let list = |text: &str, more: &[&str]| {
+        std::fs::write(&path, text).unwrap();
+        let mut command = program(&[&["plans", "list"], more].concat());
+        run(command.env("PLANS_FILE", &path))
+    };
+    let plans = list(&both, &["--json"]).json();
+    assert_eq!(plans[1]["allowancePeriod"], "month");
+    assert!(list(&both, &[]).stdout.contains("100000 a month"));
+    let billing = both.replace(name, &format!("{name}allowance_period = \"billing\"\n"));
+    assert_eq!(
+        list(&billing, &["--json"]).json()[1]["allowancePeriod"],
+        "billing"
+    );
+    assert!(list(&billing, &[]).stdout.contains("100000 a period"));
+    let wrong = both.replace(name, &format!("{name}allowance_period = \"quarter\"\n"));
+    let ran = list(&wrong, &[]);
+    let at = wrong
+        .lines()
+        .position(|line| line.contains("quarter"))
+        .unwrap()
+        + 1;
+    let problem = format!(
+        "plans.toml, line {at}: the allowance_period of \"standard\" is \"quarter\"; \
+         expected \"month\" or \"billing\""
+    );
+    assert_eq!(ran.status, 2);
+    assert!(ran.stderr.contains(&problem), "{}", ran.stderr);
+}
+
+#[tokio::test]
 async fn sync_refuses_a_file_without_plans_that_organizations_have() {
     let (db, stripe) = (TestDatabase::new().await, Stripe::start().await);
     db.organization("cus_1").await;

@@ -232,7 +232,8 @@ async fn rows(db: &TestDatabase) -> BTreeSet<String> {
                       recovery_error,next_recovery_at,abandoned_at,known_tier,event_created_at,extract,\
                       plan_version,plan_interval,grace_max,stripe_schedule_id,cancellation_comment,\
                       cancellation_feedback,cancellation_reason,plan_currency,plan_seats,seats_held,\
-                      discount_ids,tax_located,tax_country,discount_amount,included_tax_amount}";
+                      discount_ids,tax_located,tax_country,discount_amount,included_tax_amount,\
+                      usage_period_start,usage_period_end}";
         // Columns of this name are older elsewhere.
         let added = match table.as_str() {
             "billing_subscription_items" => added.replace('}', ",plan_tier,metric,seats}"),

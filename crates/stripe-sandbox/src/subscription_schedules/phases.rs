@@ -8,12 +8,14 @@ use crate::discounts::redeem::{self, Redeemer};
 use crate::error::ApiError;
 use crate::ids::IdSource;
 use crate::metadata::MetadataChange;
+use crate::prices::Recurring;
 use crate::state::State;
 use crate::subscription_schedules::model::{Phase, PhaseItem, Schedule};
 use crate::subscription_schedules::request::{Duration, Moment, RequestedPhase};
 use crate::subscriptions::change::{Catalogue, ProrationBehavior};
 use crate::subscriptions::edit::{self, ExpectedCurrency, ItemEdit};
 use crate::subscriptions::model::{Item, Subscription};
+use crate::subscriptions::periods;
 
 /// The phase that the subscription is in when it gets a schedule: its items
 /// until the end of its period.
@@ -72,7 +74,12 @@ pub fn lay_out(
         let previous_end = phases.last().map(|phase| phase.end_secs);
         let start_secs = start_of(phase, previous_end, now_secs)?;
         let items = checked_items(phase, subscription, catalogue, now_secs)?;
-        let end_secs = end_of(phase, start_secs, following, &items, catalogue, now_secs)?;
+        let end_secs = match phase.end.or(following) {
+            None if phase.duration.is_none() => {
+                one_interval(phase, start_secs, &items, subscription, catalogue)?
+            }
+            end => end_of(phase, start_secs, end, now_secs)?,
+        };
         check_trial(phase, subscription)?;
         phases.push(Phase {
             start_secs,
@@ -118,25 +125,36 @@ fn start_of(
     }
 }
 
-/// The end of a phase. One that gives neither an end nor a duration lasts until
-/// the next one begins, or one interval of its prices if it is the last.
+/// The end of the last phase, if it gives neither an end nor a duration.
+fn one_interval(
+    phase: &RequestedPhase,
+    start_secs: i64,
+    items: &[PhaseItem],
+    subscription: &Subscription,
+    catalogue: Catalogue<'_>,
+) -> Result<i64, ApiError> {
+    cadence(items, subscription, catalogue, &phase.param)?
+        .boundary(start_secs, 1)
+        .map_err(|error| {
+            ApiError::bad_param(&format!("{}[end_date]", phase.param), error.to_string())
+        })
+}
+
+/// The end of a phase, after its duration, or else at `end`: its own, or the start of the
+/// next one.
 fn end_of(
     phase: &RequestedPhase,
     start_secs: i64,
-    following: Option<Moment>,
-    items: &[PhaseItem],
-    catalogue: Catalogue<'_>,
+    end: Option<Moment>,
     now_secs: i64,
 ) -> Result<i64, ApiError> {
     let param = format!("{}[end_date]", phase.param);
-    let end_secs = match (phase.end.or(following), phase.duration) {
+    let end_secs = match (end, phase.duration) {
         (_, Some(duration)) => cadence_of(duration)?
             .boundary(start_secs, 1)
             .map_err(|error| ApiError::bad_param(&param, error.to_string()))?,
         (Some(end), None) => end.secs(now_secs),
-        (None, None) => cadence(items, catalogue, &phase.param)?
-            .boundary(start_secs, 1)
-            .map_err(|error| ApiError::bad_param(&param, error.to_string()))?,
+        (None, None) => return Err(ApiError::missing_param(&param)),
     };
     if end_secs <= start_secs {
         return Err(ApiError::bad_param(
@@ -200,7 +218,7 @@ fn checked_items(
             ..item.clone()
         });
     }
-    cadence(&items, catalogue, &phase.param)?;
+    cadence(&items, subscription, catalogue, &phase.param)?;
     Ok(items)
 }
 
@@ -233,25 +251,26 @@ fn discounts_of(
         .collect())
 }
 
-/// The cadence of a phase's prices, which must be the same for all.
-pub fn cadence(
+/// The shortest cadence of a phase's prices, which the subscription must be able to have.
+fn cadence(
     items: &[PhaseItem],
+    subscription: &Subscription,
     catalogue: Catalogue<'_>,
     param: &str,
 ) -> Result<Cadence, ApiError> {
-    let mut common = None;
+    let all = recurring(items, catalogue)?;
+    periods::shortest_of(&all, subscription.mode, &format!("{param}[items]"))
+}
+
+fn recurring<'a>(
+    items: &[PhaseItem],
+    catalogue: Catalogue<'a>,
+) -> Result<Vec<&'a Recurring>, ApiError> {
+    let mut all = Vec::new();
     for item in items {
-        let price = catalogue.price(&item.price)?;
-        let cadence = price.recurring.as_ref().map(|recurring| recurring.cadence);
-        if common.is_some() && common != cadence {
-            return Err(ApiError::unsupported(
-                &format!("{param}[items]"),
-                "prices of different intervals in one subscription",
-            ));
-        }
-        common = cadence;
+        all.extend(&catalogue.price(&item.price)?.recurring);
     }
-    common.ok_or_else(|| ApiError::missing_param(&format!("{param}[items]")))
+    Ok(all)
 }
 
 /// Phases begin and end no trials here; a phase may only repeat the trial that
@@ -301,8 +320,8 @@ fn with_past(
     Ok(phases)
 }
 
-/// In flexible billing, a change of interval that keeps the anchor is refused,
-/// as it is for subscriptions.
+/// In flexible billing, a change of interval that keeps the anchor is refused, as it is
+/// for subscriptions, but for one where periods of all the phase's prices begin with it.
 fn check_intervals(
     subscription: &Subscription,
     phases: &[Phase],
@@ -310,8 +329,16 @@ fn check_intervals(
 ) -> Result<(), ApiError> {
     let mut before = subscription.cadence;
     for phase in phases {
-        let cadence = cadence(&phase.items, catalogue, "phases")?;
-        let restarts = phase.anchor == Some("phase_start");
+        let cadence = cadence(&phase.items, subscription, catalogue, "phases")?;
+        let all = recurring(&phase.items, catalogue)?;
+        let begins = |recurring: &&Recurring| {
+            let anchor_secs = subscription.anchor_secs;
+            let period = recurring
+                .cadence
+                .period_containing(anchor_secs, phase.start_secs);
+            period.is_ok_and(|period| period.start_secs() == phase.start_secs)
+        };
+        let restarts = phase.anchor == Some("phase_start") || all.iter().all(begins);
         if subscription.mode == BillingMode::Flexible && cadence != before && !restarts {
             return Err(ApiError::unsupported(
                 "phases",

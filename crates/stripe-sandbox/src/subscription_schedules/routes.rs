@@ -9,8 +9,8 @@ use crate::metadata::Metadata;
 use crate::state::State;
 use crate::subscription_schedules::model::{EndBehavior, Schedule, Status};
 use crate::subscription_schedules::{phases, transition, update};
+use crate::subscriptions::cancel;
 use crate::subscriptions::model::{Status as SubscriptionStatus, Subscription};
-use crate::subscriptions::{cancel, periods};
 
 pub const ROUTES: &[Route] = &[
     post("/v1/subscription_schedules", create),
@@ -51,7 +51,7 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     params.finish()?;
     let state = &mut *call.state;
     let subscription = state.subscription(&id, "from_subscription")?;
-    check_schedulable(state, subscription)?;
+    check_schedulable(subscription)?;
     let now = state.now_for(&subscription.customer);
     let schedule = Schedule {
         id: String::new(),
@@ -81,7 +81,7 @@ fn create(call: &mut Call<'_>) -> Result<Value, ApiError> {
     call.render(&schedule_id)
 }
 
-fn check_schedulable(state: &State, subscription: &Subscription) -> Result<(), ApiError> {
+fn check_schedulable(subscription: &Subscription) -> Result<(), ApiError> {
     const PARAM: &str = "from_subscription";
     if let Some(schedule) = &subscription.schedule {
         return Err(ApiError::bad_param(
@@ -104,12 +104,6 @@ fn check_schedulable(state: &State, subscription: &Subscription) -> Result<(), A
         return Err(ApiError::unsupported(
             PARAM,
             "a schedule for a subscription that is set to be canceled",
-        ));
-    }
-    if periods::mixed(subscription, state.catalogue())? {
-        return Err(ApiError::unsupported(
-            PARAM,
-            "a schedule for a subscription with mixed intervals",
         ));
     }
     let own_rates = subscription

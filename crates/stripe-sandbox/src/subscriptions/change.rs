@@ -176,11 +176,13 @@ pub fn decide_items(
     }
     after.cadence = periods::shortest_cadence(&after, catalogue)?;
     let restart = restarts_period(before, &after, request, catalogue)?;
-    if !restart {
-        periods::check_mixed_change(before, &after, catalogue)?;
-    }
-    if !restart && after.cadence != before.cadence {
-        after.period = lengthened_period(before, after.cadence)?;
+    let mixes = !restart && periods::check_mixed_change(before, &after, catalogue)?;
+    // A trial goes on, whatever comes after it.
+    if !restart && after.cadence != before.cadence && !before.on_trial() {
+        after.period = match mixes {
+            true => periods::of_shortest(before, after.cadence, now_secs)?,
+            false => lengthened_period(before, after.cadence)?,
+        };
     }
     if let Some(TrialEnd::At(end_secs)) = request.trial_end {
         extend_trial(&mut after, end_secs, now_secs)?;
@@ -223,8 +225,7 @@ pub fn decide_items(
 /// the first period, with a longer interval; nothing else is known.
 fn lengthened_period(before: &Subscription, cadence: Cadence) -> Result<Period, ApiError> {
     let period = full_period(cadence, before.period.start_secs())?;
-    if before.on_trial()
-        || before.anchor_secs != before.period.start_secs()
+    if before.anchor_secs != before.period.start_secs()
         || period.end_secs() <= before.period.end_secs()
     {
         return Err(ApiError::unsupported(

@@ -9,6 +9,7 @@ pub mod change;
 pub mod create;
 pub mod edit;
 pub mod items;
+pub mod migrate;
 pub mod model;
 pub mod payment;
 pub mod pending;

@@ -66,21 +66,29 @@ pub fn shortest_cadence(
         .iter()
         .map(|item| recurring(item, catalogue))
         .collect::<Result<Vec<_>, _>>()?;
-    let first = all
-        .first()
-        .ok_or_else(|| ApiError::missing_param("items"))?;
+    shortest_of(&all, subscription.mode, "items")
+}
+
+/// The shortest cadence of several prices, in a billing mode that lets them into one
+/// subscription; `param` names them.
+pub fn shortest_of(
+    all: &[&Recurring],
+    mode: BillingMode,
+    param: &str,
+) -> Result<Cadence, ApiError> {
+    let first = all.first().ok_or_else(|| ApiError::missing_param(param))?;
     if all.iter().all(|other| other.cadence == first.cadence) {
         return Ok(first.cadence);
     }
-    if subscription.mode == BillingMode::Classic {
+    if mode == BillingMode::Classic {
         return Err(ApiError::bad_param(
-            "items",
+            param,
             "All prices of a subscription in classic billing mode must have the same billing interval. Use flexible billing mode to mix intervals.",
         ));
     }
     let unsupported = || {
         ApiError::unsupported(
-            "items",
+            param,
             "mixed intervals other than months and years that are multiples of the shortest",
         )
     };
@@ -97,17 +105,21 @@ pub fn shortest_cadence(
     }
 }
 
-/// Refuses changes of mixed intervals that are not modelled: items keep their
-/// interval, and so does the subscription.
+/// Refuses changes of mixed intervals that are not modelled: within a period, items keep
+/// their interval. Returns whether intervals are mixed, before or after.
 pub fn check_mixed_change(
     before: &Subscription,
     after: &Subscription,
     catalogue: Catalogue<'_>,
-) -> Result<(), ApiError> {
+) -> Result<bool, ApiError> {
     if !mixed(before, catalogue)? && !mixed(after, catalogue)? {
-        return Ok(());
+        return Ok(false);
     }
-    let mut changes = before.cadence != after.cadence;
+    if before.on_trial() {
+        // All items have the trial's period, and begin theirs when it ends.
+        return Ok(true);
+    }
+    let mut changes = false;
     for item in &after.items {
         if let Some(old) = before.items.iter().find(|old| old.id == item.id) {
             changes |= recurring(old, catalogue)?.cadence != recurring(item, catalogue)?.cadence;
@@ -116,10 +128,22 @@ pub fn check_mixed_change(
     if changes {
         return Err(ApiError::unsupported(
             "items",
-            "a change of an item's interval, or of the shortest, where intervals are mixed",
+            "a change of an item's interval where intervals are mixed, without `billing_cycle_anchor=now`",
         ));
     }
-    Ok(())
+    Ok(true)
+}
+
+/// The period that the subscription is in once its shortest interval is another one: items
+/// keep their periods, which are counted from the same anchor.
+pub fn of_shortest(
+    before: &Subscription,
+    cadence: Cadence,
+    now_secs: i64,
+) -> Result<Period, ApiError> {
+    cadence
+        .period_containing(before.anchor_secs, now_secs)
+        .map_err(|error| ApiError::invalid(error.to_string()))
 }
 
 /// Refuses the end of the period where items have different ones.

@@ -6,7 +6,7 @@ use crate::call::{Call, Route, delete, get, post};
 use crate::error::ApiError;
 use crate::list::Page;
 use crate::subscriptions::model::Subscription;
-use crate::subscriptions::{cancel, create, resume, update};
+use crate::subscriptions::{cancel, create, migrate, resume, update};
 
 pub const ROUTES: &[Route] = &[
     post("/v1/subscriptions", create::create),
@@ -14,6 +14,7 @@ pub const ROUTES: &[Route] = &[
     get("/v1/subscriptions/{id}", retrieve),
     post("/v1/subscriptions/{id}", update::update),
     delete("/v1/subscriptions/{id}", cancel::delete),
+    post("/v1/subscriptions/{id}/migrate", migrate::migrate),
     post("/v1/subscriptions/{id}/resume", resume::resume),
 ];
 

@@ -1,8 +1,9 @@
 //! SQL that reads accounts: quota, subscriptions, periods, grace and scheduled
 //! levels in one query.
 
+use billing_domain::allowance;
 use billing_domain::grace_period::GracePeriod;
-use billing_domain::period::{Cadence, Period};
+use billing_domain::period::{Cadence, Period, PeriodError};
 use billing_domain::quota::{OverLimit, QuotaPolicy};
 use billing_domain::usage_period::{CurrentSubscription, EndedSubscription};
 use jiff::Timestamp;
@@ -29,6 +30,8 @@ struct AccountRow {
     grace_max: Option<String>,
     current_start: Option<jiff_sqlx::Timestamp>,
     current_end: Option<jiff_sqlx::Timestamp>,
+    usage_start: Option<jiff_sqlx::Timestamp>,
+    usage_end: Option<jiff_sqlx::Timestamp>,
     anchor: Option<jiff_sqlx::Timestamp>,
     created: Option<jiff_sqlx::Timestamp>,
     ends: Option<jiff_sqlx::Timestamp>,
@@ -36,6 +39,7 @@ struct AccountRow {
     chargeable: Option<bool>,
     past_start: Option<jiff_sqlx::Timestamp>,
     past_end: Option<jiff_sqlx::Timestamp>,
+    past_anchor: Option<jiff_sqlx::Timestamp>,
     period_start: Option<jiff_sqlx::Timestamp>,
     period_end: Option<jiff_sqlx::Timestamp>,
     total: Option<Decimal>,
@@ -126,7 +130,8 @@ async fn account_rows(
                   v.over_limit IS NOT NULL AS "overridden!", q.overage_rate,
                   q.plan_tier AS "quota_tier?", q.currency AS "currency?", q.plan_interval AS "plan_interval?",
                   q.grace_max AS "grace_max?", s.current_period_start AS "current_start?",
-                  s.current_period_end AS "current_end?", s.billing_cycle_anchor AS "anchor?",
+                  s.current_period_end AS "current_end?", s.usage_period_start AS "usage_start?",
+                  s.usage_period_end AS "usage_end?", s.billing_cycle_anchor AS "anchor?",
                   s.stripe_created_at AS "created?", s.ends AS "ends?",
                   s.on_trial AS "on_trial?",
                   -- Only trials ask whether there is a way to charge.
@@ -135,6 +140,7 @@ async fn account_rows(
                      WHERE m.organization_id = k.organization_id AND m.status = 'attached')
                   END AS "chargeable?",
                   p.current_period_start AS "past_start?", p.ended_at AS "past_end?",
+                  p.anchor AS "past_anchor?",
                   t.period_start AS "period_start?", t.period_end AS "period_end?",
                   t.total AS "total?", t.reserved AS "reserved?", t.events AS "events?",
                   t.last_at AS "last_at?", t.last_event_id AS "last_event_id?",
@@ -151,8 +157,8 @@ async fn account_rows(
              LEFT JOIN usage_quota_overrides v
                ON v.organization_id = q.organization_id AND v.metric = q.metric
              LEFT JOIN LATERAL (
-               SELECT s.current_period_start, s.current_period_end, s.billing_cycle_anchor,
-                      s.stripe_created_at,
+               SELECT s.current_period_start, s.current_period_end, s.usage_period_start,
+                      s.usage_period_end, s.billing_cycle_anchor, s.stripe_created_at,
                       CASE WHEN s.cancel_at_period_end THEN s.current_period_end
                            ELSE s.cancel_at END AS ends,
                       s.status = 'trialing' AS on_trial,
@@ -168,13 +174,17 @@ async fn account_rows(
                -- The subscription that ended last. Not one that was never active, nor one
                -- beside another that has not ended. If it ended as a period began, its last
                -- period is the one before.
-               SELECT CASE WHEN p.ended_at > p.current_period_start THEN p.current_period_start
+               SELECT CASE WHEN p.ended_at > coalesce(p.usage_period_start, p.current_period_start)
+                           THEN coalesce(p.usage_period_start, p.current_period_start)
                            ELSE coalesce(
                              (SELECT max(c.period_start) FROM usage_totals c
                                WHERE c.organization_id = k.organization_id
                                  AND c.metric = k.metric AND c.period_end = p.ended_at),
                              greatest(p.stripe_created_at, p.ended_at - interval '1 month'))
                       END AS current_period_start,
+                      -- Where usage counts by the month.
+                      CASE WHEN p.usage_period_start IS NOT NULL THEN p.billing_cycle_anchor END
+                        AS anchor,
                       p.ended_at
                  FROM billing_subscriptions p
                 WHERE p.organization_id = k.organization_id AND p.status = 'canceled'
@@ -189,7 +199,8 @@ async fn account_rows(
                SELECT t.* FROM usage_totals t
                 WHERE t.organization_id = k.organization_id AND t.metric = k.metric
                   AND (t.period_end > statement_timestamp() - interval '2 hours'
-                       OR t.period_start = s.current_period_start)
+                       OR t.period_start = coalesce(s.usage_period_start,
+                                                    s.current_period_start))
                OFFSET 0) t ON true
              LEFT JOIN LATERAL (
                SELECT g.started_at, g.expires_at, g.ended_at FROM grace_periods g
@@ -238,25 +249,43 @@ impl AccountRow {
         let billed = billed && self.on_trial != Some(true);
         account.overage_rate = self.overage_rate.filter(|_| billed);
         account.currency = self.currency(catalogue);
-        let period = self.current_start.zip(self.current_end);
-        let secs = |at: Option<jiff_sqlx::Timestamp>| at.map(|at| at.to_jiff().as_second());
-        let period = period.map(|(start, end)| Period::new(start.to_jiff(), end.to_jiff()));
+        let subscription = self.subscription(catalogue).transpose();
         // An invalid period fails this account only, not the whole group.
-        account.unreadable = matches!(period, Some(Err(_)));
-        account.subscription = period
-            .and_then(Result::ok)
-            .map(|period| CurrentSubscription {
-                period,
-                anchor_secs: secs(self.anchor).unwrap_or(period.start_secs()),
-                cadence: self.cadence(catalogue),
-                created_secs: secs(self.created).unwrap_or(period.start_secs()),
-                ends_secs: secs(self.ends),
-            });
-        let ended = self.past_start.zip(self.past_end);
-        account.ended = ended.map(|(start, end)| EndedSubscription {
-            start_secs: start.to_jiff().as_second(),
-            end_secs: end.to_jiff().as_second(),
+        account.unreadable = subscription.is_err();
+        account.subscription = subscription.unwrap_or_default();
+        account.ended = self.past_start.zip(self.past_end).map(|(start, end)| {
+            let (start_secs, end_secs) = (start.to_jiff().as_second(), end.to_jiff().as_second());
+            let anchor = self.past_anchor.map(|anchor| anchor.to_jiff().as_second());
+            let last = |anchor| allowance::last_month(anchor, start_secs, end_secs).ok();
+            EndedSubscription {
+                start_secs: anchor.and_then(last).unwrap_or(start_secs),
+                end_secs,
+            }
         });
+    }
+
+    /// The subscription that the organization has now, with the period in which usage
+    /// counts.
+    fn subscription(
+        &self,
+        catalogue: &Catalogue,
+    ) -> Option<Result<CurrentSubscription, PeriodError>> {
+        let secs = |at: Option<jiff_sqlx::Timestamp>| at.map(|at| at.to_jiff().as_second());
+        let period = |start: jiff_sqlx::Timestamp, end: jiff_sqlx::Timestamp| {
+            Period::new(start.to_jiff(), end.to_jiff())
+        };
+        let (start, end) = self.current_start.zip(self.current_end)?;
+        let paid = period(start, end).map(|period| CurrentSubscription {
+            period,
+            anchor_secs: secs(self.anchor).unwrap_or(period.start_secs()),
+            cadence: self.cadence(catalogue),
+            created_secs: secs(self.created).unwrap_or(period.start_secs()),
+            ends_secs: secs(self.ends),
+        });
+        Some(match self.usage_start.zip(self.usage_end) {
+            None => paid,
+            Some((start, end)) => period(start, end).and_then(|month| paid?.by_month(month)),
+        })
     }
 
     /// What happens over the quota while a trial has no way to charge: overage would

@@ -53,7 +53,8 @@ pub async fn rows(
                   EXISTS (SELECT FROM billing_subscriptions s
                            WHERE s.organization_id = t.organization_id
                              AND s.status IN ('unpaid', 'paused')
-                             AND s.current_period_start <> t.period_start) AS "suspended!"
+                             AND coalesce(s.usage_period_start, s.current_period_start)
+                                 <> t.period_start) AS "suspended!"
              FROM usage_totals t
             WHERE organization_id = ANY($1) AND period_end > now() - interval '35 days'
             ORDER BY organization_id, metric, period_start"#,
@@ -94,14 +95,16 @@ pub async fn keep_prices(conn: &mut PgConnection, renewed: &[Renewed]) -> Result
     // Late usage may be the first of its metric.
     sqlx::query!(
         "INSERT INTO usage_totals (organization_id, metric, period_start, period_end, total)
-         SELECT q.organization_id, q.metric, s.current_period_start, s.current_period_end, 0
+         SELECT q.organization_id, q.metric,
+                coalesce(s.usage_period_start, s.current_period_start),
+                coalesce(s.usage_period_end, s.current_period_end), 0
            FROM unnest($1::uuid[], $2::text[], $3::timestamptz[])
              AS renewed(organization, subscription, start)
            JOIN billing_subscriptions s
              ON s.organization_id = renewed.organization
             AND s.stripe_subscription_id = renewed.subscription
-            AND s.current_period_start < renewed.start
-            AND s.current_period_end > now() - interval '35 days'
+            AND coalesce(s.usage_period_start, s.current_period_start) < renewed.start
+            AND coalesce(s.usage_period_end, s.current_period_end) > now() - interval '35 days'
            JOIN usage_quotas q
              ON q.organization_id = renewed.organization
             AND EXISTS (SELECT FROM billing_subscription_items i
