@@ -272,6 +272,20 @@ fn other_currency(error: &StripeError) -> Option<Problem> {
 }
 
 /// The problem for an error from Stripe that changed nothing.
+fn busy(error: &StripeError) -> Problem {
+    if error.is_key_in_use() {
+        return Problem::new(
+            StatusCode::CONFLICT,
+            "change_in_progress",
+            "Stripe is still working on this change; send it again in a moment",
+        );
+    }
+    Problem::unavailable(
+        "stripe_busy",
+        "Stripe is not accepting more requests at the moment, and nothing was changed; try again",
+    )
+}
+
 fn of_stripe(error: &StripeError) -> Problem {
     let no_method = error
         .message
@@ -318,15 +332,7 @@ fn of_stripe(error: &StripeError) -> Problem {
                 "Stripe does not accept the configured key for this; nothing was changed",
             )
         }
-        ErrorKind::Conflict if error.is_key_in_use() => Problem::new(
-            StatusCode::CONFLICT,
-            "change_in_progress",
-            "Stripe is still working on this change; send it again in a moment",
-        ),
-        ErrorKind::RateLimited | ErrorKind::Conflict => Problem::unavailable(
-            "stripe_busy",
-            "Stripe is not accepting more requests at the moment, and nothing was changed; try again",
-        ),
+        ErrorKind::RateLimited | ErrorKind::Conflict => busy(error),
         ErrorKind::Unreachable | ErrorKind::Unanswered => Problem::unavailable(
             "stripe_unreachable",
             "Stripe cannot be reached, and nothing was changed; try again",
