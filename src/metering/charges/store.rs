@@ -80,11 +80,11 @@ pub async fn read(
               SELECT CASE WHEN $5 THEN (n.levels_before)[1] ELSE n.sum_before END AS before,
                      CASE WHEN $5 THEN (n.levels_since)[1] ELSE n.sum_since END AS since
                 FROM (
-                  SELECT sum(r.units) FILTER (WHERE r.at < $4 AND r.sent_at IS NOT NULL) AS sum_before,
+                  SELECT sum(r.units) FILTER (WHERE r.at < $4 AND r.attempted_at IS NOT NULL) AS sum_before,
                          sum(r.units) FILTER (WHERE r.at >= $4) AS sum_since,
                          array_agg(r.units ORDER BY date_trunc('second', r.at) DESC,
                                                     r.created_at DESC)
-                           FILTER (WHERE r.at < $4 AND r.sent_at IS NOT NULL) AS levels_before,
+                           FILTER (WHERE r.at < $4 AND r.attempted_at IS NOT NULL) AS levels_before,
                          array_agg(r.units ORDER BY date_trunc('second', r.at) DESC,
                                                     r.created_at DESC)
                            FILTER (WHERE r.at >= $4) AS levels_since

@@ -167,7 +167,11 @@ pub async fn set(
     }
     let after = store::lock_one(&mut tx, &command.metric).await?;
     let after = after.ok_or(SetError::Organization(organization_id))?;
-    if after.is_never_billed() {
+    // Without a rate, the override's own kind counts for nothing.
+    let unheeded = command.over_limit == Some(OverLimit::Overage)
+        && command.limit != QuotaLimit::Unlimited
+        && after.over_limit != OverLimit::Overage.as_str();
+    if unheeded || after.is_never_billed() {
         return Err(SetError::NoRate {
             plan: after.plan_tier,
             metric: command.metric.clone(),

@@ -221,7 +221,8 @@ pub async fn move_usage(
               WHERE organization_id = $1 AND metric = $2 AND period_start = $3
                 AND recorded_at >= $5::timestamptz - interval '5 minutes'
                 AND coalesce(occurred_at, recorded_at) >= $5
-                AND recorded_at > (SELECT at FROM told)
+                AND (recorded_at > (SELECT at FROM told)
+                     OR coalesce(occurred_at, recorded_at) >= $5 + interval '1 second')
              RETURNING quantity
            ), reserved AS (
              UPDATE usage_reservations SET period_start = $4
