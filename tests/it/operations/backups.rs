@@ -250,6 +250,7 @@ async fn the_jobs_are_measured_whether_they_ran_or_not() {
         "backup",
         "retention",
         "reconciliation",
+        "audit-verification",
     ] {
         let series = format!("{success}{{task=\"{task}\"}}");
         assert_eq!(service.metric(&series).await, Some(0), "{task}");
