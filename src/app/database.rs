@@ -109,6 +109,14 @@ impl Database {
         db::check_login(&mut conn, self.allow_privileged).await
     }
 
+    /// Refuses a schema that lacks migrations of this program.
+    pub async fn check_schema(&self) -> Result<(), DatabaseError> {
+        let pool = db::pool(self.service.clone(), 1);
+        let checked = migrations::Gate::default().check(&pool).await;
+        pool.close().await;
+        Ok(checked?)
+    }
+
     /// Refuses a pooler that shares sessions for the owner's connection.
     pub async fn check_owner(&self) -> Result<(), DatabaseError> {
         if self.embedded.is_some() {

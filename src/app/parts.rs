@@ -1,6 +1,7 @@
 //! The periodic parts of the service: name, period and what to run.
 
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::maintenance::retention;
 use crate::metering::alerts::sender;
 use crate::metering::ledger::{self, Ledger};
 use crate::metering::{grace, quotas};
+use crate::migrations::Gate;
 use crate::subscriptions::{CHECK_EVERY, SETTLE_EVERY, Subscriptions};
 
 /// Time between attempts to bring all quotas in line with the catalogue.
@@ -48,6 +50,8 @@ pub struct Parts {
     pub ledger: Ledger,
     pub subscriptions: Subscriptions,
     pub recorder: PrometheusHandle,
+    /// What writes waits for the migrations that this program needs.
+    pub schema: Arc<Gate>,
     pub stop: CancellationToken,
 }
 
@@ -75,7 +79,7 @@ impl Parts {
         });
         let (pool, catalogue) = (self.pool.clone(), self.catalogue.clone());
         let in_stripe = self.in_stripe;
-        background.every("plan versions", CATALOGUE, move || {
+        self.writing(background, "plan versions", CATALOGUE, move || {
             let (pool, catalogue) = (pool.clone(), catalogue.clone());
             async move {
                 let recorded = catalogue.record_versions(&pool, in_stripe).await;
@@ -86,9 +90,18 @@ impl Parts {
             return Ok(());
         }
         self.register_metering(serve, background)?;
+        let (pool, stop) = (self.pool.clone(), self.stop.clone());
+        let kept = serve.retention;
+        self.writing(background, "retention", retention::POLL, move || {
+            let (pool, stop) = (pool.clone(), stop.clone());
+            async move {
+                let ran = retention::run_if_due(&pool, &kept, &stop).await;
+                ran.map(|()| Next::AfterPeriod)
+            }
+        });
         let Self {
-            pool,
             subscriptions,
+            schema,
             stop,
             ..
         } = self;
@@ -98,17 +111,30 @@ impl Parts {
         });
         let settling = stop.clone();
         background.looping("subscription settler", SETTLE_EVERY, |runs| {
-            subscriptions.keep_settled(runs, settling)
-        });
-        let kept = serve.retention;
-        background.every("retention", retention::POLL, move || {
-            let (pool, stop) = (pool.clone(), stop.clone());
-            async move {
-                let ran = retention::run_if_due(&pool, &kept, &stop).await;
-                ran.map(|()| Next::AfterPeriod)
-            }
+            subscriptions.keep_settled(runs, schema, settling)
         });
         Ok(())
+    }
+
+    /// A periodic part that writes: it does nothing while the schema lacks migrations.
+    fn writing<R, E>(
+        &self,
+        background: &mut Background,
+        name: &'static str,
+        period: Duration,
+        mut run: impl FnMut() -> R + Send + 'static,
+    ) where
+        R: Future<Output = Result<Next, E>> + Send + 'static,
+        E: Display + From<sqlx::Error> + Send + 'static,
+    {
+        let (schema, pool) = (self.schema.clone(), self.pool.clone());
+        background.every(name, period, move || {
+            let (schema, pool, running) = (schema.clone(), pool.clone(), run());
+            async move {
+                schema.check(&pool).await?;
+                running.await
+            }
+        });
     }
 
     fn register_metering(
@@ -117,15 +143,21 @@ impl Parts {
         background: &mut Background,
     ) -> Result<(), StartError> {
         let pool = self.pool.clone();
-        background.every("grace period sweeper", GRACE_PERIODS, move || {
-            sweep_grace_periods(pool.clone())
-        });
+        self.writing(
+            background,
+            "grace period sweeper",
+            GRACE_PERIODS,
+            move || sweep_grace_periods(pool.clone()),
+        );
         let pool = self.pool.clone();
-        background.every("feature override sweeper", FEATURE_OVERRIDES, move || {
-            sweep_feature_overrides(pool.clone())
-        });
+        self.writing(
+            background,
+            "feature override sweeper",
+            FEATURE_OVERRIDES,
+            move || sweep_feature_overrides(pool.clone()),
+        );
         let (pool, ledger) = (self.pool.clone(), self.ledger.clone());
-        background.every("reservation sweeper", RESERVATIONS, move || {
+        self.writing(background, "reservation sweeper", RESERVATIONS, move || {
             let (pool, ledger) = (pool.clone(), ledger.clone());
             async move {
                 let released = ledger::release_expired(&pool, &ledger).await;
@@ -134,7 +166,7 @@ impl Parts {
         });
         let (pool, ledger) = (self.pool.clone(), self.ledger.clone());
         let catalogue = self.catalogue.clone();
-        background.every("levels dated ahead", LEVELS, move || {
+        self.writing(background, "levels dated ahead", LEVELS, move || {
             let (pool, ledger, catalogue) = (pool.clone(), ledger.clone(), catalogue.clone());
             async move {
                 let taken = ledger::take_due(&pool, &ledger, &catalogue).await;
@@ -143,13 +175,13 @@ impl Parts {
         });
         let (pool, catalogue) = (self.pool.clone(), self.catalogue.clone());
         let in_stripe = self.in_stripe;
-        background.every("catalogue follower", CATALOGUE, move || {
+        self.writing(background, "catalogue follower", CATALOGUE, move || {
             follow_catalogue(pool.clone(), catalogue.clone(), in_stripe)
         });
         if let Some(application) = serve.usage.application.clone() {
             let client = http_client::direct_client().map_err(StartError::Client)?;
             let (pool, stop) = (self.pool.clone(), self.stop.clone());
-            background.every("usage alert sender", sender::POLL, move || {
+            self.writing(background, "usage alert sender", sender::POLL, move || {
                 let (pool, client, stop) = (pool.clone(), client.clone(), stop.clone());
                 let application = application.clone();
                 async move {

@@ -106,6 +106,7 @@ pub async fn start(
         ledger: metering.ledger.clone(),
         subscriptions: subscriptions.clone(),
         recorder: starting.recorder.clone(),
+        schema: Arc::default(),
         stop: starting.stop.clone(),
     }
     .register(serve, &mut background)?;

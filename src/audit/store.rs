@@ -43,6 +43,20 @@ pub async fn lock_chains(
     Ok(LockedChains(()))
 }
 
+/// Whether the organization was erased. With its chain locked, it stays as it is.
+pub async fn is_erased(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+) -> Result<bool, sqlx::Error> {
+    let erased = sqlx::query_scalar!(
+        r#"SELECT erased_at IS NOT NULL AS "erased!" FROM organizations WHERE id = $1"#,
+        organization_id
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(erased.unwrap_or(false))
+}
+
 /// Locks the chains of those of `organizations` that are not locked at the
 /// moment, creating missing ones, and returns which they are. Locked ones are
 /// skipped so that they do not hold up the others.

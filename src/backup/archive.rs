@@ -57,33 +57,39 @@ pub async fn to_file(
         let _ = std::fs::remove_file(&aside);
         return Err(error);
     }
+    let mut partial = Partial(Some(aside.clone()));
     out.set_len(0).map_err(failed)?;
     let mut out = tokio::fs::File::from_std(out);
     let written = async {
         let manifest = dump(owner, url, &mut out, progress).await?;
         out.sync_all().await.map_err(failed)?;
         read_back(&aside).await?;
-        Ok(manifest)
+        Ok::<Manifest, BackupError>(manifest)
     };
-    let manifest = match written.await {
-        Ok(manifest) => manifest,
-        Err(error) => {
-            let _ = std::fs::remove_file(&aside);
-            return Err(error);
-        }
-    };
+    let manifest = written.await?;
     let named = manifest
         .write(file)
         .and_then(|()| std::fs::rename(&aside, file).map_err(failed));
     if let Err(error) = named {
-        let _ = std::fs::remove_file(&aside);
         let _ = std::fs::remove_file(Manifest::path_of(file));
         return Err(error);
     }
+    partial.0 = None;
     Ok(Written {
         file: file.to_owned(),
         manifest,
     })
+}
+
+/// What is written of a backup that is not one yet: removed if that fails, or is interrupted.
+struct Partial(Option<PathBuf>);
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take() {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 /// Refuses to overwrite a backup or a manifest.

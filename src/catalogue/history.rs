@@ -68,6 +68,8 @@ pub struct PlanDiff {
     pub needs_sync: bool,
     /// Those who run on each version, and what they will notice.
     pub subscribers: Vec<Affected>,
+    /// Where the file no longer has the plan: the organizations that do.
+    pub organizations: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -80,6 +82,8 @@ pub enum Outcome {
     NewVersion,
     /// An earlier version is sold again.
     FormerVersion,
+    /// The file no longer has the plan, and organizations do.
+    Gone,
 }
 
 /// Running subscriptions of one version.
@@ -153,7 +157,22 @@ pub async fn versions(
 pub async fn diff(pool: &PgPool, catalogue: &Catalogue) -> Result<Vec<PlanDiff>, sqlx::Error> {
     let versions = versions(pool, catalogue).await?;
     let plans = catalogue.file_plans().iter();
-    Ok(plans.map(|plan| diff_of(plan, &versions)).collect())
+    let mut diffs: Vec<PlanDiff> = plans.map(|plan| diff_of(plan, &versions)).collect();
+    let mut tx = WorkerTx::begin(pool).await?;
+    let held = store::held_tiers(tx.conn()).await?;
+    tx.commit().await?;
+    let gone = held
+        .into_iter()
+        .filter(|(tier, _)| catalogue.file_plans().iter().all(|plan| plan.tier != *tier));
+    diffs.extend(gone.map(|(plan_tier, organizations)| PlanDiff {
+        plan_tier,
+        outcome: Outcome::Gone,
+        changes: Vec::new(),
+        needs_sync: false,
+        subscribers: Vec::new(),
+        organizations,
+    }));
+    Ok(diffs)
 }
 
 fn diff_of(plan: &Plan, versions: &[PlanVersion]) -> PlanDiff {
@@ -201,6 +220,7 @@ fn diff_of(plan: &Plan, versions: &[PlanVersion]) -> PlanDiff {
             .unwrap_or_default(),
         needs_sync: plan.is_synced() && !of_plan().any(charged_alike),
         subscribers: subscribers.collect(),
+        organizations: 0,
     }
 }
 

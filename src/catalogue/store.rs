@@ -1,5 +1,7 @@
 //! SQL for what was ever sold: prices and versions of plans.
 
+mod held;
+
 use std::collections::HashMap;
 
 use rust_decimal::Decimal;
@@ -10,6 +12,7 @@ use uuid::Uuid;
 
 use super::memory::PriceUse;
 use super::{Interval, Plan};
+pub use held::{Holders, held_tiers, holders};
 
 /// What the database knows of prices and products.
 #[derive(Debug, Default)]
@@ -469,31 +472,6 @@ pub async fn all_versions(conn: &mut PgConnection) -> Result<Vec<HeldVersion>, s
         HeldVersion,
         "SELECT plan_tier, version, digest, definition, created_at FROM plan_versions
           ORDER BY plan_tier, version"
-    )
-    .fetch_all(conn)
-    .await
-}
-
-/// Running subscriptions that have a version at one of its prices.
-#[derive(Debug, Clone)]
-pub struct Holders {
-    pub plan_tier: String,
-    pub version: i32,
-    pub currency: Option<String>,
-    /// `None`: not known, or one by which no plan is sold.
-    pub plan_interval: Option<String>,
-    pub subscriptions: i64,
-}
-
-/// How many run on each version, by currency and interval.
-pub async fn holders(conn: &mut PgConnection) -> Result<Vec<Holders>, sqlx::Error> {
-    sqlx::query_as!(
-        Holders,
-        r#"SELECT plan_tier AS "plan_tier!", coalesce(plan_version, 1) AS "version!",
-                  lower(currency) AS currency, plan_interval, count(*) AS "subscriptions!"
-             FROM billing_subscriptions
-            WHERE status IN ('active', 'trialing', 'past_due') AND plan_tier IS NOT NULL
-            GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"#
     )
     .fetch_all(conn)
     .await

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::Failure;
 use super::arguments;
 use super::database::on_database;
+use super::organization;
 use super::output::{Format, table};
 use crate::config::GlobalArgs;
 use crate::db;
@@ -54,12 +55,18 @@ pub enum ApiKeys {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub struct Owner {
-    /// An organization's: its id, as shown by `organizations list`.
+    /// An organization's: its id, or the product's id for it.
     #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
-    organization: Option<Uuid>,
+    organization: Option<String>,
     /// The product's own: each request names the organization that it is for.
     #[arg(long)]
     service: bool,
+}
+
+impl Owner {
+    async fn found(&self, pool: &PgPool) -> Result<Option<Uuid>, Failure> {
+        organization::found_if_named(pool, self.organization.as_deref()).await
+    }
 }
 
 fn scope(text: &str) -> Result<Permission, String> {
@@ -92,7 +99,7 @@ impl ApiKeys {
                 name,
                 expires,
                 format,
-            } => match owner.organization {
+            } => match owner.found(pool).await? {
                 Some(organization_id) => {
                     let new = NewApiKey {
                         organization_id,
@@ -101,7 +108,7 @@ impl ApiKeys {
                         expires_at: expires,
                     };
                     let made = auth::create_api_key(pool, new, Timestamp::now()).await?;
-                    show(&format, made)
+                    show(&format, made.0.id, made)
                 }
                 None => {
                     let new = NewServiceKey {
@@ -110,17 +117,17 @@ impl ApiKeys {
                         expires_at: expires,
                     };
                     let made = auth::create_service_key(pool, new, Timestamp::now()).await?;
-                    show(&format, made)
+                    show(&format, made.0.id, made)
                 }
             },
             Self::Revoke { id, owner } => {
-                match owner.organization {
+                match owner.found(pool).await? {
                     Some(organization) => auth::revoke_api_key(pool, organization, id).await?,
                     None => auth::revoke_service_key(pool, id).await?,
                 }
                 Ok(())
             }
-            Self::List { owner, format } => match owner.organization {
+            Self::List { owner, format } => match owner.found(pool).await? {
                 Some(organization) => {
                     let keys = auth::list_api_keys(pool, organization).await?;
                     format.print(&keys, |keys| describe(keys.iter().map(Row::from)))
@@ -134,8 +141,11 @@ impl ApiKeys {
     }
 }
 
-fn show<T: Serialize>(format: &Format, (about, key): (T, String)) -> Result<(), Failure> {
-    format.print(&Created { key, about }, |created| created.key.clone())
+fn show<T: Serialize>(format: &Format, id: Uuid, (about, key): (T, String)) -> Result<(), Failure> {
+    let made = format!("key {id}, whose secret is lost: revoke it");
+    format.print_made(&Created { key, about }, &made, |created| {
+        created.key.clone()
+    })
 }
 
 /// A key in a list.

@@ -1,22 +1,26 @@
 //! `audit`
 
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use sqlx::Connection as _;
-use sqlx::postgres::PgPool;
+use sqlx::postgres::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::Failure;
 use super::arguments;
 use super::database::on_database;
+use super::organization;
 use super::output::{Format, counted, escaped, table};
 use crate::app::Database;
 use crate::audit::{self, Entry, Filter, Repaired, Report, csv};
 use crate::config::GlobalArgs;
 use crate::db::{self, WorkerTx};
+use crate::maintenance::audit_verification;
+use crate::tenancy::organizations;
 
 #[derive(Debug, Subcommand)]
 pub enum Audit {
@@ -34,7 +38,7 @@ pub enum Audit {
     Verify {
         /// Only entries of this organization.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
-        organization: Option<Uuid>,
+        organization: Option<String>,
         #[command(flatten)]
         format: Format,
     },
@@ -51,7 +55,7 @@ pub enum Audit {
         /// Write one JSON document, an array.
         #[arg(long, conflicts_with = "format")]
         json: bool,
-        /// Output file; unset: standard output.
+        /// A new file, which only you may read; unset: standard output.
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
@@ -61,8 +65,8 @@ pub enum Audit {
 pub struct Repair {
     /// The organization whose chain to repair.
     #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
-    organization: Uuid,
-    /// The reason, recorded in the entry.
+    organization: String,
+    /// The reason, recorded in the entry; required where entries were changed.
     #[arg(long)]
     reason: Option<String>,
     #[command(flatten)]
@@ -73,7 +77,7 @@ pub struct Repair {
 pub struct FilterArgs {
     /// Only entries of this organization.
     #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
-    organization: Option<Uuid>,
+    organization: Option<String>,
     /// Only entries with this action, such as plan_changed.
     #[arg(long)]
     action: Option<String>,
@@ -88,18 +92,36 @@ pub struct FilterArgs {
     to: Option<Timestamp>,
 }
 
-impl From<FilterArgs> for Filter {
-    fn from(args: FilterArgs) -> Self {
-        Self {
-            organization_id: args.organization,
-            action: args.action,
-            resource_type: args.resource_type,
+impl FilterArgs {
+    fn filter(self, organization_id: Option<Uuid>) -> Filter {
+        Filter {
+            organization_id,
+            action: self.action,
+            resource_type: self.resource_type,
             actor: None,
-            from: args.from,
-            to: args.to,
+            from: self.from,
+            to: self.to,
             before: None,
         }
     }
+}
+
+/// The organization that is named; its log outlives it.
+async fn logged(conn: &mut PgConnection, named: Option<&str>) -> Result<Option<Uuid>, Failure> {
+    let Some(named) = named else { return Ok(None) };
+    if let Some(id) = organizations::find(&mut *conn, named).await? {
+        return Ok(Some(id));
+    }
+    let unknown = || organization::unknown(named);
+    let id: Uuid = named.parse().map_err(|_| unknown())?;
+    let has_log: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM billing_audit_log WHERE organization_id = $1)
+             OR EXISTS (SELECT FROM billing_audit_chain_heads WHERE organization_id = $1)",
+    )
+    .bind(id)
+    .fetch_one(conn)
+    .await?;
+    has_log.then_some(Some(id)).ok_or_else(unknown)
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -125,28 +147,40 @@ impl Audit {
     }
 
     async fn run_on(self, pool: &PgPool) -> Result<(), Failure> {
+        let named = match &self {
+            Self::List { filter, .. } | Self::Export { filter, .. } => &filter.organization,
+            Self::Verify { organization, .. } => organization,
+            Self::Repair(_) => &None,
+        };
+        let started_at = Timestamp::now();
         let mut tx = WorkerTx::begin(pool).await?;
         // Reading the whole log may take longer than a request may.
         sqlx::query("SET LOCAL statement_timeout = 0")
             .execute(tx.conn())
             .await?;
+        if let Self::Verify { .. } = self {
+            sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                .execute(tx.conn())
+                .await?;
+        }
+        let organization_id = logged(tx.conn(), named.as_deref()).await?;
         match self {
             Self::List {
                 filter,
                 limit,
                 format,
             } => {
-                let entries = audit::list(tx.conn(), &filter.into(), i64::from(limit)).await?;
+                let entries =
+                    audit::list(tx.conn(), &filter.filter(organization_id), i64::from(limit))
+                        .await?;
                 format.print(&entries, |entries| describe(entries))
             }
-            Self::Verify {
-                organization,
-                format,
-            } => {
-                sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                    .execute(tx.conn())
-                    .await?;
-                let report = audit::verify(tx.conn(), organization).await?;
+            Self::Verify { format, .. } => {
+                let report = audit::verify(tx.conn(), organization_id).await?;
+                tx.rollback().await?;
+                if organization_id.is_none() {
+                    audit_verification::done(pool, started_at, report.holds()).await?;
+                }
                 format.print(&report, describe_report)?;
                 if report.holds() {
                     Ok(())
@@ -162,7 +196,7 @@ impl Audit {
                 output,
             } => {
                 let format = if json { ExportFormat::Json } else { format };
-                export(&mut tx, filter.into(), format, output).await
+                export(&mut tx, filter.filter(organization_id), format, output).await
             }
         }
     }
@@ -179,9 +213,13 @@ impl Repair {
     async fn run_on(self, database: &Database) -> Result<(), Failure> {
         database.check_owner().await?;
         let mut conn = db::connect(&database.owner).await?;
+        let id = logged(&mut conn, Some(&self.organization))
+            .await
+            .map_err(Failure::of_owner)?
+            .unwrap_or_default();
         let mut tx = conn.begin().await?;
         let reason = self.reason.as_deref();
-        let repaired = audit::repair(&mut tx, self.organization, reason)
+        let repaired = audit::repair(&mut tx, id, reason)
             .await
             .map_err(|error| match db::sql_state(&error).as_deref() {
                 Some("42501" | "22023") => Failure::usage(format!(
@@ -189,6 +227,20 @@ impl Repair {
                 )),
                 _ => error.into(),
             })?;
+        let accepted = repaired
+            .as_ref()
+            .map_or(0, |repaired| repaired.accepted.len());
+        if accepted > 0 && reason.is_none_or(|reason| reason.trim().is_empty()) {
+            tx.rollback().await?;
+            return Err(Failure::usage(format!(
+                "--reason: nothing was repaired: {} changed or removed; say why that is accepted, for those \
+                 who verify the log later",
+                match accepted {
+                    1 => "1 entry was".to_owned(),
+                    n => format!("{n} entries were"),
+                }
+            )));
+        }
         tx.commit().await?;
         self.format
             .print(&repaired, |repaired| describe_repair(repaired.as_ref()))
@@ -301,9 +353,18 @@ async fn export(
         _ => Failure::failed(format!("the export cannot be written: {error}")),
     };
     let mut writer: Box<dyn Write> = match &output {
-        Some(path) => Box::new(std::io::BufWriter::new(
-            std::fs::File::create(path).map_err(writing)?,
-        )),
+        Some(path) => {
+            let mut file = std::fs::OpenOptions::new();
+            let file = file.write(true).create_new(true).mode(0o600);
+            let file = file.open(path).map_err(|error| match error.kind() {
+                std::io::ErrorKind::AlreadyExists => Failure::usage(format!(
+                    "{} already exists; name another file, or remove it first",
+                    path.display()
+                )),
+                _ => Failure::failed(format!("{}: {error}", path.display())),
+            })?;
+            Box::new(std::io::BufWriter::new(file))
+        }
         None => Box::new(std::io::BufWriter::new(std::io::stdout().lock())),
     };
     match format {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::Failure;
 use super::output::{Format, say};
+use super::serve::StopSignals;
 use crate::app::Database;
 use crate::backup::{self, BackupError};
 use crate::config::GlobalArgs;
@@ -51,7 +52,13 @@ impl Backup {
         let database = Database::locate(&global.database_of_owner()?).await?;
         say(&format!("backing up {}", database.description()));
         let started_at = Timestamp::now();
-        let result = self.run_on(&database, global).await;
+        let mut signals = StopSignals::listen()?;
+        // The tool ends with its future, and what it has written goes.
+        let result = tokio::select! {
+            biased;
+            () = signals.received() => Err(Failure::failed("interrupted: there is no backup")),
+            result = self.run_on(&database, global) => result,
+        };
         let pool = db::pool(database.service.clone(), 1);
         let done = maintenance::backup::done(&pool, gateway.as_ref(), started_at, result.is_ok());
         // The result of the backup does not depend on this record.
@@ -62,7 +69,7 @@ impl Backup {
         result
     }
 
-    async fn run_on(self, database: &Database, global: &GlobalArgs) -> Result<(), Failure> {
+    async fn run_on(&self, database: &Database, global: &GlobalArgs) -> Result<(), Failure> {
         let url = owner_url(database, global).unwrap_or_default();
         let progress = |table: &str| say(&format!("backing up {table}"));
         if self.file.as_os_str() == "-" {

@@ -15,6 +15,7 @@ pub async fn on_database(
     let database = Database::open(config).await?;
     let working = async {
         database.check_login().await?;
+        database.check_schema().await?;
         work(&database).await
     };
     let result = tokio::select! {

@@ -3,7 +3,7 @@
 use crate::app::StartError;
 use crate::catalogue::CatalogueError;
 use crate::config::ConfigError;
-use crate::db::{self, DatabaseError};
+use crate::db::{self, DatabaseError, SchemaOutdated};
 use crate::maintenance::PushUrlError;
 use crate::migrations::MigrationError;
 use crate::stripe::client::StripeError;
@@ -41,6 +41,19 @@ impl Failure {
         }
     }
 
+    /// The failure of a command that needs the owner's login.
+    pub fn of_owner(self) -> Self {
+        let refused = self
+            .message
+            .as_deref()
+            .and_then(|m| m.strip_prefix(REFUSED_LOGIN));
+        let Some(why) = refused else { return self };
+        Self::usage(format!(
+            "MIGRATION_DATABASE_URL, else DATABASE_URL: the database refuses this login{why}; this command \
+             needs the login of the tables' owner"
+        ))
+    }
+
     /// For failures that the output has already described.
     pub fn silent() -> Self {
         Self {
@@ -70,26 +83,41 @@ impl From<PushUrlError> for Failure {
 
 impl From<sqlx::Error> for Failure {
     fn from(error: sqlx::Error) -> Self {
+        if let sqlx::Error::Configuration(cause) = &error
+            && let Some(outdated) = cause.downcast_ref::<SchemaOutdated>()
+        {
+            return Self::failed(format!(
+                "the database is older than this program; nothing was done. {outdated}"
+            ));
+        }
         let error = db::opening_refusal(error);
-        let code = error
-            .as_database_error()
-            .and_then(|e| e.code().map(String::from));
+        let code = db::sql_state(&error);
+        let said = db::said(&error);
         let refused = matches!(code.as_deref(), Some("28P01" | "28000" | "3D000"));
+        if code.as_deref() == Some("25006") {
+            return Self::unreachable(format!(
+                "the database is read-only ({said}): it is a standby, or default_transaction_read_only is \
+                 on; name the primary"
+            ));
+        }
         if db::is_outage(&error) && !refused {
-            return Self::unreachable(format!("the database cannot be reached: {error}"));
+            return Self::unreachable(format!("the database cannot be reached: {said}"));
         }
         match code.as_deref() {
             // No such table, column, function or role.
             Some("42P01" | "42703" | "42883" | "22023" | "42704") => Self::failed(format!(
-                "the database's schema is not as expected ({error}); see `migrate status` and `migrate verify`"
+                "the database's schema is not as expected ({said}); see `migrate status` and `migrate verify`"
             )),
-            Some("28P01" | "28000" | "3D000" | "42501") => Self::usage(format!(
-                "DATABASE_URL: the database refuses this login: {error}"
-            )),
-            _ => Self::failed(format!("the database reports: {error}")),
+            Some("28P01" | "28000" | "3D000" | "42501") => {
+                Self::usage(format!("{REFUSED_LOGIN}: {said}"))
+            }
+            _ => Self::failed(format!("the database reports: {said}")),
         }
     }
 }
+
+/// How a refused login is reported; [`Failure::of_owner`] names the owner's variable instead.
+const REFUSED_LOGIN: &str = "DATABASE_URL: the database refuses this login";
 
 impl From<DatabaseError> for Failure {
     fn from(error: DatabaseError) -> Self {
@@ -146,9 +174,10 @@ impl From<UserError> for Failure {
     fn from(error: UserError) -> Self {
         match error {
             UserError::Database(error) => error.into(),
-            UserError::Exists(_) | UserError::Unknown(_) | UserError::Organization(_) => {
-                Self::failed(error.to_string())
-            }
+            UserError::Exists(_)
+            | UserError::Unknown(_)
+            | UserError::Organization(_)
+            | UserError::Erased(_) => Self::failed(error.to_string()),
             _ => Self::usage(error.to_string()),
         }
     }
@@ -160,7 +189,8 @@ impl From<ApiKeyError> for Failure {
             ApiKeyError::Database(error) => error.into(),
             ApiKeyError::Unknown
             | ApiKeyError::UnknownServiceKey
-            | ApiKeyError::Organization(_) => Self::failed(error.to_string()),
+            | ApiKeyError::Organization(_)
+            | ApiKeyError::Erased(_) => Self::failed(error.to_string()),
             _ => Self::usage(error.to_string()),
         }
     }

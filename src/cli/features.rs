@@ -3,26 +3,25 @@
 use clap::Subcommand;
 use jiff::Timestamp;
 use sqlx::postgres::PgPool;
-use uuid::Uuid;
 
 use super::Failure;
 use super::arguments;
 use super::database::on_database;
+use super::organization;
 use super::output::{Format, table};
 use crate::audit::Actor;
 use crate::catalogue::Catalogue;
 use crate::config::{GlobalArgs, StripeArgs};
 use crate::db::{self, TenantTx};
 use crate::features::{self, FeatureRow, Given, SetError, SetFeature, UnsetFeature};
-use crate::tenancy::organizations;
 
 #[derive(Debug, Subcommand)]
 pub enum Features {
     /// List an organization's features, and where each value comes from.
     List {
-        /// The organization's id, as shown by `organizations list`.
+        /// The organization's id, or the product's id for it.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
-        organization: Uuid,
+        organization: String,
         #[command(flatten)]
         stripe: StripeArgs,
         #[command(flatten)]
@@ -33,9 +32,9 @@ pub enum Features {
     /// The value holds from the next request on, whatever the plan says, until it is
     /// removed or its end has come.
     Set {
-        /// The organization's id, as shown by `organizations list`.
+        /// The organization's id, or the product's id for it.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
-        organization: Uuid,
+        organization: String,
         /// A feature of the catalogue, such as sso.
         #[arg(long, value_name = "F")]
         feature: String,
@@ -55,9 +54,9 @@ pub enum Features {
     },
     /// Remove an override: the plan's value holds again.
     Unset {
-        /// The organization's id, as shown by `organizations list`.
+        /// The organization's id, or the product's id for it.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
-        organization: Uuid,
+        organization: String,
         /// A feature of the catalogue, such as sso.
         #[arg(long, value_name = "F")]
         feature: String,
@@ -90,7 +89,7 @@ impl Features {
                 organization,
                 format,
                 ..
-            } => return list(pool, catalogue, organization, format).await,
+            } => return list(pool, catalogue, &organization, format).await,
             Self::Set {
                 organization,
                 feature,
@@ -101,7 +100,7 @@ impl Features {
                 ..
             } => {
                 let command = SetFeature {
-                    organization_id: organization,
+                    organization_id: organization::found(pool, &organization).await?,
                     feature,
                     value: Given::Text(value),
                     reason,
@@ -119,7 +118,7 @@ impl Features {
                 ..
             } => {
                 let command = UnsetFeature {
-                    organization_id: organization,
+                    organization_id: organization::found(pool, &organization).await?,
                     feature,
                     reason,
                     actor: Actor::System,
@@ -135,16 +134,11 @@ impl Features {
 async fn list(
     pool: &PgPool,
     catalogue: &Catalogue,
-    organization: Uuid,
+    organization: &str,
     format: Format,
 ) -> Result<(), Failure> {
+    let organization = organization::found(pool, organization).await?;
     let mut tx = TenantTx::begin(pool, organization).await?;
-    if organizations::plan_tier(tx.conn(), organization)
-        .await?
-        .is_none()
-    {
-        return Err(SetError::Organization(organization).into());
-    }
     let rows = features::list(tx.conn(), catalogue, organization).await?;
     format.print(&rows, |rows| match rows.as_slice() {
         [] => "the catalogue has no [features]".to_owned(),
@@ -180,7 +174,9 @@ impl From<SetError> for Failure {
     fn from(error: SetError) -> Self {
         match error {
             SetError::Database(error) => error.into(),
-            SetError::Organization(_) | SetError::NoOverride(_) => Self::failed(error.to_string()),
+            SetError::Organization(_) | SetError::Erased(_) | SetError::NoOverride(_) => {
+                Self::failed(error.to_string())
+            }
             SetError::Feature(problem) => Self::usage(format!("--feature: {problem}")),
             SetError::Value(problem) => Self::usage(format!("--value: {problem}")),
             SetError::Reason => Self::usage(format!("--reason: {error}")),

@@ -1,15 +1,16 @@
 //! `migrate`
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use sqlx::postgres::PgConnection;
 
 use super::Failure;
+use super::consent;
 use super::output::{Format, counted, say, table};
 use crate::app::Database;
 use crate::config::GlobalArgs;
-use crate::migrations::{self, Loss, verify};
+use crate::migrations::{self, Migration, verify};
 use crate::{db, maintenance};
 
 #[derive(Debug, Subcommand)]
@@ -26,8 +27,8 @@ pub enum Migrate {
         #[command(flatten)]
         format: Format,
     },
-    /// Undo migrations, newest first. Rows of their tables are lost: the command
-    /// lists them and asks for confirmation.
+    /// Undo migrations, newest first. Rows of their tables are lost: the command lists
+    /// migrations and rows, and asks for confirmation.
     Rollback(Rollback),
 }
 
@@ -36,10 +37,10 @@ pub struct Rollback {
     /// The newest version to keep; unset: undo only the newest.
     #[arg(long, value_name = "VERSION")]
     to: Option<String>,
-    /// Do not ask before losing rows.
+    /// Do not ask for confirmation.
     #[arg(long)]
     yes: bool,
-    /// Proceed without a backup less than a day old.
+    /// Proceed without a backup less than a day old, and while the service is connected.
     #[arg(long)]
     force: bool,
 }
@@ -49,7 +50,7 @@ impl Migrate {
         let database = Database::locate(&global.database_of_owner()?).await?;
         let result = self.run_on(&database).await;
         database.close().await;
-        result
+        result.map_err(Failure::of_owner)
     }
 
     async fn run_on(self, database: &Database) -> Result<(), Failure> {
@@ -107,18 +108,38 @@ impl Migrate {
 /// Maximum age of the latest backup before a rollback.
 const FRESH_SECS: i64 = 24 * 60 * 60;
 
+/// How often, and how long apart, to look for the service's sessions: those of a program that has
+/// just ended go by themselves.
+const LOOKS: u32 = 10;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+
 impl Rollback {
     async fn run(self, conn: &mut PgConnection, database: &str) -> Result<(), Failure> {
         let to = self.to.as_deref();
-        let losses = migrations::losses(conn, to).await?;
-        if !losses.is_empty() {
-            say(&format!("the rollback of {database} would lose:"));
+        let undoing = migrations::to_undo(conn, to).await?;
+        if !undoing.is_empty() {
+            let losses = migrations::losses(conn, to).await?;
+            say(&format!(
+                "the rollback of {database} undoes {}:",
+                counted(undoing.len(), "migration")
+            ));
+            for Migration { version, name, .. } in &undoing {
+                say(&format!("  {version}_{name}"));
+            }
+            if !losses.is_empty() {
+                say("and would lose:");
+            }
             for loss in &losses {
                 say(&format!("  {loss}"));
             }
             self.check_sessions(conn).await?;
-            self.check_consent(&losses)?;
-            self.check_backup(conn).await?;
+            self.check_consent(match losses.len() {
+                0 => format!("undo {}", counted(undoing.len(), "migration")),
+                things => format!("lose {}", counted(things, "thing")),
+            })?;
+            if !losses.is_empty() {
+                self.check_backup(conn).await?;
+            }
         }
         let undone = migrations::rollback(conn, to, |migration| {
             say(&format!("undoing {}_{}", migration.version, migration.name));
@@ -128,35 +149,47 @@ impl Rollback {
         Ok(())
     }
 
+    /// The service cannot work on the older schema, and what it writes until its tables are gone
+    /// is lost.
     async fn check_sessions(&self, conn: &mut PgConnection) -> Result<(), Failure> {
-        let others = db::other_sessions(conn).await?;
-        if others > 0 {
+        let mut others = db::other_sessions(conn).await?;
+        for _ in 1..LOOKS {
+            if others == 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+            others = db::other_sessions(conn).await?;
+        }
+        let connected = format!(
+            "{} of the service {} connected",
+            counted(others, "session"),
+            if others == 1 { "is" } else { "are" }
+        );
+        if others > 0 && self.force {
             say(&format!(
-                "warning: {} of the service {} connected; stop it first: what it writes until its tables \
-                 are gone is lost and in no backup",
-                counted(others, "session"),
-                if others == 1 { "is" } else { "are" }
+                "warning: {connected}; stop it first: what it writes until its tables are gone is lost and \
+                 in no backup"
             ));
+        } else if others > 0 {
+            return Err(Failure::failed(format!(
+                "nothing was undone: {connected}; stop it first, or give --force: it fails on the older \
+                 schema, and what it writes until its tables are gone is lost and in no backup"
+            )));
         }
         Ok(())
     }
 
-    /// Asks on a terminal; the answer repeats what is lost.
-    fn check_consent(&self, losses: &[Loss]) -> Result<(), Failure> {
+    /// Asks on a terminal; the answer repeats what is undone or lost.
+    fn check_consent(&self, wanted: String) -> Result<(), Failure> {
         if self.yes {
             return Ok(());
         }
-        if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        if !consent::may_ask() {
             return Err(Failure::usage(
-                "nothing was undone: these rows would be lost; give --yes to accept that",
+                "nothing was undone: give --yes to accept what is listed above",
             ));
         }
-        let wanted = format!("lose {}", counted(losses.len(), "thing"));
-        let _ = write!(io::stderr(), "Type `{wanted}` to continue: ");
-        let mut line = String::new();
-        let read = io::stdin().read_line(&mut line);
-        read.map_err(|error| Failure::failed(format!("cannot use the terminal: {error}")))?;
-        if line.trim() == wanted {
+        if consent::typed(&wanted)? {
             return Ok(());
         }
         Err(Failure::failed("nothing was undone"))
@@ -183,9 +216,10 @@ impl Rollback {
 fn describe(checks: &[verify::Check]) -> String {
     let mut lines: Vec<String> = checks
         .iter()
-        .map(|check| match &check.problem {
-            None => format!("ok    {}", check.name),
-            Some(problem) => format!("WRONG {} {problem}", check.name),
+        .map(|check| match (&check.problem, &check.warning) {
+            (None, None) => format!("ok    {}", check.name),
+            (None, Some(warning)) => format!("warn  {} {warning}", check.name),
+            (Some(problem), _) => format!("WRONG {} {problem}", check.name),
         })
         .collect();
     let failed = checks.iter().filter(|check| !check.ok).count();

@@ -9,6 +9,7 @@ mod audit;
 mod backfill;
 mod backup;
 mod completions;
+mod consent;
 mod database;
 #[cfg(feature = "sandbox")]
 mod demo;
@@ -19,6 +20,7 @@ mod grace_periods;
 mod initiator;
 mod migrate;
 mod openapi;
+mod organization;
 mod organizations;
 mod output;
 mod plans;

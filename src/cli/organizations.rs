@@ -10,9 +10,11 @@ use uuid::Uuid;
 use super::Failure;
 use super::backfill::{PATIENCE, stripe_client};
 use super::database::on_database;
-use super::output::{Format, printable, table};
+use super::organization;
+use super::output::{Format, printable, say, table};
+use crate::app;
 use crate::catalogue::{Catalogue, FREE_TIER};
-use crate::config::{GlobalArgs, StripeArgs};
+use crate::config::{GlobalArgs, StripeArgs, StripeConfig};
 use crate::db::{self, TenantTx, WorkerTx};
 use crate::stripe::client::{Client, ErrorKind};
 use crate::tenancy::organizations::{
@@ -68,9 +70,11 @@ pub enum Organizations {
         /// Same as ORG.
         #[arg(long, value_name = "ORG", conflicts_with = "named")]
         organization: Option<String>,
-        /// The Stripe customer (cus_…).
+        /// The Stripe customer (cus_…), who must exist in Stripe where a key is configured.
         #[arg(long, value_name = "CUS")]
         stripe_customer: String,
+        #[command(flatten)]
+        stripe: StripeArgs,
         #[command(flatten)]
         format: Format,
     },
@@ -99,19 +103,25 @@ pub enum Organizations {
 impl Organizations {
     pub async fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let config = global.database()?;
-        let plans_file = match &self {
-            Self::Create { stripe, .. } => stripe.check()?.plans_file,
-            _ => None,
+        let settings = match &self {
+            Self::Create { stripe, .. } | Self::LinkCustomer { stripe, .. } => stripe.check()?,
+            _ => StripeConfig::default(),
         };
-        let catalogue = Catalogue::load(plans_file.as_deref())?;
+        let catalogue = Catalogue::load(settings.plans_file.as_deref())?;
+        let client = app::stripe_client(&settings)?;
         on_database(&config, async |database| {
             let pool = db::pool(database.service.clone(), 2);
-            self.run_on(&pool, &catalogue).await
+            self.run_on(&pool, &catalogue, client.as_ref()).await
         })
         .await
     }
 
-    async fn run_on(self, pool: &PgPool, catalogue: &Catalogue) -> Result<(), Failure> {
+    async fn run_on(
+        self,
+        pool: &PgPool,
+        catalogue: &Catalogue,
+        client: Option<&Client>,
+    ) -> Result<(), Failure> {
         match self {
             Self::Create {
                 name,
@@ -132,9 +142,7 @@ impl Organizations {
                     email,
                     ..Identity::default()
                 };
-                let created =
-                    organizations::create_with_identity(pool, catalogue, new, identity).await?;
-                format.print(&created, |created| created.id.to_string())
+                create(pool, catalogue, client, (new, identity), format).await
             }
             Self::List { format } => {
                 let mut tx = WorkerTx::begin(pool).await?;
@@ -149,7 +157,7 @@ impl Organizations {
                 let id = find(pool, named.or(organization)).await?;
                 let mut tx = TenantTx::begin(pool, id).await?;
                 let overview = organizations::overview(tx.conn(), id).await?;
-                let overview = overview.ok_or_else(|| unknown(&id.to_string()))?;
+                let overview = overview.ok_or_else(|| organization::unknown(&id.to_string()))?;
                 format.print(&overview, show)
             }
             Self::LinkCustomer {
@@ -157,9 +165,10 @@ impl Organizations {
                 organization,
                 stripe_customer,
                 format,
+                ..
             } => {
                 let id = find(pool, named.or(organization)).await?;
-                link_customer(pool, id, stripe_customer, format).await
+                link_customer(pool, client, id, stripe_customer, format).await
             }
             Self::Erase {
                 named,
@@ -181,13 +190,39 @@ impl Organizations {
     }
 }
 
+async fn create(
+    pool: &PgPool,
+    catalogue: &Catalogue,
+    client: Option<&Client>,
+    (new, identity): (NewOrganization, Identity),
+    format: Format,
+) -> Result<(), Failure> {
+    if let Some(customer) = &new.stripe_customer_id {
+        check_customer(client, customer).await?;
+    }
+    let created = organizations::create_with_identity(pool, catalogue, new, identity).await?;
+    let made = format!("organization {}", created.id);
+    format.print_made(&created, &made, |created| created.id.to_string())
+}
+
 async fn link_customer(
     pool: &PgPool,
+    client: Option<&Client>,
     id: Uuid,
     stripe_customer: String,
     format: Format,
 ) -> Result<(), Failure> {
+    check_customer(client, &stripe_customer).await?;
     organizations::link_customer(pool, id, &stripe_customer).await?;
+    let mut tx = TenantTx::begin(pool, id).await?;
+    let elsewhere = organizations::running_elsewhere(tx.conn(), id, &stripe_customer).await?;
+    drop(tx);
+    for (subscription, customer) in elsewhere {
+        say(&format!(
+            "warning: {subscription} runs on the customer {customer}, who goes on paying for it; only new \
+             subscriptions use {stripe_customer} (`link-customer` with {customer} takes this back)"
+        ));
+    }
     let linked = serde_json::json!({"id": id, "stripeCustomerId": stripe_customer});
     format.print(&linked, |_| {
         format!(
@@ -195,6 +230,24 @@ async fn link_customer(
              --apply` mirrors what that customer already has in Stripe"
         )
     })
+}
+
+/// Asks Stripe, where a key is configured, whether the customer can be charged.
+async fn check_customer(client: Option<&Client>, customer: &str) -> Result<(), Failure> {
+    // What is no id at all is refused without Stripe.
+    let Some(client) = client.filter(|_| organizations::is_customer_id(customer)) else {
+        return Ok(());
+    };
+    match client.customer_now(customer).await {
+        Err(error) if error.kind == ErrorKind::NotFound => Err(Failure::failed(format!(
+            "Stripe has no customer {customer}; check the id, and that STRIPE_SECRET_KEY is of its account \
+             and mode"
+        ))),
+        Ok(shown) if shown.body["deleted"] == true => Err(Failure::failed(format!(
+            "the customer {customer} was deleted in Stripe; name an existing one"
+        ))),
+        shown => Ok(shown.map(drop)?),
+    }
 }
 
 /// Erases personal data here and, with a client, the customers in Stripe.
@@ -220,16 +273,7 @@ async fn erase(
 }
 
 async fn find(pool: &PgPool, named: Option<String>) -> Result<Uuid, Failure> {
-    let named = named.unwrap_or_default();
-    let mut tx = WorkerTx::begin(pool).await?;
-    let found = organizations::find(tx.conn(), &named).await?;
-    found.ok_or_else(|| unknown(&named))
-}
-
-fn unknown(named: &str) -> Failure {
-    Failure::failed(format!(
-        "no organization {named:?}; `organizations list` shows them"
-    ))
+    organization::found(pool, &named.unwrap_or_default()).await
 }
 
 /// Asks the user to type the organization's name.
@@ -274,7 +318,11 @@ fn describe(list: &[Organization]) -> String {
                 organization.external_id.clone().unwrap_or_default(),
                 organization.plan_tier.clone(),
                 organization.stripe_customer_id.clone().unwrap_or_default(),
-                organization.name.clone(),
+                match organization.erased_at {
+                    // Its name is no longer one.
+                    Some(at) => format!("(erased at {at})"),
+                    None => organization.name.clone(),
+                },
             ]
         })
         .collect();
@@ -348,7 +396,9 @@ impl From<LinkError> for Failure {
         match error {
             LinkError::Database(error) => error.into(),
             LinkError::CustomerId(_) => Self::usage(error.to_string()),
-            LinkError::Taken(..) | LinkError::Deleted(_) => Self::failed(error.to_string()),
+            LinkError::Taken(..) | LinkError::Deleted(_) | LinkError::Erased(_) => {
+                Self::failed(error.to_string())
+            }
         }
     }
 }

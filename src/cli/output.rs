@@ -33,6 +33,23 @@ impl Format {
     }
 }
 
+impl Format {
+    /// As [`print`](Self::print), after `made` was made: if it cannot be shown, that is said on
+    /// stderr, since it is there.
+    pub fn print_made<T: Serialize + ?Sized>(
+        self,
+        value: &T,
+        made: &str,
+        human: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
+        self.print(value, human).map_err(|failure| {
+            let why = failure.message;
+            let why = why.unwrap_or_else(|| "standard output was closed".to_owned());
+            Failure::failed(format!("made, but not shown: {made}; {why}"))
+        })
+    }
+}
+
 /// Prints a text and a line end. If the reader has gone, the command ends quietly,
 /// as other tools do.
 pub fn print(text: &str) -> Result<(), Failure> {

@@ -2,11 +2,11 @@
 
 use clap::Subcommand;
 use sqlx::postgres::PgPool;
-use uuid::Uuid;
 
 use super::Failure;
 use super::arguments;
 use super::database::on_database;
+use super::organization;
 use super::output::{Format, table};
 use crate::audit::Actor;
 use crate::catalogue::{Catalogue, OverLimit};
@@ -21,9 +21,9 @@ pub enum Quotas {
     /// For a billed metric, the usage reported to Stripe follows this quota: only
     /// usage over it is billed, and none if it is unlimited, hard or grace.
     Set {
-        /// The organization's id, as shown by `organizations list`.
+        /// The organization's id, or the product's id for it.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
-        organization: Uuid,
+        organization: String,
         /// A metric of the catalogue, such as api_calls.
         #[arg(long)]
         metric: String,
@@ -40,9 +40,9 @@ pub enum Quotas {
     },
     /// List an organization's quotas.
     List {
-        /// The organization's id, as shown by `organizations list`.
+        /// The organization's id, or the product's id for it.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
-        organization: Uuid,
+        organization: String,
         #[command(flatten)]
         format: Format,
     },
@@ -82,7 +82,7 @@ impl Quotas {
                 ..
             } => {
                 let command = SetQuota {
-                    organization_id: organization,
+                    organization_id: organization::found(pool, &organization).await?,
                     metric,
                     limit,
                     over_limit,
@@ -96,11 +96,9 @@ impl Quotas {
                 organization,
                 format,
             } => {
+                let organization = organization::found(pool, &organization).await?;
                 let mut tx = TenantTx::begin(pool, organization).await?;
                 let list = quotas::list(tx.conn(), organization).await?;
-                if list.is_empty() {
-                    return Err(SetError::Organization(organization).into());
-                }
                 format.print(&list, |list| describe(list))
             }
         }
@@ -135,7 +133,7 @@ impl From<SetError> for Failure {
             SetError::Metric { .. } | SetError::OverLimitOfPlan | SetError::NoRate { .. } => {
                 Self::usage(error.to_string())
             }
-            SetError::Organization(_) => Self::failed(error.to_string()),
+            SetError::Organization(_) | SetError::Erased(_) => Self::failed(error.to_string()),
         }
     }
 }

@@ -104,13 +104,13 @@ fn describe(report: &Report) -> String {
         Some(true) => "embedded, running",
         Some(false) => "embedded, not running; `serve` or `demo` starts it",
     };
-    let url = match report.running {
+    let url = match (report.running, &report.database_url) {
         // An external URL has a password, which stays off screens.
-        None => "",
-        Some(_) => report.database_url.as_deref().unwrap_or(""),
+        (Some(_), Some(url)) => format!("url       {url}\n"),
+        _ => String::new(),
     };
     let mut text = format!(
-        "database  {state}\nurl       {url}\ndata      {}\nversion   {}",
+        "database  {state}\n{url}data      {}\nversion   {}",
         report.data_dir, report.version
     );
     if let Some(demo) = &report.demo {

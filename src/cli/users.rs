@@ -5,26 +5,26 @@ use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use sqlx::postgres::PgPool;
-use uuid::Uuid;
 
 use super::Failure;
 use super::arguments;
 use super::database::on_database;
-use super::output::{Format, table};
+use super::organization;
+use super::output::{Format, say, table};
 use crate::config::GlobalArgs;
 use crate::db;
-use crate::tenancy::auth::{self, Hasher, NewUser, Role, User};
+use crate::tenancy::auth::{self, Created, Hasher, NewUser, Role, User};
 
 /// Maximum length of a password on standard input.
 const MOST: u64 = 16 * 1024;
 
 #[derive(Debug, Subcommand)]
 pub enum Users {
-    /// Create a user.
+    /// Create a user, or make one who exists a member of the organization.
     Create {
         /// The user's organization; operators have none.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
-        organization: Option<Uuid>,
+        organization: Option<String>,
         /// The address that the user logs in with.
         #[arg(long)]
         email: String,
@@ -52,11 +52,17 @@ pub enum Users {
         #[arg(long)]
         email: String,
     },
+    /// Let a disabled user log in again.
+    Enable {
+        /// The address that the user logs in with.
+        #[arg(long)]
+        email: String,
+    },
     /// List the users.
     List {
         /// Only users of this organization.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
-        organization: Option<Uuid>,
+        organization: Option<String>,
         #[command(flatten)]
         format: Format,
     },
@@ -82,9 +88,11 @@ fn role(text: &str) -> Result<Role, String> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Created {
+struct Made {
     #[serde(flatten)]
     user: User,
+    /// Whether the user was there before, and became a member.
+    existed: bool,
     /// Only if it was generated; it is not shown again.
     #[serde(skip_serializing_if = "Option::is_none")]
     password: Option<String>,
@@ -120,40 +128,83 @@ impl Users {
                 let new = NewUser {
                     email,
                     role,
-                    organization_id: organization,
+                    organization_id: organization::found_if_named(pool, organization.as_deref())
+                        .await?,
                     password: text.clone(),
                 };
-                let user = auth::create_user(pool, &hasher, new).await?;
-                let password = password.generate_password.then_some(text);
-                let created = Created { user, password };
-                format.print(&created, |created| {
-                    let made = created.password.as_ref();
-                    let made = made.map_or_else(String::new, |p| format!("\npassword: {p}"));
-                    format!("{}{made}", created.user.id)
-                })
+                let made = match auth::create_user(pool, &hasher, new).await? {
+                    Created::User(user) => Made {
+                        user,
+                        existed: false,
+                        password: password.generate_password.then_some(text),
+                    },
+                    Created::Member(user) => Made {
+                        user,
+                        existed: true,
+                        password: None,
+                    },
+                };
+                print_made(&made, format)
             }
             Self::SetPassword {
                 email,
                 password,
                 format,
             } => {
-                auth::set_password(pool, &hasher, &email, text.clone()).await?;
+                let user = auth::set_password(pool, &hasher, &email, text.clone()).await?;
+                if user.disabled_at.is_some() {
+                    say_disabled(&email);
+                }
                 if password.generate_password {
                     let shown = serde_json::json!({"email": email, "password": text});
-                    return format.print(&shown, |_| format!("password: {text}"));
+                    let set = format!(
+                        "the password of {email}, which is not shown again; `users set-password` sets another"
+                    );
+                    return format.print_made(&shown, &set, |_| format!("password: {text}"));
                 }
                 Ok(())
             }
             Self::Disable { email } => Ok(auth::disable_user(pool, &email).await?),
+            Self::Enable { email } => Ok(auth::enable_user(pool, &email).await?),
             Self::List {
                 organization,
                 format,
             } => {
+                let organization =
+                    organization::found_if_named(pool, organization.as_deref()).await?;
                 let users = auth::list_users(pool, organization).await?;
                 format.print(&users, |users| describe(users))
             }
         }
     }
+}
+
+fn print_made(made: &Made, format: Format) -> Result<(), Failure> {
+    let User { id, email, .. } = &made.user;
+    if made.existed {
+        say(&format!(
+            "{email} was there: now a member of the organization, as {}, with the password as it was",
+            made.user.role
+        ));
+    }
+    if made.user.disabled_at.is_some() {
+        say_disabled(email);
+    }
+    format.print_made(
+        made,
+        &format!("user {email} ({id}); `users set-password` gives a password"),
+        |made| {
+            let password = made.password.as_ref();
+            let password = password.map_or_else(String::new, |p| format!("\npassword: {p}"));
+            format!("{id}{password}")
+        },
+    )
+}
+
+fn say_disabled(email: &str) {
+    say(&format!(
+        "warning: {email} is disabled, and cannot log in until `users enable --email {email}`"
+    ));
 }
 
 impl PasswordArgs {

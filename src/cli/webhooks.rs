@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::arguments;
 use super::backfill::Backfill;
 use super::database::on_database;
+use super::organization;
 use super::output::{Format, Progress, printable};
 use super::samples::Sample;
 use super::{Failure, samples};
@@ -43,7 +44,7 @@ pub enum Webhooks {
         unprocessed: bool,
         /// Only events of this organization, which is known once they are processed.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
-        organization: Option<Uuid>,
+        organization: Option<String>,
         /// Only events of this type.
         #[arg(long = "type", value_name = "T")]
         event_type: Option<String>,
@@ -68,7 +69,7 @@ pub enum Webhooks {
         event_type: Option<String>,
         /// Only events of this organization.
         #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
-        organization: Option<Uuid>,
+        organization: Option<String>,
         #[command(flatten)]
         format: Format,
     },
@@ -129,7 +130,7 @@ pub struct Trigger {
     /// The sample organization's id. No other is accepted: the state of a customer's
     /// organization comes from Stripe alone.
     #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
-    organization: Option<Uuid>,
+    organization: Option<String>,
     /// Address of the service.
     #[arg(long, env = "LISTEN_ADDR", default_value = config::LISTEN_ADDR,
           value_parser = config::or(config::LISTEN_ADDR))]
@@ -185,7 +186,8 @@ impl Webhooks {
             } => {
                 let filter = EventFilter {
                     event_type,
-                    organization_id: organization,
+                    organization_id: organization::found_if_named(&pool, organization.as_deref())
+                        .await?,
                     processed: unprocessed.then_some(false),
                     before: None,
                 };
@@ -205,6 +207,8 @@ impl Webhooks {
                 organization,
                 format,
             } => {
+                let organization =
+                    organization::found_if_named(&pool, organization.as_deref()).await?;
                 let filter = letters_of(event_type, organization);
                 let mut tx = WorkerTx::begin(&pool).await?;
                 let letters = list_dead_letters(tx.conn(), &filter, i64::MAX).await?;
@@ -368,7 +372,11 @@ impl Trigger {
                 HANDLED_TYPES.join(", ")
             )));
         }
-        if self.organization.is_some_and(|id| id != sample::ID) {
+        if self
+            .organization
+            .as_ref()
+            .is_some_and(|id| id.parse() != Ok(sample::ID))
+        {
             return Err(Failure::usage(format!(
                 "--organization: sample events are only for the sample organization {}: Stripe knows nothing of \
                  them, and they would stay in another's state",

@@ -7,6 +7,7 @@ mod connections;
 pub mod disk;
 pub mod guards;
 mod login;
+mod outdated;
 pub mod planner;
 mod pooling;
 pub mod rights;
@@ -22,6 +23,7 @@ pub use connections::{
     pool, server_version, worker_pool,
 };
 pub use login::check_login;
+pub use outdated::SchemaOutdated;
 pub use pooling::{RAISE, Short, check_sessions, short_pooler};
 pub use room::{Room, room};
 pub use scarcity::{give_back_idle, waiting_is_refusal};
@@ -91,7 +93,9 @@ pub fn is_outage(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
-        sqlx::Error::Configuration(cause) => cause.is::<OpeningRefused>(),
+        sqlx::Error::Configuration(cause) => {
+            cause.is::<OpeningRefused>() || cause.is::<SchemaOutdated>()
+        }
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
             // Connection exceptions, operator intervention, insufficient
             // resources, system errors, refused logins.
@@ -149,6 +153,15 @@ pub fn is_time_out_of_range(error: &sqlx::Error) -> bool {
 pub fn is_broken_row(error: &sqlx::Error) -> bool {
     // not_null_violation and check_violation.
     sql_state(error).is_some_and(|code| matches!(code.as_str(), "23502" | "23514"))
+}
+
+/// What the server said of an error, without the place in its own source; other errors say
+/// themselves.
+pub fn said(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        error => error.to_string(),
+    }
 }
 
 /// The SQLSTATE of an error that the server reported.

@@ -9,12 +9,15 @@ use crate::db::{self, DatabaseError, WorkerTx};
 use crate::migrations::verify;
 use crate::projection;
 use crate::telemetry::terminal::counted;
+use crate::tenancy::auth;
 use crate::webhooks;
 
 /// If an event waits longer, probably nothing processes events.
 const LATE_SECS: i64 = 600;
 /// More of them suggest that other products share the account.
 const MANY_UNCLAIMED: i64 = 100_000;
+/// How many users are named.
+const NAMED: usize = 10;
 /// Maximum number of connections of a job, beside the replicas'.
 const SPARE: u32 = 10;
 
@@ -63,6 +66,7 @@ pub async fn check(database: &Database) -> Vec<Check> {
         let pool = db::pool(database.service.clone(), 1);
         checks.extend(event_log(&pool).await);
         checks.push(unclaimed(&pool).await);
+        checks.push(users(&pool).await);
         checks.push(guards::customers(&pool).await);
         checks.push(guards::chains(&pool).await);
     } else {
@@ -217,7 +221,18 @@ async fn schema(conn: &mut PgConnection) -> Check {
                 .filter(|check| !check.ok)
                 .map(|check| check.name.as_str())
                 .collect();
-            if wrong.is_empty() {
+            let newer: Vec<&str> = checks
+                .iter()
+                .filter(|check| check.warning.is_some())
+                .map(|check| check.name.as_str())
+                .collect();
+            if wrong.is_empty() && !newer.is_empty() {
+                Check::warning(
+                    name,
+                    format!("of a newer program: {}", newer.join(", ")),
+                    "run the program that made them: this one cannot check them, nor roll them back",
+                )
+            } else if wrong.is_empty() {
                 let detail =
                     "migrations, row-level security and the audit log are as they should be";
                 Check::ok(name, detail)
@@ -244,6 +259,30 @@ async fn unclaimed(pool: &sqlx::postgres::PgPool) -> Check {
              (`organizations link-customer`); see docs/webhooks.md",
         ),
         Ok(found) => Check::ok(name, counted(found, "event")),
+        Err(error) => Check::unanswered(name, error),
+    }
+}
+
+/// Users who cannot log in, as after a rollback of the schema.
+async fn users(pool: &sqlx::postgres::PgPool) -> Check {
+    let name = "users";
+    match auth::homeless_users(pool).await {
+        Ok(found) if found.is_empty() => Check::ok(name, "each belongs to an organization"),
+        Ok(found) => {
+            let named = found.iter().take(NAMED).map(String::as_str);
+            let named = named.collect::<Vec<_>>().join(", ");
+            let more = found.len().saturating_sub(NAMED);
+            let more = match more {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            Check::warning(
+                name,
+                format!("without an organization, and so unable to log in: {named}{more}"),
+                "`users create --organization ORG --email EMAIL --role ROLE` makes a user who exists a member; \
+                 `users disable` silences this",
+            )
+        }
         Err(error) => Check::unanswered(name, error),
     }
 }

@@ -72,7 +72,9 @@ fn verdict(newest: Option<&LastDelivery>, rejected: &[Rejected]) -> Check {
             true => Check::ok(REFUSED, "none within a day"),
             false => Check::ok(
                 REFUSED,
-                format!("{listed}: not Stripe's, or sent again since"),
+                format!(
+                    "{listed}: none with a signature that does not match; Stripe signs everything"
+                ),
             ),
         };
     };

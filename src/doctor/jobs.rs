@@ -4,7 +4,8 @@ use sqlx::postgres::PgPool;
 
 use super::Check;
 use crate::maintenance::{
-    self, LastRun, backup, grace_cleanup, reconciliation, retention, usage_report, webhook_retry,
+    self, LastRun, audit_verification, backup, grace_cleanup, reconciliation, retention,
+    usage_report, webhook_retry,
 };
 
 const MINUTE: i64 = 60;
@@ -19,7 +20,7 @@ struct Scheduled {
     command: &'static str,
 }
 
-const SCHEDULED: [Scheduled; 6] = [
+const SCHEDULED: [Scheduled; 7] = [
     Scheduled {
         job: webhook_retry::JOB,
         late_secs: 15 * MINUTE,
@@ -49,6 +50,11 @@ const SCHEDULED: [Scheduled; 6] = [
         job: reconciliation::JOB,
         late_secs: 50 * HOUR,
         command: "subscriptions reconcile",
+    },
+    Scheduled {
+        job: audit_verification::JOB,
+        late_secs: 50 * HOUR,
+        command: "audit verify",
     },
 ];
 

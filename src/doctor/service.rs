@@ -4,7 +4,7 @@ use reqwest::{Client, StatusCode, Url};
 
 use super::Check;
 use crate::http_client;
-use crate::webhooks::endpoint::PATH;
+use crate::webhooks::endpoint::{PATH, PROBE};
 
 /// The service to check.
 pub struct Service {
@@ -64,7 +64,8 @@ async fn reasons_of(answer: reqwest::Response) -> String {
 /// answers on this path, or signatures are not checked.
 async fn unsigned(base: &str, client: &Client) -> Check {
     let name = "signatures";
-    let answer = client.post(format!("{base}{PATH}")).body("{}").send().await;
+    let answer = client.post(format!("{base}{PATH}")).header(PROBE, "doctor");
+    let answer = answer.body("{}").send().await;
     match answer {
         Ok(answer) if answer.status() == StatusCode::BAD_REQUEST => {
             Check::ok(name, "a delivery without a signature is refused with 400")

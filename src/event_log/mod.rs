@@ -8,7 +8,7 @@ mod store;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-pub use store::wake_waiting;
+pub use store::{empty, wake_waiting};
 
 /// A stored event.
 #[derive(Debug, Clone)]

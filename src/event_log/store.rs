@@ -17,3 +17,23 @@ pub async fn wake_waiting(conn: &mut PgConnection, customer_id: &str) -> Result<
     .await?;
     Ok(woken.rows_affected())
 }
+
+/// Empties the payloads of events, by bucket and id, as those of an erased organization. The
+/// events stay, so that none is taken a second time.
+pub async fn empty(conn: &mut PgConnection, events: &[(i16, &str)]) -> Result<(), sqlx::Error> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let (buckets, ids): (Vec<i16>, Vec<&str>) = events.iter().copied().unzip();
+    sqlx::query!(
+        r#"UPDATE webhook_events e
+              SET payload = '{"erased": true}', error_message = NULL, attempts = '[]'
+             FROM unnest($1::smallint[], $2::text[]) AS emptied(bucket, id)
+            WHERE e.bucket = emptied.bucket AND e.stripe_event_id = emptied.id"#,
+        &buckets,
+        &ids as &[&str]
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}

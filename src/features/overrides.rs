@@ -77,6 +77,8 @@ pub enum SetError {
     Past(Timestamp),
     #[error("organization {0} not found; run `organizations list` to see them")]
     Organization(Uuid),
+    #[error("organization {0} was erased, and takes no more changes")]
+    Erased(Uuid),
     #[error("the feature {0:?} has no override; it is as the plan says")]
     NoOverride(String),
     #[error(transparent)]
@@ -184,6 +186,9 @@ impl Change {
         let chains = audit::lock_chains(tx.conn(), &[organization_id]).await?;
         let now = store::now_for(&mut tx).await?;
         let now = now.ok_or(SetError::Organization(organization_id))?;
+        if audit::is_erased(tx.conn(), organization_id).await? {
+            return Err(SetError::Erased(organization_id));
+        }
         let change = Self {
             tx,
             chains,

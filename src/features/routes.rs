@@ -232,6 +232,7 @@ impl From<SetError> for Problem {
         match error {
             SetError::Database(error) => error.into(),
             SetError::Organization(_) => Self::not_found("organization not found"),
+            SetError::Erased(_) => Self::not_found("organization was erased"),
             SetError::Feature(problem) => Self::not_found(format!("feature not found: {problem}")),
             SetError::NoOverride(_) => Self::not_found(error.to_string()),
             SetError::Value(_) => invalid("invalid_value", "value"),

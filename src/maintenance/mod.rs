@@ -3,6 +3,7 @@
 //! What a job does belongs to the feature; here is when, how often, and what it
 //! counted.
 
+pub mod audit_verification;
 pub mod backfill;
 pub mod backup;
 pub mod grace_cleanup;
@@ -27,13 +28,14 @@ use crate::telemetry::metrics;
 use runs::Counters;
 
 /// The jobs that a deployment schedules.
-pub const SCHEDULED: [&str; 6] = [
+pub const SCHEDULED: [&str; 7] = [
     webhook_retry::JOB,
     grace_cleanup::JOB,
     usage_report::JOB,
     backup::JOB,
     retention::JOB,
     reconciliation::JOB,
+    audit_verification::JOB,
 ];
 
 /// Measures when each scheduled job last succeeded, whether it fails, and which

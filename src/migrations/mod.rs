@@ -3,12 +3,14 @@
 //! No data of a feature is read or changed here.
 
 pub mod columns;
+mod gate;
 mod losses;
 mod runner;
 pub mod verify;
 
+pub use gate::{Gate, is_undefined};
 pub use losses::{Loss, dropped, losses};
-pub use runner::{MigrationError, rollback, status, up, up_within};
+pub use runner::{MigrationError, missing, rollback, status, to_undo, up, up_within};
 
 /// A file in `supabase/migrations`, and its inverse in `supabase/rollbacks`.
 #[derive(Debug, Clone, Copy)]

@@ -13,6 +13,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor, Row};
 
 use super::{MIGRATIONS, Migration, MigrationStatus, State};
+use crate::db;
 
 /// A number that no other program uses.
 const ADVISORY_LOCK: i64 = 7_226_831_505_411;
@@ -32,15 +33,32 @@ pub enum MigrationError {
          again when the database is less busy"
     )]
     Locked { version: &'static str },
-    #[error("migration {version} failed and was rolled back: {error}")]
+    #[error("migration {version} failed and was rolled back: {}", why(.error))]
     Failed {
         version: &'static str,
         error: sqlx::Error,
     },
     #[error("no migration {0}; `migrate status` lists them")]
     UnknownVersion(String),
-    #[error(transparent)]
+    #[error(
+        "the database has the migration {version}_{name}, which this program does not know: roll back \
+         with the program that made {version}"
+    )]
+    Newer { version: String, name: String },
+    #[error("{}", db::said(.0))]
     Database(#[from] sqlx::Error),
+}
+
+/// Why a migration failed, and what the owner lacks.
+fn why(error: &sqlx::Error) -> String {
+    let said = db::said(error);
+    match db::sql_state(error).as_deref() {
+        Some("42501") if said.contains("create role") => format!(
+            "{said}; migrations make the roles billing_owner, billing_app and billing_worker: as a superuser, \
+             ALTER ROLE the owner CREATEROLE, and run this again"
+        ),
+        _ => said,
+    }
 }
 
 /// The state of each migration in the database.
@@ -71,11 +89,6 @@ pub async fn status(conn: &mut PgConnection) -> Result<Vec<MigrationStatus>, sql
             }
         })
         .collect();
-    let is_known = |version: &str| {
-        MIGRATIONS
-            .iter()
-            .any(|migration| migration.version == version)
-    };
     statuses.extend(
         ledger
             .into_iter()
@@ -163,15 +176,10 @@ async fn undo(
 }
 
 /// The applied migrations that a rollback to `to` undoes, newest first.
-pub(super) async fn to_undo(
+pub async fn to_undo(
     conn: &mut PgConnection,
     to: Option<&str>,
 ) -> Result<Vec<&'static Migration>, MigrationError> {
-    if let Some(to) = to
-        && !MIGRATIONS.iter().any(|migration| migration.version == to)
-    {
-        return Err(MigrationError::UnknownVersion(to.to_owned()));
-    }
     let ledger = ledger(conn).await?;
     let applied = |migration: &&'static Migration| {
         ledger
@@ -179,12 +187,42 @@ pub(super) async fn to_undo(
             .any(|entry| entry.version == migration.version)
     };
     let newest_first = MIGRATIONS.iter().rev().filter(applied);
-    Ok(match to {
+    let undone: Vec<&Migration> = match to {
         Some(to) => newest_first
             .take_while(|migration| migration.version > to)
             .collect(),
         None => newest_first.take(1).collect(),
-    })
+    };
+    // A later migration builds on those before it.
+    let floor = to.or(undone.first().map(|newest| newest.version));
+    let later = ledger.iter().rev().find(|entry| {
+        !is_known(&entry.version) && floor.is_none_or(|floor| *entry.version >= *floor)
+    });
+    if let Some(Entry { version, name, .. }) = later {
+        return Err(MigrationError::Newer {
+            version: version.clone(),
+            name: name.clone(),
+        });
+    }
+    match to {
+        Some(to) if !is_known(to) => Err(MigrationError::UnknownVersion(to.to_owned())),
+        _ => Ok(undone),
+    }
+}
+
+fn is_known(version: &str) -> bool {
+    MIGRATIONS
+        .iter()
+        .any(|migration| migration.version == version)
+}
+
+/// The migrations of this program that the database lacks.
+pub async fn missing(conn: &mut PgConnection) -> Result<Vec<&'static str>, sqlx::Error> {
+    let ledger = ledger(conn).await?;
+    let versions = MIGRATIONS.iter().map(|migration| migration.version);
+    Ok(versions
+        .filter(|version| ledger.iter().all(|entry| entry.version != *version))
+        .collect())
 }
 
 impl Migration {

@@ -17,6 +17,8 @@ pub struct Check {
     pub ok: bool,
     /// What is wrong, and how to fix it.
     pub problem: Option<String>,
+    /// What an operator should know although it holds.
+    pub warning: Option<String>,
 }
 
 /// The tables with tenants' data, and whether a request may read them.
@@ -157,6 +159,7 @@ fn check(checks: &mut Vec<Check>, name: impl Into<String>, problem: Option<Strin
         name: name.into(),
         ok: problem.is_none(),
         problem,
+        warning: None,
     });
 }
 
@@ -167,11 +170,16 @@ async fn migrations(conn: &mut PgConnection, checks: &mut Vec<Check>) -> Result<
             State::Pending => Some("is not applied: run `migrate up`".to_owned()),
             State::Changed => Some("was applied from another version of its file".to_owned()),
         };
-        check(
-            checks,
-            format!("migration {}_{}", status.version, status.name),
+        let is_unknown = status.state == State::Unknown;
+        checks.push(Check {
+            name: format!("migration {}_{}", status.version, status.name),
+            ok: problem.is_none(),
             problem,
-        );
+            warning: is_unknown.then(|| {
+                "is of a newer program: this one does not know it, and cannot check or undo it"
+                    .to_owned()
+            }),
+        });
     }
     Ok(())
 }

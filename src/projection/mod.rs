@@ -15,6 +15,7 @@ mod customer;
 mod decode;
 mod discount;
 mod dispute;
+pub mod erasure;
 mod event_types;
 mod extract;
 mod invoice;
@@ -111,9 +112,12 @@ pub async fn apply(
         ..Applied::default()
     };
     owner::remember_customers(conn, &found.joined, &mut decoded, &mut results).await?;
+    let erased = erasure::erased(conn, &decoded).await?;
+    erasure::empty_events(conn, &erased, &mut decoded, &mut results).await?;
     if !decoded.is_empty() {
         apply_locked(conn, context, decoded, &locked, &mut results, &mut applied).await?;
     }
+    erasure::erase_again(conn, &erased).await?;
     let answered = |result: Option<_>| result.expect("each event has its result");
     applied.results = results.into_iter().map(answered).collect();
     Ok(applied)

@@ -134,6 +134,9 @@ pub async fn mirror(
         .await?;
     }
     mirror_schedule(conn, catalogue, &response).await?;
+    for erased in store::erasure::erased(conn, &organizations).await? {
+        store::erasure::clear_texts(conn, erased).await?;
+    }
     let alerts = store::alerts(conn, effects.alerts).await?;
     Ok(MirrorOutcome {
         subscription: object,

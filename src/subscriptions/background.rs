@@ -1,6 +1,7 @@
 //! The background parts of `serve`: one settles open requests and refreshes stale
 //! subscriptions, the other reports findings, for which no key of Stripe's is needed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,6 +12,7 @@ use super::store::findings::{Findings, findings};
 use crate::db::WorkerTx;
 use crate::invoices;
 use crate::metering::reports;
+use crate::migrations::Gate;
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::background::Runs;
 
@@ -29,8 +31,8 @@ async fn grace_over(stop: &CancellationToken) {
 }
 
 impl Subscriptions {
-    /// Runs until `stop` is cancelled.
-    pub async fn keep_settled(self, runs: Runs, stop: CancellationToken) {
+    /// Runs until `stop` is cancelled; it does nothing while `schema` lacks migrations.
+    pub async fn keep_settled(self, runs: Runs, schema: Arc<Gate>, stop: CancellationToken) {
         let Some(client) = self.stripe.clone() else {
             return stop.cancelled().await;
         };
@@ -40,6 +42,7 @@ impl Subscriptions {
                 () = tokio::time::sleep(SETTLE_EVERY) => {}
             }
             let round = async {
+                schema.check(&self.pool).await?;
                 if let Err(error) = invoices::fetch_missing(&self.pool, &client).await {
                     tracing::warn!(%error, "Missing invoice lines could not be fetched");
                 }

@@ -70,6 +70,20 @@ impl BothSides {
         owned.row["deleted_at"].is_null().then_some(owned)
     }
 
+    /// Whether another customer was linked to the organization of this one later.
+    fn is_superseded(&self, customer: &str) -> bool {
+        let linked_at = |one: &Mirrored| one.text("linked_at").to_owned();
+        let Some(ours) = self.existing(customer) else {
+            return false;
+        };
+        self.owners.iter().any(|(id, other)| {
+            id != customer
+                && other.organization_id == ours.organization_id
+                && other.row["deleted_at"].is_null()
+                && linked_at(other) > linked_at(ours)
+        })
+    }
+
     fn read_customers(&mut self, objects: &[Value], found: &mut Reconciliation) {
         for object in objects {
             match Customer::read(object, false) {

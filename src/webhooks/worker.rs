@@ -23,6 +23,7 @@ use crate::config::StripeConfig;
 use crate::db::{self, WorkerTx};
 use crate::event_log::StoredEvent;
 use crate::limits;
+use crate::migrations::{self, Gate};
 use crate::projection::{self, Applied, Context, Handled, HandlerError, UnknownCustomers};
 use crate::stripe::account::{Account, OwnAccount};
 use crate::stripe::client::Client;
@@ -67,6 +68,7 @@ pub struct Processor {
     /// The account of the configured key.
     pub account: OwnAccount,
     pub quarantine: Quarantine,
+    pub schema: Gate,
 }
 
 /// The number of events by result.
@@ -146,6 +148,7 @@ impl Processor {
             unknown_customers: stripe.unknown_customers,
             account: OwnAccount::of(client),
             quarantine: Quarantine::default(),
+            schema: Gate::default(),
         }
     }
 
@@ -243,8 +246,10 @@ impl Processor {
     /// leaves out events that became due later.
     ///
     /// # Errors
-    /// Database outages only. The problem of an event is recorded with it.
+    /// Database outages only, and a schema that lacks migrations. The problem of an event is
+    /// recorded with it.
     pub async fn process_due(&self, due_by: Option<Timestamp>) -> Result<Tally, sqlx::Error> {
+        self.schema.check(&self.pool).await?;
         let processing = tokio::time::timeout(SILENCE, self.process_batch(due_by));
         processing.await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
@@ -294,6 +299,13 @@ impl Processor {
                 self.settle(work, claimed, applied, started).await
             }
             Err(BatchError::Database(error)) if db::is_outage(&error) => Err(error),
+            // A rollback of migrations under the worker is no fault of the events.
+            Err(BatchError::Database(error))
+                if migrations::is_undefined(&error)
+                    && let Err(outdated) = self.schema.look(&self.pool).await =>
+            {
+                Err(outdated)
+            }
             Err(BatchError::LeaseLost) => self.process_what_is_held(work, claimed, patience).await,
             Err(BatchError::Database(error)) if db::is_lock_timeout(&error) => {
                 self.isolate(work, claimed, &batch).await

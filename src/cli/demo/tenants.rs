@@ -9,7 +9,7 @@ use super::super::Failure;
 pub use super::super::running_demo::Login;
 use super::account::{Account, GOOD_CARD, use_card};
 use crate::catalogue::{Catalogue, FREE_TIER};
-use crate::tenancy::auth::{self, Hasher, NewApiKey, NewUser, Permission, Role, UserError};
+use crate::tenancy::auth::{self, Hasher, NewApiKey, NewUser, Permission, Role};
 use crate::tenancy::organizations::{self, NewOrganization};
 
 /// The organizations that the traffic acts for.
@@ -49,13 +49,8 @@ pub async fn login(
         organization_id: Some(tenant.organization_id),
         password: password.to_owned(),
     };
-    match auth::create_user(pool, &Hasher::default(), new).await {
-        // An earlier demo made it: it moves to this demo's organization.
-        Err(UserError::Exists(_)) => {
-            auth::add_member(pool, email, tenant.organization_id, Role::Owner).await?;
-        }
-        created => drop(created?),
-    }
+    // If an earlier demo made it, it moves to this demo's organization.
+    auth::create_user(pool, &Hasher::default(), new).await?;
     Ok(Login {
         email: email.to_owned(),
         password: password.to_owned(),

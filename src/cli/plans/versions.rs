@@ -1,11 +1,11 @@
 //! `plans versions`, `plans diff` and `plans migrate`
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use futures_util::future::join_all;
 use sqlx::postgres::PgPool;
-use uuid::Uuid;
 
 use billing_domain::money;
 
@@ -14,7 +14,9 @@ use crate::catalogue::history::{self, Affected, Effect, Outcome, PlanDiff, PlanV
 use crate::catalogue::{Catalogue, Interval, Plan, When};
 use crate::cli::Failure;
 use crate::cli::arguments;
-use crate::cli::output::{Format, Progress, counted, table};
+use crate::cli::consent;
+use crate::cli::organization;
+use crate::cli::output::{Format, Progress, counted, say, table};
 use crate::config::StripeArgs;
 use crate::stripe::client::ErrorKind;
 use crate::subscriptions::{self, Candidate, Migration, Moved, Subscriptions};
@@ -38,7 +40,7 @@ pub struct Migrate {
     from: Option<i32>,
     /// Move only this organization's.
     #[arg(long, value_name = "ORG", value_parser = arguments::organization)]
-    organization: Option<Uuid>,
+    organization: Option<String>,
     /// When they move: at once, or each with its next period.
     #[arg(long, value_enum, default_value = "now")]
     at: MovesAt,
@@ -50,6 +52,9 @@ pub struct Migrate {
     /// usage with the change, it is told the usage so far, as by `usage report`.
     #[arg(long, help_heading = None)]
     dry_run: bool,
+    /// Do not ask on a terminal before Stripe charges.
+    #[arg(long, help_heading = None)]
+    yes: bool,
     #[command(flatten)]
     pub stripe: StripeArgs,
     #[command(flatten)]
@@ -112,7 +117,7 @@ impl Migrate {
             tier: self.plan.clone(),
             to: self.to,
             from: self.from,
-            organization: self.organization,
+            organization: organization::found_if_named(pool, self.organization.as_deref()).await?,
             when: match self.at {
                 MovesAt::Now => When::Now,
                 MovesAt::Renewal => When::PeriodEnd,
@@ -126,6 +131,8 @@ impl Migrate {
             std::sync::Arc::new(catalogue),
             Some(client),
         );
+        self.check_consent(&subscriptions, &candidates, &terms, &migration)
+            .await?;
         let (mut moved, mut failed) = (Vec::new(), None);
         for several in candidates.chunks(SIDE_BY_SIDE) {
             let several = several
@@ -145,6 +152,49 @@ impl Migrate {
             }
         }
         self.report(&moved, failed)
+    }
+
+    /// On a terminal, shows how many move and what they pay at once, and asks. Scripts have
+    /// decided already.
+    async fn check_consent(
+        &self,
+        subscriptions: &Subscriptions,
+        candidates: &[Candidate],
+        terms: &Plan,
+        migration: &Migration,
+    ) -> Result<(), Failure> {
+        if self.yes || self.dry_run || candidates.is_empty() || !consent::may_ask() {
+            return Ok(());
+        }
+        let mut due = BTreeMap::<String, i64>::new();
+        let mut staying = 0_usize;
+        for candidate in candidates {
+            let priced = subscriptions.price_migration(candidate, terms, migration);
+            let priced = priced.await?;
+            match (priced.due_now_amount, priced.currency) {
+                _ if priced.problem.is_some() => staying += 1,
+                (Some(amount), Some(currency)) => *due.entry(currency).or_default() += amount,
+                _ => {}
+            }
+        }
+        let total: Vec<String> = due
+            .iter()
+            .map(|(currency, amount)| money::display(*amount, currency))
+            .collect();
+        let moving = counted(candidates.len() - staying, "subscription");
+        say(&format!(
+            "{moving} of {} to version {}, {staying} stay; Stripe charges now: {} (--dry-run shows each)",
+            self.plan,
+            self.to,
+            match total.is_empty() {
+                true => "nothing".to_owned(),
+                false => total.join(" and "),
+            }
+        ));
+        match consent::typed(&format!("move {moving}"))? {
+            true => Ok(()),
+            false => Err(Failure::failed("nothing was moved")),
+        }
     }
 
     /// Prints what became of each, also where a failure has ended the run.
@@ -248,6 +298,7 @@ fn describe_diffs(diffs: &[PlanDiff]) -> String {
             Outcome::NewPlan => "is new",
             Outcome::NewVersion => "gets a new version",
             Outcome::FormerVersion => "is sold as an earlier version again",
+            Outcome::Gone => "is gone from the file",
         };
         text.push_str(&format!("{} {what}\n", diff.plan_tier));
         for change in &diff.changes {
@@ -257,6 +308,14 @@ fn describe_diffs(diffs: &[PlanDiff]) -> String {
                 change.term,
                 from.unwrap_or("none"),
                 to.unwrap_or("none")
+            ));
+        }
+        if diff.outcome == Outcome::Gone {
+            text.push_str(&format!(
+                "  {} still {} it: keep its entry with `retired = true`, so that nobody new may choose it; \
+                 `serve` does not start without it\n",
+                counted(usize::try_from(diff.organizations).unwrap_or(usize::MAX), "organization"),
+                if diff.organizations == 1 { "has" } else { "have" },
             ));
         }
         if diff.needs_sync {

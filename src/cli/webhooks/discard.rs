@@ -3,10 +3,10 @@
 use clap::Args;
 use serde::Serialize;
 use sqlx::postgres::PgPool;
-use uuid::Uuid;
 
 use super::super::Failure;
 use super::super::arguments;
+use super::super::organization;
 use super::super::output::{Format, Progress, printable};
 use super::letters_of;
 use crate::db::WorkerTx;
@@ -30,7 +30,7 @@ pub struct Discard {
     event_type: Option<String>,
     /// Only dead letters of this organization.
     #[arg(long, value_name = "ORG", requires = "all", value_parser = arguments::organization)]
-    organization: Option<Uuid>,
+    organization: Option<String>,
     /// Print what would be discarded without doing it.
     #[arg(long)]
     dry_run: bool,
@@ -54,7 +54,9 @@ impl Discard {
         let chosen = match self.all {
             false => self.event_ids,
             true => {
-                let filter = letters_of(self.event_type, self.organization);
+                let named = self.organization.as_deref();
+                let organization = organization::found_if_named(pool, named).await?;
+                let filter = letters_of(self.event_type, organization);
                 let mut tx = WorkerTx::begin(pool).await?;
                 let letters = list_dead_letters(tx.conn(), &filter, i64::MAX).await?;
                 tx.commit().await?;

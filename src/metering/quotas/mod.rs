@@ -61,6 +61,8 @@ pub enum SetError {
     Metric { metric: String, known: String },
     #[error("organization {0} not found; run `organizations list` to see them")]
     Organization(Uuid),
+    #[error("organization {0} was erased, and takes no more changes")]
+    Erased(Uuid),
     #[error("--over-limit cannot be combined with the plan's quota; leave it out")]
     OverLimitOfPlan,
     #[error(
@@ -152,6 +154,9 @@ pub async fn set(
     let organization_id = command.organization_id;
     let mut tx = TenantTx::begin(pool, organization_id).await?;
     let chains = audit::lock_chains(tx.conn(), &[organization_id]).await?;
+    if audit::is_erased(tx.conn(), organization_id).await? {
+        return Err(SetError::Erased(organization_id));
+    }
     reports::keep_terms(tx.conn(), &[organization_id]).await?;
     let missing = SetError::Organization(organization_id);
     let before = store::lock_one(&mut tx, &command.metric).await?;

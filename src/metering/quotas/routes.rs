@@ -208,6 +208,7 @@ async fn set_quota(
     set.map(Json).map_err(|error| match error {
         SetError::Database(error) => error.into(),
         SetError::Organization(_) => Problem::not_found("organization not found"),
+        SetError::Erased(_) => Problem::not_found("organization was erased"),
         SetError::Metric { .. } => Problem::not_found("metric not found"),
         SetError::OverLimitOfPlan => invalid("invalid_limit", error.to_string()),
         SetError::NoRate { .. } => invalid("overage_without_rate", error.to_string()),

@@ -153,8 +153,8 @@ pub(super) async fn privileges(
         };
         check(
             checks,
-            format!("privileges on {table}:"),
-            problem.map(|p| format!("it {p}")),
+            format!("privileges on {table}"),
+            problem.map(|p| format!("are wrong: it {p}")),
         );
     }
     Ok(())

@@ -8,6 +8,7 @@ pub mod checkout_sessions;
 pub mod customers;
 pub mod discounts;
 pub mod disputes;
+pub mod erasure;
 pub mod extracts;
 pub mod invoice_lines;
 pub mod invoice_payments;

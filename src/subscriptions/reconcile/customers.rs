@@ -34,7 +34,17 @@ impl Subscriptions {
                 // It is on a test clock, was deleted, or was created meanwhile.
                 None => match client.customer_now(id).await {
                     Err(error) if error.kind == ErrorKind::NotFound => {
-                        found.add(DriftKind::CustomerMissing, organization_id, id, Vec::new());
+                        let kind = DriftKind::CustomerMissing;
+                        let mut drift = Drift::new(kind, organization_id, id, Vec::new());
+                        if both.is_superseded(id) {
+                            drift.fix =
+                                "another customer was linked since: --apply forgets this one";
+                            if healing.apply {
+                                let forgotten = self.forget_customer(organization_id, id).await;
+                                drift.set_healed(forgotten.map(|()| true))?;
+                            }
+                        }
+                        found.drift.push(drift);
                         continue;
                     }
                     shown => {

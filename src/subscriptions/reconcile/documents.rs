@@ -262,6 +262,10 @@ async fn shown_methods<'a>(
         let Some(owned) = both.existing(customer) else {
             continue;
         };
+        // Its cards are not to come back.
+        if owned.erased {
+            continue;
+        }
         let owner = owned.organization_id;
         let attached = match client.attached(customer).await {
             // A missing customer is a finding of its own.

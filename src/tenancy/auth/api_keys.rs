@@ -50,6 +50,8 @@ pub enum ApiKeyError {
     Expired,
     #[error("organization {0} not found; run `organizations list` to see them")]
     Organization(Uuid),
+    #[error("organization {0} was erased, and takes no more changes")]
+    Erased(Uuid),
     #[error("key not found or already revoked; run `api-keys list` to see them")]
     Unknown,
     #[error("service key not found or already revoked; run `api-keys list --service` to see them")]
@@ -99,6 +101,9 @@ pub async fn create_api_key(
     let secret = token::new_key();
     let mut tx = TenantTx::begin(pool, new.organization_id).await?;
     let locked = audit::lock_chains(tx.conn(), &[new.organization_id]).await?;
+    if audit::is_erased(tx.conn(), new.organization_id).await? {
+        return Err(ApiKeyError::Erased(new.organization_id));
+    }
     let key = ApiKey {
         id: Uuid::now_v7(),
         organization_id: new.organization_id,

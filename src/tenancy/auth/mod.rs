@@ -26,6 +26,6 @@ pub use service_keys::{
 };
 pub use token::{Credential, parse as parse_credential};
 pub use users::{
-    NewUser, User, UserError, add_member, create_user, disable_user, is_address, list_users,
-    set_password,
+    Created, NewUser, User, UserError, add_member, create_user, disable_user, enable_user,
+    homeless_users, is_address, list_users, set_password,
 };

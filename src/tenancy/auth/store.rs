@@ -3,6 +3,7 @@
 //! transactions.
 
 pub mod service_keys;
+mod standing;
 
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
@@ -13,6 +14,7 @@ use super::throttle::Counter;
 use super::token::Hash;
 use super::{ApiKey, User};
 use crate::db::TenantTx;
+pub use standing::{disable_user, enable_user, homeless};
 
 /// A valid session.
 #[derive(Debug, Clone)]
@@ -374,16 +376,6 @@ pub async fn update_password(
         "UPDATE users SET password_hash = $2, password_changed_at = now() WHERE id = $1",
         user_id,
         hash
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-pub async fn disable_user(conn: &mut PgConnection, user_id: Uuid) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "UPDATE users SET disabled_at = now() WHERE id = $1 AND disabled_at IS NULL",
-        user_id
     )
     .execute(conn)
     .await?;

@@ -46,6 +46,8 @@ pub enum UserError {
     AlreadyMember(String, String),
     #[error("organization {0} not found; run `organizations list` to see them")]
     Organization(Uuid),
+    #[error("organization {0} was erased, and takes no more changes")]
+    Erased(Uuid),
     #[error("operators belong to no organization; leave --organization out")]
     OperatorWithOrganization,
     #[error("name the organization that the user belongs to: --organization ID")]
@@ -91,8 +93,20 @@ pub fn forms(email: &str) -> Vec<String> {
     forms
 }
 
-/// Creates a user, with an audit entry if it belongs to an organization.
-pub async fn create_user(pool: &PgPool, hasher: &Hasher, new: NewUser) -> Result<User, UserError> {
+/// What became of a new user.
+pub enum Created {
+    User(User),
+    /// The user was there, without this membership, and keeps the password.
+    Member(User),
+}
+
+/// Creates a user, or makes one that exists a member of the organization, with an audit entry if
+/// there is one.
+pub async fn create_user(
+    pool: &PgPool,
+    hasher: &Hasher,
+    new: NewUser,
+) -> Result<Created, UserError> {
     match (new.role, new.organization_id) {
         (Role::Operator, Some(_)) => return Err(UserError::OperatorWithOrganization),
         (Role::Operator, None) | (_, Some(_)) => {}
@@ -107,6 +121,11 @@ pub async fn create_user(pool: &PgPool, hasher: &Hasher, new: NewUser) -> Result
     let mut tx = WorkerTx::begin(pool).await?;
     let organizations: Vec<Uuid> = new.organization_id.into_iter().collect();
     let chains = audit::lock_chains(tx.conn(), &organizations).await?;
+    for organization in &organizations {
+        if audit::is_erased(tx.conn(), *organization).await? {
+            return Err(UserError::Erased(*organization));
+        }
+    }
     let created = store::insert_user(
         tx.conn(),
         id,
@@ -116,7 +135,10 @@ pub async fn create_user(pool: &PgPool, hasher: &Hasher, new: NewUser) -> Result
         new.role == Role::Operator,
     )
     .await?;
-    let created_at = created.ok_or_else(|| UserError::Exists(email.clone()))?;
+    let Some(created_at) = created else {
+        tx.rollback().await?;
+        return join(pool, &email, new.organization_id, new.role).await;
+    };
     if let Some(organization) = new.organization_id {
         let role = new.role.as_str();
         match store::insert_member(tx.conn(), organization, id, role).await? {
@@ -130,14 +152,41 @@ pub async fn create_user(pool: &PgPool, hasher: &Hasher, new: NewUser) -> Result
         audit::record(&mut tx, &chains, &[entry]).await?;
     }
     tx.commit().await?;
-    Ok(User {
+    Ok(Created::User(User {
         id,
         email,
         role: new.role.as_str().to_owned(),
         organization_id: new.organization_id,
         created_at,
         disabled_at: None,
-    })
+    }))
+}
+
+/// Makes a user who is there a member, unless that changes nothing.
+async fn join(
+    pool: &PgPool,
+    email: &str,
+    organization_id: Option<Uuid>,
+    role: Role,
+) -> Result<Created, UserError> {
+    let exists = || UserError::Exists(email.to_owned());
+    let organization = organization_id.ok_or_else(exists)?;
+    let mut tx = WorkerTx::begin(pool).await?;
+    let found = find(&mut tx, email).await?;
+    tx.rollback().await?;
+    // Operators see all organizations, and belong to none.
+    if found.role == Role::Operator.as_str() {
+        return Err(exists());
+    }
+    match add_member(pool, email, organization, role).await {
+        Ok(user) => Ok(Created::Member(User {
+            role: role.as_str().to_owned(),
+            organization_id,
+            ..user
+        })),
+        Err(UserError::AlreadyMember(..)) => Err(exists()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes a user a member of another organization; the next login is for it.
@@ -146,12 +195,15 @@ pub async fn add_member(
     email: &str,
     organization_id: Uuid,
     role: Role,
-) -> Result<(), UserError> {
+) -> Result<User, UserError> {
     if role == Role::Operator {
         return Err(UserError::OperatorWithOrganization);
     }
     let mut tx = WorkerTx::begin(pool).await?;
     let chains = audit::lock_chains(tx.conn(), &[organization_id]).await?;
+    if audit::is_erased(tx.conn(), organization_id).await? {
+        return Err(UserError::Erased(organization_id));
+    }
     let user = find(&mut tx, email).await?;
     match store::insert_member(tx.conn(), organization_id, user.id, role.as_str()).await? {
         Membership::Added => {}
@@ -163,16 +215,17 @@ pub async fn add_member(
     let entry = entry(organization_id, action, user.id, None, after);
     audit::record(&mut tx, &chains, &[entry]).await?;
     tx.commit().await?;
-    Ok(())
+    Ok(user)
 }
 
-/// Sets a user's password and ends all of the user's sessions.
+/// Sets a user's password and ends all of the user's sessions. Returns the user, who may be
+/// disabled.
 pub async fn set_password(
     pool: &PgPool,
     hasher: &Hasher,
     email: &str,
     password: String,
-) -> Result<(), UserError> {
+) -> Result<User, UserError> {
     let hash = hasher.hash(password).await?;
     change(
         pool,
@@ -187,12 +240,21 @@ pub async fn set_password(
 /// Disables a user and ends all of the user's sessions.
 pub async fn disable_user(pool: &PgPool, email: &str) -> Result<(), UserError> {
     let after = json!({"disabled": true});
-    change(pool, email, "user_disabled", after, Change::Disabled).await
+    change(pool, email, "user_disabled", after, Change::Disabled).await?;
+    Ok(())
+}
+
+/// Lets a disabled user log in again, with the password that the user had.
+pub async fn enable_user(pool: &PgPool, email: &str) -> Result<(), UserError> {
+    let after = json!({"disabled": false});
+    change(pool, email, "user_enabled", after, Change::Enabled).await?;
+    Ok(())
 }
 
 enum Change<'a> {
     Password(&'a str),
     Disabled,
+    Enabled,
 }
 
 /// Changes a user, with an audit entry in each of the user's organizations.
@@ -202,7 +264,7 @@ async fn change(
     action: &'static str,
     after: serde_json::Value,
     change: Change<'_>,
-) -> Result<(), UserError> {
+) -> Result<User, UserError> {
     let mut tx = WorkerTx::begin(pool).await?;
     let user = find(&mut tx, email).await?;
     let organizations = store::organizations_of(tx.conn(), user.id).await?;
@@ -210,6 +272,7 @@ async fn change(
     match change {
         Change::Password(hash) => store::update_password(tx.conn(), user.id, hash).await?,
         Change::Disabled => store::disable_user(tx.conn(), user.id).await?,
+        Change::Enabled => store::enable_user(tx.conn(), user.id).await?,
     }
     store::revoke_sessions_of(tx.conn(), user.id).await?;
     let before = json!({"disabled": user.disabled_at.is_some()});
@@ -219,7 +282,7 @@ async fn change(
         .collect();
     audit::record(&mut tx, &chains, &entries).await?;
     tx.commit().await?;
-    Ok(())
+    Ok(user)
 }
 
 async fn find(tx: &mut WorkerTx, email: &str) -> Result<User, UserError> {
@@ -256,6 +319,12 @@ pub async fn list_users(
 ) -> Result<Vec<User>, sqlx::Error> {
     let mut tx = WorkerTx::begin(pool).await?;
     store::users(tx.conn(), organization, None).await
+}
+
+/// Users who are no operators and belong to no organization: they cannot log in.
+pub async fn homeless_users(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    let mut tx = WorkerTx::begin(pool).await?;
+    store::homeless(tx.conn()).await
 }
 
 #[cfg(test)]

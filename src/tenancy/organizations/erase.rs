@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::store::erasure;
 use crate::audit::{self, Actor, NewEntry};
 use crate::db::{TenantTx, WorkerTx};
+use crate::projection;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EraseError {
@@ -54,7 +55,7 @@ pub async fn erase(pool: &PgPool, organization_id: Uuid) -> Result<Erased, Erase
     // next run erases what an interruption leaves.
     let mut tx = WorkerTx::begin(pool).await?;
     let users = erasure::delete_users(tx.conn(), organization_id).await?;
-    let alerts = erasure::clear_alerts(tx.conn(), organization_id).await?;
+    let alerts = projection::erasure::clear_alerts(tx.conn(), organization_id).await?;
     let answers = erasure::delete_answers(tx.conn(), organization_id).await?;
     tx.commit().await?;
     let mut webhook_payloads = 0;
@@ -70,11 +71,12 @@ pub async fn erase(pool: &PgPool, organization_id: Uuid) -> Result<Erased, Erase
     check_settled(&mut tx).await?;
     let mut erased = Erased {
         organization_id,
-        again: erasure::is_erased(&mut tx).await?,
+        again: audit::is_erased(tx.conn(), organization_id).await?,
         users,
         memberships: erasure::delete_memberships(&mut tx).await?,
         api_keys: erasure::delete_api_keys(&mut tx).await?,
-        payment_methods: erasure::delete_payment_methods(&mut tx).await?,
+        payment_methods: projection::erasure::delete_payment_methods(tx.conn(), organization_id)
+            .await?,
         webhook_payloads,
         audit_entries: 0,
         other_rows: 0,

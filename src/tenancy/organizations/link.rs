@@ -19,6 +19,8 @@ pub enum LinkError {
     CustomerId(String),
     #[error("the Stripe customer {0} belongs to another organization, {1}")]
     Taken(String, Uuid),
+    #[error("organization {0} was erased, and takes no more changes")]
+    Erased(Uuid),
     #[error("the Stripe customer {0} was deleted; name an existing one")]
     Deleted(String),
     #[error(transparent)]
@@ -37,6 +39,9 @@ pub async fn link_customer(
     }
     let mut tx = TenantTx::begin(pool, organization_id).await?;
     let locked = audit::lock_chains(tx.conn(), &[organization_id]).await?;
+    if audit::is_erased(tx.conn(), organization_id).await? {
+        return Err(LinkError::Erased(organization_id));
+    }
     let before = store::current_customer(tx.conn(), organization_id).await?;
     let inserted = store::insert_customer(&mut tx, customer_id).await?;
     if !inserted {

@@ -23,7 +23,7 @@ use crate::tenancy::names::{EXPECTED, is_external_id};
 pub use erase::{EraseError, Erased, erase};
 pub use link::{LinkError, customer_was_deleted, link_customer};
 pub use store::overview::{Overview, overview};
-pub use store::{Identity, Metadata, Organization, find, list, mark, plan_tier};
+pub use store::{Identity, Metadata, Organization, find, list, mark, plan_tier, running_elsewhere};
 
 const CREATED: &str = "organization_created";
 /// The audit action for an operator who listed the organizations.
@@ -242,7 +242,8 @@ fn valid_name(name: &str) -> Option<&str> {
     (fits && !name.chars().any(char::is_control)).then_some(name)
 }
 
-fn is_customer_id(id: &str) -> bool {
+/// Whether `id` has the form of a Stripe customer's.
+pub fn is_customer_id(id: &str) -> bool {
     id.len() > 4
         && id.len() <= 255
         && id.starts_with("cus_")

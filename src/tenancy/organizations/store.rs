@@ -37,6 +37,9 @@ pub struct Organization {
     #[schema(value_type = HashMap<String, String>)]
     pub metadata: Metadata,
     pub created_at: jiff::Timestamp,
+    /// When its personal data was erased; it takes no more changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub erased_at: Option<jiff::Timestamp>,
     /// Since when it can only be read.
     #[schema(required)]
     pub archived_at: Option<jiff::Timestamp>,
@@ -74,6 +77,7 @@ pub async fn insert(
         metadata: identity.metadata.clone(),
         created_at: row.created_at.to_jiff(),
         archived_at: None,
+        erased_at: None,
     }))
 }
 
@@ -106,6 +110,7 @@ pub async fn page(
     let (created_at, id) = after.unzip();
     let rows = sqlx::query!(
         r#"SELECT o.id, o.name, o.plan_tier, o.created_at, o.external_id, o.email, o.archived_at,
+                  o.erased_at,
                   o.metadata AS "metadata: Json<Metadata>",
                   (SELECT c.stripe_customer_id FROM billing_customers c
                     WHERE c.organization_id = o.id AND c.deleted_at IS NULL
@@ -132,6 +137,7 @@ pub async fn page(
             email: row.email,
             metadata: row.metadata.0,
             created_at: row.created_at.to_jiff(),
+            erased_at: row.erased_at.map(|at| at.to_jiff()),
             archived_at: row.archived_at.map(|at| at.to_jiff()),
         })
         .collect())
@@ -246,6 +252,28 @@ pub async fn current_customer(
     )
     .fetch_optional(conn)
     .await
+}
+
+/// The subscriptions of an organization that run on another customer: their ids and customers.
+pub async fn running_elsewhere(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+    customer_id: &str,
+) -> Result<Vec<(String, String)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "SELECT stripe_subscription_id, stripe_customer_id FROM billing_subscriptions
+          WHERE organization_id = $1 AND stripe_customer_id <> $2
+            AND status NOT IN ('canceled', 'incomplete_expired')
+          ORDER BY 1",
+        organization_id,
+        customer_id
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.stripe_subscription_id, row.stripe_customer_id))
+        .collect())
 }
 
 /// Whether a customer of the organization was deleted in Stripe.

@@ -133,3 +133,54 @@ async fn what_a_command_did_names_who_ran_it() {
     assert_eq!(list[0]["actorType"], "system");
     assert_eq!(audit(&db, &["verify"]).status, 0);
 }
+
+#[tokio::test]
+async fn an_export_is_a_new_file_that_only_its_owner_reads() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let db = TestDatabase::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.jsonl");
+    let arguments = ["audit", "export", "--output", file.to_str().unwrap()];
+    let exported = run(&mut program_on(&db, &arguments));
+    assert_eq!(exported.status, 0, "{}", exported.stderr);
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    std::fs::write(&file, "kept").unwrap();
+    let refused = run(&mut program_on(&db, &arguments));
+    assert_eq!(refused.status, 2, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("already exists"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
+}
+
+#[tokio::test]
+async fn a_changed_entry_is_accepted_for_a_reason_alone() {
+    let db = TestDatabase::new().await;
+    let id = db.organization("cus_1").await.to_string();
+    db.execute(&format!(
+        "SELECT log_billing_action('{id}', 'one', 'system', p_resource_type => 'x');
+         SET session_replication_role = replica;
+         UPDATE billing_audit_log SET action = 'other' WHERE action = 'one';
+         RESET session_replication_role"
+    ))
+    .await;
+    assert_eq!(run(&mut program_on(&db, &["audit", "verify"])).status, 1);
+    let failing = "billing_job_runs WHERE job = 'audit-verification' AND NOT succeeded";
+    assert_eq!(db.count(failing).await, 1, "the job has its record");
+    let repair = ["audit", "repair", "--organization", &id];
+    let refused = run(&mut program_on(&db, &repair));
+    assert_eq!(refused.status, 2, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("--reason: nothing was repaired"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(run(&mut program_on(&db, &["audit", "verify"])).status, 1);
+    let accepted = [&repair[..], &["--reason", "a script went wrong"]].concat();
+    let accepted = run(&mut program_on(&db, &accepted));
+    assert_eq!(accepted.status, 0, "{}", accepted.stderr);
+    assert_eq!(run(&mut program_on(&db, &["audit", "verify"])).status, 0);
+}

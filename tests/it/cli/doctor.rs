@@ -246,6 +246,12 @@ async fn the_running_service_is_asked_as_stripe_asks_it() {
     let found = at(service.base.clone()).await.unwrap();
     assert_eq!(verdict(&found, "service"), ok());
     assert_eq!(verdict(&found, "signatures"), ok());
+    let counted = "stripe_webhook_deliveries_total{result=\"signature_missing\"}";
+    assert_eq!(
+        service.metric(counted).await.unwrap_or(0),
+        0,
+        "doctor's own try is no delivery"
+    );
     let elsewhere = at(format!("{}/elsewhere", service.base)).await.unwrap();
     assert_eq!(verdict(&elsewhere, "service"), failed());
     assert_eq!(verdict(&elsewhere, "signatures"), failed());

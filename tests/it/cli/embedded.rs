@@ -60,6 +60,7 @@ const COMMANDS: &[&[&str]] = &[
         "operator",
         "--generate-password",
     ],
+    &["users", "enable", "--email", "a@b.example"],
     &["api-keys", "list", "--organization", ORGANIZATION],
     &["quotas", "list", "--organization", ORGANIZATION],
     &["audit", "list"],

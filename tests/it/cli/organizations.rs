@@ -340,6 +340,69 @@ async fn no_table_has_personal_data_of_an_erased_organization() {
     assert_eq!(verified.status, 0, "{}{}", verified.stdout, verified.stderr);
 }
 
+#[tokio::test]
+async fn a_customer_is_linked_if_stripe_has_it_and_who_still_pays_is_said() {
+    let world = World::start().await;
+    let db = &world.service.db;
+    let first = world.customer(VISA).await;
+    world.create("standard").await.ok();
+    world.settle().await;
+    let id = world.organization.to_string();
+    let asked = async |arguments: &[&str]| {
+        let mut command = program_on(db, &[&["organizations"], arguments].concat());
+        command
+            .env("STRIPE_SECRET_KEY", KEY)
+            .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
+            .env("STRIPE_API_BASE", world.stripe.sandbox.url());
+        tokio::task::spawn_blocking(move || run(&mut command))
+            .await
+            .unwrap()
+    };
+    let deleted = world.stripe.customer(VISA, None).await;
+    let path = format!("/v1/customers/{deleted}");
+    world.stripe.send(reqwest::Method::DELETE, &path, &[]).await;
+    for (customer, said) in [
+        ("cus_nobody", "Stripe has no customer"),
+        (&*deleted, "was deleted in Stripe"),
+    ] {
+        for arguments in [
+            &["link-customer", &id, "--stripe-customer", customer][..],
+            &["create", "--name", "Another", "--stripe-customer", customer],
+        ] {
+            let refused = asked(arguments).await;
+            assert_eq!(refused.status, 1, "{arguments:?}: {}", refused.stdout);
+            assert!(refused.stderr.contains(said), "{}", refused.stderr);
+        }
+    }
+    assert_eq!(db.count("billing_customers").await, 1);
+    let second = world.stripe.customer(VISA, None).await;
+    let linked = asked(&["link-customer", &id, "--stripe-customer", &second]).await;
+    assert_eq!(linked.status, 0, "{}", linked.stderr);
+    let said = format!("runs on the customer {first}, who goes on paying");
+    assert!(linked.stderr.contains(&said), "{}", linked.stderr);
+
+    // One that was mistyped without a key, and superseded, is forgotten.
+    let typo = ["link-customer", &id, "--stripe-customer", "cus_typo"];
+    assert_eq!(organizations(db, &typo).await.status, 0);
+    assert_eq!(
+        asked(&["link-customer", &id, "--stripe-customer", &first])
+            .await
+            .status,
+        0
+    );
+    for (more, status) in [(&[][..], 1), (&["--apply"], 0), (&[], 0)] {
+        let mut command = program_on(db, &[&["subscriptions", "reconcile"], more].concat());
+        command
+            .env("STRIPE_SECRET_KEY", KEY)
+            .env("STRIPE_WEBHOOK_SECRET", "whsec_secret")
+            .env("STRIPE_API_BASE", world.stripe.sandbox.url());
+        let ran = tokio::task::spawn_blocking(move || run(&mut command))
+            .await
+            .unwrap();
+        assert_eq!(ran.status, status, "{more:?}: {}{}", ran.stdout, ran.stderr);
+    }
+}
+
 /// The tables of which any row has `text` anywhere.
 async fn tables_with(db: &TestDatabase, text: &str) -> Vec<String> {
     let tables = db

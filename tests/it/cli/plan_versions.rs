@@ -219,3 +219,23 @@ async fn what_stripe_has_not_said_is_not_said_to_stay() {
     let problem = one["problem"].as_str().unwrap();
     assert!(problem.starts_with("not known yet"), "{problem}");
 }
+
+#[tokio::test]
+async fn a_plan_that_is_gone_from_the_file_and_not_from_organizations_is_named_with_the_way_out() {
+    let mut shop = Shop::open(&[]).await;
+    shop.subscriber("standard").await;
+    shop.edit(&[("tier = \"standard\"", "tier = \"regular\"")]);
+    let diff = plans(&shop, &["diff"]).await;
+    let gone = diff.json();
+    let gone = gone
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["planTier"] == "standard")
+        .unwrap();
+    assert_eq!(
+        (&gone["outcome"], &gone["organizations"]),
+        (&"gone".into(), &1.into()),
+        "{gone}"
+    );
+}

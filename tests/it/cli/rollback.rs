@@ -93,9 +93,19 @@ async fn what_holds_rows_is_not_dropped_without_consent_and_a_fresh_backup() {
 }
 
 #[tokio::test]
-async fn a_rollback_that_loses_nothing_asks_nothing() {
+async fn a_rollback_that_loses_nothing_names_what_it_undoes_and_asks_too() {
     let db = TestDatabase::new().await;
-    let ran = rollback(&db, &[]);
+    let asked = rollback(&db, &[]);
+    assert_eq!(asked.status, 2, "{}", asked.stderr);
+    for said in [
+        "20260101091000_billing_audit_log",
+        "--yes",
+        "nothing was undone",
+    ] {
+        assert!(asked.stderr.contains(said), "{said}: {}", asked.stderr);
+    }
+    assert!(!asked.stderr.contains("would lose"), "{}", asked.stderr);
+    let ran = rollback(&db, &["--yes"]);
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     let empty = run(&mut program_on(
         &TestDatabase::new().await,
@@ -110,10 +120,20 @@ async fn a_rollback_that_loses_nothing_asks_nothing() {
 }
 
 #[tokio::test]
-async fn a_service_that_is_still_connected_is_warned_of() {
+async fn a_service_that_is_still_connected_stops_a_rollback_that_is_not_forced() {
     let db = TestDatabase::new().await;
-    db.organization("cus_1").await;
     let serving = Serving::on(&db);
+    let refused = rollback(&db, &["--yes"]);
+    assert_eq!(refused.status, 1, "{}", refused.stderr);
+    for said in [
+        "nothing was undone",
+        "of the service are connected",
+        "--force",
+    ] {
+        assert!(refused.stderr.contains(said), "{said}: {}", refused.stderr);
+    }
+    let applied = "SELECT count(*) FROM billing_schema_migrations WHERE version = '20260101091000'";
+    assert_eq!(db.value(applied).await, "1");
     let ran = rollback(&db, &["--yes", "--force"]);
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     assert!(
@@ -123,6 +143,45 @@ async fn a_service_that_is_still_connected_is_warned_of() {
         ran.stderr
     );
     drop(serving);
+}
+
+#[tokio::test]
+async fn what_a_newer_program_migrated_is_left_to_it() {
+    let db = TestDatabase::new().await;
+    db.execute(
+        "INSERT INTO billing_schema_migrations (version, name) VALUES ('20990101000000', 'future')",
+    )
+    .await;
+    for more in [&["--yes", "--force"][..], &[]] {
+        for to in [
+            &["--to", BEFORE_THE_GUIDE][..],
+            &["--to", "20990101000000"],
+            &[],
+        ] {
+            let arguments = [&["migrate", "rollback"], to, more].concat();
+            let refused = run(&mut program_on(&db, &arguments));
+            assert_eq!(refused.status, 1, "{}", refused.stderr);
+            let said = "roll back with the program that made 20990101000000";
+            assert!(refused.stderr.contains(said), "{}", refused.stderr);
+        }
+    }
+    let verified = run(&mut program_on(&db, &["migrate", "verify"]));
+    assert_eq!(verified.status, 0, "{}", verified.stdout);
+    let said = "warn  migration 20990101000000_future is of a newer program";
+    assert!(verified.stdout.contains(said), "{}", verified.stdout);
+    let checks = run(&mut program_on(&db, &["doctor", "--json"])).json();
+    let checks = checks.as_array().unwrap();
+    let schema = checks
+        .iter()
+        .find(|check| check["name"] == "schema")
+        .unwrap();
+    assert_eq!(schema["verdict"], "warning", "{schema}");
+    assert!(
+        schema["detail"]
+            .as_str()
+            .unwrap()
+            .contains("20990101000000_future")
+    );
 }
 
 /// On a terminal, what `script` makes.

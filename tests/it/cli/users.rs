@@ -162,3 +162,144 @@ async fn a_key_is_made_for_scopes_and_revoked() {
     let wrong = [&["api-keys", "create", "--scope", "everything"], &of[..]].concat();
     assert_eq!(ran(db, &wrong).await.status, 2);
 }
+
+#[tokio::test]
+async fn a_user_who_lost_the_membership_gets_it_by_being_created_again() {
+    let service = TestService::intake_only().await;
+    let db = &service.db;
+    let organization = db.organization("cus_1").await.to_string();
+    let email = "ada@example.com";
+    let create = [
+        "users",
+        "create",
+        "--organization",
+        &organization,
+        "--email",
+        email,
+        "--role",
+        "owner",
+        "--generate-password",
+        "--json",
+    ];
+    let made = ran(db, &create).await;
+    assert_eq!(made.status, 0, "{}", made.stderr);
+    let password = made.json()["password"].as_str().unwrap().to_owned();
+    let again = ran(db, &create).await;
+    assert_eq!(again.status, 1, "{}", again.stderr);
+    assert!(again.stderr.contains("already exists"), "{}", again.stderr);
+
+    // As after a rollback of the schema.
+    db.execute("DELETE FROM user_sessions; DELETE FROM organization_members")
+        .await;
+    let examined = ran(db, &["doctor", "--json"]).await.json();
+    let users = examined
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|check| check["name"] == "users")
+        .unwrap();
+    assert_eq!(users["verdict"], "warning", "{users}");
+    assert!(users["detail"].as_str().unwrap().contains(email), "{users}");
+    let joined = ran(db, &create).await;
+    assert_eq!(joined.status, 0, "{}", joined.stderr);
+    let joined = joined.json();
+    assert_eq!(
+        (&joined["existed"], &joined["role"]),
+        (&json!(true), &json!("owner"))
+    );
+    assert!(joined["password"].is_null(), "the password is as it was");
+    assert_eq!(log_in(&service, email, &password).await, 200);
+    assert_eq!(
+        db.count("billing_audit_log WHERE action = 'member_added'")
+            .await,
+        1
+    );
+
+    assert_eq!(
+        ran(db, &["users", "disable", "--email", email])
+            .await
+            .status,
+        0
+    );
+    let set = [
+        "users",
+        "set-password",
+        "--email",
+        email,
+        "--generate-password",
+        "--json",
+    ];
+    let set = ran(db, &set).await;
+    assert_eq!(set.status, 0);
+    assert!(
+        set.stderr
+            .contains("is disabled, and cannot log in until `users enable"),
+        "{}",
+        set.stderr
+    );
+    let password = set.json()["password"].as_str().unwrap().to_owned();
+    assert_eq!(log_in(&service, email, &password).await, 401);
+    assert_eq!(
+        ran(db, &["users", "enable", "--email", email]).await.status,
+        0
+    );
+    assert_eq!(log_in(&service, email, &password).await, 200);
+    assert_eq!(
+        db.count("billing_audit_log WHERE action = 'user_enabled'")
+            .await,
+        1
+    );
+}
+
+/// What was made and cannot be shown is named, and is no success.
+#[tokio::test]
+async fn what_cannot_be_shown_is_named() {
+    let db = TestDatabase::new().await;
+    let organization = db.organization("cus_1").await.to_string();
+    for arguments in [
+        &["organizations", "create", "--name", "Acme"][..],
+        &[
+            "api-keys",
+            "create",
+            "--organization",
+            &organization,
+            "--scope",
+            "usage.write",
+            "--name",
+            "x",
+        ],
+        &[
+            "users",
+            "create",
+            "--organization",
+            &organization,
+            "--email",
+            "a@b.example",
+            "--role",
+            "owner",
+            "--generate-password",
+        ],
+    ] {
+        let full = std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let mut command = program_on(&db, arguments);
+        command.stdout(full).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        let ended = tokio::task::spawn_blocking(move || child.wait_with_output())
+            .await
+            .unwrap()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(
+            said.contains("made, but not shown: "),
+            "{arguments:?}: {said}"
+        );
+    }
+    let id = db
+        .value("SELECT id FROM organizations WHERE name = 'Acme'")
+        .await;
+    assert_eq!(id.len(), 36);
+}

@@ -244,7 +244,14 @@ async fn nothing_that_the_worker_writes_stops_a_chain() {
 fn repair(db: &TestDatabase, more: &[&str]) -> Ran {
     let organization = ORGANIZATION.to_string();
     let arguments = ["audit", "repair", "--organization", &organization];
-    run(&mut program_on(db, &[&arguments[..], more].concat()))
+    let reason: &[&str] = match more.contains(&"--reason") {
+        true => &[],
+        false => &["--reason", "a test"],
+    };
+    run(&mut program_on(
+        db,
+        &[&arguments[..], more, reason].concat(),
+    ))
 }
 
 /// As databases of before may have it, or what a superuser did.

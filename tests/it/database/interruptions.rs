@@ -16,7 +16,7 @@ async fn with_a_reader() -> (TestDatabase, PgConnection) {
     let db = TestDatabase::new().await;
     let undone = run(&mut program_on(
         &db,
-        &["migrate", "rollback", "--to", "20260101092000"],
+        &["migrate", "rollback", "--to", "20260101092000", "--yes"],
     ));
     assert_eq!(undone.status, 0, "{}", undone.stderr);
     let mut reader = db.options("postgres").connect().await.unwrap();
@@ -164,7 +164,8 @@ async fn undoing_waits_for_events_that_become_dead_letters() {
         ))
         .await
         .unwrap();
-    let mut rollback = program_on(&db, &["migrate", "rollback", "--to", "20260101092000"]);
+    let arguments = ["migrate", "rollback", "--to", "20260101092000", "--yes"];
+    let mut rollback = program_on(&db, &arguments);
     let undoing = std::thread::spawn(move || run(&mut rollback));
     while db.count(WAITING).await == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;

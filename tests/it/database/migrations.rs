@@ -126,8 +126,11 @@ async fn the_logins_search_path_does_not_matter() {
         0
     );
     done(&migrate(&db, &["verify"]));
-    done(&migrate(&db, &["rollback", "--to", "20260101090000"]));
-    done(&migrate(&db, &["rollback"]));
+    done(&migrate(
+        &db,
+        &["rollback", "--to", "20260101090000", "--yes"],
+    ));
+    done(&migrate(&db, &["rollback", "--yes"]));
     assert_eq!(db.count("pg_tables WHERE schemaname = 'public'").await, 0);
 }
 
@@ -139,8 +142,8 @@ async fn a_hosted_administrator_migrates_without_being_superuser() {
     for arguments in [
         &["migrate", "up"][..],
         &["migrate", "verify"],
-        &["migrate", "rollback", "--to", "20260101090000"],
-        &["migrate", "rollback"],
+        &["migrate", "rollback", "--to", "20260101090000", "--yes"],
+        &["migrate", "rollback", "--yes"],
         &["migrate", "up"],
         &["migrate", "verify"],
     ] {

@@ -250,9 +250,13 @@ async fn the_jobs_are_measured_whether_they_ran_or_not() {
         "backup",
         "retention",
         "reconciliation",
+        "audit-verification",
     ] {
         let series = format!("{success}{{task=\"{task}\"}}");
-        assert_eq!(service.metric(&series).await, Some(0), "{task}");
+        let succeeded = service.metric(&series).await;
+        // The service does this one itself, soon after it has started.
+        let is_measured = succeeded == Some(0) || task == "retention" && succeeded.is_some();
+        assert!(is_measured, "{task}: {succeeded:?}");
         let failing = format!("billing_scheduled_job_failing{{task=\"{task}\"}}");
         assert_eq!(service.metric(&failing).await, Some(0), "{task}");
     }

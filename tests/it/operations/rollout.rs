@@ -101,6 +101,11 @@ async fn programs_on_both_sides_of_a_migration_lose_no_event() {
     );
     assert_eq!(db.count("webhook_dead_letter_queue").await, 0);
     assert_eq!(
+        db.count("webhook_events WHERE retry_count > 0").await,
+        0,
+        "what came too early used up no attempt"
+    );
+    assert_eq!(
         (
             early.terminated().await.status,
             late.terminated().await.status

@@ -4,6 +4,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::db::TenantTx;
+use crate::projection;
 
 /// A subscription that is or may still be charged for: its id and status.
 pub async fn running_subscription(
@@ -32,17 +33,6 @@ pub async fn open_requests(tx: &mut TenantTx) -> Result<i64, sqlx::Error> {
     .await
 }
 
-pub async fn is_erased(tx: &mut TenantTx) -> Result<bool, sqlx::Error> {
-    let organization_id = tx.organization_id();
-    let erased = sqlx::query_scalar!(
-        r#"SELECT erased_at IS NOT NULL AS "erased!" FROM organizations WHERE id = $1"#,
-        organization_id
-    )
-    .fetch_optional(tx.conn())
-    .await?;
-    Ok(erased.unwrap_or(false))
-}
-
 pub async fn delete_memberships(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
     let organization_id = tx.organization_id();
     let deleted = sqlx::query!(
@@ -61,15 +51,6 @@ pub async fn delete_api_keys(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
     Ok(deleted.execute(tx.conn()).await?.rows_affected())
 }
 
-pub async fn delete_payment_methods(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
-    let organization_id = tx.organization_id();
-    let deleted = sqlx::query!(
-        "DELETE FROM billing_payment_methods WHERE organization_id = $1",
-        organization_id
-    );
-    Ok(deleted.execute(tx.conn()).await?.rows_affected())
-}
-
 /// The organization's Stripe customers: `all`, or those not deleted in Stripe.
 pub async fn customers(tx: &mut TenantTx, all: bool) -> Result<Vec<String>, sqlx::Error> {
     let organization_id = tx.organization_id();
@@ -83,15 +64,6 @@ pub async fn customers(tx: &mut TenantTx, all: bool) -> Result<Vec<String>, sqlx
     .await
 }
 
-async fn clear_schedules(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
-    let organization_id = tx.organization_id();
-    let cleared = sqlx::query!(
-        "UPDATE billing_subscription_schedules SET metadata = '{}' WHERE organization_id = $1",
-        organization_id
-    );
-    Ok(cleared.execute(tx.conn()).await?.rows_affected())
-}
-
 /// Their reasons are operators' own words.
 async fn delete_overrides(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
     let organization_id = tx.organization_id();
@@ -100,17 +72,6 @@ async fn delete_overrides(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
         organization_id
     );
     Ok(overrides.execute(tx.conn()).await?.rows_affected())
-}
-
-/// Codes and coupons may be made for one customer.
-async fn clear_discounts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
-    let organization_id = tx.organization_id();
-    let discounts = sqlx::query!(
-        "UPDATE billing_discounts SET promotion_code = NULL, coupon_name = NULL
-          WHERE organization_id = $1 AND coalesce(promotion_code, coupon_name) IS NOT NULL",
-        organization_id
-    );
-    Ok(discounts.execute(tx.conn()).await?.rows_affected())
 }
 
 /// Stripe's errors may quote what they are about.
@@ -131,16 +92,6 @@ async fn clear_errors(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
     Ok(rows)
 }
 
-async fn clear_countries(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
-    let organization_id = tx.organization_id();
-    let customers = sqlx::query!(
-        "UPDATE billing_customers SET tax_country = NULL
-          WHERE organization_id = $1 AND tax_country IS NOT NULL",
-        organization_id
-    );
-    Ok(customers.execute(tx.conn()).await?.rows_affected())
-}
-
 /// Clears personal data in rows that are kept for their amounts, and deletes
 /// stored responses. Returns the rows affected.
 pub async fn clear_texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
@@ -157,47 +108,8 @@ pub async fn clear_texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
         organization_id
     );
     rows += requests.execute(tx.conn()).await?.rows_affected();
-    let subscriptions = sqlx::query!(
-        "UPDATE billing_subscriptions SET metadata = '{}', default_payment_method_id = NULL, pending_update = NULL,
-                cancellation_comment = NULL
-          WHERE organization_id = $1",
-        organization_id
-    );
-    rows += subscriptions.execute(tx.conn()).await?.rows_affected();
-    rows += clear_countries(tx).await?;
-    let invoices = sqlx::query!(
-        "UPDATE billing_invoices SET metadata = '{}', hosted_invoice_url = NULL, invoice_pdf = NULL
-          WHERE organization_id = $1",
-        organization_id
-    );
-    rows += invoices.execute(tx.conn()).await?.rows_affected();
-    let lines = sqlx::query!(
-        "UPDATE billing_invoice_items SET description = NULL WHERE organization_id = $1",
-        organization_id
-    );
-    rows += lines.execute(tx.conn()).await?.rows_affected();
-    let charges = sqlx::query!(
-        "UPDATE billing_charges SET metadata = '{}', description = NULL, receipt_url = NULL,
-                card_brand = NULL, card_last4 = NULL, stripe_payment_method_id = NULL,
-                failure_message = NULL, outcome_seller_message = NULL
-          WHERE organization_id = $1",
-        organization_id
-    );
-    rows += charges.execute(tx.conn()).await?.rows_affected();
-    let sessions = sqlx::query!(
-        "UPDATE billing_checkout_sessions SET metadata = '{}', client_reference_id = NULL
-          WHERE organization_id = $1",
-        organization_id
-    );
-    rows += sessions.execute(tx.conn()).await?.rows_affected();
-    rows += clear_schedules(tx).await?;
-    let disputes = sqlx::query!(
-        "UPDATE billing_disputes SET metadata = '{}' WHERE organization_id = $1",
-        organization_id
-    );
-    rows += disputes.execute(tx.conn()).await?.rows_affected();
+    rows += projection::erasure::clear_texts(tx.conn(), organization_id).await?;
     rows += delete_overrides(tx).await?;
-    rows += clear_discounts(tx).await?;
     rows += clear_errors(tx).await?;
     let usage = sqlx::query!(
         "UPDATE usage_events SET metadata = NULL
@@ -205,12 +117,6 @@ pub async fn clear_texts(tx: &mut TenantTx) -> Result<u64, sqlx::Error> {
         organization_id
     );
     rows += usage.execute(tx.conn()).await?.rows_affected();
-    let extracts = sqlx::query!(
-        "UPDATE billing_applied_events SET extract = NULL
-          WHERE organization_id = $1 AND extract IS NOT NULL",
-        organization_id
-    );
-    rows += extracts.execute(tx.conn()).await?.rows_affected();
     Ok(rows)
 }
 
@@ -273,19 +179,6 @@ pub async fn delete_users(
     .await?;
     let deleted = sqlx::query!("DELETE FROM users WHERE id = ANY($1)", &alone);
     Ok(deleted.execute(conn).await?.rows_affected())
-}
-
-/// Clears the messages of alerts, which name invoices and their pages.
-pub async fn clear_alerts(
-    conn: &mut PgConnection,
-    organization_id: Uuid,
-) -> Result<u64, sqlx::Error> {
-    let cleared = sqlx::query!(
-        "UPDATE billing_alerts SET message = 'erased'
-          WHERE organization_id = $1 AND message <> 'erased'",
-        organization_id
-    );
-    Ok(cleared.execute(conn).await?.rows_affected())
 }
 
 /// The buckets of webhook events.

@@ -29,6 +29,8 @@ macro_rules! organization {
             metadata: $row.metadata.0,
             created_at: $row.created_at.to_jiff(),
             archived_at: $row.archived_at.map(|at| at.to_jiff()),
+            // None that is erased is read here.
+            erased_at: None,
         }
     };
 }
