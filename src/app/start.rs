@@ -81,10 +81,10 @@ pub async fn start(
         pools: Pools::new(&database.service, workers),
         stop: CancellationToken::new(),
     };
-    if let Err(found @ (VanishedPlans::Found(_) | VanishedPlans::Metrics(_))) =
-        subscriptions::check_vanished(&starting.pools.api, &catalogue).await
-    {
-        return Err(StartError::VanishedPlans(found.to_string()));
+    // Where the schema is older, this cannot be checked, and nothing is processed.
+    match subscriptions::check_vanished(&starting.pools.api, &catalogue).await {
+        Ok(()) | Err(VanishedPlans::Database(_)) => {}
+        Err(found) => return Err(StartError::VanishedPlans(found.to_string())),
     }
     // Where the schema is older, a part of its own goes on trying.
     let in_stripe = stripe.api.is_some();

@@ -476,3 +476,23 @@ pub async fn all_versions(conn: &mut PgConnection) -> Result<Vec<HeldVersion>, s
     .fetch_all(conn)
     .await
 }
+
+/// Records how each metric is aggregated from now on.
+pub async fn record_metrics(
+    conn: &mut PgConnection,
+    metrics: &[&str],
+    aggregations: &[&str],
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "INSERT INTO catalogue_metrics AS known (metric, aggregation)
+         SELECT metric, aggregation FROM unnest($1::text[], $2::text[]) AS t(metric, aggregation)
+          ORDER BY metric
+         ON CONFLICT (metric) DO UPDATE SET aggregation = excluded.aggregation, updated_at = now()
+          WHERE known.aggregation <> excluded.aggregation",
+        metrics as &[&str],
+        aggregations as &[&str]
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}

@@ -54,6 +54,12 @@ impl Catalogue {
             recorded.versions.insert(plan.tier.clone(), version);
             recorded.plans.push(sold.unwrap_or_else(|| plan.clone()));
         }
+        let (metrics, aggregations): (Vec<&str>, Vec<&str>) = self
+            .metrics()
+            .iter()
+            .map(|(metric, how)| (metric.as_str(), how.aggregation.as_str()))
+            .unzip();
+        store::record_metrics(tx.conn(), &metrics, &aggregations).await?;
         self.read_versions(tx.conn()).await?;
         tx.commit().await?;
         for (plan, sold) in unsynced {

@@ -75,6 +75,7 @@ pub const TABLES: &[OfTable] = &[
     ("billing_subscription_payments", KEEP, READ),
     ("billing_subscription_schedules", KEEP, READ),
     ("billing_subscriptions", KEEP, READ),
+    ("catalogue_metrics", KEEP, NOTHING),
     ("plan_version_prices", APPEND, NOTHING),
     ("plan_versions", APPEND, NOTHING),
 ];

@@ -76,6 +76,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260119020000", "organizations_by_api"),
     ("20260119030000", "request_calls"),
     ("20260119040000", "allowance_periods"),
+    ("20260119050000", "catalogue_metrics"),
 ];
 
 /// A migration and its state in the database.

@@ -77,6 +77,7 @@ const CLOSED_TABLES: &[&str] = &[
     "webhook_rejections",
     "webhook_dead_letter_sources",
     "plan_versions",
+    "catalogue_metrics",
     "billing_prices",
     "plan_version_prices",
 ];

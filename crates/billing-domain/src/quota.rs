@@ -18,6 +18,14 @@ pub enum Aggregation {
 }
 
 impl Aggregation {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sum => "sum",
+            Self::Max => "max",
+            Self::Last => "last",
+        }
+    }
+
     /// The total after reporting `quantity`; `None` on overflow.
     #[must_use]
     pub fn with(self, used: Decimal, quantity: Decimal) -> Option<Decimal> {

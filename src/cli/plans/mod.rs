@@ -202,7 +202,9 @@ impl From<VanishedPlans> for Failure {
     fn from(error: VanishedPlans) -> Self {
         match error {
             VanishedPlans::Database(error) => error.into(),
-            VanishedPlans::Found(_) | VanishedPlans::Metrics(_) => Self::usage(error.to_string()),
+            VanishedPlans::Found(_)
+            | VanishedPlans::Metrics(_)
+            | VanishedPlans::Aggregations(_) => Self::usage(error.to_string()),
         }
     }
 }

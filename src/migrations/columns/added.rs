@@ -478,4 +478,8 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
             "usage_period_start usage_period_end",
         )],
     ),
+    (
+        "20260119050000_catalogue_metrics",
+        &[("catalogue_metrics", "metric aggregation updated_at")],
+    ),
 ];

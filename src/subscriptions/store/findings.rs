@@ -223,6 +223,32 @@ async fn vanished_metrics(
     .await
 }
 
+/// Metrics that a running subscription is charged for and that the catalogue aggregates in
+/// another way than before: each with the way before.
+async fn changed_aggregations(
+    conn: &mut PgConnection,
+    catalogue: &Catalogue,
+) -> Result<Vec<String>, sqlx::Error> {
+    let known = sqlx::query!(
+        "SELECT m.metric, m.aggregation FROM catalogue_metrics m
+          WHERE EXISTS (
+            SELECT FROM billing_subscription_items i
+              JOIN billing_subscriptions s
+                ON s.organization_id = i.organization_id
+               AND s.stripe_subscription_id = i.stripe_subscription_id
+             WHERE s.status NOT IN ('canceled', 'incomplete_expired') AND i.metric = m.metric)
+          ORDER BY m.metric"
+    )
+    .fetch_all(conn)
+    .await?;
+    let changed = known.into_iter().filter_map(|row| {
+        let now = catalogue.metric(&row.metric)?.aggregation.as_str();
+        (now != row.aggregation)
+            .then(|| format!("{} from {:?} to {now:?}", row.metric, row.aggregation))
+    });
+    Ok(changed.collect())
+}
+
 /// Why the catalogue's file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum VanishedPlans {
@@ -238,6 +264,12 @@ pub enum VanishedPlans {
          then `plans migrate`"
     )]
     Metrics(String),
+    #[error(
+        "PLANS_FILE changes the aggregation of metrics that running subscriptions are charged \
+         for: {0}. What was counted and what Stripe was told are of the former one: put it \
+         back, and count in the new way under another metric"
+    )]
+    Aggregations(String),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
@@ -249,12 +281,16 @@ pub async fn check_vanished(pool: &PgPool, catalogue: &Catalogue) -> Result<(), 
     let mut tx = WorkerTx::begin(pool).await?;
     let found = vanished_plans(tx.conn(), catalogue).await?;
     let metrics = vanished_metrics(tx.conn(), catalogue).await?;
+    let aggregations = changed_aggregations(tx.conn(), catalogue).await?;
     tx.commit().await?;
     if !found.is_empty() {
         return Err(VanishedPlans::Found(found.join("; ")));
     }
     if !metrics.is_empty() {
         return Err(VanishedPlans::Metrics(metrics.join("; ")));
+    }
+    if !aggregations.is_empty() {
+        return Err(VanishedPlans::Aggregations(aggregations.join("; ")));
     }
     Ok(())
 }

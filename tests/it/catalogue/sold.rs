@@ -143,6 +143,38 @@ async fn a_metric_that_subscriptions_are_charged_for_cannot_vanish_from_the_file
     );
 }
 
+/// What was counted as a level would be billed as a sum.
+#[tokio::test]
+async fn the_aggregation_of_a_metric_that_is_charged_for_cannot_change() {
+    let mut shop = Shop::open(&[]).await;
+    let edit = [(
+        "storage_gb = { aggregation = \"last\"",
+        "storage_gb = { aggregation = \"sum\"",
+    )];
+    // Nobody is charged for it yet.
+    shop.edit(&edit);
+    let pool = shop.world.service.db.service_pool();
+    let check = valuecanvas_billing::subscriptions::check_vanished;
+    check(&pool, &shop.catalogue()).await.unwrap();
+    shop.edit(&[(edit[0].1, edit[0].0)]);
+    shop.subscriber("standard").await;
+    check(&pool, &shop.catalogue()).await.unwrap();
+    shop.edit(&edit);
+    let text = check(&pool, &shop.catalogue())
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("storage_gb from \"last\" to \"sum\""),
+        "{text}"
+    );
+    let error = shop.refused_start().await;
+    assert!(
+        matches!(&error, StartError::VanishedPlans(found) if *found == text),
+        "{error}"
+    );
+}
+
 /// What has ended gets no plan any more, and Stripe is not asked for it.
 #[tokio::test]
 async fn a_subscription_that_ended_is_not_asked_for_when_its_price_becomes_known() {

@@ -129,7 +129,13 @@ async fn reset(db: &TestDatabase) {
                   webhook_unclaimed_events, billing_audit_chain_heads;"
     );
     for table in RESTORED {
-        sql += &format!("INSERT INTO {table} SELECT * FROM kept_{table};");
+        // Generated columns cannot be given.
+        let columns = format!(
+            "SELECT string_agg(quote_ident(column_name), ', ') FROM information_schema.columns
+              WHERE table_name = '{table}' AND is_generated = 'NEVER'"
+        );
+        let columns = db.value(&columns).await;
+        sql += &format!("INSERT INTO {table} ({columns}) SELECT {columns} FROM kept_{table};");
     }
     sql += "SET session_replication_role = DEFAULT";
     db.execute(&sql).await;
