@@ -154,6 +154,8 @@ impl Shop {
         let fields = [("metadata[touched]", "yes")];
         self.world.stripe.post(&path, &fields).await;
         self.world.settle().await;
+        // Of events of one second, Stripe is asked for what is true.
+        self.world.settled_in_the_background().await;
     }
 
     pub async fn uses(&self, metric: &str, quantity: &str) {
