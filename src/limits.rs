@@ -140,6 +140,9 @@ pub const STATES: OfOrganization = OfOrganization {
     units: 256,
     waiting: 512,
 };
+/// Requests that wait for a change of a state, in all: a quarter of the connections, so
+/// that others, Stripe's among them, have the rest.
+pub const STATES_WAITING: usize = CONNECTIONS / 4;
 /// How long a request waits for earlier ones of its organization.
 pub const WAIT_OF_ORGANIZATION: Duration = Duration::from_secs(2);
 

@@ -21,7 +21,7 @@ use crate::metering::alerts::sender;
 use crate::metering::ledger::{self, Ledger};
 use crate::metering::{grace, quotas};
 use crate::migrations::Gate;
-use crate::subscriptions::{CHECK_EVERY, SETTLE_EVERY, Subscriptions};
+use crate::subscriptions::{self, CHECK_EVERY, SETTLE_EVERY, Subscriptions, VanishedPlans};
 
 /// Time between attempts to bring all quotas in line with the catalogue.
 const CATALOGUE: Duration = Duration::from_secs(5);
@@ -82,8 +82,10 @@ impl Parts {
         self.writing(background, "plan versions", CATALOGUE, move || {
             let (pool, catalogue) = (pool.clone(), catalogue.clone());
             async move {
-                let recorded = catalogue.record_versions(&pool, in_stripe).await;
-                recorded.map(|()| Next::Never)
+                // At the start the schema may have been too old to tell.
+                subscriptions::check_vanished(&pool, &catalogue).await?;
+                catalogue.record_versions(&pool, in_stripe).await?;
+                Ok::<_, VanishedPlans>(Next::Never)
             }
         });
         if serve.worker_concurrency == 0 {

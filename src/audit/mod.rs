@@ -15,8 +15,8 @@ pub use recorder::{Appended, record, record_one};
 pub use repair::{Repaired, repair};
 pub use store::repair::stray_heads;
 pub use store::{
-    ActorFilter, Entry, Filter, LockedChains, append, bytes, erase_personal_data, is_erased, list,
-    lock_chains, lock_free_chains,
+    ActorFilter, Entry, Filter, LockedChains, append, bytes, count_unentered, erase_personal_data,
+    is_erased, list, lock_chains, lock_free_chains,
 };
 pub use verify::{Break, ERASED, Report, entry_hash, verify};
 

@@ -440,3 +440,18 @@ pub async fn erase_personal_data(
     );
     Ok(erased.execute(tx.conn()).await?.rows_affected())
 }
+
+/// Counts a change of what the state of `organizations` shows that is entered nowhere, so
+/// that its version rises all the same.
+pub async fn count_unentered(
+    conn: &mut PgConnection,
+    organizations: &[Uuid],
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE organizations SET unentered_changes = unentered_changes + 1 WHERE id = ANY($1)",
+        organizations
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}

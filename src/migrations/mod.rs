@@ -77,6 +77,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     ("20260119030000", "request_calls"),
     ("20260119040000", "allowance_periods"),
     ("20260119050000", "catalogue_metrics"),
+    ("20260119060000", "unentered_changes"),
 ];
 
 /// A migration and its state in the database.

@@ -176,6 +176,12 @@ pub struct Changes {
     after: BTreeMap<ObjectKey, KnownDiscount>,
 }
 
+impl Changes {
+    pub fn are_any(&self) -> bool {
+        self.before != self.after
+    }
+}
+
 pub async fn apply(
     conn: &mut PgConnection,
     results: &mut Results<'_>,

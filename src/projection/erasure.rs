@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::decode::Decoded;
 use super::store;
-pub use super::store::erasure::{clear_alerts, clear_texts, delete_payment_methods};
+pub use super::store::erasure::{clear_again, clear_alerts, clear_texts, delete_payment_methods};
 use super::types::{Handled, HandlerError};
 use crate::event_log;
 use crate::stripe::objects::BillingObject;

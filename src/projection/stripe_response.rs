@@ -23,7 +23,7 @@ use super::subscription::{self, Known, StoredSubscription};
 use super::types::{Effects, NewAlert, Results};
 use super::versions::Version;
 use super::versions::merge::{MergedObject, ObjectKey};
-use crate::audit::{Actor, LockedChains, NewEntry};
+use crate::audit::{self, Actor, LockedChains, NewEntry};
 use crate::catalogue::Catalogue;
 use crate::metering::grace;
 use crate::stripe::objects::{ShapeError, Subscription, SubscriptionSchedule};
@@ -115,7 +115,7 @@ pub async fn mirror(
         response.at,
     ));
     let shown = discount::in_subscription(response.organization_id, &object, response.at);
-    discount::remember(conn, shown).await?;
+    let discounts = discount::remember(conn, shown).await?;
     if is_newest {
         let merged = MergedObject {
             organization_id: response.organization_id,
@@ -134,6 +134,9 @@ pub async fn mirror(
         .await?;
     }
     mirror_schedule(conn, catalogue, &response).await?;
+    if discounts.are_any() || response.object["schedule"].is_object() {
+        audit::count_unentered(conn, &organizations).await?;
+    }
     for erased in store::erasure::erased(conn, &organizations).await? {
         store::erasure::clear_texts(conn, erased).await?;
     }

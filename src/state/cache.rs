@@ -68,7 +68,8 @@ impl Generations {
 impl Cache {
     pub fn get(&self, organization_id: Uuid, version: i64, now: Timestamp) -> Option<Read> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let holds = |read: &Read| read.version == version && read.until.is_none_or(|at| now < at);
+        // A newer one was read meanwhile by somebody else who asked.
+        let holds = |read: &Read| read.version >= version && read.until.is_none_or(|at| now < at);
         if let Some(read) = kept.younger.get(&organization_id) {
             return holds(read).then(|| read.clone());
         }

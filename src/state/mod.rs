@@ -1,9 +1,9 @@
 //! Everything about an organization in one read: plan, subscription, features,
 //! quotas, payment, with a version that every change of them raises.
 //!
-//! The version is the sequence of the organization's audit chain: whatever changes
-//! billing state appends an entry in the same transaction, under the chain's lock. So
-//! what was read at a version holds as long as the version does, on every replica.
+//! The version counts the entries of the organization's audit chain, which whatever changes
+//! billing state appends in its transaction, and the few changes that are entered nowhere.
+//! So what was read at a version holds as long as the version does, on every replica.
 
 mod cache;
 mod document;

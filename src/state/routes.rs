@@ -90,7 +90,9 @@ async fn state(
         Some(after) if after == version => {
             let patience = Duration::from_secs(wait.into());
             match versions.above(organization_id, after, patience).await? {
-                Some(above) => version = above,
+                // The change may be that the caller may read no more.
+                Some(above) if caller.stands(&states.0.pool).await? => version = above,
+                Some(_) => return Err(Principal::ended()),
                 None => return Ok(StatusCode::NO_CONTENT.into_response()),
             }
         }

@@ -5,22 +5,23 @@ use std::collections::HashMap;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-/// The versions of those organizations that have one.
+/// The versions of organizations: their audit entries, and the changes without one.
 pub async fn versions(
     conn: &mut PgConnection,
     organizations: &[Uuid],
 ) -> Result<HashMap<Uuid, i64>, sqlx::Error> {
     let rows = sqlx::query!(
-        "SELECT organization_id, last_sequence FROM billing_audit_chain_heads
-          WHERE organization_id = ANY($1)",
+        r#"SELECT asked.id AS "id!",
+                  coalesce(h.last_sequence, 0) + coalesce(o.unentered_changes, 0) AS "version!"
+             FROM unnest($1::uuid[]) AS asked(id)
+             LEFT JOIN billing_audit_chain_heads h ON h.organization_id = asked.id
+             LEFT JOIN organizations o ON o.id = asked.id"#,
         organizations
     )
     .fetch_all(conn)
     .await?;
     let rows = rows.into_iter();
-    Ok(rows
-        .map(|row| (row.organization_id, row.last_sequence))
-        .collect())
+    Ok(rows.map(|row| (row.id, row.version)).collect())
 }
 
 /// An organization's external id.

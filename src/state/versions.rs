@@ -4,12 +4,14 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgPool;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::store;
 use crate::batch::lookup::Grouped;
 use crate::db;
+use crate::limits;
 use crate::server::problem::Problem;
 
 /// Whoever waits looks at the same moments, so that they share a read.
@@ -19,6 +21,7 @@ static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 pub struct Versions {
     lookup: Grouped<Uuid, i64>,
+    waiting: Semaphore,
     stop: CancellationToken,
 }
 
@@ -31,7 +34,11 @@ impl Versions {
                 store::versions(&mut conn, &organizations).await
             })
         });
-        Self { lookup, stop }
+        Self {
+            lookup,
+            waiting: Semaphore::new(limits::STATES_WAITING),
+            stop,
+        }
     }
 
     /// The version now.
@@ -43,13 +50,16 @@ impl Versions {
     }
 
     /// The version once it is above `version`, which is that of now; `None` if it is not
-    /// within `patience`, or before the service stops.
+    /// within `patience`, or before the service stops, or if too many wait already.
     pub async fn above(
         &self,
         organization_id: Uuid,
         version: i64,
         patience: Duration,
     ) -> Result<Option<i64>, Problem> {
+        let Ok(_place) = self.waiting.try_acquire() else {
+            return Ok(None);
+        };
         let end = Instant::now() + patience;
         loop {
             let left = end.saturating_duration_since(Instant::now());

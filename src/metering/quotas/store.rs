@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::AppliedCatalogue;
+use crate::audit;
 use crate::catalogue::{Bought, Catalogue, Interval, OverLimit, Plan, ceiling_text};
 use crate::db::TenantTx;
 use crate::features;
@@ -335,7 +336,7 @@ pub async fn refresh(
         "SELECT id FROM organizations
           WHERE id = ANY($1) AND plan_tier = $2 AND plan_version IS NOT DISTINCT FROM $3
             AND plan_currency IS NOT DISTINCT FROM $4 AND plan_interval IS NOT DISTINCT FROM $5
-          ORDER BY id FOR SHARE SKIP LOCKED",
+          ORDER BY id FOR NO KEY UPDATE SKIP LOCKED",
         organizations,
         assigned.plan.tier,
         assigned.held.plan_version,
@@ -361,6 +362,7 @@ pub async fn refresh(
     .await?;
     reports::keep_terms(conn, &still).await?;
     let features = features::assign(conn, &still, assigned.plan).await?;
+    audit::count_unentered(conn, &still).await?;
     Ok(AppliedCatalogue {
         changed: set_quotas(conn, &still, assigned).await? + features,
         skipped: usize::try_from(left).unwrap_or(usize::MAX),

@@ -482,4 +482,8 @@ pub const COLUMNS: &[(&str, &[(&str, &str)])] = &[
         "20260119050000_catalogue_metrics",
         &[("catalogue_metrics", "metric aggregation updated_at")],
     ),
+    (
+        "20260119060000_unentered_changes",
+        &[("organizations", "unentered_changes")],
+    ),
 ];

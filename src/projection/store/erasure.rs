@@ -16,6 +16,17 @@ pub async fn erased(
     .await
 }
 
+/// Clears what was written about an organization that was erased before.
+pub async fn clear_again(
+    conn: &mut PgConnection,
+    organization_id: Uuid,
+) -> Result<(), sqlx::Error> {
+    for erased in erased(conn, &[organization_id]).await? {
+        clear_texts(conn, erased).await?;
+    }
+    Ok(())
+}
+
 pub async fn delete_payment_methods(
     conn: &mut PgConnection,
     organization_id: Uuid,

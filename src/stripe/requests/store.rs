@@ -42,12 +42,12 @@ impl TryFrom<Row> for Request {
     }
 }
 
-/// Keeps the organization from being archived until the transaction ends; false if it is
-/// archived already.
+/// Keeps the organization from being archived or erased until the transaction ends; false
+/// if it is already.
 pub async fn hold_unarchived(tx: &mut TenantTx) -> Result<bool, sqlx::Error> {
     let organization_id = tx.organization_id();
     let archived = sqlx::query_scalar!(
-        r#"SELECT archived_at IS NOT NULL AS "archived!" FROM organizations
+        r#"SELECT coalesce(archived_at, erased_at) IS NOT NULL AS "archived!" FROM organizations
             WHERE id = $1 FOR SHARE"#,
         organization_id
     )

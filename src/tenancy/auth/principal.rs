@@ -4,9 +4,12 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{Extensions, StatusCode};
 use serde_json::json;
+use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
+use super::store;
 use crate::audit::{self, Actor, Client, NewEntry};
+use crate::db::WorkerTx;
 use crate::server::caller::{Caller, SERVICE_KEY};
 use crate::server::problem::Problem;
 pub use crate::server::routes::Permission;
@@ -70,6 +73,21 @@ pub struct Principal {
 impl Principal {
     pub fn may(&self, permission: Permission) -> bool {
         self.permissions.contains(&permission)
+    }
+
+    /// Whether the caller may still act for the organization, for a request that has
+    /// waited: keys are revoked, and members disabled, at once.
+    pub async fn stands(&self, pool: &PgPool) -> Result<bool, sqlx::Error> {
+        let Some(id) = self.actor.id() else {
+            return Ok(false);
+        };
+        let mut tx = WorkerTx::begin(pool).await?;
+        store::stands(tx.conn(), id, self.organization_id).await
+    }
+
+    /// The problem of one who may not any more.
+    pub fn ended() -> Problem {
+        unauthenticated("the token or API key was revoked, or has ended, while the request waited")
     }
 
     /// Puts the caller into the request.

@@ -14,7 +14,7 @@ use super::throttle::Counter;
 use super::token::Hash;
 use super::{ApiKey, User};
 use crate::db::TenantTx;
-pub use standing::{disable_user, enable_user, homeless};
+pub use standing::{disable_user, enable_user, homeless, stands};
 
 /// A valid session.
 #[derive(Debug, Clone)]

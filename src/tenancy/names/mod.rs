@@ -29,9 +29,18 @@ pub const EXPECTED: &str = "expected 1 to 255 printable characters, no white spa
 pub fn is_external_id(text: &str) -> bool {
     !text.is_empty()
         && text.trim() == text
-        && !text.chars().any(char::is_control)
+        && !text.chars().any(is_unseen)
         && text.chars().count() <= MAX_LENGTH
         && !matches!(text, "." | "..")
+}
+
+/// Controls, and what is printed as nothing or turns the text around: two names that look
+/// alike would be two organizations.
+fn is_unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Our own id, in the one form in which we write it: any other form of a uuid is an

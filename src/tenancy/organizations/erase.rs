@@ -51,40 +51,29 @@ pub async fn erase(pool: &PgPool, organization_id: Uuid) -> Result<Erased, Erase
     check_settled(&mut tx).await?;
     let customers = erasure::customers(&mut tx, true).await?;
     drop(tx);
-    // Users, alerts and webhook events lie outside the organization's transaction. The
-    // next run erases what an interruption leaves.
-    let mut tx = WorkerTx::begin(pool).await?;
-    let users = erasure::delete_users(tx.conn(), organization_id).await?;
-    let alerts = projection::erasure::clear_alerts(tx.conn(), organization_id).await?;
-    let answers = erasure::delete_answers(tx.conn(), organization_id).await?;
-    tx.commit().await?;
-    let mut webhook_payloads = 0;
-    for bucket in erasure::BUCKETS {
-        let mut tx = WorkerTx::begin(pool).await?;
-        webhook_payloads +=
-            erasure::clear_payloads(tx.conn(), bucket, organization_id, &customers).await?;
-        tx.commit().await?;
-    }
-
+    let outside = Outside::erase(pool, organization_id, &customers).await?;
     let mut tx = TenantTx::begin(pool, organization_id).await?;
     let locked = audit::lock_chains(tx.conn(), &[organization_id]).await?;
+    let again = audit::is_erased(tx.conn(), organization_id).await?;
+    // Whoever begins a request to Stripe holds the organization's row: from here on
+    // nobody does, and those who did are seen.
+    erasure::clear_names(&mut tx).await?;
     check_settled(&mut tx).await?;
     let mut erased = Erased {
         organization_id,
-        again: audit::is_erased(tx.conn(), organization_id).await?,
-        users,
+        again,
+        users: outside.users,
         memberships: erasure::delete_memberships(&mut tx).await?,
         api_keys: erasure::delete_api_keys(&mut tx).await?,
         payment_methods: projection::erasure::delete_payment_methods(tx.conn(), organization_id)
             .await?,
-        webhook_payloads,
+        webhook_payloads: outside.webhook_payloads,
         audit_entries: 0,
         other_rows: 0,
         stripe_customers: erasure::customers(&mut tx, false).await?,
     };
-    erased.other_rows = alerts + answers + erasure::clear_texts(&mut tx).await?;
+    erased.other_rows = outside.other_rows + erasure::clear_texts(&mut tx).await?;
     erased.audit_entries = audit::erase_personal_data(&mut tx, &locked).await?;
-    erasure::clear_names(&mut tx).await?;
     let entry = NewEntry {
         organization_id,
         action: audit::ERASED,
@@ -106,7 +95,43 @@ pub async fn erase(pool: &PgPool, organization_id: Uuid) -> Result<Erased, Erase
     };
     audit::record(&mut tx, &locked, &[entry]).await?;
     tx.commit().await?;
+    // What came meanwhile; nothing comes any more.
+    Outside::erase(pool, organization_id, &customers).await?;
     Ok(erased)
+}
+
+/// The rows erased of what lies outside the organization's own transaction: users, alerts,
+/// kept answers and webhook events. The next run erases what an interruption leaves.
+struct Outside {
+    users: u64,
+    other_rows: u64,
+    webhook_payloads: u64,
+}
+
+impl Outside {
+    async fn erase(
+        pool: &PgPool,
+        organization_id: Uuid,
+        customers: &[String],
+    ) -> Result<Self, sqlx::Error> {
+        let mut tx = WorkerTx::begin(pool).await?;
+        let users = erasure::delete_users(tx.conn(), organization_id).await?;
+        let alerts = projection::erasure::clear_alerts(tx.conn(), organization_id).await?;
+        let answers = erasure::delete_answers(tx.conn(), organization_id).await?;
+        tx.commit().await?;
+        let mut webhook_payloads = 0;
+        for bucket in erasure::BUCKETS {
+            let mut tx = WorkerTx::begin(pool).await?;
+            webhook_payloads +=
+                erasure::clear_payloads(tx.conn(), bucket, organization_id, customers).await?;
+            tx.commit().await?;
+        }
+        Ok(Self {
+            users,
+            other_rows: alerts + answers,
+            webhook_payloads,
+        })
+    }
 }
 
 /// Fails while a subscription or a request to Stripe is open.

@@ -241,9 +241,10 @@ async fn rows(db: &TestDatabase) -> BTreeSet<String> {
         let added = match table.as_str() {
             "billing_subscription_items" => added.replace('}', ",plan_tier,metric,seats}"),
             "billing_invoice_items" => added.replace('}', ",tax_amount}"),
-            "organizations" => {
-                added.replace('}', ",metadata,archived_at,folded_name,folded_email}")
-            }
+            "organizations" => added.replace(
+                '}',
+                ",metadata,archived_at,folded_name,folded_email,unentered_changes}",
+            ),
             _ => added.to_owned(),
         };
         rows.insert(

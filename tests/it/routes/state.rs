@@ -5,6 +5,8 @@ use std::time::Duration;
 use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
 use uuid::Uuid;
+use valuecanvas_billing::catalogue::Catalogue;
+use valuecanvas_billing::metering::quotas;
 use valuecanvas_billing::tenancy::auth::Permission;
 
 use crate::subscriptions::world::{VISA, World};
@@ -271,4 +273,50 @@ async fn what_cannot_be_asked_is_refused() {
         .ask(&service, &format!("?after={theirs}"), None)
         .await;
     assert!([400, 204].contains(&refused.status.as_u16()));
+}
+
+/// What follows the catalogue, or a coupon's terms, is entered nowhere.
+#[tokio::test]
+async fn what_is_entered_nowhere_raises_the_version_too() {
+    let service = TestService::intake_only().await;
+    let reader = Reader::of(&service, service.organization("Follows").await).await;
+    service
+        .db
+        .execute(
+            "UPDATE usage_quotas SET quota = 1 WHERE metric = 'api_calls';
+             UPDATE organizations SET unentered_changes = unentered_changes + 1",
+        )
+        .await;
+    let before = reader.ask(&service, "", None).await;
+    let quota = |state: &Value| {
+        let quotas = state["quotas"].as_array().unwrap();
+        let quota = quotas.iter().find(|quota| quota["metric"] == "api_calls");
+        quota.unwrap()["quota"].clone()
+    };
+    assert_eq!(quota(&before.body), 1);
+    let catalogue = Catalogue::load(None).unwrap();
+    let applied = quotas::apply_catalogue(&service.db.service_pool(), &catalogue).await;
+    assert!(applied.unwrap().changed > 0);
+    let after = reader.ask(&service, "", Some(&before.tag)).await.state();
+    assert_ne!(quota(&after), 1);
+    assert!(after["stateVersion"].as_i64() > before.body["stateVersion"].as_i64());
+}
+
+#[tokio::test]
+async fn a_key_that_is_revoked_while_it_waits_reads_no_more() {
+    let service = TestService::intake_only().await;
+    let reader = Reader::of(&service, service.organization("Revoked").await).await;
+    let version = reader.state(&service).await["stateVersion"].clone();
+    let organization = reader.organization.to_string();
+    let key = service.db.value("SELECT id FROM api_keys").await;
+    let query = format!("?after={version}&wait=30");
+    let (asked, ()) = tokio::join!(reader.ask(&service, &query, None), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        command(
+            &service,
+            &["api-keys", "revoke", &key, "--organization", &organization],
+        )
+        .await;
+    });
+    assert_eq!(asked.status, 401, "{}", asked.body);
 }

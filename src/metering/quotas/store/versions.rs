@@ -22,7 +22,7 @@ pub async fn held_plans(conn: &mut PgConnection) -> Result<Vec<HeldPlan>, sqlx::
 pub async fn adopt_prices(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
     sqlx::query!(
         "UPDATE organizations o
-            SET plan_currency = lower(q.currency),
+            SET unentered_changes = o.unentered_changes + 1, plan_currency = lower(q.currency),
                 plan_interval = coalesce(o.plan_interval, q.plan_interval)
            FROM (SELECT DISTINCT ON (q.organization_id) q.organization_id, q.currency,
                         q.plan_interval
@@ -46,7 +46,8 @@ pub async fn adopt_prices(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
 /// Returns their number.
 pub async fn adopt_oldest(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
     sqlx::query!(
-        "UPDATE organizations o SET plan_version = oldest.version
+        "UPDATE organizations o
+            SET plan_version = oldest.version, unentered_changes = o.unentered_changes + 1
            FROM (SELECT plan_tier, min(version) AS version FROM plan_versions
                   GROUP BY plan_tier) oldest
           WHERE o.plan_version IS NULL AND oldest.plan_tier = o.plan_tier

@@ -1,4 +1,4 @@
-//! SQL for whether users may log in.
+//! SQL for whether users may log in, and who may still act.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -32,5 +32,30 @@ pub async fn homeless(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Erro
           ORDER BY created_at, id"
     )
     .fetch_all(conn)
+    .await
+}
+
+/// Whether the actor may still act for the organization: a key that stands, or a member who
+/// is not disabled.
+pub async fn stands(
+    conn: &mut PgConnection,
+    actor_id: Uuid,
+    organization_id: Uuid,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+                    SELECT FROM api_keys WHERE id = $1 AND organization_id = $2
+                       AND revoked_at IS NULL AND coalesce(expires_at > now(), true))
+               OR EXISTS (
+                    SELECT FROM service_api_keys WHERE id = $1
+                       AND revoked_at IS NULL AND coalesce(expires_at > now(), true))
+               OR EXISTS (
+                    SELECT FROM organization_members m JOIN users u ON u.id = m.user_id
+                     WHERE m.user_id = $1 AND m.organization_id = $2 AND u.disabled_at IS NULL)
+               AS "stands!""#,
+        actor_id,
+        organization_id
+    )
+    .fetch_one(conn)
     .await
 }
