@@ -9,6 +9,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::store::{self, price_swaps::HeldItem};
+use super::stripe_response::is_response;
 use super::subscription::{Change, StoredSubscription};
 use super::versions::merge::ObjectKey;
 use crate::catalogue::Catalogue;
@@ -42,12 +43,13 @@ pub async fn found(
     let mut swaps = Vec::new();
     for (key, (change, old)) in going_on {
         let (items, last_change) = held.get(&key).cloned().unwrap_or_default();
-        let of_one = of_subscription(catalogue, change, old, &items);
         let metadata = &change.merged.snapshot.metadata;
         let change_id = metadata.get(CHANGE_KEY).and_then(|id| id.as_str());
         // The metadata stays when somebody changes the subscription in Stripe later.
         let new_change = change_id.filter(|id| last_change.as_deref() != Some(*id));
         let ours = new_change.and_then(|id| id.parse::<Uuid>().ok());
+        let told_at = told_at(change, old, ours.is_some());
+        let of_one = of_subscription(catalogue, change, old, &items, told_at);
         swaps.extend(of_one.into_iter().map(|swap| (swap, ours)));
     }
     let ours: BTreeSet<(Uuid, Uuid)> = swaps
@@ -66,6 +68,17 @@ pub async fn found(
         }
     });
     Ok(swaps.collect())
+}
+
+/// When a change took place. An answer of Stripe's to a question shows what somebody changed
+/// before: since what was known last, so that no usage that Stripe has counted at the new
+/// price is told a second time.
+fn told_at(change: &Change, old: &StoredSubscription, ours: bool) -> Timestamp {
+    let version = &change.merged.version;
+    if is_response(version) && !ours {
+        return old.version.last_event_at;
+    }
+    version.last_event_at
 }
 
 fn key_of(change: &Change) -> ObjectKey {
@@ -93,6 +106,7 @@ fn of_subscription(
     change: &Change,
     old: &StoredSubscription,
     held: &[HeldItem],
+    told_at: Timestamp,
 ) -> Vec<PriceSwap> {
     let new = &change.merged.snapshot;
     let (Some(was), Some(is)) = (
@@ -101,7 +115,6 @@ fn of_subscription(
     ) else {
         return Vec::new();
     };
-    let told_at = change.merged.version.last_event_at;
     let mut now: BTreeMap<String, Vec<NewItem<'_>>> = BTreeMap::new();
     for item in &new.items {
         let metric = catalogue.item_use(item).and_then(|used| used.metric);
