@@ -11,7 +11,7 @@ use crate::stripe::Stripe;
 use crate::support::TestDatabase;
 use crate::support::TestService;
 use crate::support::events::{event, sign, subscription};
-use crate::support::program::{Ran, program_on, run};
+use crate::support::program::{Ran, program_on, run, run_on};
 use crate::support::service::{Options, WEBHOOKS, processor};
 use crate::support::serving::{Serving, entries};
 use crate::webhooks::workbench::rows;
@@ -153,10 +153,7 @@ async fn what_was_backfilled_was_not_delivered() {
     let id = db
         .value("SELECT stripe_event_id FROM webhook_dead_letter_queue")
         .await;
-    let mut discard = program_on(db, &["webhooks", "discard", &id]);
-    let ran = tokio::task::spawn_blocking(move || run(&mut discard))
-        .await
-        .unwrap();
+    let ran = run_on(db, &["webhooks", "discard", &id]).await;
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     assert_eq!(
         db.count("webhook_events WHERE source = 'backfill' AND outcome = 'discarded'")

@@ -10,15 +10,12 @@ use valuecanvas_billing::tenancy::auth::Permission;
 use crate::metering::tenant::Tenant;
 use crate::subscriptions::world::{VISA, World};
 use crate::support::events::{event, subscription};
-use crate::support::program::{Ran, program_on, run};
+use crate::support::program::{Ran, program_on, run, run_on};
 use crate::support::service::Options;
 use crate::support::{TestDatabase, TestService};
 
 async fn doctor(world: &World) -> Ran {
-    let mut command = program_on(&world.service.db, &["doctor", "--json"]);
-    tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .unwrap()
+    run_on(&world.service.db, &["doctor", "--json"]).await
 }
 
 fn check(ran: &Ran, name: &str) -> Value {

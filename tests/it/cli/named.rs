@@ -1,7 +1,7 @@
 //! `--organization` takes our id or the product's, and an unknown one is an error everywhere.
 
 use crate::support::TestDatabase;
-use crate::support::program::{Ran, program_on, run};
+use crate::support::program::{Ran, run_on};
 
 const PLACES: &[&[&str]] = &[
     &["audit", "list", "--organization"],
@@ -19,10 +19,7 @@ const PLACES: &[&[&str]] = &[
 ];
 
 async fn ran(db: &TestDatabase, arguments: &[&str]) -> Ran {
-    let mut command = program_on(db, arguments);
-    tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .unwrap()
+    run_on(db, arguments).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

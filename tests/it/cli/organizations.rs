@@ -5,15 +5,12 @@ use valuecanvas_billing::tenancy::auth::Role;
 
 use crate::subscriptions::world::{KEY, VISA, World};
 use crate::support::events;
-use crate::support::program::{Ran, program_on, run};
+use crate::support::program::{Ran, program_on, run, run_on};
 use crate::support::{TestDatabase, TestService};
 
 async fn organizations(db: &TestDatabase, arguments: &[&str]) -> Ran {
     let arguments = [&["organizations"], arguments].concat();
-    let mut command = program_on(db, &arguments);
-    tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .unwrap()
+    run_on(db, &arguments).await
 }
 
 #[tokio::test]
@@ -187,10 +184,7 @@ async fn erasure_leaves_money_and_the_chain_and_nobodys_name() {
         .await,
         1
     );
-    let mut verify = program_on(db, &["audit", "verify"]);
-    let verified = tokio::task::spawn_blocking(move || run(&mut verify))
-        .await
-        .unwrap();
+    let verified = run_on(db, &["audit", "verify"]).await;
     assert_eq!(verified.status, 0, "{}{}", verified.stdout, verified.stderr);
     // Again, and in Stripe.
     let arguments = [
@@ -250,10 +244,7 @@ async fn no_table_has_personal_data_of_an_erased_organization() {
         "owner",
         "--generate-password",
     ];
-    let mut command = program_on(db, &user);
-    let added = tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .unwrap();
+    let added = run_on(db, &user).await;
     assert_eq!(added.status, 0, "{}", added.stderr);
     let mut object = events::invoice("in_ada", "cus_ada", "sub_ada", "open");
     object["hosted_invoice_url"] = json!("https://invoice.stripe.example/lovelace");
@@ -281,10 +272,7 @@ async fn no_table_has_personal_data_of_an_erased_organization() {
         "--reason",
         "promised to Ada by phone",
     ];
-    let mut command = program_on(db, &set);
-    let promised = tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .unwrap();
+    let promised = run_on(db, &set).await;
     assert_eq!(promised.status, 0, "{}", promised.stderr);
 
     let key = [
@@ -297,10 +285,7 @@ async fn no_table_has_personal_data_of_an_erased_organization() {
         "--scope",
         "billing.read",
     ];
-    let mut command = program_on(db, &key);
-    let made = tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .unwrap();
+    let made = run_on(db, &key).await;
     assert_eq!(made.status, 0, "{}", made.stderr);
     let card = json!({"id": "pm_ada", "object": "payment_method", "customer": "cus_ada", "type": "card",
                       "livemode": false, "metadata": {}, "created": 1_767_225_600,
@@ -333,10 +318,7 @@ async fn no_table_has_personal_data_of_an_erased_organization() {
     for text in personal {
         assert_eq!(tables_with(db, text).await, Vec::<String>::new(), "{text}");
     }
-    let mut verify = program_on(db, &["audit", "verify"]);
-    let verified = tokio::task::spawn_blocking(move || run(&mut verify))
-        .await
-        .unwrap();
+    let verified = run_on(db, &["audit", "verify"]).await;
     assert_eq!(verified.status, 0, "{}{}", verified.stdout, verified.stderr);
 }
 

@@ -6,14 +6,11 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 use valuecanvas_billing::tenancy::auth::Permission;
 
-use crate::support::program::{Ran, program_on, run};
+use crate::support::program::{Ran, program_on, run_on};
 use crate::support::{TestDatabase, TestService};
 
 async fn ran(db: &TestDatabase, arguments: &[&str]) -> Ran {
-    let mut command = program_on(db, arguments);
-    tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .unwrap()
+    run_on(db, arguments).await
 }
 
 /// Runs a command with a password on its standard input.

@@ -9,7 +9,7 @@ use valuecanvas_billing::tenancy::auth::{Permission, Role};
 
 use crate::subscriptions::world::{SUBSCRIPTION, World};
 use crate::support::product::{ORGANIZATIONS, Product};
-use crate::support::program::{program_on, run};
+use crate::support::program::run_on;
 use crate::support::{TestDatabase, TestService};
 
 /// The audit log of an organization: actions, and what was entered with them.
@@ -619,10 +619,7 @@ async fn an_idempotency_key_gets_the_first_answer_again_until_an_erasure() {
     let answers = "request_idempotency WHERE convert_from(body, 'UTF8') LIKE '%Lovelace%'";
     assert_eq!(service.db.count(answers).await, 1);
     let id = first.body["id"].as_str().unwrap();
-    let mut erase = program_on(&service.db, &["organizations", "erase", id, "--yes"]);
-    let erased = tokio::task::spawn_blocking(move || run(&mut erase))
-        .await
-        .unwrap();
+    let erased = run_on(&service.db, &["organizations", "erase", id, "--yes"]).await;
     assert_eq!(erased.status, 0, "{}", erased.stderr);
     assert_eq!(service.db.count(answers).await, 0);
     let kept = "organizations o WHERE o::text ~* 'later|lovelace|secret|ada@'";

@@ -9,7 +9,7 @@ use valuecanvas_billing::tenancy::auth::{self, NewServiceKey, Permission, Role};
 
 use crate::support::TestService;
 use crate::support::product::{ORGANIZATIONS, Product};
-use crate::support::program::{Ran, program_on, run};
+use crate::support::program::{Ran, run_on};
 use crate::support::service::Options;
 
 const QUOTAS: &str = "/api/billing/quotas";
@@ -17,10 +17,7 @@ const CHECK: &str = "/api/billing/usage/check";
 
 async fn api_keys(service: &TestService, arguments: &[&str]) -> Ran {
     let arguments = [&["api-keys"], arguments].concat();
-    let mut command = program_on(&service.db, &arguments);
-    tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .unwrap()
+    run_on(&service.db, &arguments).await
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use valuecanvas_billing::tenancy::auth::Permission;
 
 use crate::subscriptions::world::{VISA, World};
 use crate::support::TestService;
-use crate::support::program::{program_on, run};
+use crate::support::program::run_on;
 
 const STATE: &str = "/api/billing/state";
 
@@ -69,10 +69,7 @@ impl Reader {
 }
 
 async fn command(service: &TestService, arguments: &[&str]) {
-    let mut command = program_on(&service.db, arguments);
-    let ran = tokio::task::spawn_blocking(move || run(&mut command))
-        .await
-        .unwrap();
+    let ran = run_on(&service.db, arguments).await;
     assert_eq!(ran.status, 0, "{}", ran.stderr);
 }
 

@@ -28,6 +28,14 @@ pub fn program_on(db: &TestDatabase, arguments: &[&str]) -> Command {
     command
 }
 
+/// Runs the program against `db` to its end, beside the servers of the test.
+pub async fn run_on(db: &TestDatabase, arguments: &[&str]) -> Ran {
+    let mut command = program_on(db, arguments);
+    tokio::task::spawn_blocking(move || run(&mut command))
+        .await
+        .expect("the run does not panic")
+}
+
 /// What a run printed, and its exit status.
 pub struct Ran {
     pub status: i32,
